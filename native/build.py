@@ -1,0 +1,129 @@
+"""Compile the native library and the guest programs with `zig cc`.
+
+Zig comes as the wheel `ziglang`; it carries a C compiler, an assembler and a linker for
+every target, so that a machine with nothing but python3 builds both the host's library
+and the guests' A64 programs, and cross-builds the library for arm64.
+
+    python native/build.py [--target x86_64|aarch64] [--out FOLDER]
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+LIBRARY = "libtagalong.so"
+
+# glibc 2.17 is what manylinux2014 promises: the library then loads on any Linux of today.
+_GLIBC = "2.17"
+
+_COMMON_FLAGS = ("-std=c11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror", "-fno-sanitize=all")
+
+_LIBRARY_FLAGS = (
+    *_COMMON_FLAGS,
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
+    "-fno-strict-aliasing",
+)
+
+# -mno-implicit-float: the guests run where FP and SIMD are off, so the compiler must not
+# use vector registers on its own.
+_GUEST_FLAGS = (
+    *_COMMON_FLAGS,
+    "-target",
+    "aarch64-freestanding-none",
+    "-mcpu=generic+v8_5a+mte",
+    "-mno-implicit-float",
+    "-ffreestanding",
+    "-fno-stack-protector",
+    "-fno-pic",
+    "-nostdlib",
+    "-static",
+    "-Wl,--build-id=none",
+)
+
+
+def wheel_platform(machine: str | None = None) -> str:
+    """Return the wheel's platform tag for `machine` (default: this host)."""
+    return f"manylinux2014_{machine or platform.machine()}"
+
+
+def build_library(root: Path, out: Path, machine: str | None = None) -> Path:
+    """Compile native/ for `machine` ("x86_64" or "aarch64") into out/libtagalong.so."""
+    machine = machine or platform.machine()
+    out.mkdir(parents=True, exist_ok=True)
+    sources = sorted((root / "native").rglob("*.c"))
+    if machine == "aarch64":
+        sources += sorted((root / "native").rglob("*.S"))
+    target = out / LIBRARY
+    _zig_cc(
+        root,
+        (*_LIBRARY_FLAGS, "-target", f"{machine}-linux-gnu.{_GLIBC}", f"-I{root / 'native'}"),
+        sources,
+        target,
+    )
+    return target
+
+
+def build_guests(root: Path, out: Path) -> list[Path]:
+    """Compile each folder guests/NAME into out/NAME.elf, linked with guests/lib."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder = root / "guests"
+    library = sorted((folder / "lib").glob("*.[cS]"))
+    built = []
+    for program in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "lib"):
+        target = out / f"{program.name}.elf"
+        flags = (*_GUEST_FLAGS, f"-I{folder / 'lib'}", f"-Wl,-T,{folder / 'guest.ld'}")
+        _zig_cc(root, flags, [*library, *sorted(program.glob("*.[cS]"))], target)
+        built.append(target)
+    return built
+
+
+def build_package(root: Path) -> None:
+    """Build what the installed package carries, into src/tagalong/_lib."""
+    out = root / "src" / "tagalong" / "_lib"
+    build_library(root, out)
+    build_guests(root, out)
+
+
+def _zig_cc(root: Path, flags: Sequence[str], sources: Sequence[Path], target: Path) -> None:
+    # Built beside and renamed: a killed build leaves no half library under the final name,
+    # and a process that has the old one mapped keeps it.
+    partial = target.with_name(f".{target.name}.partial")
+    command = [
+        sys.executable, "-m", "ziglang", "cc",
+        *flags, "-o", str(partial), *map(str, sources),
+    ]  # fmt: skip
+    environment = dict(os.environ)
+    environment.setdefault("ZIG_GLOBAL_CACHE_DIR", str(root / "build" / "zig-cache"))
+    environment.setdefault("ZIG_LOCAL_CACHE_DIR", str(root / "build" / "zig-cache"))
+    try:
+        subprocess.run(command, check=True, env=environment)
+        partial.replace(target)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"zig cc failed on {target.name} (exit {error.returncode})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Build from the command line, for a cross build or without an installation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--target", choices=("x86_64", "aarch64"), default=platform.machine())
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    root = Path(__file__).resolve().parent.parent
+    if arguments.out is None and arguments.target == platform.machine():
+        build_package(root)
+        return
+    out = arguments.out or root / "build" / arguments.target
+    build_library(root, out, arguments.target)
+    build_guests(root, out)
+
+
+if __name__ == "__main__":
+    main()

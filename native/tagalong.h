@@ -1,0 +1,103 @@
+/* The C interface of libtagalong.so; src/tagalong/_native.py declares the same to ctypes. */
+#ifndef TAGALONG_H
+#define TAGALONG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define TA_ABI_VERSION 1
+#define TA_EXPORT __attribute__((visibility("default")))
+
+TA_EXPORT uint32_t ta_abi_version(void);
+
+/* --- tags.c: bulk kernels over tags; each has a numpy twin in tagalong.mte ------------ */
+
+/* tags: one a byte (values 0..15); packed: two a byte, lower-address granule in the low
+ * nibble. `granules` is even. */
+TA_EXPORT void ta_tags_pack(const uint8_t *tags, uint8_t *packed, size_t granules);
+TA_EXPORT void ta_tags_unpack(const uint8_t *packed, uint8_t *tags, size_t granules);
+
+struct ta_tag_run {
+    uint64_t start; /* granule index */
+    uint32_t length; /* granules; a longer run is split */
+    uint32_t tag;
+};
+
+/* Writes at most `max_runs` runs of equal tags and returns how many there are in all. */
+TA_EXPORT size_t ta_tags_runs(const uint8_t *packed, size_t granules, struct ta_tag_run *runs,
+                              size_t max_runs);
+
+/* is_zero[i] = 1 if page i of `pages` pages of `page_bytes` (a multiple of 8) is all zero. */
+TA_EXPORT void ta_pages_zero(const uint8_t *data, size_t pages, size_t page_bytes,
+                             uint8_t *is_zero);
+
+/* --- cpu/: the interpreter ------------------------------------------------------------- */
+
+struct ta_machine;
+
+enum ta_exit_reason {
+    TA_EXIT_BUDGET = 1,      /* the instruction budget is used up */
+    TA_EXIT_INTERRUPTED = 2, /* ta_machine_interrupt was called */
+    TA_EXIT_MMIO = 3,        /* complete with ta_machine_complete_mmio, then run again */
+    TA_EXIT_HVC = 4,         /* HVC executed: x0..x3 hold the call, pc is after it */
+    TA_EXIT_IDLE = 5,        /* every vCPU that is on waits in WFI or WFE, or none is on */
+    TA_EXIT_UNSUPPORTED = 6, /* allocated but not implemented: insn at pc */
+};
+
+struct ta_exit {
+    uint32_t reason;
+    uint32_t vcpu;
+    uint64_t pc;
+    uint32_t insn;
+    uint32_t mmio_size;
+    uint64_t mmio_gpa;
+    uint64_t mmio_data;
+    uint32_t mmio_is_write;
+    uint32_t reserved;
+};
+
+TA_EXPORT uint32_t ta_exit_size(void);
+
+/* NULL if memory is short or vcpus is 0. `seed` decides how the vCPUs interleave and what
+ * IRG draws where the architecture leaves it open. */
+TA_EXPORT struct ta_machine *ta_machine_new(uint32_t vcpus, uint64_t seed);
+TA_EXPORT void ta_machine_free(struct ta_machine *machine);
+
+/* All return 0, or -1 for a range that is misaligned, overlaps or is one too many. `data`
+ * has `size` bytes, `tags` size/32; both outlive the machine. */
+TA_EXPORT int ta_machine_add_ram(struct ta_machine *machine, uint64_t gpa, uint64_t size,
+                                 uint8_t *data, uint8_t *tags);
+TA_EXPORT int ta_machine_add_mmio(struct ta_machine *machine, uint64_t gpa, uint64_t size);
+
+/* Sets the bitmap (KVM's layout: bit n of a little-endian u64 array is page n) in which the
+ * region's pages are marked before they change; NULL ends it. Call it again after bits
+ * were cleared. Only while no vCPU runs. */
+TA_EXPORT int ta_machine_set_dirty_log(struct ta_machine *machine, uint32_t region,
+                                       uint64_t *bitmap);
+
+/* Runs the vCPUs in turn for at most `budget` instructions in all; one thread at a time. */
+TA_EXPORT void ta_machine_run(struct ta_machine *machine, uint64_t budget, struct ta_exit *exit);
+
+/* Makes the running, or else the next, ta_machine_run return soon. From any thread. */
+TA_EXPORT void ta_machine_interrupt(struct ta_machine *machine);
+
+/* Answers the MMIO exit of `vcpu`: with the value read (ignored for a write), or with an
+ * external abort that the guest takes. */
+TA_EXPORT void ta_machine_complete_mmio(struct ta_machine *machine, uint32_t vcpu, uint64_t data);
+TA_EXPORT void ta_vcpu_abort_mmio(struct ta_machine *machine, uint32_t vcpu);
+
+/* Runs one vCPU alone for at most `count` instructions. */
+TA_EXPORT void ta_vcpu_step(struct ta_machine *machine, uint32_t vcpu, uint64_t count,
+                            struct ta_exit *exit);
+TA_EXPORT void ta_vcpu_set_power(struct ta_machine *machine, uint32_t vcpu, uint32_t on);
+
+/* Registers by KVM ONE_REG id. 0, or -1 for an id or value that the vCPU does not take. */
+TA_EXPORT int ta_vcpu_get(struct ta_machine *machine, uint32_t vcpu, uint64_t id,
+                          uint64_t *value);
+TA_EXPORT int ta_vcpu_set(struct ta_machine *machine, uint32_t vcpu, uint64_t id, uint64_t value);
+
+/* Writes at most `max_ids` of the ids that every vCPU has and returns how many there are. */
+TA_EXPORT size_t ta_vcpu_register_ids(uint64_t *ids, size_t max_ids);
+TA_EXPORT uint64_t ta_vcpu_instructions(struct ta_machine *machine, uint32_t vcpu);
+
+#endif

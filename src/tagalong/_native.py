@@ -1,0 +1,87 @@
+"""Loads the native library and declares its functions; the C side is native/tagalong.h.
+
+The library is plain C without any Python API. Arrays cross as (pointer, length); every
+length is checked on this side, by the callers, before the pointer is handed over.
+"""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+from tagalong.errors import NativeLibraryError
+
+LIBRARY_FOLDER = Path(__file__).parent / "_lib"
+
+# Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
+ABI_VERSION = 1
+
+_u8p = ctypes.c_void_p
+_u64 = ctypes.c_uint64
+_u32 = ctypes.c_uint32
+_size = ctypes.c_size_t
+
+
+class Exit(ctypes.Structure):
+    """`struct ta_exit`: why ta_machine_run returned."""
+
+    _fields_ = (
+        ("reason", _u32),
+        ("vcpu", _u32),
+        ("pc", _u64),
+        ("insn", _u32),
+        ("mmio_size", _u32),
+        ("mmio_gpa", _u64),
+        ("mmio_data", _u64),
+        ("mmio_is_write", _u32),
+        ("reserved", _u32),
+    )
+
+
+# name -> (result type, argument types)
+_PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
+    "ta_abi_version": (_u32, ()),
+    "ta_exit_size": (_u32, ()),
+    # tags.c
+    "ta_tags_pack": (None, (_u8p, _u8p, _size)),
+    "ta_tags_unpack": (None, (_u8p, _u8p, _size)),
+    "ta_tags_runs": (_size, (_u8p, _size, ctypes.c_void_p, _size)),
+    "ta_pages_zero": (None, (_u8p, _size, _size, _u8p)),
+    # cpu/
+    "ta_machine_new": (ctypes.c_void_p, (_u32, _u64)),
+    "ta_machine_free": (None, (ctypes.c_void_p,)),
+    "ta_machine_add_ram": (ctypes.c_int, (ctypes.c_void_p, _u64, _u64, _u8p, _u8p)),
+    "ta_machine_add_mmio": (ctypes.c_int, (ctypes.c_void_p, _u64, _u64)),
+    "ta_machine_set_dirty_log": (ctypes.c_int, (ctypes.c_void_p, _u32, ctypes.c_void_p)),
+    "ta_machine_run": (None, (ctypes.c_void_p, _u64, ctypes.POINTER(Exit))),
+    "ta_machine_interrupt": (None, (ctypes.c_void_p,)),
+    "ta_machine_complete_mmio": (None, (ctypes.c_void_p, _u32, _u64)),
+    "ta_vcpu_abort_mmio": (None, (ctypes.c_void_p, _u32)),
+    "ta_vcpu_step": (None, (ctypes.c_void_p, _u32, _u64, ctypes.POINTER(Exit))),
+    "ta_vcpu_set_power": (None, (ctypes.c_void_p, _u32, _u32)),
+    "ta_vcpu_get": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, ctypes.POINTER(_u64))),
+    "ta_vcpu_set": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, _u64)),
+    "ta_vcpu_register_ids": (_size, (ctypes.POINTER(_u64), _size)),
+    "ta_vcpu_instructions": (_u64, (ctypes.c_void_p, _u32)),
+}
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Return the loaded library. Raises NativeLibraryError if it is missing or another's."""
+    path = LIBRARY_FOLDER / "libtagalong.so"
+    try:
+        loaded = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _PROTOTYPES.items():
+            function = getattr(loaded, name)
+            function.restype = result
+            function.argtypes = arguments
+    except (OSError, AttributeError) as error:
+        raise NativeLibraryError(
+            f"cannot load {path}: {error}; build it with `pip install -e .` in the source folder"
+        ) from error
+    if loaded.ta_abi_version() != ABI_VERSION or loaded.ta_exit_size() != ctypes.sizeof(Exit):
+        raise NativeLibraryError(
+            f"{path} has ABI version {loaded.ta_abi_version()}, this package needs "
+            f"{ABI_VERSION}: rebuild it with `pip install -e .` in the source folder"
+        )
+    return loaded

@@ -1,0 +1,176 @@
+"""Every error that tagalong raises, split by what the caller can do about it.
+
+    TagalongError                       exit code
+    ├── UsageError                       2   ask differently
+    ├── HostError                       10   change the host: something is missing or failed
+    │   └── NativeLibraryError          11   build or reinstall the package
+    ├── MachineError                    20   look at the guest or its configuration
+    │   ├── AddressError                21   no guest RAM there, or misaligned
+    │   ├── GuestImageError             22   the guest program cannot be loaded
+    │   ├── RunStateError               23   not possible in the machine's present state
+    │   ├── StateError                  24   machine state that this machine cannot take
+    │   └── UnsupportedInstructionError 25   the embedded machine stopped
+    ├── WireError                       30   bytes of a stream, with their offset
+    │   ├── LocalProtocolError          31   our own side broke the protocol: a bug here
+    │   └── RemoteProtocolError         32   the peer sent what it must not
+    ├── MigrationError                  40   the VM did not move and still runs at the source
+    │   ├── MachineMismatchError        41   the destination cannot hold this machine
+    │   ├── ConvergenceError            42   the guest dirties faster than the channel carries
+    │   ├── DigestMismatchError         43   both sides differ: nothing was started
+    │   ├── MigrationCancelledError     44   the operator asked for it
+    │   └── HandoverUncertainError      45   the link broke after the commit: look before acting
+    └── ControlError                    50   the control socket
+        └── CommandError                51   the VM refused a command, with its reason
+
+Guest tag check faults are not in this tree: they are the guest's own business and travel
+as values (ESR, FAR). Exceptions are for failures of the host and of the tool.
+"""
+
+from typing import ClassVar
+
+
+class TagalongError(Exception):
+    """Root of all errors raised on purpose; `exit_code` is the command's exit status."""
+
+    exit_code: ClassVar[int] = 99
+
+
+class UsageError(TagalongError):
+    """The request itself makes no sense: ask differently."""
+
+    exit_code = 2
+
+
+class HostError(TagalongError):
+    """The host lacks something or a system call failed: change the host."""
+
+    exit_code = 10
+
+
+class NativeLibraryError(HostError):
+    """The native library is missing or is not the one this package was built with."""
+
+    exit_code = 11
+
+
+class MachineError(TagalongError):
+    """The machine cannot do this: look at the guest or at its configuration."""
+
+    exit_code = 20
+
+
+class AddressError(MachineError):
+    """A gpa range that is not guest RAM, or is not aligned as the operation needs."""
+
+    exit_code = 21
+
+
+class GuestImageError(MachineError):
+    """A guest program that cannot be loaded; the message names the offset in its file."""
+
+    exit_code = 22
+
+
+class RunStateError(MachineError):
+    """An operation that the machine's present run state does not allow."""
+
+    exit_code = 23
+
+
+class StateError(MachineError):
+    """Machine state (registers, devices) that this machine cannot take or give."""
+
+    exit_code = 24
+
+
+class UnsupportedInstructionError(MachineError):
+    """The embedded machine met an allocated instruction that it does not implement.
+
+    The vCPU stands before the instruction; nothing of it was executed.
+    """
+
+    exit_code = 25
+
+    def __init__(self, *, vcpu: int, pc: int, encoding: int, disassembly: str) -> None:
+        self.vcpu = vcpu
+        self.pc = pc
+        self.encoding = encoding
+        self.disassembly = disassembly
+        super().__init__(
+            f"vCPU {vcpu} at pc {pc:#018x}: instruction {encoding:#010x} ({disassembly}) is "
+            "allocated in the architecture but not implemented by the embedded machine"
+        )
+
+
+class WireError(TagalongError):
+    """A stream that breaks its format; `offset` is the byte's place from the stream's start."""
+
+    exit_code = 30
+
+    def __init__(self, message: str, *, offset: int) -> None:
+        self.offset = offset
+        super().__init__(f"stream offset {offset:#x}: {message}")
+
+
+class LocalProtocolError(WireError):
+    """Our own side tried to send what the protocol does not allow now: a bug in tagalong."""
+
+    exit_code = 31
+
+
+class RemoteProtocolError(WireError):
+    """The peer sent what it must not; nothing that it sent is trusted any more."""
+
+    exit_code = 32
+
+
+class MigrationError(TagalongError):
+    """The migration failed and the VM is still at the source, which can run it."""
+
+    exit_code = 40
+
+
+class MachineMismatchError(MigrationError):
+    """The destination cannot hold the machine that the source describes."""
+
+    exit_code = 41
+
+
+class ConvergenceError(MigrationError):
+    """The guest dirties memory faster than the channel carries it."""
+
+    exit_code = 42
+
+
+class DigestMismatchError(MigrationError):
+    """Source and destination hold different memory or tags; the destination was not started."""
+
+    exit_code = 43
+
+
+class MigrationCancelledError(MigrationError):
+    """The migration was cancelled on request."""
+
+    exit_code = 44
+
+
+class HandoverUncertainError(MigrationError):
+    """The link broke after the source had given up its right to run.
+
+    The destination may be running the VM. The source stays stopped and refuses to
+    continue it; a person has to look at the destination.
+    """
+
+    exit_code = 45
+
+
+class ControlError(TagalongError):
+    """The control socket cannot be reached or does not speak QMP."""
+
+    exit_code = 50
+
+
+class CommandError(ControlError):
+    """A VM refused a QMP command; the message is the VM's own reason."""
+
+    exit_code = 51

@@ -1,0 +1,211 @@
+"""The one seam: what a machine is, whoever implements it.
+
+`soft` (the embedded interpreter) and `kvm` (a real /dev/kvm) implement these Protocols;
+everything above sees nothing else. Register ids are KVM's own (KVM_GET_ONE_REG, Linux
+Documentation/virt/kvm/api.rst 4.68), so that a state saved by one machine means the same
+to the other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NewType, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.memory import Gpa, GuestMemory, PageBitmap
+
+RegisterId = NewType("RegisterId", int)
+"""A KVM ONE_REG id; its bits 55:52 hold log2 of the register's size in bytes."""
+
+
+class RunState(Enum):
+    """What a machine is doing; the values are the words shown to people."""
+
+    PAUSED = "paused"
+    RUNNING = "running"
+    SHUTDOWN = "shutdown"
+    FAILED = "internal-error"
+
+
+class PowerState(Enum):
+    """A vCPU's state as PSCI sees it (KVM_MP_STATE_RUNNABLE and KVM_MP_STATE_STOPPED)."""
+
+    ON = 0
+    OFF = 5
+
+
+@dataclass(frozen=True)
+class RegionDescription:
+    """One range of guest RAM: first gpa and size, both in bytes and page aligned."""
+
+    gpa: Gpa
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class MachineDescription:
+    """What a destination must know before it can hold a machine.
+
+    `mte_version` is ID_AA64PFR1_EL1.MTE: 0 no tags, 2 MTE2, 3 with asymmetric checking.
+    """
+
+    page_size_bytes: int
+    vcpu_count: int
+    mte_version: int
+    regions: tuple[RegionDescription, ...]
+
+    @property
+    def ram_bytes(self) -> int:
+        """Return the sum of all regions in bytes."""
+        return sum(region.size_bytes for region in self.regions)
+
+
+@dataclass(frozen=True)
+class VcpuState:
+    """Everything a vCPU is, between two instructions."""
+
+    registers: Mapping[RegisterId, int]
+    power: PowerState
+
+
+@dataclass(frozen=True)
+class MachineState:
+    """Everything a machine is besides its memory and tags.
+
+    `devices` maps a device's name to its state in that device's own versioned form.
+    """
+
+    vcpus: tuple[VcpuState, ...]
+    devices: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Vcpu(Protocol):
+    """One virtual CPU. Its state can be read and written only while the machine is paused."""
+
+    @property
+    def index(self) -> int:
+        """Return the vCPU's number, from 0; also its MPIDR_EL1.Aff0."""
+        ...
+
+    def get_register(self, register: RegisterId) -> int:
+        """Return one register's value. Raises StateError if the vCPU has no such register."""
+        ...
+
+    def set_register(self, register: RegisterId, value: int) -> None:
+        """Write one register. Raises StateError; the register is unchanged then."""
+        ...
+
+    def save(self) -> VcpuState:
+        """Return the whole state. Raises RunStateError while the machine runs."""
+        ...
+
+    def load(self, state: VcpuState) -> None:
+        """Take over a whole state.
+
+        Raises StateError naming every register that this vCPU does not have or cannot
+        take; the vCPU is unchanged then. Raises RunStateError while the machine runs.
+        """
+        ...
+
+
+class Machine(Protocol):
+    """One VM: RAM with tags, vCPUs, devices.
+
+    A new machine is PAUSED with vCPU 0 on and all others off. All methods may be called
+    from any thread. Guest faults are the guest's business and never surface here.
+    """
+
+    @property
+    def description(self) -> MachineDescription:
+        """Return what a destination must provide to hold this machine."""
+        ...
+
+    @property
+    def memory(self) -> GuestMemory:
+        """Return guest RAM. Its data planes may be read and written at any time."""
+        ...
+
+    @property
+    def vcpus(self) -> Sequence[Vcpu]:
+        """Return the vCPUs in order of their index."""
+        ...
+
+    @property
+    def run_state(self) -> RunState:
+        """Return what the machine is doing now."""
+        ...
+
+    @property
+    def failure(self) -> Exception | None:
+        """Return why the machine is FAILED, else None."""
+        ...
+
+    def resume(self) -> None:
+        """Let all vCPUs run. Raises RunStateError after SHUTDOWN, FAILED or close()."""
+        ...
+
+    def pause(self) -> None:
+        """Stop all vCPUs between instructions, with no exit left unfinished.
+
+        Returns when they stand. A machine that is not running stays as it is.
+        """
+        ...
+
+    def wait(self, timeout_s: float | None = None) -> RunState:
+        """Block until the machine is not RUNNING, or `timeout_s` has passed."""
+        ...
+
+    def close(self) -> None:
+        """Stop and release memory and host resources. Safe to call twice."""
+        ...
+
+    def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """Return the packed allocation tags of a page-aligned gpa range, as a copy.
+
+        Shape (length_bytes / 32,), low nibble first. Raises AddressError.
+        """
+        ...
+
+    def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
+        """Set the allocation tags from `gpa` on; `packed` as read_tags returns it.
+
+        Raises AddressError; no tag has changed then. Not recorded in the dirty log.
+        """
+        ...
+
+    def populated_pages(self) -> list[PageBitmap]:
+        """Return, for each region, the pages that may hold data or tags other than zero.
+
+        Finding out touches no page: a page never used by guest or host stays a hole.
+        """
+        ...
+
+    def start_dirty_log(self) -> None:
+        """Record from now on which pages the guest changes, in data or in tags."""
+        ...
+
+    def harvest_dirty_log(self) -> list[PageBitmap]:
+        """Return, for each region, the pages changed since the last harvest; start anew.
+
+        No change is lost: what is not in this harvest is in a later one. Raises
+        RunStateError if the log was not started.
+        """
+        ...
+
+    def stop_dirty_log(self) -> None:
+        """Stop recording and forget what was recorded."""
+        ...
+
+    def save_state(self) -> MachineState:
+        """Return the state of all vCPUs and devices. Raises RunStateError while running."""
+        ...
+
+    def load_state(self, state: MachineState) -> None:
+        """Take over a whole machine state; the machine stays PAUSED.
+
+        Raises StateError naming everything that this machine cannot take. Raises
+        RunStateError while running. After an error the machine must not be resumed.
+        """
+        ...
