@@ -1,7 +1,7 @@
 """Build hook: compiles the native library and the guest programs into the package.
 
 Runs for wheels and for editable installs alike, so that `pip install -e .` gives a
-working tree. What is compiled and how is in build.py beside this file.
+working tree. What is compiled and how is in toolchain.py beside this file.
 """
 
 import sys
@@ -12,7 +12,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import build
+import toolchain
 
 
 class NativeBuildHook(BuildHookInterface[Any]):
@@ -24,6 +24,6 @@ class NativeBuildHook(BuildHookInterface[Any]):
         """Build for this host and mark the wheel as one for this platform."""
         del version
         root = Path(self.root)
-        build.build_package(root)
+        toolchain.build_package(root)
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{build.wheel_platform()}"
+        build_data["tag"] = f"py3-none-{toolchain.wheel_platform()}"

@@ -82,7 +82,7 @@ TA_EXPORT void ta_machine_run(struct ta_machine *machine, uint64_t budget, struc
 TA_EXPORT void ta_machine_interrupt(struct ta_machine *machine);
 
 /* Answers the MMIO exit of `vcpu`: with the value read (ignored for a write), or with an
- * external abort that the guest takes. */
+ * external abort that the guest takes. The instruction is carried out before this returns. */
 TA_EXPORT void ta_machine_complete_mmio(struct ta_machine *machine, uint32_t vcpu, uint64_t data);
 TA_EXPORT void ta_vcpu_abort_mmio(struct ta_machine *machine, uint32_t vcpu);
 

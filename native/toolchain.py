@@ -4,7 +4,7 @@ Zig comes as the wheel `ziglang`; it carries a C compiler, an assembler and a li
 every target, so that a machine with nothing but python3 builds both the host's library
 and the guests' A64 programs, and cross-builds the library for arm64.
 
-    python native/build.py [--target x86_64|aarch64] [--out FOLDER]
+    python native/toolchain.py [--target x86_64|aarch64] [--out FOLDER]
 """
 
 import argparse
@@ -30,20 +30,24 @@ _LIBRARY_FLAGS = (
     "-fno-strict-aliasing",
 )
 
-# -mno-implicit-float: the guests run where FP and SIMD are off, so the compiler must not
-# use vector registers on its own.
+# The guests run where FP and SIMD are off. -mno-implicit-float alone still lets variadic
+# functions save vector registers; "-neon" inside -mcpu is undone by v8_5a, which zig puts
+# after it, so the features are taken away at the very end.
 _GUEST_FLAGS = (
     *_COMMON_FLAGS,
     "-target",
     "aarch64-freestanding-none",
     "-mcpu=generic+v8_5a+mte",
     "-mno-implicit-float",
+    *("-Xclang", "-target-feature", "-Xclang", "-neon"),
+    *("-Xclang", "-target-feature", "-Xclang", "-fp-armv8"),
     "-ffreestanding",
     "-fno-stack-protector",
     "-fno-pic",
     "-nostdlib",
     "-static",
     "-Wl,--build-id=none",
+    "-Wl,-z,max-page-size=4096",
 )
 
 
@@ -112,7 +116,9 @@ def _zig_cc(root: Path, flags: Sequence[str], sources: Sequence[Path], target: P
 
 def main() -> None:
     """Build from the command line, for a cross build or without an installation."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--target", choices=("x86_64", "aarch64"), default=platform.machine())
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()

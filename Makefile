@@ -1,0 +1,61 @@
+# `make demo` and `make test` do all their set-up themselves: the virtual environment, the
+# compiler (a wheel), the native library and the guest programs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := $(shell find native guests -type f -not -name '*.pyc' 2>/dev/null)
+CONSTRAIN := -c constraints.txt
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install $(CONSTRAIN)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench long clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
+		|| grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## migrate a running MTE guest with its tags (options: ARGS="--json")
+	@$(BIN)/tagalong demo $(ARGS)
+
+test: $(VENV)/.installed-dev ## run all tests (options: ARGS="-k name")
+	@$(BIN)/python -m tests.support.fetch_qemu
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev ## check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev ## check types
+	@$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev ## measure the interpreter and the migration
+	@$(BIN)/python -m bench $(ARGS)
+
+long: $(VENV)/.installed-dev ## compare random programs with QEMU for ten minutes
+	@$(BIN)/python -m tests.support.fetch_qemu
+	@$(BIN)/python -m tests.oracle.long --minutes 10 $(ARGS)
+
+clean: ## remove everything that was built or fetched
+	rm -rf $(VENV) build dist .cache src/tagalong/_lib .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tagalong needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@echo "Creating the virtual environment in $(VENV) ..." >&2
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.toolchain: $(VENV)/.created constraints.txt
+	@echo "Fetching the build tools (once, about 100 MB) ..." >&2
+	@$(PIP) hatchling ziglang
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.toolchain pyproject.toml $(NATIVE)
+	@echo "Building the native library and the guest programs ..." >&2
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Fetching the test tools ..." >&2
+	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,44 @@
+/* What the VMM told the guest, and the knobs on its command line. */
+#ifndef BOOT_H
+#define BOOT_H
+
+#include "types.h"
+
+struct boot {
+    u64 ram_gpa;
+    u64 ram_bytes;
+    u64 vcpu_count;
+    u64 seed;
+    const char *command_line; /* "key=value key=value", never NULL */
+};
+
+/* Reads the boot block at `x0`, or else a device tree at the start of RAM (what QEMU leaves
+ * there), or else assumes 64 MiB and one vCPU. */
+struct boot boot_read(u64 x0);
+
+/* The device tree's part of it: false if there is none. */
+bool boot_read_device_tree(const void *tree, struct boot *boot);
+
+/* One key of the command line. A number is decimal, below 10^10, and may end in K, M or G;
+ * with `words`, a NULL-terminated list, the value is one of these and its index is stored. */
+struct knob {
+    const char *key;
+    u64 *value;
+    u64 low, high;
+    const char *const *words;
+};
+
+/* Stores what the command line sets. On an unknown key or a value out of range prints one
+ * line that names it, prefixed with `program`, and powers off. */
+void knobs_read(const char *program, const char *command_line, const struct knob *knobs,
+                size_t count);
+
+bool text_equal(const char *left, const char *right);
+
+/* Every guest's own program. It powers off when this returns. */
+void main(const struct boot *boot);
+
+/* The end of the program in memory, page aligned. */
+extern u8 image_end[];
+
+#endif

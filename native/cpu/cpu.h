@@ -1,0 +1,460 @@
+/* The interpreter's inside: one vCPU, the machine around it, and what its parts share.
+ *
+ * Section letters refer to the Arm Architecture Reference Manual for A-profile (DDI 0487).
+ *
+ *   decode.c and its groups     instruction word -> struct insn (a pure function of the word)
+ *   data_processing_*.c, branch.c, load_store.c, atomics.c, tags_insn.c, system.c   handlers
+ *   memory.c, mmu.c             guest memory with translation and tag checks
+ *   exception.c, sysregs.c      EL1 and EL0 as the guest sees them
+ *   run.c, machine.c            the loop, the turns of the vCPUs, the library's entry points
+ */
+#ifndef TA_CPU_H
+#define TA_CPU_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "tagalong.h"
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+/* Bits hi..lo of a 32-bit word, and a single bit of any word. */
+#define BITS(word, hi, lo) (((uint32_t)(word) >> (lo)) & (0xffffffffu >> (31 - (hi) + (lo))))
+#define BIT(word, n) (((word) >> (n)) & 1u)
+
+enum {
+    PAGE_SHIFT = 12,
+    PAGE_BYTES = 1 << PAGE_SHIFT,
+    GRANULE_BYTES = 16,
+    TAGS_PER_PAGE_BYTES = PAGE_BYTES / 32,
+    TLB_ENTRIES = 256,
+    FETCH_TLB_ENTRIES = 64,
+    INSN_CACHE_ENTRIES = 4096,
+    MAX_RAM_REGIONS = 64,
+    MAX_MMIO_WINDOWS = 16,
+    MAX_VCPUS = 512,
+    DC_ZVA_BYTES = 512, /* DCZID_EL0.BS = 7 */
+    LDGM_BYTES = 256,   /* GMID_EL1.BS = 6 */
+};
+
+#define PAGE_MASK (~(uint64_t)(PAGE_BYTES - 1))
+#define NO_PAGE 1ull /* never equal to a page address */
+
+/* Slots of the register file. Decoding turns register 31 into one of the last three, so
+ * that handlers need not ask: reads of XZR find 0, writes to it land in DISCARD. */
+enum { SLOT_ZERO = 31, SLOT_SP = 32, SLOT_DISCARD = 33, SLOTS = 34 };
+
+struct vcpu;
+struct insn;
+typedef void insn_handler(struct vcpu *cpu, const struct insn *insn);
+
+struct insn {
+    insn_handler *run;
+    uint64_t imm;
+    uint32_t raw;
+    uint8_t rd, rn, rm, ra; /* slots */
+    uint8_t shift, amount;  /* shift or extend type and amount; else as the handler says */
+    uint8_t size;           /* log2 of the access size; 64-bit if non-zero in arithmetic */
+    uint8_t flags;          /* enum access_flags of a memory access, else as the handler says */
+};
+
+enum access_flags {
+    ACCESS_READ = 1,
+    ACCESS_WRITE = 2,
+    ACCESS_UNPRIVILEGED = 4, /* LDTR, STTR: as EL0 would */
+    ACCESS_UNCHECKED = 8,    /* Tag Unchecked by the instruction's form */
+    ACCESS_ALIGNED = 16,     /* must be aligned to its size whatever SCTLR_EL1.A says */
+    ACCESS_FETCH = 32,
+    ACCESS_MAINTENANCE = 64, /* cache maintenance: sets ISS.CM, checks no tag */
+};
+
+enum memory_result { MEMORY_OK, MEMORY_FAULT, MEMORY_MMIO };
+
+/* A page of guest RAM as the present translation regime reaches it. A key equals the page's
+ * address only if that kind of access may go ahead without another look: for writes that
+ * includes that the page is marked in the dirty log. */
+struct tlb_entry {
+    uint64_t read_key, write_key;
+    uint8_t *data;
+    uint8_t *tags; /* the page's packed tags; NULL if the page is not Tagged memory */
+};
+
+/* Where the bytes of an access lie in the host; two pieces if it crosses a page. */
+struct span {
+    uint8_t *data;
+    uint8_t *tags;
+    uint32_t bytes;
+};
+
+struct access {
+    struct span spans[2];
+    uint64_t gpa; /* of an MMIO access */
+};
+
+struct system_registers {
+    uint64_t sctlr, cpacr, ttbr0, ttbr1, tcr, mair, vbar, contextidr;
+    uint64_t esr, far, elr, spsr, par;
+    uint64_t tpidr_el0, tpidrro_el0, tpidr_el1, csselr, mdscr, cntkctl;
+    uint64_t gcr, rgsr, tfsr, tfsre0;
+    uint64_t zero; /* stands for all that read as zero and ignore writes */
+};
+
+struct exclusive_monitor {
+    const uint8_t *data; /* NULL: open */
+    uint32_t bytes;
+};
+
+struct vcpu {
+    uint64_t x[SLOTS];
+    uint64_t pc, next_pc;
+    uint32_t nzcv; /* in bits 31:28, as in SPSR_EL1 */
+
+    /* PSTATE */
+    uint8_t el, sp_select, daif, tco, pan, uao, dit, ssbs, il;
+
+    /* What memory accesses need of the system registers; kept by update_memory_mode(). */
+    bool tbi[2];        /* by address bit 55 */
+    bool check_tags[2]; /* by privilege: [0] as EL0, [1] as EL1 */
+    bool strict_alignment;
+
+    uint64_t fetch_page;
+    const uint8_t *fetch_data;
+
+    uint32_t exit_reason; /* 0 while it may go on */
+    bool powered;
+    bool turn_over; /* gives the rest of its turn away */
+    bool waiting;   /* ... because it has nothing to do */
+    uint64_t sp_el[2]; /* the stack pointer that is not in x[SLOT_SP] */
+    struct system_registers sys;
+    struct exclusive_monitor monitor;
+    uint64_t instructions;
+    uint64_t counter_offset;
+
+    struct {
+        uint64_t gpa, data;
+        uint32_t size;
+        bool is_write, pending, done, aborted;
+    } mmio;
+
+    struct ta_machine *machine;
+    uint32_t index;
+    struct tlb_entry tlb[2][TLB_ENTRIES]; /* by privilege, as check_tags */
+    struct {
+        uint64_t key;
+        const uint8_t *data;
+    } fetch_tlb[2][FETCH_TLB_ENTRIES];
+    struct insn cache[INSN_CACHE_ENTRIES];
+};
+
+struct ram_region {
+    uint64_t gpa, size;
+    uint8_t *data, *tags;
+    uint64_t *dirty;
+};
+
+struct ta_machine {
+    struct ram_region ram[MAX_RAM_REGIONS];
+    uint32_t ram_count;
+    struct {
+        uint64_t gpa, size;
+    } mmio[MAX_MMIO_WINDOWS];
+    uint32_t mmio_count;
+    uint32_t armed_monitors; /* how many vCPUs hold an exclusive reservation */
+    int interrupted;         /* accessed atomically */
+    uint64_t random;         /* decides the length of turns */
+    uint64_t seed;
+    uint32_t turn;       /* whose */
+    uint32_t idle_turns; /* how many in a row ended waiting */
+    uint64_t turn_left;  /* instructions */
+    uint32_t vcpu_count;
+    struct vcpu vcpus[];
+};
+
+/* SCTLR_EL1, TCR_EL1 and SPSR_EL1 fields (D23.2). */
+#define SCTLR_M (1ull << 0)
+#define SCTLR_A (1ull << 1)
+#define SCTLR_SA (1ull << 3)
+#define SCTLR_SA0 (1ull << 4)
+#define SCTLR_UMA (1ull << 9)
+#define SCTLR_DZE (1ull << 14)
+#define SCTLR_UCT (1ull << 15)
+#define SCTLR_NTWI (1ull << 16)
+#define SCTLR_NTWE (1ull << 18)
+#define SCTLR_WXN (1ull << 19)
+#define SCTLR_SPAN (1ull << 23)
+#define SCTLR_UCI (1ull << 26)
+#define SCTLR_TCF0_SHIFT 38
+#define SCTLR_TCF_SHIFT 40
+#define SCTLR_ATA0 (1ull << 42)
+#define SCTLR_ATA (1ull << 43)
+#define SCTLR_DSSBS (1ull << 44)
+#define TCR_EPD0 (1ull << 7)
+#define TCR_EPD1 (1ull << 23)
+#define TCR_TBI0_SHIFT 37
+#define TCR_HPD0_SHIFT 41
+#define TCR_TBID0_SHIFT 51
+#define TCR_TCMA0_SHIFT 57
+#define CPACR_FPEN_SHIFT 20
+
+#define NZCV_MASK 0xf0000000u
+#define SPSR_TCO (1ull << 25)
+#define SPSR_DIT (1ull << 24)
+#define SPSR_UAO (1ull << 23)
+#define SPSR_PAN (1ull << 22)
+#define SPSR_IL (1ull << 20)
+#define SPSR_SSBS (1ull << 12)
+#define SPSR_DAIF (0xfull << 6)
+#define SPSR_MODE 0x1full
+#define MODE_EL0T 0x0u
+#define MODE_EL1T 0x4u
+#define MODE_EL1H 0x5u
+
+/* --- decode ---------------------------------------------------------------------------- */
+
+void decode(uint32_t word, struct insn *insn);
+/* Each group returns false for an unallocated encoding. */
+bool decode_data_processing_immediate(uint32_t word, struct insn *insn);
+bool decode_data_processing_register(uint32_t word, struct insn *insn);
+bool decode_branch_and_system(uint32_t word, struct insn *insn);
+bool decode_system(uint32_t word, struct insn *insn);
+bool decode_load_store(uint32_t word, struct insn *insn);
+bool decode_exclusive_and_ordered(uint32_t word, struct insn *insn);
+bool decode_atomic(uint32_t word, struct insn *insn);
+bool decode_tag_load_store(uint32_t word, struct insn *insn);
+bool decode_tag_arithmetic(uint32_t word, struct insn *insn);
+bool decode_tag_two_source(uint32_t word, struct insn *insn);
+void run_undefined(struct vcpu *cpu, const struct insn *insn);
+void run_unsupported(struct vcpu *cpu, const struct insn *insn);
+void run_store_tag_pair(struct vcpu *cpu, const struct insn *insn);
+
+ALWAYS_INLINE uint8_t slot_source(uint32_t reg)
+{
+    return (uint8_t)reg; /* 31 is SLOT_ZERO */
+}
+ALWAYS_INLINE uint8_t slot_target(uint32_t reg)
+{
+    return reg == 31 ? SLOT_DISCARD : (uint8_t)reg;
+}
+ALWAYS_INLINE uint8_t slot_or_sp(uint32_t reg)
+{
+    return reg == 31 ? SLOT_SP : (uint8_t)reg;
+}
+ALWAYS_INLINE int64_t sign_extend(uint64_t value, unsigned bits)
+{
+    return (int64_t)(value << (64 - bits)) >> (64 - bits);
+}
+
+/* --- exceptions and control flow -------------------------------------------------------- */
+
+enum exception_class {
+    EC_UNKNOWN = 0x00,
+    EC_WFX = 0x01,
+    EC_ILLEGAL_STATE = 0x0e,
+    EC_SVC = 0x15,
+    EC_SYSTEM_REGISTER = 0x18,
+    EC_INSTRUCTION_ABORT = 0x20, /* from EL0; +1 from EL1 */
+    EC_PC_ALIGNMENT = 0x22,
+    EC_DATA_ABORT = 0x24, /* from EL0; +1 from EL1 */
+    EC_SP_ALIGNMENT = 0x26,
+    EC_BREAKPOINT = 0x3c,
+};
+
+enum fault_status {
+    FSC_ADDRESS_SIZE = 0x00, /* + level */
+    FSC_TRANSLATION = 0x04,  /* + level */
+    FSC_ACCESS_FLAG = 0x08,  /* + level */
+    FSC_PERMISSION = 0x0c,   /* + level */
+    FSC_EXTERNAL = 0x10,
+    FSC_TAG_CHECK = 0x11,
+    FSC_EXTERNAL_ON_WALK = 0x14, /* + level */
+    FSC_ALIGNMENT = 0x21,
+    FSC_UNSUPPORTED_ATOMIC = 0x35,
+};
+
+/* All take the exception at once: next_pc is the vector, and the handler that called must
+ * return without changing any state. */
+void raise_exception(struct vcpu *cpu, enum exception_class ec, uint32_t iss);
+void raise_with_address(struct vcpu *cpu, enum exception_class ec, uint32_t iss, uint64_t far);
+void raise_data_abort(struct vcpu *cpu, uint64_t va, uint32_t fsc, unsigned flags);
+void raise_after(struct vcpu *cpu, enum exception_class ec, uint32_t iss); /* ELR: the next */
+void raise_undefined(struct vcpu *cpu);
+void exception_return(struct vcpu *cpu);
+void branch_to(struct vcpu *cpu, uint64_t target);
+void stop_with(struct vcpu *cpu, enum ta_exit_reason reason); /* before this instruction */
+
+uint64_t pstate_get(const struct vcpu *cpu);
+void pstate_set(struct vcpu *cpu, uint64_t spsr);
+void select_stack(struct vcpu *cpu, unsigned el, unsigned sp_select);
+
+/* --- memory ----------------------------------------------------------------------------- */
+
+void update_tag_checks(struct vcpu *cpu);  /* after SCTLR or TCO changed */
+void update_memory_mode(struct vcpu *cpu); /* after SCTLR, TCR, IL or EL changed */
+void flush_tlb(struct vcpu *cpu);
+void flush_all_tlbs(struct ta_machine *machine);
+uint64_t run_slice(struct vcpu *cpu, uint64_t count); /* returns the instructions executed */
+bool fetch_page(struct vcpu *cpu); /* false: an exception was taken instead */
+
+struct translation {
+    uint64_t gpa; /* of the byte asked for */
+    uint32_t fsc; /* if not ok */
+    uint8_t attribute; /* MAIR byte */
+    bool ok, tagged, device, readable, writable;
+};
+struct translation translate(struct vcpu *cpu, uint64_t address, unsigned flags,
+                             unsigned privilege);
+const struct ram_region *find_ram(const struct ta_machine *machine, uint64_t gpa,
+                                  uint64_t bytes);
+bool is_mmio(const struct ta_machine *machine, uint64_t gpa, uint64_t bytes);
+void mark_dirty(const struct ram_region *ram, uint64_t gpa);
+
+/* Finds the host bytes of an access of `size` bytes (512 at most), all checks made and the
+ * dirty log marked. `align` is what an alignment check asks for. MEMORY_FAULT: the exception
+ * was taken. */
+enum memory_result resolve(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align,
+                           unsigned flags, struct access *access);
+/* As resolve, but takes an abort for what is not RAM: true or an exception was taken. */
+bool resolve_ram(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, unsigned flags,
+                 struct access *access);
+bool read_slow(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, unsigned flags,
+               void *out);
+bool write_slow(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, unsigned flags,
+                const void *in);
+void clear_monitors(struct vcpu *cpu, const uint8_t *data);
+void drop_monitor(struct vcpu *cpu);
+bool tags_enabled(const struct vcpu *cpu, unsigned flags); /* allocation tag access (ATA) */
+
+ALWAYS_INLINE unsigned privilege_of(const struct vcpu *cpu, unsigned flags)
+{
+    return cpu->el && !(flags & ACCESS_UNPRIVILEGED);
+}
+
+/* The address without its top byte, where TBI says so (D8.8, "Address tagging"). */
+ALWAYS_INLINE uint64_t strip_top_byte(const struct vcpu *cpu, uint64_t va)
+{
+    return cpu->tbi[BIT(va, 55)] ? (uint64_t)sign_extend(va, 56) : va;
+}
+
+ALWAYS_INLINE unsigned tag_at(const uint8_t *page_tags, unsigned granule)
+{
+    return (page_tags[granule >> 1] >> ((granule & 1) * 4)) & 0xf;
+}
+
+ALWAYS_INLINE unsigned logical_tag(uint64_t va)
+{
+    return (unsigned)(va >> 56) & 0xf;
+}
+
+/* True only where no rule can object to this access of at most 16 bytes within a page; all
+ * else is for the slow path to judge. */
+ALWAYS_INLINE bool tags_agree(const struct vcpu *cpu, const uint8_t *page_tags, uint64_t va,
+                              uint32_t size, unsigned flags)
+{
+    if (!page_tags || (flags & ACCESS_UNCHECKED) || !cpu->check_tags[privilege_of(cpu, flags)])
+        return true;
+    unsigned offset = (unsigned)va & (PAGE_BYTES - 1), tag = logical_tag(va);
+    return tag_at(page_tags, offset / GRANULE_BYTES) == tag &&
+           tag_at(page_tags, (offset + size - 1) / GRANULE_BYTES) == tag;
+}
+
+/* CheckSPAlignment() (shared/functions), for an access whose base register may be SP. */
+ALWAYS_INLINE bool stack_is_aligned(struct vcpu *cpu, const struct insn *insn)
+{
+    uint64_t enabled = cpu->el ? SCTLR_SA : SCTLR_SA0;
+    if (likely(insn->rn != SLOT_SP) || !(cpu->x[SLOT_SP] & 15) || !(cpu->sys.sctlr & enabled))
+        return true;
+    raise_exception(cpu, EC_SP_ALIGNMENT, 0);
+    return false;
+}
+
+ALWAYS_INLINE bool is_plain(const struct vcpu *cpu, uint64_t address, uint32_t size,
+                            uint32_t align, unsigned flags)
+{
+    return (address & (PAGE_BYTES - 1)) + size <= PAGE_BYTES &&
+           (!(address & (align - 1)) ||
+            (!(flags & ACCESS_ALIGNED) && !cpu->strict_alignment));
+}
+
+ALWAYS_INLINE struct tlb_entry *tlb_slot(struct vcpu *cpu, uint64_t address, unsigned flags)
+{
+    return &cpu->tlb[privilege_of(cpu, flags)][(address >> PAGE_SHIFT) % TLB_ENTRIES];
+}
+
+/* Both return false if an exception was taken or the vCPU has to leave for MMIO. `size` is
+ * at most 16; `align` is the size of one element. */
+ALWAYS_INLINE bool read_memory(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align,
+                               unsigned flags, void *out)
+{
+    uint64_t address = strip_top_byte(cpu, va);
+    const struct tlb_entry *entry = tlb_slot(cpu, address, flags);
+    if (likely(entry->read_key == (address & PAGE_MASK) &&
+               is_plain(cpu, address, size, align, flags) &&
+               tags_agree(cpu, entry->tags, va, size, flags))) {
+        memcpy(out, entry->data + (address & (PAGE_BYTES - 1)), size);
+        return true;
+    }
+    return read_slow(cpu, va, size, align, flags | ACCESS_READ, out);
+}
+
+ALWAYS_INLINE bool write_memory(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align,
+                                unsigned flags, const void *in)
+{
+    uint64_t address = strip_top_byte(cpu, va);
+    const struct tlb_entry *entry = tlb_slot(cpu, address, flags);
+    if (likely(entry->write_key == (address & PAGE_MASK) &&
+               is_plain(cpu, address, size, align, flags) &&
+               tags_agree(cpu, entry->tags, va, size, flags) &&
+               !cpu->machine->armed_monitors)) {
+        memcpy(entry->data + (address & (PAGE_BYTES - 1)), in, size);
+        return true;
+    }
+    return write_slow(cpu, va, size, align, flags | ACCESS_WRITE, in);
+}
+
+/* --- system registers ------------------------------------------------------------------- */
+
+#define SYSREG(op0, op1, crn, crm, op2)                                                       \
+    ((uint32_t)(op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
+
+enum sysreg_outcome { SYSREG_OK, SYSREG_UNDEFINED, SYSREG_TRAPPED, SYSREG_UNSUPPORTED };
+
+enum sysreg_outcome read_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t *value);
+enum sysreg_outcome write_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t value);
+uint64_t counter(const struct vcpu *cpu);
+void reset_vcpu(struct vcpu *cpu);
+
+/* --- arithmetic shared by the groups ------------------------------------------------------ */
+
+extern const uint16_t condition_table[16]; /* bit n is set if the condition holds for NZCV = n */
+
+ALWAYS_INLINE bool condition_holds(const struct vcpu *cpu, unsigned condition)
+{
+    return condition_table[condition] >> (cpu->nzcv >> 28) & 1;
+}
+
+/* AddWithCarry() (shared/functions/integer); the flags go to *nzcv. */
+ALWAYS_INLINE uint64_t add_with_carry64(uint64_t a, uint64_t b, unsigned carry, uint32_t *nzcv)
+{
+    uint64_t partial, sum;
+    bool c1 = __builtin_add_overflow(a, b, &partial);
+    bool c2 = __builtin_add_overflow(partial, (uint64_t)carry, &sum);
+    uint32_t overflow = (uint32_t)((~(a ^ b) & (a ^ sum)) >> 63);
+    *nzcv = (uint32_t)(sum >> 63) << 31 | (uint32_t)(sum == 0) << 30 |
+            (uint32_t)(c1 | c2) << 29 | overflow << 28;
+    return sum;
+}
+ALWAYS_INLINE uint64_t add_with_carry32(uint64_t a, uint64_t b, unsigned carry, uint32_t *nzcv)
+{
+    uint64_t wide = (uint64_t)(uint32_t)a + (uint32_t)b + carry;
+    uint32_t sum = (uint32_t)wide;
+    uint32_t overflow = (~((uint32_t)a ^ (uint32_t)b) & ((uint32_t)a ^ sum)) >> 31;
+    *nzcv = (sum & 0x80000000u) | (uint32_t)(sum == 0) << 30 | (uint32_t)(wide >> 32) << 29 |
+            overflow << 28;
+    return sum;
+}
+
+#endif

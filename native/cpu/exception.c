@@ -1,0 +1,143 @@
+/* Exception entry and return for EL1 and EL0 (DDI 0487 D1.3), and PSTATE as SPSR shows it. */
+#include "cpu.h"
+
+#define ESR_IL (1ull << 25) /* a 32-bit instruction */
+#define ISS_WNR (1u << 6)
+#define ISS_CM (1u << 8)
+
+enum { VECTOR_CURRENT_SP0 = 0x000, VECTOR_CURRENT_SPX = 0x200, VECTOR_LOWER = 0x400 };
+
+uint64_t pstate_get(const struct vcpu *cpu)
+{
+    uint64_t mode = cpu->el ? (cpu->sp_select ? MODE_EL1H : MODE_EL1T) : MODE_EL0T;
+    return cpu->nzcv | (cpu->tco ? SPSR_TCO : 0) | (cpu->dit ? SPSR_DIT : 0) |
+           (cpu->uao ? SPSR_UAO : 0) | (cpu->pan ? SPSR_PAN : 0) | (cpu->il ? SPSR_IL : 0) |
+           (cpu->ssbs ? SPSR_SSBS : 0) | (uint64_t)cpu->daif << 6 | mode;
+}
+
+void select_stack(struct vcpu *cpu, unsigned el, unsigned sp_select)
+{
+    cpu->sp_el[cpu->sp_select] = cpu->x[SLOT_SP];
+    cpu->el = (uint8_t)el;
+    cpu->sp_select = (uint8_t)sp_select;
+    cpu->x[SLOT_SP] = cpu->sp_el[sp_select];
+}
+
+static void set_flags(struct vcpu *cpu, uint64_t spsr)
+{
+    cpu->nzcv = (uint32_t)spsr & NZCV_MASK;
+    cpu->tco = (spsr & SPSR_TCO) != 0;
+    cpu->dit = (spsr & SPSR_DIT) != 0;
+    cpu->uao = (spsr & SPSR_UAO) != 0;
+    cpu->ssbs = (spsr & SPSR_SSBS) != 0;
+    cpu->daif = (spsr & SPSR_DAIF) >> 6;
+    if (cpu->pan != ((spsr & SPSR_PAN) != 0)) {
+        cpu->pan ^= 1;
+        flush_tlb(cpu);
+    }
+}
+
+static bool is_mode(uint64_t mode)
+{
+    return mode == MODE_EL0T || mode == MODE_EL1T || mode == MODE_EL1H;
+}
+
+static void set_mode(struct vcpu *cpu, uint64_t mode)
+{
+    select_stack(cpu, mode != MODE_EL0T, mode == MODE_EL1H);
+}
+
+void pstate_set(struct vcpu *cpu, uint64_t spsr)
+{
+    set_flags(cpu, spsr);
+    cpu->il = (spsr & SPSR_IL) != 0;
+    if (is_mode(spsr & SPSR_MODE))
+        set_mode(cpu, spsr & SPSR_MODE);
+    update_memory_mode(cpu);
+}
+
+static uint64_t vector(const struct vcpu *cpu)
+{
+    unsigned offset = !cpu->el ? VECTOR_LOWER
+                      : cpu->sp_select ? VECTOR_CURRENT_SPX : VECTOR_CURRENT_SP0;
+    return cpu->sys.vbar + offset;
+}
+
+static void enter(struct vcpu *cpu, uint64_t return_address, uint32_t ec, uint32_t iss)
+{
+    uint64_t target = vector(cpu);
+    cpu->sys.spsr = pstate_get(cpu);
+    cpu->sys.elr = return_address;
+    cpu->sys.esr = (uint64_t)ec << 26 | ESR_IL | iss;
+    select_stack(cpu, 1, 1);
+    cpu->daif = 0xf;
+    cpu->tco = 1;
+    cpu->uao = 0;
+    cpu->il = 0;
+    cpu->ssbs = (cpu->sys.sctlr & SCTLR_DSSBS) != 0;
+    if (!(cpu->sys.sctlr & SCTLR_SPAN) && !cpu->pan) {
+        cpu->pan = 1;
+        flush_tlb(cpu);
+    }
+    update_memory_mode(cpu);
+    cpu->next_pc = target;
+}
+
+void raise_exception(struct vcpu *cpu, enum exception_class ec, uint32_t iss)
+{
+    enter(cpu, cpu->pc, ec, iss);
+}
+
+void raise_after(struct vcpu *cpu, enum exception_class ec, uint32_t iss)
+{
+    enter(cpu, cpu->pc + 4, ec, iss);
+}
+
+void raise_undefined(struct vcpu *cpu)
+{
+    raise_exception(cpu, EC_UNKNOWN, 0);
+}
+
+void raise_with_address(struct vcpu *cpu, enum exception_class ec, uint32_t iss, uint64_t far)
+{
+    cpu->sys.far = far;
+    raise_exception(cpu, ec, iss);
+}
+
+void raise_data_abort(struct vcpu *cpu, uint64_t va, uint32_t fsc, unsigned flags)
+{
+    uint32_t ec = EC_DATA_ABORT + (cpu->el ? 1u : 0u);
+    uint32_t iss = fsc;
+    if (flags & ACCESS_MAINTENANCE)
+        iss |= ISS_CM | ISS_WNR;
+    else if (flags & ACCESS_WRITE)
+        iss |= ISS_WNR;
+    raise_with_address(cpu, ec, iss, va);
+}
+
+void exception_return(struct vcpu *cpu)
+{
+    uint64_t spsr = cpu->sys.spsr, target = cpu->sys.elr;
+    set_flags(cpu, spsr);
+    cpu->il = (spsr & SPSR_IL) != 0;
+    if (is_mode(spsr & SPSR_MODE))
+        set_mode(cpu, spsr & SPSR_MODE);
+    else
+        cpu->il = 1; /* an illegal return stays at this EL and marks PSTATE (D1.4.4) */
+    drop_monitor(cpu);
+    update_memory_mode(cpu);
+    branch_to(cpu, target);
+}
+
+void branch_to(struct vcpu *cpu, uint64_t target)
+{
+    unsigned half = BIT(target, 55);
+    bool data_only = BIT(cpu->sys.tcr, TCR_TBID0_SHIFT + half);
+    cpu->next_pc = cpu->tbi[half] && !data_only ? (uint64_t)sign_extend(target, 56) : target;
+}
+
+void stop_with(struct vcpu *cpu, enum ta_exit_reason reason)
+{
+    cpu->exit_reason = reason;
+    cpu->next_pc = cpu->pc;
+}

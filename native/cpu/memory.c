@@ -1,0 +1,260 @@
+/* Data accesses: alignment, translation, tag checks (DDI 0487 D10), MMIO, the dirty log. */
+#include "cpu.h"
+
+void mark_dirty(const struct ram_region *ram, uint64_t gpa)
+{
+    if (ram->dirty) {
+        uint64_t page = (gpa - ram->gpa) >> PAGE_SHIFT;
+        ram->dirty[page / 64] |= 1ull << (page % 64);
+    }
+}
+
+bool tags_enabled(const struct vcpu *cpu, unsigned flags)
+{
+    return cpu->sys.sctlr & (privilege_of(cpu, flags) ? SCTLR_ATA : SCTLR_ATA0);
+}
+
+/* Whether this address is exempt whatever its tag: TBI off, or TCMA (D10.5.1). */
+static bool is_exempt(const struct vcpu *cpu, uint64_t va)
+{
+    unsigned half = BIT(va, 55);
+    if (!cpu->tbi[half])
+        return true;
+    return BIT(cpu->sys.tcr, TCR_TCMA0_SHIFT + half) && logical_tag(va) == (half ? 0xfu : 0u);
+}
+
+enum { TCF_NONE, TCF_SYNC, TCF_ASYNC, TCF_ASYMMETRIC };
+
+/* A read-modify-write reports WnR = 0 where a read alone would have failed too. */
+static unsigned as_read(unsigned flags)
+{
+    return flags & ACCESS_READ ? flags & ~(unsigned)ACCESS_WRITE : flags;
+}
+
+/* A mismatch at `va`: true if the access goes on (none, async), false if a fault was taken. */
+static bool tag_check_failed(struct vcpu *cpu, uint64_t va, unsigned flags)
+{
+    unsigned privilege = privilege_of(cpu, flags);
+    unsigned tcf = cpu->sys.sctlr >> (privilege ? SCTLR_TCF_SHIFT : SCTLR_TCF0_SHIFT) & 3;
+    bool sync = tcf == TCF_SYNC || (tcf == TCF_ASYMMETRIC && (flags & ACCESS_READ));
+    if (sync) {
+        raise_data_abort(cpu, va, FSC_TAG_CHECK, as_read(flags));
+        return false;
+    }
+    *(privilege ? &cpu->sys.tfsr : &cpu->sys.tfsre0) |= 1ull << BIT(va, 55);
+    return true;
+}
+
+static bool check_tags(struct vcpu *cpu, uint64_t va, uint32_t size, unsigned flags,
+                       const struct access *access)
+{
+    if ((flags & (ACCESS_UNCHECKED | ACCESS_MAINTENANCE)) ||
+        !cpu->check_tags[privilege_of(cpu, flags)] || is_exempt(cpu, va))
+        return true;
+    unsigned tag = logical_tag(va);
+    for (uint32_t done = 0; done < size;) {
+        const struct span *span = &access->spans[done >= access->spans[0].bytes];
+        uint64_t at = va + done;
+        if (span->tags && tag_at(span->tags, (at & (PAGE_BYTES - 1)) / GRANULE_BYTES) != tag)
+            return tag_check_failed(cpu, at, flags);
+        done += GRANULE_BYTES - (uint32_t)(at & (GRANULE_BYTES - 1));
+    }
+    return true;
+}
+
+/* One page's part of an access. */
+struct piece {
+    struct translation page;
+    const struct ram_region *ram;
+    uint64_t va;
+    uint32_t bytes;
+};
+
+static enum memory_result find_page(struct vcpu *cpu, struct piece *piece, uint32_t align,
+                                    unsigned flags)
+{
+    uint64_t address = strip_top_byte(cpu, piece->va);
+    piece->page = translate(cpu, address, flags, privilege_of(cpu, flags));
+    if (!piece->page.ok) {
+        raise_data_abort(cpu, piece->va, piece->page.fsc,
+                         piece->page.readable ? flags : as_read(flags));
+        return MEMORY_FAULT;
+    }
+    if (piece->page.device && (address & (align - 1)) && !(flags & ACCESS_MAINTENANCE)) {
+        raise_data_abort(cpu, piece->va, FSC_ALIGNMENT, as_read(flags));
+        return MEMORY_FAULT;
+    }
+    piece->ram = find_ram(cpu->machine, piece->page.gpa & PAGE_MASK, PAGE_BYTES);
+    if (piece->ram)
+        return MEMORY_OK;
+    if (is_mmio(cpu->machine, piece->page.gpa, piece->bytes))
+        return MEMORY_MMIO;
+    raise_data_abort(cpu, piece->va, FSC_EXTERNAL, as_read(flags));
+    return MEMORY_FAULT;
+}
+
+static struct span span_of(const struct piece *piece)
+{
+    uint64_t offset = piece->page.gpa - piece->ram->gpa;
+    return (struct span){
+        .data = piece->ram->data + offset,
+        .tags = piece->page.tagged ? piece->ram->tags + (offset & PAGE_MASK) / 32 : NULL,
+        .bytes = piece->bytes,
+    };
+}
+
+/* Marks the page in the dirty log and lets the fast path have it from now on. */
+static void commit_page(struct vcpu *cpu, const struct piece *piece, unsigned flags)
+{
+    uint64_t address = strip_top_byte(cpu, piece->va), key = address & PAGE_MASK;
+    struct tlb_entry *entry = tlb_slot(cpu, address, flags);
+    struct span span = span_of(piece);
+    if (flags & ACCESS_WRITE)
+        mark_dirty(piece->ram, piece->page.gpa);
+    if (piece->page.device)
+        return; /* alignment has to be checked each time */
+    if (entry->read_key != key && entry->write_key != key)
+        entry->write_key = NO_PAGE;
+    entry->data = span.data - (address & (PAGE_BYTES - 1));
+    entry->tags = span.tags;
+    entry->read_key = piece->page.readable ? key : NO_PAGE;
+    if (flags & ACCESS_WRITE)
+        entry->write_key = key;
+    else if (entry->write_key != key)
+        entry->write_key = NO_PAGE;
+}
+
+enum memory_result resolve(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align,
+                           unsigned flags, struct access *access)
+{
+    uint64_t address = strip_top_byte(cpu, va);
+    if ((address & (align - 1)) && ((flags & ACCESS_ALIGNED) || cpu->strict_alignment)) {
+        raise_data_abort(cpu, va, FSC_ALIGNMENT, as_read(flags));
+        return MEMORY_FAULT;
+    }
+    uint32_t left = PAGE_BYTES - (uint32_t)(address & (PAGE_BYTES - 1));
+    uint32_t first = size < left ? size : left;
+    struct piece pieces[2] = {{.va = va, .bytes = first},
+                              {.va = va + first, .bytes = size - first}};
+    unsigned count = first < size ? 2 : 1;
+    *access = (struct access){0};
+    for (unsigned i = 0; i < count; i++) {
+        enum memory_result result = find_page(cpu, &pieces[i], i ? 1 : align, flags);
+        if (result == MEMORY_MMIO && count == 2) {
+            raise_data_abort(cpu, pieces[i].va, FSC_EXTERNAL, as_read(flags));
+            return MEMORY_FAULT;
+        }
+        access->gpa = pieces[i].page.gpa;
+        if (result != MEMORY_OK)
+            return result;
+        access->spans[i] = span_of(&pieces[i]);
+    }
+    if (!check_tags(cpu, va, size, flags, access))
+        return MEMORY_FAULT;
+    for (unsigned i = 0; i < count; i++)
+        commit_page(cpu, &pieces[i], flags);
+    return MEMORY_OK;
+}
+
+bool resolve_ram(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, unsigned flags,
+                 struct access *access)
+{
+    enum memory_result result = resolve(cpu, va, size, align, flags, access);
+    if (result == MEMORY_MMIO)
+        raise_data_abort(cpu, va, FSC_UNSUPPORTED_ATOMIC, as_read(flags));
+    return result == MEMORY_OK;
+}
+
+/* The vCPU leaves with the access described; when it comes back the same instruction runs
+ * again and finds the answer here. */
+static bool mmio_access(struct vcpu *cpu, uint64_t va, const struct access *access,
+                        uint32_t size, unsigned flags, uint64_t *data)
+{
+    bool is_write = (flags & ACCESS_WRITE) != 0;
+    if (size > 8) { /* a pair: no bus transaction carries it */
+        raise_data_abort(cpu, va, FSC_EXTERNAL, flags);
+        return false;
+    }
+    if (cpu->mmio.done) {
+        cpu->mmio.done = false;
+        if (cpu->mmio.aborted) {
+            raise_data_abort(cpu, va, FSC_EXTERNAL, flags);
+            return false;
+        }
+        *data = cpu->mmio.data;
+        return true;
+    }
+    cpu->mmio.gpa = access->gpa;
+    cpu->mmio.size = size;
+    cpu->mmio.is_write = is_write;
+    cpu->mmio.data = is_write ? *data : 0;
+    cpu->mmio.pending = true;
+    stop_with(cpu, TA_EXIT_MMIO);
+    return false;
+}
+
+bool read_slow(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, unsigned flags,
+               void *out)
+{
+    struct access access;
+    enum memory_result result = resolve(cpu, va, size, align, flags, &access);
+    if (result == MEMORY_MMIO) {
+        uint64_t data = 0;
+        if (!mmio_access(cpu, va, &access, size, flags, &data))
+            return false;
+        memcpy(out, &data, size);
+        return true;
+    }
+    if (result == MEMORY_FAULT)
+        return false;
+    uint32_t first = access.spans[0].bytes;
+    memcpy(out, access.spans[0].data, first);
+    if (first < size)
+        memcpy((uint8_t *)out + first, access.spans[1].data, size - first);
+    return true;
+}
+
+bool write_slow(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, unsigned flags,
+                const void *in)
+{
+    struct access access;
+    enum memory_result result = resolve(cpu, va, size, align, flags, &access);
+    if (result == MEMORY_MMIO) {
+        uint64_t data = 0;
+        memcpy(&data, in, size < 8 ? size : 8);
+        return mmio_access(cpu, va, &access, size, flags, &data);
+    }
+    if (result == MEMORY_FAULT)
+        return false;
+    uint32_t first = access.spans[0].bytes;
+    clear_monitors(cpu, access.spans[0].data);
+    memcpy(access.spans[0].data, in, first);
+    if (first < size) {
+        clear_monitors(cpu, access.spans[1].data);
+        memcpy(access.spans[1].data, (const uint8_t *)in + first, size - first);
+    }
+    return true;
+}
+
+void drop_monitor(struct vcpu *cpu)
+{
+    if (cpu->monitor.data) {
+        cpu->monitor.data = NULL;
+        cpu->machine->armed_monitors--;
+    }
+}
+
+/* A store takes away the other vCPUs' reservations of the same 64 bytes (CTR_EL0.ERG = 4).
+ * No access is longer than that within one call but DC ZVA, which calls once a granule. */
+void clear_monitors(struct vcpu *cpu, const uint8_t *data)
+{
+    struct ta_machine *machine = cpu->machine;
+    if (!machine->armed_monitors)
+        return;
+    for (uint32_t i = 0; i < machine->vcpu_count; i++) {
+        struct vcpu *other = &machine->vcpus[i];
+        uintptr_t a = (uintptr_t)other->monitor.data / 64, b = (uintptr_t)data / 64;
+        if (other != cpu && other->monitor.data && (a == b || a == b + 1))
+            drop_monitor(other);
+    }
+}

@@ -1,0 +1,234 @@
+/* Stage-1 translation with the 4 KiB granule (DDI 0487 D8), and the TLB's upkeep. */
+#include "cpu.h"
+
+enum { OUTPUT_BITS = 48 };
+
+#define DESCRIPTOR_ADDRESS 0x0000fffffffff000ull
+#define DESCRIPTOR_AF (1ull << 10)
+#define DESCRIPTOR_RO (1ull << 7)
+#define DESCRIPTOR_EL0 (1ull << 6)
+#define DESCRIPTOR_PXN (1ull << 53)
+#define DESCRIPTOR_UXN (1ull << 54)
+#define TABLE_PXN (1ull << 59)
+#define TABLE_UXN (1ull << 60)
+#define TABLE_NO_EL0 (1ull << 61)
+#define TABLE_RO (1ull << 62)
+#define ATTRIBUTE_NORMAL_TAGGED 0xf0
+
+void update_tag_checks(struct vcpu *cpu)
+{
+    uint64_t sctlr = cpu->sys.sctlr;
+    cpu->check_tags[0] =
+        (sctlr & SCTLR_ATA0) && (sctlr >> SCTLR_TCF0_SHIFT & 3) && !cpu->tco;
+    cpu->check_tags[1] = (sctlr & SCTLR_ATA) && (sctlr >> SCTLR_TCF_SHIFT & 3) && !cpu->tco;
+}
+
+void update_memory_mode(struct vcpu *cpu)
+{
+    cpu->tbi[0] = BIT(cpu->sys.tcr, TCR_TBI0_SHIFT);
+    cpu->tbi[1] = BIT(cpu->sys.tcr, TCR_TBI0_SHIFT + 1);
+    cpu->strict_alignment = (cpu->sys.sctlr & SCTLR_A) != 0;
+    cpu->fetch_page = NO_PAGE; /* EL or IL may have changed */
+    update_tag_checks(cpu);
+}
+
+void flush_tlb(struct vcpu *cpu)
+{
+    for (unsigned privilege = 0; privilege < 2; privilege++) {
+        for (unsigned i = 0; i < TLB_ENTRIES; i++)
+            cpu->tlb[privilege][i].read_key = cpu->tlb[privilege][i].write_key = NO_PAGE;
+        for (unsigned i = 0; i < FETCH_TLB_ENTRIES; i++)
+            cpu->fetch_tlb[privilege][i].key = NO_PAGE;
+    }
+    cpu->fetch_page = NO_PAGE;
+}
+
+void flush_all_tlbs(struct ta_machine *machine)
+{
+    for (uint32_t i = 0; i < machine->vcpu_count; i++)
+        flush_tlb(&machine->vcpus[i]);
+}
+
+const struct ram_region *find_ram(const struct ta_machine *machine, uint64_t gpa,
+                                  uint64_t bytes)
+{
+    for (uint32_t i = 0; i < machine->ram_count; i++) {
+        const struct ram_region *ram = &machine->ram[i];
+        if (gpa - ram->gpa < ram->size && bytes <= ram->size - (gpa - ram->gpa))
+            return ram;
+    }
+    return NULL;
+}
+
+bool is_mmio(const struct ta_machine *machine, uint64_t gpa, uint64_t bytes)
+{
+    for (uint32_t i = 0; i < machine->mmio_count; i++) {
+        uint64_t offset = gpa - machine->mmio[i].gpa;
+        if (offset < machine->mmio[i].size && bytes <= machine->mmio[i].size - offset)
+            return true;
+    }
+    return false;
+}
+
+static struct translation fault(uint32_t fsc)
+{
+    return (struct translation){.fsc = fsc};
+}
+
+static unsigned physical_bits(uint64_t tcr)
+{
+    static const uint8_t bits[8] = {32, 36, 40, 42, 44, 48, 48, 48};
+    return bits[tcr >> 32 & 7];
+}
+
+static struct translation translate_flat(uint64_t address, unsigned flags)
+{
+    if (address >> OUTPUT_BITS)
+        return fault(FSC_ADDRESS_SIZE);
+    return (struct translation){.gpa = address,
+                                .ok = true,
+                                .device = !(flags & ACCESS_FETCH),
+                                .readable = true,
+                                .writable = true};
+}
+
+/* What the levels above the leaf take away; `table` accumulates their limits. */
+static bool permits(const struct vcpu *cpu, uint64_t leaf, uint64_t table, unsigned flags,
+                    unsigned privilege, struct translation *result)
+{
+    bool el0 = (leaf & DESCRIPTOR_EL0) && !(table & TABLE_NO_EL0);
+    bool read_only = (leaf & DESCRIPTOR_RO) || (table & TABLE_RO);
+    if (privilege) {
+        bool pan = cpu->pan && el0 && !(flags & ACCESS_FETCH);
+        result->readable = !pan;
+        result->writable = !pan && !read_only;
+    } else {
+        result->readable = el0;
+        result->writable = el0 && !read_only;
+    }
+    if (flags & ACCESS_FETCH) {
+        bool wxn = (cpu->sys.sctlr & SCTLR_WXN) && result->writable;
+        bool xn = privilege ? (leaf & DESCRIPTOR_PXN) || (table & TABLE_PXN) ||
+                                  (el0 && !read_only)
+                            : (leaf & DESCRIPTOR_UXN) || (table & TABLE_UXN);
+        return !xn && !wxn;
+    }
+    if ((flags & ACCESS_WRITE) && !(flags & ACCESS_MAINTENANCE))
+        return result->writable;
+    return result->readable;
+}
+
+static struct translation finish(struct vcpu *cpu, uint64_t leaf, uint64_t table,
+                                 unsigned level, uint64_t gpa, unsigned flags,
+                                 unsigned privilege)
+{
+    struct translation result = {.gpa = gpa, .ok = true};
+    if (gpa >> physical_bits(cpu->sys.tcr))
+        return fault(FSC_ADDRESS_SIZE + level);
+    if (!(leaf & DESCRIPTOR_AF))
+        return fault(FSC_ACCESS_FLAG + level);
+    if (!permits(cpu, leaf, table, flags, privilege, &result)) {
+        result.ok = false;
+        result.fsc = FSC_PERMISSION + level;
+        return result;
+    }
+    result.attribute = (uint8_t)(cpu->sys.mair >> ((leaf >> 2 & 7) * 8));
+    result.tagged = result.attribute == ATTRIBUTE_NORMAL_TAGGED;
+    result.device = !(result.attribute & 0xf0);
+    return result;
+}
+
+/* Level 0 and 3 have no blocks; level 3 has only pages. */
+static bool is_leaf(uint64_t descriptor, unsigned level)
+{
+    return level == 3 || !(descriptor & 2);
+}
+
+static bool is_valid(uint64_t descriptor, unsigned level)
+{
+    bool wants_bit1 = level == 0 || level == 3;
+    return (descriptor & 1) && (!wants_bit1 || (descriptor & 2));
+}
+
+struct translation translate(struct vcpu *cpu, uint64_t address, unsigned flags,
+                             unsigned privilege)
+{
+    uint64_t tcr = cpu->sys.tcr;
+    if (!(cpu->sys.sctlr & SCTLR_M))
+        return translate_flat(address, flags);
+    unsigned half = BIT(address, 55);
+    unsigned size_field = tcr >> (half ? 16 : 0) & 0x3f;
+    unsigned input_bits = 64 - (size_field < 16 ? 16 : size_field > 39 ? 39 : size_field);
+    uint64_t above = (half ? ~address : address) >> input_bits;
+    if (above)
+        return fault(FSC_TRANSLATION);
+    if (tcr & (half ? TCR_EPD1 : TCR_EPD0))
+        return fault(FSC_TRANSLATION);
+
+    unsigned level = input_bits > 39 ? 0 : input_bits > 30 ? 1 : input_bits > 21 ? 2 : 3;
+    unsigned first_bits = input_bits - (12 + 9 * (3 - level));
+    uint64_t base = (half ? cpu->sys.ttbr1 : cpu->sys.ttbr0) & 0x0000fffffffffffeull &
+                    ~((8ull << first_bits) - 1);
+    uint64_t table = 0, index_mask = (1ull << first_bits) - 1;
+    bool hierarchical = !BIT(tcr, TCR_HPD0_SHIFT + half);
+    for (;; level++, index_mask = 0x1ff) {
+        unsigned shift = 12 + 9 * (3 - level);
+        uint64_t entry = base + ((address >> shift & index_mask) << 3), descriptor;
+        const struct ram_region *ram = find_ram(cpu->machine, entry, 8);
+        if (!ram)
+            return fault(FSC_EXTERNAL_ON_WALK + level);
+        memcpy(&descriptor, ram->data + (entry - ram->gpa), 8);
+        if (!is_valid(descriptor, level))
+            return fault(FSC_TRANSLATION + level);
+        base = descriptor & DESCRIPTOR_ADDRESS;
+        if (is_leaf(descriptor, level)) {
+            uint64_t inside = (1ull << shift) - 1;
+            uint64_t gpa = (base & ~inside) | (address & inside);
+            return finish(cpu, descriptor, table, level, gpa, flags, privilege);
+        }
+        if (base >> physical_bits(tcr))
+            return fault(FSC_ADDRESS_SIZE + level);
+        if (hierarchical)
+            table |= descriptor;
+    }
+}
+
+static const uint8_t *translate_fetch(struct vcpu *cpu, uint64_t pc)
+{
+    struct translation result = translate(cpu, pc, ACCESS_FETCH, cpu->el);
+    const struct ram_region *ram = NULL;
+    if (result.ok) {
+        ram = find_ram(cpu->machine, result.gpa & PAGE_MASK, PAGE_BYTES);
+        result.fsc = FSC_EXTERNAL;
+    }
+    if (ram)
+        return ram->data + ((result.gpa & PAGE_MASK) - ram->gpa);
+    raise_with_address(cpu, EC_INSTRUCTION_ABORT + (cpu->el ? 1u : 0u), result.fsc, pc);
+    return NULL;
+}
+
+/* The slow half of instruction fetch: PSTATE.IL, alignment, translation. */
+bool fetch_page(struct vcpu *cpu)
+{
+    uint64_t pc = cpu->pc, page = pc & PAGE_MASK;
+    unsigned slot = pc >> PAGE_SHIFT & (FETCH_TLB_ENTRIES - 1);
+    cpu->fetch_page = NO_PAGE;
+    if (cpu->il) {
+        raise_exception(cpu, EC_ILLEGAL_STATE, 0);
+        return false;
+    }
+    if (pc & 3) {
+        raise_with_address(cpu, EC_PC_ALIGNMENT, 0, pc);
+        return false;
+    }
+    if (cpu->fetch_tlb[cpu->el][slot].key != page) {
+        const uint8_t *data = translate_fetch(cpu, pc);
+        if (!data)
+            return false;
+        cpu->fetch_tlb[cpu->el][slot].key = page;
+        cpu->fetch_tlb[cpu->el][slot].data = data;
+    }
+    cpu->fetch_page = page;
+    cpu->fetch_data = cpu->fetch_tlb[cpu->el][slot].data;
+    return true;
+}

@@ -1,0 +1,365 @@
+/* The system instructions: hints, barriers, PSTATE, DC, IC, TLBI, AT, MRS and MSR
+ * (DDI 0487 C4.1.93 and C5). */
+#include "cpu.h"
+
+void run_dc_zva(struct vcpu *cpu, const struct insn *insn);
+void run_dc_gva(struct vcpu *cpu, const struct insn *insn);
+
+static void run_nop(struct vcpu *cpu, const struct insn *insn)
+{
+    (void)cpu;
+    (void)insn;
+}
+
+/* WFE, WFI: there is no interrupt, so that the vCPU only gives up its turn. From EL0 the
+ * guest may have asked to see them. */
+static void run_wait(struct vcpu *cpu, const struct insn *insn)
+{
+    uint64_t allowed = insn->amount ? SCTLR_NTWI : SCTLR_NTWE;
+    if (!cpu->el && !(cpu->sys.sctlr & allowed)) {
+        raise_exception(cpu, EC_WFX, 1u << 24 | 0xeu << 20 | (insn->amount ? 0 : 1));
+        return;
+    }
+    cpu->turn_over = cpu->waiting = true;
+}
+
+static void run_yield(struct vcpu *cpu, const struct insn *insn)
+{
+    (void)insn;
+    cpu->turn_over = true;
+}
+
+static bool decode_hint(uint32_t word, struct insn *insn)
+{
+    switch (BITS(word, 11, 5)) {
+    case 1:
+        insn->run = run_yield;
+        return true;
+    case 2: case 3:
+        insn->amount = BITS(word, 11, 5) == 3;
+        insn->run = run_wait;
+        return true;
+    default:
+        insn->run = run_nop; /* NOP, SEV, and hints of features not here */
+        return true;
+    }
+}
+
+static void run_clrex(struct vcpu *cpu, const struct insn *insn)
+{
+    (void)insn;
+    drop_monitor(cpu);
+}
+
+static bool decode_barrier(uint32_t word, struct insn *insn)
+{
+    unsigned op2 = BITS(word, 7, 5);
+    insn->run = op2 == 2 ? run_clrex : run_nop;
+    if (op2 == 7)
+        return !BITS(word, 11, 8); /* SB */
+    return op2 == 2 || op2 == 4 || op2 == 5 || op2 == 6;
+}
+
+/* --- PSTATE --- */
+
+static void run_cfinv(struct vcpu *cpu, const struct insn *insn)
+{
+    (void)insn;
+    cpu->nzcv ^= 1u << 29;
+}
+
+static void run_xaflag(struct vcpu *cpu, const struct insn *insn)
+{
+    (void)insn;
+    unsigned z = cpu->nzcv >> 30 & 1, c = cpu->nzcv >> 29 & 1;
+    cpu->nzcv = (uint32_t)(!c && !z) << 31 | (z & c) << 30 | (c | z) << 29 |
+                (uint32_t)(!c && z) << 28;
+}
+
+static void run_axflag(struct vcpu *cpu, const struct insn *insn)
+{
+    (void)insn;
+    unsigned z = cpu->nzcv >> 30 & 1, c = cpu->nzcv >> 29 & 1, v = cpu->nzcv >> 28 & 1;
+    cpu->nzcv = (z | v) << 30 | (c & !v) << 29;
+}
+
+enum pstate_field { FIELD_SPSEL, FIELD_PAN, FIELD_UAO, FIELD_SSBS, FIELD_DIT, FIELD_TCO };
+
+static void set_field(struct vcpu *cpu, unsigned field, unsigned value)
+{
+    switch (field) {
+    case FIELD_SPSEL:
+        select_stack(cpu, cpu->el, value);
+        break;
+    case FIELD_PAN:
+        cpu->pan = (uint8_t)value;
+        flush_tlb(cpu);
+        break;
+    case FIELD_UAO:
+        cpu->uao = (uint8_t)value;
+        break;
+    case FIELD_SSBS:
+        cpu->ssbs = (uint8_t)value;
+        break;
+    case FIELD_DIT:
+        cpu->dit = (uint8_t)value;
+        break;
+    case FIELD_TCO:
+        cpu->tco = (uint8_t)value;
+        update_tag_checks(cpu);
+        break;
+    }
+}
+
+static void run_msr_field(struct vcpu *cpu, const struct insn *insn)
+{
+    if (!cpu->el && insn->shift < FIELD_SSBS)
+        raise_undefined(cpu);
+    else
+        set_field(cpu, insn->shift, insn->imm & 1);
+}
+
+static void run_msr_daif(struct vcpu *cpu, const struct insn *insn)
+{
+    if (!cpu->el && !(cpu->sys.sctlr & SCTLR_UMA)) {
+        raise_undefined(cpu);
+        return;
+    }
+    if (insn->shift)
+        cpu->daif |= insn->imm;
+    else
+        cpu->daif &= ~insn->imm & 0xf;
+}
+
+static bool decode_msr_immediate(uint32_t word, struct insn *insn)
+{
+    insn->imm = BITS(word, 11, 8);
+    insn->run = run_msr_field;
+    switch (BITS(word, 18, 16) << 3 | BITS(word, 7, 5)) {
+    case 000:
+        insn->run = run_cfinv;
+        return true;
+    case 001:
+        insn->run = run_xaflag;
+        return true;
+    case 002:
+        insn->run = run_axflag;
+        return true;
+    case 003:
+        insn->shift = FIELD_UAO;
+        return true;
+    case 004:
+        insn->shift = FIELD_PAN;
+        return true;
+    case 005:
+        insn->shift = FIELD_SPSEL;
+        return true;
+    case 031:
+        insn->shift = FIELD_SSBS;
+        return true;
+    case 032:
+        insn->shift = FIELD_DIT;
+        return true;
+    case 034:
+        insn->shift = FIELD_TCO;
+        return true;
+    case 036: case 037:
+        insn->shift = BITS(word, 7, 5) == 6;
+        insn->run = run_msr_daif;
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* --- maintenance --- */
+
+static uint32_t trap_iss(const struct insn *insn)
+{
+    uint32_t word = insn->raw;
+    return BITS(word, 20, 19) << 20 | BITS(word, 7, 5) << 17 | BITS(word, 18, 16) << 14 |
+           BITS(word, 15, 12) << 10 | BITS(word, 4, 0) << 5 | BITS(word, 11, 8) << 1 |
+           BIT(word, 21);
+}
+
+/* False if EL0 may not do this; the exception was taken. */
+static bool allowed_at_el0(struct vcpu *cpu, const struct insn *insn, uint64_t enable)
+{
+    if (cpu->el || (cpu->sys.sctlr & enable))
+        return true;
+    raise_exception(cpu, EC_SYSTEM_REGISTER, trap_iss(insn));
+    return false;
+}
+
+static void run_tlbi(struct vcpu *cpu, const struct insn *insn)
+{
+    (void)insn;
+    if (!cpu->el)
+        raise_undefined(cpu);
+    else
+        flush_all_tlbs(cpu->machine);
+}
+
+static void run_el1_nop(struct vcpu *cpu, const struct insn *insn)
+{
+    (void)insn;
+    if (!cpu->el)
+        raise_undefined(cpu);
+}
+
+/* There is no cache, but the address must still translate. `amount`: EL0 may be let in. */
+static void run_dc_address(struct vcpu *cpu, const struct insn *insn)
+{
+    struct access access;
+    if (!insn->amount && !cpu->el)
+        raise_undefined(cpu);
+    else if (allowed_at_el0(cpu, insn, SCTLR_UCI))
+        resolve(cpu, cpu->x[insn->rd], 1, 1, ACCESS_READ | ACCESS_MAINTENANCE, &access);
+}
+
+static void run_dc_block(struct vcpu *cpu, const struct insn *insn)
+{
+    if (!allowed_at_el0(cpu, insn, SCTLR_DZE))
+        return;
+    if (insn->shift)
+        run_dc_gva(cpu, insn);
+    else
+        run_dc_zva(cpu, insn);
+}
+
+#define PAR_F 1ull
+#define PAR_RES1 (1ull << 11)
+
+static void run_at(struct vcpu *cpu, const struct insn *insn)
+{
+    unsigned flags = insn->amount & 1 ? ACCESS_WRITE : ACCESS_READ, privilege = insn->amount < 2;
+    if (!cpu->el) {
+        raise_undefined(cpu);
+        return;
+    }
+    uint64_t address = strip_top_byte(cpu, cpu->x[insn->rd]);
+    struct translation result = translate(cpu, address, flags, privilege);
+    cpu->sys.par = result.ok ? (uint64_t)result.attribute << 56 | (result.gpa & PAGE_MASK) |
+                                   PAR_RES1 | 2ull << 7
+                             : PAR_F | PAR_RES1 | (uint64_t)result.fsc << 1;
+}
+
+/* CRn = 7 with op1 = 0: EL1's own maintenance. */
+static bool decode_el1_maintenance(unsigned crm, unsigned op2, struct insn *insn)
+{
+    bool set_way = op2 == 2 || op2 == 4 || op2 == 6;
+    switch (crm) {
+    case 1: case 5:
+        insn->run = run_el1_nop; /* IC IALLUIS, IALLU */
+        return op2 == 0;
+    case 6:
+        insn->run = set_way ? run_el1_nop : run_dc_address; /* DC IVAC, IGVAC, IGDVAC, ISW.. */
+        return op2 >= 1 && op2 <= 6;
+    case 8:
+        insn->run = run_at;
+        insn->amount = (uint8_t)op2;
+        return op2 <= 3;
+    case 10: case 14:
+        insn->run = run_el1_nop; /* DC CSW, CGSW, CGDSW, CISW.. */
+        return set_way;
+    default:
+        return false;
+    }
+}
+
+/* CRn = 7 with op1 = 3: what EL0 may be allowed too. */
+static bool decode_el0_maintenance(unsigned crm, unsigned op2, struct insn *insn)
+{
+    insn->amount = 1;
+    insn->run = run_dc_address;
+    switch (crm) {
+    case 4:
+        insn->run = run_dc_block;
+        insn->shift = op2 != 1;
+        insn->amount = op2 == 4; /* GZVA zeros the data too */
+        return op2 == 1 || op2 == 3 || op2 == 4;
+    case 5:
+        return op2 == 1; /* IC IVAU */
+    case 10: case 12: case 13: case 14:
+        return op2 == 1 || op2 == 3 || op2 == 5;
+    case 11:
+        return op2 == 1;
+    default:
+        return false;
+    }
+}
+
+static bool decode_sys(uint32_t word, struct insn *insn)
+{
+    unsigned op1 = BITS(word, 18, 16), crn = BITS(word, 15, 12), crm = BITS(word, 11, 8);
+    unsigned op2 = BITS(word, 7, 5);
+    insn->rd = slot_source(BITS(word, 4, 0));
+    if (BIT(word, 21))
+        return false; /* no SYSL is defined here */
+    if (crn == 8 && op1 == 0 && (crm == 3 || crm == 7)) {
+        insn->run = run_tlbi;
+        return op2 != 4 && op2 != 6;
+    }
+    if (crn != 7)
+        return false;
+    if (op1 == 0)
+        return decode_el1_maintenance(crm, op2, insn);
+    return op1 == 3 && decode_el0_maintenance(crm, op2, insn);
+}
+
+/* --- MRS and MSR --- */
+
+static void refuse(struct vcpu *cpu, const struct insn *insn, enum sysreg_outcome outcome)
+{
+    if (outcome == SYSREG_UNDEFINED)
+        raise_undefined(cpu);
+    else if (outcome == SYSREG_TRAPPED)
+        raise_exception(cpu, EC_SYSTEM_REGISTER, trap_iss(insn));
+    else
+        stop_with(cpu, TA_EXIT_UNSUPPORTED);
+}
+
+static void run_mrs(struct vcpu *cpu, const struct insn *insn)
+{
+    uint64_t value = 0;
+    enum sysreg_outcome outcome = read_sysreg(cpu, (uint32_t)insn->imm, &value);
+    if (outcome == SYSREG_OK)
+        cpu->x[insn->rd] = value;
+    else
+        refuse(cpu, insn, outcome);
+}
+
+static void run_msr(struct vcpu *cpu, const struct insn *insn)
+{
+    enum sysreg_outcome outcome = write_sysreg(cpu, (uint32_t)insn->imm, cpu->x[insn->rn]);
+    if (outcome != SYSREG_OK)
+        refuse(cpu, insn, outcome);
+}
+
+static bool decode_register_move(uint32_t word, struct insn *insn)
+{
+    insn->imm = BITS(word, 20, 5);
+    insn->rd = slot_target(BITS(word, 4, 0));
+    insn->rn = slot_source(BITS(word, 4, 0));
+    insn->run = BIT(word, 21) ? run_mrs : run_msr;
+    return true;
+}
+
+bool decode_system(uint32_t word, struct insn *insn)
+{
+    unsigned op0 = BITS(word, 20, 19), op1 = BITS(word, 18, 16), crn = BITS(word, 15, 12);
+    bool is_plain_form = !BIT(word, 21) && BITS(word, 4, 0) == 31;
+    if (BITS(word, 23, 22))
+        return false;
+    if (op0 >= 2)
+        return decode_register_move(word, insn);
+    if (op0 == 1)
+        return decode_sys(word, insn);
+    if (!is_plain_form)
+        return false;
+    if (crn == 4)
+        return decode_msr_immediate(word, insn);
+    if (op1 != 3)
+        return false;
+    return crn == 2 ? decode_hint(word, insn) : crn == 3 && decode_barrier(word, insn);
+}

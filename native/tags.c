@@ -1,0 +1,121 @@
+/* Bulk kernels over packed tags. Plain loops over bytes and 64-bit words: the compiler turns
+ * them into vector code for every target, and the hosts (x86-64, arm64) are little-endian,
+ * so that the lowest nibble of a word is the granule at the lowest address. */
+#include "tagalong.h"
+
+#include <string.h>
+
+enum { TAG_BITS = 4, TAG_MASK = 15, TAGS_PER_BYTE = 2, TAGS_PER_WORD = 16, BLOCK_WORDS = 8 };
+
+#define LOWEST_BIT_OF_EACH_TAG UINT64_C(0x1111111111111111)
+
+/* Planes may start at any address, so words are loaded through memcpy. */
+static uint64_t load_word(const uint8_t *bytes)
+{
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+    return word;
+}
+
+void ta_tags_pack(const uint8_t *restrict tags, uint8_t *restrict packed, size_t granules)
+{
+    for (size_t i = 0; i < granules / TAGS_PER_BYTE; i++) {
+        uint16_t pair;
+        memcpy(&pair, tags + TAGS_PER_BYTE * i, sizeof pair);
+        packed[i] = (uint8_t)(pair | pair >> TAG_BITS);
+    }
+}
+
+void ta_tags_unpack(const uint8_t *restrict packed, uint8_t *restrict tags, size_t granules)
+{
+    for (size_t i = 0; i < granules / TAGS_PER_BYTE; i++) {
+        uint16_t pair = (uint16_t)((packed[i] | packed[i] << TAG_BITS) & 0x0f0f);
+        memcpy(tags + TAGS_PER_BYTE * i, &pair, sizeof pair);
+    }
+}
+
+struct run_list {
+    struct ta_tag_run *runs;
+    size_t max_runs;
+    size_t count; /* runs found, also those for which there was no room */
+};
+
+static void add_run(struct run_list *list, uint64_t start, uint64_t stop, uint32_t tag)
+{
+    while (start < stop) {
+        uint64_t length = stop - start < UINT32_MAX ? stop - start : UINT32_MAX;
+        if (list->count < list->max_runs)
+            list->runs[list->count] = (struct ta_tag_run){start, (uint32_t)length, tag};
+        list->count++;
+        start += length;
+    }
+}
+
+/* The up to 16 tags from byte `bytes` on; what lies beyond `granules` reads as zero. */
+static uint64_t load_tags(const uint8_t *bytes, size_t granules)
+{
+    if (granules >= TAGS_PER_WORD)
+        return load_word(bytes);
+    uint64_t word = 0;
+    memcpy(&word, bytes, (granules + 1) / TAGS_PER_BYTE);
+    return word;
+}
+
+/* The lowest bit of each tag that differs from the tag below it; `before` is the tag below
+ * the word's lowest one. */
+static uint64_t tag_edges(uint64_t word, uint32_t before)
+{
+    uint64_t changed = word ^ (word << TAG_BITS | before);
+    changed |= changed >> 2;
+    changed |= changed >> 1;
+    return changed & LOWEST_BIT_OF_EACH_TAG;
+}
+
+size_t ta_tags_runs(const uint8_t *packed, size_t granules, struct ta_tag_run *runs,
+                    size_t max_runs)
+{
+    struct run_list list = {runs, max_runs, 0};
+    if (granules == 0)
+        return 0;
+    uint64_t start = 0;
+    uint32_t tag = packed[0] & TAG_MASK;
+    for (size_t base = 0; base < granules; base += TAGS_PER_WORD) {
+        size_t left = granules - base;
+        uint64_t word = load_tags(packed + base / TAGS_PER_BYTE, left);
+        uint64_t edges = tag_edges(word, tag);
+        if (left < TAGS_PER_WORD)
+            edges &= (UINT64_C(1) << left * TAG_BITS) - 1;
+        for (; edges != 0; edges &= edges - 1) {
+            uint32_t shift = (uint32_t)__builtin_ctzll(edges);
+            uint64_t edge = base + shift / TAG_BITS;
+            add_run(&list, start, edge, tag);
+            start = edge;
+            tag = word >> shift & TAG_MASK;
+        }
+    }
+    add_run(&list, start, granules, tag);
+    return list.count;
+}
+
+/* Leaves at the first block that is not zero: most pages in use differ in their first line. */
+static uint8_t all_zero(const uint8_t *bytes, size_t words)
+{
+    size_t i = 0;
+    for (; i + BLOCK_WORDS <= words; i += BLOCK_WORDS) {
+        uint64_t any = 0;
+        for (size_t k = 0; k < BLOCK_WORDS; k++)
+            any |= load_word(bytes + (i + k) * sizeof any);
+        if (any != 0)
+            return 0;
+    }
+    for (; i < words; i++)
+        if (load_word(bytes + i * sizeof(uint64_t)) != 0)
+            return 0;
+    return 1;
+}
+
+void ta_pages_zero(const uint8_t *data, size_t pages, size_t page_bytes, uint8_t *is_zero)
+{
+    for (size_t page = 0; page < pages; page++)
+        is_zero[page] = all_zero(data + page * page_bytes, page_bytes / sizeof(uint64_t));
+}

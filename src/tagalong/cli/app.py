@@ -1,0 +1,79 @@
+"""The command `tagalong`: finds the subcommand, and turns errors into a line and a status."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from tagalong import __version__
+from tagalong.cli.text import error_line
+from tagalong.errors import TagalongError
+
+_COMMANDS = ("demo", "migrate", "run")
+
+_INTERRUPTED = 128 + 2
+
+_EPILOG = """\b
+Examples:
+  Migrate a guest between two processes and see that its tags came along:
+    tagalong demo
+\b
+  Run a guest, wait for it elsewhere, move it there:
+    tagalong run --guest churn --control a.sock
+    tagalong run --incoming tcp:127.0.0.1:4444 --control b.sock
+    tagalong migrate a.sock tcp:127.0.0.1:4444 --verify
+\b
+  Look around in a running VM with QEMU's own tool:
+    qmp-shell a.sock
+\b
+Exit status: 0 done, 1 done and differences found, 2 wrong usage,
+10 to 99 by kind of error, 128+N ended by signal N.
+"""
+
+
+class _Subcommands(click.Group):
+    """Loads a subcommand's module only when it is used: a VM starts without the rest."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"tagalong.cli.{cmd_name}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=_Subcommands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def tagalong() -> None:
+    """Run Arm MTE guests and live-migrate them with their allocation tags."""
+
+
+def invoke(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (default: this process's) and return the status."""
+    try:
+        status = tagalong.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="tagalong",
+            standalone_mode=False,
+        )
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except TagalongError as error:
+        click.echo(error_line(error), err=True)
+        return error.exit_code
+    return status if isinstance(status, int) else 0
+
+
+def main() -> None:
+    """Be the process `tagalong`."""
+    sys.exit(invoke())

@@ -1,0 +1,62 @@
+"""The PL011 UART as a guest's console: output at once, no input, no interrupts.
+
+Source: Arm PrimeCell UART (PL011) Technical Reference Manual, DDI 0183G, chapter 3.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from tagalong.errors import StateError
+from tagalong.memory import Gpa
+
+PL011_GPA: Final = Gpa(0x0900_0000)
+PL011_BYTES: Final = 0x1000
+
+_UARTDR: Final = 0x000
+_UARTFR: Final = 0x018
+_FR_RXFE_TXFE: Final = 0x90  # nothing to read, always room to write
+_PERIPHERAL_IDS: Final = 0xFE0
+_ID_BYTES: Final = bytes((0x11, 0x10, 0x34, 0x00, 0x0D, 0xF0, 0x05, 0xB1))
+# Registers that hold what was written: IBRD, FBRD, LCR_H, CR, IFLS, IMSC, DMACR.
+_STORED: Final = (0x024, 0x028, 0x02C, 0x030, 0x034, 0x038, 0x048)
+_RESET: Final = (0, 0, 0, 0x300, 0x12, 0, 0)
+_STATE: Final = struct.Struct("<I7I")
+_STATE_VERSION: Final = 1
+
+
+class Pl011:
+    """One UART; `output` is called with each byte that the guest writes."""
+
+    def __init__(self, output: Callable[[bytes], None] | None = None) -> None:
+        self._output = output
+        self._registers = dict(zip(_STORED, _RESET, strict=True))
+
+    def read(self, offset: int) -> int:
+        """Return the register at `offset`; those that do not exist read as zero."""
+        if offset == _UARTFR:
+            return _FR_RXFE_TXFE
+        if offset >= _PERIPHERAL_IDS and offset % 4 == 0:
+            return _ID_BYTES[(offset - _PERIPHERAL_IDS) // 4]
+        return self._registers.get(offset, 0)
+
+    def write(self, offset: int, value: int) -> None:
+        """Write the register at `offset`; writes to those that do not exist are ignored."""
+        if offset == _UARTDR:
+            if self._output is not None:
+                self._output(bytes((value & 0xFF,)))
+        elif offset in self._registers:
+            self._registers[offset] = value & 0xFFFF
+
+    def save(self) -> bytes:
+        """Return the registers in this device's own form, version first."""
+        return _STATE.pack(_STATE_VERSION, *self._registers.values())
+
+    def load(self, state: bytes) -> None:
+        """Take over what save() gave. Raises StateError; nothing has changed then."""
+        if len(state) != _STATE.size:
+            raise StateError(f"pl011 state has {len(state)} bytes, expected {_STATE.size}")
+        version, *values = _STATE.unpack(state)
+        if version != _STATE_VERSION:
+            raise StateError(f"pl011 state has version {version}, expected {_STATE_VERSION}")
+        self._registers = dict(zip(_STORED, values, strict=True))

@@ -1,0 +1,200 @@
+"""One bit a page, in the layout of KVM's dirty log.
+
+KVM_GET_DIRTY_LOG (Linux, Documentation/virt/kvm/api.rst 4.8) gives a bitmap of
+little-endian 64-bit words in which bit n is page n of the memory slot, padded with zero
+bits to a whole word. All work here is done on words, so that the bitmap of 64 GiB of RAM
+(2 MiB) is handled in milliseconds whatever it holds.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.errors import UsageError
+
+WORD_BITS = 64
+_ALL = (1 << WORD_BITS) - 1
+_TOP = np.uint64(WORD_BITS - 1)
+_ONE = np.uint64(1)
+
+
+class PageBitmap:
+    """A set of pages of one region; mutable, and not hashable for that reason.
+
+    `page_count`: pages of the region, 0 or more. `words`: shape (ceil(page_count / 64),),
+    uint64, C-contiguous, used and not copied, so that the bitmap is a view of a dirty log
+    that others fill; by default all zero. Raises UsageError if `words` is of another form
+    or has a bit set beyond the last page.
+
+    >>> bitmap = PageBitmap.from_pages(100, [1, 2, 3, 70])
+    >>> bitmap.runs().tolist(), 70 in bitmap
+    ([[1, 3], [70, 1]], True)
+    """
+
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+
+    def __init__(self, page_count: int, words: NDArray[np.uint64] | None = None) -> None:
+        if page_count < 0:
+            raise UsageError(f"a bitmap of {page_count} pages is not possible")
+        word_count = -(-page_count // WORD_BITS)
+        if words is None:
+            words = np.zeros(word_count, np.uint64)
+        _check_words(words, word_count)
+        used = page_count % WORD_BITS
+        if used and int(words[-1]) >> used:
+            raise UsageError(
+                f"bitmap word {int(words[-1]):#018x} has bits set beyond page {page_count - 1:#x}"
+            )
+        self.page_count = page_count
+        self.words = words
+
+    @classmethod
+    def from_pages(cls, page_count: int, pages: NDArray[np.int64] | Sequence[int]) -> Self:
+        """Return the bitmap with these page numbers set, in any order, repeats allowed.
+
+        Raises UsageError for a page that is not 0 to page_count - 1.
+
+        >>> PageBitmap.from_pages(100, [64, 0]).words.tolist()
+        [1, 1]
+        """
+        bitmap = cls(page_count)
+        numbers = np.asarray(pages, np.int64)
+        if numbers.size:
+            bitmap._check_range(int(numbers.min()), 1)
+            bitmap._check_range(int(numbers.max()), 1)
+        flags = np.zeros(page_count, np.bool_)
+        flags[numbers] = True
+        bitmap.add_flags(0, flags)
+        return bitmap
+
+    @classmethod
+    def from_flags(cls, flags: NDArray[np.bool_]) -> Self:
+        """Return the bitmap of flags.size pages in which page n is set if flags[n] is.
+
+        >>> PageBitmap.from_flags(np.array([False, True, True])).words.tolist()
+        [6]
+        """
+        bitmap = cls(flags.size)
+        bitmap.add_flags(0, flags)
+        return bitmap
+
+    def count(self) -> int:
+        """Return the number of pages that are set."""
+        return int.from_bytes(self.words.tobytes(), "little").bit_count()
+
+    def pages(self) -> NDArray[np.int64]:
+        """Return the numbers of the pages that are set, in order, as a new array."""
+        return _bit_numbers(self.words)
+
+    def runs(self) -> NDArray[np.int64]:
+        """Return the runs of pages that are set, in order and with a gap between any two.
+
+        A new array of shape (runs, 2): first page, number of pages.
+        """
+        below = self.words << _ONE
+        below[1:] |= self.words[:-1] >> _TOP
+        edges = _bit_numbers(self.words ^ below)
+        if edges.size % 2:
+            edges = np.append(edges, self.page_count)
+        runs = edges.reshape(-1, 2)
+        runs[:, 1] -= runs[:, 0]
+        return runs
+
+    def set_range(self, first: int, count: int) -> None:
+        """Set the pages [first, first + count).
+
+        Raises UsageError if they are not all in the bitmap; nothing has changed then.
+        """
+        self._check_range(first, count)
+        if count == 0:
+            return
+        last = first + count - 1
+        head, tail = first // WORD_BITS, last // WORD_BITS
+        from_first = _ALL << first % WORD_BITS & _ALL
+        to_last = _ALL >> (WORD_BITS - 1 - last % WORD_BITS)
+        if head == tail:
+            self.words[head] |= np.uint64(from_first & to_last)
+            return
+        self.words[head] |= np.uint64(from_first)
+        self.words[head + 1 : tail] = _ALL
+        self.words[tail] |= np.uint64(to_last)
+
+    def add_flags(self, first: int, flags: NDArray[np.bool_]) -> None:
+        """Set each page first + n for which flags[n] is set; the others stay as they are.
+
+        Raises UsageError if flags reach beyond the last page; nothing has changed then.
+
+        >>> bitmap = PageBitmap(100)
+        >>> bitmap.add_flags(63, np.array([True, False, True]))
+        >>> bitmap.pages().tolist()
+        [63, 65]
+        """
+        self._check_range(first, flags.size)
+        head, skipped = divmod(first, WORD_BITS)
+        word_count = -(-(skipped + flags.size) // WORD_BITS)
+        aligned = np.zeros(word_count * WORD_BITS, np.bool_)
+        aligned[skipped : skipped + flags.size] = flags
+        added = np.packbits(aligned, bitorder="little").view(np.uint64)
+        self.words[head : head + word_count] |= added
+
+    def clear(self) -> None:
+        """Unset every page, in place: `words` stays the same array."""
+        self.words.fill(0)
+
+    def copy(self) -> Self:
+        """Return a bitmap with the same pages and words of its own."""
+        return type(self)(self.page_count, self.words.copy())
+
+    def __or__(self, other: "PageBitmap") -> Self:
+        self._check_same_size(other)
+        return type(self)(self.page_count, self.words | other.words)
+
+    def __and__(self, other: "PageBitmap") -> Self:
+        self._check_same_size(other)
+        return type(self)(self.page_count, self.words & other.words)
+
+    def __contains__(self, page: int) -> bool:
+        if not 0 <= page < self.page_count:
+            return False
+        return bool(int(self.words[page // WORD_BITS]) >> page % WORD_BITS & 1)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PageBitmap):
+            return NotImplemented
+        return self.page_count == other.page_count and np.array_equal(self.words, other.words)
+
+    def __repr__(self) -> str:
+        return f"<PageBitmap {self.count()} of {self.page_count} pages>"
+
+    def _check_range(self, first: int, count: int) -> None:
+        if first < 0 or count < 0 or first + count > self.page_count:
+            raise UsageError(
+                f"pages [{first:#x}, {first + count:#x}) are not in a bitmap of "
+                f"{self.page_count:#x} pages"
+            )
+
+    def _check_same_size(self, other: "PageBitmap") -> None:
+        if self.page_count != other.page_count:
+            raise UsageError(
+                f"bitmaps of {self.page_count:#x} and {other.page_count:#x} pages "
+                "cannot be combined"
+            )
+
+
+def _check_words(words: NDArray[np.uint64], word_count: int) -> None:
+    form_is_right = words.dtype == np.uint64 and words.flags.c_contiguous
+    if not form_is_right or words.shape != (word_count,):
+        raise UsageError(
+            f"bitmap words must be {word_count} contiguous uint64, not {words.dtype} of "
+            f"shape {words.shape}"
+        )
+
+
+def _bit_numbers(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    # Only words with a bit are taken apart: bitmaps are mostly empty.
+    places = np.flatnonzero(words)
+    bits = np.unpackbits(words[places].view(np.uint8), bitorder="little")
+    place, bit = np.divmod(np.flatnonzero(bits), WORD_BITS)
+    return (places[place] * WORD_BITS + bit).astype(np.int64)

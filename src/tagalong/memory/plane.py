@@ -1,0 +1,109 @@
+"""One plane of a region: a memfd mapped shared, with a numpy view of it.
+
+Lifetime rule: close() closes the descriptor and forgets the view. The mapping itself goes
+when the last numpy array that looks into it goes, so an array that somebody kept stays
+valid memory (and keeps its pages in use); it never dangles, and close() never fails
+because of it. A raw pointer taken from the array does not count as a look into it:
+whoever handed one to native code has that code stop using it before close().
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import weakref
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.errors import HostError, RunStateError
+
+# Nobody who is given the descriptor can cut the file short, which would turn accesses to
+# the mapping into SIGBUS, or change its size at all.
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class Plane:
+    """Shared memory of `size_bytes`, all holes at first.
+
+    `name` is for people: it shows in /proc/PID/maps and in error messages. Raises HostError
+    if the host does not give the memory.
+    """
+
+    def __init__(self, name: str, size_bytes: int) -> None:
+        self._name = name
+        try:
+            self._fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            # close() calls it, or else the garbage collector: no descriptor leaks.
+            self._close_fd = weakref.finalize(self, os.close, self._fd)
+            os.ftruncate(self._fd, size_bytes)
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
+            protection = mmap.PROT_READ | mmap.PROT_WRITE
+            mapping = mmap.mmap(self._fd, size_bytes, mmap.MAP_SHARED, protection)
+        except OSError as error:
+            raise HostError(
+                f"cannot create {size_bytes:#x} bytes of shared memory for {name}: {error}"
+            ) from error
+        self._array: NDArray[np.uint8] | None = np.frombuffer(mapping, np.uint8)
+
+    @property
+    def fd(self) -> int:
+        """Return the memfd, close-on-exec. Raises RunStateError after close()."""
+        self._require_open()
+        return self._fd
+
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        """Return the whole plane, shape (size_bytes,), as a writable view.
+
+        Reading a hole through it fills the hole. Raises RunStateError after close().
+        """
+        return self._require_open()
+
+    def read(self, offset: int, length: int) -> NDArray[np.uint8]:
+        """Return a copy of `length` bytes from `offset` on; the caller has checked both.
+
+        Holes read as zero and stay holes, which is the difference to reading `array`.
+        Raises RunStateError after close(), HostError if the host cannot read.
+        """
+        copy = np.empty(length, np.uint8)
+        done = 0
+        while done < length:
+            done += self._read_into(copy[done:], offset + done)
+        return copy
+
+    def _read_into(self, target: NDArray[np.uint8], offset: int) -> int:
+        try:
+            return os.preadv(self.fd, [target.data], offset)
+        except OSError as error:
+            raise HostError(f"preadv of {self._name} at {offset:#x} failed: {error}") from error
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yield the byte ranges [start, stop) that are not holes, in order.
+
+        Touches no memory. Every start is a multiple of the host's page size. Raises
+        RunStateError after close(), HostError if the host cannot tell.
+        """
+        stop = 0
+        while (start := self._seek_data(stop)) is not None:
+            stop = os.lseek(self.fd, start, os.SEEK_HOLE)
+            yield start, stop
+
+    def _seek_data(self, offset: int) -> int | None:
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return None
+            raise HostError(f"lseek of {self._name} at {offset:#x} failed: {error}") from error
+
+    def close(self) -> None:
+        """Close the descriptor and forget the view (see the module). Safe to call twice."""
+        self._array = None
+        self._close_fd()
+
+    def _require_open(self) -> NDArray[np.uint8]:
+        if self._array is None:
+            raise RunStateError(f"guest memory {self._name} is closed")
+        return self._array

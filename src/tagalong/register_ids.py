@@ -1,0 +1,71 @@
+"""Names for registers: KVM's ONE_REG ids, whoever implements the machine.
+
+Source: Linux, arch/arm64/include/uapi/asm/kvm.h (KVM_REG_ARM_CORE_REG, ARM64_SYS_REG).
+"""
+
+from typing import Final
+
+from tagalong.machine import RegisterId
+
+_ARM64_U64: Final = 0x6030_0000_0000_0000
+_CORE: Final = _ARM64_U64 | 0x10 << 16
+_SYSREG: Final = _ARM64_U64 | 0x13 << 16
+
+
+def core(index: int) -> RegisterId:
+    """Return the id of the 64-bit register `index` of struct kvm_regs (x0 is 0, pc is 32)."""
+    return RegisterId(_CORE | 2 * index)
+
+
+def sysreg(op0: int, op1: int, crn: int, crm: int, op2: int) -> RegisterId:
+    """Return the id of the system register with this MRS encoding."""
+    return RegisterId(_SYSREG | op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2)
+
+
+def x(number: int) -> RegisterId:
+    """Return the id of general-purpose register `number`, 0 to 30."""
+    return core(number)
+
+
+SP_EL0: Final = core(31)
+PC: Final = core(32)
+PSTATE: Final = core(33)
+SP_EL1: Final = core(34)
+ELR_EL1: Final = core(35)
+SPSR_EL1: Final = core(36)
+
+MPIDR_EL1: Final = sysreg(3, 0, 0, 0, 5)
+ID_AA64PFR1_EL1: Final = sysreg(3, 0, 0, 4, 1)
+SCTLR_EL1: Final = sysreg(3, 0, 1, 0, 0)
+RGSR_EL1: Final = sysreg(3, 0, 1, 0, 5)
+GCR_EL1: Final = sysreg(3, 0, 1, 0, 6)
+TTBR0_EL1: Final = sysreg(3, 0, 2, 0, 0)
+TTBR1_EL1: Final = sysreg(3, 0, 2, 0, 1)
+TCR_EL1: Final = sysreg(3, 0, 2, 0, 2)
+ESR_EL1: Final = sysreg(3, 0, 5, 2, 0)
+TFSR_EL1: Final = sysreg(3, 0, 5, 6, 0)
+TFSRE0_EL1: Final = sysreg(3, 0, 5, 6, 1)
+FAR_EL1: Final = sysreg(3, 0, 6, 0, 0)
+MAIR_EL1: Final = sysreg(3, 0, 10, 2, 0)
+VBAR_EL1: Final = sysreg(3, 0, 12, 0, 0)
+TIMER_COUNT: Final = sysreg(3, 3, 14, 3, 2)
+
+_NAMES: Final = {
+    value: name
+    for name, value in list(globals().items())
+    if name.isupper() and not name.startswith("_") and isinstance(value, int)
+}
+
+
+def register_name(register: RegisterId) -> str:
+    """Return a name for messages: the architecture's, or the encoding as MRS writes it."""
+    if register in _NAMES:
+        return _NAMES[register]
+    if x(0) <= register <= x(30):
+        return f"x{(register - x(0)) // 2}"
+    if register >> 16 == _SYSREG >> 16:
+        return (
+            f"S{register >> 14 & 3}_{register >> 11 & 7}_C{register >> 7 & 15}"
+            f"_C{register >> 3 & 15}_{register & 7}"
+        )
+    return f"register {register:#018x}"

@@ -1,0 +1,371 @@
+"""The embedded machine as a Machine: one thread runs the interpreter, anyone may ask.
+
+The interpreter's state belongs to whoever holds `_condition` while `_executing` is False.
+The runner sets `_executing` before it lets go of the condition and clears it when it is back
+between two instructions with no exit left to handle. To touch the state, others either find
+the machine paused or take a hold, which makes the runner stand aside for that moment: so a
+harvest of the dirty log can never fall between a store and its mark.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong._native import Exit
+from tagalong.devices import PL011_BYTES, PL011_GPA, Pl011
+from tagalong.errors import (
+    AddressError,
+    RunStateError,
+    StateError,
+    TagalongError,
+    UnsupportedInstructionError,
+    UsageError,
+)
+from tagalong.machine import MachineDescription, MachineState, RegionDescription, RunState
+from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
+from tagalong.mte.registers import MteVersion
+from tagalong.soft.disassembly import disassemble
+from tagalong.soft.native import ExitReason, NativeMachine
+from tagalong.soft.psci import Psci
+from tagalong.soft.vcpu import SoftVcpu
+
+RAM_GPA: Final = Gpa(0x4000_0000)
+PAGE_BYTES: Final = 4096
+
+_BUDGET: Final = 1 << 40  # instructions; run() is ended by interrupt(), not by its budget
+_IDLE_WAIT_S: Final = 0.001
+
+
+class SoftMachine:
+    """Implements the Machine Protocol; see there for what each method promises."""
+
+    def __init__(
+        self,
+        description: MachineDescription,
+        *,
+        seed: int = 0,
+        console: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """Create a paused machine; `console` gets the guest's output, from the runner thread.
+
+        Raises UsageError for a description that this machine cannot be, HostError if the
+        host has no memory for it.
+        """
+        _refuse_foreign(description)
+        self._description = description
+        self._condition = threading.Condition()
+        self._state = RunState.PAUSED
+        self._failure: TagalongError | None = None
+        self._executing = False
+        self._holds = 0
+        self._closed = False
+        self._runner: threading.Thread | None = None
+        self._dirty_log: list[PageBitmap] | None = None
+        self._native = NativeMachine(description.vcpu_count, seed)
+        self._memory = GuestMemory(
+            [
+                Region.create(r.gpa, r.size_bytes, page_size_bytes=PAGE_BYTES)
+                for r in description.regions
+            ]
+        )
+        for region in self._memory.regions:
+            self._native.add_ram(region)
+        self._native.add_mmio(PL011_GPA, PL011_BYTES)
+        self._uart = Pl011(console)
+        self._vcpus = tuple(
+            SoftVcpu(i, self._native, self._while_paused, self._handle_exit)
+            for i in range(description.vcpu_count)
+        )
+        self._psci = Psci(self._vcpus, self._is_ram, lambda: self._end(RunState.SHUTDOWN))
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        ram_bytes: int,
+        vcpu_count: int = 1,
+        seed: int = 0,
+        console: Callable[[bytes], None] | None = None,
+    ) -> "SoftMachine":
+        """Create a machine with one RAM region at RAM_GPA. Raises as the class does."""
+        description = MachineDescription(
+            page_size_bytes=PAGE_BYTES,
+            vcpu_count=vcpu_count,
+            mte_version=MteVersion.MTE3,
+            regions=(RegionDescription(RAM_GPA, ram_bytes),),
+        )
+        return cls(description, seed=seed, console=console)
+
+    @classmethod
+    def from_description(
+        cls,
+        description: MachineDescription,
+        *,
+        seed: int = 0,
+        console: Callable[[bytes], None] | None = None,
+    ) -> "SoftMachine":
+        """Create the machine that an incoming stream describes. Raises as the class does."""
+        return cls(description, seed=seed, console=console)
+
+    # --- what it is ---
+
+    @property
+    def description(self) -> MachineDescription:
+        """Return the description it was created from."""
+        return self._description
+
+    @property
+    def memory(self) -> GuestMemory:
+        """Return guest RAM."""
+        return self._memory
+
+    @property
+    def vcpus(self) -> Sequence[SoftVcpu]:
+        """Return the vCPUs in order of their index."""
+        return self._vcpus
+
+    @property
+    def run_state(self) -> RunState:
+        """Return what the machine is doing now."""
+        return self._state
+
+    @property
+    def failure(self) -> Exception | None:
+        """Return why the machine is FAILED."""
+        return self._failure
+
+    # --- run and stop ---
+
+    def resume(self) -> None:
+        """Let all vCPUs run."""
+        with self._condition:
+            self._refuse_closed()
+            if self._state not in (RunState.PAUSED, RunState.RUNNING):
+                raise RunStateError(f"the machine cannot run on: it is in {self._state.value}")
+            self._state = RunState.RUNNING
+            if self._runner is None:
+                self._runner = threading.Thread(target=self._run, name="vcpus", daemon=True)
+                self._runner.start()
+            self._condition.notify_all()
+
+    def pause(self) -> None:
+        """Stop all vCPUs between instructions."""
+        with self._condition:
+            if self._state is RunState.RUNNING:
+                self._state = RunState.PAUSED
+            self._wait_until_still()
+
+    def wait(self, timeout_s: float | None = None) -> RunState:
+        """Block until the machine is not RUNNING."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._state is not RunState.RUNNING, timeout_s)
+            return self._state
+
+    def close(self) -> None:
+        """Stop and release everything."""
+        with self._condition:
+            if self._closed:
+                return
+            self._closed = True
+            if self._state is RunState.RUNNING:
+                self._state = RunState.PAUSED
+            self._wait_until_still()
+            self._condition.notify_all()
+        if self._runner is not None and self._runner is not threading.current_thread():
+            self._runner.join()
+        self._native.close()
+        self._memory.close()
+
+    # --- tags and pages ---
+
+    def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """Return packed allocation tags of a page-aligned range, as a copy."""
+        _refuse_misaligned(gpa, length_bytes)
+        return self._memory.read_tags(gpa, length_bytes)
+
+    def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
+        """Set allocation tags from a page-aligned gpa on."""
+        _refuse_misaligned(gpa, len(packed) * 32)
+        self._memory.write_tags(gpa, packed)
+
+    def populated_pages(self) -> list[PageBitmap]:
+        """Return, for each region, the pages that may not be zero."""
+        return [region.populated_pages() for region in self._memory.regions]
+
+    def start_dirty_log(self) -> None:
+        """Record changed pages from now on."""
+        with self._held():
+            self._dirty_log = [PageBitmap(r.page_count) for r in self._memory.regions]
+            self._attach_dirty_log(self._dirty_log)
+
+    def harvest_dirty_log(self) -> list[PageBitmap]:
+        """Return the pages changed since the last harvest, and start anew."""
+        with self._held():
+            if self._dirty_log is None:
+                raise RunStateError("the dirty log was not started")
+            harvest = [bitmap.copy() for bitmap in self._dirty_log]
+            for bitmap in self._dirty_log:
+                bitmap.clear()
+            self._attach_dirty_log(self._dirty_log)
+            return harvest
+
+    def stop_dirty_log(self) -> None:
+        """Stop recording."""
+        with self._held():
+            self._attach_dirty_log([None] * len(self._memory.regions))
+            self._dirty_log = None
+
+    # --- state ---
+
+    def save_state(self) -> MachineState:
+        """Return the state of all vCPUs and devices."""
+        with self._while_paused():
+            vcpus = tuple(vcpu.save() for vcpu in self._vcpus)
+            return MachineState(vcpus, {"pl011": self._uart.save()})
+
+    def load_state(self, state: MachineState) -> None:
+        """Take over a whole machine state; the machine stays paused."""
+        with self._while_paused():
+            if len(state.vcpus) != len(self._vcpus) or set(state.devices) != {"pl011"}:
+                raise StateError(
+                    f"state of {len(state.vcpus)} vCPUs and devices {sorted(state.devices)}; "
+                    f"this machine has {len(self._vcpus)} and ['pl011']"
+                )
+            self._uart.load(state.devices["pl011"])
+            for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=True):
+                vcpu.load(vcpu_state)
+
+    # --- the runner ---
+
+    def _run(self) -> None:
+        leave = Exit()
+        while self._take_the_machine():
+            self._native.run(_BUDGET, leave)
+            self._handle_exit(leave)
+
+    def _take_the_machine(self) -> bool:
+        """Wait until the interpreter may run; False when it never will again."""
+        with self._condition:
+            self._executing = False
+            self._condition.notify_all()
+            self._condition.wait_for(self._may_run)
+            self._executing = not self._closed
+            return self._executing
+
+    def _may_run(self) -> bool:
+        return self._closed or (self._state is RunState.RUNNING and not self._holds)
+
+    def _wait_until_still(self) -> None:
+        """Wait, with the condition held, until the runner is between instructions."""
+        if threading.current_thread() is self._runner:
+            return
+        if self._executing:
+            self._native.interrupt()
+        self._condition.wait_for(lambda: not self._executing)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keep the vCPUs between instructions for the length of the block."""
+        with self._condition:
+            self._refuse_closed()
+            self._holds += 1
+            try:
+                self._wait_until_still()
+                yield
+            finally:
+                self._holds -= 1
+                self._condition.notify_all()
+
+    @contextmanager
+    def _while_paused(self) -> Iterator[None]:
+        with self._condition:
+            self._refuse_closed()
+            if self._state is RunState.RUNNING:
+                raise RunStateError("the machine is running: pause it first")
+            self._wait_until_still()
+            yield
+
+    # --- exits ---
+
+    def _handle_exit(self, leave: Exit) -> None:
+        match ExitReason(leave.reason):
+            case ExitReason.MMIO:
+                self._handle_mmio(leave)
+            case ExitReason.HVC:
+                self._handle_hvc(leave)
+            case ExitReason.UNSUPPORTED:
+                self._fail(leave)
+            case ExitReason.IDLE:
+                with self._condition:
+                    self._condition.wait_for(lambda: not self._may_run(), _IDLE_WAIT_S)
+            case ExitReason.BUDGET | ExitReason.INTERRUPTED:
+                pass
+
+    def _handle_mmio(self, leave: Exit) -> None:
+        offset = leave.mmio_gpa - PL011_GPA
+        if leave.mmio_is_write:
+            self._uart.write(offset, leave.mmio_data)
+            self._native.complete_mmio(leave.vcpu, 0)
+        else:
+            self._native.complete_mmio(leave.vcpu, self._uart.read(offset))
+
+    def _handle_hvc(self, leave: Exit) -> None:
+        vcpu = self._vcpus[leave.vcpu]
+        immediate = leave.insn >> 5 & 0xFFFF
+        if immediate:
+            vcpu.set_x(0, -1)  # SMCCC uses HVC #0 alone; the others are "not supported"
+        else:
+            self._psci.call(vcpu)
+
+    def _fail(self, leave: Exit) -> None:
+        self._failure = UnsupportedInstructionError(
+            vcpu=leave.vcpu,
+            pc=leave.pc,
+            encoding=leave.insn,
+            disassembly=disassemble(leave.insn, leave.pc),
+        )
+        self._end(RunState.FAILED)
+
+    def _end(self, state: RunState) -> None:
+        with self._condition:
+            self._state = state
+            self._condition.notify_all()
+
+    # --- small help ---
+
+    def _attach_dirty_log(self, bitmaps: Sequence[PageBitmap | None]) -> None:
+        for index, bitmap in enumerate(bitmaps):
+            self._native.set_dirty_log(index, bitmap)
+
+    def _is_ram(self, gpa: int) -> bool:
+        try:
+            self._memory.locate(Gpa(gpa), 4)
+        except AddressError:
+            return False
+        return True
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise RunStateError("the machine is closed")
+
+
+def _refuse_foreign(description: MachineDescription) -> None:
+    if description.page_size_bytes != PAGE_BYTES:
+        raise UsageError(
+            f"page size {description.page_size_bytes}: the embedded machine has {PAGE_BYTES}"
+        )
+    if description.mte_version != MteVersion.MTE3:
+        raise UsageError(
+            f"MTE version {description.mte_version}: the embedded machine has {MteVersion.MTE3}"
+        )
+    if not description.regions:
+        raise UsageError("a machine needs at least one RAM region")
+
+
+def _refuse_misaligned(gpa: int, length_bytes: int) -> None:
+    if (gpa | length_bytes) % PAGE_BYTES:
+        raise AddressError(f"tags of {gpa:#x}+{length_bytes:#x}: not aligned to {PAGE_BYTES:#x}")

@@ -1,0 +1,118 @@
+"""PSCI over HVC, as much as a guest without power management needs.
+
+Source: Arm Power State Coordination Interface, DEN 0022D (PSCI 1.1); SMCCC, DEN 0028.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Final
+
+from tagalong import register_ids
+from tagalong.machine import PowerState
+from tagalong.soft.vcpu import SoftVcpu
+
+_AARCH64: Final = 0x4000_0000
+_MPIDR_AFFINITY: Final = 0xFF_00FF_FFFF
+_PSTATE_EL1H_MASKED: Final = 0x3C5
+
+
+class Function(IntEnum):
+    """Function ids, without the SMC64 bit for those that exist in both forms."""
+
+    SMCCC_VERSION = 0x8000_0000
+    PSCI_VERSION = 0x8400_0000
+    CPU_SUSPEND = 0x8400_0001
+    CPU_OFF = 0x8400_0002
+    CPU_ON = 0x8400_0003
+    AFFINITY_INFO = 0x8400_0004
+    MIGRATE_INFO_TYPE = 0x8400_0006
+    SYSTEM_OFF = 0x8400_0008
+    SYSTEM_RESET = 0x8400_0009
+    PSCI_FEATURES = 0x8400_000A
+
+
+class Result(IntEnum):
+    """Return values (DEN 0022D, table 5)."""
+
+    SUCCESS = 0
+    NOT_SUPPORTED = -1
+    INVALID_PARAMETERS = -2
+    ALREADY_ON = -4
+    INVALID_ADDRESS = -9
+
+
+_SMC64: Final = {Function.CPU_SUSPEND, Function.CPU_ON, Function.AFFINITY_INFO}
+_VERSION_1_1: Final = 0x0001_0001
+_TRUSTED_OS_ABSENT: Final = 2
+_FIXED: Final = {
+    Function.SMCCC_VERSION: _VERSION_1_1,
+    Function.PSCI_VERSION: _VERSION_1_1,
+    Function.CPU_SUSPEND: Result.SUCCESS,  # without interrupts the wake-up comes at once
+    Function.MIGRATE_INFO_TYPE: _TRUSTED_OS_ABSENT,
+}
+
+
+class Psci:
+    """Answers the calls of one machine's guest."""
+
+    def __init__(
+        self,
+        vcpus: Sequence[SoftVcpu],
+        is_ram: Callable[[int], bool],
+        shut_down: Callable[[], None],
+    ) -> None:
+        self._vcpus = vcpus
+        self._is_ram = is_ram
+        self._shut_down = shut_down
+
+    def call(self, vcpu: SoftVcpu) -> None:
+        """Carry out the call in x0..x3 of `vcpu` and leave the result in its x0."""
+        function = self._function(vcpu.x(0) & 0xFFFF_FFFF)
+        result = Result.NOT_SUPPORTED if function is None else self._dispatch(vcpu, function)
+        if vcpu.power is PowerState.ON:
+            vcpu.set_x(0, result)
+
+    def _function(self, number: int) -> Function | None:
+        plain = number & ~_AARCH64
+        if number != plain and plain not in _SMC64:
+            return None
+        return Function(plain) if plain in Function.__members__.values() else None
+
+    def _dispatch(self, vcpu: SoftVcpu, function: Function) -> int:
+        if function in _FIXED:
+            return _FIXED[function]
+        match function:
+            case Function.CPU_OFF:
+                vcpu.set_power(PowerState.OFF)
+            case Function.CPU_ON:
+                return self._cpu_on(vcpu.x(1), vcpu.x(2), vcpu.x(3))
+            case Function.AFFINITY_INFO:
+                return self._affinity_info(vcpu.x(1), vcpu.x(2))
+            case Function.SYSTEM_OFF | Function.SYSTEM_RESET:
+                self._shut_down()
+            case Function.PSCI_FEATURES if self._function(vcpu.x(1) & 0xFFFF_FFFF) is None:
+                return Result.NOT_SUPPORTED
+        return Result.SUCCESS
+
+    def _cpu_on(self, target: int, entry: int, context: int) -> int:
+        index = target & _MPIDR_AFFINITY
+        if index >= len(self._vcpus) or target & ~_MPIDR_AFFINITY:
+            return Result.INVALID_PARAMETERS
+        if not self._is_ram(entry):
+            return Result.INVALID_ADDRESS
+        vcpu = self._vcpus[index]
+        if vcpu.power is PowerState.ON:
+            return Result.ALREADY_ON
+        vcpu.reset_to({
+            register_ids.PC: entry,
+            register_ids.x(0): context,
+            register_ids.PSTATE: _PSTATE_EL1H_MASKED,
+        })  # fmt: skip
+        vcpu.set_power(PowerState.ON)
+        return Result.SUCCESS
+
+    def _affinity_info(self, target: int, level: int) -> int:
+        index = target & _MPIDR_AFFINITY
+        if level or index >= len(self._vcpus):
+            return Result.INVALID_PARAMETERS
+        return 0 if self._vcpus[index].power is PowerState.ON else 1

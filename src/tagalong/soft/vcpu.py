@@ -1,0 +1,127 @@
+"""One vCPU of the embedded machine: its registers, and single steps."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+
+from tagalong._native import Exit
+from tagalong.errors import StateError
+from tagalong.machine import PowerState, RegisterId, VcpuState
+from tagalong.register_ids import register_name
+from tagalong.soft.native import ExitReason, NativeMachine, register_ids
+
+
+class SoftVcpu:
+    """Implements the Vcpu Protocol; `paused` guards every use of the interpreter's state."""
+
+    def __init__(
+        self,
+        index: int,
+        native: NativeMachine,
+        paused: Callable[[], AbstractContextManager[None]],
+        handle_exit: Callable[[Exit], None],
+    ) -> None:
+        self._index = index
+        self._native = native
+        self._paused = paused
+        self._handle_exit = handle_exit
+        self.power = PowerState.ON if index == 0 else PowerState.OFF
+        self._reset_state = VcpuState(self._registers(), PowerState.OFF)
+
+    @property
+    def index(self) -> int:
+        """Return the vCPU's number."""
+        return self._index
+
+    def get_register(self, register: RegisterId) -> int:
+        """Return one register. Raises StateError, RunStateError."""
+        with self._paused():
+            value = self._native.get_register(self._index, register)
+        if value is None:
+            raise StateError(f"vCPU {self._index} has no {register_name(register)}")
+        return value
+
+    def set_register(self, register: RegisterId, value: int) -> None:
+        """Write one register. Raises StateError, RunStateError; unchanged then."""
+        with self._paused():
+            if not self._native.set_register(self._index, register, value):
+                raise StateError(
+                    f"vCPU {self._index} does not take {register_name(register)} = {value:#x}"
+                )
+
+    def save(self) -> VcpuState:
+        """Return the whole state. Raises RunStateError while the machine runs."""
+        with self._paused():
+            return VcpuState(self._registers(), self.power)
+
+    def load(self, state: VcpuState) -> None:
+        """Take over a whole state. Raises StateError by name; unchanged then."""
+        with self._paused():
+            self._refuse_unknown(state.registers)
+            before = self._registers()
+            refused = self._write(state.registers)
+            if refused:
+                self._write(before)
+                raise StateError(f"vCPU {self._index} cannot take {', '.join(refused)}")
+            self.set_power(state.power)
+
+    def step(self, count: int) -> ExitReason:
+        """Execute at most `count` instructions of this vCPU alone, devices included.
+
+        Returns BUDGET when all were executed, IDLE if the vCPU is off, UNSUPPORTED before an
+        instruction that is not implemented. Raises RunStateError while the machine runs.
+        """
+        leave = Exit()
+        with self._paused():
+            target = self.instructions + count
+            while (left := target - self.instructions) > 0:
+                self._native.step(self._index, left, leave)
+                reason = ExitReason(leave.reason)
+                if reason not in (ExitReason.MMIO, ExitReason.HVC):
+                    return reason
+                self._handle_exit(leave)
+        return ExitReason.BUDGET
+
+    @property
+    def instructions(self) -> int:
+        """Return how many instructions this vCPU has executed."""
+        return self._native.instructions(self._index)
+
+    # What the machine itself uses, between instructions and without the guard.
+
+    def x(self, number: int) -> int:
+        """Return x0..x30 for a hypervisor call."""
+        return self._native.get_register(self._index, RegisterId(register_ids()[number])) or 0
+
+    def set_x(self, number: int, value: int) -> None:
+        """Write x0..x30, truncated to 64 bits."""
+        register = register_ids()[number]
+        self._native.set_register(self._index, register, value & (1 << 64) - 1)
+
+    def set_power(self, power: PowerState) -> None:
+        """Switch the vCPU on or off."""
+        self.power = power
+        self._native.set_power(self._index, on=power is PowerState.ON)
+
+    def reset_to(self, changes: Mapping[RegisterId, int]) -> None:
+        """Bring the vCPU to its reset state but for `changes`."""
+        self._write({**self._reset_state.registers, **changes})
+
+    def _registers(self) -> dict[RegisterId, int]:
+        values = ((r, self._native.get_register(self._index, r)) for r in register_ids())
+        return {register: value for register, value in values if value is not None}
+
+    def _refuse_unknown(self, registers: Mapping[RegisterId, int]) -> None:
+        known = set(register_ids())
+        unknown = [register_name(r) for r in registers if r not in known]
+        missing = [register_name(r) for r in register_ids() if r not in registers]
+        if unknown or missing:
+            parts = [f"does not have {', '.join(unknown)}"] if unknown else []
+            parts += [f"was not given {', '.join(missing)}"] if missing else []
+            raise StateError(f"vCPU {self._index} {' and '.join(parts)}")
+
+    def _write(self, registers: Mapping[RegisterId, int]) -> list[str]:
+        return [
+            f"{register_name(register)} = {value:#x}"
+            for register, value in registers.items()
+            if not self._native.set_register(self._index, register, value)
+        ]

@@ -1,0 +1,142 @@
+"""Talks to a VM's control socket: a thin layer over the public qemu.qmp package.
+
+It turns that package's exceptions into tagalong's, and knows how a migration is followed.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
+
+from tagalong import errors
+from tagalong.errors import CommandError, ControlError, MigrationError, TagalongError
+from tagalong.vmm.record import MigrationRequest, MigrationStatus
+
+_CONNECT_TIMEOUT_S = 10.0
+_POLL_S = 0.1
+
+# The package logs every lost connection; we report it ourselves, once.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+logging.getLogger("qemu.qmp").propagate = False
+
+Answer = Mapping[str, object]
+
+
+class ControlClient:
+    """A negotiated connection to one VM; made by `connect`."""
+
+    def __init__(self, qmp: QMPClient, path: Path) -> None:
+        self._qmp = qmp
+        self._path = path
+
+    async def execute(self, command: str, arguments: Answer | None = None) -> Answer:
+        """Run one command and return its value.
+
+        Raises CommandError with the VM's reason if it refuses, ControlError if the
+        connection is lost.
+        """
+        try:
+            return cast("Answer", await self._qmp.execute(command, arguments))
+        except ExecuteError as error:
+            raise CommandError(f"the VM refused {command}: {error}") from error
+        except (QMPError, OSError, EOFError) as error:
+            raise ControlError(f"lost the control socket {self._path}: {error}") from error
+
+    async def run_state(self) -> str:
+        """Return the VM's run state by QMP's name."""
+        return str((await self.execute("query-status"))["status"])
+
+    async def migration(self) -> Answer:
+        """Return what QMP's query-migrate says."""
+        return await self.execute("query-migrate")
+
+    async def migrate(
+        self, request: MigrationRequest, on_progress: Callable[[Answer], None]
+    ) -> Answer:
+        """Migrate the VM away and return the source's report.
+
+        `on_progress` gets the answers of query-migrate while the migration goes on.
+        Raises the error that ended the migration, in its own class. If the waiting task
+        is cancelled, the migration goes on: see cancel_migration.
+        """
+        await self.execute("migrate-set-parameters", {"downtime-limit": request.max_downtime_ms})
+        listener = EventListener("MIGRATION")
+        with self._qmp.listen(listener):
+            await self.execute("migrate", _arguments(request))
+            return await self._follow(listener, on_progress)
+
+    async def cancel_migration(self, on_progress: Callable[[Answer], None]) -> Answer:
+        """Cancel the migration and wait for its end; return and raise as `migrate`."""
+        listener = EventListener("MIGRATION")
+        with self._qmp.listen(listener):
+            await self.execute("migrate_cancel")
+            return await self._follow(listener, on_progress)
+
+    async def _follow(
+        self, listener: EventListener, on_progress: Callable[[Answer], None]
+    ) -> Answer:
+        while True:
+            info = await self.migration()
+            on_progress(info)
+            if MigrationStatus(info["status"]).is_final:
+                return _outcome(info)
+            await _wait_for_event(listener)
+
+
+async def _wait_for_event(listener: EventListener) -> None:
+    """Return at the next event, or when it is time to look at the progress again."""
+    try:
+        await asyncio.wait_for(listener.get(), _POLL_S)
+    except TimeoutError:
+        return
+
+
+def _arguments(request: MigrationRequest) -> Answer:
+    return {"uri": request.uri, "x-verify": request.verify, "x-drop-tags": request.drop_tags}
+
+
+def _outcome(info: Answer) -> Answer:
+    if MigrationStatus(info["status"]) is MigrationStatus.COMPLETED:
+        return cast("Answer", info["x-report"])
+    raise _error_class(str(info.get("x-error-class")))(str(info.get("error-desc")))
+
+
+def _error_class(name: str) -> type[TagalongError]:
+    """Return the class that the VM's process named; the plain one if we do not know it."""
+    found = getattr(errors, name, None)
+    if isinstance(found, type) and issubclass(found, TagalongError):
+        return found
+    return MigrationError
+
+
+@asynccontextmanager
+async def connect(path: Path) -> AsyncIterator[ControlClient]:
+    """Connect to the control socket at `path` for the time of a `with` block.
+
+    Raises ControlError if nobody listens there or it is no QMP socket.
+
+    >>> async with connect(Path("vm.sock")) as client:
+    ...     await client.execute("stop")
+    """
+    qmp = QMPClient("tagalong")
+    try:
+        await asyncio.wait_for(qmp.connect(str(path)), _CONNECT_TIMEOUT_S)
+    except TimeoutError as error:
+        raise ControlError(f"no QMP greeting from {path} in {_CONNECT_TIMEOUT_S:.0f} s") from error
+    except (QMPError, OSError) as error:
+        raise ControlError(f"cannot connect to the control socket {path}: {error}") from error
+    try:
+        yield ControlClient(qmp, path)
+    finally:
+        await _disconnect(qmp)
+
+
+async def _disconnect(qmp: QMPClient) -> None:
+    try:
+        await qmp.disconnect()
+    except (QMPError, OSError, EOFError):
+        return  # the VM's process went first

@@ -1,0 +1,109 @@
+"""The commands of the control socket: names and arguments as in QEMU, acting on a Vm."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tagalong.vmm import messages
+from tagalong.vmm.arguments import Argument, Kind, check_arguments
+from tagalong.vmm.messages import ErrorClass, JsonObject, QmpError
+from tagalong.vmm.outgoing import Outgoing
+from tagalong.vmm.record import MigrationRecord, MigrationRequest
+from tagalong.vmm.session import NEGOTIATE
+from tagalong.vmm.states import VmState
+from tagalong.vmm.vm import Ending, ShutdownReason, Vm
+
+# QEMU's default and limit of downtime-limit.
+DEFAULT_MAX_DOWNTIME_MS = 300
+MAX_DOWNTIME_LIMIT_MS = 2_000_000
+
+_OPTIONAL_BOOLEAN = Argument(Kind.BOOLEAN)
+
+
+@dataclass(frozen=True)
+class _Command:
+    run: Callable[[JsonObject], object]
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+
+
+class VmCommands:
+    """Runs QMP commands on a VM; implements session.Commands.
+
+    `incoming` returns what is known of the migration that brought the VM, or will.
+    """
+
+    def __init__(
+        self, vm: Vm, outgoing: Outgoing, incoming: Callable[[], MigrationRecord | None]
+    ) -> None:
+        self._vm = vm
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self._max_downtime_ms = DEFAULT_MAX_DOWNTIME_MS
+        self._table: Mapping[str, _Command] = {
+            "cont": _Command(lambda _: self._vm.cont()),
+            "migrate": _Command(
+                self._migrate,
+                {
+                    "uri": Argument(Kind.STRING, required=True),
+                    # Sent by clients written for QEMU, which ignores it, too.
+                    "detach": _OPTIONAL_BOOLEAN,
+                    "x-verify": _OPTIONAL_BOOLEAN,
+                    "x-drop-tags": _OPTIONAL_BOOLEAN,
+                },
+            ),
+            "migrate-set-parameters": _Command(
+                self._set_parameters, {"downtime-limit": Argument(Kind.INTEGER)}
+            ),
+            "migrate_cancel": _Command(lambda _: self._outgoing.cancel()),
+            "query-commands": _Command(lambda _: self._names()),
+            "query-migrate": _Command(lambda _: self._query_migrate()),
+            "query-migrate-parameters": _Command(lambda _: self._parameters()),
+            "query-status": _Command(lambda _: self._query_status()),
+            "query-version": _Command(lambda _: messages.version()),
+            "quit": _Command(lambda _: self._vm.end(Ending(ShutdownReason.QUIT))),
+            "stop": _Command(lambda _: self._vm.stop()),
+        }
+
+    def execute(self, command: str, arguments: JsonObject) -> object:
+        """Run a command and return its value, {} where it has none."""
+        entry = self._table.get(command)
+        if entry is None:
+            raise QmpError(
+                f"The command {command} has not been found",
+                error_class=ErrorClass.COMMAND_NOT_FOUND,
+            )
+        check_arguments(arguments, entry.arguments)
+        value = entry.run(arguments)
+        return {} if value is None else value
+
+    def _names(self) -> object:
+        return [{"name": name} for name in sorted([*self._table, NEGOTIATE])]
+
+    def _query_status(self) -> object:
+        state = self._vm.state
+        return {"status": state.value, "running": state is VmState.RUNNING}
+
+    def _query_migrate(self) -> object:
+        record = self._outgoing.record or self._incoming()
+        return record.to_qmp() if record is not None else {}
+
+    def _parameters(self) -> object:
+        return {"downtime-limit": self._max_downtime_ms}
+
+    def _set_parameters(self, arguments: JsonObject) -> None:
+        limit = arguments.get("downtime-limit", self._max_downtime_ms)
+        if not isinstance(limit, int) or not 0 <= limit <= MAX_DOWNTIME_LIMIT_MS:
+            raise QmpError(
+                "Parameter 'downtime-limit' expects an integer in the range of "
+                f"0 to {MAX_DOWNTIME_LIMIT_MS} milliseconds"
+            )
+        self._max_downtime_ms = limit
+
+    def _migrate(self, arguments: JsonObject) -> None:
+        self._outgoing.start(
+            MigrationRequest(
+                uri=str(arguments["uri"]),
+                max_downtime_ms=self._max_downtime_ms,
+                verify=arguments.get("x-verify") is True,
+                drop_tags=arguments.get("x-drop-tags") is True,
+            )
+        )

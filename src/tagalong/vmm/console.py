@@ -1,0 +1,80 @@
+"""Carries the guest's console output to a file, without ever holding up the guest.
+
+The guest's UART hands over bytes on the machine's own thread. Whoever reads our output may
+be slow or stuck; if the guest waited for it, the machine could not be paused and the
+control socket would hang. So the bytes wait in a bounded buffer for a thread of their own,
+and what does not fit is dropped and said to be dropped.
+"""
+
+import os
+import threading
+
+MAX_WAITING_BYTES = 1024 * 1024
+
+_CHUNK_BYTES = 64 * 1024
+
+
+class ConsoleWriter:
+    """Writes to a file descriptor from a thread.
+
+    A reader that goes away (EPIPE) ends the output and not the VM; `broken` tells.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.broken = False
+        self._descriptor = descriptor
+        self._waiting = bytearray()
+        self._dropped_bytes = 0
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="console", daemon=True)
+        self._thread.start()
+
+    def write(self, data: bytes) -> None:
+        """Take `data` for output and return at once. From any thread."""
+        with self._changed:
+            if self.broken:
+                return
+            room = MAX_WAITING_BYTES - len(self._waiting)
+            if len(data) > room:
+                self._dropped_bytes += len(data)
+                return
+            if self._dropped_bytes:
+                self._waiting += _drop_notice(self._dropped_bytes)
+                self._dropped_bytes = 0
+            self._waiting += data
+            self._changed.notify()
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Write what waits, for at most `timeout_s`, and stop."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while chunk := self._next_chunk():
+            try:
+                _write_all(self._descriptor, chunk)
+            except OSError:
+                with self._changed:
+                    self.broken = True
+                    self._waiting.clear()
+                return
+
+    def _next_chunk(self) -> bytes:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            chunk = bytes(self._waiting[:_CHUNK_BYTES])
+            del self._waiting[:_CHUNK_BYTES]
+            return chunk
+
+
+def _drop_notice(dropped_bytes: int) -> bytes:
+    return b"\n[tagalong: %d bytes of console output dropped]\n" % dropped_bytes
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,89 @@
+"""The machines that a VM can be made of, by name; the seam to the implementations."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+from tagalong.errors import MachineMismatchError, UsageError
+from tagalong.machine import Machine, MachineDescription
+
+ConsoleSink = Callable[[bytes], None]
+
+
+class MachineFactory(Protocol):
+    """Makes machines of one kind."""
+
+    def create(
+        self, *, ram_bytes: int, vcpu_count: int, seed: int, console: ConsoleSink | None
+    ) -> Machine:
+        """Return a new machine. Raises UsageError or HostError."""
+        ...
+
+    def from_description(
+        self, description: MachineDescription, *, seed: int, console: ConsoleSink | None
+    ) -> Machine:
+        """Return a machine that can hold what `description` says.
+
+        Raises UsageError if this kind of machine cannot, HostError if the host cannot.
+        """
+        ...
+
+
+def _soft() -> MachineFactory:
+    # Imported when asked for, so that a client does not load the interpreter.
+    from tagalong.soft import SoftMachine  # noqa: PLC0415
+
+    return SoftMachine
+
+
+_FACTORIES: Mapping[str, Callable[[], MachineFactory]] = MappingProxyType({"soft": _soft})
+
+MACHINE_NAMES = tuple(_FACTORIES)
+
+
+def machine_factory(name: str) -> MachineFactory:
+    """Return the factory of machine `name`. Raises UsageError if there is none."""
+    if name not in _FACTORIES:
+        raise UsageError(f"no machine is called {name!r}; there is {', '.join(MACHINE_NAMES)}")
+    return _FACTORIES[name]()
+
+
+def build_arriving(
+    name: str, description: MachineDescription, console: ConsoleSink | None
+) -> Machine:
+    """Return a machine of kind `name` that can hold what a stream describes.
+
+    Raises MachineMismatchError if that kind of machine cannot be like this.
+    """
+    try:
+        return machine_factory(name).from_description(description, seed=0, console=console)
+    except UsageError as error:
+        raise MachineMismatchError(f"machine {name!r} cannot hold the VM: {error}") from error
+
+
+def check_description(
+    description: MachineDescription,
+    *,
+    ram_bytes: int | None,
+    vcpu_count: int | None,
+    max_ram_bytes: int,
+) -> None:
+    """Raise MachineMismatchError unless an arriving machine is what the operator expects.
+
+    `ram_bytes` and `vcpu_count` count only where they are not None. The limit on RAM keeps
+    a stream from making this host map more than it can keep books of.
+    """
+    if description.ram_bytes > max_ram_bytes:
+        raise MachineMismatchError(
+            f"the arriving machine has {description.ram_bytes:#x} bytes of RAM, "
+            f"more than --max-ram allows ({max_ram_bytes:#x})"
+        )
+    if ram_bytes is not None and description.ram_bytes != ram_bytes:
+        raise MachineMismatchError(
+            f"the arriving machine has {description.ram_bytes:#x} bytes of RAM, "
+            f"--ram says {ram_bytes:#x}"
+        )
+    if vcpu_count is not None and description.vcpu_count != vcpu_count:
+        raise MachineMismatchError(
+            f"the arriving machine has {description.vcpu_count} vCPUs, --vcpus says {vcpu_count}"
+        )

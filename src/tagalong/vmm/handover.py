@@ -1,0 +1,156 @@
+"""Decides who may let the guest run while a migration hands it over.
+
+Two parties start and stop the machine: the operator, with `stop` and `cont`, in the event
+loop's thread, and a migration, which freezes the guest for the last round, in its own. A
+`cont` that slips into that round would let the guest run on both sides. So both go through
+one lock: once frozen, only the migration's end lets the machine go, and it goes on only if
+it ran before and nobody said `stop` in between.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.errors import RunStateError
+from tagalong.machine import (
+    Machine,
+    MachineDescription,
+    MachineState,
+    RunState,
+    Vcpu,
+)
+from tagalong.memory import Gpa, GuestMemory, PageBitmap
+
+
+class HandoverGate:
+    """Starts and stops a machine on behalf of the operator and of a migration.
+
+    `on_freeze` is called in the migration's thread when the guest stands for the handover.
+    """
+
+    def __init__(self, machine: Machine, on_freeze: Callable[[], None]) -> None:
+        self._machine = machine
+        self._on_freeze = on_freeze
+        self._lock = threading.Lock()
+        self._frozen = False
+        self._resume_on_thaw = False
+
+    def resume(self) -> None:
+        """Let the guest run, for the operator. Raises RunStateError while frozen."""
+        with self._lock:
+            if self._frozen:
+                raise RunStateError("Migration is not finalized yet")
+            self._machine.resume()
+
+    def pause(self) -> RunState:
+        """Stop the guest, for the operator; return what the machine is then."""
+        with self._lock:
+            self._resume_on_thaw = False
+            self._machine.pause()
+            return self._machine.run_state
+
+    def freeze(self) -> None:
+        """Stop the guest for the handover.
+
+        Raises RunStateError if it powered off or failed meanwhile: then there is nothing
+        that the destination could run.
+        """
+        with self._lock:
+            self._resume_on_thaw = self._machine.run_state is RunState.RUNNING
+            self._machine.pause()
+            state = self._machine.run_state
+            if state is not RunState.PAUSED:
+                raise RunStateError(f"the guest reached {state.value} before the handover")
+            self._frozen = True
+        self._on_freeze()
+
+    def thaw(self) -> RunState:
+        """Undo freeze() after a failed handover; return what the machine is then."""
+        with self._lock:
+            if self._frozen and self._resume_on_thaw:
+                self._machine.resume()
+            self._frozen = False
+            return self._machine.run_state
+
+
+class MigratingMachine:
+    """The machine as a migration sees it: everything passes, stop and go by the gate."""
+
+    def __init__(self, machine: Machine, gate: HandoverGate) -> None:
+        self._machine = machine
+        self._gate = gate
+
+    @property
+    def description(self) -> MachineDescription:
+        """As Machine.description."""
+        return self._machine.description
+
+    @property
+    def memory(self) -> GuestMemory:
+        """As Machine.memory."""
+        return self._machine.memory
+
+    @property
+    def vcpus(self) -> Sequence[Vcpu]:
+        """As Machine.vcpus."""
+        return self._machine.vcpus
+
+    @property
+    def run_state(self) -> RunState:
+        """As Machine.run_state."""
+        return self._machine.run_state
+
+    @property
+    def failure(self) -> Exception | None:
+        """As Machine.failure."""
+        return self._machine.failure
+
+    def resume(self) -> None:
+        """Give the machine back after a failed handover."""
+        self._gate.thaw()
+
+    def pause(self) -> None:
+        """Freeze the machine for the handover. Raises RunStateError if it ended."""
+        self._gate.freeze()
+
+    def wait(self, timeout_s: float | None = None) -> RunState:
+        """As Machine.wait."""
+        return self._machine.wait(timeout_s)
+
+    def close(self) -> None:
+        """As Machine.close."""
+        self._machine.close()
+
+    def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """As Machine.read_tags."""
+        return self._machine.read_tags(gpa, length_bytes)
+
+    def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
+        """As Machine.write_tags."""
+        self._machine.write_tags(gpa, packed)
+
+    def populated_pages(self) -> list[PageBitmap]:
+        """As Machine.populated_pages."""
+        return self._machine.populated_pages()
+
+    def start_dirty_log(self) -> None:
+        """As Machine.start_dirty_log."""
+        self._machine.start_dirty_log()
+
+    def harvest_dirty_log(self) -> list[PageBitmap]:
+        """As Machine.harvest_dirty_log."""
+        return self._machine.harvest_dirty_log()
+
+    def stop_dirty_log(self) -> None:
+        """As Machine.stop_dirty_log."""
+        self._machine.stop_dirty_log()
+
+    def save_state(self) -> MachineState:
+        """As Machine.save_state."""
+        return self._machine.save_state()
+
+    def load_state(self, state: MachineState) -> None:
+        """As Machine.load_state."""
+        self._machine.load_state(state)

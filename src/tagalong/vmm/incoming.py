@@ -1,0 +1,131 @@
+"""Awaits a VM: runs the destination's side in a thread, keeps the books in the event loop.
+
+    setup -> active -> completed    the VM is here, running or paused
+                    -> failed       nothing was started: this process ends
+
+The guest starts in the event loop's thread, between the source's COMMIT and our answer to
+it, so that run state and events are right before anybody can hear that the VM moved.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+from tagalong.errors import MigrationError, TagalongError
+from tagalong.machine import Machine, MachineDescription
+from tagalong.vmm.record import MigrationProgress, MigrationRecord, MigrationStatus
+from tagalong.vmm.states import VmState
+from tagalong.vmm.vm import Ending, ShutdownReason, Vm
+
+Build = Callable[[MachineDescription], Machine]
+TakeOver = Callable[[Machine, bool], None]
+
+
+class Receiver(Protocol):
+    """Listens for one migration; what tagalong.migrate does, behind transfer.py."""
+
+    @property
+    def address(self) -> Mapping[str, object]:
+        """Return where it listens, as QMP's SocketAddress."""
+        ...
+
+    def receive(
+        self,
+        build: Build,
+        take_over: TakeOver,
+        progress: Callable[[MigrationProgress], None],
+    ) -> Mapping[str, object]:
+        """Receive a VM, in the calling thread, and return the report.
+
+        `build` makes the machine that the source describes. `take_over` is called once,
+        after the source gave up its right to run; its second argument says whether the
+        guest ran there. Raises TagalongError.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop listening and make receive() fail. From any thread."""
+        ...
+
+
+class Incoming:
+    """The migration that brings the VM; `record` is what is known of it."""
+
+    def __init__(self, vm: Vm, receiver: Receiver, build: Build) -> None:
+        self.record = MigrationRecord(socket_address=receiver.address)
+        self._vm = vm
+        self._receiver = receiver
+        self._build = build
+        self._loop = asyncio.get_running_loop()
+        self._done = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin to wait for the source."""
+        self._vm.emit_migration(self.record.status.value)
+        threading.Thread(target=self._run, name="incoming", daemon=True).start()
+
+    async def close(self, timeout_s: float) -> None:
+        """Stop listening and wait until the receiving thread has ended."""
+        self._receiver.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._done.wait(), timeout_s)
+
+    def _run(self) -> None:
+        """Receive, in the migration's thread."""
+        try:
+            report = self._receiver.receive(self._build, self._take_over, self._tell_progress)
+        except TagalongError as error:
+            self._call(partial(self._failed, error))
+        except Exception as error:  # noqa: BLE001 (a bug of ours: say so, do not hang)
+            failure = MigrationError(f"internal error: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self._call(partial(self._failed, failure))
+        else:
+            self._call(partial(self._completed, report))
+
+    def _take_over(self, machine: Machine, ran: bool) -> None:
+        """Start the VM in the event loop's thread and wait until it has. Raises its error."""
+        outcome: Future[None] = Future()
+
+        def arrive() -> None:
+            try:
+                self._vm.arrive(machine, ran=ran)
+            except TagalongError as error:
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(None)
+
+        self._loop.call_soon_threadsafe(arrive)
+        outcome.result()
+
+    def _tell_progress(self, progress: MigrationProgress) -> None:
+        self._call(partial(self._progressed, progress))
+
+    def _progressed(self, progress: MigrationProgress) -> None:
+        self.record.progress = progress
+        if self.record.status is MigrationStatus.SETUP:
+            self._advance(MigrationStatus.ACTIVE)
+
+    def _completed(self, report: Mapping[str, object]) -> None:
+        self.record.report = report
+        self._advance(MigrationStatus.COMPLETED)
+        self._done.set()
+
+    def _failed(self, error: TagalongError) -> None:
+        self.record.error = error
+        self._advance(MigrationStatus.FAILED)
+        self._done.set()
+        if self._vm.state is VmState.INMIGRATE:
+            self._vm.end(Ending(ShutdownReason.ERROR, error.exit_code, error))
+
+    def _advance(self, status: MigrationStatus) -> None:
+        self.record.advance(status)
+        self._vm.emit_migration(status.value)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            self._loop.call_soon_threadsafe(function)

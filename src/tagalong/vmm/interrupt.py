@@ -1,0 +1,52 @@
+"""Lets a command that a signal interrupts put things in order before it ends."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import TypeVar
+
+from tagalong.errors import TagalongError
+
+T = TypeVar("T")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(Exception):
+    """A signal ended the work; `exit_code` is 128 and its number, as a shell counts."""
+
+    def __init__(self, number: int, outcome: str) -> None:
+        self.exit_code = 128 + number
+        name = signal.Signals(number).name
+        super().__init__(f"interrupted ({name}){': ' if outcome else ''}{outcome}")
+
+
+def run_interruptible(work: Callable[[], Coroutine[object, object, T]]) -> T:
+    """Run `work()` in an event loop and return its result.
+
+    At SIGINT, SIGTERM or SIGHUP it gets asyncio.CancelledError and may take its time to
+    tidy up; further signals do not disturb it. If it ends with an error after that,
+    Interrupted is raised with the error's text; if it returns a result, that counts.
+    """
+    received: list[int] = []
+
+    async def run() -> T:
+        task = asyncio.ensure_future(work())
+
+        def interrupt(number: int) -> None:
+            received.append(number)
+            if len(received) == 1:
+                task.cancel()
+
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, interrupt, number)
+        return await task
+
+    try:
+        return asyncio.run(run())
+    except (asyncio.CancelledError, TagalongError) as error:
+        if not received:
+            raise
+        raise Interrupted(received[0], str(error)) from error

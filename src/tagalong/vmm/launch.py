@@ -1,0 +1,182 @@
+"""The process of one VM: from its options to its exit status."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tagalong.boot import boot_guest
+from tagalong.errors import MachineError, TagalongError, UsageError
+from tagalong.machine import Machine, MachineDescription
+from tagalong.vmm.announcement import announcement
+from tagalong.vmm.commands import VmCommands
+from tagalong.vmm.console import ConsoleWriter
+from tagalong.vmm.factory import build_arriving, check_description, machine_factory
+from tagalong.vmm.guest import read_guest
+from tagalong.vmm.incoming import Incoming
+from tagalong.vmm.messages import Event
+from tagalong.vmm.outgoing import Outgoing
+from tagalong.vmm.parent import exit_with_parent
+from tagalong.vmm.record import MigrationRecord
+from tagalong.vmm.server import ControlServer
+from tagalong.vmm.transfer import listen, send
+from tagalong.vmm.vm import Ending, ShutdownReason, Vm
+
+DEFAULT_RAM_BYTES = 64 << 20
+DEFAULT_MAX_RAM_BYTES = 64 << 30
+
+_STDOUT = 1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNAL_STATUS = 128
+_CANCEL_TIMEOUT_S = 5.0
+
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `tagalong run` was asked for; None where the operator said nothing.
+
+    Raises UsageError for options that contradict each other.
+    """
+
+    control: Path
+    machine: str = "soft"
+    ram_bytes: int | None = None
+    vcpu_count: int | None = None
+    guest: str | None = None
+    guest_arguments: str | None = None
+    seed: int | None = None
+    incoming: str | None = None
+    paused: bool = False
+    max_ram_bytes: int = DEFAULT_MAX_RAM_BYTES
+    parent_pid: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.incoming is None and self.guest is None:
+            raise UsageError("nothing to run: say --guest, or --incoming to wait for a VM")
+        if self.incoming is None:
+            return
+        given = {
+            "--guest": self.guest,
+            "--guest-args": self.guest_arguments,
+            "--seed": self.seed,
+        }
+        for option, value in given.items():
+            if value is not None:
+                raise UsageError(f"{option} has no meaning with --incoming: the guest arrives")
+
+
+def run_vm(options: RunOptions, announce: Announce) -> int:
+    """Run a VM until it ends and return the exit status.
+
+    The guest's console goes to standard output, `announce` gets messages for people.
+    Raises the error that ended the VM. The control socket is removed in any case.
+    """
+    if options.parent_pid is not None:
+        exit_with_parent(options.parent_pid)
+    ending = asyncio.run(_VmProcess(options, announce).run())
+    if isinstance(ending.error, TagalongError):
+        raise ending.error
+    if ending.error is not None:
+        raise MachineError(f"the machine failed: {ending.error}") from ending.error
+    return ending.exit_code
+
+
+class _VmProcess:
+    """Puts a VM together and takes it apart; lives as long as its event loop."""
+
+    def __init__(self, options: RunOptions, announce: Announce) -> None:
+        self._options = options
+        self._announce = announce
+
+    async def run(self) -> Ending:
+        self._vm = Vm(self._emit)
+        self._outgoing = Outgoing(self._vm, send)
+        self._incoming: Incoming | None = None
+        self._server = ControlServer(
+            VmCommands(self._vm, self._outgoing, self._incoming_record)
+        )
+        self._console = ConsoleWriter(_STDOUT)
+        self._handle_signals()
+        try:
+            await self._server.start(self._options.control)
+            self._announce(f"control socket (QMP): {self._options.control}")
+            self._begin()
+            return await self._vm.ended
+        finally:
+            await self._take_apart()
+
+    def _begin(self) -> None:
+        if self._options.incoming is not None:
+            self._await_vm(self._options.incoming)
+            return
+        self._vm.create(self._new_machine())
+        if not self._options.paused:
+            self._vm.cont()
+
+    def _new_machine(self) -> Machine:
+        options = self._options
+        image = read_guest(options.guest or "")
+        machine = machine_factory(options.machine).create(
+            ram_bytes=options.ram_bytes or DEFAULT_RAM_BYTES,
+            vcpu_count=options.vcpu_count or 1,
+            seed=options.seed or 0,
+            console=self._console.write,
+        )
+        try:
+            boot_guest(
+                machine,
+                image,
+                command_line=options.guest_arguments or "",
+                seed=options.seed or 0,
+            )
+        except TagalongError:
+            machine.close()
+            raise
+        return machine
+
+    def _await_vm(self, uri: str) -> None:
+        receiver = listen(uri)
+        self._vm.starts_on_arrival = not self._options.paused
+        self._incoming = Incoming(self._vm, receiver, self._build_arriving)
+        self._announce(f"waiting for a migration on {receiver.uri}")
+        self._incoming.start()
+
+    def _build_arriving(self, description: MachineDescription) -> Machine:
+        """Make the machine that a stream describes; in the migration's thread."""
+        check_description(
+            description,
+            ram_bytes=self._options.ram_bytes,
+            vcpu_count=self._options.vcpu_count,
+            max_ram_bytes=self._options.max_ram_bytes,
+        )
+        return build_arriving(self._options.machine, description, self._console.write)
+
+    def _incoming_record(self) -> MigrationRecord | None:
+        return self._incoming.record if self._incoming is not None else None
+
+    def _emit(self, event: Event) -> None:
+        self._server.broadcast(event)
+        if event.name == "MIGRATION" and event.data is not None:
+            record = self._outgoing.record or self._incoming_record()
+            error = record.error if record is not None else None
+            message = announcement(str(event.data["status"]), self._vm.state, error)
+            if message is not None:
+                self._announce(message)
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            ending = Ending(ShutdownReason.SIGNAL, _SIGNAL_STATUS + number)
+            loop.add_signal_handler(number, self._vm.end, ending)
+
+    async def _take_apart(self) -> None:
+        await self._outgoing.cancel_and_wait(_CANCEL_TIMEOUT_S)
+        if self._incoming is not None:
+            await self._incoming.close(_CANCEL_TIMEOUT_S)
+        if self._vm.machine is not None:
+            self._vm.machine.close()
+        await self._server.close()
+        self._console.close()

@@ -1,0 +1,152 @@
+"""Migrates a VM away: runs the migration in a thread and keeps the books in the event loop.
+
+    setup -> active -> completed                the destination owns the VM: postmigrate
+                    -> failed                   the VM goes on here, as it was
+                    -> cancelling -> cancelled  the VM goes on here, as it was
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+from tagalong.errors import (
+    HandoverUncertainError,
+    MigrationCancelledError,
+    MigrationError,
+    RunStateError,
+    TagalongError,
+)
+from tagalong.machine import Machine
+from tagalong.vmm.record import (
+    MigrationProgress,
+    MigrationRecord,
+    MigrationRequest,
+    MigrationStatus,
+)
+from tagalong.vmm.states import VmState
+from tagalong.vmm.vm import Vm
+
+_REFUSED = {
+    VmState.INMIGRATE: "Guest is waiting for an incoming migration",
+    VmState.POSTMIGRATE: "Can't migrate the vm that was paused due to previous migration",
+    VmState.SHUTDOWN: "the guest is powered off: there is nothing to migrate",
+    VmState.INTERNAL_ERROR: "the machine failed: there is nothing to migrate",
+}
+
+
+class Sender(Protocol):
+    """Migrates a machine away, in the calling thread."""
+
+    def __call__(
+        self,
+        machine: Machine,
+        request: MigrationRequest,
+        progress: Callable[[MigrationProgress], None],
+        cancelled: threading.Event,
+    ) -> Mapping[str, object]:
+        """Return the report once the destination owns the VM. Raises TagalongError."""
+        ...
+
+
+class Outgoing:
+    """The outgoing migrations of one VM, one at a time; `record` is the last one's."""
+
+    def __init__(self, vm: Vm, send: Sender) -> None:
+        self.record: MigrationRecord | None = None
+        self._vm = vm
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._cancelled = threading.Event()
+        self._done = asyncio.Event()
+
+    def start(self, request: MigrationRequest) -> None:
+        """Begin to migrate. Raises RunStateError if the VM cannot now."""
+        if self._is_under_way():
+            raise RunStateError("There's a migration process in progress")
+        if self._vm.state in _REFUSED:
+            raise RunStateError(_REFUSED[self._vm.state])
+        machine = self._vm.migrating_machine()
+        self.record = MigrationRecord()
+        self._cancelled, self._done = threading.Event(), asyncio.Event()
+        self._vm.emit_migration(self.record.status.value)
+        run = partial(self._run, machine, request, self._cancelled)
+        threading.Thread(target=run, name="migration", daemon=True).start()
+
+    def cancel(self) -> None:
+        """Ask a migration under way to stop; its status tells when it has."""
+        if self._is_under_way():
+            self._cancelled.set()
+            self._advance(MigrationStatus.CANCELLING)
+
+    async def cancel_and_wait(self, timeout_s: float) -> None:
+        """Cancel a migration under way and wait until it has ended."""
+        if self._is_under_way():
+            self.cancel()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._done.wait(), timeout_s)
+
+    def _is_under_way(self) -> bool:
+        return self.record is not None and not self.record.status.is_final
+
+    def _advance(self, status: MigrationStatus) -> None:
+        if self.record is not None and self.record.status is not status:
+            self.record.advance(status)
+            self._vm.emit_migration(status.value)
+
+    def _run(
+        self, machine: Machine, request: MigrationRequest, cancelled: threading.Event
+    ) -> None:
+        """Migrate, in the migration's thread."""
+        try:
+            report = self._send(machine, request, self._tell_progress, cancelled)
+        except TagalongError as error:
+            self._call(partial(self._failed, error))
+        except Exception as error:  # noqa: BLE001 (a bug of ours must not lose the VM)
+            self._call(partial(self._failed, _unexpected(error)))
+        else:
+            self._call(partial(self._completed, report))
+
+    def _tell_progress(self, progress: MigrationProgress) -> None:
+        self._call(partial(self._progressed, progress))
+
+    def _progressed(self, progress: MigrationProgress) -> None:
+        if self.record is None:
+            return
+        self.record.progress = progress
+        if self.record.status is MigrationStatus.SETUP:
+            self._advance(MigrationStatus.ACTIVE)
+        self._vm.watch()
+
+    def _completed(self, report: Mapping[str, object]) -> None:
+        if self.record is not None:
+            self.record.report = report
+        self._vm.handed_over()
+        self._end(MigrationStatus.COMPLETED)
+
+    def _failed(self, error: TagalongError) -> None:
+        if self.record is not None:
+            self.record.error = error
+        if isinstance(error, HandoverUncertainError):
+            self._vm.handed_over(certain=False)
+            self._end(MigrationStatus.FAILED)
+            return
+        cancelled = isinstance(error, MigrationCancelledError)
+        self._end(MigrationStatus.CANCELLED if cancelled else MigrationStatus.FAILED)
+        self._vm.not_handed_over()
+
+    def _end(self, status: MigrationStatus) -> None:
+        self._advance(status)
+        self._done.set()
+
+    def _call(self, function: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            self._loop.call_soon_threadsafe(function)
+
+
+def _unexpected(error: Exception) -> MigrationError:
+    failure = MigrationError(f"internal error: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

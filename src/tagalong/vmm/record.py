@@ -1,0 +1,118 @@
+"""What is known of a VM's migration, outgoing or incoming, and its form in QMP.
+
+Names and meaning of the members are QEMU's (qapi/migration.json, MigrationInfo); what QEMU
+does not have is prefixed `x-`.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from tagalong.errors import TagalongError
+
+
+class MigrationStatus(Enum):
+    """How far a migration is; the values are QMP's."""
+
+    SETUP = "setup"
+    ACTIVE = "active"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+    @property
+    def is_final(self) -> bool:
+        """Tell whether nothing more will happen."""
+        return self in _FINAL
+
+
+_FINAL = {MigrationStatus.CANCELLED, MigrationStatus.COMPLETED, MigrationStatus.FAILED}
+
+
+@dataclass(frozen=True)
+class MigrationRequest:
+    """What the operator asks for.
+
+    `verify` compares a digest of all memory and tags before the commit; `drop_tags` sends
+    no tags at all, on purpose, to show what is lost without them.
+    """
+
+    uri: str
+    max_downtime_ms: int
+    verify: bool = False
+    drop_tags: bool = False
+
+
+@dataclass(frozen=True)
+class MigrationProgress:
+    """A moment of a migration; `expected_downtime_ms` is None while nobody can tell."""
+
+    total_bytes: int
+    transferred_bytes: int
+    remaining_bytes: int
+    rounds: int
+    bytes_per_s: float
+    expected_downtime_ms: float | None = None
+
+    def to_qmp(self) -> dict[str, object]:
+        """Return QMP's MigrationStats."""
+        return {
+            "total": self.total_bytes,
+            "transferred": self.transferred_bytes,
+            "remaining": self.remaining_bytes,
+            "dirty-sync-count": self.rounds,
+            "mbps": round(self.bytes_per_s * 8 / 1e6, 3),
+        }
+
+
+@dataclass
+class MigrationRecord:
+    """One migration from its request to its end.
+
+    `socket_address` is where an incoming migration is awaited, in QMP's form. `report` is
+    there once it completed, `error` once it failed or was cancelled.
+    """
+
+    status: MigrationStatus = MigrationStatus.SETUP
+    socket_address: Mapping[str, object] | None = None
+    progress: MigrationProgress | None = None
+    report: Mapping[str, object] | None = None
+    error: TagalongError | None = None
+    started_ns: int = field(default_factory=time.monotonic_ns)
+    ended_ns: int | None = None
+
+    def advance(self, status: MigrationStatus) -> None:
+        """Enter `status`; the clock stops with a final one."""
+        self.status = status
+        if status.is_final:
+            self.ended_ns = time.monotonic_ns()
+
+    def to_qmp(self) -> dict[str, object]:
+        """Return QMP's MigrationInfo."""
+        elapsed_ns = (self.ended_ns or time.monotonic_ns()) - self.started_ns
+        info: dict[str, object] = {
+            "status": self.status.value,
+            "total-time": elapsed_ns // 1_000_000,
+        }
+        if self.socket_address is not None:
+            info["socket-address"] = [dict(self.socket_address)]
+        if self.progress is not None:
+            info["ram"] = self.progress.to_qmp()
+            if self.progress.expected_downtime_ms is not None:
+                info["expected-downtime"] = round(self.progress.expected_downtime_ms)
+        info.update(self._end_to_qmp())
+        return info
+
+    def _end_to_qmp(self) -> dict[str, object]:
+        if self.report is not None:
+            return {"downtime": self._downtime_ms(), "x-report": dict(self.report)}
+        if self.error is not None:
+            name = type(self.error).__name__
+            return {"error-desc": str(self.error), "x-error-class": name}
+        return {}
+
+    def _downtime_ms(self) -> int:
+        downtime = self.report.get("downtime_ms", 0) if self.report is not None else 0
+        return round(downtime) if isinstance(downtime, int | float) else 0

@@ -1,0 +1,201 @@
+"""A VM that somebody operates: its machine, its run state, its events.
+
+Everything here runs in the event loop's thread. The machine and a migration have threads
+of their own; what they have to say arrives through `call_soon_threadsafe`, in order.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from tagalong.errors import MachineError, RunStateError, TagalongError
+from tagalong.machine import Machine, RunState
+from tagalong.vmm.handover import HandoverGate, MigratingMachine
+from tagalong.vmm.messages import Event
+from tagalong.vmm.states import VmState, check_transition
+from tagalong.vmm.watcher import MachineWatcher
+
+_MOVED_AWAY = (
+    "the destination owns the VM: it was migrated away and must not run here as well"
+)
+_MAYBE_MOVED_AWAY = (
+    "the link broke while the VM was handed over: the destination may be running it; "
+    "look there first"
+)
+
+
+class ShutdownReason(Enum):
+    """Why a VM ended; the values are QMP's ShutdownCause."""
+
+    GUEST = "guest-shutdown"
+    QUIT = "host-qmp-quit"
+    SIGNAL = "host-signal"
+    ERROR = "host-error"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a VM's process ends: the reason, the exit status, the error if there was one."""
+
+    reason: ShutdownReason
+    exit_code: int = 0
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A machine with what is needed to run it."""
+
+    machine: Machine
+    gate: HandoverGate
+    watcher: MachineWatcher
+
+
+class Vm:
+    """The VM behind one control socket; in `inmigrate` until it has a machine.
+
+    `emit` gets every event, in order. `ended` is set once, when the process should exit.
+    `starts_on_arrival` says whether a VM that comes in by migration goes on at once.
+    """
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self.state = VmState.INMIGRATE
+        self.starts_on_arrival = True
+        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._emit = emit
+        self._here: _Running | None = None
+        self._before_freeze = VmState.PAUSED
+        self._no_cont_reason = _MOVED_AWAY
+
+    @property
+    def machine(self) -> Machine | None:
+        """Return the machine, None until a migration has brought it."""
+        return self._here.machine if self._here is not None else None
+
+    def create(self, machine: Machine) -> None:
+        """Take a new machine: the VM is in prelaunch."""
+        self._take(machine)
+        self.state = VmState.PRELAUNCH
+
+    def arrive(self, machine: Machine, *, ran: bool) -> None:
+        """Take a machine that a migration brought, and let it run if it ran at the source.
+
+        Raises RunStateError if it cannot run; the VM is still in `inmigrate` then.
+        """
+        here = self._take(machine)
+        if not (ran and self.starts_on_arrival):
+            self._enter(VmState.PAUSED)
+            return
+        here.gate.resume()
+        self._enter(VmState.RUNNING)
+        self.watch()
+
+    def _take(self, machine: Machine) -> _Running:
+        gate = HandoverGate(machine, lambda: self._call(self._froze))
+        self._here = _Running(machine, gate, MachineWatcher(machine, self._machine_ended))
+        return self._here
+
+    def cont(self) -> None:
+        """Let the guest run. Raises RunStateError when it must not."""
+        if self.state is VmState.INMIGRATE:
+            self.starts_on_arrival = True
+            return
+        if self.state is VmState.RUNNING:
+            return
+        if self.state is VmState.POSTMIGRATE:
+            raise RunStateError(self._no_cont_reason)
+        if self.state is VmState.FINISH_MIGRATE:
+            raise RunStateError("Migration is not finalized yet")
+        check_transition(self.state, VmState.RUNNING)
+        self._require_here().gate.resume()
+        self._enter(VmState.RUNNING)
+        self.watch()
+
+    def stop(self) -> None:
+        """Stop the guest. A VM that does not run stays as it is.
+
+        Said during a handover, it keeps the guest stopped if the handover fails.
+        """
+        if self.state is VmState.INMIGRATE:
+            self.starts_on_arrival = False
+        if self.state not in {VmState.RUNNING, VmState.FINISH_MIGRATE}:
+            return
+        machine_state = self._require_here().gate.pause()
+        if self.state is VmState.RUNNING and machine_state is RunState.PAUSED:
+            self._enter(VmState.PAUSED)
+
+    def end(self, ending: Ending) -> None:
+        """Announce the VM's end; the first ending counts."""
+        if self.ended.done():
+            return
+        guest = ending.reason is ShutdownReason.GUEST
+        self._emit(Event("SHUTDOWN", {"guest": guest, "reason": ending.reason.value}))
+        self.ended.set_result(ending)
+
+    def emit_migration(self, status: str) -> None:
+        """Send the MIGRATION event."""
+        self._emit(Event("MIGRATION", {"status": status}))
+
+    def migrating_machine(self) -> MigratingMachine:
+        """Return the machine for a migration to send. Raises RunStateError if there is none."""
+        here = self._require_here()
+        return MigratingMachine(here.machine, here.gate)
+
+    def watch(self) -> None:
+        """See to it that the end of a running machine is noticed."""
+        if self._here is not None and self.state is VmState.RUNNING:
+            self._here.watcher.watch()
+
+    def handed_over(self, *, certain: bool = True) -> None:
+        """Record that the destination owns the VM, or may own it. For ever."""
+        self._no_cont_reason = _MOVED_AWAY if certain else _MAYBE_MOVED_AWAY
+        self._enter(VmState.POSTMIGRATE)
+
+    def not_handed_over(self) -> None:
+        """Go on as before the migration froze the guest, if it did."""
+        here = self._require_here()
+        machine_state = here.gate.thaw()
+        if self.state is VmState.FINISH_MIGRATE:
+            self._enter(self._state_after_thaw(machine_state))
+        self.watch()
+
+    def _state_after_thaw(self, machine_state: RunState) -> VmState:
+        if machine_state is RunState.RUNNING:
+            return VmState.RUNNING
+        return VmState.PRELAUNCH if self._before_freeze is VmState.PRELAUNCH else VmState.PAUSED
+
+    def _froze(self) -> None:
+        self._before_freeze = self.state
+        self._enter(VmState.FINISH_MIGRATE)
+
+    def _machine_ended(self, machine_state: RunState) -> None:
+        if self.ended.done():
+            return
+        if machine_state is RunState.SHUTDOWN:
+            self._enter(VmState.SHUTDOWN)
+            self.end(Ending(ShutdownReason.GUEST))
+            return
+        self._enter(VmState.INTERNAL_ERROR)
+        error = self._require_here().machine.failure or MachineError("the machine failed")
+        exit_code = error.exit_code if isinstance(error, TagalongError) else MachineError.exit_code
+        self.end(Ending(ShutdownReason.ERROR, exit_code, error))
+
+    def _enter(self, state: VmState) -> None:
+        """Move to `state` and emit what QMP emits for it."""
+        check_transition(self.state, state)
+        was_running = self.state is VmState.RUNNING
+        self.state = state
+        if state is VmState.RUNNING:
+            self._emit(Event("RESUME"))
+        elif was_running and state is not VmState.SHUTDOWN:
+            self._emit(Event("STOP"))
+
+    def _require_here(self) -> _Running:
+        if self._here is None:
+            raise RunStateError("the VM is not here yet: an incoming migration is awaited")
+        return self._here
+
+    def _call(self, function: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(function)

@@ -1,0 +1,43 @@
+"""Notices that a machine ended on its own, and says so in the event loop's thread."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from tagalong.machine import Machine, RunState
+
+_ENDED = {RunState.SHUTDOWN, RunState.FAILED}
+
+
+class MachineWatcher:
+    """Calls `on_end` once in the event loop when the machine is SHUTDOWN or FAILED.
+
+    A machine can only be waited for while it runs, so `watch` is to be called whenever it
+    was set going, and does no harm when it was not.
+    """
+
+    def __init__(self, machine: Machine, on_end: Callable[[RunState], None]) -> None:
+        self._machine = machine
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._waiting = False
+
+    def watch(self) -> None:
+        """See to it that somebody waits for the machine's end."""
+        if not self._waiting:
+            self._waiting = True
+            threading.Thread(target=self._wait, name="machine-watch", daemon=True).start()
+
+    def _wait(self) -> None:
+        self._machine.wait()
+        with suppress(RuntimeError):  # the loop is closed: nobody is interested any more
+            self._loop.call_soon_threadsafe(self._woke)
+
+    def _woke(self) -> None:
+        self._waiting = False
+        state = self._machine.run_state
+        if state in _ENDED:
+            self._on_end(state)
+        elif state is RunState.RUNNING:
+            self.watch()

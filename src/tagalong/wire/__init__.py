@@ -1,0 +1,84 @@
+"""The migration stream as values and bytes, sans I/O (docs/formats/stream.md is normative).
+
+    limits          what may be how large
+    layout          byte tables
+    records         what is said
+    planes          batches of pages: heads, encodings of tags
+    machine_state   registers and devices
+    codec           headers and all other payloads
+    integrity       checksums
+    states          the transition table
+    conversation    what may be said now
+    receiver        the incoming stream
+    connection      one end: the entry point
+
+No socket, no thread, no clock: tests run both ends in lockstep, and whatever carries the
+bytes is somebody else's choice.
+"""
+
+from tagalong.wire.connection import NEED_DATA, Connection, NeedData
+from tagalong.wire.layout import Buffer
+from tagalong.wire.receiver import Placement
+from tagalong.wire.records import (
+    SUPPORTED_FEATURES,
+    Abort,
+    AbortReason,
+    Accept,
+    Commit,
+    Digest,
+    Feature,
+    Hello,
+    KeepAlive,
+    Machine,
+    NoBytes,
+    Pages,
+    Plane,
+    Power,
+    Prepare,
+    Ready,
+    Record,
+    RecordType,
+    Region,
+    Role,
+    Round,
+    Running,
+    State,
+    Vcpu,
+    Verify,
+)
+from tagalong.wire.states import TRANSITIONS, Phase
+
+__all__ = [
+    "NEED_DATA",
+    "SUPPORTED_FEATURES",
+    "TRANSITIONS",
+    "Abort",
+    "AbortReason",
+    "Accept",
+    "Buffer",
+    "Commit",
+    "Connection",
+    "Digest",
+    "Feature",
+    "Hello",
+    "KeepAlive",
+    "Machine",
+    "NeedData",
+    "NoBytes",
+    "Pages",
+    "Phase",
+    "Placement",
+    "Plane",
+    "Power",
+    "Prepare",
+    "Ready",
+    "Record",
+    "RecordType",
+    "Region",
+    "Role",
+    "Round",
+    "Running",
+    "State",
+    "Vcpu",
+    "Verify",
+]

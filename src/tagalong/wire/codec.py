@@ -1,0 +1,348 @@
+"""Headers, and the payload of every record but PAGES (see `planes`): bytes from and to values.
+
+Nothing here knows who speaks or what was said before: what a payload must be in itself is
+checked here, what it must be at this moment in `conversation`.
+"""
+
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tagalong.mte import PAGE_SIZES_BYTES
+from tagalong.wire import limits
+from tagalong.wire.layout import Buffer, Layout, MalformedError
+from tagalong.wire.machine_state import STATE_HEAD, VCPU_HEAD, decode_state, encode_state
+from tagalong.wire.planes import PAGES_HEAD
+from tagalong.wire.records import (
+    Abort,
+    AbortReason,
+    Accept,
+    Commit,
+    Digest,
+    Hello,
+    KeepAlive,
+    Machine,
+    Prepare,
+    Ready,
+    Record,
+    RecordType,
+    Region,
+    Role,
+    Round,
+    Running,
+    Verify,
+)
+
+MAGIC = b"TAGALONG"
+VERSION = 1
+MIGRATION_ID_BYTES = 16
+DIGEST_BYTES = 16
+MTE_VERSIONS = (0, 2, 3)
+
+STREAM_HEADER = Layout(("magic", 8), ("version", "u32"), ("reserved", "u32"))
+RECORD_HEADER = Layout(
+    ("type", "u16"), ("flags", "u16"), ("payload_bytes", "u32"), ("checksum", "u64")
+)
+CHECKED_HEADER_BYTES = RECORD_HEADER.offsets["checksum"]
+"""What the checksum covers of the header: all that stands before it."""
+
+HELLO = Layout(
+    ("compatible_features", "u64"),
+    ("mandatory_features", "u64"),
+    ("migration_id", MIGRATION_ID_BYTES),
+    ("role", "u32"),
+    ("reserved", "u32"),
+)
+MACHINE_HEAD = Layout(
+    ("page_size_bytes", "u32"),
+    ("vcpu_count", "u32"),
+    ("mte_version", "u32"),
+    ("region_count", "u32"),
+)
+REGION = Layout(("gpa", "u64"), ("size_bytes", "u64"))
+ROUND = Layout(("number", "u32"), ("reserved", "u32"), ("page_count", "u64"))
+DIGEST = Layout(("digest", DIGEST_BYTES))
+COMMIT = Layout(("run", "u32"), ("reserved", "u32"))
+ABORT_HEAD = Layout(("reason", "u32"), ("text_bytes", "u32"))
+
+_NOTHING = (0, 0)
+PAYLOAD_BYTES: dict[RecordType, tuple[int, int]] = {
+    RecordType.HELLO: (HELLO.size, HELLO.size),
+    RecordType.MACHINE: (
+        MACHINE_HEAD.size + REGION.size,
+        MACHINE_HEAD.size + REGION.size * limits.MAX_REGIONS,
+    ),
+    RecordType.ACCEPT: _NOTHING,
+    RecordType.PAGES: (
+        PAGES_HEAD.size,
+        PAGES_HEAD.size + limits.MAX_BATCH_BYTES + limits.MAX_BATCH_TAG_BYTES,
+    ),
+    RecordType.ROUND: (ROUND.size, ROUND.size),
+    RecordType.STATE: (STATE_HEAD.size + VCPU_HEAD.size, limits.MAX_STATE_BYTES),
+    RecordType.VERIFY: _NOTHING,
+    RecordType.DIGEST: (DIGEST.size, DIGEST.size),
+    RecordType.PREPARE: _NOTHING,
+    RecordType.READY: _NOTHING,
+    RecordType.COMMIT: (COMMIT.size, COMMIT.size),
+    RecordType.RUNNING: _NOTHING,
+    RecordType.ABORT: (ABORT_HEAD.size, ABORT_HEAD.size + limits.MAX_ABORT_TEXT_BYTES),
+    RecordType.KEEPALIVE: _NOTHING,
+}
+"""The smallest and the largest payload of each record type."""
+
+
+def encode_stream_header() -> bytes:
+    """Return the first bytes of a stream."""
+    return STREAM_HEADER.pack(magic=MAGIC, version=VERSION)
+
+
+def check_stream_header(header: Buffer) -> None:
+    """Raise MalformedError unless these are the first bytes of a stream of this version."""
+    magic = bytes(header[: len(MAGIC)])
+    if magic != MAGIC:
+        raise MalformedError(f"{magic!r} does not start a tagalong stream, {MAGIC!r} does")
+    version = STREAM_HEADER.unpack(header)["version"]
+    if version != VERSION:
+        raise MalformedError(
+            f"the peer speaks version {version:#x} of the stream, this end {VERSION:#x}: "
+            "use the same release of tagalong at both ends",
+            offset=STREAM_HEADER.offsets["version"],
+        )
+
+
+@dataclass(frozen=True)
+class RecordHeader:
+    """A record header that is sound in itself; `checked` are the bytes under the checksum."""
+
+    type: RecordType
+    payload_bytes: int
+    checksum: int
+    checked: bytes
+
+
+def decode_record_header(header: Buffer) -> RecordHeader:
+    """Return the header. Raises MalformedError for an unknown type, a flag, or a bad size."""
+    values = RECORD_HEADER.unpack(header)
+    try:
+        kind = RecordType(values["type"])
+    except ValueError:
+        raise MalformedError(f"{values['type']:#x} is no record type") from None
+    if values["flags"]:
+        raise MalformedError(
+            f"{kind.name} has the flags {values['flags']:#x}, none is known",
+            offset=RECORD_HEADER.offsets["flags"],
+        )
+    _require_payload_bytes(kind, values["payload_bytes"])
+    return RecordHeader(
+        kind, values["payload_bytes"], values["checksum"], bytes(header[:CHECKED_HEADER_BYTES])
+    )
+
+
+def checked_header(kind: RecordType, payload_bytes: int) -> bytes:
+    """Return the part of a record's header that is under the checksum.
+
+    Raises MalformedError if no record of this type has a payload of this size.
+    """
+    _require_payload_bytes(kind, payload_bytes)
+    header = RECORD_HEADER.pack(type=kind, flags=0, payload_bytes=payload_bytes, checksum=0)
+    return header[:CHECKED_HEADER_BYTES]
+
+
+def _require_payload_bytes(kind: RecordType, size_bytes: int) -> None:
+    smallest, largest = PAYLOAD_BYTES[kind]
+    if not smallest <= size_bytes <= largest:
+        raise MalformedError(
+            f"a {kind.name} payload of {size_bytes:#x} bytes, where {smallest:#x} to "
+            f"{largest:#x} are possible",
+            offset=RECORD_HEADER.offsets["payload_bytes"],
+        )
+
+
+def encode_payload(record: Record) -> bytes:
+    """Return the payload of any record but PAGES. Raises MalformedError for a bad value."""
+    encode = _ENCODERS.get(record.type)
+    return encode(record) if encode else b""
+
+
+def decode_payload(kind: RecordType, payload: Buffer) -> Record:
+    """Return the record of any type but PAGES; the inverse of `encode_payload`.
+
+    Raises MalformedError, its offset counted from the payload's start.
+    """
+    return _DECODERS[kind](payload)
+
+
+def _encode_hello(hello: Hello) -> bytes:
+    return HELLO.pack(
+        compatible_features=hello.compatible_features,
+        mandatory_features=hello.mandatory_features,
+        migration_id=hello.migration_id,
+        role=hello.role,
+    )
+
+
+def _decode_hello(payload: Buffer) -> Hello:
+    values = HELLO.unpack(payload)
+    try:
+        role = Role(values.pop("role"))
+    except ValueError as error:
+        raise MalformedError(f"unknown role: {error}", offset=HELLO.offsets["role"]) from None
+    del values["reserved"]
+    return Hello(role=role, **values)
+
+
+def _encode_machine(machine: Machine) -> bytes:
+    head = MACHINE_HEAD.pack(
+        page_size_bytes=machine.page_size_bytes,
+        vcpu_count=machine.vcpu_count,
+        mte_version=machine.mte_version,
+        region_count=len(machine.regions),
+    )
+    regions = [REGION.pack(gpa=each.gpa, size_bytes=each.size_bytes) for each in machine.regions]
+    payload = head + b"".join(regions)
+    _decode_machine(payload)
+    return payload
+
+
+def _decode_machine(payload: Buffer) -> Machine:
+    values = MACHINE_HEAD.unpack(payload)
+    _require_choice(MACHINE_HEAD, values, "page_size_bytes", PAGE_SIZES_BYTES)
+    _require_count(MACHINE_HEAD, values, "vcpu_count", limits.MAX_VCPUS)
+    _require_choice(MACHINE_HEAD, values, "mte_version", MTE_VERSIONS)
+    _require_count(MACHINE_HEAD, values, "region_count", limits.MAX_REGIONS)
+    count = values.pop("region_count")
+    expected = MACHINE_HEAD.size + count * REGION.size
+    if len(payload) != expected:
+        raise MalformedError(
+            f"{count:#x} regions take a payload of {expected:#x} bytes, not {len(payload):#x}",
+            offset=MACHINE_HEAD.offsets["region_count"],
+        )
+    return Machine(regions=_decode_regions(payload, values["page_size_bytes"]), **values)
+
+
+def _decode_regions(payload: Buffer, page_size: int) -> tuple[Region, ...]:
+    regions: list[Region] = []
+    end = 0
+    for at in range(MACHINE_HEAD.size, len(payload), REGION.size):
+        region = Region(**REGION.unpack(payload, at))
+        if region.gpa % page_size or region.size_bytes % page_size or not region.size_bytes:
+            raise MalformedError(
+                f"region [{region.gpa:#x}, {region.end:#x}) is empty or not of whole pages of "
+                f"{page_size:#x}",
+                offset=at,
+            )
+        if region.gpa < end or region.end > limits.MAX_GPA:
+            raise MalformedError(
+                f"region [{region.gpa:#x}, {region.end:#x}) must start at or after {end:#x}, where "
+                f"the one before it ends, and end by {limits.MAX_GPA:#x}",
+                offset=at,
+            )
+        regions.append(region)
+        end = region.end
+    return tuple(regions)
+
+
+def _require_choice(
+    layout: Layout, values: dict[str, int], name: str, choices: tuple[int, ...]
+) -> None:
+    if values[name] not in choices:
+        known = ", ".join(f"{choice:#x}" for choice in choices)
+        raise MalformedError(
+            f"{name} is {values[name]:#x}, possible are {known}", offset=layout.offsets[name]
+        )
+
+
+def _require_count(layout: Layout, values: dict[str, int], name: str, limit: int) -> None:
+    if not 1 <= values[name] <= limit:
+        raise MalformedError(
+            f"{name} is {values[name]:#x}, possible are 0x1 to {limit:#x}",
+            offset=layout.offsets[name],
+        )
+
+
+def _decode_round(payload: Buffer) -> Round:
+    values = ROUND.unpack(payload)
+    return Round(number=values["number"], page_count=values["page_count"])
+
+
+def _decode_commit(payload: Buffer) -> Commit:
+    values = COMMIT.unpack(payload)
+    _require_choice(COMMIT, values, "run", (0, 1))
+    return Commit(run=bool(values["run"]))
+
+
+def _encode_abort(abort: Abort) -> bytes:
+    text = _presentable(abort.text)
+    return ABORT_HEAD.pack(reason=abort.reason, text_bytes=len(text)) + text
+
+
+def _presentable(text: str) -> bytes:
+    # An abort must get through whatever its text is, so the text is made to fit: cut at
+    # the limit (never inside a character), no surrogates, spaces for control characters.
+    plain = "".join(" " if _is_control(each) else each for each in text)
+    encoded = plain.encode("utf-8", "replace")[: limits.MAX_ABORT_TEXT_BYTES]
+    return encoded.decode("utf-8", "ignore").encode()
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) == "Cc"
+
+
+def _decode_abort(payload: Buffer) -> Abort:
+    values = ABORT_HEAD.unpack(payload)
+    try:
+        reason = AbortReason(values["reason"])
+    except ValueError:
+        raise MalformedError(f"{values['reason']:#x} is no reason to abort") from None
+    raw = bytes(payload[ABORT_HEAD.size :])
+    if len(raw) != values["text_bytes"]:
+        raise MalformedError(
+            f"a text of {values['text_bytes']:#x} bytes, but {len(raw):#x} follow",
+            offset=ABORT_HEAD.offsets["text_bytes"],
+        )
+    return Abort(reason, _decode_text(raw))
+
+
+def _decode_text(raw: bytes) -> str:
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedError(
+            f"the text is not UTF-8: {error.reason}", offset=ABORT_HEAD.size + error.start
+        ) from error
+    # It is going to be shown on someone's terminal.
+    for place, character in enumerate(text):
+        if _is_control(character):
+            raise MalformedError(
+                f"the text has the control character {ord(character):#04x}",
+                offset=ABORT_HEAD.size + len(text[:place].encode()),
+            )
+    return text
+
+
+_ENCODERS: dict[RecordType, Callable[[Any], bytes]] = {
+    RecordType.HELLO: _encode_hello,
+    RecordType.MACHINE: _encode_machine,
+    RecordType.ROUND: lambda it: ROUND.pack(number=it.number, page_count=it.page_count),
+    RecordType.STATE: encode_state,
+    RecordType.DIGEST: lambda it: DIGEST.pack(digest=it.digest),
+    RecordType.COMMIT: lambda it: COMMIT.pack(run=it.run),
+    RecordType.ABORT: _encode_abort,
+}
+
+_DECODERS: dict[RecordType, Callable[[Buffer], Record]] = {
+    RecordType.HELLO: _decode_hello,
+    RecordType.MACHINE: _decode_machine,
+    RecordType.ACCEPT: lambda _: Accept(),
+    RecordType.ROUND: _decode_round,
+    RecordType.STATE: decode_state,
+    RecordType.VERIFY: lambda _: Verify(),
+    RecordType.DIGEST: lambda payload: Digest(**DIGEST.unpack(payload)),
+    RecordType.PREPARE: lambda _: Prepare(),
+    RecordType.READY: lambda _: Ready(),
+    RecordType.COMMIT: _decode_commit,
+    RecordType.RUNNING: lambda _: Running(),
+    RecordType.ABORT: _decode_abort,
+    RecordType.KEEPALIVE: lambda _: KeepAlive(),
+}

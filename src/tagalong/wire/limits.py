@@ -1,0 +1,21 @@
+"""Every limit of the stream (docs/formats/stream.md, section 5), checked before allocating.
+
+They are generous for real machines and small for a host: a KVM arm64 guest has at most
+512 vCPUs with fewer than 1,000 registers each.
+"""
+
+from tagalong.mte import PACKED_RATIO
+
+MAX_REGIONS = 1024
+MAX_GPA = 1 << 52
+MAX_VCPUS = 512
+MAX_BATCH_BYTES = 4 << 20
+MAX_STATE_BYTES = 32 << 20
+MAX_REGISTERS = 4096
+MAX_REGISTER_BYTES = 256
+MAX_DEVICES = 256
+MAX_DEVICE_NAME_BYTES = 64
+MAX_DEVICE_STATE_BYTES = 1 << 20
+MAX_ABORT_TEXT_BYTES = 4096
+
+MAX_BATCH_TAG_BYTES = MAX_BATCH_BYTES // PACKED_RATIO

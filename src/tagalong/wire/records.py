@@ -1,0 +1,257 @@
+"""The records of the stream as frozen values (docs/formats/stream.md, section 4).
+
+They say what is sent, not how: which encoding a plane takes on the wire is the codec's
+choice. None of them knows a machine; `tagalong.migrate` translates.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum, IntFlag
+from typing import ClassVar, TypeAlias
+
+
+class RecordType(IntEnum):
+    """The number of each record type; 0 is none, so zeroed memory is never a record."""
+
+    HELLO = 1
+    MACHINE = 2
+    ACCEPT = 3
+    PAGES = 4
+    ROUND = 5
+    STATE = 6
+    VERIFY = 7
+    DIGEST = 8
+    PREPARE = 9
+    READY = 10
+    COMMIT = 11
+    RUNNING = 12
+    ABORT = 13
+    KEEPALIVE = 14
+
+
+class Role(IntEnum):
+    """Which end of the migration."""
+
+    SOURCE = 1
+    DESTINATION = 2
+
+    @property
+    def peer(self) -> "Role":
+        """Return the other end."""
+        return Role.DESTINATION if self is Role.SOURCE else Role.SOURCE
+
+
+class Feature(IntFlag):
+    """Feature bits of HELLO."""
+
+    TAGS_ZSTD = 1 << 0
+
+
+SUPPORTED_FEATURES = Feature.TAGS_ZSTD
+
+
+class Power(IntEnum):
+    """A vCPU's power state on the wire (KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_STOPPED)."""
+
+    ON = 0
+    OFF = 5
+
+
+class AbortReason(IntEnum):
+    """Why an end gave up, for the program at the other end; the text is for the person."""
+
+    MACHINE_MISMATCH = 1
+    STATE_REFUSED = 2
+    DIGEST_MISMATCH = 3
+    CANCELLED = 4
+    NOT_CONVERGED = 5
+    PROTOCOL = 6
+    HOST = 7
+    INTERNAL = 8
+
+
+class NoBytes(Enum):
+    """What stands in for a plane that is not sent: three things that must not be confused.
+
+    ABSENT: there is no such plane. ZERO: all of it is zero. (Bytes: it is these.)
+    """
+
+    ABSENT = "absent"
+    ZERO = "zero"
+
+
+Plane: TypeAlias = memoryview | NoBytes
+
+
+@dataclass(frozen=True)
+class Hello:
+    """Open a conversation: who speaks, and what it can do."""
+
+    type: ClassVar = RecordType.HELLO
+
+    role: Role
+    migration_id: bytes
+    compatible_features: int = SUPPORTED_FEATURES
+    mandatory_features: int = 0
+
+    @property
+    def offered_features(self) -> int:
+        """Return every feature bit that the sender can do."""
+        return self.compatible_features | self.mandatory_features
+
+
+@dataclass(frozen=True)
+class Region:
+    """One range of guest RAM, in bytes."""
+
+    gpa: int
+    size_bytes: int
+
+    @property
+    def end(self) -> int:
+        """Return the first gpa behind the region."""
+        return self.gpa + self.size_bytes
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the destination must provide before it can hold the VM."""
+
+    type: ClassVar = RecordType.MACHINE
+
+    page_size_bytes: int
+    vcpu_count: int
+    mte_version: int
+    regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True)
+class Accept:
+    """The machine is provided."""
+
+    type: ClassVar = RecordType.ACCEPT
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Data and tags of consecutive pages; both planes are replaced as a whole.
+
+    `data` are the pages' bytes, or ZERO. `tags` are their packed allocation tags, or ZERO,
+    or ABSENT if the machine has none.
+    """
+
+    type: ClassVar = RecordType.PAGES
+
+    first_gpa: int
+    page_count: int
+    data: Plane
+    tags: Plane
+
+
+@dataclass(frozen=True)
+class Round:
+    """The end of a round: so many pages were sent, or, in the answer, placed."""
+
+    type: ClassVar = RecordType.ROUND
+
+    number: int
+    page_count: int
+
+
+@dataclass(frozen=True)
+class Vcpu:
+    """One vCPU: register values by KVM ONE_REG id, and its power state."""
+
+    power: Power
+    registers: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything the machine is besides its memory and tags."""
+
+    type: ClassVar = RecordType.STATE
+
+    vcpus: tuple[Vcpu, ...]
+    devices: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compute the digest of what you hold."""
+
+    type: ClassVar = RecordType.VERIFY
+
+
+@dataclass(frozen=True)
+class Digest:
+    """The digest of all memory and tags (16 bytes)."""
+
+    type: ClassVar = RecordType.DIGEST
+
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Ask whether the destination holds it all: nothing more comes."""
+
+    type: ClassVar = RecordType.PREPARE
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything is here and could run."""
+
+    type: ClassVar = RecordType.READY
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The right to run is yours; `run` says whether the guest was running."""
+
+    type: ClassVar = RecordType.COMMIT
+
+    run: bool
+
+
+@dataclass(frozen=True)
+class Running:
+    """The destination has taken over."""
+
+    type: ClassVar = RecordType.RUNNING
+
+
+@dataclass(frozen=True)
+class Abort:
+    """It ends here. From the destination it also promises that nothing was or will be started."""
+
+    type: ClassVar = RecordType.ABORT
+
+    reason: AbortReason
+    text: str
+
+
+@dataclass(frozen=True)
+class KeepAlive:
+    """Still at work on what you wait for."""
+
+    type: ClassVar = RecordType.KEEPALIVE
+
+
+Record: TypeAlias = (
+    Hello
+    | Machine
+    | Accept
+    | Pages
+    | Round
+    | State
+    | Verify
+    | Digest
+    | Prepare
+    | Ready
+    | Commit
+    | Running
+    | Abort
+    | KeepAlive
+)

@@ -1,0 +1,89 @@
+"""The one table that runs the protocol, for both roles and in both directions.
+
+docs/formats/stream.md, section 7, shows it; a test compares the two. No transition exists
+outside of it.
+"""
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from types import MappingProxyType
+
+from tagalong.wire.records import RecordType, Role
+
+
+class Phase(Enum):
+    """Where the conversation stands; both ends share it."""
+
+    START = "START"
+    HELLO_SENT = "HELLO_SENT"
+    AGREED = "AGREED"
+    DESCRIBED = "DESCRIBED"
+    COPYING = "COPYING"
+    ROUND_ENDED = "ROUND_ENDED"
+    STATE_SENT = "STATE_SENT"
+    VERIFYING = "VERIFYING"
+    DIGEST_SENT = "DIGEST_SENT"
+    VERIFIED = "VERIFIED"
+    PREPARED = "PREPARED"
+    READY = "READY"
+    COMMITTED = "COMMITTED"
+    DONE = "DONE"
+    ABORTED = "ABORTED"
+
+    @property
+    def is_final(self) -> bool:
+        """Return whether nothing may follow."""
+        return self in (Phase.DONE, Phase.ABORTED)
+
+
+_S = Role.SOURCE
+_D = Role.DESTINATION
+_Key = tuple[Phase, Role, RecordType]
+
+_PROGRESS: dict[_Key, Phase] = {
+    (Phase.START, _S, RecordType.HELLO): Phase.HELLO_SENT,
+    (Phase.HELLO_SENT, _D, RecordType.HELLO): Phase.AGREED,
+    (Phase.AGREED, _S, RecordType.MACHINE): Phase.DESCRIBED,
+    (Phase.DESCRIBED, _D, RecordType.ACCEPT): Phase.COPYING,
+    (Phase.COPYING, _S, RecordType.PAGES): Phase.COPYING,
+    (Phase.COPYING, _S, RecordType.ROUND): Phase.ROUND_ENDED,
+    (Phase.ROUND_ENDED, _D, RecordType.ROUND): Phase.COPYING,
+    (Phase.COPYING, _S, RecordType.STATE): Phase.STATE_SENT,
+    (Phase.STATE_SENT, _S, RecordType.VERIFY): Phase.VERIFYING,
+    (Phase.VERIFYING, _S, RecordType.DIGEST): Phase.DIGEST_SENT,
+    (Phase.DIGEST_SENT, _D, RecordType.DIGEST): Phase.VERIFIED,
+    (Phase.STATE_SENT, _S, RecordType.PREPARE): Phase.PREPARED,
+    (Phase.VERIFIED, _S, RecordType.PREPARE): Phase.PREPARED,
+    (Phase.PREPARED, _D, RecordType.READY): Phase.READY,
+    (Phase.READY, _S, RecordType.COMMIT): Phase.COMMITTED,
+    (Phase.COMMITTED, _D, RecordType.RUNNING): Phase.DONE,
+}
+
+
+def _attending() -> Iterator[tuple[Phase, Role]]:
+    # Who still has a say in which phase: everyone until the end, except that the source
+    # has nothing more to say once it has given up its right to run.
+    for phase in Phase:
+        if not phase.is_final:
+            yield phase, _D
+            if phase is not Phase.COMMITTED:
+                yield phase, _S
+
+
+def _build() -> dict[_Key, Phase]:
+    table = dict(_PROGRESS)
+    for phase, sender in _attending():
+        table[phase, sender, RecordType.ABORT] = Phase.ABORTED
+        # Before both have said HELLO nothing else may be said, not even this.
+        if phase not in (Phase.START, Phase.HELLO_SENT):
+            table[phase, sender, RecordType.KEEPALIVE] = phase
+    return table
+
+
+TRANSITIONS: Mapping[_Key, Phase] = MappingProxyType(_build())
+"""(phase, sender, record type) -> next phase; what is not in it is not allowed."""
+
+
+def allowed(phase: Phase, sender: Role) -> list[RecordType]:
+    """Return what `sender` may send in `phase`."""
+    return [kind for (at, who, kind) in TRANSITIONS if at is phase and who is sender]

@@ -1,0 +1,124 @@
+"""What a program did, in the form that both sides are compared in."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from tests.support.oracle_layout import DATA, PLAIN
+from tests.support.oracle_program import NZCV_MASK, TCO_BIT
+
+from tagalong.mte import GRANULE_BYTES
+
+PSTATE_MASK = NZCV_MASK | TCO_BIT
+
+
+class FaultKind(Enum):
+    """Why an instruction did not execute."""
+
+    UNDEFINED = "undefined"
+    BREAKPOINT = "breakpoint"
+    TRANSLATION = "translation"
+    PERMISSION = "permission"
+    TAG = "tag"
+    ALIGNMENT = "alignment"
+    UNSUPPORTED = "unsupported"  # our side only: allocated, but not implemented
+    OTHER = "other"
+
+
+MEMORY_FAULTS = {
+    FaultKind.TRANSLATION,
+    FaultKind.PERMISSION,
+    FaultKind.TAG,
+    FaultKind.ALIGNMENT,
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: its kind, the instruction's address, and FAR for those of memory."""
+
+    kind: FaultKind
+    pc: int
+    address: int = 0
+    detail: str = ""
+
+    def __str__(self) -> str:
+        address = f" far {self.address:#018x}" if self.kind in MEMORY_FAULTS else ""
+        return f"{self.kind.value} at {self.pc:#x}{address} {self.detail}".rstrip()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """State after a program. `tags` has one byte for each granule of DATA."""
+
+    registers: tuple[int, ...]
+    sp: int
+    pstate: int
+    data: bytes
+    plain: bytes
+    tags: bytes
+    faults: tuple[Fault, ...]
+    asynchronous: bool
+    irg: tuple[int, ...] = field(repr=False)
+
+
+def differences(ours: Outcome, oracle: Outcome) -> list[str]:
+    """Return one line for each thing that differs, the first faults first."""
+    lines = _fault_differences(ours.faults, oracle.faults)
+    for number, (mine, theirs) in enumerate(zip(ours.registers, oracle.registers, strict=True)):
+        if mine != theirs:
+            lines.append(f"x{number}: ours {mine:#018x}, oracle {theirs:#018x}")
+    if ours.sp != oracle.sp:
+        lines.append(f"sp: ours {ours.sp:#018x}, oracle {oracle.sp:#018x}")
+    if (ours.pstate ^ oracle.pstate) & PSTATE_MASK:
+        lines.append(f"pstate: ours {ours.pstate:#x}, oracle {oracle.pstate:#x}")
+    lines += _byte_differences("data", DATA, 1, ours.data, oracle.data)
+    lines += _byte_differences("plain", PLAIN, 1, ours.plain, oracle.plain)
+    lines += _byte_differences("tag", DATA, GRANULE_BYTES, ours.tags, oracle.tags)
+    if ours.asynchronous != oracle.asynchronous:
+        lines.append(f"TFSR.TF0: ours {ours.asynchronous}, oracle {oracle.asynchronous}")
+    if ours.irg != oracle.irg:
+        lines.append(f"next IRG tags: ours {ours.irg}, oracle {oracle.irg}")
+    return lines
+
+
+def _fault_differences(ours: tuple[Fault, ...], oracle: tuple[Fault, ...]) -> list[str]:
+    for mine, theirs in zip(ours, oracle, strict=False):
+        if not _same_fault(mine, theirs):
+            return [f"fault: ours {mine}; oracle {theirs}"]
+    if len(ours) == len(oracle):
+        return []
+    extra = (ours if len(ours) > len(oracle) else oracle)[min(len(ours), len(oracle))]
+    side = "ours" if len(ours) > len(oracle) else "the oracle"
+    return [f"fault on {side} only: {extra}"]
+
+
+def _same_fault(ours: Fault, oracle: Fault) -> bool:
+    if (ours.kind, ours.pc) != (oracle.kind, oracle.pc):
+        return False
+    return ours.kind not in MEMORY_FAULTS or _same_address(ours, oracle)
+
+
+# FAR_EL1[63:60] are UNKNOWN after a tag check fault. The oracle's address comes from its
+# host for other faults, without the top byte; and its host reports none beyond its own
+# address space.
+_TAG_FAULT_MASK = (1 << 60) - 1
+_ADDRESS_MASK = (1 << 56) - 1
+_HOST_ADDRESSES = 1 << 47
+
+
+def _same_address(ours: Fault, oracle: Fault) -> bool:
+    if ours.kind is FaultKind.TAG:
+        return (ours.address ^ oracle.address) & _TAG_FAULT_MASK == 0
+    address = ours.address & _ADDRESS_MASK
+    return address >= _HOST_ADDRESSES or address == oracle.address & _ADDRESS_MASK
+
+
+def _byte_differences(name: str, base: int, unit: int, ours: bytes, oracle: bytes) -> list[str]:
+    if ours == oracle:
+        return []
+    at = [i for i, (mine, theirs) in enumerate(zip(ours, oracle, strict=True)) if mine != theirs]
+    first = at[0]
+    return [
+        f"{name} at {base + first * unit:#x} ({len(at)} differ): "
+        f"ours {ours[first]:#x}, oracle {oracle[first]:#x}"
+    ]

@@ -1,0 +1,175 @@
+"""The QMP commands: names, arguments, answers."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import pytest
+
+from tagalong.errors import MigrationError, RunStateError
+from tagalong.machine import Machine
+from tagalong.vmm.commands import VmCommands
+from tagalong.vmm.messages import ErrorClass, QmpError
+from tagalong.vmm.outgoing import Outgoing
+from tagalong.vmm.record import MigrationRecord, MigrationRequest
+from tagalong.vmm.vm import Ending, ShutdownReason, Vm
+from tests.support.scripted_machine import ScriptedMachine
+
+
+class Scene:
+    """The commands of a VM in prelaunch; `requests` are the migrations asked for."""
+
+    def __init__(self, incoming: MigrationRecord | None = None) -> None:
+        self.requests: list[MigrationRequest] = []
+        self.machine = ScriptedMachine()
+        self.vm = Vm(lambda _: None)
+        self.vm.create(self.machine)
+        self.outgoing = Outgoing(self.vm, self._send)
+        self.commands = VmCommands(self.vm, self.outgoing, lambda: incoming)
+
+    def _send(
+        self, machine: Machine, request: MigrationRequest, *rest: object
+    ) -> Mapping[str, object]:
+        self.requests.append(request)
+        raise MigrationError("not in this test")
+
+    def run(self, command: str, **arguments: object) -> object:
+        names = {name.replace("_", "-"): value for name, value in arguments.items()}
+        return self.commands.execute(command, names)
+
+
+def play(script: Callable[[Scene], None], incoming: MigrationRecord | None = None) -> Scene:
+    async def run() -> Scene:
+        scene = Scene(incoming)
+        script(scene)
+        await scene.outgoing.cancel_and_wait(10)
+        return scene
+
+    return asyncio.run(run())
+
+
+def test_execute_unknown_command_is_refused_as_qemu_does() -> None:
+    def script(scene: Scene) -> None:
+        with pytest.raises(QmpError, match="^The command device_add has not been found$") as caught:
+            scene.run("device_add")
+        assert caught.value.error_class is ErrorClass.COMMAND_NOT_FOUND
+
+    play(script)
+
+
+def test_query_commands_lists_exactly_what_there_is() -> None:
+    def script(scene: Scene) -> None:
+        entries = cast("list[dict[str, str]]", scene.run("query-commands"))
+        assert [entry["name"] for entry in entries] == [
+            "cont",
+            "migrate",
+            "migrate-set-parameters",
+            "migrate_cancel",
+            "qmp_capabilities",
+            "query-commands",
+            "query-migrate",
+            "query-migrate-parameters",
+            "query-status",
+            "query-version",
+            "quit",
+            "stop",
+        ]
+
+    play(script)
+
+
+def test_query_status_follows_the_run_state() -> None:
+    def script(scene: Scene) -> None:
+        assert scene.run("query-status") == {"status": "prelaunch", "running": False}
+        assert scene.run("cont") == {}
+        assert scene.run("query-status") == {"status": "running", "running": True}
+        assert scene.run("stop") == {}
+        assert scene.run("query-status") == {"status": "paused", "running": False}
+
+    play(script)
+
+
+def test_quit_ends_the_vm() -> None:
+    def script(scene: Scene) -> None:
+        assert scene.run("quit") == {}
+        assert scene.vm.ended.result() == Ending(ShutdownReason.QUIT)
+
+    play(script)
+
+
+def test_query_migrate_before_any_migration_is_empty() -> None:
+    def script(scene: Scene) -> None:
+        assert scene.run("query-migrate") == {}
+
+    play(script)
+
+
+def test_query_migrate_awaiting_a_migration_tells_where() -> None:
+    address = {"type": "inet", "host": "127.0.0.1", "port": "4711"}
+
+    def script(scene: Scene) -> None:
+        info = cast("dict[str, object]", scene.run("query-migrate"))
+        assert info["status"] == "setup"
+        assert info["socket-address"] == [address]
+
+    play(script, MigrationRecord(socket_address=address))
+
+
+def test_migrate_passes_uri_options_and_parameters() -> None:
+    def script(scene: Scene) -> None:
+        assert scene.run("query-migrate-parameters") == {"downtime-limit": 300}
+        assert scene.run("migrate-set-parameters", downtime_limit=50) == {}
+        assert scene.run("query-migrate-parameters") == {"downtime-limit": 50}
+        assert scene.run("migrate", uri="unix:/x", x_verify=True, detach=True) == {}
+
+    assert play(script).requests == [
+        MigrationRequest("unix:/x", max_downtime_ms=50, verify=True, drop_tags=False)
+    ]
+
+
+def test_migrate_while_one_is_under_way_is_refused() -> None:
+    def script(scene: Scene) -> None:
+        scene.run("migrate", uri="unix:/x", x_drop_tags=True)
+        with pytest.raises(RunStateError, match="^There's a migration process in progress$"):
+            scene.run("migrate", uri="unix:/x")
+
+    assert play(script).requests[0].drop_tags
+
+
+def test_migrate_cancel_without_migration_is_fine() -> None:
+    def script(scene: Scene) -> None:
+        assert scene.run("migrate_cancel") == {}
+
+    play(script)
+
+
+@pytest.mark.parametrize("limit", [-1, 2_000_001])
+def test_set_parameters_downtime_limit_out_of_range_is_refused(limit: int) -> None:
+    def script(scene: Scene) -> None:
+        message = (
+            "^Parameter 'downtime-limit' expects an integer in the range of 0 to 2000000 "
+            "milliseconds$"
+        )
+        with pytest.raises(QmpError, match=message):
+            scene.run("migrate-set-parameters", downtime_limit=limit)
+        assert scene.run("query-migrate-parameters") == {"downtime-limit": 300}
+
+    play(script)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "text"),
+    [
+        ("migrate", {}, "Parameter 'uri' is missing"),
+        ("migrate", {"uri": 1}, "Invalid parameter type for 'uri', expected: string"),
+        ("stop", {"now": True}, "Parameter 'now' is unexpected"),
+    ],
+)
+def test_execute_wrong_arguments_are_refused(
+    command: str, arguments: dict[str, object], text: str
+) -> None:
+    def script(scene: Scene) -> None:
+        with pytest.raises(QmpError, match=f"^{text}$"):
+            scene.run(command, **arguments)
+
+    play(script)

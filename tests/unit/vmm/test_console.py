@@ -1,0 +1,105 @@
+"""Console output that never holds up the guest."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from tagalong.vmm import console
+from tagalong.vmm.console import ConsoleWriter
+
+
+def read_all(descriptor: int) -> tuple[threading.Thread, bytearray]:
+    collected = bytearray()
+
+    def run() -> None:
+        while data := os.read(descriptor, 65536):
+            collected.extend(data)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, collected
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_write_then_close_delivers_everything_in_order() -> None:
+    reader, writer = os.pipe()
+    thread, collected = read_all(reader)
+    output = ConsoleWriter(writer)
+
+    for number in range(1000):
+        output.write(b"%d\n" % number)
+    output.close()
+    os.close(writer)
+    thread.join()
+    os.close(reader)
+
+    assert bytes(collected) == b"".join(b"%d\n" % number for number in range(1000))
+
+
+def test_write_is_seen_without_close() -> None:
+    reader, writer = os.pipe()
+    output = ConsoleWriter(writer)
+
+    output.write(b"now")
+
+    assert os.read(reader, 10) == b"now"
+    output.close()
+    os.close(writer)
+    os.close(reader)
+
+
+def test_write_to_a_stuck_reader_returns_and_says_what_it_dropped() -> None:
+    reader, writer = os.pipe()
+    output = ConsoleWriter(writer)
+    kibibyte = b"x" * 1024
+    pieces = console.MAX_WAITING_BYTES // len(kibibyte) + 2000
+
+    for _ in range(pieces):
+        output.write(kibibyte)
+    thread, collected = read_all(reader)
+    until(lambda: not output._waiting)
+    output.write(b"after")
+    output.close()
+    os.close(writer)
+    thread.join()
+    os.close(reader)
+
+    kept, _, after = bytes(collected).partition(b"\n[tagalong: ")
+    dropped = pieces * len(kibibyte) - len(kept)
+    assert dropped > 0
+    assert after == b"%d bytes of console output dropped]\nafter" % dropped
+
+
+def test_write_after_the_reader_went_is_no_error() -> None:
+    reader, writer = os.pipe()
+    output = ConsoleWriter(writer)
+    os.close(reader)
+
+    output.write(b"lost")
+    until(lambda: output.broken)
+    output.write(b"lost too")
+    output.close()
+
+    os.close(writer)
+    assert not output._waiting
+
+
+def test_close_does_not_wait_for_ever_for_a_stuck_reader() -> None:
+    reader, writer = os.pipe()
+    output = ConsoleWriter(writer)
+    output.write(b"x" * 200_000)
+
+    begin = time.monotonic()
+    output.close(timeout_s=0.05)
+
+    assert time.monotonic() - begin < 5
+    os.close(reader)
+    until(lambda: output.broken)
+    os.close(writer)

@@ -1,0 +1,148 @@
+"""Who may let the guest run during a handover."""
+
+import pytest
+
+from tagalong.errors import RunStateError
+from tagalong.machine import RunState
+from tagalong.vmm.handover import HandoverGate, MigratingMachine
+from tests.support.scripted_machine import ScriptedMachine
+
+
+class Frozen:
+    """Counts the calls of on_freeze."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> None:
+        self.times += 1
+
+
+@pytest.fixture
+def machine() -> ScriptedMachine:
+    return ScriptedMachine()
+
+
+@pytest.fixture
+def frozen() -> Frozen:
+    return Frozen()
+
+
+@pytest.fixture
+def gate(machine: ScriptedMachine, frozen: Frozen) -> HandoverGate:
+    return HandoverGate(machine, frozen)
+
+
+def test_freeze_running_machine_stops_it_and_tells(
+    gate: HandoverGate, machine: ScriptedMachine, frozen: Frozen
+) -> None:
+    gate.resume()
+
+    gate.freeze()
+
+    assert machine.run_state is RunState.PAUSED
+    assert frozen.times == 1
+
+
+def test_resume_while_frozen_is_refused_and_the_guest_stands(
+    gate: HandoverGate, machine: ScriptedMachine
+) -> None:
+    gate.freeze()
+
+    with pytest.raises(RunStateError, match="^Migration is not finalized yet$"):
+        gate.resume()
+
+    assert machine.run_state is RunState.PAUSED
+
+
+def test_thaw_guest_that_ran_runs_again(gate: HandoverGate, machine: ScriptedMachine) -> None:
+    gate.resume()
+    gate.freeze()
+
+    assert gate.thaw() is RunState.RUNNING
+    assert machine.calls == ["resume", "pause", "resume"]
+
+
+def test_thaw_guest_that_was_paused_stays_paused(
+    gate: HandoverGate, machine: ScriptedMachine
+) -> None:
+    gate.freeze()
+
+    assert gate.thaw() is RunState.PAUSED
+    assert machine.calls == ["pause"]
+
+
+def test_thaw_after_stop_in_between_stays_paused(gate: HandoverGate) -> None:
+    gate.resume()
+    gate.freeze()
+    gate.pause()
+
+    assert gate.thaw() is RunState.PAUSED
+
+
+def test_thaw_without_freeze_leaves_a_running_guest_alone(
+    gate: HandoverGate, machine: ScriptedMachine
+) -> None:
+    gate.resume()
+
+    assert gate.thaw() is RunState.RUNNING
+    assert machine.calls == ["resume"]
+
+
+def test_thaw_twice_resumes_once(gate: HandoverGate, machine: ScriptedMachine) -> None:
+    gate.resume()
+    gate.freeze()
+    gate.thaw()
+    gate.pause()
+
+    assert gate.thaw() is RunState.PAUSED
+    assert machine.calls == ["resume", "pause", "resume", "pause"]
+
+
+@pytest.mark.parametrize(
+    ("end", "word"),
+    [
+        (ScriptedMachine.power_off, "shutdown"),
+        (lambda machine: machine.fail(RuntimeError()), "internal-error"),
+    ],
+)
+def test_freeze_machine_that_ended_is_refused(
+    gate: HandoverGate, machine: ScriptedMachine, frozen: Frozen, end: object, word: str
+) -> None:
+    gate.resume()
+    assert callable(end)
+    end(machine)
+
+    with pytest.raises(RunStateError, match=f"^the guest reached {word} before the handover$"):
+        gate.freeze()
+
+    assert frozen.times == 0
+
+
+def test_migrating_machine_stop_and_go_pass_the_gate(
+    gate: HandoverGate, machine: ScriptedMachine, frozen: Frozen
+) -> None:
+    migrating = MigratingMachine(machine, gate)
+    gate.resume()
+
+    migrating.pause()
+
+    assert (migrating.run_state, frozen.times) == (RunState.PAUSED, 1)
+    migrating.resume()
+    assert migrating.run_state is RunState.RUNNING
+
+
+def test_migrating_machine_everything_else_is_the_machines_own(
+    gate: HandoverGate, machine: ScriptedMachine
+) -> None:
+    migrating = MigratingMachine(machine, gate)
+
+    assert migrating.description is machine.description
+    assert migrating.vcpus == machine.vcpus
+    assert migrating.failure is None
+    assert migrating.wait(0) is RunState.PAUSED
+    for name in ("populated_pages", "start_dirty_log", "harvest_dirty_log", "stop_dirty_log"):
+        with pytest.raises(NotImplementedError):
+            getattr(migrating, name)()
+    migrating.close()
+    assert machine.closed

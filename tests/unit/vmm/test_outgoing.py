@@ -1,0 +1,289 @@
+"""Outgoing migrations: statuses, events and run states in their exact order."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+
+import pytest
+
+from tagalong.errors import (
+    DigestMismatchError,
+    HandoverUncertainError,
+    MigrationCancelledError,
+    MigrationError,
+    RunStateError,
+    TagalongError,
+)
+from tagalong.machine import Machine
+from tagalong.vmm.messages import Event
+from tagalong.vmm.outgoing import Outgoing
+from tagalong.vmm.record import MigrationProgress, MigrationRequest
+from tagalong.vmm.states import VmState
+from tagalong.vmm.vm import Vm
+from tests.support.scripted_machine import ScriptedMachine
+
+TIMEOUT_S = 10.0
+REQUEST = MigrationRequest(uri="tcp:host:1", max_downtime_ms=300)
+PROGRESS = MigrationProgress(
+    total_bytes=1000,
+    transferred_bytes=400,
+    remaining_bytes=600,
+    rounds=1,
+    bytes_per_s=1e6,
+    expected_downtime_ms=12.6,
+)
+REPORT = {"downtime_ms": 7.4, "rounds": 2}
+
+
+class ScriptedSender:
+    """Reports progress, freezes the machine if told to, and ends as told to."""
+
+    def __init__(self, end: TagalongError | Exception | None, *, freezes: bool = True) -> None:
+        self.end = end
+        self.freezes = freezes
+        self.release = threading.Event()
+        self.request: MigrationRequest | None = None
+
+    def __call__(
+        self,
+        machine: Machine,
+        request: MigrationRequest,
+        progress: Callable[[MigrationProgress], None],
+        cancelled: threading.Event,
+    ) -> Mapping[str, object]:
+        self.request = request
+        progress(PROGRESS)
+        while not self.release.wait(0.001):
+            if cancelled.is_set():
+                raise MigrationCancelledError("cancelled on request")
+        if self.freezes:
+            machine.pause()
+        if self.end is not None:
+            raise self.end
+        return REPORT
+
+
+class Scene:
+    """A running VM about to be migrated, and the log of its events."""
+
+    def __init__(self, sender: ScriptedSender) -> None:
+        self.log: list[str] = []
+        self.machine = ScriptedMachine()
+        self.vm = Vm(self._emit)
+        self.sender = sender
+        self.outgoing = Outgoing(self.vm, sender)
+
+    def _emit(self, event: Event) -> None:
+        status = f" {event.data['status']}" if event.name == "MIGRATION" and event.data else ""
+        self.log.append(f"{event.name}{status} in {self.vm.state.value}")
+
+    async def until(self, status: str) -> dict[str, object]:
+        async with asyncio.timeout(TIMEOUT_S):
+            while self.info()["status"] != status:
+                await asyncio.sleep(0.001)
+        return self.info()
+
+    def info(self) -> dict[str, object]:
+        assert self.outgoing.record is not None
+        return self.outgoing.record.to_qmp()
+
+
+def play(sender: ScriptedSender, script: Callable[[Scene], Awaitable[None]]) -> Scene:
+    async def run() -> Scene:
+        scene = Scene(sender)
+        scene.vm.create(scene.machine)
+        scene.vm.cont()
+        scene.log.clear()
+        await script(scene)
+        return scene
+
+    return asyncio.run(run())
+
+
+def test_start_migration_that_succeeds_ends_in_postmigrate() -> None:
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        assert scene.info()["status"] == "setup"
+        active = await scene.until("active")
+        assert active["ram"] == {
+            "total": 1000,
+            "transferred": 400,
+            "remaining": 600,
+            "dirty-sync-count": 1,
+            "mbps": 8.0,
+        }
+        assert active["expected-downtime"] == 13
+        scene.sender.release.set()
+        completed = await scene.until("completed")
+        assert completed["downtime"] == 7
+        assert completed["x-report"] == REPORT
+        assert scene.vm.state is VmState.POSTMIGRATE
+
+    scene = play(ScriptedSender(None), script)
+
+    assert scene.log == [
+        "MIGRATION setup in running",
+        "MIGRATION active in running",
+        "STOP in finish-migrate",
+        "MIGRATION completed in postmigrate",
+    ]
+    assert scene.sender.request == REQUEST
+    assert scene.machine.calls == ["resume", "pause"]
+
+
+@pytest.mark.parametrize("freezes", [True, False])
+def test_start_migration_that_fails_lets_the_guest_go_on(freezes: bool) -> None:
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        scene.sender.release.set()
+        failed = await scene.until("failed")
+        assert failed["error-desc"] == "both sides differ"
+        assert failed["x-error-class"] == "DigestMismatchError"
+        assert scene.vm.state is VmState.RUNNING
+
+    scene = play(ScriptedSender(DigestMismatchError("both sides differ"), freezes=freezes), script)
+
+    frozen = ["STOP in finish-migrate"] if freezes else []
+    assert scene.log == [
+        "MIGRATION setup in running",
+        "MIGRATION active in running",
+        *frozen,
+        f"MIGRATION failed in {'finish-migrate' if freezes else 'running'}",
+        *(["RESUME in running"] if freezes else []),
+    ]
+
+
+def test_start_migration_whose_handover_is_uncertain_keeps_the_guest_stopped() -> None:
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        scene.sender.release.set()
+        await scene.until("failed")
+        with pytest.raises(RunStateError, match="the destination may be running it"):
+            scene.vm.cont()
+
+    scene = play(ScriptedSender(HandoverUncertainError("no answer")), script)
+
+    assert scene.log[-2:] == ["STOP in finish-migrate", "MIGRATION failed in postmigrate"]
+    assert scene.vm.state is VmState.POSTMIGRATE
+    assert scene.machine.calls == ["resume", "pause"]
+
+
+def test_start_migration_that_hits_a_bug_does_not_lose_the_vm() -> None:
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        scene.sender.release.set()
+        failed = await scene.until("failed")
+        assert failed["error-desc"] == "internal error: ZeroDivisionError: oops"
+        assert failed["x-error-class"] == MigrationError.__name__
+        assert scene.vm.state is VmState.RUNNING
+
+    play(ScriptedSender(ZeroDivisionError("oops")), script)
+
+
+def test_cancel_ends_the_migration_and_the_guest_runs_on() -> None:
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        await scene.until("active")
+        scene.outgoing.cancel()
+        assert scene.info()["status"] == "cancelling"
+        await scene.until("cancelled")
+
+    scene = play(ScriptedSender(None), script)
+
+    assert scene.log == [
+        "MIGRATION setup in running",
+        "MIGRATION active in running",
+        "MIGRATION cancelling in running",
+        "MIGRATION cancelled in running",
+    ]
+    assert scene.machine.calls == ["resume"]
+
+
+def test_cancel_before_any_progress_ends_the_migration() -> None:
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        scene.outgoing.cancel()
+        await scene.until("cancelled")
+
+    assert play(ScriptedSender(None), script).log == [
+        "MIGRATION setup in running",
+        "MIGRATION cancelling in running",
+        "MIGRATION cancelled in running",
+    ]
+
+
+def test_cancel_without_migration_does_nothing() -> None:
+    async def script(scene: Scene) -> None:
+        scene.outgoing.cancel()
+        await scene.outgoing.cancel_and_wait(TIMEOUT_S)
+
+    assert play(ScriptedSender(None), script).log == []
+
+
+def test_cancel_and_wait_returns_when_the_migration_has_ended() -> None:
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        await scene.outgoing.cancel_and_wait(TIMEOUT_S)
+        assert scene.info()["status"] == "cancelled"
+
+    play(ScriptedSender(None), script)
+
+
+def test_start_second_migration_meanwhile_is_refused() -> None:
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        with pytest.raises(RunStateError, match="^There's a migration process in progress$"):
+            scene.outgoing.start(REQUEST)
+        await scene.outgoing.cancel_and_wait(TIMEOUT_S)
+
+    play(ScriptedSender(None), script)
+
+
+def test_start_again_after_failure_begins_anew() -> None:
+    async def script(scene: Scene) -> None:
+        scene.sender.release.set()
+        scene.outgoing.start(REQUEST)
+        await scene.until("failed")
+        scene.sender.end = None
+        scene.outgoing.start(REQUEST)
+        assert "error-desc" not in scene.info()
+        await scene.until("completed")
+
+    assert play(ScriptedSender(MigrationError("first")), script).vm.state is VmState.POSTMIGRATE
+
+
+def test_start_after_the_vm_moved_away_is_refused() -> None:
+    async def script(scene: Scene) -> None:
+        scene.sender.release.set()
+        scene.outgoing.start(REQUEST)
+        await scene.until("completed")
+        message = "^Can't migrate the vm that was paused due to previous migration$"
+        with pytest.raises(RunStateError, match=message):
+            scene.outgoing.start(REQUEST)
+
+    play(ScriptedSender(None), script)
+
+
+def test_start_while_awaiting_a_migration_is_refused() -> None:
+    async def run() -> None:
+        vm = Vm(lambda _: None)
+        with pytest.raises(RunStateError, match="^Guest is waiting for an incoming migration$"):
+            Outgoing(vm, ScriptedSender(None)).start(REQUEST)
+
+    asyncio.run(run())
+
+
+def test_guest_powers_off_during_migration_fails_it() -> None:
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        await scene.until("active")
+        scene.machine.power_off()
+        await asyncio.wait_for(scene.vm.ended, TIMEOUT_S)
+        scene.sender.release.set()
+        failed = await scene.until("failed")
+        assert failed["error-desc"] == "the guest reached shutdown before the handover"
+
+    scene = play(ScriptedSender(None), script)
+
+    assert scene.vm.state is VmState.SHUTDOWN
+    assert scene.log[-2:] == ["SHUTDOWN in shutdown", "MIGRATION failed in shutdown"]

@@ -1,0 +1,136 @@
+"""docs/formats/stream.md and the code say the same: every table is read and compared."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tagalong.wire import TRANSITIONS, AbortReason, Feature, Phase, RecordType, Role, codec, limits
+from tagalong.wire.layout import Layout
+from tagalong.wire.machine_state import DEVICE_HEAD, STATE_HEAD, VCPU_HEAD
+from tagalong.wire.planes import PAGES_HEAD, DataEncoding, TagEncoding
+from tests.golden.build_streams import PATHS
+
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "formats" / "stream.md").read_text("utf-8")
+
+LAYOUTS = {
+    "Stream header": codec.STREAM_HEADER,
+    "Record header": codec.RECORD_HEADER,
+    "`HELLO` payload": codec.HELLO,
+    "`MACHINE` payload": codec.MACHINE_HEAD,
+    "`MACHINE` region": codec.REGION,
+    "`PAGES` payload": PAGES_HEAD,
+    "`ROUND` payload": codec.ROUND,
+    "`STATE` payload": STATE_HEAD,
+    "`STATE` vCPU": VCPU_HEAD,
+    "`STATE` device": DEVICE_HEAD,
+    "`DIGEST` payload": codec.DIGEST,
+    "`COMMIT` payload": codec.COMMIT,
+    "`ABORT` payload": codec.ABORT_HEAD,
+}
+
+SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
+
+
+def rows_after(marker: str) -> list[list[str]]:
+    """Return the cells of the first table that follows `marker`, without its head."""
+    lines = DOCUMENT[DOCUMENT.index(marker) :].splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
+    return rows
+
+
+def numbered(marker: str) -> dict[str, int]:
+    return {row[1]: int(row[0]) for row in rows_after(marker)}
+
+
+def test_document_every_byte_table_is_known() -> None:
+    headed = re.findall(r"^### (.*)\n\n\| offset ", DOCUMENT, re.MULTILINE)
+
+    assert sorted(headed) == sorted(LAYOUTS)
+    assert DOCUMENT.count("| offset | size |") == len(LAYOUTS)
+
+
+@pytest.mark.parametrize("title", LAYOUTS)
+def test_document_byte_table_equals_the_layout(title: str) -> None:
+    layout: Layout = LAYOUTS[title]
+    at = 0
+
+    rows = rows_after(f"### {title}\n")
+
+    assert [row[3] for row in rows] == [name for name, _ in layout.fields]
+    for (offset, size, kind, name, *_), (_, code_kind) in zip(rows, layout.fields, strict=True):
+        assert int(offset) == at == layout.offsets[name]
+        if isinstance(code_kind, int):
+            assert (kind, int(size)) == ("bytes", code_kind)
+        else:
+            assert (kind, int(size)) == (code_kind, SIZES[code_kind])
+        at += int(size)
+    assert layout.size == at
+
+
+def test_document_records_equal_the_code() -> None:
+    rows = rows_after("## 4. Records")
+
+    assert numbered("## 4. Records") == {kind.name: kind.value for kind in RecordType}
+    for _, name, senders, smallest, largest, _ in rows:
+        kind = RecordType[name]
+        assert (int(smallest), int(largest)) == codec.PAYLOAD_BYTES[kind]
+        may_send = {role.name.lower() for (_, role, sent) in TRANSITIONS if sent is kind}
+        assert may_send == ({"source", "destination"} if senders == "both" else {senders})
+
+
+@pytest.mark.parametrize(
+    ("marker", "members"),
+    [
+        ("| `data_encoding` | name", DataEncoding),
+        ("| `tag_encoding` | name", TagEncoding),
+        ("| `reason` | name", AbortReason),
+    ],
+    ids=["data", "tags", "abort"],
+)
+def test_document_numbers_equal_the_enum(marker: str, members: type) -> None:
+    assert numbered(marker) == {member.name: member.value for member in members}
+
+
+def test_document_features_equal_the_code() -> None:
+    bits = {name: 1 << bit for name, bit in numbered("| bit | name").items()}
+
+    assert bits == {feature.name: feature.value for feature in Feature}
+
+
+def test_document_limits_equal_the_code() -> None:
+    named = {row[0]: int(row[1]) for row in rows_after("## 5. Limits")}
+    code = {name: value for name, value in vars(limits).items() if name.startswith("MAX_")}
+
+    assert code.pop("MAX_BATCH_TAG_BYTES") == code["MAX_BATCH_BYTES"] // 32
+    assert named == code
+
+
+def test_document_states_equal_the_transition_table() -> None:
+    described = {}
+    for state, *cells in rows_after("## 7. States"):
+        for role, cell in zip((Role.SOURCE, Role.DESTINATION), cells, strict=True):
+            for entry in filter(None, cell.split(", ")):
+                kind, after = entry.split(" → ")
+                described[Phase[state], role, RecordType[kind]] = Phase[after]
+
+    assert described == dict(TRANSITIONS)
+    assert [row[0] for row in rows_after("## 7. States")] == [phase.name for phase in Phase]
+
+
+def test_document_hexdump_equals_the_golden_stream() -> None:
+    for role, path in PATHS.items():
+        golden = path.read_bytes()
+        marker = f"the {role.name.lower()}'s stream"
+        listing = DOCUMENT[DOCUMENT.index(marker) :].split("```")[1]
+        lines = re.findall(r"^([0-9a-f]{8})  ((?:[0-9a-f]{2} ?)+)", listing, re.MULTILINE)
+
+        assert len(lines) > 5
+        for offset, content in lines:
+            given = bytes.fromhex(content)
+            assert golden[int(offset, 16) :][: len(given)] == given, offset

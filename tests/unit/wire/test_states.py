@@ -1,0 +1,128 @@
+"""The transition table in action: everything in it works, everything else is refused."""
+
+import pytest
+
+from tagalong.errors import LocalProtocolError, RemoteProtocolError
+from tagalong.wire import NEED_DATA, TRANSITIONS, Abort, AbortReason, Phase, RecordType, Role
+from tagalong.wire.codec import PAYLOAD_BYTES
+from tests.support.wire_session import (
+    DESTINATION,
+    MIGRATION_ID,
+    SAMPLES,
+    SCRIPT,
+    SOURCE,
+    Hello,
+    Pair,
+    pair_in,
+    raw_record,
+)
+
+EVERYTHING = [(phase, role, kind) for phase in Phase for role in Role for kind in RecordType]
+FORBIDDEN = [case for case in EVERYTHING if case not in TRANSITIONS]
+
+
+def name(case: tuple[Phase, Role, RecordType]) -> str:
+    phase, role, kind = case
+    return f"{phase.name}-{role.name}-{kind.name}".lower()
+
+
+def records_said_by(role: Role, before: Phase) -> int:
+    """Return how many records `role` has sent when pair_in(before) is reached."""
+    pair = Pair.new()
+    count = 0
+    for sender, record in SCRIPT:
+        if pair.source.phase is before:
+            break
+        pair.say(sender, record)
+        count += sender is role
+    return count
+
+
+def test_script_passes_through_the_exact_sequence_of_phases() -> None:
+    pair = Pair.new()
+    phases = []
+    for role, record in SCRIPT:
+        assert pair.say(role, record) == record
+        assert pair.source.phase is pair.destination.phase
+        phases.append(pair.source.phase.name)
+
+    assert phases == [
+        "HELLO_SENT", "AGREED", "DESCRIBED", "DESCRIBED", "COPYING", "COPYING", "COPYING",
+        "ROUND_ENDED", "COPYING", "COPYING", "ROUND_ENDED", "COPYING", "STATE_SENT", "VERIFYING",
+        "DIGEST_SENT", "VERIFIED", "PREPARED", "READY", "COMMITTED", "DONE",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORBIDDEN, ids=name)
+def test_record_sent_in_the_wrong_phase_raises_and_changes_nothing(
+    case: tuple[Phase, Role, RecordType],
+) -> None:
+    phase, role, kind = case
+    end = pair_in(phase).end(role)
+    sent = end.bytes_sent
+
+    with pytest.raises(LocalProtocolError) as caught:
+        end.send(SAMPLES[kind])
+
+    assert f"may not send {kind.name} in {phase.name}" in str(caught.value)
+    assert caught.value.offset == sent == end.bytes_sent
+    assert end.phase is phase
+
+
+# Whoever ends the conversation hears nothing more; test_connection.py has what the other hears.
+@pytest.mark.parametrize("case", [case for case in FORBIDDEN if not case[0].is_final], ids=name)
+def test_record_received_in_the_wrong_phase_raises_before_its_payload(
+    case: tuple[Phase, Role, RecordType],
+) -> None:
+    phase, role, kind = case
+    listener = pair_in(phase).end(role.peer)
+    start = listener.bytes_received
+    header = b"" if start else b"TAGALONG" + (1).to_bytes(8, "little")
+    start = start or len(header)
+    payload = bytes(PAYLOAD_BYTES[kind][0])
+    record = raw_record(records_said_by(role, phase), kind, payload)
+
+    listener.receive_data(header + record[:16])
+    with pytest.raises(RemoteProtocolError) as caught:
+        listener.next_record()
+
+    assert f"may not send {kind.name} in {phase.name}" in str(caught.value)
+    assert caught.value.offset == start
+
+
+@pytest.mark.parametrize("case", list(TRANSITIONS), ids=name)
+def test_record_allowed_by_the_table_moves_both_ends_alike(
+    case: tuple[Phase, Role, RecordType],
+) -> None:
+    phase, role, kind = case
+    pair = pair_in(phase)
+    record = SAMPLES[kind]
+    if kind is RecordType.HELLO:
+        record = Hello(role, MIGRATION_ID)
+    if kind is RecordType.ROUND:
+        record = next(it for who, it in SCRIPT if who is role and it.type is kind)
+    if kind is RecordType.ROUND and role is SOURCE:
+        record = type(record)(1, 0)
+
+    assert pair.say(role, record) == record
+
+    assert pair.source.phase is pair.destination.phase is TRANSITIONS[case]
+
+
+def test_destination_heard_late_still_aborts_after_the_commit() -> None:
+    pair = pair_in(Phase.READY)
+    commit = pair.source.send(SAMPLES[RecordType.COMMIT])
+    given_up = pair.destination.send(Abort(AbortReason.HOST, "no COMMIT came in time"))
+
+    pair.source.receive_data(b"".join(given_up))
+    pair.destination.receive_data(b"".join(commit))
+
+    assert pair.source.next_record() == Abort(AbortReason.HOST, "no COMMIT came in time")
+    assert pair.destination.next_record() is NEED_DATA
+    assert pair.source.phase is pair.destination.phase is Phase.ABORTED
+
+
+def test_table_lets_nobody_speak_at_the_end() -> None:
+    assert not [key for key in TRANSITIONS if key[0].is_final]
+    assert (Phase.COMMITTED, DESTINATION, RecordType.ABORT) in TRANSITIONS
+    assert not [key for key in TRANSITIONS if key[0] is Phase.COMMITTED and key[1] is SOURCE]
