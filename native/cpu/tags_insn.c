@@ -16,8 +16,9 @@ static unsigned choose_tag(unsigned tag, unsigned offset, unsigned exclude)
 {
     if (exclude == 0xffff)
         return 0;
-    while (exclude >> tag & 1)
-        tag = (tag + 1) & 0xf;
+    if (!offset)
+        while (exclude >> tag & 1)
+            tag = (tag + 1) & 0xf;
     for (; offset; offset--)
         do
             tag = (tag + 1) & 0xf;

@@ -1,11 +1,13 @@
 """The frozen streams: they are still read, still written, and no damage to them is overlooked."""
 
+from itertools import pairwise
+
 import pytest
+from tests.golden.build_streams import PATHS
+from tests.support.wire_session import SCRIPT, hear, records_in, streams
 
 from tagalong.errors import RemoteProtocolError
 from tagalong.wire import NoBytes, Pages, Role
-from tests.golden.build_streams import PATHS
-from tests.support.wire_session import SCRIPT, hear, records_in, streams
 
 GOLDEN = {role: path.read_bytes() for role, path in PATHS.items()}
 ROLES = pytest.mark.parametrize("sender", list(Role), ids=lambda role: role.name.lower())
@@ -74,7 +76,7 @@ def test_golden_stream_with_any_record_repeated_is_refused(sender: Role) -> None
 def test_golden_stream_with_any_two_records_exchanged_is_refused(sender: Role) -> None:
     stream = GOLDEN[sender]
     records = records_in(stream)
-    for (first, one), (_, other) in zip(records, records[1:], strict=False):
+    for (first, one), (_, other) in pairwise(records):
         rest = first + len(one) + len(other)
         with pytest.raises(RemoteProtocolError):
             hear(sender.peer, stream[:first] + other + one + stream[rest:])

@@ -42,3 +42,8 @@ class Code:
         for index, name, form in self._branches:
             self.words[index] = form(self._labels[name] - (self.base + 4 * index))
         return b"".join(word.to_bytes(4, "little") for word in self.words)
+
+    def words_of(self) -> list[int]:
+        """Resolve all branches and return the instruction words."""
+        image = self.to_bytes()
+        return [int.from_bytes(image[i : i + 4], "little") for i in range(0, len(image), 4)]

@@ -20,6 +20,7 @@ from tagalong.wire import (
     NoBytes,
     Pages,
     Phase,
+    Placement,
     Power,
     Prepare,
     Ready,
@@ -107,8 +108,8 @@ class Pair:
     destination: Connection
 
     @classmethod
-    def new(cls) -> "Pair":
-        return cls(Connection(SOURCE), Connection(DESTINATION))
+    def new(cls, *place: Placement) -> "Pair":
+        return cls(Connection(SOURCE), Connection(DESTINATION, *place))
 
     def end(self, role: Role) -> Connection:
         return self.source if role is SOURCE else self.destination
@@ -121,9 +122,9 @@ class Pair:
         return received
 
 
-def pair_in(phase: Phase) -> Pair:
+def pair_in(phase: Phase, *place: Placement) -> Pair:
     """Return both ends of a conversation that the script has brought to `phase`."""
-    pair = Pair.new()
+    pair = Pair.new(*place)
     for role, record in SCRIPT:
         if pair.source.phase is phase:
             return pair

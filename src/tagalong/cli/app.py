@@ -3,12 +3,14 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 import click
 
 from tagalong import __version__
 from tagalong.cli.text import error_line
 from tagalong.errors import TagalongError
+from tagalong.vmm.interrupt import Interrupted
 
 _COMMANDS = ("demo", "migrate", "run")
 
@@ -35,16 +37,18 @@ Exit status: 0 done, 1 done and differences found, 2 wrong usage,
 class _Subcommands(click.Group):
     """Loads a subcommand's module only when it is used: a VM starts without the rest."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's name)
         return [*_COMMANDS]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 (click's name)
+        cmd_name: str,
+    ) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"tagalong.cli.{cmd_name}")
-        command = module.command
-        assert isinstance(command, click.Command)
-        return command
+        return cast("click.Command", module.command)
 
 
 @click.group(
@@ -68,6 +72,9 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
+    except Interrupted as interruption:
+        click.echo(f"tagalong: {interruption}", err=True)
+        return interruption.exit_code
     except TagalongError as error:
         click.echo(error_line(error), err=True)
         return error.exit_code

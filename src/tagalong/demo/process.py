@@ -47,7 +47,10 @@ class VmProcess:
         return self._messages[-1] if self._messages else "no message"
 
     async def stop(self) -> None:
-        """End the process, by force if it does not listen, and read all it had to say."""
+        """End the process, by force if it does not listen, and read all it had to say.
+
+        The log is complete then. Safe to call twice.
+        """
         if self._process.returncode is None:
             self._process.terminate()
             try:
@@ -55,13 +58,6 @@ class VmProcess:
             except TimeoutError:
                 self._process.kill()
         await self._process.wait()
-        await asyncio.gather(*self._readers)
-
-    async def quit(self) -> None:
-        """Tell the VM to quit and read its console to the end."""
-        async with self.client() as client:
-            await client.execute("quit")
-        await asyncio.wait_for(self._process.wait(), _STOP_TIMEOUT_S)
         await asyncio.gather(*self._readers)
 
     @asynccontextmanager

@@ -4,13 +4,13 @@
     `tagalong run --guest churn`               `tagalong run --incoming tcp:127.0.0.1:0`
       guest reports progress
                       ---- migrate, tags included, digests compared ---->
-      quits                                      guest reports further progress
-                                                 quits
+      ends                                       guest reports further progress
 
 The guest checks its own tags all the time and says FAIL at the first broken invariant; so
 what it says at the destination is the proof, not what we say.
 """
 
+import asyncio
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import asyncio
+from tagalong.demo.report import DemoReport
 
 from tagalong.demo.churn import ChurnLog
 from tagalong.demo.process import VmProcess, start
-from tagalong.demo.report import DemoReport
 from tagalong.errors import MachineError
 from tagalong.vmm.record import MigrationRequest
 
@@ -72,10 +71,10 @@ async def run_demo(options: DemoOptions, observer: DemoObserver) -> DemoReport:
         await _wait_for_progress(source, options, _REPORTS_BEFORE)
         observer.step("the guest runs; migrating it")
         report = await _migrate(source, destination, options, observer)
-        await source.quit()
+        await source.stop()
         observer.step("the guest is at the destination; waiting for what it says there")
         await _wait_for_progress(destination, options, _REPORTS_AFTER, more_than=source.log)
-        await destination.quit()
+        await destination.stop()
         return DemoReport(options.drop_tags, report, source.log, destination.log)
 
 

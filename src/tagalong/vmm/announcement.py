@@ -1,6 +1,7 @@
 """What a VM's process tells people about its migrations."""
 
 from tagalong.errors import TagalongError
+from tagalong.vmm.causes import with_causes
 from tagalong.vmm.record import MigrationStatus
 from tagalong.vmm.states import VmState
 
@@ -18,7 +19,8 @@ def announcement(status: str, state: VmState, error: TagalongError | None) -> st
         case MigrationStatus.CANCELLED:
             return "migration cancelled; the VM stays here"
         case MigrationStatus.FAILED:
-            return f"migration failed; {_whereabouts(state)}: {error}"
+            cause = f": {with_causes(error)}" if error is not None else ""
+            return f"migration failed; {_whereabouts(state)}{cause}"
         case _:
             return None
 

@@ -102,15 +102,18 @@ def _arguments(request: MigrationRequest) -> Answer:
 def _outcome(info: Answer) -> Answer:
     if MigrationStatus(info["status"]) is MigrationStatus.COMPLETED:
         return cast("Answer", info["x-report"])
-    raise _error_class(str(info.get("x-error-class")))(str(info.get("error-desc")))
+    raise _rebuild_error(str(info.get("x-error-class")), str(info.get("error-desc")))
 
 
-def _error_class(name: str) -> type[TagalongError]:
-    """Return the class that the VM's process named; the plain one if we do not know it."""
+def _rebuild_error(name: str, text: str) -> TagalongError:
+    """Return the error of the VM's process: of its class if we know it, with its text."""
     found = getattr(errors, name, None)
-    if isinstance(found, type) and issubclass(found, TagalongError):
-        return found
-    return MigrationError
+    if not (isinstance(found, type) and issubclass(found, TagalongError)):
+        found = MigrationError
+    # Not called: some classes make their text out of parts, and this text is complete.
+    error = found.__new__(found)
+    Exception.__init__(error, text)
+    return error
 
 
 @asynccontextmanager

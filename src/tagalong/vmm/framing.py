@@ -75,7 +75,7 @@ class MessageSplitter:
         if self._in_string:
             pattern = _INSIDE
         else:
-            pattern = _OUTSIDE if self._buffer[:1] in (b"{", b"[") else _NO_MESSAGE
+            pattern = _OUTSIDE if self._buffer.startswith((b"{", b"[")) else _NO_MESSAGE
         found = pattern.search(self._buffer, self._scanned)
         if found is None:
             # An escape cut in two is looked at again when its second half is there.

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import TypeVar
 
 from tagalong.errors import TagalongError
@@ -13,7 +12,7 @@ T = TypeVar("T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 (not an error: somebody asked for it)
     """A signal ended the work; `exit_code` is 128 and its number, as a shell counts."""
 
     def __init__(self, number: int, outcome: str) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tagalong.vmm.transfer import listen, send
+
 from tagalong.boot import boot_guest
 from tagalong.errors import MachineError, TagalongError, UsageError
 from tagalong.machine import Machine, MachineDescription
@@ -20,7 +22,6 @@ from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.parent import exit_with_parent
 from tagalong.vmm.record import MigrationRecord
 from tagalong.vmm.server import ControlServer
-from tagalong.vmm.transfer import listen, send
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 
 DEFAULT_RAM_BYTES = 64 << 20
@@ -95,9 +96,7 @@ class _VmProcess:
         self._vm = Vm(self._emit)
         self._outgoing = Outgoing(self._vm, send)
         self._incoming: Incoming | None = None
-        self._server = ControlServer(
-            VmCommands(self._vm, self._outgoing, self._incoming_record)
-        )
+        self._server = ControlServer(VmCommands(self._vm, self._outgoing, self._incoming_record))
         self._console = ConsoleWriter(_STDOUT)
         self._handle_signals()
         try:

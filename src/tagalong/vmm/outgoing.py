@@ -1,8 +1,8 @@
 """Migrates a VM away: runs the migration in a thread and keeps the books in the event loop.
 
-    setup -> active -> completed                the destination owns the VM: postmigrate
-                    -> failed                   the VM goes on here, as it was
-                    -> cancelling -> cancelled  the VM goes on here, as it was
+setup -> active -> completed                the destination owns the VM: postmigrate
+-> failed                   the VM goes on here, as it was
+-> cancelling -> cancelled  the VM goes on here, as it was
 """
 
 import asyncio
@@ -96,9 +96,7 @@ class Outgoing:
             self.record.advance(status)
             self._vm.emit_migration(status.value)
 
-    def _run(
-        self, machine: Machine, request: MigrationRequest, cancelled: threading.Event
-    ) -> None:
+    def _run(self, machine: Machine, request: MigrationRequest, cancelled: threading.Event) -> None:
         """Migrate, in the migration's thread."""
         try:
             report = self._send(machine, request, self._tell_progress, cancelled)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from tagalong.errors import TagalongError
+from tagalong.vmm.causes import with_causes
 
 
 class MigrationStatus(Enum):
@@ -110,7 +111,7 @@ class MigrationRecord:
             return {"downtime": self._downtime_ms(), "x-report": dict(self.report)}
         if self.error is not None:
             name = type(self.error).__name__
-            return {"error-desc": str(self.error), "x-error-class": name}
+            return {"error-desc": with_causes(self.error), "x-error-class": name}
         return {}
 
     def _downtime_ms(self) -> int:

@@ -57,9 +57,7 @@ class ControlServer:
         for client in clients:
             client.close()
         if clients:
-            await asyncio.wait(
-                [client.closed for client in clients], timeout=_FLUSH_TIMEOUT_S
-            )
+            await asyncio.wait([client.closed for client in clients], timeout=_FLUSH_TIMEOUT_S)
         for client in clients:
             client.abort()
 

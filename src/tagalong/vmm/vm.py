@@ -16,9 +16,7 @@ from tagalong.vmm.messages import Event
 from tagalong.vmm.states import VmState, check_transition
 from tagalong.vmm.watcher import MachineWatcher
 
-_MOVED_AWAY = (
-    "the destination owns the VM: it was migrated away and must not run here as well"
-)
+_MOVED_AWAY = "the destination owns the VM: it was migrated away and must not run here as well"
 _MAYBE_MOVED_AWAY = (
     "the link broke while the VM was handed over: the destination may be running it; "
     "look there first"

@@ -47,7 +47,8 @@ class Feature(IntFlag):
     TAGS_ZSTD = 1 << 0
 
 
-SUPPORTED_FEATURES = Feature.TAGS_ZSTD
+# A plain int: the complement of an IntFlag has none of the bits that have no name.
+SUPPORTED_FEATURES = int(Feature.TAGS_ZSTD)
 
 
 class Power(IntEnum):

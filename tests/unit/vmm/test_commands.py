@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 import pytest
+from tests.support.scripted_machine import ScriptedMachine
 
 from tagalong.errors import MigrationError, RunStateError
 from tagalong.machine import Machine
@@ -13,7 +14,6 @@ from tagalong.vmm.messages import ErrorClass, QmpError
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationRecord, MigrationRequest
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
-from tests.support.scripted_machine import ScriptedMachine
 
 
 class Scene:
@@ -28,7 +28,7 @@ class Scene:
         self.commands = VmCommands(self.vm, self.outgoing, lambda: incoming)
 
     def _send(
-        self, machine: Machine, request: MigrationRequest, *rest: object
+        self, _machine: Machine, request: MigrationRequest, *_: object
     ) -> Mapping[str, object]:
         self.requests.append(request)
         raise MigrationError("not in this test")
@@ -50,7 +50,9 @@ def play(script: Callable[[Scene], None], incoming: MigrationRecord | None = Non
 
 def test_execute_unknown_command_is_refused_as_qemu_does() -> None:
     def script(scene: Scene) -> None:
-        with pytest.raises(QmpError, match="^The command device_add has not been found$") as caught:
+        with pytest.raises(
+            QmpError, match=r"^The command device_add has not been found$"
+        ) as caught:
             scene.run("device_add")
         assert caught.value.error_class is ErrorClass.COMMAND_NOT_FOUND
 
@@ -130,7 +132,7 @@ def test_migrate_passes_uri_options_and_parameters() -> None:
 def test_migrate_while_one_is_under_way_is_refused() -> None:
     def script(scene: Scene) -> None:
         scene.run("migrate", uri="unix:/x", x_drop_tags=True)
-        with pytest.raises(RunStateError, match="^There's a migration process in progress$"):
+        with pytest.raises(RunStateError, match=r"^There's a migration process in progress$"):
             scene.run("migrate", uri="unix:/x")
 
     assert play(script).requests[0].drop_tags

@@ -15,8 +15,9 @@ json_objects = st.dictionaries(
     st.text(max_size=8),
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=12),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+        ),
         max_leaves=8,
     ),
     max_size=4,
@@ -94,7 +95,7 @@ def test_feed_limit_reached_exactly_yields_the_message() -> None:
 def test_feed_limit_exceeded_raises_once_it_is_clear(end: bytes) -> None:
     splitter = MessageSplitter()
 
-    with pytest.raises(OversizedMessageError, match="^QMP message exceeds 65536 bytes$"):
+    with pytest.raises(OversizedMessageError, match=r"^QMP message exceeds 65536 bytes$"):
         list(splitter.feed(b'{"a": "' + b"x" * MAX_MESSAGE_BYTES + end))
 
 

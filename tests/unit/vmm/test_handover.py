@@ -1,11 +1,11 @@
 """Who may let the guest run during a handover."""
 
 import pytest
+from tests.support.scripted_machine import ScriptedMachine
 
 from tagalong.errors import RunStateError
 from tagalong.machine import RunState
 from tagalong.vmm.handover import HandoverGate, MigratingMachine
-from tests.support.scripted_machine import ScriptedMachine
 
 
 class Frozen:
@@ -49,7 +49,7 @@ def test_resume_while_frozen_is_refused_and_the_guest_stands(
 ) -> None:
     gate.freeze()
 
-    with pytest.raises(RunStateError, match="^Migration is not finalized yet$"):
+    with pytest.raises(RunStateError, match=r"^Migration is not finalized yet$"):
         gate.resume()
 
     assert machine.run_state is RunState.PAUSED

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
+from tests.support.scripted_machine import ScriptedMachine
 
 from tagalong.errors import (
     DigestMismatchError,
@@ -20,7 +21,6 @@ from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Vm
-from tests.support.scripted_machine import ScriptedMachine
 
 TIMEOUT_S = 10.0
 REQUEST = MigrationRequest(uri="tcp:host:1", max_downtime_ms=300)
@@ -232,7 +232,7 @@ def test_cancel_and_wait_returns_when_the_migration_has_ended() -> None:
 def test_start_second_migration_meanwhile_is_refused() -> None:
     async def script(scene: Scene) -> None:
         scene.outgoing.start(REQUEST)
-        with pytest.raises(RunStateError, match="^There's a migration process in progress$"):
+        with pytest.raises(RunStateError, match=r"^There's a migration process in progress$"):
             scene.outgoing.start(REQUEST)
         await scene.outgoing.cancel_and_wait(TIMEOUT_S)
 
@@ -257,7 +257,7 @@ def test_start_after_the_vm_moved_away_is_refused() -> None:
         scene.sender.release.set()
         scene.outgoing.start(REQUEST)
         await scene.until("completed")
-        message = "^Can't migrate the vm that was paused due to previous migration$"
+        message = r"^Can't migrate the vm that was paused due to previous migration$"
         with pytest.raises(RunStateError, match=message):
             scene.outgoing.start(REQUEST)
 
@@ -267,7 +267,7 @@ def test_start_after_the_vm_moved_away_is_refused() -> None:
 def test_start_while_awaiting_a_migration_is_refused() -> None:
     async def run() -> None:
         vm = Vm(lambda _: None)
-        with pytest.raises(RunStateError, match="^Guest is waiting for an incoming migration$"):
+        with pytest.raises(RunStateError, match=r"^Guest is waiting for an incoming migration$"):
             Outgoing(vm, ScriptedSender(None)).start(REQUEST)
 
     asyncio.run(run())

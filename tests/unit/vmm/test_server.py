@@ -132,9 +132,7 @@ def test_oversized_message_is_answered_and_the_connection_closed(tmp_path: Path)
 
     answer, rest = asyncio.run(scenario())
 
-    assert answer == {
-        "error": {"class": "GenericError", "desc": "QMP message exceeds 65536 bytes"}
-    }
+    assert answer == {"error": {"class": "GenericError", "desc": "QMP message exceeds 65536 bytes"}}
     assert rest == b""
 
 

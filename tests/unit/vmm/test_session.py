@@ -133,7 +133,5 @@ def test_receive_bad_json_is_answered_and_the_session_goes_on(session: Session) 
 def test_receive_oversized_message_is_answered_and_finishes(session: Session) -> None:
     (answer,) = answers(session, b'{"execute": "' + b"x" * MAX_MESSAGE_BYTES)
 
-    assert answer == {
-        "error": {"class": "GenericError", "desc": "QMP message exceeds 65536 bytes"}
-    }
+    assert answer == {"error": {"class": "GenericError", "desc": "QMP message exceeds 65536 bytes"}}
     assert session.finished

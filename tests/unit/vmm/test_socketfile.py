@@ -48,9 +48,7 @@ def test_socket_file_stale_socket_is_replaced(path: Path) -> None:
 
 def test_socket_file_living_socket_is_refused_and_left_alone(path: Path) -> None:
     with SocketFile(path).socket, socket.socket(socket.AF_UNIX) as client:
-        message = (
-            f"another process listens on {path}: quit that VM or choose another control path"
-        )
+        message = f"another process listens on {path}: quit that VM or choose another control path"
         with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
             SocketFile(path)
 

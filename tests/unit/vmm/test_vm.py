@@ -5,12 +5,12 @@ import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
+from tests.support.scripted_machine import ScriptedMachine
 
 from tagalong.errors import RunStateError, UnsupportedInstructionError
 from tagalong.vmm.messages import Event
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
-from tests.support.scripted_machine import ScriptedMachine
 
 TIMEOUT_S = 10.0
 
@@ -159,7 +159,7 @@ def test_vm_awaited_stop_then_cont_arrives_and_runs() -> None:
 
 def test_vm_awaited_cannot_be_migrated() -> None:
     async def script(scene: Scene) -> None:
-        message = "^the VM is not here yet: an incoming migration is awaited$"
+        message = r"^the VM is not here yet: an incoming migration is awaited$"
         with pytest.raises(RunStateError, match=message):
             scene.vm.migrating_machine()
 
@@ -192,7 +192,7 @@ def test_vm_handed_over_uncertainly_refuses_cont_and_says_why() -> None:
         scene.vm.migrating_machine().pause()
         await settle()
         scene.vm.handed_over(certain=False)
-        message = "^the link broke while the VM was handed over: the destination may be running it"
+        message = r"^the link broke while the VM was handed over: the destination may be running it"
         with pytest.raises(RunStateError, match=message):
             scene.vm.cont()
 
@@ -247,10 +247,10 @@ def test_vm_stop_during_handover_that_fails_leaves_it_paused() -> None:
 def test_vm_cont_during_handover_is_refused() -> None:
     async def script(scene: Scene) -> None:
         scene.vm.migrating_machine().pause()
-        with pytest.raises(RunStateError, match="^Migration is not finalized yet$"):
+        with pytest.raises(RunStateError, match=r"^Migration is not finalized yet$"):
             scene.vm.cont()  # the event loop has not heard of the freeze yet
         await settle()
-        with pytest.raises(RunStateError, match="^Migration is not finalized yet$"):
+        with pytest.raises(RunStateError, match=r"^Migration is not finalized yet$"):
             scene.vm.cont()
 
     assert play(script).machine.calls == ["pause"]

@@ -1,15 +1,15 @@
 """docs/formats/stream.md and the code say the same: every table is read and compared."""
 
 import re
+from enum import IntEnum
 from pathlib import Path
 
 import pytest
+from tests.golden.build_streams import PATHS
 
 from tagalong.wire import TRANSITIONS, AbortReason, Feature, Phase, RecordType, Role, codec, limits
-from tagalong.wire.layout import Layout
 from tagalong.wire.machine_state import DEVICE_HEAD, STATE_HEAD, VCPU_HEAD
 from tagalong.wire.planes import PAGES_HEAD, DataEncoding, TagEncoding
-from tests.golden.build_streams import PATHS
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "formats" / "stream.md").read_text("utf-8")
 
@@ -57,7 +57,7 @@ def test_document_every_byte_table_is_known() -> None:
 
 @pytest.mark.parametrize("title", LAYOUTS)
 def test_document_byte_table_equals_the_layout(title: str) -> None:
-    layout: Layout = LAYOUTS[title]
+    layout = LAYOUTS[title]
     at = 0
 
     rows = rows_after(f"### {title}\n")
@@ -93,7 +93,7 @@ def test_document_records_equal_the_code() -> None:
     ],
     ids=["data", "tags", "abort"],
 )
-def test_document_numbers_equal_the_enum(marker: str, members: type) -> None:
+def test_document_numbers_equal_the_enum(marker: str, members: type[IntEnum]) -> None:
     assert numbered(marker) == {member.name: member.value for member in members}
 
 

@@ -1,0 +1,86 @@
+"""A VM with a real control socket and a scripted machine, in the test's own event loop."""
+
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.scripted_machine import ScriptedMachine
+
+from tagalong.errors import MigrationCancelledError, TagalongError
+from tagalong.machine import Machine
+from tagalong.vmm.commands import VmCommands
+from tagalong.vmm.messages import Event
+from tagalong.vmm.outgoing import Outgoing
+from tagalong.vmm.record import MigrationProgress, MigrationRequest
+from tagalong.vmm.server import ControlServer
+from tagalong.vmm.vm import Vm
+
+PROGRESS = MigrationProgress(
+    total_bytes=1 << 20,
+    transferred_bytes=1 << 19,
+    remaining_bytes=1 << 19,
+    rounds=1,
+    bytes_per_s=1e9,
+)
+
+
+@dataclass
+class Migration:
+    """How migrations of the served VM go; `requests` are those that were asked for."""
+
+    report: Mapping[str, object] = field(default_factory=lambda: {"downtime_ms": 3.0})
+    error: TagalongError | None = None
+    finish: threading.Event = field(default_factory=threading.Event)
+    requests: list[MigrationRequest] = field(default_factory=list)
+
+    def send(
+        self,
+        machine: Machine,
+        request: MigrationRequest,
+        progress: Callable[[MigrationProgress], None],
+        cancelled: threading.Event,
+    ) -> Mapping[str, object]:
+        """Do as told, once `finish` is set, or be cancelled before."""
+        self.requests.append(request)
+        progress(PROGRESS)
+        while not self.finish.wait(0.001):
+            if cancelled.is_set():
+                raise MigrationCancelledError("cancelled on request")
+        machine.pause()
+        if self.error is not None:
+            raise self.error
+        return self.report
+
+
+@dataclass
+class ServedVm:
+    """What a test can see and do."""
+
+    path: Path
+    vm: Vm
+    machine: ScriptedMachine
+    migration: Migration
+
+
+@asynccontextmanager
+async def served_vm(path: Path) -> AsyncIterator[ServedVm]:
+    """Serve a VM in prelaunch at `path`."""
+    servers: list[ControlServer] = []
+
+    def emit(event: Event) -> None:
+        servers[0].broadcast(event)
+
+    machine, migration = ScriptedMachine(), Migration()
+    vm = Vm(emit)
+    outgoing = Outgoing(vm, migration.send)
+    servers.append(ControlServer(VmCommands(vm, outgoing, lambda: None)))
+    await servers[0].start(path)
+    vm.create(machine)
+    try:
+        yield ServedVm(path, vm, machine, migration)
+    finally:
+        await outgoing.cancel_and_wait(10)
+        machine.close()
+        await servers[0].close()

@@ -1,0 +1,160 @@
+"""The command line as a whole: help, version, errors and exit statuses."""
+
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import tagalong
+from tagalong.cli import app
+from tagalong.cli.app import invoke
+from tagalong.errors import DigestMismatchError, HostError, MigrationError
+from tagalong.vmm.interrupt import Interrupted
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """Make `tagalong demo` raise the exception put in this list."""
+    raised: list[BaseException] = []
+
+    @click.command()
+    def command() -> None:
+        raise raised[0]
+
+    monkeypatch.setattr(app._Subcommands, "get_command", lambda *_: command)
+    return raised
+
+
+def test_version_prints_name_and_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["--version"]) == 0
+    assert capsys.readouterr().out == f"tagalong {tagalong.__version__}\n"
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_shows_commands_examples_and_statuses(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke([option]) == 0
+
+    text = capsys.readouterr().out
+    for command in ("demo", "migrate", "run"):
+        assert f"\n  {command} " in text
+    assert "    tagalong migrate a.sock tcp:127.0.0.1:4444 --verify\n" in text
+    assert "Exit status: 0 done, 1 done and differences found, 2 wrong usage," in text
+
+
+@pytest.mark.parametrize("command", ["demo", "migrate", "run"])
+def test_help_of_every_command_has_examples(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke([command, "--help"]) == 0
+
+    text = capsys.readouterr().out
+    assert f"Usage: tagalong {command}" in text
+    assert "Examples:" in text
+
+
+def test_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["fly"]) == 2
+    assert "No such command 'fly'." in capsys.readouterr().err
+
+
+def test_error_is_one_line_on_stderr_with_its_causes_and_status(
+    failing: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = MigrationError("cannot connect to h:1")
+    error.__cause__ = HostError("connect(2): refused")
+    failing.append(error)
+
+    assert invoke(["demo"]) == 40
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "tagalong: error: cannot connect to h:1: connect(2): refused\n"
+
+
+def test_error_class_decides_the_status(failing: list[BaseException]) -> None:
+    failing.append(DigestMismatchError("they differ"))
+
+    assert invoke(["demo"]) == 43
+
+
+def test_interruption_is_no_error_and_has_the_signals_status(
+    failing: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing.append(Interrupted(15, "cancelled"))
+
+    assert invoke(["demo"]) == 143
+    assert capsys.readouterr().err == "tagalong: interrupted (SIGTERM): cancelled\n"
+
+
+def test_keyboard_interrupt_ends_with_130(failing: list[BaseException]) -> None:
+    failing.append(KeyboardInterrupt())
+
+    assert invoke(["demo"]) == 130
+
+
+def test_bug_is_not_hidden(failing: list[BaseException]) -> None:
+    failing.append(ZeroDivisionError())
+
+    with pytest.raises(ZeroDivisionError):
+        invoke(["demo"])
+
+
+def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["tagalong", "fly"])
+
+    with pytest.raises(SystemExit) as caught:
+        app.main()
+
+    assert caught.value.code == 2
+
+
+def run_arguments(tmp_path: Path, *options: str) -> list[str]:
+    return ["run", "--control", str(tmp_path / "a.sock"), *options]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "nothing to run: say --guest, or --incoming to wait for a VM"),
+        (
+            ("--incoming", "tcp:h:1", "--guest", "churn"),
+            "--guest has no meaning with --incoming: the guest arrives",
+        ),
+        (
+            ("--incoming", "tcp:h:1", "--guest-args", "a=1"),
+            "--guest-args has no meaning with --incoming: the guest arrives",
+        ),
+        (
+            ("--incoming", "tcp:h:1", "--seed", "1"),
+            "--seed has no meaning with --incoming: the guest arrives",
+        ),
+    ],
+)
+def test_run_options_that_contradict_are_wrong_usage(
+    tmp_path: Path,
+    options: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert invoke(run_arguments(tmp_path, *options)) == 2
+    assert capsys.readouterr().err == f"tagalong: error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--guest", "churn", "--ram", "much"), "'much' is no size: write 4096, 64M or 1G"),
+        (("--guest", "churn", "--vcpus", "0"), "0 is not in the range x>=1"),
+        (("--guest", "churn", "--machine", "hard"), "'hard' is not 'soft'"),
+    ],
+)
+def test_run_options_that_are_malformed_are_wrong_usage(
+    tmp_path: Path,
+    options: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert invoke(run_arguments(tmp_path, *options)) == 2
+    assert message in capsys.readouterr().err

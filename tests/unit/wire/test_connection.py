@@ -1,0 +1,236 @@
+"""One end by itself: portions of any size, placement, the end of the stream, errors for ever."""
+
+import pytest
+from tests.support.wire_session import (
+    PAGE,
+    RAM,
+    RAW_DATA,
+    RAW_TAGS,
+    SAMPLES,
+    SCRIPT,
+    SOURCE,
+    joined,
+    pair_in,
+    raw_record,
+    streams,
+)
+
+from tagalong.errors import LocalProtocolError, RemoteProtocolError
+from tagalong.wire import (
+    NEED_DATA,
+    Abort,
+    AbortReason,
+    Connection,
+    KeepAlive,
+    NoBytes,
+    Pages,
+    Phase,
+    RecordType,
+    Role,
+    Round,
+)
+
+
+def play(connection: Connection, heard: bytes, portion: int) -> list[object]:
+    """Run the script with `heard` arriving in portions of `portion` bytes."""
+    accepted: list[object] = []
+    at = 0
+    for role, record in SCRIPT:
+        if role is connection.role:
+            connection.send(record)
+            continue
+        while (received := connection.next_record()) is NEED_DATA:
+            connection.receive_data(heard[at : at + portion])
+            at += portion
+        accepted.append(received)
+    return accepted
+
+
+@pytest.mark.parametrize("portion", [1, 2, 3, 7, 39, 40, 41, 4096, 100_000])
+@pytest.mark.parametrize("role", list(Role))
+def test_stream_in_portions_gives_the_same_records(role: Role, portion: int) -> None:
+    connection = Connection(role)
+
+    accepted = play(connection, streams()[role.peer], portion)
+
+    assert accepted == [record for sender, record in SCRIPT if sender is role.peer]
+    assert connection.phase is Phase.DONE
+    assert connection.bytes_received == len(streams()[role.peer])
+    assert connection.bytes_sent == len(streams()[role])
+
+
+def test_receive_buffer_leads_data_straight_to_their_place() -> None:
+    ram = bytearray(0x10_0000)
+    asked: list[tuple[int, int]] = []
+
+    def place(gpa: int, size_bytes: int) -> memoryview:
+        asked.append((gpa, size_bytes))
+        return memoryview(ram)[gpa - RAM : gpa - RAM + size_bytes]
+
+    pair = pair_in(Phase.COPYING, place)
+    incoming = joined(pair.source.send(Pages(RAM + PAGE, 1, RAW_DATA, RAW_TAGS)))
+
+    steps = fill(pair.destination, incoming)
+
+    assert asked == [(RAM + PAGE, PAGE)]
+    assert ram[PAGE : 2 * PAGE] == RAW_DATA
+    assert not any(ram[:PAGE])
+    assert not any(ram[2 * PAGE :])
+    assert steps == [16, 24, PAGE, 128]
+
+
+def fill(destination: Connection, incoming: bytes) -> list[int]:
+    """Receive through receive_buffer until a record comes; return the sizes asked for."""
+    steps = []
+    at = 0
+    while destination.next_record() is NEED_DATA:
+        buffer = destination.receive_buffer()
+        steps.append(len(buffer))
+        buffer[:] = incoming[at : at + len(buffer)]
+        at += len(buffer)
+        destination.received(len(buffer))
+    return steps
+
+
+def test_receive_buffer_while_bytes_wait_to_be_parsed_raises() -> None:
+    destination = pair_in(Phase.COPYING).destination
+    destination.receive_data(b"\x05")
+
+    with pytest.raises(LocalProtocolError, match="no bytes can be taken in COPYING"):
+        destination.receive_buffer()
+
+
+def test_receive_buffer_after_the_end_raises() -> None:
+    source = pair_in(Phase.DONE).source
+
+    with pytest.raises(LocalProtocolError, match="no bytes can be taken in DONE"):
+        source.receive_buffer()
+
+
+def test_payload_memory_grows_with_the_bytes_that_arrive() -> None:
+    destination = pair_in(Phase.COPYING).destination
+    header = raw_record(2, RecordType.STATE, b"", size=32 << 20)[:16]
+    destination.receive_data(header)
+
+    assert destination.next_record() is NEED_DATA
+    assert len(destination.receive_buffer()) == 64 << 10
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if not phase.is_final])
+def test_eof_before_the_end_is_an_error_for_ever(phase: Phase) -> None:
+    for end in (pair_in(phase).source, pair_in(phase).destination):
+        with pytest.raises(RemoteProtocolError, match=f"the stream ends in {phase.name}") as caught:
+            end.receive_eof()
+        with pytest.raises(RemoteProtocolError) as again:
+            end.next_record()
+        assert again.value is caught.value
+        assert caught.value.offset == end.bytes_received
+
+
+@pytest.mark.parametrize("phase", [Phase.DONE, Phase.ABORTED])
+def test_eof_at_the_end_is_right(phase: Phase) -> None:
+    for end in (pair_in(phase).source, pair_in(phase).destination):
+        end.receive_eof()
+        assert end.next_record() is NEED_DATA
+
+
+def test_eof_inside_of_a_record_says_how_far_it_came() -> None:
+    destination = pair_in(Phase.COPYING).destination
+    start = destination.bytes_received
+    destination.receive_data(raw_record(2, RecordType.ROUND, bytes(16))[:21])
+    assert destination.next_record() is NEED_DATA
+
+    with pytest.raises(RemoteProtocolError, match="COPYING, 0x15 bytes into a record") as caught:
+        destination.receive_eof()
+
+    assert caught.value.offset == start + 21
+
+
+def test_after_the_peers_error_only_abort_can_be_sent() -> None:
+    pair = pair_in(Phase.COPYING)
+    pair.destination.receive_data(b"\xff" * 16)
+    with pytest.raises(RemoteProtocolError, match="0xffff is no record type"):
+        pair.destination.next_record()
+
+    with pytest.raises(LocalProtocolError, match="only ABORT may follow an error of the peer"):
+        pair.destination.send(KeepAlive())
+    abort = Abort(AbortReason.PROTOCOL, "your bytes are wrong")
+    pair.source.receive_data(joined(pair.destination.send(abort)))
+
+    assert pair.source.next_record() == abort
+
+
+def test_bytes_after_the_peers_last_record_are_an_error() -> None:
+    pair = pair_in(Phase.COPYING)
+    abort = joined(pair.destination.send(SAMPLES[RecordType.ABORT]))
+
+    pair.source.receive_data(abort + b"more")
+    assert pair.source.next_record() == SAMPLES[RecordType.ABORT]
+
+    with pytest.raises(RemoteProtocolError, match="bytes follow the last record"):
+        pair.source.next_record()
+
+
+def test_bytes_after_our_own_last_record_are_ignored() -> None:
+    pair = pair_in(Phase.COPYING)
+    pages = joined(pair.source.send(Pages(RAM, 1, NoBytes.ZERO, NoBytes.ZERO)))
+    pair.destination.send(SAMPLES[RecordType.ABORT])
+
+    pair.destination.receive_data(pages)
+
+    assert pair.destination.next_record() is NEED_DATA
+    pair.destination.receive_eof()
+
+
+def test_data_changed_after_they_were_sealed_are_detected() -> None:
+    pair = pair_in(Phase.COPYING)
+    live = bytearray(RAW_DATA)
+    buffers = pair.source.send(Pages(RAM, 1, memoryview(live), RAW_TAGS))
+    live[100] ^= 1
+
+    pair.destination.receive_data(joined(buffers))
+
+    with pytest.raises(RemoteProtocolError, match=r"checksum .* of record 0x2 \(PAGES\)"):
+        pair.destination.next_record()
+
+
+def test_head_damaged_is_detected_before_anything_is_placed() -> None:
+    asked: list[int] = []
+
+    def place(gpa: int, size_bytes: int) -> memoryview:
+        asked.append(gpa)
+        return memoryview(bytearray(size_bytes))
+
+    pair = pair_in(Phase.COPYING, place)
+    sent = bytearray(joined(pair.source.send(Pages(RAM, 1, RAW_DATA, RAW_TAGS))))
+    sent[16 + 1] ^= 0x10  # the gpa
+
+    pair.destination.receive_data(sent[:40])
+
+    with pytest.raises(RemoteProtocolError, match=r"head check 0x[0-9a-f]{8} of record 0x2"):
+        pair.destination.next_record()
+    assert not asked
+
+
+def test_planes_are_sent_without_a_copy() -> None:
+    source = pair_in(Phase.COPYING).source
+
+    buffers = source.send(Pages(RAM, 1, RAW_DATA, RAW_TAGS))
+
+    assert buffers[1] is RAW_DATA
+    assert buffers[2] is RAW_TAGS
+
+
+def test_features_are_in_use_once_both_have_said_hello() -> None:
+    assert pair_in(Phase.HELLO_SENT).source.features == 0
+    assert pair_in(Phase.AGREED).source.features == 1
+
+
+def test_rounds_count_their_pages() -> None:
+    pair = pair_in(Phase.COPYING)
+    pair.say(SOURCE, Pages(RAM, 3, NoBytes.ZERO, NoBytes.ZERO))
+    pair.say(SOURCE, Pages(RAM, 2, NoBytes.ZERO, NoBytes.ZERO))
+
+    assert pair.say(SOURCE, Round(1, 5)) == Round(1, 5)
+    assert pair.say(Role.DESTINATION, Round(1, 5)) == Round(1, 5)
+    assert pair.say(SOURCE, Round(2, 0)) == Round(2, 0)

@@ -1,0 +1,455 @@
+"""Payloads with sound checksums and unsound content: each is refused, with its place."""
+
+import struct
+
+import pytest
+import zstandard
+from tests.support.wire_session import (
+    DESTINATION,
+    MACHINE,
+    MIGRATION_ID,
+    PAGE,
+    RAM,
+    SOURCE,
+    STATE,
+    Pair,
+    joined,
+    pair_in,
+    raw_record,
+)
+from tests.unit.wire.test_states import records_said_by
+
+from tagalong.errors import LocalProtocolError, RemoteProtocolError
+from tagalong.wire import (
+    Abort,
+    AbortReason,
+    Accept,
+    Buffer,
+    Commit,
+    Hello,
+    Machine,
+    NoBytes,
+    Pages,
+    Phase,
+    Power,
+    Record,
+    RecordType,
+    Region,
+    Role,
+    Round,
+    State,
+    Vcpu,
+    limits,
+)
+from tagalong.wire.codec import PAYLOAD_BYTES
+
+HEADER = 16
+X0 = 0x6030_0000_0010_0000
+
+
+def refused(phase: Phase, kind: int, payload: bytes, sender: Role = SOURCE) -> tuple[str, int]:
+    """Return the message and the offset in the record with which `payload` is refused."""
+    listener = pair_in(phase).end(sender.peer)
+    start = listener.bytes_received
+    prefix = b"" if start else b"TAGALONG" + (1).to_bytes(8, "little")
+    listener.receive_data(prefix + raw_record(records_said_by(sender, phase), kind, payload))
+    with pytest.raises(RemoteProtocolError) as caught:
+        listener.next_record()
+    with pytest.raises(RemoteProtocolError) as again:
+        listener.next_record()
+    assert again.value is caught.value
+    return str(caught.value), caught.value.offset - (start or len(prefix))
+
+
+def hello(compatible: int = 1, mandatory: int = 0, role: int = 1, reserved: int = 0) -> bytes:
+    return struct.pack("<QQ16sII", compatible, mandatory, MIGRATION_ID, role, reserved)
+
+
+def machine(*regions: tuple[int, int], head: tuple[int, ...] | None = None) -> bytes:
+    regions = regions or ((RAM, 0x10000),)
+    head = head or (PAGE, 1, 3, len(regions))
+    return struct.pack("<IIII", *head) + b"".join(struct.pack("<QQ", *each) for each in regions)
+
+
+def pages(*, rest: bytes = b"", **changed: int) -> bytes:
+    fields = {"gpa": RAM, "count": 1, "data": 2, "tags": 2, "reserved": 0, "tag_bytes": 0}
+    return struct.pack("<QIBBHII", *(fields | changed).values(), 0) + rest
+
+
+def state(
+    vcpus: tuple[tuple[int, tuple[tuple[int, bytes], ...]], ...] = ((0, ()), (0, ())),
+    devices: tuple[tuple[bytes, bytes], ...] = (),
+) -> bytes:
+    parts = [struct.pack("<II", len(vcpus), len(devices))]
+    for power, registers in vcpus:
+        parts.append(struct.pack("<II", power, len(registers)))
+        parts += [struct.pack("<Q", register) + value for register, value in registers]
+    for name, content in devices:
+        parts.append(struct.pack("<HHI", len(name), 0, len(content)) + name + content)
+    return b"".join(parts)
+
+
+def two(registers: tuple[tuple[int, bytes], ...]) -> bytes:
+    return state(((0, registers), (0, ())))
+
+
+HELLO_CASES = [
+    (hello(mandatory=1 << 40), 8, "the source demands the features 0x10000000000"),
+    (hello(role=3), 32, "unknown role: 3"),
+    (hello(role=2), 32, "the peer is a destination too"),
+    (hello(reserved=1), 36, "a reserved field is 0x1 and must be zero"),
+]
+
+MACHINE_CASES = [
+    (machine(head=(8192, 1, 3, 1)), 0, "page_size_bytes is 0x2000, possible are 0x1000, 0x4000"),
+    (machine(head=(PAGE, 0, 3, 1)), 4, "vcpu_count is 0x0, possible are 0x1 to 0x200"),
+    (machine(head=(PAGE, 513, 3, 1)), 4, "vcpu_count is 0x201, possible are 0x1 to 0x200"),
+    (machine(head=(PAGE, 1, 1, 1)), 8, "mte_version is 0x1, possible are 0x0, 0x2, 0x3"),
+    (machine(head=(PAGE, 1, 3, 0)), 12, "region_count is 0x0, possible are 0x1 to 0x400"),
+    (machine(head=(PAGE, 1, 3, 0xFFFF_FFFF)), 12, "region_count is 0xffffffff"),
+    (machine(head=(PAGE, 1, 3, 2)), 12, "0x2 regions take a payload of 0x30 bytes, not 0x20"),
+    (machine((RAM + 1, PAGE)), 16, "is empty or not of whole pages of 0x1000"),
+    (machine((RAM, PAGE + 32)), 16, "is empty or not of whole pages of 0x1000"),
+    (machine((RAM, 0)), 16, "is empty or not of whole pages of 0x1000"),
+    (machine((RAM, 0x2000), (RAM + 0x1000, PAGE)), 32, "must start at or after 0x40002000"),
+    (machine((RAM, PAGE), (0, PAGE)), 32, "must start at or after 0x40001000"),
+    (machine((1 << 52, PAGE)), 16, "and end by 0x10000000000000"),
+    (machine((0xFFFF_FFFF_FFFF_F000, 0x2000)), 16, "and end by 0x10000000000000"),
+]
+
+ZSTD_128 = zstandard.ZstdCompressor().compress(bytes([1]) * 128)
+ZSTD_BOMB = zstandard.ZstdCompressor().compress(bytes(100_000_000))
+ZSTD_127 = zstandard.ZstdCompressor().compress(bytes([1]) * 127)
+ZSTD_UNSIZED = zstandard.ZstdCompressor(write_content_size=False).compress(bytes([1]) * 128)
+SKIPPABLE = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
+
+
+def zstd(frame: bytes) -> bytes:
+    return pages(tags=4, tag_bytes=len(frame), rest=frame)
+
+
+# So many pages that the frame is shorter than their tags.
+BOMB_PAGES = 0x80
+PAGES_CASES = [
+    (pages(gpa=RAM + 8), 0, "gpa 0x40000008 is no multiple of the page size 0x1000"),
+    (pages(gpa=0), 0, "pages [0x0, 0x1000) are not in one region"),
+    (pages(gpa=RAM + 0x10_0000), 0, "pages [0x40100000, 0x40101000) are not in one region"),
+    (pages(count=0x101), 0, "pages [0x40000000, 0x40101000) are not in one region"),
+    (pages(gpa=RAM - PAGE, count=2), 0, "are not in one region"),
+    (pages(gpa=0xFFFF_FFFF_FFFF_F000, count=2), 0, "are not in one region"),
+    (pages(count=0), 8, "a batch of 0x0 pages of 0x1000 bytes"),
+    (pages(count=0x401), 8, "a batch of 0x401 pages of 0x1000 bytes"),
+    (pages(count=0xFFFF_FFFF), 8, "a batch of 0xffffffff pages of 0x1000 bytes"),
+    (pages(data=0), 12, "0x0 is no data encoding"),
+    (pages(data=3), 12, "0x3 is no data encoding"),
+    (pages(tags=0), 13, "0x0 is no tag encoding"),
+    (pages(tags=5), 13, "0x5 is no tag encoding"),
+    (pages(tags=1), 13, "tag encoding ABSENT on a machine with tags"),
+    (pages(reserved=1), 14, "a reserved field is 0x1 and must be zero"),
+    (pages(tags=2, tag_bytes=1, rest=b"x"), 16, "0x1 bytes of ZERO tags for 0x1 pages"),
+    (pages(tags=3, tag_bytes=127, rest=bytes(127)), 16, "0x7f bytes of RAW tags for 0x1 pages"),
+    (pages(tags=4), 16, "0x0 bytes of ZSTD tags for 0x1 pages, where 0x1 to 0x7f are possible"),
+    (pages(tags=4, tag_bytes=128, rest=bytes(128)), 16, "0x80 bytes of ZSTD tags for 0x1 pages"),
+    (zstd(b"not a frame"), 24, "compressed tags cannot be decompressed"),
+    (zstd(ZSTD_128[:-1]), 24, "compressed tags cannot be decompressed"),
+    (zstd(ZSTD_128 + b"x"), 24, "compressed tags cannot be decompressed"),
+    (zstd(ZSTD_128 + ZSTD_128), 24, "compressed tags cannot be decompressed"),
+    (zstd(SKIPPABLE), 24, "compressed tags declare 0x4 bytes, not 0x80"),
+    (zstd(ZSTD_127), 24, "compressed tags declare 0x7f bytes, not 0x80"),
+    (zstd(ZSTD_UNSIZED), 24, "compressed tags declare 0xffffffffffffffff bytes, not 0x80"),
+    (
+        pages(count=BOMB_PAGES, tags=4, tag_bytes=len(ZSTD_BOMB), rest=ZSTD_BOMB),
+        24,
+        "compressed tags declare 0x5f5e100 bytes, not 0x4000",
+    ),
+]
+
+STATE_CASES = [
+    (state(vcpus=((0, ()),)), 0, "a state of 0x1 vCPUs for a machine of 0x2"),
+    (struct.pack("<II", 0, 0) + bytes(8), 0, "0x0 vCPUs: 0x1 to 0x200 are possible"),
+    (struct.pack("<II", 513, 0) + bytes(8), 0, "0x201 vCPUs: 0x1 to 0x200 are possible"),
+    (struct.pack("<II", 2, 257) + bytes(16), 4, "0x101 devices: 0x0 to 0x100 are possible"),
+    (struct.pack("<II", 2, 0) + bytes(8), 16, "8 bytes are needed for power, register_count"),
+    (state(((1, ()), (0, ()))), 8, "0x1 is no power state"),
+    (struct.pack("<IIII", 2, 0, 0, 4097), 12, "0x1001 registers: 0x0 to 0x1000 are possible"),
+    (two(((X0 + 1, bytes(8)), (X0, bytes(8)))), 32, "ids must ascend"),
+    (two(((X0, bytes(8)), (X0, bytes(8)))), 32, "ids must ascend"),
+    (two(((0x6090_0000_0010_0000, bytes(512)),)), 16, "0x200 bytes in register 0x60900000001"),
+    (state() + b"x", 24, "0x1 bytes are left over behind the state"),
+    (state(devices=((b"", b""),)), 24, "0x0 bytes in a device's name: 0x1 to 0x40 are possible"),
+    (state(devices=((b"n" * 65, b""),)), 24, "0x41 bytes in a device's name"),
+    (state(devices=((b"a b", b""),)), 32, "b'a b' is no device name"),
+    (state(devices=((b"\xc3\xa4", b""),)), 32, "is no device name"),
+    (state(devices=((b"b", b""), (b"a", b""))), 41, "device a after b: names must ascend"),
+    (state(devices=((b"a", b""), (b"a", b""))), 41, "device a after a: names must ascend"),
+    (state(devices=((b"a", b"xyz"),))[:-1], 28, "device a takes 0x3 bytes, but 0x2 are left"),
+    (
+        struct.pack("<IIIIII", 2, 1, 0, 0, 0, 0) + struct.pack("<HHI", 1, 0, 0xFFFF_FFFF) + b"a",
+        28,
+        "0xffffffff bytes in a device's state: 0x0 to 0x100000 are possible",
+    ),
+    (
+        struct.pack("<IIIIII", 2, 1, 0, 0, 0, 0) + struct.pack("<HHI", 1, 7, 0) + b"a",
+        26,
+        "a reserved field is 0x7 and must be zero",
+    ),
+]
+
+ROUND_CASES = [
+    (struct.pack("<IIQ", 2, 0, 0), 0, "the source's round has the number 0x2, not 0x1"),
+    (struct.pack("<IIQ", 1, 1, 0), 4, "a reserved field is 0x1 and must be zero"),
+    (struct.pack("<IIQ", 1, 0, 5), 8, "the source's round has the page_count 0x5, not 0x0"),
+]
+
+ABORT_CASES = [
+    (struct.pack("<II", 0, 0), 0, "0x0 is no reason to abort"),
+    (struct.pack("<II", 99, 0), 0, "0x63 is no reason to abort"),
+    (struct.pack("<II", 4, 3) + b"ab", 4, "a text of 0x3 bytes, but 0x2 follow"),
+    (struct.pack("<II", 4, 3) + b"ab\xff", 10, "the text is not UTF-8: invalid start byte"),
+    (struct.pack("<II", 4, 4) + b"\xc3\xa4\x1b[", 10, "the text has the control character 0x1b"),
+]
+
+COMMIT_CASES = [
+    (struct.pack("<II", 2, 0), 0, "run is 0x2, possible are 0x0, 0x1"),
+    (struct.pack("<II", 1, 1), 4, "a reserved field is 0x1 and must be zero"),
+]
+
+CASES = [
+    *((Phase.START, RecordType.HELLO, *case) for case in HELLO_CASES),
+    *((Phase.AGREED, RecordType.MACHINE, *case) for case in MACHINE_CASES),
+    *((Phase.COPYING, RecordType.PAGES, *case) for case in PAGES_CASES),
+    *((Phase.COPYING, RecordType.STATE, *case) for case in STATE_CASES),
+    *((Phase.COPYING, RecordType.ROUND, *case) for case in ROUND_CASES),
+    *((Phase.COPYING, RecordType.ABORT, *case) for case in ABORT_CASES),
+    *((Phase.READY, RecordType.COMMIT, *case) for case in COMMIT_CASES),
+]
+
+
+@pytest.mark.parametrize(("phase", "kind", "payload", "offset", "message"), CASES)
+def test_payload_malformed_is_refused_at_its_offset(
+    phase: Phase, kind: RecordType, payload: bytes, offset: int, message: str
+) -> None:
+    said, where = refused(phase, kind, payload)
+
+    assert message in said
+    assert where == HEADER + offset
+
+
+def test_register_cut_off_is_refused_at_the_register() -> None:
+    payload = struct.pack("<IIII", 2, 0, 0, 1) + struct.pack("<Q", X0) + bytes(7)
+
+    said, where = refused(Phase.COPYING, RecordType.STATE, payload)
+
+    assert "register 0x6030000000100000 takes 0x8 bytes, but 0x7 are left" in said
+    assert where == HEADER + 16
+
+
+@pytest.mark.parametrize("kind", list(RecordType))
+def test_payload_length_outside_of_the_limits_is_refused_before_the_payload(
+    kind: RecordType,
+) -> None:
+    smallest, largest = PAYLOAD_BYTES[kind]
+    for size in {max(smallest - 1, 0), largest + 1, 0xFFFF_FFFF} - {smallest}:
+        listener = pair_in(Phase.COPYING).destination
+        start = listener.bytes_received
+        listener.receive_data(raw_record(2, kind, b"", size=size)[:HEADER])
+
+        with pytest.raises(RemoteProtocolError, match="payload of") as caught:
+            listener.next_record()
+
+        assert f"a {kind.name} payload of {size:#x} bytes" in str(caught.value)
+        assert caught.value.offset == start + 4
+
+
+@pytest.mark.parametrize("kind", [0, 15, 0xFFFF])
+def test_record_type_unknown_is_refused(kind: int) -> None:
+    said, where = refused(Phase.COPYING, kind, b"")
+
+    assert f"{kind:#x} is no record type" in said
+    assert where == 0
+
+
+def test_record_flags_are_refused() -> None:
+    listener = pair_in(Phase.COPYING).destination
+    start = listener.bytes_received
+    listener.receive_data(raw_record(2, RecordType.ROUND, bytes(16), flags=0x8000))
+
+    with pytest.raises(RemoteProtocolError, match="ROUND has the flags 0x8000") as caught:
+        listener.next_record()
+
+    assert caught.value.offset == start + 2
+
+
+def test_batch_with_bytes_left_over_is_refused() -> None:
+    said, where = refused(Phase.COPYING, RecordType.PAGES, pages(rest=b"more"))
+
+    assert "the batch takes a payload of 0x18 bytes, not 0x1c" in said
+    assert where == 4
+
+
+def test_compressed_tags_without_the_feature_are_refused() -> None:
+    pair = Pair.new()
+    pair.say(SOURCE, Hello(SOURCE, MIGRATION_ID, compatible_features=0))
+    pair.say(DESTINATION, Hello(DESTINATION, MIGRATION_ID))
+    pair.say(SOURCE, MACHINE)
+    pair.destination.send(Accept())
+    pair.destination.receive_data(raw_record(2, RecordType.PAGES, zstd(ZSTD_128)))
+
+    with pytest.raises(RemoteProtocolError, match="the feature TAGS_ZSTD is not in use"):
+        pair.destination.next_record()
+
+
+def test_tags_on_a_machine_without_tags_are_refused() -> None:
+    pair = Pair.new()
+    pair.say(SOURCE, Hello(SOURCE, MIGRATION_ID))
+    pair.say(DESTINATION, Hello(DESTINATION, MIGRATION_ID))
+    pair.say(SOURCE, Machine(PAGE, 1, 0, (Region(RAM, PAGE),)))
+    pair.destination.send(Accept())
+    pair.destination.receive_data(raw_record(2, RecordType.PAGES, pages(tags=2)))
+
+    with pytest.raises(RemoteProtocolError, match="ZERO on a machine without tags") as caught:
+        pair.destination.next_record()
+
+    assert "tag encoding ZERO" in str(caught.value)
+
+
+def test_hello_with_another_migration_id_is_refused() -> None:
+    payload = struct.pack("<QQ16sII", 1, 0, bytes(16), 2, 0)
+
+    said, where = refused(Phase.HELLO_SENT, RecordType.HELLO, payload, DESTINATION)
+
+    assert f"migration id {'00' * 16} answers {MIGRATION_ID.hex()}" in said
+    assert where == HEADER + 16
+
+
+def test_hello_demanding_what_was_not_offered_is_refused() -> None:
+    pair = Pair.new()
+    pair.say(SOURCE, Hello(SOURCE, MIGRATION_ID, compatible_features=0))
+    with pytest.raises(LocalProtocolError, match="the destination demands the features 0x1"):
+        pair.destination.send(Hello(DESTINATION, MIGRATION_ID, mandatory_features=1))
+
+
+def test_round_answer_with_other_numbers_is_refused() -> None:
+    for payload, field in [((2, 0, 0), "number"), ((1, 0, 9), "page_count")]:
+        pair = pair_in(Phase.COPYING)
+        pair.say(SOURCE, Round(1, 0))
+        pair.source.receive_data(raw_record(3, RecordType.ROUND, struct.pack("<IIQ", *payload)))
+        with pytest.raises(RemoteProtocolError, match=f"the destination's round has the {field}"):
+            pair.source.next_record()
+
+
+@pytest.mark.parametrize(
+    ("start", "offset", "message"),
+    [
+        (b"QEVM" + bytes(12), 0, "does not start a tagalong stream"),
+        (b"TAGALONG\2\0\0\0\0\0\0\0", 8, "the peer speaks version 0x2 of the stream, this end 0x1"),
+        (b"TAGALONG\1\0\0\0\1\0\0\0", 12, "a reserved field is 0x1 and must be zero"),
+    ],
+)
+def test_stream_header_of_something_else_is_refused(
+    start: bytes, offset: int, message: str
+) -> None:
+    destination = Pair.new().destination
+    destination.receive_data(start)
+
+    with pytest.raises(RemoteProtocolError) as caught:
+        destination.next_record()
+
+    assert message in str(caught.value)
+    assert caught.value.offset == offset
+
+
+WRONG_TO_SEND: list[tuple[Phase, Role, Record, str]] = [
+    (Phase.START, SOURCE, Hello(SOURCE, b"short"), "migration_id has 0x5 bytes, not 0x10"),
+    (Phase.START, SOURCE, Hello(SOURCE, MIGRATION_ID, 1 << 64), "do not fit their fields"),
+    (Phase.START, SOURCE, Hello(DESTINATION, MIGRATION_ID), "the peer is a destination too"),
+    (Phase.AGREED, SOURCE, Machine(PAGE, 1, 3, ()), "region_count is 0x0"),
+    (Phase.AGREED, SOURCE, Machine(1000, 1, 3, MACHINE.regions), "page_size_bytes is 0x3e8"),
+    (Phase.COPYING, SOURCE, Pages(0, 1, NoBytes.ZERO, NoBytes.ZERO), "are not in one region"),
+    (Phase.COPYING, SOURCE, Pages(RAM, 1, NoBytes.ABSENT, NoBytes.ZERO), "never absent"),
+    (Phase.COPYING, SOURCE, Pages(RAM, 1, NoBytes.ZERO, NoBytes.ABSENT), "tag encoding ABSENT"),
+    (
+        Phase.COPYING,
+        SOURCE,
+        Pages(RAM, 1, memoryview(bytes(100)), NoBytes.ZERO),
+        "0x64 bytes of data for 0x1 pages",
+    ),
+    (
+        Phase.COPYING,
+        SOURCE,
+        Pages(RAM, 1, NoBytes.ZERO, memoryview(bytes([1]) * 500)),
+        "bytes of ZSTD tags for 0x1 pages|0x1f4 bytes of packed tags for 0x1 pages",
+    ),
+    (Phase.COPYING, SOURCE, Round(1, 1), "round has the page_count 0x1, not 0x0"),
+    (Phase.COPYING, SOURCE, State(STATE.vcpus[:1]), "a state of 0x1 vCPUs"),
+    (
+        Phase.COPYING,
+        SOURCE,
+        State((Vcpu(Power.ON, {X0: 1 << 64}), STATE.vcpus[1])),
+        "register 0x6030000000100000 cannot hold 0x10000000000000000: it has 0x8 bytes",
+    ),
+    (
+        Phase.COPYING,
+        SOURCE,
+        State((Vcpu(Power.ON, {1 << 64: 1}), STATE.vcpus[1])),
+        "0x10000000000000000 is no register id of 64 bits",
+    ),
+    (Phase.COPYING, SOURCE, State(STATE.vcpus, {"a b": b""}), "is no device name"),
+    (
+        Phase.COPYING,
+        SOURCE,
+        State(STATE.vcpus, {"uart": bytes(limits.MAX_DEVICE_STATE_BYTES + 1)}),
+        "0x100001 bytes in a device's state",
+    ),
+    (
+        Phase.COPYING,
+        SOURCE,
+        State(STATE.vcpus, {f"d{n:02}": bytes(limits.MAX_DEVICE_STATE_BYTES) for n in range(32)}),
+        "a state of 0x2000",
+    ),
+]
+
+
+@pytest.mark.parametrize(("phase", "role", "record", "message"), WRONG_TO_SEND)
+def test_record_unsound_is_not_sent_and_changes_nothing(
+    phase: Phase, role: Role, record: Record, message: str
+) -> None:
+    end = pair_in(phase).end(role)
+    sent = end.bytes_sent
+
+    with pytest.raises(LocalProtocolError, match=message):
+        end.send(record)
+
+    assert (end.bytes_sent, end.phase) == (sent, phase)
+
+
+@pytest.mark.parametrize(
+    ("text", "arrives"),
+    [
+        ("tabs\tand\x1b[31m colours", "tabs and [31m colours"),
+        ("ä" * 4000, "ä" * 2048),
+        ("x" + "ä" * 4000, "x" + "ä" * 2047),
+        ("lone \ud800 surrogate", "lone ? surrogate"),
+    ],
+)
+def test_abort_text_of_any_kind_is_made_to_fit(text: str, arrives: str) -> None:
+    pair = pair_in(Phase.COPYING)
+
+    received = pair.say(DESTINATION, Abort(AbortReason.HOST, text))
+
+    assert received == Abort(AbortReason.HOST, arrives)
+
+
+def test_commit_for_a_paused_guest_arrives() -> None:
+    pair = pair_in(Phase.READY)
+
+    assert pair.say(SOURCE, Commit(run=False)) == Commit(run=False)
+
+
+def test_tags_all_zero_cost_nothing_on_the_wire() -> None:
+    pair = pair_in(Phase.COPYING)
+    zero: list[Buffer] = pair.source.send(Pages(RAM, 4, NoBytes.ZERO, memoryview(bytes(512))))
+
+    assert len(joined(zero)) == 40
+    pair.destination.receive_data(joined(zero))
+    assert pair.destination.next_record() == Pages(RAM, 4, NoBytes.ZERO, NoBytes.ZERO)

@@ -1,0 +1,204 @@
+"""Any record, in any portions, arrives as it was; any bytes are refused or wait for more."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tests.support.wire_session import (
+    DESTINATION,
+    PAGE,
+    RAM,
+    SOURCE,
+    hear,
+    joined,
+    pair_in,
+    streams,
+)
+
+from tagalong.errors import RemoteProtocolError
+from tagalong.wire import (
+    NEED_DATA,
+    Abort,
+    AbortReason,
+    Commit,
+    Digest,
+    Hello,
+    KeepAlive,
+    Machine,
+    NoBytes,
+    Pages,
+    Phase,
+    Power,
+    Record,
+    Region,
+    Role,
+    State,
+    Vcpu,
+)
+from tagalong.wire.machine_state import register_bytes
+
+PAGE_SIZES = st.sampled_from([4096, 16384, 65536])
+
+
+@st.composite
+def machines(draw: st.DrawFn) -> Machine:
+    page = draw(PAGE_SIZES)
+    sizes = draw(
+        st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=9)
+    )
+    regions = []
+    end = 0
+    for gap, pages in sizes:
+        regions.append(Region(end + gap * page, pages * page))
+        end = regions[-1].end
+    vcpus = draw(st.integers(1, 512))
+    return Machine(page, vcpus, draw(st.sampled_from([0, 2, 3])), tuple(regions))
+
+
+@st.composite
+def registers(draw: st.DrawFn) -> dict[int, int]:
+    ids = draw(
+        st.lists(
+            st.builds(
+                lambda size, low: 0x6000_0000_0000_0000 | size << 52 | low,
+                st.integers(0, 8),
+                st.integers(0, (1 << 52) - 1),
+            ),
+            unique=True,
+            max_size=12,
+        )
+    )
+    return {each: draw(st.integers(0, 256 ** register_bytes(each) - 1)) for each in ids}
+
+
+VCPUS = st.builds(Vcpu, st.sampled_from(list(Power)), registers())
+NAMES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=64)
+STATES = st.builds(
+    State,
+    st.tuples(VCPUS, VCPUS),
+    st.dictionaries(NAMES, st.binary(max_size=300), max_size=5),
+)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Pages:
+    first = draw(st.integers(0, 0xFD))
+    count = draw(st.integers(1, 3))
+    fill = st.one_of(
+        st.just(NoBytes.ZERO),
+        st.integers(0, 1 << 32).map(lambda seed: memoryview(seed.to_bytes(8, "big"))),
+    )
+    data, tags = draw(fill), draw(fill)
+    return Pages(
+        RAM + first * PAGE,
+        count,
+        repeated(data, count * PAGE),
+        repeated(tags, count * PAGE // 32),
+    )
+
+
+def repeated(plane: memoryview | NoBytes, size: int) -> memoryview | NoBytes:
+    if isinstance(plane, NoBytes) or not any(plane):
+        return NoBytes.ZERO
+    return memoryview(bytes(plane) * (size // len(plane)))
+
+
+SIXTEEN = st.binary(min_size=16, max_size=16)
+TEXTS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=1000)
+CASES: st.SearchStrategy[tuple[Phase, Role, Record]] = st.one_of(
+    st.tuples(
+        st.just(Phase.START),
+        st.just(SOURCE),
+        st.builds(
+            Hello,
+            st.just(SOURCE),
+            st.binary(min_size=16, max_size=16),
+            st.integers(0, 2**64 - 1),
+            st.integers(0, 1),
+        ),
+    ),
+    st.tuples(st.just(Phase.AGREED), st.just(SOURCE), machines()),
+    st.tuples(st.just(Phase.COPYING), st.just(SOURCE), batches()),
+    st.tuples(st.just(Phase.COPYING), st.just(SOURCE), STATES),
+    st.tuples(
+        st.just(Phase.VERIFYING),
+        st.just(SOURCE),
+        st.builds(Digest, SIXTEEN),
+    ),
+    st.tuples(st.just(Phase.READY), st.just(SOURCE), st.builds(Commit, st.booleans())),
+    st.tuples(
+        st.sampled_from([phase for phase in Phase if not phase.is_final]),
+        st.just(DESTINATION),
+        st.builds(Abort, st.sampled_from(list(AbortReason)), TEXTS),
+    ),
+    st.tuples(st.just(Phase.COPYING), st.sampled_from(list(Role)), st.just(KeepAlive())),
+)
+
+
+@given(CASES, st.lists(st.integers(1, 5000), max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_record_sent_in_any_portions_arrives_as_it_was(
+    case: tuple[Phase, Role, Record], portions: list[int]
+) -> None:
+    phase, role, record = case
+    pair = pair_in(phase)
+    sent = joined(pair.end(role).send(record))
+    listener = pair.end(role.peer)
+
+    for portion in portions:
+        listener.receive_data(sent[:portion])
+        if sent[portion:]:
+            assert listener.next_record() is NEED_DATA
+        sent = sent[portion:]
+    listener.receive_data(sent)
+
+    assert listener.next_record() == record
+    assert pair.source.phase is pair.destination.phase
+
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def backwards(mapping: Mapping[Key, Value]) -> dict[Key, Value]:
+    return dict(reversed(list(mapping.items())))
+
+
+@given(STATES)
+@settings(max_examples=50, deadline=None)
+def test_state_has_one_encoding_whatever_its_order(state: State) -> None:
+    reordered = State(
+        tuple(Vcpu(it.power, backwards(it.registers)) for it in state.vcpus),
+        backwards(state.devices),
+    )
+
+    one, other = (pair_in(Phase.COPYING).source.send(each) for each in (state, reordered))
+
+    assert joined(one) == joined(other)
+
+
+@given(st.binary(max_size=200), st.sampled_from([Phase.START, Phase.AGREED, Phase.COPYING]))
+@settings(max_examples=150, deadline=None)
+def test_noise_never_becomes_a_record(noise: bytes, phase: Phase) -> None:
+    listener = pair_in(phase).destination
+    listener.receive_data(noise)
+
+    with pytest.raises(RemoteProtocolError) as caught:
+        assert listener.next_record() is NEED_DATA
+        listener.receive_eof()
+
+    assert 0 <= caught.value.offset <= listener.bytes_received
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_stream_with_a_stretch_overwritten_is_refused(data: st.DataObject) -> None:
+    sound = streams()[SOURCE]
+    at = data.draw(st.integers(0, len(sound) - 1))
+    stretch = data.draw(st.binary(min_size=1, max_size=64))[: len(sound) - at]
+    assume(sound[at : at + len(stretch)] != stretch)
+
+    with pytest.raises(RemoteProtocolError):
+        hear(DESTINATION, sound[:at] + stretch + sound[at + len(stretch) :])
