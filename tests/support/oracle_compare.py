@@ -1,6 +1,7 @@
 """Runs programs on both sides and tells what differs."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.support import oracle_qemu
@@ -31,7 +32,7 @@ def compare(qemu: Path, soft: SoftSide, programs: list[Program]) -> list[Failure
         except RuntimeError as error:
             failures.append(Failure(program, slot, (str(error),)))
             continue
-        lines = differences(ours, theirs.outcome)
+        lines = differences(ours, theirs.outcome, partial(program.word_at, slot))
         if lines:
             failures.append(Failure(program, slot, tuple(lines)))
     return failures

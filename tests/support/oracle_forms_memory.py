@@ -22,7 +22,7 @@ from collections.abc import Callable
 from tests.support import a64
 from tests.support.oracle_draw import POINTER_REGISTERS, SCRATCH, Draw
 from tests.support.oracle_forms_data import Form
-from tests.support.oracle_layout import AREA_END, DATA, PAGE_BYTES, PLAIN
+from tests.support.oracle_layout import AREA_END, DATA, PAGE_BYTES, PLAIN, READONLY
 
 from tagalong.mte import GRANULE_BYTES
 
@@ -31,15 +31,17 @@ _LOADS_AND_STORES = (
     a64.STR_W, a64.LDR_W, a64.LDRSW, a64.STR_X, a64.LDR_X,
 )  # fmt: skip
 _PAIRS = (a64.STP_W, a64.LDP_W, a64.LDPSW, a64.STP_X, a64.LDP_X)
+_PAGE_GRANULES = PAGE_BYTES // GRANULE_BYTES
+_SECOND_SCRATCH = 15
 _ALIGN_TO_GRANULE = (1, 60, 59)  # the bitmask immediate ~15
 _WITHOUT_TOP_BYTE = (1, 0, 55)  # the bitmask immediate 0x00ff_ffff_ffff_ffff
 
 
-def _other(d: Draw, draw: Callable[[], int], *taken: int) -> int:
+def _other(draw: Callable[[], int], *taken: int) -> int:
     """Draw a register that is none of `taken`."""
     register = draw()
     while register in taken:
-        register = d.bits(5)
+        register = draw()
     return register
 
 
@@ -61,7 +63,7 @@ def write_back(d: Draw) -> list[int]:
     base = d.base()
     mode = d.pick((a64.PRE, a64.POST))
     offset = d.signed(9) if d.bits(1) else 16 * d.signed(4)
-    rt = _other(d, d.target, base)
+    rt = _other(d.target, base)
     return [a64.ldst9(d.pick(_LOADS_AND_STORES), mode, rt, base, offset)]
 
 
@@ -70,7 +72,7 @@ def register_offset(d: Draw) -> list[int]:
     offset = (a64.movn if d.bits(1) else a64.movz)(SCRATCH, d.bits(6), sf=d.bits(1))
     option = d.pick((a64.UXTW, a64.UXTX, a64.SXTW, a64.SXTX))
     # The last of PRFM's operations are FEAT_RPRFM's RPRFM.
-    rt = _other(d, d.target, *range(24, 32)) if kind == a64.PRFM else d.target()
+    rt = _other(d.target, *range(24, 32)) if kind == a64.PRFM else d.target()
     access = a64.ldst_reg(kind, rt, d.base(), SCRATCH, option=option, scale=d.bits(1))
     return [offset, access]
 
@@ -86,8 +88,8 @@ def pair(d: Draw) -> list[int]:
     # The no-allocate form of opc 01 is unallocated.
     mode = d.pick(modes if kind == a64.LDPSW else (*modes, a64.PAIR_NO_ALLOCATE))
     base = d.base()
-    rt = _other(d, d.target, base)
-    rt2 = _other(d, d.target, base, rt)
+    rt = _other(d.target, base)
+    rt2 = _other(d.target, base, rt)
     return [a64.pair(kind, mode, rt, rt2, base, d.signed(6) * (8 if kind[0] == 2 else 4))]
 
 
@@ -104,9 +106,9 @@ LOADS_AND_STORES: tuple[Form, ...] = (
 # --- ordered, exclusive and atomic --------------------------------------------------------
 
 
-def _fresh_address(d: Draw, area: int) -> list[int]:
-    """Put the aligned address of any granule of the page at `area` into SCRATCH, well tagged."""
-    address = area + d.randrange(PAGE_BYTES // GRANULE_BYTES) * GRANULE_BYTES
+def _fresh_address(d: Draw, area: int, granules: int = _PAGE_GRANULES) -> list[int]:
+    """Put the aligned address of any of the granules from `area` on into SCRATCH, well tagged."""
+    address = area + d.randrange(granules) * GRANULE_BYTES
     return [*a64.mov_value(SCRATCH, address), a64.ldg(SCRATCH, SCRATCH)]
 
 
@@ -132,7 +134,14 @@ def _badly_tagged(d: Draw, size_bytes: int) -> list[int]:
 def _crossing(d: Draw, size_bytes: int) -> list[int]:
     """Put an untagged address into SCRATCH from which the access crosses a granule's end."""
     offset = GRANULE_BYTES - d.randint(1, size_bytes - 1)
-    return [*_fresh_address(d, PLAIN), *_step(offset)]
+    return [*_fresh_address(d, PLAIN, _PAGE_GRANULES - 1), *_step(offset)]
+
+
+def _mapped(d: Draw, size_bytes: int) -> list[int]:
+    """Put an aligned, well tagged address into SCRATCH where at least loads never fault."""
+    area = d.pick((DATA, DATA, DATA, PLAIN, READONLY))
+    offset = d.randrange(GRANULE_BYTES // size_bytes) * size_bytes
+    return [*_fresh_address(d, area), *_step(offset)]
 
 
 def _address(d: Draw, size_bytes: int) -> list[int]:
@@ -144,7 +153,7 @@ def _address(d: Draw, size_bytes: int) -> list[int]:
 
 def _operand(d: Draw) -> int:
     """Draw any register but the one that holds the address."""
-    return _other(d, d.target, SCRATCH)
+    return _other(d.target, SCRATCH)
 
 
 def load_acquire_store_release(d: Draw) -> list[int]:
@@ -170,9 +179,9 @@ def exclusive(d: Draw) -> list[int]:
     """Draw a load-exclusive, and the store-exclusive that belongs to it or CLREX."""
     size = d.bits(2)
     loaded = _operand(d)
-    status = _other(d, lambda: _operand(d), loaded)
-    stored = _other(d, lambda: _operand(d), status)
-    words = [*_well_tagged(d, 1 << size), a64.ldxr(size, loaded, SCRATCH, d.bits(1))]
+    status = _other(lambda: _operand(d), loaded)
+    stored = _other(lambda: _operand(d), status)
+    words = [*_mapped(d, 1 << size), a64.ldxr(size, loaded, SCRATCH, d.bits(1))]
     if d.chance(15):
         return [*words, a64.barrier(2)]
     words += [a64.hint(0)] * d.bits(1)
@@ -182,11 +191,11 @@ def exclusive(d: Draw) -> list[int]:
 def exclusive_pair(d: Draw) -> list[int]:
     size = 2 + d.bits(1)
     first = _operand(d)
-    second = _other(d, lambda: _operand(d), first)
-    status = _other(d, lambda: _operand(d), first, second)
+    second = _other(lambda: _operand(d), first)
+    status = _other(lambda: _operand(d), first, second)
     load = a64.ldxp(size, first, second, SCRATCH, d.bits(1))
     store = a64.stxp(size, status, first, second, SCRATCH, d.bits(1))
-    return [*_well_tagged(d, 2 << size), load, store]
+    return [*_mapped(d, 2 << size), load, store]
 
 
 def failing_exclusive(d: Draw) -> list[int]:
@@ -194,9 +203,10 @@ def failing_exclusive(d: Draw) -> list[int]:
     size = d.bits(2)
     rt = _operand(d)
     if d.bits(1):
-        words = _badly_tagged(d, 1 << size) if d.chance(80) else _crossing(d, 2 << size)
+        bad = d.pick((_badly_tagged, _badly_tagged, _well_tagged))
+        words = bad(d, 1 << size) if d.chance(80) else _crossing(d, 2 << size)
         return [*words, a64.ldxr(size, rt, SCRATCH), a64.barrier(2)]
-    status = _other(d, lambda: _operand(d), rt)
+    status = _other(lambda: _operand(d), rt)
     return [*_fresh_address(d, DATA), a64.barrier(2), a64.stxr(size, status, rt, SCRATCH)]
 
 
@@ -321,15 +331,20 @@ def store_tag_and_pair(d: Draw) -> list[int]:
 
 
 def zero_block(d: Draw) -> list[int]:
-    """Draw DC ZVA, GVA or GZVA, behind a branch.
+    """Draw DC ZVA, GVA or GZVA, behind an indirect branch to it.
 
-    QEMU 7.2 reports a fault of ZVA and GZVA at the start of the block that it translated.
+    QEMU 7.2 takes the PC of a fault of ZVA and GZVA from where only such a branch puts it.
     """
     pointer = d.pick(POINTER_REGISTERS)
-    if d.chance(65):
-        return [a64.b(4), a64.sys(d.pick((a64.DC_GVA, a64.DC_GZVA)), pointer)]
-    untagged = a64.logical_imm(0, SCRATCH, pointer, _WITHOUT_TOP_BYTE)
-    return [untagged, a64.b(4), a64.sys(a64.DC_ZVA, SCRATCH)]
+    operation = d.pick((a64.DC_ZVA, a64.DC_GVA, a64.DC_GZVA))
+    if operation != a64.DC_ZVA:
+        return [a64.adr(SCRATCH, 8), a64.br(SCRATCH), a64.sys(operation, pointer)]
+    return [
+        a64.logical_imm(0, SCRATCH, pointer, _WITHOUT_TOP_BYTE),
+        a64.adr(_SECOND_SCRATCH, 8),
+        a64.br(_SECOND_SCRATCH),
+        a64.sys(operation, SCRATCH),
+    ]
 
 
 _CLEANS = (

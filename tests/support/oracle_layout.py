@@ -36,6 +36,8 @@ EPILOGUE_BRANCHES = 2
 MAX_PROGRAM_WORDS = SLOT_BYTES // 4 - EPILOGUE_BRANCHES - 1
 MAX_FAULTS = 384
 
+ZVA_BLOCK_BYTES = 512
+
 
 def _image(name: str, size: int) -> bytes:
     return random.Random(f"oracle image {name}").randbytes(size)

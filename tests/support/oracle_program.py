@@ -58,6 +58,10 @@ class Program:
         """Return the address of the instruction that ends the program in `slot`."""
         return slot_address(slot) + len(self.image) - 4
 
+    def word_at(self, slot: int, pc: int) -> int:
+        """Return the instruction that stands at `pc`."""
+        return self.words[(pc - slot_address(slot)) // 4]
+
     def without(self, first: int, count: int) -> "Program":
         """Return the program less `count` chunks from `first` on."""
         return replace(self, chunks=self.chunks[:first] + self.chunks[first + count :])

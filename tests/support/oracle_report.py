@@ -1,8 +1,9 @@
 """Says what a failing program was, so that a person can run it again and see why."""
 
-from tagalong.soft.disassembly import disassemble
 from tests.support.oracle_compare import Failure
 from tests.support.oracle_layout import slot_address
+
+from tagalong.soft.disassembly import disassemble
 
 
 def report(failure: Failure, *, minimised: bool) -> str:

@@ -51,11 +51,12 @@ OUTPUT = struct.Struct(
     f"{DATA_BYTES}s{PAGE_BYTES}s{DATA_GRANULES}s"
 )
 
-_RUNNER = 0x6000_0000
-_STATE = 0x6001_0000  # current input, its end, inputs left
+# Addresses that no arithmetic on flags and small numbers makes.
+_RUNNER = 0x4D3A_8000
+_STATE = 0x4D3B_8000  # current input, its end, inputs left
 _IMAGES = _STATE + PAGE_BYTES
 _INPUTS = _IMAGES + DATA_BYTES + 3 * PAGE_BYTES
-_SCRATCH = 0x6100_0000  # output buffer, then the signal stack
+_SCRATCH = 0x4DA5_8000  # output buffer, then the signal stack
 _SIGNAL_STACK = _SCRATCH + 0x2_0000
 _SIGNAL_STACK_BYTES = 0x2_0000
 

@@ -142,7 +142,9 @@ class SoftSide:
         get = self._vcpu.get_register
         _, log_end = struct.unpack("<QQ", self._read(_FRAME + _FRAME_END_PC, 16))
         faults = [_fault(*e) for e in _LOG_ENTRY.iter_unpack(self._read(_LOG, log_end - _LOG))]
-        tfsr = register_ids.TFSR_EL1 if program.privileged else register_ids.TFSRE0_EL1
+        # At EL1, LDTR and STTR are accesses of EL0.
+        tfsr = get(register_ids.TFSRE0_EL1)
+        tfsr |= get(register_ids.TFSR_EL1) if program.privileged else 0
         return Outcome(
             registers=struct.unpack("<31Q", self._read(_FRAME, 31 * 8)),
             sp=get(register_ids.SP_EL0),
@@ -151,7 +153,7 @@ class SoftSide:
             plain=self._read(PLAIN, PAGE_BYTES),
             tags=tag_arrays.unpack(self._memory.read_tags(Gpa(DATA), DATA_BYTES)).tobytes(),
             faults=(*faults, *unsupported),
-            asynchronous=bool(get(tfsr) & 1),
+            asynchronous=bool(tfsr & 1),
             irg=tuple(draw_tags(get(register_ids.RGSR_EL1), IRG_PROBES)),
         )
 

@@ -73,12 +73,18 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
     except Interrupted as interruption:
-        click.echo(f"tagalong: {interruption}", err=True)
+        _say(f"tagalong: {interruption}", interruption)
         return interruption.exit_code
     except TagalongError as error:
-        click.echo(error_line(error), err=True)
+        _say(error_line(error), error)
         return error.exit_code
     return status if isinstance(status, int) else 0
+
+
+def _say(line: str, error: BaseException) -> None:
+    """Print `line` and the notes that were added to `error` on its way up."""
+    for text in (line, *getattr(error, "__notes__", ())):
+        click.echo(text, err=True)
 
 
 def main() -> None:

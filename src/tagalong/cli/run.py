@@ -18,24 +18,52 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--machine", type=click.Choice(MACHINE_NAMES), default="soft", show_default=True,
-              help="Kind of machine.")
-@click.option("--ram", "ram_bytes", type=size, metavar="SIZE", help="Guest RAM, as in 64M (the default).")
+@click.option(
+    "--machine",
+    type=click.Choice(MACHINE_NAMES),
+    default="soft",
+    show_default=True,
+    help="Kind of machine.",
+)
+@click.option(
+    "--ram", "ram_bytes", type=size, metavar="SIZE", help="Guest RAM, as in 64M (the default)."
+)
 @click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), help="Default: 1.")
-@click.option("--guest", metavar="NAME|PATH.elf",
-              help="Guest program: churn, selftest, speed, or a file.")
+@click.option(
+    "--guest", metavar="NAME|PATH.elf", help="Guest program: churn, selftest, speed, or a file."
+)
 @click.option("--guest-args", "guest_arguments", metavar='"K=V ..."', help="Its knobs.")
-@click.option("--seed", type=click.IntRange(min=0, max=(1 << 64) - 1),
-              help="Same seed, same run. Default: 0.")
-@click.option("--control", type=click.Path(path_type=Path), required=True,
-              help="QMP control socket to create.")
-@click.option("--incoming", metavar="URI",
-              help="Wait for a migration on tcp:HOST:PORT (port 0: any) or unix:PATH.")
+@click.option(
+    "--seed", type=click.IntRange(min=0, max=(1 << 64) - 1), help="Same seed, same run. Default: 0."
+)
+@click.option(
+    "--control",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="QMP control socket to create.",
+)
+@click.option(
+    "--incoming",
+    metavar="URI",
+    help="Wait for a migration on tcp:HOST:PORT (port 0: any) or unix:PATH.",
+)
 @click.option("--paused", is_flag=True, help="Do not start the guest; QMP's cont does.")
-@click.option("--max-ram", "max_ram_bytes", type=size, metavar="SIZE", default="64G", show_default=True,
-              help="Refuse an arriving VM with more RAM than this.")
-@click.option("--exit-with-parent", "parent_pid", type=int, metavar="PID",
-              help="End when the parent process PID ends.")
+@click.option(
+    "--max-ram",
+    "max_ram_bytes",
+    type=size,
+    metavar="SIZE",
+    default="64G",
+    show_default=True,
+    help="Refuse an arriving VM with more RAM than this.",
+)
+@click.option(
+    "--exit-with-parent",
+    "parent_pid",
+    type=int,
+    metavar="PID",
+    help="End when the parent process PID ends.",
+)
 @click.pass_context
 def command(context: click.Context, /, **values: Any) -> None:
     """Run a VM until its guest powers off.

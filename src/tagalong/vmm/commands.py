@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tagalong.vmm import messages
+from tagalong.vmm.census import take_census
 from tagalong.vmm.arguments import Argument, Kind, check_arguments
 from tagalong.vmm.messages import ErrorClass, JsonObject, QmpError
 from tagalong.vmm.outgoing import Outgoing
@@ -61,6 +62,7 @@ class VmCommands:
             "query-version": _Command(lambda _: messages.version()),
             "quit": _Command(lambda _: self._vm.end(Ending(ShutdownReason.QUIT))),
             "stop": _Command(lambda _: self._vm.stop()),
+            "x-query-tags": _Command(lambda _: self._query_tags()),
         }
 
     def execute(self, command: str, arguments: JsonObject) -> object:
@@ -81,6 +83,13 @@ class VmCommands:
     def _query_status(self) -> object:
         state = self._vm.state
         return {"status": state.value, "running": state is VmState.RUNNING}
+
+    def _query_tags(self) -> object:
+        machine = self._vm.machine
+        if machine is None:
+            raise QmpError("the VM is not here yet: an incoming migration is awaited")
+        census = take_census(machine)
+        return {"granules": census.granules, "tagged-granules": census.tagged_granules}
 
     def _query_migrate(self) -> object:
         record = self._outgoing.record or self._incoming()

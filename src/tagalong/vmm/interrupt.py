@@ -26,7 +26,7 @@ def run_interruptible(work: Callable[[], Coroutine[object, object, T]]) -> T:
 
     At SIGINT, SIGTERM or SIGHUP it gets asyncio.CancelledError and may take its time to
     tidy up; further signals do not disturb it. If it ends with an error after that,
-    Interrupted is raised with the error's text; if it returns a result, that counts.
+    Interrupted is raised with the error's text and notes; if it returns a result, that counts.
     """
     received: list[int] = []
 
@@ -48,4 +48,7 @@ def run_interruptible(work: Callable[[], Coroutine[object, object, T]]) -> T:
     except (asyncio.CancelledError, TagalongError) as error:
         if not received:
             raise
-        raise Interrupted(received[0], str(error)) from error
+        interruption = Interrupted(received[0], str(error))
+        for note in getattr(error, "__notes__", ()):
+            interruption.add_note(note)
+        raise interruption from error

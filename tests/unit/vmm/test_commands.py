@@ -75,6 +75,7 @@ def test_query_commands_lists_exactly_what_there_is() -> None:
             "query-version",
             "quit",
             "stop",
+            "x-query-tags",
         ]
 
     play(script)

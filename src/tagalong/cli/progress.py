@@ -1,0 +1,54 @@
+"""A progress bar for a migration, on standard error and only if that is a terminal."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
+
+Info = Mapping[str, object]
+
+
+@contextmanager
+def migration_bar(console: Console | None = None) -> Iterator[Callable[[Info], None]]:
+    """Show a bar for the time of a `with` block; call what it gives with query-migrate's answers.
+
+    `console` is standard error unless a test brings another.
+    """
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        yield _ignore
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("migrating", total=None)
+        yield lambda info: _update(progress, task, info)
+
+
+def _ignore(_: Info) -> None:
+    pass
+
+
+def _update(progress: Progress, task: TaskID, info: Info) -> None:
+    ram = cast("dict[str, int] | None", info.get("ram"))
+    if ram is None:
+        return
+    progress.update(
+        task,
+        description=f"migrating, round {ram['dirty-sync-count']}",
+        total=ram["total"],
+        completed=ram["total"] - ram["remaining"],
+    )

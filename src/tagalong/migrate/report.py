@@ -1,0 +1,149 @@
+"""What a migration cost, as values: while it runs (Progress) and in the end (the reports)."""
+
+from dataclasses import asdict, dataclass
+from enum import Enum
+
+from tagalong.mte import PACKED_RATIO
+
+_MS = 1000.0
+
+
+class Stage(Enum):
+    """What the source is at; the values are the words shown to people."""
+
+    SETUP = "setup"
+    PRECOPY = "pre-copy"
+    LAST_PAGES = "last pages"
+    STATE = "machine state"
+    DIGEST = "digest"
+    COMMIT = "commit"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A moment of a migration. `throughput` and what follows is None while not measured.
+
+    `pages_remaining` are those of the round under way. Rates are in bytes of guest RAM.
+    """
+
+    stage: Stage
+    round_number: int
+    ram_bytes: int
+    pages_sent: int
+    pages_remaining: int
+    bytes_remaining: int
+    bytes_sent: int
+    throughput_bytes_per_s: float | None = None
+    dirty_rate_bytes_per_s: float | None = None
+    expected_downtime_s: float | None = None
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """One pass over the pages to send; the last one is sent while the guest stands.
+
+    `data_bytes` is what the pages hold, `data_bytes_wire` what was sent of it; so for tags.
+    `dirty_pages_left` is what the guest had changed when the round was over.
+    """
+
+    number: int
+    pages: int
+    data_bytes: int
+    data_bytes_wire: int
+    tag_bytes_raw: int
+    tag_bytes_wire: int
+    duration_s: float
+    dirty_pages_left: int
+
+
+@dataclass(frozen=True)
+class DowntimeParts:
+    """Where the downtime went, in seconds; the parts sum up to it.
+
+    stop: until the guest stood and its last changes were known. last_pages: sending those.
+    state: registers and devices. digest: both ends' digests. commit: from PREPARE to
+    RUNNING, in which the destination finishes receiving, and starts.
+    """
+
+    stop_s: float = 0.0
+    last_pages_s: float = 0.0
+    state_s: float = 0.0
+    digest_s: float = 0.0
+    commit_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        """Return the downtime."""
+        return self.stop_s + self.last_pages_s + self.state_s + self.digest_s + self.commit_s
+
+
+@dataclass(frozen=True)
+class MigrationReport:
+    """A migration that succeeded, as its source saw it.
+
+    `verified`: both ends computed the digest, and they were equal. `tags_dropped`: all tags
+    were sent as zero on purpose (the control experiment). `was_running`: the guest goes on
+    at the destination; otherwise it was paused and stays so.
+    """
+
+    migration_id: str
+    ram_bytes: int
+    rounds: tuple[RoundReport, ...]
+    downtime: DowntimeParts
+    duration_s: float
+    bytes_sent: int
+    throughput_bytes_per_s: float
+    dirty_rate_bytes_per_s: float
+    was_running: bool
+    tags_dropped: bool
+    source_digest: str | None = None
+    destination_digest: str | None = None
+
+    @property
+    def verified(self) -> bool:
+        """Return whether equal digests were compared."""
+        return self.source_digest is not None and self.source_digest == self.destination_digest
+
+    @property
+    def data_bytes(self) -> int:
+        """Return the data of all pages sent; a page sent twice counts twice."""
+        return sum(each.data_bytes for each in self.rounds)
+
+    @property
+    def tag_bytes_raw(self) -> int:
+        """Return the packed tags of all pages sent: 1/32 of the data."""
+        return self.data_bytes // PACKED_RATIO
+
+    def to_json(self) -> dict[str, object]:
+        """Return the report as what `json.dumps` takes. Keys are stable; new ones may come."""
+        return {
+            "migration_id": self.migration_id,
+            "verified": self.verified,
+            "source_digest": self.source_digest,
+            "destination_digest": self.destination_digest,
+            "tags_dropped": self.tags_dropped,
+            "was_running": self.was_running,
+            "rounds": len(self.rounds),
+            "ram_bytes": self.ram_bytes,
+            "pages": sum(each.pages for each in self.rounds),
+            "data_bytes": self.data_bytes,
+            "data_bytes_wire": sum(each.data_bytes_wire for each in self.rounds),
+            "tag_bytes_raw": self.tag_bytes_raw,
+            "tag_bytes_wire": sum(each.tag_bytes_wire for each in self.rounds),
+            "bytes_sent": self.bytes_sent,
+            "throughput_bytes_per_s": self.throughput_bytes_per_s,
+            "dirty_rate_bytes_per_s": self.dirty_rate_bytes_per_s,
+            "duration_ms": self.duration_s * _MS,
+            "downtime_ms": self.downtime.total_s * _MS,
+            "downtime_parts_ms": {
+                name.removesuffix("_s"): value * _MS
+                for name, value in asdict(self.downtime).items()
+            },
+            "round_details": [
+                {
+                    **{name: value for name, value in asdict(each).items() if name != "duration_s"},
+                    "duration_ms": each.duration_s * _MS,
+                }
+                for each in self.rounds
+            ],
+        }

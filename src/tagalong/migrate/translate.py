@@ -1,0 +1,62 @@
+"""Machine values to records of the stream and back."""
+
+from tagalong import wire
+from tagalong.machine import (
+    MachineDescription,
+    MachineState,
+    PowerState,
+    RegionDescription,
+    RegisterId,
+    VcpuState,
+)
+from tagalong.memory import Gpa
+
+_POWER = {PowerState.ON: wire.Power.ON, PowerState.OFF: wire.Power.OFF}
+_POWER_BACK = {power: state for state, power in _POWER.items()}
+
+
+def record_of_description(description: MachineDescription) -> wire.Machine:
+    """Return the MACHINE record of a machine."""
+    return wire.Machine(
+        page_size_bytes=description.page_size_bytes,
+        vcpu_count=description.vcpu_count,
+        mte_version=description.mte_version,
+        regions=tuple(
+            wire.Region(region.gpa, region.size_bytes)
+            for region in sorted(description.regions, key=lambda region: region.gpa)
+        ),
+    )
+
+
+def description_of_record(record: wire.Machine) -> MachineDescription:
+    """Return what a MACHINE record describes."""
+    return MachineDescription(
+        page_size_bytes=record.page_size_bytes,
+        vcpu_count=record.vcpu_count,
+        mte_version=record.mte_version,
+        regions=tuple(
+            RegionDescription(Gpa(region.gpa), region.size_bytes) for region in record.regions
+        ),
+    )
+
+
+def record_of_state(state: MachineState) -> wire.State:
+    """Return the STATE record of a machine's state."""
+    return wire.State(
+        vcpus=tuple(wire.Vcpu(_POWER[vcpu.power], vcpu.registers) for vcpu in state.vcpus),
+        devices=state.devices,
+    )
+
+
+def state_of_record(record: wire.State) -> MachineState:
+    """Return the machine state that a STATE record holds."""
+    return MachineState(
+        vcpus=tuple(
+            VcpuState(
+                registers={RegisterId(name): value for name, value in vcpu.registers.items()},
+                power=_POWER_BACK[vcpu.power],
+            )
+            for vcpu in record.vcpus
+        ),
+        devices=dict(record.devices),
+    )

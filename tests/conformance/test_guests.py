@@ -1,0 +1,50 @@
+"""Guests of which each line is a check of their own: all must pass on every machine."""
+
+import pytest
+
+
+def test_selftest_every_instruction_and_mode_passes(boot) -> None:
+    lines = boot("selftest").run_to_the_end()
+
+    failed = [line for line in lines if "FAIL" in line]
+    passed = [line for line in lines if line.startswith("selftest: ok ")]
+    assert not failed
+    assert lines[-1] == f"selftest: {len(passed)} checks, 0 failed"
+    assert len(passed) > 100
+
+
+def test_selftest_with_two_vcpus_starts_the_second(boot) -> None:
+    lines = boot("selftest", vcpu_count=2).run_to_the_end()
+
+    assert lines[-1].endswith(" 0 failed")
+
+
+@pytest.mark.parametrize("vcpu_count", [1, 2, 4])
+def test_churn_runs_and_keeps_its_invariants(boot, vcpu_count) -> None:
+    guest = boot("churn", "working-set=2M", vcpu_count=vcpu_count)
+
+    guest.machine.resume()
+    for vcpu in range(vcpu_count):
+        guest.wait_for(f"progress vcpu={vcpu} ", 2)
+    guest.machine.pause()
+
+    assert not guest.lines_with("FAIL")
+
+
+def test_churn_every_kind_of_deliberate_fault_is_taken(boot) -> None:
+    guest = boot("churn", "working-set=1M")
+
+    guest.machine.resume()
+    guest.wait_for("progress", 3)
+    guest.machine.pause()
+
+    last = dict(part.split("=") for part in guest.lines_with("progress")[-1].split()[2:])
+    assert int(last["faults"]) > 0
+    assert int(last["retags"]) > 0
+    assert int(last["blocks"]) > 0
+
+
+def test_speed_counts_its_iterations(boot) -> None:
+    lines = boot("speed", "iterations=1000").run_to_the_end()
+
+    assert any(line.startswith("speed: iterations=1000 instructions=") for line in lines)

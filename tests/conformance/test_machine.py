@@ -1,0 +1,128 @@
+"""What the Machine Protocol promises, with a guest that notices when it is not kept."""
+
+import numpy as np
+
+from tagalong.machine import MachineState
+from tagalong.memory import Gpa
+
+CHURN = "working-set=2M report=2000"
+
+
+def test_pause_and_resume_under_churn_nothing_is_lost(boot) -> None:
+    guest = boot("churn", CHURN, vcpu_count=2)
+
+    for count in range(1, 20):
+        guest.machine.resume()
+        guest.wait_for("progress", count)
+        guest.machine.pause()
+
+    assert not guest.lines_with("FAIL")
+
+
+def test_state_and_memory_copied_to_another_machine_guest_goes_on(boot) -> None:
+    guest, other = (boot("churn", CHURN, vcpu_count=2) for _ in range(2))
+    guest.machine.resume()
+    guest.wait_for("progress", 4)
+    guest.machine.pause()
+
+    copy_all(guest.machine, other.machine)
+    other.machine.resume()
+    other.wait_for("progress", 4)
+
+    assert not other.lines_with("FAIL")
+
+
+def test_tags_lost_in_the_copy_guest_notices(boot) -> None:
+    guest, other = (boot("churn", CHURN) for _ in range(2))
+    guest.machine.resume()
+    guest.wait_for("progress", 2)
+    guest.machine.pause()
+
+    copy_all(guest.machine, other.machine, with_tags=False)
+    other.machine.resume()
+    other.machine.wait(20)
+
+    assert other.lines_with("FAIL")
+
+
+def test_one_granules_tag_changed_from_outside_guest_notices(boot) -> None:
+    guest = boot("churn", "working-set=256K")
+    guest.machine.resume()
+    guest.wait_for("progress", 1)
+    guest.machine.pause()
+    machine = guest.machine
+    for region, pages in zip(machine.memory.regions, machine.populated_pages(), strict=True):
+        for first, count in pages.runs().tolist():
+            gpa, length = Gpa(region.gpa + first * 4096), count * 4096
+            tags = machine.read_tags(gpa, length)
+            machine.write_tags(gpa, np.where(tags, tags ^ 0x33, tags).astype(np.uint8))
+
+    machine.resume()
+    machine.wait(20)
+
+    assert guest.lines_with("FAIL")
+
+
+def test_dirty_log_under_churn_copy_by_harvests_equals_memory(boot) -> None:
+    guest = boot("churn", CHURN, vcpu_count=2)
+    machine = guest.machine
+    region = machine.memory.regions[0]
+    machine.start_dirty_log()
+    data, tags = np.zeros_like(region.data), np.zeros(len(region.data) // 32, np.uint8)
+    for first, count in machine.populated_pages()[0].runs().tolist():
+        data[first * 4096 :][: count * 4096] = region.data[first * 4096 :][: count * 4096]
+
+    def take() -> int:
+        dirty = machine.harvest_dirty_log()[0]
+        for first, count in dirty.runs().tolist():
+            place, length = first * 4096, count * 4096
+            data[place:][:length] = region.data[place:][:length]
+            gpa = Gpa(region.gpa + place)
+            tags[place // 32 :][: length // 32] = machine.read_tags(gpa, length)
+        return dirty.count()
+
+    machine.resume()
+    harvested = 0
+    for count in range(1, 10):
+        guest.wait_for("progress", count)
+        harvested += take()
+    machine.pause()
+    take()
+
+    assert harvested > 0
+    assert np.array_equal(data, region.data)
+    assert np.array_equal(tags, machine.read_tags(region.gpa, region.size_bytes))
+
+
+def test_populated_pages_small_guest_in_large_ram_most_stay_holes(boot) -> None:
+    guest = boot("churn", "working-set=1M", ram_bytes=4 << 30)
+    guest.machine.resume()
+    guest.wait_for("progress", 2)
+    guest.machine.pause()
+
+    populated = guest.machine.populated_pages()[0]
+
+    assert 0 < populated.count() * 4096 < 8 << 20
+
+
+def test_save_state_twice_gives_the_same(boot) -> None:
+    guest = boot("churn", CHURN, vcpu_count=2)
+    guest.machine.resume()
+    guest.wait_for("progress", 1)
+    guest.machine.pause()
+
+    first, second = guest.machine.save_state(), guest.machine.save_state()
+
+    assert isinstance(first, MachineState)
+    assert first == second
+
+
+def copy_all(source, target, *, with_tags: bool = True) -> None:
+    """Copy memory, tags and state; the target has the same description."""
+    for region, pages in zip(source.memory.regions, source.populated_pages(), strict=True):
+        target.memory.view(region.gpa, region.size_bytes)[:] = region.data
+        for first, count in pages.runs().tolist():
+            gpa, length = Gpa(region.gpa + first * 4096), count * 4096
+            if with_tags:
+                target.write_tags(gpa, source.read_tags(gpa, length))
+    target.load_state(source.save_state())

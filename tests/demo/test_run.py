@@ -1,0 +1,147 @@
+"""`tagalong run` as a real process: guests, exit statuses, signals, the control socket."""
+
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.support.vm_processes import Qmp, tagalong, vm_process
+
+CHURN = ("--guest", "churn", "--ram", "16M")
+
+
+def event_names(events: list[dict[str, object]] | list[object]) -> list[object]:
+    return [event["event"] for event in events if isinstance(event, dict)]
+
+
+def test_run_selftest_prints_to_stdout_and_ends_with_0(tmp_path: Path) -> None:
+    control = tmp_path / "vm.sock"
+
+    result = tagalong("run", "--guest", "selftest", "--control", str(control))
+
+    assert result.returncode == 0, result.stderr
+    assert "selftest" in result.stdout
+    assert "FAIL" not in result.stdout
+    assert result.stderr.startswith(f"tagalong: control socket (QMP): {control}\n")
+    assert not control.exists()
+
+
+def test_run_console_comes_while_the_guest_runs(tmp_path: Path) -> None:
+    with vm_process(tmp_path, "vm", *CHURN) as vm:
+        vm.wait_for_console("churn: progress", times=2)
+
+        assert not vm.has_ended()
+        assert stat.S_IMODE(vm.control.stat().st_mode) == 0o600
+
+
+def test_run_stop_and_cont_stop_and_continue_the_guest(tmp_path: Path) -> None:
+    with vm_process(tmp_path, "vm", *CHURN) as vm, vm.qmp() as qmp:
+        vm.wait_for_console("churn: progress")
+        qmp.execute("stop")
+        assert qmp.state() == "paused"
+        qmp.execute("query-status")
+        before = vm.console
+        qmp.execute("cont")
+        vm.wait_for_console("churn: progress", times=before.count("churn: progress") + 1)
+        assert [event["event"] for event in qmp.events] == ["STOP", "RESUME"]
+
+
+def test_run_paused_does_not_start_until_cont(tmp_path: Path) -> None:
+    with vm_process(tmp_path, "vm", *CHURN, "--paused") as vm, vm.qmp() as qmp:
+        assert qmp.state() == "prelaunch"
+        assert vm.console == ""
+        qmp.execute("cont")
+        vm.wait_for_console("churn: progress")
+
+
+def test_run_quit_ends_with_0_and_says_so_to_every_client(tmp_path: Path) -> None:
+    with vm_process(tmp_path, "vm", *CHURN) as vm, vm.qmp() as qmp, Qmp(vm.control) as other:
+        assert qmp.execute("quit") == {"return": {}}
+        assert vm.status() == 0
+        for client in (qmp, other):
+            (event,) = client.rest()
+            assert event["event"] == "SHUTDOWN"
+            assert event["data"] == {"guest": False, "reason": "host-qmp-quit"}
+        assert not vm.control.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_run_signal_ends_with_its_status_and_tidies_up(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with vm_process(tmp_path, "vm", *CHURN) as vm, vm.qmp() as qmp:
+        vm.signal(number)
+        assert vm.status() == 128 + number
+        (event,) = qmp.rest()
+        assert event["data"] == {"guest": False, "reason": "host-signal"}
+        assert not vm.control.exists()
+
+
+def test_run_killed_process_leaves_a_socket_that_the_next_one_replaces(tmp_path: Path) -> None:
+    with vm_process(tmp_path, "vm", *CHURN, "--paused") as first:
+        first.qmp().__exit__(None, None, None)
+    assert first.control.exists()
+
+    with vm_process(tmp_path, "vm", *CHURN, "--paused") as second, second.qmp() as qmp:
+        assert qmp.state() == "prelaunch"
+
+
+def test_run_control_socket_in_use_is_wrong_usage(tmp_path: Path) -> None:
+    with vm_process(tmp_path, "vm", *CHURN, "--paused") as vm, vm.qmp() as qmp:
+        result = tagalong("run", *CHURN, "--control", str(vm.control))
+
+        assert result.returncode == 2
+        assert result.stderr == (
+            f"tagalong: error: another process listens on {vm.control}: quit that VM or choose "
+            "another control path\n"
+        )
+        assert qmp.state() == "prelaunch"
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (("--guest", "nobody"), 22, "no built-in guest 'nobody'; there are: churn, selftest, speed"),
+        (("--guest", "./no.elf"), 22, "cannot read the guest program no.elf: No such file"),
+        (("--guest", "churn", "--ram", "4096"), 22, "is not in RAM"),
+        (("--incoming", "pigeon:1"), 2, "'pigeon:1' is no migration address"),
+    ],
+)
+def test_run_that_cannot_start_says_why_in_one_line(
+    tmp_path: Path, options: tuple[str, ...], status: int, message: str
+) -> None:
+    control = tmp_path / "vm.sock"
+
+    result = tagalong("run", *options, "--control", str(control))
+
+    assert result.returncode == status, result.stderr
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert not control.exists()
+
+
+def test_run_stream_that_is_rubbish_ends_with_a_typed_error(tmp_path: Path) -> None:
+    with vm_process(tmp_path, "vm", "--incoming", "tcp:127.0.0.1:0") as vm, vm.qmp() as qmp:
+        host, port = vm.incoming_uri().removeprefix("tcp:").rsplit(":", 1)
+        with socket.create_connection((host, int(port))) as intruder:
+            intruder.sendall(b"GET / HTTP/1.0\r\n\r\n" + bytes(1000))
+            assert vm.status() == 32
+        names = [event["event"] for event in qmp.rest()]
+
+    assert "tagalong: error: " in vm.messages
+    assert "stream offset 0x0" in vm.messages
+    assert "migration failed; nothing was started here" in vm.messages
+    assert names[-2:] == ["MIGRATION", "SHUTDOWN"]
+    assert vm.console == ""
+
+
+def test_run_quit_while_waiting_for_a_vm_ends_with_0(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    with vm_process(tmp_path, "vm", "--incoming", f"unix:{path}") as vm, vm.qmp() as qmp:
+        assert qmp.state() == "inmigrate"
+        assert vm.incoming_uri() == f"unix:{path}"
+        qmp.execute("quit")
+        assert vm.status() == 0
+    assert not path.exists()

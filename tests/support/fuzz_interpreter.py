@@ -1,0 +1,113 @@
+"""Run rubbish as guest code between pages that must never be touched.
+
+    python -m tests.support.fuzz_interpreter --seed 1 --rounds 50
+
+RAM and tags lie between inaccessible pages, so that the first byte read or written outside
+ends this process by SIGSEGV; the test looks at how the process ended.
+"""
+
+import argparse
+import ctypes
+import mmap
+import random
+import struct
+
+from tagalong._native import Exit, library
+from tagalong.mte.registers import TagCheckMode
+from tests.support import bare
+
+PAGE = mmap.PAGESIZE
+STEPS = 3000
+
+
+class Guarded:
+    """`size` bytes with an inaccessible page on either side."""
+
+    def __init__(self, size: int) -> None:
+        self._map = mmap.mmap(-1, size + 2 * PAGE)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        libc = ctypes.CDLL(None, use_errno=True)
+        for guard in (base, base + PAGE + size):
+            if libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(PAGE), 0):
+                raise OSError(ctypes.get_errno(), "mprotect")
+        self.address = base + PAGE
+        self.bytes = (ctypes.c_uint8 * size).from_address(self.address)
+
+
+def random_word(rng: random.Random) -> int:
+    """Mostly loads, stores and system instructions, with some of everything."""
+    word = rng.getrandbits(32)
+    kind = rng.random()
+    if kind < 0.5:
+        return word & ~0x0A000000 | 0x08000000  # loads and stores
+    if kind < 0.6:
+        return word & 0x003FFFFF | 0xD5000000  # system
+    return word
+
+
+def interesting_address(rng: random.Random) -> int:
+    edge = rng.choice((bare.RAM_GPA, bare.RAM_GPA + bare.RAM_BYTES, bare.DATA, 0, 1 << 48, 1 << 63))
+    return (edge + rng.randint(-600, 600)) & (1 << 64) - 1 | rng.choice(
+        (0, rng.getrandbits(4) << 56)
+    )
+
+
+def run_round(rng: random.Random, data: Guarded, tags: Guarded) -> int:
+    native = library()
+    machine = native.ta_machine_new(2, rng.getrandbits(64))
+    assert (
+        native.ta_machine_add_ram(machine, bare.RAM_GPA, bare.RAM_BYTES, data.address, tags.address)
+        == 0
+    )
+    assert native.ta_machine_add_mmio(machine, 0x09000000, 0x1000) == 0
+    words = [random_word(rng) for _ in range(1024)]
+    data.bytes[0x2000 : 0x2000 + 4096] = struct.pack("<1024I", *words)
+    table = [rng.getrandbits(64) if rng.random() < 0.2 else 0x40000701 for _ in range(512)]
+    table[:2] = [0x40000000 | 0x705 & ~4 | 4, 0x40000000 | 0x701]
+    data.bytes[0x1000:0x2000] = struct.pack("<512Q", *table)
+    registers = {
+        bare.register_ids.MAIR_EL1: bare.MAIR,
+        bare.register_ids.TCR_EL1: rng.choice((bare.TCR, rng.getrandbits(64))),
+        bare.register_ids.TTBR0_EL1: bare.TABLES,
+        bare.register_ids.TTBR1_EL1: interesting_address(rng),
+        bare.register_ids.VBAR_EL1: bare.CODE & ~0x7FF,
+        bare.register_ids.SCTLR_EL1: bare.sctlr(rng.choice(list(TagCheckMode)))
+        & ~(rng.random() < 0.3),
+        bare.register_ids.PC: bare.CODE + 4 * rng.randrange(1024),
+    }
+    for vcpu in range(2):
+        native.ta_vcpu_set_power(machine, vcpu, 1)
+        for register, value in registers.items():
+            native.ta_vcpu_set(machine, vcpu, register, value)
+        for number in range(31):
+            native.ta_vcpu_set(machine, vcpu, bare.register_ids.x(number), interesting_address(rng))
+    done = run_machine(native, machine, rng)
+    native.ta_machine_free(machine)
+    return done
+
+
+def run_machine(native: ctypes.CDLL, machine: int, rng: random.Random) -> int:
+    leave = Exit()
+    for _ in range(STEPS // 50):
+        native.ta_machine_run(machine, 50, ctypes.byref(leave))
+        if leave.reason == 3:
+            native.ta_machine_complete_mmio(machine, leave.vcpu, rng.getrandbits(64))
+        elif leave.reason == 6:
+            native.ta_vcpu_set(
+                machine, leave.vcpu, bare.register_ids.PC, bare.CODE + 4 * rng.randrange(1024)
+            )
+    return sum(native.ta_vcpu_instructions(machine, vcpu) for vcpu in range(2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=50)
+    arguments = parser.parse_args()
+    rng = random.Random(arguments.seed)
+    data, tags = Guarded(bare.RAM_BYTES), Guarded(bare.RAM_BYTES // 32)
+    print(sum(run_round(rng, data, tags) for _ in range(arguments.rounds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The one-way dependencies of ARCHITECTURE.md, read from the imports themselves."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tagalong
+
+SOURCE = Path(tagalong.__file__).parent
+
+# What each part may import of the others; "errors" and "_native" are open to all.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "_native": set(),
+    "mte": set(),
+    "memory": {"mte"},
+    "machine": {"mte", "memory"},
+    "register_ids": {"machine"},
+    "devices": {"mte", "memory"},
+    "boot": {"mte", "memory", "machine", "register_ids"},
+    "soft": {"mte", "memory", "machine", "register_ids", "devices"},
+    "wire": {"mte"},
+    "migrate": {"mte", "memory", "machine", "wire"},
+    "vmm": {"mte", "memory", "machine", "boot", "soft", "migrate"},
+    "demo": {"vmm", "mte"},
+    "cli": {"vmm", "demo", "boot", "migrate"},
+    "__main__": {"cli"},
+}
+OPEN_TO_ALL = {"errors", "_native", ""}
+
+# The sans-I/O rule: the protocol knows bytes and records, not how they travel.
+FORBIDDEN_TO_WIRE = {"socket", "threading", "asyncio", "selectors", "select", "ssl", "os", "time"}
+
+
+def modules() -> list[Path]:
+    return sorted(p for p in SOURCE.rglob("*.py") if "_lib" not in p.parts)
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(SOURCE).with_suffix("")
+    return "" if relative.name == "__init__" and len(relative.parts) == 1 else relative.parts[0]
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            module = node.module or ""
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def imported_parts(path: Path) -> set[str]:
+    known = set(ALLOWED) | OPEN_TO_ALL
+    parts = {n.split(".")[1] for n in imported_names(path) if n.startswith("tagalong.")}
+    return parts & known
+
+
+def test_every_part_has_a_place_in_the_diagram() -> None:
+    parts = {part_of(path) for path in modules()} - {""}
+
+    assert parts == set(ALLOWED)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_point_one_way(path) -> None:
+    part = part_of(path)
+
+    forbidden = imported_parts(path) - ALLOWED.get(part, set()) - OPEN_TO_ALL - {part}
+
+    assert not forbidden, f"{part} must not import {sorted(forbidden)}"
+
+
+def test_diagram_has_no_cycle() -> None:
+    def below(part: str, seen: tuple[str, ...] = ()) -> None:
+        assert part not in seen, f"cycle: {' -> '.join((*seen, part))}"
+        for other in ALLOWED[part]:
+            below(other, (*seen, part))
+
+    for part in ALLOWED:
+        below(part)
+
+
+def test_wire_does_no_io() -> None:
+    for path in (SOURCE / "wire").glob("*.py"):
+        roots = {name.split(".")[0] for name in imported_names(path)}
+        assert not roots & FORBIDDEN_TO_WIRE, path.name
+
+
+def test_only_the_runtime_dependencies_are_imported() -> None:
+    declared = {"capstone", "click", "numpy", "qemu", "rich", "xxhash", "zstandard"}
+
+    used = {name.split(".")[0] for path in modules() for name in imported_names(path)}
+
+    assert used - sys.stdlib_module_names - {"tagalong", ""} <= declared
