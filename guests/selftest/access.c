@@ -168,7 +168,7 @@ static void check_access(const void *argument) {
     X(casal_w, "casal w1, w2, [x0]", 0, 0)                                                    \
     X(casb, "casb w1, w2, [x0]", 0, 0)                                                        \
     X(cash, "cash w1, w2, [x0]", 0, 0)                                                        \
-    X(casp, "mov x6, x4\n\tmov x4, x2\n\tcasp x4, x5, x2, x3, [x0]\n\tmov x4, x6", 0, 0)
+    X(casp, "casp x2, x3, x4, x5, [x0]", 0, 0)
 
 /* Columns: name, load-exclusive, store-exclusive; the monitor is held when it faults. */
 #define STORE_EXCLUSIVES(X)                                                                   \
@@ -195,7 +195,7 @@ STORE_EXCLUSIVES(DEFINE_EXCLUSIVE)
 #define WRITE(name, text, offset, writeback)                                                  \
     CHECK(name, 0, offset, writeback, STORE_SYNDROME, false)
 #define SWAP(name, text, offset, writeback)                                                   \
-    CHECK(name, sizeof(text) > 40 ? 8 : 0, offset, writeback, LOAD_SYNDROME, true)
+    CHECK(name, 0, offset, writeback, LOAD_SYNDROME, true)
 #define EXCLUSIVE(name, load, store) CHECK(name, 4, 0, 0, STORE_SYNDROME, false)
 
 static const struct check access_checks[] = {

@@ -131,27 +131,37 @@ static void put_tag(const struct span *span, uint64_t va, unsigned tag)
     *byte = granule & 1 ? (uint8_t)((*byte & 0x0f) | tag << 4) : (uint8_t)((*byte & 0xf0) | tag);
 }
 
+static void set_granules(const struct span *span, uint64_t va, unsigned tag, bool store_tags,
+                         bool zero_data)
+{
+    bool store = span->tags && store_tags;
+    for (uint32_t done = 0; store && done < span->bytes; done += GRANULE_BYTES)
+        put_tag(span, va + done, tag);
+    if (zero_data)
+        memset(span->data, 0, span->bytes);
+}
+
 /* Writes `granules` allocation tags from `va` on, and zeros the data if asked to. The range
  * crosses at most one page end. Untagged memory takes no tag; nor does any with ATA = 0. */
 static bool set_tags(struct vcpu *cpu, uint64_t va, unsigned granules, unsigned tag,
                      bool zero_data)
 {
-    struct access access;
+    uint64_t address = strip_top_byte(cpu, va), offset = address & (PAGE_BYTES - 1);
     uint32_t bytes = granules * GRANULE_BYTES;
-    if (!resolve_ram(cpu, va, bytes, GRANULE_BYTES,
-                     ACCESS_WRITE | ACCESS_UNCHECKED | ACCESS_ALIGNED, &access))
+    const struct tlb_entry *entry = tlb_slot(cpu, address, 0);
+    struct access access = {0};
+    if (likely(entry->write_key == (address & PAGE_MASK) && !(offset & (GRANULE_BYTES - 1)) &&
+               offset + bytes <= PAGE_BYTES && !cpu->machine->armed_monitors))
+        access.spans[0] = (struct span){entry->data + offset, entry->tags, bytes};
+    else if (!resolve_ram(cpu, va, bytes, GRANULE_BYTES,
+                          ACCESS_WRITE | ACCESS_UNCHECKED | ACCESS_ALIGNED, &access))
         return false;
     bool store_tags = tags_enabled(cpu, 0);
-    for (uint32_t done = 0; done < bytes; done += GRANULE_BYTES) {
-        bool second = done >= access.spans[0].bytes;
-        const struct span *span = &access.spans[second];
-        uint32_t offset = second ? done - access.spans[0].bytes : done;
-        if (span->tags && store_tags)
-            put_tag(span, va + done, tag);
-        if (zero_data) {
-            clear_monitors(cpu, span->data + offset);
-            memset(span->data + offset, 0, GRANULE_BYTES);
-        }
+    for (unsigned i = 0; i < 2; i++) {
+        const struct span *span = &access.spans[i];
+        for (uint32_t done = 0; zero_data && done < span->bytes; done += GRANULE_BYTES)
+            clear_monitors(cpu, span->data + done);
+        set_granules(span, i ? va + access.spans[0].bytes : va, tag, store_tags, zero_data);
     }
     return true;
 }
@@ -199,11 +209,15 @@ void run_store_tag_pair(struct vcpu *cpu, const struct insn *insn)
 
 static void run_load_tag(struct vcpu *cpu, const struct insn *insn)
 {
-    uint64_t address = (cpu->x[insn->rn] + insn->imm) & ~(uint64_t)(GRANULE_BYTES - 1);
-    struct access access;
+    uint64_t va = (cpu->x[insn->rn] + insn->imm) & ~(uint64_t)(GRANULE_BYTES - 1);
+    uint64_t address = strip_top_byte(cpu, va);
+    const struct tlb_entry *entry = tlb_slot(cpu, address, 0);
+    struct access access = {.spans[0].tags = entry->tags};
     unsigned tag = 0;
-    if (!stack_is_aligned(cpu, insn) ||
-        !resolve_ram(cpu, address, GRANULE_BYTES, 1, ACCESS_READ | ACCESS_UNCHECKED, &access))
+    if (!stack_is_aligned(cpu, insn))
+        return;
+    if (unlikely(entry->read_key != (address & PAGE_MASK)) &&
+        !resolve_ram(cpu, va, GRANULE_BYTES, 1, ACCESS_READ | ACCESS_UNCHECKED, &access))
         return;
     if (access.spans[0].tags && tags_enabled(cpu, 0))
         tag = tag_at(access.spans[0].tags, (address & (PAGE_BYTES - 1)) / GRANULE_BYTES);
@@ -252,18 +266,24 @@ static void run_store_zero_tags(struct vcpu *cpu, const struct insn *insn)
         set_tags(cpu, address, DC_ZVA_BYTES / GRANULE_BYTES, cpu->x[insn->rd] & 0xf, true);
 }
 
+/* FAR_EL1 of a fault that is not a tag check fault holds the register's address, not the
+ * block's (D23.2.42). */
 void run_dc_gva(struct vcpu *cpu, const struct insn *insn)
 {
-    uint64_t va = cpu->x[insn->rd], address = va & ~(uint64_t)(DC_ZVA_BYTES - 1);
-    set_tags(cpu, address, DC_ZVA_BYTES / GRANULE_BYTES, logical_tag(va), insn->amount);
+    uint64_t va = cpu->x[insn->rd], block = va & ~(uint64_t)(DC_ZVA_BYTES - 1);
+    if (!set_tags(cpu, block, DC_ZVA_BYTES / GRANULE_BYTES, logical_tag(va), insn->amount))
+        cpu->sys.far = va;
 }
 
 void run_dc_zva(struct vcpu *cpu, const struct insn *insn)
 {
-    uint64_t va = cpu->x[insn->rd] & ~(uint64_t)(DC_ZVA_BYTES - 1);
+    uint64_t va = cpu->x[insn->rd], block = va & ~(uint64_t)(DC_ZVA_BYTES - 1);
     struct access access;
-    if (!resolve_ram(cpu, va, DC_ZVA_BYTES, 1, ACCESS_WRITE, &access))
+    if (!resolve_ram(cpu, block, DC_ZVA_BYTES, 1, ACCESS_WRITE, &access)) {
+        if (BITS(cpu->sys.esr, 5, 0) != FSC_TAG_CHECK)
+            cpu->sys.far = va;
         return;
+    }
     for (unsigned done = 0; done < DC_ZVA_BYTES; done += 64)
         clear_monitors(cpu, access.spans[0].data + done);
     memset(access.spans[0].data, 0, DC_ZVA_BYTES);

@@ -6,7 +6,6 @@ import stat
 from pathlib import Path
 
 import pytest
-
 from tests.support.vm_processes import Qmp, tagalong, vm_process
 
 CHURN = ("--guest", "churn", "--ram", "16M")
@@ -103,7 +102,11 @@ def test_run_control_socket_in_use_is_wrong_usage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        (("--guest", "nobody"), 22, "no built-in guest 'nobody'; there are: churn, selftest, speed"),
+        (
+            ("--guest", "nobody"),
+            22,
+            "no built-in guest 'nobody'; there are: churn, selftest, speed",
+        ),
         (("--guest", "./no.elf"), 22, "cannot read the guest program no.elf: No such file"),
         (("--guest", "churn", "--ram", "4096"), 22, "is not in RAM"),
         (("--incoming", "pigeon:1"), 2, "'pigeon:1' is no migration address"),

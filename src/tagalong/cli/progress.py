@@ -14,6 +14,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from tagalong.vmm.record import MigrationStatus
+
 Info = Mapping[str, object]
 
 
@@ -33,9 +35,13 @@ def migration_bar(console: Console | None = None) -> Iterator[Callable[[Info], N
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("migrating", total=None)
+    # Shown with the first answer and gone with the last: other lines stand before and after.
+    progress = Progress(*columns, console=console, transient=True)
+    task = progress.add_task("migrating", total=None)
+    try:
         yield lambda info: _update(progress, task, info)
+    finally:
+        progress.stop()
 
 
 def _ignore(_: Info) -> None:
@@ -44,6 +50,10 @@ def _ignore(_: Info) -> None:
 
 def _update(progress: Progress, task: TaskID, info: Info) -> None:
     ram = cast("dict[str, int] | None", info.get("ram"))
+    if MigrationStatus(info["status"]).is_final:
+        progress.stop()
+        return
+    progress.start()
     if ram is None:
         return
     progress.update(

@@ -1,9 +1,114 @@
 """Words for people; no output here, so that every text can be tested."""
 
+from collections.abc import Mapping
+from typing import cast
+
+from tagalong.demo.report import DemoReport
 from tagalong.errors import TagalongError
 from tagalong.vmm.causes import with_causes
+
+Report = Mapping[str, object]
+
+_KIBI = 1024
+_SHOWN_FAILURES = 3
 
 
 def error_line(error: TagalongError) -> str:
     """Return one line: what failed, then each cause that adds something."""
     return f"tagalong: error: {with_causes(error)}"
+
+
+def migration_report(report: Report, uri: str) -> str:
+    """Return a migration's report in words."""
+    parts = cast("Mapping[str, float]", report["downtime_parts_ms"])
+    spent = ", ".join(f"{name.replace('_', ' ')} {_ms(value)}" for name, value in parts.items())
+    lines = [
+        f"The VM has moved to {uri} and {'goes on' if report['was_running'] else 'stays paused'}.",
+        "",
+        *_traffic(report),
+        _row("throughput", f"{_rate(report['throughput_bytes_per_s'])}, the guest dirtied "
+                           f"{_rate(report['dirty_rate_bytes_per_s'])}"),
+        _row("downtime", f"{_ms(report['downtime_ms'])} ({spent})"),
+        _row("verified", _verified(report)),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def demo_report(report: DemoReport) -> str:
+    """Return the demo's report: what happened, the numbers, and what they mean."""
+    migration = report.migration
+    before, after = report.before, report.after
+    lines = [
+        "A guest that uses MTE was migrated from one process to another while it ran.",
+        "",
+        *_traffic(migration),
+        _row("tagged", f"{report.tagged_granules:,} of {report.granules:,} granules carried a tag"),
+        _row("downtime", _ms(migration["downtime_ms"])),
+        _row("verified", _verified(migration)),
+        _row("guest", f"{before.operations:,} operations before, {after.operations:,} after; "
+                      f"{after.faults - before.faults:,} tag faults provoked after the move"),
+        *(_row("guest says", line) for line in report.failures[:_SHOWN_FAILURES]),
+        "",
+        _verdict(report),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _verdict(report: DemoReport) -> str:
+    noticed = bool(report.failures)
+    if report.succeeded:
+        return (
+            "It went on where it stood, and its tags still protect it: every wrong-tag access "
+            "and\nuse-after-free that it tried at the destination was caught."
+        )
+    if report.tags_dropped and noticed:
+        return (
+            "The tags were dropped on purpose, and the guest noticed: this is what a migration\n"
+            "without tags does. With --verify such a migration fails and the VM stays."
+        )
+    if report.tags_dropped:
+        return "The tags were dropped on purpose, but the guest did NOT notice: a void experiment."
+    if noticed:
+        return "The guest found a broken invariant: its tags or data did NOT arrive intact."
+    return "The demo did NOT succeed: see the numbers above."
+
+
+def _traffic(report: Report) -> list[str]:
+    tags = f"{_size(report['tag_bytes_raw'])}, sent as {_size(report['tag_bytes_wire'])}"
+    if report["tags_dropped"]:
+        tags = f"{_size(report['tag_bytes_raw'])}, DROPPED"
+    rounds = f"{report['rounds']} round{'' if report['rounds'] == 1 else 's'}"
+    data = f"{_size(report['data_bytes'])}, sent as {_size(report['data_bytes_wire'])}"
+    return [
+        _row("memory", f"{_size(report['ram_bytes'])} of RAM, sent in {rounds}"),
+        _row("data", data),
+        _row("tags", tags),
+    ]
+
+
+def _row(name: str, value: str) -> str:
+    return f"  {name:<11} {value}"
+
+
+def _verified(report: Report) -> str:
+    if report["verified"]:
+        return "digests of all memory and tags are equal on both sides"
+    return "no digests were compared"
+
+
+def _size(value: object) -> str:
+    """Return bytes in the largest unit that keeps a digit before the point."""
+    number = float(cast("float", value))
+    for unit in ("bytes", "KiB", "MiB"):
+        if number < _KIBI:
+            return f"{number:.0f} bytes" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= _KIBI
+    return f"{number:.1f} GiB"
+
+
+def _rate(value: object) -> str:
+    return f"{float(cast('float', value)) / 1e6:,.0f} MB/s"
+
+
+def _ms(value: object) -> str:
+    return f"{float(cast('float', value)):.1f} ms"

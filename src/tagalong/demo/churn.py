@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tagalong.demo.report import GuestProgress
+
 _PROGRESS = re.compile(
     r"churn: progress vcpu=(\d+) ops=(\d+) blocks=(\d+) retags=(\d+) faults=(\d+)"
 )
@@ -43,7 +45,6 @@ class ChurnLog:
 
     def __init__(self) -> None:
         self.failures: list[str] = []
-        self.lines = 0
         self.ended = False
         self._last: dict[int, Progress] = {}
         self._reports: dict[int, int] = {}
@@ -51,7 +52,6 @@ class ChurnLog:
 
     def add(self, line: str) -> None:
         """Take one line of console output."""
-        self.lines += 1
         progress = parse_progress(line)
         if progress is not None:
             self._last[progress.vcpu] = progress
@@ -65,20 +65,10 @@ class ChurnLog:
         self.ended = True
         self._changed.set()
 
-    @property
-    def operations(self) -> int:
-        """Return the workload's steps of all vCPUs, as last reported here."""
-        return sum(progress.operations for progress in self._last.values())
-
-    @property
-    def retags(self) -> int:
-        """Return the tag-only changes of all vCPUs, as last reported here."""
-        return sum(progress.retags for progress in self._last.values())
-
-    @property
-    def faults(self) -> int:
-        """Return the provoked tag check faults of all vCPUs, as last reported here."""
-        return sum(progress.faults for progress in self._last.values())
+    def progress(self) -> GuestProgress:
+        """Return what all vCPUs together have reported here last."""
+        last = self._last.values()
+        return GuestProgress(sum(p.operations for p in last), sum(p.faults for p in last))
 
     def reports(self, vcpu_count: int) -> int:
         """Return how many progress lines every one of `vcpu_count` vCPUs has at least."""

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from tagalong.demo.report import DemoReport
-
 from tagalong.demo.churn import ChurnLog
 from tagalong.demo.process import VmProcess, start
+from tagalong.demo.report import DemoReport
 from tagalong.errors import MachineError
 from tagalong.vmm.record import MigrationRequest
 
@@ -70,12 +69,21 @@ async def run_demo(options: DemoOptions, observer: DemoObserver) -> DemoReport:
         )
         await _wait_for_progress(source, options, _REPORTS_BEFORE)
         observer.step("the guest runs; migrating it")
-        report = await _migrate(source, destination, options, observer)
+        migration = await _migrate(source, destination, options, observer)
+        census = await _count_tags(source)
         await source.stop()
         observer.step("the guest is at the destination; waiting for what it says there")
         await _wait_for_progress(destination, options, _REPORTS_AFTER, more_than=source.log)
         await destination.stop()
-        return DemoReport(options.drop_tags, report, source.log, destination.log)
+        return DemoReport(
+            tags_dropped=options.drop_tags,
+            migration=migration,
+            granules=census["granules"],
+            tagged_granules=census["tagged-granules"],
+            before=source.log.progress(),
+            after=destination.log.progress(),
+            failures=tuple(source.log.failures + destination.log.failures),
+        )
 
 
 def _source_options(options: DemoOptions) -> tuple[str, ...]:
@@ -108,14 +116,20 @@ async def _incoming_uri(destination: VmProcess) -> str:
     return f"tcp:{address['host']}:{address['port']}"
 
 
+async def _count_tags(source: VmProcess) -> Mapping[str, int]:
+    """Count the tags in the copy that the source keeps: the guest as it left."""
+    async with source.client() as client:
+        return cast("Mapping[str, int]", await client.execute("x-query-tags"))
+
+
 async def _wait_for_progress(
     vm: VmProcess, options: DemoOptions, reports: int, more_than: ChurnLog | None = None
 ) -> None:
     """Return when every vCPU has reported, or the guest has found something broken."""
-    before = more_than.operations if more_than is not None else 0
+    before = more_than.progress().operations if more_than is not None else 0
 
     def enough(log: ChurnLog) -> bool:
-        reported = log.reports(options.vcpu_count) >= reports and log.operations > before
+        reported = log.reports(options.vcpu_count) >= reports and log.progress().operations > before
         return reported or bool(log.failures)
 
     try:

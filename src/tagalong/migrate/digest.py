@@ -32,9 +32,11 @@ def memory_digest(machine: Machine, tick: Tick) -> bytes:
     digest = xxhash.xxh3_128(_DOMAIN)
     has_tags = machine.description.mte_version != 0
     for region, populated in zip(machine.memory.regions, machine.populated_pages(), strict=True):
+        is_used = np.zeros(region.page_count, np.bool_)
+        is_used[populated.pages()] = True
         for first, stop in _stretches(region, populated):
             tick()
-            data = _data(region, populated, first, stop)
+            data = _data(region, is_used, first, stop)
             size_bytes = stop - first
             tags = machine.read_tags(Gpa(region.gpa + first), size_bytes) if has_tags else None
             _add(digest, region.gpa + first, data, tags)
@@ -52,10 +54,12 @@ def _stretches(region: Region, populated: PageBitmap) -> Iterator[tuple[int, int
             yield block * BLOCK_BYTES, min(stop * BLOCK_BYTES, region.size_bytes)
 
 
-def _data(region: Region, populated: PageBitmap, first: int, stop: int) -> NDArray[np.uint8]:
+def _data(
+    region: Region, is_used: NDArray[np.bool_], first: int, stop: int
+) -> NDArray[np.uint8]:
     """Return the data of a stretch: as they lie there, or a copy if that would fill holes."""
     page = region.page_size_bytes
-    if all(number in populated for number in range(first // page, stop // page)):
+    if is_used[first // page : stop // page].all():
         return region.data[first:stop]
     return region.read_data(first, stop - first)
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tagalong.vmm import messages
-from tagalong.vmm.census import take_census
 from tagalong.vmm.arguments import Argument, Kind, check_arguments
+from tagalong.vmm.census import take_census
 from tagalong.vmm.messages import ErrorClass, JsonObject, QmpError
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationRecord, MigrationRequest

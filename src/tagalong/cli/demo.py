@@ -1,0 +1,55 @@
+"""`tagalong demo`: the whole story in one command."""
+
+import json
+from functools import partial
+
+import click
+
+from tagalong.cli.options import size
+from tagalong.cli.progress import migration_bar
+from tagalong.cli.text import demo_report
+from tagalong.demo import DemoObserver, DemoOptions, run_demo
+from tagalong.vmm.commands import DEFAULT_MAX_DOWNTIME_MS, MAX_DOWNTIME_LIMIT_MS
+from tagalong.vmm.interrupt import run_interruptible
+
+_EPILOG = """\b
+Examples:
+  tagalong demo
+  tagalong demo --ram 256M --vcpus 2 --json
+  tagalong demo --drop-tags        the control experiment: fails, as it should
+\b
+Exit status: 0 if the guest went on without a failure and the digests of both
+sides were equal, 1 if not.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--ram", "ram_bytes", type=size, metavar="SIZE", default="64M", show_default=True)
+@click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--guest-args", "guest_arguments", metavar='"K=V ..."', default="", help="For churn.")
+@click.option(
+    "--max-downtime",
+    "max_downtime_ms",
+    type=click.IntRange(0, MAX_DOWNTIME_LIMIT_MS),
+    default=DEFAULT_MAX_DOWNTIME_MS,
+    show_default=True,
+    metavar="MS",
+)
+@click.option("--drop-tags", is_flag=True, help="Throw the tags away: the guest must notice.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_context
+def command(context: click.Context, /, *, as_json: bool, **values: int) -> None:
+    """Migrate a guest that lives on its tags between two processes, and ask it how it is.
+
+    The guest `churn` allocates, tags, writes, verifies, frees and provokes tag faults all
+    the time, and says so when anything is not as it should be.
+    """
+    with migration_bar() as show:
+        observer = DemoObserver(step=_step, progress=show)
+        report = run_interruptible(partial(run_demo, DemoOptions(**values), observer))
+    click.echo(json.dumps(report.to_json(), indent=2) if as_json else demo_report(report))
+    context.exit(0 if report.succeeded else 1)
+
+
+def _step(message: str) -> None:
+    click.echo(f"tagalong: {message}", err=True)

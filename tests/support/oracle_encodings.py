@@ -1,0 +1,229 @@
+"""Random instruction words: what is unallocated must be UNDEFINED on both sides.
+
+Words come from the integer, load/store and MTE spaces, either any bits or a valid instruction
+with a bit or two flipped; from the spaces of branches, exceptions and system instructions only
+what is unallocated or harmless. `excluded` says what is left out, and why.
+"""
+
+from collections.abc import Callable
+
+from tests.support import a64
+from tests.support.oracle_draw import SCRATCH, Draw
+from tests.support.oracle_forms_data import DATA_PROCESSING
+from tests.support.oracle_forms_memory import ATOMICS, LOADS_AND_STORES, MTE
+from tests.support.oracle_layout import DATA, DATA_BYTES, DATA_GRANULES, slot_address
+from tests.support.oracle_program import Program, State
+
+from tagalong.mte import GRANULE_BYTES
+
+WORDS = 100
+
+# Extensions that are allocated but not part of the embedded machine (an Armv8.5 without FP,
+# SIMD and pointer authentication), and that one oracle has and another has not: mask, value.
+_EXTENSIONS = {
+    "PAuth, one source": (0xFFFF0000, 0xDAC10000),
+    "PAuth, PACGA": (0xFFE0FC00, 0x9AC03000),
+    "PAuth, LDRAA and LDRAB": (0xFF200400, 0xF8200400),
+    "PAuth, branches": (0xFE00F800, 0xD6000800),
+    "PAuth_LR, immediates": (0xFF800000, 0xF3800000),
+    "CSSC, minimum and maximum immediate": (0x1FC00000, 0x11C00000),
+    "CSSC, CTZ and CNT": (0x7FFFF800, 0x5AC01800),
+    "CSSC, ABS": (0x7FFFFC00, 0x5AC02000),
+    "CSSC, minimum and maximum": (0x7FE0F000, 0x1AC06000),
+    "CPA, ADDPT and SUBPT": (0xBFE0E000, 0x9A002000),
+    "CPA, MADDPT and MSUBPT": (0xFFE00000, 0x9B600000),
+    "LSE128, THE, LSUI": (0xBF200000, 0x19200000),
+    "LSUI, exclusives": (0x3F000000, 0x09000000),
+    "LSUI, pairs": (0xFC000000, 0xE8000000),
+    "LS64 and THE, opc 001": (0x3F20FC00, 0x38209000),
+    "LS64 and THE, opc 01x": (0x3F20EC00, 0x3820A000),
+    "LS64, LD64B": (0x3F20FC00, 0x3820D000),
+    "LRCPC3": (0xBF200C00, 0x99000800),
+    "MOPS": (0x3B200C00, 0x19000400),
+    "GCS": (0xFF200C00, 0xD9000C00),
+    "RPRFM": (0xFFE00C18, 0xF8A00818),
+    "TME, TCANCEL": (0xFFE0001F, 0xD4600000),
+}
+
+# Should-be-one and should-be-zero fields that are not: CONSTRAINED UNPREDICTABLE.
+# mask and value of the instruction, mask and value of the field as it should be.
+_FIXED_FIELDS = {
+    "SMULH and UMULH, Ra": ((0xFF608000, 0x9B400000), (0x1F << 10, 0x1F << 10)),
+    "ADDG and SUBG, op3": ((0xBFC00000, 0x91800000), (3 << 14, 0)),
+    "LDXR, Rs": ((0x3FE00000, 0x08400000), (0x1F << 16, 0x1F << 16)),
+    "LDXP, Rs": ((0xBFE00000, 0x88600000), (0x1F << 16, 0x1F << 16)),
+    "LDAR, STLR, Rs": ((0x3FA00000, 0x08800000), (0x1F << 16, 0x1F << 16)),
+    "LDXR, STXR, LDAR, STLR, Rt2": ((0x3F200000, 0x08000000), (0x1F << 10, 0x1F << 10)),
+    "LDAPR, Rs": ((0x3F20FC00, 0x3820C000), (0x1F << 16, 0x1F << 16)),
+}
+
+
+def excluded(word: int, *, privileged: bool) -> str:
+    """Return why a word cannot be compared, or nothing if it can."""
+    for reason, (mask, value) in _EXTENSIONS.items():
+        if word & mask == value:
+            return reason
+    for reason, ((mask, value), (field, expected)) in _FIXED_FIELDS.items():
+        if word & mask == value and word & field != expected:
+            return f"{reason} is not as it should be"
+    if _is_load_store(word):
+        return _excluded_load_store(word, privileged=privileged)
+    if word >> 26 & 7 == 5:  # branches, exceptions, system
+        return _excluded_branch(word, privileged=privileged)
+    return ""
+
+
+def _is_load_store(word: int) -> bool:
+    return word >> 27 & 1 == 1 and word >> 25 & 1 == 0
+
+
+def _excluded_load_store(word: int, *, privileged: bool) -> str:
+    rt, rn, rt2 = (word >> low & 31 for low in (0, 5, 10))
+    kind = word >> 24 & 0x3F
+    if word >> 26 & 1:
+        return "FP and SIMD"
+    if kind == 0b001000:
+        return _excluded_exclusive(word)
+    if kind in {0b101000, 0b101001}:  # pairs
+        written_back = word >> 23 & 1 and rn != a64.SP and rn in {rt, rt2}
+        if word & 0xFE400000 != 0x68000000 and ((word >> 22 & 1 and rt == rt2) or written_back):
+            return "pair with the same register twice"
+    if kind == 0b111000 and word >> 21 & 1 == 0 and word >> 10 & 1 and rt == rn != a64.SP:
+        return "write-back into the register itself"
+    if word & 0x3F200C00 == 0x19000000 and word >> 12 & 15:
+        return "LDAPUR and STLUR may be misaligned"
+    if word & 0xFF200C00 == 0xD9200000 and privileged and word >> 22 & 3 != 1:
+        return "LDGM, STGM and STZGM are for EL1"
+    return ""
+
+
+def _excluded_exclusive(word: int) -> str:
+    rt, rn, rt2, rs = (word >> low & 31 for low in (0, 5, 10, 16))
+    o2, load, o1 = word >> 23 & 1, word >> 22 & 1, word >> 21 & 1
+    is_pair = o1 and word >> 31
+    if o2 or (o1 and not is_pair):
+        return ""
+    if load:
+        return "pair with the same register twice" if is_pair and rt == rt2 else ""
+    taken = {rt, rt2} if is_pair else {rt}
+    return "status in a register in use" if rs in taken | ({rn} - {a64.SP}) else ""
+
+
+def _excluded_branch(word: int, *, privileged: bool) -> str:
+    if word >> 25 == 0b1101011:  # branch to a register
+        allocated = word >> 10 & 0x7FF == 0x7C0 and not word & 31
+        return "branch" if allocated else ""
+    if word >> 24 == 0b11010100:  # exceptions
+        opc, operation = word >> 21 & 7, word & 31
+        if opc == 2 and not operation:
+            return "HLT may be a call to the simulator"
+        return (
+            "SVC, HVC or SMC"
+            if opc == 0 and operation in ({1, 2, 3} if privileged else {1})
+            else ""
+        )
+    return _excluded_system(word, privileged=privileged)
+
+
+def _excluded_system(word: int, *, privileged: bool) -> str:
+    if privileged:
+        return "system instruction at EL1"
+    crm, op2 = word >> 8 & 15, word >> 5 & 7
+    space = word & 0xFFFFF000
+    if space == 0xD5032000:
+        number = crm << 3 | op2
+        waits_or_authenticates = {2, 3, 7, 8, 10, 12, 14, *range(24, 32)}
+        return "WFE, WFI or PAuth" if number in waits_or_authenticates else ""
+    if space == 0xD5033000:
+        return "WFxT, DSB nXS or TME" if op2 in {0, 1, 3} else ""
+    if word & 0xFFF8F000 == 0xD5004000:
+        return "SVCR" if word >> 16 & 7 == 3 and op2 == 3 else ""
+    return "system register or instruction"
+
+
+# --- drawing words ------------------------------------------------------------------------
+
+_FORMS = (*DATA_PROCESSING, *DATA_PROCESSING, *LOADS_AND_STORES, *ATOMICS, *MTE)
+
+
+def _any_of(fixed: int, mask: int) -> Callable[[Draw], int]:
+    return lambda d: d.bits(32) & ~mask | fixed
+
+
+def _flipped(d: Draw) -> int:
+    word = d.pick(d.pick(_FORMS)(d))
+    for _ in range(d.randint(1, 2)):
+        word ^= 1 << d.bits(5)
+    return word
+
+
+# Drawing functions and their weights.
+_SPACES: tuple[tuple[Callable[[Draw], int], int], ...] = (
+    (_flipped, 40),
+    (_any_of(0b1000 << 25, 0b1110 << 25), 8),  # data processing, immediate
+    (_any_of(0b0101 << 25, 0b0111 << 25), 18),  # data processing, register
+    (_any_of(0b0100 << 25, 0b0111 << 25), 18),  # loads and stores, no FP
+    (_any_of(0b011000 << 24, 0b111000 << 24 | 1 << 26), 3),
+    (_any_of(0xD9200000, 0xFF200000), 4),  # tag loads and stores
+    (_any_of(0x1AC00000, 0x1FE00000), 3),  # one and two sources
+    (_any_of(0, 0b1001111 << 25), 1),  # reserved
+    (_any_of(0b0001 << 25, 0b1101 << 25), 1),  # unallocated
+    (_any_of(0xD6000000, 0xFE000000), 1),  # branches to a register
+    (_any_of(0xD61F0000, 0xFE9FFC00), 1),
+    (_any_of(0xD4000000, 0xFF000000), 1),  # exceptions
+    (_any_of(0xD500401F, 0xFFF8F01F), 1),  # MSR immediate, hints, barriers
+    (_any_of(0xD503201F, 0xFFFFF01F), 1),
+    (_any_of(0xD503301F, 0xFFFFF01F), 1),
+)
+
+
+def fuzz(seed: int, slot: int = 0) -> Program:
+    """Return a program of random words, made from `seed` alone."""
+    draw = Draw(f"encodings {seed}")
+    draw.privileged = bool(draw.bits(1))
+    draw.pc = slot_address(slot)
+    tag = draw.bits(4)
+    registers = tuple(_good_address(draw) | tag << 56 for _ in range(31))
+    state = State(
+        registers, sp=_good_address(draw) | tag << 56, pstate=0, tags=bytes([tag] * DATA_GRANULES)
+    )
+    chunks = tuple(_chunk(draw, tag) for _ in range(WORDS))
+    return Program(f"encodings seed {seed}", chunks, state, draw.privileged)
+
+
+def _good_address(d: Draw) -> int:
+    """Return an address well inside DATA."""
+    return DATA + DATA_BYTES // 2 + d.signed(6) * GRANULE_BYTES
+
+
+def _chunk(d: Draw, tag: int) -> tuple[int, ...]:
+    word = _draw_word(d)
+    if not _is_load_store(word):
+        return (word,)
+    rn = word >> 5 & 31
+    address = _good_address(d)
+    prepare = [*a64.mov_value(SCRATCH if rn == a64.SP else rn, address | tag << 56)]
+    if rn == a64.SP:
+        prepare.append(a64.add_imm(a64.SP, SCRATCH, 0))
+    # No monitor, so that a store-exclusive fails, whichever it is.
+    return (*prepare, a64.barrier(2), word)
+
+
+def _draw_word(d: Draw) -> int:
+    draws = [draw for draw, _ in _SPACES]
+    weights = [weight for _, weight in _SPACES]
+    while True:
+        word = d.choices(draws, weights)[0](d) & 0xFFFFFFFF
+        if not _is_compared(word) or excluded(word, privileged=d.privileged):
+            continue
+        return word
+
+
+def _is_compared(word: int) -> bool:
+    """Tell whether a word lies in one of the spaces at all."""
+    op0 = word >> 25 & 15
+    if op0 in {0b1000, 0b1001, 0b0101, 0b1101, 0b0001, 0b0011}:
+        return True
+    if op0 == 0:
+        return not word >> 31
+    return _is_load_store(word) or word >> 26 == 0b110101

@@ -1,0 +1,45 @@
+"""The progress bar: on a terminal, and only there."""
+
+import io
+
+from rich.console import Console
+
+from tagalong.cli.progress import migration_bar
+
+ACTIVE = {
+    "status": "active",
+    "ram": {"total": 100 << 20, "remaining": 25 << 20, "dirty-sync-count": 2},
+}
+
+
+def test_migration_bar_without_terminal_prints_nothing() -> None:
+    output = io.StringIO()
+
+    with migration_bar(Console(file=output)) as show:
+        show(ACTIVE)
+
+    assert output.getvalue() == ""
+
+
+def test_migration_bar_on_a_terminal_shows_round_and_amount() -> None:
+    output = io.StringIO()
+
+    with migration_bar(Console(file=output, force_terminal=True, width=100)) as show:
+        show({"status": "setup"})
+        show(ACTIVE)
+
+    assert "migrating, round 2" in output.getvalue()
+    assert "75.0/100.0 MiB" in output.getvalue()
+
+
+def test_migration_bar_is_gone_after_the_last_answer() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=100)
+
+    with migration_bar(console) as show:
+        show(ACTIVE)
+        show({"status": "completed"})
+        length = len(output.getvalue())
+        console.print("next")
+
+    assert output.getvalue()[length:] == "next\n"
