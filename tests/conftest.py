@@ -19,7 +19,7 @@ _skipped: Counter[str] = Counter()
 
 
 def _tier(node_id: str) -> str:
-    parts = Path(node_id.split("::")[0]).parts
+    parts = Path(node_id.split("::", maxsplit=1)[0]).parts
     return parts[1] if len(parts) > 2 and parts[0] == _TESTS.name else ""
 
 

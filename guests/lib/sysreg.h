@@ -29,7 +29,6 @@
 #define SCTLR_TCF0_MASK (3UL << SCTLR_TCF0_SHIFT)
 #define SCTLR_UCI (1UL << 26)
 #define SCTLR_DZE (1UL << 14)
-#define SCTLR_SA (1UL << 3)
 #define SCTLR_A (1UL << 1)
 
 /* SCTLR_EL1.TCF and TCF0. */

@@ -95,7 +95,6 @@ enum exception_class {
     EC_PC_ALIGNMENT = 0x22,
     EC_DATA_ABORT_EL0 = 0x24,
     EC_DATA_ABORT = 0x25,
-    EC_SP_ALIGNMENT = 0x26,
     EC_BRK = 0x3c,
 };
 

@@ -9,13 +9,16 @@
 #define LOAD_SYNDROME FSC_TAG_CHECK
 #define STORE_SYNDROME (FSC_TAG_CHECK | ESR_WNR)
 
+/* What QEMU 10.0 does instead of what the manual says. */
+enum deviation { NO_DEVIATION, SETS_WRITE_BIT, CHECKS_NOTHING };
+
 struct access {
     const u8 *probe;
     u64 fault_at;     /* bytes from the probe's start to the access */
     int64_t offset;   /* of the access from the base */
     int64_t writeback;
     u64 syndrome;
-    bool write_bit_open; /* WnR of ESR is not compared */
+    enum deviation deviation;
 };
 
 /* Tags of 128 bytes on both sides of the base; its data is zero, so that the results of
@@ -26,10 +29,9 @@ static u64 prepare(void) {
     return base;
 }
 
-/* x3 is the index of the register-offset forms, x4 a base that is always right (for the
- * load-exclusive before a store-exclusive). */
+/* x3 is the index of the register-offset forms. */
 static struct registers operands(u64 base) {
-    return (struct registers){{base, 0x1111, 0x2222, 4, pointer_with_tag(base, TAG), 0x5555}};
+    return (struct registers){{base, 0x1111, 0x2222, 4, 0x4444, 0x5555}};
 }
 
 static void matching_tag(const struct access *access) {
@@ -41,14 +43,19 @@ static void matching_tag(const struct access *access) {
     expect_equal("base", base + (u64)access->writeback, registers.x[0]);
 }
 
-static void expect_fault(const struct access *access, u64 base) {
-    const struct frame *frame = trap_taken();
-    u64 ignored = access->write_bit_open ? ESR_WNR : 0;
+static u64 expected_syndrome(const struct access *access, const struct frame *frame) {
+    u64 esr = esr_make(EC_DATA_ABORT, access->syndrome);
+    if (access->deviation != SETS_WRITE_BIT || (frame->esr & ESR_LOW_MASK) != (esr | ESR_WNR))
+        return esr;
+    pass_as_qemu();
+    return esr | ESR_WNR;
+}
+
+static void expect_fault(const struct access *access, u64 base, const struct frame *frame) {
     expect_true("exception taken", frame != NULL);
     if (!frame)
         return;
-    expect_equal("ESR_EL1", esr_make(EC_DATA_ABORT, access->syndrome) & ~ignored,
-                 frame->esr & ESR_LOW_MASK & ~ignored);
+    expect_equal("ESR_EL1", expected_syndrome(access, frame), frame->esr & ESR_LOW_MASK);
     expect_equal("FAR_EL1", base + (u64)access->offset, frame->far & FAR_KNOWN_MASK);
     expect_equal("ELR_EL1", (u64)access->probe + access->fault_at, frame->elr);
 }
@@ -59,7 +66,12 @@ static void mismatching_tag(const struct access *access) {
     fill_pattern(base - WINDOW, 2 * WINDOW);
     trap_arm(0);
     probe_call(access->probe, &registers);
-    expect_fault(access, base);
+    const struct frame *frame = trap_taken();
+    if (!frame && access->deviation == CHECKS_NOTHING) {
+        pass_as_qemu();
+        return;
+    }
+    expect_fault(access, base, frame);
     expect_pattern("memory", base - WINDOW, 2 * WINDOW);
     expect_equal("x0", base, registers.x[0]);
     expect_equal("x1", 0x1111, registers.x[1]);
@@ -109,8 +121,6 @@ static void check_access(const void *argument) {
     X(ldapr_w, "ldapr w1, [x0]", 0, 0)                                                        \
     X(ldaprb, "ldaprb w1, [x0]", 0, 0)                                                        \
     X(ldaprh, "ldaprh w1, [x0]", 0, 0)                                                        \
-    X(ldapur, "ldapur x1, [x0, #-8]", -8, 0)                                                  \
-    X(ldapursw, "ldapursw x1, [x0, #4]", 4, 0)                                                \
     X(ldxr_x, "ldxr x1, [x0]", 0, 0)                                                          \
     X(ldxr_w, "ldxr w1, [x0]", 0, 0)                                                          \
     X(ldxrb, "ldxrb w1, [x0]", 0, 0)                                                          \
@@ -139,8 +149,17 @@ static void check_access(const void *argument) {
     X(stlr_x, "stlr x1, [x0]", 0, 0)                                                          \
     X(stlr_w, "stlr w1, [x0]", 0, 0)                                                          \
     X(stlrb, "stlrb w1, [x0]", 0, 0)                                                          \
-    X(stlrh, "stlrh w1, [x0]", 0, 0)                                                          \
-    X(stlur, "stlur x1, [x0, #-8]", -8, 0)
+    X(stlrh, "stlrh w1, [x0]", 0, 0)
+
+/* QEMU 10.0 does not check these two kinds. */
+#define UNSCALED_ACQUIRES(X)                                                                  \
+    X(ldapur, "ldapur x1, [x0, #-8]", -8, 0)                                                  \
+    X(ldapurb, "ldapurb w1, [x0, #7]", 7, 0)                                                  \
+    X(ldapursw, "ldapursw x1, [x0, #4]", 4, 0)
+
+#define UNSCALED_RELEASES(X)                                                                  \
+    X(stlur, "stlur x1, [x0, #-8]", -8, 0)                                                    \
+    X(stlurh, "stlurh w1, [x0, #2]", 2, 0)
 
 /* A read-modify-write faults as a read: with the same pointer a load would fault too (Arm
  * ARM, ISS encoding for a Data Abort, WnR). */
@@ -162,7 +181,7 @@ static void check_access(const void *argument) {
     X(ldumax, "ldumax x1, x2, [x0]", 0, 0)                                                    \
     X(ldumin, "ldumin x1, x2, [x0]", 0, 0)
 
-/* The same rule holds here, but QEMU 10.0 sets WnR for the CAS family, so it is left open. */
+/* The same rule holds here; QEMU 10.0 sets WnR. */
 #define COMPARE_AND_SWAPS(X)                                                                  \
     X(cas_x, "cas x1, x2, [x0]", 0, 0)                                                        \
     X(casal_w, "casal w1, w2, [x0]", 0, 0)                                                    \
@@ -170,20 +189,25 @@ static void check_access(const void *argument) {
     X(cash, "cash w1, w2, [x0]", 0, 0)                                                        \
     X(casp, "casp x2, x3, x4, x5, [x0]", 0, 0)
 
-/* Columns: name, load-exclusive, store-exclusive; the monitor is held when it faults. */
+/* Columns: name, load-exclusive, store-exclusive. The monitor is held when the store comes,
+ * by an unchecked load through the same pointer: a store without it may fail unchecked. */
 #define STORE_EXCLUSIVES(X)                                                                   \
-    X(stxr_x, "ldxr x5, [x4]", "stxr w5, x1, [x0]")                                           \
-    X(stxr_w, "ldxr w5, [x4]", "stxr w5, w1, [x0]")                                           \
-    X(stxrb, "ldxrb w5, [x4]", "stxrb w5, w1, [x0]")                                          \
-    X(stxrh, "ldxrh w5, [x4]", "stxrh w5, w1, [x0]")                                          \
-    X(stlxr, "ldaxr x5, [x4]", "stlxr w5, x1, [x0]")                                          \
-    X(stxp, "ldxp x5, x6, [x4]", "stxp w5, x1, x2, [x0]")
+    X(stxr_x, "ldxr x5, [x0]", "stxr w5, x1, [x0]")                                           \
+    X(stxr_w, "ldxr w5, [x0]", "stxr w5, w1, [x0]")                                           \
+    X(stxrb, "ldxrb w5, [x0]", "stxrb w5, w1, [x0]")                                          \
+    X(stxrh, "ldxrh w5, [x0]", "stxrh w5, w1, [x0]")                                          \
+    X(stlxr, "ldaxr x5, [x0]", "stlxr w5, x1, [x0]")                                          \
+    X(stxp, "ldxp x5, x6, [x0]", "stxp w5, x1, x2, [x0]")
 
 #define DEFINE(name, text, offset, writeback) PROBE(access_##name, text);
-#define DEFINE_EXCLUSIVE(name, load, store) PROBE(access_##name, load "\n\t" store);
+#define DEFINE_EXCLUSIVE(name, load, store)                                                    \
+    PROBE(access_##name, "msr tco, #1\n\t" load "\n\tmsr tco, #0\n\t" store);
+#define EXCLUSIVE_STORE_AT 12
 
 LOADS(DEFINE)
+UNSCALED_ACQUIRES(DEFINE)
 STORES(DEFINE)
+UNSCALED_RELEASES(DEFINE)
 ATOMICS(DEFINE)
 COMPARE_AND_SWAPS(DEFINE)
 STORE_EXCLUSIVES(DEFINE_EXCLUSIVE)
@@ -191,15 +215,20 @@ STORE_EXCLUSIVES(DEFINE_EXCLUSIVE)
 #define CHECK(name, ...)                                                                      \
     {#name, check_access, &(const struct access){probe_access_##name, __VA_ARGS__}},
 #define READ(name, text, offset, writeback)                                                   \
-    CHECK(name, 0, offset, writeback, LOAD_SYNDROME, false)
+    CHECK(name, 0, offset, writeback, LOAD_SYNDROME, NO_DEVIATION)
 #define WRITE(name, text, offset, writeback)                                                  \
-    CHECK(name, 0, offset, writeback, STORE_SYNDROME, false)
+    CHECK(name, 0, offset, writeback, STORE_SYNDROME, NO_DEVIATION)
+#define ACQUIRE(name, text, offset, writeback)                                                \
+    CHECK(name, 0, offset, writeback, LOAD_SYNDROME, CHECKS_NOTHING)
+#define RELEASE(name, text, offset, writeback)                                                \
+    CHECK(name, 0, offset, writeback, STORE_SYNDROME, CHECKS_NOTHING)
 #define SWAP(name, text, offset, writeback)                                                   \
-    CHECK(name, 0, offset, writeback, LOAD_SYNDROME, true)
-#define EXCLUSIVE(name, load, store) CHECK(name, 4, 0, 0, STORE_SYNDROME, false)
+    CHECK(name, 0, offset, writeback, LOAD_SYNDROME, SETS_WRITE_BIT)
+#define EXCLUSIVE(name, load, store)                                                          \
+    CHECK(name, EXCLUSIVE_STORE_AT, 0, 0, STORE_SYNDROME, NO_DEVIATION)
 
 static const struct check access_checks[] = {
-    LOADS(READ) STORES(WRITE) ATOMICS(READ) COMPARE_AND_SWAPS(SWAP) STORE_EXCLUSIVES(EXCLUSIVE)
-};
+    LOADS(READ) UNSCALED_ACQUIRES(ACQUIRE) STORES(WRITE) UNSCALED_RELEASES(RELEASE) ATOMICS(READ)
+        COMPARE_AND_SWAPS(SWAP) STORE_EXCLUSIVES(EXCLUSIVE)};
 
 TOPIC(access);

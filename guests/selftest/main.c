@@ -22,6 +22,7 @@ static const struct topic *const topics[] = {
 enum verdict { PASSED, FAILED, SKIPPED };
 
 static enum verdict verdict;
+static bool as_qemu;
 static char reason[REASON_BYTES];
 static struct context runner;
 
@@ -49,6 +50,10 @@ void expect_true(const char *what, bool holds) {
 
 void skip_check(const char *why) {
     decide(SKIPPED, "%s", why);
+}
+
+void pass_as_qemu(void) {
+    as_qemu = true;
 }
 
 void expect_trap(u64 esr, u64 far, u64 elr) {
@@ -98,17 +103,22 @@ static void reset_machine(void) {
         poke((u64)scratch + offset, 0);
 }
 
+static void print_verdict(const struct topic *topic, const struct check *check) {
+    static const char *const words[] = {[PASSED] = "ok", [FAILED] = "FAIL", [SKIPPED] = "skip"};
+    const char *note = as_qemu ? " (as QEMU 10.0, not as the manual)" : "";
+    if (verdict == PASSED)
+        console_line("selftest: ok %s.%s%s", topic->name, check->name, note);
+    else
+        console_line("selftest: %s %s.%s: %s", words[verdict], topic->name, check->name, reason);
+}
+
 static enum verdict run_check(const struct topic *topic, const struct check *check) {
     verdict = PASSED;
+    as_qemu = false;
     reset_machine();
     if (context_save(&runner) == 0)
         check->run(check->argument);
-    if (verdict == PASSED)
-        console_line("selftest: ok %s.%s", topic->name, check->name);
-    else if (verdict == FAILED)
-        console_line("selftest: FAIL %s.%s: %s", topic->name, check->name, reason);
-    else
-        console_line("selftest: skip %s.%s: %s", topic->name, check->name, reason);
+    print_verdict(topic, check);
     return verdict;
 }
 

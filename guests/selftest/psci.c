@@ -60,9 +60,10 @@ static void affinity_info(const void *argument) {
 
 static void cpu_on_refused(const void *argument) {
     (void)argument;
-    expect_equal("own vCPU", (u64)PSCI_ALREADY_ON, (u64)psci_call(PSCI_CPU_ON, 0, 0, 0));
+    u64 entry = (u64)scratch; /* never reached, but an address that could be */
+    expect_equal("own vCPU", (u64)PSCI_ALREADY_ON, (u64)psci_call(PSCI_CPU_ON, 0, entry, 0));
     expect_equal("no such vCPU", (u64)PSCI_INVALID_PARAMETERS,
-                 (u64)psci_call(PSCI_CPU_ON, NO_SUCH_CPU, 0, 0));
+                 (u64)psci_call(PSCI_CPU_ON, NO_SUCH_CPU, entry, 0));
 }
 
 static bool has_second_vcpu(void) {

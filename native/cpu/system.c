@@ -138,13 +138,13 @@ static bool decode_msr_immediate(uint32_t word, struct insn *insn)
     switch (BITS(word, 18, 16) << 3 | BITS(word, 7, 5)) {
     case 000:
         insn->run = run_cfinv;
-        return true;
+        return !insn->imm;
     case 001:
         insn->run = run_xaflag;
-        return true;
+        return !insn->imm;
     case 002:
         insn->run = run_axflag;
-        return true;
+        return !insn->imm;
     case 003:
         insn->shift = FIELD_UAO;
         return true;

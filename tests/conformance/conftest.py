@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+from tests.support.running_guest import RunningGuest
 
 from tagalong.machine import Machine
 from tagalong.soft import SoftMachine
-from tests.support.running_guest import RunningGuest
 
 MAKERS: dict[str, Callable[..., Machine]] = {"soft": SoftMachine.create}
 

@@ -12,9 +12,10 @@ import mmap
 import random
 import struct
 
+from tests.support import bare
+
 from tagalong._native import Exit, library
 from tagalong.mte.registers import TagCheckMode
-from tests.support import bare
 
 PAGE = mmap.PAGESIZE
 STEPS = 3000

@@ -54,6 +54,8 @@ _FIXED_FIELDS = {
     "LDXP, Rs": ((0xBFE00000, 0x88600000), (0x1F << 16, 0x1F << 16)),
     "LDAR, STLR, Rs": ((0x3FA00000, 0x08800000), (0x1F << 16, 0x1F << 16)),
     "LDXR, STXR, LDAR, STLR, Rt2": ((0x3F200000, 0x08000000), (0x1F << 10, 0x1F << 10)),
+    "CFINV and XAFLAG, CRm": ((0xFFFFF0DF, 0xD500401F), (0xF << 8, 0)),
+    "AXFLAG, CRm": ((0xFFFFF0FF, 0xD500405F), (0xF << 8, 0)),
     "LDAPR, Rs": ((0x3F20FC00, 0x3820C000), (0x1F << 16, 0x1F << 16)),
 }
 
@@ -78,23 +80,33 @@ def _is_load_store(word: int) -> bool:
 
 
 def _excluded_load_store(word: int, *, privileged: bool) -> str:
-    rt, rn, rt2 = (word >> low & 31 for low in (0, 5, 10))
-    kind = word >> 24 & 0x3F
-    if word >> 26 & 1:
-        return "FP and SIMD"
-    if kind == 0b001000:
+    rt, rn = word & 31, word >> 5 & 31
+    if word >> 24 & 0x3F == 0b001000:
         return _excluded_exclusive(word)
-    if kind in {0b101000, 0b101001}:  # pairs
-        written_back = word >> 23 & 1 and rn != a64.SP and rn in {rt, rt2}
-        if word & 0xFE400000 != 0x68000000 and ((word >> 22 & 1 and rt == rt2) or written_back):
-            return "pair with the same register twice"
-    if kind == 0b111000 and word >> 21 & 1 == 0 and word >> 10 & 1 and rt == rn != a64.SP:
-        return "write-back into the register itself"
-    if word & 0x3F200C00 == 0x19000000 and word >> 12 & 15:
-        return "LDAPUR and STLUR may be misaligned"
-    if word & 0xFF200C00 == 0xD9200000 and privileged and word >> 22 & 3 != 1:
-        return "LDGM, STGM and STZGM are for EL1"
-    return ""
+    if word >> 25 & 0x1F == 0b10100:
+        return _excluded_pair(word)
+    rules = {
+        "FP and SIMD": word >> 26 & 1,
+        "LDAPUR and STLUR: misaligned or with another granule's tag": (
+            word & 0x3F200C00 == 0x19000000 and word >> 12 & 0x1FF
+        ),
+        "LDGM, STGM and STZGM are for EL1": (
+            privileged and word & 0xFF200C00 == 0xD9200000 and word >> 22 & 3 != 1
+        ),
+        "write-back into the register itself": (
+            word & 0x3F200400 == 0x38000400 and rt == rn != a64.SP
+        ),
+    }
+    return next((reason for reason, applies in rules.items() if applies), "")
+
+
+def _excluded_pair(word: int) -> str:
+    rt, rn, rt2 = (word >> low & 31 for low in (0, 5, 10))
+    load, writes_back = word >> 22 & 1, word >> 23 & 1
+    if word & 0xFE400000 == 0x68000000:
+        return ""  # STGP has no such restriction
+    into_itself = writes_back and rn != a64.SP and rn in {rt, rt2}
+    return "pair with the same register twice" if into_itself or (load and rt == rt2) else ""
 
 
 def _excluded_exclusive(word: int) -> str:
@@ -187,7 +199,7 @@ def fuzz(seed: int, slot: int = 0) -> Program:
     state = State(
         registers, sp=_good_address(draw) | tag << 56, pstate=0, tags=bytes([tag] * DATA_GRANULES)
     )
-    chunks = tuple(_chunk(draw, tag) for _ in range(WORDS))
+    chunks = tuple(_chunk(draw) for _ in range(WORDS))
     return Program(f"encodings seed {seed}", chunks, state, draw.privileged)
 
 
@@ -196,13 +208,13 @@ def _good_address(d: Draw) -> int:
     return DATA + DATA_BYTES // 2 + d.signed(6) * GRANULE_BYTES
 
 
-def _chunk(d: Draw, tag: int) -> tuple[int, ...]:
+def _chunk(d: Draw) -> tuple[int, ...]:
     word = _draw_word(d)
     if not _is_load_store(word):
         return (word,)
     rn = word >> 5 & 31
-    address = _good_address(d)
-    prepare = [*a64.mov_value(SCRATCH if rn == a64.SP else rn, address | tag << 56)]
+    work = SCRATCH if rn == a64.SP else rn
+    prepare = [*a64.mov_value(work, _good_address(d)), a64.ldg(work, work)]
     if rn == a64.SP:
         prepare.append(a64.add_imm(a64.SP, SCRATCH, 0))
     # No monitor, so that a store-exclusive fails, whichever it is.

@@ -176,12 +176,15 @@ def unscaled_acquire_release(d: Draw) -> list[int]:
 
 
 def exclusive(d: Draw) -> list[int]:
-    """Draw a load-exclusive, and the store-exclusive that belongs to it or CLREX."""
+    """Draw a load-exclusive, and the store-exclusive that belongs to it or CLREX.
+
+    The branch lets a pending asynchronous fault end: the oracle's monitor would be lost with it.
+    """
     size = d.bits(2)
     loaded = _operand(d)
     status = _other(lambda: _operand(d), loaded)
     stored = _other(lambda: _operand(d), status)
-    words = [*_mapped(d, 1 << size), a64.ldxr(size, loaded, SCRATCH, d.bits(1))]
+    words = [*_mapped(d, 1 << size), a64.b(4), a64.ldxr(size, loaded, SCRATCH, d.bits(1))]
     if d.chance(15):
         return [*words, a64.barrier(2)]
     words += [a64.hint(0)] * d.bits(1)
@@ -195,7 +198,7 @@ def exclusive_pair(d: Draw) -> list[int]:
     status = _other(lambda: _operand(d), first, second)
     load = a64.ldxp(size, first, second, SCRATCH, d.bits(1))
     store = a64.stxp(size, status, first, second, SCRATCH, d.bits(1))
-    return [*_mapped(d, 2 << size), load, store]
+    return [*_mapped(d, 2 << size), a64.b(4), load, store]
 
 
 def failing_exclusive(d: Draw) -> list[int]:
@@ -204,7 +207,8 @@ def failing_exclusive(d: Draw) -> list[int]:
     rt = _operand(d)
     if d.bits(1):
         bad = d.pick((_badly_tagged, _badly_tagged, _well_tagged))
-        words = bad(d, 1 << size) if d.chance(80) else _crossing(d, 2 << size)
+        crossing = size and d.chance(20)
+        words = _crossing(d, 1 << size) if crossing else bad(d, 1 << size)
         return [*words, a64.ldxr(size, rt, SCRATCH), a64.barrier(2)]
     status = _other(lambda: _operand(d), rt)
     return [*_fresh_address(d, DATA), a64.barrier(2), a64.stxr(size, status, rt, SCRATCH)]

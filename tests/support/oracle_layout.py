@@ -1,12 +1,14 @@
 """Where everything lies, on both sides of the oracle: the same virtual addresses.
 
-    0x4000_0000  vectors, tables and log of our side's EL1 (unmapped in the oracle)
     0x4030_0000  DATA       3 pages  read-write, tagged
     0x4030_3000  READONLY   1 page   read-only, tagged
     0x4030_4000  a hole
     0x4030_5000  PLAIN      1 page   read-write, without tags
     0x4038_0000  CODE       read-only, executable; one slot a program
+    0x4075_8000  SUPERVISOR vectors, tables and log of our side's EL1; unmapped in the oracle
+    0x4d3a_8000  the oracle's runner; unmapped on our side
 
+The last two stand where no arithmetic on flags and small numbers leads.
 Literal loads and ADR reach from CODE to DATA. What programs start from (contents of the pages,
 tags of READONLY) is the same for every program.
 """
@@ -15,6 +17,8 @@ import random
 
 from tagalong.mte import GRANULE_BYTES
 
+RAM = 0x4000_0000
+RAM_BYTES = 8 << 20
 PAGE_BYTES = 4096
 DATA = 0x4030_0000
 DATA_BYTES = 3 * PAGE_BYTES
@@ -29,6 +33,11 @@ CODE = 0x4038_0000
 SLOT_BYTES = 2048
 SLOTS = 256
 CODE_BYTES = SLOT_BYTES * SLOTS
+
+SUPERVISOR = 0x4075_8000
+SUPERVISOR_END = SUPERVISOR + 0x5_0000
+
+RUNNER = 0x4D3A_8000
 
 # A program's last words: branches first, so that a pending asynchronous tag fault is seen
 # by the oracle before the end, then the undefined instruction that ends every program.

@@ -20,6 +20,7 @@ from tests.support.a64_code import Code
 from tests.support.oracle_elf import EXECUTE, READ, WRITE, Segment, executable
 from tests.support.oracle_layout import (
     CODE,
+    CODE_BYTES,
     DATA,
     DATA_BYTES,
     DATA_GRANULES,
@@ -32,6 +33,7 @@ from tests.support.oracle_layout import (
     READONLY_GRANULES,
     READONLY_IMAGE,
     READONLY_TAGS,
+    RUNNER,
     SLOT_BYTES,
     slot_address,
 )
@@ -51,12 +53,10 @@ OUTPUT = struct.Struct(
     f"{DATA_BYTES}s{PAGE_BYTES}s{DATA_GRANULES}s"
 )
 
-# Addresses that no arithmetic on flags and small numbers makes.
-_RUNNER = 0x4D3A_8000
-_STATE = 0x4D3B_8000  # current input, its end, inputs left
+_STATE = RUNNER + 0x1_0000  # current input, its end, inputs left
 _IMAGES = _STATE + PAGE_BYTES
 _INPUTS = _IMAGES + DATA_BYTES + 3 * PAGE_BYTES
-_SCRATCH = 0x4DA5_8000  # output buffer, then the signal stack
+_SCRATCH = RUNNER + 0x10_0000  # output buffer, then the signal stack
 _SIGNAL_STACK = _SCRATCH + 0x2_0000
 _SIGNAL_STACK_BYTES = 0x2_0000
 
@@ -98,10 +98,10 @@ def linux_executable(programs: list[Program]) -> bytes:
     code = b"".join(program.image.ljust(SLOT_BYTES, b"\0") for program in programs)
     scratch_bytes = _SIGNAL_STACK + _SIGNAL_STACK_BYTES - _SCRATCH
     return executable(
-        _RUNNER,
+        RUNNER,
         [
-            Segment(CODE, code, READ | EXECUTE),
-            Segment(_RUNNER, _runner_code(), READ | EXECUTE),
+            Segment(CODE, code.ljust(CODE_BYTES, b"\0"), READ | EXECUTE),
+            Segment(RUNNER, _runner_code(), READ | EXECUTE),
             Segment(_STATE, state + images + inputs, READ | WRITE),
             Segment(_SCRATCH, b"", READ | WRITE, scratch_bytes),
         ],
@@ -122,7 +122,7 @@ def _input(program: Program, slot: int) -> bytes:
 
 
 def _runner_code() -> bytes:
-    code = Code(_RUNNER)
+    code = Code(RUNNER)
     _start(code)
     _handler(code)
     return code.to_bytes()

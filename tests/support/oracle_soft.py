@@ -22,10 +22,14 @@ from tests.support.oracle_layout import (
     PAGE_BYTES,
     PLAIN,
     PLAIN_IMAGE,
+    RAM,
+    RAM_BYTES,
     READONLY,
     READONLY_IMAGE,
     READONLY_TAGS,
     SLOT_BYTES,
+    SUPERVISOR,
+    SUPERVISOR_END,
     slot_address,
 )
 from tests.support.oracle_lfsr import draw_tags
@@ -40,13 +44,10 @@ from tagalong.mte import tags as tag_arrays
 from tagalong.soft import SoftMachine
 from tagalong.soft.native import ExitReason
 
-_RAM = 0x4000_0000
-_RAM_BYTES = 8 << 20
-_VECTORS = _RAM
-_TABLES = _RAM + 0x1_0000
-_FRAME = _RAM + 0x2_0000  # x0..x30, then end of program, log pointer
-_LOG = _RAM + 0x3_0000
-_SUPERVISOR_END = _RAM + 0x5_0000
+_VECTORS = SUPERVISOR
+_TABLES = SUPERVISOR + 0x1_0000
+_FRAME = SUPERVISOR + 0x2_0000  # x0..x30, then end of program, log pointer
+_LOG = SUPERVISOR + 0x3_0000
 _FRAME_END_PC, _FRAME_LOG = 256, 264
 _LOG_ENTRY = struct.Struct("<QQQ")  # ELR, ESR, FAR
 _CPU_OFF = 0x8400_0002
@@ -81,7 +82,7 @@ class SoftSide:
     """One embedded machine that runs program after program."""
 
     def __init__(self) -> None:
-        self._machine = SoftMachine.create(ram_bytes=_RAM_BYTES)
+        self._machine = SoftMachine.create(ram_bytes=RAM_BYTES)
         self._memory = self._machine.memory
         self._vcpu = self._machine.vcpus[0]
         self._write(_VECTORS, _vectors())
@@ -201,7 +202,7 @@ def _map_areas(write: Callable[[int, bytes], None]) -> None:
     plain_data = _PXN | _UXN | _NORMAL << 2
     tagged_data = _PXN | _UXN | _TAGGED << 2
     areas = (
-        (_VECTORS, _SUPERVISOR_END, _UXN | _PRIVILEGED | _NORMAL << 2),
+        (SUPERVISOR, SUPERVISOR_END, _UXN | _PRIVILEGED | _NORMAL << 2),
         (DATA, READONLY, tagged_data | _READ_WRITE),
         (READONLY, HOLE, tagged_data | _READ_ONLY),
         (PLAIN, AREA_END, plain_data | _READ_WRITE),
@@ -209,14 +210,14 @@ def _map_areas(write: Callable[[int, bytes], None]) -> None:
     )
     level0, level1, level2 = (_TABLES + level * PAGE_BYTES for level in range(3))
     write(level0, struct.pack("<Q", level1 | _TABLE))
-    write(level1 + 8 * (_RAM >> 30), struct.pack("<Q", level2 | _TABLE))
-    for index in range(_RAM_BYTES >> 21):
+    write(level1 + 8 * (RAM >> 30), struct.pack("<Q", level2 | _TABLE))
+    for index in range(RAM_BYTES >> 21):
         table = level2 + (1 + index) * PAGE_BYTES
         write(level2 + 8 * index, struct.pack("<Q", table | _TABLE))
     for start, end, attributes in areas:
         for page in range(start, end, PAGE_BYTES):
             entry = page | attributes | _AF | _INNER_SHAREABLE | _PAGE
-            write(level2 + PAGE_BYTES + 8 * ((page - _RAM) >> 12), struct.pack("<Q", entry))
+            write(level2 + PAGE_BYTES + 8 * ((page - RAM) >> 12), struct.pack("<Q", entry))
 
 
 def _vectors() -> bytes:

@@ -104,5 +104,5 @@ def test_parse_image_truncated_anywhere_is_refused(length) -> None:
 
 
 def test_guest_image_path_unknown_name_lists_the_known() -> None:
-    with pytest.raises(GuestImageError, match="no built-in guest 'nothing'; there are: .*speed"):
+    with pytest.raises(GuestImageError, match=r"no built-in guest .nothing.; there are: .*speed"):
         guest_image_path("nothing")

@@ -63,8 +63,8 @@ def _verdict(report: DemoReport) -> str:
         )
     if report.tags_dropped and noticed:
         return (
-            "The tags were dropped on purpose, and the guest noticed: this is what a migration\n"
-            "without tags does. With --verify such a migration fails and the VM stays."
+            "The tags were dropped on purpose, and the guest noticed: its next access through a\n"
+            "tagged pointer faulted. This is what a migration without tags does."
         )
     if report.tags_dropped:
         return "The tags were dropped on purpose, but the guest did NOT notice: a void experiment."

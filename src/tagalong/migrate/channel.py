@@ -186,9 +186,7 @@ def _resolve(address: Address) -> list[tuple[int, object]]:
     return [(family, where) for family, _, _, _, where in found]
 
 
-def _connect(
-    sock: socket.socket, where: object, deadline: float, interrupt: Interrupt
-) -> None:
+def _connect(sock: socket.socket, where: object, deadline: float, interrupt: Interrupt) -> None:
     sock.setblocking(False)
     try:
         sock.connect(where)  # type: ignore[arg-type]

@@ -23,14 +23,12 @@ Tick = Callable[[], None]
 """Called every now and then during long work; it may raise to end it."""
 
 
-def memory_digest(machine: Machine, tick: Tick) -> bytes:
-    """Return the digest (16 bytes) of a paused machine's memory and tags.
+def memory_digest(machine: Machine, tick: Tick, *, has_tags: bool) -> bytes:
+    """Return the digest (16 bytes) of a paused machine's memory and, with `has_tags`, tags.
 
-    A machine without tags (mte_version 0) is digested without them. What `tick` raises
-    passes through; the machine is never changed.
+    What `tick` raises passes through. The machine is not changed, no hole is filled.
     """
     digest = xxhash.xxh3_128(_DOMAIN)
-    has_tags = machine.description.mte_version != 0
     for region, populated in zip(machine.memory.regions, machine.populated_pages(), strict=True):
         is_used = np.zeros(region.page_count, np.bool_)
         is_used[populated.pages()] = True
@@ -54,9 +52,7 @@ def _stretches(region: Region, populated: PageBitmap) -> Iterator[tuple[int, int
             yield block * BLOCK_BYTES, min(stop * BLOCK_BYTES, region.size_bytes)
 
 
-def _data(
-    region: Region, is_used: NDArray[np.bool_], first: int, stop: int
-) -> NDArray[np.uint8]:
+def _data(region: Region, is_used: NDArray[np.bool_], first: int, stop: int) -> NDArray[np.uint8]:
     """Return the data of a stretch: as they lie there, or a copy if that would fill holes."""
     page = region.page_size_bytes
     if is_used[first // page : stop // page].all():
@@ -79,6 +75,6 @@ def _add(
         for block in np.flatnonzero(~is_zero).tolist():
             at = start + block * size_bytes
             digest.update((gpa + at).to_bytes(8, "little") + size_bytes.to_bytes(8, "little"))
-            digest.update(data[at : at + size_bytes])
+            digest.update(data[at : at + size_bytes].data)
             if tags is not None:
-                digest.update(tags[at // PACKED_RATIO : (at + size_bytes) // PACKED_RATIO])
+                digest.update(tags[at // PACKED_RATIO : (at + size_bytes) // PACKED_RATIO].data)

@@ -7,6 +7,7 @@ KEEPALIVE is answered with patience, but not without end.
 import contextlib
 import time
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tagalong.errors import (
     ConvergenceError,
@@ -32,6 +33,8 @@ from tagalong.wire import (
 )
 
 _KEEPALIVE_S = 1.0
+
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class Link:
     def was_aborted_by_peer(self) -> bool:
         """Return whether the peer has ended the conversation with ABORT."""
         return self._connection.phase is Phase.ABORTED
+
+    @property
+    def bytes_sent(self) -> int:
+        """Return how many bytes were sent so far."""
+        return self._connection.bytes_sent
 
     def send(self, record: Record) -> int:
         """Send a record; return its size in bytes.
@@ -103,6 +111,12 @@ class Link:
             record = self._receive_one(deadline)
             if not isinstance(record, KeepAlive):
                 return record
+
+    def expect(self, kind: type[RecordT]) -> RecordT:
+        """`receive` where the transition table allows nothing but `kind` (and ABORT)."""
+        record = self.receive()
+        assert isinstance(record, kind), f"{record} where only {kind} is possible"  # noqa: S101
+        return record
 
     def _receive_one(self, deadline: float) -> Record:
         while True:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,9 +63,7 @@ class PageSender:
         self._has_tags = machine.description.mte_version != 0
         self._buffer = np.empty(BATCH_BYTES, np.uint8)
 
-    def send(
-        self, pages: Sequence[PageBitmap], tick: Tick, *, tally: Tally, is_live: bool
-    ) -> None:
+    def send(self, pages: Sequence[PageBitmap], tick: Tick, *, tally: Tally, is_live: bool) -> None:
         """Send the pages of each region and add them to `tally`.
 
         `tick` is called before each batch. `is_live`: the guest may write meanwhile. Raises
@@ -93,7 +92,9 @@ class PageSender:
             try:
                 done += os.preadv(region.data_fd, [batch[done:].data], offset + done)
             except OSError as error:
-                raise HostError(f"cannot read RAM at gpa {region.gpa + offset:#x}: {error}") from error
+                raise HostError(
+                    f"cannot read RAM at gpa {region.gpa + offset:#x}: {error}"
+                ) from error
         return batch
 
     def _tags(self, region: Region, offset: int, size_bytes: int) -> NDArray[np.uint8] | None:
@@ -150,7 +151,7 @@ def _stretches(is_zero: NDArray[np.bool_]) -> Iterator[tuple[int, int, bool]]:
     edges = np.flatnonzero(np.diff(is_zero)) + 1
     bounds = [0, *edges.tolist(), is_zero.size]
     raw_from = 0
-    for first, stop in zip(bounds, bounds[1:], strict=False):
+    for first, stop in pairwise(bounds):
         if is_zero[first] and stop - first >= _ZERO_PAGES_WORTH_A_RECORD:
             if raw_from < first:
                 yield raw_from, first, False

@@ -13,34 +13,290 @@ HandoverUncertainError (docs/formats/stream.md, section 8, names every moment).
 import contextlib
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
 
 from tagalong import wire
 from tagalong.errors import (
     DigestMismatchError,
     HandoverUncertainError,
     HostError,
-    MigrationCancelledError,
     MigrationError,
-    RunStateError,
     TagalongError,
     UsageError,
 )
 from tagalong.machine import Machine, RunState
 from tagalong.memory import PageBitmap
-from tagalong.migrate.channel import Channel
-from tagalong.migrate.convergence import Estimate
+from tagalong.migrate.address import parse_address
+from tagalong.migrate.channel import Channel, connect
 from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Link, Timeouts
-from tagalong.migrate.page_sender import PageSender, Tally
-from tagalong.migrate.report import (
-    DowntimeParts,
-    MigrationReport,
-    Progress,
-    RoundReport,
-    Stage,
-)
+from tagalong.migrate.monitor import CancelToken, Monitor, ProgressCallback, check_cancelled
+from tagalong.migrate.page_sender import PageSender
+from tagalong.migrate.precopy import Limits, PreCopy
+from tagalong.migrate.report import DowntimeParts, MigrationReport, Stage
 from tagalong.migrate.translate import record_of_description, record_of_state
-from tagalong.mte import PACKED_RATIO
+from tagalong.wire.codec import MIGRATION_ID_BYTES
+
+
+@dataclass(frozen=True)
+class MigrationOptions:
+    """What the operator asks for. Raises UsageError for what makes no sense.
+
+    `max_downtime_s`: stop the guest when what remains is expected to take no longer.
+    `max_rounds`: give up if that is not so after as many rounds. `verify`: compare a digest
+    of all memory and tags before the commit. `drop_tags`: send all tags as zero on purpose,
+    unverified: the control experiment.
+    """
+
+    max_downtime_s: float = 0.3
+    max_rounds: int = 40
+    verify: bool = False
+    drop_tags: bool = False
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    def __post_init__(self) -> None:
+        if not self.max_downtime_s >= 0 or self.max_rounds < 1:
+            raise UsageError(
+                f"a downtime of {self.max_downtime_s} s after {self.max_rounds} rounds is not "
+                "possible: at least 0 s and 1 round"
+            )
+
+
+def migrate_to(
+    uri: str,
+    machine: Machine,
+    options: MigrationOptions | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> MigrationReport:
+    """Connect to the destination at `uri` and migrate `machine` there.
+
+    Raises UsageError for a URI that is none, MigrationError if nobody listens there, and
+    all that `migrate` raises.
+
+    >>> migrate_to("tcp:127.0.0.1:4444", machine)  # doctest: +SKIP
+    """
+    options = options or MigrationOptions()
+    address = parse_address(uri)
+    try:
+        channel = connect(
+            address,
+            timeout_s=options.timeouts.connect_s,
+            idle_s=options.timeouts.idle_s,
+            interrupt=lambda: check_cancelled(cancel),
+        )
+    except HostError as error:
+        raise MigrationError(f"the migration did not begin: {error}") from error
+    return migrate(channel, machine, options, progress=progress, cancel=cancel)
+
+
+def migrate(
+    channel: Channel,
+    machine: Machine,
+    options: MigrationOptions | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> MigrationReport:
+    """Migrate `machine` to the destination at the other end of `channel`, which is closed.
+
+    `progress` is called in this thread. Afterwards the machine here is paused and must not
+    be resumed: the destination has it. Whether it runs there depends on whether it ran
+    here when it was stopped for its last pages.
+
+    Raises MigrationError or one of its subclasses, with the cause chained. The machine is
+    then as it was, and runs if it ran before. The one exception is HandoverUncertainError:
+    the machine is paused, and stays so until a person has looked at the destination.
+    """
+    return _Source(channel, machine, options or MigrationOptions(), progress, cancel).run()
+
+
+class _Source:
+    """One migration."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        machine: Machine,
+        options: MigrationOptions,
+        progress: ProgressCallback | None,
+        cancel: CancelToken | None,
+    ) -> None:
+        self._machine = machine
+        self._options = options
+        self._cancel = cancel
+        self._channel = channel
+        self._link = Link(channel, wire.Connection(wire.Role.SOURCE), options.timeouts)
+        self._monitor = Monitor(machine.description.ram_bytes, progress)
+        sender = PageSender(machine, self._link, drop_tags=options.drop_tags)
+        self._precopy = PreCopy(machine, self._link, sender, self._monitor, self._heed)
+        self._id = secrets.token_bytes(MIGRATION_ID_BYTES)
+        self._has_tags = machine.description.mte_version != 0
+        self._must_resume = False
+        self._has_committed = False
+        self._digests: tuple[bytes, bytes] | None = None
+        self._began = time.monotonic()
+
+    def run(self) -> MigrationReport:
+        try:
+            downtime = self._migrate()
+        except BaseException as error:
+            if self._has_committed and not self._link.was_aborted_by_peer:
+                raise self._uncertain(error) from error
+            self._fall_back(error)
+            if isinstance(error, MigrationError):
+                raise
+            if isinstance(error, TagalongError | OSError | MemoryError):
+                raise self._failure(error) from error
+            raise
+        finally:
+            self._stop_dirty_log()
+            self._link.close()
+        return self._report(downtime)
+
+    def _stop_dirty_log(self) -> None:
+        # Failing to end the log must neither lose a VM nor a success.
+        with contextlib.suppress(TagalongError):
+            self._machine.stop_dirty_log()
+
+    def _migrate(self) -> DowntimeParts:
+        self._channel.interrupt = lambda: check_cancelled(self._cancel)
+        self._set_up()
+        left = self._precopy.run(Limits(self._options.max_downtime_s, self._options.max_rounds))
+        return self._stop_and_hand_over(left)
+
+    def _heed(self) -> None:
+        """Heed whoever wants to end this: the caller, or the destination."""
+        check_cancelled(self._cancel)
+        self._link.heed_peer()
+
+    def _set_up(self) -> None:
+        self._monitor.update(stage=Stage.SETUP)
+        check_cancelled(self._cancel)
+        self._link.send(wire.Hello(wire.Role.SOURCE, self._id))
+        self._link.expect(wire.Hello)
+        self._link.send(record_of_description(self._machine.description))
+        self._link.expect(wire.Accept)
+
+    def _stop_and_hand_over(self, left: list[PageBitmap]) -> DowntimeParts:
+        watch = _Stopwatch()
+        self._stop()
+        stop_s = watch.lap()
+        self._precopy.send_last(left)
+        last_pages_s = watch.lap()
+        self._send_state()
+        state_s = watch.lap()
+        if self._options.verify and not self._options.drop_tags:
+            self._verify()
+        digest_s = watch.lap()
+        self._hand_over()
+        return DowntimeParts(stop_s, last_pages_s, state_s, digest_s, commit_s=watch.lap())
+
+    def _stop(self) -> None:
+        self._must_resume = self._machine.run_state is RunState.RUNNING
+        self._machine.pause()
+        state = self._machine.run_state
+        if state is not RunState.PAUSED:
+            raise MigrationError(
+                f"the guest ended ({state.value}) before it could be moved"
+            ) from self._machine.failure
+
+    def _send_state(self) -> None:
+        self._monitor.update(stage=Stage.STATE)
+        self._link.send(record_of_state(self._machine.save_state()))
+
+    def _verify(self) -> None:
+        self._monitor.update(stage=Stage.DIGEST)
+        self._link.send(wire.Verify())
+        ours = memory_digest(self._machine, self._work, has_tags=self._has_tags)
+        self._link.send(wire.Digest(ours))
+        theirs = self._link.expect(wire.Digest).digest
+        self._digests = (ours, theirs)
+        if theirs != ours:
+            raise DigestMismatchError(
+                f"the destination holds other memory or tags: its digest is {theirs.hex()}, the "
+                f"source's {ours.hex()}; nothing was started there"
+            )
+
+    def _work(self) -> None:
+        """Stay in touch during long work."""
+        self._heed()
+        self._link.keep_alive()
+
+    def _hand_over(self) -> None:
+        self._monitor.update(stage=Stage.COMMIT)
+        self._link.send(wire.Prepare())
+        self._link.expect(wire.Ready)
+        self._heed()
+        # From here on nobody can cancel, and no callback of the caller is called.
+        self._channel.interrupt = _undisturbed
+        self._commit()
+        self._link.expect(wire.Running)
+
+    def _commit(self) -> None:
+        self._has_committed = True
+        try:
+            self._link.send(wire.Commit(run=self._must_resume))
+        except TagalongError:
+            # The channel has not taken COMMIT's last byte, so nobody has a whole COMMIT.
+            self._has_committed = False
+            raise
+
+    def _fall_back(self, error: BaseException) -> None:
+        """Let the guest go on here, then tell the destination."""
+        self._stop_dirty_log()
+        try:
+            if self._must_resume and self._machine.run_state is RunState.PAUSED:
+                self._machine.resume()
+        except TagalongError as problem:
+            error.add_note(f"and the guest could not be resumed: {problem}")
+        self._link.abort(error)
+
+    def _failure(self, error: BaseException) -> MigrationError:
+        stage = self._monitor.progress.stage.value
+        return MigrationError(f"the migration failed ({stage}), the VM stays here: {error}")
+
+    def _uncertain(self, error: BaseException) -> HandoverUncertainError:
+        name = self._id.hex()
+        return HandoverUncertainError(
+            f"migration {name}: the right to run was given to the destination, and then it was "
+            f"not heard of any more ({error}). The VM stays stopped here. Look at the "
+            f"destination: if it took over migration {name}, end the VM here; if it did not, "
+            "and only then, let it go on here"
+        )
+
+    def _report(self, downtime: DowntimeParts) -> MigrationReport:
+        rounds = tuple(self._precopy.rounds)
+        copying_s = sum(each.duration_s for each in rounds)
+        source, destination = self._digests or (None, None)
+        return MigrationReport(
+            migration_id=self._id.hex(),
+            ram_bytes=self._machine.description.ram_bytes,
+            rounds=rounds,
+            downtime=downtime,
+            duration_s=time.monotonic() - self._began,
+            bytes_sent=self._link.bytes_sent,
+            throughput_bytes_per_s=self._link.bytes_sent / max(copying_s, 1e-6),
+            dirty_rate_bytes_per_s=self._precopy.estimate.dirty_rate or 0.0,
+            was_running=self._must_resume,
+            tags_dropped=self._options.drop_tags,
+            source_digest=source.hex() if source else None,
+            destination_digest=destination.hex() if destination else None,
+        )
+
+
+class _Stopwatch:
+    """Measures what follows each other without a gap."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def lap(self) -> float:
+        """Return the seconds since the lap before."""
+        before, self._last = self._last, time.monotonic()
+        return self._last - before
+
+
+def _undisturbed() -> None:
+    pass

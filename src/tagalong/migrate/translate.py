@@ -43,7 +43,9 @@ def description_of_record(record: wire.Machine) -> MachineDescription:
 def record_of_state(state: MachineState) -> wire.State:
     """Return the STATE record of a machine's state."""
     return wire.State(
-        vcpus=tuple(wire.Vcpu(_POWER[vcpu.power], vcpu.registers) for vcpu in state.vcpus),
+        vcpus=tuple(
+            wire.Vcpu(_POWER[vcpu.power], dict(vcpu.registers.items())) for vcpu in state.vcpus
+        ),
         devices=state.devices,
     )
 

@@ -27,12 +27,16 @@ from tagalong.memory import Gpa, GuestMemory, PageBitmap
 class HandoverGate:
     """Starts and stops a machine on behalf of the operator and of a migration.
 
-    `on_freeze` is called in the migration's thread when the guest stands for the handover.
+    `on_freeze` is called when the guest stands for the handover, `on_thaw` when that was
+    undone; both in the migration's thread.
     """
 
-    def __init__(self, machine: Machine, on_freeze: Callable[[], None]) -> None:
+    def __init__(
+        self, machine: Machine, *, on_freeze: Callable[[], None], on_thaw: Callable[[], None]
+    ) -> None:
         self._machine = machine
         self._on_freeze = on_freeze
+        self._on_thaw = on_thaw
         self._lock = threading.Lock()
         self._frozen = False
         self._resume_on_thaw = False
@@ -66,13 +70,15 @@ class HandoverGate:
             self._frozen = True
         self._on_freeze()
 
-    def thaw(self) -> RunState:
-        """Undo freeze() after a failed handover; return what the machine is then."""
+    def thaw(self) -> None:
+        """Undo freeze() after a failed handover; does nothing if that was not called."""
         with self._lock:
-            if self._frozen and self._resume_on_thaw:
+            if not self._frozen:
+                return
+            if self._resume_on_thaw:
                 self._machine.resume()
             self._frozen = False
-            return self._machine.run_state
+        self._on_thaw()
 
 
 class MigratingMachine:

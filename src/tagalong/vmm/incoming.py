@@ -17,7 +17,7 @@ from typing import Protocol
 
 from tagalong.errors import MigrationError, TagalongError
 from tagalong.machine import Machine, MachineDescription
-from tagalong.vmm.record import MigrationProgress, MigrationRecord, MigrationStatus
+from tagalong.vmm.record import MigrationRecord, MigrationStatus
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 
@@ -33,12 +33,7 @@ class Receiver(Protocol):
         """Return where it listens, as QMP's SocketAddress."""
         ...
 
-    def receive(
-        self,
-        build: Build,
-        take_over: TakeOver,
-        progress: Callable[[MigrationProgress], None],
-    ) -> Mapping[str, object]:
+    def receive(self, build: Build, take_over: TakeOver) -> Mapping[str, object]:
         """Receive a VM, in the calling thread, and return the report.
 
         `build` makes the machine that the source describes. `take_over` is called once,
@@ -77,7 +72,7 @@ class Incoming:
     def _run(self) -> None:
         """Receive, in the migration's thread."""
         try:
-            report = self._receiver.receive(self._build, self._take_over, self._tell_progress)
+            report = self._receiver.receive(self._build_machine, self._take_over)
         except TagalongError as error:
             self._call(partial(self._failed, error))
         except Exception as error:  # noqa: BLE001 (a bug of ours: say so, do not hang)
@@ -86,6 +81,11 @@ class Incoming:
             self._call(partial(self._failed, failure))
         else:
             self._call(partial(self._completed, report))
+
+    def _build_machine(self, description: MachineDescription) -> Machine:
+        """Make the machine: somebody has connected and the migration is on its way."""
+        self._call(partial(self._advance, MigrationStatus.ACTIVE))
+        return self._build(description)
 
     def _take_over(self, machine: Machine, ran: bool) -> None:
         """Start the VM in the event loop's thread and wait until it has. Raises its error."""
@@ -101,14 +101,6 @@ class Incoming:
 
         self._loop.call_soon_threadsafe(arrive)
         outcome.result()
-
-    def _tell_progress(self, progress: MigrationProgress) -> None:
-        self._call(partial(self._progressed, progress))
-
-    def _progressed(self, progress: MigrationProgress) -> None:
-        self.record.progress = progress
-        if self.record.status is MigrationStatus.SETUP:
-            self._advance(MigrationStatus.ACTIVE)
 
     def _completed(self, report: Mapping[str, object]) -> None:
         self.record.report = report

@@ -131,9 +131,9 @@ class Outgoing:
             self._vm.handed_over(certain=False)
             self._end(MigrationStatus.FAILED)
             return
+        self._vm.not_handed_over()
         cancelled = isinstance(error, MigrationCancelledError)
         self._end(MigrationStatus.CANCELLED if cancelled else MigrationStatus.FAILED)
-        self._vm.not_handed_over()
 
     def _end(self, status: MigrationStatus) -> None:
         self._advance(status)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from tagalong.errors import TagalongError
+from tagalong.errors import TagalongError, UsageError
 from tagalong.vmm.causes import with_causes
 
 
@@ -37,13 +37,18 @@ class MigrationRequest:
     """What the operator asks for.
 
     `verify` compares a digest of all memory and tags before the commit; `drop_tags` sends
-    no tags at all, on purpose, to show what is lost without them.
+    all tags as zero, on purpose, to show what is lost without them. Raises UsageError for
+    both at once.
     """
 
     uri: str
     max_downtime_ms: int
     verify: bool = False
     drop_tags: bool = False
+
+    def __post_init__(self) -> None:
+        if self.verify and self.drop_tags:
+            raise UsageError("dropped tags cannot be verified: ask for one or the other")
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,11 @@ class Vm:
         self.watch()
 
     def _take(self, machine: Machine) -> _Running:
-        gate = HandoverGate(machine, lambda: self._call(self._froze))
+        gate = HandoverGate(
+            machine,
+            on_freeze=lambda: self._call(self._froze),
+            on_thaw=lambda: self._call(self._thawed),
+        )
         self._here = _Running(machine, gate, MachineWatcher(machine, self._machine_ended))
         return self._here
 
@@ -153,20 +157,23 @@ class Vm:
 
     def not_handed_over(self) -> None:
         """Go on as before the migration froze the guest, if it did."""
-        here = self._require_here()
-        machine_state = here.gate.thaw()
-        if self.state is VmState.FINISH_MIGRATE:
-            self._enter(self._state_after_thaw(machine_state))
-        self.watch()
-
-    def _state_after_thaw(self, machine_state: RunState) -> VmState:
-        if machine_state is RunState.RUNNING:
-            return VmState.RUNNING
-        return VmState.PRELAUNCH if self._before_freeze is VmState.PRELAUNCH else VmState.PAUSED
+        self._require_here().gate.thaw()
+        self._thawed()
 
     def _froze(self) -> None:
         self._before_freeze = self.state
         self._enter(VmState.FINISH_MIGRATE)
+
+    def _thawed(self) -> None:
+        if self.state is VmState.FINISH_MIGRATE:
+            self._enter(self._state_after_thaw())
+        self.watch()
+
+    def _state_after_thaw(self) -> VmState:
+        # A guest that goes on can have ended by now; the watcher will say so.
+        if self._require_here().machine.run_state is not RunState.PAUSED:
+            return VmState.RUNNING
+        return VmState.PRELAUNCH if self._before_freeze is VmState.PRELAUNCH else VmState.PAUSED
 
     def _machine_ended(self, machine_state: RunState) -> None:
         if self.ended.done():

@@ -72,8 +72,8 @@ def test_demo_report_dropped_tags_says_that_the_guest_noticed() -> None:
     assert "  verified    no digests were compared\n" in text
     assert text.count("  guest says  churn: FAIL vcpu=0 n=") == 3
     assert text.endswith(
-        "The tags were dropped on purpose, and the guest noticed: this is what a migration\n"
-        "without tags does. With --verify such a migration fails and the VM stays."
+        "The tags were dropped on purpose, and the guest noticed: its next access through a\n"
+        "tagged pointer faulted. This is what a migration without tags does."
     )
 
 

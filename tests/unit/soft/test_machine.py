@@ -3,6 +3,8 @@ import time
 
 import numpy as np
 import pytest
+from tests.support import a64, bare
+from tests.support.a64_code import Code
 
 from tagalong import register_ids
 from tagalong.errors import (
@@ -16,8 +18,6 @@ from tagalong.machine import MachineDescription, MachineState, PowerState, RunSt
 from tagalong.memory import Gpa
 from tagalong.soft import RAM_GPA, SoftMachine
 from tagalong.soft.native import ExitReason
-from tests.support import a64, bare
-from tests.support.a64_code import Code
 
 FADD_D0 = 0x1E602800
 UDF = 0x00000000

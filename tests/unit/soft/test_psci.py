@@ -1,7 +1,7 @@
 import pytest
+from tests.support import a64, bare
 
 from tagalong.machine import PowerState, RunState
-from tests.support import a64, bare
 
 NOT_SUPPORTED, INVALID_PARAMETERS, ALREADY_ON, INVALID_ADDRESS = (
     (1 << 64) + code for code in (-1, -2, -4, -9)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support import a64, bare
 
 from tagalong import register_ids
 from tagalong.memory import Gpa
 from tagalong.mte import pointers, tags
 from tagalong.mte.checks import Access, tag_check_mode
 from tagalong.mte.registers import Gcr, Pstate, Rgsr, Sctlr, TagCheckMode, Tcr
-from tests.support import a64, bare
 
 U64 = st.integers(0, (1 << 64) - 1)
 U16 = st.integers(0, (1 << 16) - 1)

@@ -8,8 +8,8 @@ from tagalong.machine import RunState
 from tagalong.vmm.handover import HandoverGate, MigratingMachine
 
 
-class Frozen:
-    """Counts the calls of on_freeze."""
+class Calls:
+    """Counts calls."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -24,17 +24,22 @@ def machine() -> ScriptedMachine:
 
 
 @pytest.fixture
-def frozen() -> Frozen:
-    return Frozen()
+def frozen() -> Calls:
+    return Calls()
 
 
 @pytest.fixture
-def gate(machine: ScriptedMachine, frozen: Frozen) -> HandoverGate:
-    return HandoverGate(machine, frozen)
+def thawed() -> Calls:
+    return Calls()
+
+
+@pytest.fixture
+def gate(machine: ScriptedMachine, frozen: Calls, thawed: Calls) -> HandoverGate:
+    return HandoverGate(machine, on_freeze=frozen, on_thaw=thawed)
 
 
 def test_freeze_running_machine_stops_it_and_tells(
-    gate: HandoverGate, machine: ScriptedMachine, frozen: Frozen
+    gate: HandoverGate, machine: ScriptedMachine, frozen: Calls
 ) -> None:
     gate.resume()
 
@@ -55,48 +60,65 @@ def test_resume_while_frozen_is_refused_and_the_guest_stands(
     assert machine.run_state is RunState.PAUSED
 
 
-def test_thaw_guest_that_ran_runs_again(gate: HandoverGate, machine: ScriptedMachine) -> None:
+def test_thaw_guest_that_ran_runs_again(
+    gate: HandoverGate, machine: ScriptedMachine, thawed: Calls
+) -> None:
     gate.resume()
     gate.freeze()
 
-    assert gate.thaw() is RunState.RUNNING
+    gate.thaw()
+
+    assert machine.run_state is RunState.RUNNING
     assert machine.calls == ["resume", "pause", "resume"]
+    assert thawed.times == 1
 
 
 def test_thaw_guest_that_was_paused_stays_paused(
-    gate: HandoverGate, machine: ScriptedMachine
+    gate: HandoverGate, machine: ScriptedMachine, thawed: Calls
 ) -> None:
     gate.freeze()
 
-    assert gate.thaw() is RunState.PAUSED
+    gate.thaw()
+
     assert machine.calls == ["pause"]
+    assert thawed.times == 1
 
 
-def test_thaw_after_stop_in_between_stays_paused(gate: HandoverGate) -> None:
+def test_thaw_after_stop_in_between_stays_paused(
+    gate: HandoverGate, machine: ScriptedMachine
+) -> None:
     gate.resume()
     gate.freeze()
     gate.pause()
 
-    assert gate.thaw() is RunState.PAUSED
+    gate.thaw()
+
+    assert machine.run_state is RunState.PAUSED
 
 
 def test_thaw_without_freeze_leaves_a_running_guest_alone(
-    gate: HandoverGate, machine: ScriptedMachine
+    gate: HandoverGate, machine: ScriptedMachine, thawed: Calls
 ) -> None:
     gate.resume()
 
-    assert gate.thaw() is RunState.RUNNING
+    gate.thaw()
+
     assert machine.calls == ["resume"]
+    assert thawed.times == 0
 
 
-def test_thaw_twice_resumes_once(gate: HandoverGate, machine: ScriptedMachine) -> None:
+def test_thaw_twice_resumes_once(
+    gate: HandoverGate, machine: ScriptedMachine, thawed: Calls
+) -> None:
     gate.resume()
     gate.freeze()
     gate.thaw()
     gate.pause()
 
-    assert gate.thaw() is RunState.PAUSED
+    gate.thaw()
+
     assert machine.calls == ["resume", "pause", "resume", "pause"]
+    assert thawed.times == 1
 
 
 @pytest.mark.parametrize(
@@ -107,7 +129,7 @@ def test_thaw_twice_resumes_once(gate: HandoverGate, machine: ScriptedMachine) -
     ],
 )
 def test_freeze_machine_that_ended_is_refused(
-    gate: HandoverGate, machine: ScriptedMachine, frozen: Frozen, end: object, word: str
+    gate: HandoverGate, machine: ScriptedMachine, frozen: Calls, end: object, word: str
 ) -> None:
     gate.resume()
     assert callable(end)
@@ -120,7 +142,7 @@ def test_freeze_machine_that_ended_is_refused(
 
 
 def test_migrating_machine_stop_and_go_pass_the_gate(
-    gate: HandoverGate, machine: ScriptedMachine, frozen: Frozen
+    gate: HandoverGate, machine: ScriptedMachine, frozen: Calls
 ) -> None:
     migrating = MigratingMachine(machine, gate)
     gate.resume()

@@ -10,15 +10,11 @@ from tagalong.errors import MachineMismatchError, RemoteProtocolError, RunStateE
 from tagalong.machine import Machine, MachineDescription
 from tagalong.vmm.incoming import Build, Incoming, TakeOver
 from tagalong.vmm.messages import Event
-from tagalong.vmm.record import MigrationProgress
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 
 TIMEOUT_S = 10.0
 ADDRESS = {"type": "unix", "path": "/x"}
-PROGRESS = MigrationProgress(
-    total_bytes=10, transferred_bytes=5, remaining_bytes=5, rounds=1, bytes_per_s=1.0
-)
 REPORT = {"rounds": 1}
 
 
@@ -35,13 +31,9 @@ class ScriptedReceiver:
         self.refusal: Exception | None = None
         self.release = threading.Event()
 
-    def receive(
-        self, build: Build, take_over: TakeOver, progress: Callable[[MigrationProgress], None]
-    ) -> Mapping[str, object]:
+    def receive(self, build: Build, take_over: TakeOver) -> Mapping[str, object]:
         self.release.wait(TIMEOUT_S)
         machine = build(DESCRIPTION)
-        progress(PROGRESS)
-        progress(PROGRESS)
         if self.before is not None:
             raise self.before
         try:

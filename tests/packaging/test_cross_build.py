@@ -1,0 +1,28 @@
+"""The same compiler builds the library for the other architecture."""
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EM_X86_64, EM_AARCH64 = 62, 183
+
+
+@pytest.mark.parametrize(("target", "machine"), [("x86_64", EM_X86_64), ("aarch64", EM_AARCH64)])
+def test_toolchain_other_target_builds_library_and_the_same_guests(
+    tmp_path, target, machine
+) -> None:
+    subprocess.run(
+        [sys.executable, str(ROOT / "native" / "toolchain.py"),
+         "--target", target, "--out", str(tmp_path)],
+        check=True, cwd=ROOT,
+    )  # fmt: skip
+
+    header = (tmp_path / "libtagalong.so").read_bytes()[:20]
+    assert struct.unpack_from("<H", header, 18) == (machine,)
+    for guest in tmp_path.glob("*.elf"):
+        installed = ROOT / "src" / "tagalong" / "_lib" / guest.name
+        assert guest.read_bytes() == installed.read_bytes(), "the build is not reproducible"
