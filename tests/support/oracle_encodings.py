@@ -91,7 +91,7 @@ def _excluded_load_store(word: int, *, privileged: bool) -> str:
             word & 0x3F200C00 == 0x19000000 and word >> 12 & 0x1FF
         ),
         "LDGM, STGM and STZGM are for EL1": (
-            privileged and word & 0xFF200C00 == 0xD9200000 and word >> 22 & 3 != 1
+            privileged and word & 0xFF3FFC00 == 0xD9200000 and word >> 22 & 3 != 1
         ),
         "write-back into the register itself": (
             word & 0x3F200400 == 0x38000400 and rt == rn != a64.SP

@@ -240,7 +240,7 @@ def compare_and_swap(d: Draw) -> list[int]:
 def compare_and_swap_pair(d: Draw) -> list[int]:
     sf = d.bits(1)
     words = _address(d, 8 << sf)
-    compare = 2 * d.randrange(8)
+    compare = 2 * d.pick((*range(8), 15))
     if d.bits(1):
         kind = a64.LDP_X if sf else a64.LDP_W
         words.append(a64.pair(kind, a64.PAIR_OFFSET, compare, compare + 1, SCRATCH))
@@ -248,15 +248,41 @@ def compare_and_swap_pair(d: Draw) -> list[int]:
     return [*words, a64.casp(sf, compare, new, SCRATCH, d.bits(1), d.bits(1))]
 
 
-ATOMICS: tuple[Form, ...] = (
-    load_acquire_store_release,
-    unscaled_acquire_release,
-    exclusive,
-    exclusive_pair,
-    failing_exclusive,
-    atomic,
-    compare_and_swap,
-    compare_and_swap_pair,
+def _through_stack(words: list[int]) -> list[int]:
+    """Move the address from SCRATCH to SP, where no tag is checked."""
+    to_stack = a64.add_imm(a64.SP, SCRATCH, 0)
+    changed: list[int] = []
+    for word in words:
+        is_access = word >> 25 & 0b101 == 0b100 and word >> 5 & 31 == SCRATCH
+        if not is_access or word >> 24 == a64.ldg(0, 0) >> 24:
+            changed.append(word)
+            continue
+        if to_stack not in changed:
+            changed.append(to_stack)
+        changed.append(word | a64.SP << 5)
+    return changed
+
+
+def _any_base(form: Form) -> Form:
+    def draw(d: Draw) -> list[int]:
+        words = form(d)
+        return _through_stack(words) if d.chance(12) else words
+
+    return draw
+
+
+ATOMICS: tuple[Form, ...] = tuple(
+    _any_base(form)
+    for form in (
+        load_acquire_store_release,
+        unscaled_acquire_release,
+        exclusive,
+        exclusive_pair,
+        failing_exclusive,
+        atomic,
+        compare_and_swap,
+        compare_and_swap_pair,
+    )
 )
 
 

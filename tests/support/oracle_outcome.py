@@ -66,11 +66,14 @@ class Outcome:
 def differences(ours: Outcome, oracle: Outcome, word_at: Callable[[int], int]) -> list[str]:
     """Return one line for each thing that differs, the first faults first.
 
-    `word_at` tells which instruction stands at a fault's PC.
+    `word_at` tells which instruction stands at a fault's PC. Nothing counts any more after a
+    fault that leaves memory UNKNOWN.
     """
+    unknown = [i for i, f in enumerate(ours.faults) if _may_be_half_done(f, word_at(f.pc))]
+    if unknown:
+        count = unknown[0] + 1
+        return _fault_differences(ours.faults[:count], oracle.faults[:count], word_at)
     lines = _fault_differences(ours.faults, oracle.faults, word_at)
-    if any(_may_be_half_done(fault, word_at(fault.pc)) for fault in ours.faults):
-        return lines
     for number, (mine, theirs) in enumerate(zip(ours.registers, oracle.registers, strict=True)):
         if mine != theirs:
             lines.append(f"x{number}: ours {mine:#018x}, oracle {theirs:#018x}")
@@ -112,18 +115,17 @@ _HOST_ADDRESSES = 1 << 47
 
 
 def _same_address(ours: Fault, oracle: Fault, word: int) -> bool:
-    mask = _TAG_FAULT_MASK if ours.kind is FaultKind.TAG else _ADDRESS_MASK
+    is_tag_fault = ours.kind is FaultKind.TAG
+    mask = _TAG_FAULT_MASK if is_tag_fault else _ADDRESS_MASK
     mine, theirs = ours.address & mask, oracle.address & mask
-    if mine == theirs:
+    if mine == theirs or (not is_tag_fault and mine >= _HOST_ADDRESSES):
         return True
-    if word & ~0xFF == a64.sys(a64.DC_ZVA, 0) & ~0xFF:
-        # A DC instruction's FAR is the register argument; after a tag check fault it may be
-        # the lowest failing address. QEMU sometimes reports the start of the block.
-        block = mine & -ZVA_BLOCK_BYTES
-        return theirs == block or (
-            ours.kind is FaultKind.TAG and theirs & -ZVA_BLOCK_BYTES == block
-        )
-    return ours.kind is not FaultKind.TAG and mine >= _HOST_ADDRESSES
+    if word & ~0xFF != a64.sys(a64.DC_ZVA, 0) & ~0xFF:
+        return False
+    # A DC instruction's FAR is the register argument; after a tag check fault it may be the
+    # lowest failing address. QEMU sometimes reports the start of the block.
+    block = mine & -ZVA_BLOCK_BYTES
+    return theirs == block or (is_tag_fault and theirs & -ZVA_BLOCK_BYTES == block)
 
 
 def _may_be_half_done(fault: Fault, word: int) -> bool:

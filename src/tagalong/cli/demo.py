@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from typing import Any
 
 import click
 
@@ -38,7 +39,7 @@ sides were equal, 1 if not.
 @click.option("--drop-tags", is_flag=True, help="Throw the tags away: the guest must notice.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
-def command(context: click.Context, /, *, as_json: bool, **values: int) -> None:
+def command(context: click.Context, /, *, as_json: bool, **values: Any) -> None:
     """Migrate a guest that lives on its tags between two processes, and ask it how it is.
 
     The guest `churn` allocates, tags, writes, verifies, frees and provokes tag faults all

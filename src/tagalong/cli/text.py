@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import cast
 
-from tagalong.demo.report import DemoReport
+from tagalong.demo.report import DemoReport, GuestProgress
 from tagalong.errors import TagalongError
 from tagalong.vmm.causes import with_causes
 
@@ -26,18 +26,17 @@ def migration_report(report: Report, uri: str) -> str:
         f"The VM has moved to {uri} and {'goes on' if report['was_running'] else 'stays paused'}.",
         "",
         *_traffic(report),
-        _row("throughput", f"{_rate(report['throughput_bytes_per_s'])}, the guest dirtied "
-                           f"{_rate(report['dirty_rate_bytes_per_s'])}"),
+        _row("throughput", _rate(report["throughput_bytes_per_s"])),
+        _row("dirty rate", _rate(report["dirty_rate_bytes_per_s"])),
         _row("downtime", f"{_ms(report['downtime_ms'])} ({spent})"),
         _row("verified", _verified(report)),
-    ]  # fmt: skip
+    ]
     return "\n".join(lines)
 
 
 def demo_report(report: DemoReport) -> str:
     """Return the demo's report: what happened, the numbers, and what they mean."""
     migration = report.migration
-    before, after = report.before, report.after
     lines = [
         "A guest that uses MTE was migrated from one process to another while it ran.",
         "",
@@ -45,13 +44,22 @@ def demo_report(report: DemoReport) -> str:
         _row("tagged", f"{report.tagged_granules:,} of {report.granules:,} granules carried a tag"),
         _row("downtime", _ms(migration["downtime_ms"])),
         _row("verified", _verified(migration)),
-        _row("guest", f"{before.operations:,} operations before, {after.operations:,} after; "
-                      f"{after.faults - before.faults:,} tag faults provoked after the move"),
+        _row("source", _guest(report.before)),
+        _row("destination", _guest(report.after)),
         *(_row("guest says", line) for line in report.failures[:_SHOWN_FAILURES]),
         "",
         _verdict(report),
-    ]  # fmt: skip
+    ]
     return "\n".join(lines)
+
+
+def _guest(progress: GuestProgress) -> str:
+    if not progress.operations:
+        return "the guest reported no progress"
+    return (
+        f"the guest reported {progress.operations:,} operations, {progress.faults:,} tag faults "
+        "provoked and caught"
+    )
 
 
 def _verdict(report: DemoReport) -> str:
@@ -63,8 +71,8 @@ def _verdict(report: DemoReport) -> str:
         )
     if report.tags_dropped and noticed:
         return (
-            "The tags were dropped on purpose, and the guest noticed: its next access through a\n"
-            "tagged pointer faulted. This is what a migration without tags does."
+            "The tags were dropped on purpose, and the guest noticed, as its own words show.\n"
+            "This is what a migration without tags does to a guest that relies on them."
         )
     if report.tags_dropped:
         return "The tags were dropped on purpose, but the guest did NOT notice: a void experiment."

@@ -24,6 +24,9 @@ from tagalong.demo.report import DemoReport
 from tagalong.errors import MachineError
 from tagalong.vmm.record import MigrationRequest
 
+# Operations between two lines of progress: several a second, so that nobody waits for long.
+_REPORT_OFTEN = "report=512"
+
 # How many lines of progress every vCPU has to print before and after the move.
 _REPORTS_BEFORE = 2
 _REPORTS_AFTER = 3
@@ -89,7 +92,7 @@ async def run_demo(options: DemoOptions, observer: DemoObserver) -> DemoReport:
 def _source_options(options: DemoOptions) -> tuple[str, ...]:
     return (
         "--guest", "churn",
-        "--guest-args", options.guest_arguments,
+        "--guest-args", f"{_REPORT_OFTEN} {options.guest_arguments}".strip(),
         "--ram", str(options.ram_bytes),
         "--vcpus", str(options.vcpu_count),
     )  # fmt: skip

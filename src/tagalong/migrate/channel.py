@@ -22,7 +22,7 @@ Interrupt = Callable[[], None]
 """Called while a channel waits; it ends the wait by raising."""
 
 _LOOK_UP_S = 0.1
-_SOCKET_BUFFER_BYTES = 4 << 20
+_UNIX_BUFFER_BYTES = 4 << 20
 _SINK_BYTES = 256 << 10
 _OWNER_ONLY = 0o600
 
@@ -199,9 +199,12 @@ def _connect(sock: socket.socket, where: object, deadline: float, interrupt: Int
 
 
 def _tune(sock: socket.socket) -> None:
-    if sock.family != socket.AF_UNIX:
+    if sock.family == socket.AF_UNIX:
+        # By default it holds a fifth of a batch. TCP's buffers grow by themselves, and a
+        # size that is asked for would end that.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNIX_BUFFER_BYTES)
+    else:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
 
 
 class Listener:

@@ -1,25 +1,27 @@
 """What a VM's process tells people about its migrations."""
 
-from tagalong.errors import TagalongError
 from tagalong.vmm.causes import with_causes
-from tagalong.vmm.record import MigrationStatus
+from tagalong.vmm.record import MigrationRecord, MigrationStatus
 from tagalong.vmm.states import VmState
 
 
-def announcement(status: str, state: VmState, error: TagalongError | None) -> str | None:
-    """Return the words for a MIGRATION event; None for one that needs none."""
-    match MigrationStatus(status):
+def announcement(record: MigrationRecord, state: VmState) -> str | None:
+    """Return the words for a migration that has reached a new status; None if it needs none.
+
+    `state` is the run state of the VM by now.
+    """
+    match record.status:
         case MigrationStatus.COMPLETED if state is VmState.POSTMIGRATE:
             return (
                 "the VM has moved to the destination; this process keeps a stopped copy "
                 "until it is told to quit (state postmigrate)"
             )
         case MigrationStatus.COMPLETED:
-            return f"the VM has arrived and is {state.value}"
+            return f"the VM has arrived and is {state.value}{_source_not_told(record)}"
         case MigrationStatus.CANCELLED:
             return "migration cancelled; the VM stays here"
         case MigrationStatus.FAILED:
-            cause = f": {with_causes(error)}" if error is not None else ""
+            cause = f": {with_causes(record.error)}" if record.error is not None else ""
             return f"migration failed; {_whereabouts(state)}{cause}"
         case _:
             return None
@@ -31,3 +33,10 @@ def _whereabouts(state: VmState) -> str:
     if state is VmState.POSTMIGRATE:
         return "the destination may be running the VM, it stays stopped here"
     return "the VM stays here"
+
+
+def _source_not_told(record: MigrationRecord) -> str:
+    if record.report is None or record.report.get("acknowledged") is not False:
+        return ""
+    name = record.report.get("migration_id")
+    return f", but the source could not be told that migration {name} took over: end the VM there"

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tagalong.vmm.transfer import listen, send
-
 from tagalong.boot import boot_guest
 from tagalong.errors import MachineError, TagalongError, UsageError
 from tagalong.machine import Machine, MachineDescription
@@ -22,6 +20,7 @@ from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.parent import exit_with_parent
 from tagalong.vmm.record import MigrationRecord
 from tagalong.vmm.server import ControlServer
+from tagalong.vmm.transfer import listen, send
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 
 DEFAULT_RAM_BYTES = 64 << 20
@@ -158,12 +157,14 @@ class _VmProcess:
 
     def _emit(self, event: Event) -> None:
         self._server.broadcast(event)
-        if event.name == "MIGRATION" and event.data is not None:
-            record = self._outgoing.record or self._incoming_record()
-            error = record.error if record is not None else None
-            message = announcement(str(event.data["status"]), self._vm.state, error)
-            if message is not None:
-                self._announce(message)
+        if event.name == "MIGRATION":
+            self._announce_migration()
+
+    def _announce_migration(self) -> None:
+        record = self._outgoing.record or self._incoming_record()
+        message = announcement(record, self._vm.state) if record is not None else None
+        if message is not None:
+            self._announce(message)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

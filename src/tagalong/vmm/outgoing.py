@@ -46,6 +46,7 @@ class Sender(Protocol):
         request: MigrationRequest,
         progress: Callable[[MigrationProgress], None],
         cancelled: threading.Event,
+        /,
     ) -> Mapping[str, object]:
         """Return the report once the destination owns the VM. Raises TagalongError."""
         ...

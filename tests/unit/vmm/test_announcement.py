@@ -4,6 +4,7 @@ import pytest
 
 from tagalong.errors import HandoverUncertainError, MigrationError
 from tagalong.vmm.announcement import announcement
+from tagalong.vmm.record import MigrationRecord, MigrationStatus
 from tagalong.vmm.states import VmState
 
 
@@ -27,10 +28,24 @@ from tagalong.vmm.states import VmState
     ],
 )
 def test_announcement_says_where_the_vm_is(status: str, state: VmState, words: str | None) -> None:
-    assert announcement(status, state, MigrationError("no route")) == words
+    record = MigrationRecord(MigrationStatus(status), error=MigrationError("no route"))
+
+    assert announcement(record, state) == words
 
 
 def test_announcement_uncertain_handover_says_both_sides() -> None:
-    assert announcement("failed", VmState.POSTMIGRATE, HandoverUncertainError("cut")) == (
+    record = MigrationRecord(MigrationStatus.FAILED, error=HandoverUncertainError("cut"))
+
+    assert announcement(record, VmState.POSTMIGRATE) == (
         "migration failed; the destination may be running the VM, it stays stopped here: cut"
+    )
+
+
+def test_announcement_source_that_could_not_be_told_is_mentioned() -> None:
+    report = {"acknowledged": False, "migration_id": "abc"}
+    record = MigrationRecord(MigrationStatus.COMPLETED, report=report)
+
+    assert announcement(record, VmState.RUNNING) == (
+        "the VM has arrived and is running, but the source could not be told that migration abc "
+        "took over: end the VM there"
     )

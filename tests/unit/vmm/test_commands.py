@@ -24,11 +24,11 @@ class Scene:
         self.machine = ScriptedMachine()
         self.vm = Vm(lambda _: None)
         self.vm.create(self.machine)
-        self.outgoing = Outgoing(self.vm, self._send)
+        self.outgoing = Outgoing(self.vm, self._refuse_after_noting)
         self.commands = VmCommands(self.vm, self.outgoing, lambda: incoming)
 
-    def _send(
-        self, _machine: Machine, request: MigrationRequest, *_: object
+    def _refuse_after_noting(
+        self, _machine: Machine, request: MigrationRequest, _progress: object, _cancelled: object
     ) -> Mapping[str, object]:
         self.requests.append(request)
         raise MigrationError("not in this test")

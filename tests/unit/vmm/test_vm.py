@@ -171,7 +171,7 @@ def test_vm_handed_over_refuses_cont_for_ever() -> None:
         scene.vm.cont()
         scene.vm.migrating_machine().pause()
         await settle()
-        assert scene.vm.state is VmState.FINISH_MIGRATE
+        assert scene.vm.state.value == "finish-migrate"
         scene.vm.handed_over()
         message = (
             "^the destination owns the VM: it was migrated away and must not run here as well$"
@@ -237,7 +237,7 @@ def test_vm_stop_during_handover_that_fails_leaves_it_paused() -> None:
         scene.vm.migrating_machine().pause()
         await settle()
         scene.vm.stop()
-        assert scene.vm.state is VmState.FINISH_MIGRATE
+        assert scene.vm.state.value == "finish-migrate"
         scene.vm.not_handed_over()
         assert scene.vm.state is VmState.PAUSED
 

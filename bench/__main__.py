@@ -1,0 +1,73 @@
+"""Measure the embedded machine and the migration: `make bench`, or `python -m bench`.
+
+    python -m bench [--json] [--runs 5] [--ram MIB]
+
+Every figure is the median of --runs runs; the plain copy runs in turn with the migration, so
+that their ratio holds on a noisy machine.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+
+from bench.interpreter import MODES, million_instructions_per_second
+from bench.migration import measure
+from rich.console import Console
+from rich.table import Table
+
+MIB = 1 << 20
+
+
+def _interpreter(runs: int) -> dict[str, float]:
+    return {
+        name: statistics.median(million_instructions_per_second(mode) for _ in range(runs))
+        for name, mode in MODES.items()
+    }
+
+
+def _migration(runs: int, ram_bytes: int) -> dict[str, float]:
+    samples = [measure(ram_bytes) for _ in range(runs)]
+
+    def median(values: Sequence[float]) -> float:
+        return statistics.median(values)
+
+    return {
+        "ram_mib": ram_bytes / MIB,
+        "migration_gb_per_s": median([s.migration_gb_per_s for s in samples]),
+        "plain_copy_gb_per_s": median([s.plain_gb_per_s for s in samples]),
+        "ratio_to_plain_copy": median([s.ratio for s in samples]),
+        "downtime_ms": median([s.downtime_ms for s in samples]),
+        "tags_share_of_data": median([s.tags_share for s in samples]),
+    }
+
+
+def _print(figures: dict[str, dict[str, float]]) -> None:
+    for title, values in figures.items():
+        table = Table(title=title, show_header=False)
+        for name, value in values.items():
+            table.add_row(name, f"{value:,.3f}" if value < 10 else f"{value:,.1f}")
+        Console().print(table)
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--ram", type=int, default=512, metavar="MIB")
+    arguments = parser.parse_args()
+    figures = {
+        "interpreter, million instructions/s": _interpreter(arguments.runs),
+        "migration of incompressible RAM with random tags": _migration(
+            arguments.runs, arguments.ram * MIB
+        ),
+    }
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        _print(figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""How fast the embedded machine runs its speed guest: tagged loads and stores, tag stores."""
+
+import re
+import time
+
+from tagalong.boot import boot_guest, guest_image_path
+from tagalong.machine import RunState
+from tagalong.soft import SoftMachine
+
+MODES = {"tagged loads and stores": "", "tag stores (STG, ST2G)": "mode=stg"}
+_ITERATIONS = 10_000_000
+_RAM_BYTES = 16 << 20
+
+
+def million_instructions_per_second(mode: str) -> float:
+    """Run the guest `speed` once in `mode` ("" or "mode=stg") and return its rate."""
+    output = bytearray()
+    machine = SoftMachine.create(ram_bytes=_RAM_BYTES, console=output.extend)
+    image = guest_image_path("speed").read_bytes()
+    boot_guest(machine, image, command_line=f"iterations={_ITERATIONS} {mode}".strip())
+    began = time.perf_counter()
+    machine.resume()
+    state = machine.wait(120)
+    duration = time.perf_counter() - began
+    machine.close()
+    counted = re.search(rb"instructions=(\d+)", output)
+    if state is not RunState.SHUTDOWN or counted is None:
+        raise SystemExit(f"the speed guest did not finish: {state.value}, {bytes(output)!r}")
+    return int(counted[1]) / duration / 1e6

@@ -1,0 +1,243 @@
+"""`tagalong migrate` between two real VMs: success, refusal, failure, cancelling."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.support.vm_processes import TAGALONG, TIMEOUT_S, VmProcess, tagalong, until, vm_process
+
+CHURN = ("--guest", "churn", "--ram", "32M")
+
+
+@contextmanager
+def pair(folder: Path, *destination: str) -> Iterator[tuple[VmProcess, VmProcess]]:
+    """A VM under churn that has made progress, and a destination awaiting it."""
+    options = destination or ("--incoming", "tcp:127.0.0.1:0")
+    with vm_process(folder, "a", *CHURN) as source, vm_process(folder, "b", *options) as target:
+        source.wait_for_console("churn: progress", times=2)
+        yield source, target
+
+
+def counter(line: str, name: str) -> int:
+    return int(line.split(f"{name}=")[1].split(maxsplit=1)[0])
+
+
+def progress_lines(vm: VmProcess) -> list[str]:
+    return [line for line in vm.console.split("\n")[:-1] if line.startswith("churn: progress")]
+
+
+def test_migrate_moves_a_running_guest_that_goes_on(tmp_path: Path) -> None:
+    with pair(tmp_path) as (source, target):
+        result = tagalong("migrate", str(source.control), target.incoming_uri(), "--verify")
+        assert result.returncode == 0, result.stderr
+        assert "The VM has moved to tcp:127.0.0.1:" in result.stdout
+        assert "digests of all memory and tags are equal on both sides" in result.stdout
+        assert result.stderr == ""
+
+        target.wait_for_console("churn: progress", times=2)
+        with source.qmp() as qmp:
+            assert qmp.state() == "postmigrate"
+            assert "error" in qmp.execute("cont")
+            qmp.execute("quit")
+        assert source.status() == 0
+        last = counter(progress_lines(source)[-1], "ops")
+        assert counter(progress_lines(target)[-1], "ops") > last
+        assert "FAIL" not in source.console + target.console
+        assert "the VM has moved to the destination" in source.messages
+        assert "the VM has arrived and is running" in target.messages
+
+
+def test_migrate_json_has_the_numbers(tmp_path: Path) -> None:
+    with pair(tmp_path) as (source, target):
+        result = tagalong(
+            "migrate", str(source.control), target.incoming_uri(), "--verify", "--json"
+        )
+
+    report = json.loads(result.stdout)
+    assert report["verified"] is True
+    assert report["source_digest"] == report["destination_digest"]
+    assert report["ram_bytes"] == 32 << 20
+    assert report["rounds"] == len(report["round_details"]) >= 2
+    assert report["tag_bytes_raw"] == report["data_bytes"] // 32 > 0
+    assert 0 < report["tag_bytes_wire"] < report["tag_bytes_raw"]
+    assert sum(report["downtime_parts_ms"].values()) == pytest.approx(report["downtime_ms"])
+
+
+def test_migrate_events_tell_the_story_at_both_ends(tmp_path: Path) -> None:
+    with pair(tmp_path) as (source, target), source.qmp() as here, target.qmp() as there:
+        uri = target.incoming_uri()
+        assert here.execute("migrate", uri=uri, x_verify=True) == {"return": {}}
+        until(lambda: here.migration()["status"] == "completed", "the migration")
+        until(lambda: there.migration()["status"] == "completed", "the arrival")
+        assert there.state() == "running"
+        assert [story(event) for event in here.events] == [
+            "MIGRATION setup",
+            "MIGRATION active",
+            "STOP",
+            "MIGRATION completed",
+        ]
+        assert [story(event) for event in there.events] == [
+            "MIGRATION active",
+            "RESUME",
+            "MIGRATION completed",
+        ]
+
+
+def story(event: object) -> str:
+    assert isinstance(event, dict)
+    data = event.get("data")
+    return f"{event['event']} {data['status']}" if data else str(event["event"])
+
+
+def test_migrate_paused_guest_arrives_paused_and_can_be_continued(tmp_path: Path) -> None:
+    with pair(tmp_path) as (source, target), source.qmp() as here:
+        here.execute("stop")
+        result = tagalong("migrate", str(source.control), target.incoming_uri())
+        assert result.returncode == 0, result.stderr
+        with target.qmp() as there:
+            assert there.state() == "paused"
+            assert progress_lines(target) == []
+            there.execute("cont")
+        target.wait_for_console("churn: progress")
+
+
+def test_migrate_destination_started_paused_waits_for_cont(tmp_path: Path) -> None:
+    with pair(tmp_path, "--incoming", f"unix:{tmp_path / 'in'}", "--paused") as (source, target):
+        result = tagalong("migrate", str(source.control), target.incoming_uri())
+        assert result.returncode == 0, result.stderr
+        with target.qmp() as there:
+            assert there.state() == "paused"
+            there.execute("cont")
+        target.wait_for_console("churn: progress")
+
+
+def test_migrate_there_and_back_keeps_the_guest_going(tmp_path: Path) -> None:
+    with pair(tmp_path) as (first, second):
+        tagalong("migrate", str(first.control), second.incoming_uri(), "--verify")
+        second.wait_for_console("churn: progress")
+        with vm_process(tmp_path, "c", "--incoming", "tcp:127.0.0.1:0") as third:
+            result = tagalong("migrate", str(second.control), third.incoming_uri(), "--verify")
+            assert result.returncode == 0, result.stderr
+            third.wait_for_console("churn: progress", times=2)
+            assert "FAIL" not in first.console + second.console + third.console
+
+
+def test_migrate_nobody_there_says_where_the_vm_is_and_it_goes_on(tmp_path: Path) -> None:
+    with vm_process(tmp_path, "a", *CHURN) as source:
+        source.wait_for_console("churn: progress")
+        result = tagalong("migrate", str(source.control), f"unix:{tmp_path / 'nobody'}")
+
+        assert result.returncode == 40
+        error, advice = result.stderr.splitlines()
+        assert error.startswith("tagalong: error: ")
+        assert "cannot connect" in error
+        assert advice == (
+            "The VM is at the source (running); nothing was started at the destination. Remove "
+            "the cause, start a new destination (tagalong run --incoming) and migrate again."
+        )
+        source.wait_for_console("churn: progress", times=len(progress_lines(source)) + 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--ram", "64M"), "the arriving machine has 0x2000000 bytes of RAM, --ram says 0x4000000"),
+        (("--vcpus", "2"), "the arriving machine has 1 vCPUs, --vcpus says 2"),
+        (("--max-ram", "16M"), "more than --max-ram allows (0x1000000)"),
+    ],
+)
+def test_migrate_to_a_destination_that_does_not_fit_is_refused(
+    tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    with pair(tmp_path, "--incoming", "tcp:127.0.0.1:0", *options) as (source, target):
+        result = tagalong("migrate", str(source.control), target.incoming_uri())
+
+        assert result.returncode == 41
+        assert message in result.stderr
+        assert "The VM is at the source (running)" in result.stderr
+        assert target.status() == 41
+        assert message in target.messages
+        source.wait_for_console("churn: progress", times=len(progress_lines(source)) + 1)
+
+
+def test_migrate_destination_killed_meanwhile_leaves_the_vm_at_the_source(tmp_path: Path) -> None:
+    with pair(tmp_path) as (source, target), source.qmp() as qmp:
+        uri = target.incoming_uri()
+        target.signal(signal.SIGSTOP)
+        qmp.execute("migrate", uri=uri)
+        until(lambda: qmp.migration()["status"] == "active", "the migration's begin")
+        target.process.kill()
+        until(lambda: qmp.migration()["status"] == "failed", "the migration's failure")
+
+        assert qmp.state() == "running"
+        source.wait_for_console("churn: progress", times=len(progress_lines(source)) + 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_migrate_interrupted_cancels_and_the_vm_goes_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with pair(tmp_path) as (source, target):
+        uri = target.incoming_uri()
+        target.signal(signal.SIGSTOP)  # so that the migration cannot come to an end
+        command = subprocess.Popen(
+            [*TAGALONG, "migrate", str(source.control), uri],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with source.qmp() as qmp:
+            until(lambda: qmp.migration().get("status") == "active", "the migration's begin")
+            command.send_signal(number)
+            _, messages = command.communicate(timeout=TIMEOUT_S)
+
+            assert command.returncode == 128 + number
+            assert qmp.migration()["status"] == "cancelled"
+            assert qmp.state() == "running"
+        lines = messages.splitlines()
+        assert lines[0] == f"tagalong: interrupted ({number.name}): the migration was cancelled"
+        assert lines[1].startswith("The VM is at the source (running); nothing was started")
+        source.wait_for_console("churn: progress", times=len(progress_lines(source)) + 1)
+
+
+def test_migrate_source_quit_meanwhile_ends_both_processes(tmp_path: Path) -> None:
+    with pair(tmp_path) as (source, target), source.qmp() as qmp:
+        uri = target.incoming_uri()
+        target.signal(signal.SIGSTOP)
+        qmp.execute("migrate", uri=uri)
+        until(lambda: qmp.migration()["status"] == "active", "the migration's begin")
+        qmp.execute("quit")
+        assert source.status() == 0
+        target.signal(signal.SIGCONT)
+        assert target.status() in {40, 44}
+        assert progress_lines(target) == []
+
+
+def test_migrate_verified_without_tags_makes_no_sense(tmp_path: Path) -> None:
+    result = tagalong("migrate", str(tmp_path / "a"), "tcp:h:1", "--verify", "--drop-tags")
+
+    assert result.returncode == 2
+    assert result.stderr == (
+        "tagalong: error: dropped tags cannot be verified: ask for one or the other\n"
+    )
+
+
+def test_migrate_no_vm_at_the_control_socket_is_a_control_error(tmp_path: Path) -> None:
+    result = tagalong("migrate", str(tmp_path / "nobody.sock"), "tcp:127.0.0.1:1")
+
+    assert result.returncode == 50
+    assert f"cannot connect to the control socket {tmp_path / 'nobody.sock'}" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_migrate_bad_uri_is_wrong_usage(tmp_path: Path) -> None:
+    with vm_process(tmp_path, "a", *CHURN) as source:
+        source.wait_for_console("churn: progress")
+        result = tagalong("migrate", str(source.control), "pigeon:1")
+
+    assert result.returncode == 2
+    assert "'pigeon:1' is no migration address" in result.stderr

@@ -1,0 +1,146 @@
+"""Runs whole migrations between two threads of a test, over real sockets."""
+
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.support.fake_machine import FakeMachine
+from tests.support.proxy import Proxy, Rule
+
+from tagalong.machine import Machine, MachineDescription
+from tagalong.migrate import (
+    Arrival,
+    CancelToken,
+    Channel,
+    MachineBuilder,
+    MigrationOptions,
+    MigrationReport,
+    Progress,
+    TakeOver,
+    Timeouts,
+    listen,
+    migrate,
+    migrate_to,
+    parse_address,
+    receive,
+    receive_from,
+    resume_if_it_ran,
+)
+
+QUICK = Timeouts(connect_s=2.0, idle_s=0.6, record_s=2.0, answer_s=4.0, farewell_s=0.3)
+TCP = "tcp:127.0.0.1:0"
+
+
+@dataclass
+class Outcome:
+    """What became of a migration at either end: a value or an error, never both."""
+
+    source: FakeMachine
+    report: MigrationReport | None = None
+    source_error: BaseException | None = None
+    arrival: Arrival | None = None
+    destination_error: BaseException | None = None
+    built: list[FakeMachine] = field(default_factory=list)
+
+    @property
+    def destination(self) -> FakeMachine:
+        """Return the machine that was built."""
+        (machine,) = self.built
+        return machine
+
+    def raise_if_failed(self) -> "Outcome":
+        for error in (self.source_error, self.destination_error):
+            if error is not None:
+                raise error
+        return self
+
+    def close(self) -> None:
+        for machine in (self.source, *self.built):
+            machine.close()
+
+
+@dataclass
+class Migration:
+    """A migration to be run; every field but `source` has a default that works."""
+
+    source: FakeMachine
+    options: MigrationOptions = field(default_factory=lambda: MigrationOptions(timeouts=QUICK))
+    listen_at: str = TCP
+    build: Callable[[MachineDescription], Machine] = FakeMachine
+    take_over: TakeOver = resume_if_it_ran
+    rule: Rule | None = None
+    progress: Callable[[Progress], None] | None = None
+    cancel: CancelToken | None = None
+    cancel_destination: CancelToken | None = None
+
+    def run(self) -> Outcome:
+        """Run it over a listener at `listen_at`."""
+        with listen(parse_address(self.listen_at)) as listener:
+            return self._run(
+                lambda build, chosen: receive_from(listener, build, **chosen),
+                lambda outcome: self._send(outcome, str(listener.address)),
+            )
+
+    def run_over(self, source: Channel, destination: Channel) -> Outcome:
+        """Run it over two channels that are connected."""
+        return self._run(
+            lambda build, chosen: receive(destination, build, **chosen),
+            lambda outcome: self._migrate(outcome, source),
+        )
+
+    def _run(
+        self,
+        receive_by: Callable[[MachineBuilder, dict[str, Any]], Arrival],
+        send: Callable[[Outcome], None],
+    ) -> Outcome:
+        outcome = Outcome(self.source)
+        chosen = {
+            "take_over": self.take_over,
+            "timeouts": self.options.timeouts,
+            "cancel": self.cancel_destination,
+        }
+
+        def receive_one() -> None:
+            try:
+                outcome.arrival = receive_by(lambda it: self._build(outcome, it), chosen)
+            except Exception as error:  # noqa: BLE001 (the test looks at it)
+                outcome.destination_error = error
+
+        thread = threading.Thread(target=receive_one)
+        thread.start()
+        try:
+            send(outcome)
+        finally:
+            thread.join(30)
+        assert not thread.is_alive(), "the destination hangs"
+        return outcome
+
+    def _build(self, outcome: Outcome, description: MachineDescription) -> Machine:
+        machine = self.build(description)
+        assert isinstance(machine, FakeMachine)
+        outcome.built.append(machine)
+        return machine
+
+    def _send(self, outcome: Outcome, uri: str) -> None:
+        if self.rule is None:
+            self._migrate(outcome, uri)
+            return
+        with Proxy(uri, self.rule) as proxy:
+            self._migrate(outcome, proxy.uri)
+
+    def _migrate(self, outcome: Outcome, where: str | Channel) -> None:
+        how: Any = migrate_to if isinstance(where, str) else migrate
+        try:
+            outcome.report = how(
+                where, self.source, self.options, progress=self.progress, cancel=self.cancel
+            )
+        except Exception as error:  # noqa: BLE001 (the test looks at it)
+            outcome.source_error = error
+
+
+def channel_pair(idle_s: float = QUICK.idle_s) -> tuple[Channel, Channel]:
+    """Return two channels that are connected to each other."""
+    one, other = socket.socketpair()
+    return Channel(one, "one", idle_s=idle_s), Channel(other, "other", idle_s=idle_s)

@@ -1,0 +1,106 @@
+"""Stands between two ends of a migration and does to their records what a test asks for."""
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum
+from types import TracebackType
+from typing import Self
+
+from tagalong.wire import RecordType, Role
+
+HEADER_BYTES = 16
+
+
+class Fate(Enum):
+    """What becomes of the connection instead of a record."""
+
+    CUT = "cut"  # both connections are closed
+    STALL = "stall"  # nothing is forwarded in this direction any more
+
+
+Rule = Callable[[Role, int, RecordType, bytes], bytes | Fate]
+"""Decides what is forwarded instead of record number n that `role` has sent."""
+
+
+def forward(_role: Role, _number: int, _kind: RecordType, record: bytes) -> bytes:
+    """Change nothing."""
+    return record
+
+
+class Proxy:
+    """Listens at `uri` and forwards one connection to the TCP address of `target`."""
+
+    def __init__(self, target: str, rule: Rule) -> None:
+        host, port = target.removeprefix("tcp:").rsplit(":", 1)
+        self._target = (host, int(port))
+        self._rule = rule
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.uri = f"tcp:127.0.0.1:{self._listener.getsockname()[1]}"
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._run)]
+        self._threads[0].start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._cut()
+        for thread in self._threads:
+            thread.join(10)
+        for sock in self._sockets:
+            sock.close()
+
+    def _run(self) -> None:
+        with suppress(OSError):
+            source, _ = self._listener.accept()
+            self._sockets.append(source)
+            destination = socket.create_connection(self._target)
+            self._sockets.append(destination)
+            back = threading.Thread(target=self._pump, args=(destination, source, Role.DESTINATION))
+            self._threads.append(back)
+            back.start()
+            self._pump(source, destination, Role.SOURCE)
+
+    def _pump(self, incoming: socket.socket, outgoing: socket.socket, role: Role) -> None:
+        with suppress(OSError, EOFError):
+            outgoing.sendall(_read(incoming, HEADER_BYTES))
+            number = 0
+            while True:
+                header = _read(incoming, HEADER_BYTES)
+                record = header + _read(incoming, int.from_bytes(header[4:8], "little"))
+                kind = RecordType(int.from_bytes(header[:2], "little"))
+                result = self._rule(role, number, kind, record)
+                if result is Fate.CUT:
+                    self._cut()
+                    return
+                if result is Fate.STALL:
+                    return
+                outgoing.sendall(result)
+                number += 1
+        with suppress(OSError):
+            outgoing.shutdown(socket.SHUT_WR)
+
+    def _cut(self) -> None:
+        for sock in self._sockets:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+def _read(sock: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        portion = sock.recv(size - len(data))
+        if not portion:
+            raise EOFError
+        data += portion
+    return bytes(data)

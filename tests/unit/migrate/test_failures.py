@@ -1,0 +1,500 @@
+"""Migrations that fail: exactly one end can run the machine afterwards, and says so."""
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import xxhash
+from tests.support.fake_machine import RAM, X0, FakeMachine, contents, describe, refuse
+from tests.support.migration import QUICK, Migration, Outcome
+from tests.support.proxy import Fate
+
+from tagalong.errors import (
+    ConvergenceError,
+    DigestMismatchError,
+    HandoverUncertainError,
+    HostError,
+    MachineMismatchError,
+    MigrationCancelledError,
+    MigrationError,
+    RemoteProtocolError,
+    RunStateError,
+    StateError,
+    UsageError,
+)
+from tagalong.machine import Machine, MachineDescription, RunState
+from tagalong.migrate import Channel, MigrationOptions, Progress, Stage, Timeouts
+from tagalong.wire import RecordType, Role
+
+SOURCE_RECORDS = [
+    "HELLO", "MACHINE", "PAGES", "PAGES", "ROUND", "PAGES", "STATE", "VERIFY", "DIGEST", "PREPARE",
+    "COMMIT",
+]  # fmt: skip
+DESTINATION_RECORDS = ["HELLO", "ACCEPT", "ROUND", "DIGEST", "READY", "RUNNING"]
+EVERY_RECORD = [
+    *((Role.SOURCE, number) for number in range(len(SOURCE_RECORDS))),
+    *((Role.DESTINATION, number) for number in range(len(DESTINATION_RECORDS))),
+]
+VERIFIED = MigrationOptions(verify=True, timeouts=QUICK)
+
+
+@pytest.fixture
+def source() -> FakeMachine:
+    """Return a running machine that sends exactly SOURCE_RECORDS when it is verified."""
+    machine = FakeMachine(
+        describe(0x40_0000), guest=lambda it: it.guest_write(RAM + 0x1000, b"again", tags=b"\x12")
+    )
+    machine.memory.regions[0].data[:0x8000] = 0x5A
+    machine.memory.regions[0].data[0x20_0000:0x20_8000] = 0xA5
+    machine.memory.regions[0].tags[:0x400] = 0x37
+    machine.resume()
+    machine.calls.clear()
+    return machine
+
+
+@pytest.fixture
+def outcomes() -> Iterator[list[Outcome]]:
+    collected: list[Outcome] = []
+    yield collected
+    for outcome in collected:
+        outcome.close()
+
+
+def name(case: tuple[Role, int]) -> str:
+    role, number = case
+    records = SOURCE_RECORDS if role is Role.SOURCE else DESTINATION_RECORDS
+    return f"{role.name}-{number}-{records[number]}".lower()
+
+
+def stayed(outcome: Outcome, before: list[tuple[bytes, bytes]] | None = None) -> MigrationError:
+    """Assert that the machine runs at the source and was never started elsewhere."""
+    error = outcome.source_error
+    assert isinstance(error, MigrationError), error
+    assert not isinstance(error, HandoverUncertainError)
+    assert outcome.report is None
+    assert outcome.source.run_state is RunState.RUNNING
+    assert not outcome.source.is_logging
+    nothing_started(outcome)
+    if before is not None:
+        assert contents(outcome.source) == before
+    return error
+
+
+def nothing_started(outcome: Outcome) -> None:
+    assert outcome.arrival is None
+    assert isinstance(outcome.destination_error, MigrationError | HostError)
+    for machine in outcome.built:
+        assert not machine.was_ever_resumed
+        assert machine.is_closed
+
+
+@pytest.mark.parametrize("case", EVERY_RECORD, ids=name)
+def test_connection_cut_before_any_record_leaves_exactly_one_end(
+    source: FakeMachine, outcomes: list[Outcome], case: tuple[Role, int]
+) -> None:
+    def cut(role: Role, number: int, _kind: RecordType, record: bytes) -> bytes | Fate:
+        return Fate.CUT if (role, number) == case else record
+
+    outcome = Migration(source, VERIFIED, rule=cut).run()
+    outcomes.append(outcome)
+
+    exactly_one_end(outcome, case)
+
+
+@pytest.mark.parametrize("case", EVERY_RECORD, ids=name)
+def test_connection_stalled_before_any_record_leaves_exactly_one_end(
+    source: FakeMachine, outcomes: list[Outcome], case: tuple[Role, int]
+) -> None:
+    def stall(role: Role, number: int, _kind: RecordType, record: bytes) -> bytes | Fate:
+        return Fate.STALL if (role, number) == case else record
+
+    outcome = Migration(source, VERIFIED, rule=stall).run()
+    outcomes.append(outcome)
+
+    exactly_one_end(outcome, case)
+
+
+def exactly_one_end(outcome: Outcome, case: tuple[Role, int]) -> None:
+    if case == (Role.SOURCE, SOURCE_RECORDS.index("COMMIT")):
+        # Given to a network that lost it: nobody runs, and the source may not know. Only if
+        # the destination's own ABORT still gets through does the source know better.
+        nothing_started(outcome)
+        if isinstance(outcome.source_error, HandoverUncertainError):
+            uncertain(outcome)
+        else:
+            stayed(outcome)
+    elif case == (Role.DESTINATION, DESTINATION_RECORDS.index("RUNNING")):
+        uncertain(outcome)
+        assert outcome.arrival is not None
+        assert outcome.arrival.was_running
+        assert outcome.destination.run_state is RunState.RUNNING
+        assert outcome.arrival.migration_id in str(outcome.source_error)
+        assert contents(outcome.destination) == contents(outcome.source)
+    else:
+        stayed(outcome)
+
+
+def uncertain(outcome: Outcome) -> None:
+    assert isinstance(outcome.source_error, HandoverUncertainError)
+    assert "the right to run was given to the destination" in str(outcome.source_error)
+    assert "Look at the destination" in str(outcome.source_error)
+    assert isinstance(outcome.source_error.__cause__, HostError | RemoteProtocolError)
+    assert outcome.source.run_state is RunState.PAUSED
+    assert "resume" not in outcome.source.calls
+    assert not outcome.source.is_logging
+
+
+def test_records_of_a_migration_are_the_ones_cut_above(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    seen: dict[Role, list[str]] = {Role.SOURCE: [], Role.DESTINATION: []}
+
+    def note(role: Role, _number: int, kind: RecordType, record: bytes) -> bytes:
+        seen[role].append(kind.name)
+        return record
+
+    outcomes.append(Migration(source, VERIFIED, rule=note).run().raise_if_failed())
+
+    assert seen == {Role.SOURCE: SOURCE_RECORDS, Role.DESTINATION: DESTINATION_RECORDS}
+
+
+@pytest.mark.parametrize("case", EVERY_RECORD[:-1], ids=name)
+def test_record_damaged_on_its_way_is_never_accepted(
+    source: FakeMachine, outcomes: list[Outcome], case: tuple[Role, int]
+) -> None:
+    def damage(role: Role, number: int, _kind: RecordType, record: bytes) -> bytes:
+        if (role, number) != case:
+            return record
+        return record[:-1] + bytes([record[-1] ^ 1])
+
+    outcome = Migration(source, VERIFIED, rule=damage).run()
+    outcomes.append(outcome)
+
+    error = stayed(outcome)
+    listener_error = outcome.destination_error if case[0] is Role.SOURCE else error
+    assert listener_error is not None
+    assert isinstance(listener_error.__cause__, RemoteProtocolError)
+    if case[0] is Role.SOURCE:
+        assert "the other end gave up (PROTOCOL)" in str(error)
+
+
+def test_running_damaged_on_its_way_is_uncertain(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    def damage(_role: Role, _number: int, kind: RecordType, record: bytes) -> bytes:
+        return record[:-1] + b"\xee" if kind is RecordType.RUNNING else record
+
+    outcome = Migration(source, VERIFIED, rule=damage).run()
+    outcomes.append(outcome)
+
+    uncertain(outcome)
+    assert isinstance(outcome.source_error, HandoverUncertainError)
+    assert isinstance(outcome.source_error.__cause__, RemoteProtocolError)
+    assert outcome.destination.run_state is RunState.RUNNING
+
+
+def resealed(number: int, record: bytes) -> bytes:
+    """Return the record with right checksums for what it holds now."""
+    head, payload = record[:8], record[16:]
+    return head + xxhash.xxh3_64(head + payload, seed=number).digest()[::-1] + payload
+
+
+@pytest.mark.parametrize("plane", ["data", "tags"])
+def test_verify_with_other_memory_at_the_destination_raises_and_starts_nothing(
+    source: FakeMachine, outcomes: list[Outcome], plane: str
+) -> None:
+    def corrupt(role: Role, number: int, kind: RecordType, record: bytes) -> bytes:
+        if (role, number, kind) != (Role.SOURCE, 3, RecordType.PAGES):
+            return record
+        place = 16 + 24 + 100 if plane == "data" else len(record) - 1
+        changed = record[:place] + bytes([record[place] ^ 0x10]) + record[place + 1 :]
+        return resealed(number, changed)
+
+    # Tags that do not compress: the record then ends with the tags themselves.
+    draw = np.random.default_rng(3).integers(0, 256, 0x400, np.uint8)
+    source.memory.regions[0].tags[0x20_0000 // 32 : 0x20_8000 // 32] = draw
+    outcome = Migration(source, VERIFIED, rule=corrupt).run()
+    outcomes.append(outcome)
+
+    error = stayed(outcome)
+    assert isinstance(error, DigestMismatchError)
+    assert "the destination holds other memory or tags" in str(error)
+    assert isinstance(outcome.destination_error, DigestMismatchError)
+    assert "nothing was started here" in str(outcome.destination_error)
+
+
+def test_destination_that_cannot_hold_the_machine_refuses_before_any_page(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    kinds: list[RecordType] = []
+
+    def note(role: Role, _number: int, kind: RecordType, record: bytes) -> bytes:
+        if role is Role.SOURCE:
+            kinds.append(kind)
+        return record
+
+    outcome = Migration(source, VERIFIED, build=refuse, rule=note).run()
+    outcomes.append(outcome)
+
+    error = stayed(outcome)
+    assert isinstance(error, MachineMismatchError)
+    assert "the other end gave up (MACHINE_MISMATCH): no room for 0x400000" in str(error)
+    assert kinds == [RecordType.HELLO, RecordType.MACHINE]
+    assert "start_dirty_log" not in source.calls
+    assert "pause" not in source.calls
+    assert isinstance(outcome.destination_error, MachineMismatchError)
+
+
+@pytest.mark.parametrize(
+    ("built", "message"),
+    [
+        (describe(0x80_0000), "is not the one described"),
+        (describe(0x40_0000, vcpus=2), "is not the one described"),
+        (describe(0x40_0000, mte_version=2), "has MTE version 3, the one built here 2"),
+        (describe(0x40_0000, mte_version=0), "has MTE version 3, the one built here 0"),
+    ],
+)
+def test_destination_that_built_another_machine_refuses(
+    source: FakeMachine, outcomes: list[Outcome], built: MachineDescription, message: str
+) -> None:
+    outcome = Migration(source, build=lambda _: FakeMachine(built)).run()
+    outcomes.append(outcome)
+
+    error = stayed(outcome)
+    assert isinstance(error, MachineMismatchError)
+    assert message in str(error)
+
+
+def test_destination_out_of_memory_refuses(source: FakeMachine, outcomes: list[Outcome]) -> None:
+    def build(_: MachineDescription) -> FakeMachine:
+        raise MemoryError("no more")
+
+    outcome = Migration(source, build=build).run()
+    outcomes.append(outcome)
+
+    assert "the other end gave up (HOST): no more" in str(stayed(outcome))
+    assert isinstance(outcome.destination_error, MigrationError)
+    assert isinstance(outcome.destination_error.__cause__, MemoryError)
+
+
+def test_destination_that_does_not_know_a_device_refuses_its_state(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    source.devices["gpu"] = b"\x01"
+
+    outcome = Migration(source).run()
+    outcomes.append(outcome)
+
+    error = stayed(outcome)
+    assert "the other end gave up (STATE_REFUSED): no device is called gpu" in str(error)
+    assert isinstance(outcome.destination_error, MigrationError)
+    assert isinstance(outcome.destination_error.__cause__, StateError)
+
+
+def test_destination_that_cannot_start_gives_the_right_back(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    def fail(_machine: object, _ran: bool) -> None:
+        raise RunStateError("no vCPU thread")
+
+    outcome = Migration(source, VERIFIED, take_over=fail).run()
+    outcomes.append(outcome)
+
+    error = stayed(outcome)
+    assert "the other end gave up (INTERNAL): no vCPU thread" in str(error)
+
+
+def test_source_that_cannot_be_told_any_more_is_not_acknowledged(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    near, far = socket.socketpair()
+
+    def start(machine: Machine, _ran: bool) -> None:
+        near.shutdown(socket.SHUT_RDWR)
+        machine.resume()
+
+    outcome = Migration(source, take_over=start).run_over(
+        Channel(near, "near", idle_s=0.6), Channel(far, "far", idle_s=0.6)
+    )
+    outcomes.append(outcome)
+
+    assert outcome.destination_error is None
+    assert outcome.arrival is not None
+    assert not outcome.arrival.acknowledged
+    assert outcome.destination.run_state is RunState.RUNNING
+    assert isinstance(outcome.source_error, HandoverUncertainError)
+    assert source.run_state is RunState.PAUSED
+
+
+def test_guest_that_dirties_too_fast_runs_on_and_the_error_says_what_helps(
+    outcomes: list[Outcome],
+) -> None:
+    machine = FakeMachine(
+        describe(0x40_0000), guest=lambda it: it.guest_write(RAM, bytes([7]) * 0x10_0000)
+    )
+    machine.resume()
+    options = MigrationOptions(max_downtime_s=1e-6, max_rounds=4, timeouts=QUICK)
+
+    outcome = Migration(machine, options).run()
+    outcomes.append(outcome)
+
+    error = stayed(outcome)
+    assert isinstance(error, ConvergenceError)
+    assert "after 4 rounds 0x100 pages are left to send: the guest dirties" in str(error)
+    assert "--max-downtime" in str(error)
+    assert "pause" not in machine.calls
+    assert isinstance(outcome.destination_error, ConvergenceError)
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_cancel_in_any_stage_leaves_the_guest_running(
+    source: FakeMachine, outcomes: list[Outcome], stage: Stage
+) -> None:
+    cancel = threading.Event()
+
+    def watch(progress: Progress) -> None:
+        if progress.stage is stage:
+            cancel.set()
+
+    outcome = Migration(source, VERIFIED, progress=watch, cancel=cancel).run()
+    outcomes.append(outcome)
+
+    error = stayed(outcome)
+    assert isinstance(error, MigrationCancelledError)
+    assert str(error) == "the migration was cancelled"
+    assert isinstance(outcome.destination_error, MigrationCancelledError)
+    assert "the other end gave up (CANCELLED)" in str(outcome.destination_error)
+
+
+def test_cancel_while_the_destination_stalls_does_not_wait_for_it(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    cancel = threading.Event()
+    patient = Timeouts(idle_s=20.0, farewell_s=0.3)
+
+    def stall(role: Role, _number: int, kind: RecordType, record: bytes) -> bytes | Fate:
+        if (role, kind) == (Role.DESTINATION, RecordType.ACCEPT):
+            cancel.set()
+            return Fate.STALL
+        return record
+
+    outcome = Migration(source, MigrationOptions(timeouts=patient), rule=stall, cancel=cancel).run()
+    outcomes.append(outcome)
+
+    assert isinstance(stayed(outcome), MigrationCancelledError)
+
+
+def test_cancel_at_the_destination_ends_it_at_both_ends(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    cancel = threading.Event()
+
+    def build(description: MachineDescription) -> FakeMachine:
+        cancel.set()
+        return FakeMachine(description)
+
+    outcome = Migration(source, build=build, cancel_destination=cancel).run()
+    outcomes.append(outcome)
+
+    assert isinstance(stayed(outcome), MigrationCancelledError)
+    assert isinstance(outcome.destination_error, MigrationCancelledError)
+
+
+def test_guest_that_powers_off_while_it_is_migrated_is_not_moved(
+    outcomes: list[Outcome],
+) -> None:
+    machine = FakeMachine(describe(0x40_0000), guest=lambda it: it.end(RunState.SHUTDOWN))
+    machine.resume()
+
+    outcome = Migration(machine).run()
+    outcomes.append(outcome)
+
+    assert "the guest ended (shutdown) while it was migrated" in str(outcome.source_error)
+    assert machine.run_state is RunState.SHUTDOWN
+    nothing_started(outcome)
+
+
+def test_guest_that_fails_at_the_last_moment_is_not_moved(outcomes: list[Outcome]) -> None:
+    failure = StateError("broken")
+
+    class Failing(FakeMachine):
+        def pause(self) -> None:
+            if not self.is_closed:
+                self.end(RunState.FAILED, failure)
+
+    machine = Failing(describe(0x40_0000))
+    machine.resume()
+
+    outcome = Migration(machine).run()
+    outcomes.append(outcome)
+
+    assert "the guest ended (internal-error) before it could be moved" in str(outcome.source_error)
+    assert outcome.source_error is not None
+    assert outcome.source_error.__cause__ is failure
+    nothing_started(outcome)
+
+
+def test_guest_paused_before_stays_paused_when_it_fails(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    source.pause()
+    source.calls.clear()
+
+    outcome = Migration(source, build=refuse).run()
+    outcomes.append(outcome)
+
+    assert isinstance(outcome.source_error, MachineMismatchError)
+    assert source.run_state is RunState.PAUSED
+    assert "resume" not in source.calls
+
+
+def test_guest_that_cannot_be_resumed_is_told_of_in_a_note(outcomes: list[Outcome]) -> None:
+    class Stuck(FakeMachine):
+        def resume(self) -> None:
+            if self.was_ever_resumed:
+                raise RunStateError("stuck")
+            super().resume()
+
+    machine = Stuck(describe(0x40_0000))
+    machine.resume()
+    machine.devices["gpu"] = b""
+
+    outcome = Migration(machine).run()
+    outcomes.append(outcome)
+
+    assert isinstance(outcome.source_error, MigrationError)
+    assert outcome.source_error.__notes__ == ["and the guest could not be resumed: stuck"]
+
+
+def test_callback_that_raises_does_not_lose_the_guest(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    def broken(progress: Progress) -> None:
+        if progress.stage is Stage.COMMIT:
+            raise ZeroDivisionError("a bug of the caller")
+
+    outcome = Migration(source, VERIFIED, progress=broken).run()
+    outcomes.append(outcome)
+
+    assert isinstance(outcome.source_error, ZeroDivisionError)
+    assert source.run_state is RunState.RUNNING
+    nothing_started(outcome)
+
+
+def test_machine_with_a_register_nobody_knows_is_refused_by_name(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    source.vcpus[0]._registers[type(X0)(0x6030_0000_0013_C0FF)] = 1
+
+    outcome = Migration(source).run()
+    outcomes.append(outcome)
+
+    assert "vCPU 0 has no register 0x603000000013c0ff" in str(stayed(outcome))
+
+
+@pytest.mark.parametrize(("downtime", "rounds"), [(-1.0, 40), (float("nan"), 40), (0.3, 0)])
+def test_options_that_make_no_sense_are_refused(downtime: float, rounds: int) -> None:
+    with pytest.raises(UsageError, match="at least 0 s and 1 round"):
+        MigrationOptions(max_downtime_s=downtime, max_rounds=rounds)

@@ -1,0 +1,214 @@
+"""Links: patience with limits, the peer's ABORT as an error, and peers that misbehave."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from tests.support.migration import channel_pair
+from tests.support.wire_session import MIGRATION_ID, joined
+
+from tagalong.errors import (
+    ConvergenceError,
+    DigestMismatchError,
+    HostError,
+    MachineMismatchError,
+    MigrationCancelledError,
+    MigrationError,
+    RemoteProtocolError,
+    StateError,
+)
+from tagalong.migrate import Channel, Timeouts
+from tagalong.migrate.link import Link, error_of, reason_of
+from tagalong.wire import Abort, AbortReason, Connection, Hello, KeepAlive, Machine, Region, Role
+
+TIMEOUTS = Timeouts(idle_s=0.3, record_s=0.6, answer_s=1.0, farewell_s=0.3)
+MACHINE = Machine(4096, 1, 3, (Region(0, 4096),))
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Link, Channel, Connection]]:
+    """Return a source's link, and the destination as a bare channel and connection.
+
+    Both have said HELLO, and the source has described its machine.
+    """
+    near, far = channel_pair(idle_s=0.3)
+    link = Link(near, Connection(Role.SOURCE), TIMEOUTS)
+    peer = Connection(Role.DESTINATION)
+    with near, far:
+        link.send(Hello(Role.SOURCE, MIGRATION_ID))
+        hear(far, peer)
+        far.send(peer.send(Hello(Role.DESTINATION, MIGRATION_ID)))
+        link.expect(Hello)
+        link.send(MACHINE)
+        hear(far, peer)
+        yield link, far, peer
+
+
+def hear(channel: Channel, connection: Connection) -> object:
+    target = bytearray(1000)
+    count = channel.receive_into(memoryview(target))
+    connection.receive_data(target[:count])
+    return connection.next_record()
+
+
+def test_receive_skips_keepalives(ends: tuple[Link, Channel, Connection]) -> None:
+    link, far, peer = ends
+    far.send(peer.send(KeepAlive()))
+    far.send(peer.send(Abort(AbortReason.HOST, "no room")))
+
+    with pytest.raises(MigrationError, match=r"the other end gave up \(HOST\): no room"):
+        link.receive()
+
+    assert link.was_aborted_by_peer
+
+
+def test_receive_from_a_peer_that_only_keeps_alive_ends(
+    ends: tuple[Link, Channel, Connection],
+) -> None:
+    link, far, peer = ends
+    stop = threading.Event()
+
+    def babble() -> None:
+        while not stop.wait(0.1):
+            far.send(peer.send(KeepAlive()))
+
+    thread = threading.Thread(target=babble)
+    thread.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(HostError, match="the peer is too slow|sent nothing"):
+            link.receive()
+    finally:
+        stop.set()
+        thread.join(5)
+
+    assert 0.8 < time.monotonic() - began < 3
+
+
+def test_receive_from_a_peer_that_dribbles_ends(ends: tuple[Link, Channel, Connection]) -> None:
+    link, far, peer = ends
+    record = joined(peer.send(Abort(AbortReason.HOST, "x" * 1000)))
+    stop = threading.Event()
+
+    def dribble() -> None:
+        for number in range(len(record)):
+            if stop.wait(0.05):
+                break
+            far.send([record[number : number + 1]])
+
+    thread = threading.Thread(target=dribble)
+    thread.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(HostError, match="the peer is too slow|sent nothing"):
+            link.receive()
+    finally:
+        stop.set()
+        thread.join(5)
+
+    assert 0.4 < time.monotonic() - began < 3
+
+
+def test_receive_from_a_peer_that_leaves_raises_with_the_offset(
+    ends: tuple[Link, Channel, Connection],
+) -> None:
+    link, far, _ = ends
+    far.close()
+
+    with pytest.raises(
+        RemoteProtocolError, match="ends in DESCRIBED, between two records"
+    ) as caught:
+        link.receive()
+
+    assert caught.value.offset == 16 + 56
+
+
+def test_receive_noise_raises_at_once(ends: tuple[Link, Channel, Connection]) -> None:
+    link, far, _ = ends
+    far.send([b"GET / HTTP/1.1\r\n\r\n"])
+
+    with pytest.raises(RemoteProtocolError, match="0x4547 is no record type"):
+        link.receive()
+
+
+def test_send_hears_why_the_peer_has_left(ends: tuple[Link, Channel, Connection]) -> None:
+    link, far, peer = ends
+    far.send(peer.send(Abort(AbortReason.HOST, "out of memory")))
+    far.close()
+
+    with pytest.raises(MigrationError, match="out of memory"):
+        for _ in range(100):
+            link.send(KeepAlive())
+
+
+def test_heed_peer_with_nothing_said_returns_at_once(
+    ends: tuple[Link, Channel, Connection],
+) -> None:
+    link, far, peer = ends
+    began = time.monotonic()
+    link.heed_peer()
+    far.send(peer.send(KeepAlive()))
+    link.heed_peer()
+
+    assert time.monotonic() - began < 0.2
+
+
+def test_keep_alive_speaks_only_after_a_silence(ends: tuple[Link, Channel, Connection]) -> None:
+    link, far, peer = ends
+    link.keep_alive()
+    assert not far.is_readable()
+    link._last_sent -= 1.5
+
+    link.keep_alive()
+
+    assert hear(far, peer) == KeepAlive()
+
+
+def test_abort_after_half_a_record_says_nothing_more(
+    ends: tuple[Link, Channel, Connection],
+) -> None:
+    link, far, peer = ends
+    link._channel.is_mid_record = True
+
+    link.abort(MigrationCancelledError("enough"))
+
+    assert far.receive_into(memoryview(bytearray(100))) == 0
+    assert not link.was_aborted_by_peer
+    del peer
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MachineMismatchError("x"), AbortReason.MACHINE_MISMATCH),
+        (StateError("x"), AbortReason.STATE_REFUSED),
+        (DigestMismatchError("x"), AbortReason.DIGEST_MISMATCH),
+        (MigrationCancelledError("x"), AbortReason.CANCELLED),
+        (ConvergenceError("x"), AbortReason.NOT_CONVERGED),
+        (RemoteProtocolError("x", offset=0), AbortReason.PROTOCOL),
+        (HostError("x"), AbortReason.HOST),
+        (OSError("x"), AbortReason.HOST),
+        (MemoryError("x"), AbortReason.HOST),
+        (ZeroDivisionError("x"), AbortReason.INTERNAL),
+        (KeyboardInterrupt(), AbortReason.INTERNAL),
+    ],
+)
+def test_reason_of_an_error_is_what_the_peer_is_told(
+    error: BaseException, reason: AbortReason
+) -> None:
+    assert reason_of(error) is reason
+
+
+@pytest.mark.parametrize("reason", list(AbortReason))
+def test_error_of_an_abort_says_reason_and_text(reason: AbortReason) -> None:
+    error = error_of(Abort(reason, "because"))
+
+    assert str(error) == f"the other end gave up ({reason.name}): because"
+    expected = {
+        AbortReason.MACHINE_MISMATCH: MachineMismatchError,
+        AbortReason.DIGEST_MISMATCH: DigestMismatchError,
+        AbortReason.CANCELLED: MigrationCancelledError,
+        AbortReason.NOT_CONVERGED: ConvergenceError,
+    }
+    assert type(error) is expected.get(reason, MigrationError)
