@@ -19,13 +19,40 @@ static void write_data(struct share *share, const struct segment *segment) {
     share->work += segment->granules;
 }
 
-void block_verify(struct share *share, const struct segment *segment) {
-    const u64 *word = (const u64 *)segment_pointer(segment);
-    u64 value = first_word(share, segment->serial);
-    for (u32 left = segment->granules; left > 0; left--, word += 2, value += 2 * WORD_STEP) {
-        require(share, "allocation tag", (u64)word, segment->tag, granule_tag((u64)word));
-        require(share, "data", (u64)word, value, word[0]);
-        require(share, "data", (u64)(word + 1), value + WORD_STEP, word[1]);
+/* The two words of a granule: what the first is, and the second. */
+struct words {
+    u64 first;
+    u64 second;
+};
+
+static struct words expected_words(const struct share *share, const struct segment *segment,
+                                   u64 pointer) {
+    u64 word = (pointer_untagged(pointer) - segment->origin) / sizeof(u64);
+    u64 value;
+    switch (segment->content) {
+    case CONTENT_BLOCK:
+        value = first_word(share, segment->serial) + word * WORD_STEP;
+        return (struct words){value, value + WORD_STEP};
+    case CONTENT_POINTERS:
+        return (struct words){pointer, ~pointer};
+    default:
+        return (struct words){0, 0};
+    }
+}
+
+static void verify_data(const struct share *share, const struct segment *segment, u64 pointer) {
+    const u64 *words = (const u64 *)pointer;
+    struct words expected = expected_words(share, segment, pointer);
+    require(share, "data", pointer, expected.first, words[0]);
+    require(share, "data", pointer + sizeof(u64), expected.second, words[1]);
+}
+
+void segment_verify(struct share *share, const struct segment *segment) {
+    u64 pointer = segment_pointer(segment), end = pointer + segment_bytes(segment);
+    for (; pointer < end; pointer += GRANULE_BYTES) {
+        require(share, "allocation tag", pointer, segment->tag, granule_tag(pointer));
+        if (segment->content != CONTENT_UNKNOWN)
+            verify_data(share, segment, pointer);
     }
     share->work += segment->granules;
 }
@@ -72,13 +99,15 @@ void block_allocate(struct share *share, u32 index) {
     struct segment segment = segment_get(share, index);
     u64 old_tag = 1UL << segment.tag;
     split(share, index, &segment, (u32)random_size(share));
-    verify_tags(share, &segment, segment.granules);
+    segment_verify(share, &segment);
     u64 neighbours = segment_tag_mask(share, segment.previous) |
                      segment_tag_mask(share, segment.next);
     segment.tag = (u8)draw_tag(share, segment.start, neighbours | old_tag);
     segment.state = SEGMENT_LIVE;
     segment.serial = ++share->serial;
-    tag_fresh(share, segment_pointer(&segment), segment.granules);
+    segment.origin = segment.start;
+    segment.content = CONTENT_BLOCK;
+    tag_any_way(share, segment_pointer(&segment), segment.granules);
     write_data(share, &segment);
     segment_put(share, index, &segment);
     share->blocks++;
@@ -109,10 +138,19 @@ static u64 join(struct share *share, u32 *index, struct segment *segment, u32 ot
     return 1UL << neighbour.tag;
 }
 
+/* What kind of data a free segment is left with: the block's, unless the tagging changed it
+ * or other segments with other data were joined. */
+static void retag_free(struct share *share, struct segment *segment, bool is_alone) {
+    u64 pointer = segment_pointer(segment);
+    enum segment_content content = tag_any_way(share, pointer, segment->granules);
+    if (content != CONTENT_UNKNOWN || !is_alone)
+        segment->content = (u8)content;
+}
+
 void block_free(struct share *share, u32 index) {
     struct segment segment = segment_get(share, index);
     u64 stale = segment_pointer(&segment), granules = segment.granules;
-    block_verify(share, &segment);
+    segment_verify(share, &segment);
     u64 exclude = 1UL << segment.tag;
     segment.state = SEGMENT_FREE;
     exclude |= join(share, &index, &segment, segment.next);
@@ -120,8 +158,7 @@ void block_free(struct share *share, u32 index) {
     exclude |= segment_tag_mask(share, segment.previous);
     exclude |= segment_tag_mask(share, segment.next);
     segment.tag = (u8)draw_tag(share, segment.start, exclude);
-    segment.serial = 0;
-    tag_fresh(share, segment_pointer(&segment), segment.granules);
+    retag_free(share, &segment, segment.granules == granules);
     segment_put(share, index, &segment);
     share->blocks--;
     share->live_granules -= granules;

@@ -22,6 +22,14 @@
 
 enum segment_state { SEGMENT_UNUSED, SEGMENT_FREE, SEGMENT_LIVE };
 
+/* What the words of a segment hold; of a free one it depends on how it was tagged. */
+enum segment_content {
+    CONTENT_UNKNOWN,
+    CONTENT_ZERO,
+    CONTENT_POINTERS, /* each granule its own pointer, and that inverted */
+    CONTENT_BLOCK,    /* a block's data, also that of a freed one */
+};
+
 /* One entry of the table: three granules. */
 struct segment {
     u64 start; /* gpa */
@@ -30,10 +38,11 @@ struct segment {
     u32 next;
     u8 tag;
     u8 state;
-    u16 zero;
-    u64 serial; /* of the block: its data follows from it */
+    u8 content;
+    u8 zero;
+    u64 serial; /* of the block that is or was here, and where it began: */
+    u64 origin; /* its data follows from both */
     u64 check;
-    u64 padding;
 };
 
 _Static_assert(sizeof(struct segment) % GRANULE_BYTES == 0, "entries share no granule");
@@ -63,7 +72,7 @@ struct share {
     u64 sum; /* of the checksums of all used entries */
 
     u64 serial; /* of the last block */
-    u64 method; /* rotates through the ways to tag */
+    u64 way; /* rotates through the ways to tag */
     u64 provocation;
     u64 work; /* granules touched since the last idle time */
 
@@ -124,14 +133,10 @@ void segments_audit(const struct share *share);
 /* IRG, compared with the model. */
 unsigned draw_tag(struct share *share, u64 address, u64 exclude);
 
-/* Three sets of ways to give granules the tag of `pointer`, the next of the set each time:
- * any way, also such as zero the data; only such as leave the data; one that writes the
- * block's data with the tags is among the first. */
-void tag_fresh(struct share *share, u64 pointer, u64 granules);
+/* Give granules the tag of `pointer`, each time in another way. The first may change their
+ * data and returns to what; the second leaves it. */
+enum segment_content tag_any_way(struct share *share, u64 pointer, u64 granules);
 void tag_only(struct share *share, u64 pointer, u64 granules);
-
-/* All granules have the segment's tag. */
-void verify_tags(struct share *share, const struct segment *segment, u64 granules);
 
 /* --- blocks.c -------------------------------------------------------------------------------- */
 
@@ -139,8 +144,8 @@ void block_allocate(struct share *share, u32 index);
 void block_free(struct share *share, u32 index);
 void block_retag(struct share *share, u32 index);
 
-/* Tags and data of a live segment. */
-void block_verify(struct share *share, const struct segment *segment);
+/* Tag of every granule, and data where it is known. */
+void segment_verify(struct share *share, const struct segment *segment);
 
 /* --- provoke.c ------------------------------------------------------------------------------- */
 

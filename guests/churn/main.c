@@ -23,7 +23,7 @@
 #define ROOMY_TRIES 4
 
 /* Turns of the idle loop, two instructions each, that take as long as a granule of work. */
-#define IDLE_TURNS_PER_GRANULE 6
+#define IDLE_TURNS_PER_GRANULE 15
 
 extern void idle_turns(u64 turns);
 
@@ -119,7 +119,7 @@ static void allocate_any(struct share *share) {
 
 static void verify(struct share *share, u32 index) {
     struct segment segment = segment_get(share, index);
-    block_verify(share, &segment);
+    segment_verify(share, &segment);
 }
 
 /* One in four goes against the trend, so that the heap's fill wanders. */

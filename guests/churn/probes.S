@@ -1,5 +1,9 @@
 /* Accesses whose address is known, and a look at every general register. */
 
+#define X2_TO_X30                                                                              \
+    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25,    \
+    26, 27, 28, 29, 30
+
     .arch armv8.5-a+memtag
     .text
 
@@ -34,7 +38,7 @@ general_registers_lost:
     stp     x27, x28, [sp, #64]
     stp     x29, x30, [sp, #80]
     str     x1, [sp, #96]
-    .irp    n, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
+    .irp    n, X2_TO_X30
     add     x\n, x1, #\n - 1
     .endr
 0:  subs    x0, x0, #1
@@ -44,7 +48,7 @@ general_registers_lost:
     mov     x1, x0
     mov     x0, #1
     b.ne    1f
-    .irp    n, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
+    .irp    n, X2_TO_X30
     sub     x\n, x\n, x1
     cmp     x\n, #\n - 1
     mov     x0, #\n

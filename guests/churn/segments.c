@@ -7,9 +7,10 @@
 
 static u64 checksum(u32 index, const struct segment *segment) {
     u64 links = (u64)segment->previous << 32 | segment->next;
-    u64 rest = (u64)segment->granules << 32 | (u64)segment->tag << 8 | segment->state;
+    u64 rest = (u64)segment->granules << 32 | (u64)segment->content << 16 |
+               (u64)segment->tag << 8 | segment->state;
     return random_mix(random_mix(random_mix(segment->start + index) ^ links) ^ rest) ^
-           segment->serial;
+           random_mix(segment->origin + segment->serial);
 }
 
 struct segment segment_get(const struct share *share, u32 index) {

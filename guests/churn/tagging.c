@@ -78,22 +78,23 @@ static void by_stzgm(u64 pointer, u64 end) {
     by_blocks(pointer, end, mte_zero_bytes(), store_zero_multiple, by_stzg);
 }
 
-void tag_fresh(struct share *share, u64 pointer, u64 granules) {
-    static tag_method *const methods[] = {by_stg,  by_st2g, by_stzg, by_stz2g, by_stgp,
-                                          by_gva,  by_gzva, by_stgm, by_stzgm};
-    methods[share->method++ % COUNT(methods)](pointer, pointer + granules * GRANULE_BYTES);
+enum segment_content tag_any_way(struct share *share, u64 pointer, u64 granules) {
+    static const struct {
+        tag_method *tag;
+        enum segment_content content;
+    } ways[] = {
+        {by_stg, CONTENT_UNKNOWN},   {by_st2g, CONTENT_UNKNOWN}, {by_stzg, CONTENT_ZERO},
+        {by_stz2g, CONTENT_ZERO},    {by_stgp, CONTENT_POINTERS}, {by_gva, CONTENT_UNKNOWN},
+        {by_gzva, CONTENT_ZERO},     {by_stgm, CONTENT_UNKNOWN}, {by_stzgm, CONTENT_ZERO},
+    };
+    u64 way = share->way++ % COUNT(ways);
+    ways[way].tag(pointer, pointer + granules * GRANULE_BYTES);
     share->work += granules;
+    return ways[way].content;
 }
 
 void tag_only(struct share *share, u64 pointer, u64 granules) {
-    static tag_method *const methods[] = {by_stg, by_st2g, by_gva, by_stgm};
-    methods[share->method++ % COUNT(methods)](pointer, pointer + granules * GRANULE_BYTES);
-    share->work += granules;
-}
-
-void verify_tags(struct share *share, const struct segment *segment, u64 granules) {
-    u64 address = segment->start;
-    for (u64 left = granules; left > 0; left--, address += GRANULE_BYTES)
-        require(share, "allocation tag", address, segment->tag, granule_tag(address));
+    static tag_method *const ways[] = {by_stg, by_st2g, by_gva, by_stgm};
+    ways[share->way++ % COUNT(ways)](pointer, pointer + granules * GRANULE_BYTES);
     share->work += granules;
 }

@@ -32,6 +32,8 @@ struct boot boot_read(u64 x0) {
                              block->command_line};
     else
         boot_read_device_tree((const void *)RAM_GPA, &boot);
+    if (boot.ram_bytes > MAPPED_END - RAM_GPA)
+        boot.ram_bytes = MAPPED_END - RAM_GPA;
     if (boot.vcpu_count > MAX_VCPUS)
         boot.vcpu_count = MAX_VCPUS;
     return boot;

@@ -13,7 +13,7 @@ struct boot {
 };
 
 /* Reads the boot block at `x0`, or else a device tree at the start of RAM (what QEMU leaves
- * there), or else assumes 64 MiB and one vCPU. */
+ * there), or else assumes 64 MiB and one vCPU. At most 3 GiB and MAX_VCPUS are used. */
 struct boot boot_read(u64 x0);
 
 /* The device tree's part of it: false if there is none. */

@@ -6,6 +6,7 @@
 #define STACK_BYTES 16384
 
 #define RAM_GPA 0x40000000
+#define MAPPED_END 0x100000000 /* what the identity table covers: 3 GiB of RAM */
 #define UART_GPA 0x09000000
 
 /* SCTLR_EL1: M, C, I, ATA, TCF = sync (0b01), and what Armv8.0 had as RES1. EL0 has neither

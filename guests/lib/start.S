@@ -1,8 +1,13 @@
 /* Entry of every guest: stage-1 translation on, zeroed .bss, a stack, then C.
  *
- * The translation tables are constants and nothing is stored before the MMU is on: a
+ * The translation table is part of the image and nothing is stored before the MMU is on: a
  * write that bypasses the caches would race with the VMM's own cached view of RAM. */
 #include "layout.h"
+
+#define IDENTITY_DEVICE                                                                        \
+    PTE_BLOCK | PTE_ATTRIBUTE(ATTRIBUTE_DEVICE) | PTE_ACCESSED | PTE_UXN | PTE_PXN
+#define IDENTITY_RAM                                                                           \
+    PTE_BLOCK | PTE_ATTRIBUTE(ATTRIBUTE_TAGGED) | PTE_INNER_SHAREABLE | PTE_ACCESSED | PTE_UXN
 
     .arch armv8.5-a+memtag
 
@@ -77,9 +82,9 @@ translation_on:
     .balign 4096
     .global identity_table
 identity_table:
-    .quad   0x00000000 | PTE_BLOCK | PTE_ATTRIBUTE(ATTRIBUTE_DEVICE) | PTE_ACCESSED | PTE_UXN | PTE_PXN
+    .quad   0x00000000 | IDENTITY_DEVICE
     .irp    gpa, 0x40000000, 0x80000000, 0xc0000000
-    .quad   \gpa | PTE_BLOCK | PTE_ATTRIBUTE(ATTRIBUTE_TAGGED) | PTE_INNER_SHAREABLE | PTE_ACCESSED | PTE_UXN
+    .quad   \gpa | IDENTITY_RAM
     .endr
 
     .section .bss.stacks, "aw", %nobits

@@ -46,9 +46,18 @@ static void record(struct trap *trap, struct frame *frame) {
         frame->spsr = PSTATE_EL1H_MASKED;
 }
 
+static bool is_vcpu(const struct vcpu *vcpu) {
+    return vcpu >= vcpus && vcpu < vcpus + MAX_VCPUS;
+}
+
 /* Called from vectors.S. */
 void exception(struct frame *frame) {
     struct vcpu *vcpu = this_vcpu();
+    if (!is_vcpu(vcpu)) { /* TPIDR_EL1 is lost: say so as vCPU 0 rather than fault for ever */
+        SYSREG_WRITE(tpidr_el1, (u64)vcpus);
+        unexpected_exception(frame);
+        psci_system_off();
+    }
     if (vcpu->trap.armed && is_synchronous(frame->vector)) {
         record(&vcpu->trap, frame);
         return;

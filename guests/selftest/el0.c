@@ -155,7 +155,8 @@ static void tagging(const void *argument) {
     u64 pointer = pointer_untagged(data_page(MAP_EL0_DATA));
     set_mode(TCF_SYNC, SCTLR_ATA0);
     u64 only_eleven = 0xffff & ~(1UL << 11);
-    expect_equal("LDG", pointer_with_tag(pointer, 11), runs(el0_tag_and_load, pointer, only_eleven));
+    expect_equal("LDG", pointer_with_tag(pointer, 11),
+                 runs(el0_tag_and_load, pointer, only_eleven));
     expect_tags("tag", (u64)scratch + PAGE_BYTES + 512, GRANULE_BYTES, 11);
 }
 

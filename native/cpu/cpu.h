@@ -70,6 +70,7 @@ enum access_flags {
     ACCESS_ALIGNED = 16,     /* must be aligned to its size whatever SCTLR_EL1.A says */
     ACCESS_FETCH = 32,
     ACCESS_MAINTENANCE = 64, /* cache maintenance: sets ISS.CM, checks no tag */
+    ACCESS_NO_DEVICE = 128,  /* an alignment fault on Device memory, as DC ZVA takes */
 };
 
 enum memory_result { MEMORY_OK, MEMORY_FAULT, MEMORY_MMIO };

@@ -80,7 +80,8 @@ static enum memory_result find_page(struct vcpu *cpu, struct piece *piece, uint3
                          piece->page.readable ? flags : as_read(flags));
         return MEMORY_FAULT;
     }
-    if (piece->page.device && (address & (align - 1)) && !(flags & ACCESS_MAINTENANCE)) {
+    bool misaligned = (flags & ACCESS_NO_DEVICE) || (address & (align - 1));
+    if (piece->page.device && misaligned && !(flags & ACCESS_MAINTENANCE)) {
         raise_data_abort(cpu, piece->va, FSC_ALIGNMENT, as_read(flags));
         return MEMORY_FAULT;
     }

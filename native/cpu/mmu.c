@@ -113,9 +113,7 @@ static bool permits(const struct vcpu *cpu, uint64_t leaf, uint64_t table, unsig
                             : (leaf & DESCRIPTOR_UXN) || (table & TABLE_UXN);
         return !xn && !wxn;
     }
-    if ((flags & ACCESS_WRITE) && !(flags & ACCESS_MAINTENANCE))
-        return result->writable;
-    return result->readable;
+    return flags & ACCESS_WRITE ? result->writable : result->readable;
 }
 
 static struct translation finish(struct vcpu *cpu, uint64_t leaf, uint64_t table,

@@ -22,12 +22,11 @@ static uint64_t next_random(struct ta_machine *machine)
  * the word that memory holds now: code that changes needs no invalidation. */
 uint64_t run_slice(struct vcpu *cpu, uint64_t count)
 {
-    uint64_t done = 0;
-    while (done < count) {
+    uint64_t start = cpu->instructions; /* exact at each instruction: it is the counter too */
+    for (; cpu->instructions - start < count; cpu->instructions++) {
         uint64_t pc = cpu->pc;
         if (unlikely((pc & (PAGE_MASK | 3)) != cpu->fetch_page) && !fetch_page(cpu)) {
             cpu->pc = cpu->next_pc;
-            done++;
             continue;
         }
         uint32_t word;
@@ -38,12 +37,12 @@ uint64_t run_slice(struct vcpu *cpu, uint64_t count)
         cpu->next_pc = pc + 4;
         insn->run(cpu, insn);
         cpu->pc = cpu->next_pc;
-        done++;
-        if (unlikely(cpu->exit_reason || cpu->turn_over))
+        if (unlikely(cpu->exit_reason || cpu->turn_over)) {
+            cpu->instructions++;
             break;
+        }
     }
-    cpu->instructions += done;
-    return done;
+    return cpu->instructions - start;
 }
 
 static void fill_exit(const struct vcpu *cpu, uint32_t reason, struct ta_exit *exit)

@@ -14,6 +14,7 @@
 #define ID_AA64MMFR2 0x0000000000000010ull
 #define CTR 0x00000004b444c004ull
 #define DCZID 7ull
+#define DCZID_DZP (1ull << 4)
 #define GMID 6ull
 #define MPIDR_RES1 0x80000000ull
 #define COUNTER_HZ 62500000ull
@@ -250,8 +251,11 @@ enum sysreg_outcome read_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t *v
         *value = *field(cpu, reg);
         return SYSREG_OK;
     }
-    if (read_pstate(cpu, encoding, value) || find_constant(cpu, encoding, value))
+    if (read_pstate(cpu, encoding, value) || find_constant(cpu, encoding, value)) {
+        if (encoding == SYS_DCZID && !cpu->el && !(cpu->sys.sctlr & SCTLR_DZE))
+            *value |= DCZID_DZP;
         return SYSREG_OK;
+    }
     switch (encoding) {
     case SYS_SP_EL0: /* UNDEFINED while it is the current stack pointer */
         *value = cpu->sp_el[0];
@@ -440,6 +444,7 @@ int ta_vcpu_set(struct ta_machine *machine, uint32_t index, uint64_t id, uint64_
     uint64_t core, constant;
     if (!cpu)
         return -1;
+    drop_monitor(cpu); /* as after any context switch */
     if (is_core(id, &core)) {
         if (core == CORE_PSTATE)
             return set_pstate(cpu, value);

@@ -119,12 +119,27 @@ static void run_msr_field(struct vcpu *cpu, const struct insn *insn)
         set_field(cpu, insn->shift, insn->imm & 1);
 }
 
+static uint32_t trap_iss(const struct insn *insn)
+{
+    uint32_t word = insn->raw;
+    return BITS(word, 20, 19) << 20 | BITS(word, 7, 5) << 17 | BITS(word, 18, 16) << 14 |
+           BITS(word, 15, 12) << 10 | BITS(word, 4, 0) << 5 | BITS(word, 11, 8) << 1 |
+           BIT(word, 21);
+}
+
+/* False if EL0 may not do this; the exception was taken. */
+static bool allowed_at_el0(struct vcpu *cpu, const struct insn *insn, uint64_t enable)
+{
+    if (cpu->el || (cpu->sys.sctlr & enable))
+        return true;
+    raise_exception(cpu, EC_SYSTEM_REGISTER, trap_iss(insn));
+    return false;
+}
+
 static void run_msr_daif(struct vcpu *cpu, const struct insn *insn)
 {
-    if (!cpu->el && !(cpu->sys.sctlr & SCTLR_UMA)) {
-        raise_undefined(cpu);
+    if (!allowed_at_el0(cpu, insn, SCTLR_UMA))
         return;
-    }
     if (insn->shift)
         cpu->daif |= insn->imm;
     else
@@ -174,23 +189,6 @@ static bool decode_msr_immediate(uint32_t word, struct insn *insn)
 
 /* --- maintenance --- */
 
-static uint32_t trap_iss(const struct insn *insn)
-{
-    uint32_t word = insn->raw;
-    return BITS(word, 20, 19) << 20 | BITS(word, 7, 5) << 17 | BITS(word, 18, 16) << 14 |
-           BITS(word, 15, 12) << 10 | BITS(word, 4, 0) << 5 | BITS(word, 11, 8) << 1 |
-           BIT(word, 21);
-}
-
-/* False if EL0 may not do this; the exception was taken. */
-static bool allowed_at_el0(struct vcpu *cpu, const struct insn *insn, uint64_t enable)
-{
-    if (cpu->el || (cpu->sys.sctlr & enable))
-        return true;
-    raise_exception(cpu, EC_SYSTEM_REGISTER, trap_iss(insn));
-    return false;
-}
-
 static void run_tlbi(struct vcpu *cpu, const struct insn *insn)
 {
     (void)insn;
@@ -207,14 +205,16 @@ static void run_el1_nop(struct vcpu *cpu, const struct insn *insn)
         raise_undefined(cpu);
 }
 
-/* There is no cache, but the address must still translate. `amount`: EL0 may be let in. */
+/* There is no cache, but the address must still translate. `amount`: EL0 may be let in; the
+ * others are the invalidations, which need permission to write (D7.5.9). */
 static void run_dc_address(struct vcpu *cpu, const struct insn *insn)
 {
     struct access access;
     if (!insn->amount && !cpu->el)
         raise_undefined(cpu);
     else if (allowed_at_el0(cpu, insn, SCTLR_UCI))
-        resolve(cpu, cpu->x[insn->rd], 1, 1, ACCESS_READ | ACCESS_MAINTENANCE, &access);
+        resolve(cpu, cpu->x[insn->rd], 1, 1,
+                ACCESS_MAINTENANCE | (insn->amount ? ACCESS_READ : ACCESS_WRITE), &access);
 }
 
 static void run_dc_block(struct vcpu *cpu, const struct insn *insn)

@@ -142,9 +142,10 @@ static void set_granules(const struct span *span, uint64_t va, unsigned tag, boo
 }
 
 /* Writes `granules` allocation tags from `va` on, and zeros the data if asked to. The range
- * crosses at most one page end. Untagged memory takes no tag; nor does any with ATA = 0. */
+ * crosses at most one page end; `flags` are those besides the plain ones. Untagged memory
+ * takes no tag; nor does any with ATA = 0. */
 static bool set_tags(struct vcpu *cpu, uint64_t va, unsigned granules, unsigned tag,
-                     bool zero_data)
+                     bool zero_data, unsigned flags)
 {
     uint64_t address = strip_top_byte(cpu, va), offset = address & (PAGE_BYTES - 1);
     uint32_t bytes = granules * GRANULE_BYTES;
@@ -154,7 +155,7 @@ static bool set_tags(struct vcpu *cpu, uint64_t va, unsigned granules, unsigned 
                offset + bytes <= PAGE_BYTES && !cpu->machine->armed_monitors))
         access.spans[0] = (struct span){entry->data + offset, entry->tags, bytes};
     else if (!resolve_ram(cpu, va, bytes, GRANULE_BYTES,
-                          ACCESS_WRITE | ACCESS_UNCHECKED | ACCESS_ALIGNED, &access))
+                          flags | ACCESS_WRITE | ACCESS_UNCHECKED | ACCESS_ALIGNED, &access))
         return false;
     bool store_tags = tags_enabled(cpu, 0);
     for (unsigned i = 0; i < 2; i++) {
@@ -185,7 +186,7 @@ static void run_store_tag(struct vcpu *cpu, const struct insn *insn)
 {
     uint64_t address = tag_address(cpu, insn);
     unsigned tag = logical_tag(cpu->x[insn->rd]);
-    if (stack_is_aligned(cpu, insn) && set_tags(cpu, address, insn->amount, tag, insn->size))
+    if (stack_is_aligned(cpu, insn) && set_tags(cpu, address, insn->amount, tag, insn->size, 0))
         write_back(cpu, insn);
 }
 
@@ -263,7 +264,7 @@ static void run_store_zero_tags(struct vcpu *cpu, const struct insn *insn)
     if (!cpu->el)
         raise_undefined(cpu);
     else if (stack_is_aligned(cpu, insn))
-        set_tags(cpu, address, DC_ZVA_BYTES / GRANULE_BYTES, cpu->x[insn->rd] & 0xf, true);
+        set_tags(cpu, address, DC_ZVA_BYTES / GRANULE_BYTES, cpu->x[insn->rd] & 0xf, true, 0);
 }
 
 /* FAR_EL1 of a fault that is not a tag check fault holds the register's address, not the
@@ -271,7 +272,8 @@ static void run_store_zero_tags(struct vcpu *cpu, const struct insn *insn)
 void run_dc_gva(struct vcpu *cpu, const struct insn *insn)
 {
     uint64_t va = cpu->x[insn->rd], block = va & ~(uint64_t)(DC_ZVA_BYTES - 1);
-    if (!set_tags(cpu, block, DC_ZVA_BYTES / GRANULE_BYTES, logical_tag(va), insn->amount))
+    if (!set_tags(cpu, block, DC_ZVA_BYTES / GRANULE_BYTES, logical_tag(va), insn->amount,
+                  ACCESS_NO_DEVICE))
         cpu->sys.far = va;
 }
 
@@ -279,7 +281,7 @@ void run_dc_zva(struct vcpu *cpu, const struct insn *insn)
 {
     uint64_t va = cpu->x[insn->rd], block = va & ~(uint64_t)(DC_ZVA_BYTES - 1);
     struct access access;
-    if (!resolve_ram(cpu, block, DC_ZVA_BYTES, 1, ACCESS_WRITE, &access)) {
+    if (!resolve_ram(cpu, block, DC_ZVA_BYTES, 1, ACCESS_WRITE | ACCESS_NO_DEVICE, &access)) {
         if (BITS(cpu->sys.esr, 5, 0) != FSC_TAG_CHECK)
             cpu->sys.far = va;
         return;

@@ -83,7 +83,7 @@ def test_demo_that_cannot_start_says_why_and_leaves_nothing(scratch: Path) -> No
     result = tagalong("demo", "--ram", "4K")
 
     assert result.returncode == 20
-    assert "tagalong: error: the source process ended: tagalong: error: guest" in result.stderr
+    assert "tagalong: error: the source process ended: guest segment 0x" in result.stderr
     assert "Traceback" not in result.stderr
     assert list(scratch.iterdir()) == []
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.vm_processes import TAGALONG, TIMEOUT_S, VmProcess, tagalong, until, vm_process
 
-CHURN = ("--guest", "churn", "--ram", "32M")
+CHURN = ("--guest", "churn", "--guest-args", "report=512", "--ram", "32M")
 
 
 @contextmanager
@@ -241,3 +241,22 @@ def test_migrate_bad_uri_is_wrong_usage(tmp_path: Path) -> None:
 
     assert result.returncode == 2
     assert "'pigeon:1' is no migration address" in result.stderr
+
+
+def test_migrate_under_stop_and_cont_never_lets_the_guest_run_twice(tmp_path: Path) -> None:
+    with pair(tmp_path) as (source, target), source.qmp() as qmp:
+        uri = target.incoming_uri()
+        qmp.execute("migrate", uri=uri, x_verify=True)
+        while qmp.migration()["status"] != "completed":
+            assert qmp.migration()["status"] != "failed", qmp.migration()
+            qmp.execute("stop")
+            qmp.execute("cont")
+        stops = source.console.count("churn: progress")
+        assert qmp.state() == "postmigrate"
+        with target.qmp() as there:
+            there.execute("cont")
+            assert there.state() == "running"
+        target.wait_for_console("churn: progress", times=3)
+
+        assert source.console.count("churn: progress") == stops
+        assert "FAIL" not in source.console + target.console

@@ -3,16 +3,18 @@
 import signal
 import socket
 import stat
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from tests.support.vm_processes import Qmp, tagalong, vm_process
+from tests.support.tiny_guest import write_guest
+from tests.support.vm_processes import TAGALONG, Qmp, tagalong, until, vm_process
 
-CHURN = ("--guest", "churn", "--ram", "16M")
+CHURN = ("--guest", "churn", "--guest-args", "report=512", "--ram", "16M")
 
-
-def event_names(events: list[dict[str, object]] | list[object]) -> list[object]:
-    return [event["event"] for event in events if isinstance(event, dict)]
+FMOV_D0_D0 = 0x1E604000
+BRANCH_TO_SELF = 0x14000000
 
 
 def test_run_selftest_prints_to_stdout_and_ends_with_0(tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_run_stream_that_is_rubbish_ends_with_a_typed_error(tmp_path: Path) -> N
         host, port = vm.incoming_uri().removeprefix("tcp:").rsplit(":", 1)
         with socket.create_connection((host, int(port))) as intruder:
             intruder.sendall(b"GET / HTTP/1.0\r\n\r\n" + bytes(1000))
-            assert vm.status() == 32
+            assert vm.status() == 40
         names = [event["event"] for event in qmp.rest()]
 
     assert "tagalong: error: " in vm.messages
@@ -148,3 +150,52 @@ def test_run_quit_while_waiting_for_a_vm_ends_with_0(tmp_path: Path) -> None:
         qmp.execute("quit")
         assert vm.status() == 0
     assert not path.exists()
+
+
+def test_run_unsupported_instruction_is_an_internal_error_with_its_status(tmp_path: Path) -> None:
+    guest = write_guest(tmp_path / "fp.elf", FMOV_D0_D0)
+    with vm_process(tmp_path, "vm", "--guest", str(guest), "--paused") as vm, vm.qmp() as qmp:
+        qmp.execute("cont")
+        assert vm.status() == 25
+        events = qmp.rest()
+
+    assert [event["event"] for event in events] == ["RESUME", "STOP", "SHUTDOWN"]
+    assert events[-1]["data"] == {"guest": False, "reason": "host-error"}
+    assert vm.messages.splitlines()[-1] == (
+        "tagalong: error: vCPU 0 at pc 0x0000000040200000: instruction 0x1e604000 (fmov d0, d0) "
+        "is allocated in the architecture but not implemented by the embedded machine"
+    )
+    assert not vm.control.exists()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_run_vm_survives_that_nobody_reads_its_output_any_more(tmp_path: Path, stream: str) -> None:
+    control = tmp_path / "vm.sock"
+    command = [*TAGALONG, "run", *CHURN, "--control", str(control)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            read = getattr(process, stream)
+            assert read.readline()
+            read.close()
+            until(control.exists, "the control socket")
+            with Qmp(control) as qmp:
+                for _ in range(5):
+                    time.sleep(0.1)
+                    assert qmp.state() == "running"
+                qmp.execute("migrate", uri="tcp:127.0.0.1:1")
+                until(lambda: qmp.migration()["status"] == "failed", "the failure")
+                assert qmp.state() == "running"
+                qmp.execute("quit")
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def test_run_exit_with_a_parent_that_is_gone_ends_at_once(tmp_path: Path) -> None:
+    guest = write_guest(tmp_path / "spin.elf", BRANCH_TO_SELF)
+
+    result = tagalong(
+        "run", "--guest", str(guest), "--control", str(tmp_path / "a"), "--exit-with-parent", "1"
+    )
+
+    assert result.returncode == -signal.SIGTERM

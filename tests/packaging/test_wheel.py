@@ -40,7 +40,8 @@ def test_wheel_unpacked_elsewhere_runs_a_guest(wheel, tmp_path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
 
     run = subprocess.run(
-        [sys.executable, "-m", "tagalong", "run", "--machine", "soft", "--guest", "selftest"],
+        [sys.executable, "-m", "tagalong", "run", "--machine", "soft", "--guest", "selftest",
+         "--control", str(tmp_path / "vm.sock")],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 

@@ -1,8 +1,10 @@
 """Generates the oracle's random programs: reproducible from kind and seed alone."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from tests.support.oracle_draw import Draw
+from tests.support.oracle_encodings import fuzz
 from tests.support.oracle_forms_data import (
     BRANCHES,
     DATA_PROCESSING,
@@ -15,6 +17,7 @@ from tests.support.oracle_layout import MAX_PROGRAM_WORDS, SLOTS, slot_address
 from tests.support.oracle_program import Program
 
 CHUNKS = 70
+ENCODINGS = "encodings"  # the kind whose programs oracle_encodings makes
 _LOOP_PERCENT = 2
 
 # kind -> weights of the groups of forms, in percent.
@@ -34,8 +37,8 @@ KINDS: dict[str, tuple[tuple[Sequence[Form], int], ...]] = {
 }
 
 
-def generate(kind: str, seed: int, slot: int = 0) -> Program:
-    """Return the program that `kind` and `seed` stand for, made for `slot`."""
+def generate(kind: str, seed: int) -> Program:
+    """Return the program that `kind` and `seed` stand for; its slot is seed modulo SLOTS."""
     draw = Draw(f"{kind} {seed}")
     draw.privileged = bool(draw.bits(1))
     state = draw.state()
@@ -43,7 +46,7 @@ def generate(kind: str, seed: int, slot: int = 0) -> Program:
     weights = [weight for _, weight in KINDS[kind]]
     chunks: list[tuple[int, ...]] = []
     size = 0
-    draw.pc = slot_address(slot)
+    draw.pc = slot_address(seed % SLOTS)
     for forms in draw.choices(groups, weights, k=CHUNKS):
         chunk = tuple(_chunk(draw, forms))
         size += len(chunk)
@@ -54,9 +57,10 @@ def generate(kind: str, seed: int, slot: int = 0) -> Program:
     return Program(f"{kind} seed {seed}", tuple(chunks), state, draw.privileged)
 
 
-def batch(kind: str, first_seed: int, count: int = SLOTS) -> list[Program]:
-    """Return `count` programs with successive seeds, one for each slot from 0 on."""
-    return [generate(kind, first_seed + slot, slot) for slot in range(count)]
+def batch(kind: str, number: int) -> list[Program]:
+    """Return a program for each slot; batch n has the seeds from n * SLOTS on."""
+    make = fuzz if kind == ENCODINGS else partial(generate, kind)
+    return [make(seed) for seed in range(number * SLOTS, (number + 1) * SLOTS)]
 
 
 def _chunk(draw: Draw, forms: Sequence[Form]) -> list[int]:

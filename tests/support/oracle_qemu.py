@@ -16,7 +16,7 @@ from tests.support.oracle_runner import (
     linux_executable,
 )
 
-_TIMEOUT_S = 10
+_TIMEOUT_S = 60
 _KINDS = {
     (4, None): FaultKind.UNDEFINED,
     (5, None): FaultKind.BREAKPOINT,

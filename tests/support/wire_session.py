@@ -29,6 +29,7 @@ from tagalong.wire import (
     Region,
     Role,
     Round,
+    Run,
     Running,
     State,
     Vcpu,
@@ -71,11 +72,11 @@ SCRIPT: tuple[tuple[Role, Record], ...] = (
     (SOURCE, MACHINE),
     (DESTINATION, KeepAlive()),
     (DESTINATION, Accept()),
-    (SOURCE, Pages(RAM, 1, RAW_DATA, RAW_TAGS)),
-    (SOURCE, Pages(RAM + 0x1000, 0xFF, NoBytes.ZERO, NoBytes.ZERO)),
+    (SOURCE, Pages((Run(RAM, 1),), (RAW_DATA,), RAW_TAGS)),
+    (SOURCE, Pages((Run(RAM + 0x1000, 0xFF),), NoBytes.ZERO, NoBytes.ZERO)),
     (SOURCE, Round(1, 0x100)),
     (DESTINATION, Round(1, 0x100)),
-    (SOURCE, Pages(RAM + 0x20_0000, 2, NoBytes.ZERO, RUN_TAGS)),
+    (SOURCE, Pages((Run(RAM, 1), Run(RAM + 0x20_0000, 1)), NoBytes.ZERO, RUN_TAGS)),
     (SOURCE, Round(2, 2)),
     (DESTINATION, Round(2, 2)),
     (SOURCE, STATE),
@@ -92,7 +93,7 @@ SCRIPT: tuple[tuple[Role, Record], ...] = (
 SAMPLES: dict[RecordType, Record] = {
     **{record.type: record for _, record in SCRIPT},
     RecordType.ABORT: Abort(AbortReason.CANCELLED, "asked for"),
-    RecordType.PAGES: Pages(RAM, 1, NoBytes.ZERO, NoBytes.ZERO),
+    RecordType.PAGES: Pages((Run(RAM, 1),), NoBytes.ZERO, NoBytes.ZERO),
 }
 
 
@@ -190,8 +191,9 @@ def raw_record(
     """Return a record with right checksums and whatever else is asked for."""
     size = len(payload) if size is None else size
     checked = kind.to_bytes(2, "little") + flags.to_bytes(2, "little") + size.to_bytes(4, "little")
-    if kind == RecordType.PAGES and len(payload) >= 24:
-        check = xxhash.xxh3_64_intdigest(checked + payload[:20], seed=sequence) & 0xFFFF_FFFF
-        payload = payload[:20] + check.to_bytes(4, "little") + payload[24:]
+    if kind == RecordType.PAGES and len(payload) >= 16:
+        runs = payload[16 : 16 + 16 * int.from_bytes(payload[:2], "little")]
+        check = xxhash.xxh3_64_intdigest(checked + payload[:8] + runs, seed=sequence)
+        payload = payload[:8] + check.to_bytes(8, "little") + payload[16:]
     value = xxhash.xxh3_64_intdigest(checked + payload, seed=sequence)
     return checked + value.to_bytes(8, "little") + payload

@@ -11,12 +11,13 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TransferSpeedColumn,
 )
 
 from tagalong.vmm.record import MigrationStatus
 
 Info = Mapping[str, object]
+
+_BITS_PER_BYTE = 8
 
 
 @contextmanager
@@ -33,11 +34,11 @@ def migration_bar(console: Console | None = None) -> Iterator[Callable[[Info], N
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        TextColumn("{task.fields[rate]}"),
     )
     # Shown with the first answer and gone with the last: other lines stand before and after.
     progress = Progress(*columns, console=console, transient=True)
-    task = progress.add_task("migrating", total=None)
+    task = progress.add_task("migrating", total=None, rate="")
     try:
         yield lambda info: _update(progress, task, info)
     finally:
@@ -49,16 +50,17 @@ def _ignore(_: Info) -> None:
 
 
 def _update(progress: Progress, task: TaskID, info: Info) -> None:
-    ram = cast("dict[str, int] | None", info.get("ram"))
     if MigrationStatus(info["status"]).is_final:
         progress.stop()
         return
     progress.start()
-    if ram is None:
-        return
+    ram = cast("dict[str, int]", info.get("ram", {}))
+    if not ram.get("dirty-sync-count"):
+        return  # the first round has not begun
     progress.update(
         task,
         description=f"migrating, round {ram['dirty-sync-count']}",
         total=ram["total"],
         completed=ram["total"] - ram["remaining"],
+        rate=f"{ram['mbps'] / _BITS_PER_BYTE:,.0f} MB/s" if ram["mbps"] else "",
     )

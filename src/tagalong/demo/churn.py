@@ -3,7 +3,7 @@
 Two kinds of lines matter; the words before the first pair tell them apart:
 
     churn: progress vcpu=0 ops=4096 blocks=300 retags=120 faults=64
-    churn: FAIL vcpu=0 pattern addr=0x40200000 ...
+    churn: FAIL vcpu=0 ops=5000 allocation tag at 0x40255420: expected 0xc got 0
 """
 
 import asyncio

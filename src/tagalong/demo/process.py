@@ -21,6 +21,7 @@ _POLL_S = 0.01
 _STOP_TIMEOUT_S = 5.0
 _KEPT_MESSAGES = 20
 _MAX_LINE_BYTES = 1 << 20
+_PREFIX = "tagalong: error: "
 
 
 class VmProcess:
@@ -37,14 +38,11 @@ class VmProcess:
             asyncio.create_task(self._read_messages(cast("StreamReader", process.stderr))),
         ]
 
-    @property
-    def pid(self) -> int:
-        """Return the process id."""
-        return self._process.pid
-
-    def last_message(self) -> str:
-        """Return the last thing that the process said to people."""
-        return self._messages[-1] if self._messages else "no message"
+    async def ended_early(self) -> MachineError:
+        """Wait for the end of a process that should not end; return the error for it."""
+        await self.stop()
+        last = self._messages[-1] if self._messages else "it did not say why"
+        return MachineError(f"the {self.name} process ended: {last.removeprefix(_PREFIX)}")
 
     async def stop(self) -> None:
         """End the process, by force if it does not listen, and read all it had to say.
@@ -54,7 +52,8 @@ class VmProcess:
         if self._process.returncode is None:
             self._process.terminate()
             try:
-                await asyncio.wait_for(self._process.wait(), _STOP_TIMEOUT_S)
+                async with asyncio.timeout(_STOP_TIMEOUT_S):
+                    await self._process.wait()
             except TimeoutError:
                 self._process.kill()
         await self._process.wait()
@@ -74,16 +73,12 @@ class VmProcess:
                     client = await stack.enter_async_context(connect(self.control))
                     break
                 except ControlError:
-                    await self._check_alive()
+                    if self._process.returncode is not None:
+                        raise await self.ended_early() from None
                     if time.monotonic() > deadline:
                         raise
                     await asyncio.sleep(_POLL_S)
             yield client
-
-    async def _check_alive(self) -> None:
-        if self._process.returncode is not None:
-            await asyncio.gather(*self._readers)
-            raise MachineError(f"the {self.name} process ended: {self.last_message()}")
 
     async def _read_console(self, stream: StreamReader) -> None:
         async for line in stream:

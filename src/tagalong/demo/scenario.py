@@ -143,4 +143,4 @@ async def _wait_for_progress(
             f"the guest at the {vm.name} made no progress in {_PROGRESS_TIMEOUT_S:.0f} s"
         ) from error
     if not enough(vm.log):
-        raise MachineError(f"the guest at the {vm.name} ended early: {vm.last_message()}")
+        raise await vm.ended_early()

@@ -89,7 +89,8 @@ def receive(
     Raises MigrationError or one of its subclasses, with the cause chained: the machine is
     closed, was never started, and the source keeps the VM.
     """
-    return _Destination(channel, build, take_over, timeouts or Timeouts(), cancel).run()
+    with channel:
+        return _Destination(channel, build, take_over, timeouts or Timeouts(), cancel).run()
 
 
 class _Destination:
@@ -106,7 +107,6 @@ class _Destination:
         self._build = build
         self._take_over = take_over
         self._cancel = cancel
-        self._channel = channel
         connection = wire.Connection(wire.Role.DESTINATION, self._place)
         self._link = Link(channel, connection, timeouts)
         self._machine: Machine | None = None
@@ -116,7 +116,7 @@ class _Destination:
         self._has_taken_over = False
 
     def run(self) -> Arrival:
-        self._channel.interrupt = lambda: check_cancelled(self._cancel)
+        self._link.disturb(self._cancel)
         try:
             return self._receive()
         except BaseException as error:
@@ -129,8 +129,6 @@ class _Destination:
                     f"the migration failed, nothing was started here: {error}"
                 ) from error
             raise
-        finally:
-            self._link.close()
 
     def _receive(self) -> Arrival:
         hello = self._link.expect(wire.Hello)
@@ -141,6 +139,7 @@ class _Destination:
         self._fill(machine, taker)
         self._link.send(wire.Ready())
         commit = self._link.expect(wire.Commit)
+        self._link.disturb(None)
         self._take_over(machine, commit.run)
         self._has_taken_over = True
         return Arrival(

@@ -21,6 +21,7 @@ from tagalong.errors import (
     StateError,
 )
 from tagalong.migrate.channel import Channel
+from tagalong.migrate.monitor import CancelToken, check_cancelled
 from tagalong.wire import (
     NEED_DATA,
     Abort,
@@ -33,6 +34,7 @@ from tagalong.wire import (
 )
 
 _KEEPALIVE_S = 1.0
+_STEPS_AT_ONCE = 100
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -54,7 +56,7 @@ class Timeouts:
 
 
 class Link:
-    """One end's connection to its peer over `channel`, which it closes."""
+    """One end's connection to its peer over `channel`, which stays the caller's to close."""
 
     def __init__(self, channel: Channel, connection: Connection, timeouts: Timeouts) -> None:
         self._channel = channel
@@ -71,6 +73,10 @@ class Link:
     def bytes_sent(self) -> int:
         """Return how many bytes were sent so far."""
         return self._connection.bytes_sent
+
+    def disturb(self, cancel: CancelToken | None) -> None:
+        """Let `cancel` end waits from now on; None lets nobody."""
+        self._channel.interrupt = lambda: check_cancelled(cancel)
 
     def send(self, record: Record) -> int:
         """Send a record; return its size in bytes.
@@ -142,8 +148,13 @@ class Link:
             self._connection.receive_eof()
 
     def heed_peer(self) -> None:
-        """Take in what the peer has said unasked: KEEPALIVE, or an ABORT, which is raised."""
-        while self._channel.is_readable():
+        """Take in what the peer has said unasked: KEEPALIVE, or an ABORT, which is raised.
+
+        Never waits, and leaves the rest for the next time if the peer says too much.
+        """
+        for _ in range(_STEPS_AT_ONCE):
+            if not self._channel.is_readable():
+                return
             self._receive_bytes(time.monotonic() + self._timeouts.record_s)
             self._parse()
 
@@ -151,21 +162,13 @@ class Link:
         """Tell the peer why it ends here, if it can still be told. Raises nothing."""
         abort = Abort(reason_of(error), str(error))
         deadline = time.monotonic() + self._timeouts.farewell_s
-        self._channel.interrupt = _undisturbed
+        self.disturb(None)
         if not self._channel.is_mid_record:
             try:
                 self._channel.send(self._connection.send(abort), deadline=deadline)
             except (HostError, LocalProtocolError):
                 return
         self._channel.finish(deadline)
-
-    def close(self) -> None:
-        """Close the channel."""
-        self._channel.close()
-
-
-def _undisturbed() -> None:
-    pass
 
 
 _REASONS: tuple[tuple[type[BaseException], AbortReason], ...] = (

@@ -1,16 +1,15 @@
-"""Sends pages: cuts them into batches, leaves out what is zero, and keeps count.
+"""Sends pages: gathers them into batches, leaves out what is zero, and keeps count.
 
 While the guest runs it may write to a page between the moment its checksum is taken and
-the moment its bytes leave. So batches of a running guest go through a buffer of their own,
+the moment its bytes leave. So batches of a running guest are copied into a buffer first,
 which stays in the processor's cache; those of a guest that stands go out of guest RAM
-itself. What the guest writes after the copy is in the dirty log.
+itself if they are in one piece. What the guest writes after the copy is in the dirty log.
 """
 
 import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +20,13 @@ from tagalong.machine import Machine
 from tagalong.memory import Gpa, PageBitmap, Region
 from tagalong.migrate.digest import Tick
 from tagalong.migrate.link import Link
-from tagalong.mte import PACKED_RATIO
 from tagalong.mte.tags import zero_rows
 
 BATCH_BYTES = 1 << 20
 
-# A record costs about as much time as sending this many pages: shorter stretches of zero
-# pages are sent as bytes.
-_ZERO_PAGES_WORTH_A_RECORD = 8
-
-# Headers and head of a PAGES record: what is neither data nor tags.
-_OVERHEAD_BYTES = 40
+# Page numbers are unpacked from a bitmap for so many words at a time.
+_WINDOW_WORDS = 1024
+_WORD_BITS = 64
 
 
 @dataclass
@@ -59,8 +54,8 @@ class PageSender:
     def __init__(self, machine: Machine, link: Link, *, drop_tags: bool) -> None:
         self._machine = machine
         self._link = link
-        self._drop_tags = drop_tags
         self._has_tags = machine.description.mte_version != 0
+        self._sends_tags = self._has_tags and not drop_tags
         self._buffer = np.empty(BATCH_BYTES, np.uint8)
 
     def send(self, pages: Sequence[PageBitmap], tick: Tick, *, tally: Tally, is_live: bool) -> None:
@@ -70,92 +65,126 @@ class PageSender:
         what `Link.send` raises and what `tick` does, HostError if RAM cannot be read.
         """
         for region, bitmap in zip(self._machine.memory.regions, pages, strict=True):
-            for offset, size_bytes in _batches(region, bitmap):
+            for numbers in batches(bitmap, BATCH_BYTES // region.page_size_bytes):
                 tick()
                 began = time.monotonic()
-                data = self._data(region, offset, size_bytes, is_live=is_live)
-                tags = self._tags(region, offset, size_bytes)
-                if self._send_batch(region, offset, data, tags, tally):
+                wire_bytes = tally.wire_bytes
+                self._send_batch(region, numbers, tally, is_live=is_live)
+                if tally.wire_bytes > wire_bytes:
                     tally.busy_s += time.monotonic() - began
 
-    # Which plane is read first does not matter: the guest's change of either in between
-    # marks the page dirty, and both are sent again.
+    def _send_batch(
+        self, region: Region, numbers: NDArray[np.int64], tally: Tally, *, is_live: bool
+    ) -> None:
+        """Send these pages: those with data in one record, those that are zero in another."""
+        # Which plane is read first does not matter: the guest's change of either in between
+        # marks the page dirty, and both are sent again.
+        page = region.page_size_bytes
+        data = self._data(region, numbers, is_live=is_live)
+        is_zero = zero_rows(data, page)
+        tags = self._tags(region, numbers)
+        if is_zero.all():
+            self._send_record(region, numbers, None, tags, tally)
+        elif not is_zero.any():
+            self._send_record(region, numbers, data, tags, tally)
+        else:
+            rows = data.reshape(-1, page)[~is_zero].reshape(-1)
+            for rest, chosen in ((rows, ~is_zero), (None, is_zero)):
+                chosen_tags = None if tags is None else tags[chosen]
+                self._send_record(region, numbers[chosen], rest, chosen_tags, tally)
 
     def _data(
-        self, region: Region, offset: int, size_bytes: int, *, is_live: bool
+        self, region: Region, numbers: NDArray[np.int64], *, is_live: bool
     ) -> NDArray[np.uint8]:
-        if not is_live:
-            return region.data[offset : offset + size_bytes]
-        batch = self._buffer[:size_bytes]
-        done = 0
-        while done < size_bytes:
-            try:
-                done += os.preadv(region.data_fd, [batch[done:].data], offset + done)
-            except OSError as error:
-                raise HostError(
-                    f"cannot read RAM at gpa {region.gpa + offset:#x}: {error}"
-                ) from error
+        """Return the pages' data in one piece."""
+        page = region.page_size_bytes
+        runs = runs_of(numbers)
+        if len(runs) == 1 and not is_live:
+            first, count = runs[0]
+            return region.data[first * page : (first + count) * page]
+        batch = self._buffer[: numbers.size * page]
+        at = 0
+        for first, count in runs:
+            # Reading by the descriptor and not through the mapping fills no hole.
+            _read(region, first * page, batch[at : at + count * page])
+            at += count * page
         return batch
 
-    def _tags(self, region: Region, offset: int, size_bytes: int) -> NDArray[np.uint8] | None:
-        if not self._has_tags or self._drop_tags:
+    def _tags(self, region: Region, numbers: NDArray[np.int64]) -> NDArray[np.uint8] | None:
+        """Return the pages' packed tags, one row a page."""
+        if not self._sends_tags:
             return None
-        return self._machine.read_tags(Gpa(region.gpa + offset), size_bytes)
+        page = region.page_size_bytes
+        packed = [
+            self._machine.read_tags(Gpa(region.gpa + first * page), count * page)
+            for first, count in runs_of(numbers)
+        ]
+        return np.concatenate(packed).reshape(numbers.size, -1)
 
-    def _send_batch(
+    def _send_record(
         self,
         region: Region,
-        offset: int,
-        data: NDArray[np.uint8],
+        numbers: NDArray[np.int64],
+        data: NDArray[np.uint8] | None,
         tags: NDArray[np.uint8] | None,
         tally: Tally,
-    ) -> int:
-        """Send a batch in as many records as its zero pages ask for; return its wire bytes."""
-        before = tally.wire_bytes
-        no_tags = wire.NoBytes.ZERO if self._has_tags else wire.NoBytes.ABSENT
+    ) -> None:
         page = region.page_size_bytes
-        for first, stop, is_zero in _stretches(zero_rows(data, page)):
-            start, end = first * page, stop * page
-            record = wire.Pages(
-                first_gpa=region.gpa + offset + start,
-                page_count=stop - first,
-                data=wire.NoBytes.ZERO if is_zero else data[start:end].data,
-                tags=no_tags if tags is None else _packed(tags, start, end),
-            )
-            data_bytes = 0 if is_zero else end - start
-            sent = self._link.send(record)
-            tally.pages += record.page_count
-            tally.data_bytes_wire += data_bytes
-            tally.tag_bytes_wire += sent - _OVERHEAD_BYTES - data_bytes
-        return tally.wire_bytes - before
+        runs = runs_of(numbers)
+        record = wire.Pages(
+            runs=tuple(wire.Run(region.gpa + first * page, count) for first, count in runs),
+            data=wire.NoBytes.ZERO if data is None else _pieces(data, runs, page),
+            tags=self._tag_plane(tags),
+        )
+        wire_bytes = self._link.send(record)
+        data_bytes = 0 if data is None else data.size
+        tally.pages += numbers.size
+        tally.data_bytes_wire += data_bytes
+        tally.tag_bytes_wire += wire_bytes - data_bytes - wire.pages_overhead_bytes(len(runs))
+
+    def _tag_plane(self, tags: NDArray[np.uint8] | None) -> memoryview | wire.NoBytes:
+        if tags is None:
+            return wire.NoBytes.ZERO if self._has_tags else wire.NoBytes.ABSENT
+        return tags.reshape(-1).data
 
 
-def _packed(tags: NDArray[np.uint8], start: int, end: int) -> memoryview:
-    return tags[start // PACKED_RATIO : end // PACKED_RATIO].data
+def batches(bitmap: PageBitmap, most: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the numbers of a bitmap's pages in order, at most `most` at a time."""
+    for start in range(0, bitmap.words.size, _WINDOW_WORDS):
+        first = start * _WORD_BITS
+        count = min(_WINDOW_WORDS * _WORD_BITS, bitmap.page_count - first)
+        window = PageBitmap(count, bitmap.words[start : start + _WINDOW_WORDS])
+        numbers = window.pages() + first
+        for at in range(0, numbers.size, most):
+            yield numbers[at : at + most]
 
 
-def _batches(region: Region, bitmap: PageBitmap) -> Iterator[tuple[int, int]]:
-    """Yield offset and size in bytes of the batches of a region's pages."""
-    page = region.page_size_bytes
-    for first, count in bitmap.runs().tolist():
-        end = (first + count) * page
-        for offset in range(first * page, end, BATCH_BYTES):
-            yield offset, min(BATCH_BYTES, end - offset)
+def runs_of(numbers: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return first page and count of each run in ascending page numbers."""
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    starts = [0, *breaks.tolist()]
+    stops = [*breaks.tolist(), numbers.size]
+    firsts = numbers[starts].tolist()
+    return [(first, stop - start) for first, start, stop in zip(firsts, starts, stops, strict=True)]
 
 
-def _stretches(is_zero: NDArray[np.bool_]) -> Iterator[tuple[int, int, bool]]:
-    """Yield [first, stop) of the pages of a batch that go into one record, and whether as zero."""
-    if not is_zero.any() or is_zero.all():
-        yield 0, is_zero.size, bool(is_zero[0])
-        return
-    edges = np.flatnonzero(np.diff(is_zero)) + 1
-    bounds = [0, *edges.tolist(), is_zero.size]
-    raw_from = 0
-    for first, stop in pairwise(bounds):
-        if is_zero[first] and stop - first >= _ZERO_PAGES_WORTH_A_RECORD:
-            if raw_from < first:
-                yield raw_from, first, False
-            yield first, stop, True
-            raw_from = stop
-    if raw_from < is_zero.size:
-        yield raw_from, is_zero.size, False
+def _pieces(
+    data: NDArray[np.uint8], runs: Sequence[tuple[int, int]], page: int
+) -> tuple[memoryview, ...]:
+    view = data.data
+    pieces = []
+    at = 0
+    for _, count in runs:
+        pieces.append(view[at : at + count * page])
+        at += count * page
+    return tuple(pieces)
+
+
+def _read(region: Region, offset: int, target: NDArray[np.uint8]) -> None:
+    done = 0
+    while done < target.size:
+        try:
+            done += os.preadv(region.data_fd, [target[done:].data], offset + done)
+        except OSError as error:
+            where = region.gpa + offset + done
+            raise HostError(f"cannot read RAM at gpa {where:#x}: {error}") from error

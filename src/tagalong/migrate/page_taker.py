@@ -38,17 +38,27 @@ class PageTaker:
 
         Raises what Machine.write_tags raises.
         """
-        size_bytes = batch.page_count * self._machine.description.page_size_bytes
-        if batch.data is wire.NoBytes.ZERO:
-            self._zero_data(batch.first_gpa, size_bytes)
-        if isinstance(batch.tags, memoryview):
-            self._machine.write_tags(Gpa(batch.first_gpa), np.frombuffer(batch.tags, np.uint8))
-            self._tags_used.of(batch.first_gpa, size_bytes)[:] = True
-        else:
-            self._zero_tags(batch.first_gpa, size_bytes)
-        self._stale.of(batch.first_gpa, size_bytes)[:] = False
+        page = self._machine.description.page_size_bytes
+        at = 0
+        for run in batch.runs:
+            size_bytes = run.page_count * page
+            if batch.data is wire.NoBytes.ZERO:
+                self._zero_data(run.first_gpa, size_bytes)
+            self._take_tags(run.first_gpa, size_bytes, batch.tags, at)
+            self._stale.of(run.first_gpa, size_bytes)[:] = False
+            at += size_bytes // PACKED_RATIO
         self.pages += batch.page_count
         self.pages_in_round += batch.page_count
+
+    def _take_tags(
+        self, gpa: int, size_bytes: int, tags: memoryview | wire.NoBytes, at: int
+    ) -> None:
+        if not isinstance(tags, memoryview):
+            self._zero_tags(gpa, size_bytes)
+            return
+        packed = np.frombuffer(tags, np.uint8, size_bytes // PACKED_RATIO, at)
+        self._machine.write_tags(Gpa(gpa), packed)
+        self._tags_used.of(gpa, size_bytes)[:] = True
 
     def end_round(self) -> int:
         """Return how many pages were taken in this round, and begin the next one."""

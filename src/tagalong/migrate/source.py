@@ -109,7 +109,8 @@ def migrate(
     then as it was, and runs if it ran before. The one exception is HandoverUncertainError:
     the machine is paused, and stays so until a person has looked at the destination.
     """
-    return _Source(channel, machine, options or MigrationOptions(), progress, cancel).run()
+    with channel:
+        return _Source(channel, machine, options or MigrationOptions(), progress, cancel).run()
 
 
 class _Source:
@@ -126,7 +127,6 @@ class _Source:
         self._machine = machine
         self._options = options
         self._cancel = cancel
-        self._channel = channel
         self._link = Link(channel, wire.Connection(wire.Role.SOURCE), options.timeouts)
         self._monitor = Monitor(machine.description.ram_bytes, progress)
         sender = PageSender(machine, self._link, drop_tags=options.drop_tags)
@@ -152,7 +152,6 @@ class _Source:
             raise
         finally:
             self._stop_dirty_log()
-            self._link.close()
         return self._report(downtime)
 
     def _stop_dirty_log(self) -> None:
@@ -161,7 +160,7 @@ class _Source:
             self._machine.stop_dirty_log()
 
     def _migrate(self) -> DowntimeParts:
-        self._channel.interrupt = lambda: check_cancelled(self._cancel)
+        self._link.disturb(self._cancel)
         self._set_up()
         left = self._precopy.run(Limits(self._options.max_downtime_s, self._options.max_rounds))
         return self._stop_and_hand_over(left)
@@ -230,7 +229,7 @@ class _Source:
         self._link.expect(wire.Ready)
         self._heed()
         # From here on nobody can cancel, and no callback of the caller is called.
-        self._channel.interrupt = _undisturbed
+        self._link.disturb(None)
         self._commit()
         self._link.expect(wire.Running)
 
@@ -296,7 +295,3 @@ class _Stopwatch:
         """Return the seconds since the lap before."""
         before, self._last = self._last, time.monotonic()
         return self._last - before
-
-
-def _undisturbed() -> None:
-    pass

@@ -1,4 +1,8 @@
-"""An error and what caused it, in one line."""
+"""Errors with what caused them, in one line; and what to make of a bug of ours."""
+
+import logging
+
+from tagalong.errors import MigrationError
 
 
 def with_causes(error: BaseException) -> str:
@@ -18,3 +22,14 @@ def with_causes(error: BaseException) -> str:
 
 def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
+
+
+def unexpected(error: Exception) -> MigrationError:
+    """Return the MigrationError for a bug of ours in a migration's thread, and log the bug.
+
+    It must not take the VM with it: the migration fails and everything else goes on.
+    """
+    logging.getLogger(__name__).error("bug in tagalong, please report it", exc_info=error)
+    failure = MigrationError(f"internal error: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

@@ -6,7 +6,7 @@ It turns that package's exceptions into tagalong's, and knows how a migration is
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -57,42 +57,43 @@ class ControlClient:
     async def migrate(
         self, request: MigrationRequest, on_progress: Callable[[Answer], None]
     ) -> Answer:
-        """Migrate the VM away and return the source's report.
+        """Migrate the VM away: `begin_migration` and `follow_migration`."""
+        await self.begin_migration(request)
+        return await self.follow_migration(on_progress)
 
-        `on_progress` gets the answers of query-migrate while the migration goes on.
-        Raises the error that ended the migration, in its own class. If the waiting task
-        is cancelled, the migration goes on: see cancel_migration.
-        """
+    async def begin_migration(self, request: MigrationRequest) -> None:
+        """Let the VM begin to migrate. Raises CommandError if it refuses."""
         await self.execute("migrate-set-parameters", {"downtime-limit": request.max_downtime_ms})
+        await self.execute("migrate", _arguments(request))
+
+    async def follow_migration(self, on_progress: Callable[[Answer], None]) -> Answer:
+        """Wait for the end of the migration under way and return the source's report.
+
+        `on_progress` gets the answers of query-migrate, ten times a second. Raises the
+        error that ended the migration, in its own class. If the waiting task is cancelled,
+        the migration goes on: see cancel_migration.
+        """
         listener = EventListener("MIGRATION")
         with self._qmp.listen(listener):
-            await self.execute("migrate", _arguments(request))
-            return await self._follow(listener, on_progress)
+            while True:
+                info = await self.migration()
+                on_progress(info)
+                if MigrationStatus(info["status"]).is_final:
+                    return _outcome(info)
+                await _wait_for_event(listener)
 
     async def cancel_migration(self, on_progress: Callable[[Answer], None]) -> Answer:
-        """Cancel the migration and wait for its end; return and raise as `migrate`."""
-        listener = EventListener("MIGRATION")
-        with self._qmp.listen(listener):
-            await self.execute("migrate_cancel")
-            return await self._follow(listener, on_progress)
-
-    async def _follow(
-        self, listener: EventListener, on_progress: Callable[[Answer], None]
-    ) -> Answer:
-        while True:
-            info = await self.migration()
-            on_progress(info)
-            if MigrationStatus(info["status"]).is_final:
-                return _outcome(info)
-            await _wait_for_event(listener)
+        """Cancel the migration and wait for its end; returns and raises as follow_migration."""
+        await self.execute("migrate_cancel")
+        return await self.follow_migration(on_progress)
 
 
 async def _wait_for_event(listener: EventListener) -> None:
     """Return at the next event, or when it is time to look at the progress again."""
-    try:
-        await asyncio.wait_for(listener.get(), _POLL_S)
-    except TimeoutError:
-        return
+    # Not wait_for: before Python 3.12 that loses a cancellation that comes with the event.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_POLL_S):
+            await listener.get()
 
 
 def _arguments(request: MigrationRequest) -> Answer:
@@ -127,7 +128,8 @@ async def connect(path: Path) -> AsyncIterator[ControlClient]:
     """
     qmp = QMPClient("tagalong")
     try:
-        await asyncio.wait_for(qmp.connect(str(path)), _CONNECT_TIMEOUT_S)
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            await qmp.connect(str(path))
     except TimeoutError as error:
         raise ControlError(f"no QMP greeting from {path} in {_CONNECT_TIMEOUT_S:.0f} s") from error
     except (QMPError, OSError) as error:
@@ -139,7 +141,6 @@ async def connect(path: Path) -> AsyncIterator[ControlClient]:
 
 
 async def _disconnect(qmp: QMPClient) -> None:
-    try:
+    # The VM's process may have gone first.
+    with suppress(QMPError, OSError, EOFError):
         await qmp.disconnect()
-    except (QMPError, OSError, EOFError):
-        return  # the VM's process went first

@@ -15,8 +15,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
-from tagalong.errors import MigrationError, TagalongError
+from tagalong.errors import TagalongError
 from tagalong.machine import Machine, MachineDescription
+from tagalong.vmm.causes import unexpected
 from tagalong.vmm.record import MigrationRecord, MigrationStatus
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
@@ -76,9 +77,7 @@ class Incoming:
         except TagalongError as error:
             self._call(partial(self._failed, error))
         except Exception as error:  # noqa: BLE001 (a bug of ours: say so, do not hang)
-            failure = MigrationError(f"internal error: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            self._call(partial(self._failed, failure))
+            self._call(partial(self._failed, unexpected(error)))
         else:
             self._call(partial(self._completed, report))
 

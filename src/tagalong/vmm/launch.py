@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +90,7 @@ class _VmProcess:
 
     def __init__(self, options: RunOptions, announce: Announce) -> None:
         self._options = options
-        self._announce = announce
+        self._tell = announce
 
     async def run(self) -> Ending:
         self._vm = Vm(self._emit)
@@ -159,6 +160,11 @@ class _VmProcess:
         self._server.broadcast(event)
         if event.name == "MIGRATION":
             self._announce_migration()
+
+    def _announce(self, message: str) -> None:
+        # Whoever listened may be gone; that must not disturb the VM.
+        with suppress(OSError):
+            self._tell(message)
 
     def _announce_migration(self) -> None:
         record = self._outgoing.record or self._incoming_record()

@@ -1,8 +1,10 @@
 """Migrates a VM away: runs the migration in a thread and keeps the books in the event loop.
 
-setup -> active -> completed                the destination owns the VM: postmigrate
--> failed                   the VM goes on here, as it was
--> cancelling -> cancelled  the VM goes on here, as it was
+    setup -> active -> completed                the destination owns the VM: postmigrate
+                    -> failed                   the VM goes on here, as it was
+                    -> cancelling -> cancelled  the VM goes on here, as it was
+
+One at a time; what became of the last one is kept.
 """
 
 import asyncio
@@ -15,11 +17,11 @@ from typing import Protocol
 from tagalong.errors import (
     HandoverUncertainError,
     MigrationCancelledError,
-    MigrationError,
     RunStateError,
     TagalongError,
 )
 from tagalong.machine import Machine
+from tagalong.vmm.causes import unexpected
 from tagalong.vmm.record import (
     MigrationProgress,
     MigrationRecord,
@@ -104,7 +106,7 @@ class Outgoing:
         except TagalongError as error:
             self._call(partial(self._failed, error))
         except Exception as error:  # noqa: BLE001 (a bug of ours must not lose the VM)
-            self._call(partial(self._failed, _unexpected(error)))
+            self._call(partial(self._failed, unexpected(error)))
         else:
             self._call(partial(self._completed, report))
 
@@ -143,9 +145,3 @@ class Outgoing:
     def _call(self, function: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process ends
             self._loop.call_soon_threadsafe(function)
-
-
-def _unexpected(error: Exception) -> MigrationError:
-    failure = MigrationError(f"internal error: {type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure

@@ -33,9 +33,12 @@ async def migrate_vm(
 async def _migrate(
     client: ControlClient, request: MigrationRequest, on_progress: Callable[[Answer], None]
 ) -> Answer:
+    beginning = asyncio.ensure_future(client.begin_migration(request))
     try:
-        return await client.migrate(request, on_progress)
+        await asyncio.shield(beginning)
+        return await client.follow_migration(on_progress)
     except asyncio.CancelledError:
+        await beginning  # a command that is on its way cannot be called back
         return await client.cancel_migration(on_progress)
 
 

@@ -16,6 +16,7 @@ No socket, no thread, no clock: tests run both ends in lockstep, and whatever ca
 bytes is somebody else's choice.
 """
 
+from tagalong.wire.codec import pages_overhead_bytes
 from tagalong.wire.connection import NEED_DATA, Connection, NeedData
 from tagalong.wire.layout import Buffer
 from tagalong.wire.receiver import Placement
@@ -32,7 +33,6 @@ from tagalong.wire.records import (
     Machine,
     NoBytes,
     Pages,
-    Plane,
     Power,
     Prepare,
     Ready,
@@ -41,6 +41,7 @@ from tagalong.wire.records import (
     Region,
     Role,
     Round,
+    Run,
     Running,
     State,
     Vcpu,
@@ -68,7 +69,6 @@ __all__ = [
     "Pages",
     "Phase",
     "Placement",
-    "Plane",
     "Power",
     "Prepare",
     "Ready",
@@ -77,8 +77,10 @@ __all__ = [
     "Region",
     "Role",
     "Round",
+    "Run",
     "Running",
     "State",
     "Vcpu",
     "Verify",
+    "pages_overhead_bytes",
 ]

@@ -13,7 +13,7 @@ from tagalong.mte import PAGE_SIZES_BYTES
 from tagalong.wire import limits
 from tagalong.wire.layout import Buffer, Layout, MalformedError
 from tagalong.wire.machine_state import STATE_HEAD, VCPU_HEAD, decode_state, encode_state
-from tagalong.wire.planes import PAGES_HEAD
+from tagalong.wire.planes import PAGES_HEAD, RUN
 from tagalong.wire.records import (
     Abort,
     AbortReason,
@@ -75,8 +75,11 @@ PAYLOAD_BYTES: dict[RecordType, tuple[int, int]] = {
     ),
     RecordType.ACCEPT: _NOTHING,
     RecordType.PAGES: (
-        PAGES_HEAD.size,
-        PAGES_HEAD.size + limits.MAX_BATCH_BYTES + limits.MAX_BATCH_TAG_BYTES,
+        PAGES_HEAD.size + RUN.size,
+        PAGES_HEAD.size
+        + RUN.size * limits.MAX_RUNS
+        + limits.MAX_BATCH_BYTES
+        + limits.MAX_BATCH_TAG_BYTES,
     ),
     RecordType.ROUND: (ROUND.size, ROUND.size),
     RecordType.STATE: (STATE_HEAD.size + VCPU_HEAD.size, limits.MAX_STATE_BYTES),
@@ -90,6 +93,11 @@ PAYLOAD_BYTES: dict[RecordType, tuple[int, int]] = {
     RecordType.KEEPALIVE: _NOTHING,
 }
 """The smallest and the largest payload of each record type."""
+
+
+def pages_overhead_bytes(run_count: int) -> int:
+    """Return the size of a PAGES record of so many runs without its data and tags."""
+    return RECORD_HEADER.size + PAGES_HEAD.size + run_count * RUN.size
 
 
 def encode_stream_header() -> bytes:

@@ -21,7 +21,7 @@ from tagalong.wire.integrity import RecordHash, head_check
 from tagalong.wire.layout import Buffer, MalformedError
 from tagalong.wire.planes import PAGES_HEAD, TagCodec, encode_head
 from tagalong.wire.receiver import Placement, Receiver
-from tagalong.wire.records import Abort, Pages, Record, RecordType, Role
+from tagalong.wire.records import Abort, NoBytes, Pages, Record, RecordType, Role
 from tagalong.wire.states import Phase
 
 
@@ -112,12 +112,16 @@ class Connection:
         return [prefix + sealed + payload]
 
     def _encode_pages(self, pages: Pages) -> list[Buffer]:
-        tags = self._tags.encode(pages.tags, self.features)
-        head = encode_head(pages, tags, self._conversation.machine, self.features)
-        planes = [each for each in (pages.data, tags.payload) if isinstance(each, Buffer) and each]
-        size_bytes = PAGES_HEAD.size + sum(len(plane) for plane in planes)
+        conversation = self._conversation
+        tags = self._tags.encode(pages.tags, conversation.features)
+        head, runs = encode_head(pages, tags, conversation.machine, conversation.features)
+        planes: list[Buffer] = [] if isinstance(pages.data, NoBytes) else [*pages.data]
+        if tags.payload:
+            planes.append(tags.payload)
+        size_bytes = PAGES_HEAD.size + len(runs) + sum(len(plane) for plane in planes)
         checked = checked_header(RecordType.PAGES, size_bytes)
-        head += head_check(self._records_sent, checked, head).to_bytes(4, "little")
+        check = head_check(self._records_sent, checked, head, runs)
+        head += check.to_bytes(8, "little") + runs
         return [self._seal(checked, head, *planes) + head, *planes]
 
     def _seal(self, checked: bytes, *payload: Buffer) -> bytes:

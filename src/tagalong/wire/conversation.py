@@ -8,7 +8,6 @@ from tagalong.wire.codec import HELLO, MIGRATION_ID_BYTES, ROUND
 from tagalong.wire.layout import MalformedError
 from tagalong.wire.machine_state import STATE_HEAD
 from tagalong.wire.records import (
-    SUPPORTED_FEATURES,
     Hello,
     Machine,
     Pages,
@@ -29,17 +28,10 @@ class Conversation:
     def __init__(self) -> None:
         self.phase = Phase.START
         self.hello: dict[Role, Hello] = {}
+        self.features = 0  # the bits in use: those that both ends offer
         self._machine: Machine | None = None
         self._round = Round(number=0, page_count=0)
         self._pages_in_round = 0
-
-    @property
-    def features(self) -> int:
-        """Return the feature bits in use: those that both ends offer."""
-        bits: int = SUPPORTED_FEATURES
-        for role in Role:
-            bits &= self.hello[role].offered_features if role in self.hello else 0
-        return bits
 
     @property
     def machine(self) -> Machine:
@@ -75,6 +67,9 @@ class Conversation:
         self.phase = TRANSITIONS[self.phase, sender, record.type]
         if isinstance(record, Hello):
             self.hello[sender] = record
+            if sender.peer in self.hello:
+                other = self.hello[sender.peer]
+                self.features = record.offered_features & other.offered_features
         elif isinstance(record, Machine):
             self._machine = record
         elif isinstance(record, Pages):

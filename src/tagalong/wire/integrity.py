@@ -8,8 +8,6 @@ import xxhash
 
 from tagalong.wire.layout import Buffer
 
-_LOW_32 = 0xFFFF_FFFF
-
 
 class RecordHash:
     """XXH3-64 over the checked bytes of a record's header and whatever follows them."""
@@ -28,8 +26,8 @@ class RecordHash:
         return value
 
 
-def head_check(sequence: int, checked_header: Buffer, payload_head: Buffer) -> int:
-    """Return the `head_check` of a PAGES record, over what stands before it."""
+def head_check(sequence: int, checked_header: Buffer, *head: Buffer) -> int:
+    """Return the `head_check` of a PAGES record: over its header, its head and its runs."""
     state = RecordHash(sequence, checked_header)
-    state.update(payload_head)
-    return state.value() & _LOW_32
+    state.update(*head)
+    return state.value()

@@ -1,10 +1,11 @@
-"""PAGES: the head of a batch, and how its tags are put on the wire.
+"""PAGES: the head and the runs of a batch, and how its tags are put on the wire.
 
 The data plane never passes through here: it goes from and to guest RAM as it is. The tags
 take whichever encoding is smallest; most guests leave most tags zero, and an allocator's
 tags compress well.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeVar
@@ -14,20 +15,19 @@ import zstandard
 from tagalong.mte import PACKED_RATIO
 from tagalong.wire import limits
 from tagalong.wire.layout import Buffer, Layout, MalformedError
-from tagalong.wire.records import Feature, Machine, NoBytes, Pages, Plane
+from tagalong.wire.records import Feature, Machine, NoBytes, Pages, Run
 
 PAGES_HEAD = Layout(
-    ("first_gpa", "u64"),
-    ("page_count", "u32"),
+    ("run_count", "u16"),
     ("data_encoding", "u8"),
     ("tag_encoding", "u8"),
-    ("reserved", "u16"),
     ("tag_bytes", "u32"),
-    ("head_check", "u32"),
+    ("head_check", "u64"),
 )
+RUN = Layout(("first_gpa", "u64"), ("page_count", "u64"))
 
 CHECKED_HEAD_BYTES = PAGES_HEAD.offsets["head_check"]
-"""What `head_check` covers of the payload: all that stands before it."""
+"""What `head_check` covers of the head: all that stands before it."""
 
 _ZSTD_LEVEL = 1
 
@@ -52,47 +52,72 @@ class TagEncoding(IntEnum):
 
 @dataclass(frozen=True)
 class BatchHead:
-    """The head of a batch, checked against the machine that it belongs to."""
+    """The head of a batch, sound in itself."""
 
-    first_gpa: int
-    page_count: int
+    run_count: int
     data_encoding: DataEncoding
     tag_encoding: TagEncoding
     tag_bytes: int
     head_check: int
-    ram_bytes: int
+
+    @property
+    def run_bytes(self) -> int:
+        """Return the size of the runs that follow."""
+        return self.run_count * RUN.size
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch up to its data, sound for the machine that it belongs to."""
+
+    head: BatchHead
+    runs: tuple[Run, ...]
+    page_size_bytes: int
+
+    @property
+    def ram_bytes(self) -> int:
+        """Return the size of all pages."""
+        return sum(run.page_count for run in self.runs) * self.page_size_bytes
 
     @property
     def data_bytes(self) -> int:
         """Return the size of the data on the wire."""
-        return self.ram_bytes if self.data_encoding is DataEncoding.RAW else 0
+        return self.ram_bytes if self.head.data_encoding is DataEncoding.RAW else 0
 
     @property
     def packed_bytes(self) -> int:
-        """Return the size of the batch's tags when packed."""
+        """Return the size of all tags when packed."""
         return self.ram_bytes // PACKED_RATIO
 
+    @property
+    def tags_at(self) -> int:
+        """Return where in the payload the tags start."""
+        return PAGES_HEAD.size + self.head.run_bytes + self.data_bytes
 
-def decode_head(values: dict[str, int], machine: Machine, features: int) -> BatchHead:
-    """Return the head that was unpacked to `values`.
+    @property
+    def payload_bytes(self) -> int:
+        """Return the size of the whole payload."""
+        return self.tags_at + self.head.tag_bytes
 
-    Raises MalformedError, its offset counted from the payload's start, for a batch outside
-    of the machine's regions, an encoding that the machine or the features do not allow, or
-    a wrong size.
+
+def decode_head(payload: Buffer) -> BatchHead:
+    """Return the head that a payload starts with.
+
+    Raises MalformedError (offsets from the payload's start) for an encoding that is none
+    or a number of runs that is not possible.
     """
-    head = BatchHead(
-        first_gpa=values["first_gpa"],
-        page_count=values["page_count"],
+    values = PAGES_HEAD.unpack(payload)
+    if not 1 <= values["run_count"] <= limits.MAX_RUNS:
+        raise _wrong(
+            "run_count", f"{values['run_count']:#x} runs: 0x1 to {limits.MAX_RUNS:#x} are possible"
+        )
+    return BatchHead(
+        run_count=values["run_count"],
         data_encoding=_encoding(DataEncoding, values, "data_encoding"),
         tag_encoding=_encoding(TagEncoding, values, "tag_encoding"),
         tag_bytes=values["tag_bytes"],
         head_check=values["head_check"],
-        ram_bytes=values["page_count"] * machine.page_size_bytes,
     )
-    _require_place(head, machine)
-    _require_tag_encoding(head, machine, features)
-    _require_tag_bytes(head)
-    return head
 
 
 def _encoding(kind: type[_Encoding], values: dict[str, int], name: str) -> _Encoding:
@@ -102,21 +127,51 @@ def _encoding(kind: type[_Encoding], values: dict[str, int], name: str) -> _Enco
         raise _wrong(name, f"{values[name]:#x} is no {name.replace('_', ' ')}") from None
 
 
-def _require_place(head: BatchHead, machine: Machine) -> None:
-    if head.first_gpa % machine.page_size_bytes:
-        raise _wrong(
-            "first_gpa",
-            f"gpa {head.first_gpa:#x} is no multiple of the page size {machine.page_size_bytes:#x}",
-        )
-    if not head.page_count or head.ram_bytes > limits.MAX_BATCH_BYTES:
-        raise _wrong(
-            "page_count",
-            f"a batch of {head.page_count:#x} pages of {machine.page_size_bytes:#x} bytes: there "
-            f"must be one, and at most {limits.MAX_BATCH_BYTES:#x} bytes",
-        )
-    end = head.first_gpa + head.ram_bytes
-    if not any(region.gpa <= head.first_gpa and end <= region.end for region in machine.regions):
-        raise _wrong("first_gpa", f"pages [{head.first_gpa:#x}, {end:#x}) are not in one region")
+def decode_batch(head: BatchHead, runs: Buffer, machine: Machine, features: int) -> Batch:
+    """Return the batch of a head and the bytes of its runs.
+
+    Raises MalformedError (offsets from the payload's start) for runs outside of the
+    machine's regions or in disorder, too many pages, an encoding of the tags that the
+    machine or the features do not allow, or a wrong size of the tags.
+    """
+    batch = Batch(
+        head,
+        tuple(Run(**RUN.unpack(runs, at)) for at in range(0, len(runs), RUN.size)),
+        machine.page_size_bytes,
+    )
+    _require_runs(batch.runs, machine)
+    _require_tag_encoding(head, machine, features)
+    _require_tag_bytes(batch)
+    return batch
+
+
+def _require_runs(runs: Sequence[Run], machine: Machine) -> None:
+    page = machine.page_size_bytes
+    regions = iter(machine.regions)
+    region = next(regions)
+    end = total = 0
+    for number, run in enumerate(runs):
+        at = PAGES_HEAD.size + number * RUN.size
+        total += run.page_count
+        if not run.page_count or total * page > limits.MAX_BATCH_BYTES:
+            raise MalformedError(
+                f"a run of {run.page_count:#x} pages of {page:#x} bytes: there must be one, and in "
+                f"all runs at most {limits.MAX_BATCH_BYTES:#x} bytes",
+                offset=at + RUN.offsets["page_count"],
+            )
+        if run.first_gpa % page or run.first_gpa < end:
+            raise MalformedError(
+                f"a run at gpa {run.first_gpa:#x}, which must be a multiple of the page size "
+                f"{page:#x} and at least {end:#x}, where the run before it ends",
+                offset=at,
+            )
+        end = run.first_gpa + run.page_count * page
+        while region.end <= run.first_gpa and (following := next(regions, None)) is not None:
+            region = following
+        if not region.gpa <= run.first_gpa < end <= region.end:
+            raise MalformedError(
+                f"pages [{run.first_gpa:#x}, {end:#x}) are not in one region", offset=at
+            )
 
 
 def _require_tag_encoding(head: BatchHead, machine: Machine, features: int) -> None:
@@ -131,18 +186,19 @@ def _require_tag_encoding(head: BatchHead, machine: Machine, features: int) -> N
         raise _wrong("tag_encoding", "ZSTD tags, but the feature TAGS_ZSTD is not in use")
 
 
-def _require_tag_bytes(head: BatchHead) -> None:
+def _require_tag_bytes(batch: Batch) -> None:
+    head = batch.head
     smallest, largest = {
         TagEncoding.ABSENT: (0, 0),
         TagEncoding.ZERO: (0, 0),
-        TagEncoding.RAW: (head.packed_bytes, head.packed_bytes),
-        TagEncoding.ZSTD: (1, head.packed_bytes - 1),
+        TagEncoding.RAW: (batch.packed_bytes, batch.packed_bytes),
+        TagEncoding.ZSTD: (1, batch.packed_bytes - 1),
     }[head.tag_encoding]
     if not smallest <= head.tag_bytes <= largest:
         raise _wrong(
             "tag_bytes",
-            f"{head.tag_bytes:#x} bytes of {head.tag_encoding.name} tags for "
-            f"{head.page_count:#x} pages, where {smallest:#x} to {largest:#x} are possible",
+            f"{head.tag_bytes:#x} bytes of {head.tag_encoding.name} tags for a batch of "
+            f"{batch.ram_bytes:#x} bytes, where {smallest:#x} to {largest:#x} are possible",
         )
 
 
@@ -158,34 +214,38 @@ class EncodedTags:
     payload: Buffer
 
 
-def encode_head(pages: Pages, tags: EncodedTags, machine: Machine, features: int) -> bytes:
-    """Return the bytes of a batch's head that `head_check` covers.
+def encode_head(
+    pages: Pages, tags: EncodedTags, machine: Machine, features: int
+) -> tuple[bytes, bytes]:
+    """Return the head of a batch up to its `head_check`, and its runs.
 
     Raises MalformedError if the receiver would refuse the batch.
     """
-    values = {
-        "first_gpa": pages.first_gpa,
-        "page_count": pages.page_count,
-        "data_encoding": DataEncoding.ZERO if pages.data is NoBytes.ZERO else DataEncoding.RAW,
-        "tag_encoding": tags.encoding,
-        "tag_bytes": len(tags.payload),
-        "head_check": 0,
-    }
-    packed = PAGES_HEAD.pack(**values)
-    head = decode_head(values, machine, features)
+    head = PAGES_HEAD.pack(
+        run_count=len(pages.runs),
+        data_encoding=DataEncoding.ZERO if pages.data is NoBytes.ZERO else DataEncoding.RAW,
+        tag_encoding=tags.encoding,
+        tag_bytes=len(tags.payload),
+        head_check=0,
+    )
+    runs = b"".join(RUN.pack(**run._asdict()) for run in pages.runs)
+    _require_planes(pages, decode_batch(decode_head(head), runs, machine, features))
+    return head[:CHECKED_HEAD_BYTES], runs
+
+
+def _require_planes(pages: Pages, batch: Batch) -> None:
+    """Raise unless the planes have the sizes that the runs say."""
     if pages.data is NoBytes.ABSENT:
-        raise _wrong("data_encoding", "a page's data are never absent")
-    if isinstance(pages.data, memoryview) and pages.data.nbytes != head.ram_bytes:
-        raise _wrong(
-            "page_count",
-            f"{pages.data.nbytes:#x} bytes of data for {pages.page_count:#x} pages",
+        raise MalformedError("a page's data are never absent")
+    if not isinstance(pages.data, NoBytes):
+        given = [piece.nbytes for piece in pages.data]
+        needed = [run.page_count * batch.page_size_bytes for run in batch.runs]
+        if given != needed:
+            raise MalformedError(f"pieces of {given} bytes of data for runs of {needed}")
+    if isinstance(pages.tags, memoryview) and pages.tags.nbytes != batch.packed_bytes:
+        raise MalformedError(
+            f"{pages.tags.nbytes:#x} bytes of tags for a batch that has {batch.packed_bytes:#x}"
         )
-    if isinstance(pages.tags, memoryview) and pages.tags.nbytes != head.packed_bytes:
-        raise _wrong(
-            "tag_bytes",
-            f"{pages.tags.nbytes:#x} bytes of packed tags for {pages.page_count:#x} pages",
-        )
-    return packed[:CHECKED_HEAD_BYTES]
 
 
 class TagCodec:
@@ -195,11 +255,11 @@ class TagCodec:
         self._compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_content_size=True)
         self._decompressor = zstandard.ZstdDecompressor()
 
-    def encode(self, tags: Plane, features: int) -> EncodedTags:
+    def encode(self, tags: memoryview | NoBytes, features: int) -> EncodedTags:
         """Return `tags` in the smallest form that the features allow."""
         if tags is NoBytes.ABSENT:
             return EncodedTags(TagEncoding.ABSENT, b"")
-        if not isinstance(tags, memoryview) or not any_byte(tags):
+        if isinstance(tags, NoBytes) or not _has_any(tags):
             return EncodedTags(TagEncoding.ZERO, b"")
         if features & Feature.TAGS_ZSTD:
             compressed = self._compressor.compress(tags)
@@ -207,19 +267,19 @@ class TagCodec:
                 return EncodedTags(TagEncoding.ZSTD, compressed)
         return EncodedTags(TagEncoding.RAW, tags)
 
-    def decode(self, head: BatchHead, payload: memoryview) -> Plane:
+    def decode(self, batch: Batch, payload: memoryview) -> memoryview | NoBytes:
         """Return the packed tags that `payload` holds.
 
         Raises MalformedError (offset 0 is the payload's first byte) if a compressed payload
         is not one frame of exactly the size that the batch needs.
         """
-        if head.tag_encoding is TagEncoding.ABSENT:
+        if batch.head.tag_encoding is TagEncoding.ABSENT:
             return NoBytes.ABSENT
-        if head.tag_encoding is TagEncoding.ZERO:
+        if batch.head.tag_encoding is TagEncoding.ZERO:
             return NoBytes.ZERO
-        if head.tag_encoding is TagEncoding.RAW:
+        if batch.head.tag_encoding is TagEncoding.RAW:
             return payload
-        return memoryview(self._decompress(payload, head.packed_bytes))
+        return memoryview(self._decompress(payload, batch.packed_bytes))
 
     def _decompress(self, payload: memoryview, size_bytes: int) -> bytes:
         try:
@@ -236,7 +296,6 @@ class TagCodec:
             raise MalformedError(f"compressed tags cannot be decompressed: {error}") from error
 
 
-def any_byte(plane: memoryview) -> bool:
-    """Return whether any byte of `plane` is not zero."""
-    # One pass of memcmp: bytes.strip and any() would look at one byte after the other.
+def _has_any(plane: memoryview) -> bool:
+    # One memcmp: any() would look at one byte after the other.
     return plane.tobytes() != bytes(plane.nbytes)

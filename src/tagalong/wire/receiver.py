@@ -10,7 +10,6 @@ from collections.abc import Callable
 from tagalong.wire.codec import (
     RECORD_HEADER,
     STREAM_HEADER,
-    RecordHeader,
     check_stream_header,
     decode_payload,
     decode_record_header,
@@ -21,9 +20,9 @@ from tagalong.wire.layout import MalformedError
 from tagalong.wire.planes import (
     CHECKED_HEAD_BYTES,
     PAGES_HEAD,
-    BatchHead,
     DataEncoding,
     TagCodec,
+    decode_batch,
     decode_head,
 )
 from tagalong.wire.records import NoBytes, Pages, Record, RecordType, Role
@@ -117,53 +116,77 @@ class Receiver:
 
     def _pages_head(self) -> None:
         with _Base(RECORD_HEADER.size):
-            values = PAGES_HEAD.unpack(self._target)
-            self._require_head_check(values["head_check"])
-            self._batch = decode_head(
-                values, self._conversation.machine, self._conversation.features
-            )
-        self._require_batch_size(self._header, self._batch)
-        self._hash.update(self._target)
-        if self._batch.data_encoding is DataEncoding.RAW:
-            self._expect(self._place(self._batch.first_gpa, self._batch.ram_bytes), self._data)
-        else:
-            self._expect_tags(NoBytes.ZERO)
+            self._head = decode_head(self._target)
+        self._head_bytes = self._target
+        self._expect(bytearray(self._head.run_bytes), self._pages_runs)
 
-    def _require_head_check(self, given: int) -> None:
-        expected = head_check(
-            self._sequence, self._header.checked, self._target[:CHECKED_HEAD_BYTES]
-        )
-        if given != expected:
+    def _pages_runs(self) -> None:
+        runs = self._target
+        with _Base(RECORD_HEADER.size):
+            self._require_head_check(runs)
+            self._batch = decode_batch(
+                self._head, runs, self._conversation.machine, self._conversation.features
+            )
+        self._require_batch_size()
+        self._hash.update(self._head_bytes, runs)
+        if self._head.data_encoding is DataEncoding.ZERO:
+            self._expect_tags()
+        elif len(self._batch.runs) == 1:
+            self._expect(self._places()[0], self._data)
+        else:
+            # One piece for many runs: a record of scattered pages would else be received
+            # page by page.
+            self._expect(bytearray(self._batch.data_bytes), self._data)
+
+    def _places(self) -> list[memoryview]:
+        page = self._batch.page_size_bytes
+        return [self._place(run.first_gpa, run.page_count * page) for run in self._batch.runs]
+
+    def _require_head_check(self, runs: memoryview) -> None:
+        head = self._head_bytes[:CHECKED_HEAD_BYTES]
+        expected = head_check(self._sequence, self._header.checked, head, runs)
+        if self._head.head_check != expected:
             raise MalformedError(
-                f"head check {given:#010x} of record {self._sequence:#x} (PAGES) should be "
-                f"{expected:#010x}: the record was damaged, lost, repeated or moved",
+                f"head check {self._head.head_check:#018x} of record {self._sequence:#x} (PAGES) "
+                f"should be {expected:#018x}: the record was damaged, lost, repeated or moved",
                 offset=PAGES_HEAD.offsets["head_check"],
             )
 
-    @staticmethod
-    def _require_batch_size(header: RecordHeader, batch: BatchHead) -> None:
-        expected = PAGES_HEAD.size + batch.data_bytes + batch.tag_bytes
-        if header.payload_bytes != expected:
+    def _require_batch_size(self) -> None:
+        given, expected = self._header.payload_bytes, self._batch.payload_bytes
+        if given != expected:
             raise MalformedError(
-                f"the batch takes a payload of {expected:#x} bytes, not {header.payload_bytes:#x}",
+                f"the batch takes a payload of {expected:#x} bytes, not {given:#x}",
                 offset=RECORD_HEADER.offsets["payload_bytes"],
             )
 
     def _data(self) -> None:
         self._hash.update(self._target)
-        self._expect_tags(self._target)
+        self._received_data = self._target
+        self._expect_tags()
 
-    def _expect_tags(self, data: memoryview | NoBytes) -> None:
-        self._batch_data = data
-        self._expect(bytearray(self._batch.tag_bytes), self._batch_tags)
+    def _expect_tags(self) -> None:
+        self._expect(bytearray(self._head.tag_bytes), self._batch_tags)
 
     def _batch_tags(self) -> Record:
         self._hash.update(self._target)
         self._require_checksum()
-        batch = self._batch
-        with _Base(RECORD_HEADER.size + PAGES_HEAD.size + batch.data_bytes):
-            tags = self._tags.decode(batch, self._target)
-        return self._complete(Pages(batch.first_gpa, batch.page_count, self._batch_data, tags))
+        with _Base(RECORD_HEADER.size + self._batch.tags_at):
+            tags = self._tags.decode(self._batch, self._target)
+        return self._complete(Pages(self._batch.runs, self._settle_data(), tags))
+
+    def _settle_data(self) -> tuple[memoryview, ...] | NoBytes:
+        """Return the data at their places, after bringing those of many runs there."""
+        if self._head.data_encoding is DataEncoding.ZERO:
+            return NoBytes.ZERO
+        if len(self._batch.runs) == 1:
+            return (self._received_data,)
+        places = self._places()
+        at = 0
+        for place in places:
+            place[:] = self._received_data[at : at + len(place)]
+            at += len(place)
+        return tuple(places)
 
     # --- every record ---
 

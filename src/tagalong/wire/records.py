@@ -7,7 +7,7 @@ choice. None of them knows a machine; `tagalong.migrate` translates.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, IntFlag
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 
 class RecordType(IntEnum):
@@ -81,9 +81,6 @@ class NoBytes(Enum):
     ZERO = "zero"
 
 
-Plane: TypeAlias = memoryview | NoBytes
-
-
 @dataclass(frozen=True)
 class Hello:
     """Open a conversation: who speaks, and what it can do."""
@@ -133,20 +130,32 @@ class Accept:
     type: ClassVar = RecordType.ACCEPT
 
 
+class Run(NamedTuple):
+    """Consecutive pages of one region."""
+
+    first_gpa: int
+    page_count: int
+
+
 @dataclass(frozen=True)
 class Pages:
-    """Data and tags of consecutive pages; both planes are replaced as a whole.
+    """Data and tags of runs of pages; both planes are replaced as a whole.
 
-    `data` are the pages' bytes, or ZERO. `tags` are their packed allocation tags, or ZERO,
-    or ABSENT if the machine has none.
+    `data` has the bytes of each run, in as many pieces as there are runs, or is ZERO.
+    `tags` are the packed allocation tags of all runs, or ZERO, or ABSENT if the machine has
+    none.
     """
 
     type: ClassVar = RecordType.PAGES
 
-    first_gpa: int
-    page_count: int
-    data: Plane
-    tags: Plane
+    runs: tuple[Run, ...]
+    data: tuple[memoryview, ...] | NoBytes
+    tags: memoryview | NoBytes
+
+    @property
+    def page_count(self) -> int:
+        """Return the pages of all runs."""
+        return sum(run.page_count for run in self.runs)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from tagalong.cli.progress import migration_bar
 
 ACTIVE = {
     "status": "active",
-    "ram": {"total": 100 << 20, "remaining": 25 << 20, "dirty-sync-count": 2},
+    "ram": {"total": 100 << 20, "remaining": 25 << 20, "dirty-sync-count": 2, "mbps": 800.4},
 }
 
 
@@ -30,6 +30,17 @@ def test_migration_bar_on_a_terminal_shows_round_and_amount() -> None:
 
     assert "migrating, round 2" in output.getvalue()
     assert "75.0/100.0 MiB" in output.getvalue()
+    assert "100 MB/s" in output.getvalue()
+
+
+def test_migration_bar_before_the_first_round_does_not_look_finished() -> None:
+    output = io.StringIO()
+    ram = {"total": 100 << 20, "remaining": 0, "dirty-sync-count": 0, "mbps": 0.0}
+
+    with migration_bar(Console(file=output, force_terminal=True, width=100)) as show:
+        show({"status": "active", "ram": ram})
+
+    assert "100.0/100.0 MiB" not in output.getvalue()
 
 
 def test_migration_bar_is_gone_after_the_last_answer() -> None:

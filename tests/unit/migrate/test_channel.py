@@ -123,7 +123,7 @@ def test_connect_where_nobody_listens_raises(tmp_path: Path) -> None:
     with listen(TcpAddress("127.0.0.1", 0)) as listener:
         free = listener.address
     for address in (free, UnixAddress(tmp_path / "none")):
-        with pytest.raises(HostError, match="cannot connect: .*; does a destination wait there?"):
+        with pytest.raises(HostError, match=r"cannot connect: .*; does a destination wait"):
             connect(address, timeout_s=1, idle_s=1)
 
 
@@ -164,7 +164,7 @@ def test_send_to_a_peer_that_left_raises_and_is_not_mid_record(
 ) -> None:
     pair[1].close()
 
-    with pytest.raises(HostError, match="one: cannot send: .*Broken pipe"):
+    with pytest.raises(HostError, match=r"one: cannot send: .*Broken pipe"):
         pair[0].send([b"x"])
 
     assert not pair[0].is_mid_record
@@ -202,7 +202,7 @@ def test_receive_after_a_reset_raises() -> None:
             linger = b"\1\0\0\0\0\0\0\0"  # reset instead of an orderly end
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             channel = listener.accept(idle_s=1, timeout_s=1)
-        with channel, pytest.raises(HostError, match="cannot receive: .*reset by peer"):
+        with channel, pytest.raises(HostError, match=r"cannot receive: .*reset by peer"):
             channel.receive_into(memoryview(bytearray(1)))
 
 
@@ -237,11 +237,12 @@ def test_finish_lets_the_peer_hear_the_last_word() -> None:
     with near, far:
         near.send([bytes(100_000)])  # never read: closing now would reset the connection
         far.send([b"last word"])
-        closer = threading.Thread(target=lambda: (far.finish(time.monotonic() + 2), far.close()))
+        closer = threading.Thread(target=far.finish, args=(time.monotonic() + 2,))
         closer.start()
         target = bytearray(100)
         count = near.receive_into(memoryview(target))
         near.close()
         closer.join(5)
 
+    assert not closer.is_alive()
     assert target[:count] == b"last word"

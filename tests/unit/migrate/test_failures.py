@@ -44,11 +44,13 @@ VERIFIED = MigrationOptions(verify=True, timeouts=QUICK)
 def source() -> FakeMachine:
     """Return a running machine that sends exactly SOURCE_RECORDS when it is verified."""
     machine = FakeMachine(
-        describe(0x40_0000), guest=lambda it: it.guest_write(RAM + 0x1000, b"again", tags=b"\x12")
+        describe(0x30_0000, 0x10_0000),
+        guest=lambda it: it.guest_write(RAM + 0x1000, b"again", tags=b"\x12"),
     )
-    machine.memory.regions[0].data[:0x8000] = 0x5A
-    machine.memory.regions[0].data[0x20_0000:0x20_8000] = 0xA5
-    machine.memory.regions[0].tags[:0x400] = 0x37
+    first, second = machine.memory.regions
+    first.data[:0x8000] = 0x5A
+    first.tags[:0x400] = 0x37
+    second.data[:0x8000] = 0xA5
     machine.resume()
     machine.calls.clear()
     return machine
@@ -208,13 +210,13 @@ def test_verify_with_other_memory_at_the_destination_raises_and_starts_nothing(
     def corrupt(role: Role, number: int, kind: RecordType, record: bytes) -> bytes:
         if (role, number, kind) != (Role.SOURCE, 3, RecordType.PAGES):
             return record
-        place = 16 + 24 + 100 if plane == "data" else len(record) - 1
+        place = 16 + 32 + 100 if plane == "data" else len(record) - 1
         changed = record[:place] + bytes([record[place] ^ 0x10]) + record[place + 1 :]
         return resealed(number, changed)
 
     # Tags that do not compress: the record then ends with the tags themselves.
     draw = np.random.default_rng(3).integers(0, 256, 0x400, np.uint8)
-    source.memory.regions[0].tags[0x20_0000 // 32 : 0x20_8000 // 32] = draw
+    source.memory.regions[1].tags[:0x400] = draw
     outcome = Migration(source, VERIFIED, rule=corrupt).run()
     outcomes.append(outcome)
 
@@ -251,9 +253,9 @@ def test_destination_that_cannot_hold_the_machine_refuses_before_any_page(
     ("built", "message"),
     [
         (describe(0x80_0000), "is not the one described"),
-        (describe(0x40_0000, vcpus=2), "is not the one described"),
-        (describe(0x40_0000, mte_version=2), "has MTE version 3, the one built here 2"),
-        (describe(0x40_0000, mte_version=0), "has MTE version 3, the one built here 0"),
+        (describe(0x30_0000, 0x10_0000, vcpus=2), "is not the one described"),
+        (describe(0x30_0000, 0x10_0000, mte_version=2), "has MTE version 3, the one built here 2"),
+        (describe(0x30_0000, 0x10_0000, mte_version=0), "has MTE version 3, the one built here 0"),
     ],
 )
 def test_destination_that_built_another_machine_refuses(

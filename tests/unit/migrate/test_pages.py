@@ -1,61 +1,126 @@
 """Which records a batch becomes, and what is touched at the receiving end."""
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
+from tests.support.migration import channel_pair
+from tests.support.wire_session import MIGRATION_ID, Pair
 
-from tagalong.memory import PageBitmap, Region
-from tagalong.migrate.page_sender import BATCH_BYTES, _batches, _stretches
+from tagalong.memory import PageBitmap
+from tagalong.migrate import Timeouts
+from tagalong.migrate.link import Link
+from tagalong.migrate.page_sender import PageSender, Tally, batches, runs_of
 from tagalong.migrate.page_taker import PageTaker
-from tagalong.wire import NoBytes, Pages
+from tagalong.migrate.translate import record_of_description
+from tagalong.wire import Accept, Hello, NoBytes, Pages, Role, Run
 
 PAGE = 4096
 
 
-def flags(pattern: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    return np.array([each == "0" for each in pattern], np.bool_)
-
-
 @pytest.mark.parametrize(
-    ("pattern", "stretches"),
+    ("numbers", "runs"),
     [
-        ("x", [(0, 1, False)]),
-        ("0", [(0, 1, True)]),
-        ("000", [(0, 3, True)]),
-        ("xxxx", [(0, 4, False)]),
-        ("x0x", [(0, 3, False)]),
-        ("x0000000x", [(0, 9, False)]),
-        ("x00000000x", [(0, 1, False), (1, 9, True), (9, 10, False)]),
-        ("00000000x", [(0, 8, True), (8, 9, False)]),
-        ("x00000000", [(0, 1, False), (1, 9, True)]),
-        ("0x00000000", [(0, 2, False), (2, 10, True)]),
-        ("x0x00000000x0", [(0, 3, False), (3, 11, True), (11, 13, False)]),
+        ([7], [(7, 1)]),
+        ([0, 1, 2], [(0, 3)]),
+        ([0, 2, 3, 9], [(0, 1), (2, 2), (9, 1)]),
     ],
 )
-def test_stretches_of_a_batch_separate_only_what_is_worth_a_record(
-    pattern: str, stretches: list[tuple[int, int, bool]]
-) -> None:
-    assert list(_stretches(flags(pattern))) == stretches
+def test_runs_of_page_numbers(numbers: list[int], runs: list[tuple[int, int]]) -> None:
+    assert runs_of(np.array(numbers, np.int64)) == runs
 
 
-def test_batches_cover_every_page_once_and_are_not_too_large() -> None:
-    with Region.create(RAM, 0x80_0000) as region:
-        bitmap = PageBitmap(region.page_count)
-        bitmap.set_range(3, 1)
-        bitmap.set_range(10, 700)
-        bitmap.set_range(region.page_count - 1, 1)
+@given(st.sets(st.integers(0, 200_000), max_size=300), st.integers(1, 40))
+def test_batches_have_every_page_once_in_order(pages: set[int], most: int) -> None:
+    bitmap = PageBitmap.from_pages(200_001, sorted(pages))
 
-        batches = list(_batches(region, bitmap))
+    found = [numbers.tolist() for numbers in batches(bitmap, most)]
 
-    assert batches == [
-        (3 * PAGE, PAGE),
-        (10 * PAGE, BATCH_BYTES),
-        (10 * PAGE + BATCH_BYTES, BATCH_BYTES),
-        (10 * PAGE + 2 * BATCH_BYTES, 188 * PAGE),
-        (0x7F_F000, PAGE),
+    assert [number for each in found for number in each] == sorted(pages)
+    assert all(1 <= len(each) <= most for each in found)
+
+
+def sent_records(machine: FakeMachine, *numbers: int, is_live: bool) -> list[Pages]:
+    """Return the records in which these pages of the first region are sent."""
+    pair = pair_of(machine)
+    near, far = channel_pair()
+    with near, far:
+        link = Link(near, pair.source, Timeouts())
+        bitmaps = [PageBitmap(region.page_count) for region in machine.memory.regions]
+        for number in numbers:
+            bitmaps[0].set_range(number, 1)
+        tally = Tally()
+        sender = PageSender(machine, link, drop_tags=False)
+        sender.send(bitmaps, lambda: None, tally=tally, is_live=is_live)
+        target = bytearray(4 << 20)
+        count = far.receive_into(memoryview(target))
+    pair.destination.receive_data(target[:count])
+    records = []
+    while isinstance(record := pair.destination.next_record(), Pages):
+        records.append(record)
+    assert tally.pages == len(numbers)
+    assert tally.wire_bytes + sum(48 + 16 * (len(it.runs) - 1) for it in records) == count
+    return records
+
+
+def pair_of(machine: FakeMachine) -> Pair:
+    """Return both ends of a conversation about `machine`, ready for pages."""
+    pair = Pair.new()
+    pair.say(Role.SOURCE, Hello(Role.SOURCE, MIGRATION_ID))
+    pair.say(Role.DESTINATION, Hello(Role.DESTINATION, MIGRATION_ID))
+    pair.say(Role.SOURCE, record_of_description(machine.description))
+    pair.say(Role.DESTINATION, Accept())
+    return pair
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+def test_sender_puts_scattered_pages_into_one_record(machine: FakeMachine, is_live: bool) -> None:
+    rows = machine.memory.regions[0].data.reshape(-1, PAGE)
+    tags = machine.memory.regions[0].tags.reshape(-1, 128)
+    for number in (2, 3, 9):
+        rows[number], tags[number] = number, 0x11 * number
+
+    (record,) = sent_records(machine, 2, 3, 9, is_live=is_live)
+
+    assert record.runs == ((RAM + 2 * PAGE, 2), (RAM + 9 * PAGE, 1))
+    assert isinstance(record.data, tuple)
+    assert [bytes(each) for each in record.data] == [
+        b"\2" * PAGE + b"\3" * PAGE,
+        b"\t" * PAGE,
     ]
+    assert record.tags == memoryview(b"\x22" * 128 + b"\x33" * 128 + b"\x99" * 128)
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+def test_sender_separates_zero_pages_and_keeps_their_tags(
+    machine: FakeMachine, is_live: bool
+) -> None:
+    region = machine.memory.regions[0]
+    region.data[: 2 * PAGE : PAGE] = 1
+    region.tags[4 * 128] = 0x70
+
+    data, zero = sent_records(machine, 0, 1, 4, 5, is_live=is_live)
+
+    assert data.runs == ((RAM, 2),)
+    assert data.tags is NoBytes.ZERO
+    assert zero.runs == ((RAM + 4 * PAGE, 2),)
+    assert zero.data is NoBytes.ZERO
+    assert zero.tags == memoryview(b"\x70" + bytes(255))
+
+
+def test_sender_reading_a_live_guest_fills_no_hole(machine: FakeMachine) -> None:
+    machine.memory.regions[0].tags[7 * 128] = 1
+
+    sent_records(machine, 7, is_live=True)
+
+    region = machine.memory.regions[0]
+    assert os.lseek(region.data_fd, 0, os.SEEK_HOLE) == 0
+    with pytest.raises(OSError, match="No such device or address"):
+        os.lseek(region.data_fd, 0, os.SEEK_DATA)
 
 
 @pytest.fixture
@@ -68,7 +133,7 @@ def machine() -> Iterator[FakeMachine]:
 def test_taker_given_zero_for_holes_leaves_them(machine: FakeMachine) -> None:
     taker = PageTaker(machine, has_tags=True)
 
-    taker.take(Pages(RAM, 0x100, NoBytes.ZERO, NoBytes.ZERO))
+    taker.take(Pages((Run(RAM, 0x100),), NoBytes.ZERO, NoBytes.ZERO))
 
     assert [bitmap.count() for bitmap in machine.populated_pages()] == [0, 0]
     assert (taker.pages, taker.end_round(), taker.end_round()) == (0x100, 0x100, 0)
@@ -78,9 +143,9 @@ def test_taker_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMach
     taker = PageTaker(machine, has_tags=True)
     taker.place(RAM + 4 * PAGE, 2 * PAGE)[:] = bytes([9]) * (2 * PAGE)
     tags = memoryview(bytes([0x11]) * 256)
-    taker.take(Pages(RAM + 4 * PAGE, 2, memoryview(bytes(2 * PAGE)), tags))
+    taker.take(Pages((Run(RAM + 4 * PAGE, 2),), (memoryview(bytes(2 * PAGE)),), tags))
 
-    taker.take(Pages(RAM, 5, NoBytes.ZERO, NoBytes.ZERO))
+    taker.take(Pages((Run(RAM, 5),), NoBytes.ZERO, NoBytes.ZERO))
 
     data, packed = contents(machine)[0]
     assert not any(data[: 5 * PAGE])
@@ -93,11 +158,24 @@ def test_taker_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMach
 def test_taker_given_tags_alone_writes_no_data(machine: FakeMachine) -> None:
     taker = PageTaker(machine, has_tags=True)
 
-    taker.take(Pages(RAM + PAGE, 1, NoBytes.ZERO, memoryview(bytes([0x22]) * 128)))
+    taker.take(Pages((Run(RAM + PAGE, 1),), NoBytes.ZERO, memoryview(bytes([0x22]) * 128)))
 
     region = machine.memory.regions[0]
     assert machine.populated_pages()[0].pages().tolist() == [1]
     assert not any(region.read_data(0, region.size_bytes))
+
+
+def test_taker_deals_the_tags_out_to_the_runs(machine: FakeMachine) -> None:
+    taker = PageTaker(machine, has_tags=True)
+    tags = memoryview(b"\x11" * 128 + b"\x22" * 256)
+
+    taker.take(Pages((Run(RAM, 1), Run(RAM + 5 * PAGE, 2)), NoBytes.ZERO, tags))
+
+    packed = contents(machine)[0][1]
+    assert packed[:128] == b"\x11" * 128
+    assert not any(packed[128 : 5 * 128])
+    assert packed[5 * 128 : 7 * 128] == b"\x22" * 256
+    assert taker.pages == 3
 
 
 def test_taker_clears_what_was_there_and_never_came(machine: FakeMachine) -> None:
@@ -106,7 +184,7 @@ def test_taker_clears_what_was_there_and_never_came(machine: FakeMachine) -> Non
         region.tags[: 3 * 128] = 0x55
     taker = PageTaker(machine, has_tags=True)
     taker.place(RAM, PAGE)[:] = bytes([6]) * PAGE
-    taker.take(Pages(RAM, 1, memoryview(bytes(PAGE)), NoBytes.ZERO))
+    taker.take(Pages((Run(RAM, 1),), (memoryview(bytes(PAGE)),), NoBytes.ZERO))
 
     taker.clear_stale()
 

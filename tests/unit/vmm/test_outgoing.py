@@ -167,7 +167,9 @@ def test_start_migration_whose_handover_is_uncertain_keeps_the_guest_stopped() -
     assert scene.machine.calls == ["resume", "pause"]
 
 
-def test_start_migration_that_hits_a_bug_does_not_lose_the_vm() -> None:
+def test_start_migration_that_hits_a_bug_does_not_lose_the_vm(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def script(scene: Scene) -> None:
         scene.outgoing.start(REQUEST)
         scene.sender.release.set()
@@ -177,6 +179,8 @@ def test_start_migration_that_hits_a_bug_does_not_lose_the_vm() -> None:
         assert scene.vm.state is VmState.RUNNING
 
     play(ScriptedSender(ZeroDivisionError("oops")), script)
+    assert "bug in tagalong, please report it" in caplog.text
+    assert "ZeroDivisionError: oops" in caplog.text
 
 
 def test_cancel_ends_the_migration_and_the_guest_runs_on() -> None:

@@ -28,6 +28,7 @@ from tagalong.wire import (
     RecordType,
     Role,
     Round,
+    Run,
 )
 
 
@@ -68,7 +69,7 @@ def test_receive_buffer_leads_data_straight_to_their_place() -> None:
         return memoryview(ram)[gpa - RAM : gpa - RAM + size_bytes]
 
     pair = pair_in(Phase.COPYING, place)
-    incoming = joined(pair.source.send(Pages(RAM + PAGE, 1, RAW_DATA, RAW_TAGS)))
+    incoming = joined(pair.source.send(Pages((Run(RAM + PAGE, 1),), (RAW_DATA,), RAW_TAGS)))
 
     steps = fill(pair.destination, incoming)
 
@@ -76,7 +77,7 @@ def test_receive_buffer_leads_data_straight_to_their_place() -> None:
     assert ram[PAGE : 2 * PAGE] == RAW_DATA
     assert not any(ram[:PAGE])
     assert not any(ram[2 * PAGE :])
-    assert steps == [16, 24, PAGE, 128]
+    assert steps == [16, 16, 16, PAGE, 128]
 
 
 def fill(destination: Connection, incoming: bytes) -> list[int]:
@@ -105,6 +106,30 @@ def test_receive_buffer_after_the_end_raises() -> None:
 
     with pytest.raises(LocalProtocolError, match="no bytes can be taken in DONE"):
         source.receive_buffer()
+
+
+def test_data_of_several_runs_are_placed_only_when_all_is_checked() -> None:
+    asked: list[tuple[int, int]] = []
+    ram = bytearray(0x10_0000)
+
+    def place(gpa: int, size_bytes: int) -> memoryview:
+        asked.append((gpa, size_bytes))
+        return memoryview(ram)[gpa - RAM : gpa - RAM + size_bytes]
+
+    pair = pair_in(Phase.COPYING, place)
+    runs = (Run(RAM, 1), Run(RAM + 3 * PAGE, 2))
+    pieces = (memoryview(b"a" * PAGE), memoryview(b"b" * PAGE + b"c" * PAGE))
+    record = Pages(runs, pieces, NoBytes.ZERO)
+    sent = joined(pair.source.send(record))
+    pair.destination.receive_data(sent[:-1])
+    assert pair.destination.next_record() is NEED_DATA
+    assert not asked
+
+    pair.destination.receive_data(sent[-1:])
+
+    assert pair.destination.next_record() == record
+    assert asked == [(RAM, PAGE), (RAM + 3 * PAGE, 2 * PAGE)]
+    assert ram[: 5 * PAGE] == b"a" * PAGE + bytes(2 * PAGE) + b"b" * PAGE + b"c" * PAGE
 
 
 def test_payload_memory_grows_with_the_bytes_that_arrive() -> None:
@@ -173,7 +198,7 @@ def test_bytes_after_the_peers_last_record_are_an_error() -> None:
 
 def test_bytes_after_our_own_last_record_are_ignored() -> None:
     pair = pair_in(Phase.COPYING)
-    pages = joined(pair.source.send(Pages(RAM, 1, NoBytes.ZERO, NoBytes.ZERO)))
+    pages = joined(pair.source.send(Pages((Run(RAM, 1),), NoBytes.ZERO, NoBytes.ZERO)))
     pair.destination.send(SAMPLES[RecordType.ABORT])
 
     pair.destination.receive_data(pages)
@@ -185,7 +210,7 @@ def test_bytes_after_our_own_last_record_are_ignored() -> None:
 def test_data_changed_after_they_were_sealed_are_detected() -> None:
     pair = pair_in(Phase.COPYING)
     live = bytearray(RAW_DATA)
-    buffers = pair.source.send(Pages(RAM, 1, memoryview(live), RAW_TAGS))
+    buffers = pair.source.send(Pages((Run(RAM, 1),), (memoryview(live),), RAW_TAGS))
     live[100] ^= 1
 
     pair.destination.receive_data(joined(buffers))
@@ -202,12 +227,12 @@ def test_head_damaged_is_detected_before_anything_is_placed() -> None:
         return memoryview(bytearray(size_bytes))
 
     pair = pair_in(Phase.COPYING, place)
-    sent = bytearray(joined(pair.source.send(Pages(RAM, 1, RAW_DATA, RAW_TAGS))))
-    sent[16 + 1] ^= 0x10  # the gpa
+    sent = bytearray(joined(pair.source.send(Pages((Run(RAM, 1),), (RAW_DATA,), RAW_TAGS))))
+    sent[16 + 16 + 1] ^= 0x10  # the gpa
 
-    pair.destination.receive_data(sent[:40])
+    pair.destination.receive_data(sent[:48])
 
-    with pytest.raises(RemoteProtocolError, match=r"head check 0x[0-9a-f]{8} of record 0x2"):
+    with pytest.raises(RemoteProtocolError, match=r"head check .* of record 0x2 \(PAGES\)"):
         pair.destination.next_record()
     assert not asked
 
@@ -215,7 +240,7 @@ def test_head_damaged_is_detected_before_anything_is_placed() -> None:
 def test_planes_are_sent_without_a_copy() -> None:
     source = pair_in(Phase.COPYING).source
 
-    buffers = source.send(Pages(RAM, 1, RAW_DATA, RAW_TAGS))
+    buffers = source.send(Pages((Run(RAM, 1),), (RAW_DATA,), RAW_TAGS))
 
     assert buffers[1] is RAW_DATA
     assert buffers[2] is RAW_TAGS
@@ -228,8 +253,8 @@ def test_features_are_in_use_once_both_have_said_hello() -> None:
 
 def test_rounds_count_their_pages() -> None:
     pair = pair_in(Phase.COPYING)
-    pair.say(SOURCE, Pages(RAM, 3, NoBytes.ZERO, NoBytes.ZERO))
-    pair.say(SOURCE, Pages(RAM, 2, NoBytes.ZERO, NoBytes.ZERO))
+    pair.say(SOURCE, Pages((Run(RAM, 3),), NoBytes.ZERO, NoBytes.ZERO))
+    pair.say(SOURCE, Pages((Run(RAM, 2),), NoBytes.ZERO, NoBytes.ZERO))
 
     assert pair.say(SOURCE, Round(1, 5)) == Round(1, 5)
     assert pair.say(Role.DESTINATION, Round(1, 5)) == Round(1, 5)

@@ -9,7 +9,7 @@ from tests.golden.build_streams import PATHS
 
 from tagalong.wire import TRANSITIONS, AbortReason, Feature, Phase, RecordType, Role, codec, limits
 from tagalong.wire.machine_state import DEVICE_HEAD, STATE_HEAD, VCPU_HEAD
-from tagalong.wire.planes import PAGES_HEAD, DataEncoding, TagEncoding
+from tagalong.wire.planes import PAGES_HEAD, RUN, DataEncoding, TagEncoding
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "formats" / "stream.md").read_text("utf-8")
 
@@ -20,6 +20,7 @@ LAYOUTS = {
     "`MACHINE` payload": codec.MACHINE_HEAD,
     "`MACHINE` region": codec.REGION,
     "`PAGES` payload": PAGES_HEAD,
+    "`PAGES` run": RUN,
     "`ROUND` payload": codec.ROUND,
     "`STATE` payload": STATE_HEAD,
     "`STATE` vCPU": VCPU_HEAD,

@@ -37,6 +37,7 @@ from tagalong.wire import (
     Region,
     Role,
     Round,
+    Run,
     State,
     Vcpu,
     limits,
@@ -71,9 +72,11 @@ def machine(*regions: tuple[int, int], head: tuple[int, ...] | None = None) -> b
     return struct.pack("<IIII", *head) + b"".join(struct.pack("<QQ", *each) for each in regions)
 
 
-def pages(*, rest: bytes = b"", **changed: int) -> bytes:
-    fields = {"gpa": RAM, "count": 1, "data": 2, "tags": 2, "reserved": 0, "tag_bytes": 0}
-    return struct.pack("<QIBBHII", *(fields | changed).values(), 0) + rest
+def pages(*runs: tuple[int, int], rest: bytes = b"", **changed: int) -> bytes:
+    runs = runs or ((RAM, 1),)
+    fields = {"count": len(runs), "data": 2, "tags": 2, "tag_bytes": 0} | changed
+    table = b"".join(struct.pack("<QQ", *run) for run in runs)
+    return struct.pack("<HBBIQ", *fields.values(), 0) + table + rest
 
 
 def state(
@@ -131,35 +134,41 @@ def zstd(frame: bytes) -> bytes:
 # So many pages that the frame is shorter than their tags.
 BOMB_PAGES = 0x80
 PAGES_CASES = [
-    (pages(gpa=RAM + 8), 0, "gpa 0x40000008 is no multiple of the page size 0x1000"),
-    (pages(gpa=0), 0, "pages [0x0, 0x1000) are not in one region"),
-    (pages(gpa=RAM + 0x10_0000), 0, "pages [0x40100000, 0x40101000) are not in one region"),
-    (pages(count=0x101), 0, "pages [0x40000000, 0x40101000) are not in one region"),
-    (pages(gpa=RAM - PAGE, count=2), 0, "are not in one region"),
-    (pages(gpa=0xFFFF_FFFF_FFFF_F000, count=2), 0, "are not in one region"),
-    (pages(count=0), 8, "a batch of 0x0 pages of 0x1000 bytes"),
-    (pages(count=0x401), 8, "a batch of 0x401 pages of 0x1000 bytes"),
-    (pages(count=0xFFFF_FFFF), 8, "a batch of 0xffffffff pages of 0x1000 bytes"),
-    (pages(data=0), 12, "0x0 is no data encoding"),
-    (pages(data=3), 12, "0x3 is no data encoding"),
-    (pages(tags=0), 13, "0x0 is no tag encoding"),
-    (pages(tags=5), 13, "0x5 is no tag encoding"),
-    (pages(tags=1), 13, "tag encoding ABSENT on a machine with tags"),
-    (pages(reserved=1), 14, "a reserved field is 0x1 and must be zero"),
-    (pages(tags=2, tag_bytes=1, rest=b"x"), 16, "0x1 bytes of ZERO tags for 0x1 pages"),
-    (pages(tags=3, tag_bytes=127, rest=bytes(127)), 16, "0x7f bytes of RAW tags for 0x1 pages"),
-    (pages(tags=4), 16, "0x0 bytes of ZSTD tags for 0x1 pages, where 0x1 to 0x7f are possible"),
-    (pages(tags=4, tag_bytes=128, rest=bytes(128)), 16, "0x80 bytes of ZSTD tags for 0x1 pages"),
-    (zstd(b"not a frame"), 24, "compressed tags cannot be decompressed"),
-    (zstd(ZSTD_128[:-1]), 24, "compressed tags cannot be decompressed"),
-    (zstd(ZSTD_128 + b"x"), 24, "compressed tags cannot be decompressed"),
-    (zstd(ZSTD_128 + ZSTD_128), 24, "compressed tags cannot be decompressed"),
-    (zstd(SKIPPABLE), 24, "compressed tags declare 0x4 bytes, not 0x80"),
-    (zstd(ZSTD_127), 24, "compressed tags declare 0x7f bytes, not 0x80"),
-    (zstd(ZSTD_UNSIZED), 24, "compressed tags declare 0xffffffffffffffff bytes, not 0x80"),
+    (pages(count=0), 0, "0x0 runs: 0x1 to 0x200 are possible"),
+    (pages(count=513), 0, "0x201 runs: 0x1 to 0x200 are possible"),
+    (pages(data=0), 2, "0x0 is no data encoding"),
+    (pages(data=3), 2, "0x3 is no data encoding"),
+    (pages(tags=0), 3, "0x0 is no tag encoding"),
+    (pages(tags=5), 3, "0x5 is no tag encoding"),
+    (pages(tags=1), 3, "tag encoding ABSENT on a machine with tags"),
+    (pages(tags=2, tag_bytes=1, rest=b"x"), 4, "0x1 bytes of ZERO tags for a batch of 0x1000"),
+    (pages(tags=3, tag_bytes=127, rest=bytes(127)), 4, "0x7f bytes of RAW tags"),
+    (pages(tags=4), 4, "0x0 bytes of ZSTD tags for a batch of 0x1000 bytes, where 0x1 to 0x7f"),
+    (pages(tags=4, tag_bytes=128, rest=bytes(128)), 4, "0x80 bytes of ZSTD tags"),
+    (pages((RAM + 8, 1)), 16, "a run at gpa 0x40000008, which must be a multiple of the page size"),
+    (pages((0, 1)), 16, "pages [0x0, 0x1000) are not in one region"),
+    (pages((RAM + 0x10_0000, 1)), 16, "pages [0x40100000, 0x40101000) are not in one region"),
+    (pages((RAM, 0x101)), 16, "pages [0x40000000, 0x40101000) are not in one region"),
+    (pages((RAM - PAGE, 2)), 16, "are not in one region"),
+    (pages((RAM + 0x20_8000, 1)), 16, "are not in one region"),
+    (pages((0xFFFF_FFFF_FFFF_F000, 2)), 16, "are not in one region"),
+    (pages((RAM, 0)), 24, "a run of 0x0 pages of 0x1000 bytes: there must be one"),
+    (pages((RAM, 0x401)), 24, "a run of 0x401 pages of 0x1000 bytes"),
+    (pages((RAM, 0xFFFF_FFFF_FFFF_FFFF)), 24, "a run of 0xffffffffffffffff pages"),
+    (pages((RAM, 0x100), (RAM, 1)), 32, "at least 0x40100000, where the run before it ends"),
+    (pages((RAM + PAGE, 1), (RAM, 1)), 32, "at least 0x40002000, where the run before it ends"),
+    (pages((RAM, 1), (RAM + 0x20_0000, 9)), 32, "are not in one region"),
+    (pages((RAM, 1), (RAM + 0x20_0000, 0x400)), 40, "a run of 0x400 pages"),
+    (zstd(b"not a frame"), 32, "compressed tags cannot be decompressed"),
+    (zstd(ZSTD_128[:-1]), 32, "compressed tags cannot be decompressed"),
+    (zstd(ZSTD_128 + b"x"), 32, "compressed tags cannot be decompressed"),
+    (zstd(ZSTD_128 + ZSTD_128), 32, "compressed tags cannot be decompressed"),
+    (zstd(SKIPPABLE), 32, "compressed tags declare 0x4 bytes, not 0x80"),
+    (zstd(ZSTD_127), 32, "compressed tags declare 0x7f bytes, not 0x80"),
+    (zstd(ZSTD_UNSIZED), 32, "compressed tags declare 0xffffffffffffffff bytes, not 0x80"),
     (
-        pages(count=BOMB_PAGES, tags=4, tag_bytes=len(ZSTD_BOMB), rest=ZSTD_BOMB),
-        24,
+        pages((RAM, BOMB_PAGES), tags=4, tag_bytes=len(ZSTD_BOMB), rest=ZSTD_BOMB),
+        32,
         "compressed tags declare 0x5f5e100 bytes, not 0x4000",
     ),
 ]
@@ -283,7 +292,7 @@ def test_record_flags_are_refused() -> None:
 def test_batch_with_bytes_left_over_is_refused() -> None:
     said, where = refused(Phase.COPYING, RecordType.PAGES, pages(rest=b"more"))
 
-    assert "the batch takes a payload of 0x18 bytes, not 0x1c" in said
+    assert "the batch takes a payload of 0x20 bytes, not 0x24" in said
     assert where == 4
 
 
@@ -359,26 +368,35 @@ def test_stream_header_of_something_else_is_refused(
     assert caught.value.offset == offset
 
 
+ONE = (Run(RAM, 1),)
+
+
+def zero_pages(*runs: Run) -> Pages:
+    return Pages(runs, NoBytes.ZERO, NoBytes.ZERO)
+
+
 WRONG_TO_SEND: list[tuple[Phase, Role, Record, str]] = [
     (Phase.START, SOURCE, Hello(SOURCE, b"short"), "migration_id has 0x5 bytes, not 0x10"),
     (Phase.START, SOURCE, Hello(SOURCE, MIGRATION_ID, 1 << 64), "do not fit their fields"),
     (Phase.START, SOURCE, Hello(DESTINATION, MIGRATION_ID), "the peer is a destination too"),
     (Phase.AGREED, SOURCE, Machine(PAGE, 1, 3, ()), "region_count is 0x0"),
     (Phase.AGREED, SOURCE, Machine(1000, 1, 3, MACHINE.regions), "page_size_bytes is 0x3e8"),
-    (Phase.COPYING, SOURCE, Pages(0, 1, NoBytes.ZERO, NoBytes.ZERO), "are not in one region"),
-    (Phase.COPYING, SOURCE, Pages(RAM, 1, NoBytes.ABSENT, NoBytes.ZERO), "never absent"),
-    (Phase.COPYING, SOURCE, Pages(RAM, 1, NoBytes.ZERO, NoBytes.ABSENT), "tag encoding ABSENT"),
+    (Phase.COPYING, SOURCE, Pages((), NoBytes.ZERO, NoBytes.ZERO), "0x0 runs"),
+    (Phase.COPYING, SOURCE, zero_pages(Run(0, 1)), "are not in one region"),
+    (Phase.COPYING, SOURCE, zero_pages(Run(-PAGE, 1)), "do not fit their fields"),
+    (Phase.COPYING, SOURCE, Pages(ONE, NoBytes.ABSENT, NoBytes.ZERO), "never absent"),
+    (Phase.COPYING, SOURCE, Pages(ONE, NoBytes.ZERO, NoBytes.ABSENT), "tag encoding ABSENT"),
     (
         Phase.COPYING,
         SOURCE,
-        Pages(RAM, 1, memoryview(bytes(100)), NoBytes.ZERO),
-        "0x64 bytes of data for 0x1 pages",
+        Pages(ONE, (memoryview(bytes(100)),), NoBytes.ZERO),
+        r"pieces of \[100\] bytes of data for runs of \[4096\]",
     ),
     (
         Phase.COPYING,
         SOURCE,
-        Pages(RAM, 1, NoBytes.ZERO, memoryview(bytes([1]) * 500)),
-        "bytes of ZSTD tags for 0x1 pages|0x1f4 bytes of packed tags for 0x1 pages",
+        Pages(ONE, NoBytes.ZERO, memoryview(bytes([1]) * 500)),
+        "0x1f4 bytes of tags for a batch that has 0x80",
     ),
     (Phase.COPYING, SOURCE, Round(1, 1), "round has the page_count 0x1, not 0x0"),
     (Phase.COPYING, SOURCE, State(STATE.vcpus[:1]), "a state of 0x1 vCPUs"),
@@ -448,8 +466,10 @@ def test_commit_for_a_paused_guest_arrives() -> None:
 
 def test_tags_all_zero_cost_nothing_on_the_wire() -> None:
     pair = pair_in(Phase.COPYING)
-    zero: list[Buffer] = pair.source.send(Pages(RAM, 4, NoBytes.ZERO, memoryview(bytes(512))))
+    zero: list[Buffer] = pair.source.send(
+        Pages((Run(RAM, 4),), NoBytes.ZERO, memoryview(bytes(512)))
+    )
 
-    assert len(joined(zero)) == 40
+    assert len(joined(zero)) == 48
     pair.destination.receive_data(joined(zero))
-    assert pair.destination.next_record() == Pages(RAM, 4, NoBytes.ZERO, NoBytes.ZERO)
+    assert pair.destination.next_record() == zero_pages(Run(RAM, 4))

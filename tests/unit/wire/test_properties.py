@@ -35,6 +35,7 @@ from tagalong.wire import (
     Record,
     Region,
     Role,
+    Run,
     State,
     Vcpu,
 )
@@ -85,23 +86,28 @@ STATES = st.builds(
 
 @st.composite
 def batches(draw: st.DrawFn) -> Pages:
-    first = draw(st.integers(0, 0xFD))
-    count = draw(st.integers(1, 3))
+    gaps_and_counts = st.tuples(st.integers(0, 20), st.integers(1, 3))
+    runs = []
+    page = 0
+    for gap, count in draw(st.lists(gaps_and_counts, min_size=1, max_size=6)):
+        runs.append(Run(RAM + (page + gap) * PAGE, count))
+        page += gap + count
     fill = st.one_of(
         st.just(NoBytes.ZERO),
-        st.integers(0, 1 << 32).map(lambda seed: memoryview(seed.to_bytes(8, "big"))),
+        st.integers(1, 1 << 32).map(lambda seed: memoryview(seed.to_bytes(8, "big"))),
     )
     data, tags = draw(fill), draw(fill)
+    pieces = [repeated(data, run.page_count * PAGE) for run in runs]
+    total = sum(run.page_count for run in runs)
     return Pages(
-        RAM + first * PAGE,
-        count,
-        repeated(data, count * PAGE),
-        repeated(tags, count * PAGE // 32),
+        tuple(runs),
+        NoBytes.ZERO if isinstance(data, NoBytes) else tuple(pieces),  # type: ignore[arg-type]
+        repeated(tags, total * PAGE // 32),
     )
 
 
 def repeated(plane: memoryview | NoBytes, size: int) -> memoryview | NoBytes:
-    if isinstance(plane, NoBytes) or not any(plane):
+    if isinstance(plane, NoBytes):
         return NoBytes.ZERO
     return memoryview(bytes(plane) * (size // len(plane)))
 

@@ -1,0 +1,82 @@
+"""The joint to tagalong.migrate: values in, values out."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.support.scripted_machine import ScriptedMachine
+
+from tagalong import migrate
+from tagalong.errors import MigrationCancelledError, UsageError
+from tagalong.migrate import MigrationOptions, Progress, Stage, TcpAddress, UnixAddress
+from tagalong.vmm import transfer
+from tagalong.vmm.record import MigrationProgress, MigrationRequest
+
+
+class Report:
+    """A stand-in for the migration's report."""
+
+    def to_json(self) -> dict[str, object]:
+        return {"rounds": 2}
+
+
+def test_send_passes_options_and_converts_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    def migrate_to(
+        uri: str,
+        machine: object,
+        options: MigrationOptions,
+        *,
+        progress: Callable[[Progress], None],
+        cancel: threading.Event,
+    ) -> Report:
+        seen.extend([uri, machine, options, cancel])
+        progress(Progress(Stage.PRECOPY, 2, 1000, 3, 4, 600, 400, 1e6, 5.0, 0.25))
+        progress(Progress(Stage.SETUP, 0, 1000, 0, 0, 1000, 0))
+        return Report()
+
+    monkeypatch.setattr(migrate, "migrate_to", migrate_to)
+    machine, cancelled = ScriptedMachine(), threading.Event()
+    moments: list[MigrationProgress] = []
+
+    request = MigrationRequest("tcp:h:1", max_downtime_ms=250, verify=True)
+    report = transfer.send(machine, request, moments.append, cancelled)
+
+    assert report == {"rounds": 2}
+    options = MigrationOptions(max_downtime_s=0.25, verify=True, drop_tags=False)
+    assert seen == ["tcp:h:1", machine, options, cancelled]
+    assert moments == [
+        MigrationProgress(1000, 400, 600, 2, 1e6, 250.0),
+        MigrationProgress(1000, 0, 1000, 0, 0.0, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        (TcpAddress("::1", 4444), {"type": "inet", "host": "::1", "port": "4444"}),
+        (UnixAddress(Path("/run/in")), {"type": "unix", "path": "/run/in"}),
+    ],
+)
+def test_socket_address_has_qmps_form(
+    address: TcpAddress | UnixAddress, expected: dict[str, object]
+) -> None:
+    assert transfer.socket_address(address) == expected
+
+
+def test_listen_port_0_tells_the_real_port() -> None:
+    receiver = transfer.listen("tcp:127.0.0.1:0")
+
+    port = str(receiver.address["port"])
+    assert int(port) > 0
+    assert receiver.uri == f"tcp:127.0.0.1:{port}"
+    receiver.close()
+    with pytest.raises(MigrationCancelledError):
+        receiver.receive(lambda _: ScriptedMachine(), lambda *_: None)
+
+
+def test_listen_bad_uri_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match=r"^'x:1' is no migration address"):
+        transfer.listen("x:1")
