@@ -26,16 +26,12 @@
 #define SCTLR_TCF_SHIFT 40
 #define SCTLR_TCF0_SHIFT 38
 #define SCTLR_TCF_MASK (3UL << SCTLR_TCF_SHIFT)
-#define SCTLR_TCF0_MASK (3UL << SCTLR_TCF0_SHIFT)
-#define SCTLR_UCI (1UL << 26)
 #define SCTLR_DZE (1UL << 14)
-#define SCTLR_A (1UL << 1)
 
 /* SCTLR_EL1.TCF and TCF0. */
 enum tag_check_mode { TCF_NONE = 0, TCF_SYNC = 1, TCF_ASYNC = 2, TCF_ASYMMETRIC = 3 };
 
 #define PSTATE_TCO (1UL << 25)
-#define PSTATE_PAN (1UL << 22)
 #define PSTATE_EL1H_MASKED 0x3c5UL
 
 static inline u64 sysreg_field(u64 value, unsigned low, unsigned bits) {

@@ -90,7 +90,6 @@ enum exception_class {
     EC_UNDEFINED = 0x00,
     EC_SVC = 0x15,
     EC_SYSREG = 0x18,
-    EC_FETCH_ABORT_EL0 = 0x20,
     EC_FETCH_ABORT = 0x21,
     EC_PC_ALIGNMENT = 0x22,
     EC_DATA_ABORT_EL0 = 0x24,

@@ -5,10 +5,10 @@
     0x4030_4000  a hole
     0x4030_5000  PLAIN      1 page   read-write, without tags
     0x4038_0000  CODE       read-only, executable; one slot a program
-    0x4075_8000  SUPERVISOR vectors, tables and log of our side's EL1; unmapped in the oracle
-    0x4d3a_8000  the oracle's runner; unmapped on our side
+    0x9_4675_8000  SUPERVISOR  vectors and log of our side's EL1; unmapped in the oracle
+    0x9_4D3A_8000  RUNNER      the oracle's own program; unmapped on our side
 
-The last two stand where no arithmetic on flags and small numbers leads.
+The last two stand where no arithmetic on 32 bits, on pointers or on the PC leads by chance.
 Literal loads and ADR reach from CODE to DATA. What programs start from (contents of the pages,
 tags of READONLY) is the same for every program.
 """
@@ -34,10 +34,9 @@ SLOT_BYTES = 2048
 SLOTS = 256
 CODE_BYTES = SLOT_BYTES * SLOTS
 
-SUPERVISOR = 0x4075_8000
-SUPERVISOR_END = SUPERVISOR + 0x5_0000
-
-RUNNER = 0x4D3A_8000
+SUPERVISOR = 0x9_4675_8000
+SUPERVISOR_BYTES = 0x4_0000
+RUNNER = 0x9_4D3A_8000
 
 # A program's last words: branches first, so that a pending asynchronous tag fault is seen
 # by the oracle before the end, then the undefined instruction that ends every program.

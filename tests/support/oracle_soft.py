@@ -1,12 +1,12 @@
 """Our side: runs programs on the embedded machine, as a kernel would run them.
 
-Stage-1 tables map the areas of `oracle_layout` where the oracle has them. A vector table at EL1
+Stage-1 tables map the areas of `oracle_layout` where the oracle has them: those that programs
+use at the same physical addresses. A vector table at EL1
 does what the oracle's signal handler does: it logs ESR, FAR and ELR, goes on behind the
 instruction with ERET, and at a program's end saves the registers and switches the vCPU off.
 """
 
 import struct
-from collections.abc import Callable
 
 import numpy as np
 from tests.support import a64
@@ -29,7 +29,7 @@ from tests.support.oracle_layout import (
     READONLY_TAGS,
     SLOT_BYTES,
     SUPERVISOR,
-    SUPERVISOR_END,
+    SUPERVISOR_BYTES,
     slot_address,
 )
 from tests.support.oracle_lfsr import draw_tags
@@ -44,10 +44,10 @@ from tagalong.mte import tags as tag_arrays
 from tagalong.soft import SoftMachine
 from tagalong.soft.native import ExitReason
 
-_VECTORS = SUPERVISOR
-_TABLES = SUPERVISOR + 0x1_0000
-_FRAME = SUPERVISOR + 0x2_0000  # x0..x30, then end of program, log pointer
-_LOG = SUPERVISOR + 0x3_0000
+_TABLES = RAM
+_SUPERVISOR_GPA = RAM + 0x1_0000
+_FRAME = 0x1_0000  # in SUPERVISOR: x0..x30, then end of program, log pointer
+_LOG = 0x2_0000  # in SUPERVISOR, to its end
 _FRAME_END_PC, _FRAME_LOG = 256, 264
 _LOG_ENTRY = struct.Struct("<QQQ")  # ELR, ESR, FAR
 _CPU_OFF = 0x8400_0002
@@ -57,7 +57,7 @@ _MAIR = 0xF0_FF
 _AF, _INNER_SHAREABLE = 1 << 10, 3 << 8
 _PRIVILEGED, _READ_WRITE, _READ_ONLY = 0 << 6, 1 << 6, 3 << 6
 _PXN, _UXN = 1 << 53, 1 << 54
-_TABLE, _PAGE = 3, 3
+_TABLE, _PAGE, _ENTRIES = 3, 3, 512
 _T0SZ_48_BITS = 16
 _TCR = (
     _T0SZ_48_BITS
@@ -85,16 +85,16 @@ class SoftSide:
         self._machine = SoftMachine.create(ram_bytes=RAM_BYTES)
         self._memory = self._machine.memory
         self._vcpu = self._machine.vcpus[0]
-        self._write(_VECTORS, _vectors())
+        self._write(_SUPERVISOR_GPA, _vectors())
         self._write(READONLY, READONLY_IMAGE)
         self._write_tags(READONLY, READONLY_TAGS)
-        _map_areas(self._write)
+        self._write(_TABLES, _tables())
         fixed = {
             register_ids.MAIR_EL1: _MAIR,
             register_ids.TCR_EL1: _TCR,
             register_ids.TTBR0_EL1: _TABLES,
-            register_ids.VBAR_EL1: _VECTORS,
-            register_ids.SP_EL1: _FRAME,
+            register_ids.VBAR_EL1: SUPERVISOR,
+            register_ids.SP_EL1: SUPERVISOR + _FRAME,
         }
         self._registers = {**self._vcpu.save().registers, **fixed}
 
@@ -117,7 +117,8 @@ class SoftSide:
         self._write(DATA, DATA_IMAGE)
         self._write(PLAIN, PLAIN_IMAGE)
         self._write_tags(DATA, program.state.tags)
-        self._write(_FRAME + _FRAME_END_PC, struct.pack("<QQ", program.end(slot), _LOG))
+        frame = struct.pack("<QQ", program.end(slot), SUPERVISOR + _LOG)
+        self._write(_SUPERVISOR_GPA + _FRAME + _FRAME_END_PC, frame)
         registers = dict(self._registers)
         registers.update(_program_registers(program.state))
         registers[register_ids.PC] = slot_address(slot)
@@ -141,13 +142,15 @@ class SoftSide:
 
     def _outcome(self, program: Program, unsupported: list[Fault]) -> Outcome:
         get = self._vcpu.get_register
-        _, log_end = struct.unpack("<QQ", self._read(_FRAME + _FRAME_END_PC, 16))
-        faults = [_fault(*e) for e in _LOG_ENTRY.iter_unpack(self._read(_LOG, log_end - _LOG))]
+        frame = self._read(_SUPERVISOR_GPA + _FRAME, _FRAME_LOG + 8)
+        log_end = int.from_bytes(frame[_FRAME_LOG:], "little")
+        log = self._read(_SUPERVISOR_GPA + _LOG, log_end - SUPERVISOR - _LOG)
+        faults = [_fault(*entry) for entry in _LOG_ENTRY.iter_unpack(log)]
         # At EL1, LDTR and STTR are accesses of EL0.
         tfsr = get(register_ids.TFSRE0_EL1)
         tfsr |= get(register_ids.TFSR_EL1) if program.privileged else 0
         return Outcome(
-            registers=struct.unpack("<31Q", self._read(_FRAME, 31 * 8)),
+            registers=struct.unpack_from("<31Q", frame),
             sp=get(register_ids.SP_EL0),
             pstate=get(register_ids.SPSR_EL1),
             data=self._read(DATA, DATA_BYTES),
@@ -197,36 +200,56 @@ _STATUS = {
 _CLASSES = {0x00: FaultKind.UNDEFINED, 0x18: FaultKind.UNDEFINED, 0x3C: FaultKind.BREAKPOINT}
 
 
-def _map_areas(write: Callable[[int, bytes], None]) -> None:
-    """Write the stage-1 tables: everything identity-mapped, everything else a fault."""
+def _tables() -> bytes:
+    """Return the stage-1 tables, for _TABLES; what is not in an area is a translation fault."""
     plain_data = _PXN | _UXN | _NORMAL << 2
     tagged_data = _PXN | _UXN | _TAGGED << 2
-    areas = (
-        (SUPERVISOR, SUPERVISOR_END, _UXN | _PRIVILEGED | _NORMAL << 2),
+    tables = StageOneTables(_TABLES)
+    for start, end, attributes in (
         (DATA, READONLY, tagged_data | _READ_WRITE),
         (READONLY, HOLE, tagged_data | _READ_ONLY),
         (PLAIN, AREA_END, plain_data | _READ_WRITE),
         (CODE, CODE + CODE_BYTES, _READ_ONLY | _NORMAL << 2),
-    )
-    level0, level1, level2 = (_TABLES + level * PAGE_BYTES for level in range(3))
-    write(level0, struct.pack("<Q", level1 | _TABLE))
-    write(level1 + 8 * (RAM >> 30), struct.pack("<Q", level2 | _TABLE))
-    for index in range(RAM_BYTES >> 21):
-        table = level2 + (1 + index) * PAGE_BYTES
-        write(level2 + 8 * index, struct.pack("<Q", table | _TABLE))
-    for start, end, attributes in areas:
-        for page in range(start, end, PAGE_BYTES):
-            entry = page | attributes | _AF | _INNER_SHAREABLE | _PAGE
-            write(level2 + PAGE_BYTES + 8 * ((page - RAM) >> 12), struct.pack("<Q", entry))
+    ):
+        tables.map(start, start, end - start, attributes)
+    supervisor = _UXN | _PRIVILEGED | _NORMAL << 2
+    tables.map(SUPERVISOR, _SUPERVISOR_GPA, SUPERVISOR_BYTES, supervisor)
+    return tables.to_bytes()
+
+
+class StageOneTables:
+    """Tables for 48-bit addresses and 4 KiB pages, from physical address `base` on."""
+
+    def __init__(self, base: int) -> None:
+        self._base = base
+        self._pages: list[list[int]] = [[0] * _ENTRIES]
+
+    def map(self, va: int, gpa: int, size: int, attributes: int) -> None:
+        """Map `size` bytes, page by page."""
+        for offset in range(0, size, PAGE_BYTES):
+            page = self._pages[0]
+            for shift in (39, 30, 21):
+                page = self._next(page, (va + offset) >> shift & (_ENTRIES - 1))
+            entry = gpa + offset | attributes | _AF | _INNER_SHAREABLE | _PAGE
+            page[(va + offset) >> 12 & (_ENTRIES - 1)] = entry
+
+    def to_bytes(self) -> bytes:
+        return b"".join(struct.pack(f"<{_ENTRIES}Q", *page) for page in self._pages)
+
+    def _next(self, page: list[int], index: int) -> list[int]:
+        if not page[index]:
+            page[index] = self._base + len(self._pages) * PAGE_BYTES | _TABLE
+            self._pages.append([0] * _ENTRIES)
+        return self._pages[(page[index] - self._base) // PAGE_BYTES]
 
 
 def _vectors() -> bytes:
-    code = Code(_VECTORS)
+    code = Code(SUPERVISOR)
     for offset in range(0, 0x800, 0x80):
-        code.pad_to(_VECTORS + offset)
+        code.pad_to(SUPERVISOR + offset)
         # Synchronous exceptions from EL1 with SP_EL0 and from EL0; there can be no others.
         code.branch("log" if offset in {0x000, 0x400} else "never")
-    code.pad_to(_VECTORS + 0x800)
+    code.pad_to(SUPERVISOR + 0x800)
     code.label("never")
     code.emit(a64.b(0))
     code.label("log")

@@ -11,7 +11,7 @@ from tagalong.vmm.launch import RunOptions, run_vm
 
 _EPILOG = """\b
 Examples:
-  tagalong run --guest churn --guest-args "blocks=64" --vcpus 2 --control a.sock
+  tagalong run --guest churn --guest-args "tag-only=50" --vcpus 2 --control a.sock
   tagalong run --incoming tcp:0.0.0.0:4444 --control b.sock
   tagalong run --guest ./mine.elf --control a.sock --paused
 """

@@ -262,7 +262,7 @@ class _Source:
             f"migration {name}: the right to run was given to the destination, and then it was "
             f"not heard of any more ({error}). The VM stays stopped here. Look at the "
             f"destination: if it took over migration {name}, end the VM here; if it did not, "
-            "and only then, let it go on here"
+            "and only then, reclaim it here (x-reclaim)"
         )
 
     def _report(self, downtime: DowntimeParts) -> MigrationReport:

@@ -19,6 +19,7 @@ from tagalong._native import Exit
 from tagalong.devices import PL011_BYTES, PL011_GPA, Pl011
 from tagalong.errors import (
     AddressError,
+    MachineError,
     RunStateError,
     StateError,
     TagalongError,
@@ -243,9 +244,19 @@ class SoftMachine:
 
     def _run(self) -> None:
         leave = Exit()
-        while self._take_the_machine():
-            self._native.run(_BUDGET, leave)
-            self._handle_exit(leave)
+        try:
+            while self._take_the_machine():
+                self._native.run(_BUDGET, leave)
+                self._handle_exit(leave)
+        except Exception as error:  # noqa: BLE001 - or a dead thread would pass for a running guest
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._failure = MachineError(f"a device of the machine failed: {error!r}")
+        self._failure.__cause__ = error
+        with self._condition:
+            self._executing = False
+        self._end(RunState.FAILED)
 
     def _take_the_machine(self) -> bool:
         """Wait until the interpreter may run; False when it never will again."""

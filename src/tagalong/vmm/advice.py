@@ -21,7 +21,7 @@ def next_steps(error: TagalongError, source_state: str | None) -> str:
         return (
             "The source holds the VM stopped, and the destination may be running it. Ask the "
             "destination (query-status): if it has the VM, tell the source to quit; if it has "
-            "not, the source's copy is the VM, so keep that process."
+            "not, the source's copy is the VM: tell it x-reclaim and cont."
         )
     return f"{_whereabouts(source_state)} {_remedy(error)}."
 

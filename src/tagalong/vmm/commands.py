@@ -63,6 +63,7 @@ class VmCommands:
             "quit": _Command(lambda _: self._vm.end(Ending(ShutdownReason.QUIT))),
             "stop": _Command(lambda _: self._vm.stop()),
             "x-query-tags": _Command(lambda _: self._query_tags()),
+            "x-reclaim": _Command(lambda _: self._vm.reclaim()),
         }
 
     def execute(self, command: str, arguments: JsonObject) -> object:

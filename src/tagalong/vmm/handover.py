@@ -80,6 +80,11 @@ class HandoverGate:
             self._frozen = False
         self._on_thaw()
 
+    def release(self) -> None:
+        """Give the frozen machine back to the operator, standing."""
+        with self._lock:
+            self._frozen = False
+
 
 class MigratingMachine:
     """The machine as a migration sees it: everything passes, stop and go by the gate."""

@@ -5,13 +5,14 @@
     running         -> paused, finish-migrate, shutdown, internal-error
     paused          -> running, finish-migrate, shutdown, internal-error
     finish-migrate  -> prelaunch, running, paused, postmigrate, shutdown, internal-error
-    postmigrate     ->
+    postmigrate     -> paused
     shutdown        ->
     internal-error  ->
 
 `finish-migrate` is the downtime at the source: the guest stands, its last pages are on
 their way. From there the VM goes to `postmigrate`, where the destination owns it for good,
-or back to the state it was frozen in. The names are those of QEMU's qapi/run-state.json.
+or back to the state it was frozen in. Out of `postmigrate` leads only x-reclaim, for a
+hand-over whose end nobody saw. The names are those of QEMU's qapi/run-state.json.
 """
 
 from collections.abc import Mapping
@@ -47,7 +48,7 @@ TRANSITIONS: Mapping[VmState, frozenset[VmState]] = MappingProxyType(
             {VmState.PRELAUNCH, VmState.RUNNING, VmState.PAUSED, VmState.POSTMIGRATE}
         )
         | _ENDS,
-        VmState.POSTMIGRATE: frozenset(),
+        VmState.POSTMIGRATE: frozenset({VmState.PAUSED}),
         VmState.SHUTDOWN: frozenset(),
         VmState.INTERNAL_ERROR: frozenset(),
     }

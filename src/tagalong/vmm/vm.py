@@ -19,8 +19,9 @@ from tagalong.vmm.watcher import MachineWatcher
 _MOVED_AWAY = "the destination owns the VM: it was migrated away and must not run here as well"
 _MAYBE_MOVED_AWAY = (
     "the link broke while the VM was handed over: the destination may be running it; "
-    "look there first"
+    "look there first, and only if it does not, x-reclaim the VM here"
 )
+_NOTHING_TO_RECLAIM = "x-reclaim is for a VM whose hand-over broke off with an uncertain end"
 
 
 class ShutdownReason(Enum):
@@ -65,7 +66,7 @@ class Vm:
         self._emit = emit
         self._here: _Running | None = None
         self._before_freeze = VmState.PAUSED
-        self._no_cont_reason = _MOVED_AWAY
+        self._is_certain = True
 
     @property
     def machine(self) -> Machine | None:
@@ -107,7 +108,7 @@ class Vm:
         if self.state is VmState.RUNNING:
             return
         if self.state is VmState.POSTMIGRATE:
-            raise RunStateError(self._no_cont_reason)
+            raise RunStateError(_MOVED_AWAY if self._is_certain else _MAYBE_MOVED_AWAY)
         if self.state is VmState.FINISH_MIGRATE:
             raise RunStateError("Migration is not finalized yet")
         check_transition(self.state, VmState.RUNNING)
@@ -151,9 +152,19 @@ class Vm:
             self._here.watcher.watch()
 
     def handed_over(self, *, certain: bool = True) -> None:
-        """Record that the destination owns the VM, or may own it. For ever."""
-        self._no_cont_reason = _MOVED_AWAY if certain else _MAYBE_MOVED_AWAY
+        """Record that the destination owns the VM, or, if not `certain`, may own it."""
+        self._is_certain = certain
         self._enter(VmState.POSTMIGRATE)
+
+    def reclaim(self) -> None:
+        """Take the VM back, paused: a person vouches that the destination does not have it.
+
+        Raises RunStateError unless its hand-over ended uncertainly.
+        """
+        if self.state is not VmState.POSTMIGRATE or self._is_certain:
+            raise RunStateError(_NOTHING_TO_RECLAIM)
+        self._require_here().gate.release()
+        self._enter(VmState.PAUSED)
 
     def not_handed_over(self) -> None:
         """Go on as before the migration froze the guest, if it did."""

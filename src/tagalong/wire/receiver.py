@@ -50,11 +50,6 @@ class Receiver:
         self._on_filled: Callable[[], Record | None] = self._stream_header
         self._expect(bytearray(STREAM_HEADER.size), self._stream_header)
 
-    @property
-    def is_between_records(self) -> bool:
-        """Return whether the last record is complete and no byte of another has come."""
-        return self.offset == self.record_start
-
     def buffer(self) -> memoryview:
         """Return where the next bytes go; not empty after `record` returned None."""
         return self._target[self._filled :]

@@ -25,7 +25,15 @@ from tagalong.errors import (
     UsageError,
 )
 from tagalong.machine import Machine, MachineDescription, RunState
-from tagalong.migrate import Channel, MigrationOptions, Progress, Stage, Timeouts
+from tagalong.migrate import (
+    Channel,
+    MigrationOptions,
+    Progress,
+    Stage,
+    Timeouts,
+    migrate_to,
+)
+from tagalong.migrate.channel import Buffers
 from tagalong.wire import RecordType, Role
 
 SOURCE_RECORDS = [
@@ -306,6 +314,55 @@ def test_destination_that_cannot_start_gives_the_right_back(
 
     error = stayed(outcome)
     assert "the other end gave up (INTERNAL): no vCPU thread" in str(error)
+
+
+class Severed(Channel):
+    """A channel that breaks when a record of one type is to be sent."""
+
+    def __init__(self, sock: socket.socket, at: RecordType, error: BaseException) -> None:
+        super().__init__(sock, "severed", idle_s=0.6)
+        self._at = at.to_bytes(2, "little")
+        self._error = error
+
+    def send(self, buffers: Buffers, *, deadline: float = float("inf")) -> None:
+        if bytes(buffers[0][:2]) == self._at:
+            raise self._error
+        super().send(buffers, deadline=deadline)
+
+
+def test_commit_that_was_not_sent_whole_leaves_the_guest_running(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    near, far = socket.socketpair()
+    severed = Severed(near, RecordType.COMMIT, HostError("the cable is out"))
+
+    outcome = Migration(source).run_over(severed, Channel(far, "far", idle_s=0.6))
+    outcomes.append(outcome)
+
+    assert "the migration failed (commit), the VM stays here: the cable" in str(stayed(outcome))
+
+
+def test_commit_of_which_nobody_knows_is_uncertain(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    near, far = socket.socketpair()
+    severed = Severed(near, RecordType.COMMIT, ZeroDivisionError("a bug in mid-call"))
+
+    outcome = Migration(source).run_over(severed, Channel(far, "far", idle_s=0.6))
+    outcomes.append(outcome)
+
+    assert isinstance(outcome.source_error, HandoverUncertainError)
+    assert source.run_state is RunState.PAUSED
+    nothing_started(outcome)
+
+
+def test_migrate_to_where_nobody_waits_raises_and_changes_nothing(source: FakeMachine) -> None:
+    with pytest.raises(MigrationError, match="did not begin: unix:/no/such") as caught:
+        migrate_to("unix:/no/such/socket", source)
+
+    assert isinstance(caught.value.__cause__, HostError)
+    assert not source.calls
+    source.close()
 
 
 def test_source_that_cannot_be_told_any_more_is_not_acknowledged(

@@ -112,6 +112,21 @@ def test_console_guest_writes_to_pl011_bytes_arrive_in_order() -> None:
     machine.close()
 
 
+def test_console_that_raises_machine_fails_and_says_why() -> None:
+    def broken(_: bytes) -> None:
+        raise ValueError("no paper")
+
+    words = [*a64.mov_value(1, 0x09000000), a64.ldst(a64.STRB, 2, 1), a64.b(0)]
+    machine = bare.machine_with(words, console=broken)
+
+    machine.resume()
+
+    assert machine.wait(5) is RunState.FAILED
+    assert str(machine.failure) == "a device of the machine failed: ValueError('no paper')"
+    machine.pause()
+    machine.close()
+
+
 def test_mmio_read_flag_register_says_ready_and_undefined_offset_reads_zero() -> None:
     words = [
         *a64.mov_value(1, 0x09000000),

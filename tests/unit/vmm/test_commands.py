@@ -76,6 +76,7 @@ def test_query_commands_lists_exactly_what_there_is() -> None:
             "quit",
             "stop",
             "x-query-tags",
+            "x-reclaim",
         ]
 
     play(script)

@@ -143,5 +143,5 @@ def test_next_steps_uncertain_handover_sends_to_the_destination() -> None:
     assert next_steps(HandoverUncertainError("x"), "postmigrate") == (
         "The source holds the VM stopped, and the destination may be running it. Ask the "
         "destination (query-status): if it has the VM, tell the source to quit; if it has "
-        "not, the source's copy is the VM, so keep that process."
+        "not, the source's copy is the VM: tell it x-reclaim and cont."
     )

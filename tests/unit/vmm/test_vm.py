@@ -187,6 +187,38 @@ def test_vm_handed_over_refuses_cont_for_ever() -> None:
     assert scene.machine.calls == ["resume", "pause"]
 
 
+def test_vm_handed_over_uncertainly_reclaimed_stands_and_can_go_on() -> None:
+    async def script(scene: Scene) -> None:
+        scene.vm.cont()
+        scene.vm.migrating_machine().pause()
+        await settle()
+        scene.vm.handed_over(certain=False)
+        scene.vm.reclaim()
+        assert scene.vm.state is VmState.PAUSED
+        scene.vm.cont()
+        assert scene.vm.state is VmState.RUNNING
+
+    scene = play(script)
+
+    assert scene.machine.calls == ["resume", "pause", "resume"]
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_vm_that_is_nobodys_doubt_cannot_be_reclaimed(moved: bool) -> None:
+    async def script(scene: Scene) -> None:
+        scene.vm.migrating_machine().pause()
+        await settle()
+        if moved:
+            scene.vm.handed_over()
+        state = scene.vm.state
+        message = "^x-reclaim is for a VM whose hand-over broke off with an uncertain end$"
+        with pytest.raises(RunStateError, match=message):
+            scene.vm.reclaim()
+        assert scene.vm.state is state
+
+    play(script)
+
+
 def test_vm_handed_over_uncertainly_refuses_cont_and_says_why() -> None:
     async def script(scene: Scene) -> None:
         scene.vm.migrating_machine().pause()

@@ -9,6 +9,7 @@ from tests.support.wire_session import (
     SAMPLES,
     SCRIPT,
     SOURCE,
+    STATE,
     joined,
     pair_in,
     raw_record,
@@ -29,6 +30,7 @@ from tagalong.wire import (
     Role,
     Round,
     Run,
+    State,
 )
 
 
@@ -235,6 +237,30 @@ def test_head_damaged_is_detected_before_anything_is_placed() -> None:
     with pytest.raises(RemoteProtocolError, match=r"head check .* of record 0x2 \(PAGES\)"):
         pair.destination.next_record()
     assert not asked
+
+
+def test_state_of_many_chunks_arrives_whole() -> None:
+    pair = pair_in(Phase.COPYING)
+    state = State(STATE.vcpus, {"disk": bytes(range(256)) * 4000, "uart": b"x" * 70_000})
+
+    incoming = joined(pair.source.send(state))
+    steps = fill(pair.destination, incoming)
+
+    assert max(steps) == 64 << 10
+    assert sum(steps) == len(incoming)
+    assert pair.destination.phase is Phase.STATE_SENT
+
+
+def test_eof_after_an_error_is_the_same_error() -> None:
+    pair = pair_in(Phase.COPYING)
+    pair.source.receive_data(b"\xff" * 16)
+    with pytest.raises(RemoteProtocolError) as caught:
+        pair.source.next_record()
+
+    with pytest.raises(RemoteProtocolError) as again:
+        pair.source.receive_eof()
+
+    assert again.value is caught.value
 
 
 def test_planes_are_sent_without_a_copy() -> None:
