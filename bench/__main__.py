@@ -11,10 +11,11 @@ import json
 import statistics
 from collections.abc import Sequence
 
-from bench.interpreter import MODES, million_instructions_per_second
-from bench.migration import measure
 from rich.console import Console
 from rich.table import Table
+
+from bench.interpreter import MODES, million_instructions_per_second
+from bench.migration import measure
 
 MIB = 1 << 20
 

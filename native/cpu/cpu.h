@@ -6,6 +6,7 @@
  *   data_processing_*.c, branch.c, load_store.c, atomics.c, tags_insn.c, system.c   handlers
  *   memory.c, mmu.c             guest memory with translation and tag checks
  *   exception.c, sysregs.c      EL1 and EL0 as the guest sees them
+ *   state.c                     a vCPU's state by KVM ONE_REG id
  *   run.c, machine.c            the loop, the turns of the vCPUs, the library's entry points
  */
 #ifndef TA_CPU_H

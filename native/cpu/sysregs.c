@@ -1,5 +1,6 @@
-/* System registers: one table for MRS and MSR, and for state saved by KVM ONE_REG id. */
+/* System registers as MRS and MSR reach them; state.c saves them by id. */
 #include "cpu.h"
+#include "sysregs.h"
 
 /* This CPU: Armv8.5-A with FEAT_MTE3, LSE, LRCPC2, CRC32, FlagM2, PAN, UAO, DIT, SSBS2, SB,
  * LOR; no FP, no SIMD, no PAuth, no EL2 or EL3. Implementer 0 is for software. */
@@ -24,20 +25,6 @@
 #define RGSR_BITS 0xffff0full
 #define TFSR_BITS 3ull
 #define SCTLR_RES1 0x30500800ull /* LSMAOE, nTLSMD, EIS, TSCXT, EOS: features not here */
-
-enum register_flags {
-    EL0_READ = 1,
-    EL0_WRITE = 2,
-    READ_ONLY = 4,
-    REGIME = 8, /* a write changes how memory is reached */
-};
-
-struct sysreg {
-    uint32_t encoding;
-    uint16_t offset; /* in struct vcpu */
-    uint8_t flags;
-    uint64_t mask; /* bits that can be set */
-};
 
 #define FIELD(name) offsetof(struct vcpu, sys.name)
 #define ALL_BITS (~0ull)
@@ -136,12 +123,12 @@ uint64_t counter(const struct vcpu *cpu)
     return cpu->instructions + cpu->counter_offset;
 }
 
-static uint64_t *field(struct vcpu *cpu, const struct sysreg *reg)
+uint64_t *sysreg_field(struct vcpu *cpu, const struct sysreg *reg)
 {
     return (uint64_t *)((char *)cpu + reg->offset);
 }
 
-static const struct sysreg *find_register(uint32_t encoding)
+const struct sysreg *find_sysreg(uint32_t encoding)
 {
     for (unsigned i = 0; i < REGISTER_COUNT; i++)
         if (registers[i].encoding == encoding)
@@ -149,7 +136,7 @@ static const struct sysreg *find_register(uint32_t encoding)
     return NULL;
 }
 
-static bool find_constant(const struct vcpu *cpu, uint32_t encoding, uint64_t *value)
+bool find_sysreg_constant(const struct vcpu *cpu, uint32_t encoding, uint64_t *value)
 {
     if (encoding == SYS_MPIDR) {
         *value = MPIDR_RES1 | cpu->index;
@@ -242,16 +229,16 @@ static bool is_privileged(uint32_t encoding)
 
 enum sysreg_outcome read_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t *value)
 {
-    const struct sysreg *reg = find_register(encoding);
+    const struct sysreg *reg = find_sysreg(encoding);
     if (!cpu->el && is_privileged(encoding))
         return SYSREG_UNDEFINED;
     if (!cpu->el && is_trapped(cpu, encoding))
         return SYSREG_TRAPPED;
     if (reg) {
-        *value = *field(cpu, reg);
+        *value = *sysreg_field(cpu, reg);
         return SYSREG_OK;
     }
-    if (read_pstate(cpu, encoding, value) || find_constant(cpu, encoding, value)) {
+    if (read_pstate(cpu, encoding, value) || find_sysreg_constant(cpu, encoding, value)) {
         if (encoding == SYS_DCZID && !cpu->el && !(cpu->sys.sctlr & SCTLR_DZE))
             *value |= DCZID_DZP;
         return SYSREG_OK;
@@ -271,7 +258,7 @@ enum sysreg_outcome read_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t *v
     }
 }
 
-static void after_write(struct vcpu *cpu, const struct sysreg *reg)
+void after_sysreg_write(struct vcpu *cpu, const struct sysreg *reg)
 {
     if (reg->flags & REGIME) {
         flush_tlb(cpu);
@@ -315,15 +302,15 @@ static bool write_pstate(struct vcpu *cpu, uint32_t encoding, uint64_t value)
 
 enum sysreg_outcome write_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t value)
 {
-    const struct sysreg *reg = find_register(encoding);
+    const struct sysreg *reg = find_sysreg(encoding);
     uint64_t unused;
     if (!cpu->el && (is_privileged(encoding) || (reg && !(reg->flags & EL0_WRITE))))
         return SYSREG_UNDEFINED;
     if (!cpu->el && is_trapped(cpu, encoding))
         return SYSREG_TRAPPED;
     if (reg) {
-        *field(cpu, reg) = value & reg->mask;
-        after_write(cpu, reg);
+        *sysreg_field(cpu, reg) = value & reg->mask;
+        after_sysreg_write(cpu, reg);
         return SYSREG_OK;
     }
     if (write_pstate(cpu, encoding, value))
@@ -338,10 +325,27 @@ enum sysreg_outcome write_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t v
         return SYSREG_OK;
     default:
         if (encoding == SYS_CURRENTEL || encoding == SYS_CNTPCT || encoding == SYS_CNTVCT ||
-            encoding == SYS_OSLSR || find_constant(cpu, encoding, &unused))
+            encoding == SYS_OSLSR || find_sysreg_constant(cpu, encoding, &unused))
             return SYSREG_UNDEFINED; /* read-only */
         return judge_unknown(cpu, encoding);
     }
+}
+
+/* ELR_EL1 and SPSR_EL1 are core registers to KVM, so that the table's entries are not ids. */
+bool is_sysreg_state(const struct sysreg *reg)
+{
+    return reg->offset != FIELD(elr) && reg->offset != FIELD(spsr);
+}
+
+/* Calls `put` with the encoding of each system register that is part of a vCPU's state. */
+void each_sysreg_state(void (*put)(void *context, uint32_t encoding), void *context)
+{
+    for (unsigned i = 0; i < REGISTER_COUNT; i++)
+        if (is_sysreg_state(&registers[i]))
+            put(context, registers[i].encoding);
+    put(context, SYS_MPIDR);
+    for (unsigned i = 0; i < CONSTANT_COUNT; i++)
+        put(context, constants[i].encoding);
 }
 
 void reset_vcpu(struct vcpu *cpu)
@@ -352,147 +356,4 @@ void reset_vcpu(struct vcpu *cpu)
     cpu->sys.sctlr = SCTLR_RES1 | SCTLR_SPAN;
     flush_tlb(cpu);
     update_memory_mode(cpu);
-}
-
-/* --- state by KVM ONE_REG id (Linux Documentation/virt/kvm/api.rst, 4.68) --- */
-
-#define ID_CORE 0x6030000000100000ull /* + offset in struct kvm_regs / 4 */
-#define ID_SYSREG 0x6030000000130000ull
-#define ID_TIMER_COUNT 0x603000000013df1aull /* KVM_REG_ARM_TIMER_CNT */
-
-enum core_register { CORE_SP_EL0 = 31, CORE_PC, CORE_PSTATE, CORE_SP_EL1, CORE_ELR, CORE_SPSR,
-                     CORE_COUNT };
-
-static uint64_t *stack_pointer(struct vcpu *cpu, unsigned which)
-{
-    return cpu->sp_select == which ? &cpu->x[SLOT_SP] : &cpu->sp_el[which];
-}
-
-static uint64_t *core_register(struct vcpu *cpu, uint64_t index)
-{
-    switch (index) {
-    case CORE_SP_EL0:
-        return stack_pointer(cpu, 0);
-    case CORE_PC:
-        return &cpu->pc;
-    case CORE_SP_EL1:
-        return stack_pointer(cpu, 1);
-    case CORE_ELR:
-        return &cpu->sys.elr;
-    case CORE_SPSR:
-        return &cpu->sys.spsr;
-    default:
-        return index < CORE_SP_EL0 ? &cpu->x[index] : NULL;
-    }
-}
-
-static bool is_core(uint64_t id, uint64_t *index)
-{
-    *index = (id - ID_CORE) / 2;
-    return id >= ID_CORE && id < ID_CORE + 2 * CORE_COUNT && !(id & 1);
-}
-
-static struct vcpu *vcpu_at(struct ta_machine *machine, uint32_t index)
-{
-    return index < machine->vcpu_count ? &machine->vcpus[index] : NULL;
-}
-
-/* ELR_EL1 and SPSR_EL1 are core registers to KVM, so that the table's entries are not ids. */
-static bool is_state(const struct sysreg *reg)
-{
-    return reg->offset != FIELD(elr) && reg->offset != FIELD(spsr);
-}
-
-int ta_vcpu_get(struct ta_machine *machine, uint32_t index, uint64_t id, uint64_t *value)
-{
-    struct vcpu *cpu = vcpu_at(machine, index);
-    uint64_t core;
-    if (!cpu)
-        return -1;
-    if (is_core(id, &core)) {
-        *value = core == CORE_PSTATE ? pstate_get(cpu) : *core_register(cpu, core);
-        return 0;
-    }
-    if (id == ID_TIMER_COUNT) {
-        *value = counter(cpu);
-        return 0;
-    }
-    if (id >> 16 != ID_SYSREG >> 16)
-        return -1;
-    const struct sysreg *reg = find_register((uint32_t)id & 0xffff);
-    if (reg && is_state(reg)) {
-        *value = *field(cpu, reg);
-        return 0;
-    }
-    return !reg && find_constant(cpu, (uint32_t)id & 0xffff, value) ? 0 : -1;
-}
-
-static int set_pstate(struct vcpu *cpu, uint64_t value)
-{
-    uint64_t mode = value & SPSR_MODE;
-    uint64_t known = NZCV_MASK | SPSR_TCO | SPSR_DIT | SPSR_UAO | SPSR_PAN | SPSR_IL |
-                     SPSR_SSBS | SPSR_DAIF | SPSR_MODE;
-    if ((value & ~known) || (mode != MODE_EL0T && mode != MODE_EL1T && mode != MODE_EL1H))
-        return -1;
-    pstate_set(cpu, value);
-    return 0;
-}
-
-int ta_vcpu_set(struct ta_machine *machine, uint32_t index, uint64_t id, uint64_t value)
-{
-    struct vcpu *cpu = vcpu_at(machine, index);
-    uint64_t core, constant;
-    if (!cpu)
-        return -1;
-    drop_monitor(cpu); /* as after any context switch */
-    if (is_core(id, &core)) {
-        if (core == CORE_PSTATE)
-            return set_pstate(cpu, value);
-        *core_register(cpu, core) = value;
-        cpu->fetch_page = NO_PAGE;
-        return 0;
-    }
-    if (id == ID_TIMER_COUNT) {
-        cpu->counter_offset = value - cpu->instructions;
-        return 0;
-    }
-    if (id >> 16 != ID_SYSREG >> 16)
-        return -1;
-    const struct sysreg *reg = find_register((uint32_t)id & 0xffff);
-    if (reg) {
-        if (!is_state(reg) || (value & ~reg->mask))
-            return -1;
-        *field(cpu, reg) = value;
-        after_write(cpu, reg);
-        return 0;
-    }
-    return find_constant(cpu, (uint32_t)id & 0xffff, &constant) && constant == value ? 0 : -1;
-}
-
-size_t ta_vcpu_register_ids(uint64_t *ids, size_t max_ids)
-{
-    size_t count = 0;
-#define PUT(id)                                                                               \
-    do {                                                                                      \
-        if (count < max_ids)                                                                  \
-            ids[count] = (id);                                                                \
-        count++;                                                                              \
-    } while (0)
-    for (uint64_t i = 0; i < CORE_COUNT; i++)
-        PUT(ID_CORE + 2 * i);
-    for (unsigned i = 0; i < REGISTER_COUNT; i++)
-        if (is_state(&registers[i]))
-            PUT(ID_SYSREG | registers[i].encoding);
-    PUT(ID_SYSREG | SYS_MPIDR);
-    for (unsigned i = 0; i < CONSTANT_COUNT; i++)
-        PUT(ID_SYSREG | constants[i].encoding);
-    PUT(ID_TIMER_COUNT);
-#undef PUT
-    return count;
-}
-
-uint64_t ta_vcpu_instructions(struct ta_machine *machine, uint32_t index)
-{
-    struct vcpu *cpu = vcpu_at(machine, index);
-    return cpu ? cpu->instructions : 0;
 }

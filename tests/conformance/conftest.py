@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.support.running_guest import RunningGuest
 
 from tagalong.machine import Machine
 from tagalong.soft import SoftMachine
+from tests.support.running_guest import Boot, RunningGuest
 
 MAKERS: dict[str, Callable[..., Machine]] = {"soft": SoftMachine.create}
 
 
 @pytest.fixture(params=sorted(MAKERS))
-def boot(request: pytest.FixtureRequest) -> Iterator[Callable[..., RunningGuest]]:
+def boot(request: pytest.FixtureRequest) -> Iterator[Boot]:
     """Return a function that starts a built-in guest; all are closed at the end."""
     started: list[RunningGuest] = []
 

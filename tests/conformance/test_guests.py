@@ -2,8 +2,10 @@
 
 import pytest
 
+from tests.support.running_guest import Boot
 
-def test_selftest_every_instruction_and_mode_passes(boot) -> None:
+
+def test_selftest_every_instruction_and_mode_passes(boot: Boot) -> None:
     lines = boot("selftest").run_to_the_end()
 
     failed = [line for line in lines if "FAIL" in line]
@@ -13,14 +15,14 @@ def test_selftest_every_instruction_and_mode_passes(boot) -> None:
     assert len(passed) > 100
 
 
-def test_selftest_with_two_vcpus_starts_the_second(boot) -> None:
+def test_selftest_with_two_vcpus_starts_the_second(boot: Boot) -> None:
     lines = boot("selftest", vcpu_count=2).run_to_the_end()
 
     assert lines[-1].endswith(" 0 failed")
 
 
 @pytest.mark.parametrize("vcpu_count", [1, 2, 4])
-def test_churn_runs_and_keeps_its_invariants(boot, vcpu_count) -> None:
+def test_churn_runs_and_keeps_its_invariants(boot: Boot, vcpu_count: int) -> None:
     guest = boot("churn", "working-set=2M", vcpu_count=vcpu_count)
 
     guest.machine.resume()
@@ -31,7 +33,7 @@ def test_churn_runs_and_keeps_its_invariants(boot, vcpu_count) -> None:
     assert not guest.lines_with("FAIL")
 
 
-def test_churn_every_kind_of_deliberate_fault_is_taken(boot) -> None:
+def test_churn_every_kind_of_deliberate_fault_is_taken(boot: Boot) -> None:
     guest = boot("churn", "working-set=1M")
 
     guest.machine.resume()
@@ -44,7 +46,7 @@ def test_churn_every_kind_of_deliberate_fault_is_taken(boot) -> None:
     assert int(last["blocks"]) > 0
 
 
-def test_speed_counts_its_iterations(boot) -> None:
+def test_speed_counts_its_iterations(boot: Boot) -> None:
     lines = boot("speed", "iterations=1000").run_to_the_end()
 
     assert any(line.startswith("speed: iterations=1000 instructions=") for line in lines)

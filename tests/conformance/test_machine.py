@@ -2,13 +2,14 @@
 
 import numpy as np
 
-from tagalong.machine import MachineState
+from tagalong.machine import Machine, MachineState
 from tagalong.memory import Gpa
+from tests.support.running_guest import Boot
 
 CHURN = "working-set=2M report=2000"
 
 
-def test_pause_and_resume_under_churn_nothing_is_lost(boot) -> None:
+def test_pause_and_resume_under_churn_nothing_is_lost(boot: Boot) -> None:
     guest = boot("churn", CHURN, vcpu_count=2)
 
     for count in range(1, 20):
@@ -19,7 +20,7 @@ def test_pause_and_resume_under_churn_nothing_is_lost(boot) -> None:
     assert not guest.lines_with("FAIL")
 
 
-def test_state_and_memory_copied_to_another_machine_guest_goes_on(boot) -> None:
+def test_state_and_memory_copied_to_another_machine_guest_goes_on(boot: Boot) -> None:
     guest, other = (boot("churn", CHURN, vcpu_count=2) for _ in range(2))
     guest.machine.resume()
     guest.wait_for("progress", 4)
@@ -32,7 +33,7 @@ def test_state_and_memory_copied_to_another_machine_guest_goes_on(boot) -> None:
     assert not other.lines_with("FAIL")
 
 
-def test_tags_lost_in_the_copy_guest_notices(boot) -> None:
+def test_tags_lost_in_the_copy_guest_notices(boot: Boot) -> None:
     guest, other = (boot("churn", CHURN) for _ in range(2))
     guest.machine.resume()
     guest.wait_for("progress", 2)
@@ -45,7 +46,7 @@ def test_tags_lost_in_the_copy_guest_notices(boot) -> None:
     assert other.lines_with("FAIL")
 
 
-def test_one_granules_tag_changed_from_outside_guest_notices(boot) -> None:
+def test_one_granules_tag_changed_from_outside_guest_notices(boot: Boot) -> None:
     guest = boot("churn", "working-set=256K")
     guest.machine.resume()
     guest.wait_for("progress", 1)
@@ -63,7 +64,7 @@ def test_one_granules_tag_changed_from_outside_guest_notices(boot) -> None:
     assert guest.lines_with("FAIL")
 
 
-def test_dirty_log_under_churn_copy_by_harvests_equals_memory(boot) -> None:
+def test_dirty_log_under_churn_copy_by_harvests_equals_memory(boot: Boot) -> None:
     guest = boot("churn", CHURN, vcpu_count=2)
     machine = guest.machine
     region = machine.memory.regions[0]
@@ -94,7 +95,7 @@ def test_dirty_log_under_churn_copy_by_harvests_equals_memory(boot) -> None:
     assert np.array_equal(tags, machine.read_tags(region.gpa, region.size_bytes))
 
 
-def test_populated_pages_small_guest_in_large_ram_most_stay_holes(boot) -> None:
+def test_populated_pages_small_guest_in_large_ram_most_stay_holes(boot: Boot) -> None:
     guest = boot("churn", "working-set=1M", ram_bytes=4 << 30)
     guest.machine.resume()
     guest.wait_for("progress", 2)
@@ -105,7 +106,7 @@ def test_populated_pages_small_guest_in_large_ram_most_stay_holes(boot) -> None:
     assert 0 < populated.count() * 4096 < 8 << 20
 
 
-def test_save_state_twice_gives_the_same(boot) -> None:
+def test_save_state_twice_gives_the_same(boot: Boot) -> None:
     guest = boot("churn", CHURN, vcpu_count=2)
     guest.machine.resume()
     guest.wait_for("progress", 1)
@@ -117,7 +118,7 @@ def test_save_state_twice_gives_the_same(boot) -> None:
     assert first == second
 
 
-def copy_all(source, target, *, with_tags: bool = True) -> None:
+def copy_all(source: Machine, target: Machine, *, with_tags: bool = True) -> None:
     """Copy memory, tags and state; the target has the same description."""
     for region, pages in zip(source.memory.regions, source.populated_pages(), strict=True):
         target.memory.view(region.gpa, region.size_bytes)[:] = region.data

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.support.vm_processes import TAGALONG, TIMEOUT_S, tagalong, until
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.support.tiny_guest import write_guest
 from tests.support.vm_processes import TAGALONG, Qmp, tagalong, until, vm_process
 

@@ -6,9 +6,8 @@ version must read. A new version gets new files beside the old ones.
 
 from pathlib import Path
 
-from tests.support.wire_session import streams
-
 from tagalong.wire import Role
+from tests.support.wire_session import streams
 
 FOLDER = Path(__file__).parent
 PATHS = {

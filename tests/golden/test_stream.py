@@ -3,11 +3,11 @@
 from itertools import pairwise
 
 import pytest
-from tests.golden.build_streams import PATHS
-from tests.support.wire_session import SCRIPT, hear, records_in, streams
 
 from tagalong.errors import RemoteProtocolError
 from tagalong.wire import NoBytes, Pages, Role
+from tests.golden.build_streams import PATHS
+from tests.support.wire_session import SCRIPT, hear, records_in, streams
 
 GOLDEN = {role: path.read_bytes() for role, path in PATHS.items()}
 ROLES = pytest.mark.parametrize("sender", list(Role), ids=lambda role: role.name.lower())

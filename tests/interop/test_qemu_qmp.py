@@ -12,10 +12,10 @@ from typing import Any, cast
 import pytest
 from qemu.qmp import ConnectError, EventListener, ExecuteError, QMPClient
 from qemu.qmp.qmp_client import ExecInterruptedError
-from tests.support.served_vm import ServedVm, served_vm
 
 from tagalong import __version__
 from tagalong.vmm.framing import MAX_MESSAGE_BYTES
+from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 20.0
 

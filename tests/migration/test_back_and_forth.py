@@ -66,7 +66,7 @@ async def travel(folder: Path, migrations: int) -> tuple[list[Report], list[int]
 
 
 @pytest.mark.timeout(600)
-def test_hundred_migrations_under_churn_guest_keeps_its_invariants(tmp_path) -> None:
+def test_hundred_migrations_under_churn_guest_keeps_its_invariants(tmp_path: Path) -> None:
     reports, operations = asyncio.run(travel(tmp_path, MIGRATIONS))
 
     assert len(reports) == MIGRATIONS

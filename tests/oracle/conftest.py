@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.support.fetch_qemu import QemuMissingError, find_qemu
 from tests.support.oracle_soft import SoftSide
 

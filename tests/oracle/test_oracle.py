@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
 from tests.support import a64, oracle_qemu
 from tests.support.oracle_generate import KINDS, batch
 from tests.support.oracle_layout import DATA, DATA_GRANULES, HOLE, READONLY, slot_address

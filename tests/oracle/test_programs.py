@@ -8,6 +8,7 @@ A batch is 256 programs; `python -m tests.oracle.long` runs more of them.
 from pathlib import Path
 
 import pytest
+
 from tests.support.oracle_compare import compare
 from tests.support.oracle_generate import ENCODINGS, KINDS, batch
 from tests.support.oracle_report import explain

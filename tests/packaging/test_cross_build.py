@@ -13,7 +13,7 @@ EM_X86_64, EM_AARCH64 = 62, 183
 
 @pytest.mark.parametrize(("target", "machine"), [("x86_64", EM_X86_64), ("aarch64", EM_AARCH64)])
 def test_toolchain_other_target_builds_library_and_the_same_guests(
-    tmp_path, target, machine
+    tmp_path: Path, target: str, machine: int
 ) -> None:
     subprocess.run(
         [sys.executable, str(ROOT / "native" / "toolchain.py"),

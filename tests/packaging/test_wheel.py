@@ -13,17 +13,18 @@ GUESTS = {"churn.elf", "selftest.elf", "speed.elf"}
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
          "--disable-pip-version-check", "--wheel-dir", str(out), str(ROOT)],
         check=True,
     )  # fmt: skip
-    return next(out.glob("*.whl"))
+    wheel: Path = next(out.glob("*.whl"))
+    return wheel
 
 
-def test_wheel_carries_library_guests_and_type_marker(wheel) -> None:
+def test_wheel_carries_library_guests_and_type_marker(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
 
     assert {n.rsplit("/", 1)[1] for n in names if n.endswith(".elf")} == GUESTS
@@ -31,11 +32,11 @@ def test_wheel_carries_library_guests_and_type_marker(wheel) -> None:
     assert "tagalong/py.typed" in names
 
 
-def test_wheel_is_marked_for_its_platform_and_any_python3(wheel) -> None:
+def test_wheel_is_marked_for_its_platform_and_any_python3(wheel: Path) -> None:
     assert wheel.name.endswith(f"-py3-none-manylinux2014_{os.uname().machine}.whl")
 
 
-def test_wheel_unpacked_elsewhere_runs_a_guest(wheel, tmp_path) -> None:
+def test_wheel_unpacked_elsewhere_runs_a_guest(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
 

@@ -6,13 +6,12 @@ exception ends in a loop at its vector, where tests find it.
 
 from collections.abc import Callable, Sequence
 
-from tests.support import a64
-
 from tagalong import register_ids
 from tagalong.machine import RegisterId
 from tagalong.memory import Gpa
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA, SoftMachine
+from tests.support import a64
 
 VECTORS = RAM_GPA + 0x800
 TABLES = RAM_GPA + 0x1000

@@ -12,10 +12,11 @@ import mmap
 import random
 import struct
 
-from tests.support import bare
-
+from tagalong import register_ids
 from tagalong._native import Exit, library
 from tagalong.mte.registers import TagCheckMode
+from tagalong.soft import RAM_GPA
+from tests.support import bare
 
 PAGE = mmap.PAGESIZE
 STEPS = 3000
@@ -32,7 +33,9 @@ class Guarded:
             if libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(PAGE), 0):
                 raise OSError(ctypes.get_errno(), "mprotect")
         self.address = base + PAGE
-        self.bytes = (ctypes.c_uint8 * size).from_address(self.address)
+
+    def fill(self, offset: int, contents: bytes) -> None:
+        ctypes.memmove(self.address + offset, contents, len(contents))
 
 
 def random_word(rng: random.Random) -> int:
@@ -47,7 +50,7 @@ def random_word(rng: random.Random) -> int:
 
 
 def interesting_address(rng: random.Random) -> int:
-    edge = rng.choice((bare.RAM_GPA, bare.RAM_GPA + bare.RAM_BYTES, bare.DATA, 0, 1 << 48, 1 << 63))
+    edge = rng.choice((RAM_GPA, RAM_GPA + bare.RAM_BYTES, bare.DATA, 0, 1 << 48, 1 << 63))
     return (edge + rng.randint(-600, 600)) & (1 << 64) - 1 | rng.choice(
         (0, rng.getrandbits(4) << 56)
     )
@@ -57,31 +60,29 @@ def run_round(rng: random.Random, data: Guarded, tags: Guarded) -> int:
     native = library()
     machine = native.ta_machine_new(2, rng.getrandbits(64))
     assert (
-        native.ta_machine_add_ram(machine, bare.RAM_GPA, bare.RAM_BYTES, data.address, tags.address)
-        == 0
+        native.ta_machine_add_ram(machine, RAM_GPA, bare.RAM_BYTES, data.address, tags.address) == 0
     )
     assert native.ta_machine_add_mmio(machine, 0x09000000, 0x1000) == 0
     words = [random_word(rng) for _ in range(1024)]
-    data.bytes[0x2000 : 0x2000 + 4096] = struct.pack("<1024I", *words)
+    data.fill(0x2000, struct.pack("<1024I", *words))
     table = [rng.getrandbits(64) if rng.random() < 0.2 else 0x40000701 for _ in range(512)]
     table[:2] = [0x40000000 | 0x705 & ~4 | 4, 0x40000000 | 0x701]
-    data.bytes[0x1000:0x2000] = struct.pack("<512Q", *table)
+    data.fill(0x1000, struct.pack("<512Q", *table))
     registers = {
-        bare.register_ids.MAIR_EL1: bare.MAIR,
-        bare.register_ids.TCR_EL1: rng.choice((bare.TCR, rng.getrandbits(64))),
-        bare.register_ids.TTBR0_EL1: bare.TABLES,
-        bare.register_ids.TTBR1_EL1: interesting_address(rng),
-        bare.register_ids.VBAR_EL1: bare.CODE & ~0x7FF,
-        bare.register_ids.SCTLR_EL1: bare.sctlr(rng.choice(list(TagCheckMode)))
-        & ~(rng.random() < 0.3),
-        bare.register_ids.PC: bare.CODE + 4 * rng.randrange(1024),
+        register_ids.MAIR_EL1: bare.MAIR,
+        register_ids.TCR_EL1: rng.choice((bare.TCR, rng.getrandbits(64))),
+        register_ids.TTBR0_EL1: bare.TABLES,
+        register_ids.TTBR1_EL1: interesting_address(rng),
+        register_ids.VBAR_EL1: bare.CODE & ~0x7FF,
+        register_ids.SCTLR_EL1: bare.sctlr(rng.choice(list(TagCheckMode))) & ~(rng.random() < 0.3),
+        register_ids.PC: bare.CODE + 4 * rng.randrange(1024),
     }
     for vcpu in range(2):
         native.ta_vcpu_set_power(machine, vcpu, 1)
         for register, value in registers.items():
             native.ta_vcpu_set(machine, vcpu, register, value)
         for number in range(31):
-            native.ta_vcpu_set(machine, vcpu, bare.register_ids.x(number), interesting_address(rng))
+            native.ta_vcpu_set(machine, vcpu, register_ids.x(number), interesting_address(rng))
     done = run_machine(native, machine, rng)
     native.ta_machine_free(machine)
     return done
@@ -95,7 +96,7 @@ def run_machine(native: ctypes.CDLL, machine: int, rng: random.Random) -> int:
             native.ta_machine_complete_mmio(machine, leave.vcpu, rng.getrandbits(64))
         elif leave.reason == 6:
             native.ta_vcpu_set(
-                machine, leave.vcpu, bare.register_ids.PC, bare.CODE + 4 * rng.randrange(1024)
+                machine, leave.vcpu, register_ids.PC, bare.CODE + 4 * rng.randrange(1024)
             )
     return sum(native.ta_vcpu_instructions(machine, vcpu) for vcpu in range(2))
 

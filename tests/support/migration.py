@@ -6,9 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.fake_machine import FakeMachine
-from tests.support.proxy import Proxy, Rule
-
 from tagalong.machine import Machine, MachineDescription
 from tagalong.migrate import (
     Arrival,
@@ -28,8 +25,15 @@ from tagalong.migrate import (
     receive_from,
     resume_if_it_ran,
 )
+from tests.support.fake_machine import FakeMachine
+from tests.support.proxy import Proxy, Rule
 
-QUICK = Timeouts(connect_s=2.0, idle_s=0.6, record_s=2.0, answer_s=4.0, farewell_s=0.3)
+PATIENT = Timeouts(farewell_s=0.3)
+"""For what must not fail because the test's machine is busy."""
+
+QUICK = Timeouts(idle_s=0.8, farewell_s=0.3)
+"""For what has to time out."""
+
 TCP = "tcp:127.0.0.1:0"
 
 
@@ -66,7 +70,7 @@ class Migration:
     """A migration to be run; every field but `source` has a default that works."""
 
     source: FakeMachine
-    options: MigrationOptions = field(default_factory=lambda: MigrationOptions(timeouts=QUICK))
+    options: MigrationOptions = field(default_factory=lambda: MigrationOptions(timeouts=PATIENT))
     listen_at: str = TCP
     build: Callable[[MachineDescription], Machine] = FakeMachine
     take_over: TakeOver = resume_if_it_ran

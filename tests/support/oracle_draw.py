@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
+from tagalong.mte import GRANULE_BYTES
 from tests.support import a64
 from tests.support.oracle_layout import (
     DATA,
@@ -16,8 +17,6 @@ from tests.support.oracle_layout import (
     READONLY_TAGS,
 )
 from tests.support.oracle_program import NZCV_MASK, TCO_BIT, State, TagCheckFaults
-
-from tagalong.mte import GRANULE_BYTES
 
 T = TypeVar("T")
 

@@ -7,14 +7,13 @@ what is unallocated or harmless. `excluded` says what is left out, and why.
 
 from collections.abc import Callable
 
+from tagalong.mte import GRANULE_BYTES
 from tests.support import a64
 from tests.support.oracle_draw import SCRATCH, Draw
 from tests.support.oracle_forms_data import DATA_PROCESSING
 from tests.support.oracle_forms_memory import ATOMICS, LOADS_AND_STORES, MTE
 from tests.support.oracle_layout import DATA, DATA_BYTES, DATA_GRANULES, SLOTS, slot_address
 from tests.support.oracle_program import Program, State
-
-from tagalong.mte import GRANULE_BYTES
 
 WORDS = 100
 

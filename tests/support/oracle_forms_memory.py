@@ -19,12 +19,11 @@ the architecture says):
 
 from collections.abc import Callable
 
+from tagalong.mte import GRANULE_BYTES
 from tests.support import a64
 from tests.support.oracle_draw import POINTER_REGISTERS, SCRATCH, Draw
 from tests.support.oracle_forms_data import Form
 from tests.support.oracle_layout import AREA_END, DATA, PAGE_BYTES, PLAIN, READONLY
-
-from tagalong.mte import GRANULE_BYTES
 
 _LOADS_AND_STORES = (
     a64.STRB, a64.LDRB, a64.LDRSB_X, a64.LDRSB_W, a64.STRH, a64.LDRH, a64.LDRSH_X, a64.LDRSH_W,

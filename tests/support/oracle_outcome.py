@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from tagalong.mte import GRANULE_BYTES
 from tests.support import a64
 from tests.support.oracle_layout import DATA, PAGE_BYTES, PLAIN, ZVA_BLOCK_BYTES
 from tests.support.oracle_program import NZCV_MASK, TCO_BIT
-
-from tagalong.mte import GRANULE_BYTES
 
 PSTATE_MASK = NZCV_MASK | TCO_BIT
 

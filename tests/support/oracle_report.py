@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
+from tagalong.soft.disassembly import disassemble
 from tests.support.oracle_compare import Failure
 from tests.support.oracle_layout import slot_address
 from tests.support.oracle_minimise import minimise
 from tests.support.oracle_soft import SoftSide
-
-from tagalong.soft.disassembly import disassemble
 
 
 def explain(qemu: Path, soft: SoftSide, failures: list[Failure], most: int = 3) -> str:

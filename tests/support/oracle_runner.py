@@ -15,6 +15,7 @@ Structures: Linux arch/arm64/include/uapi/asm/sigcontext.h, asm-generic/siginfo.
 
 import struct
 
+from tagalong.mte import GRANULE_BYTES
 from tests.support import a64
 from tests.support.a64_code import Code
 from tests.support.oracle_elf import EXECUTE, READ, WRITE, Segment, executable
@@ -38,8 +39,6 @@ from tests.support.oracle_layout import (
     slot_address,
 )
 from tests.support.oracle_program import Program
-
-from tagalong.mte import GRANULE_BYTES
 
 IRG_PROBES = 5
 

@@ -9,6 +9,13 @@ instruction with ERET, and at a program's end saves the registers and switches t
 import struct
 
 import numpy as np
+
+from tagalong import register_ids
+from tagalong.machine import PowerState, RegisterId, VcpuState
+from tagalong.memory import Gpa
+from tagalong.mte import tags as tag_arrays
+from tagalong.soft import SoftMachine
+from tagalong.soft.native import ExitReason
 from tests.support import a64
 from tests.support.a64_code import Code
 from tests.support.oracle_layout import (
@@ -36,13 +43,6 @@ from tests.support.oracle_lfsr import draw_tags
 from tests.support.oracle_outcome import MEMORY_FAULTS, Fault, FaultKind, Outcome
 from tests.support.oracle_program import Program, State, TagCheckFaults
 from tests.support.oracle_runner import IRG_PROBES
-
-from tagalong import register_ids
-from tagalong.machine import PowerState, RegisterId, VcpuState
-from tagalong.memory import Gpa
-from tagalong.mte import tags as tag_arrays
-from tagalong.soft import SoftMachine
-from tagalong.soft.native import ExitReason
 
 _TABLES = RAM
 _SUPERVISOR_GPA = RAM + 0x1_0000

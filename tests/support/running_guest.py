@@ -9,6 +9,9 @@ from tagalong.machine import Machine, RunState
 
 MIB = 1 << 20
 
+Boot = Callable[..., "RunningGuest"]
+"""Starts a built-in guest: (name, command line, machine options)."""
+
 
 class RunningGuest:
     """Boots `guest`; the machine is paused until it is resumed, by the caller."""

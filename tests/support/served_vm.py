@@ -6,8 +6,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.scripted_machine import ScriptedMachine
-
 from tagalong.errors import MigrationCancelledError, TagalongError
 from tagalong.machine import Machine
 from tagalong.vmm.commands import VmCommands
@@ -16,6 +14,7 @@ from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
 from tagalong.vmm.server import ControlServer
 from tagalong.vmm.vm import Vm
+from tests.support.scripted_machine import ScriptedMachine
 
 PROGRESS = MigrationProgress(
     total_bytes=1 << 20,

@@ -137,6 +137,18 @@ def pair_in(phase: Phase, *place: Placement) -> Pair:
     return pair
 
 
+def records_said_by(role: Role, before: Phase) -> int:
+    """Return how many records `role` has sent when pair_in(before) is reached."""
+    pair = Pair.new()
+    count = 0
+    for sender, record in SCRIPT:
+        if pair.source.phase is before:
+            break
+        pair.say(sender, record)
+        count += sender is role
+    return count
+
+
 def streams() -> dict[Role, bytes]:
     """Return what the script puts on the wire in each direction."""
     pair = Pair.new()

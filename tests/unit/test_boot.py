@@ -10,8 +10,11 @@ from tagalong.errors import GuestImageError
 from tagalong.memory import Gpa
 from tagalong.soft import RAM_GPA, SoftMachine
 
+Segments = tuple[tuple[int, bytes, int], ...]
+ONE: Segments = ((0x40200000, b"code", 0x2000),)
 
-def image(segments=((0x40200000, b"code", 0x2000),), *, entry=0x40200000, machine=183) -> bytes:
+
+def image(segments: Segments = ONE, *, entry: int = 0x40200000, machine: int = 183) -> bytes:
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
         b"\x7fELF\x02\x01\x01", 2, machine, 1, entry, 64, 0, 0, 64, 56, len(segments), 0, 0, 0,
@@ -67,7 +70,7 @@ def test_boot_guest_pages_not_in_the_image_stay_holes() -> None:
         (image(((0x40000000, b"code", 4),)), r"covers 0x40000000, the start of RAM"),
     ],
 )
-def test_boot_guest_bad_image_is_refused_with_the_place(contents, message) -> None:
+def test_boot_guest_bad_image_is_refused_with_the_place(contents: bytes, message: str) -> None:
     target = machine()
 
     with pytest.raises(GuestImageError, match=message):
@@ -76,7 +79,7 @@ def test_boot_guest_bad_image_is_refused_with_the_place(contents, message) -> No
 
 
 @pytest.mark.parametrize("text", ["é", "a" * 2049, "a\0b"])
-def test_boot_guest_bad_command_line_is_refused(text) -> None:
+def test_boot_guest_bad_command_line_is_refused(text: str) -> None:
     target = machine()
 
     with pytest.raises(GuestImageError, match="guest command line"):
@@ -86,7 +89,9 @@ def test_boot_guest_bad_command_line_is_refused(text) -> None:
 
 @settings(max_examples=200)
 @given(position=st.integers(0, 123), value=st.integers(0, 255))
-def test_parse_image_any_byte_changed_parses_or_is_refused_by_type(position, value) -> None:
+def test_parse_image_any_byte_changed_parses_or_is_refused_by_type(
+    position: int, value: int
+) -> None:
     contents = bytearray(image())
     contents[position] = value
 
@@ -98,7 +103,7 @@ def test_parse_image_any_byte_changed_parses_or_is_refused_by_type(position, val
 
 
 @pytest.mark.parametrize("length", range(124))
-def test_parse_image_truncated_anywhere_is_refused(length) -> None:
+def test_parse_image_truncated_anywhere_is_refused(length: int) -> None:
     with pytest.raises(GuestImageError, match="guest image offset"):
         parse_image(image()[:length])
 

@@ -68,7 +68,7 @@ def test_every_part_has_a_place_in_the_diagram() -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
-def test_imports_point_one_way(path) -> None:
+def test_imports_point_one_way(path: Path) -> None:
     part = part_of(path)
 
     forbidden = imported_parts(path) - ALLOWED.get(part, set()) - OPEN_TO_ALL - {part}

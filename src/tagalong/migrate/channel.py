@@ -6,6 +6,7 @@ names the channel, with the system's error as its cause.
 """
 
 import contextlib
+import os
 import select
 import socket
 import time
@@ -195,7 +196,7 @@ def _connect(sock: socket.socket, where: object, deadline: float, interrupt: Int
             raise TimeoutError("no answer in time") from None
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            raise OSError(code, "the connection failed") from None
+            raise OSError(code, os.strerror(code)) from None
 
 
 def _tune(sock: socket.socket) -> None:

@@ -38,7 +38,7 @@ def test_save_load_carries_the_registers() -> None:
         (bytes(32), "pl011 state has version 0, expected 1"),
     ],
 )
-def test_load_rubbish_is_refused_and_nothing_changes(state, message) -> None:
+def test_load_rubbish_is_refused_and_nothing_changes(state: bytes, message: str) -> None:
     uart = Pl011()
     before = uart.save()
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.migration import channel_pair
 
 from tagalong.errors import HostError, MigrationCancelledError, UsageError
 from tagalong.migrate import (
@@ -19,6 +18,7 @@ from tagalong.migrate import (
     listen,
     parse_address,
 )
+from tests.support.migration import channel_pair
 
 
 @pytest.fixture

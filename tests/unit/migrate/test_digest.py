@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
-from tests.support.fake_machine import RAM, FakeMachine, describe
 
 from tagalong.memory import Gpa
 from tagalong.migrate import memory_digest
+from tests.support.fake_machine import RAM, FakeMachine, describe
 
 BLOCK = 65536
 DOCUMENT = Path(__file__).parents[3] / "docs" / "formats" / "stream.md"

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import xxhash
-from tests.support.fake_machine import RAM, X0, FakeMachine, contents, describe, refuse
-from tests.support.migration import QUICK, Migration, Outcome
-from tests.support.proxy import Fate
 
 from tagalong.errors import (
     ConvergenceError,
@@ -35,6 +32,9 @@ from tagalong.migrate import (
 )
 from tagalong.migrate.channel import Buffers
 from tagalong.wire import RecordType, Role
+from tests.support.fake_machine import RAM, X0, FakeMachine, contents, describe, refuse
+from tests.support.migration import PATIENT, QUICK, Migration, Outcome
+from tests.support.proxy import Fate
 
 SOURCE_RECORDS = [
     "HELLO", "MACHINE", "PAGES", "PAGES", "ROUND", "PAGES", "STATE", "VERIFY", "DIGEST", "PREPARE",
@@ -45,7 +45,7 @@ EVERY_RECORD = [
     *((Role.SOURCE, number) for number in range(len(SOURCE_RECORDS))),
     *((Role.DESTINATION, number) for number in range(len(DESTINATION_RECORDS))),
 ]
-VERIFIED = MigrationOptions(verify=True, timeouts=QUICK)
+VERIFIED = MigrationOptions(verify=True, timeouts=PATIENT)
 
 
 @pytest.fixture
@@ -120,7 +120,8 @@ def test_connection_stalled_before_any_record_leaves_exactly_one_end(
     def stall(role: Role, number: int, _kind: RecordType, record: bytes) -> bytes | Fate:
         return Fate.STALL if (role, number) == case else record
 
-    outcome = Migration(source, VERIFIED, rule=stall).run()
+    options = MigrationOptions(verify=True, timeouts=QUICK)
+    outcome = Migration(source, options, rule=stall).run()
     outcomes.append(outcome)
 
     exactly_one_end(outcome, case)
@@ -394,7 +395,7 @@ def test_guest_that_dirties_too_fast_runs_on_and_the_error_says_what_helps(
         describe(0x40_0000), guest=lambda it: it.guest_write(RAM, bytes([7]) * 0x10_0000)
     )
     machine.resume()
-    options = MigrationOptions(max_downtime_s=1e-6, max_rounds=4, timeouts=QUICK)
+    options = MigrationOptions(max_downtime_s=1e-6, max_rounds=4, timeouts=PATIENT)
 
     outcome = Migration(machine, options).run()
     outcomes.append(outcome)

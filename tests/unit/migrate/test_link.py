@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.support.migration import channel_pair
-from tests.support.wire_session import MIGRATION_ID, joined
 
 from tagalong.errors import (
     ConvergenceError,
@@ -21,6 +19,8 @@ from tagalong.errors import (
 from tagalong.migrate import Channel, Timeouts
 from tagalong.migrate.link import Link, error_of, reason_of
 from tagalong.wire import Abort, AbortReason, Connection, Hello, KeepAlive, Machine, Region, Role
+from tests.support.migration import channel_pair
+from tests.support.wire_session import MIGRATION_ID, joined
 
 TIMEOUTS = Timeouts(idle_s=0.3, record_s=0.6, answer_s=1.0, farewell_s=0.3)
 MACHINE = Machine(4096, 1, 3, (Region(0, 4096),))

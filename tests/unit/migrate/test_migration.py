@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.fake_machine import GCR, RAM, X0, FakeMachine, contents, describe
-from tests.support.migration import QUICK, TCP, Migration, Outcome
 
 from tagalong.machine import PowerState, RunState
 from tagalong.memory import PageBitmap
 from tagalong.migrate import MigrationOptions, Progress, Stage
+from tests.support.fake_machine import GCR, RAM, X0, FakeMachine, contents, describe
+from tests.support.migration import PATIENT, TCP, Migration, Outcome
 
 PAGE = 4096
 
@@ -71,7 +71,7 @@ def test_migrate_running_machine_goes_on_at_the_destination(
 ) -> None:
     uri = {"tcp": TCP, "tcp6": "tcp:[::1]:0", "unix": f"unix:{tmp_path / 'in.sock'}"}[transport]
     source = running(fill(FakeMachine(describe(0x40_0000, 0x3_0000, vcpus=2))))
-    options = MigrationOptions(verify=verify, timeouts=QUICK)
+    options = MigrationOptions(verify=verify, timeouts=PATIENT)
 
     outcome = Migration(source, options, listen_at=uri).run()
     outcomes.append(outcome)
@@ -105,7 +105,7 @@ def test_migrate_machine_calls_in_the_only_safe_order(outcomes: list[Outcome]) -
 def test_migrate_every_page_size_arrives_whole(outcomes: list[Outcome], page_size: int) -> None:
     source = running(fill(FakeMachine(describe(0x20_0000, 0x1_0000, page_size_bytes=page_size))))
 
-    outcome = Migration(source, MigrationOptions(verify=True, timeouts=QUICK)).run()
+    outcome = Migration(source, MigrationOptions(verify=True, timeouts=PATIENT)).run()
     outcomes.append(outcome)
 
     moved(outcome)
@@ -139,13 +139,13 @@ def test_migrate_guest_that_writes_between_rounds_loses_nothing(outcomes: list[O
             machine.guest_write(RAM + 0x3000, bytes(PAGE), tags=bytes(128))  # back to zero
 
     source = running(fill(FakeMachine(guest=guest)))
-    options = MigrationOptions(max_downtime_s=0.0, max_rounds=5, timeouts=QUICK)
+    options = MigrationOptions(max_downtime_s=0.0, max_rounds=5, timeouts=PATIENT)
 
     failed = Migration(source, options).run()
     outcomes.append(failed)
     assert failed.source_error is not None
     source.calls.clear()
-    outcome = Migration(source, MigrationOptions(verify=True, timeouts=QUICK)).run()
+    outcome = Migration(source, MigrationOptions(verify=True, timeouts=PATIENT)).run()
     outcomes.append(outcome)
 
     moved(outcome)
@@ -174,7 +174,7 @@ def test_migrate_guest_that_writes_all_the_time_arrives_whole(outcomes: list[Out
     thread = threading.Thread(target=churn)
     thread.start()
     try:
-        options = MigrationOptions(verify=True, timeouts=QUICK)
+        options = MigrationOptions(verify=True, timeouts=PATIENT)
         outcome = Migration(source, options).run()
     finally:
         stop.set()
@@ -196,7 +196,7 @@ def test_migrate_sparse_machine_leaves_holes_at_both_ends(outcomes: list[Outcome
     before = source.populated_pages()
     running(source)
 
-    outcome = Migration(source, MigrationOptions(verify=True, timeouts=QUICK)).run()
+    outcome = Migration(source, MigrationOptions(verify=True, timeouts=PATIENT)).run()
     outcomes.append(outcome)
 
     outcome.raise_if_failed()
@@ -227,7 +227,7 @@ def test_migrate_machine_without_tags_sends_none(outcomes: list[Outcome]) -> Non
     source = running(FakeMachine(describe(mte_version=0)))
     source.memory.regions[0].data[: 8 * PAGE] = 0x77
 
-    outcome = Migration(source, MigrationOptions(verify=True, timeouts=QUICK)).run()
+    outcome = Migration(source, MigrationOptions(verify=True, timeouts=PATIENT)).run()
     outcomes.append(outcome)
 
     moved(outcome)
@@ -238,7 +238,7 @@ def test_migrate_machine_without_tags_sends_none(outcomes: list[Outcome]) -> Non
 
 def test_migrate_dropping_tags_is_marked_and_loses_them(outcomes: list[Outcome]) -> None:
     source = running(fill(FakeMachine()))
-    options = MigrationOptions(verify=True, drop_tags=True, timeouts=QUICK)
+    options = MigrationOptions(verify=True, drop_tags=True, timeouts=PATIENT)
 
     outcome = Migration(source, options).run()
     outcomes.append(outcome)
@@ -273,7 +273,7 @@ def test_migrate_reports_what_it_cost(outcomes: list[Outcome]) -> None:
     seen: list[Progress] = []
 
     outcome = Migration(
-        source, MigrationOptions(verify=True, timeouts=QUICK), progress=seen.append
+        source, MigrationOptions(verify=True, timeouts=PATIENT), progress=seen.append
     ).run()
     outcomes.append(outcome)
 
@@ -302,7 +302,7 @@ def test_migrate_again_and_again_changes_nothing(outcomes: list[Outcome]) -> Non
     original = contents(machine)
 
     for _ in range(20):
-        outcome = Migration(machine, MigrationOptions(verify=True, timeouts=QUICK)).run()
+        outcome = Migration(machine, MigrationOptions(verify=True, timeouts=PATIENT)).run()
         moved(outcome)
         outcomes.append(outcome)
         machine = outcome.destination

@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.fake_machine import RAM, FakeMachine, contents, describe
-from tests.support.migration import channel_pair
-from tests.support.wire_session import MIGRATION_ID, Pair
 
 from tagalong.memory import PageBitmap
 from tagalong.migrate import Timeouts
@@ -18,6 +15,9 @@ from tagalong.migrate.page_sender import PageSender, Tally, batches, runs_of
 from tagalong.migrate.page_taker import PageTaker
 from tagalong.migrate.translate import record_of_description
 from tagalong.wire import Accept, Hello, NoBytes, Pages, Role, Run
+from tests.support.fake_machine import RAM, FakeMachine, contents, describe
+from tests.support.migration import channel_pair
+from tests.support.wire_session import MIGRATION_ID, Pair
 
 PAGE = 4096
 

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_rubbish_as_code_never_leaves_guest_ram(seed) -> None:
+def test_rubbish_as_code_never_leaves_guest_ram(seed: int) -> None:
     command = [sys.executable, "-m", "tests.support.fuzz_interpreter"]
 
     run = subprocess.run(

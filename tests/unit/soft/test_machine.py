@@ -1,10 +1,10 @@
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from tests.support import a64, bare
-from tests.support.a64_code import Code
 
 from tagalong import register_ids
 from tagalong.errors import (
@@ -15,9 +15,12 @@ from tagalong.errors import (
     UsageError,
 )
 from tagalong.machine import MachineDescription, MachineState, PowerState, RunState
-from tagalong.memory import Gpa
+from tagalong.memory import Gpa, PageBitmap
+from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA, SoftMachine
 from tagalong.soft.native import ExitReason
+from tests.support import a64, bare
+from tests.support.a64_code import Code
 
 FADD_D0 = 0x1E602800
 UDF = 0x00000000
@@ -33,7 +36,7 @@ def power_off() -> list[int]:
     return [*a64.mov_value(0, SYSTEM_OFF), a64.hvc()]
 
 
-def wait_until(condition, seconds: float = 5.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the guest made no progress"
@@ -62,7 +65,7 @@ def test_create_new_machine_is_paused_with_vcpu_0_on() -> None:
         ({"vcpu_count": 513}, "513 vCPUs: the embedded machine takes 1 to 512"),
     ],
 )
-def test_from_description_foreign_machine_is_refused(changes, message) -> None:
+def test_from_description_foreign_machine_is_refused(changes: dict[str, Any], message: str) -> None:
     described = SoftMachine.create(ram_bytes=1 << 20).description
     fields = {
         "page_size_bytes": described.page_size_bytes,
@@ -323,14 +326,14 @@ def page_walker() -> list[int]:
 def test_dirty_log_harvests_while_running_no_change_is_lost() -> None:
     machine = bare.machine_with(page_walker(), vcpu_count=2)
     for vcpu in range(2):
-        bare.enable(machine, vcpu, bare.TagCheckMode.SYNC)
+        bare.enable(machine, vcpu, TagCheckMode.SYNC)
         lcg = {1: RAM_GPA + (1 << 19), 3: vcpu + 1, 4: 6364136223846793005, 5: 1442695040888963407}
         bare.set_x(machine, lcg, vcpu)
         machine.vcpus[vcpu].set_power(PowerState.ON)
     region = machine.memory.regions[0]
     data, tags = region.data.copy(), region.tags.copy()
 
-    def take(bitmap) -> None:
+    def take(bitmap: PageBitmap) -> None:
         for page in bitmap.pages().tolist():
             data[page * 4096 :][:4096] = region.data[page * 4096 :][:4096]
             tags[page * 128 :][:128] = region.tags[page * 128 :][:128]
@@ -430,7 +433,7 @@ def racing_machine(seed: int) -> SoftMachine:
     ]
     machine = bare.machine_with(words, vcpu_count=2, seed=seed)
     for vcpu in range(2):
-        bare.enable(machine, vcpu, bare.TagCheckMode.SYNC)
+        bare.enable(machine, vcpu, TagCheckMode.SYNC)
         bare.set_x(machine, {1: bare.DATA, 3: vcpu + 1, 4: bare.DATA + 64}, vcpu)
         machine.vcpus[vcpu].set_power(PowerState.ON)
     return machine
@@ -468,7 +471,7 @@ def test_exclusives_two_vcpus_increment_no_update_is_lost() -> None:
     code.emit(a64.hint(3), a64.b(-4))
     machine = bare.machine_with(code.words_of(), vcpu_count=2)
     for vcpu in range(2):
-        bare.enable(machine, vcpu, bare.TagCheckMode.SYNC)
+        bare.enable(machine, vcpu, TagCheckMode.SYNC)
         bare.set_x(machine, {1: bare.DATA, 6: 50_000}, vcpu)
         machine.vcpus[vcpu].set_power(PowerState.ON)
     counter = machine.memory.view(Gpa(bare.DATA), 8).view(np.uint64)

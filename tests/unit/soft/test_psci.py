@@ -1,14 +1,16 @@
 import pytest
-from tests.support import a64, bare
 
+from tagalong import register_ids
 from tagalong.machine import PowerState, RunState
+from tagalong.soft import SoftMachine
+from tests.support import a64, bare
 
 NOT_SUPPORTED, INVALID_PARAMETERS, ALREADY_ON, INVALID_ADDRESS = (
     (1 << 64) + code for code in (-1, -2, -4, -9)
 )
 
 
-def call(machine, *arguments: int) -> int:
+def call(machine: SoftMachine, *arguments: int) -> int:
     bare.set_x(machine, dict(enumerate(arguments)))
     machine.vcpus[0].step(1)
     return bare.get_x(machine, 0)
@@ -35,7 +37,7 @@ def call(machine, *arguments: int) -> int:
         ((0xC4000001, 0, 0, 0), 0),
     ],
 )
-def test_call_returns_what_psci_says(arguments, result) -> None:
+def test_call_returns_what_psci_says(arguments: tuple[int, ...], result: int) -> None:
     machine = bare.machine_with([a64.hvc()], vcpu_count=2)
 
     assert call(machine, *arguments) == result
@@ -58,7 +60,7 @@ def test_cpu_on_starts_the_vcpu_at_its_entry_in_reset_state() -> None:
     assert machine.vcpus[1].save().power is PowerState.ON
     assert bare.get_x(machine, 0, vcpu=1) == 0x1234
     machine.vcpus[1].step(5)
-    assert bare.get(machine, bare.register_ids.PC, vcpu=1) == bare.CODE + 4
+    assert bare.get(machine, register_ids.PC, vcpu=1) == bare.CODE + 4
     machine.close()
 
 
@@ -72,7 +74,7 @@ def test_cpu_off_takes_the_vcpu_out() -> None:
 
 
 @pytest.mark.parametrize("function", [0x84000008, 0x84000009])
-def test_system_off_and_reset_shut_the_machine_down(function) -> None:
+def test_system_off_and_reset_shut_the_machine_down(function: int) -> None:
     machine = bare.machine_with([a64.hvc(), a64.b(0)])
     bare.set_x(machine, {0: function})
 

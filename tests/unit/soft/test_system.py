@@ -1,11 +1,12 @@
 """System instructions where EL0, Device memory and permissions make a difference."""
 
 import pytest
-from tests.support import a64, bare
 
 from tagalong import register_ids
 from tagalong.memory import Gpa
 from tagalong.mte.registers import TagCheckMode
+from tagalong.soft import SoftMachine
+from tests.support import a64, bare
 
 DC_ZVA, DC_GVA = (1, 3, 7, 4, 1), (1, 3, 7, 4, 3)
 DC_IVAC, DC_CVAC = (1, 0, 7, 6, 1), (1, 3, 7, 10, 1)
@@ -16,11 +17,11 @@ EL0T = 0x3C0
 UNDEFINED, TRAPPED = 0x00, 0x18
 
 
-def exception_class(machine) -> int:
+def exception_class(machine: SoftMachine) -> int:
     return bare.get(machine, register_ids.ESR_EL1) >> 26
 
 
-def machine_at_el0(words, *, sctlr_bits: int = 0):
+def machine_at_el0(words: list[int], *, sctlr_bits: int = 0) -> SoftMachine:
     machine = bare.machine_with(words)
     machine.memory.write(Gpa(bare.TABLES + 8), EL0_BLOCK.to_bytes(8, "little"))
     machine.vcpus[0].set_register(register_ids.PSTATE, EL0T)
@@ -50,7 +51,7 @@ def machine_at_el0(words, *, sctlr_bits: int = 0):
         (a64.msr_imm(0, 4, 1), UNDEFINED),  # MSR PAN
     ],
 )
-def test_el0_what_is_not_its_own_is_refused_as_the_manual_says(word, expected) -> None:
+def test_el0_what_is_not_its_own_is_refused_as_the_manual_says(word: int, expected: int) -> None:
     machine = machine_at_el0([word])
 
     machine.vcpus[0].step(1)
@@ -61,7 +62,7 @@ def test_el0_what_is_not_its_own_is_refused_as_the_manual_says(word, expected) -
 
 
 @pytest.mark.parametrize(("dze", "expected"), [(0, 0x17), (1, 0x07)])
-def test_dczid_at_el0_says_whether_dc_zva_is_allowed(dze, expected) -> None:
+def test_dczid_at_el0_says_whether_dc_zva_is_allowed(dze: int, expected: int) -> None:
     machine = machine_at_el0([a64.mrs(0, a64.DCZID_EL0)], sctlr_bits=dze << 14)
 
     machine.vcpus[0].step(1)
@@ -71,7 +72,9 @@ def test_dczid_at_el0_says_whether_dc_zva_is_allowed(dze, expected) -> None:
 
 
 @pytest.mark.parametrize("operation", [DC_ZVA, DC_GVA])
-def test_dc_zva_on_device_memory_is_an_alignment_fault(operation) -> None:
+def test_dc_zva_on_device_memory_is_an_alignment_fault(
+    operation: tuple[int, int, int, int, int],
+) -> None:
     machine = bare.machine_with([a64.sys(operation, 1)])
     sctlr = bare.sctlr(TagCheckMode.SYNC) & ~1  # without the MMU all data is Device
     machine.vcpus[0].set_register(register_ids.SCTLR_EL1, sctlr)
@@ -85,7 +88,9 @@ def test_dc_zva_on_device_memory_is_an_alignment_fault(operation) -> None:
 
 
 @pytest.mark.parametrize(("operation", "esr"), [(DC_IVAC, 0x9600014D), (DC_CVAC, None)])
-def test_dc_by_address_on_read_only_memory_only_invalidation_faults(operation, esr) -> None:
+def test_dc_by_address_on_read_only_memory_only_invalidation_faults(
+    operation: tuple[int, int, int, int, int], esr: int | None
+) -> None:
     machine = bare.machine_with([a64.sys(operation, 1)])
     machine.memory.write(Gpa(bare.TABLES + 8), READ_ONLY_BLOCK.to_bytes(8, "little"))
     bare.set_x(machine, {1: bare.DATA})

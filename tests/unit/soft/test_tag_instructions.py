@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support import a64, bare
 
 from tagalong import register_ids
 from tagalong.memory import Gpa
 from tagalong.mte import pointers, tags
 from tagalong.mte.checks import Access, tag_check_mode
 from tagalong.mte.registers import Gcr, Pstate, Rgsr, Sctlr, TagCheckMode, Tcr
+from tagalong.soft import RAM_GPA
+from tests.support import a64, bare
 
 U64 = st.integers(0, (1 << 64) - 1)
 U16 = st.integers(0, (1 << 16) - 1)
@@ -36,7 +37,9 @@ def run_one(word: int, values: dict[int, int], **registers: int) -> dict[str, in
 
 @settings(max_examples=150, deadline=None)
 @given(pointer=U64, xm=U16, exclude=U16, tag=TAG, seed=U16)
-def test_irg_any_state_equals_the_model(pointer, xm, exclude, tag, seed) -> None:
+def test_irg_any_state_equals_the_model(
+    pointer: int, xm: int, exclude: int, tag: int, seed: int
+) -> None:
     rgsr = Rgsr(tag=tag, seed=seed)
 
     got = run_one(
@@ -52,7 +55,7 @@ def test_irg_any_state_equals_the_model(pointer, xm, exclude, tag, seed) -> None
 
 @settings(max_examples=50, deadline=None)
 @given(xm=U16, seed=U16)
-def test_irg_with_rrnd_never_draws_an_excluded_tag(xm, seed) -> None:
+def test_irg_with_rrnd_never_draws_an_excluded_tag(xm: int, seed: int) -> None:
     got = run_one(
         a64.irg(0, 1, 2),
         {1: 0, 2: xm},
@@ -66,7 +69,9 @@ def test_irg_with_rrnd_never_draws_an_excluded_tag(xm, seed) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(pointer=U64, offset=st.integers(0, 63), tag_offset=TAG, exclude=U16)
-def test_addg_subg_any_operands_equal_the_model(pointer, offset, tag_offset, exclude) -> None:
+def test_addg_subg_any_operands_equal_the_model(
+    pointer: int, offset: int, tag_offset: int, exclude: int
+) -> None:
     gcr = {"GCR_EL1": exclude}
 
     added = run_one(a64.addg(0, 1, offset * 16, tag_offset), {1: pointer}, **gcr)
@@ -78,7 +83,7 @@ def test_addg_subg_any_operands_equal_the_model(pointer, offset, tag_offset, exc
 
 @settings(max_examples=100, deadline=None)
 @given(a=U64, b=U64)
-def test_subps_gmi_any_operands_equal_the_model(a, b) -> None:
+def test_subps_gmi_any_operands_equal_the_model(a: int, b: int) -> None:
     difference, flags = pointers.subps(a, b)
 
     got = run_one(a64.subp(0, 1, 2, 1), {1: a, 2: b})
@@ -104,7 +109,15 @@ def test_subps_gmi_any_operands_equal_the_model(a, b) -> None:
     stack=st.booleans(),
 )
 def test_access_any_checking_state_does_what_the_model_says(
-    mode, write, granule_tag, pointer_tag, tco, tcma0, tbi0, ata, stack
+    mode: TagCheckMode,
+    write: bool,
+    granule_tag: int,
+    pointer_tag: int,
+    tco: bool,
+    tcma0: bool,
+    tbi0: bool,
+    ata: bool,
+    stack: bool,
 ) -> None:
     if not tbi0:
         pointer_tag = 0  # any other is not an address then
@@ -153,10 +166,12 @@ def test_access_any_checking_state_does_what_the_model_says(
     ("form", "granules", "zeroes"),
     [(a64.STG, 1, False), (a64.STZG, 1, True), (a64.ST2G, 2, False), (a64.STZ2G, 2, True)],
 )
-def test_tag_stores_set_their_granules_and_no_other(form, granules, zeroes, offset) -> None:
+def test_tag_stores_set_their_granules_and_no_other(
+    form: int, granules: int, zeroes: bool, offset: int
+) -> None:
     machine = bare.machine_with([a64.tag_store(form, a64.POST, 1, 1, 32)])
     region = machine.memory.regions[0]
-    start = bare.DATA - bare.RAM_GPA + offset
+    start = bare.DATA - RAM_GPA + offset
     region.data[start - 16 : start + 48] = 0xEE
     bare.set_x(machine, {1: bare.tagged(bare.DATA + offset, 9)})
 
@@ -174,7 +189,7 @@ def test_ldgm_stgm_stzgm_move_whole_blocks() -> None:
     block = int.from_bytes(bytes(range(0x10, 0x18)), "little")
     machine = bare.machine_with([a64.stgm(2, 1), a64.ldgm(3, 1), a64.stzgm(4, 5)])
     region = machine.memory.regions[0]
-    region.data[bare.DATA - bare.RAM_GPA :][:4096] = 1
+    region.data[bare.DATA - RAM_GPA :][:4096] = 1
     bare.set_x(machine, {1: bare.DATA + 40, 2: block, 4: 0x17, 5: bare.DATA + 1024 + 300})
 
     machine.vcpus[0].step(3)

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import pytest
-from tests.support import a64
-from tests.support.a64_code import Code
 
 from tagalong.soft.disassembly import disassemble
+from tests.support import a64
+from tests.support.a64_code import Code
 
 FORMS = [
     (a64.adr(1, -3), "adr x1, #0xfffffffffffffffd"),

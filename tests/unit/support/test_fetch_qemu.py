@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from tests.support import fetch_qemu
 from tests.support.fetch_qemu import QemuMissingError, find_qemu
 

@@ -4,6 +4,8 @@ import struct
 from pathlib import Path
 
 import pytest
+
+from tagalong.soft.disassembly import disassemble
 from tests.support import a64, oracle_minimise
 from tests.support.oracle_compare import Failure
 from tests.support.oracle_elf import EXECUTE, READ, WRITE, Segment, executable
@@ -14,8 +16,6 @@ from tests.support.oracle_lfsr import draw_tags, recover_rgsr
 from tests.support.oracle_outcome import Fault, FaultKind, Outcome, differences
 from tests.support.oracle_program import Program
 from tests.support.oracle_soft import SoftSide
-
-from tagalong.soft.disassembly import disassemble
 
 
 @pytest.mark.parametrize("kind", KINDS)

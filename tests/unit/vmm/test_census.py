@@ -3,12 +3,12 @@
 import os
 
 import numpy as np
-from tests.support.scripted_machine import ScriptedMachine
 
 from tagalong.machine import MachineDescription, RegionDescription
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
 from tagalong.vmm import census
 from tagalong.vmm.census import TagCensus, take_census
+from tests.support.scripted_machine import ScriptedMachine
 
 LOW, HIGH = Gpa(0x4000_0000), Gpa(0x1_0000_0000)
 SIZE_BYTES = 0x40000

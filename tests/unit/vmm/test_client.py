@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
-from tests.support.served_vm import ServedVm, served_vm
 
 from tagalong.errors import (
     CommandError,
@@ -21,6 +20,7 @@ from tagalong.errors import (
 from tagalong.vmm import client as client_module
 from tagalong.vmm.client import ControlClient, connect
 from tagalong.vmm.record import MigrationRequest
+from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 20.0
 REQUEST = MigrationRequest(uri="tcp:h:1", max_downtime_ms=42, verify=True)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 import pytest
-from tests.support.scripted_machine import ScriptedMachine
 
 from tagalong.errors import MigrationError, RunStateError
 from tagalong.machine import Machine
@@ -14,6 +13,7 @@ from tagalong.vmm.messages import ErrorClass, QmpError
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationRecord, MigrationRequest
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
+from tests.support.scripted_machine import ScriptedMachine
 
 
 class Scene:

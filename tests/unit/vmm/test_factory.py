@@ -1,12 +1,12 @@
 """Machines by name, and what arriving machines are held against."""
 
 import pytest
-from tests.support.scripted_machine import DESCRIPTION, ScriptedMachine
 
 from tagalong.errors import MachineMismatchError, UsageError
 from tagalong.machine import MachineDescription
 from tagalong.vmm import factory
 from tagalong.vmm.factory import build_arriving, check_description, machine_factory
+from tests.support.scripted_machine import DESCRIPTION, ScriptedMachine
 
 
 def test_machine_factory_unknown_name_raises_and_lists() -> None:

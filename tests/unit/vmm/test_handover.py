@@ -1,11 +1,11 @@
 """Who may let the guest run during a handover."""
 
 import pytest
-from tests.support.scripted_machine import ScriptedMachine
 
 from tagalong.errors import RunStateError
 from tagalong.machine import RunState
 from tagalong.vmm.handover import HandoverGate, MigratingMachine
+from tests.support.scripted_machine import ScriptedMachine
 
 
 class Calls:

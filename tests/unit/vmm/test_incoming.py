@@ -4,14 +4,13 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 
-from tests.support.scripted_machine import DESCRIPTION, ScriptedMachine
-
 from tagalong.errors import MachineMismatchError, RemoteProtocolError, RunStateError
 from tagalong.machine import Machine, MachineDescription
 from tagalong.vmm.incoming import Build, Incoming, TakeOver
 from tagalong.vmm.messages import Event
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
+from tests.support.scripted_machine import DESCRIPTION, ScriptedMachine
 
 TIMEOUT_S = 10.0
 ADDRESS = {"type": "unix", "path": "/x"}

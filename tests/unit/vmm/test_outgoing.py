@@ -5,7 +5,6 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
-from tests.support.scripted_machine import ScriptedMachine
 
 from tagalong.errors import (
     DigestMismatchError,
@@ -21,6 +20,7 @@ from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Vm
+from tests.support.scripted_machine import ScriptedMachine
 
 TIMEOUT_S = 10.0
 REQUEST = MigrationRequest(uri="tcp:host:1", max_downtime_ms=300)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.support.served_vm import ServedVm, served_vm
 
 from tagalong.errors import (
     CommandError,
@@ -22,6 +21,7 @@ from tagalong.vmm.advice import next_steps
 from tagalong.vmm.client import connect
 from tagalong.vmm.record import MigrationRequest
 from tagalong.vmm.relocate import _migrate, migrate_vm
+from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 20.0
 REQUEST = MigrationRequest(uri="tcp:h:1", max_downtime_ms=42)

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.scripted_machine import ScriptedMachine
 
 from tagalong import migrate
 from tagalong.errors import MigrationCancelledError, UsageError
 from tagalong.migrate import MigrationOptions, Progress, Stage, TcpAddress, UnixAddress
 from tagalong.vmm import transfer
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
+from tests.support.scripted_machine import ScriptedMachine
 
 
 class Report:

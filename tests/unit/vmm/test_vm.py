@@ -5,12 +5,12 @@ import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.support.scripted_machine import ScriptedMachine
 
 from tagalong.errors import RunStateError, UnsupportedInstructionError
 from tagalong.vmm.messages import Event
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
+from tests.support.scripted_machine import ScriptedMachine
 
 TIMEOUT_S = 10.0
 
@@ -194,9 +194,9 @@ def test_vm_handed_over_uncertainly_reclaimed_stands_and_can_go_on() -> None:
         await settle()
         scene.vm.handed_over(certain=False)
         scene.vm.reclaim()
-        assert scene.vm.state is VmState.PAUSED
+        assert scene.vm.state.value == "paused"
         scene.vm.cont()
-        assert scene.vm.state is VmState.RUNNING
+        assert scene.vm.state.value == "running"
 
     scene = play(script)
 

@@ -1,20 +1,6 @@
 """One end by itself: portions of any size, placement, the end of the stream, errors for ever."""
 
 import pytest
-from tests.support.wire_session import (
-    PAGE,
-    RAM,
-    RAW_DATA,
-    RAW_TAGS,
-    SAMPLES,
-    SCRIPT,
-    SOURCE,
-    STATE,
-    joined,
-    pair_in,
-    raw_record,
-    streams,
-)
 
 from tagalong.errors import LocalProtocolError, RemoteProtocolError
 from tagalong.wire import (
@@ -31,6 +17,20 @@ from tagalong.wire import (
     Round,
     Run,
     State,
+)
+from tests.support.wire_session import (
+    PAGE,
+    RAM,
+    RAW_DATA,
+    RAW_TAGS,
+    SAMPLES,
+    SCRIPT,
+    SOURCE,
+    STATE,
+    joined,
+    pair_in,
+    raw_record,
+    streams,
 )
 
 

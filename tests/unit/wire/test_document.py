@@ -5,11 +5,11 @@ from enum import IntEnum
 from pathlib import Path
 
 import pytest
-from tests.golden.build_streams import PATHS
 
 from tagalong.wire import TRANSITIONS, AbortReason, Feature, Phase, RecordType, Role, codec, limits
 from tagalong.wire.machine_state import DEVICE_HEAD, STATE_HEAD, VCPU_HEAD
 from tagalong.wire.planes import PAGES_HEAD, RUN, DataEncoding, TagEncoding
+from tests.golden.build_streams import PATHS
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "formats" / "stream.md").read_text("utf-8")
 

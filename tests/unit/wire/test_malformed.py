@@ -4,20 +4,6 @@ import struct
 
 import pytest
 import zstandard
-from tests.support.wire_session import (
-    DESTINATION,
-    MACHINE,
-    MIGRATION_ID,
-    PAGE,
-    RAM,
-    SOURCE,
-    STATE,
-    Pair,
-    joined,
-    pair_in,
-    raw_record,
-)
-from tests.unit.wire.test_states import records_said_by
 
 from tagalong.errors import LocalProtocolError, RemoteProtocolError
 from tagalong.wire import (
@@ -43,6 +29,20 @@ from tagalong.wire import (
     limits,
 )
 from tagalong.wire.codec import PAYLOAD_BYTES
+from tests.support.wire_session import (
+    DESTINATION,
+    MACHINE,
+    MIGRATION_ID,
+    PAGE,
+    RAM,
+    SOURCE,
+    STATE,
+    Pair,
+    joined,
+    pair_in,
+    raw_record,
+    records_said_by,
+)
 
 HEADER = 16
 X0 = 0x6030_0000_0010_0000

@@ -6,16 +6,6 @@ from typing import TypeVar
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.support.wire_session import (
-    DESTINATION,
-    PAGE,
-    RAM,
-    SOURCE,
-    hear,
-    joined,
-    pair_in,
-    streams,
-)
 
 from tagalong.errors import RemoteProtocolError
 from tagalong.wire import (
@@ -40,6 +30,16 @@ from tagalong.wire import (
     Vcpu,
 )
 from tagalong.wire.machine_state import register_bytes
+from tests.support.wire_session import (
+    DESTINATION,
+    PAGE,
+    RAM,
+    SOURCE,
+    hear,
+    joined,
+    pair_in,
+    streams,
+)
 
 PAGE_SIZES = st.sampled_from([4096, 16384, 65536])
 

@@ -1,16 +1,6 @@
 """The transition table in action: everything in it works, everything else is refused."""
 
 import pytest
-from tests.support.wire_session import (
-    DESTINATION,
-    MIGRATION_ID,
-    SAMPLES,
-    SCRIPT,
-    SOURCE,
-    Pair,
-    pair_in,
-    raw_record,
-)
 
 from tagalong.errors import LocalProtocolError, RemoteProtocolError
 from tagalong.wire import (
@@ -25,6 +15,17 @@ from tagalong.wire import (
     Round,
 )
 from tagalong.wire.codec import PAYLOAD_BYTES
+from tests.support.wire_session import (
+    DESTINATION,
+    MIGRATION_ID,
+    SAMPLES,
+    SCRIPT,
+    SOURCE,
+    Pair,
+    pair_in,
+    raw_record,
+    records_said_by,
+)
 
 EVERYTHING = [(phase, role, kind) for phase in Phase for role in Role for kind in RecordType]
 FORBIDDEN = [case for case in EVERYTHING if case not in TRANSITIONS]
@@ -33,18 +34,6 @@ FORBIDDEN = [case for case in EVERYTHING if case not in TRANSITIONS]
 def name(case: tuple[Phase, Role, RecordType]) -> str:
     phase, role, kind = case
     return f"{phase.name}-{role.name}-{kind.name}".lower()
-
-
-def records_said_by(role: Role, before: Phase) -> int:
-    """Return how many records `role` has sent when pair_in(before) is reached."""
-    pair = Pair.new()
-    count = 0
-    for sender, record in SCRIPT:
-        if pair.source.phase is before:
-            break
-        pair.say(sender, record)
-        count += sender is role
-    return count
 
 
 def test_script_passes_through_the_exact_sequence_of_phases() -> None:
