@@ -8,8 +8,7 @@ in one field only, the form is one function and the field a parameter, with the 
 `a64_code.Code` strings encodings together and resolves labels. Encodings: Arm ARM (DDI 0487), C4.
 """
 
-SP = ZR = 31
-LR = 30
+SP, ZR, LR = 31, 31, 30
 
 # Conditions.
 EQ, NE, CS, CC, MI, PL, VS, VC, HI, LS, GE, LT, GT, LE, AL, NV = range(16)

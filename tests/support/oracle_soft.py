@@ -1,7 +1,6 @@
 """Our side: runs programs on the embedded machine, as a kernel would run them.
 
-Stage-1 tables map the areas of `oracle_layout` where the oracle has them: those that programs
-use at the same physical addresses. A vector table at EL1
+Stage-1 tables map the areas of `oracle_layout` where the oracle has them. A vector table at EL1
 does what the oracle's signal handler does: it logs ESR, FAR and ELR, goes on behind the
 instruction with ERET, and at a program's end saves the registers and switches the vCPU off.
 """
