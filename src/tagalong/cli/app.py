@@ -1,6 +1,7 @@
 """The command `tagalong`: finds the subcommand, and turns errors into a line and a status."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import cast
@@ -87,6 +88,18 @@ def _say(line: str, error: BaseException) -> None:
         click.echo(text, err=True)
 
 
+def _finish_output() -> None:
+    """Flush what is left; a reader that has gone away does not change the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            # Python flushes once more on its way out, and would exit with 120.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def main() -> None:
     """Be the process `tagalong`."""
-    sys.exit(invoke())
+    status = invoke()
+    _finish_output()
+    sys.exit(status)
