@@ -202,6 +202,20 @@ class Machine(Protocol):
         """Return the state of all vCPUs and devices. Raises RunStateError while running."""
         ...
 
+    def peek_state(self) -> MachineState:
+        """Return the state as of now; allowed while running.
+
+        The vCPUs are held between two instructions for that moment.
+        """
+        ...
+
+    def check_state(self, state: MachineState) -> None:
+        """Raise StateError naming everything that load_state would refuse.
+
+        Nothing changes. Raises RunStateError while running.
+        """
+        ...
+
     def load_state(self, state: MachineState) -> None:
         """Take over a whole machine state; the machine stays PAUSED.
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tagalong.machine import Machine, MachineState
+from tagalong.machine import Machine, MachineState, RunState
 from tagalong.memory import Gpa
 from tests.support.running_guest import Boot
 
@@ -116,6 +116,20 @@ def test_save_state_twice_gives_the_same(boot: Boot) -> None:
 
     assert isinstance(first, MachineState)
     assert first == second
+
+
+def test_peek_state_while_running_another_machine_could_take_it(boot: Boot) -> None:
+    guest, other = (boot("churn", CHURN, vcpu_count=2) for _ in range(2))
+    before = other.machine.save_state()
+    guest.machine.resume()
+    guest.wait_for("progress", 1)
+
+    other.machine.check_state(guest.machine.peek_state())
+    guest.wait_for("progress", 2)
+
+    assert guest.machine.run_state is RunState.RUNNING
+    assert other.machine.save_state() == before
+    assert not guest.lines_with("FAIL")
 
 
 def copy_all(source: Machine, target: Machine, *, with_tags: bool = True) -> None:

@@ -59,14 +59,24 @@ class FakeVcpu:
 
     def save(self) -> VcpuState:
         self._machine.require_paused()
+        return self.peek()
+
+    def peek(self) -> VcpuState:
         return VcpuState(dict(self._registers), self._power)
+
+    def add_register(self, register: RegisterId, value: int) -> None:
+        """Make this a vCPU that has a register more than others."""
+        self._registers[register] = value
+
+    def objection(self, state: VcpuState) -> str:
+        unknown = state.registers.keys() - self._registers.keys()
+        names = ", ".join(f"{each:#x}" for each in sorted(unknown))
+        return f"vCPU {self.index} has no register {names}" if unknown else ""
 
     def load(self, state: VcpuState) -> None:
         self._machine.require_paused()
-        unknown = state.registers.keys() - self._registers.keys()
-        if unknown:
-            names = ", ".join(f"{each:#x}" for each in sorted(unknown))
-            raise StateError(f"vCPU {self.index} has no register {names}")
+        if objection := self.objection(state):
+            raise StateError(objection)
         self._registers = dict(state.registers)
         self._power = state.power
 
@@ -207,15 +217,30 @@ class FakeMachine:
         self.calls.append("save_state")
         return MachineState(tuple(vcpu.save() for vcpu in self.vcpus), dict(self.devices))
 
+    def peek_state(self) -> MachineState:
+        self.calls.append("peek_state")
+        return MachineState(tuple(vcpu.peek() for vcpu in self.vcpus), dict(self.devices))
+
+    def check_state(self, state: MachineState) -> None:
+        self.calls.append("check_state")
+        self._refuse_foreign(state)
+
     def load_state(self, state: MachineState) -> None:
         self.calls.append("load_state")
-        self.require_paused()
-        unknown = state.devices.keys() - self.devices.keys()
-        if unknown:
-            raise StateError(f"no device is called {', '.join(sorted(unknown))}")
+        self._refuse_foreign(state)
         for vcpu, saved in zip(self.vcpus, state.vcpus, strict=True):
             vcpu.load(saved)
         self.devices = dict(state.devices)
+
+    def _refuse_foreign(self, state: MachineState) -> None:
+        self.require_paused()
+        unknown = state.devices.keys() - self.devices.keys()
+        objections = [f"no device is called {', '.join(sorted(unknown))}"] if unknown else []
+        objections += [
+            vcpu.objection(saved) for vcpu, saved in zip(self.vcpus, state.vcpus, strict=True)
+        ]
+        if said := "; ".join(filter(None, objections)):
+            raise StateError(said)
 
 
 def contents(machine: FakeMachine) -> list[tuple[bytes, bytes]]:

@@ -105,5 +105,11 @@ class ScriptedMachine:
     def save_state(self) -> MachineState:
         raise NotImplementedError
 
+    def peek_state(self) -> MachineState:
+        raise NotImplementedError
+
+    def check_state(self, state: MachineState) -> None:
+        raise NotImplementedError
+
     def load_state(self, state: MachineState) -> None:
         raise NotImplementedError

@@ -52,11 +52,18 @@ class Pl011:
         """Return the registers in this device's own form, version first."""
         return _STATE.pack(_STATE_VERSION, *self._registers.values())
 
+    def objection(self, state: bytes) -> str:
+        """Return why load() would refuse `state`, "" if it would not."""
+        if len(state) != _STATE.size:
+            return f"pl011 state has {len(state)} bytes, expected {_STATE.size}"
+        version, *_ = _STATE.unpack(state)
+        if version != _STATE_VERSION:
+            return f"pl011 state has version {version}, expected {_STATE_VERSION}"
+        return ""
+
     def load(self, state: bytes) -> None:
         """Take over what save() gave. Raises StateError; nothing has changed then."""
-        if len(state) != _STATE.size:
-            raise StateError(f"pl011 state has {len(state)} bytes, expected {_STATE.size}")
-        version, *values = _STATE.unpack(state)
-        if version != _STATE_VERSION:
-            raise StateError(f"pl011 state has version {version}, expected {_STATE_VERSION}")
+        if objection := self.objection(state):
+            raise StateError(objection)
+        _version, *values = _STATE.unpack(state)
         self._registers = dict(zip(_STORED, values, strict=True))

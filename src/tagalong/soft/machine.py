@@ -37,6 +37,7 @@ from tagalong.soft.vcpu import SoftVcpu
 RAM_GPA: Final = Gpa(0x4000_0000)
 PAGE_BYTES: Final = 4096
 
+_UART: Final = "pl011"  # its name among the devices of a MachineState
 _BUDGET: Final = 1 << 40  # instructions; run() is ended by interrupt(), not by its budget
 _IDLE_WAIT_S: Final = 0.001
 
@@ -225,20 +226,38 @@ class SoftMachine:
     def save_state(self) -> MachineState:
         """Return the state of all vCPUs and devices."""
         with self._while_paused():
-            vcpus = tuple(vcpu.save() for vcpu in self._vcpus)
-            return MachineState(vcpus, {"pl011": self._uart.save()})
+            return self.peek_state()
+
+    def peek_state(self) -> MachineState:
+        """Return the state as of now, whether or not the machine runs."""
+        with self._held():
+            vcpus = tuple(vcpu.peek() for vcpu in self._vcpus)
+            return MachineState(vcpus, {_UART: self._uart.save()})
+
+    def check_state(self, state: MachineState) -> None:
+        """Refuse what load_state would refuse; nothing changes."""
+        with self._while_paused():
+            if objections := "; ".join(filter(None, self._objections(state))):
+                raise StateError(objections)
 
     def load_state(self, state: MachineState) -> None:
         """Take over a whole machine state; the machine stays paused."""
         with self._while_paused():
-            if len(state.vcpus) != len(self._vcpus) or set(state.devices) != {"pl011"}:
-                raise StateError(
-                    f"state of {len(state.vcpus)} vCPUs and devices {sorted(state.devices)}; "
-                    f"this machine has {len(self._vcpus)} and ['pl011']"
-                )
-            self._uart.load(state.devices["pl011"])
+            self.check_state(state)
+            self._uart.load(state.devices[_UART])
             for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=True):
-                vcpu.load(vcpu_state)
+                vcpu.take(vcpu_state)
+
+    def _objections(self, state: MachineState) -> Iterator[str]:
+        if len(state.vcpus) != len(self._vcpus) or set(state.devices) != {_UART}:
+            yield (
+                f"state of {len(state.vcpus)} vCPUs and devices {sorted(state.devices)}: "
+                f"this machine has {len(self._vcpus)} and {[_UART]}"
+            )
+        if _UART in state.devices:
+            yield self._uart.objection(state.devices[_UART])
+        for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=False):
+            yield vcpu.objection(vcpu_state)
 
     # --- the runner ---
 

@@ -51,18 +51,14 @@ class SoftVcpu:
     def save(self) -> VcpuState:
         """Return the whole state. Raises RunStateError while the machine runs."""
         with self._paused():
-            return VcpuState(self._registers(), self.power)
+            return self.peek()
 
     def load(self, state: VcpuState) -> None:
         """Take over a whole state. Raises StateError by name; unchanged then."""
         with self._paused():
-            self._refuse_unknown(state.registers)
-            before = self._registers()
-            refused = self._write(state.registers)
-            if refused:
-                self._write(before)
-                raise StateError(f"vCPU {self._index} cannot take {', '.join(refused)}")
-            self.set_power(state.power)
+            if objection := self.objection(state):
+                raise StateError(objection)
+            self.take(state)
 
     def step(self, count: int) -> ExitReason:
         """Execute at most `count` instructions of this vCPU alone, devices included.
@@ -88,6 +84,30 @@ class SoftVcpu:
 
     # What the machine itself uses, between instructions and without the guard.
 
+    def peek(self) -> VcpuState:
+        """Return the whole state."""
+        return VcpuState(self._registers(), self.power)
+
+    def take(self, state: VcpuState) -> None:
+        """Take over a state to which there is no objection."""
+        self._write(state.registers)
+        self.set_power(state.power)
+
+    def objection(self, state: VcpuState) -> str:
+        """Return, with all names, why load() would refuse `state`, "" if it would not."""
+        given, known = state.registers, register_ids()
+        # Which values a register takes, only the interpreter knows: try them, and undo it.
+        before = self._registers()
+        refused = self._write({each: given[each] for each in known if each in given})
+        self._write(before)
+        found = {
+            "does not have": [register_name(each) for each in given if each not in before],
+            "was not given": [register_name(each) for each in known if each not in given],
+            "cannot take": refused,
+        }
+        parts = [f"{what} {', '.join(names)}" for what, names in found.items() if names]
+        return f"vCPU {self._index} {' and '.join(parts)}" if parts else ""
+
     def x(self, number: int) -> int:
         """Return x0..x30 for a hypervisor call."""
         return self._native.get_register(self._index, RegisterId(register_ids()[number])) or 0
@@ -109,15 +129,6 @@ class SoftVcpu:
     def _registers(self) -> dict[RegisterId, int]:
         values = ((r, self._native.get_register(self._index, r)) for r in register_ids())
         return {register: value for register, value in values if value is not None}
-
-    def _refuse_unknown(self, registers: Mapping[RegisterId, int]) -> None:
-        known = set(register_ids())
-        unknown = [register_name(r) for r in registers if r not in known]
-        missing = [register_name(r) for r in register_ids() if r not in registers]
-        if unknown or missing:
-            parts = [f"does not have {', '.join(unknown)}"] if unknown else []
-            parts += [f"was not given {', '.join(missing)}"] if missing else []
-            raise StateError(f"vCPU {self._index} {' and '.join(parts)}")
 
     def _write(self, registers: Mapping[RegisterId, int]) -> list[str]:
         return [

@@ -162,6 +162,14 @@ class MigratingMachine:
         """As Machine.save_state."""
         return self._machine.save_state()
 
+    def peek_state(self) -> MachineState:
+        """As Machine.peek_state."""
+        return self._machine.peek_state()
+
+    def check_state(self, state: MachineState) -> None:
+        """As Machine.check_state."""
+        self._machine.check_state(state)
+
     def load_state(self, state: MachineState) -> None:
         """As Machine.load_state."""
         self._machine.load_state(state)

@@ -400,6 +400,83 @@ def test_load_state_other_id_register_is_refused_by_name_and_value() -> None:
     machine.close()
 
 
+def test_peek_state_while_running_gives_the_state_between_two_instructions() -> None:
+    words = [a64.add_imm(0, 0, 1), a64.add_imm(1, 1, 1), a64.b(-8)]
+    machine = bare.machine_with(words)
+    x0, x1 = register_ids.x(0), register_ids.x(1)
+
+    machine.resume()
+    seen = []
+    for _ in range(50):
+        seen.append(machine.peek_state().vcpus[0].registers)
+        wait_until(lambda: machine.peek_state().vcpus[0].registers[x0] > seen[-1][x0])
+
+    assert machine.run_state is RunState.RUNNING
+    assert all(each[x0] - each[x1] == (each[register_ids.PC] == bare.CODE + 4) for each in seen)
+    machine.close()
+
+
+def test_peek_state_while_paused_is_the_saved_state() -> None:
+    machine = bare.machine_with([a64.b(0)], vcpu_count=2)
+
+    assert machine.peek_state() == machine.save_state()
+    machine.close()
+
+
+def test_check_state_names_all_that_load_state_would_refuse_and_changes_nothing() -> None:
+    machine = bare.machine_with([a64.b(0)], vcpu_count=2)
+    bare.set_x(machine, {0: 7})
+    state = machine.save_state()
+    first, second = state.vcpus
+    registers = dict(first.registers) | {
+        register_ids.sysreg(3, 0, 2, 1, 0): 1,
+        register_ids.ID_AA64PFR1_EL1: 0x220,
+        register_ids.x(0): 8,
+    }
+    missing = {each: 1 for each in second.registers if each != register_ids.GCR_EL1}
+    missing |= {register_ids.MPIDR_EL1: 0, register_ids.PSTATE: 1 << 63}
+    vcpus = (type(first)(registers, PowerState.OFF), type(second)(missing, PowerState.ON))
+    foreign = MachineState(vcpus, {"pl011": bytes(32), "gpu": b""})
+
+    with pytest.raises(StateError) as caught:
+        machine.check_state(foreign)
+    with pytest.raises(StateError) as loading:
+        machine.load_state(foreign)
+
+    said = str(caught.value).split("; ")
+    assert said[:3] == [
+        "state of 2 vCPUs and devices ['gpu', 'pl011']: this machine has 2 and ['pl011']",
+        "pl011 state has version 0, expected 1",
+        "vCPU 0 does not have S3_0_C2_C1_0 and cannot take ID_AA64PFR1_EL1 = 0x220",
+    ]
+    assert said[3].startswith("vCPU 1 was not given GCR_EL1 and cannot take PSTATE = 0x8000000000")
+    assert "MPIDR_EL1 = 0x0" in said[3]
+    assert str(loading.value) == str(caught.value)
+    assert machine.save_state() == state
+    machine.close()
+
+
+def test_check_state_of_a_state_that_fits_changes_nothing() -> None:
+    machine, other = (bare.machine_with([a64.add_imm(0, 0, 1)] * 10) for _ in range(2))
+    other.vcpus[0].step(5)
+    before = machine.save_state()
+
+    machine.check_state(other.save_state())
+
+    assert machine.save_state() == before
+    machine.close()
+    other.close()
+
+
+def test_check_state_while_running_is_refused() -> None:
+    machine = bare.machine_with([a64.b(0)])
+    machine.resume()
+
+    with pytest.raises(RunStateError, match="the machine is running: pause it first"):
+        machine.check_state(machine.peek_state())
+    machine.close()
+
+
 def test_load_state_other_vcpu_count_is_refused() -> None:
     one, two = bare.machine_with([a64.b(0)]), bare.machine_with([a64.b(0)], vcpu_count=2)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tagalong.errors import RunStateError
-from tagalong.machine import RunState
+from tagalong.machine import MachineState, RunState
 from tagalong.vmm.handover import HandoverGate, MigratingMachine
 from tests.support.scripted_machine import ScriptedMachine
 
@@ -163,8 +163,17 @@ def test_migrating_machine_everything_else_is_the_machines_own(
     assert migrating.vcpus == machine.vcpus
     assert migrating.failure is None
     assert migrating.wait(0) is RunState.PAUSED
-    for name in ("populated_pages", "start_dirty_log", "harvest_dirty_log", "stop_dirty_log"):
+    for name in (
+        "populated_pages",
+        "start_dirty_log",
+        "harvest_dirty_log",
+        "stop_dirty_log",
+        "peek_state",
+        "save_state",
+    ):
         with pytest.raises(NotImplementedError):
             getattr(migrating, name)()
+    with pytest.raises(NotImplementedError):
+        migrating.check_state(MachineState(()))
     migrating.close()
     assert machine.closed
