@@ -131,7 +131,7 @@ class MigrationError(TagalongError):
 
 
 class MachineMismatchError(MigrationError):
-    """The destination cannot hold the machine that the source describes."""
+    """The destination cannot hold the machine that the source describes, or its state."""
 
     exit_code = 41
 

@@ -57,12 +57,17 @@ RAW_DATA = plane(bytes(number * 7 % 251 for number in range(PAGE)))
 RAW_TAGS = plane(bytes(number * 89 % 256 for number in range(PAGE // 32)))
 RUN_TAGS = plane(b"\x11" * 100 + b"\x22" * 156)
 
+X0 = 0x6030_0000_0010_0000
 STATE = State(
     vcpus=(
-        Vcpu(Power.ON, {0x6030_0000_0010_0000: 0x1234, 0x6030_0000_0013_C086: 0x1_0001}),
+        Vcpu(Power.ON, {X0: 0x1234, 0x6030_0000_0013_C086: 0x1_0001}),
         Vcpu(Power.OFF, {0x6020_0000_0010_00D4: 0x10, 0x6040_0000_0010_0054: 1 << 127}),
     ),
     devices={"pl011": b"\x01\x00", "psci": b""},
+)
+PREVIEW = State(
+    vcpus=(Vcpu(Power.ON, {**STATE.vcpus[0].registers, X0: 0x1000}), STATE.vcpus[1]),
+    devices=STATE.devices,
 )
 DIGEST = bytes(range(16))
 
@@ -70,6 +75,7 @@ SCRIPT: tuple[tuple[Role, Record], ...] = (
     (SOURCE, Hello(SOURCE, MIGRATION_ID)),
     (DESTINATION, Hello(DESTINATION, MIGRATION_ID)),
     (SOURCE, MACHINE),
+    (SOURCE, PREVIEW),
     (DESTINATION, KeepAlive()),
     (DESTINATION, Accept()),
     (SOURCE, Pages((Run(RAM, 1),), (RAW_DATA,), RAW_TAGS)),

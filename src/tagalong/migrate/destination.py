@@ -134,6 +134,7 @@ class _Destination:
         hello = self._link.expect(wire.Hello)
         self._link.send(wire.Hello(wire.Role.DESTINATION, hello.migration_id))
         machine = self._build_machine(self._link.expect(wire.Machine))
+        machine.check_state(state_of_record(self._link.expect(wire.State)))
         taker = self._taker = PageTaker(machine, has_tags=self._has_tags)
         self._link.send(wire.Accept())
         self._fill(machine, taker)

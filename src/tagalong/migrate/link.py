@@ -185,6 +185,7 @@ _REASONS: tuple[tuple[type[BaseException], AbortReason], ...] = (
 
 _ERRORS: dict[AbortReason, type[MigrationError]] = {
     AbortReason.MACHINE_MISMATCH: MachineMismatchError,
+    AbortReason.STATE_REFUSED: MachineMismatchError,
     AbortReason.DIGEST_MISMATCH: DigestMismatchError,
     AbortReason.CANCELLED: MigrationCancelledError,
     AbortReason.NOT_CONVERGED: ConvergenceError,

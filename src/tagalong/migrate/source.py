@@ -1,5 +1,6 @@
 """The source of a migration: sends a machine away, and keeps it if anything fails.
 
+    set up      the destination accepts the machine, and its state as of now, or refuses both
     copy        rounds of pages while the guest runs, until little enough remains
     stop        the guest stands; its last pages and its state follow
     verify      on request: both ends' digests are compared
@@ -176,6 +177,8 @@ class _Source:
         self._link.send(wire.Hello(wire.Role.SOURCE, self._id))
         self._link.expect(wire.Hello)
         self._link.send(record_of_description(self._machine.description))
+        # What the destination cannot take it refuses now, while the guest runs.
+        self._link.send(record_of_state(self._machine.peek_state()))
         self._link.expect(wire.Accept)
 
     def _stop_and_hand_over(self, left: list[PageBitmap]) -> DowntimeParts:

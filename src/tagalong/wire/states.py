@@ -18,6 +18,7 @@ class Phase(Enum):
     HELLO_SENT = "HELLO_SENT"
     AGREED = "AGREED"
     DESCRIBED = "DESCRIBED"
+    PREVIEWED = "PREVIEWED"
     COPYING = "COPYING"
     ROUND_ENDED = "ROUND_ENDED"
     STATE_SENT = "STATE_SENT"
@@ -44,7 +45,8 @@ _PROGRESS: dict[_Key, Phase] = {
     (Phase.START, _S, RecordType.HELLO): Phase.HELLO_SENT,
     (Phase.HELLO_SENT, _D, RecordType.HELLO): Phase.AGREED,
     (Phase.AGREED, _S, RecordType.MACHINE): Phase.DESCRIBED,
-    (Phase.DESCRIBED, _D, RecordType.ACCEPT): Phase.COPYING,
+    (Phase.DESCRIBED, _S, RecordType.STATE): Phase.PREVIEWED,
+    (Phase.PREVIEWED, _D, RecordType.ACCEPT): Phase.COPYING,
     (Phase.COPYING, _S, RecordType.PAGES): Phase.COPYING,
     (Phase.COPYING, _S, RecordType.ROUND): Phase.ROUND_ENDED,
     (Phase.ROUND_ENDED, _D, RecordType.ROUND): Phase.COPYING,

@@ -21,7 +21,7 @@ from tagalong.errors import (
     StateError,
     UsageError,
 )
-from tagalong.machine import Machine, MachineDescription, RunState
+from tagalong.machine import Machine, MachineDescription, RegisterId, RunState
 from tagalong.migrate import (
     Channel,
     MigrationOptions,
@@ -37,14 +37,16 @@ from tests.support.migration import PATIENT, QUICK, Migration, Outcome
 from tests.support.proxy import Fate
 
 SOURCE_RECORDS = [
-    "HELLO", "MACHINE", "PAGES", "PAGES", "ROUND", "PAGES", "STATE", "VERIFY", "DIGEST", "PREPARE",
-    "COMMIT",
+    "HELLO", "MACHINE", "STATE", "PAGES", "PAGES", "ROUND", "PAGES", "STATE", "VERIFY", "DIGEST",
+    "PREPARE", "COMMIT",
 ]  # fmt: skip
 DESTINATION_RECORDS = ["HELLO", "ACCEPT", "ROUND", "DIGEST", "READY", "RUNNING"]
 EVERY_RECORD = [
     *((Role.SOURCE, number) for number in range(len(SOURCE_RECORDS))),
     *((Role.DESTINATION, number) for number in range(len(DESTINATION_RECORDS))),
 ]
+TCR2_EL1 = RegisterId(0x6030_0000_0013_C103)
+PIR_EL1 = RegisterId(0x6030_0000_0013_C513)
 VERIFIED = MigrationOptions(verify=True, timeouts=PATIENT)
 
 
@@ -217,7 +219,7 @@ def test_verify_with_other_memory_at_the_destination_raises_and_starts_nothing(
     source: FakeMachine, outcomes: list[Outcome], plane: str
 ) -> None:
     def corrupt(role: Role, number: int, kind: RecordType, record: bytes) -> bytes:
-        if (role, number, kind) != (Role.SOURCE, 3, RecordType.PAGES):
+        if (role, number, kind) != (Role.SOURCE, 4, RecordType.PAGES):
             return record
         place = 16 + 32 + 100 if plane == "data" else len(record) - 1
         changed = record[:place] + bytes([record[place] ^ 0x10]) + record[place + 1 :]
@@ -252,7 +254,7 @@ def test_destination_that_cannot_hold_the_machine_refuses_before_any_page(
     error = stayed(outcome)
     assert isinstance(error, MachineMismatchError)
     assert "the other end gave up (MACHINE_MISMATCH): no room for 0x400000" in str(error)
-    assert kinds == [RecordType.HELLO, RecordType.MACHINE]
+    assert set(kinds) <= {RecordType.HELLO, RecordType.MACHINE, RecordType.STATE}
     assert "start_dirty_log" not in source.calls
     assert "pause" not in source.calls
     assert isinstance(outcome.destination_error, MachineMismatchError)
@@ -290,16 +292,49 @@ def test_destination_out_of_memory_refuses(source: FakeMachine, outcomes: list[O
     assert isinstance(outcome.destination_error.__cause__, MemoryError)
 
 
-def test_destination_that_does_not_know_a_device_refuses_its_state(
+def test_destination_that_lacks_registers_and_devices_refuses_before_the_guest_stops(
     source: FakeMachine, outcomes: list[Outcome]
 ) -> None:
-    source.devices["gpu"] = b"\x01"
+    kinds: list[RecordType] = []
 
-    outcome = Migration(source).run()
+    def note(role: Role, _number: int, kind: RecordType, record: bytes) -> bytes:
+        if role is Role.SOURCE:
+            kinds.append(kind)
+        return record
+
+    source.devices["gpu"] = b"\x01"
+    source.vcpus[0].add_register(TCR2_EL1, 1)
+    source.vcpus[0].add_register(PIR_EL1, 2)
+
+    outcome = Migration(source, rule=note).run()
     outcomes.append(outcome)
 
     error = stayed(outcome)
+    assert isinstance(error, MachineMismatchError)
+    assert str(error) == (
+        "the other end gave up (STATE_REFUSED): no device is called gpu; "
+        "vCPU 0 has no register 0x603000000013c103, 0x603000000013c513"
+    )
+    assert kinds == [RecordType.HELLO, RecordType.MACHINE, RecordType.STATE]
+    assert set(source.calls) == {"peek_state", "stop_dirty_log"}
+    assert outcome.destination.calls == ["check_state", "close", "pause"]
+    assert isinstance(outcome.destination_error, MigrationError)
+    assert isinstance(outcome.destination_error.__cause__, StateError)
+
+
+def test_state_that_became_foreign_after_the_preview_is_refused_and_the_guest_goes_on(
+    outcomes: list[Outcome],
+) -> None:
+    machine = FakeMachine(describe(0x40_0000), guest=lambda it: it.devices.update(gpu=b"\x01"))
+    machine.resume()
+
+    outcome = Migration(machine).run()
+    outcomes.append(outcome)
+
+    error = stayed(outcome)
+    assert isinstance(error, MachineMismatchError)
     assert "the other end gave up (STATE_REFUSED): no device is called gpu" in str(error)
+    assert outcome.destination.calls[:2] == ["check_state", "load_state"]
     assert isinstance(outcome.destination_error, MigrationError)
     assert isinstance(outcome.destination_error.__cause__, StateError)
 
@@ -517,9 +552,8 @@ def test_guest_that_cannot_be_resumed_is_told_of_in_a_note(outcomes: list[Outcom
                 raise RunStateError("stuck")
             super().resume()
 
-    machine = Stuck(describe(0x40_0000))
+    machine = Stuck(describe(0x40_0000), guest=lambda it: it.devices.update(gpu=b""))
     machine.resume()
-    machine.devices["gpu"] = b""
 
     outcome = Migration(machine).run()
     outcomes.append(outcome)

@@ -217,6 +217,7 @@ def test_error_of_an_abort_says_reason_and_text(reason: AbortReason) -> None:
     assert str(error) == f"the other end gave up ({reason.name}): because"
     expected = {
         AbortReason.MACHINE_MISMATCH: MachineMismatchError,
+        AbortReason.STATE_REFUSED: MachineMismatchError,
         AbortReason.DIGEST_MISMATCH: DigestMismatchError,
         AbortReason.CANCELLED: MigrationCancelledError,
         AbortReason.NOT_CONVERGED: ConvergenceError,

@@ -95,10 +95,10 @@ def test_migrate_machine_calls_in_the_only_safe_order(outcomes: list[Outcome]) -
 
     moved(outcome)
     assert source.calls == [
-        "start_dirty_log", "harvest_dirty_log", "pause", "harvest_dirty_log", "save_state",
-        "stop_dirty_log",
+        "peek_state", "start_dirty_log", "harvest_dirty_log", "pause", "harvest_dirty_log",
+        "save_state", "stop_dirty_log",
     ]  # fmt: skip
-    assert outcome.destination.calls == ["load_state", "resume"]
+    assert outcome.destination.calls == ["check_state", "load_state", "resume"]
 
 
 @pytest.mark.parametrize("page_size", [4096, 16384, 65536])

@@ -13,7 +13,7 @@ from tagalong.migrate import Timeouts
 from tagalong.migrate.link import Link
 from tagalong.migrate.page_sender import PageSender, Tally, batches, runs_of
 from tagalong.migrate.page_taker import PageTaker
-from tagalong.migrate.translate import record_of_description
+from tagalong.migrate.translate import record_of_description, record_of_state
 from tagalong.wire import Accept, Hello, NoBytes, Pages, Role, Run
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.migration import channel_pair
@@ -73,6 +73,7 @@ def pair_of(machine: FakeMachine) -> Pair:
     pair.say(Role.SOURCE, Hello(Role.SOURCE, MIGRATION_ID))
     pair.say(Role.DESTINATION, Hello(Role.DESTINATION, MIGRATION_ID))
     pair.say(Role.SOURCE, record_of_description(machine.description))
+    pair.say(Role.SOURCE, record_of_state(machine.peek_state()))
     pair.say(Role.DESTINATION, Accept())
     return pair
 

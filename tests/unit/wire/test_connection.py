@@ -136,7 +136,7 @@ def test_data_of_several_runs_are_placed_only_when_all_is_checked() -> None:
 
 def test_payload_memory_grows_with_the_bytes_that_arrive() -> None:
     destination = pair_in(Phase.COPYING).destination
-    header = raw_record(2, RecordType.STATE, b"", size=32 << 20)[:16]
+    header = raw_record(3, RecordType.STATE, b"", size=32 << 20)[:16]
     destination.receive_data(header)
 
     assert destination.next_record() is NEED_DATA
@@ -164,7 +164,7 @@ def test_eof_at_the_end_is_right(phase: Phase) -> None:
 def test_eof_inside_of_a_record_says_how_far_it_came() -> None:
     destination = pair_in(Phase.COPYING).destination
     start = destination.bytes_received
-    destination.receive_data(raw_record(2, RecordType.ROUND, bytes(16))[:21])
+    destination.receive_data(raw_record(3, RecordType.ROUND, bytes(16))[:21])
     assert destination.next_record() is NEED_DATA
 
     with pytest.raises(RemoteProtocolError, match="COPYING, 0x15 bytes into a record") as caught:
@@ -217,7 +217,7 @@ def test_data_changed_after_they_were_sealed_are_detected() -> None:
 
     pair.destination.receive_data(joined(buffers))
 
-    with pytest.raises(RemoteProtocolError, match=r"checksum .* of record 0x2 \(PAGES\)"):
+    with pytest.raises(RemoteProtocolError, match=r"checksum .* of record 0x3 \(PAGES\)"):
         pair.destination.next_record()
 
 
@@ -234,7 +234,7 @@ def test_head_damaged_is_detected_before_anything_is_placed() -> None:
 
     pair.destination.receive_data(sent[:48])
 
-    with pytest.raises(RemoteProtocolError, match=r"head check .* of record 0x2 \(PAGES\)"):
+    with pytest.raises(RemoteProtocolError, match=r"head check .* of record 0x3 \(PAGES\)"):
         pair.destination.next_record()
     assert not asked
 

@@ -34,9 +34,11 @@ from tests.support.wire_session import (
     MACHINE,
     MIGRATION_ID,
     PAGE,
+    PREVIEW,
     RAM,
     SOURCE,
     STATE,
+    X0,
     Pair,
     joined,
     pair_in,
@@ -45,7 +47,6 @@ from tests.support.wire_session import (
 )
 
 HEADER = 16
-X0 = 0x6030_0000_0010_0000
 
 
 def refused(phase: Phase, kind: int, payload: bytes, sender: Role = SOURCE) -> tuple[str, int]:
@@ -261,7 +262,7 @@ def test_payload_length_outside_of_the_limits_is_refused_before_the_payload(
     for size in {max(smallest - 1, 0), largest + 1, 0xFFFF_FFFF} - {smallest}:
         listener = pair_in(Phase.COPYING).destination
         start = listener.bytes_received
-        listener.receive_data(raw_record(2, kind, b"", size=size)[:HEADER])
+        listener.receive_data(raw_record(3, kind, b"", size=size)[:HEADER])
 
         with pytest.raises(RemoteProtocolError, match="payload of") as caught:
             listener.next_record()
@@ -281,7 +282,7 @@ def test_record_type_unknown_is_refused(kind: int) -> None:
 def test_record_flags_are_refused() -> None:
     listener = pair_in(Phase.COPYING).destination
     start = listener.bytes_received
-    listener.receive_data(raw_record(2, RecordType.ROUND, bytes(16), flags=0x8000))
+    listener.receive_data(raw_record(3, RecordType.ROUND, bytes(16), flags=0x8000))
 
     with pytest.raises(RemoteProtocolError, match="ROUND has the flags 0x8000") as caught:
         listener.next_record()
@@ -301,8 +302,9 @@ def test_compressed_tags_without_the_feature_are_refused() -> None:
     pair.say(SOURCE, Hello(SOURCE, MIGRATION_ID, compatible_features=0))
     pair.say(DESTINATION, Hello(DESTINATION, MIGRATION_ID))
     pair.say(SOURCE, MACHINE)
+    pair.say(SOURCE, PREVIEW)
     pair.destination.send(Accept())
-    pair.destination.receive_data(raw_record(2, RecordType.PAGES, zstd(ZSTD_128)))
+    pair.destination.receive_data(raw_record(3, RecordType.PAGES, zstd(ZSTD_128)))
 
     with pytest.raises(RemoteProtocolError, match="the feature TAGS_ZSTD is not in use"):
         pair.destination.next_record()
@@ -313,8 +315,9 @@ def test_tags_on_a_machine_without_tags_are_refused() -> None:
     pair.say(SOURCE, Hello(SOURCE, MIGRATION_ID))
     pair.say(DESTINATION, Hello(DESTINATION, MIGRATION_ID))
     pair.say(SOURCE, Machine(PAGE, 1, 0, (Region(RAM, PAGE),)))
+    pair.say(SOURCE, State(PREVIEW.vcpus[:1]))
     pair.destination.send(Accept())
-    pair.destination.receive_data(raw_record(2, RecordType.PAGES, pages(tags=2)))
+    pair.destination.receive_data(raw_record(3, RecordType.PAGES, pages(tags=2)))
 
     with pytest.raises(RemoteProtocolError, match="ZERO on a machine without tags") as caught:
         pair.destination.next_record()

@@ -45,9 +45,9 @@ def test_script_passes_through_the_exact_sequence_of_phases() -> None:
         phases.append(pair.source.phase.name)
 
     assert phases == [
-        "HELLO_SENT", "AGREED", "DESCRIBED", "DESCRIBED", "COPYING", "COPYING", "COPYING",
-        "ROUND_ENDED", "COPYING", "COPYING", "ROUND_ENDED", "COPYING", "STATE_SENT", "VERIFYING",
-        "DIGEST_SENT", "VERIFIED", "PREPARED", "READY", "COMMITTED", "DONE",
+        "HELLO_SENT", "AGREED", "DESCRIBED", "PREVIEWED", "PREVIEWED", "COPYING", "COPYING",
+        "COPYING", "ROUND_ENDED", "COPYING", "COPYING", "ROUND_ENDED", "COPYING", "STATE_SENT",
+        "VERIFYING", "DIGEST_SENT", "VERIFIED", "PREPARED", "READY", "COMMITTED", "DONE",
     ]  # fmt: skip
 
 
