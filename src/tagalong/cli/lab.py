@@ -24,6 +24,7 @@ from tagalong.lab import (
     Lab,
     MachineOptions,
     Request,
+    Streams,
     Terminal,
     default_folder,
     forget,
@@ -122,20 +123,32 @@ def setup(*, update: bool, as_json: bool, **values: Any) -> None:
 @command.command(epilog=_RUN_EPILOG, context_settings={"allow_interspersed_args": False})
 @_LAB_OPTIONS
 @_machine_options(_RUN_TIMEOUT_S)
+@click.option(
+    "-i",
+    "--stdin",
+    "takes_input",
+    is_flag=True,
+    help="Pass standard input on; it is empty otherwise.",
+)
 @click.argument("arguments", metavar="-- COMMAND...", nargs=-1, required=True)
 @click.pass_context
-def run(context: click.Context, /, *, arguments: tuple[str, ...], **values: Any) -> None:
+def run(
+    context: click.Context,
+    /,
+    *,
+    arguments: tuple[str, ...],
+    takes_input: bool,
+    **values: Any,
+) -> None:
     """Boot, run COMMAND in the checkout's folder, and pass on its output and exit status.
 
-    COMMAND's standard input is empty. The lab is set up first if it is not.
+    The lab is set up first if it is not.
     """
     options = _take_machine_options(values)
     lab = _set_up(_request(**values))
     with _signals(), _pipes():
-        status = run_in_lab(
-            lab.system, f"exec {shlex.join(arguments)}\n", options,
-            stdout=_writer(sys.stdout.buffer), stderr=_writer(sys.stderr.buffer),
-        )  # fmt: skip
+        streams = _streams(takes_input=takes_input)
+        status = run_in_lab(lab.system, f"exec {shlex.join(arguments)}\n", options, streams)
     context.exit(status)
 
 
@@ -147,16 +160,16 @@ def shell(context: click.Context, /, **values: Any) -> None:
     """Boot and give a prompt inside.
 
     Ctrl-D or `exit` powers the machine off; Ctrl-] ends it at once, whatever it is doing.
+    What comes from a pipe is run as a script, without a prompt.
     """
     options = _take_machine_options(values)
     lab = _set_up(_request(**values))
-    columns, lines = shutil.get_terminal_size()
-    terminal = Terminal(
-        sys.stdin.fileno(), _writer(sys.stdout.buffer), columns, lines,
-        os.environ.get("TERM", "dumb"),
-    )  # fmt: skip
-    with _signals(), _pipes(), _raw(sys.stdin.fileno()):
-        status = shell_in_lab(lab.system, options, terminal)
+    with _signals(), _pipes():
+        if not sys.stdin.isatty():
+            status = run_in_lab(lab.system, "exec sh", options, _streams(takes_input=True))
+        else:
+            with _raw_terminal() as terminal:
+                status = shell_in_lab(lab.system, options, terminal)
     context.exit(status)
 
 
@@ -172,6 +185,14 @@ def _take_machine_options(values: dict[str, Any]) -> MachineOptions:
 def _set_up(request: Request) -> Lab:
     with _signals(), setup_bars() as observer:
         return set_up(request, observer)
+
+
+def _streams(*, takes_input: bool) -> Streams:
+    return Streams(
+        _writer(sys.stdout.buffer),
+        _writer(sys.stderr.buffer),
+        sys.stdin.fileno() if takes_input else None,
+    )
 
 
 def _writer(stream: BinaryIO) -> Callable[[bytes], None]:
@@ -210,14 +231,14 @@ def _pipes() -> Iterator[None]:
 
 
 @contextmanager
-def _raw(descriptor: int) -> Iterator[None]:
-    """Hand every key to the guest as it is, Ctrl-C too, if `descriptor` is a terminal."""
-    if not os.isatty(descriptor):
-        yield
-        return
+def _raw_terminal() -> Iterator[Terminal]:
+    """Give the terminal, which hands every key to the guest as it is, Ctrl-C too."""
+    descriptor = sys.stdin.fileno()
+    columns, lines = shutil.get_terminal_size()
+    kind = os.environ.get("TERM", "dumb")
     before = termios.tcgetattr(descriptor)
     tty.setraw(descriptor)
     try:
-        yield
+        yield Terminal(descriptor, _writer(sys.stdout.buffer), columns, lines, kind)
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

@@ -7,7 +7,7 @@ docs/guide/lab.md is the user's view.
 """
 
 from tagalong.lab.cache import default_folder
-from tagalong.lab.machine import System, Terminal, run, shell
+from tagalong.lab.machine import Streams, System, Terminal, run, shell
 from tagalong.lab.observer import Observer, Silence
 from tagalong.lab.packages import DEFAULT_KERNEL, KERNELS
 from tagalong.lab.qemu import MachineOptions
@@ -21,6 +21,7 @@ __all__ = [
     "Observer",
     "Request",
     "Silence",
+    "Streams",
     "System",
     "Terminal",
     "default_folder",

@@ -38,7 +38,9 @@ if [ -e /lab/command ]; then
 	stdout=$!
 	busybox cat /run/stderr >/dev/virtio-ports/stderr &
 	stderr=$!
-	busybox setsid busybox sh /lab/command </dev/null >/run/stdout 2>/run/stderr
+	stdin=/dev/virtio-ports/stdin
+	[ -e "$stdin" ] || stdin=/dev/null
+	busybox setsid busybox sh /lab/command <"$stdin" >/run/stdout 2>/run/stderr
 	status=$?
 	# What the command left behind would keep its end of the pipes open.
 	for process in /proc/[0-9]*; do

@@ -6,6 +6,7 @@ to the port `status`; or it does not, and then the machine was lost, whatever el
 
 import io
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from tagalong.lab.qemu import MachineOptions, Qemu, Wiring, command_line
 from tagalong.lab.relay import Relay, Sink
 
 _OWN_FILES = ("init.sh", "granules.py")
+_TERMINAL = "terminal"
 _SHOWN_LINES = 60
 _CHUNK_BYTES = 1 << 30
 _END_TIMEOUT_S = 10.0
@@ -46,8 +48,17 @@ class System:
 
 
 @dataclass(frozen=True)
+class Streams:
+    """Where a command's output goes, and the descriptor of its input, if it has any."""
+
+    stdout: Sink
+    stderr: Sink
+    stdin_fd: int | None = None
+
+
+@dataclass(frozen=True)
 class Terminal:
-    """What a shell in the lab is connected to: descriptors of the host's terminal, or pipes."""
+    """The host's terminal that a shell in the lab is connected to; it is in raw mode."""
 
     input_fd: int
     output: Sink
@@ -56,24 +67,18 @@ class Terminal:
     kind: str = "dumb"
 
 
-def run(
-    system: System,
-    script: str,
-    options: MachineOptions,
-    *,
-    stdout: Sink,
-    stderr: Sink,
-) -> int:
+def run(system: System, script: str, options: MachineOptions, streams: Streams) -> int:
     """Boot, run the shell script `script`, and return its exit status.
 
-    What it writes goes to `stdout` and `stderr` as it comes. Raises LostMachineError if the
-    machine ends without a status, LabTimeoutError if it takes longer than its time, LabError
-    if QEMU does not start. The machine is gone then, in every case.
+    What it writes goes to `streams` as it comes. Raises LostMachineError if the machine ends
+    without a status, LabTimeoutError if it takes longer than its time, LabError if QEMU does
+    not start. The machine is gone then, in every case.
     """
     with _Boot(system, options, {"lab/command": script}) as boot:
-        relay = boot.relay
-        relay.add_output(boot.port("stdout"), stdout)
-        relay.add_output(boot.port("stderr"), stderr)
+        boot.relay.add_output(boot.port("stdout"), streams.stdout)
+        boot.relay.add_output(boot.port("stderr"), streams.stderr)
+        if streams.stdin_fd is not None:
+            boot.relay.add_input(streams.stdin_fd, boot.port("stdin"))
         boot.start()
         return boot.status()
 
@@ -81,15 +86,15 @@ def run(
 def shell(system: System, options: MachineOptions, terminal: Terminal) -> int:
     """Boot, connect `terminal` with a shell, and return the shell's exit status.
 
-    Raises as `run` does.
+    Raises as `run` does, and KeyboardInterrupt at Ctrl-].
     """
     script = (
         f"stty columns {terminal.columns} rows {terminal.lines}\n"
-        f"export TERM={terminal.kind} PS1='lab:\\w# '\nexec busybox sh\n"
+        f"export TERM={shlex.quote(terminal.kind)} PS1='lab:\\w# '\nexec busybox sh\n"
     )
     with _Boot(system, options, {"lab/shell": script}) as boot:
-        boot.relay.add_output(boot.terminal(), terminal.output)
-        boot.relay.add_input(terminal.input_fd, boot.terminal())
+        boot.relay.add_output(boot.port(_TERMINAL), terminal.output)
+        boot.relay.add_input(terminal.input_fd, boot.port(_TERMINAL))
         boot.start()
         return boot.status()
 
@@ -126,15 +131,11 @@ class _Boot:
             self._ends[name] = pair
         return self._ends[name][0]
 
-    def terminal(self) -> socket:
-        """Return our end of the machine's terminal."""
-        return self.port("terminal")
-
     def start(self) -> None:
         """Start QEMU; its ends of the ports are its own from then on."""
         theirs = {name: pair[1] for name, pair in self._ends.items()}
         ports = {name: end.fileno() for name, end in theirs.items()}
-        terminal = ports.pop("terminal", None)
+        terminal = ports.pop(_TERMINAL, None)
         with _initrd(self._system.archives, self._files) as initrd:
             wiring = Wiring(
                 self._system.kernel, f"/proc/self/fd/{initrd}", self._console, ports, terminal

@@ -6,10 +6,9 @@ No side waits for another: a machine that floods its output can still be typed a
 import os
 import selectors
 from collections.abc import Callable
-from socket import socket
+from socket import SHUT_WR, socket
 
 _CHUNK_BYTES = 1 << 16
-_END_OF_TERMINAL_INPUT = b"\x04"
 _ESCAPE = b"\x1d"
 
 Sink = Callable[[bytes], None]
@@ -36,7 +35,7 @@ class Relay:
         self._selector.register(end, selectors.EVENT_READ, lambda: self._receive(end))
 
     def add_input(self, descriptor: int, end: socket) -> None:
-        """Send to `end` what can be read from `descriptor`, and then a terminal's end of input."""
+        """Send to `end` what can be read from `descriptor`, and then its end."""
         self._feeds.append(_Feed(self._selector, descriptor, end))
 
     def turn(self, seconds: float) -> bool:
@@ -82,7 +81,6 @@ class _Feed:
         # Another descriptor of the same socket: the first is registered for reading.
         self._end = end.dup()
         self._unsent = b""
-        self._is_over = False
         self._listen()
 
     def close(self) -> None:
@@ -98,9 +96,11 @@ class _Feed:
             # Ctrl-C belongs to the machine; this is what a person has for us.
             raise KeyboardInterrupt
         self._selector.unregister(self._descriptor)
-        self._is_over = not data
-        self._unsent = data or _END_OF_TERMINAL_INPUT
-        self._selector.register(self._end, selectors.EVENT_WRITE, self._send)
+        if data:
+            self._unsent = data
+            self._selector.register(self._end, selectors.EVENT_WRITE, self._send)
+        else:
+            self._end.shutdown(SHUT_WR)
 
     def _send(self) -> None:
         try:
@@ -108,8 +108,9 @@ class _Feed:
         except BlockingIOError:
             return
         except ConnectionError:
-            self._unsent, self._is_over = b"", True
+            # The machine has ended: nobody wants the rest.
+            self._selector.unregister(self._end)
+            return
         if not self._unsent:
             self._selector.unregister(self._end)
-            if not self._is_over:
-                self._listen()
+            self._listen()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from tagalong.errors import SelfCheckError
-from tagalong.lab.machine import System, run
+from tagalong.lab.machine import Streams, System, run
 from tagalong.lab.qemu import MachineOptions
 
 _SCRIPT = "exec python3 /lab/granules.py"
@@ -19,10 +19,8 @@ def check_tags(system: System) -> int:
     or if there is no MTE in it; what `run` raises if the machine is lost.
     """
     out, complaints = bytearray(), bytearray()
-    status = run(
-        system, _SCRIPT, MachineOptions(timeout_s=_TIMEOUT_S),
-        stdout=out.extend, stderr=complaints.extend,
-    )  # fmt: skip
+    streams = Streams(out.extend, complaints.extend)
+    status = run(system, _SCRIPT, MachineOptions(timeout_s=_TIMEOUT_S), streams)
     if status != 0:
         said = complaints.decode(errors="replace").strip()
         raise SelfCheckError(f"QEMU {system.qemu.version}: tags cannot be stored at all: {said}")
