@@ -146,7 +146,7 @@ def run(
     """
     options = _take_machine_options(values)
     lab = _set_up(_request(**values))
-    with _signals(), _pipes():
+    with _signals("the machine was ended"), _pipes():
         streams = _streams(takes_input=takes_input)
         status = run_in_lab(lab.system, f"exec {shlex.join(arguments)}\n", options, streams)
     context.exit(status)
@@ -164,7 +164,7 @@ def shell(context: click.Context, /, **values: Any) -> None:
     """
     options = _take_machine_options(values)
     lab = _set_up(_request(**values))
-    with _signals(), _pipes():
+    with _signals("the machine was ended"), _pipes():
         if not sys.stdin.isatty():
             status = run_in_lab(lab.system, "exec sh", options, _streams(takes_input=True))
         else:
@@ -183,7 +183,7 @@ def _take_machine_options(values: dict[str, Any]) -> MachineOptions:
 
 
 def _set_up(request: Request) -> Lab:
-    with _signals(), setup_bars() as observer:
+    with _signals("what is complete stays"), setup_bars() as observer:
         return set_up(request, observer)
 
 
@@ -204,11 +204,11 @@ def _writer(stream: BinaryIO) -> Callable[[bytes], None]:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the machine too, as SIGINT does by itself."""
+def _signals(outcome: str) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the work, as SIGINT does by itself; `outcome` is said then."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        raise Interrupted(number, "the lab's machine was ended")
+        raise Interrupted(number, outcome)
 
     before = {number: signal.signal(number, interrupt) for number in
               (signal.SIGTERM, signal.SIGHUP)}  # fmt: skip

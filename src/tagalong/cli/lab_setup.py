@@ -30,6 +30,7 @@ class _Bars:
 
     def step(self, title: str) -> None:
         self.finish()
+        self._progress.start()
         self._task = self._progress.add_task(title, total=None, detail="")
 
     def progress(self, fraction: float | None, detail: str) -> None:
@@ -43,6 +44,10 @@ class _Bars:
         """Show that the last step is done."""
         if self._task is not None:
             self._progress.update(self._task, total=1.0, completed=1.0, detail="")
+
+    def close(self) -> None:
+        """Leave the steps on the terminal as they are."""
+        self._progress.stop()
 
 
 @contextmanager
@@ -63,10 +68,12 @@ def setup_bars(console: Console | None = None) -> Iterator[_Lines | _Bars]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[detail]}"),
     )
-    with Progress(*columns, console=console) as progress:
-        bars = _Bars(progress)
+    bars = _Bars(Progress(*columns, console=console))
+    try:
         yield bars
         bars.finish()
+    finally:
+        bars.close()
 
 
 def setup_report(facts: Mapping[str, object]) -> str:

@@ -14,8 +14,8 @@ from tagalong.lab.observer import Observer
 from tagalong.lab.packages import (
     Archive,
     debian_mirror,
-    parse_archives,
     parse_madison,
+    parse_simulation,
     parse_targets,
 )
 from tagalong.lab.tools import follow, output_of, require
@@ -60,10 +60,10 @@ class Apt:
         Raises LabSetupError if apt cannot resolve them.
         """
         text = output_of(
-            [*self._get(), "--print-uris", "--yes", *_install(suite), *packages],
+            [*self._get(), "--simulate", *_install(suite), *packages],
             f"resolve {', '.join(packages)} in {suite}",
         )
-        return parse_archives(text)
+        return parse_simulation(text)
 
     def offered(self, package: str) -> list[tuple[str, str]]:
         """Return version and suite of each `package` in the lists, the newest first."""
@@ -96,9 +96,9 @@ class Apt:
         return [self._archives / archive.file_name for archive in wanted]
 
     def clean(self) -> None:
-        """Remove the downloaded packages: what was needed of them is unpacked."""
-        for archive in self._archives.glob("*.deb"):
-            archive.unlink()
+        """Remove the downloaded packages: what was needed of them is unpacked by now."""
+        for file in (*self._archives.glob("*.deb"), *self._archives.parent.glob("*.bin")):
+            file.unlink()
 
     @property
     def _configuration(self) -> Path:
@@ -157,6 +157,7 @@ class Apt:
             "APT::Keep-Downloaded-Packages": "true",
             # For root, apt would give up its rights to a user who cannot read our folder.
             "APT::Sandbox::User": pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() == 0 else "",
+            "Acquire::GzipIndexes": "true",
             "Acquire::Languages": "none",
             "Acquire::Retries": "3",
         }

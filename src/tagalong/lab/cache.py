@@ -1,9 +1,9 @@
 """Where the lab keeps what it fetched and built, and how it knows what is complete.
 
 A piece is a folder `NAME/KEY` in the cache. Its key is a digest of all that it was made
-from, so that several checkouts share one cache; its record is written last, so that an
-interrupted set-up finds a folder without a record and makes that piece again. What took
-time to download stays outside of the pieces until they are complete.
+from, so that several checkouts share one cache. It is made beside and renamed when it is
+complete, so that an interrupted set-up makes that piece again and none else. What takes time
+to download is kept outside of the pieces until they are complete.
 """
 
 import fcntl
@@ -21,6 +21,7 @@ from tagalong.errors import LabSetupError
 Record = dict[str, object]
 
 _RECORD = "record.json"
+_PARTIAL = ".partial"
 _KEY_DIGITS = 16
 _KEPT = 4
 
@@ -85,10 +86,15 @@ class Cache:
             if made_meanwhile is not None:
                 return made_meanwhile
             folder = self._place(name, made_from)
+            for leftover in folder.parent.glob(f"*{_PARTIAL}"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            # A name of its own: a tool that outlived an interrupted set-up may still write.
+            partial = folder.with_name(f"{folder.name}.{os.getpid()}{_PARTIAL}")
+            partial.mkdir(parents=True)
+            facts = make(partial)
+            _write(partial / _RECORD, {"made_from": made_from, "facts": facts})
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            facts = make(folder)
-            _write(folder / _RECORD, {"made_from": made_from, "facts": facts})
+            partial.rename(folder)
             self._prune(name)
             return Piece(folder, facts)
 
@@ -170,9 +176,7 @@ def _age(record: Path) -> float:
 
 
 def _write(path: Path, record: Record) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as out:
+    with path.open("w") as out:
         json.dump(record, out, indent=2)
         out.flush()
         os.fsync(out.fileno())
-    partial.rename(path)

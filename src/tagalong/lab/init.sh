@@ -3,7 +3,7 @@
 # /lab/command (or a shell), reports its exit status through a port, and powers off.
 
 export PATH=/opt/tagalong/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-export HOME=/root LANG=C.UTF-8 TAGALONG_LAB=1
+export HOME=/root LANG=C.UTF-8 TAGALONG_INSIDE_LAB=1
 export PYTHONPATH=/tagalong/src:/opt/tagalong/packages PYTHONUNBUFFERED=1
 
 busybox mount -t proc proc /proc

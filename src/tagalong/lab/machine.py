@@ -7,9 +7,7 @@ to the port `status`; or it does not, and then the machine was lost, whatever el
 import io
 import os
 import shlex
-import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,20 +20,13 @@ from tagalong.errors import LabError, LabTimeoutError, LostMachineError
 from tagalong.lab.cpio import CpioWriter
 from tagalong.lab.qemu import MachineOptions, Qemu, Wiring, command_line
 from tagalong.lab.relay import Relay, Sink
+from tagalong.lab.tools import ending_with_us
 
 _OWN_FILES = ("init.sh", "granules.py")
 _TERMINAL = "terminal"
 _SHOWN_LINES = 60
 _CHUNK_BYTES = 1 << 30
 _END_TIMEOUT_S = 10.0
-
-# Becomes QEMU, after it asked the kernel to end it when we end, however that happens.
-_LAUNCHER = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True)
@@ -165,9 +156,8 @@ class _Boot:
     def _launch(
         self, command: Sequence[str], descriptors: Sequence[int]
     ) -> "subprocess.Popen[bytes]":
-        program = shutil.which(command[0]) or command[0]  # execv does not search
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), program, *command[1:]],
+            ending_with_us(command),
             stdin=subprocess.DEVNULL, stdout=self._complaints, stderr=self._complaints,
             pass_fds=descriptors,
             # A terminal's Ctrl-C is for us; we end QEMU.

@@ -34,25 +34,22 @@ _DEBIAN_RELEASES = frozenset(
      "bullseye", "bookworm", "trixie", "forky", "duke")
 )  # fmt: skip
 
-_ARCHIVE = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+)(?: .*)?")
+# "Inst libc6 (2.36-9 Debian:12.11/oldstable [arm64])"
+_INSTALLED = re.compile(r"Inst (?P<package>\S+) \((?P<version>\S+) .*\[(?P<architecture>\S+)\]\).*")
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A .deb that apt would fetch: its name in the download folder, and its size."""
+    """One Debian package in one version."""
 
-    file_name: str
-    size_bytes: int
-
-    @property
-    def package(self) -> str:
-        """Return the package's name."""
-        return self.file_name.partition("_")[0]
+    package: str
+    version: str
+    architecture: str
 
     @property
-    def version(self) -> str:
-        """Return the package's version; apt writes the epoch's colon as %3a."""
-        return self.file_name.split("_")[1].replace("%3a", ":")
+    def file_name(self) -> str:
+        """Return its name in apt's download folder, where a version's colon is escaped."""
+        return f"{self.package}_{self.version.replace(':', '%3a')}_{self.architecture}.deb"
 
 
 @dataclass(frozen=True)
@@ -85,10 +82,13 @@ def debian_mirror(targets: Iterable[Target]) -> str:
     )
 
 
-def parse_archives(text: str) -> list[Archive]:
-    """Read what `apt-get install --print-uris` says it would fetch."""
-    found = (_ARCHIVE.fullmatch(line.strip()) for line in text.splitlines())
-    return [Archive(match["file"], int(match["size"])) for match in found if match]
+def parse_simulation(text: str) -> list[Archive]:
+    """Read what `apt-get --simulate install` says it would install.
+
+    (`--print-uris` would be no help: it leaves out what has been downloaded already.)
+    """
+    found = (_INSTALLED.fullmatch(line.strip()) for line in text.splitlines())
+    return [Archive(**match.groupdict()) for match in found if match]
 
 
 def parse_madison(text: str) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,21 @@ from typing import IO
 from tagalong.errors import LabSetupError
 
 _SHOWN_LINES = 8
+
+# Becomes another program, after it asked the kernel to end it when we end, however that
+# happens (PR_SET_PDEATHSIG, SIGKILL). A function between fork and exec would do the same
+# and is not safe in a process with threads.
+_LAUNCHER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def ending_with_us(command: Sequence[str]) -> list[str]:
+    """Return how to start `command` so that it ends with the thread that starts it."""
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
 
 
 def require(tool: str, purpose: str) -> None:
@@ -53,7 +69,7 @@ def follow(
     with complaints_of_a_tool() as complaints, os.fdopen(read_end, errors="replace") as lines:
         try:
             child = subprocess.Popen(
-                [*command, *(status(write_end) if status else ())],
+                ending_with_us([*command, *(status(write_end) if status else ())]),
                 stdin=subprocess.DEVNULL, stdout=complaints if status else write_end,
                 stderr=complaints, env=_environment(environment), pass_fds=(write_end,),
             )  # fmt: skip
