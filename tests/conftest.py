@@ -30,6 +30,16 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _passed[_tier(report.nodeid)] += 1
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave to tests/lab what can only run inside the lab."""
+    if "TAGALONG_INSIDE_LAB" in os.environ:
+        return
+    elsewhere = [item for item in items if item.get_closest_marker("lab")]
+    if elsewhere:
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if item not in elsewhere]
+
+
 def _complaints() -> list[str]:
     missing = [f"tier {tier!r} ran no test" for tier in _EXPECTED if not _passed[tier]]
     skips = [

@@ -19,8 +19,13 @@
     │   ├── DigestMismatchError         43   both sides differ: nothing was started
     │   ├── MigrationCancelledError     44   the operator asked for it
     │   └── HandoverUncertainError      45   the link broke after the commit: look before acting
-    └── ControlError                    50   the control socket
-        └── CommandError                51   the VM refused a command, with its reason
+    ├── ControlError                    50   the control socket
+    │   └── CommandError                51   the VM refused a command, with its reason
+    └── LabError                        60   the lab, an emulated Arm host
+        ├── LabSetupError               61   a piece of it cannot be fetched, verified or built
+        ├── LostMachineError            62   it ended without a result: neither pass nor fail
+        │   └── LabTimeoutError         63   it was ended because the time was up
+        └── SelfCheckError              64   this QEMU keeps tags wrongly: believe nothing it says
 
 Guest tag check faults are not in this tree: they are the guest's own business and travel
 as values (ESR, FAR). Exceptions are for failures of the host and of the tool.
@@ -174,3 +179,41 @@ class CommandError(ControlError):
     """A VM refused a QMP command; the message is the VM's own reason."""
 
     exit_code = 51
+
+
+class LabError(TagalongError):
+    """The lab, the emulated Arm host, cannot do what was asked of it."""
+
+    exit_code = 60
+
+
+class LabSetupError(LabError):
+    """A piece of the lab cannot be fetched, verified or built; what is complete stays."""
+
+    exit_code = 61
+
+
+class LostMachineError(LabError):
+    """The lab's machine ended without a result: what ran in it has neither passed nor failed.
+
+    `console` is what its kernel said; it comes along as a note.
+    """
+
+    exit_code = 62
+
+    def __init__(self, message: str, *, console: str = "") -> None:
+        self.console = console
+        super().__init__(message)
+        self.add_note(f"--- console ---\n{console.rstrip() or '(nothing)'}\n--- end of console ---")
+
+
+class LabTimeoutError(LostMachineError):
+    """The lab's machine was ended because its time was up, with no result until then."""
+
+    exit_code = 63
+
+
+class SelfCheckError(LabError):
+    """The emulator keeps allocation tags wrongly: nothing that runs in it proves anything."""
+
+    exit_code = 64

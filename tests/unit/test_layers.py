@@ -26,7 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     "migrate": {"mte", "memory", "machine", "wire"},
     "vmm": {"mte", "memory", "machine", "boot", "soft", "migrate"},
     "demo": {"vmm", "mte"},
-    "cli": {"vmm", "demo", "boot", "migrate"},
+    "lab": set(),
+    "cli": {"vmm", "demo", "boot", "migrate", "lab"},
     "__main__": {"cli"},
 }
 OPEN_TO_ALL = {"errors", "_native", ""}

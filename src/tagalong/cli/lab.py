@@ -1,0 +1,244 @@
+"""`tagalong lab`: an emulated Arm host with KVM and MTE, and commands inside it."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, BinaryIO, TypeVar
+
+import click
+
+from tagalong.cli.lab_setup import setup_bars, setup_report
+from tagalong.cli.options import size
+from tagalong.lab import (
+    DEFAULT_KERNEL,
+    KERNELS,
+    Lab,
+    MachineOptions,
+    Request,
+    Streams,
+    Terminal,
+    default_folder,
+    forget,
+    set_up,
+)
+from tagalong.lab import run as run_in_lab
+from tagalong.lab import shell as shell_in_lab
+from tagalong.vmm.interrupt import Interrupted
+
+_EPILOG = """\b
+Examples:
+  tagalong lab setup
+  tagalong lab run -- uname -a
+  tagalong lab run --kernel 6.1 --timeout 60 -- python3 -m pytest tests/conformance
+  tagalong lab shell
+"""
+
+_RUN_EPILOG = """\b
+Examples:
+  tagalong lab run -- tagalong run --guest selftest --control /tmp/c
+  tagalong lab run --kernel 7.3 --ram 4G --smp 4 -- sh -c 'dmesg | grep -i kvm'
+\b
+Exit status: that of COMMAND; 60 to 64 if the lab itself failed, among them
+62 if the machine was lost and 63 if the time was up: then COMMAND has neither
+passed nor failed.
+"""
+
+_RUN_TIMEOUT_S = 600.0
+_SHELL_TIMEOUT_S = 12 * 3600.0
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_FILE = click.Path(path_type=Path)
+
+
+def _options(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    """Join several of click's option decorators; they appear in this order."""
+
+    def decorate(function: _F) -> _F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_LAB_OPTIONS = _options(
+    click.option("--kernel", metavar="VERSION|IMAGE", default=DEFAULT_KERNEL, show_default=True,
+                 envvar="TAGALONG_LAB_KERNEL",
+                 help=f"Linux {', '.join(KERNELS)} from Debian, or your own arm64 image."),
+    click.option("--dir", "folder", type=_FILE, envvar="TAGALONG_LAB_DIR",
+                 help="Where the lab is kept. Default: the user's cache folder."),
+    click.option("--qemu", type=_FILE, envvar="TAGALONG_LAB_QEMU",
+                 help="Your own qemu-system-aarch64, 8.0 or newer."),
+    click.option("--rootfs", type=_FILE, envvar="TAGALONG_LAB_ROOTFS",
+                 help="Your own root file system: a folder or a tar archive with Python and "
+                      "busybox for arm64."),
+    click.option("--mirror", metavar="URI", envvar="TAGALONG_LAB_MIRROR",
+                 help="A mirror of Debian. Default: the one that this system's apt uses."),
+)  # fmt: skip
+
+
+def _machine_options(timeout_s: float) -> Callable[[_F], _F]:
+    return _options(
+        click.option("--ram", "ram_bytes", type=size, metavar="SIZE", default="2G",
+                     show_default=True, help="Memory of the emulated host."),
+        click.option("--smp", "cpu_count", type=click.IntRange(min=1), default=2,
+                     show_default=True, help="CPUs of the emulated host."),
+        click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True),
+                     metavar="SECONDS", default=timeout_s, show_default=True,
+                     help="End the machine after this time."),
+    )  # fmt: skip
+
+
+@click.group(epilog=_EPILOG)
+def command() -> None:
+    """Run commands on an emulated Arm host with KVM and MTE.
+
+    The host boots in seconds, on any machine, from pieces that `setup` fetches without root;
+    each run sees the current checkout's code, and starts from scratch.
+    """
+
+
+@command.command()
+@_LAB_OPTIONS
+@click.option("--update", is_flag=True, help="Fetch everything anew: newer packages, kernels.")
+@click.option("--json", "as_json", is_flag=True, help="Print what the lab is made of as JSON.")
+def setup(*, update: bool, as_json: bool, **values: Any) -> None:
+    """Fetch, build and check everything that the lab needs, as far as it is missing."""
+    request = _request(**values)
+    if update:
+        forget(request.folder)
+    facts = _set_up(request).facts
+    click.echo(json.dumps(facts, indent=2) if as_json else setup_report(facts))
+
+
+@command.command(epilog=_RUN_EPILOG, context_settings={"allow_interspersed_args": False})
+@_LAB_OPTIONS
+@_machine_options(_RUN_TIMEOUT_S)
+@click.option(
+    "-i",
+    "--stdin",
+    "takes_input",
+    is_flag=True,
+    help="Pass standard input on; it is empty otherwise.",
+)
+@click.argument("arguments", metavar="-- COMMAND...", nargs=-1, required=True)
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    *,
+    arguments: tuple[str, ...],
+    takes_input: bool,
+    **values: Any,
+) -> None:
+    """Boot, run COMMAND in the checkout's folder, and pass on its output and exit status.
+
+    The lab is set up first if it is not.
+    """
+    options = _take_machine_options(values)
+    lab = _set_up(_request(**values))
+    with _signals("the machine was ended"), _pipes():
+        streams = _streams(takes_input=takes_input)
+        status = run_in_lab(lab.system, f"exec {shlex.join(arguments)}\n", options, streams)
+    context.exit(status)
+
+
+@command.command()
+@_LAB_OPTIONS
+@_machine_options(_SHELL_TIMEOUT_S)
+@click.pass_context
+def shell(context: click.Context, /, **values: Any) -> None:
+    """Boot and give a prompt inside.
+
+    Ctrl-D or `exit` powers the machine off; Ctrl-] ends it at once, whatever it is doing.
+    What comes from a pipe is run as a script, without a prompt.
+    """
+    options = _take_machine_options(values)
+    lab = _set_up(_request(**values))
+    with _signals("the machine was ended"), _pipes():
+        if not sys.stdin.isatty():
+            status = run_in_lab(lab.system, "exec sh", options, _streams(takes_input=True))
+        else:
+            with _raw_terminal() as terminal:
+                status = shell_in_lab(lab.system, options, terminal)
+    context.exit(status)
+
+
+def _request(*, folder: Path | None, **values: Any) -> Request:
+    return Request(folder=folder or default_folder(), **values)
+
+
+def _take_machine_options(values: dict[str, Any]) -> MachineOptions:
+    names = ("ram_bytes", "cpu_count", "timeout_s")
+    return MachineOptions(**{name: values.pop(name) for name in names})
+
+
+def _set_up(request: Request) -> Lab:
+    with _signals("what is complete stays"), setup_bars() as observer:
+        return set_up(request, observer)
+
+
+def _streams(*, takes_input: bool) -> Streams:
+    return Streams(
+        _writer(sys.stdout.buffer),
+        _writer(sys.stderr.buffer),
+        sys.stdin.fileno() if takes_input else None,
+    )
+
+
+def _writer(stream: BinaryIO) -> Callable[[bytes], None]:
+    def write(data: bytes) -> None:
+        stream.write(data)
+        stream.flush()
+
+    return write
+
+
+@contextmanager
+def _signals(outcome: str) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the work, as SIGINT does by itself; `outcome` is said then."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raise Interrupted(number, outcome)
+
+    before = {number: signal.signal(number, interrupt) for number in
+              (signal.SIGTERM, signal.SIGHUP)}  # fmt: skip
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _pipes() -> Iterator[None]:
+    """End as a shell expects if nobody reads our output any more."""
+    try:
+        yield
+    except BrokenPipeError:
+        # Python would complain once more when it flushes the stream at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
+
+
+@contextmanager
+def _raw_terminal() -> Iterator[Terminal]:
+    """Give the terminal, which hands every key to the guest as it is, Ctrl-C too."""
+    descriptor = sys.stdin.fileno()
+    columns, lines = shutil.get_terminal_size()
+    kind = os.environ.get("TERM", "dumb")
+    before = termios.tcgetattr(descriptor)
+    tty.setraw(descriptor)
+    try:
+        yield Terminal(descriptor, _writer(sys.stdout.buffer), columns, lines, kind)
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

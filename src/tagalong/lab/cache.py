@@ -1,0 +1,182 @@
+"""Where the lab keeps what it fetched and built, and how it knows what is complete.
+
+A piece is a folder `NAME/KEY` in the cache. Its key is a digest of all that it was made
+from, so that several checkouts share one cache. It is made beside and renamed when it is
+complete, so that an interrupted set-up makes that piece again and none else. What takes time
+to download is kept outside of the pieces until they are complete.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from tagalong.errors import LabSetupError
+
+Record = dict[str, object]
+
+_RECORD = "record.json"
+_PARTIAL = ".partial"
+_KEY_DIGITS = 16
+_KEPT = 4
+
+
+def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the cache's folder by the XDG base directory specification.
+
+    >>> default_folder({"XDG_CACHE_HOME": "/var/cache/me"})
+    PosixPath('/var/cache/me/tagalong/lab')
+    """
+    named = Path(environment.get("XDG_CACHE_HOME", ""))
+    # The specification: a relative path is to be ignored.
+    base = named if named.is_absolute() else Path("~/.cache").expanduser()
+    return base / "tagalong" / "lab"
+
+
+class Cache:
+    """The folder `root`, created if need be. Raises LabSetupError if that is not possible.
+
+    `waiting` is called when somebody else makes a piece and we have to wait for it.
+    """
+
+    def __init__(self, root: Path, waiting: Callable[[], None] = lambda: None) -> None:
+        self.root = root.absolute()
+        self._waiting = waiting
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock_file.touch()
+        except OSError as error:
+            raise LabSetupError(
+                f"cannot use {root} as the lab's folder; name another with --dir"
+            ) from error
+
+    def folder(self, name: str) -> Path:
+        """Return a folder for `name`, created if need be."""
+        folder = self.root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def piece(self, name: str, made_from: Record, make: Callable[[Path], Record]) -> "Piece":
+        """Return the piece `name` made from `made_from`, which JSON can tell.
+
+        Unless it is complete, `make` is called with its empty folder and returns what is
+        worth knowing about it; one piece of the cache is made at a time. Whatever `make`
+        raises leaves the piece incomplete.
+        """
+        return self.find(name, made_from) or self._make(name, made_from, make)
+
+    def find(self, name: str, made_from: Record) -> "Piece | None":
+        """Return the piece if it is complete."""
+        folder = self._place(name, made_from)
+        try:
+            record = json.loads((folder / _RECORD).read_text())
+            os.utime(folder / _RECORD)
+        except (OSError, ValueError):
+            return None
+        return Piece(folder, cast("Record", record["facts"]))
+
+    def _make(self, name: str, made_from: Record, make: Callable[[Path], Record]) -> "Piece":
+        with self._locked():
+            made_meanwhile = self.find(name, made_from)
+            if made_meanwhile is not None:
+                return made_meanwhile
+            folder = self._place(name, made_from)
+            for leftover in folder.parent.glob(f"*{_PARTIAL}"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            # A name of its own: a tool that outlived an interrupted set-up may still write.
+            partial = folder.with_name(f"{folder.name}.{os.getpid()}{_PARTIAL}")
+            partial.mkdir(parents=True)
+            facts = make(partial)
+            _write(partial / _RECORD, {"made_from": made_from, "facts": facts})
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+            self._prune(name)
+            return Piece(folder, facts)
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.root / "lock"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._lock_file.open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._waiting()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def forget(self, name: str) -> None:
+        """Remove all pieces `name`."""
+        shutil.rmtree(self.root / name, ignore_errors=True)
+
+    def _place(self, name: str, made_from: Record) -> Path:
+        text = json.dumps(made_from, sort_keys=True)
+        return self.root / name / hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
+
+    def _prune(self, name: str) -> None:
+        """Keep the pieces used last; another checkout may be at work with its own."""
+        records = sorted((self.root / name).glob(f"*/{_RECORD}"), key=_age, reverse=True)
+        for record in records[_KEPT:]:
+            shutil.rmtree(record.parent, ignore_errors=True)
+
+
+class Piece:
+    """A complete piece: its folder, and the facts noted when it was made."""
+
+    def __init__(self, folder: Path, facts: Record) -> None:
+        self.folder = folder
+        self.facts = facts
+
+    def text(self, fact: str) -> str:
+        """Return the fact `fact`, which is a text."""
+        return cast("str", self.facts[fact])
+
+    @property
+    def key(self) -> str:
+        """Return the digest of what the piece was made from."""
+        return self.folder.name
+
+
+def digest_of_files(root: Path, files: list[Path]) -> str:
+    """Return a digest of the names, relative to `root`, and the contents of `files`."""
+    digest = hashlib.sha256()
+    for file in files:
+        data = file.read_bytes()
+        digest.update(f"{file.relative_to(root)}\0{len(data)}\0".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def identity_of(path: Path) -> str:
+    """Return a text that changes when the file, or any file below the folder, does.
+
+    Raises LabSetupError if there is nothing at `path`.
+    """
+    try:
+        resolved = path.resolve(strict=True)
+        files = sorted(p for p in resolved.rglob("*") if not p.is_symlink()) or [resolved]
+        facts = [(str(f), f.lstat().st_size, f.lstat().st_mtime_ns) for f in files]
+    except OSError as error:
+        raise LabSetupError(f"cannot read {path}") from error
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _age(record: Path) -> float:
+    try:
+        return record.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _write(path: Path, record: Record) -> None:
+    with path.open("w") as out:
+        json.dump(record, out, indent=2)
+        out.flush()
+        os.fsync(out.fileno())

@@ -1,0 +1,60 @@
+#!/bin/busybox sh
+# PID 1 of the lab: makes a Linux host of the kernel and the root file system, runs
+# /lab/command (or a shell), reports its exit status through a port, and powers off.
+
+export PATH=/opt/tagalong/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export HOME=/root LANG=C.UTF-8 TAGALONG_INSIDE_LAB=1
+export PYTHONPATH=/tagalong/src:/opt/tagalong/packages PYTHONUNBUFFERED=1
+
+busybox mount -t proc proc /proc
+busybox mount -t sysfs sys /sys
+busybox mount -t devtmpfs dev /dev
+busybox mkdir -p /dev/pts /dev/shm /dev/virtio-ports
+busybox mount -t devpts devpts /dev/pts
+busybox mount -t tmpfs shm /dev/shm
+busybox mount -t tmpfs run /run
+busybox ln -s /proc/self/fd /dev/fd
+busybox ln -s /proc/self/fd/0 /dev/stdin
+busybox ln -s /proc/self/fd/1 /dev/stdout
+busybox ln -s /proc/self/fd/2 /dev/stderr
+busybox ip link set lo up
+busybox hostname lab
+
+for module in /lab/modules/*.ko; do
+	[ -e "$module" ] && busybox insmod "$module"
+done
+
+for port in /sys/class/virtio-ports/*; do
+	read -r name <"$port/name"
+	busybox ln -s "../${port##*/}" "/dev/virtio-ports/$name"
+done
+
+cd /tagalong || cd /
+
+if [ -e /lab/command ]; then
+	# Pipes, because a port cannot be opened twice, and programs do open /dev/stdout.
+	busybox mkfifo /run/stdout /run/stderr
+	busybox cat /run/stdout >/dev/virtio-ports/stdout &
+	stdout=$!
+	busybox cat /run/stderr >/dev/virtio-ports/stderr &
+	stderr=$!
+	stdin=/dev/virtio-ports/stdin
+	[ -e "$stdin" ] || stdin=/dev/null
+	busybox setsid busybox sh /lab/command <"$stdin" >/run/stdout 2>/run/stderr
+	status=$?
+	# What the command left behind would keep its end of the pipes open.
+	for process in /proc/[0-9]*; do
+		process=${process#/proc/}
+		case $process in
+		1 | "$stdout" | "$stderr") ;;
+		*) kill -9 "$process" 2>/dev/null ;;
+		esac
+	done
+	wait "$stdout" "$stderr"
+else
+	busybox setsid -c busybox sh /lab/shell <>/dev/hvc0 >&0 2>&1
+	status=$?
+fi
+
+echo "$status" >/dev/virtio-ports/status
+busybox poweroff -f

@@ -1,0 +1,81 @@
+"""A kernel for the lab: its image, and the modules without which our ports do not work."""
+
+import lzma
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tagalong.errors import LabSetupError
+from tagalong.lab.cpio import CpioWriter
+from tagalong.lab.deb import files_of
+
+IMAGE = "Image"
+MODULES = "modules.cpio"
+
+# In the lab; PID 1 loads them in the order of their names.
+MODULE_FOLDER = "lab/modules"
+
+# What the lab talks through. Debian builds them into the kernel from 6.12 on.
+_NEEDED = ("virtio_pci", "virtio_console")
+
+_MODULE = re.compile(r".*/kernel/.*/(?P<name>virtio[^/.]*)\.ko(?P<packed>\.xz)?")
+_IMAGE = re.compile(r"(usr/)?(boot/vmlinuz-|lib/modules/[^/]+/vmlinuz).*")
+_RELEASE = re.compile(r"(?:usr/)?(?:lib/modules/|boot/vmlinuz-)(?P<release>[^/]+)(?:/.*)?")
+
+
+def extract(debs: Iterable[Path], folder: Path) -> str:
+    """Write image and modules of the kernel in `debs` into `folder`; return its release.
+
+    Raises LabSetupError if there is no image in them.
+    """
+    image, release, modules = b"", "", dict[str, bytes]()
+    for deb in debs:
+        for file in files_of(deb):
+            if _IMAGE.fullmatch(file.path):
+                image, release = file.read(), _release(file.path)
+            elif found := _MODULE.fullmatch(file.path):
+                name = found["name"].replace("-", "_")
+                modules[name] = lzma.decompress(file.read()) if found["packed"] else file.read()
+    if not image:
+        names = ", ".join(deb.name for deb in debs)
+        raise LabSetupError(f"there is no kernel image in {names}")
+    (folder / IMAGE).write_bytes(image)
+    _write_modules(folder / MODULES, modules)
+    return release
+
+
+def load_order(modules: Mapping[str, bytes]) -> list[str]:
+    """Return which of `modules` to load, each after those it depends on.
+
+    A needed module that is not among them is part of the kernel.
+    """
+    order: list[str] = []
+
+    def load(name: str) -> None:
+        if name in modules and name not in order:
+            for other in dependencies(modules[name]):
+                load(other)
+            order.append(name)
+
+    for name in _NEEDED:
+        load(name)
+    return order
+
+
+def dependencies(module: bytes) -> list[str]:
+    """Return the modules that a module needs, from its .modinfo section."""
+    found = re.search(rb"\0depends=([^\0]*)\0", module)
+    return [name for name in found[1].decode().split(",") if name] if found else []
+
+
+def _release(path: str) -> str:
+    found = _RELEASE.fullmatch(path)
+    return found["release"] if found else ""
+
+
+def _write_modules(target: Path, modules: Mapping[str, bytes]) -> None:
+    with target.open("wb") as out:
+        writer = CpioWriter(out)
+        for number, name in enumerate(load_order(modules)):
+            writer.add_file(f"{MODULE_FOLDER}/{number:02}-{name}.ko", modules[name])
+        writer.close()

@@ -1,0 +1,220 @@
+"""Boots the lab's machine, carries bytes between it and us, and learns how it ended.
+
+Two ends are possible, and they are never mixed up: PID 1 in the lab writes an exit status
+to the port `status`; or it does not, and then the machine was lost, whatever else it said.
+"""
+
+import io
+import os
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from socket import AF_UNIX, SOCK_STREAM, socket, socketpair
+
+from tagalong.errors import LabError, LabTimeoutError, LostMachineError
+from tagalong.lab.cpio import CpioWriter
+from tagalong.lab.qemu import MachineOptions, Qemu, Wiring, command_line
+from tagalong.lab.relay import Relay, Sink
+from tagalong.lab.tools import ending_with_us
+
+_OWN_FILES = ("init.sh", "granules.py")
+_TERMINAL = "terminal"
+_SHOWN_LINES = 60
+_CHUNK_BYTES = 1 << 30
+_END_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class System:
+    """All that a machine is booted from: an emulator, a kernel and cpio archives."""
+
+    qemu: Qemu
+    kernel: Path
+    archives: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Where a command's output goes, and the descriptor of its input, if it has any."""
+
+    stdout: Sink
+    stderr: Sink
+    stdin_fd: int | None = None
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """The host's terminal that a shell in the lab is connected to; it is in raw mode."""
+
+    input_fd: int
+    output: Sink
+    columns: int = 80
+    lines: int = 24
+    kind: str = "dumb"
+
+
+def run(system: System, script: str, options: MachineOptions, streams: Streams) -> int:
+    """Boot, run the shell script `script`, and return its exit status.
+
+    What it writes goes to `streams` as it comes. Raises LostMachineError if the machine ends
+    without a status, LabTimeoutError if it takes longer than its time, LabError if QEMU does
+    not start. The machine is gone then, in every case.
+    """
+    with _Boot(system, options, {"lab/command": script}) as boot:
+        boot.relay.add_output(boot.port("stdout"), streams.stdout)
+        boot.relay.add_output(boot.port("stderr"), streams.stderr)
+        if streams.stdin_fd is not None:
+            boot.relay.add_input(streams.stdin_fd, boot.port("stdin"))
+        boot.start()
+        return boot.status()
+
+
+def shell(system: System, options: MachineOptions, terminal: Terminal) -> int:
+    """Boot, connect `terminal` with a shell, and return the shell's exit status.
+
+    Raises as `run` does, and KeyboardInterrupt at Ctrl-].
+    """
+    script = (
+        f"stty columns {terminal.columns} rows {terminal.lines}\n"
+        f"export TERM={shlex.quote(terminal.kind)} PS1='lab:\\w# '\nexec busybox sh\n"
+    )
+    with _Boot(system, options, {"lab/shell": script}) as boot:
+        boot.relay.add_output(boot.port(_TERMINAL), terminal.output)
+        boot.relay.add_input(terminal.input_fd, boot.port(_TERMINAL))
+        boot.start()
+        return boot.status()
+
+
+class _Boot:
+    """One machine, from its wiring to its end; leaving the `with` block ends it."""
+
+    def __init__(self, system: System, options: MachineOptions, files: Mapping[str, str]) -> None:
+        self._system = system
+        self._options = options
+        self._files = files
+        self._ends: dict[str, tuple[socket, socket]] = {}
+        self._status = bytearray()
+        self._stack = ExitStack()
+        self.relay = Relay()
+
+    def __enter__(self) -> "_Boot":
+        self._stack.callback(self.relay.close)
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tagalong-lab-"))
+        self._console = Path(folder, "console")
+        self._complaints = self._stack.enter_context(tempfile.TemporaryFile())
+        self.relay.add_output(self.port("status"), self._status.extend)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def port(self, name: str) -> socket:
+        """Return our end of the port `name`."""
+        if name not in self._ends:
+            pair = socketpair(AF_UNIX, SOCK_STREAM)
+            for end in pair:
+                self._stack.callback(end.close)
+            self._ends[name] = pair
+        return self._ends[name][0]
+
+    def start(self) -> None:
+        """Start QEMU; its ends of the ports are its own from then on."""
+        theirs = {name: pair[1] for name, pair in self._ends.items()}
+        ports = {name: end.fileno() for name, end in theirs.items()}
+        terminal = ports.pop(_TERMINAL, None)
+        with _initrd(self._system.archives, self._files) as initrd:
+            wiring = Wiring(
+                self._system.kernel, f"/proc/self/fd/{initrd}", self._console, ports, terminal
+            )
+            command = command_line(self._system.qemu, self._options, wiring)
+            self._process = self._launch(
+                command, (initrd, *(end.fileno() for end in theirs.values()))
+            )
+        for end in theirs.values():
+            end.close()
+
+    def status(self) -> int:
+        """Carry bytes until the machine reports a status, and return it."""
+        deadline = time.monotonic() + self._options.timeout_s
+        while b"\n" not in self._status:
+            if self.relay.is_over:
+                raise self._lost()
+            if not self.relay.turn(deadline - time.monotonic()):
+                raise LabTimeoutError(
+                    f"the lab's machine had no result within {self._options.timeout_s:g} s",
+                    console=self._console_text(),
+                )
+        # Whatever was written before the status is on our side of the ports by now.
+        self.relay.drain()
+        return int(self._status)
+
+    def _launch(
+        self, command: Sequence[str], descriptors: Sequence[int]
+    ) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            ending_with_us(command),
+            stdin=subprocess.DEVNULL, stdout=self._complaints, stderr=self._complaints,
+            pass_fds=descriptors,
+            # A terminal's Ctrl-C is for us; we end QEMU.
+            start_new_session=True,
+        )  # fmt: skip
+        self._stack.callback(_end, process)
+        return process
+
+    def _lost(self) -> LabError:
+        """Return what to say of a machine that ended without a result."""
+        status = self._process.wait(_END_TIMEOUT_S)
+        console = self._console_text()
+        if status > 0 and not console:
+            return LabError(f"QEMU did not start: {self._complaint()}")
+        how = f"; QEMU ended with status {status}: {self._complaint()}" if status else ""
+        return LostMachineError(f"the lab's machine ended without a result{how}", console=console)
+
+    def _console_text(self) -> str:
+        try:
+            text = self._console.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-_SHOWN_LINES:])
+
+    def _complaint(self) -> str:
+        self._complaints.seek(0)
+        said = self._complaints.read().decode(errors="replace").strip()
+        return said.splitlines()[-1] if said else "it said nothing"
+
+
+@contextmanager
+def _initrd(archives: Sequence[Path], files: Mapping[str, str]) -> Iterator[int]:
+    """Give a descriptor of all archives in one, in memory: nothing to clean up on a disk."""
+    descriptor = os.memfd_create("initrd")
+    try:
+        for archive in archives:
+            with archive.open("rb") as source:
+                while os.sendfile(descriptor, source.fileno(), None, _CHUNK_BYTES):
+                    pass
+        os.write(descriptor, _own_archive(files))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _own_archive(files: Mapping[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    writer = CpioWriter(buffer)
+    for name in _OWN_FILES:
+        data = Path(__file__).with_name(name).read_bytes()
+        writer.add_file("init" if name == "init.sh" else f"lab/{name}", data, permissions=0o755)
+    for path, text in files.items():
+        writer.add_file(path, text.encode())
+    writer.close()
+    return buffer.getvalue()
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()

@@ -1,0 +1,262 @@
+"""Sets the lab up: fetches, builds and checks what is missing, and returns a bootable system.
+
+Each piece is made once (cache.py). With everything in place this reads a few records and the
+checkout's files, and takes a fraction of a second.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tagalong.errors import LabSetupError
+from tagalong.lab import checkout, kernel, packages, userland, wheels
+from tagalong.lab.apt import Apt, host_architecture, system_mirror
+from tagalong.lab.bytecode import HOST_PYTHON
+from tagalong.lab.cache import Cache, Piece, Record, digest_of_files, identity_of
+from tagalong.lab.deb import unpack
+from tagalong.lab.machine import System
+from tagalong.lab.observer import Observer
+from tagalong.lab.qemu import Qemu, ask_version, check_version, unpacked_command
+from tagalong.lab.selfcheck import check_tags
+
+# Raised when what is made from the same sources comes out differently.
+_FORM = 1
+
+_GUEST_ARCHITECTURE = "arm64"
+_DEBIAN_KERNEL = re.compile(r"\d+\.\d+")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the lab shall be made of; None: Debian's, fetched with apt.
+
+    `kernel` is a version ("6.12") or the path of an arm64 image; `rootfs` a folder or a tar
+    archive with Python and busybox for arm64.
+    """
+
+    folder: Path
+    kernel: str = packages.DEFAULT_KERNEL
+    qemu: Path | None = None
+    rootfs: Path | None = None
+    mirror: str | None = None
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A lab that is set up: what it boots, and what it is made of, for people."""
+
+    system: System
+    facts: Record
+
+
+def set_up(request: Request, observer: Observer) -> Lab:
+    """Make what is missing and return the lab.
+
+    Raises LabSetupError if a piece cannot be made, SelfCheckError if the emulator keeps tags
+    wrongly, LostMachineError if it does not survive that check. What is complete stays;
+    the next call goes on from there.
+    """
+    return _Setup(request, observer).lab()
+
+
+def forget(folder: Path) -> None:
+    """Forget what was fetched: the next set-up takes what the mirror has by then."""
+    cache = Cache(folder)
+    for name in ("qemu", "kernel", "userland", "packages"):
+        cache.forget(name)
+
+
+class _Setup:
+    def __init__(self, request: Request, observer: Observer) -> None:
+        self._request = request
+        self._observer = observer
+        self._cache = Cache(request.folder, self._wait)
+        self._root = checkout.find_checkout()
+
+    def lab(self) -> Lab:
+        qemu = self._qemu()
+        check_version(qemu)
+        image, modules, release = self._kernel()
+        base = (self._userland.folder / userland.ARCHIVE, *modules)
+        packages_piece, checkout_piece = self._packages(), self._checkout()
+        checked = self._check(System(qemu, image, base))
+        archives = (
+            *base,
+            packages_piece.folder / wheels.ARCHIVE,
+            checkout_piece.folder / checkout.ARCHIVE,
+        )
+        facts: Record = {
+            "folder": str(self._cache.root),
+            "qemu": qemu.version,
+            "kernel": release,
+            "python": self._python,
+            "packages": packages_piece.facts["packages"],
+            "checkout": str(self._root),
+            "granules_checked": checked.facts["granules"],
+        }
+        return Lab(System(qemu, image, archives), facts)
+
+    def _qemu(self) -> Qemu:
+        own = self._request.qemu
+        if own is not None:
+            return Qemu(
+                (str(own.absolute()),), ask_version([str(own.absolute())]), identity_of(own)
+            )
+
+        def make(folder: Path) -> Record:
+            self._observer.step("Fetching QEMU")
+            suites = (packages.STABLE, packages.QEMU_SUITE)
+            self._host_apt.update(suites, self._observer)
+            debs = self._host_apt.download(
+                packages.QEMU_PACKAGES, packages.QEMU_SUITE, self._observer
+            )
+            for deb in debs:
+                unpack(deb, folder)
+            self._host_apt.clean()
+            return {"version": ask_version(unpacked_command(folder))}
+
+        wanted: Record = {"form": _FORM, "packages": list(packages.QEMU_PACKAGES)}
+        piece = self._cache.piece("qemu", wanted, make)
+        return Qemu(unpacked_command(piece.folder), piece.text("version"), piece.key)
+
+    def _kernel(self) -> tuple[Path, tuple[Path, ...], str]:
+        """Return the image, the archive with its modules, and its name."""
+        wanted = self._request.kernel
+        if not _DEBIAN_KERNEL.fullmatch(wanted):
+            image = Path(wanted)
+            if not image.is_file():
+                raise LabSetupError(
+                    f"--kernel {wanted} is neither a version, as in 6.12, nor a file"
+                )
+            return image, (), str(image)
+
+        def make(folder: Path) -> Record:
+            self._observer.step(f"Fetching Linux {wanted}")
+            version, suite = self._find_kernel(wanted)
+            exact = f"{packages.KERNEL_PACKAGE}={version}"
+            parts = packages.kernel_parts(self._apt.closure([exact], suite))
+            release = kernel.extract(self._apt.download_only(parts, suite, self._observer), folder)
+            self._apt.clean()
+            return {"release": release, "version": version}
+
+        piece = self._cache.piece("kernel", {"form": _FORM, "version": wanted}, make)
+        return piece.folder / kernel.IMAGE, (piece.folder / kernel.MODULES,), piece.text("release")
+
+    def _find_kernel(self, wanted: str) -> tuple[str, str]:
+        for suites in (
+            (packages.STABLE, packages.STABLE_BACKPORTS),
+            (packages.NEXT, packages.NEXT_BACKPORTS),
+        ):
+            self._apt.update(suites, self._observer)
+            offered = self._apt.offered(packages.KERNEL_PACKAGE)
+            found = packages.choose_kernel(wanted, offered)
+            if found is not None:
+                return found
+        there = ", ".join(f"{version} ({suite})" for version, suite in offered) or "none"
+        raise LabSetupError(f"the mirror has no Linux {wanted} for arm64; it has {there}")
+
+    @cached_property
+    def _userland(self) -> Piece:
+        own = self._request.rootfs
+
+        def make(folder: Path) -> Record:
+            target = folder / userland.ARCHIVE
+            if own is not None:
+                self._observer.step(f"Packing {own}")
+                return {"python": userland.write(userland.from_own(own), target)}
+            self._observer.step("Fetching Python and busybox for arm64")
+            self._apt.update((packages.USERLAND_SUITE,), self._observer)
+            debs = self._apt.download(
+                packages.USERLAND_PACKAGES, packages.USERLAND_SUITE, self._observer
+            )
+            python = userland.write(userland.from_packages(debs), target)
+            self._apt.clean()
+            return {"python": python}
+
+        return self._cache.piece("userland", {"form": _FORM, **userland.made_from(own)}, make)
+
+    @property
+    def _python(self) -> str:
+        return self._userland.text("python")
+
+    @property
+    def _python_facts(self) -> Record:
+        return {"form": _FORM, "python": self._python, "bytecode": HOST_PYTHON}
+
+    def _packages(self) -> Piece:
+        wanted = wheels.Requirements.of_checkout(self._root)
+
+        def make(folder: Path) -> Record:
+            self._observer.step("Fetching Python packages for arm64")
+            downloads = folder / "wheels"
+            files = wheels.download(
+                wanted, python=self._python, folder=downloads,
+                cache=self._cache.folder("pip"), observer=self._observer,
+            )  # fmt: skip
+            names = wheels.write(files, folder / wheels.ARCHIVE, python=self._python)
+            for file in files:
+                file.unlink()
+            self._cache.forget("pip")
+            return {"packages": names}
+
+        made_from: Record = {**wanted.made_from(), **self._python_facts}
+        return self._cache.piece("packages", made_from, make)
+
+    def _native(self) -> Piece:
+        def make(folder: Path) -> Record:
+            self._observer.step("Building the native library for arm64")
+            checkout.cross_build(self._root, folder, self._cache.folder("zig"))
+            return {}
+
+        sources = digest_of_files(self._root, checkout.native_sources(self._root))
+        return self._cache.piece("native", {"form": _FORM, "sources": sources}, make)
+
+    def _checkout(self) -> Piece:
+        native = self._native()
+        files = checkout.all_files(self._root)
+
+        def make(folder: Path) -> Record:
+            checkout.write(
+                self._root, files, native.folder, folder / checkout.ARCHIVE, python=self._python
+            )
+            return {}
+
+        made_from: Record = {
+            **self._python_facts,
+            "files": digest_of_files(self._root, files),
+            "native": native.key,
+        }
+        return self._cache.piece("checkout", made_from, make)
+
+    def _check(self, system: System) -> Piece:
+        def make(_: Path) -> Record:
+            self._observer.step(f"Checking that QEMU {system.qemu.version} keeps tags")
+            return {"granules": check_tags(system)}
+
+        made_from: Record = {
+            "form": _FORM,
+            "qemu": system.qemu.identity,
+            "kernel": identity_of(system.kernel),
+            "userland": self._userland.key,
+        }
+        return self._cache.piece("selfcheck", made_from, make)
+
+    @cached_property
+    def _mirror(self) -> str:
+        return self._request.mirror or system_mirror()
+
+    @cached_property
+    def _host_apt(self) -> Apt:
+        return self._make_apt(host_architecture())
+
+    @cached_property
+    def _apt(self) -> Apt:
+        return self._make_apt(_GUEST_ARCHITECTURE)
+
+    def _make_apt(self, architecture: str) -> Apt:
+        folder = self._cache.folder("apt") / architecture
+        return Apt(folder, architecture=architecture, mirror=self._mirror)
+
+    def _wait(self) -> None:
+        self._observer.step("Waiting for another set-up of the same folder")

@@ -1,0 +1,109 @@
+"""Runs tools of the host (apt, dpkg-deb, pip, zig) and says what they said if they fail."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from tagalong.errors import LabSetupError
+
+_SHOWN_LINES = 8
+
+# Becomes another program, after it asked the kernel to end it when we end, however that
+# happens (PR_SET_PDEATHSIG, SIGKILL). A function between fork and exec would do the same
+# and is not safe in a process with threads.
+_LAUNCHER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def ending_with_us(command: Sequence[str]) -> list[str]:
+    """Return how to start `command` so that it ends with the thread that starts it."""
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
+
+
+def require(tool: str, purpose: str) -> None:
+    """Raise LabSetupError unless `tool` is on the PATH."""
+    if shutil.which(tool) is None:
+        raise LabSetupError(
+            f"{tool} is not on the PATH, and is needed to {purpose}; on a host without apt, "
+            "name your own --qemu, --kernel and --rootfs"
+        )
+
+
+def output_of(
+    command: Sequence[str], doing: str, *, environment: Mapping[str, str] | None = None
+) -> str:
+    """Run `command` and return its standard output. Raises LabSetupError if it fails."""
+    with complaints_of_a_tool() as complaints:
+        run = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints,
+            env=_environment(environment), check=False, encoding="utf-8", errors="replace",
+        )  # fmt: skip
+        check(run.returncode, command, doing, complaints)
+    return run.stdout
+
+
+def follow(
+    command: Sequence[str],
+    doing: str,
+    on_line: Callable[[str], None],
+    *,
+    environment: Mapping[str, str] | None = None,
+    status: Callable[[int], Sequence[str]] | None = None,
+) -> None:
+    """Run `command` and call `on_line` with each line it prints. Raises LabSetupError.
+
+    With `status`, the lines are read from a descriptor of their own: `status(descriptor)`
+    returns the arguments that tell the command to write there.
+    """
+    read_end, write_end = os.pipe()
+    with complaints_of_a_tool() as complaints, os.fdopen(read_end, errors="replace") as lines:
+        try:
+            child = subprocess.Popen(
+                ending_with_us([*command, *(status(write_end) if status else ())]),
+                stdin=subprocess.DEVNULL, stdout=complaints if status else write_end,
+                stderr=complaints, env=_environment(environment), pass_fds=(write_end,),
+            )  # fmt: skip
+        finally:
+            os.close(write_end)
+        try:
+            for line in lines:
+                on_line(line.rstrip("\n"))
+            child.wait()
+        finally:
+            # Only if on_line raised, or somebody interrupts: no download goes on unseen.
+            child.kill()
+            child.wait()
+        check(child.returncode, command, doing, complaints)
+
+
+@contextmanager
+def complaints_of_a_tool() -> Iterator[IO[bytes]]:
+    """Give a file for what a tool writes to standard error; `check` reads it."""
+    with tempfile.TemporaryFile() as complaints:
+        yield complaints
+
+
+def _environment(changes: Mapping[str, str] | None) -> dict[str, str]:
+    # Messages of apt and pip are shown and some are parsed: in one language.
+    return {**os.environ, "LC_ALL": "C.UTF-8", **(changes or {})}
+
+
+def check(status: int, command: Sequence[str], doing: str, complaints: IO[bytes]) -> None:
+    """Raise LabSetupError with the tool's own words if its `status` is not 0."""
+    if status == 0:
+        return
+    complaints.seek(0)
+    said = complaints.read().decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:]
+    error = LabSetupError(f"cannot {doing}: {Path(command[0]).name} ended with status {status}")
+    error.add_note("\n".join(said) or "it said nothing")
+    raise error

@@ -1,0 +1,106 @@
+"""Runs tests inside the lab and reports each of them here, by name.
+
+`inside.txt` is collected as if it were a file of tests: below it stands a collector for each
+kernel (TAGALONG_LAB_KERNELS, separated by blanks), and below that an item for each test that
+runs inside. The first item of a kernel boots the lab, once, with all items that were
+selected; reports come back while the tests run. If the machine is lost, its remaining tests
+have neither passed nor failed: they are errors.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tagalong.lab import DEFAULT_KERNEL
+from tests.support.lab_session import LabSession, collect
+
+KERNELS = os.environ.get("TAGALONG_LAB_KERNELS", DEFAULT_KERNEL).split()
+
+_sessions: dict[str, LabSession] = {}
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if file_path.name == "inside.txt":
+        return Inside.from_parent(parent, path=file_path)
+    return None
+
+
+class Inside(pytest.File):
+    """All that runs inside the lab."""
+
+    def collect(self) -> Iterator[pytest.Collector]:
+        lines = self.path.read_text().splitlines()
+        suites = tuple(line for line in lines if line and not line.startswith("#"))
+        for kernel in KERNELS:
+            yield Kernel.from_parent(self, name=f"linux-{kernel}", kernel=kernel, suites=suites)
+
+
+class Kernel(pytest.Collector):
+    """All that runs inside the lab on one kernel."""
+
+    def __init__(self, *, kernel: str, suites: tuple[str, ...], **rest: object) -> None:
+        super().__init__(**rest)  # type: ignore[arg-type]
+        self.kernel = kernel
+        self._suites = suites
+
+    def collect(self) -> Iterator[pytest.Item]:
+        for node_id in _ids(self._suites):
+            yield LabItem.from_parent(self, name=node_id, kernel=self.kernel)
+
+
+_ids = cache(collect)
+
+
+class LabItem(pytest.Item):
+    """One test inside the lab; its name is its node id there."""
+
+    def __init__(self, *, kernel: str, **rest: object) -> None:
+        super().__init__(**rest)  # type: ignore[arg-type]
+        self.kernel = kernel
+
+    def runtest(self) -> None:
+        raise AssertionError("pytest_runtest_protocol takes the place of this")
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        return self.path, None, f"{self.name} on linux-{self.kernel}"
+
+
+def _session(item: LabItem) -> LabSession:
+    if item.kernel not in _sessions:
+        chosen = [other.name for other in item.session.items
+                  if isinstance(other, LabItem) and other.kernel == item.kernel]  # fmt: skip
+        _sessions[item.kernel] = LabSession(item.kernel, chosen)
+    return _sessions[item.kernel]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    if not isinstance(item, LabItem):
+        return None
+    hook = item.ihook
+    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in _reports(item):
+        hook.pytest_runtest_logreport(report=report)
+    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _reports(item: LabItem) -> Iterator[pytest.TestReport]:
+    session, last = _session(item), None
+    for data in session.reports_of(item.name):
+        report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
+        report.nodeid, report.location = item.nodeid, item.location
+        last = report.when
+        yield report
+    if last != "teardown":
+        yield _error(item, session.how_it_ended())
+
+
+def _error(item: LabItem, message: str) -> pytest.TestReport:
+    """Return what pytest shows as an error: something before the test itself went wrong."""
+    return pytest.TestReport(
+        item.nodeid, item.location, {}, "failed", f"no result from the lab: {message}", "setup"
+    )
