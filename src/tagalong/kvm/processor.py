@@ -1,0 +1,122 @@
+"""One vCPU of a KVM machine: its state by the Protocol's names."""
+
+import errno
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+
+from tagalong.cpu_match import CpuPolicy, match_registers
+from tagalong.errors import StateError
+from tagalong.kvm.abi import MpState
+from tagalong.kvm.clock import VirtualTime
+from tagalong.kvm.descriptor import IoctlError
+from tagalong.kvm.vcpu import VcpuDescriptor, register_bytes
+from tagalong.machine import PowerState, RegisterId, VcpuState
+from tagalong.register_ids import register_name
+
+_MP_STATES = {
+    PowerState.ON: MpState.KVM_MP_STATE_RUNNABLE,
+    PowerState.OFF: MpState.KVM_MP_STATE_STOPPED,
+}
+_POWER = {mp_state: power for power, mp_state in _MP_STATES.items()}
+
+
+class KvmVcpu:
+    """Implements the Vcpu Protocol; `paused` guards every use of the vCPU's state."""
+
+    def __init__(
+        self,
+        index: int,
+        descriptor: VcpuDescriptor,
+        time: VirtualTime,
+        policy: CpuPolicy,
+        paused: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._index = index
+        self._time = time
+        self._policy = policy
+        self._paused = paused
+        self.descriptor = descriptor
+        self._ids = descriptor.register_ids()
+        self._reset = self._registers()
+
+    @property
+    def index(self) -> int:
+        """Return the vCPU's number."""
+        return self._index
+
+    def get_register(self, register: RegisterId) -> int:
+        """Return one register. Raises StateError, RunStateError."""
+        with self._paused():
+            try:
+                return self._get(register)
+            except IoctlError as error:
+                raise StateError(f"vCPU {self._index} has no {register_name(register)}") from error
+
+    def set_register(self, register: RegisterId, value: int) -> None:
+        """Write one register. Raises StateError, RunStateError; unchanged then."""
+        with self._paused():
+            refused = self._set(register, value)
+        if refused is not None:
+            raise StateError(
+                f"vCPU {self._index} does not take {register_name(register)} = {value:#x}"
+            ) from refused
+
+    def save(self) -> VcpuState:
+        """Return the whole state. Raises RunStateError while the machine runs, StateError."""
+        with self._paused():
+            # The registers first: reading them carries out what a PSCI call left to do.
+            registers = self._registers()
+            mp_state = self.descriptor.get_mp_state()
+        if mp_state not in _POWER:
+            raise StateError(f"vCPU {self._index} has mp_state {mp_state:#x}: no known power state")
+        return VcpuState(registers, _POWER[MpState(mp_state)])
+
+    def load(self, state: VcpuState) -> None:
+        """Take over a whole state. Raises StateError by name; unchanged then."""
+        with self._paused():
+            self._load(state.registers)
+            self.descriptor.set_mp_state(_MP_STATES[state.power])
+
+    def check(self, state: VcpuState) -> None:
+        """Raise StateError if load() would, as far as can be told without writing."""
+        match_registers(
+            state.registers, self._reset, CpuPolicy(self._policy.allow_mismatch), who=self._who
+        )
+
+    @property
+    def _who(self) -> str:
+        return f"vCPU {self._index}"
+
+    def _load(self, given: Mapping[RegisterId, int]) -> None:
+        wanted = match_registers(given, self._reset, self._policy, who=self._who)
+        before = self._registers()
+        refused = [
+            f"{register_name(register)} = {value:#x}"
+            for register, value in wanted.items()
+            if value != before.get(register) and self._set(register, value) is not None
+        ]
+        if refused:
+            for register, value in before.items():
+                self._set(register, value)
+            raise StateError(f"{self._who} cannot take {', '.join(refused)}")
+
+    def _registers(self) -> dict[RegisterId, int]:
+        return {register: self._get(register) for register in self._ids}
+
+    def _get(self, register: RegisterId) -> int:
+        stopped = self._time.get(register)
+        return self.descriptor.get_register(register) if stopped is None else stopped
+
+    def _set(self, register: RegisterId, value: int) -> Exception | None:
+        """Write a register; return why that was not possible."""
+        if not 0 <= value < 1 << 8 * register_bytes(register):
+            return StateError(f"{value:#x} has more than {register_bytes(register)} bytes")
+        if self._time.set(register, value):
+            return None
+        try:
+            self.descriptor.set_register(register, value)
+        except IoctlError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL, errno.EBUSY, errno.EPERM):
+                return error
+            raise
+        return None
