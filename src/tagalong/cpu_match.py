@@ -17,7 +17,7 @@ Sources: Arm ARM D17.1.1 (the ID scheme); Linux arch/arm64/kvm/sys_regs.c (reset
 Documentation/virt/kvm/arm/fw-pseudo-registers.rst.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -88,31 +88,23 @@ def is_unused(register: RegisterId, value: int) -> bool:
 
 
 def match_registers(
-    given: Mapping[RegisterId, int], own: Mapping[RegisterId, int], policy: CpuPolicy, *, who: str
+    given: Mapping[RegisterId, int], own: Mapping[RegisterId, int], *, who: str
 ) -> dict[RegisterId, int]:
     """Return the registers to write so that `who` becomes what `given` says.
 
     `own`: all registers of the vCPU with their reset values. Identification is not among
-    the result: it is equal, or it was accepted that it is not. Raises StateError that
-    names every register which stands in the way; nothing was told then.
+    the result. Raises StateError that names every register which stands in the way.
     """
     lost = [
         f"{register_name(r)} = {value:#x}"
         for r, value in given.items()
         if r not in own and not is_identification(r) and not is_unused(r, value)
     ]
-    if lost:
-        raise StateError(f"{who} does not have {', '.join(lost)}")
     absent = [register_name(r) for r in own if r not in given and _is_essential(r)]
-    if absent:
-        raise StateError(f"{who} was not given {', '.join(absent)}")
-    differences = _differences(given, own)
-    if differences and not policy.allow_mismatch:
-        raise StateError(
-            f"{who} is another CPU: {', '.join(differences)}; --allow-cpu-mismatch accepts that"
-        )
-    for difference in differences:
-        policy.tell(f"{who}: {difference}")
+    if lost or absent:
+        parts = [f"does not have {', '.join(lost)}"] if lost else []
+        parts += [f"was not given {', '.join(absent)}"] if absent else []
+        raise StateError(f"{who} {' and '.join(parts)}")
     return {
         r: reset if given.get(r, _NEVER_WRITTEN) == _NEVER_WRITTEN else given[r]
         for r, reset in own.items()
@@ -120,14 +112,39 @@ def match_registers(
     }
 
 
-def _differences(given: Mapping[RegisterId, int], own: Mapping[RegisterId, int]) -> list[str]:
-    """Return what the two CPUs say differently; zero is what one without the register says."""
-    found = []
-    for register in sorted(r for r in {*given, *own} if is_identification(r)):
-        there, here = given.get(register), own.get(register)
-        if there != here and {there, here} != {None, 0}:
-            found.append(f"{register_name(register)} {_said(there)} there and {_said(here)} here")
-    return found
+def differing_identification(
+    given: Mapping[RegisterId, int], own: Mapping[RegisterId, int]
+) -> list[RegisterId]:
+    """Return the registers in which two CPUs say different things of themselves.
+
+    Zero is what a CPU without the register says.
+    """
+    registers = sorted(r for r in {*given, *own} if is_identification(r))
+    return [r for r in registers if (given.get(r) or 0) != (own.get(r) or 0)]
+
+
+def accept_differences(
+    registers: Sequence[RegisterId],
+    given: Mapping[RegisterId, int],
+    own: Mapping[RegisterId, int],
+    policy: CpuPolicy,
+    *,
+    who: str,
+) -> None:
+    """Accept that `who` identifies itself differently in `registers`, and tell so.
+
+    Raises StateError that names them all if the policy does not allow it.
+    """
+    texts = [
+        f"{register_name(r)} {_said(given.get(r))} there and {_said(own.get(r))} here"
+        for r in registers
+    ]
+    if texts and not policy.allow_mismatch:
+        raise StateError(
+            f"{who} is another CPU: {', '.join(texts)}; --allow-cpu-mismatch accepts that"
+        )
+    for text in texts:
+        policy.tell(f"{who}: {text}")
 
 
 def _said(value: int | None) -> str:

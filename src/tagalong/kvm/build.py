@@ -2,12 +2,13 @@
 
 import errno
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
 from tagalong import register_ids
+from tagalong.cpu_match import is_identification
 from tagalong.errors import HostError, UsageError
 from tagalong.kvm.abi import KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, Cap
 from tagalong.kvm.descriptor import IoctlError
@@ -15,7 +16,7 @@ from tagalong.kvm.ram import create_region
 from tagalong.kvm.system import System
 from tagalong.kvm.vcpu import VcpuDescriptor
 from tagalong.kvm.vm import Slot, Vm
-from tagalong.machine import MachineDescription, RegionDescription
+from tagalong.machine import MachineDescription, RegionDescription, RegisterId
 from tagalong.memory import Gpa, GuestMemory, Region
 from tagalong.mte.registers import IdAa64pfr1
 
@@ -38,12 +39,16 @@ _REQUIRED: Final = {
 
 @dataclass(frozen=True)
 class Parts:
-    """What a machine is made of; `close` releases all of it."""
+    """What a machine is made of; `close` releases all of it.
+
+    `identity` is what the vCPUs' identification registers say once they run.
+    """
 
     vm: Vm
     vcpus: tuple[VcpuDescriptor, ...]
     memory: GuestMemory
     slots: tuple[Slot, ...]
+    identity: Mapping[RegisterId, int]
     description: MachineDescription
     _stack: ExitStack
 
@@ -81,7 +86,8 @@ def build(
             mte_version=_mte_version(vcpus[0]),
             regions=tuple(regions),
         )
-        return Parts(vm, vcpus, memory, slots, description, vm_stack.pop_all())
+        identity = _identity(system)
+        return Parts(vm, vcpus, memory, slots, identity, description, vm_stack.pop_all())
 
 
 def _check(regions: Sequence[RegionDescription], vcpu_count: int, page_size_bytes: int) -> None:
@@ -140,9 +146,7 @@ def _add_slots(vm: Vm, regions: Sequence[Region]) -> tuple[Slot, ...]:
     return tuple(slots)
 
 
-def _add_vcpus(
-    system: System, vm: Vm, count: int, stack: ExitStack
-) -> tuple[VcpuDescriptor, ...]:
+def _add_vcpus(system: System, vm: Vm, count: int, stack: ExitStack) -> tuple[VcpuDescriptor, ...]:
     kind, run_bytes = vm.preferred_target(), system.run_bytes()
     vcpus = []
     for index in range(count):
@@ -151,6 +155,20 @@ def _add_vcpus(
         vcpu.initialise(kind, (KVM_ARM_VCPU_PSCI_0_2, *off))
         vcpus.append(vcpu)
     return tuple(vcpus)
+
+
+def _identity(system: System) -> dict[RegisterId, int]:
+    """Return the identification registers of a vCPU that has run, of a VM made to ask it.
+
+    The first entry settles them, and fixes them: the machine's own vCPUs must stay able to
+    take another CPU's.
+    """
+    with ExitStack() as stack:
+        vm = stack.enter_context(system.create_vm())
+        vm.enable(Cap.KVM_CAP_ARM_MTE)
+        (vcpu,) = _add_vcpus(system, vm, 1, stack)
+        vcpu.finish_exit()
+        return {r: vcpu.get_register(r) for r in vcpu.register_ids() if is_identification(r)}
 
 
 def _mte_version(vcpu: VcpuDescriptor) -> int:

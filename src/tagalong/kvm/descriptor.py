@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+from collections.abc import Iterable
 from ctypes import Array, Structure
 from types import TracebackType
 from typing import Final, Self
@@ -97,7 +98,7 @@ def _fields(structure: Structure) -> list[str]:
     return parts
 
 
-def _trimmed(values: "Array[int]") -> list[int]:
+def _trimmed(values: Iterable[int]) -> list[int]:
     """Return the values without the zeros at the end."""
     kept = list(values)
     while kept and kept[-1] == 0:

@@ -58,7 +58,7 @@ class DirtyLog:
         """Stop recording and forget."""
         with self._lock:
             if self._pending is not None:
-                self._set_flags(MemoryFlag(0))
+                self._set_flags(0)
                 self._pending = None
 
     @contextmanager
@@ -70,7 +70,7 @@ class DirtyLog:
                 return
             taken = self._take()
             self._pending = [old | new for old, new in zip(self._pending, taken, strict=True)]
-            self._set_flags(MemoryFlag(0))
+            self._set_flags(0)
             try:
                 yield
             finally:
@@ -79,7 +79,7 @@ class DirtyLog:
     def _empty(self) -> list[PageBitmap]:
         return [PageBitmap(count) for count in self._page_counts]
 
-    def _set_flags(self, flags: MemoryFlag) -> None:
+    def _set_flags(self, flags: int) -> None:
         for slot in self._slots:
             self._vm.set_slot(slot, flags)
 

@@ -44,7 +44,7 @@ class KvmMachine:
         self._uart = Pl011(console)
         self._time = VirtualTime(parts.vcpus[0])
         self._vcpus = tuple(
-            KvmVcpu(index, vcpu, self._time, policy, self._while_paused)
+            KvmVcpu(index, vcpu, self._time, policy, self._while_paused, parts.identity)
             for index, vcpu in enumerate(parts.vcpus)
         )
         self._threads = VcpuThreads(

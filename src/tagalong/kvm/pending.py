@@ -53,4 +53,3 @@ def load(state: bytes | None, vcpu_count: int) -> list[Events]:
         exception.serror_pending, exception.serror_has_esr = row[0], row[1]
         exception.ext_dabt_pending, exception.serror_esr = row[2], row[3]
     return events
-

@@ -4,7 +4,12 @@ import errno
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
-from tagalong.cpu_match import CpuPolicy, match_registers
+from tagalong.cpu_match import (
+    CpuPolicy,
+    accept_differences,
+    differing_identification,
+    match_registers,
+)
 from tagalong.errors import StateError
 from tagalong.kvm.abi import MpState
 from tagalong.kvm.clock import VirtualTime
@@ -21,7 +26,11 @@ _POWER = {mp_state: power for power, mp_state in _MP_STATES.items()}
 
 
 class KvmVcpu:
-    """Implements the Vcpu Protocol; `paused` guards every use of the vCPU's state."""
+    """Implements the Vcpu Protocol; `paused` guards every use of the vCPU's state.
+
+    `identity` is what its identification registers say once it runs; KVM settles some of
+    them at the first entry, and until then they read differently.
+    """
 
     def __init__(
         self,
@@ -30,11 +39,13 @@ class KvmVcpu:
         time: VirtualTime,
         policy: CpuPolicy,
         paused: Callable[[], AbstractContextManager[None]],
+        identity: Mapping[RegisterId, int],
     ) -> None:
         self._index = index
         self._time = time
         self._policy = policy
         self._paused = paused
+        self._identity = dict(identity)
         self.descriptor = descriptor
         self._ids = descriptor.register_ids()
         self._reset = self._registers()
@@ -77,33 +88,48 @@ class KvmVcpu:
             self._load(state.registers)
             self.descriptor.set_mp_state(_MP_STATES[state.power])
 
-    def check(self, state: VcpuState) -> None:
-        """Raise StateError if load() would, as far as can be told without writing."""
-        match_registers(
-            state.registers, self._reset, CpuPolicy(self._policy.allow_mismatch), who=self._who
-        )
-
     @property
     def _who(self) -> str:
         return f"vCPU {self._index}"
 
     def _load(self, given: Mapping[RegisterId, int]) -> None:
-        wanted = match_registers(given, self._reset, self._policy, who=self._who)
+        wanted = match_registers(given, self._reset, who=self._who)
         before = self._registers()
+        try:
+            self._identify_as(given)
+            self._write(wanted, before)
+        except StateError:
+            for register, value in before.items():
+                self._set(register, value)
+            raise
+
+    def _identify_as(self, given: Mapping[RegisterId, int]) -> None:
+        """Become the CPU that `given` says, as far as KVM lets a vCPU be another CPU."""
+        own = dict(self._identity)
+        left = [
+            register
+            for register in differing_identification(given, own)
+            if register not in given
+            or register not in own
+            or self._set(register, given[register]) is not None
+        ]
+        accept_differences(left, given, own, self._policy, who=self._who)
+
+    def _write(self, wanted: Mapping[RegisterId, int], before: Mapping[RegisterId, int]) -> None:
         refused = [
             f"{register_name(register)} = {value:#x}"
             for register, value in wanted.items()
-            if value != before.get(register) and self._set(register, value) is not None
+            if value != before[register] and self._set(register, value) is not None
         ]
         if refused:
-            for register, value in before.items():
-                self._set(register, value)
             raise StateError(f"{self._who} cannot take {', '.join(refused)}")
 
     def _registers(self) -> dict[RegisterId, int]:
         return {register: self._get(register) for register in self._ids}
 
     def _get(self, register: RegisterId) -> int:
+        if register in self._identity:
+            return self._identity[register]
         stopped = self._time.get(register)
         return self.descriptor.get_register(register) if stopped is None else stopped
 
@@ -111,7 +137,7 @@ class KvmVcpu:
         """Write a register; return why that was not possible."""
         if not 0 <= value < 1 << 8 * register_bytes(register):
             return StateError(f"{value:#x} has more than {register_bytes(register)} bytes")
-        if self._time.set(register, value):
+        if self._time.set(register, value) or self._identity.get(register) == value:
             return None
         try:
             self.descriptor.set_register(register, value)
@@ -119,4 +145,6 @@ class KvmVcpu:
             if error.errno in (errno.ENOENT, errno.EINVAL, errno.EBUSY, errno.EPERM):
                 return error
             raise
+        if register in self._identity:
+            self._identity[register] = value
         return None

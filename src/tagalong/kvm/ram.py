@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.errors import HostError, RunStateError, UsageError
-from tagalong.kvm.abi import PROT_MTE
+from tagalong.kvm.abi import MAP_NORESERVE, PROT_MTE
 from tagalong.machine import RegionDescription
 from tagalong.memory import Plane, Region
 from tagalong.memory.region import check_region
@@ -35,11 +35,9 @@ class AnonymousPlane:
 
     def __init__(self, name: str, size_bytes: int) -> None:
         self._name = name
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
         try:
-            mapping = mmap.mmap(
-                -1, size_bytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE
-            )
+            mapping = mmap.mmap(-1, size_bytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
             # A huge page would be filled whole at the first touch of any of its pages.
             mapping.madvise(mmap.MADV_NOHUGEPAGE)
         except OSError as error:
@@ -81,7 +79,7 @@ class AnonymousPlane:
         """Return the pagemap entries of pages of this plane."""
         at = (self.array.ctypes.data // mmap.PAGESIZE + first_page) * _ENTRY_BYTES
         try:
-            with open(_PAGEMAP, "rb", buffering=0) as pagemap:  # noqa: PTH123 (unbuffered)
+            with open(_PAGEMAP, "rb", buffering=0) as pagemap:
                 entries = os.pread(pagemap.fileno(), count * _ENTRY_BYTES, at)
         except OSError as error:
             raise HostError(f"cannot read {_PAGEMAP} for {self._name}: {error}") from error
@@ -110,10 +108,12 @@ class TagsInPages:
 
     def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
         """Refuse: there is no plane."""
+        del target, offset
         self._refuse()
 
     def extents(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield nothing: no page has a tag whose data are a hole."""
+        del start, stop
         return iter(())
 
     def close(self) -> None:
@@ -125,9 +125,7 @@ class TagsInPages:
         )
 
 
-def create_region(
-    description: RegionDescription, page_size_bytes: int, *, shared: bool
-) -> Region:
+def create_region(description: RegionDescription, page_size_bytes: int, *, shared: bool) -> Region:
     """Return new RAM, in a memfd if `shared`. Raises UsageError, AddressError, HostError."""
     check_region(description.gpa, description.size_bytes, page_size_bytes)
     make = Plane if shared else AnonymousPlane
@@ -145,6 +143,4 @@ def tagged_alias(region: Region) -> mmap.mmap:
     try:
         return mmap.mmap(region.data_fd, region.size_bytes, mmap.MAP_SHARED, protection)
     except OSError as error:
-        raise HostError(
-            f"cannot map RAM at gpa {region.gpa:#x} with PROT_MTE: {error}"
-        ) from error
+        raise HostError(f"cannot map RAM at gpa {region.gpa:#x} with PROT_MTE: {error}") from error

@@ -26,7 +26,7 @@ _CHUNK_BYTES: Final = 4 << 20
 
 
 class TagAccess:
-    """The tags of `memory`; `suspend_log` is entered where the kernel takes no tags with the log on."""
+    """The tags of `memory`; `suspend_log` is entered where KVM takes no tags with the log on."""
 
     def __init__(
         self,
@@ -86,9 +86,7 @@ def _used(region: Region, start: int, stop: int) -> Iterator[tuple[int, int]]:
         yield from _chunks(first, last)
 
 
-def _to_write(
-    region: Region, offset: int, packed: NDArray[np.uint8]
-) -> Iterator[tuple[int, int]]:
+def _to_write(region: Region, offset: int, packed: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
     """Yield the byte ranges that are no holes, or whose tags will not be zero."""
     page = region.page_size_bytes
     wanted = ~zero_pages(packed, page)

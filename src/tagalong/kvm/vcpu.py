@@ -100,18 +100,14 @@ class VcpuDescriptor(Descriptor):
     def get_register(self, register: RegisterId) -> int:
         """Return a register's value. Raises IoctlError: ENOENT if there is no such."""
         buffer = (ctypes.c_uint8 * register_bytes(register))()
-        self.ioctl(
-            Ioctl.KVM_GET_ONE_REG, kvm_one_reg(id=register, addr=ctypes.addressof(buffer))
-        )
+        self.ioctl(Ioctl.KVM_GET_ONE_REG, kvm_one_reg(id=register, addr=ctypes.addressof(buffer)))
         return int.from_bytes(buffer, "little")
 
     def set_register(self, register: RegisterId, value: int) -> None:
         """Write a register; `value` fits into it. Raises IoctlError."""
         size = register_bytes(register)
         buffer = (ctypes.c_uint8 * size)(*value.to_bytes(size, "little"))
-        self.ioctl(
-            Ioctl.KVM_SET_ONE_REG, kvm_one_reg(id=register, addr=ctypes.addressof(buffer))
-        )
+        self.ioctl(Ioctl.KVM_SET_ONE_REG, kvm_one_reg(id=register, addr=ctypes.addressof(buffer)))
 
     def get_mp_state(self) -> int:
         """Return whether the vCPU is on. Raises IoctlError."""

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from tagalong.kvm.abi import (
     Cap,
     Ioctl,
-    MemoryFlag,
     kvm_arm_copy_mte_tags,
     kvm_clear_dirty_log,
     kvm_dirty_log,
@@ -45,7 +44,7 @@ class Vm(Descriptor):
         request.args[0] = argument
         self.ioctl(Ioctl.KVM_ENABLE_CAP, request)
 
-    def set_slot(self, slot: Slot, flags: MemoryFlag = MemoryFlag(0)) -> None:
+    def set_slot(self, slot: Slot, flags: int = 0) -> None:
         """Create a slot, or change its flags. Raises IoctlError."""
         self.ioctl(
             Ioctl.KVM_SET_USER_MEMORY_REGION,
@@ -110,4 +109,3 @@ class Vm(Descriptor):
             if copied == 0:
                 raise IoctlError(Ioctl.KVM_ARM_MTE_COPY_TAGS, request, errno.EFAULT)
             done += copied
-
