@@ -67,6 +67,9 @@ class CpuPolicy:
     tell: Callable[[str], None] = lambda _: None
 
 
+STRICT: Final = CpuPolicy()
+
+
 def is_identification(register: RegisterId) -> bool:
     """Return whether a register says what the CPU or its firmware is, and holds no state."""
     kind = register & _KIND_MASK

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong.cpu_match import CpuPolicy
+from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.devices import Pl011
 from tagalong.errors import RunStateError, StateError, TagalongError
 from tagalong.kvm import pending
@@ -33,7 +33,7 @@ class KvmMachine:
         parts: Parts,
         *,
         console: Callable[[bytes], None] | None = None,
-        policy: CpuPolicy = CpuPolicy(),  # noqa: B008 (frozen)
+        policy: CpuPolicy = STRICT,
     ) -> None:
         """Take over `parts`; use `create` or `from_description` to make a machine."""
         self._parts = parts
@@ -81,7 +81,7 @@ class KvmMachine:
         *,
         seed: int = 0,
         console: Callable[[bytes], None] | None = None,
-        policy: CpuPolicy = CpuPolicy(),  # noqa: B008 (frozen)
+        policy: CpuPolicy = STRICT,
     ) -> "KvmMachine":
         """Create the machine that an incoming stream describes. Raises as create() does."""
         del seed
@@ -178,7 +178,9 @@ class KvmMachine:
 
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may not be zero."""
-        return [region.populated_pages() for region in self.memory.regions]
+        pages = [region.populated_pages() for region in self.memory.regions]
+        self._tags.note_used(pages)
+        return pages
 
     def start_dirty_log(self) -> None:
         """Record changed pages from now on."""
@@ -188,7 +190,9 @@ class KvmMachine:
     def harvest_dirty_log(self) -> list[PageBitmap]:
         """Return the pages changed since the last harvest, and start anew."""
         self._refuse_closed()
-        return self._log.harvest()
+        pages = self._log.harvest()
+        self._tags.note_used(pages)
+        return pages
 
     def stop_dirty_log(self) -> None:
         """Stop recording."""

@@ -61,19 +61,29 @@ class AnonymousPlane:
     def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
         """Copy bytes from `offset` on until `target` is full; holes stay holes."""
         target.fill(0)
-        for first, stop in self.extents(offset, offset + target.size):
-            target[first - offset : stop - offset] = self.array[first:stop]
-
-    def extents(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
-        """Yield the byte ranges in [start, stop) that are present or swapped out, in order."""
-        size = self.array.size if stop is None else stop
         page = mmap.PAGESIZE
-        for first in range(start // page, -(-size // page), _ENTRIES_AT_ONCE):
-            count = min(_ENTRIES_AT_ONCE, -(-size // page) - first)
-            used = self._entries(first, count) & _PRESENT_OR_SWAPPED != 0
-            edges = np.flatnonzero(np.diff(used, prepend=False, append=False)).reshape(-1, 2)
-            for low, high in ((first + edges) * page).tolist():
-                yield max(low, start), min(high, size)
+        first, end = offset // page, offset + target.size
+        used = self._is_used(first, -(-end // page) - first)
+        for low, high in runs_of(used, first):
+            start, stop = max(low * page, offset), min(high * page, end)
+            target[start - offset : stop - offset] = self.array[start:stop]
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yield the byte ranges [start, stop) that are present or swapped out, in order."""
+        page = mmap.PAGESIZE
+        page_count = self.array.size // page
+        for first in range(0, page_count, _ENTRIES_AT_ONCE):
+            used = self._is_used(first, min(_ENTRIES_AT_ONCE, page_count - first))
+            for low, high in runs_of(used, first):
+                yield low * page, high * page
+
+    def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
+        """Return, for `count` pages from byte `start` on, whether each is no hole."""
+        return self._is_used(start // page_bytes, count)
+
+    def _is_used(self, first_page: int, count: int) -> NDArray[np.bool_]:
+        used: NDArray[np.bool_] = self._entries(first_page, count) & _PRESENT_OR_SWAPPED != 0
+        return used
 
     def _entries(self, first_page: int, count: int) -> NDArray[np.uint64]:
         """Return the pagemap entries of pages of this plane."""
@@ -111,10 +121,14 @@ class TagsInPages:
         del target, offset
         self._refuse()
 
-    def extents(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
+    def extents(self) -> Iterator[tuple[int, int]]:
         """Yield nothing: no page has a tag whose data are a hole."""
-        del start, stop
         return iter(())
+
+    def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
+        """Refuse: there is no plane."""
+        del start, page_bytes, count
+        self._refuse()
 
     def close(self) -> None:
         """Do nothing: the tags go with the pages."""
@@ -123,6 +137,19 @@ class TagsInPages:
         raise UsageError(
             "a KVM guest's tags are in its pages: use read_tags and write_tags of the machine"
         )
+
+
+def runs_of(flags: NDArray[np.bool_], first: int = 0) -> list[list[int]]:
+    """Return [start, stop) of the runs of flags that are set; the first flag's number is `first`.
+
+    >>> runs_of(np.array([False, True, True, False, True]))
+    [[1, 3], [4, 5]]
+    """
+    fenced = np.zeros(flags.size + 2, np.bool_)
+    fenced[1:-1] = flags
+    edges = np.flatnonzero(fenced[1:] != fenced[:-1])
+    pairs: list[list[int]] = (first + edges.reshape(-1, 2)).tolist()
+    return pairs
 
 
 def create_region(description: RegionDescription, page_size_bytes: int, *, shared: bool) -> Region:

@@ -6,7 +6,7 @@ are looked for first and never asked about.
 """
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from tagalong.errors import AddressError, UsageError
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.descriptor import IoctlError
+from tagalong.kvm.ram import runs_of
 from tagalong.kvm.vm import Vm
-from tagalong.memory import Gpa, GuestMemory, Region
+from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO
 from tagalong.mte.tags import pack, unpack, zero_pages
 
@@ -37,16 +38,25 @@ class TagAccess:
         self._vm = vm
         self._memory = memory
         self._suspend_log = suspend_log
+        self._page_bytes = memory.regions[0].page_size_bytes
+        self._used = {r.gpa: np.zeros(r.page_count, np.bool_) for r in memory.regions}
+
+    def note_used(self, pages: Sequence[PageBitmap]) -> None:
+        """Remember pages of each region that are no holes: they never become one again."""
+        for used, bitmap in zip(self._used.values(), pages, strict=True):
+            used[bitmap.pages()] = True
 
     def read(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """Return packed tags, shape (length_bytes / 32,). Raises AddressError, HostError."""
         region, offset = self._locate(gpa, length_bytes)
+        page = region.page_size_bytes
+        used = self._find_used(region, offset // page, length_bytes // page)
+        if length_bytes <= _CHUNK_BYTES and used.all():  # what a migration asks for all the time
+            return self._get(gpa, length_bytes)
         packed = np.zeros(length_bytes // PACKED_RATIO, np.uint8)
-        for start, stop in _used(region, offset, offset + length_bytes):
-            tags = np.empty((stop - start) // GRANULE_BYTES, np.uint8)
-            self._vm.copy_tags(region.gpa + start, tags, KVM_ARM_TAGS_FROM_GUEST)
-            at = (start - offset) // PACKED_RATIO
-            packed[at : at + tags.size // 2] = pack(tags)
+        for start, stop in _chunks(used, page):
+            part = self._get(gpa + start, stop - start)
+            packed[start // PACKED_RATIO : stop // PACKED_RATIO] = part
         return packed
 
     def write(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
@@ -59,9 +69,21 @@ class TagAccess:
                 f"packed tags must be one row of uint8, not {packed.dtype} of shape {packed.shape}"
             )
         region, offset = self._locate(gpa, packed.size * PACKED_RATIO)
-        for start, stop in _to_write(region, offset, packed):
-            part = packed[(start - offset) // PACKED_RATIO : (stop - offset) // PACKED_RATIO]
-            self._set(region.gpa + start, unpack(np.ascontiguousarray(part)))
+        page = region.page_size_bytes
+        wanted = ~zero_pages(packed, page)
+        if not wanted.all():
+            wanted |= self._find_used(region, offset // page, wanted.size)
+        if packed.size <= _CHUNK_BYTES // PACKED_RATIO and wanted.all():
+            self._set(gpa, unpack(packed))
+            return
+        for start, stop in _chunks(wanted, page):
+            part = packed[start // PACKED_RATIO : stop // PACKED_RATIO]
+            self._set(gpa + start, unpack(part))
+
+    def _get(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
+        tags = np.empty(length_bytes // GRANULE_BYTES, np.uint8)
+        self._vm.copy_tags(gpa, tags, KVM_ARM_TAGS_FROM_GUEST)
+        return pack(tags)
 
     def _set(self, gpa: int, tags: NDArray[np.uint8]) -> None:
         try:
@@ -73,30 +95,24 @@ class TagAccess:
             with self._suspend_log():
                 self._vm.copy_tags(gpa, tags, KVM_ARM_TAGS_TO_GUEST)
 
+    def _find_used(self, region: Region, first: int, count: int) -> NDArray[np.bool_]:
+        """Return which pages of a region are no holes, and remember them."""
+        known = self._used[region.gpa][first : first + count]
+        if not known.all():
+            for start, stop in runs_of(~known):
+                known[start:stop] = region.used_pages(first + start, stop - start)
+        return known
+
     def _locate(self, gpa: Gpa, length_bytes: int) -> tuple[Region, int]:
-        page = self._memory.regions[0].page_size_bytes
-        if (gpa | length_bytes) % page:
-            raise AddressError(f"tags of {gpa:#x}+{length_bytes:#x}: not aligned to {page:#x}")
+        if (gpa | length_bytes) % self._page_bytes:
+            raise AddressError(
+                f"tags of {gpa:#x}+{length_bytes:#x}: not aligned to {self._page_bytes:#x}"
+            )
         return self._memory.locate(gpa, length_bytes)
 
 
-def _used(region: Region, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Yield the byte ranges in [start, stop) that are no holes, in chunks."""
-    for first, last in region.data_extents(start, stop):
-        yield from _chunks(first, last)
-
-
-def _to_write(region: Region, offset: int, packed: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
-    """Yield the byte ranges that are no holes, or whose tags will not be zero."""
-    page = region.page_size_bytes
-    wanted = ~zero_pages(packed, page)
-    for first, last in region.data_extents(offset, offset + packed.size * PACKED_RATIO):
-        wanted[(first - offset) // page : -(-(last - offset) // page)] = True
-    edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False)).reshape(-1, 2)
-    for low, high in (offset + edges * page).tolist():
-        yield from _chunks(low, high)
-
-
-def _chunks(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    for first in range(start, stop, _CHUNK_BYTES):
-        yield first, min(first + _CHUNK_BYTES, stop)
+def _chunks(pages: NDArray[np.bool_], page_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield the byte ranges of the pages that are set, none larger than is copied at once."""
+    for first, last in runs_of(pages):
+        for start in range(first * page_bytes, last * page_bytes, _CHUNK_BYTES):
+            yield start, min(start + _CHUNK_BYTES, last * page_bytes)

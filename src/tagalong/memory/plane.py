@@ -42,8 +42,12 @@ class AnyPlane(Protocol):
         """Copy bytes from `offset` on until `target` is full; holes stay holes."""
         ...
 
-    def extents(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
-        """Yield the byte ranges in [start, stop) that are not holes, in order."""
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yield the byte ranges [start, stop) that are not holes, in order."""
+        ...
+
+    def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
+        """Return, for `count` pages from byte `start` on, whether each is no hole."""
         ...
 
     def close(self) -> None:
@@ -104,17 +108,35 @@ class Plane:
         except OSError as error:
             raise HostError(f"preadv of {self._name} at {offset:#x} failed: {error}") from error
 
-    def extents(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
-        """Yield the byte ranges in [start, stop) that are not holes, in order.
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yield the byte ranges [start, stop) that are not holes, in order.
 
-        `stop`: the plane's end by default. Touches no memory. Every range but one cut off at
-        `start` begins at a multiple of the host's page size. Raises RunStateError after
-        close(), HostError if the host cannot tell.
+        Touches no memory. Every start is a multiple of the host's page size. Raises
+        RunStateError after close(), HostError if the host cannot tell.
         """
-        end = self.array.size if stop is None else stop
-        while start < end and (first := self._seek_data(start)) is not None and first < end:
-            start = os.lseek(self.fd, first, os.SEEK_HOLE)
-            yield first, min(start, end)
+        stop = 0
+        while (start := self._seek_data(stop)) is not None:
+            stop = os.lseek(self.fd, start, os.SEEK_HOLE)
+            yield start, stop
+
+    def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
+        """Return, for `count` pages from byte `start` on, whether each is no hole.
+
+        For a few pages: the kernel walks to an extent's end to find it, so `extents` costs
+        what all pages cost, and this a system call for each page that is used. Touches no
+        memory. Raises as `extents` does.
+        """
+        used = np.zeros(count, np.bool_)
+        page = 0
+        while page < count:
+            found = self._seek_data(start + page * page_bytes)
+            if found is None:
+                break
+            page = (found - start) // page_bytes
+            if page < count:
+                used[page] = True
+            page += 1
+        return used
 
     def _seek_data(self, offset: int) -> int | None:
         try:

@@ -119,13 +119,14 @@ class Region:
         self._tags.read_into(copy, offset // PACKED_RATIO)
         return copy
 
-    def data_extents(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Yield the byte ranges in [start, stop) of the region whose data are no holes.
+    def used_pages(self, first: int, count: int) -> NDArray[np.bool_]:
+        """Return, for `count` pages from page `first` on, whether its data are no hole.
 
-        Touches no memory. Raises RunStateError after close(), HostError if the host cannot
-        tell.
+        Meant for a few pages. Touches no memory. Raises RunStateError after close(),
+        HostError if the host cannot tell.
         """
-        yield from self._data.extents(start, stop)
+        page = self.page_size_bytes
+        return self._data.used_pages(first * page, page, count)
 
     def populated_pages(self) -> PageBitmap:
         """Return the pages that may hold data or tags other than zero.

@@ -4,6 +4,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 from tagalong._native import Exit
+from tagalong.cpu_match import (
+    CpuPolicy,
+    accept_differences,
+    differing_identification,
+    match_registers,
+)
 from tagalong.errors import StateError
 from tagalong.machine import PowerState, RegisterId, VcpuState
 from tagalong.register_ids import register_name
@@ -19,11 +25,13 @@ class SoftVcpu:
         native: NativeMachine,
         paused: Callable[[], AbstractContextManager[None]],
         handle_exit: Callable[[Exit], None],
+        policy: CpuPolicy,
     ) -> None:
         self._index = index
         self._native = native
         self._paused = paused
         self._handle_exit = handle_exit
+        self._policy = policy
         self.power = PowerState.ON if index == 0 else PowerState.OFF
         self._reset_state = VcpuState(self._registers(), PowerState.OFF)
 
@@ -56,12 +64,15 @@ class SoftVcpu:
     def load(self, state: VcpuState) -> None:
         """Take over a whole state. Raises StateError by name; unchanged then."""
         with self._paused():
-            self._refuse_unknown(state.registers)
+            given, own = state.registers, self._reset_state.registers
+            wanted = match_registers(given, own, who=self._who)
+            differing = differing_identification(given, own)
+            accept_differences(differing, given, own, self._policy, who=self._who)
             before = self._registers()
-            refused = self._write(state.registers)
+            refused = self._write(wanted)
             if refused:
                 self._write(before)
-                raise StateError(f"vCPU {self._index} cannot take {', '.join(refused)}")
+                raise StateError(f"{self._who} cannot take {', '.join(refused)}")
             self.set_power(state.power)
 
     def step(self, count: int) -> ExitReason:
@@ -86,6 +97,10 @@ class SoftVcpu:
         """Return how many instructions this vCPU has executed."""
         return self._native.instructions(self._index)
 
+    @property
+    def _who(self) -> str:
+        return f"vCPU {self._index}"
+
     # What the machine itself uses, between instructions and without the guard.
 
     def x(self, number: int) -> int:
@@ -109,15 +124,6 @@ class SoftVcpu:
     def _registers(self) -> dict[RegisterId, int]:
         values = ((r, self._native.get_register(self._index, r)) for r in register_ids())
         return {register: value for register, value in values if value is not None}
-
-    def _refuse_unknown(self, registers: Mapping[RegisterId, int]) -> None:
-        known = set(register_ids())
-        unknown = [register_name(r) for r in registers if r not in known]
-        missing = [register_name(r) for r in register_ids() if r not in registers]
-        if unknown or missing:
-            parts = [f"does not have {', '.join(unknown)}"] if unknown else []
-            parts += [f"was not given {', '.join(missing)}"] if missing else []
-            raise StateError(f"vCPU {self._index} {' and '.join(parts)}")
 
     def _write(self, registers: Mapping[RegisterId, int]) -> list[str]:
         return [
