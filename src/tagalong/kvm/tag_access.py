@@ -70,12 +70,11 @@ class TagAccess:
             )
         region, offset = self._locate(gpa, packed.size * PACKED_RATIO)
         page = region.page_size_bytes
-        wanted = ~zero_pages(packed, page)
-        if not wanted.all():
-            wanted |= self._find_used(region, offset // page, wanted.size)
+        wanted = self._find_used(region, offset // page, packed.size * PACKED_RATIO // page)
         if packed.size <= _CHUNK_BYTES // PACKED_RATIO and wanted.all():
             self._set(gpa, unpack(packed))
             return
+        wanted |= ~zero_pages(packed, page)  # they are used from now on: so remember them
         for start, stop in _chunks(wanted, page):
             part = packed[start // PACKED_RATIO : stop // PACKED_RATIO]
             self._set(gpa + start, unpack(part))
