@@ -11,6 +11,7 @@ from tagalong.cli.progress import migration_bar
 from tagalong.cli.text import demo_report
 from tagalong.demo import DemoObserver, DemoOptions, run_demo
 from tagalong.vmm.commands import DEFAULT_MAX_DOWNTIME_MS, MAX_DOWNTIME_LIMIT_MS
+from tagalong.vmm.factory import AUTO, MACHINE_NAMES
 from tagalong.vmm.interrupt import run_interruptible
 
 _EPILOG = """\b
@@ -26,6 +27,13 @@ sides were equal, 1 if not.
 
 @click.command(epilog=_EPILOG)
 @click.option("--ram", "ram_bytes", type=size, metavar="SIZE", default="64M", show_default=True)
+@click.option(
+    "--machine",
+    type=click.Choice(MACHINE_NAMES),
+    default=AUTO,
+    show_default=True,
+    help="Kind of machine; auto: kvm where it works, else soft.",
+)
 @click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--guest-args", "guest_arguments", metavar='"K=V ..."', default="", help="For churn.")
 @click.option(

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from tagalong.cli.options import size
-from tagalong.vmm.factory import MACHINE_NAMES
+from tagalong.vmm.factory import AUTO, MACHINE_NAMES
 from tagalong.vmm.launch import RunOptions, run_vm
 
 _EPILOG = """\b
@@ -21,9 +21,9 @@ Examples:
 @click.option(
     "--machine",
     type=click.Choice(MACHINE_NAMES),
-    default="soft",
+    default=AUTO,
     show_default=True,
-    help="Kind of machine.",
+    help="Kind of machine; auto: kvm where it works, else soft.",
 )
 @click.option(
     "--ram", "ram_bytes", type=size, metavar="SIZE", help="Guest RAM, as in 64M (the default)."
@@ -46,6 +46,11 @@ Examples:
     "--incoming",
     metavar="URI",
     help="Wait for a migration on tcp:HOST:PORT (port 0: any) or unix:PATH.",
+)
+@click.option(
+    "--allow-cpu-mismatch",
+    is_flag=True,
+    help="Take an arriving VM whose CPU identifies itself differently, and list how.",
 )
 @click.option("--paused", is_flag=True, help="Do not start the guest; QMP's cont does.")
 @click.option(

@@ -22,6 +22,7 @@ from tagalong.demo.churn import ChurnLog
 from tagalong.demo.process import VmProcess, start
 from tagalong.demo.report import DemoReport
 from tagalong.errors import MachineError
+from tagalong.vmm.factory import AUTO
 from tagalong.vmm.record import MigrationRequest
 
 # Operations between two lines of progress: several a second, so that nobody waits for long.
@@ -45,6 +46,7 @@ class DemoOptions:
     guest_arguments: str
     max_downtime_ms: int
     drop_tags: bool = False
+    machine: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ async def run_demo(options: DemoOptions, observer: DemoObserver) -> DemoReport:
             start("source", folder / "a", _source_options(options))
         )
         destination = await stack.enter_async_context(
-            start("destination", folder / "b", ("--incoming", "tcp:127.0.0.1:0"))
+            start("destination", folder / "b", _destination_options(options))
         )
         await _wait_for_progress(source, options, _REPORTS_BEFORE)
         observer.step("the guest runs; migrating it")
@@ -95,7 +97,12 @@ def _source_options(options: DemoOptions) -> tuple[str, ...]:
         "--guest-args", f"{_REPORT_OFTEN} {options.guest_arguments}".strip(),
         "--ram", str(options.ram_bytes),
         "--vcpus", str(options.vcpu_count),
+        "--machine", options.machine,
     )  # fmt: skip
+
+
+def _destination_options(options: DemoOptions) -> tuple[str, ...]:
+    return ("--incoming", "tcp:127.0.0.1:0", "--machine", options.machine)
 
 
 async def _migrate(

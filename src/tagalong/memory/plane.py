@@ -13,6 +13,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,36 @@ from tagalong.errors import HostError, RunStateError
 # Nobody who is given the descriptor can cut the file short, which would turn accesses to
 # the mapping into SIGBUS, or change its size at all.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class AnyPlane(Protocol):
+    """What a region needs of a plane; `Plane` says what each method promises."""
+
+    @property
+    def fd(self) -> int:
+        """Return the file that the plane is. Raises HostError if it is none."""
+        ...
+
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        """Return the whole plane as a writable view."""
+        ...
+
+    def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
+        """Copy bytes from `offset` on until `target` is full; holes stay holes."""
+        ...
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yield the byte ranges [start, stop) that are not holes, in order."""
+        ...
+
+    def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
+        """Return, for `count` pages from byte `start` on, whether each is no hole."""
+        ...
+
+    def close(self) -> None:
+        """Give the plane up. Safe to call twice."""
+        ...
 
 
 class Plane:
@@ -61,19 +92,17 @@ class Plane:
         """
         return self._require_open()
 
-    def read(self, offset: int, length: int) -> NDArray[np.uint8]:
-        """Return a copy of `length` bytes from `offset` on; the caller has checked both.
+    def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
+        """Copy bytes from `offset` on until `target` is full; the caller has checked both.
 
         Holes read as zero and stay holes, which is the difference to reading `array`.
         Raises RunStateError after close(), HostError if the host cannot read.
         """
-        copy = np.empty(length, np.uint8)
         done = 0
-        while done < length:
-            done += self._read_into(copy[done:], offset + done)
-        return copy
+        while done < target.size:
+            done += self._read_some(target[done:], offset + done)
 
-    def _read_into(self, target: NDArray[np.uint8], offset: int) -> int:
+    def _read_some(self, target: NDArray[np.uint8], offset: int) -> int:
         try:
             return os.preadv(self.fd, [target.data], offset)
         except OSError as error:
@@ -89,6 +118,25 @@ class Plane:
         while (start := self._seek_data(stop)) is not None:
             stop = os.lseek(self.fd, start, os.SEEK_HOLE)
             yield start, stop
+
+    def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
+        """Return, for `count` pages from byte `start` on, whether each is no hole.
+
+        For a few pages: the kernel walks to an extent's end to find it, so `extents` costs
+        what all pages cost, and this a system call for each page that is used. Touches no
+        memory. Raises as `extents` does.
+        """
+        used = np.zeros(count, np.bool_)
+        page = 0
+        while page < count:
+            found = self._seek_data(start + page * page_bytes)
+            if found is None:
+                break
+            page = (found - start) // page_bytes
+            if page < count:
+                used[page] = True
+            page += 1
+        return used
 
     def _seek_data(self, offset: int) -> int | None:
         try:

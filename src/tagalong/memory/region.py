@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 from tagalong.errors import AddressError, UsageError
 from tagalong.memory.address import Gpa, check_range
 from tagalong.memory.bitmap import PageBitmap
-from tagalong.memory.plane import Plane
+from tagalong.memory.plane import AnyPlane, Plane
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
 from tagalong.mte.tags import zero_pages
 
 
 class Region:
-    """Guest RAM from `gpa` to `end`; made by `Region.create`.
+    """Guest RAM from `gpa` to `end`; made by `Region.create`, or of planes of another kind.
 
     Both planes are sparse: a page is a hole until guest or host uses it. Arrays taken from
     a region stay valid after close(), see `tagalong.memory.plane` for the rule. A region
     that is used in a `with` statement is closed at its end.
     """
 
-    def __init__(self, gpa: Gpa, page_size_bytes: int, data: Plane, tags: Plane) -> None:
+    def __init__(self, gpa: Gpa, page_size_bytes: int, data: AnyPlane, tags: AnyPlane) -> None:
         self.gpa = gpa
         self.size_bytes = data.array.size
         self.page_size_bytes = page_size_bytes
@@ -51,12 +51,7 @@ class Region:
         ...     region.populated_pages().pages().tolist()
         [2]
         """
-        if page_size_bytes not in PAGE_SIZES_BYTES:
-            known = ", ".join(f"{size:#x}" for size in PAGE_SIZES_BYTES)
-            raise UsageError(f"page size {page_size_bytes:#x} is not one of {known}")
-        check_range(gpa, size_bytes, page_size_bytes)
-        if size_bytes == 0:
-            raise AddressError(f"a region at gpa {gpa:#x} must have at least one page")
+        check_region(gpa, size_bytes, page_size_bytes)
         data = Plane(f"tagalong-{name}", size_bytes)
         tags = Plane(f"tagalong-{name}-tags", size_bytes // PACKED_RATIO)
         return cls(gpa, page_size_bytes, data, tags)
@@ -103,7 +98,16 @@ class Region:
         The caller has checked the range (`GuestMemory.locate`). Raises RunStateError after
         close(), HostError if the host cannot read.
         """
-        return self._data.read(offset, length_bytes)
+        copy = np.empty(length_bytes, np.uint8)
+        self._data.read_into(copy, offset)
+        return copy
+
+    def read_data_into(self, target: NDArray[np.uint8], offset: int) -> None:
+        """Copy data from byte `offset` of the region on until `target` is full.
+
+        As `read_data`, into memory that the caller has.
+        """
+        self._data.read_into(target, offset)
 
     def read_packed_tags(self, offset: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return a copy of the packed tags of a range of the region; holes stay holes.
@@ -111,7 +115,18 @@ class Region:
         `offset`, `length_bytes`: bytes of data, multiples of 32, checked by the caller.
         Shape (length_bytes / 32,). Raises as `read_data`.
         """
-        return self._tags.read(offset // PACKED_RATIO, length_bytes // PACKED_RATIO)
+        copy = np.empty(length_bytes // PACKED_RATIO, np.uint8)
+        self._tags.read_into(copy, offset // PACKED_RATIO)
+        return copy
+
+    def used_pages(self, first: int, count: int) -> NDArray[np.bool_]:
+        """Return, for `count` pages from page `first` on, whether its data are no hole.
+
+        Meant for a few pages. Touches no memory. Raises RunStateError after close(),
+        HostError if the host cannot tell.
+        """
+        page = self.page_size_bytes
+        return self._data.used_pages(first * page, page, count)
 
     def populated_pages(self) -> PageBitmap:
         """Return the pages that may hold data or tags other than zero.
@@ -149,7 +164,17 @@ class Region:
         return f"<Region [{self.gpa:#x}, {self.end:#x})>"
 
 
-def _whole_units(plane: Plane, unit_bytes: int) -> Iterator[tuple[int, int]]:
+def check_region(gpa: Gpa, size_bytes: int, page_size_bytes: int) -> None:
+    """Raise UsageError or AddressError, as `Region.create`, for what cannot be a region."""
+    if page_size_bytes not in PAGE_SIZES_BYTES:
+        known = ", ".join(f"{size:#x}" for size in PAGE_SIZES_BYTES)
+        raise UsageError(f"page size {page_size_bytes:#x} is not one of {known}")
+    check_range(gpa, size_bytes, page_size_bytes)
+    if size_bytes == 0:
+        raise AddressError(f"a region at gpa {gpa:#x} must have at least one page")
+
+
+def _whole_units(plane: AnyPlane, unit_bytes: int) -> Iterator[tuple[int, int]]:
     """Yield the extents of a plane as numbers of the units that they touch."""
     for start, stop in plane.extents():
         yield start // unit_bytes, -(-stop // unit_bytes)

@@ -6,7 +6,6 @@ which stays in the processor's cache; those of a guest that stands go out of gue
 itself if they are in one piece. What the guest writes after the copy is in the dirty log.
 """
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong import wire
-from tagalong.errors import HostError
 from tagalong.machine import Machine
 from tagalong.memory import Gpa, PageBitmap, Region
 from tagalong.migrate.digest import Tick
@@ -106,7 +104,7 @@ class PageSender:
         at = 0
         for first, count in runs:
             # Reading by the descriptor and not through the mapping fills no hole.
-            _read(region, first * page, batch[at : at + count * page])
+            region.read_data_into(batch[at : at + count * page], first * page)
             at += count * page
         return batch
 
@@ -178,13 +176,3 @@ def _pieces(
         pieces.append(view[at : at + count * page])
         at += count * page
     return tuple(pieces)
-
-
-def _read(region: Region, offset: int, target: NDArray[np.uint8]) -> None:
-    done = 0
-    while done < target.size:
-        try:
-            done += os.preadv(region.data_fd, [target[done:].data], offset + done)
-        except OSError as error:
-            where = region.gpa + offset + done
-            raise HostError(f"cannot read RAM at gpa {where:#x}: {error}") from error

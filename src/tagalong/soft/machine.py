@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong._native import Exit
+from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.devices import PL011_BYTES, PL011_GPA, Pl011
 from tagalong.errors import (
     AddressError,
@@ -51,6 +52,7 @@ class SoftMachine:
         *,
         seed: int = 0,
         console: Callable[[bytes], None] | None = None,
+        policy: CpuPolicy = STRICT,
     ) -> None:
         """Create a paused machine; `console` gets the guest's output, from the runner thread.
 
@@ -79,7 +81,7 @@ class SoftMachine:
         self._native.add_mmio(PL011_GPA, PL011_BYTES)
         self._uart = Pl011(console)
         self._vcpus = tuple(
-            SoftVcpu(i, self._native, self._while_paused, self._handle_exit)
+            SoftVcpu(i, self._native, self._while_paused, self._handle_exit, policy)
             for i in range(description.vcpu_count)
         )
         self._psci = Psci(self._vcpus, self._is_ram, lambda: self._end(RunState.SHUTDOWN))
@@ -109,9 +111,10 @@ class SoftMachine:
         *,
         seed: int = 0,
         console: Callable[[bytes], None] | None = None,
+        policy: CpuPolicy = STRICT,
     ) -> "SoftMachine":
         """Create the machine that an incoming stream describes. Raises as the class does."""
-        return cls(description, seed=seed, console=console)
+        return cls(description, seed=seed, console=console, policy=policy)
 
     # --- what it is ---
 

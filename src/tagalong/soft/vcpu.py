@@ -4,6 +4,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 from tagalong._native import Exit
+from tagalong.cpu_match import (
+    CpuPolicy,
+    accept_differences,
+    differing_identification,
+    match_registers,
+)
 from tagalong.errors import StateError
 from tagalong.machine import PowerState, RegisterId, VcpuState
 from tagalong.register_ids import register_name
@@ -19,11 +25,13 @@ class SoftVcpu:
         native: NativeMachine,
         paused: Callable[[], AbstractContextManager[None]],
         handle_exit: Callable[[Exit], None],
+        policy: CpuPolicy,
     ) -> None:
         self._index = index
         self._native = native
         self._paused = paused
         self._handle_exit = handle_exit
+        self._policy = policy
         self.power = PowerState.ON if index == 0 else PowerState.OFF
         self._reset_state = VcpuState(self._registers(), PowerState.OFF)
 
@@ -82,6 +90,10 @@ class SoftVcpu:
         """Return how many instructions this vCPU has executed."""
         return self._native.instructions(self._index)
 
+    @property
+    def _who(self) -> str:
+        return f"vCPU {self._index}"
+
     # What the machine itself uses, between instructions and without the guard.
 
     def peek(self) -> VcpuState:
@@ -89,24 +101,21 @@ class SoftVcpu:
         return VcpuState(self._registers(), self.power)
 
     def take(self, state: VcpuState) -> None:
-        """Take over a state to which there is no objection."""
-        self._write(state.registers)
+        """Take over a state to which there is no objection; tell what was accepted in it."""
+        self._write(self._match(state, self._policy))
         self.set_power(state.power)
 
     def objection(self, state: VcpuState) -> str:
         """Return, with all names, why load() would refuse `state`, "" if it would not."""
-        given, known = state.registers, register_ids()
+        try:
+            wanted = self._match(state, self._policy.quietly())
+        except StateError as error:
+            return str(error)
         # Which values a register takes, only the interpreter knows: try them, and undo it.
         before = self._registers()
-        refused = self._write({each: given[each] for each in known if each in given})
+        refused = self._write(wanted)
         self._write(before)
-        found = {
-            "does not have": [register_name(each) for each in given if each not in before],
-            "was not given": [register_name(each) for each in known if each not in given],
-            "cannot take": refused,
-        }
-        parts = [f"{what} {', '.join(names)}" for what, names in found.items() if names]
-        return f"vCPU {self._index} {' and '.join(parts)}" if parts else ""
+        return f"{self._who} cannot take {', '.join(refused)}" if refused else ""
 
     def x(self, number: int) -> int:
         """Return x0..x30 for a hypervisor call."""
@@ -129,6 +138,13 @@ class SoftVcpu:
     def _registers(self) -> dict[RegisterId, int]:
         values = ((r, self._native.get_register(self._index, r)) for r in register_ids())
         return {register: value for register, value in values if value is not None}
+
+    def _match(self, state: VcpuState, policy: CpuPolicy) -> dict[RegisterId, int]:
+        given, own = state.registers, self._reset_state.registers
+        wanted = match_registers(given, own, who=self._who)
+        differing = differing_identification(given, own)
+        accept_differences(differing, given, own, policy, who=self._who)
+        return wanted
 
     def _write(self, registers: Mapping[RegisterId, int]) -> list[str]:
         return [

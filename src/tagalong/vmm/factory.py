@@ -1,9 +1,11 @@
 """The machines that a VM can be made of, by name; the seam to the implementations."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Final, Protocol
 
+from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.errors import MachineMismatchError, UsageError
 from tagalong.machine import Machine, MachineDescription
 
@@ -20,11 +22,17 @@ class MachineFactory(Protocol):
         ...
 
     def from_description(
-        self, description: MachineDescription, *, seed: int, console: ConsoleSink | None
+        self,
+        description: MachineDescription,
+        *,
+        seed: int,
+        console: ConsoleSink | None,
+        policy: CpuPolicy,
     ) -> Machine:
         """Return a machine that can hold what `description` says.
 
-        Raises UsageError if this kind of machine cannot, HostError if the host cannot.
+        `policy` says what becomes of a state of another CPU. Raises UsageError if this kind
+        of machine cannot, HostError if the host cannot.
         """
         ...
 
@@ -36,9 +44,43 @@ def _soft() -> MachineFactory:
     return SoftMachine
 
 
-_FACTORIES: Mapping[str, Callable[[], MachineFactory]] = MappingProxyType({"soft": _soft})
+def _kvm() -> MachineFactory:
+    from tagalong.kvm import KvmMachine  # noqa: PLC0415 (as above)
 
-MACHINE_NAMES = tuple(_FACTORIES)
+    return KvmMachine
+
+
+_FACTORIES: Mapping[str, Callable[[], MachineFactory]] = MappingProxyType(
+    {"kvm": _kvm, "soft": _soft}
+)
+
+AUTO: Final = "auto"
+MACHINE_NAMES = (AUTO, *_FACTORIES)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A machine by name, and why it and no other."""
+
+    name: str
+    reason: str
+
+
+def choose_machine(name: str) -> Choice:
+    """Return the machine to use: `name`, but for "auto" kvm where it works, else soft.
+
+    Raises HostError for "kvm" where it does not work: the message says what is missing.
+    """
+    if name not in (AUTO, "kvm"):
+        return Choice(name, "asked for")
+    from tagalong.kvm import why_not  # noqa: PLC0415 (as above)
+
+    obstacle = why_not()
+    if obstacle is None:
+        return Choice("kvm", "this host runs guests with MTE" if name == AUTO else "asked for")
+    if name == AUTO:
+        return Choice("soft", f"no kvm: {obstacle}")
+    raise obstacle
 
 
 def machine_factory(name: str) -> MachineFactory:
@@ -49,14 +91,19 @@ def machine_factory(name: str) -> MachineFactory:
 
 
 def build_arriving(
-    name: str, description: MachineDescription, console: ConsoleSink | None
+    name: str,
+    description: MachineDescription,
+    console: ConsoleSink | None,
+    policy: CpuPolicy = STRICT,
 ) -> Machine:
     """Return a machine of kind `name` that can hold what a stream describes.
 
     Raises MachineMismatchError if that kind of machine cannot be like this.
     """
     try:
-        return machine_factory(name).from_description(description, seed=0, console=console)
+        return machine_factory(name).from_description(
+            description, seed=0, console=console, policy=policy
+        )
     except UsageError as error:
         raise MachineMismatchError(f"machine {name!r} cannot hold the VM: {error}") from error
 

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tagalong.boot import boot_guest
+from tagalong.cpu_match import CpuPolicy
 from tagalong.errors import MachineError, TagalongError, UsageError
 from tagalong.machine import Machine, MachineDescription
 from tagalong.vmm.announcement import announcement
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.console import ConsoleWriter
-from tagalong.vmm.factory import build_arriving, check_description, machine_factory
+from tagalong.vmm.factory import (
+    AUTO,
+    build_arriving,
+    check_description,
+    choose_machine,
+    machine_factory,
+)
 from tagalong.vmm.guest import read_guest
 from tagalong.vmm.incoming import Incoming
 from tagalong.vmm.messages import Event
@@ -43,7 +50,8 @@ class RunOptions:
     """
 
     control: Path
-    machine: str = "soft"
+    machine: str = AUTO
+    allow_cpu_mismatch: bool = False
     ram_bytes: int | None = None
     vcpu_count: int | None = None
     guest: str | None = None
@@ -58,6 +66,8 @@ class RunOptions:
         if self.incoming is None and self.guest is None:
             raise UsageError("nothing to run: say --guest, or --incoming to wait for a VM")
         if self.incoming is None:
+            if self.allow_cpu_mismatch:
+                raise UsageError("--allow-cpu-mismatch has a meaning only with --incoming")
             return
         given = {
             "--guest": self.guest,
@@ -102,10 +112,17 @@ class _VmProcess:
         try:
             await self._server.start(self._options.control)
             self._announce(f"control socket (QMP): {self._options.control}")
+            self._choose_machine()
             self._begin()
             return await self._vm.ended
         finally:
             await self._take_apart()
+
+    def _choose_machine(self) -> None:
+        choice = choose_machine(self._options.machine)
+        self._machine = choice.name
+        if self._options.machine == AUTO:
+            self._announce(f"machine: {choice.name} ({choice.reason})")
 
     def _begin(self) -> None:
         if self._options.incoming is not None:
@@ -118,7 +135,7 @@ class _VmProcess:
     def _new_machine(self) -> Machine:
         options = self._options
         image = read_guest(options.guest or "")
-        machine = machine_factory(options.machine).create(
+        machine = machine_factory(self._machine).create(
             ram_bytes=options.ram_bytes or DEFAULT_RAM_BYTES,
             vcpu_count=options.vcpu_count or 1,
             seed=options.seed or 0,
@@ -151,7 +168,11 @@ class _VmProcess:
             vcpu_count=self._options.vcpu_count,
             max_ram_bytes=self._options.max_ram_bytes,
         )
-        return build_arriving(self._options.machine, description, self._console.write)
+        policy = CpuPolicy(self._options.allow_cpu_mismatch, self._tell_mismatch)
+        return build_arriving(self._machine, description, self._console.write, policy)
+
+    def _tell_mismatch(self, difference: str) -> None:
+        self._announce(f"CPU mismatch accepted: {difference}")
 
     def _incoming_record(self) -> MigrationRecord | None:
         return self._incoming.record if self._incoming is not None else None

@@ -393,7 +393,10 @@ def test_load_state_other_id_register_is_refused_by_name_and_value() -> None:
     registers = {**state.vcpus[0].registers, register_ids.ID_AA64PFR1_EL1: 0x220}
     foreign = MachineState((type(state.vcpus[0])(registers, PowerState.ON),), state.devices)
 
-    with pytest.raises(StateError, match=r"vCPU 0 cannot take ID_AA64PFR1_EL1 = 0x220"):
+    with pytest.raises(
+        StateError,
+        match=r"vCPU 0 is another CPU: ID_AA64PFR1_EL1 0x220 there and 0x320 here; --allow",
+    ):
         machine.load_state(foreign)
 
     assert machine.save_state() == state

@@ -10,7 +10,9 @@ from tests.support.scripted_machine import DESCRIPTION, ScriptedMachine
 
 
 def test_machine_factory_unknown_name_raises_and_lists() -> None:
-    with pytest.raises(UsageError, match=r"^no machine is called 'hard'; there is soft$"):
+    with pytest.raises(
+        UsageError, match=r"^no machine is called 'hard'; there is auto, kvm, soft$"
+    ):
         machine_factory("hard")
 
 

@@ -1,0 +1,175 @@
+"""Puts a VM together in the order that KVM asks for: capabilities, RAM, vCPUs."""
+
+import errno
+import mmap
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from tagalong import register_ids
+from tagalong.cpu_match import is_identification
+from tagalong.errors import HostError, UsageError
+from tagalong.kvm.abi import KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, Cap
+from tagalong.kvm.descriptor import IoctlError
+from tagalong.kvm.ram import create_region
+from tagalong.kvm.system import System
+from tagalong.kvm.vcpu import VcpuDescriptor
+from tagalong.kvm.vm import Slot, Vm
+from tagalong.machine import MachineDescription, RegionDescription, RegisterId
+from tagalong.memory import Gpa, GuestMemory, Region
+from tagalong.mte.registers import IdAa64pfr1
+
+RAM_GPA: Final = Gpa(0x4000_0000)
+
+# KVM numbers vCPUs in MPIDR_EL1.Aff0 up to here; the 17th has an Aff1.
+_MAX_VCPUS: Final = 16
+_DEFAULT_IPA_BITS: Final = 40
+
+_REQUIRED: Final = {
+    Cap.KVM_CAP_ARM_MTE: (
+        "its guests would have no tags (it takes a CPU with MTE2 and a kernel from 5.13 on)"
+    ),
+    Cap.KVM_CAP_ONE_REG: "the state of a vCPU cannot be read",
+    Cap.KVM_CAP_IMMEDIATE_EXIT: "a vCPU cannot be stopped between instructions",
+    Cap.KVM_CAP_ARM_PSCI_0_2: "guests cannot start vCPUs or power off",
+    Cap.KVM_CAP_ARM_INJECT_EXT_DABT: "accesses to where nothing is cannot be answered",
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a machine is made of; `close` releases all of it.
+
+    `identity` is what the vCPUs' identification registers say once they run.
+    """
+
+    vm: Vm
+    vcpus: tuple[VcpuDescriptor, ...]
+    memory: GuestMemory
+    slots: tuple[Slot, ...]
+    identity: Mapping[RegisterId, int]
+    description: MachineDescription
+    _stack: ExitStack
+
+    def close(self) -> None:
+        """Close vCPUs and VM, then the memory that they used."""
+        self._stack.close()
+
+
+def build(
+    regions: Sequence[RegionDescription],
+    vcpu_count: int,
+    *,
+    page_size_bytes: int = mmap.PAGESIZE,
+) -> Parts:
+    """Return a new VM with MTE whose vCPU 0 is on.
+
+    Raises UsageError for what KVM or this host cannot be, HostError naming what is missing.
+    """
+    _check(regions, vcpu_count, page_size_bytes)
+    with ExitStack() as stack:
+        system = stack.enter_context(System())
+        for cap, why in _REQUIRED.items():
+            system.require(cap, why)
+        vm_stack = stack.enter_context(ExitStack())
+        vm = vm_stack.enter_context(system.create_vm(_ipa_bits(system, regions)))
+        vm.enable(Cap.KVM_CAP_ARM_MTE)
+        if vm.check(Cap.KVM_CAP_ARM_NISV_TO_USER):
+            vm.enable(Cap.KVM_CAP_ARM_NISV_TO_USER)
+        memory, slots = _add_ram(vm, regions, page_size_bytes)
+        vm_stack.callback(memory.close)
+        vcpus = _add_vcpus(system, vm, vcpu_count, vm_stack)
+        description = MachineDescription(
+            page_size_bytes=page_size_bytes,
+            vcpu_count=vcpu_count,
+            mte_version=_mte_version(vcpus[0]),
+            regions=tuple(regions),
+        )
+        identity = _identity(system)
+        return Parts(vm, vcpus, memory, slots, identity, description, vm_stack.pop_all())
+
+
+def _check(regions: Sequence[RegionDescription], vcpu_count: int, page_size_bytes: int) -> None:
+    if page_size_bytes != mmap.PAGESIZE:
+        raise UsageError(
+            f"page size {page_size_bytes}: a KVM guest on this host has {mmap.PAGESIZE}"
+        )
+    if not 1 <= vcpu_count <= _MAX_VCPUS:
+        raise UsageError(f"{vcpu_count} vCPUs: machine 'kvm' takes 1 to {_MAX_VCPUS}")
+    if not regions:
+        raise UsageError("a machine needs at least one RAM region")
+
+
+def _ipa_bits(system: System, regions: Sequence[RegionDescription]) -> int:
+    """Return the width of guest physical addresses to ask for; 0 is KVM's default."""
+    needed = max(region.gpa + region.size_bytes - 1 for region in regions).bit_length()
+    if needed <= _DEFAULT_IPA_BITS:
+        return 0
+    limit = system.check(Cap.KVM_CAP_ARM_VM_IPA_SIZE) or _DEFAULT_IPA_BITS
+    if needed > limit:
+        raise UsageError(f"RAM needs gpas of {needed} bits: KVM on this host has {limit}")
+    return needed
+
+
+def _add_ram(
+    vm: Vm, regions: Sequence[RegionDescription], page_size_bytes: int
+) -> tuple[GuestMemory, tuple[Slot, ...]]:
+    """Create RAM and make it the VM's: shared, or anonymous where KVM does not take that."""
+    memory = _create(regions, page_size_bytes, shared=True)
+    try:
+        try:
+            return memory, _add_slots(vm, memory.regions)
+        except IoctlError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        memory.close()
+        memory = _create(regions, page_size_bytes, shared=False)
+        return memory, _add_slots(vm, memory.regions)
+    except HostError:
+        memory.close()
+        raise
+
+
+def _create(
+    regions: Sequence[RegionDescription], page_size_bytes: int, *, shared: bool
+) -> GuestMemory:
+    return GuestMemory([create_region(r, page_size_bytes, shared=shared) for r in regions])
+
+
+def _add_slots(vm: Vm, regions: Sequence[Region]) -> tuple[Slot, ...]:
+    slots = []
+    for number, region in enumerate(regions):
+        slot = Slot(number, region.gpa, region.size_bytes, region.data.ctypes.data)
+        vm.set_slot(slot)
+        slots.append(slot)
+    return tuple(slots)
+
+
+def _add_vcpus(system: System, vm: Vm, count: int, stack: ExitStack) -> tuple[VcpuDescriptor, ...]:
+    kind, run_bytes = vm.preferred_target(), system.run_bytes()
+    vcpus = []
+    for index in range(count):
+        vcpu = stack.enter_context(vm.create_vcpu(index, run_bytes))
+        off = (KVM_ARM_VCPU_POWER_OFF,) if index else ()
+        vcpu.initialise(kind, (KVM_ARM_VCPU_PSCI_0_2, *off))
+        vcpus.append(vcpu)
+    return tuple(vcpus)
+
+
+def _identity(system: System) -> dict[RegisterId, int]:
+    """Return the identification registers of a vCPU that has run, of a VM made to ask it.
+
+    The first entry settles them, and fixes them: the machine's own vCPUs must stay able to
+    take another CPU's.
+    """
+    with ExitStack() as stack:
+        vm = stack.enter_context(system.create_vm())
+        vm.enable(Cap.KVM_CAP_ARM_MTE)
+        (vcpu,) = _add_vcpus(system, vm, 1, stack)
+        vcpu.finish_exit()
+        return {r: vcpu.get_register(r) for r in vcpu.register_ids() if is_identification(r)}
+
+
+def _mte_version(vcpu: VcpuDescriptor) -> int:
+    return int(IdAa64pfr1.from_bits(vcpu.get_register(register_ids.ID_AA64PFR1_EL1)).version)

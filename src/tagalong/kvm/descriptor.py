@@ -1,0 +1,106 @@
+"""A file descriptor of KVM's and its ioctls; a failure says all there is to say about it."""
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterable
+from ctypes import Array, Structure
+from types import TracebackType
+from typing import Final, Self
+
+from tagalong.errors import HostError
+from tagalong.kvm.abi import Ioctl
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.ioctl.restype = ctypes.c_int
+_libc.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
+
+Argument = int | Structure
+
+
+class IoctlError(HostError):
+    """An ioctl that failed; `errno` is why, the message names it and its arguments."""
+
+    def __init__(self, request: Ioctl, argument: Argument, number: int) -> None:
+        self.request = request
+        self.errno = number
+        name = errno.errorcode.get(number, str(number))
+        super().__init__(
+            f"{request.name}({describe(argument)}) failed: {name} ({os.strerror(number)})"
+        )
+
+
+class Descriptor:
+    """Owns one file descriptor. `close` is safe to call twice."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+
+    @property
+    def fd(self) -> int:
+        """Return the descriptor. Raises HostError after close()."""
+        if self._fd is None:
+            raise HostError(f"the {type(self).__name__} descriptor of KVM is closed")
+        return self._fd
+
+    def ioctl(self, request: Ioctl, argument: Argument = 0) -> int:
+        """Make an ioctl and return what it returns; the GIL is released meanwhile.
+
+        Raises IoctlError, EINTR included: the caller knows whether to try again.
+        """
+        value = argument if isinstance(argument, int) else ctypes.addressof(argument)
+        result = int(_libc.ioctl(self.fd, request, value))
+        if result < 0:
+            raise IoctlError(request, argument, ctypes.get_errno())
+        return result
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def describe(argument: Argument) -> str:
+    """Return an argument as it is written in a message: numbers in hex, fields by name.
+
+    >>> from tagalong.kvm.abi import kvm_one_reg
+    >>> describe(kvm_one_reg(id=0x603000000013C086, addr=0x1000))
+    'id=0x603000000013c086, addr=0x1000'
+    """
+    if isinstance(argument, int):
+        return f"{argument:#x}"
+    return ", ".join(_fields(argument))
+
+
+def _fields(structure: Structure) -> list[str]:
+    parts = []
+    for name, *_ in structure._fields_:
+        value = getattr(structure, name)
+        if isinstance(value, Structure):
+            parts += _fields(value)
+        elif isinstance(value, Array):
+            if any(value):
+                parts.append(f"{name}=[{', '.join(f'{each:#x}' for each in _trimmed(value))}]")
+        elif not name.startswith("padding"):
+            parts.append(f"{name}={value:#x}")
+    return parts
+
+
+def _trimmed(values: Iterable[int]) -> list[int]:
+    """Return the values without the zeros at the end."""
+    kept = list(values)
+    while kept and kept[-1] == 0:
+        kept.pop()
+    return kept

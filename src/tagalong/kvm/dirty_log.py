@@ -1,0 +1,101 @@
+"""The dirty logs of a VM's slots, as one log of the machine.
+
+Where the kernel has KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, getting a log leaves the pages
+writable, and only those that were dirty are protected again, a stretch at a time; else
+getting it does everything under one lock. Either way a page that the guest writes to after
+the harvest has read its bit is in this harvest or in the next.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import numpy as np
+
+from tagalong.errors import RunStateError
+from tagalong.kvm.abi import KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, Cap, MemoryFlag
+from tagalong.kvm.vm import Slot, Vm
+from tagalong.memory import PageBitmap
+from tagalong.memory.bitmap import WORD_BITS
+
+# Words of the bitmap that are cleared in one call: the kernel holds its lock meanwhile.
+_WORDS_AT_ONCE: Final = 1 << 10
+
+
+class DirtyLog:
+    """One log of all `slots`; `page_counts` says how many pages each has."""
+
+    def __init__(self, vm: Vm, slots: Sequence[Slot], page_counts: Sequence[int]) -> None:
+        self._vm = vm
+        self._slots = slots
+        self._page_counts = page_counts
+        self._lock = threading.Lock()
+        self._pending: list[PageBitmap] | None = None
+        cap = Cap.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
+        # Not INITIALLY_SET: a log that begins with every page set says nothing.
+        self.is_manual = bool(vm.check(cap) & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)
+        if self.is_manual:
+            vm.enable(cap, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)
+
+    def start(self) -> None:
+        """Record changed pages from now on."""
+        with self._lock:
+            if self._pending is not None:
+                self._take()
+            self._set_flags(MemoryFlag.KVM_MEM_LOG_DIRTY_PAGES)
+            self._pending = self._empty()
+
+    def harvest(self) -> list[PageBitmap]:
+        """Return the pages changed since the last harvest. Raises RunStateError."""
+        with self._lock:
+            if self._pending is None:
+                raise RunStateError("the dirty log was not started")
+            pending, self._pending = self._pending, self._empty()
+            return [old | new for old, new in zip(pending, self._take(), strict=True)]
+
+    def stop(self) -> None:
+        """Stop recording and forget."""
+        with self._lock:
+            if self._pending is not None:
+                self._set_flags(0)
+                self._pending = None
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Record nothing for the length of the block; vCPUs must stand. Nothing is lost."""
+        with self._lock:
+            if self._pending is None:
+                yield
+                return
+            taken = self._take()
+            self._pending = [old | new for old, new in zip(self._pending, taken, strict=True)]
+            self._set_flags(0)
+            try:
+                yield
+            finally:
+                self._set_flags(MemoryFlag.KVM_MEM_LOG_DIRTY_PAGES)
+
+    def _empty(self) -> list[PageBitmap]:
+        return [PageBitmap(count) for count in self._page_counts]
+
+    def _set_flags(self, flags: int) -> None:
+        for slot in self._slots:
+            self._vm.set_slot(slot, flags)
+
+    def _take(self) -> list[PageBitmap]:
+        """Get every slot's log and make it begin anew."""
+        bitmaps = self._empty()
+        for slot, bitmap in zip(self._slots, bitmaps, strict=True):
+            self._vm.get_dirty_log(slot, bitmap.words)
+            if self.is_manual:
+                self._clear(slot, bitmap)
+        return bitmaps
+
+    def _clear(self, slot: Slot, bitmap: PageBitmap) -> None:
+        for start in range(0, bitmap.words.size, _WORDS_AT_ONCE):
+            words = np.ascontiguousarray(bitmap.words[start : start + _WORDS_AT_ONCE])
+            if words.any():
+                first = start * WORD_BITS
+                count = min(words.size * WORD_BITS, bitmap.page_count - first)
+                self._vm.clear_dirty_log(slot, first, count, words)

@@ -1,0 +1,117 @@
+"""Reads and writes the tags of guest RAM through KVM_ARM_MTE_COPY_TAGS.
+
+Here is the edge between KVM's form (one tag a byte) and ours (packed, two a byte). Asking
+KVM for the tags of a page that nobody used gives zeros and allocates the page, so holes
+are looked for first and never asked about.
+"""
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.errors import AddressError, UsageError
+from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
+from tagalong.kvm.descriptor import IoctlError
+from tagalong.kvm.ram import runs_of
+from tagalong.kvm.vm import Vm
+from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
+from tagalong.mte import GRANULE_BYTES, PACKED_RATIO
+from tagalong.mte.tags import pack, unpack, zero_pages
+
+# Bytes of guest RAM whose tags are copied at once; the unpacked tags take a 16th of it.
+_CHUNK_BYTES: Final = 4 << 20
+
+
+class TagAccess:
+    """The tags of `memory`; `suspend_log` is entered where KVM takes no tags with the log on."""
+
+    def __init__(
+        self,
+        vm: Vm,
+        memory: GuestMemory,
+        suspend_log: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._vm = vm
+        self._memory = memory
+        self._suspend_log = suspend_log
+        self._page_bytes = memory.regions[0].page_size_bytes
+        self._used = {r.gpa: np.zeros(r.page_count, np.bool_) for r in memory.regions}
+
+    def note_used(self, pages: Sequence[PageBitmap]) -> None:
+        """Remember pages of each region that are no holes: they never become one again."""
+        for used, bitmap in zip(self._used.values(), pages, strict=True):
+            used[bitmap.pages()] = True
+
+    def read(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """Return packed tags, shape (length_bytes / 32,). Raises AddressError, HostError."""
+        region, offset = self._locate(gpa, length_bytes)
+        page = region.page_size_bytes
+        used = self._find_used(region, offset // page, length_bytes // page)
+        if length_bytes <= _CHUNK_BYTES and used.all():  # what a migration asks for all the time
+            return self._get(gpa, length_bytes)
+        packed = np.zeros(length_bytes // PACKED_RATIO, np.uint8)
+        for start, stop in _chunks(used, page):
+            part = self._get(gpa + start, stop - start)
+            packed[start // PACKED_RATIO : stop // PACKED_RATIO] = part
+        return packed
+
+    def write(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
+        """Set packed tags. Raises UsageError, AddressError, HostError.
+
+        A page that nobody used and whose tags are to be zero stays unused.
+        """
+        if packed.dtype != np.uint8 or packed.ndim != 1:
+            raise UsageError(
+                f"packed tags must be one row of uint8, not {packed.dtype} of shape {packed.shape}"
+            )
+        region, offset = self._locate(gpa, packed.size * PACKED_RATIO)
+        page = region.page_size_bytes
+        wanted = self._find_used(region, offset // page, packed.size * PACKED_RATIO // page)
+        if packed.size <= _CHUNK_BYTES // PACKED_RATIO and wanted.all():
+            self._set(gpa, unpack(packed))
+            return
+        wanted |= ~zero_pages(packed, page)  # they are used from now on: so remember them
+        for start, stop in _chunks(wanted, page):
+            part = packed[start // PACKED_RATIO : stop // PACKED_RATIO]
+            self._set(gpa + start, unpack(part))
+
+    def _get(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
+        tags = np.empty(length_bytes // GRANULE_BYTES, np.uint8)
+        self._vm.copy_tags(gpa, tags, KVM_ARM_TAGS_FROM_GUEST)
+        return pack(tags)
+
+    def _set(self, gpa: int, tags: NDArray[np.uint8]) -> None:
+        try:
+            self._vm.copy_tags(gpa, tags, KVM_ARM_TAGS_TO_GUEST)
+        except IoctlError as error:
+            # Kernels from about 6.13 take no tags while the dirty log is on.
+            if error.errno != errno.EBUSY:
+                raise
+            with self._suspend_log():
+                self._vm.copy_tags(gpa, tags, KVM_ARM_TAGS_TO_GUEST)
+
+    def _find_used(self, region: Region, first: int, count: int) -> NDArray[np.bool_]:
+        """Return which pages of a region are no holes, and remember them."""
+        known = self._used[region.gpa][first : first + count]
+        if not known.all():
+            for start, stop in runs_of(~known):
+                known[start:stop] = region.used_pages(first + start, stop - start)
+        return known
+
+    def _locate(self, gpa: Gpa, length_bytes: int) -> tuple[Region, int]:
+        if (gpa | length_bytes) % self._page_bytes:
+            raise AddressError(
+                f"tags of {gpa:#x}+{length_bytes:#x}: not aligned to {self._page_bytes:#x}"
+            )
+        return self._memory.locate(gpa, length_bytes)
+
+
+def _chunks(pages: NDArray[np.bool_], page_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield the byte ranges of the pages that are set, none larger than is copied at once."""
+    for first, last in runs_of(pages):
+        for start in range(first * page_bytes, last * page_bytes, _CHUNK_BYTES):
+            yield start, min(start + _CHUNK_BYTES, last * page_bytes)
