@@ -154,6 +154,17 @@ def accept_differences(
         policy.tell(f"{who}: {text}")
 
 
+def objections(checks: Sequence[Callable[[], object]]) -> str:
+    """Return what these checks of one state object to, "" if nothing; all of them are made."""
+    found = []
+    for check in checks:
+        try:
+            check()
+        except StateError as error:
+            found.append(str(error))
+    return "; ".join(found)
+
+
 def _said(value: int | None) -> str:
     return "not known" if value is None else f"{value:#x}"
 

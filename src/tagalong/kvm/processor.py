@@ -8,7 +8,9 @@ from tagalong.cpu_match import (
     CpuPolicy,
     accept_differences,
     differing_identification,
+    is_identification,
     match_registers,
+    objections,
 )
 from tagalong.errors import StateError
 from tagalong.kvm.abi import MpState
@@ -98,14 +100,18 @@ class KvmVcpu:
 
     def objection(self, state: VcpuState) -> str:
         """Return, with all names, why load() would refuse `state`, "" if it would not."""
-        before = self._registers()
-        try:
-            # Which values a register takes, only the kernel knows: try them, and undo it.
-            self._load(state.registers, self._policy.quietly())
-        except StateError as error:
-            return str(error)
+        given, before = state.registers, self._registers()
+        shared = {r: v for r, v in given.items() if r in before and not is_identification(r)}
+        # Which values a register takes, only the kernel knows: write them, and undo it.
+        found = objections(
+            (
+                lambda: match_registers(given, self._reset, who=self._who),
+                lambda: self._identify_as(given, self._policy.quietly()),
+                lambda: self._write(shared, before),
+            )
+        )
         self._restore(before)
-        return ""
+        return found
 
     def _load(self, given: Mapping[RegisterId, int], policy: CpuPolicy) -> None:
         wanted = match_registers(given, self._reset, who=self._who)

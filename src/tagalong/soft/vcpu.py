@@ -8,7 +8,9 @@ from tagalong.cpu_match import (
     CpuPolicy,
     accept_differences,
     differing_identification,
+    is_identification,
     match_registers,
+    objections,
 )
 from tagalong.errors import StateError
 from tagalong.machine import PowerState, RegisterId, VcpuState
@@ -102,20 +104,19 @@ class SoftVcpu:
 
     def take(self, state: VcpuState) -> None:
         """Take over a state to which there is no objection; tell what was accepted in it."""
-        self._write(self._match(state, self._policy))
+        self._accept(state, self._policy)
+        self._write(self._match(state))
         self.set_power(state.power)
 
     def objection(self, state: VcpuState) -> str:
         """Return, with all names, why load() would refuse `state`, "" if it would not."""
-        try:
-            wanted = self._match(state, self._policy.quietly())
-        except StateError as error:
-            return str(error)
-        # Which values a register takes, only the interpreter knows: try them, and undo it.
-        before = self._registers()
-        refused = self._write(wanted)
-        self._write(before)
-        return f"{self._who} cannot take {', '.join(refused)}" if refused else ""
+        return objections(
+            (
+                lambda: self._match(state),
+                lambda: self._accept(state, self._policy.quietly()),
+                lambda: self._try(state),
+            )
+        )
 
     def x(self, number: int) -> int:
         """Return x0..x30 for a hypervisor call."""
@@ -139,12 +140,23 @@ class SoftVcpu:
         values = ((r, self._native.get_register(self._index, r)) for r in register_ids())
         return {register: value for register, value in values if value is not None}
 
-    def _match(self, state: VcpuState, policy: CpuPolicy) -> dict[RegisterId, int]:
+    def _match(self, state: VcpuState) -> dict[RegisterId, int]:
+        return match_registers(state.registers, self._reset_state.registers, who=self._who)
+
+    def _accept(self, state: VcpuState, policy: CpuPolicy) -> None:
         given, own = state.registers, self._reset_state.registers
-        wanted = match_registers(given, own, who=self._who)
         differing = differing_identification(given, own)
         accept_differences(differing, given, own, policy, who=self._who)
-        return wanted
+
+    def _try(self, state: VcpuState) -> None:
+        # Which values a register takes, only the interpreter knows: write them, and undo it.
+        before = self._registers()
+        refused = self._write(
+            {r: v for r, v in state.registers.items() if r in before and not is_identification(r)}
+        )
+        self._write(before)
+        if refused:
+            raise StateError(f"{self._who} cannot take {', '.join(refused)}")
 
     def _write(self, registers: Mapping[RegisterId, int]) -> list[str]:
         return [
