@@ -30,7 +30,6 @@ from tagalong.register_ids import register_name
 _NEVER_WRITTEN: Final = 0x1DE7_EC7E_DBAD_C0DE
 
 _KIND_MASK: Final = 0x0FFF_0000
-_CORE: Final = 0x0010_0000
 _CACHE_SIZES: Final = 0x0011_0000
 _SYSREG: Final = 0x0013_0000
 _FIRMWARE: Final = frozenset({0x0014_0000, 0x0016_0000})
@@ -171,8 +170,8 @@ def _said(value: int | None) -> str:
 
 def _is_essential(register: RegisterId) -> bool:
     """Return whether no state is whole without this register."""
-    general = register & _KIND_MASK == _CORE and register <= register_ids.SPSR_EL1
-    return general or register in _ESSENTIAL
+    is_general = register_ids.x(0) <= register <= register_ids.SPSR_EL1
+    return is_general or register in _ESSENTIAL
 
 
 _ESSENTIAL: Final = frozenset(

@@ -5,19 +5,21 @@ the tests run on `soft`, and on `kvm` where this host can do it.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 
+from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.kvm import KvmMachine, why_not
-from tagalong.machine import Machine
+from tagalong.machine import Machine, MachineDescription
+from tagalong.migrate import MachineBuilder
+from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import SoftMachine
+from tests.support.bare_program import RAM_BYTES, BareProgram, Maker
 from tests.support.running_guest import Boot, RunningGuest
 
-MAKERS: dict[str, Callable[..., Machine]] = {
-    "soft": SoftMachine.create,
-    "kvm": KvmMachine.create,
-}
+KINDS: dict[str, type[SoftMachine] | type[KvmMachine]] = {"soft": SoftMachine, "kvm": KvmMachine}
 
 
 def machines() -> list[str]:
@@ -28,6 +30,10 @@ def machines() -> list[str]:
     return ["soft"] if why_not() is not None else ["soft", "kvm"]
 
 
+# What goes across the seam needs both sides of it; `soft` is always there.
+collect_ignore = [] if "kvm" in machines() else ["test_seam.py"]
+
+
 @pytest.fixture(params=machines())
 def machine_name(request: pytest.FixtureRequest) -> str:
     """Return the name of the machine under test."""
@@ -35,20 +41,65 @@ def machine_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def boot(machine_name: str) -> Iterator[Boot]:
-    """Return a function that starts a built-in guest; all are closed at the end.
+def opened() -> Iterator[list[Machine]]:
+    """Return a list of machines that are closed at the end."""
+    machines: list[Machine] = []
+    yield machines
+    for machine in machines:
+        machine.close()
+
+
+@pytest.fixture
+def boot(machine_name: str, opened: list[Machine]) -> Boot:
+    """Return a function that starts a built-in guest.
 
     `on` names another machine than the one under test.
     """
-    started: list[RunningGuest] = []
 
     def start(
         guest: str, command_line: str = "", *, on: str = machine_name, **options: int
     ) -> RunningGuest:
-        running = RunningGuest(MAKERS[on], guest, command_line, **options)
-        started.append(running)
+        running = RunningGuest(KINDS[on].create, guest, command_line, **options)
+        opened.append(running.machine)
         return running
 
-    yield start
-    for running in started:
-        running.close()
+    return start
+
+
+@pytest.fixture
+def bare(machine_name: str, opened: list[Machine]) -> Maker:
+    """Return a function that makes a machine with a few instructions in it."""
+
+    def make(
+        words: Sequence[int],
+        x: dict[int, int] | None = None,
+        *,
+        mode: TagCheckMode = TagCheckMode.SYNC,
+        ram_bytes: int = RAM_BYTES,
+    ) -> BareProgram:
+        create = KINDS[machine_name].create
+        program = BareProgram(create, words, x, mode=mode, ram_bytes=ram_bytes)
+        opened.append(program.machine)
+        return program
+
+    return make
+
+
+@pytest.fixture
+def from_description(machine_name: str, opened: list[Machine]) -> MachineBuilder:
+    """Return what builds the machine that a stream describes."""
+    return partial(arrive, machine_name, opened)
+
+
+def arrive(
+    name: str,
+    opened: list[Machine],
+    description: MachineDescription,
+    *,
+    policy: CpuPolicy = STRICT,
+    console: Callable[[bytes], None] | None = None,
+) -> Machine:
+    """Build a machine of kind `name`, to be closed at the end."""
+    machine = KINDS[name].from_description(description, policy=policy, console=console)
+    opened.append(machine)
+    return machine

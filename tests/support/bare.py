@@ -1,4 +1,4 @@
-"""A soft machine with a few instructions in it, the MMU on and the vectors in place.
+"""A machine with a few instructions in it, the MMU on and the vectors in place.
 
 RAM is identity mapped with 1 GiB blocks: Normal Tagged at RAM_GPA, Device below it. An
 exception ends in a loop at its vector, where tests find it.
@@ -7,7 +7,7 @@ exception ends in a loop at its vector, where tests find it.
 from collections.abc import Callable, Sequence
 
 from tagalong import register_ids
-from tagalong.machine import RegisterId
+from tagalong.machine import Machine, RegisterId
 from tagalong.memory import Gpa
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA, SoftMachine
@@ -48,18 +48,34 @@ def machine_with(
     machine = SoftMachine.create(
         ram_bytes=RAM_BYTES, vcpu_count=vcpu_count, seed=seed, console=console
     )
-    memory = machine.memory
-    loops = a64.b(0).to_bytes(4, "little")
-    for vector in range(VECTORS, VECTORS + 0x800, 0x80):
-        memory.write(Gpa(vector), loops)
-    for index, entry in enumerate((_BLOCK_DEVICE, _BLOCK_TAGGED)):
-        memory.write(Gpa(TABLES + 8 * index), entry.to_bytes(8, "little"))
-    memory.write(Gpa(CODE), b"".join(word.to_bytes(4, "little") for word in words))
-    enable(machine, 0, mode)
+    prepare(machine, words, mode)
     return machine
 
 
-def enable(machine: SoftMachine, vcpu: int, mode: TagCheckMode) -> None:
+def prepare(
+    machine: Machine,
+    words: Sequence[int],
+    mode: TagCheckMode = TagCheckMode.SYNC,
+    handler: Sequence[int] = (a64.b(0),),
+) -> None:
+    """Put tables, vectors and `words` into a paused machine and set vCPU 0 before them.
+
+    `handler` is what every exception runs.
+    """
+    memory = machine.memory
+    for vector in range(VECTORS, VECTORS + 0x800, 0x80):
+        memory.write(Gpa(vector), encoded(handler))
+    for index, entry in enumerate((_BLOCK_DEVICE, _BLOCK_TAGGED)):
+        memory.write(Gpa(TABLES + 8 * index), entry.to_bytes(8, "little"))
+    memory.write(Gpa(CODE), encoded(words))
+    enable(machine, 0, mode)
+
+
+def encoded(words: Sequence[int]) -> bytes:
+    return b"".join(word.to_bytes(4, "little") for word in words)
+
+
+def enable(machine: Machine, vcpu: int, mode: TagCheckMode) -> None:
     """Give a vCPU the tables, the vectors and the checking mode, and set it at CODE."""
     values: dict[RegisterId, int] = {
         register_ids.MAIR_EL1: MAIR,
@@ -76,16 +92,16 @@ def enable(machine: SoftMachine, vcpu: int, mode: TagCheckMode) -> None:
         machine.vcpus[vcpu].set_register(register, value)
 
 
-def set_x(machine: SoftMachine, values: dict[int, int], vcpu: int = 0) -> None:
+def set_x(machine: Machine, values: dict[int, int], vcpu: int = 0) -> None:
     for number, value in values.items():
         machine.vcpus[vcpu].set_register(register_ids.x(number), value)
 
 
-def get_x(machine: SoftMachine, number: int, vcpu: int = 0) -> int:
+def get_x(machine: Machine, number: int, vcpu: int = 0) -> int:
     return machine.vcpus[vcpu].get_register(register_ids.x(number))
 
 
-def get(machine: SoftMachine, register: RegisterId, vcpu: int = 0) -> int:
+def get(machine: Machine, register: RegisterId, vcpu: int = 0) -> int:
     return machine.vcpus[vcpu].get_register(register)
 
 

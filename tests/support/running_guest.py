@@ -13,28 +13,14 @@ Boot = Callable[..., "RunningGuest"]
 """Starts a built-in guest: (name, command line, machine options)."""
 
 
-class RunningGuest:
-    """Boots `guest`; the machine is paused until it is resumed, by the caller."""
+class Listener:
+    """What a guest's console has said so far; `hear` takes its output, from any thread."""
 
-    def __init__(
-        self,
-        make: Callable[..., Machine],
-        guest: str,
-        command_line: str = "",
-        *,
-        ram_bytes: int = 32 * MIB,
-        vcpu_count: int = 1,
-        seed: int = 1,
-    ) -> None:
+    def __init__(self) -> None:
         self._output = bytearray()
         self._heard = threading.Condition()
-        self.machine = make(
-            ram_bytes=ram_bytes, vcpu_count=vcpu_count, seed=seed, console=self._hear
-        )
-        image = guest_image_path(guest).read_bytes()
-        boot_guest(self.machine, image, command_line=command_line, seed=seed)
 
-    def _hear(self, data: bytes) -> None:
+    def hear(self, data: bytes) -> None:
         with self._heard:
             self._output += data
             self._heard.notify_all()
@@ -48,13 +34,6 @@ class RunningGuest:
     def lines_with(self, text: str) -> list[str]:
         return [line for line in self.lines if text in line]
 
-    def run_to_the_end(self, seconds: float = 60) -> list[str]:
-        """Run until the guest powers off; return all it said."""
-        self.machine.resume()
-        state = self.machine.wait(seconds)
-        assert state is RunState.SHUTDOWN, f"{state}: {self.machine.failure}, {self.lines[-3:]}"
-        return self.lines
-
     def wait_for(self, text: str, count: int, seconds: float = 30) -> None:
         """Wait until at least `count` lines contain `text`."""
         end = time.monotonic() + seconds
@@ -63,6 +42,34 @@ class RunningGuest:
                 left = end - time.monotonic()
                 assert left > 0, f"no {count} lines with {text!r}: {self.lines[-3:]}"
                 self._heard.wait(min(left, 0.1))
+
+
+class RunningGuest(Listener):
+    """Boots `guest`; the machine is paused until it is resumed, by the caller."""
+
+    def __init__(
+        self,
+        make: Callable[..., Machine],
+        guest: str,
+        command_line: str = "",
+        *,
+        ram_bytes: int = 32 * MIB,
+        vcpu_count: int = 1,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        self.machine = make(
+            ram_bytes=ram_bytes, vcpu_count=vcpu_count, seed=seed, console=self.hear
+        )
+        image = guest_image_path(guest).read_bytes()
+        boot_guest(self.machine, image, command_line=command_line, seed=seed)
+
+    def run_to_the_end(self, seconds: float = 60) -> list[str]:
+        """Run until the guest powers off; return all it said."""
+        self.machine.resume()
+        state = self.machine.wait(seconds)
+        assert state is RunState.SHUTDOWN, f"{state}: {self.machine.failure}, {self.lines[-3:]}"
+        return self.lines
 
     def close(self) -> None:
         self.machine.close()

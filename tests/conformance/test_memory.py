@@ -1,0 +1,136 @@
+"""Dirty log and holes: what changed is found, and what was never used costs nothing."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tagalong.memory import Gpa
+from tagalong.migrate import MachineBuilder
+from tagalong.migrate.digest import memory_digest
+from tagalong.soft import RAM_GPA
+from tests.support import a64
+from tests.support.bare import CODE, DATA, TABLES, VECTORS, tagged
+from tests.support.bare_program import Maker
+from tests.support.move import move
+from tests.support.running_guest import Boot
+
+PAGE = 4096
+MIB = 1 << 20
+DATA_PAGE = (DATA - RAM_GPA) // PAGE
+
+
+def test_dirty_log_tag_only_change_is_in_it_and_a_load_is_not(bare: Maker) -> None:
+    loop = a64.b(0)
+    pointers = {1: tagged(DATA, 6), 2: DATA + PAGE, 3: DATA + 2 * PAGE, 4: 0}
+    words = [a64.stg(1, 1), a64.str_(1, 2), a64.ldr(4, 3), loop]
+    program = bare(words, pointers)
+    machine = program.machine
+    for page in range(4):  # all are there, and hold data, before the log begins
+        machine.memory.write(Gpa(DATA + page * PAGE), bytes([1]))
+    machine.start_dirty_log()
+
+    program.run_to_loop()
+    dirty = machine.harvest_dirty_log()[0]
+    again = machine.harvest_dirty_log()[0]
+    machine.stop_dirty_log()
+
+    pages = set(dirty.pages().tolist())
+    assert {DATA_PAGE, DATA_PAGE + 1} <= pages
+    assert not {DATA_PAGE + 2, DATA_PAGE + 3} & pages
+    assert again.count() == 0
+    assert machine.read_tags(Gpa(DATA), PAGE)[0] == 0x06
+
+
+def test_dirty_log_every_harvest_begins_anew(bare: Maker) -> None:
+    words = [a64.stg(1, 1), a64.b(-4), a64.b(0)]
+    program = bare(words, {1: tagged(DATA, 6)})
+    machine = program.machine
+    machine.start_dirty_log()
+
+    for _ in range(5):
+        machine.resume()
+        machine.wait(0.02)
+        machine.pause()
+        assert DATA_PAGE in machine.harvest_dirty_log()[0]
+        assert DATA_PAGE not in machine.harvest_dirty_log()[0]
+
+
+def test_write_tags_with_the_dirty_log_on_writes_and_loses_no_mark(bare: Maker) -> None:
+    program = bare([a64.str_(1, 2), a64.b(0)], {1: 1, 2: DATA})
+    machine = program.machine
+    machine.start_dirty_log()
+    program.run_to_loop()
+    packed = np.full(PAGE // 32, 0x99, np.uint8)
+
+    machine.write_tags(Gpa(DATA + 4 * PAGE), packed)
+
+    assert np.array_equal(machine.read_tags(Gpa(DATA + 4 * PAGE), PAGE), packed)
+    assert DATA_PAGE in machine.harvest_dirty_log()[0]
+    machine.start_dirty_log()
+
+
+def test_populated_pages_are_those_that_were_used(bare: Maker) -> None:
+    program = bare([a64.str_(1, 2), a64.b(0)], {1: 1, 2: DATA + 8 * PAGE})
+    program.run_to_loop()
+    tags = np.zeros(PAGE // 32, np.uint8)
+    tags[5] = 0x40
+    program.machine.write_tags(Gpa(DATA + 16 * PAGE), tags)
+
+    pages = set(program.machine.populated_pages()[0].pages().tolist())
+
+    used = {(gpa - RAM_GPA) // PAGE for gpa in (VECTORS, TABLES, CODE)}
+    assert pages == used | {DATA_PAGE + 8, DATA_PAGE + 16}
+
+
+def test_reading_all_of_a_mostly_empty_guest_does_not_fill_its_memory(bare: Maker) -> None:
+    program = bare([a64.stg(1, 1), a64.b(0)], {1: tagged(DATA, 6)}, ram_bytes=256 * MIB)
+    program.run_to_loop()
+    machine = program.machine
+    region = machine.memory.regions[0]
+    before = used_bytes()
+
+    tags = machine.read_tags(region.gpa, region.size_bytes)
+    machine.memory.read(region.gpa, region.size_bytes // 4)
+    memory_digest(machine, lambda: None, has_tags=True)
+    zeros = np.zeros(region.size_bytes // 32, np.uint8)
+    zeros[tags.size - 1] = 0x10
+    machine.write_tags(region.gpa, zeros)
+
+    assert np.count_nonzero(tags) == 1
+    # The tags themselves, 8 MiB here and there, come and go; RAM would be 256 MiB.
+    assert used_bytes() - before < 40 * MIB
+    assert machine.populated_pages()[0].count() < 16
+
+
+def test_migrating_a_mostly_empty_guest_does_not_fill_either_side(
+    boot: Boot, from_description: MachineBuilder
+) -> None:
+    guest = boot("churn", "working-set=1M", ram_bytes=256 * MIB)
+    guest.machine.resume()
+    guest.wait_for("progress", 1)
+    guest.machine.pause()
+    before = used_bytes()
+
+    arrived = move(guest.machine, from_description)
+
+    assert used_bytes() - before < 60 * MIB
+    assert 0 < arrived.populated_pages()[0].count() * PAGE < 8 * MIB
+
+
+def used_bytes() -> int:
+    """Return what the process and its machines' memory files occupy."""
+    status = Path("/proc/self/status").read_text()
+    anonymous = int(status.split("RssAnon:")[1].split()[0]) * 1024
+    return anonymous + sum(
+        os.stat(f"/proc/self/fd/{fd}").st_blocks * 512
+        for fd in os.listdir("/proc/self/fd")
+        if _is_ram(f"/proc/self/fd/{fd}")
+    )
+
+
+def _is_ram(path: str) -> bool:
+    try:
+        return "memfd:tagalong" in os.readlink(path)
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,57 @@
+"""Across the seam: a guest that starts on one kind of machine goes to the other and back."""
+
+from functools import partial
+
+import pytest
+
+from tagalong.cpu_match import CpuPolicy
+from tagalong.errors import MigrationError
+from tagalong.machine import Machine
+from tests.conformance.conftest import arrive
+from tests.support.move import move
+from tests.support.running_guest import Boot, Listener
+
+CALM = "working-set=1M write-rate=10 report=256"
+
+
+@pytest.fixture
+def machine_name() -> str:
+    """Say where guests start if a test does not: here it names the machines itself."""
+    return "soft"
+
+
+@pytest.mark.parametrize("route", [("soft", "kvm", "soft"), ("kvm", "soft", "kvm")], ids="-".join)
+def test_guest_goes_across_the_seam_and_back_and_keeps_its_invariants(
+    boot: Boot, opened: list[Machine], route: tuple[str, ...]
+) -> None:
+    guest = boot("churn", CALM, on=route[0])
+    machine, console = guest.machine, Listener()
+    machine.resume()
+    guest.wait_for("progress", 2)
+    machine.pause()
+
+    for name in route[1:]:
+        accepted: list[str] = []
+        policy = CpuPolicy(allow_mismatch=True, tell=accepted.append)
+        console = Listener()
+        build = partial(arrive, name, opened, policy=policy, console=console.hear)
+        machine = move(machine, build)
+        machine.resume()
+        console.wait_for("progress", 3)
+        machine.pause()
+        assert not console.lines_with("FAIL")
+        assert any("S3_0_C0_C6_0" in line for line in accepted), accepted
+
+
+def test_another_cpu_is_refused_without_permission_and_the_guest_goes_on(
+    boot: Boot, opened: list[Machine]
+) -> None:
+    guest = boot("churn", CALM, on="soft")
+    guest.machine.resume()
+    guest.wait_for("progress", 1)
+
+    with pytest.raises(MigrationError, match="--allow-cpu-mismatch"):
+        move(guest.machine, partial(arrive, "kvm", opened))
+
+    guest.wait_for("progress", len(guest.lines_with("progress")) + 1)
+    assert not guest.lines_with("FAIL")
