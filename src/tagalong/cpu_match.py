@@ -111,6 +111,13 @@ def match_registers(
         parts = [f"does not have {', '.join(lost)}"] if lost else []
         parts += [f"was not given {', '.join(absent)}"] if absent else []
         raise StateError(f"{who} {' and '.join(parts)}")
+    return wanted_registers(given, own)
+
+
+def wanted_registers(
+    given: Mapping[RegisterId, int], own: Mapping[RegisterId, int]
+) -> dict[RegisterId, int]:
+    """Return what of `given` a vCPU with the registers `own` can be asked to hold."""
     return {
         r: reset if given.get(r, _NEVER_WRITTEN) == _NEVER_WRITTEN else given[r]
         for r, reset in own.items()

@@ -8,9 +8,9 @@ from tagalong.cpu_match import (
     CpuPolicy,
     accept_differences,
     differing_identification,
-    is_identification,
     match_registers,
     objections,
+    wanted_registers,
 )
 from tagalong.errors import StateError
 from tagalong.kvm.abi import MpState
@@ -101,13 +101,13 @@ class KvmVcpu:
     def objection(self, state: VcpuState) -> str:
         """Return, with all names, why load() would refuse `state`, "" if it would not."""
         given, before = state.registers, self._registers()
-        shared = {r: v for r, v in given.items() if r in before and not is_identification(r)}
+        wanted = wanted_registers(given, self._reset)
         # Which values a register takes, only the kernel knows: write them, and undo it.
         found = objections(
             (
                 lambda: match_registers(given, self._reset, who=self._who),
                 lambda: self._identify_as(given, self._policy.quietly()),
-                lambda: self._write(shared, before),
+                lambda: self._write(wanted, before),
             )
         )
         self._restore(before)

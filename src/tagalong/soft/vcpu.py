@@ -8,9 +8,9 @@ from tagalong.cpu_match import (
     CpuPolicy,
     accept_differences,
     differing_identification,
-    is_identification,
     match_registers,
     objections,
+    wanted_registers,
 )
 from tagalong.errors import StateError
 from tagalong.machine import PowerState, RegisterId, VcpuState
@@ -151,9 +151,7 @@ class SoftVcpu:
     def _try(self, state: VcpuState) -> None:
         # Which values a register takes, only the interpreter knows: write them, and undo it.
         before = self._registers()
-        refused = self._write(
-            {r: v for r, v in state.registers.items() if r in before and not is_identification(r)}
-        )
+        refused = self._write(wanted_registers(state.registers, self._reset_state.registers))
         self._write(before)
         if refused:
             raise StateError(f"{self._who} cannot take {', '.join(refused)}")
