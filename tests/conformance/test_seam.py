@@ -40,7 +40,9 @@ def test_guest_goes_across_the_seam_and_back_and_keeps_its_invariants(
         console.wait_for("progress", 3)
         machine.pause()
         assert not console.lines_with("FAIL")
-        assert any("S3_0_C0_C6_0" in line for line in accepted), accepted
+        # DCZID_EL0 differs (or is not known) on both legs, and no kernel takes another one.
+        assert any(line.startswith("vCPU 0: S3_3_C0_C0_7 ") for line in accepted), accepted
+        print(route, name, *accepted, sep="\n")
 
 
 def test_another_cpu_is_refused_without_permission_and_the_guest_goes_on(
