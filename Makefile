@@ -9,7 +9,7 @@ CONSTRAIN := -c constraints.txt
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install $(CONSTRAIN)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench long clean
+.PHONY: help demo test lab lint types bench long clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -21,6 +21,10 @@ demo: $(VENV)/.installed ## migrate a running MTE guest with its tags (options: 
 test: $(VENV)/.installed-dev ## run all tests (options: ARGS="-k name")
 	@$(BIN)/python -m tests.support.fetch_qemu
 	@$(BIN)/python -m pytest $(ARGS)
+
+lab: $(VENV)/.installed-dev ## set up the emulated Arm host and run the conformance tests on its KVM
+	@$(BIN)/tagalong lab setup
+	@$(BIN)/python -m pytest tests/lab $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style and format
 	@$(BIN)/ruff check .
