@@ -17,13 +17,17 @@ import pytest
 from tagalong.lab import DEFAULT_KERNEL
 from tests.support.lab_session import LabSession, collect
 
+# The samples fail on purpose: test_tier.py runs them.
+if {"TAGALONG_LAB_SAMPLES", "TAGALONG_INSIDE_LAB"}.isdisjoint(os.environ):
+    collect_ignore = ["samples"]
+
 KERNELS = os.environ.get("TAGALONG_LAB_KERNELS", DEFAULT_KERNEL).split()
 
 _sessions: dict[str, LabSession] = {}
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    if file_path.name == "inside.txt":
+    if file_path.name == "inside.txt" and "TAGALONG_INSIDE_LAB" not in os.environ:
         return Inside.from_parent(parent, path=file_path)
     return None
 
@@ -93,6 +97,8 @@ def _reports(item: LabItem) -> Iterator[pytest.TestReport]:
     for data in session.reports_of(item.name):
         report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
         report.nodeid, report.location = item.nodeid, item.location
+        if isinstance(report.longrepr, list):  # where and why of a skip; JSON has no tuples
+            report.longrepr = tuple(report.longrepr)
         last = report.when
         yield report
     if last != "teardown":

@@ -23,17 +23,13 @@ Report = dict[str, object]
 
 def request(kernel: str) -> Request:
     """Return the lab that the environment asks for, as `tagalong lab` understands it."""
-    named = {
-        name: Path(os.environ[f"TAGALONG_LAB_{name.upper()}"])
-        for name in ("qemu", "rootfs")
-        if f"TAGALONG_LAB_{name.upper()}" in os.environ
-    }
-    folder = os.environ.get("TAGALONG_LAB_DIR")
+    folder, rootfs = (os.environ.get(f"TAGALONG_LAB_{name}") for name in ("DIR", "ROOTFS"))
     return Request(
         Path(folder) if folder else default_folder(),
         kernel,
+        qemu=os.environ.get("TAGALONG_LAB_QEMU"),
+        rootfs=Path(rootfs) if rootfs else None,
         mirror=os.environ.get("TAGALONG_LAB_MIRROR"),
-        **named,
     )
 
 

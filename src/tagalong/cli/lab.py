@@ -76,7 +76,7 @@ _LAB_OPTIONS = _options(
                  help=f"Linux {', '.join(KERNELS)} from Debian, or your own arm64 image."),
     click.option("--dir", "folder", type=_FILE, envvar="TAGALONG_LAB_DIR",
                  help="Where the lab is kept. Default: the user's cache folder."),
-    click.option("--qemu", type=_FILE, envvar="TAGALONG_LAB_QEMU",
+    click.option("--qemu", metavar="PROGRAM", envvar="TAGALONG_LAB_QEMU",
                  help="Your own qemu-system-aarch64, 8.0 or newer."),
     click.option("--rootfs", type=_FILE, envvar="TAGALONG_LAB_ROOTFS",
                  help="Your own root file system: a folder or a tar archive with Python and "

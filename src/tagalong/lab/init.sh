@@ -24,12 +24,22 @@ for module in /lab/modules/*.ko; do
 	[ -e "$module" ] && busybox insmod "$module"
 done
 
-for port in /sys/class/virtio-ports/*; do
-	read -r name <"$port/name"
-	busybox ln -s "../${port##*/}" "/dev/virtio-ports/$name"
+# Ports get their names some time after their driver is there.
+for wanted in $(busybox cat /lab/ports); do
+	until [ -e "/dev/virtio-ports/$wanted" ]; do
+		for port in /sys/class/virtio-ports/*; do
+			name=
+			[ -e "$port/name" ] && read -r name <"$port/name"
+			[ "$name" = "$wanted" ] &&
+				busybox ln -s "../${port##*/}" "/dev/virtio-ports/$wanted" && break
+		done || busybox sleep 0.02
+	done
 done
 
 cd /tagalong || cd /
+
+# On the console, which is shown if the machine is lost.
+echo "lab: ready after $(busybox cut -d' ' -f1 /proc/uptime) s"
 
 if [ -e /lab/command ]; then
 	# Pipes, because a port cannot be opened twice, and programs do open /dev/stdout.
@@ -52,6 +62,9 @@ if [ -e /lab/command ]; then
 	done
 	wait "$stdout" "$stderr"
 else
+	until [ -e /dev/hvc0 ]; do
+		busybox sleep 0.02
+	done
 	busybox setsid -c busybox sh /lab/shell <>/dev/hvc0 >&0 2>&1
 	status=$?
 fi

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket, socketpair
 
-from tagalong.errors import LabError, LabTimeoutError, LostMachineError
+from tagalong.errors import LabError, LabTimeoutError, LostMachineError, UsageError
 from tagalong.lab.cpio import CpioWriter
 from tagalong.lab.qemu import MachineOptions, Qemu, Wiring, command_line
 from tagalong.lab.relay import Relay, Sink
@@ -26,6 +26,9 @@ _OWN_FILES = ("init.sh", "granules.py")
 _TERMINAL = "terminal"
 _SHOWN_LINES = 60
 _CHUNK_BYTES = 1 << 30
+
+# The archive, what is unpacked of it, and the kernel gives the root no more than half.
+_RAM_PER_ROOT = 4
 _END_TIMEOUT_S = 10.0
 
 
@@ -124,10 +127,12 @@ class _Boot:
 
     def start(self) -> None:
         """Start QEMU; its ends of the ports are its own from then on."""
+        self._check_ram()
         theirs = {name: pair[1] for name, pair in self._ends.items()}
         ports = {name: end.fileno() for name, end in theirs.items()}
         terminal = ports.pop(_TERMINAL, None)
-        with _initrd(self._system.archives, self._files) as initrd:
+        files = {**self._files, "lab/ports": "\n".join(ports)}
+        with _initrd(self._system.archives, files) as initrd:
             wiring = Wiring(
                 self._system.kernel, f"/proc/self/fd/{initrd}", self._console, ports, terminal
             )
@@ -137,6 +142,14 @@ class _Boot:
             )
         for end in theirs.values():
             end.close()
+
+    def _check_ram(self) -> None:
+        root_bytes = sum(archive.stat().st_size for archive in self._system.archives)
+        if self._options.ram_bytes < root_bytes * _RAM_PER_ROOT:
+            raise UsageError(
+                f"{self._options.ram_bytes:#x} bytes of RAM are too few for the lab: its root file "
+                f"system takes {root_bytes:#x} bytes, and {_RAM_PER_ROOT} times as many are needed"
+            )
 
     def status(self) -> int:
         """Carry bytes until the machine reports a status, and return it."""

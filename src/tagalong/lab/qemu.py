@@ -12,7 +12,7 @@ OLDEST_MAJOR = 8
 
 # A real boot is faithful without these: no random layout, which TCG cannot translate ahead,
 # and no self-tests of cryptography.
-_KERNEL_ARGUMENTS = "console=ttyAMA0 panic=-1 quiet nokaslr cryptomgr.notests"
+_KERNEL_ARGUMENTS = "console=ttyAMA0 panic=-1 nokaslr cryptomgr.notests"
 
 _VERSION = re.compile(r"QEMU emulator version ((\d+)\.\d+[.\d]*)")
 

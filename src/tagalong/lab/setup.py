@@ -5,6 +5,7 @@ checkout's files, and takes a fraction of a second.
 """
 
 import re
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,13 +32,13 @@ _DEBIAN_KERNEL = re.compile(r"\d+\.\d+")
 class Request:
     """What the lab shall be made of; None: Debian's, fetched with apt.
 
-    `kernel` is a version ("6.12") or the path of an arm64 image; `rootfs` a folder or a tar
-    archive with Python and busybox for arm64.
+    `kernel` is a version ("6.12") or the path of an arm64 image; `qemu` a program; `rootfs` a
+    folder or a tar archive with Python and busybox for arm64.
     """
 
     folder: Path
     kernel: str = packages.DEFAULT_KERNEL
-    qemu: Path | None = None
+    qemu: str | None = None
     rootfs: Path | None = None
     mirror: str | None = None
 
@@ -100,9 +101,11 @@ class _Setup:
     def _qemu(self) -> Qemu:
         own = self._request.qemu
         if own is not None:
-            return Qemu(
-                (str(own.absolute()),), ask_version([str(own.absolute())]), identity_of(own)
-            )
+            found = shutil.which(own)
+            if found is None:
+                raise LabSetupError(f"--qemu {own}: there is no such program")
+            program = Path(found).absolute()
+            return Qemu((str(program),), ask_version([str(program)]), identity_of(program))
 
         def make(folder: Path) -> Record:
             self._observer.step("Fetching QEMU")

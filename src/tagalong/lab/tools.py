@@ -44,10 +44,13 @@ def output_of(
 ) -> str:
     """Run `command` and return its standard output. Raises LabSetupError if it fails."""
     with complaints_of_a_tool() as complaints:
-        run = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints,
-            env=_environment(environment), check=False, encoding="utf-8", errors="replace",
-        )  # fmt: skip
+        try:
+            run = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints,
+                env=_environment(environment), check=False, encoding="utf-8", errors="replace",
+            )  # fmt: skip
+        except OSError as error:
+            raise LabSetupError(f"cannot {doing}: cannot start {command[0]}") from error
         check(run.returncode, command, doing, complaints)
     return run.stdout
 
