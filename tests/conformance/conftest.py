@@ -1,7 +1,8 @@
 """The machines that every conformance test runs on: the same guests, the same assertions.
 
 TAGALONG_MACHINES (names, separated by blanks) says which; each has to work then. Without it
-the tests run on `soft`, and on `kvm` where this host can do it.
+the tests run on `soft`, and on `kvm` where this host can do it. Inside the lab it is `kvm`
+alone: there the embedded machine would be an interpreter on an emulator.
 """
 
 import os
@@ -24,7 +25,8 @@ KINDS: dict[str, type[SoftMachine] | type[KvmMachine]] = {"soft": SoftMachine, "
 
 def machines() -> list[str]:
     """Return the names of the machines to test."""
-    asked = os.environ.get("TAGALONG_MACHINES", "").split()
+    default = "kvm" if "TAGALONG_INSIDE_LAB" in os.environ else ""
+    asked = os.environ.get("TAGALONG_MACHINES", default).split()
     if asked:
         return asked
     return ["soft"] if why_not() is not None else ["soft", "kvm"]
