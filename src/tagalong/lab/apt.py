@@ -26,10 +26,13 @@ _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 def system_mirror() -> str:
     """Return the Debian mirror that this system's own apt uses. Raises LabSetupError."""
     require("apt-get", "fetch the lab's pieces")
+    # Without --no-release-info, suites of which no list was ever fetched are left out: all
+    # of them, in a fresh container.
     text = output_of(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"],
+        ["apt-get", "indextargets", "--no-release-info", "--format", "$(REPO_URI) $(RELEASE)",
+         "Created-By: Packages"],
         "read the system's apt configuration",
-    )
+    )  # fmt: skip
     return debian_mirror(parse_targets(text))
 
 
@@ -155,6 +158,8 @@ class Apt:
             "APT::Default-Release": "",
             "APT::Get::List-Cleanup": "false",
             "APT::Keep-Downloaded-Packages": "true",
+            # Otherwise a mirror that does not answer is only worth a warning.
+            "APT::Update::Error-Mode": "any",
             # For root, apt would give up its rights to a user who cannot read our folder.
             "APT::Sandbox::User": pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() == 0 else "",
             "Acquire::GzipIndexes": "true",

@@ -74,11 +74,11 @@ class Cache:
         """Return the piece if it is complete."""
         folder = self._place(name, made_from)
         try:
-            record = json.loads((folder / _RECORD).read_text())
+            facts = json.loads((folder / _RECORD).read_text())["facts"]
             os.utime(folder / _RECORD)
-        except (OSError, ValueError):
+        except (OSError, ValueError, LookupError, TypeError):
             return None
-        return Piece(folder, cast("Record", record["facts"]))
+        return Piece(folder, facts)
 
     def _make(self, name: str, made_from: Record, make: Callable[[Path], Record]) -> "Piece":
         with self._locked():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tagalong.errors import LabSetupError
 from tagalong.lab.tools import check, complaints_of_a_tool, output_of
 
 _CHUNK_BYTES = 1 << 16
@@ -78,12 +79,16 @@ def members_of_tar(archive: tarfile.TarFile) -> Iterator[Member]:
 def _archive_in(deb: Path) -> Iterator[tarfile.TarFile]:
     command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
     with complaints_of_a_tool() as complaints:
-        with (
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints) as child,
-            _stream(child.stdout) as stream,
-            tarfile.open(fileobj=stream, mode="r|") as archive,
-        ):
-            yield archive
+        try:
+            with (
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints) as child,
+                _stream(child.stdout) as stream,
+                tarfile.open(fileobj=stream, mode="r|") as archive,
+            ):
+                yield archive
+        except tarfile.TarError as error:
+            check(child.returncode, command, f"read {deb.name}", complaints)
+            raise LabSetupError(f"cannot read {deb.name}: it is damaged") from error
         check(child.returncode, command, f"read {deb.name}", complaints)
 
 

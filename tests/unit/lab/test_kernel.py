@@ -1,0 +1,131 @@
+"""Images and modules taken out of kernel packages, which the tests build as tar archives."""
+
+import lzma
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tagalong.errors import LabSetupError
+from tagalong.lab.kernel import dependencies, extract, load_order
+from tests.support.cpio_reader import read_by_path
+
+CONSOLE = b"\x7fELF\0depends=virtio,virtio_ring\0intree=Y\0"
+PCI = b"\x7fELF\0depends=virtio_pci_modern_dev,virtio,virtio_ring\0"
+MODERN = b"\x7fELF\0depends=\0"
+VIRTIO = b"\x7fELF\0license=GPL\0depends=virtio_ring\0"
+RING = b"\x7fELF\0depends=\0"
+
+
+@pytest.fixture
+def deb(tmp_path: Path) -> "Builder":
+    return Builder(tmp_path)
+
+
+class Builder:
+    """Builds Debian packages with given files, with dpkg-deb itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+
+    def __call__(self, files: Mapping[str, bytes]) -> Path:
+        self._count += 1
+        root = self._folder / f"root{self._count}"
+        control = root / "DEBIAN" / "control"
+        control.parent.mkdir(parents=True)
+        control.write_text(
+            "Package: p\nVersion: 1\nArchitecture: all\nMaintainer: m <m@example.org>\n"
+            "Description: d\n"
+        )
+        for path, data in files.items():
+            place = root / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+        target = self._folder / f"linux-{self._count}.deb"
+        subprocess.run(
+            ["dpkg-deb", "--root-owner-group", "--build", str(root), str(target)],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        shutil.rmtree(root)
+        return target
+
+
+def test_extract_old_layout_image_in_boot_and_modules_in_lib(deb: Builder, tmp_path: Path) -> None:
+    drivers = "lib/modules/6.1.0-50-cloud-arm64/kernel/drivers"
+    package = deb(
+        {
+            "boot/vmlinuz-6.1.0-50-cloud-arm64": b"MZ the image",
+            "boot/config-6.1.0-50-cloud-arm64": b"CONFIG_KVM=y",
+            f"{drivers}/char/virtio_console.ko": CONSOLE,
+            f"{drivers}/virtio/virtio.ko": VIRTIO,
+            f"{drivers}/virtio/virtio_ring.ko": RING,
+            f"{drivers}/net/virtio_net.ko": MODERN,
+        }
+    )
+
+    release = extract([package], tmp_path)
+
+    assert release == "6.1.0-50-cloud-arm64"
+    assert (tmp_path / "Image").read_bytes() == b"MZ the image"
+    entries = read_by_path((tmp_path / "modules.cpio").read_bytes())
+    assert [path for path in entries if path.endswith(".ko")] == [
+        "lab/modules/00-virtio_ring.ko",
+        "lab/modules/01-virtio.ko",
+        "lab/modules/02-virtio_console.ko",
+    ]
+    assert entries["lab/modules/02-virtio_console.ko"].data == CONSOLE
+
+
+def test_extract_new_layout_split_packages_and_packed_modules(deb: Builder, tmp_path: Path) -> None:
+    base = "usr/lib/modules/7.3.4+deb13-cloud-arm64"
+    binary = deb({f"{base}/vmlinuz": b"the image"})
+    modules = deb({f"{base}/kernel/drivers/char/virtio_console.ko.xz": lzma.compress(MODERN)})
+
+    release = extract([binary, modules], tmp_path)
+
+    assert release == "7.3.4+deb13-cloud-arm64"
+    entries = read_by_path((tmp_path / "modules.cpio").read_bytes())
+    assert entries["lab/modules/00-virtio_console.ko"].data == MODERN
+
+
+def test_extract_everything_built_in_gives_an_empty_archive(deb: Builder, tmp_path: Path) -> None:
+    extract([deb({"boot/vmlinuz-6.12.95-cloud-arm64": b"i"})], tmp_path)
+
+    assert read_by_path((tmp_path / "modules.cpio").read_bytes()) == {}
+
+
+def test_extract_without_an_image_names_the_packages(deb: Builder, tmp_path: Path) -> None:
+    with pytest.raises(LabSetupError, match=r"^there is no kernel image in linux-1\.deb$"):
+        extract([deb({"usr/share/doc/x": b""})], tmp_path)
+
+
+def test_extract_of_a_damaged_package_tells_what_dpkg_says(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.deb"
+    broken.write_bytes(b"not a package")
+
+    with pytest.raises(LabSetupError) as caught:
+        extract([broken], tmp_path)
+
+    assert str(caught.value).startswith("cannot read broken.deb")
+
+
+def test_load_order_puts_dependencies_first_and_each_once() -> None:
+    modules = {
+        "virtio_console": CONSOLE, "virtio_pci": PCI, "virtio": VIRTIO,
+        "virtio_ring": RING, "virtio_pci_modern_dev": MODERN, "virtio_net": PCI,
+    }  # fmt: skip
+
+    assert load_order(modules) == [
+        "virtio_pci_modern_dev", "virtio_ring", "virtio", "virtio_pci", "virtio_console",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [(CONSOLE, ["virtio", "virtio_ring"]), (RING, []), (b"no such section", [])],
+)
+def test_dependencies_come_from_modinfo(module: bytes, names: list[str]) -> None:
+    assert dependencies(module) == names
