@@ -27,8 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "wire": {"mte"},
     "migrate": {"mte", "memory", "machine", "wire"},
     "vmm": {"mte", "memory", "machine", "cpu_match", "boot", "soft", "kvm", "migrate"},
+    "probe": {"mte", "memory", "machine", "register_ids", "kvm"},
     "demo": {"vmm", "mte"},
-    "cli": {"vmm", "demo", "boot", "migrate"},
+    "cli": {"vmm", "demo", "probe", "boot", "migrate"},
     "__main__": {"cli"},
 }
 OPEN_TO_ALL = {"errors", "_native", ""}
