@@ -28,7 +28,7 @@ from tagalong.kvm.vm import Slot, Vm
 from tagalong.machine import RegionDescription
 from tagalong.memory import Gpa, Region
 from tagalong.mte.registers import IdAa64pfr1
-from tagalong.probe.findings import CannotTryError, Finding, attempt
+from tagalong.probe.findings import Answer, CannotTryError, Finding, attempt
 
 _GPA: Final = Gpa(0x4000_0000)
 _PAGES: Final = 4
@@ -41,7 +41,7 @@ def kvm_findings() -> list[Finding]:
     """Return what KVM can do; if it cannot be opened, only why."""
     opened = attempt("kvm", _open)
     findings = [opened]
-    if opened.answer.value == "yes":
+    if opened.answer is Answer.YES:
         findings += [attempt(cap.name.lower(), _capability(cap)) for cap in Cap]
         findings += [attempt(name, trial) for name, trial in _TRIALS.items()]
     findings.append(attempt("machine_kvm", _machine))
