@@ -46,10 +46,10 @@ _RESET: Final[Mapping[int, int]] = {
 }
 _IDENTIFICATION: Final = frozenset(
     {
-        register_ids.sysreg(3, 3, 14, 0, 0),  # CNTFRQ_EL0
+        register_ids.CNTFRQ_EL0,
+        register_ids.CTR_EL0,
+        register_ids.DCZID_EL0,
         register_ids.sysreg(3, 0, 10, 4, 7),  # LORID_EL1
-        register_ids.sysreg(3, 3, 0, 0, 1),  # CTR_EL0
-        register_ids.sysreg(3, 3, 0, 0, 7),  # DCZID_EL0
     }
 )
 _OWN_IDENTITY: Final = register_ids.MPIDR_EL1

@@ -34,8 +34,23 @@ SP_EL1: Final = core(34)
 ELR_EL1: Final = core(35)
 SPSR_EL1: Final = core(36)
 
+MIDR_EL1: Final = sysreg(3, 0, 0, 0, 0)
 MPIDR_EL1: Final = sysreg(3, 0, 0, 0, 5)
+REVIDR_EL1: Final = sysreg(3, 0, 0, 0, 6)
+ID_AA64PFR0_EL1: Final = sysreg(3, 0, 0, 4, 0)
 ID_AA64PFR1_EL1: Final = sysreg(3, 0, 0, 4, 1)
+ID_AA64DFR0_EL1: Final = sysreg(3, 0, 0, 5, 0)
+ID_AA64ISAR0_EL1: Final = sysreg(3, 0, 0, 6, 0)
+ID_AA64ISAR1_EL1: Final = sysreg(3, 0, 0, 6, 1)
+ID_AA64ISAR2_EL1: Final = sysreg(3, 0, 0, 6, 2)
+ID_AA64MMFR0_EL1: Final = sysreg(3, 0, 0, 7, 0)
+ID_AA64MMFR1_EL1: Final = sysreg(3, 0, 0, 7, 1)
+ID_AA64MMFR2_EL1: Final = sysreg(3, 0, 0, 7, 2)
+CLIDR_EL1: Final = sysreg(3, 1, 0, 0, 1)
+GMID_EL1: Final = sysreg(3, 1, 0, 0, 4)
+CTR_EL0: Final = sysreg(3, 3, 0, 0, 1)
+DCZID_EL0: Final = sysreg(3, 3, 0, 0, 7)
+CNTFRQ_EL0: Final = sysreg(3, 3, 14, 0, 0)
 SCTLR_EL1: Final = sysreg(3, 0, 1, 0, 0)
 RGSR_EL1: Final = sysreg(3, 0, 1, 0, 5)
 GCR_EL1: Final = sysreg(3, 0, 1, 0, 6)
@@ -57,15 +72,28 @@ _NAMES: Final = {
 }
 
 
+_VECTORS: Final = range(0x6040_0000_0010_0054, 0x6040_0000_0010_00D4, 4)
+_OTHER_KINDS: Final = {
+    0x6020_0000_0011_0000: "cache size",
+    0x6030_0000_0014_0000: "firmware register",
+    0x6030_0000_0016_0000: "firmware features",
+}
+
+
 def register_name(register: RegisterId) -> str:
     """Return a name for messages: the architecture's, or the encoding as MRS writes it."""
     if register in _NAMES:
         return _NAMES[register]
     if x(0) <= register <= x(30):
         return f"x{(register - x(0)) // 2}"
+    if register in _VECTORS:
+        return f"v{_VECTORS.index(register)}"
     if register >> 16 == _SYSREG >> 16:
         return (
             f"S{register >> 14 & 3}_{register >> 11 & 7}_C{register >> 7 & 15}"
             f"_C{register >> 3 & 15}_{register & 7}"
         )
+    for kind, name in _OTHER_KINDS.items():
+        if register >> 16 == kind >> 16:
+            return f"{name} {register & 0xFFFF:#x}"
     return f"register {register:#018x}"

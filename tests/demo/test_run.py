@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tagalong.errors import HostError
+from tagalong.kvm import why_not
+from tagalong.vmm.launch import RunOptions, run_vm
 from tests.support.tiny_guest import write_guest
 from tests.support.vm_processes import TAGALONG, Qmp, tagalong, until, vm_process
 
@@ -100,6 +103,32 @@ def test_run_control_socket_in_use_is_wrong_usage(tmp_path: Path) -> None:
             "another control path\n"
         )
         assert qmp.state() == "prelaunch"
+
+
+def test_run_auto_says_which_machine_and_why(tmp_path: Path) -> None:
+    options = ("run", "--guest", "speed", "--guest-args", "iterations=10")
+
+    result = tagalong(*options, "--control", str(tmp_path / "vm.sock"))
+
+    assert result.returncode == 0, result.stderr
+    obstacle = why_not()
+    expected = f"soft (no kvm: {obstacle})" if obstacle else "kvm (this host runs guests with MTE)"
+    assert f"tagalong: machine: {expected}\n" in result.stderr
+
+
+def test_run_kvm_where_it_cannot_be_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tagalong.kvm.system.platform.machine", lambda: "s390x")
+    options = RunOptions(control=tmp_path / "vm.sock", guest="churn", machine="kvm")
+
+    with pytest.raises(HostError) as caught:
+        run_vm(options, lambda _: None)
+
+    assert caught.value.exit_code == 10
+    assert str(caught.value) == (
+        "this host is s390x: machine 'kvm' runs arm64 guests on arm64 hosts only"
+    )
 
 
 @pytest.mark.parametrize(

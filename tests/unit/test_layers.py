@@ -27,9 +27,10 @@ ALLOWED: dict[str, set[str]] = {
     "wire": {"mte"},
     "migrate": {"mte", "memory", "machine", "wire"},
     "vmm": {"mte", "memory", "machine", "cpu_match", "boot", "soft", "kvm", "migrate"},
+    "probe": {"mte", "memory", "machine", "register_ids", "kvm"},
     "demo": {"vmm", "mte"},
     "lab": set(),
-    "cli": {"vmm", "demo", "boot", "migrate", "lab"},
+    "cli": {"vmm", "demo", "probe", "boot", "migrate", "lab"},
     "__main__": {"cli"},
 }
 OPEN_TO_ALL = {"errors", "_native", ""}

@@ -5,6 +5,7 @@ from typing import cast
 
 from tagalong.demo.report import DemoReport, GuestProgress
 from tagalong.errors import TagalongError
+from tagalong.probe import Report as ProbeReport
 from tagalong.vmm.causes import with_causes
 
 Report = Mapping[str, object]
@@ -59,6 +60,15 @@ def _guest(progress: GuestProgress) -> str:
     return (
         f"the guest reported {progress.operations:,} operations, {progress.faults:,} tag faults "
         "provoked and caught"
+    )
+
+
+def probe_report(report: ProbeReport) -> str:
+    """Return what a host can do, a line for each finding."""
+    width = max(len(finding.name) for finding in report.findings)
+    return "\n".join(
+        f"{finding.name:{width}}  {finding.answer.value:7}  {finding.detail}"
+        for finding in report.findings
     )
 
 

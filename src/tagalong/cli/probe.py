@@ -1,0 +1,28 @@
+"""`tagalong probe`: what this host can do."""
+
+import json
+
+import click
+
+from tagalong.cli.text import probe_report
+from tagalong.probe import probe
+
+_EPILOG = """\b
+Examples:
+  tagalong probe
+  tagalong probe --json | jq .copy_tags_both_ways.answer
+\b
+Exit status: 0, whatever was found.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def command(*, as_json: bool) -> None:
+    """Say what this host can do for guests with MTE, each item found out by trying it.
+
+    Nothing of the host is changed. An answer is yes, no or unknown: what could not be tried
+    is not a no.
+    """
+    report = probe()
+    click.echo(json.dumps(report.to_json(), indent=2) if as_json else probe_report(report))

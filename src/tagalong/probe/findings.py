@@ -1,0 +1,56 @@
+"""What a probe finds: an answer to each question, and what the answer rests on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from tagalong.errors import TagalongError
+
+
+class Answer(Enum):
+    """Whether the host can do something; what could not be tried is not a no."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+class CannotTryError(Exception):
+    """A trial that needs something which is not there; the message says what."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to one question. `detail`: a value, or why not."""
+
+    name: str
+    answer: Answer
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, in the order in which they were tried."""
+
+    findings: tuple[Finding, ...]
+
+    def __getitem__(self, name: str) -> Finding:
+        """Return a finding by its name. Raises KeyError."""
+        for finding in self.findings:
+            if finding.name == name:
+                return finding
+        raise KeyError(name)
+
+    def to_json(self) -> dict[str, dict[str, str]]:
+        """Return the report as what `json.dumps` takes; names are stable, new ones may come."""
+        return {f.name: {"answer": f.answer.value, "detail": f.detail} for f in self.findings}
+
+
+def attempt(name: str, trial: Callable[[], str]) -> Finding:
+    """Return what a trial finds: yes with what it returns, or why it failed."""
+    try:
+        return Finding(name, Answer.YES, trial())
+    except CannotTryError as reason:
+        return Finding(name, Answer.UNKNOWN, str(reason))
+    except (TagalongError, OSError) as error:
+        return Finding(name, Answer.NO, str(error))

@@ -1,0 +1,97 @@
+"""Harvests of KVM's dirty logs: with and without manual protection."""
+
+from typing import cast
+
+import pytest
+
+from tagalong.errors import RunStateError
+from tagalong.kvm.dirty_log import DirtyLog
+from tagalong.kvm.vm import Slot, Vm
+from tests.support.fake_vm import FakeVm
+
+PAGES = 200_000
+SLOT = Slot(0, 0x4000_0000, PAGES * 4096, 0)
+
+
+def log_of(vm: FakeVm) -> DirtyLog:
+    return DirtyLog(cast("Vm", vm), (SLOT,), (PAGES,))
+
+
+@pytest.mark.parametrize("manual", [0, 1, 3])
+def test_harvest_gives_each_mark_once(manual: int) -> None:
+    vm = FakeVm(PAGES, manual=manual)
+    log = log_of(vm)
+    vm.guest_writes([7])
+    log.start()
+    vm.guest_writes([3, 70_000, PAGES - 1])
+
+    first, second = log.harvest()[0], log.harvest()[0]
+
+    assert first.pages().tolist() == [3, 70_000, PAGES - 1]
+    assert second.count() == 0
+
+
+def test_manual_protection_is_enabled_without_initially_set() -> None:
+    vm = FakeVm(PAGES, manual=3)
+
+    assert log_of(vm).is_manual
+    assert vm.calls == [("enable", 168, 1)]
+
+
+def test_harvest_clears_only_stretches_with_a_mark() -> None:
+    vm = FakeVm(PAGES)
+    log = log_of(vm)
+    log.start()
+    vm.guest_writes([70_000, PAGES - 1])
+
+    log.harvest()
+
+    assert [call for call in vm.calls if call[0] == "clear"] == [
+        ("clear", 65536, 65536),
+        ("clear", 196_608, PAGES - 196_608),
+    ]
+
+
+def test_harvest_not_started_is_refused() -> None:
+    log = log_of(FakeVm(PAGES))
+
+    with pytest.raises(RunStateError, match="the dirty log was not started"):
+        log.harvest()
+    log.start()
+    log.stop()
+    with pytest.raises(RunStateError, match="the dirty log was not started"):
+        log.harvest()
+
+
+def test_suspended_records_nothing_and_loses_nothing() -> None:
+    vm = FakeVm(PAGES)
+    log = log_of(vm)
+    log.start()
+    vm.guest_writes([5])
+
+    with log.suspended():
+        assert vm.flags == 0
+    vm.guest_writes([6])
+
+    assert vm.flags == 1
+    assert log.harvest()[0].pages().tolist() == [5, 6]
+
+
+def test_suspended_without_a_log_does_nothing() -> None:
+    vm = FakeVm(PAGES, manual=0)
+
+    with log_of(vm).suspended():
+        pass
+
+    assert vm.calls == []
+
+
+def test_start_again_forgets_what_was_recorded() -> None:
+    vm = FakeVm(PAGES)
+    log = log_of(vm)
+    log.start()
+    vm.guest_writes([5])
+
+    log.start()
+
+    assert log.harvest()[0].count() == 0

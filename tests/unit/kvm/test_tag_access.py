@@ -1,0 +1,129 @@
+"""Tags between KVM's form and ours, without touching what nobody used."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pytest
+
+from tagalong.errors import AddressError, UsageError
+from tagalong.kvm.ram import create_region
+from tagalong.kvm.tag_access import TagAccess
+from tagalong.machine import RegionDescription
+from tagalong.memory import Gpa, GuestMemory, PageBitmap
+from tests.support.fake_vm import PAGE, FakeVm
+
+if TYPE_CHECKING:
+    from tagalong.kvm.vm import Vm
+
+BASE = Gpa(0x4000_0000)
+PAGES = 3000
+
+
+class Fixture:
+    """Tag access over a fake VM, with the times that the log was suspended."""
+
+    def __init__(self) -> None:
+        self.vm = FakeVm(PAGES)
+        region = create_region(RegionDescription(BASE, PAGES * PAGE), PAGE, shared=True)
+        self.memory = GuestMemory([region])
+        self.suspensions = 0
+        self.access = TagAccess(cast("Vm", self.vm), self.memory, self.suspend)
+
+    @contextmanager
+    def suspend(self) -> Iterator[None]:
+        self.suspensions += 1
+        flags, self.vm.flags = self.vm.flags, 0
+        yield
+        self.vm.flags = flags
+
+    def use(self, *pages: int) -> None:
+        for page in pages:
+            self.memory.write(Gpa(BASE + page * PAGE), b"x")
+
+
+@pytest.fixture
+def tags() -> Iterator[Fixture]:
+    fixture = Fixture()
+    yield fixture
+    fixture.memory.close()
+
+
+def test_read_holes_are_zero_and_kvm_is_not_asked(tags: Fixture) -> None:
+    assert not tags.access.read(BASE, PAGES * PAGE).any()
+    assert tags.vm.calls == []
+
+
+def test_read_used_pages_packs_low_nibble_first(tags: Fixture) -> None:
+    tags.use(2, 3, 9)
+    tags.vm.tags[2 * 256], tags.vm.tags[2 * 256 + 1], tags.vm.tags[9 * 256 + 255] = 5, 9, 7
+
+    packed = tags.access.read(BASE, 16 * PAGE)
+
+    assert packed.size == 16 * 128
+    assert (packed[256], packed[9 * 128 + 127]) == (0x95, 0x70)
+    assert np.count_nonzero(packed) == 2
+    assert tags.vm.calls == [("copy", 2 * PAGE, 512), ("copy", 9 * PAGE, 256)]
+
+
+def test_read_noted_pages_needs_no_second_look(tags: Fixture) -> None:
+    tags.access.note_used([PageBitmap.from_pages(PAGES, [4])])
+
+    tags.access.read(Gpa(BASE + 4 * PAGE), PAGE)
+
+    assert tags.vm.calls == [("copy", 4 * PAGE, 256)]
+
+
+def test_read_a_large_range_goes_in_chunks(tags: Fixture) -> None:
+    tags.use(*range(PAGES))
+
+    tags.access.read(BASE, PAGES * PAGE)
+
+    assert [size for _, _, size in tags.vm.calls] == [1 << 18, 1 << 18, (PAGES - 2048) * 256]
+
+
+def test_write_unpacks(tags: Fixture) -> None:
+    tags.use(1)
+    packed = np.zeros(128, np.uint8)
+    packed[0], packed[127] = 0x95, 0xE0
+
+    tags.access.write(Gpa(BASE + PAGE), packed)
+
+    assert tags.vm.tags[256:258].tolist() == [5, 9]
+    assert tags.vm.tags[511] == 0xE
+
+
+def test_write_zero_leaves_holes_and_clears_used_pages(tags: Fixture) -> None:
+    tags.use(1)
+    tags.vm.tags[:] = 3
+    packed = np.zeros(4 * 128, np.uint8)
+    packed[3 * 128] = 1
+
+    tags.access.write(BASE, packed)
+
+    assert tags.vm.calls == [("copy", PAGE, 256), ("copy", 3 * PAGE, 256)]
+    assert tags.vm.tags[256] == 0
+    assert tags.vm.tags[3 * 256] == 1
+    assert tags.memory.regions[0].populated_pages().pages().tolist() == [1]
+
+
+def test_write_where_kvm_takes_no_tags_while_logging_suspends_the_log(tags: Fixture) -> None:
+    tags.use(0)
+    tags.vm.flags, tags.vm.refuses_tags_while_logging = 1, True
+
+    tags.access.write(BASE, np.full(128, 0x11, np.uint8))
+
+    assert tags.suspensions == 1
+    assert tags.vm.flags == 1
+    assert tags.vm.tags[:256].tolist() == [1] * 256
+
+
+def test_misaligned_and_foreign_ranges_are_refused(tags: Fixture) -> None:
+    with pytest.raises(AddressError, match=r"tags of 0x40000010\+0x1000: not aligned to 0x1000"):
+        tags.access.read(Gpa(BASE + 16), PAGE)
+    with pytest.raises(AddressError, match="is not in one region of guest RAM"):
+        tags.access.read(Gpa(BASE - PAGE), PAGE)
+    with pytest.raises(UsageError, match="packed tags must be one row of uint8"):
+        tags.access.write(BASE, np.zeros((2, 128), np.uint8))
+    assert tags.vm.calls == []
