@@ -32,8 +32,8 @@ def machines() -> list[str]:
     return ["soft"] if why_not() is not None else ["soft", "kvm"]
 
 
-# What goes across the seam needs both sides of it; `soft` is always there.
-collect_ignore = [] if "kvm" in machines() else ["test_seam.py"]
+# What needs KVM, or goes across the seam; `soft` is always there.
+collect_ignore = [] if "kvm" in machines() else ["test_alias.py", "test_seam.py"]
 
 
 @pytest.fixture(params=machines())
