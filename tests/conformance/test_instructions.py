@@ -91,4 +91,5 @@ def test_access_to_where_nothing_is_aborts(bare: Maker, access: int, esr: int) -
     program = bare([access], {1: 0, 2: NOWHERE}).run()
 
     assert not program.has_ended
-    assert (program.esr & ~0x40, program.far) == (esr, NOWHERE)
+    # KVM of Linux 6.1 extends the sign of the ESR that it makes up.
+    assert (program.esr & 0xFFFF_FFFF, program.far) == (esr, NOWHERE)
