@@ -14,16 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.lab import DEFAULT_KERNEL
-from tests.support.lab_session import LabSession, collect
+from tests.support.lab_session import KERNELS, LabSession, collect, why_not
 
 # The samples fail on purpose: test_tier.py runs them.
 if {"TAGALONG_LAB_SAMPLES", "TAGALONG_INSIDE_LAB"}.isdisjoint(os.environ):
     collect_ignore = ["samples"]
 
-KERNELS = os.environ.get("TAGALONG_LAB_KERNELS", DEFAULT_KERNEL).split()
-
 _sessions: dict[str, LabSession] = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = why_not()
+    if reason is not None and "TAGALONG_INSIDE_LAB" not in os.environ:
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -82,7 +87,7 @@ def _session(item: LabItem) -> LabSession:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    if not isinstance(item, LabItem):
+    if not isinstance(item, LabItem) or item.get_closest_marker("skip"):
         return None
     hook = item.ihook
     hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)

@@ -68,9 +68,3 @@ def test_old_qemu_fails_the_check_of_256_granules(old_qemu: Qemu) -> None:
     assert "of the 256 granules of a page read back another tag than was written" in str(
         caught.value
     )
-
-
-def test_good_qemu_keeps_all_256_granules() -> None:
-    good = set_up(request(DEFAULT_KERNEL), Silence()).system
-
-    assert check_tags(good) == 256

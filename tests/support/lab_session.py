@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,14 +12,31 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tagalong.errors import LostMachineError, TagalongError
-from tagalong.lab import MachineOptions, Request, Silence, Streams, default_folder, run, set_up
+from tagalong.lab import (
+    DEFAULT_KERNEL,
+    MachineOptions,
+    Request,
+    Silence,
+    Streams,
+    default_folder,
+    run,
+    set_up,
+)
 from tests.support.lab_collect import MARK
 
 ROOT = Path(__file__).parents[2]
+KERNELS = os.environ.get("TAGALONG_LAB_KERNELS", DEFAULT_KERNEL).split()
 TIMEOUT_S = 1500.0
 _KEPT_BYTES = 1 << 16
 
 Report = dict[str, object]
+
+
+def why_not() -> str | None:
+    """Return what is missing for a lab on this host."""
+    if "TAGALONG_LAB_QEMU" in os.environ or shutil.which("apt-get"):
+        return None
+    return "apt-get is not on the PATH, and TAGALONG_LAB_QEMU names no emulator"
 
 
 def request(kernel: str) -> Request:
@@ -43,7 +61,7 @@ def collect(suites: Sequence[str]) -> list[str]:
     found = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "tests.support.lab_collect", "--collect-only",
          "-p", "no:cacheprovider", "-q", *suites, *marked],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
         env={**os.environ, "TAGALONG_INSIDE_LAB": "1", "TAGALONG_LAB_SUITES": " ".join(suites)},
     )  # fmt: skip
     for line in found.stdout.split("\n"):  # splitlines would split at the mark

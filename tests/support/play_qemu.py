@@ -29,7 +29,7 @@ def say_on_console(text: str) -> None:
     Path(match[1]).write_text(text)
 
 
-def end(port: Ports, status: bytes = b"0\n") -> None:
+def end(port: Ports, status: bytes) -> None:
     """Report `status` and go on running, as QEMU does until the guest powers off."""
     port["status"].sendall(status)
     time.sleep(100)
@@ -38,23 +38,43 @@ def end(port: Ports, status: bytes = b"0\n") -> None:
 def answers(port: Ports) -> None:
     port["stdout"].sendall(b"out")
     port["stderr"].sendall(b"err")
-    end(port, b"7\n")
+    end(port, b"7 3 3\n")
+
+
+def answers_late(port: Ports) -> None:
+    """Report the status first: what the ports carry arrives in any order."""
+    port["status"].sendall(b"7 9 3\n")
+    port["stderr"].sendall(b"err")
+    time.sleep(0.2)
+    port["stdout"].sendall(b"late")
+    time.sleep(0.2)
+    port["stdout"].sendall(b"later")
+    time.sleep(100)
+
+
+def loses_output(port: Ports) -> None:
+    port["status"].sendall(b"0 9 0\n")
+    port["stdout"].sendall(b"some")
+    say_on_console("up")
 
 
 def floods(port: Ports) -> None:
     port["stdout"].sendall(bytes(5_000_000))
-    end(port)
+    end(port, b"0 5000000 0\n")
 
 
 def shows_initrd(port: Ports) -> None:
-    port["stdout"].sendall(Path(option("-initrd")).read_bytes())
-    end(port)
+    data = Path(option("-initrd")).read_bytes()
+    port["stdout"].sendall(data)
+    end(port, b"0 %d 0\n" % len(data))
 
 
 def echoes(port: Ports) -> None:
+    count = 0
     while data := port["stdin"].recv(4096):
         port["stdout"].sendall(data.upper())
-    end(port)
+        count += len(data)
+    end(port, b"0 %d 0\n" % count)
 
 
 def powers_off(port: Ports) -> None:
@@ -83,8 +103,8 @@ def hangs(_: Ports) -> None:
 
 SCENES = {
     scene.__name__: scene
-    for scene in (answers, floods, shows_initrd, echoes, powers_off, half_a_status,
-                  does_not_start, is_killed, hangs)
+    for scene in (answers, answers_late, loses_output, floods, shows_initrd, echoes,
+                  powers_off, half_a_status, does_not_start, is_killed, hangs)
 }  # fmt: skip
 
 SCENES[sys.argv[1]](ports())

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # PID 1 of the lab: makes a Linux host of the kernel and the root file system, runs
-# /lab/command (or a shell), reports its exit status through a port, and powers off.
+# /lab/command (or a shell), and reports its exit status through a port.
 
 export PATH=/opt/tagalong/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root LANG=C.UTF-8 TAGALONG_INSIDE_LAB=1
@@ -43,11 +43,12 @@ echo "lab: ready after $(busybox cut -d' ' -f1 /proc/uptime) s"
 
 if [ -e /lab/command ]; then
 	# Pipes, because a port cannot be opened twice, and programs do open /dev/stdout.
-	busybox mkfifo /run/stdout /run/stderr
-	busybox cat /run/stdout >/dev/virtio-ports/stdout &
-	stdout=$!
-	busybox cat /run/stderr >/dev/virtio-ports/stderr &
-	stderr=$!
+	for stream in stdout stderr; do
+		busybox mkfifo "/run/$stream"
+		busybox tee "/dev/virtio-ports/$stream" <"/run/$stream" |
+			busybox wc -c >"/run/$stream.count" &
+	done
+	ours=" $(cd /proc && echo [0-9]*) "
 	stdin=/dev/virtio-ports/stdin
 	[ -e "$stdin" ] || stdin=/dev/null
 	busybox setsid busybox sh /lab/command <"$stdin" >/run/stdout 2>/run/stderr
@@ -55,12 +56,14 @@ if [ -e /lab/command ]; then
 	# What the command left behind would keep its end of the pipes open.
 	for process in /proc/[0-9]*; do
 		process=${process#/proc/}
-		case $process in
-		1 | "$stdout" | "$stderr") ;;
+		case $ours in
+		*" $process "*) ;;
 		*) kill -9 "$process" 2>/dev/null ;;
 		esac
 	done
-	wait "$stdout" "$stderr"
+	wait
+	# What is written to a port is on its way, not there: the other side waits for as much.
+	status="$status $(busybox cat /run/stdout.count) $(busybox cat /run/stderr.count)"
 else
 	until [ -e /dev/hvc0 ]; do
 		busybox sleep 0.02
@@ -70,4 +73,6 @@ else
 fi
 
 echo "$status" >/dev/virtio-ports/status
+# The other side ends the machine when it has everything; a power-off would lose the rest.
+busybox sleep 1000
 busybox poweroff -f

@@ -24,6 +24,7 @@ from tagalong.lab.tools import ending_with_us
 
 _OWN_FILES = ("init.sh", "granules.py")
 _TERMINAL = "terminal"
+_COUNTED = ("stdout", "stderr")
 _SHOWN_LINES = 60
 _CHUNK_BYTES = 1 << 30
 
@@ -69,8 +70,8 @@ def run(system: System, script: str, options: MachineOptions, streams: Streams) 
     not start. The machine is gone then, in every case.
     """
     with _Boot(system, options, {"lab/command": script}) as boot:
-        boot.relay.add_output(boot.port("stdout"), streams.stdout)
-        boot.relay.add_output(boot.port("stderr"), streams.stderr)
+        boot.add_output("stdout", streams.stdout)
+        boot.add_output("stderr", streams.stderr)
         if streams.stdin_fd is not None:
             boot.relay.add_input(streams.stdin_fd, boot.port("stdin"))
         boot.start()
@@ -87,7 +88,7 @@ def shell(system: System, options: MachineOptions, terminal: Terminal) -> int:
         f"export TERM={shlex.quote(terminal.kind)} PS1='lab:\\w# '\nexec busybox sh\n"
     )
     with _Boot(system, options, {"lab/shell": script}) as boot:
-        boot.relay.add_output(boot.port(_TERMINAL), terminal.output)
+        boot.add_output(_TERMINAL, terminal.output)
         boot.relay.add_input(terminal.input_fd, boot.port(_TERMINAL))
         boot.start()
         return boot.status()
@@ -102,6 +103,7 @@ class _Boot:
         self._files = files
         self._ends: dict[str, tuple[socket, socket]] = {}
         self._status = bytearray()
+        self._received: dict[str, int] = {}
         self._stack = ExitStack()
         self.relay = Relay()
 
@@ -110,7 +112,7 @@ class _Boot:
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tagalong-lab-"))
         self._console = Path(folder, "console")
         self._complaints = self._stack.enter_context(tempfile.TemporaryFile())
-        self.relay.add_output(self.port("status"), self._status.extend)
+        self.add_output("status", self._status.extend)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -124,6 +126,16 @@ class _Boot:
                 self._stack.callback(end.close)
             self._ends[name] = pair
         return self._ends[name][0]
+
+    def add_output(self, name: str, sink: Sink) -> None:
+        """Call `sink` with what the machine writes to the port `name`."""
+        self._received[name] = 0
+
+        def count(data: bytes) -> None:
+            self._received[name] += len(data)
+            sink(data)
+
+        self.relay.add_output(self.port(name), count)
 
     def start(self) -> None:
         """Start QEMU; its ends of the ports are its own from then on."""
@@ -154,7 +166,7 @@ class _Boot:
     def status(self) -> int:
         """Carry bytes until the machine reports a status, and return it."""
         deadline = time.monotonic() + self._options.timeout_s
-        while b"\n" not in self._status:
+        while not self._is_complete():
             if self.relay.is_over:
                 raise self._lost()
             if not self.relay.turn(deadline - time.monotonic()):
@@ -162,9 +174,19 @@ class _Boot:
                     f"the lab's machine had no result within {self._options.timeout_s:g} s",
                     console=self._console_text(),
                 )
-        # Whatever was written before the status is on our side of the ports by now.
-        self.relay.drain()
-        return int(self._status)
+        return int(self._status.split()[0])
+
+    def _is_complete(self) -> bool:
+        """Return True when there is a status, and with it all that was written before it.
+
+        "7 300 20" is the status 7 after 300 bytes to stdout and 20 to stderr, which may
+        arrive later: each port is a queue of its own.
+        """
+        if not self._status.endswith(b"\n"):
+            return False
+        # A shell on a terminal reports no counts.
+        written = dict(zip(_COUNTED, map(int, self._status.split()[1:]), strict=False))
+        return all(self._received[name] >= count for name, count in written.items())
 
     def _launch(
         self, command: Sequence[str], descriptors: Sequence[int]

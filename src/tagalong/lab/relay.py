@@ -30,7 +30,6 @@ class Relay:
 
     def add_output(self, end: socket, sink: Sink) -> None:
         """Call `sink` with what arrives at `end`, until its peer closes it."""
-        end.setblocking(False)
         self._sinks[end] = sink
         self._selector.register(end, selectors.EVENT_READ, lambda: self._receive(end))
 
@@ -45,31 +44,22 @@ class Relay:
             key.data()
         return bool(ready) and seconds > 0
 
-    def drain(self) -> None:
-        """Carry what has arrived; wait for nothing more."""
-        for end in list(self._sinks):
-            while self._receive(end):
-                pass
-
     def close(self) -> None:
         """Forget everything; the sockets stay as they are."""
         for feed in self._feeds:
             feed.close()
         self._selector.close()
 
-    def _receive(self, end: socket) -> bool:
+    def _receive(self, end: socket) -> None:
         try:
             data = end.recv(_CHUNK_BYTES)
-        except BlockingIOError:
-            return False
         except ConnectionError:
             data = b""
-        if not data:
+        if data:
+            self._sinks[end](data)
+        else:
             self._selector.unregister(end)
             del self._sinks[end]
-            return False
-        self._sinks[end](data)
-        return True
 
 
 class _Feed:
@@ -80,6 +70,7 @@ class _Feed:
         self._descriptor = descriptor
         # Another descriptor of the same socket: the first is registered for reading.
         self._end = end.dup()
+        self._end.setblocking(False)
         self._unsent = b""
         self._listen()
 

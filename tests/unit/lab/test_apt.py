@@ -1,5 +1,6 @@
 """The private apt's configuration: nothing in it is the system's state."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import pytest
 from tagalong.errors import LabSetupError
 from tagalong.lab.apt import Apt, system_mirror
 from tagalong.lab.observer import Silence
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("apt-get") is None, reason="apt-get is not on the PATH"
+)
 
 # There is nothing to fetch.
 NOWHERE = "file:/no/such/mirror"

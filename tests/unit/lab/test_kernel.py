@@ -12,6 +12,10 @@ from tagalong.errors import LabSetupError
 from tagalong.lab.kernel import dependencies, extract, load_order
 from tests.support.cpio_reader import read_by_path
 
+pytestmark = pytest.mark.skipif(
+    shutil.which("dpkg-deb") is None, reason="dpkg-deb is not on the PATH"
+)
+
 CONSOLE = b"\x7fELF\0depends=virtio,virtio_ring\0intree=Y\0"
 PCI = b"\x7fELF\0depends=virtio_pci_modern_dev,virtio,virtio_ring\0"
 MODERN = b"\x7fELF\0depends=\0"

@@ -48,6 +48,19 @@ def test_run_does_not_wait_for_the_emulator_once_there_is_a_status() -> None:
     assert time.monotonic() - start < 10
 
 
+def test_run_waits_for_all_output_that_was_written_before_the_status() -> None:
+    heard = Heard()
+
+    status = run(system("answers_late"), "exit 7", SOON, heard.streams)
+
+    assert (status, bytes(heard.stdout), bytes(heard.stderr)) == (7, b"latelater", b"err")
+
+
+def test_run_with_less_output_than_was_written_is_a_lost_machine() -> None:
+    with pytest.raises(LostMachineError, match="ended without a result"):
+        run(system("loses_output"), "true", SOON, Heard().streams)
+
+
 def test_run_all_output_before_the_status_arrives() -> None:
     heard = Heard()
 

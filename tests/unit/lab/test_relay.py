@@ -57,18 +57,6 @@ def test_turn_with_nothing_to_do_says_so_when_the_time_is_over(
     assert not relay.is_over
 
 
-def test_drain_takes_what_is_there_and_does_not_wait(
-    relay: Relay, pair: tuple[socket.socket, socket.socket]
-) -> None:
-    heard = bytearray()
-    relay.add_output(pair[0], heard.extend)
-    pair[1].sendall(bytes(100_000))
-
-    relay.drain()
-
-    assert len(heard) == 100_000
-
-
 def test_input_from_a_file_arrives_whole_and_with_its_end(
     relay: Relay, pair: tuple[socket.socket, socket.socket], tmp_path: Path
 ) -> None:
