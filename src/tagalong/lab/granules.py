@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import struct
+import sys
 
 # arch/arm64/include/uapi/asm/mman.h, include/uapi/linux/prctl.h
 _PROT_MTE = 0x20
@@ -21,6 +22,9 @@ _PR_MTE_TAG_MASK = 0xFFFF << 3
 
 _PAGE_BYTES, _GRANULE_BYTES, _TAG_SHIFT = 4096, 16, 56
 _GRANULES = _PAGE_BYTES // _GRANULE_BYTES
+
+# The exit status where there are no tags at all.
+NO_MTE = 3
 
 _STG_X0_X0 = 0xD9200800  # stg x0, [x0]
 _LDG_X0_X0 = 0xD9600000  # ldg x0, [x0]
@@ -41,7 +45,8 @@ def main() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     control = _PR_TAGGED_ADDR_ENABLE | _PR_MTE_TAG_MASK
     if libc.prctl(_PR_SET_TAGGED_ADDR_CTRL, control, 0, 0, 0) != 0:
-        raise SystemExit(f"prctl(PR_SET_TAGGED_ADDR_CTRL): {os.strerror(ctypes.get_errno())}")
+        print(f"prctl(PR_SET_TAGGED_ADDR_CTRL): {os.strerror(ctypes.get_errno())}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(NO_MTE)
     # Not freed: the process ends here.
     code = mmap.mmap(-1, _PAGE_BYTES, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     code.write(struct.pack("<4I", _STG_X0_X0, _RET, _LDG_X0_X0, _RET))

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Sequence
 
-from tagalong.errors import SelfCheckError
+from tagalong.errors import LabSetupError, SelfCheckError
+from tagalong.lab.granules import NO_MTE
 from tagalong.lab.machine import Streams, System, run
 from tagalong.lab.qemu import MachineOptions
 
@@ -16,14 +17,18 @@ def check_tags(system: System) -> int:
     """Boot `system`, tag every granule of one page in it, and read the tags back.
 
     Returns the number of granules. Raises SelfCheckError if a tag is not what was written,
-    or if there is no MTE in it; what `run` raises if the machine is lost.
+    or if there is no MTE in it; LabSetupError if the check cannot run; what `run` raises if the
+    machine is lost.
     """
     out, complaints = bytearray(), bytearray()
     streams = Streams(out.extend, complaints.extend)
     status = run(system, _SCRIPT, MachineOptions(timeout_s=_TIMEOUT_S), streams)
+    if status == NO_MTE:
+        raise SelfCheckError(f"QEMU {system.qemu.version} emulates no MTE: {_words(complaints)}")
     if status != 0:
-        said = complaints.decode(errors="replace").strip()
-        raise SelfCheckError(f"QEMU {system.qemu.version}: tags cannot be stored at all: {said}")
+        raise LabSetupError(
+            f"the self-check cannot run in the lab, status {status}: {_words(complaints)}"
+        )
     answer = json.loads(out)
     compare(answer["written"], answer["read"], system.qemu.version)
     return len(answer["written"])
@@ -40,3 +45,7 @@ def compare(written: Sequence[int], read: Sequence[int], version: str) -> None:
             f"{first * _GRANULE_BYTES:#x} (wrote {written[first]:#x}, read {read[first]:#x}); "
             "before 8.0, QEMU is known for that"
         )
+
+
+def _words(complaints: bytearray) -> str:
+    return complaints.decode(errors="replace").strip() or "it said nothing"

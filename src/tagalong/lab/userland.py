@@ -47,6 +47,10 @@ _FILES = {
     "etc/hostname": "lab\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
+_INTERPRETER = re.compile(r"usr/(?:local/)?bin/python3\.(?P<minor>\d+)")
+_PYTHON_COMMANDS = frozenset(("usr/bin/python3", "usr/local/bin/python3"))
+_OLDEST_PYTHON_MINOR = 11
+
 _FOLDERS = ("dev", "proc", "sys", "run", "tmp", "root", "mnt")
 
 
@@ -85,7 +89,8 @@ def write(members: Iterable[Member], target: Path) -> str:
     """
     # Twice over the members: Python's version is known when all names are.
     kept = {member.path: member for member in members}
-    python = _python_version(kept)
+    interpreter = _find_python(kept)
+    python = interpreter.rpartition("python")[2]
     if "bin/busybox" not in kept and "usr/bin/busybox" not in kept:
         raise LabSetupError("the root file system has no /bin/busybox")
     with target.open("wb") as out:
@@ -93,18 +98,22 @@ def write(members: Iterable[Member], target: Path) -> str:
         for member in kept.values():
             _add(writer, member, python)
         _add_common(writer, set(kept))
+        if _PYTHON_COMMANDS.isdisjoint(kept):
+            writer.add_symlink("usr/bin/python3", f"/{interpreter}")
         writer.close()
     return python
 
 
-def _python_version(names: Iterable[str]) -> str:
-    found = (re.fullmatch(r"usr/(?:local/)?bin/python(3\.\d+)", name) for name in names)
-    versions = sorted((m[1] for m in found if m), key=lambda v: int(v.partition(".")[2]))
+def _find_python(names: Iterable[str]) -> str:
+    """Return the path of the newest Python among `names`."""
+    found = (_INTERPRETER.fullmatch(name) for name in names)
+    versions = {int(m["minor"]): m[0] for m in found if m}
     if not versions:
         raise LabSetupError("the root file system has no /usr/bin/python3.N")
-    if int(versions[-1].partition(".")[2]) < 11:
-        raise LabSetupError(f"the root file system has Python {versions[-1]}; 3.11 is needed")
-    return versions[-1]
+    newest = max(versions)
+    if newest < _OLDEST_PYTHON_MINOR:
+        raise LabSetupError(f"the root file system has Python 3.{newest}; 3.11 is needed")
+    return versions[newest]
 
 
 def _add(writer: CpioWriter, member: Member, python: str) -> None:

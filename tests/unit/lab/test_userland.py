@@ -34,6 +34,12 @@ def test_write_returns_the_newest_python(tmp_path: Path) -> None:
     assert write(members, tmp_path / "u.cpio") == "3.13"
 
 
+def test_write_python_has_the_name_that_scripts_use(tmp_path: Path) -> None:
+    entries = written(tmp_path, PYTHON, BUSYBOX)
+
+    assert entries["usr/bin/python3"].data == f"/usr/bin/python{HOST_PYTHON}".encode()
+
+
 def test_write_has_what_every_root_needs(tmp_path: Path) -> None:
     entries = written(tmp_path, PYTHON, BUSYBOX)
 
