@@ -9,7 +9,7 @@ CONSTRAIN := -c constraints.txt
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install $(CONSTRAIN)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab lint types bench long clean
+.PHONY: help demo test lab kernels lint types bench long clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -20,11 +20,15 @@ demo: $(VENV)/.installed ## migrate a running MTE guest with its tags (options: 
 
 test: $(VENV)/.installed-dev ## run all tests (options: ARGS="-k name")
 	@$(BIN)/python -m tests.support.fetch_qemu
+	-@$(BIN)/tagalong lab setup >/dev/null
 	@$(BIN)/python -m pytest $(ARGS)
 
-lab: $(VENV)/.installed-dev ## set up the emulated Arm host and run the conformance tests on its KVM
+lab: $(VENV)/.installed-dev ## set up the emulated Arm host and run the tests on its KVM
 	@$(BIN)/tagalong lab setup
 	@$(BIN)/python -m pytest tests/lab $(ARGS)
+
+kernels: $(VENV)/.installed-dev ## run the tests inside the lab on Linux 6.1, 6.12 and 7.3
+	@TAGALONG_LAB_KERNELS="6.1 6.12 7.3" $(BIN)/python -m pytest tests/lab/inside.txt $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style and format
 	@$(BIN)/ruff check .
