@@ -71,10 +71,19 @@ class AnonymousPlane:
     def read_pages_into(
         self, target: NDArray[np.uint8], page_bytes: int, pages: NDArray[np.int64]
     ) -> None:
-        """Copy pages of `page_bytes`, given by number, until `target` is full; holes stay holes."""
+        """Copy pages of the host's size, given by number, until `target` is full.
+
+        Holes stay holes.
+        """
+        if not pages.size:
+            return
+        first, last = int(pages[0]), int(pages[-1])
+        spans = range(first, last + 1, _ENTRIES_AT_ONCE)
+        parts = [self._is_used(at, min(_ENTRIES_AT_ONCE, last + 1 - at)) for at in spans]
+        used = np.concatenate(parts)[pages - first]
         rows = target.reshape(pages.size, page_bytes)
-        for number, row in zip(pages.tolist(), rows, strict=True):
-            self.read_into(row, number * page_bytes)
+        rows[~used] = 0
+        rows[used] = self.array.reshape(-1, page_bytes)[pages[used]]
 
     def extents(self) -> Iterator[tuple[int, int]]:
         """Yield the byte ranges [start, stop) that are present or swapped out, in order."""
