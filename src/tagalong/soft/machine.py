@@ -197,6 +197,11 @@ class SoftMachine:
         _refuse_misaligned(gpa, len(packed) * 32)
         self._memory.write_tags(gpa, packed)
 
+    def share_tags(self) -> None:
+        """Expect tag stores from another CPU of the host, in another thread."""
+        with self._held():
+            self._native.share_tags()
+
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may not be zero."""
         return [region.populated_pages() for region in self._memory.regions]

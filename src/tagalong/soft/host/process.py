@@ -13,9 +13,17 @@ from typing import Final
 
 from tagalong import register_ids
 from tagalong._native import Exit
-from tagalong.errors import AddressError, HostError, MachineError, UnsupportedInstructionError
+from tagalong.errors import (
+    AddressError,
+    HostError,
+    MachineError,
+    StateError,
+    UnsupportedInstructionError,
+)
+from tagalong.machine import RegisterId
 from tagalong.memory import Gpa, Region
 from tagalong.mte.registers import Sctlr, TagCheckMode
+from tagalong.register_ids import register_name
 from tagalong.soft.disassembly import disassemble
 from tagalong.soft.host.stage1 import PAGE_BYTES, Kind, Stage1
 from tagalong.soft.native import ExitReason, NativeMachine
@@ -54,6 +62,7 @@ _PSTATE_TCO: Final = 1 << 25
 _BUDGET: Final = 1 << 36  # instructions; a call that needs more does not end by itself
 
 _ARGUMENTS: Final = 8
+_U64: Final = (1 << 64) - 1
 
 
 class ExceptionClass(IntEnum):
@@ -186,6 +195,20 @@ class Process:
         """Return the address of the next instruction."""
         return self.get(register_ids.PC)
 
+    @property
+    def stack_pointer(self) -> int:
+        """Return SP_EL0."""
+        return self.get(register_ids.SP_EL0)
+
+    @property
+    def saved_pstate(self) -> int:
+        """Return SPSR_EL1: what PSTATE was when the process entered its kernel."""
+        return self.get(register_ids.SPSR_EL1)
+
+    def x(self, number: int) -> int:
+        """Return x0 to x30."""
+        return self.get(register_ids.x(number))
+
     def trap(self) -> Trap:
         """Return why the process is in its kernel."""
         registers = register_ids.ESR_EL1, register_ids.FAR_EL1, register_ids.ELR_EL1
@@ -200,15 +223,16 @@ class Process:
         self._set(register_ids.TFSRE0_EL1, 0)
         return failed
 
-    def get(self, register: register_ids.RegisterId) -> int:
+    def get(self, register: RegisterId) -> int:
         """Return a register that every vCPU has."""
         value = self._native.get_register(self._vcpu, register)
-        assert value is not None, register_ids.register_name(register)
+        if value is None:
+            raise StateError(f"the host's CPU has no {register_name(register)}")
         return value
 
-    def _set(self, register: register_ids.RegisterId, value: int) -> None:
-        taken = self._native.set_register(self._vcpu, register, value & (1 << 64) - 1)
-        assert taken, f"{register_ids.register_name(register)} = {value:#x}"
+    def _set(self, register: RegisterId, value: int) -> None:
+        if not self._native.set_register(self._vcpu, register, value & _U64):
+            raise StateError(f"the host's CPU does not take {register_name(register)} = {value:#x}")
 
     def _fill(self, code: bytes) -> None:
         words = self._private.data.view("<u4")

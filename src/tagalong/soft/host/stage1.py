@@ -91,8 +91,10 @@ class Stage1:
         table = 0
         for above in range(level):
             entry = int(self._tables[table, _index(va, above)])
-            table = (entry & ~(PAGE_BYTES - 1)) - self._gpa >> 12 if entry else self._new(
-                table, _index(va, above)
+            table = (
+                (entry & ~(PAGE_BYTES - 1)) - self._gpa >> 12
+                if entry
+                else self._new(table, _index(va, above))
             )
         return table
 
