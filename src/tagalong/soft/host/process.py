@@ -173,7 +173,7 @@ class Process:
             case ExitReason.HVC:
                 return self.trap()
             case ExitReason.UNSUPPORTED:
-                raise _unsupported(leave)
+                raise unsupported(leave)
             case reason:
                 raise MachineError(f"host code at {leave.pc:#x} does not end: {reason.name}")
 
@@ -182,7 +182,7 @@ class Process:
         leave = Exit()
         self._native.step(self._vcpu, 1, leave)
         if leave.reason == ExitReason.UNSUPPORTED:
-            raise _unsupported(leave)
+            raise unsupported(leave)
         return self.in_kernel
 
     @property
@@ -208,6 +208,13 @@ class Process:
     def x(self, number: int) -> int:
         """Return x0 to x30."""
         return self.get(register_ids.x(number))
+
+    def word(self, va: int) -> int:
+        """Return the instruction at an address in the code, 0 (UDF) elsewhere."""
+        if not CODE_VA <= va < CODE_VA + CODE_BYTES:
+            return 0
+        at = _CODE_AT + va - CODE_VA
+        return int.from_bytes(self._private.data[at : at + 4].tobytes(), "little")
 
     def trap(self) -> Trap:
         """Return why the process is in its kernel."""
@@ -261,7 +268,8 @@ def _refuse_beyond_va(region: Region) -> None:
         raise AddressError(f"guest RAM up to {region.end:#x} does not fit the host's mappings")
 
 
-def _unsupported(leave: Exit) -> UnsupportedInstructionError:
+def unsupported(leave: Exit) -> UnsupportedInstructionError:
+    """Return the error for an instruction before which a CPU stopped."""
     return UnsupportedInstructionError(
         vcpu=leave.vcpu,
         pc=leave.pc,
