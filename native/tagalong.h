@@ -112,4 +112,39 @@ TA_EXPORT int ta_vcpu_save_snapshot(struct ta_machine *machine, uint32_t vcpu,
 TA_EXPORT int ta_vcpu_load_snapshot(struct ta_machine *machine, uint32_t vcpu,
                                     const uint8_t *snapshot);
 
+/* --- arm64/: only in the library for arm64 ---------------------------------------------- */
+
+#if defined(__aarch64__)
+
+/* The routines of arm64/routines.S; the index at their start is described there. */
+TA_EXPORT const void *ta_routines(void);
+TA_EXPORT uint64_t ta_routines_bytes(void);
+
+enum ta_call_flags {
+    TA_CALL_CHECKS_OFF = 1,  /* PR_MTE_TCF_NONE for the thread meanwhile */
+    TA_CALL_STACK_APART = 2, /* signals blocked, another stack for the fault's handler */
+};
+
+struct ta_call {
+    uint64_t routine; /* its offset */
+    uint64_t arguments[6];
+    uint32_t flags;
+    /* Results. `signal` is 0 if nothing happened; else x0 is 0 and the rest says what. `pc` is
+     * an offset if it is in the routines. */
+    uint32_t system_calls;
+    uint64_t value;
+    int32_t signal;
+    int32_t code;
+    uint64_t address;
+    uint64_t pc;
+    uint64_t sp;
+    uint64_t pstate;
+};
+
+/* Runs one routine in the calling thread. 0, or an errno if it could not be run; a fault in it
+ * is a result. SP, TCO, prctl, signal mask and alternate stack are then as before. */
+TA_EXPORT int ta_call_guarded(struct ta_call *call);
+
+#endif
+
 #endif

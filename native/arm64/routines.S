@@ -17,18 +17,18 @@
 
     .section .text.routines, "ax"
     .balign 64
-    .global ta_routines
-    .hidden ta_routines
-ta_routines:
+    .global ta_routines_start
+    .hidden ta_routines_start
+ta_routines_start:
     .ascii  "TAGALRT1"
     .word   (.Lindex_end - .Lindex_start) / 32
-    .word   .Lblob_end - ta_routines
+    .word   ta_routines_end - ta_routines_start
 .Lindex_start:
     .macro  entry name
 .Lentry_\name:
     .ascii  "\name"
     .org    .Lentry_\name + 24
-    .word   \name - ta_routines
+    .word   \name - ta_routines_start
     .word   .Lend_\name - \name
     .endm
     entry   copy
@@ -304,4 +304,8 @@ ta_routines:
     routine set_tco
     msr     tco, x0
     done    set_tco
-.Lblob_end:
+    .global ta_routines_end
+    .hidden ta_routines_end
+ta_routines_end:
+
+    .section .note.GNU-stack, "", %progbits

@@ -26,6 +26,13 @@ class Side(Enum):
     VMM = "v"
 
 
+class Order(Enum):
+    """Which of the two a look begins with; the values are the words shown to people."""
+
+    TAGS_FIRST = "tags first"
+    DATA_FIRST = "data first"
+
+
 @dataclass(frozen=True)
 class GuestCode:
     """A guest's instructions at EL1 with the MMU on and synchronous checks, as `words`.
