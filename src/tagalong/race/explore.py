@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
+from math import comb
 from typing import Final, NamedTuple
 
 from tagalong.access.host import Fault
@@ -36,7 +37,8 @@ class Method(Enum):
     """How interleavings were chosen; the values are the words shown to people."""
 
     EXHAUSTIVE = "exhaustive"
-    """All of them; the numbers are exact."""
+    """All of them; the numbers are exact. A look that faults is cut short: it counts as all the
+    interleavings of both whole sequences that begin as it does."""
     REDUCED = "partial-order reduction"
     """One for each class of equivalent ones: every outcome is found, the numbers are of classes."""
     SAMPLED = "sampling"
@@ -181,7 +183,8 @@ class _Explorer:
             for side, saved, contents, end in self._moves(node, result.method):
                 schedules = [before + side.value for before in node.best.values()]
                 if end is not None:
-                    result.add(end, min(schedules, key=_cost), node.ways)
+                    ways = node.ways * self._continuations(saved, result.method)
+                    result.add(end, min(schedules, key=_cost), ways)
                     continue
                 key = saved.digest() + repr(sorted(contents)).encode()
                 reached = following.setdefault(key, _Node(saved, contents))
@@ -231,6 +234,15 @@ class _Explorer:
             return contents, None
         reading = self._look(self._world)
         return contents, End(judge(reading, contents, now), reading, None)
+
+    def _continuations(self, saved: Saved, method: Method) -> int:
+        """Return in how many ways both sequences could go on from the end of a look."""
+        if method is Method.REDUCED:
+            return 1
+        left = [
+            max(length - done, 0) for length, done in zip(self._lengths, saved.steps, strict=True)
+        ]
+        return comb(sum(left), left[0])
 
     # --- some of them ---
 

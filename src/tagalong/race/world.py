@@ -160,10 +160,16 @@ class World:
         private = _VMM_PRIVATE if side is Side.VMM else _GUEST_PRIVATE
         return is_local(self._word(side), lambda number: self._base(side, number), private)
 
-    def text(self, side: Side) -> str:
-        """Return the side's next instruction as an assembler writes it."""
-        pc = self._get(_VCPU[side], register_ids.PC)
-        return disassemble(self._word(side), pc)
+    def next_instruction(self, side: Side) -> tuple[int, int, str]:
+        """Return pc, word and text of the side's next instruction."""
+        pc, word = self._get(_VCPU[side], register_ids.PC), self._word(side)
+        return pc, word, disassemble(word, pc)
+
+    def what(self, side: Side) -> str:
+        """Return what the side is doing: the name of the guest's code or of the VMM's call."""
+        if side is Side.GUEST:
+            return self.guest_code.name
+        return self.vmm_code.calls[self._call].what
 
     # --- all of it ---
 
