@@ -151,6 +151,13 @@ class Process:
         checking = Sctlr(other_bits=sctlr.other_bits, ata0=True, ata=True, tcf0=mode)
         self._set(register_ids.SCTLR_EL1, checking.to_bits())
 
+    def forbid(self, gpa: Gpa, length_bytes: int) -> None:
+        """Take all rights from a range of both mappings of guest RAM: mprotect(PROT_NONE)."""
+        for base in (PLAIN_VA, TAGGED_VA):
+            self._stage1.map(base + gpa, gpa, length_bytes, Kind.EL0_NONE)
+        for register, value in self._stage1.registers().items():
+            self._set(register, value)  # which flushes the TLB
+
     def enter(self, va: int, arguments: Sequence[int], *, tco: bool = False) -> None:
         """Stand at the function at `va`, with at most 8 arguments and a fresh stack."""
         for number, argument in enumerate(arguments[:_ARGUMENTS]):

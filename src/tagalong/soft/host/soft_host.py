@@ -26,7 +26,7 @@ from tagalong.access.host import (
     View,
 )
 from tagalong.access.routines import Routine, load_blob
-from tagalong.errors import HostError, TagalongError, UsageError
+from tagalong.errors import AddressError, HostError, TagalongError, UsageError
 from tagalong.memory import Gpa, GuestMemory
 from tagalong.mte import GRANULE_BYTES, tags
 from tagalong.mte.pointers import address_of, logical_tag
@@ -56,6 +56,7 @@ class SoftHost:
         self._thread = ThreadState()
         self._lock = threading.Lock()
         self._borrowed = 0
+        self._forbidden: list[range] = []
         self._native = NativeMachine(1, 0)
         for region in self._memory.regions:
             self._native.add_ram(region)
@@ -165,6 +166,17 @@ class SoftHost:
         window[:] = np.frombuffer(data, np.uint8)
         return 0
 
+    def forbid(self, gpa: Gpa, length_bytes: int) -> None:
+        """Do mprotect(PROT_NONE) to a page-aligned range, in both views: accesses fault.
+
+        To see what becomes of a strategy that runs into it. Raises AddressError.
+        """
+        self._memory.locate(gpa, length_bytes)
+        if gpa % PAGE_BYTES or length_bytes % PAGE_BYTES:
+            raise AddressError(f"{gpa:#x}+{length_bytes:#x} is not aligned to {PAGE_BYTES:#x}")
+        self._process.forbid(gpa, length_bytes)
+        self._forbidden.append(range(gpa, gpa + length_bytes))
+
     def close(self) -> None:
         """Release the CPU and its memory."""
         with self._lock:
@@ -189,10 +201,13 @@ class SoftHost:
         return Result(self._process.x(0))
 
     def _find(self, address: int, length_bytes: int) -> NDArray[np.uint8] | None:
-        """Return guest RAM at a host address, None if none is mapped there."""
-        base = TAGGED_VA if address_of(address) >= TAGGED_VA else PLAIN_VA
+        """Return guest RAM at a host address, None if the process may not access it."""
+        va = address_of(address)
+        gpa = Gpa(va - (TAGGED_VA if va >= TAGGED_VA else PLAIN_VA))
+        if any(gpa < part.stop and part.start < gpa + length_bytes for part in self._forbidden):
+            return None
         try:
-            return self._memory.view(Gpa(address_of(address) - base), length_bytes)
+            return self._memory.view(gpa, length_bytes)
         except TagalongError:
             return None
 

@@ -32,6 +32,7 @@ _INNER_SHAREABLE: Final = 3 << 8
 _ACCESS_FLAG: Final = 1 << 10
 _PXN: Final = 1 << 53
 _UXN: Final = 1 << 54
+_ADDRESS: Final = (1 << 48) - PAGE_BYTES
 
 _NORMAL_TAGGED: Final = 0xF0
 _NORMAL: Final = 0xFF
@@ -50,6 +51,8 @@ class Kind(Enum):
     """User memory with PROT_MTE."""
     EL0_PLAIN = _NORMAL_INDEX | _EL0 | _PXN | _UXN
     """User memory without."""
+    EL0_NONE = _NORMAL_INDEX | _READ_ONLY | _PXN | _UXN
+    """User memory with PROT_NONE: a page that is there, but not for EL0."""
     EL0_CODE = _NORMAL_INDEX | _EL0 | _READ_ONLY | _PXN
     EL1_TAGGED = _TAGGED_INDEX | _UXN
     """A guest kernel's memory, code included."""
@@ -68,13 +71,15 @@ class Stage1:
         self._used = 1
 
     def map(self, va: int, gpa: int, size_bytes: int, kind: Kind) -> None:
-        """Let `va` on lead to `gpa` on; all three are multiples of 4096, nothing was there."""
+        """Let `va` on lead to `gpa` on, instead of where it led before.
+
+        All three are multiples of 4096. Who has CPUs that may remember the old leaves
+        flushes their TLBs.
+        """
         end = va + size_bytes
         while va < end:
             level = _largest_leaf(va, gpa, end - va)
-            is_page = _TABLE_OR_PAGE if level == _LAST_LEVEL else 0
-            leaf = gpa | kind.value | _INNER_SHAREABLE | _ACCESS_FLAG | is_page | _VALID
-            self._tables[self._table_of(va, level), _index(va, level)] = leaf
+            self._tables[self._table_of(va, level), _index(va, level)] = _leaf(gpa, kind, level)
             va += _LEAF_BYTES[level]
             gpa += _LEAF_BYTES[level]
 
@@ -90,20 +95,28 @@ class Stage1:
         """Return the number of the table that holds the entry of `va` at `level`."""
         table = 0
         for above in range(level):
-            entry = int(self._tables[table, _index(va, above)])
-            table = (
-                (entry & ~(PAGE_BYTES - 1)) - self._gpa >> 12
-                if entry
-                else self._new(table, _index(va, above))
-            )
+            at = table, _index(va, above)
+            if not int(self._tables[at]) & _TABLE_OR_PAGE:
+                self._split(at, above)
+            table = ((int(self._tables[at]) & _ADDRESS) - self._gpa) // PAGE_BYTES
         return table
 
-    def _new(self, parent: int, index: int) -> int:
+    def _split(self, at: tuple[int, int], level: int) -> None:
+        """Put a table where a block or nothing was; it leads where the block led."""
         if self._used == len(self._tables):
             raise HostError(f"no room for more than {self._used} translation tables")
         number, self._used = self._used, self._used + 1
-        self._tables[parent, index] = self._gpa + number * PAGE_BYTES | _TABLE_OR_PAGE | _VALID
-        return number
+        block = int(self._tables[at])
+        if block:
+            is_page = _TABLE_OR_PAGE if level + 1 == _LAST_LEVEL else 0
+            steps = np.arange(_ENTRIES, dtype="<u8") * _LEAF_BYTES[level + 1]
+            self._tables[number] = (block | is_page) + steps
+        self._tables[at] = self._gpa + number * PAGE_BYTES | _TABLE_OR_PAGE | _VALID
+
+
+def _leaf(gpa: int, kind: Kind, level: int) -> int:
+    is_page = _TABLE_OR_PAGE if level == _LAST_LEVEL else 0
+    return gpa | kind.value | _INNER_SHAREABLE | _ACCESS_FLAG | is_page | _VALID
 
 
 def _index(va: int, level: int) -> int:
