@@ -39,7 +39,7 @@ class TestRoundTrip:
         self, bench: Bench, name: str, mode: TagCheckMode
     ) -> None:
         data, packed = bench.fill(2, 3)
-        new = np.frombuffer(data, np.uint8) ^ 0x5A
+        new = np.frombuffer(data, np.uint8) ^ np.uint8(0x5A)
         set_mode(bench, mode)
 
         assert bench.strategy(name).write(bench.at(2), new) is None
