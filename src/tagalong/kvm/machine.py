@@ -8,10 +8,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong.access import Direction
+from tagalong.access.native_host import NativeHost
 from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.devices import Pl011
 from tagalong.errors import RunStateError, StateError, TagalongError
 from tagalong.kvm import pending
+from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.build import RAM_GPA, Parts, build
 from tagalong.kvm.clock import VirtualTime
 from tagalong.kvm.dirty_log import DirtyLog
@@ -55,6 +58,7 @@ class KvmMachine:
         )
         counts = [region.page_count for region in parts.memory.regions]
         self._log = DirtyLog(parts.vm, parts.slots, counts)
+        self._host = NativeHost(parts.memory, self._copy_tags)
         self._tags = TagAccess(parts.vm, parts.memory, self._log_suspended)
 
     @classmethod
@@ -108,6 +112,11 @@ class KvmMachine:
     def vcpus(self) -> Sequence[KvmVcpu]:
         """Return the vCPUs in order of their index."""
         return self._vcpus
+
+    @property
+    def host(self) -> NativeHost:
+        """Return what access strategies need of this process."""
+        return self._host
 
     @property
     def run_state(self) -> RunState:
@@ -164,6 +173,7 @@ class KvmMachine:
                 self._state = RunState.PAUSED
             self._condition.notify_all()
         self._threads.close()
+        self._host.close()
         self._parts.close()
 
     # --- tags and pages ---
@@ -175,6 +185,13 @@ class KvmMachine:
     def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
         """Set allocation tags from a page-aligned gpa on."""
         self._tags.write(gpa, packed)
+
+    def _copy_tags(self, gpa: Gpa, tags: NDArray[np.uint8], direction: Direction) -> None:
+        """Do KVM_ARM_MTE_COPY_TAGS for the strategies."""
+        flags = (
+            KVM_ARM_TAGS_FROM_GUEST if direction is Direction.FROM_GUEST else KVM_ARM_TAGS_TO_GUEST
+        )
+        self._parts.vm.copy_tags(gpa, tags, flags)
 
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may not be zero."""
