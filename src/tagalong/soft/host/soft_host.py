@@ -34,7 +34,6 @@ from tagalong.mte.registers import TagCheckMode
 from tagalong.soft.host.process import CODE_VA, PLAIN_VA, SCRATCH_VA, TAGGED_VA, Process
 from tagalong.soft.host.stage1 import PAGE_BYTES
 from tagalong.soft.host.thread import ThreadState, async_fault, fault_of
-from tagalong.soft.machine import SoftMachine
 from tagalong.soft.native import NativeMachine
 
 LARGEST_BYTES: Final = 4 << 20
@@ -47,11 +46,12 @@ _BASES: Final = {View.PLAIN: PLAIN_VA, View.TAGGED: TAGGED_VA}
 class SoftHost:
     """Implements the Host Protocol; see there for what each method promises.
 
-    Close it before the machine. Raises HostError if the host has no memory for it.
+    `SoftMachine.host` makes it and closes it. `memory`: the guest's, whose CPUs know that their
+    tags are shared. Raises HostError if there is no memory for it.
     """
 
-    def __init__(self, machine: SoftMachine) -> None:
-        self._memory = machine.memory
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory = memory
         self._counts = Counts()
         self._thread = ThreadState()
         self._lock = threading.Lock()
@@ -60,7 +60,6 @@ class SoftHost:
         self._native = NativeMachine(1, 0)
         for region in self._memory.regions:
             self._native.add_ram(region)
-        machine.share_tags()
         self._native.share_tags()
         self._blob = load_blob()
         self._process = Process(
