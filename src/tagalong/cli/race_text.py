@@ -32,8 +32,7 @@ def race_report(report: Report, *, full: bool) -> str:
     explored = report.exploration
     lines = [
         f"Guest {report.guest}: {_instructions(explored.lengths[0])}. VMM {report.vmm}: "
-        f"{_instructions(explored.lengths[1])}, {report.order.value}, checking "
-        f"{report.mode.name.lower()}.",
+        f"{_instructions(explored.lengths[1])}, {_circumstances(report)}.",
         f"{_method(report)} ({explored.reason}).",
         "",
         *(_outcome(report, outcome, count) for outcome, count in report.outcomes.items()),
@@ -52,8 +51,7 @@ def races_table(reports: Sequence[Report]) -> str:
     first = reports[0]
     heads = "".join(f"{outcome.value:>9}" for outcome in first.outcomes)
     lines = [
-        f"Guest {first.guest}, {first.order.value}, checking {first.mode.name.lower()}; "
-        "in percent of all interleavings.",
+        f"Guest {first.guest}, {_circumstances(first)}; in percent of all interleavings.",
         "",
         f"{'access':8} {'VMM, instructions':>18} {'interleavings':>14}{heads}  method",
     ]
@@ -65,6 +63,11 @@ def races_table(reports: Sequence[Report]) -> str:
             f"{explored.method.value}"
         )
     return "\n".join(lines)
+
+
+def _circumstances(report: Report) -> str:
+    order = "" if report.order is None else f"{report.order.value}, "
+    return f"{order}checking {report.mode.name.lower()}"
 
 
 def _instructions(count: int) -> str:
