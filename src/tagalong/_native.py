@@ -73,6 +73,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_machine_free": (None, (ctypes.c_void_p,)),
     "ta_machine_add_ram": (ctypes.c_int, (ctypes.c_void_p, _u64, _u64, _u8p, _u8p)),
     "ta_machine_add_mmio": (ctypes.c_int, (ctypes.c_void_p, _u64, _u64)),
+    "ta_machine_share_tags": (None, (ctypes.c_void_p, _u32)),
     "ta_machine_set_dirty_log": (ctypes.c_int, (ctypes.c_void_p, _u32, ctypes.c_void_p)),
     "ta_machine_run": (None, (ctypes.c_void_p, _u64, ctypes.POINTER(Exit))),
     "ta_machine_interrupt": (None, (ctypes.c_void_p,)),
@@ -84,6 +85,9 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_vcpu_set": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, _u64)),
     "ta_vcpu_register_ids": (_size, (ctypes.POINTER(_u64), _size)),
     "ta_vcpu_instructions": (_u64, (ctypes.c_void_p, _u32)),
+    "ta_vcpu_snapshot_bytes": (_size, ()),
+    "ta_vcpu_save_snapshot": (ctypes.c_int, (ctypes.c_void_p, _u32, _u8p)),
+    "ta_vcpu_load_snapshot": (ctypes.c_int, (ctypes.c_void_p, _u32, _u8p)),
 }
 
 # What native/arm64 adds on arm64 hosts.

@@ -15,6 +15,7 @@ from tagalong.kvm import KvmMachine
 from tagalong.machine import Machine
 from tagalong.memory import Gpa
 from tagalong.mte import PACKED_RATIO
+from tagalong.soft import SoftMachine
 
 RAM_PAGES = 64
 
@@ -70,4 +71,12 @@ def _break(machine: KvmMachine, page: int) -> None:
         system.protect(machine.host.address(view, gpa, size), size, 0)
 
 
-BENCHES: dict[str, Callable[[], Bench]] = {"native": native_bench}
+def soft_bench() -> Bench:
+    """Return the embedded machine's memory and its second CPU."""
+    machine = SoftMachine.create(ram_bytes=RAM_PAGES * 4096)
+    host, page = machine.host, machine.description.page_size_bytes
+    gpa = machine.memory.regions[0].gpa
+    return Bench(machine, host, page, lambda number: host.forbid(Gpa(gpa + number * page), page))
+
+
+BENCHES: dict[str, Callable[[], Bench]] = {"native": native_bench, "soft": soft_bench}

@@ -29,9 +29,10 @@ ALLOWED: dict[str, set[str]] = {
     "migrate": {"mte", "memory", "machine", "wire"},
     "vmm": {"mte", "memory", "machine", "cpu_match", "boot", "soft", "kvm", "migrate"},
     "probe": {"mte", "memory", "machine", "register_ids", "kvm"},
+    "race": {"access", "mte", "memory", "machine", "register_ids", "soft"},
     "demo": {"vmm", "mte"},
     "lab": set(),
-    "cli": {"vmm", "demo", "probe", "boot", "migrate", "lab"},
+    "cli": {"vmm", "demo", "probe", "race", "access", "mte", "boot", "migrate", "lab"},
     "__main__": {"cli"},
 }
 OPEN_TO_ALL = {"errors", "_native", ""}

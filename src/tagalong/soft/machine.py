@@ -31,6 +31,7 @@ from tagalong.machine import MachineDescription, MachineState, RegionDescription
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
 from tagalong.mte.registers import MteVersion
 from tagalong.soft.disassembly import disassemble
+from tagalong.soft.host import SoftHost
 from tagalong.soft.native import ExitReason, NativeMachine
 from tagalong.soft.psci import Psci
 from tagalong.soft.vcpu import SoftVcpu
@@ -80,6 +81,7 @@ class SoftMachine:
             self._native.add_ram(region)
         self._native.add_mmio(PL011_GPA, PL011_BYTES)
         self._uart = Pl011(console)
+        self._host: SoftHost | None = None
         self._vcpus = tuple(
             SoftVcpu(i, self._native, self._while_paused, self._handle_exit, policy)
             for i in range(description.vcpu_count)
@@ -134,6 +136,18 @@ class SoftMachine:
         return self._vcpus
 
     @property
+    def host(self) -> SoftHost:
+        """Return what access strategies need of a process beside this guest; made when asked for.
+
+        Raises HostError if the host has no memory for it, RunStateError after close().
+        """
+        with self._held():
+            if self._host is None:
+                self._native.share_tags()
+                self._host = SoftHost(self._memory)
+            return self._host
+
+    @property
     def run_state(self) -> RunState:
         """Return what the machine is doing now."""
         return self._state
@@ -182,6 +196,8 @@ class SoftMachine:
             self._condition.notify_all()
         if self._runner is not None and self._runner is not threading.current_thread():
             self._runner.join()
+        if self._host is not None:
+            self._host.close()
         self._native.close()
         self._memory.close()
 
