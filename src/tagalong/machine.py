@@ -81,6 +81,14 @@ class MachineState:
     devices: Mapping[str, bytes] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class AccessChoice:
+    """The access strategy by which a machine's RAM is touched, and why it and no other."""
+
+    name: str
+    reason: str
+
+
 class Vcpu(Protocol):
     """One virtual CPU. Its state can be read and written only while the machine is paused."""
 
@@ -172,6 +180,32 @@ class Machine(Protocol):
         """Set the allocation tags from `gpa` on; `packed` as read_tags returns it.
 
         Raises AddressError; no tag has changed then. Not recorded in the dirty log.
+        """
+        ...
+
+    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the packed allocation tags of scattered pages of region number `region`.
+
+        `pages`: numbers in the region, ascending. Returns a copy of shape
+        (pages, page size / 32). Costs far less than read_tags for each. Raises AddressError.
+        """
+        ...
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        """Set the allocation tags of pages as read_page_tags returns them.
+
+        Raises AddressError; no tag has changed then. Not recorded in the dirty log.
+        """
+        ...
+
+    def use_access(self, name: str) -> AccessChoice:
+        """Touch guest RAM by the access strategy `name` from now on; "auto" is the best.
+
+        That is what read_tags, write_tags and their kin do, and all copies of data by the
+        methods of `memory` and its regions. Raises UsageError for a name that is none,
+        HostError saying what the host lacks for it; then nothing has changed.
         """
         ...
 

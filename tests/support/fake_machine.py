@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tagalong.errors import MachineMismatchError, RunStateError, StateError
 from tagalong.machine import (
+    AccessChoice,
     MachineDescription,
     MachineState,
     PowerState,
@@ -181,6 +182,18 @@ class FakeMachine:
 
     def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
         self.memory.write_tags(gpa, packed)
+
+    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.memory.region_of_pages(region, pages).read_page_tags(pages)
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        tags = self.memory.region_of_pages(region, pages).tags
+        tags.reshape(-1, packed.shape[1])[pages] = packed
+
+    def use_access(self, name: str) -> AccessChoice:
+        return AccessChoice(name, "asked for")
 
     def populated_pages(self) -> list[PageBitmap]:
         return [region.populated_pages() for region in self.memory.regions]

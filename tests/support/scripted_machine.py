@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tagalong.errors import RunStateError
 from tagalong.machine import (
+    AccessChoice,
     MachineDescription,
     MachineState,
     RegionDescription,
@@ -87,8 +88,19 @@ class ScriptedMachine:
     def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         raise NotImplementedError
 
+    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        raise NotImplementedError
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        raise NotImplementedError
+
     def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
         raise NotImplementedError
+
+    def use_access(self, name: str) -> AccessChoice:
+        return AccessChoice(name, "asked for")
 
     def populated_pages(self) -> list[PageBitmap]:
         raise NotImplementedError

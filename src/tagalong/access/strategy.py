@@ -42,6 +42,8 @@ class Strategy(Protocol):
     summary: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
     hazards: ClassVar[frozenset[Hazard]]
+    view: ClassVar[View]
+    """The mapping that data are copied through."""
 
     def __init__(self, host: Host) -> None: ...
 

@@ -8,7 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong.access import Direction
+from tagalong.access import Direction, View, choose
+from tagalong.access.accessor import Accessor
+from tagalong.access.ioctl import Ioctl
 from tagalong.access.native_host import NativeHost
 from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.devices import Pl011
@@ -21,8 +23,15 @@ from tagalong.kvm.dirty_log import DirtyLog
 from tagalong.kvm.exits import ExitHandler
 from tagalong.kvm.processor import KvmVcpu
 from tagalong.kvm.tag_access import TagAccess
+from tagalong.kvm.tag_port import IoctlPort
 from tagalong.kvm.threads import VcpuThreads
-from tagalong.machine import MachineDescription, MachineState, RegionDescription, RunState
+from tagalong.machine import (
+    AccessChoice,
+    MachineDescription,
+    MachineState,
+    RegionDescription,
+    RunState,
+)
 from tagalong.memory import Gpa, GuestMemory, PageBitmap
 
 _UART: Final = "pl011"
@@ -59,7 +68,8 @@ class KvmMachine:
         counts = [region.page_count for region in parts.memory.regions]
         self._log = DirtyLog(parts.vm, parts.slots, counts)
         self._host = NativeHost(parts.memory, self._copy_tags)
-        self._tags = TagAccess(parts.vm, parts.memory, self._log_suspended)
+        self._ioctl = IoctlPort(parts.vm, self._log_suspended)
+        self._tags = TagAccess(self._ioctl, parts.memory)
 
     @classmethod
     def create(
@@ -186,12 +196,27 @@ class KvmMachine:
         """Set allocation tags from a page-aligned gpa on."""
         self._tags.write(gpa, packed)
 
-    def _copy_tags(self, gpa: Gpa, tags: NDArray[np.uint8], direction: Direction) -> None:
-        """Do KVM_ARM_MTE_COPY_TAGS for the strategies."""
-        flags = (
-            KVM_ARM_TAGS_FROM_GUEST if direction is Direction.FROM_GUEST else KVM_ARM_TAGS_TO_GUEST
-        )
-        self._parts.vm.copy_tags(gpa, tags, flags)
+    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return packed allocation tags of scattered pages, a row each, as a copy."""
+        return self._tags.read_pages(region, pages)
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        """Set allocation tags of scattered pages, a row each."""
+        self._tags.write_pages(region, pages, packed)
+
+    def use_access(self, name: str) -> AccessChoice:
+        """Touch guest RAM by the strategy `name` from now on."""
+        self._refuse_closed()
+        choice = choose(name, self._host)
+        accessor = Accessor(choice.strategy, self.description.page_size_bytes)
+        is_ioctl = isinstance(choice.strategy, Ioctl)
+        self._tags.port = self._ioctl if is_ioctl else accessor
+        for region in self.memory.regions:
+            # The data planes are the plain view: its strategies copy as everybody does.
+            region.route(None if choice.strategy.view is View.PLAIN else accessor)
+        return AccessChoice(choice.strategy.name, choice.reason)
 
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may not be zero."""
@@ -264,6 +289,13 @@ class KvmMachine:
         return pending.load(state.devices.get(pending.DEVICE), len(self._vcpus))
 
     # --- small help ---
+
+    def _copy_tags(self, gpa: Gpa, tags: NDArray[np.uint8], direction: Direction) -> None:
+        """Do KVM_ARM_MTE_COPY_TAGS for the strategies."""
+        flags = (
+            KVM_ARM_TAGS_FROM_GUEST if direction is Direction.FROM_GUEST else KVM_ARM_TAGS_TO_GUEST
+        )
+        self._parts.vm.copy_tags(gpa, tags, flags)
 
     def _end(self, state: RunState, failure: Exception | None) -> None:
         with self._condition:

@@ -68,6 +68,14 @@ class AnonymousPlane:
             start, stop = max(low * page, offset), min(high * page, end)
             target[start - offset : stop - offset] = self.array[start:stop]
 
+    def read_pages_into(
+        self, target: NDArray[np.uint8], page_bytes: int, pages: NDArray[np.int64]
+    ) -> None:
+        """Copy pages of `page_bytes`, given by number, until `target` is full; holes stay holes."""
+        rows = target.reshape(pages.size, page_bytes)
+        for number, row in zip(pages.tolist(), rows, strict=True):
+            self.read_into(row, number * page_bytes)
+
     def extents(self) -> Iterator[tuple[int, int]]:
         """Yield the byte ranges [start, stop) that are present or swapped out, in order."""
         page = mmap.PAGESIZE
@@ -119,6 +127,13 @@ class TagsInPages:
     def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
         """Refuse: there is no plane."""
         del target, offset
+        self._refuse()
+
+    def read_pages_into(
+        self, target: NDArray[np.uint8], page_bytes: int, pages: NDArray[np.int64]
+    ) -> None:
+        """Refuse: there is no plane."""
+        del target, page_bytes, pages
         self._refuse()
 
     def extents(self) -> Iterator[tuple[int, int]]:

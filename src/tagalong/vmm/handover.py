@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tagalong.errors import RunStateError
 from tagalong.machine import (
+    AccessChoice,
     Machine,
     MachineDescription,
     MachineState,
@@ -141,6 +142,20 @@ class MigratingMachine:
     def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
         """As Machine.write_tags."""
         self._machine.write_tags(gpa, packed)
+
+    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """As Machine.read_page_tags."""
+        return self._machine.read_page_tags(region, pages)
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        """As Machine.write_page_tags."""
+        self._machine.write_page_tags(region, pages, packed)
+
+    def use_access(self, name: str) -> AccessChoice:
+        """As Machine.use_access."""
+        return self._machine.use_access(name)
 
     def populated_pages(self) -> list[PageBitmap]:
         """As Machine.populated_pages."""
