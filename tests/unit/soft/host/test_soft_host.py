@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tagalong.access import STRATEGIES, Direction, Need, Routine, View, tagged_addr_ctrl
+from tagalong.access import STRATEGIES, Direction, Need, Routine, tagged_addr_ctrl
 from tagalong.access.host import PSTATE_TCO
 from tagalong.errors import AddressError, HostError, RunStateError, UsageError
 from tagalong.memory import Gpa
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA, SoftMachine
+from tagalong.soft.host.process import CODE_VA, TAGGED_VA, Process
+from tagalong.soft.native import NativeMachine
 from tests.support import a64, bare
 from tests.support.a64_code import Code
 
@@ -66,35 +68,47 @@ def test_match_faults_and_no_other_strategy_does_while_the_guest_retags() -> Non
     assert paused == [None] * 50
 
 
-def test_tags_that_share_a_byte_survive_stores_of_guest_and_host_at_once() -> None:
-    # The guest keeps setting the even granule and looking whether its tag is still there.
+def tag_and_look(pointer: int, rounds: int | None) -> list[int]:
+    """Return code that sets one tag after the other and counts in x4 those it does not find."""
     code = Code(bare.CODE)
     code.label("again")
-    code.emit(a64.addg(1, 1, 0, 1), a64.stg(1, 1), a64.mov(2, 1), a64.ldg(2, 2))
-    code.emit(a64.add_reg(3, 1, 2, sub=1), a64.logical_reg(1, 4, 4, 3), a64.add_imm(5, 5, 1))
-    code.branch("again")
-    machine = bare.machine_with(code.words_of())
+    code.emit(a64.addg(pointer, pointer, 0, 1), a64.stg(pointer, pointer))
+    code.emit(a64.mov(2, pointer), a64.ldg(2, 2), a64.add_reg(3, pointer, 2, sub=1, s=1))
+    code.emit(a64.csel(4, 4, 4, a64.EQ, op2=1), a64.add_imm(5, 5, 1))  # x4 + 1 unless equal
+    if rounds is None:
+        code.branch("again")
+    else:
+        code.emit(*a64.mov_value(6, rounds), a64.add_reg(a64.ZR, 5, 6, sub=1, s=1))
+        code.branch("again", lambda offset: a64.b_cond(a64.NE, offset))
+        code.emit(a64.ret())
+    return code.words_of()
+
+
+def test_tags_that_share_a_byte_survive_stores_of_guest_and_host_at_once() -> None:
+    rounds = 5_000_000
+    machine = bare.machine_with(tag_and_look(1, None))
     bare.set_x(machine, {1: bare.DATA, 4: 0, 5: 0})
-    # The host has the odd one; both granules behind them are its own too.
-    host = machine.host
-    at = host.address(View.TAGGED, Gpa(bare.DATA), 64)
+    assert machine.host is not None  # from now on the guest's CPUs know that they are not alone
+    native = NativeMachine(1, 0)
+    native.add_ram(machine.memory.regions[0])
+    native.share_tags()
+    words = bare.encoded(tag_and_look(1, rounds))
+    process = Process(native, 0, machine.memory.regions, words, 4096)
+    process.enter(CODE_VA, (0, TAGGED_VA + bare.DATA + 16, 0, 0, 0, 0))
     machine.resume()
 
-    odd = []
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
-        for tag in range(16):
-            # One packed byte from the odd granule on: two granules of one tag, by ST2G.
-            with host.borrow(np.array([tag << 4 | tag], np.uint8)) as packed:
-                host.call(Routine.WRITE_TAGS, at + 16, packed, 1)
-            odd.append(int(machine.memory.regions[0].tags[(bare.DATA - RAM_GPA) // 32]) >> 4 == tag)
+    returned = process.run().is_return
     machine.pause()
-    lost, rounds = bare.get_x(machine, 4), bare.get_x(machine, 5)
+    lost = process.x(4), bare.get_x(machine, 4)
+    counts = process.x(5), bare.get_x(machine, 5)
+    native.close()
+    process.close()
     machine.close()
 
-    assert all(odd)
-    assert rounds > 1000
-    assert lost == 0
+    assert returned
+    assert counts[0] == rounds
+    assert counts[1] > 1000
+    assert lost == (0, 0)
 
 
 def test_threads_have_a_prctl_and_a_tco_of_their_own(machine: SoftMachine) -> None:
