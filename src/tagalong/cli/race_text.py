@@ -151,4 +151,4 @@ def _end(line: Line) -> str:
 
 
 def _granule(granule: Granule) -> str:
-    return f"tag {granule.tag:#x}, data {granule.data[:8].hex()}.."
+    return f"tag {granule.tag:#x}, data {granule.data[:4].hex()}.."
