@@ -27,12 +27,12 @@ ALLOWED: dict[str, set[str]] = {
     "kvm": {"mte", "memory", "machine", "register_ids", "cpu_match", "devices", "access"},
     "wire": {"mte"},
     "migrate": {"mte", "memory", "machine", "wire"},
-    "vmm": {"mte", "memory", "machine", "cpu_match", "boot", "soft", "kvm", "migrate"},
+    "vmm": {"access", "mte", "memory", "machine", "cpu_match", "boot", "soft", "kvm", "migrate"},
     "probe": {"mte", "memory", "machine", "register_ids", "kvm"},
     "race": {"access", "mte", "memory", "machine", "register_ids", "soft"},
-    "demo": {"vmm", "mte"},
+    "demo": {"access", "vmm", "mte"},
     "lab": set(),
-    "cli": {"vmm", "demo", "probe", "race", "access", "mte", "boot", "migrate", "lab"},
+    "cli": {"access", "vmm", "demo", "probe", "race", "mte", "boot", "migrate", "lab"},
     "__main__": {"cli"},
 }
 OPEN_TO_ALL = {"errors", "_native", ""}
