@@ -30,9 +30,21 @@ ALLOWED: dict[str, set[str]] = {
     "vmm": {"access", "mte", "memory", "machine", "cpu_match", "boot", "soft", "kvm", "migrate"},
     "probe": {"mte", "memory", "machine", "register_ids", "kvm"},
     "race": {"access", "mte", "memory", "machine", "register_ids", "soft"},
+    "comparison": {"access", "mte", "memory", "machine", "boot", "vmm"},
     "demo": {"access", "vmm", "mte"},
     "lab": set(),
-    "cli": {"access", "vmm", "demo", "probe", "race", "mte", "boot", "migrate", "lab"},
+    "cli": {
+        "access",
+        "comparison",
+        "vmm",
+        "demo",
+        "probe",
+        "race",
+        "mte",
+        "boot",
+        "migrate",
+        "lab",
+    },
     "__main__": {"cli"},
 }
 OPEN_TO_ALL = {"errors", "_native", ""}
