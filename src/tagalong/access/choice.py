@@ -19,7 +19,7 @@ from tagalong.errors import HostError, UsageError
 AUTO: Final = "auto"
 
 # From the best to the worst; docs/design/access.md says why.
-_PREFERENCE: Final[Mapping[type[Strategy], str]] = MappingProxyType(
+PREFERENCE: Final[Mapping[type[Strategy], str]] = MappingProxyType(
     {
         Ioctl: "never faults, needs no mapping with PROT_MTE and no state of the thread",
         Alias: "never faults and needs no state of the thread",
@@ -32,7 +32,7 @@ _PREFERENCE: Final[Mapping[type[Strategy], str]] = MappingProxyType(
 )
 
 STRATEGIES: Final[Mapping[str, type[Strategy]]] = MappingProxyType(
-    {strategy.name: strategy for strategy in _PREFERENCE}
+    {strategy.name: strategy for strategy in PREFERENCE}
 )
 ACCESS_NAMES: Final = (AUTO, *STRATEGIES)
 
@@ -70,7 +70,7 @@ def why_not(name: str, host: Host) -> str | None:
 
 def _choose_best(host: Host) -> Choice:
     passed_over: list[str] = []
-    for strategy, reason in _PREFERENCE.items():
+    for strategy, reason in PREFERENCE.items():
         obstacle = why_not(strategy.name, host)
         if obstacle is None:
             why = "; ".join([reason, *passed_over])

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from tagalong.access import Host, View, choose
 from tagalong.access.accessor import Accessor
+from tagalong.access.choice import AUTO, PREFERENCE
 from tagalong.access.ioctl import Ioctl
 from tagalong.errors import AddressError
 from tagalong.machine import AccessChoice
@@ -30,9 +31,14 @@ class SoftRam:
 
     def use_access(self, name: str) -> AccessChoice:
         """Touch guest RAM by a strategy from now on; raises as Machine.use_access."""
+        if name in (AUTO, Ioctl.name):
+            self._accessor = None
+            for region in self._memory.regions:
+                region.route(None)
+            return AccessChoice(Ioctl.name, "asked for" if name != AUTO else PREFERENCE[Ioctl])
         choice = choose(name, self._host())
         accessor = Accessor(choice.strategy, PAGE_BYTES)
-        self._accessor = None if isinstance(choice.strategy, Ioctl) else accessor
+        self._accessor = accessor
         for region in self._memory.regions:
             region.route(None if choice.strategy.view is View.PLAIN else accessor)
         return AccessChoice(choice.strategy.name, choice.reason)
