@@ -86,6 +86,14 @@ class Report:
     chosen_reason: str
     strategies: tuple[StrategyReport, ...]
 
+    @property
+    def is_as_promised(self) -> bool:
+        """Return whether no strategy faulted or did wrong while the guest stood."""
+        rows = [each for each in self.strategies if each.works and each.name != CONTROL]
+        counts = [n for row in rows for by in (row.faults, row.wrong) for n in (by or {}).values()]
+        in_pause = [row.race.paused for row in rows if row.race is not None]
+        return not any(counts) and not any(p.faults + p.torn + p.stale for p in in_pause)
+
     def of(self, name: str) -> StrategyReport:
         """Return the report of one strategy."""
         return next(each for each in self.strategies if each.name == name)
