@@ -80,6 +80,10 @@ TA_EXPORT int ta_machine_add_ram(struct ta_machine *machine, uint64_t gpa, uint6
                                  uint8_t *data, uint8_t *tags);
 TA_EXPORT int ta_machine_add_mmio(struct ta_machine *machine, uint64_t gpa, uint64_t size);
 
+/* Whether another machine, in another thread, uses the same planes: two tags share a byte, and
+ * a tag store must then not undo what the other did to its neighbour. */
+TA_EXPORT void ta_machine_share_tags(struct ta_machine *machine, uint32_t shared);
+
 /* Sets the bitmap (KVM's layout: bit n of a little-endian u64 array is page n) in which the
  * region's pages are marked before they change; NULL ends it. Call it again after bits
  * were cleared. Only while no vCPU runs. */
@@ -110,5 +114,48 @@ TA_EXPORT int ta_vcpu_set(struct ta_machine *machine, uint32_t vcpu, uint64_t id
 /* Writes at most `max_ids` of the ids that every vCPU has and returns how many there are. */
 TA_EXPORT size_t ta_vcpu_register_ids(uint64_t *ids, size_t max_ids);
 TA_EXPORT uint64_t ta_vcpu_instructions(struct ta_machine *machine, uint32_t vcpu);
+
+/* A vCPU's state as ta_vcpu_snapshot_bytes() bytes; only for this machine, and only while no
+ * vCPU runs. Equal bytes mean equal behaviour. 0, or -1 if there is no such vCPU. */
+TA_EXPORT size_t ta_vcpu_snapshot_bytes(void);
+TA_EXPORT int ta_vcpu_save_snapshot(struct ta_machine *machine, uint32_t vcpu,
+                                    uint8_t *snapshot);
+TA_EXPORT int ta_vcpu_load_snapshot(struct ta_machine *machine, uint32_t vcpu,
+                                    const uint8_t *snapshot);
+
+/* --- arm64/: only in the library for arm64 ---------------------------------------------- */
+
+#if defined(__aarch64__)
+
+/* The routines of arm64/routines.S; the index at their start is described there. */
+TA_EXPORT const void *ta_routines(void);
+TA_EXPORT uint64_t ta_routines_bytes(void);
+
+enum ta_call_flags {
+    TA_CALL_CHECKS_OFF = 1,  /* PR_MTE_TCF_NONE for the thread meanwhile */
+    TA_CALL_STACK_APART = 2, /* signals blocked, another stack for the fault's handler */
+};
+
+struct ta_call {
+    uint64_t routine; /* its offset */
+    uint64_t arguments[6];
+    uint32_t flags;
+    /* Results. `signal` is 0 if nothing happened; else x0 is 0 and the rest says what. `pc` is
+     * an offset if it is in the routines. */
+    uint32_t system_calls;
+    uint64_t value;
+    int32_t signal;
+    int32_t code;
+    uint64_t address;
+    uint64_t pc;
+    uint64_t sp;
+    uint64_t pstate;
+};
+
+/* Runs one routine in the calling thread. 0, or an errno if it could not be run; a fault in it
+ * is a result. SP, TCO, prctl, signal mask and alternate stack are then as before. */
+TA_EXPORT int ta_call_guarded(struct ta_call *call);
+
+#endif
 
 #endif

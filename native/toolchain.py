@@ -1,8 +1,8 @@
 """Compile the native library and the guest programs with `zig cc`.
 
 Zig comes as the wheel `ziglang`; it carries a C compiler, an assembler and a linker for
-every target, so that a machine with nothing but python3 builds both the host's library
-and the guests' A64 programs, and cross-builds the library for arm64.
+every target, so that a machine with nothing but python3 builds the host's library, the
+guests' A64 programs and the routines of native/arm64, and cross-builds the library for arm64.
 
     python native/toolchain.py [--target x86_64|aarch64] [--out FOLDER]
 """
@@ -12,10 +12,12 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 LIBRARY = "libtagalong.so"
+ROUTINES = "routines.bin"
 
 # glibc 2.17 is what manylinux2014 promises: the library then loads on any Linux of today.
 _GLIBC = "2.17"
@@ -60,9 +62,10 @@ def build_library(root: Path, out: Path, machine: str | None = None) -> Path:
     """Compile native/ for `machine` ("x86_64" or "aarch64") into out/libtagalong.so."""
     machine = machine or platform.machine()
     out.mkdir(parents=True, exist_ok=True)
-    sources = sorted((root / "native").rglob("*.c"))
+    arm64 = root / "native" / "arm64"
+    sources = sorted(p for p in (root / "native").rglob("*.c") if arm64 not in p.parents)
     if machine == "aarch64":
-        sources += sorted((root / "native").rglob("*.S"))
+        sources += sorted(arm64.glob("*.[cS]"))
     target = out / LIBRARY
     _zig_cc(
         root,
@@ -70,6 +73,20 @@ def build_library(root: Path, out: Path, machine: str | None = None) -> Path:
         sources,
         target,
     )
+    return target
+
+
+def build_routines(root: Path, out: Path) -> Path:
+    """Assemble native/arm64/routines.S into out/routines.bin: the bytes, for any address."""
+    out.mkdir(parents=True, exist_ok=True)
+    target = out / ROUTINES
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        assembled = Path(folder) / "routines.o"
+        source = root / "native" / "arm64" / "routines.S"
+        _zig_cc(root, ("-target", "aarch64-freestanding-none", "-c"), [source], assembled)
+        partial = Path(folder) / ROUTINES
+        _zig(root, ("objcopy", "-O", "binary", str(assembled), str(partial)), target)
+        partial.replace(target)
     return target
 
 
@@ -91,6 +108,7 @@ def build_package(root: Path) -> None:
     """Build what the installed package carries, into src/tagalong/_lib."""
     out = root / "src" / "tagalong" / "_lib"
     build_library(root, out)
+    build_routines(root, out)
     build_guests(root, out)
 
 
@@ -98,20 +116,23 @@ def _zig_cc(root: Path, flags: Sequence[str], sources: Sequence[Path], target: P
     # Built beside and renamed: a killed build leaves no half library under the final name,
     # and a process that has the old one mapped keeps it.
     partial = target.with_name(f".{target.name}.partial")
-    command = [
-        sys.executable, "-m", "ziglang", "cc",
-        *flags, "-o", str(partial), *map(str, sources),
-    ]  # fmt: skip
+    try:
+        _zig(root, ("cc", *flags, "-o", str(partial), *map(str, sources)), target)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _zig(root: Path, arguments: Sequence[str], target: Path) -> None:
     environment = dict(os.environ)
     environment.setdefault("ZIG_GLOBAL_CACHE_DIR", str(root / "build" / "zig-cache"))
     environment.setdefault("ZIG_LOCAL_CACHE_DIR", str(root / "build" / "zig-cache"))
     try:
-        subprocess.run(command, check=True, env=environment)
-        partial.replace(target)
+        subprocess.run([sys.executable, "-m", "ziglang", *arguments], check=True, env=environment)
     except subprocess.CalledProcessError as error:
-        raise SystemExit(f"zig cc failed on {target.name} (exit {error.returncode})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise SystemExit(
+            f"zig {arguments[0]} failed on {target.name} (exit {error.returncode})"
+        ) from error
 
 
 def main() -> None:
@@ -128,6 +149,7 @@ def main() -> None:
         return
     out = arguments.out or root / "build" / arguments.target
     build_library(root, out, arguments.target)
+    build_routines(root, out)
     build_guests(root, out)
 
 

@@ -6,7 +6,7 @@
  *   data_processing_*.c, branch.c, load_store.c, atomics.c, tags_insn.c, system.c   handlers
  *   memory.c, mmu.c             guest memory with translation and tag checks
  *   exception.c, sysregs.c      EL1 and EL0 as the guest sees them
- *   state.c                     a vCPU's state by KVM ONE_REG id
+ *   state.c, snapshot.c         a vCPU's state by KVM ONE_REG id, and all of it as bytes
  *   run.c, machine.c            the loop, the turns of the vCPUs, the library's entry points
  */
 #ifndef TA_CPU_H
@@ -167,6 +167,7 @@ struct ta_machine {
     uint32_t mmio_count;
     uint32_t armed_monitors; /* how many vCPUs hold an exclusive reservation */
     int interrupted;         /* accessed atomically */
+    bool shares_tags;        /* another machine stores to the same tag planes */
     uint64_t random;         /* decides the length of turns */
     uint64_t seed;
     uint32_t turn;       /* whose */

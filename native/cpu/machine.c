@@ -79,6 +79,11 @@ int ta_machine_add_mmio(struct ta_machine *machine, uint64_t gpa, uint64_t size)
     return 0;
 }
 
+void ta_machine_share_tags(struct ta_machine *machine, uint32_t shared)
+{
+    machine->shares_tags = shared != 0;
+}
+
 int ta_machine_set_dirty_log(struct ta_machine *machine, uint32_t region, uint64_t *bitmap)
 {
     if (region >= machine->ram_count)

@@ -124,19 +124,30 @@ bool decode_tag_arithmetic(uint32_t word, struct insn *insn)
 
 /* --- tags in memory --- */
 
-static void put_tag(const struct span *span, uint64_t va, unsigned tag)
+static uint8_t with_nibble(uint8_t byte, unsigned granule, unsigned tag)
 {
-    unsigned granule = (unsigned)(va & (PAGE_BYTES - 1)) / GRANULE_BYTES;
-    uint8_t *byte = &span->tags[granule >> 1];
-    *byte = granule & 1 ? (uint8_t)((*byte & 0x0f) | tag << 4) : (uint8_t)((*byte & 0xf0) | tag);
+    return granule & 1 ? (uint8_t)((byte & 0x0f) | tag << 4) : (uint8_t)((byte & 0xf0) | tag);
 }
 
-static void set_granules(const struct span *span, uint64_t va, unsigned tag, bool store_tags,
-                         bool zero_data)
+static void put_tag(const struct vcpu *cpu, const struct span *span, uint64_t va, unsigned tag)
 {
-    bool store = span->tags && store_tags;
+    unsigned granule = (unsigned)(va & (PAGE_BYTES - 1)) / GRANULE_BYTES;
+    uint8_t *byte = &span->tags[granule >> 1], before = *byte;
+    if (likely(!cpu->machine->shares_tags)) {
+        *byte = with_nibble(before, granule, tag);
+        return;
+    }
+    while (!__atomic_compare_exchange_n(byte, &before, with_nibble(before, granule, tag), false,
+                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
+}
+
+static void set_granules(const struct vcpu *cpu, const struct span *span, uint64_t va,
+                         unsigned tag, bool zero_data)
+{
+    bool store = span->tags && tags_enabled(cpu, 0);
     for (uint32_t done = 0; store && done < span->bytes; done += GRANULE_BYTES)
-        put_tag(span, va + done, tag);
+        put_tag(cpu, span, va + done, tag);
     if (zero_data)
         memset(span->data, 0, span->bytes);
 }
@@ -157,12 +168,11 @@ static bool set_tags(struct vcpu *cpu, uint64_t va, unsigned granules, unsigned 
     else if (!resolve_ram(cpu, va, bytes, GRANULE_BYTES,
                           flags | ACCESS_WRITE | ACCESS_UNCHECKED | ACCESS_ALIGNED, &access))
         return false;
-    bool store_tags = tags_enabled(cpu, 0);
     for (unsigned i = 0; i < 2; i++) {
         const struct span *span = &access.spans[i];
         for (uint32_t done = 0; zero_data && done < span->bytes; done += GRANULE_BYTES)
             clear_monitors(cpu, span->data + done);
-        set_granules(span, i ? va + access.spans[0].bytes : va, tag, store_tags, zero_data);
+        set_granules(cpu, span, i ? va + access.spans[0].bytes : va, tag, zero_data);
     }
     return true;
 }
@@ -203,7 +213,7 @@ void run_store_tag_pair(struct vcpu *cpu, const struct insn *insn)
     clear_monitors(cpu, access.spans[0].data);
     memcpy(access.spans[0].data, data, sizeof data);
     if (access.spans[0].tags && tags_enabled(cpu, 0))
-        put_tag(&access.spans[0], address, logical_tag(address));
+        put_tag(cpu, &access.spans[0], address, logical_tag(address));
     if (insn->shift)
         cpu->x[insn->rn] = updated;
 }

@@ -5,6 +5,7 @@ length is checked on this side, by the callers, before the pointer is handed ove
 """
 
 import ctypes
+import platform
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +38,24 @@ class Exit(ctypes.Structure):
     )
 
 
+class Call(ctypes.Structure):
+    """`struct ta_call`: one routine to run, and what came of it. arm64 only."""
+
+    _fields_ = (
+        ("routine", _u64),
+        ("arguments", _u64 * 6),
+        ("flags", _u32),
+        ("system_calls", _u32),
+        ("value", _u64),
+        ("signal", ctypes.c_int32),
+        ("code", ctypes.c_int32),
+        ("address", _u64),
+        ("pc", _u64),
+        ("sp", _u64),
+        ("pstate", _u64),
+    )
+
+
 # name -> (result type, argument types)
 _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_abi_version": (_u32, ()),
@@ -54,6 +73,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_machine_free": (None, (ctypes.c_void_p,)),
     "ta_machine_add_ram": (ctypes.c_int, (ctypes.c_void_p, _u64, _u64, _u8p, _u8p)),
     "ta_machine_add_mmio": (ctypes.c_int, (ctypes.c_void_p, _u64, _u64)),
+    "ta_machine_share_tags": (None, (ctypes.c_void_p, _u32)),
     "ta_machine_set_dirty_log": (ctypes.c_int, (ctypes.c_void_p, _u32, ctypes.c_void_p)),
     "ta_machine_run": (None, (ctypes.c_void_p, _u64, ctypes.POINTER(Exit))),
     "ta_machine_interrupt": (None, (ctypes.c_void_p,)),
@@ -65,7 +85,19 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_vcpu_set": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, _u64)),
     "ta_vcpu_register_ids": (_size, (ctypes.POINTER(_u64), _size)),
     "ta_vcpu_instructions": (_u64, (ctypes.c_void_p, _u32)),
+    "ta_vcpu_snapshot_bytes": (_size, ()),
+    "ta_vcpu_save_snapshot": (ctypes.c_int, (ctypes.c_void_p, _u32, _u8p)),
+    "ta_vcpu_load_snapshot": (ctypes.c_int, (ctypes.c_void_p, _u32, _u8p)),
 }
+
+# What native/arm64 adds on arm64 hosts.
+_ARM64_PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
+    "ta_routines": (ctypes.c_void_p, ()),
+    "ta_routines_bytes": (_u64, ()),
+    "ta_call_guarded": (ctypes.c_int, (ctypes.POINTER(Call),)),
+}
+
+IS_ARM64 = platform.machine() == "aarch64"
 
 
 @cache
@@ -74,7 +106,8 @@ def library() -> ctypes.CDLL:
     path = LIBRARY_FOLDER / "libtagalong.so"
     try:
         loaded = ctypes.CDLL(str(path))
-        for name, (result, arguments) in _PROTOTYPES.items():
+        prototypes = _PROTOTYPES | (_ARM64_PROTOTYPES if IS_ARM64 else {})
+        for name, (result, arguments) in prototypes.items():
             function = getattr(loaded, name)
             function.restype = result
             function.argtypes = arguments

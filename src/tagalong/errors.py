@@ -9,7 +9,8 @@
     │   ├── GuestImageError             22   the guest program cannot be loaded
     │   ├── RunStateError               23   not possible in the machine's present state
     │   ├── StateError                  24   machine state that this machine cannot take
-    │   └── UnsupportedInstructionError 25   the embedded machine stopped
+    │   ├── UnsupportedInstructionError 25   the embedded machine stopped
+    │   └── AccessFaultError            29   an access strategy met a fault in guest RAM
     ├── WireError                       30   bytes of a stream, with their offset
     │   ├── LocalProtocolError          31   our own side broke the protocol: a bug here
     │   └── RemoteProtocolError         32   the peer sent what it must not
@@ -105,6 +106,15 @@ class UnsupportedInstructionError(MachineError):
             f"vCPU {vcpu} at pc {pc:#018x}: instruction {encoding:#010x} ({disassembly}) is "
             "allocated in the architecture but not implemented by the embedded machine"
         )
+
+
+class AccessFaultError(MachineError):
+    """An access strategy took a fault in guest RAM that trying again did not get past.
+
+    With `match`, a running guest changes tags too fast: pause it, or take another strategy.
+    """
+
+    exit_code = 29
 
 
 class WireError(TagalongError):

@@ -81,6 +81,14 @@ class MachineState:
     devices: Mapping[str, bytes] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class AccessChoice:
+    """The access strategy by which a machine's RAM is touched, and why it and no other."""
+
+    name: str
+    reason: str
+
+
 class Vcpu(Protocol):
     """One virtual CPU. Its state can be read and written only while the machine is paused."""
 
@@ -189,6 +197,15 @@ class Machine(Protocol):
         """Set the allocation tags of pages as read_page_tags returns them.
 
         Raises AddressError; no tag has changed then. Not recorded in the dirty log.
+        """
+        ...
+
+    def use_access(self, name: str) -> AccessChoice:
+        """Touch guest RAM by the access strategy `name` from now on; "auto" is the best.
+
+        That is what read_tags, write_tags and their kin do, and all copies of data by the
+        methods of `memory` and its regions. Raises UsageError for a name that is none,
+        HostError saying what the host lacks for it; then nothing has changed.
         """
         ...
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tagalong.errors import MachineMismatchError, RunStateError, StateError
 from tagalong.machine import (
+    AccessChoice,
     MachineDescription,
     MachineState,
     PowerState,
@@ -190,6 +191,9 @@ class FakeMachine:
     ) -> None:
         tags = self.memory.region_of_pages(region, pages).tags
         tags.reshape(-1, packed.shape[1])[pages] = packed
+
+    def use_access(self, name: str) -> AccessChoice:
+        return AccessChoice(name, "asked for")
 
     def populated_pages(self) -> list[PageBitmap]:
         return [region.populated_pages() for region in self.memory.regions]

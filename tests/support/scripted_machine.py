@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tagalong.errors import RunStateError
 from tagalong.machine import (
+    AccessChoice,
     MachineDescription,
     MachineState,
     RegionDescription,
@@ -97,6 +98,9 @@ class ScriptedMachine:
 
     def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
         raise NotImplementedError
+
+    def use_access(self, name: str) -> AccessChoice:
+        return AccessChoice(name, "asked for")
 
     def populated_pages(self) -> list[PageBitmap]:
         raise NotImplementedError

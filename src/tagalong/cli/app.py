@@ -13,7 +13,7 @@ from tagalong.cli.text import error_line
 from tagalong.errors import TagalongError
 from tagalong.vmm.interrupt import Interrupted
 
-_COMMANDS = ("demo", "lab", "migrate", "probe", "run")
+_COMMANDS = ("access", "demo", "lab", "migrate", "probe", "race", "run")
 
 _INTERRUPTED = 128 + 2
 

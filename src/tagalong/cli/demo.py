@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tagalong.cli.options import size
+from tagalong.cli.options import access_option, size
 from tagalong.cli.progress import migration_bar
 from tagalong.cli.text import demo_report
 from tagalong.demo import DemoObserver, DemoOptions, run_demo
@@ -34,6 +34,7 @@ sides were equal, 1 if not.
     show_default=True,
     help="Kind of machine; auto: kvm where it works, else soft.",
 )
+@access_option
 @click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--guest-args", "guest_arguments", metavar='"K=V ..."', default="", help="For churn.")
 @click.option(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from tagalong.access import ACCESS_NAMES
 from tagalong.cli.progress import migration_bar
 from tagalong.cli.text import migration_report
 from tagalong.vmm.commands import DEFAULT_MAX_DOWNTIME_MS, MAX_DOWNTIME_LIMIT_MS
@@ -33,10 +34,15 @@ Examples:
     metavar="MS",
     help="Stop the guest only when the rest takes no longer than this.",
 )
+@click.option(
+    "--access",
+    type=click.Choice(ACCESS_NAMES),
+    help="How the source touches guest RAM from now on; default: as it does.",
+)
 @click.option("--verify", is_flag=True, help="Compare digests of all memory and tags first.")
 @click.option("--drop-tags", is_flag=True, help="Throw the tags away, to see what that does.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(uri: str, control: Path, *, as_json: bool, **wishes: int) -> None:
+def command(uri: str, control: Path, *, access: str | None, as_json: bool, **wishes: int) -> None:
     """Migrate the VM with the control socket CONTROL to URI while it runs.
 
     A destination has to wait at URI (tcp:HOST:PORT or unix:PATH): tagalong run --incoming.
@@ -47,6 +53,7 @@ def command(uri: str, control: Path, *, as_json: bool, **wishes: int) -> None:
         max_downtime_ms=wishes["max_downtime_ms"],
         verify=bool(wishes["verify"]),
         drop_tags=bool(wishes["drop_tags"]),
+        access=access,
     )
     with migration_bar() as show:
         report = run_interruptible(partial(migrate_vm, control, request, show))

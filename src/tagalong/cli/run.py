@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from tagalong.cli.options import size
+from tagalong.cli.options import access_option, size
 from tagalong.vmm.factory import AUTO, MACHINE_NAMES
 from tagalong.vmm.launch import RunOptions, run_vm
 
@@ -25,6 +25,7 @@ Examples:
     show_default=True,
     help="Kind of machine; auto: kvm where it works, else soft.",
 )
+@access_option
 @click.option(
     "--ram", "ram_bytes", type=size, metavar="SIZE", help="Guest RAM, as in 64M (the default)."
 )

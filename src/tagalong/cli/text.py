@@ -31,8 +31,16 @@ def migration_report(report: Report, uri: str) -> str:
         _row("dirty rate", _rate(report["dirty_rate_bytes_per_s"])),
         _row("downtime", f"{_ms(report['downtime_ms'])} ({spent})"),
         _row("verified", _verified(report)),
+        *_access(report),
     ]
     return "\n".join(lines)
+
+
+def _access(report: Report) -> list[str]:
+    """Return a line on the access strategy, if one was asked for."""
+    if "access" not in report:
+        return []
+    return [_row("access", f"{report['access']} ({report['access_reason']})")]
 
 
 def demo_report(report: DemoReport) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from tagalong import access
 from tagalong.demo.churn import ChurnLog
 from tagalong.demo.process import VmProcess, start
 from tagalong.demo.report import DemoReport
@@ -47,6 +48,7 @@ class DemoOptions:
     max_downtime_ms: int
     drop_tags: bool = False
     machine: str = AUTO
+    access: str = access.AUTO
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,16 @@ def _source_options(options: DemoOptions) -> tuple[str, ...]:
         "--ram", str(options.ram_bytes),
         "--vcpus", str(options.vcpu_count),
         "--machine", options.machine,
+        "--access", options.access,
     )  # fmt: skip
 
 
 def _destination_options(options: DemoOptions) -> tuple[str, ...]:
-    return ("--incoming", "tcp:127.0.0.1:0", "--machine", options.machine)
+    return (
+        "--incoming", "tcp:127.0.0.1:0",
+        "--machine", options.machine,
+        "--access", options.access,
+    )  # fmt: skip
 
 
 async def _migrate(

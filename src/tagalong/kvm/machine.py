@@ -8,18 +8,30 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong.access import Direction, View, choose
+from tagalong.access.accessor import Accessor
+from tagalong.access.ioctl import Ioctl
+from tagalong.access.native_host import NativeHost
 from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.devices import Pl011
 from tagalong.errors import RunStateError, StateError, TagalongError
 from tagalong.kvm import pending
+from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.build import RAM_GPA, Parts, build
 from tagalong.kvm.clock import VirtualTime
 from tagalong.kvm.dirty_log import DirtyLog
 from tagalong.kvm.exits import ExitHandler
 from tagalong.kvm.processor import KvmVcpu
 from tagalong.kvm.tag_access import TagAccess
+from tagalong.kvm.tag_port import IoctlPort
 from tagalong.kvm.threads import VcpuThreads
-from tagalong.machine import MachineDescription, MachineState, RegionDescription, RunState
+from tagalong.machine import (
+    AccessChoice,
+    MachineDescription,
+    MachineState,
+    RegionDescription,
+    RunState,
+)
 from tagalong.memory import Gpa, GuestMemory, PageBitmap
 
 _UART: Final = "pl011"
@@ -55,7 +67,9 @@ class KvmMachine:
         )
         counts = [region.page_count for region in parts.memory.regions]
         self._log = DirtyLog(parts.vm, parts.slots, counts)
-        self._tags = TagAccess(parts.vm, parts.memory, self._log_suspended)
+        self._host = NativeHost(parts.memory, self._copy_tags)
+        self._ioctl = IoctlPort(parts.vm, self._log_suspended)
+        self._tags = TagAccess(self._ioctl, parts.memory)
 
     @classmethod
     def create(
@@ -108,6 +122,11 @@ class KvmMachine:
     def vcpus(self) -> Sequence[KvmVcpu]:
         """Return the vCPUs in order of their index."""
         return self._vcpus
+
+    @property
+    def host(self) -> NativeHost:
+        """Return what access strategies need of this process."""
+        return self._host
 
     @property
     def run_state(self) -> RunState:
@@ -164,6 +183,7 @@ class KvmMachine:
                 self._state = RunState.PAUSED
             self._condition.notify_all()
         self._threads.close()
+        self._host.close()
         self._parts.close()
 
     # --- tags and pages ---
@@ -185,6 +205,18 @@ class KvmMachine:
     ) -> None:
         """Set allocation tags of scattered pages, a row each."""
         self._tags.write_pages(region, pages, packed)
+
+    def use_access(self, name: str) -> AccessChoice:
+        """Touch guest RAM by the strategy `name` from now on."""
+        self._refuse_closed()
+        choice = choose(name, self._host)
+        accessor = Accessor(choice.strategy, self.description.page_size_bytes)
+        is_ioctl = isinstance(choice.strategy, Ioctl)
+        self._tags.port = self._ioctl if is_ioctl else accessor
+        for region in self.memory.regions:
+            # The data planes are the plain view: its strategies copy as everybody does.
+            region.route(None if choice.strategy.view is View.PLAIN else accessor)
+        return AccessChoice(choice.strategy.name, choice.reason)
 
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may not be zero."""
@@ -257,6 +289,13 @@ class KvmMachine:
         return pending.load(state.devices.get(pending.DEVICE), len(self._vcpus))
 
     # --- small help ---
+
+    def _copy_tags(self, gpa: Gpa, tags: NDArray[np.uint8], direction: Direction) -> None:
+        """Do KVM_ARM_MTE_COPY_TAGS for the strategies."""
+        flags = (
+            KVM_ARM_TAGS_FROM_GUEST if direction is Direction.FROM_GUEST else KVM_ARM_TAGS_TO_GUEST
+        )
+        self._parts.vm.copy_tags(gpa, tags, flags)
 
     def _end(self, state: RunState, failure: Exception | None) -> None:
         with self._condition:

@@ -1,43 +1,32 @@
-"""Reads and writes the tags of guest RAM through KVM_ARM_MTE_COPY_TAGS.
+"""Reads and writes the tags of guest RAM, by whatever port.
 
-Here is the edge between KVM's form (one tag a byte) and ours (packed, two a byte). Asking
-KVM for the tags of a page that nobody used gives zeros and allocates the page, so holes
-are looked for first and never asked about.
+Asking KVM for the tags of a page that nobody used gives zeros and allocates the page, and
+LDG does the same: so holes are looked for first and never asked about.
 """
 
-import errno
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.errors import AddressError, UsageError
-from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
-from tagalong.kvm.descriptor import IoctlError
 from tagalong.kvm.ram import runs_of
-from tagalong.kvm.vm import Vm
+from tagalong.kvm.tag_port import TagPort
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region, page_runs
-from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAGS_PER_BYTE
-from tagalong.mte.tags import pack, unpack, zero_pages
+from tagalong.mte import PACKED_RATIO
+from tagalong.mte.tags import zero_pages
 
 # Bytes of guest RAM whose tags are copied at once; the unpacked tags take a 16th of it.
 _CHUNK_BYTES: Final = 4 << 20
 
 
 class TagAccess:
-    """The tags of `memory`; `suspend_log` is entered where KVM takes no tags with the log on."""
+    """The tags of `memory`, through `port`, which may be changed for another."""
 
-    def __init__(
-        self,
-        vm: Vm,
-        memory: GuestMemory,
-        suspend_log: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        self._vm = vm
+    def __init__(self, port: TagPort, memory: GuestMemory) -> None:
+        self.port = port
         self._memory = memory
-        self._suspend_log = suspend_log
         self._page_bytes = memory.regions[0].page_size_bytes
         self._used = {r.gpa: np.zeros(r.page_count, np.bool_) for r in memory.regions}
 
@@ -72,42 +61,31 @@ class TagAccess:
         page = region.page_size_bytes
         wanted = self._find_used(region, offset // page, packed.size * PACKED_RATIO // page)
         if packed.size <= _CHUNK_BYTES // PACKED_RATIO and wanted.all():
-            self._set(gpa, unpack(packed))
+            self._set(gpa, packed)
             return
         wanted |= ~zero_pages(packed, page)  # they are used from now on: so remember them
         for start, stop in _chunks(wanted, page):
             part = packed[start // PACKED_RATIO : stop // PACKED_RATIO]
-            self._set(gpa + start, unpack(part))
+            self._set(gpa + start, part)
 
     def read_pages(self, number: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return packed tags of pages of region `number`, one row each, as `read`."""
         region = self._memory.region_of_pages(number, pages)
         row_bytes = region.page_size_bytes // PACKED_RATIO
         used = self._find_used_pages(region, pages)
-        tags = np.empty(np.count_nonzero(used) * row_bytes * TAGS_PER_BYTE, np.uint8)
-        self._copy_pages(region, pages[used], tags, KVM_ARM_TAGS_FROM_GUEST)
+        found = self.port.read_runs(_runs(region, pages[used])).reshape(-1, row_bytes)
         if used.all():
-            return pack(tags).reshape(-1, row_bytes)
+            return found
         rows = np.zeros((pages.size, row_bytes), np.uint8)
-        rows[used] = pack(tags).reshape(-1, row_bytes)
+        rows[used] = found
         return rows
 
     def write_pages(self, number: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
         """Set packed tags of pages of region `number`, one row each, as `write`."""
         region = self._memory.region_of_pages(number, pages)
         wanted = self._find_used_pages(region, pages) | packed.any(axis=1)
-        tags = unpack(packed[wanted].reshape(-1))
-        self._with_log_on_or_off(
-            lambda: self._copy_pages(region, pages[wanted], tags, KVM_ARM_TAGS_TO_GUEST)
-        )
+        self.port.write_runs(_runs(region, pages[wanted]), packed[wanted].reshape(-1))
         self._used[region.gpa][pages[wanted]] = True
-
-    def _copy_pages(
-        self, region: Region, pages: NDArray[np.int64], tags: NDArray[np.uint8], direction: int
-    ) -> None:
-        runs = page_runs(pages) * region.page_size_bytes
-        runs[:, 0] += region.gpa
-        self._vm.copy_tags_of_runs(runs, tags, direction)
 
     def _find_used_pages(self, region: Region, pages: NDArray[np.int64]) -> NDArray[np.bool_]:
         used = self._used[region.gpa][pages]
@@ -118,22 +96,10 @@ class TagAccess:
         return used
 
     def _get(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
-        tags = np.empty(length_bytes // GRANULE_BYTES, np.uint8)
-        self._vm.copy_tags(gpa, tags, KVM_ARM_TAGS_FROM_GUEST)
-        return pack(tags)
+        return self.port.read_runs(np.array([[gpa, length_bytes]], np.int64))
 
-    def _set(self, gpa: int, tags: NDArray[np.uint8]) -> None:
-        self._with_log_on_or_off(lambda: self._vm.copy_tags(gpa, tags, KVM_ARM_TAGS_TO_GUEST))
-
-    def _with_log_on_or_off(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except IoctlError as error:
-            # Newer kernels, and 6.12 with the fix, take no tags while the dirty log is on.
-            if error.errno != errno.EBUSY:
-                raise
-            with self._suspend_log():
-                write()
+    def _set(self, gpa: int, packed: NDArray[np.uint8]) -> None:
+        self.port.write_runs(np.array([[gpa, packed.size * PACKED_RATIO]], np.int64), packed)
 
     def _find_used(self, region: Region, first: int, count: int) -> NDArray[np.bool_]:
         """Return which pages of a region are no holes, and remember them."""
@@ -149,6 +115,13 @@ class TagAccess:
                 f"tags of {gpa:#x}+{length_bytes:#x}: not aligned to {self._page_bytes:#x}"
             )
         return self._memory.locate(gpa, length_bytes)
+
+
+def _runs(region: Region, pages: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return gpa and size in bytes of the runs of pages."""
+    runs = page_runs(pages) * region.page_size_bytes
+    runs[:, 0] += region.gpa
+    return runs
 
 
 def _chunks(pages: NDArray[np.bool_], page_bytes: int) -> Iterator[tuple[int, int]]:

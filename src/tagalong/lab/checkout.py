@@ -67,7 +67,7 @@ def write(root: Path, files: Sequence[Path], built: Path, target: Path, *, pytho
         writer = CpioWriter(out)
         for file in files:
             _add(writer, file, f"{PLACE}/{file.relative_to(root)}", python)
-        for file in sorted(p for p in built.iterdir() if p.suffix in (".so", ".elf")):
+        for file in sorted(p for p in built.iterdir() if p.suffix in (".so", ".elf", ".bin")):
             writer.add_file(f"{_LIBRARY_FOLDER}/{file.name}", file.read_bytes(), permissions=0o755)
         for name, entry_point in _scripts(root).items():
             writer.add_file(f"{SCRIPTS}/{name}", script(entry_point).encode(), permissions=0o755)

@@ -8,6 +8,6 @@ from tagalong.memory.address import Gpa
 from tagalong.memory.bitmap import PageBitmap, page_runs
 from tagalong.memory.guest_memory import GuestMemory
 from tagalong.memory.plane import Plane
-from tagalong.memory.region import Region
+from tagalong.memory.region import DataRoute, Region
 
-__all__ = ["Gpa", "GuestMemory", "PageBitmap", "Plane", "Region", "page_runs"]
+__all__ = ["DataRoute", "Gpa", "GuestMemory", "PageBitmap", "Plane", "Region", "page_runs"]

@@ -67,7 +67,8 @@ class GuestMemory:
     def write(self, gpa: Gpa, data: BytesLike) -> None:
         """Write guest data; tags stay as they are. `data` is any contiguous bytes."""
         source = np.frombuffer(data, np.uint8)
-        self.view(gpa, source.size)[:] = source
+        region, offset = self.locate(gpa, source.size)
+        region.write_data(offset, source)
 
     def view(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """Return guest data without a copy, shape (length_bytes,), writable.

@@ -2,17 +2,29 @@
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.errors import AddressError, UsageError
 from tagalong.memory.address import Gpa, check_range
-from tagalong.memory.bitmap import PageBitmap
+from tagalong.memory.bitmap import PageBitmap, page_runs
 from tagalong.memory.plane import AnyPlane, Plane
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
 from tagalong.mte.tags import zero_pages
+
+
+class DataRoute(Protocol):
+    """A way to copy guest data other than through the data plane: an access strategy."""
+
+    def read(self, gpa: Gpa, target: NDArray[np.uint8]) -> None:
+        """Fill `target` with data. Raises TagalongError."""
+        ...
+
+    def write(self, gpa: Gpa, source: NDArray[np.uint8]) -> None:
+        """Write data. Raises TagalongError."""
+        ...
 
 
 class Region:
@@ -29,6 +41,7 @@ class Region:
         self.page_size_bytes = page_size_bytes
         self._data = data
         self._tags = tags
+        self._route: DataRoute | None = None
 
     @classmethod
     def create(
@@ -92,6 +105,19 @@ class Region:
         """Return the memfd of the tag plane. Raises RunStateError after close()."""
         return self._tags.fd
 
+    def route(self, route: DataRoute | None) -> None:
+        """Copy data through `route` from now on; directly with None.
+
+        `data` and `data_fd` stay what they are; whoever copies to or from guest RAM in bulk asks
+        `is_routed` before using them.
+        """
+        self._route = route
+
+    @property
+    def is_routed(self) -> bool:
+        """Return whether data are to be copied by methods and not through `data`."""
+        return self._route is not None
+
     def read_data(self, offset: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return a copy of data from byte `offset` of the region on; holes stay holes.
 
@@ -99,15 +125,43 @@ class Region:
         close(), HostError if the host cannot read.
         """
         copy = np.empty(length_bytes, np.uint8)
-        self._data.read_into(copy, offset)
+        self.read_data_into(copy, offset)
         return copy
 
     def read_data_into(self, target: NDArray[np.uint8], offset: int) -> None:
         """Copy data from byte `offset` of the region on until `target` is full.
 
-        As `read_data`, into memory that the caller has.
+        As `read_data`, into memory that the caller has. Raises what the route raises.
         """
-        self._data.read_into(target, offset)
+        if self._route is None:
+            self._data.read_into(target, offset)
+        else:
+            self._read_routed(self._route, target, offset)
+
+    def write_data(self, offset: int, source: NDArray[np.uint8]) -> None:
+        """Write data, one row of uint8, from byte `offset` of the region on; tags stay.
+
+        The caller has checked the range. Raises RunStateError after close(), and what the
+        route raises.
+        """
+        if self._route is None:
+            self.data[offset : offset + source.size] = source
+        else:
+            self._route.write(Gpa(self.gpa + offset), source)
+
+    def write_pages(self, pages: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
+        """Write the data of pages, given by number; `rows` has one for each, or one for all.
+
+        The caller has checked the numbers. Raises as `write_data`.
+        """
+        page = self.page_size_bytes
+        if self._route is None:
+            self.data.reshape(-1, page)[pages] = rows
+            return
+        for number, row in zip(
+            pages.tolist(), np.broadcast_to(rows, (pages.size, page)), strict=True
+        ):
+            self._route.write(Gpa(self.gpa + number * page), np.ascontiguousarray(row))
 
     def read_packed_tags(self, offset: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return a copy of the packed tags of a range of the region; holes stay holes.
@@ -124,7 +178,14 @@ class Region:
 
         The caller has checked the numbers. Holes stay holes; raises as `read_data`.
         """
-        self._data.read_pages_into(target, self.page_size_bytes, pages)
+        if self._route is None:
+            self._data.read_pages_into(target, self.page_size_bytes, pages)
+            return
+        page = self.page_size_bytes
+        at = 0
+        for first, count in page_runs(pages).tolist():
+            self._read_routed(self._route, target[at : at + count * page], first * page)
+            at += count * page
 
     def read_page_tags(self, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the packed tags of pages, given by number; shape (pages, page size / 32).
@@ -160,6 +221,20 @@ class Region:
             packed = self.tags[start * page_tags_bytes : stop * page_tags_bytes]
             pages.add_flags(start, ~zero_pages(packed, self.page_size_bytes))
         return pages
+
+    def _read_routed(self, route: DataRoute, target: NDArray[np.uint8], offset: int) -> None:
+        """Read by `route` what is no hole."""
+        page = self.page_size_bytes
+        end = offset + target.size
+        first = offset // page
+        used = self.used_pages(first, -(-end // page) - first)
+        if used.all():
+            route.read(Gpa(self.gpa + offset), target)
+            return
+        target.fill(0)
+        for low, count in page_runs(first + np.flatnonzero(used)).tolist():
+            start, stop = max(low * page, offset), min((low + count) * page, end)
+            route.read(Gpa(self.gpa + start), target[start - offset : stop - offset])
 
     def close(self) -> None:
         """Give up both planes. Safe to call twice; arrays taken before stay valid."""

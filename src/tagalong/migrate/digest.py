@@ -55,7 +55,7 @@ def _stretches(region: Region, populated: PageBitmap) -> Iterator[tuple[int, int
 def _data(region: Region, is_used: NDArray[np.bool_], first: int, stop: int) -> NDArray[np.uint8]:
     """Return the data of a stretch: as they lie there, or a copy if that would fill holes."""
     page = region.page_size_bytes
-    if is_used[first // page : stop // page].all():
+    if is_used[first // page : stop // page].all() and not region.is_routed:
         return region.data[first:stop]
     return region.read_data(first, stop - first)
 

@@ -99,7 +99,7 @@ class PageSender:
         """Return the pages' data in one piece."""
         page = region.page_size_bytes
         first, last = int(numbers[0]), int(numbers[-1])
-        if last - first + 1 == numbers.size and not is_live:
+        if last - first + 1 == numbers.size and not is_live and not region.is_routed:
             return region.data[first * page : (last + 1) * page]
         batch = self._buffer[: numbers.size * page]
         # Reading by the descriptor and not through the mapping fills no hole.

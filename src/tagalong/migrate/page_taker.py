@@ -28,6 +28,7 @@ class PageTaker:
         self.pages = 0
         self.pages_in_round = 0
         self._machine = machine
+        self._landing: NDArray[np.uint8] | None = None
         self._has_tags = has_tags
         self._page_bytes = machine.description.page_size_bytes
         self._starts = np.array([region.gpa for region in machine.memory.regions], np.int64)
@@ -38,8 +39,16 @@ class PageTaker:
         )
 
     def place(self, gpa: int, size_bytes: int) -> memoryview:
-        """Return the guest RAM that the data of a batch of one run are to be received into."""
-        ram = self._machine.memory.view(Gpa(gpa), size_bytes)
+        """Return the guest RAM that the data of a batch of one run are to be received into.
+
+        Where guest RAM is written by an access strategy it is memory of ours, until `take`.
+        """
+        region, _ = self._machine.memory.locate(Gpa(gpa), size_bytes)
+        if region.is_routed:
+            self._landing = np.empty(size_bytes, np.uint8)
+            ram = self._landing
+        else:
+            ram = self._machine.memory.view(Gpa(gpa), size_bytes)
         number = int(np.searchsorted(self._starts, gpa, "right")) - 1
         first = (gpa - int(self._starts[number])) // self._page_bytes
         self._data_used[number][first : first + size_bytes // self._page_bytes] = True
@@ -56,6 +65,10 @@ class PageTaker:
                 self._zero_data(number, pages)
             elif len(batch.runs) > 1:
                 self._scatter(number, pages, batch.data[0], at)
+            elif self._landing is not None:
+                region = self._machine.memory.regions[number]
+                region.write_data(int(pages[0]) * self._page_bytes, self._landing)
+                self._landing = None
             self._take_tags(number, pages, batch.tags, at)
             self._stale[number][pages] = False
             at += pages.size
@@ -89,7 +102,8 @@ class PageTaker:
 
     def _scatter(self, number: int, pages: Pages, data: memoryview, at: int) -> None:
         rows = np.frombuffer(data, np.uint8).reshape(-1, self._page_bytes)
-        self._rows(number)[pages] = rows[at : at + pages.size]
+        region = self._machine.memory.regions[number]
+        region.write_pages(pages, rows[at : at + pages.size])
         self._data_used[number][pages] = True
 
     def _take_tags(
@@ -105,7 +119,8 @@ class PageTaker:
     def _zero_data(self, number: int, pages: Pages) -> None:
         used = pages[self._data_used[number][pages]]
         if used.size:
-            self._rows(number)[used] = 0
+            zero = np.zeros((1, self._page_bytes), np.uint8)
+            self._machine.memory.regions[number].write_pages(used, zero)
             self._data_used[number][used] = False
 
     def _zero_tags(self, number: int, pages: Pages) -> None:
@@ -114,10 +129,6 @@ class PageTaker:
             zeros = np.zeros((used.size, self._page_bytes // PACKED_RATIO), np.uint8)
             self._machine.write_page_tags(number, used, zeros)
             self._tags_used[number][used] = False
-
-    def _rows(self, number: int) -> NDArray[np.uint8]:
-        """Return a region's data, a row a page."""
-        return self._machine.memory.regions[number].data.reshape(-1, self._page_bytes)
 
 
 def _expand(first: Pages, count: Pages) -> Pages:

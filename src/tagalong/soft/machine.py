@@ -27,16 +27,23 @@ from tagalong.errors import (
     UnsupportedInstructionError,
     UsageError,
 )
-from tagalong.machine import MachineDescription, MachineState, RegionDescription, RunState
+from tagalong.machine import (
+    AccessChoice,
+    MachineDescription,
+    MachineState,
+    RegionDescription,
+    RunState,
+)
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
 from tagalong.mte.registers import MteVersion
 from tagalong.soft.disassembly import disassemble
+from tagalong.soft.host import SoftHost
 from tagalong.soft.native import ExitReason, NativeMachine
 from tagalong.soft.psci import Psci
+from tagalong.soft.ram import PAGE_BYTES, SoftRam
 from tagalong.soft.vcpu import SoftVcpu
 
 RAM_GPA: Final = Gpa(0x4000_0000)
-PAGE_BYTES: Final = 4096
 
 _UART: Final = "pl011"  # its name among the devices of a MachineState
 _BUDGET: Final = 1 << 40  # instructions; run() is ended by interrupt(), not by its budget
@@ -80,6 +87,8 @@ class SoftMachine:
             self._native.add_ram(region)
         self._native.add_mmio(PL011_GPA, PL011_BYTES)
         self._uart = Pl011(console)
+        self._host: SoftHost | None = None
+        self._ram = SoftRam(self._memory, lambda: self.host)
         self._vcpus = tuple(
             SoftVcpu(i, self._native, self._while_paused, self._handle_exit, policy)
             for i in range(description.vcpu_count)
@@ -134,6 +143,18 @@ class SoftMachine:
         return self._vcpus
 
     @property
+    def host(self) -> SoftHost:
+        """Return what access strategies need of a process beside this guest; made when asked for.
+
+        Raises HostError if the host has no memory for it, RunStateError after close().
+        """
+        with self._held():
+            if self._host is None:
+                self._native.share_tags()
+                self._host = SoftHost(self._memory)
+            return self._host
+
+    @property
     def run_state(self) -> RunState:
         """Return what the machine is doing now."""
         return self._state
@@ -182,6 +203,8 @@ class SoftMachine:
             self._condition.notify_all()
         if self._runner is not None and self._runner is not threading.current_thread():
             self._runner.join()
+        if self._host is not None:
+            self._host.close()
         self._native.close()
         self._memory.close()
 
@@ -189,24 +212,25 @@ class SoftMachine:
 
     def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """Return packed allocation tags of a page-aligned range, as a copy."""
-        _refuse_misaligned(gpa, length_bytes)
-        return self._memory.read_tags(gpa, length_bytes)
+        return self._ram.read_tags(gpa, length_bytes)
 
     def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
         """Set allocation tags from a page-aligned gpa on."""
-        _refuse_misaligned(gpa, len(packed) * 32)
-        self._memory.write_tags(gpa, packed)
+        self._ram.write_tags(gpa, packed)
 
     def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return packed allocation tags of scattered pages, a row each, as a copy."""
-        return self._memory.region_of_pages(region, pages).read_page_tags(pages)
+        return self._ram.read_page_tags(region, pages)
 
     def write_page_tags(
         self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
     ) -> None:
         """Set allocation tags of scattered pages, a row each."""
-        target = self._memory.region_of_pages(region, pages)
-        target.tags.reshape(target.page_count, -1)[pages] = packed
+        self._ram.write_page_tags(region, pages, packed)
+
+    def use_access(self, name: str) -> AccessChoice:
+        """Touch guest RAM by the strategy `name` from now on."""
+        return self._ram.use_access(name)
 
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may not be zero."""
@@ -408,8 +432,3 @@ def _refuse_foreign(description: MachineDescription) -> None:
         )
     if not description.regions:
         raise UsageError("a machine needs at least one RAM region")
-
-
-def _refuse_misaligned(gpa: int, length_bytes: int) -> None:
-    if (gpa | length_bytes) % PAGE_BYTES:
-        raise AddressError(f"tags of {gpa:#x}+{length_bytes:#x}: not aligned to {PAGE_BYTES:#x}")

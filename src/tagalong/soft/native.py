@@ -66,6 +66,10 @@ class NativeMachine:
         if self._library.ta_machine_add_mmio(self._handle, gpa, size_bytes):
             raise UsageError(f"MMIO window {gpa:#x}+{size_bytes:#x} overlaps RAM")
 
+    def share_tags(self) -> None:
+        """Let another machine, in another thread, store to the same tag planes."""
+        self._library.ta_machine_share_tags(self._handle, 1)
+
     def set_dirty_log(self, region: int, bitmap: PageBitmap | None) -> None:
         """Mark the region's changed pages in `bitmap` from now on; call after clearing it."""
         pointer = None if bitmap is None else bitmap.words.ctypes.data
@@ -110,3 +114,13 @@ class NativeMachine:
     def instructions(self, vcpu: int) -> int:
         """Return how many instructions the vCPU has executed."""
         return int(self._library.ta_vcpu_instructions(self._handle, vcpu))
+
+    def save_snapshot(self, vcpu: int) -> bytes:
+        """Return all that a vCPU is; equal bytes mean equal behaviour. Only for load_snapshot."""
+        snapshot = ctypes.create_string_buffer(self._library.ta_vcpu_snapshot_bytes())
+        self._library.ta_vcpu_save_snapshot(self._handle, vcpu, snapshot)
+        return snapshot.raw
+
+    def load_snapshot(self, vcpu: int, snapshot: bytes) -> None:
+        """Bring a vCPU back to where it was when save_snapshot returned `snapshot`."""
+        self._library.ta_vcpu_load_snapshot(self._handle, vcpu, snapshot)

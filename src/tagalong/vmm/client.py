@@ -97,7 +97,13 @@ async def _wait_for_event(listener: EventListener) -> None:
 
 
 def _arguments(request: MigrationRequest) -> Answer:
-    return {"uri": request.uri, "x-verify": request.verify, "x-drop-tags": request.drop_tags}
+    access = {} if request.access is None else {"x-access": request.access}
+    return {
+        "uri": request.uri,
+        "x-verify": request.verify,
+        "x-drop-tags": request.drop_tags,
+        **access,
+    }
 
 
 def _outcome(info: Answer) -> Answer:

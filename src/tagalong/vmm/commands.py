@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from tagalong.access import ACCESS_NAMES
 from tagalong.vmm import messages
 from tagalong.vmm.arguments import Argument, Kind, check_arguments
 from tagalong.vmm.census import take_census
@@ -49,6 +50,7 @@ class VmCommands:
                     "detach": _OPTIONAL_BOOLEAN,
                     "x-verify": _OPTIONAL_BOOLEAN,
                     "x-drop-tags": _OPTIONAL_BOOLEAN,
+                    "x-access": Argument(Kind.STRING),
                 },
             ),
             "migrate-set-parameters": _Command(
@@ -115,5 +117,15 @@ class VmCommands:
                 max_downtime_ms=self._max_downtime_ms,
                 verify=arguments.get("x-verify") is True,
                 drop_tags=arguments.get("x-drop-tags") is True,
+                access=_access(arguments),
             )
         )
+
+
+def _access(arguments: JsonObject) -> str | None:
+    name = arguments.get("x-access")
+    if name is None:
+        return None
+    if name not in ACCESS_NAMES:
+        raise QmpError(f"Parameter 'x-access' expects one of {', '.join(ACCESS_NAMES)}")
+    return str(name)

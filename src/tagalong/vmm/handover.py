@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tagalong.errors import RunStateError
 from tagalong.machine import (
+    AccessChoice,
     Machine,
     MachineDescription,
     MachineState,
@@ -151,6 +152,10 @@ class MigratingMachine:
     ) -> None:
         """As Machine.write_page_tags."""
         self._machine.write_page_tags(region, pages, packed)
+
+    def use_access(self, name: str) -> AccessChoice:
+        """As Machine.use_access."""
+        return self._machine.use_access(name)
 
     def populated_pages(self) -> list[PageBitmap]:
         """As Machine.populated_pages."""

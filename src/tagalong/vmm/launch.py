@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tagalong import access
 from tagalong.boot import boot_guest
 from tagalong.cpu_match import CpuPolicy
 from tagalong.errors import MachineError, TagalongError, UsageError
@@ -51,6 +52,7 @@ class RunOptions:
 
     control: Path
     machine: str = AUTO
+    access: str = access.AUTO
     allow_cpu_mismatch: bool = False
     ram_bytes: int | None = None
     vcpu_count: int | None = None
@@ -142,6 +144,7 @@ class _VmProcess:
             console=self._console.write,
         )
         try:
+            self._use_access(machine)
             boot_guest(
                 machine,
                 image,
@@ -169,7 +172,17 @@ class _VmProcess:
             max_ram_bytes=self._options.max_ram_bytes,
         )
         policy = CpuPolicy(self._options.allow_cpu_mismatch, self._tell_mismatch)
-        return build_arriving(self._machine, description, self._console.write, policy)
+        machine = build_arriving(self._machine, description, self._console.write, policy)
+        try:
+            self._use_access(machine)
+        except TagalongError:
+            machine.close()
+            raise
+        return machine
+
+    def _use_access(self, machine: Machine) -> None:
+        choice = machine.use_access(self._options.access)
+        self._announce(f"access: {choice.name} ({choice.reason})")
 
     def _tell_mismatch(self, difference: str) -> None:
         self._announce(f"CPU mismatch accepted: {difference}")

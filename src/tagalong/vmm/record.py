@@ -37,14 +37,16 @@ class MigrationRequest:
     """What the operator asks for.
 
     `verify` compares a digest of all memory and tags before the commit; `drop_tags` sends
-    all tags as zero, on purpose, to show what is lost without them. Raises UsageError for
-    both at once.
+    all tags as zero, on purpose, to show what is lost without them. `access` names the
+    strategy by which the source touches guest RAM from then on, None the one that it uses.
+    Raises UsageError for `verify` and `drop_tags` at once.
     """
 
     uri: str
     max_downtime_ms: int
     verify: bool = False
     drop_tags: bool = False
+    access: str | None = None
 
     def __post_init__(self) -> None:
         if self.verify and self.drop_tags:

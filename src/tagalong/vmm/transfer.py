@@ -19,6 +19,7 @@ def send(
     cancelled: threading.Event,
 ) -> Mapping[str, object]:
     """Migrate `machine` away as an outgoing.Sender does."""
+    choice = None if request.access is None else machine.use_access(request.access)
     options = MigrationOptions(
         max_downtime_s=request.max_downtime_ms / _MS_PER_S,
         verify=request.verify,
@@ -31,7 +32,9 @@ def send(
         progress=lambda moment: progress(_progress(moment)),
         cancel=cancelled,
     )
-    return report.to_json()
+    if choice is None:
+        return report.to_json()
+    return {**report.to_json(), "access": choice.name, "access_reason": choice.reason}
 
 
 def _progress(moment: Progress) -> MigrationProgress:

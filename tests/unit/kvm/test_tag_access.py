@@ -10,6 +10,7 @@ import pytest
 from tagalong.errors import AddressError, UsageError
 from tagalong.kvm.ram import create_region
 from tagalong.kvm.tag_access import TagAccess
+from tagalong.kvm.tag_port import IoctlPort
 from tagalong.machine import RegionDescription
 from tagalong.memory import Gpa, GuestMemory, PageBitmap
 from tests.support.fake_vm import PAGE, FakeVm
@@ -29,7 +30,7 @@ class Fixture:
         region = create_region(RegionDescription(BASE, PAGES * PAGE), PAGE, shared=True)
         self.memory = GuestMemory([region])
         self.suspensions = 0
-        self.access = TagAccess(cast("Vm", self.vm), self.memory, self.suspend)
+        self.access = TagAccess(IoctlPort(cast("Vm", self.vm), self.suspend), self.memory)
 
     @contextmanager
     def suspend(self) -> Iterator[None]:

@@ -1,0 +1,37 @@
+/* A vCPU's whole state as bytes, for those who try the same instruction twice.
+ *
+ * Two snapshots are equal if the vCPUs will behave alike: what merely remembers work done
+ * (TLBs, decoded instructions, where the last fetch came from) is not in them. They hold host
+ * addresses and mean nothing in another machine. */
+#include "cpu.h"
+
+#define STATE_BYTES offsetof(struct vcpu, machine)
+
+size_t ta_vcpu_snapshot_bytes(void)
+{
+    return STATE_BYTES;
+}
+
+int ta_vcpu_save_snapshot(struct ta_machine *machine, uint32_t index, uint8_t *snapshot)
+{
+    if (index >= machine->vcpu_count)
+        return -1;
+    struct vcpu *cpu = &machine->vcpus[index];
+    cpu->fetch_page = NO_PAGE;
+    cpu->fetch_data = NULL;
+    cpu->next_pc = cpu->pc;
+    memcpy(snapshot, cpu, STATE_BYTES);
+    return 0;
+}
+
+int ta_vcpu_load_snapshot(struct ta_machine *machine, uint32_t index, const uint8_t *snapshot)
+{
+    if (index >= machine->vcpu_count)
+        return -1;
+    struct vcpu *cpu = &machine->vcpus[index];
+    machine->armed_monitors -= cpu->monitor.data != NULL;
+    memcpy(cpu, snapshot, STATE_BYTES);
+    machine->armed_monitors += cpu->monitor.data != NULL;
+    flush_tlb(cpu); /* translation may be under other registers now */
+    return 0;
+}

@@ -1,0 +1,53 @@
+"""Strategy `kernel`: the kernel copies the data, and never checks tags when it does.
+
+process_vm_readv and process_vm_writev where the kernel has them, else /proc/self/mem. Tags
+by LDG and STG, which are not checked either.
+"""
+
+import errno
+import os
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.access.host import Direction, Door, Fault, Host, Need, View
+from tagalong.access.strategy import Hazard, Mapped, pieces
+from tagalong.errors import HostError
+from tagalong.memory import Gpa
+
+
+class Kernel(Mapped):
+    """See the module. `door` is how the kernel is asked; it changes if that one is missing."""
+
+    name: ClassVar[str] = "kernel"
+    summary: ClassVar[str] = "the kernel copies: process_vm_readv or /proc/self/mem; LDG and STG"
+    needs: ClassVar = frozenset({Need.ARM64, Need.MTE, Need.PROT_MTE, Need.KERNEL_COPY})
+    hazards: ClassVar = frozenset({Hazard.NOT_FOR_SYSCALLS, Hazard.POPULATES_MEMORY})
+
+    def __init__(self, host: Host, door: Door = Door.PROCESS_VM) -> None:
+        super().__init__(host)
+        self.door = door
+
+    def read(self, gpa: Gpa, target: NDArray[np.uint8]) -> Fault | None:
+        """Have the kernel read guest memory."""
+        self._copy(gpa, target, Direction.FROM_GUEST)
+        return None
+
+    def write(self, gpa: Gpa, source: NDArray[np.uint8]) -> Fault | None:
+        """Have the kernel write guest memory."""
+        self._copy(gpa, source, Direction.TO_GUEST)
+        return None
+
+    def _copy(self, gpa: Gpa, array: NDArray[np.uint8], direction: Direction) -> None:
+        address = self.host.address(View.TAGGED, gpa, array.size)
+        for at, part in pieces(array, self.host.largest_bytes):
+            code = self.host.kernel_copy(self.door, address + at, part, direction)
+            if code == errno.ENOSYS and self.door is Door.PROCESS_VM:
+                self.door = Door.PROC_MEM
+                code = self.host.kernel_copy(self.door, address + at, part, direction)
+            if code:
+                raise HostError(
+                    f"{self.door.value}: copying {part.size:#x} bytes {direction.value} at gpa "
+                    f"{gpa + at:#x} failed: {os.strerror(code)}"
+                )

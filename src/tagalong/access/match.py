@@ -1,0 +1,43 @@
+"""Strategy `match`: read each granule's tag and access it through a pointer that carries it.
+
+Checking stays on, and that is the trouble: between LDG and the access a running guest may
+change the tag.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import ClassVar
+
+import numpy as np
+
+from tagalong.access.host import Need, View
+from tagalong.access.routines import Routine
+from tagalong.access.strategy import Hazard, Mapped
+from tagalong.memory import Gpa
+from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAG_MASK
+from tagalong.mte.pointers import with_logical_tag
+
+
+class Match(Mapped):
+    """See the module."""
+
+    name: ClassVar[str] = "match"
+    summary: ClassVar[str] = "each granule through a pointer with the tag that LDG just read"
+    needs: ClassVar = frozenset({Need.ARM64, Need.MTE, Need.PROT_MTE})
+    hazards: ClassVar = frozenset(
+        {Hazard.RACES_WITH_GUEST, Hazard.NOT_FOR_SYSCALLS, Hazard.POPULATES_MEMORY}
+    )
+    load = Routine.MATCH_LOAD
+    store = Routine.MATCH_STORE
+
+    def lend(self, gpa: Gpa, length_bytes: int) -> AbstractContextManager[int]:
+        """Give the address with the first granule's tag: a pointer has but one."""
+        return self._with_tag(gpa, self.host.address(View.TAGGED, gpa, length_bytes))
+
+    @contextmanager
+    def _with_tag(self, gpa: Gpa, address: int) -> Iterator[int]:
+        pair = np.empty(1, np.uint8)
+        with self.host.borrow(pair) as buffer:
+            self.host.call(Routine.READ_TAGS, buffer, address - gpa % PACKED_RATIO, 1)
+        odd = gpa % PACKED_RATIO >= GRANULE_BYTES
+        yield with_logical_tag(address, int(pair[0]) >> 4 * odd & TAG_MASK)

@@ -1,0 +1,54 @@
+"""`tagalong access`: the access strategies side by side, run on a machine."""
+
+import json
+
+import click
+
+from tagalong.cli.access_text import access_report
+from tagalong.comparison import Options, compare
+from tagalong.vmm.factory import AUTO, MACHINE_NAMES
+
+_EPILOG = """\b
+Examples:
+  tagalong access
+  tagalong access --machine kvm --race 10
+  tagalong access --json | jq '.strategies[] | {name, works, reason}'
+\b
+Exit status: 0 if every strategy that this host can run did what it promises, 1 if one
+faulted or gave something wrong while the guest stood.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option(
+    "--machine",
+    type=click.Choice(MACHINE_NAMES),
+    default=AUTO,
+    show_default=True,
+    help="Kind of machine; auto: kvm where it works, else soft.",
+)
+@click.option(
+    "--race",
+    "race_s",
+    type=click.FloatRange(min=0, max=3600),
+    default=0.0,
+    metavar="SECONDS",
+    help="Also look at a guest that changes its tags as fast as it can, for so long each.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_context
+def command(context: click.Context, /, *, machine: str, race_s: float, as_json: bool) -> None:
+    """Compare all ways for a VMM to touch tagged guest memory, by doing it.
+
+    For each: whether this host can, what faults with checking off, synchronous and
+    asynchronous, whether write(2) and read(2) take the memory, what a GiB costs, and with
+    --race what a running guest does to it. The row (plain) is the control: accesses without
+    any strategy.
+    """
+    report = compare(Options(machine, race_s), _step)
+    click.echo(json.dumps(report.to_json(), indent=2) if as_json else access_report(report))
+    context.exit(0 if report.is_as_promised else 1)
+
+
+def _step(message: str) -> None:
+    click.echo(f"tagalong: {message}", err=True)

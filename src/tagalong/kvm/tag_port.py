@@ -1,0 +1,66 @@
+"""The ways to the tags of pages that are no holes: an access strategy, or its equal in bulk."""
+
+import errno
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
+from tagalong.kvm.descriptor import IoctlError
+from tagalong.kvm.vm import Vm
+from tagalong.mte import GRANULE_BYTES
+from tagalong.mte.tags import pack, unpack
+
+
+class TagPort(Protocol):
+    """Copies packed tags of `runs`, rows of gpa and size in bytes, one after the other.
+
+    An access.Accessor is one. Raises HostError or AccessFaultError; an unknown part is done then.
+    """
+
+    def read_runs(self, runs: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the packed tags of all runs, in one row."""
+        ...
+
+    def write_runs(self, runs: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
+        """Set the tags of all runs from one row."""
+        ...
+
+
+class IoctlPort:
+    """Strategy `ioctl` for many runs at once.
+
+    `suspend_log` is entered where KVM sets no tags with the dirty log on. Here is the
+    edge between KVM's form, one tag a byte, and ours.
+    """
+
+    def __init__(self, vm: Vm, suspend_log: Callable[[], AbstractContextManager[None]]) -> None:
+        self._vm = vm
+        self._suspend_log = suspend_log
+
+    def read_runs(self, runs: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Ask KVM."""
+        tags = np.empty(int(runs[:, 1].sum()) // GRANULE_BYTES, np.uint8)
+        self._copy(runs, tags, KVM_ARM_TAGS_FROM_GUEST)
+        return pack(tags)
+
+    def write_runs(self, runs: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
+        """Tell KVM."""
+        tags = unpack(packed)
+        try:
+            self._copy(runs, tags, KVM_ARM_TAGS_TO_GUEST)
+        except IoctlError as error:
+            # Newer kernels, and 6.12 with the fix, take no tags while the dirty log is on.
+            if error.errno != errno.EBUSY:
+                raise
+            with self._suspend_log():
+                self._copy(runs, tags, KVM_ARM_TAGS_TO_GUEST)
+
+    def _copy(self, runs: NDArray[np.int64], tags: NDArray[np.uint8], direction: int) -> None:
+        if len(runs) == 1:
+            self._vm.copy_tags(int(runs[0, 0]), tags, direction)
+        else:
+            self._vm.copy_tags_of_runs(runs, tags, direction)

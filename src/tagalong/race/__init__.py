@@ -1,0 +1,1 @@
+"""The race explorer: a guest's and a VMM's instructions through all their interleavings."""

@@ -1,0 +1,90 @@
+"""Guest RAM of the embedded machine as the VMM touches it: its planes, or an access strategy."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.access import Host, View, choose
+from tagalong.access.accessor import Accessor
+from tagalong.access.choice import AUTO, PREFERENCE
+from tagalong.access.ioctl import Ioctl
+from tagalong.errors import AddressError
+from tagalong.machine import AccessChoice
+from tagalong.memory import Gpa, GuestMemory, Region, page_runs
+from tagalong.mte import PACKED_RATIO
+
+PAGE_BYTES = 4096
+
+
+class SoftRam:
+    """The tags of `memory`, and the strategy for all of it; `host` is asked for when needed.
+
+    The planes are what strategy `ioctl` comes to: data without checks, tags copied by who
+    keeps them.
+    """
+
+    def __init__(self, memory: GuestMemory, host: Callable[[], Host]) -> None:
+        self._memory = memory
+        self._host = host
+        self._accessor: Accessor | None = None
+
+    def use_access(self, name: str) -> AccessChoice:
+        """Touch guest RAM by a strategy from now on; raises as Machine.use_access."""
+        if name in (AUTO, Ioctl.name):
+            self._accessor = None
+            for region in self._memory.regions:
+                region.route(None)
+            return AccessChoice(Ioctl.name, "asked for" if name != AUTO else PREFERENCE[Ioctl])
+        choice = choose(name, self._host())
+        accessor = Accessor(choice.strategy, PAGE_BYTES)
+        self._accessor = accessor
+        for region in self._memory.regions:
+            region.route(None if choice.strategy.view is View.PLAIN else accessor)
+        return AccessChoice(choice.strategy.name, choice.reason)
+
+    def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """Return packed allocation tags of a page-aligned range, as a copy."""
+        _refuse_misaligned(gpa, length_bytes)
+        if self._accessor is None:
+            return self._memory.read_tags(gpa, length_bytes)
+        self._memory.locate(gpa, length_bytes)
+        return self._accessor.read_runs(np.array([[gpa, length_bytes]], np.int64))
+
+    def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
+        """Set allocation tags from a page-aligned gpa on."""
+        _refuse_misaligned(gpa, packed.size * PACKED_RATIO)
+        if self._accessor is None:
+            self._memory.write_tags(gpa, packed)
+        else:
+            self._accessor.write_tags(gpa, packed)
+
+    def read_page_tags(self, number: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return packed allocation tags of scattered pages, a row each, as a copy."""
+        region = self._memory.region_of_pages(number, pages)
+        if self._accessor is None:
+            return region.read_page_tags(pages)
+        return self._accessor.read_runs(_runs(region, pages)).reshape(pages.size, -1)
+
+    def write_page_tags(
+        self, number: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        """Set allocation tags of scattered pages, a row each."""
+        region = self._memory.region_of_pages(number, pages)
+        if self._accessor is None:
+            region.tags.reshape(region.page_count, -1)[pages] = packed
+        else:
+            self._accessor.write_runs(
+                _runs(region, pages), np.ascontiguousarray(packed).reshape(-1)
+            )
+
+
+def _runs(region: Region, pages: NDArray[np.int64]) -> NDArray[np.int64]:
+    runs = page_runs(pages) * PAGE_BYTES
+    runs[:, 0] += region.gpa
+    return runs
+
+
+def _refuse_misaligned(gpa: int, length_bytes: int) -> None:
+    if (gpa | length_bytes) % PAGE_BYTES:
+        raise AddressError(f"tags of {gpa:#x}+{length_bytes:#x}: not aligned to {PAGE_BYTES:#x}")
