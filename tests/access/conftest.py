@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.access_bench import BENCHES, Bench
+from tests.support.access_bench import BENCHES, Bench, native_bench
 
 INSIDE_LAB = "TAGALONG_INSIDE_LAB" in os.environ
 
@@ -43,10 +43,16 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Bench]:
 
 @pytest.fixture
 def bench(shared: Bench) -> Iterator[Bench]:
-    """Return the module's machine and host; the thread's checking mode is put back."""
+    """Return the module's machine and host; the thread's checking mode is put back.
+
+    Where RAM has but one mapping, each test has its own: there is no way back from PROT_MTE.
+    """
+    made = shared if shared.has_two_views else native_bench()
     ctrl = shared.host.get_tagged_addr_ctrl()
-    yield shared
-    shared.host.set_tagged_addr_ctrl(ctrl)
+    yield made
+    made.host.set_tagged_addr_ctrl(ctrl)
+    if made is not shared:
+        made.close()
 
 
 @pytest.fixture(params=hosts())

@@ -86,7 +86,7 @@ def test_signals_wait_while_sp_is_in_guest_memory_and_change_none_of_it(bench: B
         signal.signal(signal.SIGALRM, old)
 
     assert len(seen) > 50
-    assert bench.machine.memory.read(bench.gpa, len(data)) == data
+    assert bench.data(bench.gpa, len(data)) == data
 
 
 def test_signal_mask_and_alternate_stack_are_put_back(bench: Bench) -> None:

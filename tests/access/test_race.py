@@ -4,6 +4,7 @@ Inside the lab the guest has a CPU of its own, under KVM; elsewhere the embedded
 thread. The table that comes of it is in docs/design/access.md.
 """
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -21,6 +22,10 @@ KIND = "kvm" if INSIDE_LAB else "soft"
 RACE_S = 1.0 if INSIDE_LAB else 0.3
 PATIENCE_S = 60.0
 
+# Before Linux 6.2 the RAM of a KVM guest with MTE cannot be shared memory.
+OLD = INSIDE_LAB and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 2)
+ABSENT = {"alias"} if OLD else set()
+
 
 @pytest.fixture(scope="module")
 def report() -> Report:
@@ -37,7 +42,10 @@ def guest() -> Iterator[Retagger]:
 
 
 def looks_of(report: Report, name: str) -> tuple[Looks, Looks]:
-    race = report.of(name).race
+    row = report.of(name)
+    if name in ABSENT:
+        pytest.skip(f"{name}: {row.reason}")
+    race = row.race
     assert race is not None
     return race.running, race.paused
 
@@ -54,7 +62,7 @@ def outcomes(looks: Looks) -> set[Outcome]:
 
 def test_every_strategy_works_here_and_does_what_it_promises(report: Report) -> None:
     assert [row.name for row in report.strategies] == [CONTROL, *STRATEGIES]
-    assert [row.reason for row in report.strategies] == [None] * (1 + len(STRATEGIES))
+    assert {row.name for row in report.strategies if not row.works} == ABSENT
     assert report.is_as_promised
     assert report.chosen == "ioctl"
 
@@ -111,14 +119,22 @@ def test_explorer_knows_every_outcome_that_was_seen(report: Report, name: str) -
 
 
 def test_system_calls_take_what_the_strategy_says(report: Report) -> None:
-    sync = {row.name: (row.system_calls or {})["sync"].write for row in report.strategies}
+    sync = {
+        row.name: row.system_calls["sync"].write for row in report.strategies if row.system_calls
+    }
 
-    assert {name for name, said in sync.items() if said == "ok"} == {"ioctl", "alias", "prctl"}
+    assert {name for name, said in sync.items() if said == "ok"} == {
+        "ioctl",
+        "alias",
+        "prctl",
+    } - ABSENT
     assert set(sync.values()) == {"ok", "EFAULT"}
 
 
 def test_costs_are_those_of_the_strategies(report: Report) -> None:
-    operations = {name: report.of(name).operations or {} for name in STRATEGIES}
+    operations = {
+        name: report.of(name).operations or {} for name in STRATEGIES if name not in ABSENT
+    }
 
     assert all(each.gib_per_s > 0 for row in operations.values() for each in row.values())
     ioctls = {name for name, row in operations.items() if row["read_tags"].ioctls_per_gib}

@@ -44,7 +44,7 @@ class TestRoundTrip:
 
         assert bench.strategy(name).write(bench.at(2), new) is None
 
-        assert bench.machine.memory.read(bench.at(2), len(data)) == new.tobytes()
+        assert bench.data(bench.at(2), len(data)) == new.tobytes()
         np.testing.assert_array_equal(bench.machine.read_tags(bench.at(2), len(data)), packed)
 
     def test_write_tags_changes_tags_and_no_data(
@@ -57,7 +57,7 @@ class TestRoundTrip:
 
         assert bench.strategy(name).write_tags(bench.at(2), new) is None
 
-        assert bench.machine.memory.read(bench.at(2), len(data)) == data
+        assert bench.data(bench.at(2), len(data)) == data
         np.testing.assert_array_equal(bench.machine.read_tags(bench.at(2), len(data)), new)
 
     def test_write_zeros_changes_both(self, bench: Bench, name: str, mode: TagCheckMode) -> None:
@@ -68,7 +68,7 @@ class TestRoundTrip:
 
         assert bench.strategy(name).write_zeros(bench.at(2), new) is None
 
-        assert bench.machine.memory.read(bench.at(2), len(data)) == bytes(len(data))
+        assert bench.data(bench.at(2), len(data)) == bytes(len(data))
         np.testing.assert_array_equal(bench.machine.read_tags(bench.at(2), len(data)), new)
 
     def test_neighbours_of_what_is_written_stay(
@@ -81,8 +81,8 @@ class TestRoundTrip:
 
         strategy.write_zeros(bench.at(2), np.full(page // 32, 0x44, np.uint8))
 
-        assert bench.machine.memory.read(bench.at(1), page) == data[:page]
-        assert bench.machine.memory.read(bench.at(3), page) == data[2 * page :]
+        assert bench.data(bench.at(1), page) == data[:page]
+        assert bench.data(bench.at(3), page) == data[2 * page :]
         tags = bench.machine.read_tags(bench.at(1), 3 * page).reshape(3, -1)
         np.testing.assert_array_equal(tags[[0, 2]], packed.reshape(3, -1)[[0, 2]])
 
@@ -96,7 +96,7 @@ class TestRanges:
         data, _ = bench.fill(0, 3)
         strategy = bench.strategy(name)
         set_mode(bench, TagCheckMode.SYNC)
-        memory, at = bench.machine.memory, bench.page + start
+        at = bench.page + start
         for length in (1, 8, 15, 16, 17, 31, 47, 64, 65, 127, bench.page + 13):
             got = np.zeros(length, np.uint8)
             new = np.arange(length).astype(np.uint8) ^ np.uint8(0xA5)
@@ -105,10 +105,10 @@ class TestRanges:
             assert got.tobytes() == data[at : at + length]
 
             assert strategy.write(bench.at(1, start), new) is None
-            assert memory.read(bench.at(0), len(data)) == (
+            assert bench.data(bench.at(0), len(data)) == (
                 data[:at] + new.tobytes() + data[at + length :]
             )
-            memory.write(bench.at(1, start), data[at : at + length])
+            bench.put(bench.at(1, start), data[at : at + length])
 
     def test_range_outside_ram_is_refused(self, bench: Bench, name: str) -> None:
         strategy = bench.strategy(name)
@@ -211,7 +211,7 @@ class TestSystemCalls:
         assert codes == ((14, 14) if refused else (0, 0))  # EFAULT
 
     def test_needs_are_what_this_host_has(self, bench: Bench, name: str) -> None:
-        needs = STRATEGIES[name].needs
+        needs = bench.strategy(name).needs
 
         assert needs <= set(Need)
         assert [bench.host.lacks(need) for need in needs] == [None] * len(needs)

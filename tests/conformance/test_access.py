@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tagalong.access import STRATEGIES
-from tagalong.errors import UsageError
-from tagalong.machine import Machine
+from tagalong.errors import HostError, UsageError
+from tagalong.machine import AccessChoice, Machine
 from tagalong.memory import Gpa
 from tagalong.migrate import MachineBuilder, MigrationOptions
 from tests.conformance.test_migration import CALM, incoming, migrate
@@ -15,6 +15,16 @@ from tests.support.bare_program import Maker
 from tests.support.move import move
 from tests.support.running_guest import Boot
 from tests.support.vm_processes import vm_process
+
+
+def use_or_skip(machine: Machine, name: str) -> AccessChoice:
+    """Use a strategy; skip the test where RAM is anonymous and the strategy needs two mappings."""
+    try:
+        return machine.use_access(name)
+    except HostError as error:
+        if name == "alias" and "is anonymous" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -32,7 +42,7 @@ def test_migration_by_any_strategy_arrives_whole(
         machine.use_access(name)
         return machine
 
-    chosen = guest.machine.use_access(name)
+    chosen = use_or_skip(guest.machine, name)
     arrived = move(guest.machine, build, MigrationOptions(verify=True))
 
     assert (chosen.name, chosen.reason) == (name, "asked for")
@@ -57,7 +67,7 @@ def test_strategy_leaves_holes_alone(bare: Maker, name: str) -> None:
     region = machine.memory.regions[0]
     page = region.page_size_bytes
     before = region.populated_pages().pages().tolist()
-    machine.use_access(name)
+    use_or_skip(machine, name)
 
     data = region.read_data(0, region.size_bytes)
     machine.memory.read(Gpa(region.end - 2 * page), 2 * page)
@@ -69,7 +79,7 @@ def test_strategy_leaves_holes_alone(bare: Maker, name: str) -> None:
 def test_migrate_with_access_says_what_it_used(machine_name: str, tmp_path: Path) -> None:
     churn = ("--guest", "churn", "--guest-args", CALM, "--ram", "32M")
     with (
-        vm_process(tmp_path, "a", *churn, "--machine", machine_name, "--access", "alias") as source,
+        vm_process(tmp_path, "a", *churn, "--machine", machine_name, "--access", "sp") as source,
         vm_process(tmp_path, "b", *incoming(machine_name), "--access", "tco") as target,
     ):
         source.wait_for_console("churn: progress", times=1)
@@ -78,7 +88,7 @@ def test_migrate_with_access_says_what_it_used(machine_name: str, tmp_path: Path
 
         assert (report["access"], report["access_reason"]) == ("kernel", "asked for")
         target.wait_for_console("churn: progress", times=1)
-        assert "tagalong: access: alias (asked for)\n" in source.messages
+        assert "tagalong: access: sp (asked for)\n" in source.messages
         assert "tagalong: access: tco (asked for)\n" in target.messages
         assert "FAIL" not in source.console + target.console
 
