@@ -61,8 +61,9 @@ Exit status: 0, whatever outcomes there are.
     help="Default: exhaustive as long as that is possible, then reduced, then sampled.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For --method sampled.")
+@click.option("--full", is_flag=True, help="Show the interleavings instruction by instruction.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(*, as_json: bool, **values: Any) -> None:
+def command(*, as_json: bool, full: bool, **values: Any) -> None:
     """Find all that can happen when a VMM looks at memory that the guest is re-tagging.
 
     Both sides run on the embedded machine, one instruction at a time, in every order. A look
@@ -71,5 +72,8 @@ def command(*, as_json: bool, **values: Any) -> None:
     shown for each.
     """
     reports = run_races(RaceOptions(**values))
-    found = [report.to_json() for report in reports]
-    click.echo(json.dumps(found, indent=2) if as_json else races_report(reports))
+    if as_json:
+        found = [report.to_json() for report in reports]
+        click.echo(json.dumps(found if len(found) > 1 else found[0], indent=2))
+    else:
+        click.echo(races_report(reports, full=full))

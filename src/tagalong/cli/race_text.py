@@ -1,6 +1,7 @@
 """A race's report in words."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from tagalong.access.outcome import Outcome
 from tagalong.race.code import Side
@@ -18,18 +19,20 @@ _MEANING = {
 }
 
 
-def races_report(reports: Sequence[Report]) -> str:
-    """Return one race in full, several as a table."""
-    return race_report(reports[0]) if len(reports) == 1 else races_table(reports)
+def races_report(reports: Sequence[Report], *, full: bool) -> str:
+    """Return one race with its interleavings, several as a table."""
+    return race_report(reports[0], full=full) if len(reports) == 1 else races_table(reports)
 
 
-def race_report(report: Report) -> str:
-    """Return what was found, and a shortest interleaving for each outcome."""
+def race_report(report: Report, *, full: bool) -> str:
+    """Return what was found, and a shortest interleaving for each outcome.
+
+    Unless `full`, what concerns its own side alone is left out of those.
+    """
     explored = report.exploration
     lines = [
         f"Guest {report.guest}: {_instructions(explored.lengths[0])}. VMM {report.vmm}: "
-        f"{_instructions(explored.lengths[1])}, {report.order.value}, checking "
-        f"{report.mode.name.lower()}.",
+        f"{_instructions(explored.lengths[1])}, {_circumstances(report)}.",
         f"{_method(report)} ({explored.reason}).",
         "",
         *(_outcome(report, outcome, count) for outcome, count in report.outcomes.items()),
@@ -39,7 +42,7 @@ def race_report(report: Report) -> str:
             f"  {'endless':8} {explored.unfinished:>14,}  given up: the VMM went on and on"
         )
     for line in report.lines:
-        lines += ["", *_interleaving(report, line)]
+        lines += ["", *_interleaving(report, line, full=full)]
     return "\n".join(lines)
 
 
@@ -48,8 +51,7 @@ def races_table(reports: Sequence[Report]) -> str:
     first = reports[0]
     heads = "".join(f"{outcome.value:>9}" for outcome in first.outcomes)
     lines = [
-        f"Guest {first.guest}, {first.order.value}, checking {first.mode.name.lower()}; "
-        "in percent of all interleavings.",
+        f"Guest {first.guest}, {_circumstances(first)}; in percent of all interleavings.",
         "",
         f"{'access':8} {'VMM, instructions':>18} {'interleavings':>14}{heads}  method",
     ]
@@ -61,6 +63,11 @@ def races_table(reports: Sequence[Report]) -> str:
             f"{explored.method.value}"
         )
     return "\n".join(lines)
+
+
+def _circumstances(report: Report) -> str:
+    order = "" if report.order is None else f"{report.order.value}, "
+    return f"{order}checking {report.mode.name.lower()}"
 
 
 def _instructions(count: int) -> str:
@@ -97,13 +104,27 @@ def _share(report: Report, count: int) -> str:
     return f"{percent:.1f} %" if percent >= 0.05 else "< 0.1 %"
 
 
-def _interleaving(report: Report, line: Line) -> list[str]:
+def _interleaving(report: Report, line: Line, *, full: bool) -> list[str]:
     return [
         f"{line.outcome.value}, for instance ({_instructions(len(line.steps))}):",
         f"  {'guest':{_GUEST_WIDTH}}{'VMM':{_VMM_WIDTH}}granule: {_granule(report.start)}",
-        *_steps(line.steps),
+        *(_steps(line.steps) if full else _shared_steps(line.steps)),
         f"  {'':{_GUEST_WIDTH}}{_end(line)}",
     ]
+
+
+def _shared_steps(steps: Sequence[Step]) -> list[str]:
+    """Return what may touch the other side's memory, and how much was left out between."""
+    lines = []
+    for (side, is_local), group in groupby(steps, key=lambda step: (step.side, step.is_local)):
+        run = list(group)
+        if not is_local or len(run) == 1:
+            lines += [_step(step) for step in run]
+        elif side is Side.VMM:
+            lines.append(f"  {'':{_GUEST_WIDTH}}  ... {len(run)} of its own")
+        else:
+            lines.append(f"  ... {len(run)} of its own")
+    return lines
 
 
 def _steps(steps: Sequence[Step]) -> list[str]:
@@ -130,4 +151,4 @@ def _end(line: Line) -> str:
 
 
 def _granule(granule: Granule) -> str:
-    return f"tag {granule.tag:#x}, data {granule.data[:8].hex()}.."
+    return f"tag {granule.tag:#x}, data {granule.data[:4].hex()}.."

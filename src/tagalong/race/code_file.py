@@ -12,7 +12,7 @@ from tagalong.race.code import MAX_WORDS
 
 _WORD_BYTES: Final = 4
 _ASSEMBLY: Final = (".s", ".S")
-_ARCHITECTURE: Final = "    .arch armv8.5-a+memtag\n"
+_TARGET: Final = ("-target", "aarch64-freestanding-none", "-mcpu=generic+v8_5a+mte")
 _FILE_BYTES_MAX: Final = 1 << 16
 
 
@@ -25,7 +25,7 @@ def read_words(path: Path) -> tuple[int, ...]:
     """
     content = _read(path)
     if path.suffix in _ASSEMBLY:
-        return _split(path, _assemble(path, content))
+        return _split(path, _assemble(path))
     if path.suffix == ".bin":
         return _split(path, content)
     return _checked(path, _parse_hex(path, content))
@@ -36,7 +36,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read the code: {error}") from error
     if len(content) > _FILE_BYTES_MAX:
         raise UsageError(f"{path}: longer than {_FILE_BYTES_MAX:#x} bytes")
     return content
@@ -74,17 +74,14 @@ def _parse_word(where: str, text: str) -> int:
     return word
 
 
-def _assemble(path: Path, source: bytes) -> bytes:
+def _assemble(path: Path) -> bytes:
     if importlib.util.find_spec("ziglang") is None:
         raise UsageError(
             f"{path}: assembling needs the package ziglang (`pip install ziglang`); without it, "
             "give the instructions in hex or as a .bin file"
         )
     with tempfile.TemporaryDirectory(prefix="tagalong-") as folder:
-        text = Path(folder) / "code.S"
-        text.write_bytes(_ARCHITECTURE.encode() + b'# 1 "%s"\n' % str(path).encode() + source)
-        target = ("-target", "aarch64-freestanding-none", "-c")
-        _zig(path, "cc", *target, str(text), "-o", f"{folder}/code.o")
+        _zig(path, "cc", *_TARGET, "-c", str(path.absolute()), "-o", f"{folder}/code.o")
         _zig(path, "objcopy", "-O", "binary", f"{folder}/code.o", f"{folder}/code.bin")
         return (Path(folder) / "code.bin").read_bytes()
 

@@ -157,13 +157,13 @@ class _Explorer:
     def run_best(self, seed: int) -> Exploration:
         counted = f"{self._lengths[0]} and {self._lengths[1]} instructions"
         for method in (Method.EXHAUSTIVE, Method.REDUCED):
-            result = Exploration(method, f"{counted}, at most {STATES_MAX} states", self._lengths)
+            result = Exploration(method, f"{counted}, within {STATES_MAX:,} states", self._lengths)
             try:
                 self._visit_all(result, STATES_MAX)
             except TooManyStatesError:
                 continue
             return result
-        return self.run(Method.SAMPLED, f"{counted} have more than {STATES_MAX} states", seed)
+        return self.run(Method.SAMPLED, f"{counted} have more than {STATES_MAX:,} states", seed)
 
     # --- all of them ---
 
@@ -308,11 +308,10 @@ def _length_alone(world: World, start: Saved, side: Side) -> int:
             world.restore(start)
             return length
         if world.step(side) is not None:
-            raise MachineError(
-                f"the VMM's code faults even while the guest stands, after {length + 1} "
-                "instructions: there is nothing to race for"
-            )
-    raise MachineError(f"the {side.name} code does not end within {_STEPS_MAX} instructions")
+            world.restore(start)
+            return length + 1
+    who = "guest" if side is Side.GUEST else "VMM"
+    raise MachineError(f"the {who}'s code does not end within {_STEPS_MAX} instructions")
 
 
 def _cost(schedule: str) -> tuple[int, int, str]:

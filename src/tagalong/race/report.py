@@ -65,7 +65,8 @@ class Report:
 
     guest: str
     vmm: str
-    order: Order
+    order: Order | None
+    """None for code of a user's own."""
     mode: TagCheckMode
     exploration: Exploration
     start: Granule
@@ -83,7 +84,7 @@ class Report:
         return {
             "guest": self.guest,
             "access": self.vmm,
-            "order": self.order.value,
+            "order": None if self.order is None else self.order.value,
             "checking": self.mode.name.lower(),
             "method": explored.method.value,
             "reason": explored.reason,
@@ -98,7 +99,7 @@ class Report:
 
 
 def make_report(
-    world: World, start: Saved, exploration: Exploration, order: Order, mode: TagCheckMode
+    world: World, start: Saved, exploration: Exploration, order: Order | None, mode: TagCheckMode
 ) -> Report:
     """Return the report of an exploration of `world` from `start`."""
     world.restore(start)

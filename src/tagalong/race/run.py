@@ -45,7 +45,7 @@ def run_race(race: Race) -> Report:
     if (race.access is None) == (not race.words):
         raise UsageError("a race is with one strategy, or with code of your own")
     if race.access is None:
-        return _explore(race, _own_code(race), _own_reading)
+        return _explore(race, own_code(race.words, race.mode), own_reading)
     name = race.access
     code = strategy_code(name, race.order, race.mode)
     return _explore(race, code, lambda world: strategy_reading(name, race.order, world))
@@ -56,17 +56,20 @@ def _explore(race: Race, code: VmmCode, look: Callable[[World], Reading]) -> Rep
     try:
         start = world.save()
         exploration = explore(world, look, method=race.method, seed=race.seed)
-        return make_report(world, start, exploration, race.order, race.mode)
+        order = None if race.access is None else race.order
+        return make_report(world, start, exploration, order, race.mode)
     finally:
         world.close()
 
 
-def _own_code(race: Race) -> VmmCode:
+def own_code(words: tuple[int, ...], mode: TagCheckMode) -> VmmCode:
+    """Return the VMM's code for `words`, see Race."""
     arguments = (TAGGED_VA + RACED_GPA, PLAIN_VA + RACED_GPA, 0, 0, 0, scratch_address(0))
-    end = OWN_CODE_VA + 4 * len(race.words)
-    return VmmCode(OWN_CODE, (Call(OWN_CODE, OWN_CODE_VA, arguments, race.mode, end),), race.words)
+    end = OWN_CODE_VA + 4 * len(words)
+    return VmmCode(OWN_CODE, (Call(OWN_CODE, OWN_CODE_VA, arguments, mode, end),), words)
 
 
-def _own_reading(world: World) -> Reading:
+def own_reading(world: World) -> Reading:
+    """Return what `words` have seen once they are done, see Race."""
     data = b"".join(world.vmm_x(number).to_bytes(8, "little") for number in (2, 3))
     return (Granule(logical_tag(world.vmm_x(4)), data[:GRANULE_BYTES]),)

@@ -7,6 +7,7 @@ real kernels showed (docs/design/access.md).
 """
 
 import errno
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,7 +133,10 @@ class SoftHost:
         self._counts.ioctls += 1
         length = tags.size * GRANULE_BYTES
         if gpa % PAGE_BYTES or length % PAGE_BYTES:
-            raise HostError(f"KVM_ARM_MTE_COPY_TAGS of {gpa:#x}+{length:#x}: EINVAL")
+            raise HostError(
+                f"KVM_ARM_MTE_COPY_TAGS of gpa {gpa:#x}+{length:#x} failed: "
+                f"{os.strerror(errno.EINVAL)}"
+            )
         _copy_tags(self._memory, gpa, tags, direction)
 
     def kernel_copy(

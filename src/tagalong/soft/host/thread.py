@@ -4,6 +4,8 @@ Sources: Linux Documentation/arch/arm64/memory-tagging-extension.rst; arch/arm64
 what was run on real kernels stands in docs/design/access.md.
 """
 
+import errno
+import os
 import threading
 from typing import Final
 
@@ -59,7 +61,9 @@ class ThreadState(threading.local):
     def set_ctrl(self, value: int) -> None:
         """Do the prctl. Raises HostError for bits that Linux refuses; unchanged then."""
         if value & ~_KNOWN_CTRL:
-            raise HostError(f"prctl(PR_SET_TAGGED_ADDR_CTRL, {value:#x}): EINVAL")
+            raise HostError(
+                f"prctl(PR_SET_TAGGED_ADDR_CTRL, {value:#x}) failed: {os.strerror(errno.EINVAL)}"
+            )
         self.ctrl = value
 
 
