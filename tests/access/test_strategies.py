@@ -3,8 +3,19 @@
 import numpy as np
 import pytest
 
-from tagalong.access import STRATEGIES, Fault, Hazard, Need, Routine, View, tagged_addr_ctrl
+from tagalong.access import (
+    STRATEGIES,
+    CallFlags,
+    Door,
+    Fault,
+    Hazard,
+    Need,
+    Routine,
+    View,
+    tagged_addr_ctrl,
+)
 from tagalong.access.host import SEGV_MTEAERR, SEGV_MTESERR, SIGSEGV
+from tagalong.access.kernel import Kernel
 from tagalong.errors import AddressError, UsageError
 from tagalong.memory import Gpa
 from tagalong.mte.registers import TagCheckMode
@@ -215,3 +226,54 @@ class TestSystemCalls:
 
         assert needs <= set(Need)
         assert [bench.host.lacks(need) for need in needs] == [None] * len(needs)
+
+
+@pytest.mark.parametrize("mode", [TagCheckMode.SYNC, TagCheckMode.ASYNC])
+@pytest.mark.parametrize("door", Door)
+def test_kernel_copies_unchecked_through_either_door(
+    bench: Bench, door: Door, mode: TagCheckMode
+) -> None:
+    data, packed = bench.fill(2, 1)
+    strategy, got = Kernel(bench.host, door), np.zeros(len(data), np.uint8)
+    set_mode(bench, mode)
+
+    assert strategy.read(bench.at(2), got) is None
+    assert strategy.write(bench.at(2), got[::-1].copy()) is None
+
+    assert got.tobytes() == data
+    assert bench.data(bench.at(2), len(data)) == data[::-1]
+    np.testing.assert_array_equal(bench.machine.read_tags(bench.at(2), len(data)), packed)
+    assert strategy.door is door
+
+
+class TestHazards:
+    """Each is real: it shows where it is said, and not where it is not."""
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_look_at_an_unused_page_allocates_it(self, fresh: Bench, name: str) -> None:
+        region = fresh.machine.memory.regions[0]
+        strategy = fresh.strategy(name)
+        assert not region.used_pages(9, 1)[0]
+
+        strategy.read(fresh.at(9), np.zeros(64, np.uint8))
+
+        assert region.used_pages(9, 1)[0] == (Hazard.POPULATES_MEMORY in strategy.hazards)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_other_accesses_of_the_thread_lose_their_checks(self, bench: Bench, name: str) -> None:
+        """What lends with checking off, or copies between two checked places, shows it."""
+        bench.fill(2, 2)
+        strategy = bench.strategy(name)
+        other = bench.host.address(View.TAGGED, bench.at(3), 64)
+        set_mode(bench, TagCheckMode.SYNC)
+        load = {"tco": Routine.COPY_TCO, "sp": Routine.SP_LOAD, "match": Routine.MATCH_LOAD}
+        flags = {"prctl": CallFlags.CHECKS_OFF, "sp": CallFlags.STACK_APART}
+
+        # The buffer that the copy goes to is guest memory too: an access besides the guest's.
+        with strategy.lend(bench.at(2), 64) as address:
+            fault = bench.host.call(
+                load.get(name, Routine.COPY), other, address, 64,
+                flags=flags.get(name, CallFlags.NONE),
+            ).fault  # fmt: skip
+
+        assert (fault is None) == (Hazard.LOSES_CHECKING in strategy.hazards)

@@ -2,9 +2,13 @@
 
 import platform
 import re
+import time
 
+import numpy as np
 import pytest
 
+from tagalong.memory import Gpa
+from tagalong.mte.tags import unpack
 from tests.support.running_guest import Boot
 
 # KVM before Linux 6.2 does not know cache maintenance by set and way with tags and gives
@@ -67,3 +71,29 @@ def test_speed_counts_its_iterations(boot: Boot) -> None:
     lines = boot("speed", "iterations=1000").run_to_the_end()
 
     assert any(line.startswith("speed: iterations=1000 instructions=") for line in lines)
+
+
+@pytest.mark.parametrize("mode", ["store", "pair"])
+def test_retag_gives_each_granule_the_tag_and_the_data_of_a_round(boot: Boot, mode: str) -> None:
+    guest = boot("retag", f"granules=64 mode={mode}")
+    guest.machine.resume()
+    guest.wait_for("retag: buffer=", 1)
+    (line,) = guest.lines_with("retag: buffer=")
+    gpa = Gpa(int(line.split()[1].removeprefix("buffer="), 16))
+    time.sleep(0.5)
+    guest.machine.pause()
+
+    words = np.frombuffer(guest.machine.memory.read(gpa, 64 * 16), "<u8").reshape(64, 2)
+    tags = unpack(guest.machine.read_tags(gpa, guest.machine.description.page_size_bytes))[:64]
+
+    assert line.endswith("granules=64")
+    assert words[:, 0].min() > 15
+    assert int(np.ptp(words[:, 0])) <= 1
+    torn = (words[:, 0] != words[:, 1]) | (tags != words[:, 0] % 15 + 1)
+    assert np.count_nonzero(torn) <= (1 if mode == "store" else 0)
+
+
+def test_retag_knob_out_of_range_is_refused(boot: Boot) -> None:
+    lines = boot("retag", "granules=65537").run_to_the_end()
+
+    assert lines == ["retag: error: command line: cannot use granules=65537"]

@@ -116,6 +116,22 @@ def test_run_auto_says_which_machine_and_why(tmp_path: Path) -> None:
     assert f"tagalong: machine: {expected}\n" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("auto", "ioctl (never faults, needs no mapping with PROT_MTE and no state of the thread)"),
+        ("sp", "sp (asked for)"),
+    ],
+)
+def test_run_says_by_which_strategy_it_touches_ram(tmp_path: Path, name: str, said: str) -> None:
+    options = ("run", "--machine", "soft", "--guest", "speed", "--guest-args", "iterations=10")
+
+    result = tagalong(*options, "--access", name, "--control", str(tmp_path / "vm.sock"))
+
+    assert result.returncode == 0, result.stderr
+    assert f"tagalong: access: {said}\n" in result.stderr
+
+
 def test_run_kvm_where_it_cannot_be_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +153,7 @@ def test_run_kvm_where_it_cannot_be_says_what_is_missing(
         (
             ("--guest", "nobody"),
             22,
-            "no built-in guest 'nobody'; there are: churn, selftest, speed",
+            "no built-in guest 'nobody'; there are: churn, retag, selftest, speed",
         ),
         (("--guest", "./no.elf"), 22, "cannot read the guest program no.elf: No such file"),
         (("--guest", "churn", "--ram", "4096"), 22, "is not in RAM"),

@@ -31,7 +31,9 @@ Examples:
 )
 @click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), help="Default: 1.")
 @click.option(
-    "--guest", metavar="NAME|PATH.elf", help="Guest program: churn, selftest, speed, or a file."
+    "--guest",
+    metavar="NAME|PATH.elf",
+    help="Guest program: churn, retag, selftest, speed, or a file.",
 )
 @click.option("--guest-args", "guest_arguments", metavar='"K=V ..."', help="Its knobs.")
 @click.option(

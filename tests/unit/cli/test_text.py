@@ -127,3 +127,10 @@ def test_migration_report_paused_vm_stays_paused() -> None:
 
     assert text.startswith("The VM has moved to unix:/x and stays paused.\n")
     assert "3.0 GiB of RAM" in text
+
+
+def test_migration_report_names_the_access_strategy_if_one_was_asked_for() -> None:
+    asked = {**MIGRATION, "access": "tco", "access_reason": "asked for"}
+
+    assert "\n  access      tco (asked for)" in migration_report(asked, "tcp:h:1")
+    assert "  access " not in migration_report(MIGRATION, "tcp:h:1")

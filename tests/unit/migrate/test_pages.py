@@ -3,12 +3,15 @@
 import os
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from tagalong.memory import PageBitmap
+from tagalong.memory import Gpa, PageBitmap
 from tagalong.migrate import Timeouts
+from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Link
 from tagalong.migrate.page_sender import PageSender, Tally, batches
 from tagalong.migrate.page_taker import PageTaker
@@ -195,3 +198,59 @@ def test_taker_deals_scattered_pages_out_to_both_regions(machine: FakeMachine) -
     assert low.tags[::128].tolist()[:6] == [0, 0x11, 0, 0x22, 0x33, 0]
     assert (high.data[0], high.data[PAGE], high.tags[127], high.tags[128]) == (4, 0, 0x44, 0)
     assert taker.end_round() == 4
+
+
+class Route:
+    """A route that copies, and counts."""
+
+    def __init__(self, machine: FakeMachine) -> None:
+        self.region = machine.memory.regions[0]
+        self.reads = self.writes = 0
+        self.region.route(self)
+
+    def read(self, gpa: Gpa, target: NDArray[np.uint8]) -> None:
+        self.reads += 1
+        target[:] = self.region.data[gpa - RAM : gpa - RAM + target.size]
+
+    def write(self, gpa: Gpa, source: NDArray[np.uint8]) -> None:
+        self.writes += 1
+        self.region.data[gpa - RAM : gpa - RAM + source.size] = source
+
+
+def test_sender_reads_routed_memory_by_its_route_even_if_the_guest_stands(
+    machine: FakeMachine,
+) -> None:
+    route = Route(machine)
+    route.region.data[: 2 * PAGE] = 5
+
+    (record,) = sent_records(machine, 0, 1, is_live=False)
+
+    assert isinstance(record.data, tuple)
+    assert b"".join(record.data) == b"\5" * (2 * PAGE)
+    assert route.reads == 1
+
+
+def test_taker_writes_routed_memory_by_its_route_once_the_batch_is_complete(
+    machine: FakeMachine,
+) -> None:
+    route, taker = Route(machine), PageTaker(machine, has_tags=True)
+    one, two = memoryview(bytes([9]) * (2 * PAGE)), memoryview(bytes([8]) * (2 * PAGE))
+
+    taker.place(RAM + 4 * PAGE, 2 * PAGE)[:] = one
+    assert not route.region.data.any()
+    taker.take(Pages(Runs([Run(RAM + 4 * PAGE, 2)]), (one,), NoBytes.ZERO))
+    taker.take(Pages(Runs([Run(RAM, 1), Run(RAM + 9 * PAGE, 1)]), (two,), NoBytes.ZERO))
+    taker.take(Pages(Runs([Run(RAM + 5 * PAGE, 1)]), NoBytes.ZERO, NoBytes.ZERO))
+
+    rows = route.region.data.reshape(-1, PAGE)
+    assert {number: int(rows[number, 7]) for number in (0, 4, 5, 9)} == {0: 8, 4: 9, 5: 0, 9: 8}
+    assert route.writes == 4
+
+
+def test_digest_reads_routed_memory_by_its_route(machine: FakeMachine) -> None:
+    machine.memory.regions[0].data[: 2 * PAGE] = 5
+    directly = memory_digest(machine, lambda: None, has_tags=True)
+    route = Route(machine)
+
+    assert memory_digest(machine, lambda: None, has_tags=True) == directly
+    assert route.reads > 0

@@ -1,6 +1,7 @@
 """Our client against our server: results, errors in their own class, cancelling."""
 
 import asyncio
+import dataclasses
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -74,6 +75,17 @@ def test_migrate_returns_the_report_and_passes_the_request(tmp_path: Path) -> No
 
     play(tmp_path, script)
     assert seen[-1] == "completed"
+
+
+def test_migrate_passes_the_access_strategy(tmp_path: Path) -> None:
+    request = dataclasses.replace(REQUEST, access="sp")
+
+    async def script(client: ControlClient, served: ServedVm) -> None:
+        served.migration.finish.set()
+        await client.migrate(request, lambda _: None)
+        assert served.migration.requests == [request]
+
+    play(tmp_path, script)
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,22 @@ def test_migrate_passes_uri_options_and_parameters() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["auto", "tco"])
+def test_migrate_passes_the_access_strategy(name: str) -> None:
+    def script(scene: Scene) -> None:
+        assert scene.run("migrate", uri="unix:/x", x_access=name) == {}
+
+    assert [request.access for request in play(script).requests] == [name]
+
+
+def test_migrate_with_an_access_strategy_that_is_none_is_refused() -> None:
+    def script(scene: Scene) -> None:
+        with pytest.raises(QmpError, match="Parameter 'x-access' expects one of auto, ioctl, "):
+            scene.run("migrate", uri="unix:/x", x_access="fast")
+
+    assert play(script).requests == []
+
+
 def test_migrate_while_one_is_under_way_is_refused() -> None:
     def script(scene: Scene) -> None:
         scene.run("migrate", uri="unix:/x", x_drop_tags=True)

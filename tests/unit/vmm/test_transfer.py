@@ -80,3 +80,15 @@ def test_listen_port_0_tells_the_real_port() -> None:
 def test_listen_bad_uri_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match=r"^'x:1' is no migration address"):
         transfer.listen("x:1")
+
+
+def test_send_uses_the_access_strategy_that_is_asked_for_and_reports_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(migrate, "migrate_to", lambda *_args, **_options: Report())
+    request = MigrationRequest("tcp:h:1", max_downtime_ms=250, access="tco")
+    machine = ScriptedMachine()
+
+    report = transfer.send(machine, request, lambda _: None, threading.Event())
+
+    assert report == {"rounds": 2, "access": "tco", "access_reason": "asked for"}
