@@ -159,7 +159,7 @@ class SparseExtent:
     def _failure(self, verb: str, offset: int, size: int, error: OSError) -> HostError:
         return HostError(
             f"cannot {verb} {size:#x} bytes at offset {self._start + offset:#x} of the core "
-            f"{self._path}: {error.strerror}"
+            f"{self._path}: {error}"
         )
 
 
