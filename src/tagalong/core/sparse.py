@@ -88,9 +88,10 @@ class SparseExtent:
         """Copy from another file; its holes become holes.
 
         So do blocks that are zero, unless the kernel copies by itself (within one file
-        system, where it can share instead).
+        system, where it can share instead). Raises HostError if the source ends too early.
         """
         stop = source_offset + length
+        _require_size(source_fd, stop)
         at = source_offset
         for start, end in extents(source_fd, source_offset, stop):
             self.clear(offset + at - source_offset, start - at)
@@ -196,6 +197,15 @@ def read_some(fd: int, target: NDArray[np.uint8], offset: int) -> int:
     if not got:
         raise HostError(f"the source ends at {offset:#x}: it was cut short while it was copied")
     return got
+
+
+def _require_size(fd: int, stop: int) -> None:
+    try:
+        size = os.fstat(fd).st_size
+    except OSError as error:
+        raise HostError(f"fstat of the source failed: {error}") from error
+    if size < stop:
+        raise HostError(f"the source ends at {size:#x}, {stop:#x} bytes of it were to be copied")
 
 
 def _same_file_system(source_fd: int, target_fd: int) -> bool:
