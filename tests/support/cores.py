@@ -58,7 +58,10 @@ def notes(
     )
     description = MachineDescription(page_size_bytes, vcpus, mte_version, regions)
     states = tuple(
-        VcpuState(registers(number, **(changes or {})), PowerState.OFF if number else PowerState.ON)
+        VcpuState(
+            {**registers(number, **(changes or {})), **(more or {})},
+            PowerState.OFF if number else PowerState.ON,
+        )
         for number in range(vcpus)
     )
     return CoreNotes(description, MachineState(states, {"pl011": b"\x01\x02"}), space)
