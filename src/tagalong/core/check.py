@@ -238,19 +238,20 @@ def _overlaps(core: Core) -> Iterator[Finding]:
 
 
 def _untagged(core: Core) -> Iterator[Finding]:
-    if not core.tag_segments:
+    bare = [region for region in core.regions if region.has_data and not region.has_tags]
+    if not core.tag_segments or not bare:
         return
-    for region in core.regions:
-        if region.has_data and not region.has_tags:
-            yield Finding(
-                "no-tags-here",
-                Level.NOTE,
-                "memory without tags: not PROT_MTE, or they were not written",
-                address=region.address,
-                end=region.end,
-                gdb=Effect(_NOT_TAGGED),
-                lldb=Effect("not in a memory tagged region"),
-            )
+    size = sum(region.size_bytes for region in bare)
+    yield Finding(
+        "no-tags-here",
+        Level.NOTE,
+        f"{size:#x} bytes of memory in {len(bare)} places, of which this is the first, have no "
+        "tags: not mapped with PROT_MTE, or nobody wrote them",
+        address=bare[0].address,
+        end=bare[0].end,
+        gdb=Effect(_NOT_TAGGED),
+        lldb=Effect("not in a memory tagged region"),
+    )
 
 
 def _limits_of_lldb(core: Core) -> Iterator[Finding]:
