@@ -4,9 +4,9 @@
 
 `make test` runs this before the tests. Taken is, in this order: what the environment variables
 TAGALONG_GDB, TAGALONG_LLDB and TAGALONG_READELF name, gdb-multiarch, lldb-19 and readelf on
-PATH, the ones fetched before. If one is missing, Debian's packages are downloaded with the lab's private apt, with
-all that they depend on, the C library included, so that they run on any distribution; they are
-kept beside the lab (~/.cache/tagalong/debuggers).
+PATH, the ones fetched before. If one is missing, Debian's packages are downloaded with the
+lab's private apt, with all that they depend on, the C library included, so that they run on any
+distribution; they are kept beside the lab (~/.cache/tagalong/debuggers).
 
 Without them the tests are skipped and say so; this command says why, and exits with 0.
 """

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from tagalong.core.check import Report
-from tagalong.core.findings import DEBUGGERS, GDB, LLDB, Finding, Tags, Verdict
+from tagalong.core.findings import DEBUGGERS, GDB, LLDB, Finding, Rule, Tags, Verdict
 from tagalong.core.info import Info
 from tagalong.core.tag_runs import TagRange, TagRun
 
@@ -106,7 +106,7 @@ def _check_lines(report: Report, path: str) -> Iterator[str]:
         for finding in findings[:_SHOWN_OF_A_RULE]:
             yield from _finding(finding)
         if len(findings) > _SHOWN_OF_A_RULE:
-            yield f"... and {len(findings) - _SHOWN_OF_A_RULE} more of {rule} (--json has them all)"
+            yield f"... and {len(findings) - _SHOWN_OF_A_RULE} more of {rule.value} (--json has them all)"
 
 
 def _verdict(verdict: Verdict) -> str:
@@ -118,12 +118,12 @@ def _verdict(verdict: Verdict) -> str:
     return f"shows the tags{some}{wrong}{because}"
 
 
-def _list(reasons: Sequence[str]) -> str:
-    return ", ".join(reasons)
+def _list(reasons: Sequence[Rule]) -> str:
+    return ", ".join(rule.value for rule in reasons)
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    yield f"{finding.level.value} {finding.rule}{_place(finding)}: {finding.message}"
+    yield f"{finding.level.value} {finding.rule.value}{_place(finding)}: {finding.message}"
     for name in (GDB, LLDB):
         effect = finding.effect(name)
         if effect:
@@ -148,7 +148,7 @@ def check_json(report: Report) -> dict[str, object]:
                 "version": DEBUGGERS[verdict.debugger],
                 "tags": verdict.tags.value,
                 "wrong_tags": verdict.wrong,
-                "reasons": list(verdict.reasons),
+                "reasons": [rule.value for rule in verdict.reasons],
             }
             for verdict in report.verdicts
         },
@@ -159,7 +159,7 @@ def check_json(report: Report) -> dict[str, object]:
 def _finding_json(finding: Finding) -> dict[str, object]:
     effects = {name: finding.effect(name) for name in (GDB, LLDB)}
     return {
-        "rule": finding.rule,
+        "rule": finding.rule.value,
         "level": finding.level.value,
         "message": finding.message,
         "offset": finding.offset,
