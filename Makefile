@@ -20,6 +20,7 @@ demo: $(VENV)/.installed ## migrate a running MTE guest with its tags (options: 
 
 test: $(VENV)/.installed-dev ## run all tests (options: ARGS="-k name")
 	@$(BIN)/python -m tests.support.fetch_qemu
+	@$(BIN)/python -m tests.support.fetch_debuggers
 	-@$(BIN)/tagalong lab setup >/dev/null
 	@$(BIN)/python -m pytest $(ARGS)
 

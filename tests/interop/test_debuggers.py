@@ -20,14 +20,9 @@ from tests.support.guest_core import (
     word_of,
     write,
 )
+from tests.support.linux_core import CONTROL, CRASHED_AT, TAGGED, TAGGED_BYTES
 
 pytestmark = pytest.mark.usefixtures("debuggers")
-
-# What tests/programs/crash.c did.
-TAGGED = 0x5000_0000_0000
-TAGGED_BYTES = 3 * 4096
-PLAIN = 0x5000_0001_0000
-CRASHED_AT = TAGGED + 5 * 16
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +135,7 @@ def test_core_of_linux_has_the_tags_of_the_process(linux_core: Path) -> None:
     assert tags.tolist() == [n % 16 for n in range(TAGGED_BYTES // 16)]
     assert data.tolist() == [n % 251 for n in range(4096)]
     assert vcpu.signal == 11
-    assert vcpu.tagged_address_control == 0x7FFF3
+    assert vcpu.tagged_address_control == CONTROL
     assert report.is_clean
 
 

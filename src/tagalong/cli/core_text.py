@@ -8,6 +8,7 @@ from tagalong.core.findings import DEBUGGERS, GDB, LLDB, Finding, Rule, Tags, Ve
 from tagalong.core.info import Info
 from tagalong.core.tag_runs import TagRange, TagRun
 
+_KIB = 1 << 10
 _MIB = 1 << 20
 _SHOWN_OF_A_RULE = 5
 _SPACES = {
@@ -28,14 +29,14 @@ def _info_lines(info: Info, path: str) -> Iterator[str]:
     yield ""
     if machine:
         yield (
-            f"  machine   {machine['vcpu_count']} vCPUs, {_mib(machine['ram_bytes'])} of RAM in "
+            f"  machine   {machine['vcpu_count']} vCPUs, {_size(machine['ram_bytes'])} of RAM in "
             f"pages of {machine['page_size_bytes']} bytes, {machine['mte']}, "
             f"{'running' if machine['running'] else 'paused'} when it was taken"
         )
         yield f"  devices   {', '.join(cast('list[str]', machine['devices'])) or 'none'}"
     for region in cast("list[Mapping[str, object]]", info["regions"]):
         yield (
-            f"  region    [{region['start']}, {region['end']})  {_mib(region['size_bytes'])}  "
+            f"  region    [{region['start']}, {region['end']})  {_size(region['size_bytes'])}  "
             f"{_planes(region)}"
         )
     for vcpu in cast("list[Mapping[str, object]]", info.get("vcpus", [])):
@@ -61,8 +62,9 @@ def _planes(region: Mapping[str, object]) -> str:
     return "tags, no data"
 
 
-def _mib(size: object) -> str:
-    return f"{cast('int', size) / _MIB:,.1f} MiB"
+def _size(size: object) -> str:
+    number = cast("int", size)
+    return f"{number / _MIB:,.1f} MiB" if number >= _MIB else f"{number / _KIB:,.1f} KiB"
 
 
 def tags_report(wanted: TagRange, runs: Iterator[TagRun]) -> Iterator[str]:
@@ -106,7 +108,8 @@ def _check_lines(report: Report, path: str) -> Iterator[str]:
         for finding in findings[:_SHOWN_OF_A_RULE]:
             yield from _finding(finding)
         if len(findings) > _SHOWN_OF_A_RULE:
-            yield f"... and {len(findings) - _SHOWN_OF_A_RULE} more of {rule.value} (--json has them all)"
+            more = len(findings) - _SHOWN_OF_A_RULE
+            yield f"... and {more} more of {rule.value} (--json has them all)"
 
 
 def _verdict(verdict: Verdict) -> str:
