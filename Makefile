@@ -38,7 +38,7 @@ lint: $(VENV)/.installed-dev ## check style and format
 types: $(VENV)/.installed-dev ## check types
 	@$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev ## measure the interpreter and the migration
+bench: $(VENV)/.installed-dev ## measure the interpreter, the migration and cores
 	@$(BIN)/python -m bench $(ARGS)
 
 long: $(VENV)/.installed-dev ## compare random programs with QEMU for ten minutes
