@@ -1,4 +1,4 @@
-"""Compile the native library and the guest programs with `zig cc`.
+"""Compile the native library, the guest programs and the tests' programs with `zig cc`.
 
 Zig comes as the wheel `ziglang`; it carries a C compiler, an assembler and a linker for
 every target, so that a machine with nothing but python3 builds the host's library, the
@@ -50,6 +50,17 @@ _GUEST_FLAGS = (
     "-static",
     "-Wl,--build-id=none",
     "-Wl,-z,max-page-size=4096",
+)
+
+# What tests run in the lab: static, because the lab's C library is not here.
+_PROGRAM_FLAGS = (
+    *_COMMON_FLAGS,
+    "-target",
+    "aarch64-linux-musl",
+    "-mcpu=generic+v8_5a+mte",
+    "-D_GNU_SOURCE",
+    "-static",
+    "-Wl,--strip-all",
 )
 
 
@@ -104,6 +115,17 @@ def build_guests(root: Path, out: Path) -> list[Path]:
     return built
 
 
+def build_programs(root: Path, out: Path) -> list[Path]:
+    """Compile each tests/programs/NAME.c into out/NAME.elf, for Linux on arm64, static."""
+    out.mkdir(parents=True, exist_ok=True)
+    built = []
+    for source in sorted((root / "tests" / "programs").glob("*.c")):
+        target = out / f"{source.stem}.elf"
+        _zig_cc(root, _PROGRAM_FLAGS, [source], target)
+        built.append(target)
+    return built
+
+
 def build_package(root: Path) -> None:
     """Build what the installed package carries, into src/tagalong/_lib."""
     out = root / "src" / "tagalong" / "_lib"
@@ -151,6 +173,8 @@ def main() -> None:
     build_library(root, out, arguments.target)
     build_routines(root, out)
     build_guests(root, out)
+    if arguments.target == "aarch64":
+        build_programs(root, out)
 
 
 if __name__ == "__main__":

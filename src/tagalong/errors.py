@@ -22,11 +22,15 @@
     │   └── HandoverUncertainError      45   the link broke after the commit: look before acting
     ├── ControlError                    50   the control socket
     │   └── CommandError                51   the VM refused a command, with its reason
-    └── LabError                        60   the lab, an emulated Arm host
-        ├── LabSetupError               61   a piece of it cannot be fetched, verified or built
-        ├── LostMachineError            62   it ended without a result: neither pass nor fail
-        │   └── LabTimeoutError         63   it was ended because the time was up
-        └── SelfCheckError              64   this QEMU keeps tags wrongly: believe nothing it says
+    ├── LabError                        60   the lab, an emulated Arm host
+    │   ├── LabSetupError               61   a piece of it cannot be fetched, verified or built
+    │   ├── LostMachineError            62   it ended without a result: neither pass nor fail
+    │   │   └── LabTimeoutError         63   it was ended because the time was up
+    │   └── SelfCheckError              64   this QEMU keeps tags wrongly: believe nothing it says
+    └── CoreError                       70   a core file: a snapshot, a dump
+        ├── MalformedCoreError          71   its bytes are not what the format allows, or missing
+        ├── NotInCoreError              72   the core has no memory at this address
+        └── NoTagsError                 73   the core has no tags for this memory: not even zero
 
 Guest tag check faults are not in this tree: they are the guest's own business and travel
 as values (ESR, FAR). Exceptions are for failures of the host and of the tool.
@@ -227,3 +231,42 @@ class SelfCheckError(LabError):
     """The emulator keeps allocation tags wrongly: nothing that runs in it proves anything."""
 
     exit_code = 64
+
+
+class CoreError(TagalongError):
+    """A core file cannot give what was asked of it."""
+
+    exit_code = 70
+
+
+class MalformedCoreError(CoreError):
+    """Bytes of a core that the format does not allow, or that the file no longer has.
+
+    `offset` is their place in the file; `what` says in which file, if not in the core itself.
+    """
+
+    exit_code = 71
+
+    def __init__(self, message: str, *, offset: int, what: str = "core") -> None:
+        self.offset = offset
+        super().__init__(f"{what} offset {offset:#x}: {message}")
+
+
+class NotInCoreError(CoreError):
+    """The core has no data for an address; `address` is the first one that is missing."""
+
+    exit_code = 72
+
+    def __init__(self, message: str, *, address: int) -> None:
+        self.address = address
+        super().__init__(f"address {address:#x}: {message}")
+
+
+class NoTagsError(CoreError):
+    """The core has no tags for an address, which is not the same as tags that are zero."""
+
+    exit_code = 73
+
+    def __init__(self, message: str, *, address: int) -> None:
+        self.address = address
+        super().__init__(f"address {address:#x}: {message}")

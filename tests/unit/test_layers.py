@@ -26,8 +26,21 @@ ALLOWED: dict[str, set[str]] = {
     "soft": {"mte", "memory", "machine", "register_ids", "cpu_match", "devices", "access"},
     "kvm": {"mte", "memory", "machine", "register_ids", "cpu_match", "devices", "access"},
     "wire": {"mte"},
-    "migrate": {"mte", "memory", "machine", "wire"},
-    "vmm": {"access", "mte", "memory", "machine", "cpu_match", "boot", "soft", "kvm", "migrate"},
+    "machine_records": {"machine", "memory", "wire"},
+    "migrate": {"mte", "memory", "machine", "machine_records", "wire"},
+    "core": {"mte", "memory", "machine", "register_ids", "machine_records", "wire"},
+    "vmm": {
+        "mte",
+        "memory",
+        "machine",
+        "cpu_match",
+        "boot",
+        "soft",
+        "kvm",
+        "migrate",
+        "core",
+        "access",
+    },
     "probe": {"mte", "memory", "machine", "register_ids", "kvm"},
     "race": {"access", "mte", "memory", "machine", "register_ids", "soft"},
     "comparison": {"access", "mte", "memory", "machine", "boot", "vmm"},
@@ -35,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "lab": set(),
     "cli": {
         "access",
+        "core",
         "comparison",
         "vmm",
         "demo",
@@ -48,6 +62,9 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 OPEN_TO_ALL = {"errors", "_native", ""}
+
+# What the package itself offers; it imports them when they are used.
+PUBLIC = {"core"}
 
 # The sans-I/O rule: the protocol knows bytes and records, not how they travel.
 FORBIDDEN_TO_WIRE = {"socket", "threading", "asyncio", "selectors", "select", "ssl", "os", "time"}
@@ -89,7 +106,8 @@ def test_every_part_has_a_place_in_the_diagram() -> None:
 def test_imports_point_one_way(path: Path) -> None:
     part = part_of(path)
 
-    forbidden = imported_parts(path) - ALLOWED.get(part, set()) - OPEN_TO_ALL - {part}
+    allowed = ALLOWED[part] if part else PUBLIC
+    forbidden = imported_parts(path) - allowed - OPEN_TO_ALL - {part}
 
     assert not forbidden, f"{part} must not import {sorted(forbidden)}"
 

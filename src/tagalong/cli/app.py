@@ -13,7 +13,7 @@ from tagalong.cli.text import error_line
 from tagalong.errors import TagalongError
 from tagalong.vmm.interrupt import Interrupted
 
-_COMMANDS = ("access", "demo", "lab", "migrate", "probe", "race", "run")
+_COMMANDS = ("access", "check", "demo", "info", "lab", "migrate", "probe", "race", "run", "tags")
 
 _INTERRUPTED = 128 + 2
 
@@ -26,6 +26,11 @@ Examples:
     tagalong run --guest churn --control a.sock
     tagalong run --incoming tcp:127.0.0.1:4444 --control b.sock
     tagalong migrate a.sock tcp:127.0.0.1:4444 --verify
+\b
+  Look into a snapshot, a dump, or a core that Linux wrote:
+    tagalong info vm.core
+    tagalong tags vm.core 0x40268000+4K
+    tagalong check vm.core
 \b
   Look around in a running VM with QEMU's own tool:
     qmp-shell a.sock

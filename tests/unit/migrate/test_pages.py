@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tagalong.machine_records import record_of_description, record_of_state
 from tagalong.memory import Gpa, PageBitmap
 from tagalong.migrate import Timeouts
 from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Link
 from tagalong.migrate.page_sender import PageSender, Tally, batches
 from tagalong.migrate.page_taker import PageTaker
-from tagalong.migrate.translate import record_of_description, record_of_state
 from tagalong.wire import Accept, Hello, NoBytes, Pages, Role, Run, Runs
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.migration import channel_pair
