@@ -9,7 +9,8 @@
     │   ├── GuestImageError             22   the guest program cannot be loaded
     │   ├── RunStateError               23   not possible in the machine's present state
     │   ├── StateError                  24   machine state that this machine cannot take
-    │   └── UnsupportedInstructionError 25   the embedded machine stopped
+    │   ├── UnsupportedInstructionError 25   the embedded machine stopped
+    │   └── TranslationError            26   the guest's own tables cannot be walked
     ├── WireError                       30   bytes of a stream, with their offset
     │   ├── LocalProtocolError          31   our own side broke the protocol: a bug here
     │   └── RemoteProtocolError         32   the peer sent what it must not
@@ -105,6 +106,12 @@ class UnsupportedInstructionError(MachineError):
             f"vCPU {vcpu} at pc {pc:#018x}: instruction {encoding:#010x} ({disassembly}) is "
             "allocated in the architecture but not implemented by the embedded machine"
         )
+
+
+class TranslationError(MachineError):
+    """The guest's stage-1 translation tables are off, or not those of a working guest."""
+
+    exit_code = 26
 
 
 class WireError(TagalongError):

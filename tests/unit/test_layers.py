@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "machine": {"mte", "memory"},
     "register_ids": {"machine"},
     "cpu_match": {"machine", "register_ids"},
+    "paging": {"mte", "memory", "machine", "register_ids"},
     "devices": {"mte", "memory"},
     "boot": {"mte", "memory", "machine", "register_ids"},
     "soft": {"mte", "memory", "machine", "register_ids", "cpu_match", "devices"},
