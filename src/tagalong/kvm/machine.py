@@ -20,7 +20,7 @@ from tagalong.kvm.processor import KvmVcpu
 from tagalong.kvm.tag_access import TagAccess
 from tagalong.kvm.threads import VcpuThreads
 from tagalong.machine import MachineDescription, MachineState, RegionDescription, RunState
-from tagalong.memory import Gpa, GuestMemory, PageBitmap
+from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 
 _UART: Final = "pl011"
 
@@ -82,13 +82,19 @@ class KvmMachine:
         seed: int = 0,
         console: Callable[[bytes], None] | None = None,
         policy: CpuPolicy = STRICT,
+        sources: Sequence[RegionSource] | None = None,
     ) -> "KvmMachine":
-        """Create the machine that an incoming stream describes. Raises as create() does."""
+        """Create the machine that a stream or a snapshot describes. Raises as create() does.
+
+        `sources`: a file's content for the data of each region, taken where
+        `Region.has_file_data` says so. Tags are never taken: they are in the pages.
+        """
         del seed
         parts = build(
             description.regions,
             description.vcpu_count,
             page_size_bytes=description.page_size_bytes,
+            sources=sources,
         )
         return cls(parts, console=console, policy=policy)
 

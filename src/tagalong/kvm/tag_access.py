@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from tagalong.errors import AddressError, UsageError
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.descriptor import IoctlError
-from tagalong.kvm.ram import runs_of
 from tagalong.kvm.vm import Vm
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
+from tagalong.memory.pagemap import runs_of
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO
 from tagalong.mte.tags import pack, unpack, zero_pages
 

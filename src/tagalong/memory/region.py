@@ -1,4 +1,4 @@
-"""A range of guest RAM: its data and its allocation tags, as two planes of shared memory."""
+"""A range of guest RAM: its data and its allocation tags, as two planes of memory."""
 
 from collections.abc import Iterator
 from types import TracebackType
@@ -11,6 +11,7 @@ from tagalong.errors import AddressError, UsageError
 from tagalong.memory.address import Gpa, check_range
 from tagalong.memory.bitmap import PageBitmap
 from tagalong.memory.plane import AnyPlane, Plane
+from tagalong.memory.private import PrivatePlane, RegionSource
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
 from tagalong.mte.tags import zero_pages
 
@@ -55,6 +56,37 @@ class Region:
         data = Plane(f"tagalong-{name}", size_bytes)
         tags = Plane(f"tagalong-{name}-tags", size_bytes // PACKED_RATIO)
         return cls(gpa, page_size_bytes, data, tags)
+
+    @classmethod
+    def map(
+        cls,
+        gpa: Gpa,
+        size_bytes: int,
+        source: RegionSource,
+        *,
+        page_size_bytes: int = PAGE_SIZES_BYTES[0],
+        name: str = "ram",
+    ) -> Self:
+        """Return a region that begins as the content of a file and never changes the file.
+
+        Data and tags are mapped copy-on-write, so this costs the same whatever their size.
+        Raises as `create`, and UsageError for a source that cannot be mapped on this host.
+        """
+        check_region(gpa, size_bytes, page_size_bytes)
+        data = PrivatePlane(f"tagalong-{name}", size_bytes, source.data)
+        tags_bytes = size_bytes // PACKED_RATIO
+        tags = PrivatePlane(f"tagalong-{name}-tags", tags_bytes, source.tags)
+        return cls(gpa, page_size_bytes, data, tags)
+
+    @property
+    def has_file_data(self) -> bool:
+        """Return whether the data began as the content of a file (see `map`)."""
+        return isinstance(self._data, PrivatePlane) and self._data.is_of_file
+
+    @property
+    def has_file_tags(self) -> bool:
+        """Return whether the tags began as the content of a file (see `map`)."""
+        return isinstance(self._tags, PrivatePlane) and self._tags.is_of_file
 
     @property
     def end(self) -> Gpa:

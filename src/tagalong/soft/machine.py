@@ -25,18 +25,17 @@ from tagalong.errors import (
     StateError,
     TagalongError,
     UnsupportedInstructionError,
-    UsageError,
 )
 from tagalong.machine import MachineDescription, MachineState, RegionDescription, RunState
-from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
+from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 from tagalong.mte.registers import MteVersion
+from tagalong.soft.description import PAGE_BYTES, create_memory, refuse_foreign
 from tagalong.soft.disassembly import disassemble
 from tagalong.soft.native import ExitReason, NativeMachine
 from tagalong.soft.psci import Psci
 from tagalong.soft.vcpu import SoftVcpu
 
 RAM_GPA: Final = Gpa(0x4000_0000)
-PAGE_BYTES: Final = 4096
 
 _UART: Final = "pl011"  # its name among the devices of a MachineState
 _BUDGET: Final = 1 << 40  # instructions; run() is ended by interrupt(), not by its budget
@@ -53,13 +52,14 @@ class SoftMachine:
         seed: int = 0,
         console: Callable[[bytes], None] | None = None,
         policy: CpuPolicy = STRICT,
+        sources: Sequence[RegionSource] | None = None,
     ) -> None:
         """Create a paused machine; `console` gets the guest's output, from the runner thread.
 
-        Raises UsageError for a description that this machine cannot be, HostError if the
-        host has no memory for it.
+        `sources`: the content of each region, mapped copy-on-write. Raises UsageError for a
+        description that this machine cannot be, HostError if the host has no memory for it.
         """
-        _refuse_foreign(description)
+        refuse_foreign(description)
         self._description = description
         self._condition = threading.Condition()
         self._state = RunState.PAUSED
@@ -70,12 +70,7 @@ class SoftMachine:
         self._runner: threading.Thread | None = None
         self._dirty_log: list[PageBitmap] | None = None
         self._native = NativeMachine(description.vcpu_count, seed)
-        self._memory = GuestMemory(
-            [
-                Region.create(r.gpa, r.size_bytes, page_size_bytes=PAGE_BYTES)
-                for r in description.regions
-            ]
-        )
+        self._memory = create_memory(description, sources)
         for region in self._memory.regions:
             self._native.add_ram(region)
         self._native.add_mmio(PL011_GPA, PL011_BYTES)
@@ -112,9 +107,10 @@ class SoftMachine:
         seed: int = 0,
         console: Callable[[bytes], None] | None = None,
         policy: CpuPolicy = STRICT,
+        sources: Sequence[RegionSource] | None = None,
     ) -> "SoftMachine":
-        """Create the machine that an incoming stream describes. Raises as the class does."""
-        return cls(description, seed=seed, console=console, policy=policy)
+        """Create the machine that a stream or a snapshot describes. Raises as the class does."""
+        return cls(description, seed=seed, console=console, policy=policy, sources=sources)
 
     # --- what it is ---
 
@@ -384,19 +380,6 @@ class SoftMachine:
     def _refuse_closed(self) -> None:
         if self._closed:
             raise RunStateError("the machine is closed")
-
-
-def _refuse_foreign(description: MachineDescription) -> None:
-    if description.page_size_bytes != PAGE_BYTES:
-        raise UsageError(
-            f"page size {description.page_size_bytes}: the embedded machine has {PAGE_BYTES}"
-        )
-    if description.mte_version != MteVersion.MTE3:
-        raise UsageError(
-            f"MTE version {description.mte_version}: the embedded machine has {MteVersion.MTE3}"
-        )
-    if not description.regions:
-        raise UsageError("a machine needs at least one RAM region")
 
 
 def _refuse_misaligned(gpa: int, length_bytes: int) -> None:
