@@ -27,12 +27,22 @@ def x(number: int) -> RegisterId:
     return core(number)
 
 
+_VECTORS: Final = range(0x6040_0000_0010_0054, 0x6040_0000_0010_00D4, 4)
+
+
+def v(number: int) -> RegisterId:
+    """Return the id of the 128-bit SIMD register `number`, 0 to 31."""
+    return RegisterId(_VECTORS[number])
+
+
 SP_EL0: Final = core(31)
 PC: Final = core(32)
 PSTATE: Final = core(33)
 SP_EL1: Final = core(34)
 ELR_EL1: Final = core(35)
 SPSR_EL1: Final = core(36)
+FPSR: Final = RegisterId(0x6020_0000_0010_00D4)
+FPCR: Final = RegisterId(0x6020_0000_0010_00D5)
 
 MIDR_EL1: Final = sysreg(3, 0, 0, 0, 0)
 MPIDR_EL1: Final = sysreg(3, 0, 0, 0, 5)
@@ -72,7 +82,6 @@ _NAMES: Final = {
 }
 
 
-_VECTORS: Final = range(0x6040_0000_0010_0054, 0x6040_0000_0010_00D4, 4)
 _OTHER_KINDS: Final = {
     0x6020_0000_0011_0000: "cache size",
     0x6030_0000_0014_0000: "firmware register",

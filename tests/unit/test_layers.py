@@ -26,12 +26,14 @@ ALLOWED: dict[str, set[str]] = {
     "soft": {"mte", "memory", "machine", "register_ids", "cpu_match", "devices"},
     "kvm": {"mte", "memory", "machine", "register_ids", "cpu_match", "devices"},
     "wire": {"mte"},
-    "migrate": {"mte", "memory", "machine", "wire"},
-    "vmm": {"mte", "memory", "machine", "cpu_match", "boot", "soft", "kvm", "migrate"},
+    "machine_records": {"machine", "memory", "wire"},
+    "migrate": {"mte", "memory", "machine", "machine_records", "wire"},
+    "core": {"mte", "memory", "machine", "register_ids", "machine_records", "wire"},
+    "vmm": {"mte", "memory", "machine", "cpu_match", "boot", "soft", "kvm", "migrate", "core"},
     "probe": {"mte", "memory", "machine", "register_ids", "kvm"},
     "demo": {"vmm", "mte"},
     "lab": set(),
-    "cli": {"vmm", "demo", "probe", "boot", "migrate", "lab"},
+    "cli": {"vmm", "demo", "probe", "boot", "migrate", "lab", "core"},
     "__main__": {"cli"},
 }
 OPEN_TO_ALL = {"errors", "_native", ""}

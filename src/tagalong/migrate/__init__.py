@@ -3,7 +3,6 @@
 address       tcp:HOST:PORT and unix:PATH
 channel       sockets in which no wait is without an end
 link          records over a channel
-translate     machine values to records and back
 digest        one value for all memory and tags
 page_sender   pages out, page_taker pages in
 precopy       rounds, convergence when to stop

@@ -17,16 +17,16 @@ from tagalong.errors import (
     TagalongError,
 )
 from tagalong.machine import Machine, MachineDescription
+from tagalong.machine_records import (
+    description_of_record,
+    record_of_description,
+    state_of_record,
+)
 from tagalong.migrate.channel import Channel, Listener
 from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.monitor import CancelToken, check_cancelled
 from tagalong.migrate.page_taker import PageTaker
-from tagalong.migrate.translate import (
-    description_of_record,
-    record_of_description,
-    state_of_record,
-)
 
 MachineBuilder = Callable[[MachineDescription], Machine]
 """Builds a paused, empty machine for a description, or raises MachineMismatchError."""

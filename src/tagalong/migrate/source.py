@@ -26,6 +26,7 @@ from tagalong.errors import (
     UsageError,
 )
 from tagalong.machine import Machine, RunState
+from tagalong.machine_records import record_of_description, record_of_state
 from tagalong.memory import PageBitmap
 from tagalong.migrate.address import parse_address
 from tagalong.migrate.channel import Channel, connect
@@ -35,7 +36,6 @@ from tagalong.migrate.monitor import CancelToken, Monitor, ProgressCallback, che
 from tagalong.migrate.page_sender import PageSender
 from tagalong.migrate.precopy import Limits, PreCopy
 from tagalong.migrate.report import DowntimeParts, MigrationReport, Stage
-from tagalong.migrate.translate import record_of_description, record_of_state
 from tagalong.wire.codec import MIGRATION_ID_BYTES
 
 

@@ -1,7 +1,7 @@
 """The records of the stream as frozen values (docs/formats/stream.md, section 4).
 
 They say what is sent, not how: which encoding a plane takes on the wire is the codec's
-choice. None of them knows a machine; `tagalong.migrate` translates.
+choice. None of them knows a machine; `tagalong.machine_records` translates.
 """
 
 from collections.abc import Mapping

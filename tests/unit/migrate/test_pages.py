@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tagalong.machine_records import record_of_description, record_of_state
 from tagalong.memory import PageBitmap
 from tagalong.migrate import Timeouts
 from tagalong.migrate.link import Link
 from tagalong.migrate.page_sender import PageSender, Tally, batches, runs_of
 from tagalong.migrate.page_taker import PageTaker
-from tagalong.migrate.translate import record_of_description, record_of_state
 from tagalong.wire import Accept, Hello, NoBytes, Pages, Role, Run
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.migration import channel_pair

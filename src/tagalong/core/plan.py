@@ -1,0 +1,165 @@
+"""Where in the file everything of a core goes, decided before the first byte is written.
+
+    ELF header, program headers | data of each segment | tags of each segment | notes
+
+Data and tags begin at multiples of the machine's page size, so that both planes of a region
+can be mapped. The notes come last: they hold registers, which are known last, so that a
+snapshot of a running machine can replace pages in place until then.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from tagalong.core import elf
+from tagalong.core.elf import SegmentType
+from tagalong.errors import UsageError
+from tagalong.memory import Gpa
+from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
+
+_ADDRESS_SPACE_END = 1 << 64
+
+
+@dataclass(frozen=True)
+class CoreSegment:
+    """A range of memory in a core: one PT_LOAD, and one tag segment if `has_tags`.
+
+    `address`: what the core is keyed by (p_vaddr), a gpa in a physical core, else a virtual
+    address without tag bits. `physical`: the gpa behind it (p_paddr). All three numbers are
+    multiples of the page size.
+    """
+
+    address: int
+    physical: Gpa
+    size_bytes: int
+    has_tags: bool
+
+    @property
+    def end(self) -> int:
+        """Return the first address behind the segment."""
+        return self.address + self.size_bytes
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a segment's planes begin in the file; `tags` is None if it has none."""
+
+    data: int
+    tags: int | None
+
+
+class CorePlan:
+    """The file offsets of a core with these segments.
+
+    Raises UsageError for a page size or a segment that cannot be, and for two segments that
+    overlap in their addresses (two may show the same physical memory).
+    """
+
+    def __init__(self, segments: Sequence[CoreSegment], page_size_bytes: int) -> None:
+        _check_segments(segments, page_size_bytes)
+        self.segments = tuple(segments)
+        self.page_size_bytes = page_size_bytes
+        self.header_count = 1 + sum(2 if segment.has_tags else 1 for segment in segments)
+        headers_end = elf.ELF_HEADER.size + self.header_count * elf.PROGRAM_HEADER.size
+        data, end = self._row(headers_end, [segment.size_bytes for segment in segments])
+        tag_sizes = [s.size_bytes // PACKED_RATIO if s.has_tags else 0 for s in segments]
+        tags, end = self._row(end, tag_sizes)
+        self.notes_offset = self._page_up(end)
+        self.places = tuple(
+            Place(at, tags_at if segment.has_tags else None)
+            for segment, at, tags_at in zip(segments, data, tags, strict=True)
+        )
+
+    def _row(self, start: int, sizes: Sequence[int]) -> tuple[list[int], int]:
+        """Return page-aligned offsets for parts of these sizes, and the end of the last."""
+        offsets = []
+        for size in sizes:
+            if size:
+                start = self._page_up(start)
+            offsets.append(start)
+            start += size
+        return offsets, start
+
+    def _page_up(self, offset: int) -> int:
+        return elf.align_up(offset, self.page_size_bytes)
+
+    def headers(self, notes_bytes: int) -> bytes:
+        """Return the ELF header and all program headers of a file with so many note bytes."""
+        many = self.header_count >= elf.PN_XNUM
+        ident = elf.IDENT.pack(
+            magic=elf.MAGIC, ei_class=elf.CLASS_64, ei_data=elf.DATA_LITTLE,
+            ei_version=elf.VERSION, ei_osabi=0, ei_abiversion=0, ei_pad=bytes(7),
+        )  # fmt: skip
+        header = elf.ELF_HEADER.pack(
+            e_ident=ident, e_type=elf.ET_CORE, e_machine=elf.EM_AARCH64, e_version=elf.VERSION,
+            e_entry=0, e_phoff=elf.ELF_HEADER.size,
+            e_shoff=self.section_header_offset(notes_bytes) if many else 0,
+            e_flags=0, e_ehsize=elf.ELF_HEADER.size, e_phentsize=elf.PROGRAM_HEADER.size,
+            e_phnum=elf.PN_XNUM if many else self.header_count,
+            e_shentsize=elf.SECTION_HEADER.size if many else 0, e_shnum=int(many), e_shstrndx=0,
+        )  # fmt: skip
+        return header + b"".join(self._program_headers(notes_bytes))
+
+    def section_header_offset(self, notes_bytes: int) -> int:
+        """Return where the section header stands in a file with PN_XNUM."""
+        return elf.align_up(self.notes_offset + notes_bytes, 8)
+
+    def section_header(self) -> bytes:
+        """Return section header 0 if there are too many program headers for e_phnum, else b''."""
+        if self.header_count < elf.PN_XNUM:
+            return b""
+        fields = dict.fromkeys((name for name, _ in elf.SECTION_HEADER.fields), 0)
+        return elf.SECTION_HEADER.pack(**{**fields, "sh_info": self.header_count})
+
+    def _program_headers(self, notes_bytes: int) -> Iterator[bytes]:
+        yield elf.PROGRAM_HEADER.pack(
+            p_type=SegmentType.PT_NOTE, p_flags=0, p_offset=self.notes_offset, p_vaddr=0,
+            p_paddr=0, p_filesz=notes_bytes, p_memsz=0, p_align=elf.NOTE_ALIGNMENT,
+        )  # fmt: skip
+        for segment, place in zip(self.segments, self.places, strict=True):
+            yield elf.PROGRAM_HEADER.pack(
+                p_type=SegmentType.PT_LOAD, p_flags=elf.PF_RWX, p_offset=place.data,
+                p_vaddr=segment.address, p_paddr=segment.physical,
+                p_filesz=segment.size_bytes, p_memsz=segment.size_bytes,
+                p_align=self.page_size_bytes,
+            )  # fmt: skip
+        for segment, place in zip(self.segments, self.places, strict=True):
+            if place.tags is not None:
+                yield elf.PROGRAM_HEADER.pack(
+                    p_type=SegmentType.PT_AARCH64_MEMTAG_MTE, p_flags=0, p_offset=place.tags,
+                    p_vaddr=segment.address, p_paddr=0,
+                    p_filesz=segment.size_bytes // PACKED_RATIO, p_memsz=segment.size_bytes,
+                    p_align=0,
+                )  # fmt: skip
+
+
+def _check_segments(segments: Sequence[CoreSegment], page_size_bytes: int) -> None:
+    if page_size_bytes not in PAGE_SIZES_BYTES:
+        known = ", ".join(f"{size:#x}" for size in PAGE_SIZES_BYTES)
+        raise UsageError(f"page size {page_size_bytes:#x} is not one of {known}")
+    if not segments:
+        raise UsageError("a core needs at least one segment of memory")
+    for segment in segments:
+        _check_segment(segment, page_size_bytes)
+    for below, above in pairwise(sorted(segments, key=lambda segment: segment.address)):
+        if below.end > above.address:
+            raise UsageError(
+                f"segments [{below.address:#x}, {below.end:#x}) and "
+                f"[{above.address:#x}, {above.end:#x}) overlap"
+            )
+
+
+def _check_segment(segment: CoreSegment, page_size_bytes: int) -> None:
+    numbers = {
+        "address": segment.address,
+        "physical address": segment.physical,
+        "size": segment.size_bytes,
+    }
+    for name, value in numbers.items():
+        if value < 0 or value % page_size_bytes:
+            raise UsageError(
+                f"a segment's {name} {value:#x} is not a multiple of the page size "
+                f"{page_size_bytes:#x}"
+            )
+    if not segment.size_bytes or segment.end > _ADDRESS_SPACE_END:
+        raise UsageError(f"a segment [{segment.address:#x}, {segment.end:#x}) is not possible")

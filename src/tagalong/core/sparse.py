@@ -1,0 +1,216 @@
+"""Writing a plane of a core so that what is zero is a hole of the file.
+
+A hole costs no disk and no time, reads as zero and stays a hole when the file is mapped.
+"""
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.errors import HostError
+from tagalong.mte.tags import zero_rows
+
+BLOCK_BYTES = 4096
+"""The unit in which Linux's file systems keep holes (a few know larger ones only)."""
+
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+_CANNOT_PUNCH = (errno.EOPNOTSUPP, errno.ENOSYS)
+_CANNOT_CLONE = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
+
+# Two of them (this and what it is compared with) stay in a CPU's cache.
+_COPY_BYTES = 256 << 10
+
+
+class SparseExtent:
+    """One plane's range [start, start + size) of a file that is all holes at first.
+
+    `start` is a multiple of BLOCK_BYTES. Offsets count from the extent's start. Used by one
+    thread at a time. Everything raises HostError if the file cannot be written; the extent
+    then holds part of what was to be written.
+    """
+
+    def __init__(self, fd: int, path: Path, start: int, size_bytes: int) -> None:
+        self._fd = fd
+        self._path = path
+        self._start = start
+        self.size_bytes = size_bytes
+        # Nothing was ever written from here on: a file that is written in order needs no
+        # system call for what is zero.
+        self._untouched = 0
+
+    def write(self, offset: int, content: NDArray[np.uint8]) -> None:
+        """Write `content`, shape (n,); blocks of it that are zero become or stay holes."""
+        stop = offset + content.size
+        first = min(-(-offset // BLOCK_BYTES) * BLOCK_BYTES, stop)
+        last = max(stop // BLOCK_BYTES * BLOCK_BYTES, first)
+        self._write_part(offset, content[: first - offset])
+        whole = content[first - offset : last - offset]
+        for start, end, is_zero in _runs(zero_rows(whole, BLOCK_BYTES)):
+            begin, finish = start * BLOCK_BYTES, end * BLOCK_BYTES
+            if is_zero:
+                self.clear(first + begin, finish - begin)
+            else:
+                self._write_all(first + begin, whole[begin:finish])
+        self._write_part(last, content[last - offset :])
+
+    def _write_part(self, offset: int, content: NDArray[np.uint8]) -> None:
+        """Write what lies inside one block."""
+        if not content.size:
+            return
+        if content.any():
+            self._write_all(offset, content)
+        else:
+            self.clear(offset, content.size)
+            self._free_if_zero(offset // BLOCK_BYTES * BLOCK_BYTES)
+
+    def _free_if_zero(self, block: int) -> None:
+        """Make a block a hole if what is left in it is zero."""
+        if block >= self._untouched:
+            return
+        try:
+            content = os.pread(self._fd, BLOCK_BYTES, self._start + block)
+        except OSError as error:
+            raise self._failure("read", block, BLOCK_BYTES, error) from error
+        # What follows the plane in its last block is padding: zero as well.
+        if content.count(0) == len(content):
+            self.clear(block, BLOCK_BYTES)
+
+    def copy(self, offset: int, source_fd: int, source_offset: int, length: int) -> None:
+        """Copy from another file; its holes become holes.
+
+        So do blocks that are zero, unless the kernel copies by itself (within one file
+        system, where it can share instead).
+        """
+        stop = source_offset + length
+        at = source_offset
+        for start, end in _extents(source_fd, source_offset, stop):
+            self.clear(offset + at - source_offset, start - at)
+            self._copy_extent(offset + start - source_offset, source_fd, start, end)
+            at = end
+        self.clear(offset + at - source_offset, stop - at)
+
+    def _copy_extent(self, offset: int, source_fd: int, start: int, stop: int) -> None:
+        if _same_file_system(source_fd, self._fd):
+            moved = self._copy_in_kernel(offset, source_fd, start, stop)
+            offset, start = offset + moved, start + moved
+        buffer = np.empty(min(_COPY_BYTES, stop - start), np.uint8)
+        while start < stop:
+            # Pieces end at blocks of the target, so that none is looked at in two parts.
+            piece = buffer[: min(stop - start, _COPY_BYTES - offset % BLOCK_BYTES)]
+            got = _read_some(source_fd, piece, start)
+            self.write(offset, piece[:got])
+            offset, start = offset + got, start + got
+
+    def _copy_in_kernel(self, offset: int, source_fd: int, start: int, stop: int) -> int:
+        """Return how many bytes the kernel copied before it could not go on."""
+        done = 0
+        while start + done < stop:
+            try:
+                moved = os.copy_file_range(
+                    source_fd, self._fd, stop - start - done, start + done,
+                    self._start + offset + done,
+                )  # fmt: skip
+            except OSError as error:
+                if error.errno in _CANNOT_CLONE:
+                    break
+                raise self._failure("copy to", offset + done, stop - start, error) from error
+            if not moved:
+                break
+            done += moved
+            self._touch(offset + done)
+        return done
+
+    def clear(self, offset: int, length: int) -> None:
+        """Make a range zero, and holes of the blocks that lie in it as a whole."""
+        length = min(length, self._untouched - offset)
+        if length <= 0:
+            return
+        try:
+            _punch(self._fd, self._start + offset, length)
+        except OSError as error:
+            if error.errno not in _CANNOT_PUNCH:
+                raise self._failure("clear", offset, length, error) from error
+            for done in range(0, length, _COPY_BYTES):
+                size = min(_COPY_BYTES, length - done)
+                self._write_all(offset + done, np.zeros(size, np.uint8))
+
+    def _write_all(self, offset: int, content: NDArray[np.uint8]) -> None:
+        view = content.data if content.flags.c_contiguous else content.tobytes()
+        done = 0
+        self._touch(offset + content.size)
+        while done < content.size:
+            try:
+                done += os.pwrite(self._fd, view[done:], self._start + offset + done)
+            except OSError as error:
+                raise self._failure("write", offset, content.size, error) from error
+
+    def _touch(self, stop: int) -> None:
+        self._untouched = max(self._untouched, -(-stop // BLOCK_BYTES) * BLOCK_BYTES)
+
+    def _failure(self, verb: str, offset: int, size: int, error: OSError) -> HostError:
+        return HostError(
+            f"cannot {verb} {size:#x} bytes at offset {self._start + offset:#x} of the core "
+            f"{self._path}: {error.strerror}"
+        )
+
+
+def _runs(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int, bool]]:
+    """Yield the runs of equal flags as [start, stop) and their value."""
+    edges = np.flatnonzero(flags[1:] != flags[:-1]) + 1
+    bounds = [0, *edges.tolist(), flags.size] if flags.size else []
+    for start, stop in pairwise(bounds):
+        yield start, stop, bool(flags[start])
+
+
+def _extents(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield what of [start, stop) of a file is no hole, in order."""
+    while start < stop:
+        try:
+            start = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return
+            raise HostError(f"lseek of the source at {start:#x} failed: {error}") from error
+        if start >= stop:
+            return
+        end = min(os.lseek(fd, start, os.SEEK_HOLE), stop)
+        yield start, end
+        start = end
+
+
+def _read_some(fd: int, target: NDArray[np.uint8], offset: int) -> int:
+    try:
+        got = os.preadv(fd, [target.data], offset)
+    except OSError as error:
+        raise HostError(f"preadv of the source at {offset:#x} failed: {error}") from error
+    if not got:
+        raise HostError(f"the source ends at {offset:#x}: it was cut short while it was copied")
+    return got
+
+
+def _same_file_system(source_fd: int, target_fd: int) -> bool:
+    return os.fstat(source_fd).st_dev == os.fstat(target_fd).st_dev
+
+
+@cache
+def _fallocate() -> Callable[[int, int, int, int], int]:
+    """Return fallocate(2), which the os module does not offer."""
+    function = ctypes.CDLL(None, use_errno=True).fallocate
+    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return cast("Callable[[int, int, int, int], int]", function)
+
+
+def _punch(fd: int, offset: int, length: int) -> None:
+    """Turn a range of a file into a hole. Raises OSError."""
+    if _fallocate()(fd, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, offset, length):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

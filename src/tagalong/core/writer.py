@@ -1,0 +1,254 @@
+"""Writes a core: planes in any order and as often as one likes, notes at the end.
+
+Nothing is to be seen under the final name before `commit` has succeeded: the file is written
+beside it and renamed. Where the file system can make files without a name (O_TMPFILE), a
+writer that is killed leaves nothing at all, elsewhere a hidden file `.NAME.RANDOM.partial`.
+"""
+
+import errno
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.core.machine_note import CoreNotes
+from tagalong.core.plan import CorePlan, CoreSegment
+from tagalong.core.sparse import SparseExtent
+from tagalong.core.thread_notes import encode_notes
+from tagalong.errors import HostError, RunStateError, UsageError
+from tagalong.mte import PACKED_RATIO
+
+_SECTOR_BYTES = 512
+_OWNER_ONLY = 0o600
+_NAME_BYTES = 100
+_DESCRIPTORS = Path("/proc/self/fd")
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+
+
+@dataclass(frozen=True)
+class CoreReport:
+    """What was written: the file's size, and what of it is no hole (as the host counts it)."""
+
+    path: Path
+    size_bytes: int
+    disk_bytes: int
+
+
+class CoreWriter:
+    """A core in the making, at first all holes; used in a `with` statement, by one thread.
+
+    `path`: the final name; `segments`: what it will hold, in any order (see CoreSegment for
+    the alignment); `page_size_bytes`: the machine's. With `overwrite` false an existing file
+    is never replaced, not even one that appears in the meantime. Left without `commit`,
+    whether by an exception or not, it leaves nothing.
+
+    Raises UsageError for segments that cannot be, HostError if the folder cannot be written
+    to, or if the file exists and must not be replaced.
+
+    >>> from tagalong.memory import Gpa
+    >>> segment = CoreSegment(0x4000_0000, Gpa(0x4000_0000), 0x1000, has_tags=True)
+    >>> with CoreWriter(Path("vm.core"), [segment], page_size_bytes=4096) as writer:
+    ...     writer.write_tags(0, 0, np.full(128, 0x21, np.uint8))  # and no commit
+    >>> Path("vm.core").exists()
+    False
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        segments: Sequence[CoreSegment],
+        *,
+        page_size_bytes: int,
+        overwrite: bool = True,
+    ) -> None:
+        self._plan = CorePlan(segments, page_size_bytes)
+        self._file = _NewFile(path, overwrite=overwrite)
+        try:
+            self._data, self._tags = self._extents(path)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _extents(self, path: Path) -> tuple[list[SparseExtent], list[SparseExtent | None]]:
+        data: list[SparseExtent] = []
+        tags: list[SparseExtent | None] = []
+        for segment, place in zip(self._plan.segments, self._plan.places, strict=True):
+            size = segment.size_bytes
+            data.append(SparseExtent(self._file.fd, path, place.data, size))
+            tags.append(
+                None
+                if place.tags is None
+                else SparseExtent(self._file.fd, path, place.tags, size // PACKED_RATIO)
+            )
+        return data, tags
+
+    def write_data(self, segment: int, offset: int, data: NDArray[np.uint8]) -> None:
+        """Write data of a segment from byte `offset` on; zero pages become or stay holes.
+
+        `segment`: its place in `segments`. `offset` and the shape (n,) of `data`: whole
+        pages. Raises UsageError for pages that the segment does not have, RunStateError
+        after the end, HostError if the host cannot write.
+        """
+        self._check_pages(segment, offset, data.size)
+        self._data[segment].write(offset, data)
+
+    def write_tags(self, segment: int, offset: int, packed: NDArray[np.uint8]) -> None:
+        """Write the packed tags of a segment's pages from byte `offset` of its data on.
+
+        `packed`: shape (n,), the tags of whole pages: 1/32 of their size. What is zero
+        becomes or stays a hole. Raises as `write_data`; UsageError if the segment has none.
+        """
+        self._check_pages(segment, offset, packed.size * PACKED_RATIO)
+        tags = self._tags[segment]
+        if tags is None:
+            raise UsageError(f"segment {segment} of this core has no tags")
+        tags.write(offset // PACKED_RATIO, packed)
+
+    def copy_data(
+        self, segment: int, offset: int, source_fd: int, source_offset: int, length: int
+    ) -> None:
+        """Write `length` bytes of data from a file; its holes become or stay holes.
+
+        Within one file system the kernel copies, or shares, by itself; elsewhere zero
+        pages become holes as well. `offset`, `length`: whole pages. Raises as `write_data`,
+        and HostError if the source cannot be read or ends too early.
+        """
+        self._check_pages(segment, offset, length)
+        self._data[segment].copy(offset, source_fd, source_offset, length)
+
+    def commit(self, notes: CoreNotes) -> CoreReport:
+        """Write the notes and the headers, bring all of it to the disk, give it its name.
+
+        Raises UsageError for notes that the format cannot hold, RunStateError the second
+        time, HostError if the host cannot write or rename: what stood under the name before
+        is then still there, as it was.
+        """
+        self._require_open()
+        content = encode_notes(notes)
+        self._file.write(self._plan.notes_offset, content)
+        extra = self._plan.section_header()
+        if extra:
+            self._file.write(self._plan.section_header_offset(len(content)), extra)
+        self._file.write(0, self._plan.headers(len(content)))
+        return self._file.publish()
+
+    def abort(self) -> None:
+        """Give the file up; it leaves nothing. Safe to call twice, and after `commit`."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+    def _check_pages(self, segment: int, offset: int, size: int) -> None:
+        self._require_open()
+        if not 0 <= segment < len(self._plan.segments):
+            raise UsageError(f"this core has no segment {segment}")
+        page, whole = self._plan.page_size_bytes, self._plan.segments[segment].size_bytes
+        if offset < 0 or offset % page or size % page or offset + size > whole:
+            raise UsageError(
+                f"[{offset:#x}, {offset + size:#x}) are not whole pages of segment {segment}, "
+                f"which has {whole:#x} bytes"
+            )
+
+    def _require_open(self) -> None:
+        if self._file.is_closed:
+            raise RunStateError("this core is finished: nothing more can be written to it")
+
+
+class _NewFile:
+    """A file that gets its name when it is complete."""
+
+    def __init__(self, path: Path, *, overwrite: bool) -> None:
+        self._path = path
+        self._overwrite = overwrite
+        self._hidden = path.with_name(f".{path.name[:_NAME_BYTES]}.{token_hex(8)}.partial")
+        if not overwrite and os.path.lexists(path):
+            raise self._failure("create", OSError(errno.EEXIST, os.strerror(errno.EEXIST)))
+        try:
+            self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._failure("create", error) from error
+        try:
+            self.fd, self._is_hidden = self._open()
+        except OSError as error:
+            os.close(self._folder)
+            raise self._failure("create", error) from error
+        self.is_closed = False
+
+    def _open(self) -> tuple[int, bool]:
+        """Return the descriptor, and whether the file has its hidden name already."""
+        flags = os.O_RDWR | os.O_CLOEXEC
+        if _DESCRIPTORS.exists():
+            try:
+                return os.open(self._path.parent, flags | os.O_TMPFILE, _OWNER_ONLY), False
+            except OSError as error:
+                if error.errno not in _NO_TMPFILE:
+                    raise
+        return os.open(self._hidden, flags | os.O_CREAT | os.O_EXCL, _OWNER_ONLY), True
+
+    def write(self, offset: int, content: bytes) -> None:
+        done = 0
+        while done < len(content):
+            try:
+                done += os.pwrite(self.fd, content[done:], offset + done)
+            except OSError as error:
+                raise self._failure("write", error) from error
+
+    def publish(self) -> CoreReport:
+        """Bring the file to the disk and give it its name."""
+        try:
+            os.fsync(self.fd)
+            stat = os.fstat(self.fd)
+            self._show()
+            self._name()
+            os.fsync(self._folder)
+        except OSError as error:
+            raise self._failure("finish", error) from error
+        finally:
+            self.close()
+        return CoreReport(self._path, stat.st_size, stat.st_blocks * _SECTOR_BYTES)
+
+    def _show(self) -> None:
+        """Give a file without a name the hidden one."""
+        if not self._is_hidden:
+            # With a folder's descriptor the os module follows the link to the file itself.
+            os.link(
+                _DESCRIPTORS / str(self.fd), self._hidden.name, dst_dir_fd=self._folder,
+                follow_symlinks=True,
+            )  # fmt: skip
+            self._is_hidden = True
+
+    def _name(self) -> None:
+        if self._overwrite:
+            os.replace(self._hidden, self._path)
+            self._is_hidden = False
+        else:
+            os.link(self._hidden, self._path)  # fails if the name is taken, in one step
+
+    def close(self) -> None:
+        if self.is_closed:
+            return
+        self.is_closed = True
+        if self._is_hidden:
+            with suppress(OSError):
+                os.unlink(self._hidden)
+        os.close(self.fd)
+        os.close(self._folder)
+
+    def _failure(self, verb: str, error: OSError) -> HostError:
+        return HostError(f"cannot {verb} the core {self._path}: {error.strerror}")
