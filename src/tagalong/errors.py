@@ -22,11 +22,14 @@
     │   └── HandoverUncertainError      45   the link broke after the commit: look before acting
     ├── ControlError                    50   the control socket
     │   └── CommandError                51   the VM refused a command, with its reason
-    └── LabError                        60   the lab, an emulated Arm host
-        ├── LabSetupError               61   a piece of it cannot be fetched, verified or built
-        ├── LostMachineError            62   it ended without a result: neither pass nor fail
-        │   └── LabTimeoutError         63   it was ended because the time was up
-        └── SelfCheckError              64   this QEMU keeps tags wrongly: believe nothing it says
+    ├── LabError                        60   the lab, an emulated Arm host
+    │   ├── LabSetupError               61   a piece of it cannot be fetched, verified or built
+    │   ├── LostMachineError            62   it ended without a result: neither pass nor fail
+    │   │   └── LabTimeoutError         63   it was ended because the time was up
+    │   └── SelfCheckError              64   this QEMU keeps tags wrongly: believe nothing it says
+    └── CoreError                       70   a core file: a snapshot, a dump
+        ├── SnapshotCancelledError      74   the operator asked for it; no file was written
+        └── RestoreError                75   this machine or host cannot take the snapshot
 
 Guest tag check faults are not in this tree: they are the guest's own business and travel
 as values (ESR, FAR). Exceptions are for failures of the host and of the tool.
@@ -224,3 +227,21 @@ class SelfCheckError(LabError):
     """The emulator keeps allocation tags wrongly: nothing that runs in it proves anything."""
 
     exit_code = 64
+
+
+class CoreError(TagalongError):
+    """A core file cannot give what was asked of it."""
+
+    exit_code = 70
+
+
+class SnapshotCancelledError(CoreError):
+    """A snapshot or dump was cancelled on request: no file was written, the VM goes on."""
+
+    exit_code = 74
+
+
+class RestoreError(CoreError):
+    """A snapshot that cannot be restored here, with all of its tags; nothing was started."""
+
+    exit_code = 75

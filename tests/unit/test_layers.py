@@ -29,11 +29,14 @@ ALLOWED: dict[str, set[str]] = {
     "machine_records": {"machine", "memory", "wire"},
     "migrate": {"mte", "memory", "machine", "machine_records", "wire"},
     "core": {"mte", "memory", "machine", "register_ids", "machine_records", "wire"},
-    "vmm": {"mte", "memory", "machine", "cpu_match", "boot", "soft", "kvm", "migrate", "core"},
+    "snapshot": {"mte", "memory", "machine", "core", "paging"},
+    "vmm": {
+        "mte", "memory", "machine", "cpu_match", "boot", "soft", "kvm", "migrate", "core", "snapshot",
+    },
     "probe": {"mte", "memory", "machine", "register_ids", "kvm"},
     "demo": {"vmm", "mte"},
     "lab": set(),
-    "cli": {"vmm", "demo", "probe", "boot", "migrate", "lab", "core"},
+    "cli": {"vmm", "demo", "probe", "boot", "migrate", "lab", "core", "snapshot"},
     "__main__": {"cli"},
 }
 OPEN_TO_ALL = {"errors", "_native", ""}

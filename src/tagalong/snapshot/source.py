@@ -1,0 +1,65 @@
+"""Where the memory of a core comes from: a machine, or another core."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.machine import Machine, MachineDescription
+from tagalong.memory import Gpa, PageBitmap
+
+CHUNK_BYTES = 1 << 20
+"""At most so many bytes of data are asked for at once."""
+
+
+class PageSource(Protocol):
+    """Memory and tags by gpa. A range never crosses the end of a region."""
+
+    @property
+    def description(self) -> MachineDescription:
+        """Return what machine it is the memory of."""
+        ...
+
+    def populated_pages(self) -> list[PageBitmap]:
+        """Return, for each region, the pages that may hold data or tags other than zero."""
+        ...
+
+    def data(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """Return data of whole pages, shape (length_bytes,); valid until the next call."""
+        ...
+
+    def tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """Return the packed tags of whole pages, shape (length_bytes / 32,)."""
+        ...
+
+
+class MachineSource:
+    """The memory of a machine, which may run: then pages may be torn, and are dirty in its log."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._buffer = np.empty(CHUNK_BYTES, np.uint8)
+
+    @property
+    def description(self) -> MachineDescription:
+        """As PageSource."""
+        return self._machine.description
+
+    def populated_pages(self) -> list[PageBitmap]:
+        """As PageSource."""
+        return self._machine.populated_pages()
+
+    def data(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """Return a copy: what is found to be zero must still be zero when it is left out.
+
+        It is read by the descriptor and not through the mapping, so that holes stay holes; and
+        the copy stays in the processor's cache.
+        """
+        region, offset = self._machine.memory.locate(gpa, length_bytes)
+        copy = self._buffer[:length_bytes]
+        region.read_data_into(copy, offset)
+        return copy
+
+    def tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """As PageSource."""
+        return self._machine.read_tags(gpa, length_bytes)
