@@ -28,6 +28,9 @@
     │   │   └── LabTimeoutError         63   it was ended because the time was up
     │   └── SelfCheckError              64   this QEMU keeps tags wrongly: believe nothing it says
     └── CoreError                       70   a core file: a snapshot, a dump
+        ├── MalformedCoreError          71   its bytes are not what the format allows, or missing
+        ├── NotInCoreError              72   the core has no memory at this address
+        ├── NoTagsError                 73   the core has no tags for this memory: not even zero
         ├── SnapshotCancelledError      74   the operator asked for it; no file was written
         └── RestoreError                75   this machine or host cannot take the snapshot
 
@@ -233,6 +236,39 @@ class CoreError(TagalongError):
     """A core file cannot give what was asked of it."""
 
     exit_code = 70
+
+
+class MalformedCoreError(CoreError):
+    """Bytes of a core that the format does not allow, or that the file no longer has.
+
+    `offset` is their place in the file; `what` says in which file, if not in the core itself.
+    """
+
+    exit_code = 71
+
+    def __init__(self, message: str, *, offset: int, what: str = "core") -> None:
+        self.offset = offset
+        super().__init__(f"{what} offset {offset:#x}: {message}")
+
+
+class NotInCoreError(CoreError):
+    """The core has no data for an address; `address` is the first one that is missing."""
+
+    exit_code = 72
+
+    def __init__(self, message: str, *, address: int) -> None:
+        self.address = address
+        super().__init__(f"address {address:#x}: {message}")
+
+
+class NoTagsError(CoreError):
+    """The core has no tags for an address, which is not the same as tags that are zero."""
+
+    exit_code = 73
+
+    def __init__(self, message: str, *, address: int) -> None:
+        self.address = address
+        super().__init__(f"address {address:#x}: {message}")
 
 
 class SnapshotCancelledError(CoreError):

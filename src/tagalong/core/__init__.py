@@ -3,13 +3,40 @@
 elf            numbers and byte tables of ELF
 plan           what goes where in a file
 sparse         planes written so that zero is a hole
+new_file       a file that gets its name when it is complete
 thread_notes   registers as debuggers read them
 machine_note   the vendor note: the whole machine
-writer         the way to write one
+writer         the way to write a core
+
+source         the bytes of a file, mapped
+archive        the bytes of a compressed file; packing makes one, and undoes it
+headers        ELF header and program headers, read as hostile input
+coverage       which segment answers for which address
+regions        what there is of data and tags
+notes          registers, read
+reader         open_core: the way to read a core, whoever wrote it
 """
 
 from tagalong.core.machine_note import CoreNotes, Space
+from tagalong.core.new_file import CoreReport
+from tagalong.core.notes import CoreVcpu, Note
+from tagalong.core.packing import pack, unpack
 from tagalong.core.plan import CoreSegment
-from tagalong.core.writer import CoreReport, CoreWriter
+from tagalong.core.reader import Core, open_core
+from tagalong.core.regions import CoreRegion
+from tagalong.core.writer import CoreWriter
 
-__all__ = ["CoreNotes", "CoreReport", "CoreSegment", "CoreWriter", "Space"]
+__all__ = [
+    "Core",
+    "CoreNotes",
+    "CoreRegion",
+    "CoreReport",
+    "CoreSegment",
+    "CoreVcpu",
+    "CoreWriter",
+    "Note",
+    "Space",
+    "open_core",
+    "pack",
+    "unpack",
+]

@@ -92,7 +92,7 @@ class SparseExtent:
         """
         stop = source_offset + length
         at = source_offset
-        for start, end in _extents(source_fd, source_offset, stop):
+        for start, end in extents(source_fd, source_offset, stop):
             self.clear(offset + at - source_offset, start - at)
             self._copy_extent(offset + start - source_offset, source_fd, start, end)
             at = end
@@ -106,7 +106,7 @@ class SparseExtent:
         while start < stop:
             # Pieces end at blocks of the target, so that none is looked at in two parts.
             piece = buffer[: min(stop - start, _COPY_BYTES - offset % BLOCK_BYTES)]
-            got = _read_some(source_fd, piece, start)
+            got = read_some(source_fd, piece, start)
             self.write(offset, piece[:got])
             offset, start = offset + got, start + got
 
@@ -171,8 +171,8 @@ def _runs(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int, bool]]:
         yield start, stop, bool(flags[start])
 
 
-def _extents(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Yield what of [start, stop) of a file is no hole, in order."""
+def extents(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield what of [start, stop) of a file is no hole, in order. Raises HostError."""
     while start < stop:
         try:
             start = os.lseek(fd, start, os.SEEK_DATA)
@@ -187,7 +187,8 @@ def _extents(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _read_some(fd: int, target: NDArray[np.uint8], offset: int) -> int:
+def read_some(fd: int, target: NDArray[np.uint8], offset: int) -> int:
+    """Read at least one byte into `target`, return how many. Raises HostError, at the end too."""
     try:
         got = os.preadv(fd, [target.data], offset)
     except OSError as error:

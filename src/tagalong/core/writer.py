@@ -1,17 +1,10 @@
 """Writes a core: planes in any order and as often as one likes, notes at the end.
 
-Nothing is to be seen under the final name before `commit` has succeeded: the file is written
-beside it and renamed. Where the file system can make files without a name (O_TMPFILE), a
-writer that is killed leaves nothing at all, elsewhere a hidden file `.NAME.RANDOM.partial`.
+Nothing is to be seen under the final name before `commit` has succeeded (`new_file`).
 """
 
-import errno
-import os
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 from types import TracebackType
 from typing import Self
 
@@ -19,26 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.core.machine_note import CoreNotes
+from tagalong.core.new_file import CoreReport, NewFile
 from tagalong.core.plan import CorePlan, CoreSegment
 from tagalong.core.sparse import SparseExtent
 from tagalong.core.thread_notes import encode_notes
-from tagalong.errors import HostError, RunStateError, UsageError
+from tagalong.errors import RunStateError, UsageError
 from tagalong.mte import PACKED_RATIO
-
-_SECTOR_BYTES = 512
-_OWNER_ONLY = 0o600
-_NAME_BYTES = 100
-_DESCRIPTORS = Path("/proc/self/fd")
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
-
-
-@dataclass(frozen=True)
-class CoreReport:
-    """What was written: the file's size, and what of it is no hole (as the host counts it)."""
-
-    path: Path
-    size_bytes: int
-    disk_bytes: int
 
 
 class CoreWriter:
@@ -69,7 +48,7 @@ class CoreWriter:
         overwrite: bool = True,
     ) -> None:
         self._plan = CorePlan(segments, page_size_bytes)
-        self._file = _NewFile(path, overwrite=overwrite)
+        self._file = NewFile(path, overwrite=overwrite)
         try:
             self._data, self._tags = self._extents(path)
         except BaseException:
@@ -168,87 +147,3 @@ class CoreWriter:
     def _require_open(self) -> None:
         if self._file.is_closed:
             raise RunStateError("this core is finished: nothing more can be written to it")
-
-
-class _NewFile:
-    """A file that gets its name when it is complete."""
-
-    def __init__(self, path: Path, *, overwrite: bool) -> None:
-        self._path = path
-        self._overwrite = overwrite
-        self._hidden = path.with_name(f".{path.name[:_NAME_BYTES]}.{token_hex(8)}.partial")
-        if not overwrite and os.path.lexists(path):
-            raise self._failure("create", OSError(errno.EEXIST, os.strerror(errno.EEXIST)))
-        try:
-            self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise self._failure("create", error) from error
-        try:
-            self.fd, self._is_hidden = self._open()
-        except OSError as error:
-            os.close(self._folder)
-            raise self._failure("create", error) from error
-        self.is_closed = False
-
-    def _open(self) -> tuple[int, bool]:
-        """Return the descriptor, and whether the file has its hidden name already."""
-        flags = os.O_RDWR | os.O_CLOEXEC
-        if _DESCRIPTORS.exists():
-            try:
-                return os.open(self._path.parent, flags | os.O_TMPFILE, _OWNER_ONLY), False
-            except OSError as error:
-                if error.errno not in _NO_TMPFILE:
-                    raise
-        return os.open(self._hidden, flags | os.O_CREAT | os.O_EXCL, _OWNER_ONLY), True
-
-    def write(self, offset: int, content: bytes) -> None:
-        done = 0
-        while done < len(content):
-            try:
-                done += os.pwrite(self.fd, content[done:], offset + done)
-            except OSError as error:
-                raise self._failure("write", error) from error
-
-    def publish(self) -> CoreReport:
-        """Bring the file to the disk and give it its name."""
-        try:
-            os.fsync(self.fd)
-            stat = os.fstat(self.fd)
-            self._show()
-            self._name()
-            os.fsync(self._folder)
-        except OSError as error:
-            raise self._failure("finish", error) from error
-        finally:
-            self.close()
-        return CoreReport(self._path, stat.st_size, stat.st_blocks * _SECTOR_BYTES)
-
-    def _show(self) -> None:
-        """Give a file without a name the hidden one."""
-        if not self._is_hidden:
-            # With a folder's descriptor the os module follows the link to the file itself.
-            os.link(
-                _DESCRIPTORS / str(self.fd), self._hidden.name, dst_dir_fd=self._folder,
-                follow_symlinks=True,
-            )  # fmt: skip
-            self._is_hidden = True
-
-    def _name(self) -> None:
-        if self._overwrite:
-            os.replace(self._hidden, self._path)
-            self._is_hidden = False
-        else:
-            os.link(self._hidden, self._path)  # fails if the name is taken, in one step
-
-    def close(self) -> None:
-        if self.is_closed:
-            return
-        self.is_closed = True
-        if self._is_hidden:
-            with suppress(OSError):
-                os.unlink(self._hidden)
-        os.close(self.fd)
-        os.close(self._folder)
-
-    def _failure(self, verb: str, error: OSError) -> HostError:
-        return HostError(f"cannot {verb} the core {self._path}: {error.strerror}")

@@ -1,0 +1,192 @@
+"""Reads the notes of a core: registers of each vCPU or thread, the auxiliary vector."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.core import elf, thread_notes
+from tagalong.core.elf import NoteType
+from tagalong.core.headers import ProgramHeader
+from tagalong.core.source import Source
+from tagalong.errors import MalformedCoreError
+from tagalong.wire.layout import Layout
+
+MAX_NOTES = 1 << 20
+_WIDER_ALIGNMENT = 8
+
+
+@dataclass(frozen=True)
+class Note:
+    """One note. `at` is its place in the file, `content_at` that of its description."""
+
+    owner: str
+    type: int
+    content: NDArray[np.uint8]
+    at: int
+    content_at: int
+
+
+@dataclass(frozen=True)
+class CoreVcpu:
+    """The registers of a vCPU, or of a thread in a core of a process.
+
+    `thread`: its number in the core (pr_pid); a vCPU's index + 1 in ours. `signal`: what
+    stopped it, or 0. `x`: x0 to x30. `v`: v0 to v31 as 128-bit numbers. `fpsr`, `fpcr` and `v` are
+    None where the core has no NT_FPREGSET, `tagged_address_control` (the word of
+    PR_SET_TAGGED_ADDR_CTRL) where it has no NT_ARM_TAGGED_ADDR_CTRL.
+    """
+
+    thread: int
+    signal: int
+    x: tuple[int, ...]
+    sp: int
+    pc: int
+    pstate: int
+    v: tuple[int, ...] | None
+    fpsr: int | None
+    fpcr: int | None
+    tagged_address_control: int | None
+
+
+def read_notes(source: Source, headers: Sequence[ProgramHeader]) -> list[Note]:
+    """Return the notes of all PT_NOTE segments in their order.
+
+    Raises MalformedCoreError for a note that does not fit its segment, and for a segment
+    that the file does not have as a whole.
+    """
+    notes: list[Note] = []
+    for header in headers:
+        if header.type == elf.SegmentType.PT_NOTE:
+            for note in _notes_in(source, header):
+                if len(notes) == MAX_NOTES:
+                    raise MalformedCoreError(
+                        f"more than {MAX_NOTES:#x} notes are not possible", offset=note.at
+                    )
+                notes.append(note)
+    return notes
+
+
+def _notes_in(source: Source, header: ProgramHeader) -> Iterator[Note]:
+    if header.is_cut:
+        raise MalformedCoreError(
+            f"the notes take [{header.offset:#x}, {header.offset + header.file_bytes:#x}), but "
+            f"the file ends at {source.size:#x}",
+            offset=source.size,
+        )
+    content = source.view(header.offset, header.file_bytes)
+    # Linux says 4, or 0 for it, even where it could be 8; gABI's 8 is seen in other files.
+    align = elf.NOTE_ALIGNMENT if _alignment(source, header) != _WIDER_ALIGNMENT else 8
+    at = 0
+    while at < content.size:
+        note, at = _note_at(content, at, header.offset, align)
+        yield note
+
+
+def _alignment(source: Source, header: ProgramHeader) -> int:
+    raw = source.view(header.at, elf.PROGRAM_HEADER.size).tobytes()
+    alignment: int = elf.PROGRAM_HEADER.unpack(raw)["p_align"]
+    return alignment
+
+
+def _note_at(content: NDArray[np.uint8], at: int, base: int, align: int) -> tuple[Note, int]:
+    """Return the note at byte `at` of a segment, and where the next one begins."""
+    head_size = elf.NOTE_HEADER.size
+    left = content.size - at
+    if left < head_size:
+        raise MalformedCoreError(
+            f"a note needs {head_size:#x} bytes, not {left:#x}", offset=base + at
+        )
+    head = elf.NOTE_HEADER.unpack(content[at : at + head_size].tobytes())
+    name_at = at + head_size
+    content_at = elf.align_up(name_at + head["n_namesz"], align)
+    stop = content_at + head["n_descsz"]
+    if stop > content.size:
+        raise MalformedCoreError(
+            f"a note with a name of {head['n_namesz']:#x} and a description of "
+            f"{head['n_descsz']:#x} bytes reaches beyond its segment, which has {left:#x} left",
+            offset=base + at,
+        )
+    name = content[name_at : name_at + head["n_namesz"]].tobytes()
+    owner = name.split(b"\0", maxsplit=1)[0].decode("ascii", "backslashreplace")
+    note = Note(owner, head["n_type"], content[content_at:stop], base + at, base + content_at)
+    return note, elf.align_up(stop, align)
+
+
+def threads_of(notes: Sequence[Note]) -> list[list[Note]]:
+    """Return the notes of each thread: NT_PRSTATUS and what follows it up to the next one."""
+    threads: list[list[Note]] = []
+    for note in notes:
+        if is_core(note, NoteType.NT_PRSTATUS):
+            threads.append([])
+        if threads:
+            threads[-1].append(note)
+    return threads
+
+
+def is_core(note: Note, kind: NoteType) -> bool:
+    """Return whether this is a note of type `kind` as the kernel writes it."""
+    linux = kind is NoteType.NT_ARM_TAGGED_ADDR_CTRL
+    return note.type == kind and note.owner == (elf.OWNER_LINUX if linux else elf.OWNER_CORE)
+
+
+def vcpu_of(notes: Sequence[Note]) -> CoreVcpu:
+    """Return the registers that the notes of one thread hold.
+
+    Raises MalformedCoreError for a note of another size than Linux gives it on arm64.
+    """
+    status = _fields(notes[0], thread_notes.PRSTATUS)
+    general = thread_notes.USER_PT_REGS.unpack(status["pr_reg"])
+    floating = _first(notes, NoteType.NT_FPREGSET, thread_notes.FPREGSET)
+    control = _first(notes, NoteType.NT_ARM_TAGGED_ADDR_CTRL, thread_notes.TAGGED_ADDR_CTRL)
+    return CoreVcpu(
+        thread=status["pr_pid"],
+        signal=status["pr_cursig"],
+        x=_numbers(general["x"], 8),
+        sp=general["sp"],
+        pc=general["pc"],
+        pstate=general["pstate"],
+        v=_numbers(floating["vregs"], 16) if floating else None,
+        fpsr=floating["fpsr"] if floating else None,
+        fpcr=floating["fpcr"] if floating else None,
+        tagged_address_control=control["control"] if control else None,
+    )
+
+
+def _first(notes: Sequence[Note], kind: NoteType, layout: Layout) -> dict[str, Any] | None:
+    found = next((note for note in notes if is_core(note, kind)), None)
+    return _fields(found, layout) if found else None
+
+
+def _fields(note: Note, layout: Layout) -> dict[str, Any]:
+    if note.content.size != layout.size:
+        raise MalformedCoreError(
+            f"a note of type {note.type:#x} has {layout.size:#x} bytes on arm64, this one "
+            f"{note.content.size:#x}",
+            offset=note.at,
+        )
+    return layout.unpack(note.content.tobytes())
+
+
+def _numbers(raw: bytes, size: int) -> tuple[int, ...]:
+    return tuple(int.from_bytes(raw[at : at + size], "little") for at in range(0, len(raw), size))
+
+
+def auxiliary_vector(notes: Sequence[Note]) -> dict[int, int] | None:
+    """Return the entries of NT_AUXV by their a_type, None if the core has no such note.
+
+    Raises MalformedCoreError if it does not consist of whole entries.
+    """
+    note = next((note for note in notes if is_core(note, NoteType.NT_AUXV)), None)
+    if note is None:
+        return None
+    size = thread_notes.AUXV_ENTRY.size
+    if note.content.size % size:
+        raise MalformedCoreError(
+            f"the auxiliary vector has {note.content.size:#x} bytes, no multiple of {size:#x}",
+            offset=note.at,
+        )
+    words = note.content.copy().view("<u8").reshape(-1, 2).tolist()
+    return {kind: value for kind, value in words if kind != thread_notes.AT_NULL}

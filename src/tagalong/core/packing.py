@@ -1,0 +1,147 @@
+"""Makes an archive of a core, and a core of an archive (`archive` describes the format)."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from tagalong.core.archive import (
+    FRAME_BYTES,
+    HAS_CHECKSUMS,
+    SEEK_ENTRY,
+    SEEK_FOOTER,
+    SEEKABLE_MAGIC,
+    SKIPPABLE_HEADER,
+    SKIPPABLE_MAGIC,
+    SeekableSource,
+    frame_checksum,
+    is_archive,
+)
+from tagalong.core.new_file import CoreReport, NewFile
+from tagalong.core.reader import open_file
+from tagalong.core.sparse import SparseExtent, extents, read_some
+from tagalong.errors import UsageError
+
+LEVEL = 3
+"""zstd's own default: on random tags higher levels gain nothing."""
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes of the core that are done, and with all of them."""
+
+
+def pack(
+    source: Path,
+    target: Path,
+    *,
+    level: int = LEVEL,
+    overwrite: bool = True,
+    progress: Progress | None = None,
+) -> CoreReport:
+    """Write the archive of the core `source` to `target`; the core stays as it is.
+
+    All CPUs compress; memory stays bounded by a few frames for each. Raises UsageError if
+    `source` is an archive already, HostError if a file cannot be read or written; `target`
+    is then as it was before.
+    """
+    file = open_file(source)
+    new = NewFile(target, overwrite=overwrite)
+    try:
+        if is_archive(file):
+            raise UsageError(f"{source} is compressed already")
+        table = []
+        at = 0
+        for compressed, size, checksum in _compressed(file.fd, file.size, level):
+            new.write(at, compressed)
+            at += len(compressed)
+            table.append(
+                SEEK_ENTRY.pack(
+                    compressed_bytes=len(compressed), core_bytes=size, checksum=checksum
+                )
+            )
+            if progress:
+                progress(min(len(table) * FRAME_BYTES, file.size), file.size)
+        new.write(at, _seek_table(table))
+        return new.publish()
+    finally:
+        new.close()
+        file.close()
+
+
+def _seek_table(entries: list[bytes]) -> bytes:
+    table = b"".join(entries)
+    head = SKIPPABLE_HEADER.pack(magic=SKIPPABLE_MAGIC, frame_bytes=len(table) + SEEK_FOOTER.size)
+    footer = SEEK_FOOTER.pack(
+        frame_count=len(entries), descriptor=HAS_CHECKSUMS, magic=SEEKABLE_MAGIC
+    )
+    return head + table + footer
+
+
+def _compressed(fd: int, size: int, level: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the frames in order: compressed bytes, size and checksum of the content."""
+    workers = os.cpu_count() or 1
+    zero = _compress(np.zeros(FRAME_BYTES, np.uint8), level)
+    pending: deque[Future[tuple[bytes, int, int]] | None] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for at, is_hole in _frame_starts(fd, size):
+            pending.append(None if is_hole else pool.submit(_compress_at, fd, at, size, level))
+            if len(pending) > 2 * workers:
+                first = pending.popleft()
+                yield first.result() if first else zero
+        for job in pending:
+            yield job.result() if job else zero
+
+
+def _frame_starts(fd: int, size: int) -> Iterator[tuple[int, bool]]:
+    """Yield the start of each frame, and whether all of it is a hole."""
+    used = extents(fd, 0, size)
+    start, stop = next(used, (size, size))
+    for at in range(0, size, FRAME_BYTES):
+        while stop <= at and start < size:
+            start, stop = next(used, (size, size))
+        yield at, start >= at + FRAME_BYTES
+
+
+def _compress_at(fd: int, at: int, size: int, level: int) -> tuple[bytes, int, int]:
+    content = np.empty(min(FRAME_BYTES, size - at), np.uint8)
+    done = 0
+    while done < content.size:
+        done += read_some(fd, content[done:], at + done)
+    return _compress(content, level)
+
+
+def _compress(content: NDArray[np.uint8], level: int) -> tuple[bytes, int, int]:
+    compressed = zstandard.ZstdCompressor(level=level).compress(content.data)
+    return compressed, content.size, frame_checksum(content)
+
+
+def unpack(
+    source: Path, target: Path, *, overwrite: bool = True, progress: Progress | None = None
+) -> CoreReport:
+    """Write the core in the archive `source` to `target`, sparse as it was.
+
+    Raises UsageError if `source` is no archive, MalformedCoreError if it is damaged,
+    HostError if a file cannot be read or written; `target` is then as it was before.
+    """
+    file = open_file(source)
+    new = None
+    try:
+        if not is_archive(file):
+            raise UsageError(f"{source} is not compressed")
+        archive = SeekableSource(file)
+        new = NewFile(target, overwrite=overwrite)
+        extent = SparseExtent(new.fd, target, 0, archive.size)
+        for at, content in archive.frames():
+            extent.write(at, content)
+            if progress:
+                progress(at + content.size, archive.size)
+        new.set_size(archive.size)
+        return new.publish()
+    finally:
+        if new:
+            new.close()
+        file.close()

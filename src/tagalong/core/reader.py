@@ -1,0 +1,276 @@
+"""Reads cores: ours, those that Linux writes for a process, and those of others."""
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.core import elf
+from tagalong.core.archive import SeekableSource, is_archive
+from tagalong.core.coverage import Coverage, Piece
+from tagalong.core.elf import SegmentType
+from tagalong.core.headers import ProgramHeader, read_headers
+from tagalong.core.machine_note import CoreNotes, decode_machine_note
+from tagalong.core.notes import (
+    CoreVcpu,
+    Note,
+    auxiliary_vector,
+    read_notes,
+    threads_of,
+    vcpu_of,
+)
+from tagalong.core.regions import CoreRegion, overlay
+from tagalong.core.source import FileSource, Source
+from tagalong.errors import (
+    AddressError,
+    HostError,
+    MalformedCoreError,
+    NoTagsError,
+    NotInCoreError,
+)
+from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAGS_PER_BYTE
+from tagalong.mte.pointers import address_of
+from tagalong.mte.tags import pack, unpack
+from tagalong.wire.layout import MalformedError
+
+
+def open_file(path: Path) -> FileSource:
+    """Return the mapped file. Raises HostError if it cannot be opened or mapped."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"cannot open the core {path}: {error.strerror}") from error
+    try:
+        return FileSource(fd, path)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def open_core(path: str | Path) -> "Core":
+    """Open a core file, plain or compressed, for reading; use it in a `with` statement.
+
+    Memory is served as far as the file goes, also in one that was cut short; what is missing
+    raises when it is asked for. Raises HostError if the file cannot be read,
+    MalformedCoreError if it is no ELF core of an AArch64 machine or its headers are damaged.
+
+    >>> with open_core("vm.core") as core:  # doctest: +SKIP
+    ...     core.tags(0x4000_0000, 0x1000)
+    """
+    file = open_file(Path(path))
+    source: Source = file
+    try:
+        if is_archive(file):
+            source = SeekableSource(file)
+        return Core(source, read_headers(source))
+    except BaseException:
+        source.close()
+        raise
+
+
+class Core:
+    """An open core. Addresses may be pointers: their top byte is not looked at.
+
+    Arrays are read-only; those of a plain file look into it without a copy where a range
+    lies in one segment, and stay valid after `close`. Where segments overlap, the first in
+    the file is served, as gdb does (`tagalong check` says where).
+    """
+
+    def __init__(self, source: Source, headers: Sequence[ProgramHeader]) -> None:
+        self.source = source
+        self.headers = tuple(headers)
+        self.loads = self._of_type(SegmentType.PT_LOAD)
+        self.tag_segments = self._of_type(SegmentType.PT_AARCH64_MEMTAG_MTE)
+        self._data = Coverage([(h, h.address + h.data_bytes) for h in self.loads])
+        self._described = Coverage([(h, h.end) for h in self.loads])
+        self._tags = Coverage([(h, h.address + h.tagged_bytes) for h in self.tag_segments])
+
+    def _of_type(self, kind: SegmentType) -> tuple[ProgramHeader, ...]:
+        return tuple(header for header in self.headers if header.type == kind)
+
+    @property
+    def segments(self) -> tuple[ProgramHeader, ...]:
+        """Return the PT_LOAD segments in the order of the file."""
+        return self.loads
+
+    @cached_property
+    def regions(self) -> tuple[CoreRegion, ...]:
+        """Return what there is of data and tags, in order, neighbours of one kind joined."""
+        return tuple(overlay(self._data.pieces, self._tags.pieces))
+
+    def data(self, address: int, length: int) -> NDArray[np.uint8]:
+        """Return `length` bytes of memory from `address` on, shape (length,).
+
+        Raises NotInCoreError if the core does not have all of it, MalformedCoreError if it
+        does not because the file was cut short; AddressError for a negative number.
+        """
+        start = _entry(address, length)
+        pieces = list(self._data.cover(start, start + length))
+        self._require_all(pieces, start, start + length)
+        return self._gather(
+            [(p.owner.offset + p.start - p.owner.address, p.stop - p.start) for p in pieces]
+        )
+
+    def tags(self, address: int, length: int) -> NDArray[np.uint8]:
+        """Return the packed allocation tags of a range, shape (length / 32,).
+
+        `address` and `length`: multiples of 32 bytes (`granule_tags` takes any granules).
+        Raises NoTagsError if the core does not have all of them: absent tags are not zero.
+        Raises MalformedCoreError if the file was cut short or a tag segment does not start
+        at a granule; AddressError for a misaligned range.
+        """
+        start = _entry(address, length, PACKED_RATIO)
+        pieces = self._tag_pieces(start, start + length)
+        if any(p.start % PACKED_RATIO or p.stop % PACKED_RATIO for p in pieces) or any(
+            p.owner.address % PACKED_RATIO for p in pieces
+        ):  # a byte of the file has a granule of this range and one of another
+            packed = pack(self._unpacked(pieces))
+            packed.flags.writeable = False
+            return packed
+        return self._gather([_tag_bytes(piece) for piece in pieces])
+
+    def granule_tags(self, address: int, length: int) -> NDArray[np.uint8]:
+        """Return the allocation tags of a range one a byte, shape (length / 16,), as a copy.
+
+        `address` and `length`: multiples of 16. Raises as `tags`.
+        """
+        start = _entry(address, length, GRANULE_BYTES)
+        return self._unpacked(self._tag_pieces(start, start + length))
+
+    @cached_property
+    def notes(self) -> tuple[Note, ...]:
+        """Return all notes. Raises MalformedCoreError for damaged ones or a file cut short."""
+        return tuple(read_notes(self.source, self.headers))
+
+    @cached_property
+    def vcpus(self) -> tuple[CoreVcpu, ...]:
+        """Return the registers of each vCPU or thread. Raises MalformedCoreError."""
+        return tuple(vcpu_of(thread) for thread in threads_of(self.notes))
+
+    @cached_property
+    def auxiliary_vector(self) -> dict[int, int] | None:
+        """Return AT_* values by number, None if there is no NT_AUXV. Raises MalformedCoreError."""
+        return auxiliary_vector(self.notes)
+
+    @cached_property
+    def machine(self) -> CoreNotes | None:
+        """Return the machine that a core of ours holds, None in a core of somebody else.
+
+        Raises MalformedCoreError if the note about it is damaged or of a newer version.
+        """
+        for note in self.notes:
+            if (note.owner, note.type) == (elf.OWNER_TAGALONG, elf.VendorNoteType.MACHINE):
+                try:
+                    return decode_machine_note(note.content.tobytes())
+                except MalformedError as error:
+                    raise MalformedCoreError(
+                        str(error), offset=note.content_at + error.offset
+                    ) from error
+        return None
+
+    def close(self) -> None:
+        """Close the file. Safe to call twice."""
+        self.source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _gather(self, places: list[tuple[int, int]]) -> NDArray[np.uint8]:
+        """Return bytes from places (offset, size) of the file, one after the other."""
+        views = [self.source.view(offset, size) for offset, size in places]
+        if len(views) == 1:
+            return views[0]
+        joined = np.concatenate(views) if views else np.empty(0, np.uint8)
+        joined.flags.writeable = False
+        return joined
+
+    def _tag_pieces(self, start: int, stop: int) -> list[Piece]:
+        pieces = list(self._tags.cover(start, stop))
+        missing = _first_gap(pieces, start, stop)
+        if missing is not None:
+            self._refuse_cut(self.tag_segments, missing)
+            raise NoTagsError("the core has no tags for this memory", address=missing)
+        for piece in pieces:
+            if piece.owner.address % GRANULE_BYTES:
+                raise MalformedCoreError(
+                    f"a tag segment for {piece.owner.address:#x} does not start at a granule",
+                    offset=piece.owner.at + elf.PROGRAM_HEADER.offsets["p_vaddr"],
+                )
+        return pieces
+
+    def _unpacked(self, pieces: list[Piece]) -> NDArray[np.uint8]:
+        """Return the tags of pieces that are whole granules, one a byte."""
+        parts = []
+        for piece in pieces:
+            first = (piece.start - piece.owner.address) // GRANULE_BYTES
+            stop = (piece.stop - piece.owner.address) // GRANULE_BYTES
+            byte, skipped = divmod(first, TAGS_PER_BYTE)
+            packed = self.source.view(piece.owner.offset + byte, -(-stop // TAGS_PER_BYTE) - byte)
+            parts.append(unpack(packed)[skipped : skipped + stop - first])
+        return np.concatenate(parts) if parts else np.empty(0, np.uint8)
+
+    def _require_all(self, pieces: list[Piece], start: int, stop: int) -> None:
+        missing = _first_gap(pieces, start, stop)
+        if missing is None:
+            return
+        self._refuse_cut(self.loads, missing)
+        segment = next(iter(self._described.cover(missing, missing + 1)), None)
+        raise NotInCoreError(
+            "the core has no memory here"
+            if segment is None
+            else f"memory of the segment at {segment.owner.address:#x} that was not written "
+            f"to the core: {segment.owner.file_bytes:#x} of {segment.owner.size_bytes:#x} "
+            "bytes were",
+            address=missing,
+        )
+
+    def _refuse_cut(self, segments: tuple[ProgramHeader, ...], address: int) -> None:
+        """Raise if `address` is missing because the file ends too early."""
+        ratio = PACKED_RATIO if segments is self.tag_segments else 1
+        for header in segments:
+            claimed = min(header.size_bytes, header.file_bytes * ratio)
+            if header.is_cut and header.address <= address < header.address + claimed:
+                raise MalformedCoreError(
+                    f"the file was cut short at {self.source.size:#x}: "
+                    f"{'the tags of' if ratio > 1 else ''} address {address:#x} should be at "
+                    f"{header.offset + (address - header.address) // ratio:#x}",
+                    offset=self.source.size,
+                )
+
+
+def _entry(address: int, length: int, alignment: int = 1) -> int:
+    """Return the address without its top byte, after the checks that every range passes."""
+    if length < 0 or address < 0 or address >> 64:
+        raise AddressError(f"[{address:#x} + {length:#x}) is no range of addresses")
+    for what, value in (("address", address), ("length", length)):
+        if value % alignment:
+            raise AddressError(f"{what} {value:#x} is not a multiple of {alignment:#x}")
+    return address_of(address)
+
+
+def _first_gap(pieces: list[Piece], start: int, stop: int) -> int | None:
+    """Return the first address of [start, stop) that no piece covers."""
+    for piece in pieces:
+        if piece.start > start:
+            return start
+        start = piece.stop
+    return start if start < stop else None
+
+
+def _tag_bytes(piece: Piece) -> tuple[int, int]:
+    """Return offset and size in the file of a piece's tags."""
+    first = (piece.start - piece.owner.address) // PACKED_RATIO
+    return piece.owner.offset + first, (piece.stop - piece.start) // PACKED_RATIO

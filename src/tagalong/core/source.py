@@ -1,0 +1,69 @@
+"""The bytes of a core file, wherever they are: `FileSource` maps a plain file.
+
+(`archive.SeekableSource` reads the compressed form.)
+"""
+
+import mmap
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.errors import HostError
+
+
+class Source(Protocol):
+    """The bytes of a core, from 0 to `size`."""
+
+    @property
+    def size(self) -> int:
+        """Return the size in bytes, uncompressed."""
+        ...
+
+    @property
+    def fd(self) -> int | None:
+        """Return a descriptor whose offsets are the core's own, None if there is no such file."""
+        ...
+
+    def view(self, offset: int, length: int) -> NDArray[np.uint8]:
+        """Return bytes that lie inside the source, shape (length,), read-only."""
+        ...
+
+    def close(self) -> None:
+        """Give the file up. Safe to call twice; arrays taken before stay valid."""
+        ...
+
+
+class FileSource:
+    """A file, mapped: arrays look into it without a copy and outlive `close`.
+
+    A file that somebody cuts short while it is mapped ends the process that reads there
+    (SIGBUS), as with every mapped file: cores are replaced, not changed.
+    """
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self._fd = fd
+        try:
+            self.size = os.fstat(fd).st_size
+            mapping = mmap.mmap(fd, self.size, mmap.MAP_PRIVATE, mmap.PROT_READ)
+        except (OSError, ValueError) as error:
+            raise HostError(f"cannot map the core {path}: {error}") from error
+        self._bytes = np.frombuffer(mapping, np.uint8)
+
+    @property
+    def fd(self) -> int:
+        """Return the file's descriptor."""
+        return self._fd
+
+    def view(self, offset: int, length: int) -> NDArray[np.uint8]:
+        """Return bytes of the file without a copy."""
+        return self._bytes[offset : offset + length]
+
+    def close(self) -> None:
+        """Close the descriptor; the mapping goes with the last array that looks into it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._bytes = self._bytes[:0]
