@@ -50,12 +50,17 @@ class FileRange:
     offset: int
     size_bytes: int
 
+    @property
+    def is_mappable(self) -> bool:
+        """Return whether it begins at a page of this host's size."""
+        return self.offset % mmap.PAGESIZE == 0
+
     def check(self) -> None:
         """Raise UsageError if it cannot be mapped, HostError if the file is too short.
 
         To read a mapping behind the end of its file would be SIGBUS.
         """
-        if self.offset % mmap.PAGESIZE:
+        if not self.is_mappable:
             raise UsageError(
                 f"{self.path}: offset {self.offset:#x} cannot be mapped, it is not a multiple of "
                 f"this host's page size, {mmap.PAGESIZE:#x}"

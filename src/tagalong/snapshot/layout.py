@@ -70,9 +70,9 @@ def virtual_layout(
     regime = Regime.of(state.vcpus[vcpu].registers, _HALVES[space])
     found = walk(read, description.regions, regime)
     if not found.mappings:
+        register = f"TTBR{regime.half.value}_EL1"
         raise TranslationError(
-            f"the tables of vCPU {vcpu} from gpa {regime.table:#x} on (TTBR{regime.half.value}_EL1) "
-            "map no RAM"
+            f"{register} of vCPU {vcpu}: the tables from gpa {regime.table:#x} on map no RAM"
         )
     layout = _join(found.mappings, can_have_tags=description.mte_version != 0)
     return MemoryLayout(
