@@ -13,7 +13,7 @@ from tagalong.cli.text import error_line
 from tagalong.errors import TagalongError
 from tagalong.vmm.interrupt import Interrupted
 
-_COMMANDS = ("demo", "lab", "migrate", "probe", "run")
+_COMMANDS = ("demo", "dump", "lab", "migrate", "probe", "restore", "run", "snapshot")
 
 _INTERRUPTED = 128 + 2
 
@@ -26,6 +26,11 @@ Examples:
     tagalong run --guest churn --control a.sock
     tagalong run --incoming tcp:127.0.0.1:4444 --control b.sock
     tagalong migrate a.sock tcp:127.0.0.1:4444 --verify
+\b
+  Save a running guest with its tags, go on from there, look at it in a debugger:
+    tagalong snapshot a.sock vm.core --live
+    tagalong restore vm.core --control c.sock
+    tagalong dump vm.core kernel.core --space kernel
 \b
   Look around in a running VM with QEMU's own tool:
     qmp-shell a.sock
@@ -57,7 +62,7 @@ class _Subcommands(click.Group):
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def tagalong() -> None:
-    """Run Arm MTE guests and live-migrate them with their allocation tags."""
+    """Run, live-migrate, save and dump Arm MTE guests with their allocation tags."""
 
 
 def invoke(arguments: Sequence[str] | None = None) -> int:

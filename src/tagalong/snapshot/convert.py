@@ -1,12 +1,12 @@
 """Writes a core from another core: a dump of other addresses, or the plain form of an archive."""
 
-import os
 import time
 from pathlib import Path
 
 from tagalong.core import CoreNotes, CoreWriter, Space, open_core
 from tagalong.snapshot.core_source import CoreSource
 from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
+from tagalong.snapshot.packed import write_packed
 from tagalong.snapshot.pages import PageCopier
 from tagalong.snapshot.report import CancelToken, Monitor, ProgressCallback, SaveReport, Stage
 from tagalong.snapshot.save import SaveOptions
@@ -26,40 +26,44 @@ def dump_core(
     MalformedCoreError if a part of it is missing, and all that `save` raises; no file is
     written then.
     """
-    options = options or SaveOptions()
-    monitor = Monitor(progress, cancel)
+    options, monitor = options or SaveOptions(), Monitor(progress, cancel)
+
+    def write(target: Path) -> SaveReport:
+        return _convert(source, target, options, monitor)
+
+    if options.compress:
+        return write_packed(path, monitor, write, overwrite=options.overwrite)
+    return write(path)
+
+
+def _convert(source: Path, path: Path, options: SaveOptions, monitor: Monitor) -> SaveReport:
     began = time.monotonic()
-    copied = 0
-
-    def tick(size_bytes: int) -> None:
-        nonlocal copied
-        copied += size_bytes
-        monitor.advance(size_bytes)
-
     with open_core(source) as core:
         memory = CoreSource(core, source)
+        memory.require_complete()
         layout = _layout(memory, options)
         page = memory.description.page_size_bytes
         with CoreWriter(
             path, layout.segments, page_size_bytes=page, overwrite=options.overwrite
         ) as writer:
-            copier = PageCopier(memory, writer, layout.pieces, tick)
+            copier = PageCopier(memory, writer, layout.pieces, monitor.advance)
             pages = memory.populated_pages()
-            monitor.enter(Stage.COPY, copier.count(pages))
+            total = copier.count(pages)
+            monitor.enter(Stage.COPY, total)
             copier.copy(pages)
             monitor.enter(Stage.FINISH)
             written = writer.commit(_notes(memory, options))
     return SaveReport(
-        path=Path(os.path.abspath(path)),
+        path=path.absolute(),
         space=options.space.name.lower(),
         ram_bytes=memory.description.ram_bytes,
-        copied_bytes=copied,
+        copied_bytes=total,
         size_bytes=written.size_bytes,
         disk_bytes=written.disk_bytes,
         segments=len(layout.segments),
         duration_s=time.monotonic() - began,
         downtime_s=0.0,
-        was_running=memory.notes.running,
+        was_running=False,
         unreadable_tables=len(layout.unreadable_tables),
         not_ram_bytes=layout.not_ram_bytes,
     )

@@ -13,7 +13,6 @@ case, if it ran, as soon as nothing of it is needed any more.
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from tagalong.errors import CoreError, TagalongError, UsageError
 from tagalong.machine import Machine, MachineState, RunState
 from tagalong.memory import PageBitmap
 from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
+from tagalong.snapshot.packed import write_packed
 from tagalong.snapshot.pages import PageCopier
 from tagalong.snapshot.report import CancelToken, Monitor, ProgressCallback, SaveReport, Stage
 from tagalong.snapshot.source import MachineSource
@@ -40,13 +40,15 @@ class SaveOptions:
 
     `space`: what the core is keyed by; a snapshot that can be restored is PHYSICAL. `vcpu`:
     whose tables are walked for another space. `live`: let the guest run until little enough
-    is left to be written in `max_downtime_s`. `overwrite`: replace a file of that name.
+    is left to be written in `max_downtime_s`. `compress`: write the archive form, after the
+    guest went on. `overwrite`: replace a file of that name.
     """
 
     space: Space = Space.PHYSICAL
     vcpu: int = 0
     live: bool = False
     max_downtime_s: float = 0.3
+    compress: bool = False
     overwrite: bool = True
 
     def __post_init__(self) -> None:
@@ -77,7 +79,14 @@ def save(
 
     >>> save(machine, Path("vm.core"))  # doctest: +SKIP
     """
-    return _Save(machine, path, options or SaveOptions(), Monitor(progress, cancel)).run()
+    options, monitor = options or SaveOptions(), Monitor(progress, cancel)
+
+    def write(target: Path) -> SaveReport:
+        return _Save(machine, target, options, monitor).run()
+
+    if options.compress:
+        return write_packed(path, monitor, write, overwrite=options.overwrite)
+    return write(path)
 
 
 class _Save:
@@ -209,7 +218,7 @@ class _Save:
         self._monitor.enter(Stage.FINISH)
         written = writer.commit(notes)
         return SaveReport(
-            path=Path(os.path.abspath(self._path)),
+            path=self._path.absolute(),
             space=self._options.space.name.lower(),
             ram_bytes=self._machine.description.ram_bytes,
             copied_bytes=self._copied_bytes,
