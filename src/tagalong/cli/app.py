@@ -13,7 +13,10 @@ from tagalong.cli.text import error_line
 from tagalong.errors import TagalongError
 from tagalong.vmm.interrupt import Interrupted
 
-_COMMANDS = ("demo", "dump", "lab", "migrate", "probe", "restore", "run", "snapshot")
+_COMMANDS = (
+    "check", "demo", "dump", "info", "lab", "migrate", "probe", "restore", "run", "snapshot",
+    "tags",
+)  # fmt: skip
 
 _INTERRUPTED = 128 + 2
 
@@ -31,6 +34,11 @@ Examples:
     tagalong snapshot a.sock vm.core --live
     tagalong restore vm.core --control c.sock
     tagalong dump vm.core kernel.core --space kernel
+\b
+  Look into a snapshot, a dump, or a core that Linux wrote:
+    tagalong info vm.core
+    tagalong tags vm.core 0x40268000+4K
+    tagalong check vm.core
 \b
   Look around in a running VM with QEMU's own tool:
     qmp-shell a.sock

@@ -5,6 +5,7 @@ import re
 import click
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_POINTER_BITS = 64
 _SIZE = re.compile(r"(\d{1,20})\s*(?:([KMGT])(?:iB)?)?", re.IGNORECASE)
 
 
@@ -14,3 +15,29 @@ def size(text: str) -> int:
     if found is None or int(found[1]) == 0:
         raise click.BadParameter(f"{text!r} is no size: write 4096, 64M or 1G")
     return int(found[1]) * _UNITS[(found[2] or "").upper()]
+
+
+def address_range(text: str) -> tuple[int, int]:
+    """Return address and length in bytes, written as 0x40000000 or 0x40000000+64K.
+
+    The address is hexadecimal, with 0x or without; the length a size, or hexadecimal with 0x.
+    """
+    address, plus, length = text.partition("+")
+    try:
+        start = int(address, 16)
+        if not 0 <= start < 1 << _POINTER_BITS:
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f"{address!r} is no address of 64 bits") from None
+    if not plus:
+        return start, 1
+    return start, _length(length)
+
+
+def _length(text: str) -> int:
+    if text.lower().startswith("0x"):
+        try:
+            return max(int(text, 16), 1)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is no size: write 0x1000, 4096 or 64M") from None
+    return size(text)

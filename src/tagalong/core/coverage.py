@@ -34,7 +34,7 @@ class Coverage:
         index = max(bisect_right(self._starts, start) - 1, 0)
         for place in range(index, len(self.pieces)):
             piece = self.pieces[place]
-            if piece.start >= stop:
+            if piece.start >= stop or start >= stop:
                 return
             if piece.stop > start:
                 yield Piece(max(piece.start, start), min(piece.stop, stop), piece.owner)

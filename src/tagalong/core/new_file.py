@@ -131,4 +131,4 @@ class NewFile:
         os.close(self._folder)
 
     def _failure(self, verb: str, error: OSError) -> HostError:
-        return HostError(f"cannot {verb} the core {self._path}: {error.strerror}")
+        return HostError(f"cannot {verb} the core {self._path}: {error}")

@@ -97,7 +97,8 @@ def _note_at(content: NDArray[np.uint8], at: int, base: int, align: int) -> tupl
     left = content.size - at
     if left < head_size:
         raise MalformedCoreError(
-            f"a note needs {head_size:#x} bytes, not {left:#x}", offset=base + at
+            f"a note needs {head_size:#x} bytes, but its segment has {left:#x} left",
+            offset=base + at,
         )
     head = elf.NOTE_HEADER.unpack(content[at : at + head_size].tobytes())
     name_at = at + head_size

@@ -44,7 +44,7 @@ def open_file(path: Path) -> FileSource:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise HostError(f"cannot open the core {path}: {error.strerror}") from error
+        raise HostError(f"cannot open the core {path}: {error}") from error
     try:
         return FileSource(fd, path)
     except BaseException:
@@ -140,11 +140,6 @@ class Core:
         pieces = list(self._data.cover(start, start + length))
         self._require_all(pieces, start, start + length)
 
-    def require_tags(self, address: int, length: int) -> None:
-        """Raise as `tags` if the core does not have all tags of a range; read none of them."""
-        start = _entry(address, length, PACKED_RATIO)
-        self._tag_pieces(start, start + length)
-
     def granule_tags(self, address: int, length: int) -> NDArray[np.uint8]:
         """Return the allocation tags of a range one a byte, shape (length / 16,), as a copy.
 
@@ -152,6 +147,11 @@ class Core:
         """
         start = _entry(address, length, GRANULE_BYTES)
         return self._unpacked(self._tag_pieces(start, start + length))
+
+    def require_tags(self, address: int, length: int) -> None:
+        """Raise what `granule_tags` would raise for this range, without reading it."""
+        start = _entry(address, length, GRANULE_BYTES)
+        self._tag_pieces(start, start + length)
 
     @cached_property
     def notes(self) -> tuple[Note, ...]:

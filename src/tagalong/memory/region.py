@@ -15,6 +15,10 @@ from tagalong.memory.private import PrivatePlane, RegionSource
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
 from tagalong.mte.tags import zero_pages
 
+# Pages whose tags are looked at together, and how far apart they may be for that.
+_UNITS_AT_ONCE = 8192
+_SHORT_GAP_UNITS = 1024
+
 
 class Region:
     """Guest RAM from `gpa` to `end`; made by `Region.create`, or of planes of another kind.
@@ -171,8 +175,10 @@ class Region:
         for start, stop in _whole_units(self._data, self.page_size_bytes):
             pages.set_range(start, stop - start)
         page_tags_bytes = self.page_size_bytes // PACKED_RATIO
-        for start, stop in _whole_units(self._tags, page_tags_bytes):
-            packed = self.tags[start * page_tags_bytes : stop * page_tags_bytes]
+        # By the descriptor and in large pieces: tags lie scattered, and holes stay holes.
+        for start, stop in _joined(_whole_units(self._tags, page_tags_bytes)):
+            packed = np.empty((stop - start) * page_tags_bytes, np.uint8)
+            self._tags.read_into(packed, start * page_tags_bytes)
             pages.add_flags(start, ~zero_pages(packed, self.page_size_bytes))
         return pages
 
@@ -210,3 +216,23 @@ def _whole_units(plane: AnyPlane, unit_bytes: int) -> Iterator[tuple[int, int]]:
     """Yield the extents of a plane as numbers of the units that they touch."""
     for start, stop in plane.extents():
         yield start // unit_bytes, -(-stop // unit_bytes)
+
+
+def _joined(units: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield ranges that cover `units`, in order, of up to _UNITS_AT_ONCE each.
+
+    Ranges with a short gap between them are one.
+    """
+    pending: tuple[int, int] | None = None
+    for whole_start, whole_stop in units:
+        for start in range(whole_start, whole_stop, _UNITS_AT_ONCE):
+            stop = min(start + _UNITS_AT_ONCE, whole_stop)
+            if pending is None:
+                pending = start, stop
+            elif start - pending[1] <= _SHORT_GAP_UNITS and stop - pending[0] <= _UNITS_AT_ONCE:
+                pending = pending[0], max(stop, pending[1])
+            else:
+                yield pending
+                pending = start, stop
+    if pending is not None:
+        yield pending

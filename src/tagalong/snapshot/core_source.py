@@ -1,5 +1,6 @@
 """The memory of a machine in a core file, as a source of another core or of a machine."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,10 @@ class CoreSource:
     def data(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """As PageSource. Raises NotInCoreError, MalformedCoreError if the file has it not."""
         return self._core.data(gpa, length_bytes)
+
+    def gather(self, ranges: Sequence[tuple[Gpa, int]]) -> NDArray[np.uint8]:
+        """As PageSource. Raises as `data`."""
+        return np.concatenate([self.data(gpa, length) for gpa, length in ranges])
 
     def tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """As PageSource. Raises NoTagsError, MalformedCoreError if the file has them not."""

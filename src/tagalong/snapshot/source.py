@@ -1,5 +1,6 @@
 """Where the memory of a core comes from: a machine, or another core."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,13 @@ class PageSource(Protocol):
 
     def data(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """Return data of whole pages, shape (length_bytes,); valid until the next call."""
+        ...
+
+    def gather(self, ranges: Sequence[tuple[Gpa, int]]) -> NDArray[np.uint8]:
+        """Return the data of several ranges (gpa, length) of one region, one after the other.
+
+        Together they have CHUNK_BYTES at most. Valid until the next call.
+        """
         ...
 
     def tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
@@ -55,10 +63,16 @@ class MachineSource:
         It is read by the descriptor and not through the mapping, so that holes stay holes; and
         the copy stays in the processor's cache.
         """
-        region, offset = self._machine.memory.locate(gpa, length_bytes)
-        copy = self._buffer[:length_bytes]
-        region.read_data_into(copy, offset)
-        return copy
+        return self.gather([(gpa, length_bytes)])
+
+    def gather(self, ranges: Sequence[tuple[Gpa, int]]) -> NDArray[np.uint8]:
+        """Return a copy, as `data` does."""
+        region, _ = self._machine.memory.locate(*ranges[0])
+        at = 0
+        for gpa, length in ranges:
+            region.read_data_into(self._buffer[at : at + length], gpa - region.gpa)
+            at += length
+        return self._buffer[:at]
 
     def tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """As PageSource."""

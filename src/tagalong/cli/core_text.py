@@ -1,0 +1,172 @@
+"""Words about cores; no output here, so that every text can be tested."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+from tagalong.core.check import Report
+from tagalong.core.findings import DEBUGGERS, GDB, LLDB, Finding, Tags, Verdict
+from tagalong.core.info import Info
+from tagalong.core.tag_runs import TagRange, TagRun
+
+_MIB = 1 << 20
+_SHOWN_OF_A_RULE = 5
+_SPACES = {
+    "physical": "guest physical memory",
+    "kernel": "the kernel's virtual memory",
+    "user": "a process's virtual memory",
+}
+
+
+def info_report(info: Info, path: str) -> str:
+    """Return what `core.info.describe` found, in words."""
+    return "\n".join(_info_lines(info, path))
+
+
+def _info_lines(info: Info, path: str) -> Iterator[str]:
+    machine = cast("Mapping[str, object] | None", info.get("machine"))
+    yield f"{path}: {_kind(machine)}{', compressed' if info['compressed'] else ''}"
+    yield ""
+    if machine:
+        yield (
+            f"  machine   {machine['vcpu_count']} vCPUs, {_mib(machine['ram_bytes'])} of RAM in "
+            f"pages of {machine['page_size_bytes']} bytes, {machine['mte']}, "
+            f"{'running' if machine['running'] else 'paused'} when it was taken"
+        )
+        yield f"  devices   {', '.join(cast('list[str]', machine['devices'])) or 'none'}"
+    for region in cast("list[Mapping[str, object]]", info["regions"]):
+        yield (
+            f"  region    [{region['start']}, {region['end']})  {_mib(region['size_bytes'])}  "
+            f"{_planes(region)}"
+        )
+    for vcpu in cast("list[Mapping[str, object]]", info.get("vcpus", [])):
+        registers = "  ".join(f"{name} {vcpu[name]}" for name in ("pc", "sp", "pstate"))
+        yield f"  thread {vcpu['thread']}  {registers}"
+    if info["cut_short"]:
+        yield "  DAMAGED   the file was cut short: not all of this can be read"
+    if "damage" in info:
+        yield f"  DAMAGED   {info['damage']}"
+
+
+def _kind(machine: Mapping[str, object] | None) -> str:
+    if machine is None:
+        return "a core that tagalong did not write"
+    space = str(machine["space"])
+    of_vcpu = f" as vCPU {machine['vcpu']} sees it" if space != "physical" else ""
+    return f"{_SPACES[space]}{of_vcpu}, and the state of the machine"
+
+
+def _planes(region: Mapping[str, object]) -> str:
+    if region["data"]:
+        return "data and tags" if region["tags"] else "data, no tags"
+    return "tags, no data"
+
+
+def _mib(size: object) -> str:
+    return f"{cast('int', size) / _MIB:,.1f} MiB"
+
+
+def tags_report(wanted: TagRange, runs: Iterator[TagRun]) -> Iterator[str]:
+    """Yield the pointer's tag, then a line with a half-open range for each run."""
+    yield f"Logical tag: {wanted.pointer_tag:#x}"
+    for run in runs:
+        mismatch = " (mismatch)" if wanted.is_mismatch(run) else ""
+        yield f"[{run.start:#x}, {run.end:#x}): {run.tag:#x}{mismatch}"
+
+
+def tags_json(wanted: TagRange, runs: Iterator[TagRun]) -> dict[str, object]:
+    """Return the same for JSON; addresses are hex strings."""
+    return {
+        "start": hex(wanted.start),
+        "end": hex(wanted.end),
+        "pointer_tag": wanted.pointer_tag,
+        "runs": [
+            {
+                "start": hex(run.start),
+                "end": hex(run.end),
+                "tag": run.tag,
+                "mismatch": wanted.is_mismatch(run),
+            }
+            for run in runs
+        ],
+    }
+
+
+def check_report(report: Report, path: str) -> str:
+    """Return the findings and what they mean for each debugger, in words."""
+    return "\n".join(_check_lines(report, path))
+
+
+def _check_lines(report: Report, path: str) -> Iterator[str]:
+    yield f"{path}: {'nothing is wrong with this core' if report.is_clean else 'FINDINGS'}"
+    for verdict in report.verdicts:
+        yield f"  {DEBUGGERS[verdict.debugger]:12} {_verdict(verdict)}"
+    for rule in dict.fromkeys(finding.rule for finding in report.findings):
+        findings = [finding for finding in report.findings if finding.rule == rule]
+        yield ""
+        for finding in findings[:_SHOWN_OF_A_RULE]:
+            yield from _finding(finding)
+        if len(findings) > _SHOWN_OF_A_RULE:
+            yield f"... and {len(findings) - _SHOWN_OF_A_RULE} more of {rule} (--json has them all)"
+
+
+def _verdict(verdict: Verdict) -> str:
+    if verdict.tags is Tags.NONE:
+        return f"shows NO tags: {_list(verdict.reasons)}"
+    some = "" if verdict.tags is Tags.ALL else ", but not of all segments"
+    wrong = ", and WRONG ones" if verdict.wrong else ""
+    because = f": {_list(verdict.reasons)}" if verdict.reasons else ""
+    return f"shows the tags{some}{wrong}{because}"
+
+
+def _list(reasons: Sequence[str]) -> str:
+    return ", ".join(reasons)
+
+
+def _finding(finding: Finding) -> Iterator[str]:
+    yield f"{finding.level.value} {finding.rule}{_place(finding)}: {finding.message}"
+    for name in (GDB, LLDB):
+        effect = finding.effect(name)
+        if effect:
+            yield f"    {DEBUGGERS[name]}: {effect.text}"
+
+
+def _place(finding: Finding) -> str:
+    parts = []
+    if finding.offset is not None:
+        parts.append(f"offset {finding.offset:#x}")
+    if finding.address is not None and finding.end is not None:
+        parts.append(f"[{finding.address:#x}, {finding.end:#x})")
+    return f" at {', '.join(parts)}" if parts else ""
+
+
+def check_json(report: Report) -> dict[str, object]:
+    """Return the same for JSON; addresses are hex strings."""
+    return {
+        "clean": report.is_clean,
+        "debuggers": {
+            verdict.debugger: {
+                "version": DEBUGGERS[verdict.debugger],
+                "tags": verdict.tags.value,
+                "wrong_tags": verdict.wrong,
+                "reasons": list(verdict.reasons),
+            }
+            for verdict in report.verdicts
+        },
+        "findings": [_finding_json(finding) for finding in report.findings],
+    }
+
+
+def _finding_json(finding: Finding) -> dict[str, object]:
+    effects = {name: finding.effect(name) for name in (GDB, LLDB)}
+    return {
+        "rule": finding.rule,
+        "level": finding.level.value,
+        "message": finding.message,
+        "offset": finding.offset,
+        "start": None if finding.address is None else hex(finding.address),
+        "end": None if finding.end is None else hex(finding.end),
+        **{
+            name: effect and {"text": effect.text, "tags": effect.harm and effect.harm.value}
+            for name, effect in effects.items()
+        },
+    }

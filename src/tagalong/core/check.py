@@ -1,0 +1,312 @@
+"""The linter for cores: what gdb and lldb will do with the tags, and why.
+
+Every statement about a debugger was tried with the versions in `findings.DEBUGGERS`;
+tests/interop runs them on a core for each rule and compares. docs/formats/core.md, section 6,
+lists the rules.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from tagalong.core import elf
+from tagalong.core.elf import NoteType, SegmentType
+from tagalong.core.findings import (
+    DEBUGGERS,
+    Effect,
+    Finding,
+    Harm,
+    Level,
+    Tags,
+    Verdict,
+)
+from tagalong.core.headers import ProgramHeader
+from tagalong.core.notes import Note, is_core, threads_of
+from tagalong.core.reader import Core
+from tagalong.core.thread_notes import AT_HWCAP2, HWCAP2_MTE
+from tagalong.errors import MalformedCoreError
+from tagalong.mte import GRANULE_BYTES, PACKED_RATIO
+from tagalong.mte.pointers import LOGICAL_TAG_SHIFT
+
+_OLD_MEMTAG = 0x7000_0001
+_ELFOSABI_GNU = 3
+_NOT_TAGGED = "not in a region mapped with a memory tagging flag"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings about a core, and what follows for each debugger."""
+
+    findings: tuple[Finding, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Return whether there is nothing but notes."""
+        return all(finding.level is Level.NOTE for finding in self.findings)
+
+
+def check_core(core: Core) -> Report:
+    """Look at everything that matters for the tags of an open core. Changes nothing."""
+    findings = tuple(chain.from_iterable(rule(core) for rule in _RULES))
+    return Report(findings, tuple(_verdict(core, findings, name) for name in DEBUGGERS))
+
+
+def _verdict(core: Core, findings: tuple[Finding, ...], debugger: str) -> Verdict:
+    harmful = [(f, e.harm) for f in findings if (e := f.effect(debugger)) and e.harm]
+    reasons = tuple(dict.fromkeys(finding.rule for finding, _ in harmful))
+    wrong = any(harm is Harm.WRONG for _, harm in harmful)
+    if any(harm is Harm.ALL for _, harm in harmful):
+        return Verdict(debugger, Tags.NONE, False, reasons)
+    lost = {finding.offset for finding, harm in harmful if harm is Harm.HERE}
+    if not lost:
+        return Verdict(debugger, Tags.ALL, wrong, reasons)
+    left = Tags.SOME if len(lost) < len(core.tag_segments) else Tags.NONE
+    return Verdict(debugger, left, wrong, reasons)
+
+
+def _no_tag_segments(core: Core) -> Iterator[Finding]:
+    if core.tag_segments:
+        return
+    old = [h for h in core.headers if h.type == _OLD_MEMTAG and _looks_like_tags(h)]
+    for header in old:
+        yield _about(
+            header,
+            "old-tag-type",
+            Level.ERROR,
+            f"tags in a segment of type {_OLD_MEMTAG:#x}, which Linux 5.18-rc1 to -rc4 wrote; "
+            f"it is {SegmentType.PT_AARCH64_MEMTAG_MTE:#x} since then",
+        )
+    yield Finding(
+        "no-tag-segments",
+        Level.WARNING,
+        "the core has no tags: not even zero, they are unknown",
+        gdb=Effect("Memory tagging not supported or disabled", Harm.ALL),
+        lldb=Effect("Process does not support memory tagging", Harm.ALL),
+    )
+
+
+def _looks_like_tags(header: ProgramHeader) -> bool:
+    return 0 < header.file_bytes == header.size_bytes // PACKED_RATIO
+
+
+def _notes(core: Core) -> Iterator[Finding]:
+    try:
+        notes = core.notes
+        vcpus = core.vcpus
+        auxiliary = core.auxiliary_vector
+    except MalformedCoreError as error:
+        yield Finding("damaged-notes", Level.ERROR, str(error), offset=error.offset)
+        return
+    if not vcpus:
+        yield Finding(
+            "no-registers",
+            Level.WARNING,
+            "no NT_PRSTATUS note: the core has no registers",
+            gdb=Effect("Couldn't find general-purpose registers in core file"),
+        )
+    if core.tag_segments:
+        yield from _hwcap2(auxiliary)
+        yield from _tagged_addr_ctrl(core, notes)
+    yield from _machine(core)
+
+
+def _hwcap2(auxiliary: dict[int, int] | None) -> Iterator[Finding]:
+    if auxiliary is not None and auxiliary.get(AT_HWCAP2, 0) & HWCAP2_MTE:
+        return
+    lack = "no NT_AUXV note" if auxiliary is None else "AT_HWCAP2 has no HWCAP2_MTE (bit 18)"
+    yield Finding(
+        "no-hwcap2-mte",
+        Level.WARNING,
+        f"{lack}: nothing says that this machine has MTE",
+        gdb=Effect(_NOT_TAGGED, Harm.ALL),
+    )
+
+
+def _tagged_addr_ctrl(core: Core, notes: tuple[Note, ...]) -> Iterator[Finding]:
+    lacking = [
+        thread[0]
+        for thread in threads_of(notes)
+        if not any(is_core(note, NoteType.NT_ARM_TAGGED_ADDR_CTRL) for note in thread)
+    ]
+    is_linux = any(note.owner == elf.OWNER_LINUX for note in notes)
+    osabi = int(core.source.view(elf.IDENT.offsets["ei_osabi"], 1)[0])
+    if not is_linux and osabi != _ELFOSABI_GNU:
+        yield Finding(
+            "no-tagged-addr-ctrl",
+            Level.WARNING,
+            "no NT_ARM_TAGGED_ADDR_CTRL note (0x409), nor any other of owner LINUX, nor "
+            "EI_OSABI 3: nothing says that this is Linux",
+            gdb=Effect("$tag_ctl is unavailable"),
+            lldb=Effect("rejects the core: Unsupported OS", Harm.ALL),
+        )
+    elif lacking:
+        yield Finding(
+            "no-tagged-addr-ctrl",
+            Level.NOTE,
+            f"{len(lacking)} of the threads have no NT_ARM_TAGGED_ADDR_CTRL note (0x409)",
+            offset=lacking[0].at,
+            gdb=Effect("$tag_ctl is unavailable"),
+        )
+
+
+def _machine(core: Core) -> Iterator[Finding]:
+    try:
+        _ = core.machine
+    except MalformedCoreError as error:
+        yield Finding("damaged-machine-note", Level.ERROR, str(error), offset=error.offset)
+
+
+def _cut_short(core: Core) -> Iterator[Finding]:
+    for header in core.headers:
+        # Notes that are cut are damaged notes.
+        if not header.is_cut or header.type == SegmentType.PT_NOTE:
+            continue
+        is_tags = header.type == SegmentType.PT_AARCH64_MEMTAG_MTE
+        yield _about(
+            header,
+            "cut-short",
+            Level.ERROR,
+            f"the file ends at {core.source.size:#x}, the {_name(header)} at "
+            f"{header.offset + header.file_bytes:#x}",
+            gdb=Effect("Couldn't read contents from memtag section", Harm.HERE)
+            if is_tags and not header.available
+            else None,
+            lldb=Effect("shows tags of zero for what is missing", Harm.WRONG) if is_tags else None,
+        )
+
+
+def _tag_sizes(core: Core) -> Iterator[Finding]:
+    for header in core.tag_segments:
+        needed = -(-header.size_bytes // PACKED_RATIO)
+        if header.file_bytes == needed:
+            continue
+        short = header.file_bytes < needed
+        invents = Effect("takes the file's bytes behind the segment for tags", Harm.WRONG)
+        yield _about(
+            header,
+            "tag-size",
+            Level.ERROR,
+            f"{header.size_bytes:#x} bytes of memory have {needed:#x} bytes of tags, but "
+            f"p_filesz is {header.file_bytes:#x}",
+            gdb=invents if short else None,
+            lldb=invents if short else None,
+        )
+
+
+def _ranges(core: Core) -> Iterator[Finding]:
+    ranges = {(load.address, load.size_bytes) for load in core.loads}
+    for header in core.tag_segments:
+        if (header.address, header.size_bytes) not in ranges:
+            yield _about(
+                header,
+                "unequal-ranges",
+                Level.WARNING,
+                "no PT_LOAD has exactly the range of this tag segment",
+                lldb=Effect("not in a memory tagged region", Harm.HERE),
+            )
+
+
+def _alignment(core: Core) -> Iterator[Finding]:
+    for header in core.tag_segments:
+        if header.address % GRANULE_BYTES or header.size_bytes % GRANULE_BYTES:
+            yield _about(
+                header,
+                "not-granules",
+                Level.ERROR,
+                "a tag segment must start and end at a granule",
+                gdb=Effect("counts granules from the segment's start, wherever that is"),
+            )
+
+
+def _overlaps(core: Core) -> Iterator[Finding]:
+    for headers in (core.loads, core.tag_segments):
+        reach: ProgramHeader | None = None
+        for header in sorted(headers, key=lambda h: h.address):
+            if reach and header.address < reach.end and header.size_bytes:
+                yield _about(
+                    header,
+                    "overlap",
+                    Level.ERROR,
+                    f"this {_name(header)} overlaps the one of [{reach.address:#x}, "
+                    f"{reach.end:#x}), whose header is at {reach.at:#x}",
+                    gdb=Effect("takes the first in the file"),
+                    lldb=Effect("takes the one that starts first"),
+                )
+            if reach is None or header.end > reach.end:
+                reach = header
+
+
+def _untagged(core: Core) -> Iterator[Finding]:
+    if not core.tag_segments:
+        return
+    for region in core.regions:
+        if region.has_data and not region.has_tags:
+            yield Finding(
+                "no-tags-here",
+                Level.NOTE,
+                "memory without tags: not PROT_MTE, or they were not written",
+                address=region.address,
+                end=region.end,
+                gdb=Effect(_NOT_TAGGED),
+                lldb=Effect("not in a memory tagged region"),
+            )
+
+
+def _limits_of_lldb(core: Core) -> Iterator[Finding]:
+    for header in core.tag_segments:
+        if header.address >> LOGICAL_TAG_SHIFT:
+            yield _about(
+                header,
+                "lldb-top-byte",
+                Level.NOTE,
+                "addresses whose top byte is not zero, as a kernel's",
+                lldb=Effect("clears the top byte, then finds nothing there", Harm.HERE),
+            )
+    if core.tag_segments:
+        yield Finding(
+            "lldb-last-granule",
+            Level.NOTE,
+            f"{len(core.tag_segments)} tag segment{'' if len(core.tag_segments) == 1 else 's'}, "
+            "each with an end",
+            lldb=Effect(
+                "cannot read a range that ends exactly where a tag segment ends, or crosses it: "
+                "No tag segment that covers this range"
+            ),
+        )
+
+
+def _name(header: ProgramHeader) -> str:
+    names = {
+        SegmentType.PT_LOAD: "PT_LOAD",
+        SegmentType.PT_AARCH64_MEMTAG_MTE: "tag segment",
+    }
+    return names.get(SegmentType(header.type), "segment") if header.type in names else "segment"
+
+
+def _about(
+    header: ProgramHeader,
+    rule: str,
+    level: Level,
+    message: str,
+    *,
+    gdb: Effect | None = None,
+    lldb: Effect | None = None,
+) -> Finding:
+    return Finding(
+        rule, level, message, offset=header.at, address=header.address, end=header.end,
+        gdb=gdb, lldb=lldb,
+    )  # fmt: skip
+
+
+_RULES: tuple[Callable[[Core], Iterator[Finding]], ...] = (
+    _cut_short,
+    _notes,
+    _no_tag_segments,
+    _tag_sizes,
+    _alignment,
+    _overlaps,
+    _ranges,
+    _untagged,
+    _limits_of_lldb,
+)

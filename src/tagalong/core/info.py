@@ -1,0 +1,77 @@
+"""What is in a core, as a plain value that JSON can tell."""
+
+from collections.abc import Iterator
+
+from tagalong import __version__
+from tagalong.core.archive import SeekableSource
+from tagalong.core.notes import CoreVcpu
+from tagalong.core.reader import Core
+from tagalong.core.thread_notes import AT_HWCAP2, HWCAP2_MTE
+from tagalong.errors import MalformedCoreError
+from tagalong.mte.registers import MteVersion
+
+Info = dict[str, object]
+
+
+def describe(core: Core) -> Info:
+    """Return what an open core holds; addresses and register values are hex strings.
+
+    What a damaged note would have said is missing, and `damage` says why.
+    """
+    info: Info = {
+        "tagalong": __version__,
+        "compressed": isinstance(core.source, SeekableSource),
+        "size_bytes": core.source.size,
+        "regions": [
+            {
+                "start": hex(region.address),
+                "end": hex(region.end),
+                "size_bytes": region.size_bytes,
+                "data": region.has_data,
+                "tags": region.has_tags,
+            }
+            for region in core.regions
+        ],
+        "cut_short": any(header.is_cut for header in core.headers),
+    }
+    try:
+        info.update(_notes(core))
+    except MalformedCoreError as error:
+        info["damage"] = str(error)
+    return info
+
+
+def _notes(core: Core) -> Iterator[tuple[str, object]]:
+    yield "hwcap2_mte", bool((core.auxiliary_vector or {}).get(AT_HWCAP2, 0) & HWCAP2_MTE)
+    yield "vcpus", [_vcpu(vcpu) for vcpu in core.vcpus]
+    yield "machine", _machine(core)
+
+
+def _machine(core: Core) -> Info | None:
+    """Return the machine of a core of ours."""
+    notes = core.machine
+    if notes is None:
+        return None
+    return {
+        "space": notes.space.name.lower(),
+        "vcpu": notes.vcpu,
+        "running": notes.running,
+        "page_size_bytes": notes.description.page_size_bytes,
+        "vcpu_count": notes.description.vcpu_count,
+        "mte": MteVersion(notes.description.mte_version).name,
+        "ram_bytes": notes.description.ram_bytes,
+        "devices": sorted(notes.state.devices),
+    }
+
+
+def _vcpu(vcpu: CoreVcpu) -> Info:
+    control = vcpu.tagged_address_control
+    return {
+        "thread": vcpu.thread,
+        "signal": vcpu.signal,
+        "pc": hex(vcpu.pc),
+        "sp": hex(vcpu.sp),
+        "pstate": hex(vcpu.pstate),
+        "x": [hex(value) for value in vcpu.x],
+        "tagged_address_control": None if control is None else hex(control),
+    }

@@ -1,0 +1,143 @@
+"""Finds gdb and lldb that know AArch64's allocation tags, or fetches them without root.
+
+    python -m tests.support.fetch_debuggers
+
+`make test` runs this before the tests. Taken is, in this order: what the environment variables
+TAGALONG_GDB and TAGALONG_LLDB name, gdb-multiarch and lldb-19 on PATH, the ones fetched
+before. If one is missing, Debian's packages are downloaded with the lab's private apt, with
+all that they depend on, the C library included, so that they run on any distribution; they are
+kept beside the lab (~/.cache/tagalong/debuggers).
+
+Without them the tests are skipped and say so; this command says why, and exits with 0.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tagalong.errors import LabError
+from tagalong.lab.apt import Apt, host_architecture, system_mirror
+from tagalong.lab.cache import Cache, Piece, Record, default_folder
+from tagalong.lab.deb import unpack
+from tagalong.lab.observer import Silence
+from tagalong.lab.packages import STABLE
+
+_TIMEOUT_S = 60
+_FORM = 1
+
+
+class DebuggerMissingError(Exception):
+    """There is no usable debugger; the message says what was tried."""
+
+
+@dataclass(frozen=True)
+class Debugger:
+    """Which debugger, what names one, and what it is in Debian."""
+
+    name: str
+    variable: str
+    program: str
+    packages: tuple[str, ...]
+
+    def find(self) -> list[str]:
+        """Return the command that starts it. Raises DebuggerMissingError; downloads nothing."""
+        named = os.environ.get(self.variable)
+        if named:
+            return self._checked([named])
+        found = shutil.which(self.program)
+        if found:
+            return self._checked([found])
+        piece = _cache().find(self.name, self._made_from())
+        if piece is None:
+            raise DebuggerMissingError(f"no {self.program} on PATH, none fetched")
+        return self._checked(self._command(piece))
+
+    def fetch(self) -> list[str]:
+        """Download it. Raises DebuggerMissingError."""
+        try:
+            return self._checked(
+                self._command(_cache().piece(self.name, self._made_from(), self._make))
+            )
+        except LabError as error:
+            raise DebuggerMissingError(str(error)) from error
+
+    def _made_from(self) -> Record:
+        return {"form": _FORM, "packages": list(self.packages), "suite": STABLE}
+
+    def _make(self, folder: Path) -> Record:
+        observer = Silence()
+        apt = Apt(_cache().folder("apt"), architecture=host_architecture(), mirror=system_mirror())
+        apt.update((STABLE,), observer)
+        for deb in apt.download(self.packages, STABLE, observer):
+            unpack(deb, folder)
+        apt.clean()
+        return {}
+
+    def _command(self, piece: Piece) -> list[str]:
+        folder = piece.folder
+        loaders = sorted(folder.glob("lib*/ld-linux-*.so.*"))
+        libraries = (*folder.glob("lib/*-linux-gnu"), *folder.glob("usr/lib/*-linux-gnu"))
+        command = [
+            # Their Python is the one beside them.
+            "env", "-u", "LD_LIBRARY_PATH", "-u", "LD_PRELOAD", f"PYTHONHOME={folder}/usr",
+            str(loaders[0]), "--library-path", ":".join(map(str, sorted(libraries))),
+        ]  # fmt: skip
+        if self is GDB:
+            data = folder / "usr" / "share" / "gdb"
+            return [*command, str(folder / "usr/bin/gdb-multiarch"), f"--data-directory={data}"]
+        return [*command, str(folder / "usr/lib/llvm-19/bin/lldb")]
+
+    def _checked(self, command: list[str]) -> list[str]:
+        said = run([*command, "--version"])
+        if self.name not in said.lower():
+            raise DebuggerMissingError(f"{' '.join(command)} --version says {said[:200]!r}")
+        return command
+
+
+GDB = Debugger("gdb", "TAGALONG_GDB", "gdb-multiarch", ("gdb-multiarch",))
+LLDB = Debugger("lldb", "TAGALONG_LLDB", "lldb-19", ("lldb-19", "python3-lldb-19"))
+
+
+def _cache() -> Cache:
+    return Cache(default_folder().parent / "debuggers")
+
+
+def run(command: Sequence[str], folder: Path | None = None) -> str:
+    """Return all that a command says. Raises DebuggerMissingError if it cannot be run."""
+    try:
+        return subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, timeout=_TIMEOUT_S, check=False,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        raise DebuggerMissingError(f"{command[0]} does not run: {error}") from error
+
+
+def main() -> None:
+    """Find or fetch both, and say on stderr what the tests will use."""
+    for debugger in (GDB, LLDB):
+        try:
+            say(f"{debugger.name}: {debugger.find()[-1]}")
+            continue
+        except DebuggerMissingError as error:
+            say(f"{debugger.name}: {error}")
+        if os.environ.get(debugger.variable):
+            continue
+        say(f"Fetching {debugger.name} (once, 50 to 100 MB) ...")
+        try:
+            say(f"{debugger.name}: {debugger.fetch()[-1]}")
+        except DebuggerMissingError as error:
+            say(str(error))
+            say(f"Tests that need it will be skipped. Name your own with {debugger.variable}=PATH.")
+
+
+def say(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+
+
+if __name__ == "__main__":
+    main()
