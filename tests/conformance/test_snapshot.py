@@ -12,6 +12,7 @@ import pytest
 
 from tagalong.core import Space, open_core
 from tagalong.cpu_match import STRICT, CpuPolicy
+from tagalong.errors import HostError
 from tagalong.machine import Machine, MachineDescription
 from tagalong.memory import Gpa, RegionSource
 from tagalong.mte.tags import unpack
@@ -61,7 +62,7 @@ def contents(machine: Machine) -> list[tuple[bytes, bytes]]:
 
 
 def churning(boot: Boot, vcpu_count: int = 2) -> RunningGuest:
-    guest = boot("churn", "working-set=2M", vcpu_count=vcpu_count)
+    guest = boot("churn", "working-set=512K report=512", vcpu_count=vcpu_count)
     guest.machine.resume()
     guest.wait_for("progress", 2)
     return guest
@@ -69,8 +70,8 @@ def churning(boot: Boot, vcpu_count: int = 2) -> RunningGuest:
 
 def assert_goes_on(machine: Machine, listener: Listener) -> None:
     machine.resume()
-    listener.wait_for("progress vcpu=0", 2, 60)
-    listener.wait_for("progress vcpu=1", 2, 60)
+    for vcpu in range(2):
+        listener.wait_for(f"progress vcpu={vcpu} ", 2, 60)
     machine.pause()
     assert not listener.lines_with("FAIL")
 
@@ -227,9 +228,9 @@ def test_machine_of_snapshot_has_its_registers_in_the_core(boot: Boot, tmp_path:
 
 
 @contextmanager
-def mounted(kind: str, where: Path) -> Iterator[Path]:
+def mounted(kind: str, where: Path, options: str = "rw") -> Iterator[Path]:
     where.mkdir()
-    subprocess.run(["mount", "-t", kind, "none", where], check=True)
+    subprocess.run(["mount", "-t", kind, "-o", options, "none", where], check=True)
     try:
         yield where
     finally:
@@ -259,7 +260,7 @@ def test_snapshot_on_a_file_system_that_kvm_does_not_map_is_copied(
 def test_snapshot_goes_across_the_machines(
     boot: Boot, revive: Restore, tmp_path: Path, source: str, target: str
 ) -> None:
-    guest = boot("churn", "working-set=1M", vcpu_count=2, on=source)
+    guest = boot("churn", "working-set=256K report=256", vcpu_count=2, on=source)
     guest.machine.resume()
     guest.wait_for("progress", 2, 120)
     told: list[str] = []
@@ -287,3 +288,21 @@ def test_written_tags_are_in_the_core_and_zero_tags_are_holes(
         assert core.tags(gpa, 0x1000).tolist() == [0x21] * 128
         assert not core.tags(gpa + 0x1000, 0x1000).any()
     assert report.disk_bytes < 1 << 16
+
+
+@pytest.mark.lab
+def test_snapshot_on_a_full_disk_leaves_the_older_one_and_the_guest_goes_on(
+    boot: Boot, tmp_path: Path
+) -> None:
+    guest = churning(boot)
+    with mounted("tmpfs", tmp_path / "mnt", "size=512k") as folder:
+        (folder / "vm.core").write_bytes(b"an older one")
+
+        with pytest.raises(HostError, match="No space left on device"):
+            save(guest.machine, folder / "vm.core")
+
+        assert (folder / "vm.core").read_bytes() == b"an older one"
+        assert [each.name for each in folder.iterdir()] == ["vm.core"]
+    count = len(guest.lines_with("progress"))
+    guest.wait_for("progress", count + 1)
+    assert not guest.lines_with("FAIL")
