@@ -71,7 +71,7 @@ def churning(boot: Boot, vcpu_count: int = 2) -> RunningGuest:
 def assert_goes_on(machine: Machine, listener: Listener) -> None:
     machine.resume()
     for vcpu in range(2):
-        listener.wait_for(f"progress vcpu={vcpu} ", 2, 60)
+        listener.wait_for(f"progress vcpu={vcpu} ", 1, 60)
     machine.pause()
     assert not listener.lines_with("FAIL")
 
@@ -145,11 +145,11 @@ def test_snapshot_of_a_restored_machine_restores(
     restored, listener = revive(tmp_path / "first.core")
     assert_goes_on(restored.machine, listener)
 
-    for live in (True, False):
-        save(restored.machine, tmp_path / "second.core", SaveOptions(live=live))
-        again, said = revive(tmp_path / "second.core")
-        assert contents(again.machine) == contents(restored.machine)
-        assert_goes_on(again.machine, said)
+    save(restored.machine, tmp_path / "second.core", SaveOptions(live=True))
+    again, said = revive(tmp_path / "second.core")
+
+    assert contents(again.machine) == contents(restored.machine)
+    assert_goes_on(again.machine, said)
 
 
 def test_compressed_snapshot_restores(boot: Boot, revive: Restore, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_restore_command_is_run_restore(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(TIMEOUT_S) == 128 + signal.SIGTERM
 
-    assert line.startswith(b"churn: progress")
+    assert b"progress vcpu=0" in line  # the snapshot may have cut the line in two
 
 
 def test_restore_of_another_machine_than_expected_is_refused(tmp_path: Path) -> None:

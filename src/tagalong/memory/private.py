@@ -26,6 +26,7 @@ _ENTRIES_AT_ONCE: Final = 1 << 18
 # Mappings that one plane may take of the 65530 that Linux allows a process (max_map_count).
 _MAX_MAPPINGS: Final = 4096
 
+_BLOCK_BYTES: Final = 512  # the unit of st_blocks
 _MAP_NORESERVE: Final = 0x4000
 _MAP_FIXED: Final = 0x10
 _READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
@@ -75,13 +76,22 @@ class FileRange:
     def extents(self) -> Iterator[tuple[int, int]]:
         """Yield the ranges [start, stop) that are no holes, counted from `offset`, in order.
 
-        Raises HostError if the host cannot tell.
+        On tmpfs the kernel looks at each page of an extent to find its end; so a file that
+        takes as much space as it is long is not asked, it has no holes. Raises HostError if
+        the host cannot tell.
         """
+        if self._is_solid():
+            yield 0, self.size_bytes
+            return
         end = self.offset + self.size_bytes
         stop = self.offset
         while stop < end and (start := self._seek(stop, os.SEEK_DATA)) < end:
             stop = min(self._seek(start, os.SEEK_HOLE), end)
             yield start - self.offset, stop - self.offset
+
+    def _is_solid(self) -> bool:
+        stat = os.fstat(self.fd)
+        return stat.st_blocks * _BLOCK_BYTES >= stat.st_size >= self.offset + self.size_bytes
 
     def _seek(self, offset: int, whence: int) -> int:
         try:
@@ -181,6 +191,11 @@ class PrivatePlane:
             used = self._is_used(first, min(_ENTRIES_AT_ONCE, page_count - first))
             for low, high in runs_of(used, first):
                 yield low * page, min(high * page, size)
+
+    def is_solid(self, start: int, stop: int) -> bool:
+        """Return whether no byte of [start, stop) is in a hole."""
+        first = start // mmap.PAGESIZE
+        return bool(self._is_used(first, -(-stop // mmap.PAGESIZE) - first).all())
 
     def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
         """Return, for `count` pages from byte `start` on, whether each is no hole."""

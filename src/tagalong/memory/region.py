@@ -145,6 +145,15 @@ class Region:
         """
         self._data.read_into(target, offset)
 
+    def solid_view(self, offset: int, length_bytes: int) -> NDArray[np.uint8] | None:
+        """Return data without a copy if no page of the range is a hole, else None.
+
+        The caller has checked the range. Touches no memory. Raises as `used_pages`.
+        """
+        if not self._data.is_solid(offset, offset + length_bytes):
+            return None
+        return self._data.array[offset : offset + length_bytes]
+
     def read_packed_tags(self, offset: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return a copy of the packed tags of a range of the region; holes stay holes.
 

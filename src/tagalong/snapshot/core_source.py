@@ -46,17 +46,17 @@ class CoreSource:
 
     def populated_pages(self) -> list[PageBitmap]:
         """As PageSource."""
-        data, tags = self.data_pages(), self.tag_pages()
-        return [of_data | of_tags for of_data, of_tags in zip(data, tags, strict=True)]
+        count = len(self.description.regions)
+        return [self.data_pages(number) | self.tag_pages(number) for number in range(count)]
 
-    def data_pages(self) -> list[PageBitmap]:
-        """Return, for each region, the pages whose data are no hole of the file."""
-        return [self._pages(region, self._core.loads, 1) for region in self.description.regions]
+    def data_pages(self, number: int) -> PageBitmap:
+        """Return the pages of a region whose data are no hole of the file."""
+        return self._pages(self.description.regions[number], self._core.loads, 1)
 
-    def tag_pages(self) -> list[PageBitmap]:
-        """Return, for each region, the pages whose tags are no hole of the file."""
+    def tag_pages(self, number: int) -> PageBitmap:
+        """Return the pages of a region whose tags are no hole of the file."""
         segments = self._core.tag_segments
-        return [self._pages(r, segments, PACKED_RATIO) for r in self.description.regions]
+        return self._pages(self.description.regions[number], segments, PACKED_RATIO)
 
     def _pages(
         self, region: RegionDescription, segments: tuple[ProgramHeader, ...], ratio: int

@@ -106,18 +106,13 @@ class _Restore:
 
     def _fill(self, machine: Machine) -> None:
         """Bring into memory what could not be mapped."""
-        regions = machine.memory.regions
-        data_pages, tag_pages = self._source.data_pages(), self._source.tag_pages()
-        jobs = [
-            (region, pages, self._fill_data)
-            for region, pages in zip(regions, data_pages, strict=True)
-            if not region.has_file_data
-        ]
-        jobs += [
-            (region, pages, self._fill_tags)
-            for region, pages in zip(regions, tag_pages, strict=True)
-            if self._source.has_tags and not region.has_file_tags
-        ]
+        has_tags = self._source.has_tags
+        jobs: list[tuple[Region, PageBitmap, Callable[[Machine, Gpa, int], None]]] = []
+        for number, region in enumerate(machine.memory.regions):
+            if not region.has_file_data:
+                jobs.append((region, self._source.data_pages(number), self._fill_data))
+            if has_tags and not region.has_file_tags:
+                jobs.append((region, self._source.tag_pages(number), self._fill_tags))
         total = sum(pages.count() * region.page_size_bytes for region, pages, _ in jobs)
         self._monitor.enter(Stage.COPY, total)
         for region, pages, fill in jobs:

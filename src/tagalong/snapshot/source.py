@@ -42,9 +42,13 @@ class PageSource(Protocol):
 
 
 class MachineSource:
-    """The memory of a machine, which may run: then pages may be torn, and are dirty in its log."""
+    """The memory of a machine.
+
+    It may run, if `is_live`: then pages may be torn, and are dirty in its log.
+    """
 
     def __init__(self, machine: Machine) -> None:
+        self.is_live = False
         self._machine = machine
         self._buffer = np.empty(CHUNK_BYTES, np.uint8)
 
@@ -58,16 +62,20 @@ class MachineSource:
         return self._machine.populated_pages()
 
     def data(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
-        """Return a copy: what is found to be zero must still be zero when it is left out.
-
-        It is read by the descriptor and not through the mapping, so that holes stay holes; and
-        the copy stays in the processor's cache.
-        """
+        """As PageSource."""
         return self.gather([(gpa, length_bytes)])
 
     def gather(self, ranges: Sequence[tuple[Gpa, int]]) -> NDArray[np.uint8]:
-        """Return a copy, as `data` does."""
-        region, _ = self._machine.memory.locate(*ranges[0])
+        """Return a copy, or guest RAM itself if that is one range and stands still.
+
+        A running guest's must be a copy: what is found to be zero must still be zero when it
+        is left out. Holes stay holes.
+        """
+        region, offset = self._machine.memory.locate(*ranges[0])
+        if len(ranges) == 1 and not self.is_live:
+            view = region.solid_view(offset, ranges[0][1])
+            if view is not None:
+                return view
         at = 0
         for gpa, length in ranges:
             region.read_data_into(self._buffer[at : at + length], gpa - region.gpa)
