@@ -68,6 +68,13 @@ def churning(boot: Boot, vcpu_count: int = 2) -> RunningGuest:
     return guest
 
 
+def save_churning(boot: Boot, path: Path) -> None:
+    """Save a guest that runs; it is stopped afterwards, and leaves the host to others."""
+    guest = churning(boot)
+    save(guest.machine, path)
+    guest.machine.pause()
+
+
 def assert_goes_on(machine: Machine, listener: Listener) -> None:
     machine.resume()
     for vcpu in range(2):
@@ -114,7 +121,7 @@ def test_snapshot_of_a_paused_guest_restores_the_same_memory_tags_and_state(
 
 def test_restored_guest_never_changes_the_file(boot: Boot, revive: Restore, tmp_path: Path) -> None:
     path = tmp_path / "vm.core"
-    save(churning(boot).machine, path)
+    save_churning(boot, path)
     before, blocks = path.read_bytes(), path.stat().st_blocks
 
     restored, listener = revive(path)
@@ -128,7 +135,7 @@ def test_two_machines_of_one_snapshot_do_not_see_each_other(
     boot: Boot, revive: Restore, tmp_path: Path
 ) -> None:
     path = tmp_path / "vm.core"
-    save(churning(boot).machine, path)
+    save_churning(boot, path)
 
     one, first = revive(path)
     other, second = revive(path)
@@ -141,7 +148,7 @@ def test_two_machines_of_one_snapshot_do_not_see_each_other(
 def test_snapshot_of_a_restored_machine_restores(
     boot: Boot, revive: Restore, tmp_path: Path
 ) -> None:
-    save(churning(boot).machine, tmp_path / "first.core")
+    save_churning(boot, tmp_path / "first.core")
     restored, listener = revive(tmp_path / "first.core")
     assert_goes_on(restored.machine, listener)
 
@@ -168,7 +175,7 @@ def test_compressed_snapshot_restores(boot: Boot, revive: Restore, tmp_path: Pat
 def test_restored_guest_s_data_are_mapped_and_not_copied(
     boot: Boot, revive: Restore, tmp_path: Path
 ) -> None:
-    save(churning(boot).machine, tmp_path / "vm.core")
+    save_churning(boot, tmp_path / "vm.core")
 
     restored, _ = revive(tmp_path / "vm.core")
 
@@ -265,6 +272,7 @@ def test_snapshot_goes_across_the_machines(
     guest.wait_for("progress", 2, 120)
     told: list[str] = []
     save(guest.machine, tmp_path / "vm.core")
+    guest.machine.pause()
 
     restored, listener = revive(
         tmp_path / "vm.core", on=target, policy=CpuPolicy(allow_mismatch=True, tell=told.append)

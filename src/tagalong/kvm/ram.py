@@ -52,11 +52,6 @@ class TagsInPages:
         del start, page_bytes, count
         self._refuse()
 
-    def is_solid(self, start: int, stop: int) -> bool:
-        """Refuse: there is no plane."""
-        del start, stop
-        self._refuse()
-
     def close(self) -> None:
         """Do nothing: the tags go with the pages."""
 

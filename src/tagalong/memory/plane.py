@@ -50,10 +50,6 @@ class AnyPlane(Protocol):
         """Return, for `count` pages from byte `start` on, whether each is no hole."""
         ...
 
-    def is_solid(self, start: int, stop: int) -> bool:
-        """Return whether no byte of [start, stop) is in a hole."""
-        ...
-
     def close(self) -> None:
         """Give the plane up. Safe to call twice."""
         ...
@@ -141,13 +137,6 @@ class Plane:
                 used[page] = True
             page += 1
         return used
-
-    def is_solid(self, start: int, stop: int) -> bool:
-        """Return whether no byte of [start, stop) is in a hole. Raises as `extents` does."""
-        try:
-            return os.lseek(self.fd, start, os.SEEK_HOLE) >= stop
-        except OSError as error:
-            raise HostError(f"lseek of {self._name} at {start:#x} failed: {error}") from error
 
     def _seek_data(self, offset: int) -> int | None:
         try:

@@ -131,15 +131,15 @@ class PrivatePlane:
                 f"cannot create {size_bytes:#x} bytes of memory for {name}: {error}"
             ) from error
         self._array: NDArray[np.uint8] | None = np.frombuffer(mapping, np.uint8)
-        self._in_file = np.zeros(-(-size_bytes // mmap.PAGESIZE), np.bool_)
+        self._page_count = -(-size_bytes // mmap.PAGESIZE)
+        self._file_pages = np.empty((0, 2), np.int64)  # the runs [first, stop) of the file's
         if source is not None:
             self._map(source)
 
     def _map(self, source: FileRange) -> None:
         source.check()
         pages = [_whole_pages(*extent) for extent in source.extents()]
-        for first, last in pages:
-            self._in_file[first:last] = True
+        self._file_pages = np.array(pages, np.int64).reshape(-1, 2)
         for first, last in _joined(pages, _MAX_MAPPINGS):
             self._map_pages(source, first * mmap.PAGESIZE, last * mmap.PAGESIZE)
 
@@ -186,16 +186,11 @@ class PrivatePlane:
     def extents(self) -> Iterator[tuple[int, int]]:
         """Yield the byte ranges [start, stop) that are no holes, in order."""
         page, size = mmap.PAGESIZE, self.array.size
-        page_count = self._in_file.size
+        page_count = self._page_count
         for first in range(0, page_count, _ENTRIES_AT_ONCE):
             used = self._is_used(first, min(_ENTRIES_AT_ONCE, page_count - first))
             for low, high in runs_of(used, first):
                 yield low * page, min(high * page, size)
-
-    def is_solid(self, start: int, stop: int) -> bool:
-        """Return whether no byte of [start, stop) is in a hole."""
-        first = start // mmap.PAGESIZE
-        return bool(self._is_used(first, -(-stop // mmap.PAGESIZE) - first).all())
 
     def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
         """Return, for `count` pages from byte `start` on, whether each is no hole."""
@@ -215,8 +210,13 @@ class PrivatePlane:
     def _is_used(self, first_page: int, count: int) -> NDArray[np.bool_]:
         """Return which pages are the file's, or anonymous: present or swapped out."""
         address = self.array.ctypes.data + first_page * mmap.PAGESIZE
-        own = private_pages(address, count, self._name)
-        return own | self._in_file[first_page : first_page + count]
+        used = private_pages(address, count, self._name)
+        firsts, stops = self._file_pages.T
+        low = np.searchsorted(stops, first_page, "right")
+        high = np.searchsorted(firsts, first_page + count, "left")
+        for first, stop in self._file_pages[low:high] - first_page:
+            used[max(first, 0) : stop] = True
+        return used
 
     def close(self) -> None:
         """Forget the memory; it goes when the last array that looks into it goes."""

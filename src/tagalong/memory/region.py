@@ -145,15 +145,6 @@ class Region:
         """
         self._data.read_into(target, offset)
 
-    def solid_view(self, offset: int, length_bytes: int) -> NDArray[np.uint8] | None:
-        """Return data without a copy if no page of the range is a hole, else None.
-
-        The caller has checked the range. Touches no memory. Raises as `used_pages`.
-        """
-        if not self._data.is_solid(offset, offset + length_bytes):
-            return None
-        return self._data.array[offset : offset + length_bytes]
-
     def read_packed_tags(self, offset: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return a copy of the packed tags of a range of the region; holes stay holes.
 
@@ -173,6 +164,13 @@ class Region:
         page = self.page_size_bytes
         return self._data.used_pages(first * page, page, count)
 
+    def data_pages(self) -> PageBitmap:
+        """Return the pages whose data plane is not a hole. Raises as `populated_pages`."""
+        pages = PageBitmap(self.page_count)
+        for start, stop in _whole_units(self._data, self.page_size_bytes):
+            pages.set_range(start, stop - start)
+        return pages
+
     def populated_pages(self) -> PageBitmap:
         """Return the pages that may hold data or tags other than zero.
 
@@ -180,9 +178,7 @@ class Region:
         other than zero. Holes are found with SEEK_DATA and SEEK_HOLE and not touched. Raises
         RunStateError after close(), HostError if the host cannot tell.
         """
-        pages = PageBitmap(self.page_count)
-        for start, stop in _whole_units(self._data, self.page_size_bytes):
-            pages.set_range(start, stop - start)
+        pages = self.data_pages()
         page_tags_bytes = self.page_size_bytes // PACKED_RATIO
         # By the descriptor and in large pieces: tags lie scattered, and holes stay holes.
         for start, stop in _joined(_whole_units(self._tags, page_tags_bytes)):

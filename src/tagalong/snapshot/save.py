@@ -97,7 +97,7 @@ class _Save:
         self._path = path
         self._options = options
         self._monitor = monitor
-        self._source = MachineSource(machine)
+        self._source = MachineSource(machine, stands=not options.live)
         self._must_resume = False
         self._copied_bytes = 0
         self._rounds = 0
@@ -138,10 +138,8 @@ class _Save:
         with self._writer(layout) as writer, self._dirty_log():
             copier = PageCopier(self._source, writer, layout.pieces, self._tick)
             # The log is on: a page that is used after this question is dirty in it.
-            self._source.is_live = True
             left = self._precopy(copier, self._source.populated_pages())
             with self._stopped():
-                self._source.is_live = False
                 dirty = self._machine.harvest_dirty_log()
                 last = [before | since for before, since in zip(left, dirty, strict=True)]
                 self._copy(copier, last, Stage.LAST_PAGES)

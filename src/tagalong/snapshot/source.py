@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.machine import Machine, MachineDescription
-from tagalong.memory import Gpa, PageBitmap
+from tagalong.memory import Gpa, PageBitmap, Region
 
 CHUNK_BYTES = 1 << 20
 """At most so many bytes of data are asked for at once."""
@@ -42,15 +42,16 @@ class PageSource(Protocol):
 
 
 class MachineSource:
-    """The memory of a machine.
+    """The memory of a machine that `stands` still, or else may run.
 
-    It may run, if `is_live`: then pages may be torn, and are dirty in its log.
+    Pages of a running machine may be torn; they are dirty in its log then.
     """
 
-    def __init__(self, machine: Machine) -> None:
-        self.is_live = False
+    def __init__(self, machine: Machine, *, stands: bool) -> None:
         self._machine = machine
+        self._stands = stands
         self._buffer = np.empty(CHUNK_BYTES, np.uint8)
+        self._tag_only: dict[Gpa, NDArray[np.int64]] = {}
 
     @property
     def description(self) -> MachineDescription:
@@ -59,7 +60,12 @@ class MachineSource:
 
     def populated_pages(self) -> list[PageBitmap]:
         """As PageSource."""
-        return self._machine.populated_pages()
+        populated = self._machine.populated_pages()
+        if self._stands:
+            for region, pages in zip(self._machine.memory.regions, populated, strict=True):
+                rest = PageBitmap(pages.page_count, pages.words & ~region.data_pages().words)
+                self._tag_only[region.gpa] = rest.pages()
+        return populated
 
     def data(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """As PageSource."""
@@ -72,15 +78,23 @@ class MachineSource:
         is left out. Holes stay holes.
         """
         region, offset = self._machine.memory.locate(*ranges[0])
-        if len(ranges) == 1 and not self.is_live:
-            view = region.solid_view(offset, ranges[0][1])
-            if view is not None:
-                return view
+        length = ranges[0][1]
+        if len(ranges) == 1 and self._is_solid(region, offset, length):
+            return region.data[offset : offset + length]
         at = 0
         for gpa, length in ranges:
             region.read_data_into(self._buffer[at : at + length], gpa - region.gpa)
             at += length
         return self._buffer[:at]
+
+    def _is_solid(self, region: Region, offset: int, length: int) -> bool:
+        """Return whether a range of populated pages stands still and has data everywhere."""
+        tag_only = self._tag_only.get(region.gpa)
+        if tag_only is None:
+            return False
+        page = region.page_size_bytes
+        first, stop = np.searchsorted(tag_only, (offset // page, (offset + length) // page))
+        return bool(first == stop)
 
     def tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """As PageSource."""
