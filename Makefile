@@ -20,6 +20,7 @@ demo: $(VENV)/.installed ## migrate a running MTE guest with its tags (options: 
 
 test: $(VENV)/.installed-dev ## run all tests (options: ARGS="-k name")
 	@$(BIN)/python -m tests.support.fetch_qemu
+	@$(BIN)/python -m tests.support.fetch_debuggers
 	-@$(BIN)/tagalong lab setup >/dev/null
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -37,7 +38,7 @@ lint: $(VENV)/.installed-dev ## check style and format
 types: $(VENV)/.installed-dev ## check types
 	@$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev ## measure the interpreter and the migration
+bench: $(VENV)/.installed-dev ## measure the interpreter, the migration and cores
 	@$(BIN)/python -m bench $(ARGS)
 
 long: $(VENV)/.installed-dev ## compare random programs with QEMU for ten minutes

@@ -1,4 +1,4 @@
-"""Measure the embedded machine and the migration: `make bench`, or `python -m bench`.
+"""Measure the embedded machine, the migration and cores: `make bench`, or `python -m bench`.
 
     python -m bench [--json] [--runs 5] [--ram MIB]
 
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from bench import core_tags
 from bench.interpreter import MODES, million_instructions_per_second
 from bench.migration import measure
 
@@ -43,6 +44,11 @@ def _migration(runs: int, ram_bytes: int) -> dict[str, float]:
     }
 
 
+def _core_tags(runs: int) -> dict[str, float]:
+    samples = [core_tags.measure() for _ in range(runs)]
+    return {name: statistics.median(sample[name] for sample in samples) for name in samples[0]}
+
+
 def _print(figures: dict[str, dict[str, float]]) -> None:
     for title, values in figures.items():
         table = Table(title=title, show_header=False)
@@ -63,6 +69,7 @@ def main() -> None:
         "migration of incompressible RAM with random tags": _migration(
             arguments.runs, arguments.ram * MIB
         ),
+        "tags of 1 GiB of guest memory from a core": _core_tags(arguments.runs),
     }
     if arguments.json:
         print(json.dumps(figures, indent=2))

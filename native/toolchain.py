@@ -1,4 +1,4 @@
-"""Compile the native library and the guest programs with `zig cc`.
+"""Compile the native library, the guest programs and the tests' programs with `zig cc`.
 
 Zig comes as the wheel `ziglang`; it carries a C compiler, an assembler and a linker for
 every target, so that a machine with nothing but python3 builds both the host's library
@@ -50,6 +50,17 @@ _GUEST_FLAGS = (
     "-Wl,-z,max-page-size=4096",
 )
 
+# What tests run in the lab: static, because the lab's C library is not here.
+_PROGRAM_FLAGS = (
+    *_COMMON_FLAGS,
+    "-target",
+    "aarch64-linux-musl",
+    "-mcpu=generic+v8_5a+mte",
+    "-D_GNU_SOURCE",
+    "-static",
+    "-Wl,--strip-all",
+)
+
 
 def wheel_platform(machine: str | None = None) -> str:
     """Return the wheel's platform tag for `machine` (default: this host)."""
@@ -83,6 +94,17 @@ def build_guests(root: Path, out: Path) -> list[Path]:
         target = out / f"{program.name}.elf"
         flags = (*_GUEST_FLAGS, f"-I{folder / 'lib'}", f"-Wl,-T,{folder / 'guest.ld'}")
         _zig_cc(root, flags, [*library, *sorted(program.glob("*.[cS]"))], target)
+        built.append(target)
+    return built
+
+
+def build_programs(root: Path, out: Path) -> list[Path]:
+    """Compile each tests/programs/NAME.c into out/NAME.elf, for Linux on arm64, static."""
+    out.mkdir(parents=True, exist_ok=True)
+    built = []
+    for source in sorted((root / "tests" / "programs").glob("*.c")):
+        target = out / f"{source.stem}.elf"
+        _zig_cc(root, _PROGRAM_FLAGS, [source], target)
         built.append(target)
     return built
 
@@ -129,6 +151,8 @@ def main() -> None:
     out = arguments.out or root / "build" / arguments.target
     build_library(root, out, arguments.target)
     build_guests(root, out)
+    if arguments.target == "aarch64":
+        build_programs(root, out)
 
 
 if __name__ == "__main__":

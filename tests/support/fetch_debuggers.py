@@ -1,12 +1,12 @@
-"""Finds gdb and lldb that know AArch64's allocation tags, or fetches them without root.
+"""Finds a gdb and an lldb that know allocation tags, and readelf, or fetches them without root.
 
     python -m tests.support.fetch_debuggers
 
 `make test` runs this before the tests. Taken is, in this order: what the environment variables
-TAGALONG_GDB and TAGALONG_LLDB name, gdb-multiarch and lldb-19 on PATH, the ones fetched
-before. If one is missing, Debian's packages are downloaded with the lab's private apt, with
-all that they depend on, the C library included, so that they run on any distribution; they are
-kept beside the lab (~/.cache/tagalong/debuggers).
+TAGALONG_GDB, TAGALONG_LLDB and TAGALONG_READELF name, gdb-multiarch, lldb-19 and readelf on
+PATH, the ones fetched before. If one is missing, Debian's packages are downloaded with the
+lab's private apt, with all that they depend on, the C library included, so that they run on any
+distribution; they are kept beside the lab (~/.cache/tagalong/debuggers).
 
 Without them the tests are skipped and say so; this command says why, and exits with 0.
 """
@@ -36,12 +36,13 @@ class DebuggerMissingError(Exception):
 
 @dataclass(frozen=True)
 class Debugger:
-    """Which debugger, what names one, and what it is in Debian."""
+    """Which tool, what names one, what it is in Debian, and where in the unpacked packages."""
 
     name: str
     variable: str
     program: str
     packages: tuple[str, ...]
+    inside: str
 
     def find(self) -> list[str]:
         """Return the command that starts it. Raises DebuggerMissingError; downloads nothing."""
@@ -86,10 +87,8 @@ class Debugger:
             "env", "-u", "LD_LIBRARY_PATH", "-u", "LD_PRELOAD", f"PYTHONHOME={folder}/usr",
             str(loaders[0]), "--library-path", ":".join(map(str, sorted(libraries))),
         ]  # fmt: skip
-        if self is GDB:
-            data = folder / "usr" / "share" / "gdb"
-            return [*command, str(folder / "usr/bin/gdb-multiarch"), f"--data-directory={data}"]
-        return [*command, str(folder / "usr/lib/llvm-19/bin/lldb")]
+        data = f"--data-directory={folder}/usr/share/gdb"
+        return [*command, str(folder / self.inside), *([data] if self.name == "gdb" else [])]
 
     def _checked(self, command: list[str]) -> list[str]:
         said = run([*command, "--version"])
@@ -98,8 +97,11 @@ class Debugger:
         return command
 
 
-GDB = Debugger("gdb", "TAGALONG_GDB", "gdb-multiarch", ("gdb-multiarch",))
-LLDB = Debugger("lldb", "TAGALONG_LLDB", "lldb-19", ("lldb-19", "python3-lldb-19"))
+GDB = Debugger("gdb", "TAGALONG_GDB", "gdb-multiarch", ("gdb-multiarch",), "usr/bin/gdb-multiarch")
+LLDB = Debugger(
+    "lldb", "TAGALONG_LLDB", "lldb-19", ("lldb-19", "python3-lldb-19"), "usr/lib/llvm-19/bin/lldb"
+)
+READELF = Debugger("readelf", "TAGALONG_READELF", "readelf", ("binutils",), "usr/bin/readelf")
 
 
 def _cache() -> Cache:
@@ -118,8 +120,8 @@ def run(command: Sequence[str], folder: Path | None = None) -> str:
 
 
 def main() -> None:
-    """Find or fetch both, and say on stderr what the tests will use."""
-    for debugger in (GDB, LLDB):
+    """Find or fetch all of them, and say on stderr what the tests will use."""
+    for debugger in (GDB, LLDB, READELF):
         try:
             say(f"{debugger.name}: {debugger.find()[-1]}")
             continue
@@ -127,7 +129,7 @@ def main() -> None:
             say(f"{debugger.name}: {error}")
         if os.environ.get(debugger.variable):
             continue
-        say(f"Fetching {debugger.name} (once, 50 to 100 MB) ...")
+        say(f"Fetching {debugger.name} (once, 10 to 100 MB) ...")
         try:
             say(f"{debugger.name}: {debugger.fetch()[-1]}")
         except DebuggerMissingError as error:

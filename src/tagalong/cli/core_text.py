@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from tagalong.core.check import Report
-from tagalong.core.findings import DEBUGGERS, GDB, LLDB, Finding, Tags, Verdict
+from tagalong.core.findings import DEBUGGERS, GDB, LLDB, Finding, Rule, Tags, Verdict
 from tagalong.core.info import Info
 from tagalong.core.tag_runs import TagRange, TagRun
 
+_KIB = 1 << 10
 _MIB = 1 << 20
 _SHOWN_OF_A_RULE = 5
 _SPACES = {
@@ -28,14 +29,14 @@ def _info_lines(info: Info, path: str) -> Iterator[str]:
     yield ""
     if machine:
         yield (
-            f"  machine   {machine['vcpu_count']} vCPUs, {_mib(machine['ram_bytes'])} of RAM in "
+            f"  machine   {machine['vcpu_count']} vCPUs, {_size(machine['ram_bytes'])} of RAM in "
             f"pages of {machine['page_size_bytes']} bytes, {machine['mte']}, "
             f"{'running' if machine['running'] else 'paused'} when it was taken"
         )
         yield f"  devices   {', '.join(cast('list[str]', machine['devices'])) or 'none'}"
     for region in cast("list[Mapping[str, object]]", info["regions"]):
         yield (
-            f"  region    [{region['start']}, {region['end']})  {_mib(region['size_bytes'])}  "
+            f"  region    [{region['start']}, {region['end']})  {_size(region['size_bytes'])}  "
             f"{_planes(region)}"
         )
     for vcpu in cast("list[Mapping[str, object]]", info.get("vcpus", [])):
@@ -61,8 +62,9 @@ def _planes(region: Mapping[str, object]) -> str:
     return "tags, no data"
 
 
-def _mib(size: object) -> str:
-    return f"{cast('int', size) / _MIB:,.1f} MiB"
+def _size(size: object) -> str:
+    number = cast("int", size)
+    return f"{number / _MIB:,.1f} MiB" if number >= _MIB else f"{number / _KIB:,.1f} KiB"
 
 
 def tags_report(wanted: TagRange, runs: Iterator[TagRun]) -> Iterator[str]:
@@ -106,7 +108,8 @@ def _check_lines(report: Report, path: str) -> Iterator[str]:
         for finding in findings[:_SHOWN_OF_A_RULE]:
             yield from _finding(finding)
         if len(findings) > _SHOWN_OF_A_RULE:
-            yield f"... and {len(findings) - _SHOWN_OF_A_RULE} more of {rule} (--json has them all)"
+            more = len(findings) - _SHOWN_OF_A_RULE
+            yield f"... and {more} more of {rule.value} (--json has them all)"
 
 
 def _verdict(verdict: Verdict) -> str:
@@ -118,12 +121,12 @@ def _verdict(verdict: Verdict) -> str:
     return f"shows the tags{some}{wrong}{because}"
 
 
-def _list(reasons: Sequence[str]) -> str:
-    return ", ".join(reasons)
+def _list(reasons: Sequence[Rule]) -> str:
+    return ", ".join(rule.value for rule in reasons)
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    yield f"{finding.level.value} {finding.rule}{_place(finding)}: {finding.message}"
+    yield f"{finding.level.value} {finding.rule.value}{_place(finding)}: {finding.message}"
     for name in (GDB, LLDB):
         effect = finding.effect(name)
         if effect:
@@ -148,7 +151,7 @@ def check_json(report: Report) -> dict[str, object]:
                 "version": DEBUGGERS[verdict.debugger],
                 "tags": verdict.tags.value,
                 "wrong_tags": verdict.wrong,
-                "reasons": list(verdict.reasons),
+                "reasons": [rule.value for rule in verdict.reasons],
             }
             for verdict in report.verdicts
         },
@@ -159,7 +162,7 @@ def check_json(report: Report) -> dict[str, object]:
 def _finding_json(finding: Finding) -> dict[str, object]:
     effects = {name: finding.effect(name) for name in (GDB, LLDB)}
     return {
-        "rule": finding.rule,
+        "rule": finding.rule.value,
         "level": finding.level.value,
         "message": finding.message,
         "offset": finding.offset,

@@ -17,6 +17,7 @@ from tagalong.core.findings import (
     Finding,
     Harm,
     Level,
+    Rule,
     Tags,
     Verdict,
 )
@@ -59,10 +60,10 @@ def _verdict(core: Core, findings: tuple[Finding, ...], debugger: str) -> Verdic
     if any(harm is Harm.ALL for _, harm in harmful):
         return Verdict(debugger, Tags.NONE, False, reasons)
     lost = {finding.offset for finding, harm in harmful if harm is Harm.HERE}
-    if not lost:
-        return Verdict(debugger, Tags.ALL, wrong, reasons)
-    left = Tags.SOME if len(lost) < len(core.tag_segments) else Tags.NONE
-    return Verdict(debugger, left, wrong, reasons)
+    if lost and len(lost) == len(core.tag_segments):
+        return Verdict(debugger, Tags.NONE, wrong, reasons)
+    some = lost or any(harm is Harm.PART for _, harm in harmful)
+    return Verdict(debugger, Tags.SOME if some else Tags.ALL, wrong, reasons)
 
 
 def _no_tag_segments(core: Core) -> Iterator[Finding]:
@@ -72,13 +73,13 @@ def _no_tag_segments(core: Core) -> Iterator[Finding]:
     for header in old:
         yield _about(
             header,
-            "old-tag-type",
+            Rule.OLD_TAG_TYPE,
             Level.ERROR,
-            f"tags in a segment of type {_OLD_MEMTAG:#x}, which Linux 5.18-rc1 to -rc4 wrote; "
-            f"it is {SegmentType.PT_AARCH64_MEMTAG_MTE:#x} since then",
+            f"tags in a segment of type {_OLD_MEMTAG:#x}, as kernels before the release of 5.18 "
+            f"wrote it; it is {SegmentType.PT_AARCH64_MEMTAG_MTE:#x} since then",
         )
     yield Finding(
-        "no-tag-segments",
+        Rule.NO_TAG_SEGMENTS,
         Level.WARNING,
         "the core has no tags: not even zero, they are unknown",
         gdb=Effect("Memory tagging not supported or disabled", Harm.ALL),
@@ -96,11 +97,11 @@ def _notes(core: Core) -> Iterator[Finding]:
         vcpus = core.vcpus
         auxiliary = core.auxiliary_vector
     except MalformedCoreError as error:
-        yield Finding("damaged-notes", Level.ERROR, str(error), offset=error.offset)
+        yield Finding(Rule.DAMAGED_NOTES, Level.ERROR, str(error), offset=error.offset)
         return
     if not vcpus:
         yield Finding(
-            "no-registers",
+            Rule.NO_REGISTERS,
             Level.WARNING,
             "no NT_PRSTATUS note: the core has no registers",
             gdb=Effect("Couldn't find general-purpose registers in core file"),
@@ -116,7 +117,7 @@ def _hwcap2(auxiliary: dict[int, int] | None) -> Iterator[Finding]:
         return
     lack = "no NT_AUXV note" if auxiliary is None else "AT_HWCAP2 has no HWCAP2_MTE (bit 18)"
     yield Finding(
-        "no-hwcap2-mte",
+        Rule.NO_HWCAP2_MTE,
         Level.WARNING,
         f"{lack}: nothing says that this machine has MTE",
         gdb=Effect(_NOT_TAGGED, Harm.ALL),
@@ -133,7 +134,7 @@ def _tagged_addr_ctrl(core: Core, notes: tuple[Note, ...]) -> Iterator[Finding]:
     osabi = int(core.source.view(elf.IDENT.offsets["ei_osabi"], 1)[0])
     if not is_linux and osabi != _ELFOSABI_GNU:
         yield Finding(
-            "no-tagged-addr-ctrl",
+            Rule.NO_TAGGED_ADDR_CTRL,
             Level.WARNING,
             "no NT_ARM_TAGGED_ADDR_CTRL note (0x409), nor any other of owner LINUX, nor "
             "EI_OSABI 3: nothing says that this is Linux",
@@ -142,7 +143,7 @@ def _tagged_addr_ctrl(core: Core, notes: tuple[Note, ...]) -> Iterator[Finding]:
         )
     elif lacking:
         yield Finding(
-            "no-tagged-addr-ctrl",
+            Rule.NO_TAGGED_ADDR_CTRL,
             Level.NOTE,
             f"{len(lacking)} of the threads have no NT_ARM_TAGGED_ADDR_CTRL note (0x409)",
             offset=lacking[0].at,
@@ -154,7 +155,7 @@ def _machine(core: Core) -> Iterator[Finding]:
     try:
         _ = core.machine
     except MalformedCoreError as error:
-        yield Finding("damaged-machine-note", Level.ERROR, str(error), offset=error.offset)
+        yield Finding(Rule.DAMAGED_MACHINE_NOTE, Level.ERROR, str(error), offset=error.offset)
 
 
 def _cut_short(core: Core) -> Iterator[Finding]:
@@ -165,12 +166,15 @@ def _cut_short(core: Core) -> Iterator[Finding]:
         is_tags = header.type == SegmentType.PT_AARCH64_MEMTAG_MTE
         yield _about(
             header,
-            "cut-short",
+            Rule.CUT_SHORT,
             Level.ERROR,
             f"the file ends at {core.source.size:#x}, the {_name(header)} at "
             f"{header.offset + header.file_bytes:#x}",
-            gdb=Effect("Couldn't read contents from memtag section", Harm.HERE)
-            if is_tags and not header.available
+            gdb=Effect(
+                "Couldn't read contents from memtag section",
+                Harm.PART if header.available else Harm.HERE,
+            )
+            if is_tags
             else None,
             lldb=Effect("shows tags of zero for what is missing", Harm.WRONG) if is_tags else None,
         )
@@ -185,7 +189,7 @@ def _tag_sizes(core: Core) -> Iterator[Finding]:
         invents = Effect("takes the file's bytes behind the segment for tags", Harm.WRONG)
         yield _about(
             header,
-            "tag-size",
+            Rule.TAG_SIZE,
             Level.ERROR,
             f"{header.size_bytes:#x} bytes of memory have {needed:#x} bytes of tags, but "
             f"p_filesz is {header.file_bytes:#x}",
@@ -200,7 +204,7 @@ def _ranges(core: Core) -> Iterator[Finding]:
         if (header.address, header.size_bytes) not in ranges:
             yield _about(
                 header,
-                "unequal-ranges",
+                Rule.UNEQUAL_RANGES,
                 Level.WARNING,
                 "no PT_LOAD has exactly the range of this tag segment",
                 lldb=Effect("not in a memory tagged region", Harm.HERE),
@@ -212,7 +216,7 @@ def _alignment(core: Core) -> Iterator[Finding]:
         if header.address % GRANULE_BYTES or header.size_bytes % GRANULE_BYTES:
             yield _about(
                 header,
-                "not-granules",
+                Rule.NOT_GRANULES,
                 Level.ERROR,
                 "a tag segment must start and end at a granule",
                 gdb=Effect("counts granules from the segment's start, wherever that is"),
@@ -226,7 +230,7 @@ def _overlaps(core: Core) -> Iterator[Finding]:
             if reach and header.address < reach.end and header.size_bytes:
                 yield _about(
                     header,
-                    "overlap",
+                    Rule.OVERLAP,
                     Level.ERROR,
                     f"this {_name(header)} overlaps the one of [{reach.address:#x}, "
                     f"{reach.end:#x}), whose header is at {reach.at:#x}",
@@ -238,19 +242,20 @@ def _overlaps(core: Core) -> Iterator[Finding]:
 
 
 def _untagged(core: Core) -> Iterator[Finding]:
-    if not core.tag_segments:
+    bare = [region for region in core.regions if region.has_data and not region.has_tags]
+    if not core.tag_segments or not bare:
         return
-    for region in core.regions:
-        if region.has_data and not region.has_tags:
-            yield Finding(
-                "no-tags-here",
-                Level.NOTE,
-                "memory without tags: not PROT_MTE, or they were not written",
-                address=region.address,
-                end=region.end,
-                gdb=Effect(_NOT_TAGGED),
-                lldb=Effect("not in a memory tagged region"),
-            )
+    size = sum(region.size_bytes for region in bare)
+    yield Finding(
+        Rule.NO_TAGS_HERE,
+        Level.NOTE,
+        f"{size:#x} bytes of memory in {len(bare)} places, of which this is the first, have no "
+        "tags: not mapped with PROT_MTE, or nobody wrote them",
+        address=bare[0].address,
+        end=bare[0].end,
+        gdb=Effect(_NOT_TAGGED),
+        lldb=Effect("not in a memory tagged region"),
+    )
 
 
 def _limits_of_lldb(core: Core) -> Iterator[Finding]:
@@ -258,14 +263,14 @@ def _limits_of_lldb(core: Core) -> Iterator[Finding]:
         if header.address >> LOGICAL_TAG_SHIFT:
             yield _about(
                 header,
-                "lldb-top-byte",
+                Rule.LLDB_TOP_BYTE,
                 Level.NOTE,
                 "addresses whose top byte is not zero, as a kernel's",
                 lldb=Effect("clears the top byte, then finds nothing there", Harm.HERE),
             )
     if core.tag_segments:
         yield Finding(
-            "lldb-last-granule",
+            Rule.LLDB_LAST_GRANULE,
             Level.NOTE,
             f"{len(core.tag_segments)} tag segment{'' if len(core.tag_segments) == 1 else 's'}, "
             "each with an end",
@@ -286,7 +291,7 @@ def _name(header: ProgramHeader) -> str:
 
 def _about(
     header: ProgramHeader,
-    rule: str,
+    rule: Rule,
     level: Level,
     message: str,
     *,

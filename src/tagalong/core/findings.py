@@ -20,11 +20,47 @@ class Level(Enum):
     """Worth knowing; nothing that another file could do better."""
 
 
+class Rule(Enum):
+    """What is looked for; the values are stable names (docs/formats/core.md, section 6)."""
+
+    CUT_SHORT = "cut-short"
+    """The file ends before a segment does."""
+    DAMAGED_NOTES = "damaged-notes"
+    """The notes cannot be read."""
+    DAMAGED_MACHINE_NOTE = "damaged-machine-note"
+    """The vendor note cannot be read."""
+    NO_REGISTERS = "no-registers"
+    """There is no NT_PRSTATUS."""
+    NO_HWCAP2_MTE = "no-hwcap2-mte"
+    """Nothing says that the machine has MTE."""
+    NO_TAGGED_ADDR_CTRL = "no-tagged-addr-ctrl"
+    """There is no NT_ARM_TAGGED_ADDR_CTRL."""
+    NO_TAG_SEGMENTS = "no-tag-segments"
+    """There are no tags."""
+    OLD_TAG_TYPE = "old-tag-type"
+    """The tags have the segment type of kernels before 5.18."""
+    TAG_SIZE = "tag-size"
+    """p_filesz of a tag segment is not 1/32 of p_memsz."""
+    NOT_GRANULES = "not-granules"
+    """A tag segment does not consist of whole granules."""
+    OVERLAP = "overlap"
+    """Two segments claim the same memory."""
+    UNEQUAL_RANGES = "unequal-ranges"
+    """A tag segment has another range than any PT_LOAD."""
+    NO_TAGS_HERE = "no-tags-here"
+    """Some memory has no tags."""
+    LLDB_TOP_BYTE = "lldb-top-byte"
+    """lldb cannot read tags at addresses with a top byte."""
+    LLDB_LAST_GRANULE = "lldb-last-granule"
+    """lldb cannot read a range that ends with a tag segment."""
+
+
 class Harm(Enum):
     """What a finding does to the tags that a debugger shows."""
 
     ALL = "none of the tags can be read"
     HERE = "the tags of this segment cannot be read"
+    PART = "some tags of this segment cannot be read"
     WRONG = "wrong tags are shown"
 
 
@@ -38,13 +74,13 @@ class Effect:
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding. `rule` is its stable name.
+    """One finding.
 
     `offset` is the place in the file, `address` the one in memory, `end` that behind the
     range that is meant; None where there is none.
     """
 
-    rule: str
+    rule: Rule
     level: Level
     message: str
     offset: int | None = None
@@ -73,4 +109,4 @@ class Verdict:
     debugger: str
     tags: Tags
     wrong: bool
-    reasons: tuple[str, ...]
+    reasons: tuple[Rule, ...]

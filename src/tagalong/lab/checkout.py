@@ -19,7 +19,7 @@ PLACE = "tagalong"
 
 _FOLDERS = ("src", "tests", "bench", "docs", "native", "guests")
 _FILES = ("pyproject.toml", "constraints.txt", "README.md", "ARCHITECTURE.md", "Makefile")
-_SOURCES = ("native", "guests")
+_SOURCES = ("native", "guests", "tests/programs")
 
 # What is built for the host, and what tools leave behind.
 _NOT_TAKEN = frozenset(("_lib", "__pycache__"))
@@ -40,7 +40,7 @@ def find_checkout() -> Path:
 
 
 def native_sources(root: Path) -> list[Path]:
-    """Return all that the native library and the guest programs are built from."""
+    """Return the sources of the native library, the guests and the tests' programs."""
     return _files_below(root, _SOURCES)
 
 

@@ -1,0 +1,43 @@
+"""Writes the golden core: python -m tests.golden.build_cores, once per version of the format.
+
+It is frozen: what one release of tagalong wrote, every later one must read. LINUX_CORE is what
+Linux 6.12 wrote in the lab when tests/programs/crash.c died there, packed with
+`tagalong.core.pack`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.core import CoreNotes
+from tests.support.cores import PAGE, notes, write_core
+
+FOLDER = Path(__file__).parent
+CORE = FOLDER / "core-v1.core"
+LINUX_CORE = FOLDER / "linux-6.12-mte.core.zst"
+
+SIZES = (2 * PAGE, PAGE)
+
+
+def golden_notes() -> CoreNotes:
+    """Return two regions and two vCPUs."""
+    return notes(*SIZES, vcpus=2)
+
+
+def golden_planes() -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+    """Return data and packed tags of each region; a page is zero."""
+    data = [np.arange(size, dtype=np.uint32).astype(np.uint8) for size in SIZES]
+    data[0][PAGE:] = 0
+    tags = [np.arange(size // 32, dtype=np.uint32).astype(np.uint8) for size in SIZES]
+    return data, tags
+
+
+def main() -> None:
+    if CORE.exists():
+        raise SystemExit(f"{CORE} is frozen")
+    write_core(CORE, golden_notes(), *golden_planes())
+
+
+if __name__ == "__main__":
+    main()

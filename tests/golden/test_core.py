@@ -1,0 +1,27 @@
+"""The frozen core: still read, and still written byte for byte."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tagalong.core import open_core
+from tests.golden.build_cores import CORE, SIZES, golden_notes, golden_planes
+from tests.support.cores import write_core
+
+
+def test_golden_core_read_gives_what_was_written() -> None:
+    data, tags = golden_planes()
+    with open_core(CORE) as core:
+        for number, region in enumerate(golden_notes().description.regions):
+            assert np.array_equal(core.data(region.gpa, SIZES[number]), data[number])
+            assert np.array_equal(core.tags(region.gpa, SIZES[number]), tags[number])
+        assert core.machine == golden_notes()
+        assert [vcpu.pc for vcpu in core.vcpus] == [0x4020_0000, 0x4020_0004]
+
+
+def test_golden_core_written_again_has_the_same_bytes(tmp_path: Path) -> None:
+    again = tmp_path / "again.core"
+
+    write_core(again, golden_notes(), *golden_planes())
+
+    assert again.read_bytes() == CORE.read_bytes()
