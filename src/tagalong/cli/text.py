@@ -62,7 +62,9 @@ def _stop(report: Report) -> str:
     if not report["was_running"]:
         return "the guest did not run"
     rounds = cast("int", report["rounds"])
-    live = f" after {rounds - 1} rounds while it ran" if rounds > 1 else ""
+    live = ""
+    if rounds > 1:
+        live = f" after {rounds - 1} round{'' if rounds == 2 else 's'} while it ran"
     excess = "" if report["converged"] else "; it changes memory faster than it can be written"
     return f"{_ms(report['downtime_ms'])}{live}{excess}"
 
