@@ -1,20 +1,23 @@
-"""Measure the embedded machine, the migration and cores: `make bench`, or `python -m bench`.
+"""Measure the embedded machine, the migration, snapshots and cores: `make bench`, or `python -m bench`.
 
-    python -m bench [--json] [--runs 5] [--ram MIB]
+    python -m bench [--json] [--runs 5] [--ram MIB] [--folder FOLDER]
 
 Every figure is the median of --runs runs; the plain copy runs in turn with the migration, so
-that their ratio holds on a noisy machine.
+that their ratio holds on a noisy machine. Snapshots are written to FOLDER, by default
+/dev/shm; it takes 5 GiB there, or three times --ram if that is more.
 """
 
 import argparse
 import json
 import statistics
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import core_tags
+from bench import core_tags, snapshot
 from bench.interpreter import MODES, million_instructions_per_second
 from bench.migration import measure
 
@@ -63,6 +66,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--ram", type=int, default=512, metavar="MIB")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
     arguments = parser.parse_args()
     figures = {
         "interpreter, million instructions/s": _interpreter(arguments.runs),
@@ -71,6 +75,8 @@ def main() -> None:
         ),
         "tags of 1 GiB of guest memory from a core": _core_tags(arguments.runs),
     }
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        figures.update(snapshot.measure(Path(folder), arguments.ram * MIB, arguments.runs))
     if arguments.json:
         print(json.dumps(figures, indent=2))
     else:

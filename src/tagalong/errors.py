@@ -10,6 +10,7 @@
     │   ├── RunStateError               23   not possible in the machine's present state
     │   ├── StateError                  24   machine state that this machine cannot take
     │   ├── UnsupportedInstructionError 25   the embedded machine stopped
+    │   ├── TranslationError            26   the guest's own tables cannot be walked
     │   └── AccessFaultError            29   an access strategy met a fault in guest RAM
     ├── WireError                       30   bytes of a stream, with their offset
     │   ├── LocalProtocolError          31   our own side broke the protocol: a bug here
@@ -30,7 +31,9 @@
     └── CoreError                       70   a core file: a snapshot, a dump
         ├── MalformedCoreError          71   its bytes are not what the format allows, or missing
         ├── NotInCoreError              72   the core has no memory at this address
-        └── NoTagsError                 73   the core has no tags for this memory: not even zero
+        ├── NoTagsError                 73   the core has no tags for this memory: not even zero
+        ├── SnapshotCancelledError      74   the operator asked for it; no file was written
+        └── RestoreError                75   this machine or host cannot take the snapshot
 
 Guest tag check faults are not in this tree: they are the guest's own business and travel
 as values (ESR, FAR). Exceptions are for failures of the host and of the tool.
@@ -110,6 +113,12 @@ class UnsupportedInstructionError(MachineError):
             f"vCPU {vcpu} at pc {pc:#018x}: instruction {encoding:#010x} ({disassembly}) is "
             "allocated in the architecture but not implemented by the embedded machine"
         )
+
+
+class TranslationError(MachineError):
+    """The guest's stage-1 translation tables are off, or not those of a working guest."""
+
+    exit_code = 26
 
 
 class AccessFaultError(MachineError):
@@ -270,3 +279,15 @@ class NoTagsError(CoreError):
     def __init__(self, message: str, *, address: int) -> None:
         self.address = address
         super().__init__(f"address {address:#x}: {message}")
+
+
+class SnapshotCancelledError(CoreError):
+    """A snapshot or dump was cancelled on request: no file was written, the VM goes on."""
+
+    exit_code = 74
+
+
+class RestoreError(CoreError):
+    """A snapshot that cannot be restored here, with all of its tags; nothing was started."""
+
+    exit_code = 75

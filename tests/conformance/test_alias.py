@@ -10,9 +10,9 @@ import pytest
 
 from tagalong.errors import HostError
 from tagalong.kvm import KvmMachine
-from tagalong.kvm.ram import AnonymousPlane, tagged_alias
+from tagalong.kvm.ram import tagged_alias
 from tagalong.machine import RegionDescription
-from tagalong.memory import Gpa, Region
+from tagalong.memory import Gpa, PrivatePlane, Region
 from tests.support import a64
 from tests.support.bare import encoded
 
@@ -52,7 +52,7 @@ def test_tagged_alias_shows_and_changes_the_guest_s_tags() -> None:
 
 
 def test_tagged_alias_of_anonymous_ram_is_refused() -> None:
-    data = AnonymousPlane("ram", PAGE)
+    data = PrivatePlane("ram", PAGE)
     description = RegionDescription(Gpa(0x4000_0000), PAGE)
     region = Region(description.gpa, PAGE, data, data)
 

@@ -153,7 +153,7 @@ def test_run_kvm_where_it_cannot_be_says_what_is_missing(
         (
             ("--guest", "nobody"),
             22,
-            "no built-in guest 'nobody'; there are: churn, retag, selftest, speed",
+            "no built-in guest 'nobody'; there are: churn, paged, retag, selftest, speed",
         ),
         (("--guest", "./no.elf"), 22, "cannot read the guest program no.elf: No such file"),
         (("--guest", "churn", "--ram", "4096"), 22, "is not in RAM"),

@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "access": {"mte", "memory"},
     "register_ids": {"machine"},
     "cpu_match": {"machine", "register_ids"},
+    "paging": {"mte", "memory", "machine", "register_ids"},
     "devices": {"mte", "memory"},
     "boot": {"mte", "memory", "machine", "register_ids"},
     "soft": {"mte", "memory", "machine", "register_ids", "cpu_match", "devices", "access"},
@@ -29,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "machine_records": {"machine", "memory", "wire"},
     "migrate": {"mte", "memory", "machine", "machine_records", "wire"},
     "core": {"mte", "memory", "machine", "register_ids", "machine_records", "wire"},
+    "snapshot": {"mte", "memory", "machine", "core", "paging"},
     "vmm": {
         "mte",
         "memory",
@@ -40,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
         "migrate",
         "core",
         "access",
+        "snapshot",
     },
     "probe": {"mte", "memory", "machine", "register_ids", "kvm"},
     "race": {"access", "mte", "memory", "machine", "register_ids", "soft"},
@@ -49,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "access",
         "core",
+        "snapshot",
         "comparison",
         "vmm",
         "demo",

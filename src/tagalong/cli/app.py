@@ -13,7 +13,10 @@ from tagalong.cli.text import error_line
 from tagalong.errors import TagalongError
 from tagalong.vmm.interrupt import Interrupted
 
-_COMMANDS = ("access", "check", "demo", "info", "lab", "migrate", "probe", "race", "run", "tags")
+_COMMANDS = (
+    "access", "check", "demo", "dump", "info", "lab", "migrate", "probe", "race", "restore", "run",
+    "snapshot", "tags",
+)  # fmt: skip
 
 _INTERRUPTED = 128 + 2
 
@@ -26,6 +29,11 @@ Examples:
     tagalong run --guest churn --control a.sock
     tagalong run --incoming tcp:127.0.0.1:4444 --control b.sock
     tagalong migrate a.sock tcp:127.0.0.1:4444 --verify
+\b
+  Save a running guest with its tags, go on from there, look at it in a debugger:
+    tagalong snapshot a.sock vm.core --live
+    tagalong restore vm.core --control c.sock
+    tagalong dump vm.core kernel.core --space kernel
 \b
   Look into a snapshot, a dump, or a core that Linux wrote:
     tagalong info vm.core
@@ -62,7 +70,7 @@ class _Subcommands(click.Group):
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def tagalong() -> None:
-    """Run Arm MTE guests and live-migrate them with their allocation tags."""
+    """Run, live-migrate, save and dump Arm MTE guests with their allocation tags."""
 
 
 def invoke(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""A progress bar for a migration, on standard error and only if that is a terminal."""
+"""Progress bars of long work, on standard error and only if that is a terminal."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ from rich.progress import (
 )
 
 from tagalong.vmm.record import MigrationStatus
+from tagalong.vmm.save_record import SaveStatus
 
 Info = Mapping[str, object]
 
@@ -43,6 +44,39 @@ def migration_bar(console: Console | None = None) -> Iterator[Callable[[Info], N
         yield lambda info: _update(progress, task, info)
     finally:
         progress.stop()
+
+
+@contextmanager
+def save_bar(console: Console | None = None) -> Iterator[Callable[[Info], None]]:
+    """Show a bar for a snapshot or a dump; call what it gives with query-dump's answers.
+
+    `console` is standard error unless a test brings another.
+    """
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        yield _ignore
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    progress = Progress(*columns, console=console, transient=True)
+    task = progress.add_task("saving", total=None)
+    try:
+        yield lambda info: _update_save(progress, task, info)
+    finally:
+        progress.stop()
+
+
+def _update_save(progress: Progress, task: TaskID, info: Info) -> None:
+    if info["status"] != SaveStatus.ACTIVE.value:
+        progress.stop()
+        return
+    progress.start()
+    stage, number = str(info.get("x-stage") or "saving"), cast("int", info.get("x-round", 0))
+    progress.update(
+        task,
+        description=f"{stage}, round {number}" if number > 1 else stage,
+        total=cast("int", info["total"]) or None,
+        completed=cast("int", info["completed"]),
+    )
 
 
 def _ignore(_: Info) -> None:

@@ -1,4 +1,4 @@
-"""`tagalong run`: a VM with a control socket, new or arriving by migration."""
+"""`tagalong run`: a VM with a control socket, new, arriving by migration, or restored."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ _EPILOG = """\b
 Examples:
   tagalong run --guest churn --guest-args "tag-only=50" --vcpus 2 --control a.sock
   tagalong run --incoming tcp:0.0.0.0:4444 --control b.sock
+  tagalong run --restore vm.core --control b.sock
   tagalong run --guest ./mine.elf --control a.sock --paused
 """
 
@@ -33,7 +34,7 @@ Examples:
 @click.option(
     "--guest",
     metavar="NAME|PATH.elf",
-    help="Guest program: churn, retag, selftest, speed, or a file.",
+    help="Guest program: churn, paged, retag, selftest, speed, or a file.",
 )
 @click.option("--guest-args", "guest_arguments", metavar='"K=V ..."', help="Its knobs.")
 @click.option(
@@ -51,9 +52,15 @@ Examples:
     help="Wait for a migration on tcp:HOST:PORT (port 0: any) or unix:PATH.",
 )
 @click.option(
+    "--restore",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Go on from a snapshot. FILE is mapped: it must stay as it is while the VM runs.",
+)
+@click.option(
     "--allow-cpu-mismatch",
     is_flag=True,
-    help="Take an arriving VM whose CPU identifies itself differently, and list how.",
+    help="Take a VM whose CPU identifies itself differently, and list how.",
 )
 @click.option("--paused", is_flag=True, help="Do not start the guest; QMP's cont does.")
 @click.option(
@@ -63,7 +70,7 @@ Examples:
     metavar="SIZE",
     default="64G",
     show_default=True,
-    help="Refuse an arriving VM with more RAM than this.",
+    help="Refuse an arriving or restored VM with more RAM than this.",
 )
 @click.option(
     "--exit-with-parent",

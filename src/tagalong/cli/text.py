@@ -43,6 +43,47 @@ def _access(report: Report) -> list[str]:
     return [_row("access", f"{report['access']} ({report['access_reason']})")]
 
 
+def save_report(report: Report) -> str:
+    """Return the report of a snapshot or a dump in words."""
+    size, disk = _size(report["size_bytes"]), _size(report["disk_bytes"])
+    lines = [
+        f"{report['path']} is complete.",
+        "",
+        _row("memory", f"{_size(report['ram_bytes'])} of RAM, {_space(report)}"),
+        _row("file", f"{size}, of which {disk} on disk"),
+        _row("time", _ms(report["duration_ms"])),
+        _row("downtime", _stop(report)),
+        *_missing(report),
+    ]
+    return "\n".join(lines)
+
+
+def _space(report: Report) -> str:
+    if report["space"] == "physical":
+        return "by guest physical address"
+    count = cast("int", report["segments"])
+    pieces = f"{count:,} piece{'' if count == 1 else 's'}"
+    return f"as its {report['space']} addresses map it: {pieces}"
+
+
+def _stop(report: Report) -> str:
+    if not report["was_running"]:
+        return "the guest did not run"
+    rounds = cast("int", report["rounds"])
+    live = ""
+    if rounds > 1:
+        live = f" after {rounds - 1} round{'' if rounds == 2 else 's'} while it ran"
+    excess = "" if report["converged"] else "; it changes memory faster than it can be written"
+    return f"{_ms(report['downtime_ms'])}{live}{excess}"
+
+
+def _missing(report: Report) -> list[str]:
+    tables = report["unreadable_tables"]
+    return [_row("missing", f"what {tables} translation tables map that are not in RAM")] * bool(
+        tables
+    )
+
+
 def demo_report(report: DemoReport) -> str:
     """Return the demo's report: what happened, the numbers, and what they mean."""
     migration = report.migration

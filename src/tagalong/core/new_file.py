@@ -40,6 +40,8 @@ class NewFile:
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         if path.is_dir() or not path.name:
             raise HostError(f"cannot create the core {path}: it is a folder")
+        if path.exists() and not path.is_file():
+            raise HostError(f"cannot create the core {path}: a device or a socket has this name")
         self._path = path
         self._overwrite = overwrite
         self._hidden = path.with_name(f".{path.name[:_NAME_BYTES]}.{token_hex(8)}.partial")

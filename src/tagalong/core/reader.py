@@ -134,6 +134,12 @@ class Core:
             return packed
         return self._gather([_tag_bytes(piece) for piece in pieces])
 
+    def require_data(self, address: int, length: int) -> None:
+        """Raise as `data` if the core does not have all of a range; read nothing of it."""
+        start = _entry(address, length)
+        pieces = list(self._data.cover(start, start + length))
+        self._require_all(pieces, start, start + length)
+
     def granule_tags(self, address: int, length: int) -> NDArray[np.uint8]:
         """Return the allocation tags of a range one a byte, shape (length / 16,), as a copy.
 

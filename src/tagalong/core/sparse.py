@@ -6,7 +6,7 @@ A hole costs no disk and no time, reads as zero and stays a hole when the file i
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -61,6 +61,32 @@ class SparseExtent:
             else:
                 self._write_all(first + begin, whole[begin:finish])
         self._write_part(last, content[last - offset :])
+
+    def write_scattered(
+        self, ranges: Sequence[tuple[int, int]], content: NDArray[np.uint8]
+    ) -> None:
+        """Write `content` in parts: to each [start, stop) of `ranges` the next of it.
+
+        Starts and stops are multiples of BLOCK_BYTES. As `write` for each, and faster for
+        many short ones.
+        """
+        if zero_rows(content, BLOCK_BYTES).any():
+            at = 0
+            for start, stop in ranges:
+                self.write(start, content[at : at + stop - start])
+                at += stop - start
+            return
+        view, at = content.data, 0
+        for start, stop in ranges:
+            size = stop - start
+            try:
+                done = os.pwrite(self._fd, view[at : at + size], self._start + start)
+            except OSError as error:
+                raise self._failure("write", start, size, error) from error
+            self._touch(stop)
+            if done < size:
+                self._write_all(start + done, content[at + done : at + size])
+            at += size
 
     def _write_part(self, offset: int, content: NDArray[np.uint8]) -> None:
         """Write what lies inside one block."""

@@ -17,7 +17,7 @@ from tagalong.kvm.system import System
 from tagalong.kvm.vcpu import VcpuDescriptor
 from tagalong.kvm.vm import Slot, Vm
 from tagalong.machine import MachineDescription, RegionDescription, RegisterId
-from tagalong.memory import Gpa, GuestMemory, Region
+from tagalong.memory import Gpa, GuestMemory, Region, RegionSource
 from tagalong.mte.registers import IdAa64pfr1
 
 RAM_GPA: Final = Gpa(0x4000_0000)
@@ -62,10 +62,13 @@ def build(
     vcpu_count: int,
     *,
     page_size_bytes: int = mmap.PAGESIZE,
+    sources: Sequence[RegionSource] | None = None,
 ) -> Parts:
     """Return a new VM with MTE whose vCPU 0 is on.
 
-    Raises UsageError for what KVM or this host cannot be, HostError naming what is missing.
+    `sources`: one for each region; their data are mapped if KVM allows tags in such a
+    mapping, else RAM is new (`Region.has_file_data`). Raises UsageError for what KVM or this
+    host cannot be, HostError naming what is missing.
     """
     _check(regions, vcpu_count, page_size_bytes)
     with ExitStack() as stack:
@@ -77,7 +80,7 @@ def build(
         vm.enable(Cap.KVM_CAP_ARM_MTE)
         if vm.check(Cap.KVM_CAP_ARM_NISV_TO_USER):
             vm.enable(Cap.KVM_CAP_ARM_NISV_TO_USER)
-        memory, slots = _add_ram(vm, regions, page_size_bytes)
+        memory, slots = _add_ram(vm, regions, page_size_bytes, sources)
         vm_stack.callback(memory.close)
         vcpus = _add_vcpus(system, vm, vcpu_count, vm_stack)
         description = MachineDescription(
@@ -113,18 +116,25 @@ def _ipa_bits(system: System, regions: Sequence[RegionDescription]) -> int:
 
 
 def _add_ram(
-    vm: Vm, regions: Sequence[RegionDescription], page_size_bytes: int
+    vm: Vm,
+    regions: Sequence[RegionDescription],
+    page_size_bytes: int,
+    sources: Sequence[RegionSource] | None,
 ) -> tuple[GuestMemory, tuple[Slot, ...]]:
-    """Create RAM and make it the VM's: shared, or anonymous where KVM does not take that."""
-    memory = _create(regions, page_size_bytes, shared=True)
+    """Create RAM and make it the VM's, of the first kind that KVM takes.
+
+    That is private memory that `sources` fill, else shared, else anonymous memory.
+    """
+    none = [None] * len(regions)
+    kinds: list[tuple[bool, Sequence[RegionSource | None]]] = [(True, none), (False, none)]
+    if sources is not None:
+        kinds.insert(0, (False, sources))
+    for shared, chosen in kinds[:-1]:
+        memory = _create(regions, page_size_bytes, chosen, shared=shared)
+        if (slots := _try_slots(vm, memory)) is not None:
+            return memory, slots
+    memory = _create(regions, page_size_bytes, none, shared=False)
     try:
-        try:
-            return memory, _add_slots(vm, memory.regions)
-        except IoctlError as error:
-            if error.errno != errno.EINVAL:
-                raise
-        memory.close()
-        memory = _create(regions, page_size_bytes, shared=False)
         return memory, _add_slots(vm, memory.regions)
     except HostError:
         memory.close()
@@ -132,9 +142,29 @@ def _add_ram(
 
 
 def _create(
-    regions: Sequence[RegionDescription], page_size_bytes: int, *, shared: bool
+    regions: Sequence[RegionDescription],
+    page_size_bytes: int,
+    sources: Sequence[RegionSource | None],
+    *,
+    shared: bool,
 ) -> GuestMemory:
-    return GuestMemory([create_region(r, page_size_bytes, shared=shared) for r in regions])
+    return GuestMemory(
+        [
+            create_region(region, page_size_bytes, shared=shared, source=source)
+            for region, source in zip(regions, sources, strict=True)
+        ]
+    )
+
+
+def _try_slots(vm: Vm, memory: GuestMemory) -> tuple[Slot, ...] | None:
+    """Make `memory` the VM's; None, and it is closed, if KVM does not take its kind."""
+    try:
+        return _add_slots(vm, memory.regions)
+    except HostError as error:
+        memory.close()
+        if isinstance(error, IoctlError) and error.errno == errno.EINVAL:
+            return None
+        raise
 
 
 def _add_slots(vm: Vm, regions: Sequence[Region]) -> tuple[Slot, ...]:

@@ -32,7 +32,7 @@ from tagalong.machine import (
     RegionDescription,
     RunState,
 )
-from tagalong.memory import Gpa, GuestMemory, PageBitmap
+from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 
 _UART: Final = "pl011"
 
@@ -96,13 +96,19 @@ class KvmMachine:
         seed: int = 0,
         console: Callable[[bytes], None] | None = None,
         policy: CpuPolicy = STRICT,
+        sources: Sequence[RegionSource] | None = None,
     ) -> "KvmMachine":
-        """Create the machine that an incoming stream describes. Raises as create() does."""
+        """Create the machine that a stream or a snapshot describes. Raises as create() does.
+
+        `sources`: a file's content for the data of each region, taken where
+        `Region.has_file_data` says so. Tags are never taken: they are in the pages.
+        """
         del seed
         parts = build(
             description.regions,
             description.vcpu_count,
             page_size_bytes=description.page_size_bytes,
+            sources=sources,
         )
         return cls(parts, console=console, policy=policy)
 

@@ -3,118 +3,23 @@
 A memfd mapped shared, without PROT_MTE, is what the guest and this process see; a second
 mapping with PROT_MTE (`tagged_alias`) is there for who wants LDG and STG to reach the same
 tags. Kernels before 6.2 refuse shared memory to a VM with MTE: there the RAM is private
-anonymous memory, which has no second mapping, and its holes are found in pagemap.
+anonymous memory, which has no second mapping. So is the RAM of a machine that is restored
+from a file which KVM lets it map copy-on-write: Linux allows tags in private mappings of
+tmpfs, and before 6.2 of any file.
 """
 
 import mmap
-import os
 from collections.abc import Iterator
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong.errors import HostError, RunStateError, UsageError
-from tagalong.kvm.abi import MAP_NORESERVE, PROT_MTE
+from tagalong.errors import HostError, UsageError
+from tagalong.kvm.abi import PROT_MTE
 from tagalong.machine import RegionDescription
-from tagalong.memory import Plane, Region
+from tagalong.memory import AnyPlane, Plane, PrivatePlane, Region, RegionSource
 from tagalong.memory.region import check_region
-
-_PAGEMAP: Final = "/proc/self/pagemap"
-_ENTRY_BYTES: Final = 8
-_PRESENT_OR_SWAPPED: Final = np.uint64(3 << 62)
-# Pages whose entries are read at once: bounds the memory that a look into pagemap takes.
-_ENTRIES_AT_ONCE: Final = 1 << 18
-
-
-class AnonymousPlane:
-    """Private anonymous memory as a plane; `extents` come from pagemap.
-
-    Raises HostError if the host does not give the memory.
-    """
-
-    def __init__(self, name: str, size_bytes: int) -> None:
-        self._name = name
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
-        try:
-            mapping = mmap.mmap(-1, size_bytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-            # A huge page would be filled whole at the first touch of any of its pages.
-            mapping.madvise(mmap.MADV_NOHUGEPAGE)
-        except OSError as error:
-            raise HostError(
-                f"cannot create {size_bytes:#x} bytes of memory for {name}: {error}"
-            ) from error
-        self._array: NDArray[np.uint8] | None = np.frombuffer(mapping, np.uint8)
-
-    @property
-    def fd(self) -> int:
-        """Refuse: there is no file."""
-        raise HostError(f"guest memory {self._name} is anonymous: there is no file to share")
-
-    @property
-    def array(self) -> NDArray[np.uint8]:
-        """Return the whole plane, as a writable view. Raises RunStateError after close()."""
-        if self._array is None:
-            raise RunStateError(f"guest memory {self._name} is closed")
-        return self._array
-
-    def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
-        """Copy bytes from `offset` on until `target` is full; holes stay holes."""
-        target.fill(0)
-        page = mmap.PAGESIZE
-        first, end = offset // page, offset + target.size
-        used = self._is_used(first, -(-end // page) - first)
-        for low, high in runs_of(used, first):
-            start, stop = max(low * page, offset), min(high * page, end)
-            target[start - offset : stop - offset] = self.array[start:stop]
-
-    def read_pages_into(
-        self, target: NDArray[np.uint8], page_bytes: int, pages: NDArray[np.int64]
-    ) -> None:
-        """Copy pages of the host's size, given by number, until `target` is full.
-
-        Holes stay holes.
-        """
-        if not pages.size:
-            return
-        first, last = int(pages[0]), int(pages[-1])
-        spans = range(first, last + 1, _ENTRIES_AT_ONCE)
-        parts = [self._is_used(at, min(_ENTRIES_AT_ONCE, last + 1 - at)) for at in spans]
-        used = np.concatenate(parts)[pages - first]
-        rows = target.reshape(pages.size, page_bytes)
-        rows[~used] = 0
-        rows[used] = self.array.reshape(-1, page_bytes)[pages[used]]
-
-    def extents(self) -> Iterator[tuple[int, int]]:
-        """Yield the byte ranges [start, stop) that are present or swapped out, in order."""
-        page = mmap.PAGESIZE
-        page_count = self.array.size // page
-        for first in range(0, page_count, _ENTRIES_AT_ONCE):
-            used = self._is_used(first, min(_ENTRIES_AT_ONCE, page_count - first))
-            for low, high in runs_of(used, first):
-                yield low * page, high * page
-
-    def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
-        """Return, for `count` pages from byte `start` on, whether each is no hole."""
-        return self._is_used(start // page_bytes, count)
-
-    def _is_used(self, first_page: int, count: int) -> NDArray[np.bool_]:
-        used: NDArray[np.bool_] = self._entries(first_page, count) & _PRESENT_OR_SWAPPED != 0
-        return used
-
-    def _entries(self, first_page: int, count: int) -> NDArray[np.uint64]:
-        """Return the pagemap entries of pages of this plane."""
-        at = (self.array.ctypes.data // mmap.PAGESIZE + first_page) * _ENTRY_BYTES
-        try:
-            with open(_PAGEMAP, "rb", buffering=0) as pagemap:
-                entries = os.pread(pagemap.fileno(), count * _ENTRY_BYTES, at)
-        except OSError as error:
-            raise HostError(f"cannot read {_PAGEMAP} for {self._name}: {error}") from error
-        return np.frombuffer(entries, np.uint64)
-
-    def close(self) -> None:
-        """Forget the memory; it goes when the last array that looks into it goes."""
-        self._array = None
 
 
 class TagsInPages:
@@ -163,24 +68,24 @@ class TagsInPages:
         )
 
 
-def runs_of(flags: NDArray[np.bool_], first: int = 0) -> list[list[int]]:
-    """Return [start, stop) of the runs of flags that are set; the first flag's number is `first`.
+def create_region(
+    description: RegionDescription,
+    page_size_bytes: int,
+    *,
+    shared: bool,
+    source: RegionSource | None = None,
+) -> Region:
+    """Return new RAM: in a memfd if `shared`, else private memory that `source` fills.
 
-    >>> runs_of(np.array([False, True, True, False, True]))
-    [[1, 3], [4, 5]]
+    Raises UsageError, AddressError, HostError.
     """
-    fenced = np.zeros(flags.size + 2, np.bool_)
-    fenced[1:-1] = flags
-    edges = np.flatnonzero(fenced[1:] != fenced[:-1])
-    pairs: list[list[int]] = (first + edges.reshape(-1, 2)).tolist()
-    return pairs
-
-
-def create_region(description: RegionDescription, page_size_bytes: int, *, shared: bool) -> Region:
-    """Return new RAM, in a memfd if `shared`. Raises UsageError, AddressError, HostError."""
     check_region(description.gpa, description.size_bytes, page_size_bytes)
-    make = Plane if shared else AnonymousPlane
-    data = make("tagalong-ram", description.size_bytes)
+    data: AnyPlane
+    if shared:
+        data = Plane("tagalong-ram", description.size_bytes)
+    else:
+        content = source.data if source is not None else None
+        data = PrivatePlane("tagalong-ram", description.size_bytes, content)
     return Region(description.gpa, page_size_bytes, data, TagsInPages())
 
 

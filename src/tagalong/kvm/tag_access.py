@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.errors import AddressError, UsageError
-from tagalong.kvm.ram import runs_of
 from tagalong.kvm.tag_port import TagPort
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region, page_runs
+from tagalong.memory.pagemap import runs_of
 from tagalong.mte import PACKED_RATIO
 from tagalong.mte.tags import zero_pages
 

@@ -1,13 +1,27 @@
 """Guest RAM: regions with a data plane and a tag plane, addressed by gpa, and page bitmaps.
 
-The planes are shared memory (memfds), sparse until touched, so that a page that neither
-guest nor host ever used costs nothing and is recognised without being read.
+The planes are shared memory (memfds) or private memory, which may begin as the content of a
+file. Both are sparse until touched, so that a page that neither guest nor host ever used
+costs nothing and is recognised without being read.
 """
 
 from tagalong.memory.address import Gpa
 from tagalong.memory.bitmap import PageBitmap, page_runs
 from tagalong.memory.guest_memory import GuestMemory
-from tagalong.memory.plane import Plane
+from tagalong.memory.plane import AnyPlane, Plane
+from tagalong.memory.private import FileRange, PrivatePlane, RegionSource
 from tagalong.memory.region import DataRoute, Region
 
-__all__ = ["DataRoute", "Gpa", "GuestMemory", "PageBitmap", "Plane", "Region", "page_runs"]
+__all__ = [
+    "AnyPlane",
+    "DataRoute",
+    "FileRange",
+    "Gpa",
+    "GuestMemory",
+    "PageBitmap",
+    "Plane",
+    "PrivatePlane",
+    "Region",
+    "RegionSource",
+    "page_runs",
+]

@@ -1,4 +1,4 @@
-"""A range of guest RAM: its data and its allocation tags, as two planes of shared memory."""
+"""A range of guest RAM: its data and its allocation tags, as two planes of memory."""
 
 from collections.abc import Iterator
 from types import TracebackType
@@ -11,8 +11,13 @@ from tagalong.errors import AddressError, UsageError
 from tagalong.memory.address import Gpa, check_range
 from tagalong.memory.bitmap import PageBitmap, page_runs
 from tagalong.memory.plane import AnyPlane, Plane
+from tagalong.memory.private import PrivatePlane, RegionSource
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
 from tagalong.mte.tags import zero_pages
+
+# Pages whose tags are looked at together, and how far apart they may be for that.
+_UNITS_AT_ONCE = 8192
+_SHORT_GAP_UNITS = 1024
 
 
 class DataRoute(Protocol):
@@ -68,6 +73,37 @@ class Region:
         data = Plane(f"tagalong-{name}", size_bytes)
         tags = Plane(f"tagalong-{name}-tags", size_bytes // PACKED_RATIO)
         return cls(gpa, page_size_bytes, data, tags)
+
+    @classmethod
+    def map(
+        cls,
+        gpa: Gpa,
+        size_bytes: int,
+        source: RegionSource,
+        *,
+        page_size_bytes: int = PAGE_SIZES_BYTES[0],
+        name: str = "ram",
+    ) -> Self:
+        """Return a region that begins as the content of a file and never changes the file.
+
+        Data and tags are mapped copy-on-write, so this costs the same whatever their size.
+        Raises as `create`, and UsageError for a source that cannot be mapped on this host.
+        """
+        check_region(gpa, size_bytes, page_size_bytes)
+        data = PrivatePlane(f"tagalong-{name}", size_bytes, source.data)
+        tags_bytes = size_bytes // PACKED_RATIO
+        tags = PrivatePlane(f"tagalong-{name}-tags", tags_bytes, source.tags)
+        return cls(gpa, page_size_bytes, data, tags)
+
+    @property
+    def has_file_data(self) -> bool:
+        """Return whether the data began as the content of a file (see `map`)."""
+        return isinstance(self._data, PrivatePlane) and self._data.is_of_file
+
+    @property
+    def has_file_tags(self) -> bool:
+        """Return whether the tags began as the content of a file (see `map`)."""
+        return isinstance(self._tags, PrivatePlane) and self._tags.is_of_file
 
     @property
     def end(self) -> Gpa:
@@ -206,6 +242,13 @@ class Region:
         page = self.page_size_bytes
         return self._data.used_pages(first * page, page, count)
 
+    def data_pages(self) -> PageBitmap:
+        """Return the pages whose data plane is not a hole. Raises as `populated_pages`."""
+        pages = PageBitmap(self.page_count)
+        for start, stop in _whole_units(self._data, self.page_size_bytes):
+            pages.set_range(start, stop - start)
+        return pages
+
     def populated_pages(self) -> PageBitmap:
         """Return the pages that may hold data or tags other than zero.
 
@@ -213,12 +256,12 @@ class Region:
         other than zero. Holes are found with SEEK_DATA and SEEK_HOLE and not touched. Raises
         RunStateError after close(), HostError if the host cannot tell.
         """
-        pages = PageBitmap(self.page_count)
-        for start, stop in _whole_units(self._data, self.page_size_bytes):
-            pages.set_range(start, stop - start)
+        pages = self.data_pages()
         page_tags_bytes = self.page_size_bytes // PACKED_RATIO
-        for start, stop in _whole_units(self._tags, page_tags_bytes):
-            packed = self.tags[start * page_tags_bytes : stop * page_tags_bytes]
+        # By the descriptor and in large pieces: tags lie scattered, and holes stay holes.
+        for start, stop in _joined(_whole_units(self._tags, page_tags_bytes)):
+            packed = np.empty((stop - start) * page_tags_bytes, np.uint8)
+            self._tags.read_into(packed, start * page_tags_bytes)
             pages.add_flags(start, ~zero_pages(packed, self.page_size_bytes))
         return pages
 
@@ -270,3 +313,23 @@ def _whole_units(plane: AnyPlane, unit_bytes: int) -> Iterator[tuple[int, int]]:
     """Yield the extents of a plane as numbers of the units that they touch."""
     for start, stop in plane.extents():
         yield start // unit_bytes, -(-stop // unit_bytes)
+
+
+def _joined(units: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield ranges that cover `units`, in order, of up to _UNITS_AT_ONCE each.
+
+    Ranges with a short gap between them are one.
+    """
+    pending: tuple[int, int] | None = None
+    for whole_start, whole_stop in units:
+        for start in range(whole_start, whole_stop, _UNITS_AT_ONCE):
+            stop = min(start + _UNITS_AT_ONCE, whole_stop)
+            if pending is None:
+                pending = start, stop
+            elif start - pending[1] <= _SHORT_GAP_UNITS and stop - pending[0] <= _UNITS_AT_ONCE:
+                pending = pending[0], max(stop, pending[1])
+            else:
+                yield pending
+                pending = start, stop
+    if pending is not None:
+        yield pending

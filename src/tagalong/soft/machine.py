@@ -25,7 +25,6 @@ from tagalong.errors import (
     StateError,
     TagalongError,
     UnsupportedInstructionError,
-    UsageError,
 )
 from tagalong.machine import (
     AccessChoice,
@@ -34,13 +33,14 @@ from tagalong.machine import (
     RegionDescription,
     RunState,
 )
-from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
+from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 from tagalong.mte.registers import MteVersion
+from tagalong.soft.description import PAGE_BYTES, create_memory, refuse_foreign
 from tagalong.soft.disassembly import disassemble
 from tagalong.soft.host import SoftHost
 from tagalong.soft.native import ExitReason, NativeMachine
 from tagalong.soft.psci import Psci
-from tagalong.soft.ram import PAGE_BYTES, SoftRam
+from tagalong.soft.ram import SoftRam
 from tagalong.soft.vcpu import SoftVcpu
 
 RAM_GPA: Final = Gpa(0x4000_0000)
@@ -60,13 +60,14 @@ class SoftMachine:
         seed: int = 0,
         console: Callable[[bytes], None] | None = None,
         policy: CpuPolicy = STRICT,
+        sources: Sequence[RegionSource] | None = None,
     ) -> None:
         """Create a paused machine; `console` gets the guest's output, from the runner thread.
 
-        Raises UsageError for a description that this machine cannot be, HostError if the
-        host has no memory for it.
+        `sources`: the content of each region, mapped copy-on-write. Raises UsageError for a
+        description that this machine cannot be, HostError if the host has no memory for it.
         """
-        _refuse_foreign(description)
+        refuse_foreign(description)
         self._description = description
         self._condition = threading.Condition()
         self._state = RunState.PAUSED
@@ -77,12 +78,7 @@ class SoftMachine:
         self._runner: threading.Thread | None = None
         self._dirty_log: list[PageBitmap] | None = None
         self._native = NativeMachine(description.vcpu_count, seed)
-        self._memory = GuestMemory(
-            [
-                Region.create(r.gpa, r.size_bytes, page_size_bytes=PAGE_BYTES)
-                for r in description.regions
-            ]
-        )
+        self._memory = create_memory(description, sources)
         for region in self._memory.regions:
             self._native.add_ram(region)
         self._native.add_mmio(PL011_GPA, PL011_BYTES)
@@ -121,9 +117,10 @@ class SoftMachine:
         seed: int = 0,
         console: Callable[[bytes], None] | None = None,
         policy: CpuPolicy = STRICT,
+        sources: Sequence[RegionSource] | None = None,
     ) -> "SoftMachine":
-        """Create the machine that an incoming stream describes. Raises as the class does."""
-        return cls(description, seed=seed, console=console, policy=policy)
+        """Create the machine that a stream or a snapshot describes. Raises as the class does."""
+        return cls(description, seed=seed, console=console, policy=policy, sources=sources)
 
     # --- what it is ---
 
@@ -421,14 +418,3 @@ class SoftMachine:
             raise RunStateError("the machine is closed")
 
 
-def _refuse_foreign(description: MachineDescription) -> None:
-    if description.page_size_bytes != PAGE_BYTES:
-        raise UsageError(
-            f"page size {description.page_size_bytes}: the embedded machine has {PAGE_BYTES}"
-        )
-    if description.mte_version != MteVersion.MTE3:
-        raise UsageError(
-            f"MTE version {description.mte_version}: the embedded machine has {MteVersion.MTE3}"
-        )
-    if not description.regions:
-        raise UsageError("a machine needs at least one RAM region")

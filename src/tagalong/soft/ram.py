@@ -13,8 +13,7 @@ from tagalong.errors import AddressError
 from tagalong.machine import AccessChoice
 from tagalong.memory import Gpa, GuestMemory, Region, page_runs
 from tagalong.mte import PACKED_RATIO
-
-PAGE_BYTES = 4096
+from tagalong.soft.description import PAGE_BYTES
 
 
 class SoftRam:

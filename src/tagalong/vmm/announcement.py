@@ -1,7 +1,8 @@
-"""What a VM's process tells people about its migrations."""
+"""What a VM's process tells people about its migrations, snapshots and dumps."""
 
 from tagalong.vmm.causes import with_causes
 from tagalong.vmm.record import MigrationRecord, MigrationStatus
+from tagalong.vmm.save_record import SaveRecord
 from tagalong.vmm.states import VmState
 
 
@@ -40,3 +41,11 @@ def _source_not_told(record: MigrationRecord) -> str:
         return ""
     name = record.report.get("migration_id")
     return f", but the source could not be told that migration {name} took over: end the VM there"
+
+
+def save_announcement(record: SaveRecord) -> str:
+    """Return the words for a snapshot or a dump that has ended."""
+    what = f"{record.request.kind.value} to {record.request.path}"
+    if record.error is not None:
+        return f"{what} failed, the VM goes on as it was: {with_causes(record.error)}"
+    return f"{what} is complete"

@@ -15,6 +15,7 @@ from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 from tagalong import errors
 from tagalong.errors import CommandError, ControlError, MigrationError, TagalongError
 from tagalong.vmm.record import MigrationRequest, MigrationStatus
+from tagalong.vmm.save_record import SaveKind, SaveRequest, SaveStatus
 
 _CONNECT_TIMEOUT_S = 10.0
 _POLL_S = 0.1
@@ -87,6 +88,38 @@ class ControlClient:
         await self.execute("migrate_cancel")
         return await self.follow_migration(on_progress)
 
+    # --- snapshots and dumps ---
+
+    async def begin_save(self, request: SaveRequest) -> None:
+        """Let the VM begin to save itself. Raises CommandError if it refuses."""
+        if request.kind is SaveKind.DUMP:
+            await self.execute("dump-guest-memory", _dump_arguments(request))
+            return
+        await self.execute("migrate-set-parameters", {"downtime-limit": request.max_downtime_ms})
+        await self.execute("x-snapshot", _snapshot_arguments(request))
+
+    async def follow_save(self, on_progress: Callable[[Answer], None]) -> Answer:
+        """Wait until the VM is saved and return the report.
+
+        `on_progress` gets the answers of query-dump. Raises the error that ended it, in its
+        own class. If the waiting task is cancelled, the VM goes on saving: see cancel_save.
+        """
+        listener = EventListener("DUMP_COMPLETED")
+        with self._qmp.listen(listener):
+            while True:
+                info = await self.execute("query-dump")
+                on_progress(info)
+                if info["status"] == SaveStatus.COMPLETED.value:
+                    return cast("Answer", info["x-report"])
+                if info["status"] == SaveStatus.FAILED.value:
+                    raise _rebuild_error(str(info.get("x-error-class")), str(info["error-desc"]))
+                await _wait_for_event(listener)
+
+    async def cancel_save(self, on_progress: Callable[[Answer], None]) -> Answer:
+        """Cancel saving and wait for its end; returns and raises as follow_save."""
+        await self.execute("x-dump-cancel")
+        return await self.follow_save(on_progress)
+
 
 async def _wait_for_event(listener: EventListener) -> None:
     """Return at the next event, or when it is time to look at the progress again."""
@@ -103,6 +136,25 @@ def _arguments(request: MigrationRequest) -> Answer:
         "x-verify": request.verify,
         "x-drop-tags": request.drop_tags,
         **access,
+    }
+
+
+def _dump_arguments(request: SaveRequest) -> Answer:
+    return {
+        "paging": request.space != "physical",
+        "protocol": f"file:{request.path}",
+        "detach": True,
+        "x-space": request.space,
+        "x-vcpu": request.vcpu,
+    }
+
+
+def _snapshot_arguments(request: SaveRequest) -> Answer:
+    return {
+        "protocol": f"file:{request.path}",
+        "detach": True,
+        "live": request.live,
+        "zstd": request.compress,
     }
 
 

@@ -4,12 +4,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tagalong.access import ACCESS_NAMES
+from tagalong.errors import RunStateError
 from tagalong.vmm import messages
 from tagalong.vmm.arguments import Argument, Kind, check_arguments
 from tagalong.vmm.census import take_census
 from tagalong.vmm.messages import ErrorClass, JsonObject, QmpError
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationRecord, MigrationRequest
+from tagalong.vmm.save_commands import (
+    CAPABILITY,
+    DUMP_ARGUMENTS,
+    SNAPSHOT_ARGUMENTS,
+    dump_request,
+    save,
+    snapshot_request,
+)
+from tagalong.vmm.save_record import NOTHING_SAVED, SaveRequest
+from tagalong.vmm.saving import Saving
 from tagalong.vmm.session import NEGOTIATE
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
@@ -34,14 +45,22 @@ class VmCommands:
     """
 
     def __init__(
-        self, vm: Vm, outgoing: Outgoing, incoming: Callable[[], MigrationRecord | None]
+        self,
+        vm: Vm,
+        outgoing: Outgoing,
+        incoming: Callable[[], MigrationRecord | None],
+        saving: Saving,
     ) -> None:
         self._vm = vm
         self._outgoing = outgoing
+        self._saving = saving
         self._incoming = incoming
         self._max_downtime_ms = DEFAULT_MAX_DOWNTIME_MS
         self._table: Mapping[str, _Command] = {
             "cont": _Command(lambda _: self._vm.cont()),
+            "dump-guest-memory": _Command(
+                lambda given: self._save(dump_request(given), given), DUMP_ARGUMENTS
+            ),
             "migrate": _Command(
                 self._migrate,
                 {
@@ -58,18 +77,25 @@ class VmCommands:
             ),
             "migrate_cancel": _Command(lambda _: self._outgoing.cancel()),
             "query-commands": _Command(lambda _: self._names()),
+            "query-dump": _Command(lambda _: self._query_dump()),
+            "query-dump-guest-memory-capability": _Command(lambda _: CAPABILITY),
             "query-migrate": _Command(lambda _: self._query_migrate()),
             "query-migrate-parameters": _Command(lambda _: self._parameters()),
             "query-status": _Command(lambda _: self._query_status()),
             "query-version": _Command(lambda _: messages.version()),
             "quit": _Command(lambda _: self._vm.end(Ending(ShutdownReason.QUIT))),
             "stop": _Command(lambda _: self._vm.stop()),
+            "x-dump-cancel": _Command(lambda _: self._saving.cancel()),
             "x-query-tags": _Command(lambda _: self._query_tags()),
             "x-reclaim": _Command(lambda _: self._vm.reclaim()),
+            "x-snapshot": _Command(
+                lambda given: self._save(snapshot_request(given, self._max_downtime_ms), given),
+                SNAPSHOT_ARGUMENTS,
+            ),
         }
 
     def execute(self, command: str, arguments: JsonObject) -> object:
-        """Run a command and return its value, {} where it has none."""
+        """Run a command and return its value, {} where it has none; or a future of it."""
         entry = self._table.get(command)
         if entry is None:
             raise QmpError(
@@ -94,6 +120,15 @@ class VmCommands:
         census = take_census(machine)
         return {"granules": census.granules, "tagged-granules": census.tagged_granules}
 
+    def _query_dump(self) -> object:
+        record = self._saving.record
+        return record.to_qmp() if record is not None else NOTHING_SAVED
+
+    def _save(self, request: SaveRequest, arguments: JsonObject) -> object:
+        if self._outgoing.is_under_way:
+            raise RunStateError("There's a migration process in progress")
+        return save(self._saving, request, detach=arguments.get("detach") is True)
+
     def _query_migrate(self) -> object:
         record = self._outgoing.record or self._incoming()
         return record.to_qmp() if record is not None else {}
@@ -111,6 +146,8 @@ class VmCommands:
         self._max_downtime_ms = limit
 
     def _migrate(self, arguments: JsonObject) -> None:
+        if self._saving.is_under_way:
+            raise RunStateError("there is a dump or a snapshot in progress")
         self._outgoing.start(
             MigrationRequest(
                 uri=str(arguments["uri"]),

@@ -1,6 +1,6 @@
 """The machines that a VM can be made of, by name; the seam to the implementations."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.errors import MachineMismatchError, UsageError
 from tagalong.machine import Machine, MachineDescription
+from tagalong.memory import RegionSource
 
 ConsoleSink = Callable[[bytes], None]
 
@@ -28,11 +29,14 @@ class MachineFactory(Protocol):
         seed: int,
         console: ConsoleSink | None,
         policy: CpuPolicy,
+        sources: Sequence[RegionSource] | None = None,
     ) -> Machine:
         """Return a machine that can hold what `description` says.
 
-        `policy` says what becomes of a state of another CPU. Raises UsageError if this kind
-        of machine cannot, HostError if the host cannot.
+        `sources`: what its regions hold at first, mapped as far as this kind of machine can
+        (`Region.has_file_data`, `has_file_tags`). `policy` says what becomes of a state of
+        another CPU. Raises UsageError if this kind of machine cannot, HostError if the host
+        cannot.
         """
         ...
 
@@ -95,14 +99,16 @@ def build_arriving(
     description: MachineDescription,
     console: ConsoleSink | None,
     policy: CpuPolicy = STRICT,
+    sources: Sequence[RegionSource] | None = None,
 ) -> Machine:
-    """Return a machine of kind `name` that can hold what a stream describes.
+    """Return a machine of kind `name` that can hold what a stream or a snapshot describes.
 
-    Raises MachineMismatchError if that kind of machine cannot be like this.
+    `sources`: as in MachineFactory. Raises MachineMismatchError if that kind of machine cannot
+    be like this.
     """
     try:
         return machine_factory(name).from_description(
-            description, seed=0, console=console, policy=policy
+            description, seed=0, console=console, policy=policy, sources=sources
         )
     except UsageError as error:
         raise MachineMismatchError(f"machine {name!r} cannot hold the VM: {error}") from error

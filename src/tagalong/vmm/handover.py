@@ -1,14 +1,16 @@
-"""Decides who may let the guest run while a migration hands it over.
+"""Decides who may let the guest run while a migration hands it over, or while it is saved.
 
 Two parties start and stop the machine: the operator, with `stop` and `cont`, in the event
-loop's thread, and a migration, which freezes the guest for the last round, in its own. A
-`cont` that slips into that round would let the guest run on both sides. So both go through
-one lock: once frozen, only the migration's end lets the machine go, and it goes on only if
-it ran before and nobody said `stop` in between.
+loop's thread, and a migration or a snapshot, which freezes the guest for its last pages, in
+its own. A `cont` that slips in between would let the guest run on both sides, or change what
+is being saved. So both go through one lock: once frozen, only the end of the migration or
+the snapshot lets the machine go, and it goes on only if it ran before and nobody said `stop`
+in between.
 """
 
 import threading
 from collections.abc import Callable, Sequence
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,28 +27,39 @@ from tagalong.machine import (
 from tagalong.memory import Gpa, GuestMemory, PageBitmap
 
 
-class HandoverGate:
-    """Starts and stops a machine on behalf of the operator and of a migration.
+class Purpose(Enum):
+    """What the guest is frozen for; the value is what is said to who wants it to run."""
 
-    `on_freeze` is called when the guest stands for the handover, `on_thaw` when that was
-    undone; both in the migration's thread.
+    MIGRATION = "Migration is not finalized yet"
+    SAVING = "the VM is being saved: it goes on by itself if it ran"
+
+
+class HandoverGate:
+    """Starts and stops a machine on behalf of the operator, a migration and a snapshot.
+
+    `on_freeze` is called when the guest stands, `on_thaw` when that was undone; both in the
+    thread of the migration or the snapshot.
     """
 
     def __init__(
-        self, machine: Machine, *, on_freeze: Callable[[], None], on_thaw: Callable[[], None]
+        self,
+        machine: Machine,
+        *,
+        on_freeze: Callable[[Purpose], None],
+        on_thaw: Callable[[], None],
     ) -> None:
         self._machine = machine
         self._on_freeze = on_freeze
         self._on_thaw = on_thaw
         self._lock = threading.Lock()
-        self._frozen = False
+        self._frozen: Purpose | None = None
         self._resume_on_thaw = False
 
     def resume(self) -> None:
         """Let the guest run, for the operator. Raises RunStateError while frozen."""
         with self._lock:
-            if self._frozen:
-                raise RunStateError("Migration is not finalized yet")
+            if self._frozen is not None:
+                raise RunStateError(self._frozen.value)
             self._machine.resume()
 
     def pause(self) -> RunState:
@@ -56,43 +69,46 @@ class HandoverGate:
             self._machine.pause()
             return self._machine.run_state
 
-    def freeze(self) -> None:
-        """Stop the guest for the handover.
+    def freeze(self, purpose: Purpose = Purpose.MIGRATION) -> None:
+        """Stop the guest.
 
         Raises RunStateError if it powered off or failed meanwhile: then there is nothing
-        that the destination could run.
+        that anybody could run on.
         """
         with self._lock:
             self._resume_on_thaw = self._machine.run_state is RunState.RUNNING
             self._machine.pause()
             state = self._machine.run_state
             if state is not RunState.PAUSED:
-                raise RunStateError(f"the guest reached {state.value} before the handover")
-            self._frozen = True
-        self._on_freeze()
+                raise RunStateError(f"the guest reached {state.value} before it was stopped")
+            self._frozen = purpose
+        self._on_freeze(purpose)
 
     def thaw(self) -> None:
-        """Undo freeze() after a failed handover; does nothing if that was not called."""
+        """Undo freeze(); does nothing if that was not called."""
         with self._lock:
-            if not self._frozen:
+            if self._frozen is None:
                 return
             if self._resume_on_thaw:
                 self._machine.resume()
-            self._frozen = False
+            self._frozen = None
         self._on_thaw()
 
     def release(self) -> None:
         """Give the frozen machine back to the operator, standing."""
         with self._lock:
-            self._frozen = False
+            self._frozen = None
 
 
-class MigratingMachine:
-    """The machine as a migration sees it: everything passes, stop and go by the gate."""
+class GatedMachine:
+    """The machine as a migration or a snapshot sees it: all passes, stop and go by the gate."""
 
-    def __init__(self, machine: Machine, gate: HandoverGate) -> None:
+    def __init__(
+        self, machine: Machine, gate: HandoverGate, purpose: Purpose = Purpose.MIGRATION
+    ) -> None:
         self._machine = machine
         self._gate = gate
+        self._purpose = purpose
 
     @property
     def description(self) -> MachineDescription:
@@ -120,12 +136,12 @@ class MigratingMachine:
         return self._machine.failure
 
     def resume(self) -> None:
-        """Give the machine back after a failed handover."""
+        """Give the machine back: it goes on if it ran."""
         self._gate.thaw()
 
     def pause(self) -> None:
-        """Freeze the machine for the handover. Raises RunStateError if it ended."""
-        self._gate.freeze()
+        """Freeze the machine. Raises RunStateError if it ended."""
+        self._gate.freeze(self._purpose)
 
     def wait(self, timeout_s: float | None = None) -> RunState:
         """As Machine.wait."""

@@ -12,7 +12,7 @@ from tagalong.boot import boot_guest
 from tagalong.cpu_match import CpuPolicy
 from tagalong.errors import MachineError, TagalongError, UsageError
 from tagalong.machine import Machine, MachineDescription
-from tagalong.vmm.announcement import announcement
+from tagalong.vmm.announcement import announcement, save_announcement
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.console import ConsoleWriter
 from tagalong.vmm.factory import (
@@ -28,7 +28,9 @@ from tagalong.vmm.messages import Event
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.parent import exit_with_parent
 from tagalong.vmm.record import MigrationRecord
+from tagalong.vmm.saving import Saving
 from tagalong.vmm.server import ControlServer
+from tagalong.vmm.storage import load, store
 from tagalong.vmm.transfer import listen, send
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 
@@ -60,16 +62,17 @@ class RunOptions:
     guest_arguments: str | None = None
     seed: int | None = None
     incoming: str | None = None
+    restore: Path | None = None
     paused: bool = False
     max_ram_bytes: int = DEFAULT_MAX_RAM_BYTES
     parent_pid: int | None = None
 
     def __post_init__(self) -> None:
-        if self.incoming is None and self.guest is None:
-            raise UsageError("nothing to run: say --guest, or --incoming to wait for a VM")
-        if self.incoming is None:
-            if self.allow_cpu_mismatch:
-                raise UsageError("--allow-cpu-mismatch has a meaning only with --incoming")
+        if self.incoming is not None and self.restore is not None:
+            raise UsageError("a VM is either awaited (--incoming) or restored (--restore)")
+        source = "--incoming" if self.incoming is not None else "--restore"
+        if self.incoming is None and self.restore is None:
+            self._check_new()
             return
         given = {
             "--guest": self.guest,
@@ -78,7 +81,15 @@ class RunOptions:
         }
         for option, value in given.items():
             if value is not None:
-                raise UsageError(f"{option} has no meaning with --incoming: the guest arrives")
+                raise UsageError(f"{option} has no meaning with {source}: the guest arrives")
+
+    def _check_new(self) -> None:
+        if self.guest is None:
+            raise UsageError(
+                "nothing to run: say --guest, --incoming to wait for a VM, or --restore"
+            )
+        if self.allow_cpu_mismatch:
+            raise UsageError("--allow-cpu-mismatch has a meaning only with --incoming or --restore")
 
 
 def run_vm(options: RunOptions, announce: Announce) -> int:
@@ -108,7 +119,10 @@ class _VmProcess:
         self._vm = Vm(self._emit)
         self._outgoing = Outgoing(self._vm, send)
         self._incoming: Incoming | None = None
-        self._server = ControlServer(VmCommands(self._vm, self._outgoing, self._incoming_record))
+        self._saving = Saving(self._vm, store, self._emit)
+        self._server = ControlServer(
+            VmCommands(self._vm, self._outgoing, self._incoming_record, self._saving)
+        )
         self._console = ConsoleWriter(_STDOUT)
         self._handle_signals()
         try:
@@ -130,6 +144,9 @@ class _VmProcess:
         if self._options.incoming is not None:
             self._await_vm(self._options.incoming)
             return
+        if self._options.restore is not None:
+            self._restore(self._options.restore)
+            return
         self._vm.create(self._new_machine())
         if not self._options.paused:
             self._vm.cont()
@@ -143,8 +160,8 @@ class _VmProcess:
             seed=options.seed or 0,
             console=self._console.write,
         )
+        self._use_access(machine)
         try:
-            self._use_access(machine)
             boot_guest(
                 machine,
                 image,
@@ -156,6 +173,18 @@ class _VmProcess:
             raise
         return machine
 
+    def _restore(self, path: Path) -> None:
+        restored = load(
+            path, self._machine, self._console.write, self._policy(), self._check_arriving
+        )
+        self._use_access(restored.machine)
+        self._vm.create(restored.machine)
+        self._announce(f"restored from {path}")
+        if not restored.was_running:
+            self._announce("the VM was paused when it was saved and stays so: QMP's cont starts it")
+        elif not self._options.paused:
+            self._vm.cont()
+
     def _await_vm(self, uri: str) -> None:
         receiver = listen(uri)
         self._vm.starts_on_arrival = not self._options.paused
@@ -165,24 +194,30 @@ class _VmProcess:
 
     def _build_arriving(self, description: MachineDescription) -> Machine:
         """Make the machine that a stream describes; in the migration's thread."""
+        self._check_arriving(description)
+        machine = build_arriving(self._machine, description, self._console.write, self._policy())
+        self._use_access(machine)
+        return machine
+
+    def _check_arriving(self, description: MachineDescription) -> None:
         check_description(
             description,
             ram_bytes=self._options.ram_bytes,
             vcpu_count=self._options.vcpu_count,
             max_ram_bytes=self._options.max_ram_bytes,
         )
-        policy = CpuPolicy(self._options.allow_cpu_mismatch, self._tell_mismatch)
-        machine = build_arriving(self._machine, description, self._console.write, policy)
+
+    def _use_access(self, machine: Machine) -> None:
+        """Choose how guest RAM is touched; after an error the machine is closed."""
         try:
-            self._use_access(machine)
+            choice = machine.use_access(self._options.access)
         except TagalongError:
             machine.close()
             raise
-        return machine
-
-    def _use_access(self, machine: Machine) -> None:
-        choice = machine.use_access(self._options.access)
         self._announce(f"access: {choice.name} ({choice.reason})")
+
+    def _policy(self) -> CpuPolicy:
+        return CpuPolicy(self._options.allow_cpu_mismatch, self._tell_mismatch)
 
     def _tell_mismatch(self, difference: str) -> None:
         self._announce(f"CPU mismatch accepted: {difference}")
@@ -194,6 +229,8 @@ class _VmProcess:
         self._server.broadcast(event)
         if event.name == "MIGRATION":
             self._announce_migration()
+        if event.name == "DUMP_COMPLETED" and self._saving.record is not None:
+            self._announce(save_announcement(self._saving.record))
 
     def _announce(self, message: str) -> None:
         # Whoever listened may be gone; that must not disturb the VM.
@@ -214,6 +251,7 @@ class _VmProcess:
 
     async def _take_apart(self) -> None:
         await self._outgoing.cancel_and_wait(_CANCEL_TIMEOUT_S)
+        await self._saving.cancel_and_wait(_CANCEL_TIMEOUT_S)
         if self._incoming is not None:
             await self._incoming.close(_CANCEL_TIMEOUT_S)
         if self._vm.machine is not None:

@@ -22,6 +22,7 @@ from tagalong.errors import (
 )
 from tagalong.machine import Machine
 from tagalong.vmm.causes import unexpected
+from tagalong.vmm.handover import Purpose
 from tagalong.vmm.record import (
     MigrationProgress,
     MigrationRecord,
@@ -67,11 +68,11 @@ class Outgoing:
 
     def start(self, request: MigrationRequest) -> None:
         """Begin to migrate. Raises RunStateError if the VM cannot now."""
-        if self._is_under_way():
+        if self.is_under_way:
             raise RunStateError("There's a migration process in progress")
         if self._vm.state in _REFUSED:
             raise RunStateError(_REFUSED[self._vm.state])
-        machine = self._vm.migrating_machine()
+        machine = self._vm.gated_machine(Purpose.MIGRATION)
         self.record = MigrationRecord()
         self._cancelled, self._done = threading.Event(), asyncio.Event()
         self._vm.emit_migration(self.record.status.value)
@@ -80,18 +81,20 @@ class Outgoing:
 
     def cancel(self) -> None:
         """Ask a migration under way to stop; its status tells when it has."""
-        if self._is_under_way():
+        if self.is_under_way:
             self._cancelled.set()
             self._advance(MigrationStatus.CANCELLING)
 
     async def cancel_and_wait(self, timeout_s: float) -> None:
         """Cancel a migration under way and wait until it has ended."""
-        if self._is_under_way():
+        if self.is_under_way:
             self.cancel()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._done.wait(), timeout_s)
 
-    def _is_under_way(self) -> bool:
+    @property
+    def is_under_way(self) -> bool:
+        """Return whether a migration is."""
         return self.record is not None and not self.record.status.is_final
 
     def _advance(self, status: MigrationStatus) -> None:
@@ -134,7 +137,7 @@ class Outgoing:
             self._vm.handed_over(certain=False)
             self._end(MigrationStatus.FAILED)
             return
-        self._vm.not_handed_over()
+        self._vm.thaw()
         cancelled = isinstance(error, MigrationCancelledError)
         self._end(MigrationStatus.CANCELLED if cancelled else MigrationStatus.FAILED)
 

@@ -38,12 +38,13 @@ async def _migrate(
         await asyncio.shield(beginning)
         return await client.follow_migration(on_progress)
     except asyncio.CancelledError:
-        _cancellation_is_dealt_with()
+        cancellation_is_dealt_with()
         await beginning  # a command that is on its way cannot be called back
         return await client.cancel_migration(on_progress)
 
 
-def _cancellation_is_dealt_with() -> None:
+def cancellation_is_dealt_with() -> None:
+    """Make the running task one that nobody cancelled: it tidies up and waits for that."""
     # While a task counts as being cancelled, asyncio.timeout takes its own time-out for that
     # cancellation (before Python 3.11.4), and the wait for the end would break off.
     task = asyncio.current_task()

@@ -6,6 +6,7 @@ MAX_UNSENT_BYTES wait for it: neither the VM nor other clients wait for anybody.
 """
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -80,10 +81,33 @@ class _Client(asyncio.Protocol):
         self._send(self._session.greeting())
 
     def data_received(self, data: bytes) -> None:
-        for reply in self._session.receive(data):
+        self._answer(self._session.receive(data))
+
+    def _answer(self, replies: Iterator[bytes | asyncio.Future[bytes]]) -> None:
+        """Send replies in order; read no further while a command takes its time."""
+        for reply in replies:
+            if isinstance(reply, asyncio.Future):
+                self._pause()
+                reply.add_done_callback(lambda done: self._go_on(done, replies))
+                return
             self._send(reply)
         if self._session.finished:
             self.close()
+
+    def _go_on(
+        self,
+        done: asyncio.Future[bytes],
+        replies: Iterator[bytes | asyncio.Future[bytes]],
+    ) -> None:
+        if done.cancelled() or self._transport is None or self._transport.is_closing():
+            return
+        self._send(done.result())
+        self._transport.resume_reading()
+        self._answer(replies)
+
+    def _pause(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's name)
         self._clients.discard(self)

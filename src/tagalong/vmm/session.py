@@ -2,9 +2,12 @@
 
     greeting sent -> qmp_capabilities -> commands and events
 
-Bytes go in, the bytes of the replies come out; a session knows nothing of sockets.
+Bytes go in, the bytes of the replies come out; a session knows nothing of sockets. A command
+may take its time: then a future of its reply comes out, and no further command of this
+client runs before that is done.
 """
 
+import asyncio
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -23,7 +26,10 @@ class Commands(Protocol):
     """What a session can ask of the VM."""
 
     def execute(self, command: str, arguments: JsonObject) -> object:
-        """Run a command and return its value. Raises QmpError or TagalongError."""
+        """Run a command and return its value, or a future of it.
+
+        Raises QmpError or TagalongError; so may the future.
+        """
         ...
 
 
@@ -44,31 +50,36 @@ class Session:
         """Return what the client is sent first."""
         return messages.encode(messages.greeting())
 
-    def receive(self, data: bytes) -> Iterator[bytes]:
-        """Run the commands in `data` one by one and yield the reply of each.
+    def receive(self, data: bytes) -> Iterator[bytes | asyncio.Future[bytes]]:
+        """Run the commands in `data` one by one and yield the reply of each, or a future.
 
         Each command runs when the iterator is advanced, so that events which it causes
-        can go out between the replies, in the order in which things happened.
+        can go out between the replies, in the order in which things happened. After a future
+        it must not be advanced before that is done.
         """
         try:
             for message in self._splitter.feed(data):
-                yield messages.encode(self._answer(message))
+                answer = self._answer(message)
+                if isinstance(answer, asyncio.Future):
+                    yield answer
+                else:
+                    yield messages.encode(answer)
         except OversizedMessageError as error:
             self.finished = True
             yield messages.encode(messages.failure(QmpError(str(error))))
 
-    def _answer(self, message: bytes) -> JsonObject:
+    def _answer(self, message: bytes) -> JsonObject | asyncio.Future[bytes]:
         try:
             request = messages.parse_request(message)
         except QmpError as error:
             return messages.failure(error)
         try:
-            return messages.success(self._execute(request), request.request_id)
-        except QmpError as error:
-            error.request_id = request.request_id
-            return messages.failure(error)
-        except TagalongError as error:
-            return messages.failure(QmpError(str(error), request_id=request.request_id))
+            value = self._execute(request)
+        except (QmpError, TagalongError) as error:
+            return _failure(error, request)
+        if isinstance(value, asyncio.Future):
+            return asyncio.ensure_future(_later(value, request))
+        return messages.success(value, request.request_id)
 
     def _execute(self, request: Request) -> object:
         if request.command == NEGOTIATE:
@@ -91,3 +102,16 @@ class Session:
             raise QmpError(f"Capabilities are not available: {wanted}")
         self.negotiated = True
         return {}
+
+
+async def _later(value: asyncio.Future[object], request: Request) -> bytes:
+    try:
+        return messages.encode(messages.success(await value, request.request_id))
+    except (QmpError, TagalongError) as error:
+        return messages.encode(_failure(error, request))
+
+
+def _failure(error: QmpError | TagalongError, request: Request) -> JsonObject:
+    refusal = error if isinstance(error, QmpError) else QmpError(str(error))
+    refusal.request_id = request.request_id
+    return messages.failure(refusal)

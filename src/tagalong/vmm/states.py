@@ -1,10 +1,11 @@
 """The run states of a VM, by QMP's names, and the only moves between them.
 
-    prelaunch       -> running, finish-migrate
+    prelaunch       -> running, finish-migrate, save-vm
     inmigrate       -> running, paused
-    running         -> paused, finish-migrate, shutdown, internal-error
-    paused          -> running, finish-migrate, shutdown, internal-error
+    running         -> paused, finish-migrate, save-vm, shutdown, internal-error
+    paused          -> running, finish-migrate, save-vm, shutdown, internal-error
     finish-migrate  -> prelaunch, running, paused, postmigrate, shutdown, internal-error
+    save-vm         -> prelaunch, running, paused, shutdown, internal-error
     postmigrate     -> paused
     shutdown        ->
     internal-error  ->
@@ -12,7 +13,9 @@
 `finish-migrate` is the downtime at the source: the guest stands, its last pages are on
 their way. From there the VM goes to `postmigrate`, where the destination owns it for good,
 or back to the state it was frozen in. Out of `postmigrate` leads only x-reclaim, for a
-hand-over whose end nobody saw. The names are those of QEMU's qapi/run-state.json.
+hand-over whose end nobody saw. In `save-vm` the guest stands while it is written to a file;
+from there it goes back to the state that it was in. The names are those of QEMU's
+qapi/run-state.json.
 """
 
 from collections.abc import Mapping
@@ -30,6 +33,7 @@ class VmState(Enum):
     RUNNING = "running"
     PAUSED = "paused"
     FINISH_MIGRATE = "finish-migrate"
+    SAVE_VM = "save-vm"
     POSTMIGRATE = "postmigrate"
     SHUTDOWN = "shutdown"
     INTERNAL_ERROR = "internal-error"
@@ -38,16 +42,20 @@ class VmState(Enum):
 # A paused VM can turn out to be shut down: the guest was quicker than the `stop`.
 _ENDS = frozenset({VmState.SHUTDOWN, VmState.INTERNAL_ERROR})
 
+# What stops a guest for a while, whatever it did before.
+_STOPS = frozenset({VmState.FINISH_MIGRATE, VmState.SAVE_VM})
+
 TRANSITIONS: Mapping[VmState, frozenset[VmState]] = MappingProxyType(
     {
-        VmState.PRELAUNCH: frozenset({VmState.RUNNING, VmState.FINISH_MIGRATE}),
+        VmState.PRELAUNCH: frozenset({VmState.RUNNING}) | _STOPS,
         VmState.INMIGRATE: frozenset({VmState.RUNNING, VmState.PAUSED}),
-        VmState.RUNNING: frozenset({VmState.PAUSED, VmState.FINISH_MIGRATE}) | _ENDS,
-        VmState.PAUSED: frozenset({VmState.RUNNING, VmState.FINISH_MIGRATE}) | _ENDS,
+        VmState.RUNNING: frozenset({VmState.PAUSED}) | _STOPS | _ENDS,
+        VmState.PAUSED: frozenset({VmState.RUNNING}) | _STOPS | _ENDS,
         VmState.FINISH_MIGRATE: frozenset(
             {VmState.PRELAUNCH, VmState.RUNNING, VmState.PAUSED, VmState.POSTMIGRATE}
         )
         | _ENDS,
+        VmState.SAVE_VM: frozenset({VmState.PRELAUNCH, VmState.RUNNING, VmState.PAUSED}) | _ENDS,
         VmState.POSTMIGRATE: frozenset({VmState.PAUSED}),
         VmState.SHUTDOWN: frozenset(),
         VmState.INTERNAL_ERROR: frozenset(),

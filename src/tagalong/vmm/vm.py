@@ -8,10 +8,11 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.machine import Machine, RunState
-from tagalong.vmm.handover import HandoverGate, MigratingMachine
+from tagalong.vmm.handover import GatedMachine, HandoverGate, Purpose
 from tagalong.vmm.messages import Event
 from tagalong.vmm.states import VmState, check_transition
 from tagalong.vmm.watcher import MachineWatcher
@@ -21,6 +22,10 @@ _MAYBE_MOVED_AWAY = (
     "the link broke while the VM was handed over: the destination may be running it; "
     "look there first, and only if it does not, x-reclaim the VM here"
 )
+_STOPPED_FOR = {
+    VmState.FINISH_MIGRATE: Purpose.MIGRATION,
+    VmState.SAVE_VM: Purpose.SAVING,
+}
 _NOTHING_TO_RECLAIM = "x-reclaim is for a VM whose hand-over broke off with an uncertain end"
 
 
@@ -94,7 +99,7 @@ class Vm:
     def _take(self, machine: Machine) -> _Running:
         gate = HandoverGate(
             machine,
-            on_freeze=lambda: self._call(self._froze),
+            on_freeze=lambda purpose: self._call(partial(self._froze, purpose)),
             on_thaw=lambda: self._call(self._thawed),
         )
         self._here = _Running(machine, gate, MachineWatcher(machine, self._machine_ended))
@@ -109,8 +114,8 @@ class Vm:
             return
         if self.state is VmState.POSTMIGRATE:
             raise RunStateError(_MOVED_AWAY if self._is_certain else _MAYBE_MOVED_AWAY)
-        if self.state is VmState.FINISH_MIGRATE:
-            raise RunStateError("Migration is not finalized yet")
+        if self.state in _STOPPED_FOR:
+            raise RunStateError(_STOPPED_FOR[self.state].value)
         check_transition(self.state, VmState.RUNNING)
         self._require_here().gate.resume()
         self._enter(VmState.RUNNING)
@@ -119,11 +124,12 @@ class Vm:
     def stop(self) -> None:
         """Stop the guest. A VM that does not run stays as it is.
 
-        Said during a handover, it keeps the guest stopped if the handover fails.
+        Said during a handover, it keeps the guest stopped if the handover fails; said while
+        the VM is saved, it keeps the guest stopped after that.
         """
         if self.state is VmState.INMIGRATE:
             self.starts_on_arrival = False
-        if self.state not in {VmState.RUNNING, VmState.FINISH_MIGRATE}:
+        if self.state is not VmState.RUNNING and self.state not in _STOPPED_FOR:
             return
         machine_state = self._require_here().gate.pause()
         if self.state is VmState.RUNNING and machine_state is RunState.PAUSED:
@@ -141,10 +147,10 @@ class Vm:
         """Send the MIGRATION event."""
         self._emit(Event("MIGRATION", {"status": status}))
 
-    def migrating_machine(self) -> MigratingMachine:
-        """Return the machine for a migration to send. Raises RunStateError if there is none."""
+    def gated_machine(self, purpose: Purpose = Purpose.MIGRATION) -> GatedMachine:
+        """Return the machine for a migration or a snapshot. Raises RunStateError if none."""
         here = self._require_here()
-        return MigratingMachine(here.machine, here.gate)
+        return GatedMachine(here.machine, here.gate, purpose)
 
     def watch(self) -> None:
         """See to it that the end of a running machine is noticed."""
@@ -166,17 +172,18 @@ class Vm:
         self._require_here().gate.release()
         self._enter(VmState.PAUSED)
 
-    def not_handed_over(self) -> None:
-        """Go on as before the migration froze the guest, if it did."""
+    def thaw(self) -> None:
+        """Go on as before a migration or a snapshot froze the guest, if it did."""
         self._require_here().gate.thaw()
         self._thawed()
 
-    def _froze(self) -> None:
+    def _froze(self, purpose: Purpose) -> None:
         self._before_freeze = self.state
-        self._enter(VmState.FINISH_MIGRATE)
+        saving = purpose is Purpose.SAVING
+        self._enter(VmState.SAVE_VM if saving else VmState.FINISH_MIGRATE)
 
     def _thawed(self) -> None:
-        if self.state is VmState.FINISH_MIGRATE:
+        if self.state in _STOPPED_FOR:
             self._enter(self._state_after_thaw())
         self.watch()
 

@@ -117,7 +117,15 @@ def run_arguments(tmp_path: Path, *options: str) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "nothing to run: say --guest, or --incoming to wait for a VM"),
+        ((), "nothing to run: say --guest, --incoming to wait for a VM, or --restore"),
+        (
+            ("--restore", "f", "--incoming", "tcp:h:1"),
+            "a VM is either awaited (--incoming) or restored (--restore)",
+        ),
+        (
+            ("--restore", "f", "--seed", "1"),
+            "--seed has no meaning with --restore: the guest arrives",
+        ),
         (
             ("--incoming", "tcp:h:1", "--guest", "churn"),
             "--guest has no meaning with --incoming: the guest arrives",

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tagalong.errors import AddressError, HostError, RunStateError, UsageError
-from tagalong.kvm.ram import AnonymousPlane, TagsInPages, create_region, runs_of
+from tagalong.kvm.ram import TagsInPages, create_region
 from tagalong.machine import RegionDescription
-from tagalong.memory import Gpa, Region
+from tagalong.memory import Gpa, PrivatePlane, Region
 
 PAGE = mmap.PAGESIZE
 PAGES = 64
@@ -81,11 +81,11 @@ def test_anonymous_plane_scattered_pages_are_read_and_holes_stay() -> None:
 
 def test_anonymous_plane_has_no_file() -> None:
     with pytest.raises(HostError, match=r"guest memory ram is anonymous: there is no file"):
-        AnonymousPlane("ram", PAGE).fd  # noqa: B018 (the property raises)
+        PrivatePlane("ram", PAGE).fd  # noqa: B018 (the property raises)
 
 
 def test_anonymous_plane_after_close_refuses() -> None:
-    plane = AnonymousPlane("ram", PAGE)
+    plane = PrivatePlane("ram", PAGE)
 
     plane.close()
     plane.close()
@@ -96,7 +96,7 @@ def test_anonymous_plane_after_close_refuses() -> None:
 
 def test_anonymous_plane_too_large_says_so() -> None:
     with pytest.raises(HostError, match=r"cannot create 0x4000000000000000 bytes of memory"):
-        AnonymousPlane("ram", 1 << 62)
+        PrivatePlane("ram", 1 << 62)
 
 
 def test_large_empty_region_costs_nothing_to_look_at() -> None:
@@ -112,13 +112,6 @@ def test_large_empty_region_costs_nothing_to_look_at() -> None:
 def test_create_region_misaligned_is_refused() -> None:
     with pytest.raises(AddressError, match="is not a multiple of"):
         create_region(RegionDescription(Gpa(0x4000_0001), PAGE), PAGE, shared=True)
-
-
-def test_runs_of_finds_runs_at_both_ends() -> None:
-    flags = np.array([True, False, True, True])
-
-    assert runs_of(flags, 10) == [[10, 11], [12, 14]]
-    assert runs_of(np.zeros(3, np.bool_)) == []
 
 
 def resident_bytes() -> int:

@@ -1,17 +1,21 @@
 """The QMP commands: names, arguments, answers."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import cast
 
 import pytest
 
-from tagalong.errors import MigrationError, RunStateError
+from tagalong.errors import MigrationError, RunStateError, SnapshotCancelledError, TagalongError
 from tagalong.machine import Machine
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.messages import ErrorClass, QmpError
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationRecord, MigrationRequest
+from tagalong.vmm.save_record import SaveKind, SaveRequest
+from tagalong.vmm.saving import Saving
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 from tests.support.scripted_machine import ScriptedMachine
 
@@ -25,13 +29,29 @@ class Scene:
         self.vm = Vm(lambda _: None)
         self.vm.create(self.machine)
         self.outgoing = Outgoing(self.vm, self._refuse_after_noting)
-        self.commands = VmCommands(self.vm, self.outgoing, lambda: incoming)
+        self.saves: list[SaveRequest] = []
+        self.saved = threading.Event()
+        self.saving = Saving(self.vm, self._save, lambda _: None)
+        self.commands = VmCommands(self.vm, self.outgoing, lambda: incoming, self.saving)
 
     def _refuse_after_noting(
         self, _machine: Machine, request: MigrationRequest, _progress: object, _cancelled: object
     ) -> Mapping[str, object]:
         self.requests.append(request)
         raise MigrationError("not in this test")
+
+    def _save(
+        self,
+        _machine: Machine,
+        request: SaveRequest,
+        _progress: object,
+        cancelled: threading.Event,
+    ) -> Mapping[str, object]:
+        self.saves.append(request)
+        while not self.saved.wait(0.001):
+            if cancelled.is_set():
+                raise SnapshotCancelledError("cancelled")
+        return {"disk_bytes": 1}
 
     def run(self, command: str, **arguments: object) -> object:
         names = {name.replace("_", "-"): value for name, value in arguments.items()}
@@ -43,6 +63,7 @@ def play(script: Callable[[Scene], None], incoming: MigrationRecord | None = Non
         scene = Scene(incoming)
         script(scene)
         await scene.outgoing.cancel_and_wait(10)
+        await scene.saving.cancel_and_wait(10)
         return scene
 
     return asyncio.run(run())
@@ -64,19 +85,24 @@ def test_query_commands_lists_exactly_what_there_is() -> None:
         entries = cast("list[dict[str, str]]", scene.run("query-commands"))
         assert [entry["name"] for entry in entries] == [
             "cont",
+            "dump-guest-memory",
             "migrate",
             "migrate-set-parameters",
             "migrate_cancel",
             "qmp_capabilities",
             "query-commands",
+            "query-dump",
+            "query-dump-guest-memory-capability",
             "query-migrate",
             "query-migrate-parameters",
             "query-status",
             "query-version",
             "quit",
             "stop",
+            "x-dump-cancel",
             "x-query-tags",
             "x-reclaim",
+            "x-snapshot",
         ]
 
     play(script)
@@ -193,3 +219,119 @@ def test_execute_wrong_arguments_are_refused(
             scene.run(command, **arguments)
 
     play(script)
+
+
+def test_dump_guest_memory_detached_asks_for_what_the_arguments_say() -> None:
+    def script(scene: Scene) -> None:
+        arguments: dict[str, object] = {"protocol": "file:/tmp/d", "detach": True}
+        answer = scene.run(
+            "dump-guest-memory", paging=True, **arguments, **{"x-space": "kernel", "x-vcpu": 1}
+        )
+        assert answer == {}
+
+    scene = play(script)
+
+    assert scene.saves == [SaveRequest(Path("/tmp/d"), SaveKind.DUMP, space="kernel", vcpu=1)]
+
+
+def test_dump_guest_memory_without_detach_is_answered_when_it_is_complete() -> None:
+    async def run() -> None:
+        scene = Scene()
+        answer = scene.run("dump-guest-memory", paging=False, protocol="file:/tmp/d")
+        assert isinstance(answer, asyncio.Future)
+        await asyncio.sleep(0.02)
+        assert not answer.done()
+        scene.saved.set()
+        assert await answer == {}
+        assert scene.run("query-dump") == {
+            "status": "completed",
+            "completed": 0,
+            "total": 0,
+            "x-kind": "dump",
+            "x-path": "/tmp/d",
+            "x-report": {"disk_bytes": 1},
+        }
+
+    asyncio.run(run())
+
+
+def test_dump_guest_memory_that_fails_is_answered_with_the_reason() -> None:
+    async def run() -> None:
+        scene = Scene()
+        answer = scene.run("x-snapshot", protocol="file:/tmp/d")
+        scene.run("x-dump-cancel")
+        assert isinstance(answer, asyncio.Future)
+        with pytest.raises(TagalongError, match=r"^cancelled$"):
+            await answer
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"paging": False, "protocol": "fd:3"}, "Parameter 'protocol' expects file:PATH"),
+        ({"paging": False, "protocol": "file:"}, "Parameter 'protocol' expects file:PATH"),
+        (
+            {"paging": False, "protocol": "file:d", "format": "kdump-zlib"},
+            "Parameter 'format' does not accept value 'kdump-zlib'",
+        ),
+        (
+            {"paging": True, "protocol": "file:d", "x-space": "hyp"},
+            "Parameter 'x-space' expects one of physical, kernel, user",
+        ),
+        ({"paging": True, "protocol": "file:d"}, "Parameter 'paging' is for virtual addresses"),
+        (
+            {"paging": False, "protocol": "file:d", "x-space": "user"},
+            "Parameter 'paging' is for virtual addresses",
+        ),
+        ({"protocol": "file:d"}, "Parameter 'paging' is missing"),
+    ],
+)
+def test_dump_guest_memory_with_impossible_arguments_is_refused(
+    arguments: dict[str, object], message: str
+) -> None:
+    def script(scene: Scene) -> None:
+        with pytest.raises(QmpError, match=f"^{message}"):
+            scene.commands.execute("dump-guest-memory", arguments)
+
+    assert play(script).saves == []
+
+
+def test_snapshot_takes_the_downtime_limit() -> None:
+    def script(scene: Scene) -> None:
+        scene.run("migrate-set-parameters", **{"downtime-limit": 7})
+        options: dict[str, object] = {"live": True, "zstd": True, "detach": True}
+        scene.run("x-snapshot", protocol="file:s", **options)
+
+    scene = play(script)
+
+    assert scene.saves == [SaveRequest(Path("s"), live=True, compress=True, max_downtime_ms=7)]
+
+
+def test_query_dump_before_any_says_none() -> None:
+    def script(scene: Scene) -> None:
+        assert scene.run("query-dump") == {"status": "none", "completed": 0, "total": 0}
+        assert scene.run("query-dump-guest-memory-capability") == {"formats": ["elf"]}
+
+    play(script)
+
+
+def test_migrate_while_the_vm_is_saved_is_refused() -> None:
+    def script(scene: Scene) -> None:
+        scene.run("x-snapshot", protocol="file:s", detach=True)
+        with pytest.raises(RunStateError, match=r"^there is a dump or a snapshot in progress$"):
+            scene.run("migrate", uri="tcp:h:1")
+        with pytest.raises(RunStateError, match=r"^there is a dump or a snapshot in progress$"):
+            scene.run("x-snapshot", protocol="file:t", detach=True)
+
+    assert play(script).requests == []
+
+
+def test_snapshot_while_the_vm_migrates_is_refused() -> None:
+    def script(scene: Scene) -> None:
+        scene.run("migrate", uri="tcp:h:1")
+        with pytest.raises(RunStateError, match=r"^There's a migration process in progress$"):
+            scene.run("x-snapshot", protocol="file:s", detach=True)
+
+    assert play(script).saves == []

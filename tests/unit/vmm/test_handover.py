@@ -4,18 +4,22 @@ import pytest
 
 from tagalong.errors import RunStateError
 from tagalong.machine import MachineState, RunState
-from tagalong.vmm.handover import HandoverGate, MigratingMachine
+from tagalong.vmm.handover import GatedMachine, HandoverGate, Purpose
 from tests.support.scripted_machine import ScriptedMachine
 
 
 class Calls:
-    """Counts calls."""
+    """Counts calls and keeps what they were made with."""
 
     def __init__(self) -> None:
-        self.times = 0
+        self.arguments: list[object] = []
 
-    def __call__(self) -> None:
-        self.times += 1
+    @property
+    def times(self) -> int:
+        return len(self.arguments)
+
+    def __call__(self, *arguments: object) -> None:
+        self.arguments += arguments or (None,)
 
 
 @pytest.fixture
@@ -58,6 +62,17 @@ def test_resume_while_frozen_is_refused_and_the_guest_stands(
         gate.resume()
 
     assert machine.run_state is RunState.PAUSED
+
+
+def test_resume_while_frozen_to_be_saved_is_refused_with_the_reason(
+    machine: ScriptedMachine, gate: HandoverGate, frozen: Calls
+) -> None:
+    GatedMachine(machine, gate, Purpose.SAVING).pause()
+
+    with pytest.raises(RunStateError, match=r"^the VM is being saved: it goes on by itself"):
+        gate.resume()
+
+    assert frozen.arguments == [Purpose.SAVING]
 
 
 def test_thaw_guest_that_ran_runs_again(
@@ -135,7 +150,7 @@ def test_freeze_machine_that_ended_is_refused(
     assert callable(end)
     end(machine)
 
-    with pytest.raises(RunStateError, match=f"^the guest reached {word} before the handover$"):
+    with pytest.raises(RunStateError, match=f"^the guest reached {word} before it was stopped$"):
         gate.freeze()
 
     assert frozen.times == 0
@@ -144,7 +159,7 @@ def test_freeze_machine_that_ended_is_refused(
 def test_migrating_machine_stop_and_go_pass_the_gate(
     gate: HandoverGate, machine: ScriptedMachine, frozen: Calls
 ) -> None:
-    migrating = MigratingMachine(machine, gate)
+    migrating = GatedMachine(machine, gate)
     gate.resume()
 
     migrating.pause()
@@ -157,7 +172,7 @@ def test_migrating_machine_stop_and_go_pass_the_gate(
 def test_migrating_machine_everything_else_is_the_machines_own(
     gate: HandoverGate, machine: ScriptedMachine
 ) -> None:
-    migrating = MigratingMachine(machine, gate)
+    migrating = GatedMachine(machine, gate)
 
     assert migrating.description is machine.description
     assert migrating.vcpus == machine.vcpus

@@ -284,7 +284,7 @@ def test_guest_powers_off_during_migration_fails_it() -> None:
         await asyncio.wait_for(scene.vm.ended, TIMEOUT_S)
         scene.sender.release.set()
         failed = await scene.until("failed")
-        assert failed["error-desc"] == "the guest reached shutdown before the handover"
+        assert failed["error-desc"] == "the guest reached shutdown before it was stopped"
 
     scene = play(ScriptedSender(None), script)
 

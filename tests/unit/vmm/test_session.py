@@ -1,5 +1,6 @@
 """A client's conversation, byte for byte, without a socket."""
 
+import asyncio
 import json
 
 import pytest
@@ -26,7 +27,11 @@ class RecordingCommands:
 
 
 def answers(session: Session, data: bytes) -> list[dict[str, object]]:
-    return [json.loads(line) for line in session.receive(data)]
+    replies = []
+    for line in session.receive(data):
+        assert isinstance(line, bytes)
+        replies.append(json.loads(line))
+    return replies
 
 
 @pytest.fixture
@@ -135,3 +140,37 @@ def test_receive_oversized_message_is_answered_and_finishes(session: Session) ->
 
     assert answer == {"error": {"class": "GenericError", "desc": "QMP message exceeds 65536 bytes"}}
     assert session.finished
+
+
+class SlowCommands:
+    """Answers with a future that the test decides."""
+
+    def __init__(self) -> None:
+        self.futures: list[asyncio.Future[object]] = []
+
+    def execute(self, command: str, arguments: JsonObject) -> object:
+        del command, arguments
+        self.futures.append(asyncio.get_running_loop().create_future())
+        return self.futures[-1]
+
+
+def test_receive_command_that_takes_its_time_gives_a_future_of_the_reply() -> None:
+    async def run() -> None:
+        commands = SlowCommands()
+        session = Session(commands)
+        answers(session, b'{"execute": "qmp_capabilities"}')
+        replies = session.receive(b'{"execute": "a", "id": 1}{"execute": "b", "id": 2}')
+        first = next(replies)
+        assert isinstance(first, asyncio.Future)
+        assert len(commands.futures) == 1  # the second waits for whoever advances
+        commands.futures[0].set_result({"x": 1})
+        assert json.loads(await first) == {"return": {"x": 1}, "id": 1}
+        second = next(replies)
+        assert isinstance(second, asyncio.Future)
+        commands.futures[1].set_exception(RunStateError("not any more"))
+        assert json.loads(await second) == {
+            "error": {"class": "GenericError", "desc": "not any more"},
+            "id": 2,
+        }
+
+    asyncio.run(run())

@@ -161,7 +161,7 @@ def test_vm_awaited_cannot_be_migrated() -> None:
     async def script(scene: Scene) -> None:
         message = r"^the VM is not here yet: an incoming migration is awaited$"
         with pytest.raises(RunStateError, match=message):
-            scene.vm.migrating_machine()
+            scene.vm.gated_machine()
 
     play(script, created=False)
 
@@ -169,7 +169,7 @@ def test_vm_awaited_cannot_be_migrated() -> None:
 def test_vm_handed_over_refuses_cont_for_ever() -> None:
     async def script(scene: Scene) -> None:
         scene.vm.cont()
-        scene.vm.migrating_machine().pause()
+        scene.vm.gated_machine().pause()
         await settle()
         assert scene.vm.state.value == "finish-migrate"
         scene.vm.handed_over()
@@ -190,7 +190,7 @@ def test_vm_handed_over_refuses_cont_for_ever() -> None:
 def test_vm_handed_over_uncertainly_reclaimed_stands_and_can_go_on() -> None:
     async def script(scene: Scene) -> None:
         scene.vm.cont()
-        scene.vm.migrating_machine().pause()
+        scene.vm.gated_machine().pause()
         await settle()
         scene.vm.handed_over(certain=False)
         scene.vm.reclaim()
@@ -206,7 +206,7 @@ def test_vm_handed_over_uncertainly_reclaimed_stands_and_can_go_on() -> None:
 @pytest.mark.parametrize("moved", [True, False])
 def test_vm_that_is_nobodys_doubt_cannot_be_reclaimed(moved: bool) -> None:
     async def script(scene: Scene) -> None:
-        scene.vm.migrating_machine().pause()
+        scene.vm.gated_machine().pause()
         await settle()
         if moved:
             scene.vm.handed_over()
@@ -221,7 +221,7 @@ def test_vm_that_is_nobodys_doubt_cannot_be_reclaimed(moved: bool) -> None:
 
 def test_vm_handed_over_uncertainly_refuses_cont_and_says_why() -> None:
     async def script(scene: Scene) -> None:
-        scene.vm.migrating_machine().pause()
+        scene.vm.gated_machine().pause()
         await settle()
         scene.vm.handed_over(certain=False)
         message = r"^the link broke while the VM was handed over: the destination may be running it"
@@ -234,9 +234,9 @@ def test_vm_handed_over_uncertainly_refuses_cont_and_says_why() -> None:
 def test_vm_handover_fails_running_guest_goes_on() -> None:
     async def script(scene: Scene) -> None:
         scene.vm.cont()
-        scene.vm.migrating_machine().pause()
+        scene.vm.gated_machine().pause()
         await settle()
-        scene.vm.not_handed_over()
+        scene.vm.thaw()
         scene.machine.power_off()
         await scene.ending()
 
@@ -255,9 +255,9 @@ def test_vm_handover_fails_stopped_guest_is_as_before(before: VmState) -> None:
             scene.vm.cont()
             scene.vm.stop()
         scene.log.clear()
-        scene.vm.migrating_machine().pause()
+        scene.vm.gated_machine().pause()
         await settle()
-        scene.vm.not_handed_over()
+        scene.vm.thaw()
         assert scene.vm.state is before
 
     assert play(script).log == []
@@ -266,11 +266,11 @@ def test_vm_handover_fails_stopped_guest_is_as_before(before: VmState) -> None:
 def test_vm_stop_during_handover_that_fails_leaves_it_paused() -> None:
     async def script(scene: Scene) -> None:
         scene.vm.cont()
-        scene.vm.migrating_machine().pause()
+        scene.vm.gated_machine().pause()
         await settle()
         scene.vm.stop()
         assert scene.vm.state.value == "finish-migrate"
-        scene.vm.not_handed_over()
+        scene.vm.thaw()
         assert scene.vm.state is VmState.PAUSED
 
     assert play(script).log == ["RESUME in running", "STOP in finish-migrate"]
@@ -278,7 +278,7 @@ def test_vm_stop_during_handover_that_fails_leaves_it_paused() -> None:
 
 def test_vm_cont_during_handover_is_refused() -> None:
     async def script(scene: Scene) -> None:
-        scene.vm.migrating_machine().pause()
+        scene.vm.gated_machine().pause()
         with pytest.raises(RunStateError, match=r"^Migration is not finalized yet$"):
             scene.vm.cont()  # the event loop has not heard of the freeze yet
         await settle()
@@ -293,7 +293,7 @@ def test_vm_frozen_by_another_thread_says_so_in_the_event_loops() -> None:
 
     async def script(scene: Scene) -> None:
         scene.vm.cont()
-        thread = threading.Thread(target=scene.vm.migrating_machine().pause)
+        thread = threading.Thread(target=scene.vm.gated_machine().pause)
         threads.append(thread)
         thread.start()
         while scene.vm.state is not VmState.FINISH_MIGRATE:

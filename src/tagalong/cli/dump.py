@@ -1,0 +1,54 @@
+"""`tagalong dump`: writes a core for debuggers, of a VM or out of a snapshot."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import click
+
+from tagalong.cli.progress import save_bar
+from tagalong.cli.text import save_report
+from tagalong.vmm.interrupt import run_interruptible
+from tagalong.vmm.keep import convert_core, is_control_socket, save_vm
+from tagalong.vmm.save_record import SaveKind, SaveRequest
+from tagalong.vmm.storage import SPACES
+
+_EPILOG = """\b
+Examples:
+  tagalong dump a.sock vm.core
+  tagalong dump a.sock kernel.core --space kernel
+  tagalong dump vm.core user.core --space user --vcpu 1
+  gdb-multiarch -ex 'set osabi GNU/Linux' -ex 'core kernel.core'
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("source", metavar="CONTROL|FILE", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--space",
+    type=click.Choice(SPACES),
+    default=SPACES[0],
+    show_default=True,
+    help="What addresses are: guest physical, or virtual by TTBR1_EL1 or TTBR0_EL1.",
+)
+@click.option(
+    "--vcpu",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Whose translation tables to walk for virtual addresses.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def command(source: Path, out: Path, *, space: str, vcpu: int, as_json: bool) -> None:
+    """Write a core of a running VM, or of the one in a snapshot, to OUT.
+
+    With --space kernel or user the guest's own translation tables are walked, so that its
+    own pointers, with their tags, work in the debugger. Such a core cannot be restored. The
+    guest of CONTROL stands meanwhile and then goes on.
+    """
+    request = SaveRequest(path=out, kind=SaveKind.DUMP, space=space, vcpu=vcpu)
+    write = save_vm if is_control_socket(source) else convert_core
+    with save_bar() as show:
+        report = run_interruptible(partial(write, source, request, show))
+    click.echo(json.dumps(report, indent=2) if as_json else save_report(report))

@@ -1,0 +1,52 @@
+"""`tagalong snapshot`: saves a VM to a file from which it can be restored."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import click
+
+from tagalong.cli.progress import save_bar
+from tagalong.cli.text import save_report
+from tagalong.vmm.commands import DEFAULT_MAX_DOWNTIME_MS, MAX_DOWNTIME_LIMIT_MS
+from tagalong.vmm.interrupt import run_interruptible
+from tagalong.vmm.keep import save_vm
+from tagalong.vmm.save_record import SaveRequest
+
+_EPILOG = """\b
+Examples:
+  tagalong snapshot a.sock vm.core
+  tagalong snapshot a.sock vm.core --live --max-downtime 50
+  tagalong snapshot a.sock vm.core.zst --zstd
+  tagalong restore vm.core --control b.sock
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("control", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--live", is_flag=True, help="Let the guest run; stop it only at the end.")
+@click.option(
+    "--max-downtime",
+    "max_downtime_ms",
+    type=click.IntRange(0, MAX_DOWNTIME_LIMIT_MS),
+    default=DEFAULT_MAX_DOWNTIME_MS,
+    show_default=True,
+    metavar="MS",
+    help="With --live: stop the guest when the rest takes no longer than this.",
+)
+@click.option("--zstd", is_flag=True, help="Compress the file; it is smaller, and not mappable.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def command(
+    control: Path, file: Path, *, live: bool, max_downtime_ms: int, zstd: bool, as_json: bool
+) -> None:
+    """Save the VM with the control socket CONTROL, its memory and its tags, to FILE.
+
+    The guest stands meanwhile, or with --live only at the end, and then goes on. FILE is an
+    ELF core that gdb and lldb open. It is there when it is complete, or not at all; Ctrl-C
+    gives up.
+    """
+    request = SaveRequest(path=file, live=live, compress=zstd, max_downtime_ms=max_downtime_ms)
+    with save_bar() as show:
+        report = run_interruptible(partial(save_vm, control, request, show))
+    click.echo(json.dumps(report, indent=2) if as_json else save_report(report))

@@ -1,0 +1,260 @@
+"""A plane of private memory, which may begin as the content of a file: copy-on-write.
+
+The file is mapped where it has content, and what it has not is anonymous memory: touching a
+hole of a file through a mapping would allocate it on tmpfs, and what a machine does must not
+be seen in the file that it was restored from, not even in its size on disk.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.errors import HostError, RunStateError, UsageError
+from tagalong.memory.pagemap import private_pages, runs_of
+
+# Pages whose entries are read at once: bounds the memory that a look into pagemap takes.
+_ENTRIES_AT_ONCE: Final = 1 << 18
+
+# Mappings that one plane may take of the 65530 that Linux allows a process (max_map_count).
+_MAX_MAPPINGS: Final = 4096
+
+_BLOCK_BYTES: Final = 512  # the unit of st_blocks
+_MAP_NORESERVE: Final = 0x4000
+_MAP_FIXED: Final = 0x10
+_READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
+)  # fmt: skip
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
+
+
+@dataclass(frozen=True)
+class FileRange:
+    """Bytes [offset, offset + size_bytes) of an open file that nobody changes any more.
+
+    `path` is for messages. The descriptor must stay open until a plane was made of it.
+    """
+
+    path: Path
+    fd: int
+    offset: int
+    size_bytes: int
+
+    @property
+    def is_mappable(self) -> bool:
+        """Return whether it begins at a page of this host's size."""
+        return self.offset % mmap.PAGESIZE == 0
+
+    def check(self) -> None:
+        """Raise UsageError if it cannot be mapped, HostError if the file is too short.
+
+        To read a mapping behind the end of its file would be SIGBUS.
+        """
+        if not self.is_mappable:
+            raise UsageError(
+                f"{self.path}: offset {self.offset:#x} cannot be mapped, it is not a multiple of "
+                f"this host's page size, {mmap.PAGESIZE:#x}"
+            )
+        size = os.fstat(self.fd).st_size
+        if self.offset + self.size_bytes > size:
+            raise HostError(
+                f"{self.path}: [{self.offset:#x}, {self.offset + self.size_bytes:#x}) is not in "
+                f"the file, which ends at {size:#x}"
+            )
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yield the ranges [start, stop) that are no holes, counted from `offset`, in order.
+
+        On tmpfs the kernel looks at each page of an extent to find its end; so a file that
+        takes as much space as it is long is not asked, it has no holes. Raises HostError if
+        the host cannot tell.
+        """
+        if self._is_solid():
+            yield 0, self.size_bytes
+            return
+        end = self.offset + self.size_bytes
+        stop = self.offset
+        while stop < end and (start := self._seek(stop, os.SEEK_DATA)) < end:
+            stop = min(self._seek(start, os.SEEK_HOLE), end)
+            yield start - self.offset, stop - self.offset
+
+    def _is_solid(self) -> bool:
+        stat = os.fstat(self.fd)
+        return stat.st_blocks * _BLOCK_BYTES >= stat.st_size >= self.offset + self.size_bytes
+
+    def _seek(self, offset: int, whence: int) -> int:
+        try:
+            return os.lseek(self.fd, offset, whence)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the file's end
+                return self.offset + self.size_bytes
+            raise HostError(f"lseek of {self.path} at {offset:#x} failed: {error}") from error
+
+
+@dataclass(frozen=True)
+class RegionSource:
+    """The content of a region in a file: its data and its packed tags."""
+
+    data: FileRange
+    tags: FileRange
+
+
+class PrivatePlane:
+    """Private memory of `size_bytes` as a plane, see `AnyPlane` for what each method promises.
+
+    `source`: a range as large as the plane, which is its content at first; nothing that is
+    written here reaches the file. Raises HostError if the host does not give the memory or
+    does not map the file, UsageError for a source that cannot be mapped.
+    """
+
+    def __init__(self, name: str, size_bytes: int, source: FileRange | None = None) -> None:
+        self._name = name
+        self._source = source
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        try:
+            mapping = mmap.mmap(-1, size_bytes, flags=flags, prot=_READ_WRITE)
+            # A huge page would be filled whole at the first touch of any of its pages.
+            mapping.madvise(mmap.MADV_NOHUGEPAGE)
+        except OSError as error:
+            raise HostError(
+                f"cannot create {size_bytes:#x} bytes of memory for {name}: {error}"
+            ) from error
+        self._array: NDArray[np.uint8] | None = np.frombuffer(mapping, np.uint8)
+        self._page_count = -(-size_bytes // mmap.PAGESIZE)
+        self._file_pages = np.empty((0, 2), np.int64)  # the runs [first, stop) of the file's
+        if source is not None:
+            self._map(source)
+
+    def _map(self, source: FileRange) -> None:
+        source.check()
+        pages = [_whole_pages(*extent) for extent in source.extents()]
+        self._file_pages = np.array(pages, np.int64).reshape(-1, 2)
+        for first, last in _joined(pages, _MAX_MAPPINGS):
+            self._map_pages(source, first * mmap.PAGESIZE, last * mmap.PAGESIZE)
+
+    def _map_pages(self, source: FileRange, start: int, stop: int) -> None:
+        address = self.array.ctypes.data + start
+        flags = mmap.MAP_PRIVATE | _MAP_FIXED | _MAP_NORESERVE
+        length, offset = stop - start, source.offset + start
+        if _libc.mmap(address, length, _READ_WRITE, flags, source.fd, offset) == _MAP_FAILED:
+            reason = os.strerror(ctypes.get_errno())
+            raise HostError(
+                f"cannot map [{offset:#x}, {offset + length:#x}) of {source.path}: {reason}"
+            )
+
+    @property
+    def is_of_file(self) -> bool:
+        """Return whether the plane began as the content of a file."""
+        return self._source is not None
+
+    @property
+    def fd(self) -> int:
+        """Refuse: there is no file that others could map and see the same."""
+        kind = "anonymous"
+        if self._source is not None:
+            kind = f"a copy-on-write mapping of {self._source.path}"
+        raise HostError(f"guest memory {self._name} is {kind}: there is no file to share")
+
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        """Return the whole plane, as a writable view. Raises RunStateError after close()."""
+        if self._array is None:
+            raise RunStateError(f"guest memory {self._name} is closed")
+        return self._array
+
+    def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
+        """Copy bytes from `offset` on until `target` is full; holes stay holes."""
+        target.fill(0)
+        page = mmap.PAGESIZE
+        first, end = offset // page, offset + target.size
+        used = self._is_used(first, -(-end // page) - first)
+        for low, high in runs_of(used, first):
+            start, stop = max(low * page, offset), min(high * page, end)
+            target[start - offset : stop - offset] = self.array[start:stop]
+
+    def read_pages_into(
+        self, target: NDArray[np.uint8], page_bytes: int, pages: NDArray[np.int64]
+    ) -> None:
+        """Copy pages of `page_bytes`, given by number, until `target` is full; holes stay holes."""
+        if not pages.size:
+            return
+        first, last = int(pages[0]), int(pages[-1])
+        used = np.concatenate(
+            [
+                self.used_pages(at * page_bytes, page_bytes, min(_ENTRIES_AT_ONCE, last + 1 - at))
+                for at in range(first, last + 1, _ENTRIES_AT_ONCE)
+            ]
+        )[pages - first]
+        rows = target.reshape(pages.size, page_bytes)
+        rows[~used] = 0
+        rows[used] = self.array.reshape(-1, page_bytes)[pages[used]]
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yield the byte ranges [start, stop) that are no holes, in order."""
+        page, size = mmap.PAGESIZE, self.array.size
+        page_count = self._page_count
+        for first in range(0, page_count, _ENTRIES_AT_ONCE):
+            used = self._is_used(first, min(_ENTRIES_AT_ONCE, page_count - first))
+            for low, high in runs_of(used, first):
+                yield low * page, min(high * page, size)
+
+    def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
+        """Return, for `count` pages from byte `start` on, whether each is no hole."""
+        host = mmap.PAGESIZE
+        first = start // host
+        used = self._is_used(first, -(-(start + count * page_bytes) // host) - first)
+        if page_bytes == host:
+            return used
+        # The guest's pages and the host's are of different size: each that touches a used one.
+        starts = start + np.arange(count) * page_bytes
+        sums = np.concatenate(([0], np.cumsum(used)))
+        found: NDArray[np.bool_] = (
+            sums[-(-(starts + page_bytes) // host) - first] > sums[starts // host - first]
+        )
+        return found
+
+    def _is_used(self, first_page: int, count: int) -> NDArray[np.bool_]:
+        """Return which pages are the file's, or anonymous: present or swapped out."""
+        address = self.array.ctypes.data + first_page * mmap.PAGESIZE
+        used = private_pages(address, count, self._name)
+        firsts, stops = self._file_pages.T
+        low = np.searchsorted(stops, first_page, "right")
+        high = np.searchsorted(firsts, first_page + count, "left")
+        for first, stop in self._file_pages[low:high] - first_page:
+            used[max(first, 0) : stop] = True
+        return used
+
+    def close(self) -> None:
+        """Forget the memory; it goes when the last array that looks into it goes."""
+        self._array = None
+
+
+def _whole_pages(start: int, stop: int) -> tuple[int, int]:
+    return start // mmap.PAGESIZE, -(-stop // mmap.PAGESIZE)
+
+
+def _joined(runs: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    """Return the runs, those joined that are closest to each other, so that `most` are left.
+
+    >>> _joined([(0, 1), (2, 3), (9, 10)], 2)
+    [(0, 3), (9, 10)]
+    """
+    if len(runs) <= most:
+        return list(runs)
+    starts, stops = np.array(runs, np.int64).T
+    gaps = starts[1:] - stops[:-1]
+    kept = np.sort(np.argsort(gaps, kind="stable")[gaps.size - most + 1 :])
+    firsts = [starts[0], *starts[kept + 1]]
+    lasts = [*stops[kept], stops[-1]]
+    return [(int(first), int(last)) for first, last in zip(firsts, lasts, strict=True)]

@@ -1,0 +1,82 @@
+"""Writes a core from another core: a dump of other addresses, or the plain form of an archive."""
+
+import time
+from pathlib import Path
+
+from tagalong.core import CoreNotes, CoreWriter, Space, open_core
+from tagalong.snapshot.core_source import CoreSource
+from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
+from tagalong.snapshot.packed import write_packed
+from tagalong.snapshot.pages import PageCopier
+from tagalong.snapshot.report import CancelToken, Monitor, ProgressCallback, SaveReport, Stage
+from tagalong.snapshot.save import SaveOptions
+
+
+def dump_core(
+    source: Path,
+    path: Path,
+    options: SaveOptions | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> SaveReport:
+    """Write the machine in the core at `source` to a core at `path`, keyed by another space.
+
+    Raises CoreError if `source` does not hold a whole machine, NotInCoreError, NoTagsError or
+    MalformedCoreError if a part of it is missing, and all that `save` raises; no file is
+    written then.
+    """
+    options, monitor = options or SaveOptions(), Monitor(progress, cancel)
+
+    def write(target: Path) -> SaveReport:
+        return _convert(source, target, options, monitor)
+
+    if options.compress:
+        return write_packed(path, monitor, write, overwrite=options.overwrite)
+    return write(path)
+
+
+def _convert(source: Path, path: Path, options: SaveOptions, monitor: Monitor) -> SaveReport:
+    began = time.monotonic()
+    with open_core(source) as core:
+        memory = CoreSource(core, source)
+        memory.require_complete()
+        layout = _layout(memory, options)
+        page = memory.description.page_size_bytes
+        with CoreWriter(
+            path, layout.segments, page_size_bytes=page, overwrite=options.overwrite
+        ) as writer:
+            copier = PageCopier(memory, writer, layout.pieces, monitor.advance)
+            pages = memory.populated_pages()
+            total = copier.count(pages)
+            monitor.enter(Stage.COPY, total)
+            copier.copy(pages)
+            monitor.enter(Stage.FINISH)
+            written = writer.commit(_notes(memory, options))
+    return SaveReport(
+        path=path.absolute(),
+        space=options.space.name.lower(),
+        ram_bytes=memory.description.ram_bytes,
+        copied_bytes=total,
+        size_bytes=written.size_bytes,
+        disk_bytes=written.disk_bytes,
+        segments=len(layout.segments),
+        duration_s=time.monotonic() - began,
+        downtime_s=0.0,
+        was_running=False,
+        unreadable_tables=len(layout.unreadable_tables),
+        not_ram_bytes=layout.not_ram_bytes,
+    )
+
+
+def _layout(memory: CoreSource, options: SaveOptions) -> MemoryLayout:
+    if options.space is Space.PHYSICAL:
+        return physical_layout(memory.description)
+    state = memory.notes.state
+    return virtual_layout(memory.description, state, memory.read, options.space, options.vcpu)
+
+
+def _notes(memory: CoreSource, options: SaveOptions) -> CoreNotes:
+    vcpu = options.vcpu if options.space is not Space.PHYSICAL else 0
+    notes = memory.notes
+    return CoreNotes(notes.description, notes.state, options.space, vcpu, notes.running)

@@ -1,0 +1,102 @@
+"""Which guest memory goes into which segment of a core, for each kind of address space."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tagalong.core import CoreSegment, Space
+from tagalong.errors import TranslationError, UsageError
+from tagalong.machine import MachineDescription, MachineState
+from tagalong.memory import Gpa
+from tagalong.paging import Half, Mapping, Regime, walk
+
+ReadMemory = Callable[[Gpa, int], bytes]
+
+_HALVES: Final = {Space.KERNEL: Half.KERNEL, Space.USER: Half.USER}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Guest RAM from `gpa` on, which goes to byte `offset` of a segment."""
+
+    segment: int
+    offset: int
+    gpa: Gpa
+    size_bytes: int
+    has_tags: bool
+
+
+@dataclass(frozen=True)
+class MemoryLayout:
+    """The segments of a core and the pieces of guest RAM that fill them.
+
+    `unreadable_tables`: translation tables that are not in RAM, so that what they map is
+    missing; `not_ram_bytes`: what is mapped to devices or to nothing.
+    """
+
+    segments: tuple[CoreSegment, ...]
+    pieces: tuple[Piece, ...]
+    unreadable_tables: tuple[Gpa, ...] = ()
+    not_ram_bytes: int = 0
+
+
+def physical_layout(description: MachineDescription) -> MemoryLayout:
+    """Return a segment for each region, keyed by gpa."""
+    has_tags = description.mte_version != 0
+    segments = [CoreSegment(r.gpa, r.gpa, r.size_bytes, has_tags) for r in description.regions]
+    pieces = [
+        Piece(number, 0, region.gpa, region.size_bytes, has_tags)
+        for number, region in enumerate(description.regions)
+    ]
+    return MemoryLayout(tuple(segments), tuple(pieces))
+
+
+def virtual_layout(
+    description: MachineDescription,
+    state: MachineState,
+    read: ReadMemory,
+    space: Space,
+    vcpu: int,
+) -> MemoryLayout:
+    """Return what the tables of one vCPU map, keyed by virtual address.
+
+    Neighbours of one memory type are one segment, wherever their pages are in RAM; its
+    p_paddr is 0 if they are in more than one place. Only Normal Tagged memory has tags.
+    Raises UsageError for a vCPU that is not there, TranslationError if the tables cannot be
+    walked or map no RAM.
+    """
+    if not 0 <= vcpu < len(state.vcpus):
+        raise UsageError(f"there is no vCPU {vcpu}: the machine has {len(state.vcpus)}")
+    regime = Regime.of(state.vcpus[vcpu].registers, _HALVES[space])
+    found = walk(read, description.regions, regime)
+    if not found.mappings:
+        register = f"TTBR{regime.half.value}_EL1"
+        raise TranslationError(
+            f"{register} of vCPU {vcpu}: the tables from gpa {regime.table:#x} on map no RAM"
+        )
+    layout = _join(found.mappings, can_have_tags=description.mte_version != 0)
+    return MemoryLayout(
+        layout.segments, layout.pieces, tuple(found.unreadable_tables), found.not_ram_bytes
+    )
+
+
+def _join(mappings: Sequence[Mapping], *, can_have_tags: bool) -> MemoryLayout:
+    segments: list[CoreSegment] = []
+    pieces: list[Piece] = []
+    start = 0
+    for index, mapping in enumerate(mappings):
+        has_tags = mapping.is_tagged and can_have_tags
+        if index and not _continues(mappings[index - 1], mapping):
+            start = index
+        if start == index:
+            segments.append(CoreSegment(mapping.address, mapping.gpa, 0, has_tags))
+        offset = mapping.address - segments[-1].address
+        pieces.append(Piece(len(segments) - 1, offset, mapping.gpa, mapping.size_bytes, has_tags))
+        physical = segments[-1].physical if start == index else Gpa(0)
+        size = offset + mapping.size_bytes
+        segments[-1] = CoreSegment(segments[-1].address, physical, size, has_tags)
+    return MemoryLayout(tuple(segments), tuple(pieces))
+
+
+def _continues(last: Mapping, mapping: Mapping) -> bool:
+    return last.end == mapping.address and last.is_tagged is mapping.is_tagged

@@ -1,0 +1,55 @@
+"""Snapshots in the compressed form: written plain beside the archive first.
+
+A core is written in any order, an archive from its start to its end: and the guest should
+not stand while somebody compresses.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from secrets import token_hex
+
+from tagalong.core import pack
+from tagalong.snapshot.report import Monitor, SaveReport, Stage
+
+_NAME_BYTES = 100
+
+
+def write_packed(
+    path: Path, monitor: Monitor, write: Callable[[Path], SaveReport], *, overwrite: bool
+) -> SaveReport:
+    """Let `write` make a plain core, and compress it to `path`; return the report of both.
+
+    Raises what `write` raises, HostError if the archive cannot be written,
+    SnapshotCancelledError. Nothing is left then; a process that is killed leaves the hidden
+    file `.NAME.RANDOM.plain`.
+    """
+    began = time.monotonic()
+    with _beside(path) as plain:
+        report = write(plain)
+        monitor.enter(Stage.COMPRESS, report.size_bytes)
+        written = pack(
+            plain,
+            path,
+            overwrite=overwrite,
+            progress=lambda done, _: monitor.advance(done - monitor.progress.done_bytes),
+        )
+    return replace(
+        report,
+        path=path.absolute(),
+        size_bytes=written.size_bytes,
+        disk_bytes=written.disk_bytes,
+        duration_s=time.monotonic() - began,
+        compressed=True,
+    )
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    plain = path.with_name(f".{path.name[:_NAME_BYTES]}.{token_hex(8)}.plain")
+    try:
+        yield plain
+    finally:
+        plain.unlink(missing_ok=True)

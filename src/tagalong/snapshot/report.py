@@ -1,0 +1,118 @@
+"""What is said of a snapshot or a dump, while it is written and afterwards."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from tagalong.errors import SnapshotCancelledError
+
+_EVERY_S = 0.1
+_MS_PER_S = 1000.0
+
+
+class Stage(Enum):
+    """What is being done; the values are the words shown to people."""
+
+    COPY = "copying"
+    PRECOPY = "pre-copy"
+    LAST_PAGES = "last pages"
+    FINISH = "finishing the file"
+    COMPRESS = "compressing"
+
+
+@dataclass(frozen=True)
+class SaveProgress:
+    """A moment; bytes are bytes of data. `round_number` counts the rounds of a live snapshot."""
+
+    stage: Stage = Stage.COPY
+    round_number: int = 0
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+ProgressCallback = Callable[[SaveProgress], None]
+
+
+class CancelToken(Protocol):
+    """Says whether to give up; a threading.Event is one."""
+
+    def is_set(self) -> bool:
+        """Return whether to."""
+        ...
+
+
+class Monitor:
+    """Calls `callback` at every change of stage or round, and else ten times a second."""
+
+    def __init__(self, callback: ProgressCallback | None, cancel: CancelToken | None) -> None:
+        self.progress = SaveProgress()
+        self._callback = callback
+        self._cancel = cancel
+        self._due = 0.0
+
+    def enter(self, stage: Stage, total_bytes: int = 0, *, round_number: int = 0) -> None:
+        """Begin a stage. Raises SnapshotCancelledError."""
+        self.progress = SaveProgress(stage, round_number, 0, total_bytes)
+        self._due = 0.0
+        self.advance(0)
+
+    def advance(self, done_bytes: int) -> None:
+        """Count bytes that were dealt with. Raises SnapshotCancelledError."""
+        if self._cancel is not None and self._cancel.is_set():
+            raise SnapshotCancelledError("cancelled on request: no file was written")
+        done = self.progress.done_bytes + done_bytes
+        self.progress = replace(self.progress, done_bytes=done)
+        now = time.monotonic()
+        if self._callback is not None and now >= self._due:
+            self._due = now + _EVERY_S
+            self._callback(self.progress)
+
+
+@dataclass(frozen=True)
+class SaveReport:
+    """A snapshot or a dump that was written.
+
+    `copied_bytes`: data that was looked at, pages that were written twice counted twice.
+    `disk_bytes`: what the file takes on disk. `downtime_s`: how long the guest stood for it,
+    0 if it did not run. `rounds`: of a live snapshot, the stop included. `converged`: its
+    last rounds were short enough to keep to the downtime that was allowed.
+    """
+
+    path: Path
+    space: str
+    ram_bytes: int
+    copied_bytes: int
+    size_bytes: int
+    disk_bytes: int
+    segments: int
+    duration_s: float
+    downtime_s: float
+    was_running: bool
+    rounds: int = 1
+    converged: bool = True
+    compressed: bool = False
+    unreadable_tables: int = 0
+    not_ram_bytes: int = 0
+
+    def to_json(self) -> Mapping[str, object]:
+        """Return the report with plain values; times in milliseconds."""
+        return {
+            "path": str(self.path),
+            "space": self.space,
+            "ram_bytes": self.ram_bytes,
+            "copied_bytes": self.copied_bytes,
+            "size_bytes": self.size_bytes,
+            "disk_bytes": self.disk_bytes,
+            "segments": self.segments,
+            "duration_ms": self.duration_s * _MS_PER_S,
+            "downtime_ms": self.downtime_s * _MS_PER_S,
+            "was_running": self.was_running,
+            "rounds": self.rounds,
+            "converged": self.converged,
+            "compressed": self.compressed,
+            "unreadable_tables": self.unreadable_tables,
+            "not_ram_bytes": self.not_ram_bytes,
+        }

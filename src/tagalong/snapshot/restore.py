@@ -1,0 +1,150 @@
+"""Makes a machine of a snapshot.
+
+The file is mapped copy-on-write as far as the machine can: nothing is read before the guest
+uses it, and nothing that the guest does reaches the file. What a machine cannot map is
+copied, and only what is not zero.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.core import Core, open_core
+from tagalong.errors import (
+    MachineMismatchError,
+    NoTagsError,
+    NotInCoreError,
+    RestoreError,
+    StateError,
+    UsageError,
+)
+from tagalong.machine import Machine, MachineDescription
+from tagalong.memory import Gpa, PageBitmap, Region, RegionSource
+from tagalong.memory.pagemap import runs_of
+from tagalong.mte.tags import zero_pages, zero_rows
+from tagalong.snapshot.core_source import CoreSource
+from tagalong.snapshot.report import CancelToken, Monitor, ProgressCallback, Stage
+from tagalong.snapshot.source import CHUNK_BYTES
+
+Build = Callable[[MachineDescription, Sequence[RegionSource] | None], Machine]
+"""Makes the machine that a snapshot describes, on top of these sources if it can.
+
+Raises MachineMismatchError or UsageError if it cannot be such a machine.
+"""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A machine as it was when the snapshot was taken, paused; `was_running`: it ran then.
+
+    `copied_bytes`: data that were copied because they could not be mapped.
+    """
+
+    machine: Machine
+    was_running: bool
+    copied_bytes: int
+
+
+def restore(
+    path: Path,
+    build: Build,
+    *,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> Restored:
+    """Return the machine of the snapshot at `path`, plain or compressed.
+
+    A plain file must neither be changed nor cut short while the machine exists; it may be
+    renamed, removed, or replaced by another.
+
+    Raises RestoreError if machine or host cannot take it with all of its tags, HostError if
+    the file cannot be read, MalformedCoreError if it is damaged, CoreError if it is no
+    snapshot, SnapshotCancelledError. There is no machine then.
+
+    >>> restore(Path("vm.core"), build).machine.resume()  # doctest: +SKIP
+    """
+    with open_core(path) as core:
+        return _Restore(core, path, build, Monitor(progress, cancel)).run()
+
+
+class _Restore:
+    def __init__(self, core: Core, path: Path, build: Build, monitor: Monitor) -> None:
+        self._source = CoreSource(core, path)
+        self._path = path
+        self._build = build
+        self._monitor = monitor
+        self._copied_bytes = 0
+
+    def run(self) -> Restored:
+        with self._refusal():
+            self._source.require_complete()
+            machine = self._build(self._source.description, self._source.region_sources())
+        try:
+            with self._refusal():
+                machine.check_state(self._source.notes.state)
+                self._fill(machine)
+                machine.load_state(self._source.notes.state)
+        except BaseException:
+            machine.close()
+            raise
+        return Restored(machine, self._source.notes.running, self._copied_bytes)
+
+    @contextmanager
+    def _refusal(self) -> Iterator[None]:
+        try:
+            yield
+        except NoTagsError as error:
+            raise RestoreError(
+                f"{self._path} lacks tags ({error}); without them its guest cannot run on"
+            ) from error
+        except (MachineMismatchError, NotInCoreError, StateError, UsageError) as error:
+            raise RestoreError(f"{self._path} cannot be restored here: {error}") from error
+
+    def _fill(self, machine: Machine) -> None:
+        """Bring into memory what could not be mapped."""
+        has_tags = self._source.has_tags
+        jobs: list[tuple[Region, PageBitmap, Callable[[Machine, Gpa, int], None]]] = []
+        for number, region in enumerate(machine.memory.regions):
+            if not region.has_file_data:
+                jobs.append((region, self._source.data_pages(number), self._fill_data))
+            if has_tags and not region.has_file_tags:
+                jobs.append((region, self._source.tag_pages(number), self._fill_tags))
+        total = sum(pages.count() * region.page_size_bytes for region, pages, _ in jobs)
+        self._monitor.enter(Stage.COPY, total)
+        for region, pages, fill in jobs:
+            for gpa, length in _chunks(region, pages):
+                fill(machine, gpa, length)
+                self._monitor.advance(length)
+
+    def _fill_data(self, machine: Machine, gpa: Gpa, length: int) -> None:
+        page = self._source.description.page_size_bytes
+        content = self._source.data(gpa, length)
+        for start, stop in _runs(~zero_rows(content, page), page):
+            machine.memory.write(Gpa(gpa + start), content[start:stop])
+            self._copied_bytes += stop - start
+
+    def _fill_tags(self, machine: Machine, gpa: Gpa, length: int) -> None:
+        page = self._source.description.page_size_bytes
+        packed = self._source.tags(gpa, length)
+        ratio = length // packed.size
+        # A page whose tags are zero has zero tags already: writing them would copy the page.
+        for start, stop in _runs(~zero_pages(packed, page), page):
+            machine.write_tags(Gpa(gpa + start), packed[start // ratio : stop // ratio])
+
+
+def _chunks(region: Region, pages: PageBitmap) -> Iterator[tuple[Gpa, int]]:
+    page = region.page_size_bytes
+    for first, count in pages.runs().tolist():
+        start, stop = region.gpa + first * page, region.gpa + (first + count) * page
+        for gpa in range(start, stop, CHUNK_BYTES):
+            yield Gpa(gpa), min(CHUNK_BYTES, stop - gpa)
+
+
+def _runs(flags: NDArray[np.bool_], page_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield the byte ranges of the pages that are set."""
+    for first, last in runs_of(flags):
+        yield first * page_bytes, last * page_bytes

@@ -1,0 +1,235 @@
+"""Writes a machine to a core: a snapshot of it, or a dump for a debugger.
+
+    copy        everything is copied while the guest stands
+  or, live:
+    pre-copy    rounds of pages while the guest runs, until little enough remains
+    stop        the guest stands; its last pages follow
+  then
+    state       registers and devices; the guest goes on
+    finish      notes, headers, fsync, rename
+
+The file has its name when it is complete and on disk, or never. The guest goes on in any
+case, if it ran, as soon as nothing of it is needed any more.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tagalong.core import CoreNotes, CoreWriter, Space
+from tagalong.errors import CoreError, TagalongError, UsageError
+from tagalong.machine import Machine, MachineState, RunState
+from tagalong.memory import PageBitmap
+from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
+from tagalong.snapshot.packed import write_packed
+from tagalong.snapshot.pages import PageCopier
+from tagalong.snapshot.report import CancelToken, Monitor, ProgressCallback, SaveReport, Stage
+from tagalong.snapshot.source import MachineSource
+
+# A guest that dirties memory as fast as the file is written is stopped after so many rounds.
+_MAX_ROUNDS: Final = 30
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """What the operator asks for. Raises UsageError for what makes no sense.
+
+    `space`: what the core is keyed by; a snapshot that can be restored is PHYSICAL. `vcpu`:
+    whose tables are walked for another space. `live`: let the guest run until little enough
+    is left to be written in `max_downtime_s`. `compress`: write the archive form, after the
+    guest went on. `overwrite`: replace a file of that name.
+    """
+
+    space: Space = Space.PHYSICAL
+    vcpu: int = 0
+    live: bool = False
+    max_downtime_s: float = 0.3
+    compress: bool = False
+    overwrite: bool = True
+
+    def __post_init__(self) -> None:
+        if self.live and self.space is not Space.PHYSICAL:
+            raise UsageError(
+                "a live dump of virtual addresses is not possible: the guest changes its tables"
+            )
+        if not self.max_downtime_s >= 0:
+            raise UsageError(f"a downtime of {self.max_downtime_s} s is not possible")
+
+
+def save(
+    machine: Machine,
+    path: Path,
+    options: SaveOptions | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> SaveReport:
+    """Write `machine` to a core at `path`.
+
+    `progress` is called in this thread. Afterwards, whether this succeeds or not, the machine
+    runs if it ran before, unless it ended meanwhile.
+
+    Raises HostError if the file cannot be written (nothing is under its name then, or what
+    was there before), SnapshotCancelledError, CoreError if the guest ended meanwhile,
+    UsageError and TranslationError if there is no such space.
+
+    >>> save(machine, Path("vm.core"))  # doctest: +SKIP
+    """
+    options, monitor = options or SaveOptions(), Monitor(progress, cancel)
+
+    def write(target: Path) -> SaveReport:
+        return _Save(machine, target, options, monitor).run()
+
+    if options.compress:
+        return write_packed(path, monitor, write, overwrite=options.overwrite)
+    return write(path)
+
+
+class _Save:
+    def __init__(
+        self, machine: Machine, path: Path, options: SaveOptions, monitor: Monitor
+    ) -> None:
+        self._machine = machine
+        self._path = path
+        self._options = options
+        self._monitor = monitor
+        self._source = MachineSource(machine, stands=not options.live)
+        self._must_resume = False
+        self._copied_bytes = 0
+        self._rounds = 0
+        self._stopped_at = 0.0
+        self._downtime_s = 0.0
+        self._converged = True
+        self._began = time.monotonic()
+
+    def run(self) -> SaveReport:
+        if self._options.live:
+            return self._save_live()
+        with self._stopped():
+            layout = self._layout()
+            with self._writer(layout) as writer:
+                copier = PageCopier(self._source, writer, layout.pieces, self._tick)
+                self._copy(copier, self._source.populated_pages(), Stage.COPY)
+                return self._finish(writer, layout, self._machine.save_state())
+
+    def _layout(self) -> MemoryLayout:
+        description, options = self._machine.description, self._options
+        if options.space is Space.PHYSICAL:
+            return physical_layout(description)
+        state, read = self._machine.save_state(), self._machine.memory.read
+        return virtual_layout(description, state, read, options.space, options.vcpu)
+
+    def _writer(self, layout: MemoryLayout) -> CoreWriter:
+        return CoreWriter(
+            self._path,
+            layout.segments,
+            page_size_bytes=self._machine.description.page_size_bytes,
+            overwrite=self._options.overwrite,
+        )
+
+    # --- live ---
+
+    def _save_live(self) -> SaveReport:
+        layout = self._layout()
+        with self._writer(layout) as writer, self._dirty_log():
+            copier = PageCopier(self._source, writer, layout.pieces, self._tick)
+            # The log is on: a page that is used after this question is dirty in it.
+            left = self._precopy(copier, self._source.populated_pages())
+            with self._stopped():
+                dirty = self._machine.harvest_dirty_log()
+                last = [before | since for before, since in zip(left, dirty, strict=True)]
+                self._copy(copier, last, Stage.LAST_PAGES)
+                return self._finish(writer, layout, self._machine.save_state())
+
+    def _precopy(self, copier: PageCopier, pages: list[PageBitmap]) -> list[PageBitmap]:
+        """Copy rounds of pages; return the pages that are left for the stop."""
+        while True:
+            began = time.monotonic()
+            copied = self._copy(copier, pages, Stage.PRECOPY)
+            duration_s = max(time.monotonic() - began, 1e-6)
+            pages = self._machine.harvest_dirty_log()
+            left = copier.count(pages)
+            # The rate of this round says what the next one takes: it writes the same pages.
+            if left == 0 or left / max(copied, 1) * duration_s <= self._options.max_downtime_s:
+                return pages
+            if self._rounds >= _MAX_ROUNDS or self._machine.run_state is not RunState.RUNNING:
+                self._converged = self._machine.run_state is not RunState.RUNNING
+                return pages
+
+    @contextmanager
+    def _dirty_log(self) -> Iterator[None]:
+        self._machine.start_dirty_log()
+        try:
+            yield
+        finally:
+            # Failing to end the log must lose neither a success nor an error.
+            with contextlib.suppress(TagalongError):
+                self._machine.stop_dirty_log()
+
+    # --- both ---
+
+    def _copy(self, copier: PageCopier, pages: Sequence[PageBitmap], stage: Stage) -> int:
+        total = copier.count(pages)
+        self._rounds += 1
+        self._monitor.enter(stage, total, round_number=self._rounds)
+        copier.copy(pages)
+        return total
+
+    def _tick(self, size_bytes: int) -> None:
+        self._copied_bytes += size_bytes
+        self._monitor.advance(size_bytes)
+
+    @contextmanager
+    def _stopped(self) -> Iterator[None]:
+        """Keep the guest stopped until `_go_on`, or else to the end of the block."""
+        self._must_resume = self._machine.run_state is RunState.RUNNING
+        self._was_running = self._must_resume
+        self._stopped_at = time.monotonic()
+        self._machine.pause()
+        try:
+            state = self._machine.run_state
+            if state is not RunState.PAUSED:
+                raise CoreError(
+                    f"the guest ended ({state.value}) before it could be saved"
+                ) from self._machine.failure
+            yield
+        finally:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._must_resume and self._machine.run_state is RunState.PAUSED:
+            self._machine.resume()
+            self._downtime_s = time.monotonic() - self._stopped_at
+        self._must_resume = False
+
+    def _finish(self, writer: CoreWriter, layout: MemoryLayout, state: MachineState) -> SaveReport:
+        notes = CoreNotes(
+            self._machine.description,
+            state,
+            self._options.space,
+            self._options.vcpu if self._options.space is not Space.PHYSICAL else 0,
+            running=self._was_running,
+        )
+        self._go_on()
+        self._monitor.enter(Stage.FINISH)
+        written = writer.commit(notes)
+        return SaveReport(
+            path=self._path.absolute(),
+            space=self._options.space.name.lower(),
+            ram_bytes=self._machine.description.ram_bytes,
+            copied_bytes=self._copied_bytes,
+            size_bytes=written.size_bytes,
+            disk_bytes=written.disk_bytes,
+            segments=len(layout.segments),
+            duration_s=time.monotonic() - self._began,
+            downtime_s=self._downtime_s,
+            was_running=self._was_running,
+            rounds=self._rounds,
+            converged=self._converged,
+            unreadable_tables=len(layout.unreadable_tables),
+            not_ram_bytes=layout.not_ram_bytes,
+        )

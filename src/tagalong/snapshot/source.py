@@ -1,0 +1,101 @@
+"""Where the memory of a core comes from: a machine, or another core."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.machine import Machine, MachineDescription
+from tagalong.memory import Gpa, PageBitmap, Region
+
+CHUNK_BYTES = 1 << 20
+"""At most so many bytes of data are asked for at once."""
+
+
+class PageSource(Protocol):
+    """Memory and tags by gpa. A range never crosses the end of a region."""
+
+    @property
+    def description(self) -> MachineDescription:
+        """Return what machine it is the memory of."""
+        ...
+
+    def populated_pages(self) -> list[PageBitmap]:
+        """Return, for each region, the pages that may hold data or tags other than zero."""
+        ...
+
+    def data(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """Return data of whole pages, shape (length_bytes,); valid until the next call."""
+        ...
+
+    def gather(self, ranges: Sequence[tuple[Gpa, int]]) -> NDArray[np.uint8]:
+        """Return the data of several ranges (gpa, length) of one region, one after the other.
+
+        Together they have CHUNK_BYTES at most. Valid until the next call.
+        """
+        ...
+
+    def tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """Return the packed tags of whole pages, shape (length_bytes / 32,)."""
+        ...
+
+
+class MachineSource:
+    """The memory of a machine that `stands` still, or else may run.
+
+    Pages of a running machine may be torn; they are dirty in its log then.
+    """
+
+    def __init__(self, machine: Machine, *, stands: bool) -> None:
+        self._machine = machine
+        self._stands = stands
+        self._buffer = np.empty(CHUNK_BYTES, np.uint8)
+        self._tag_only: dict[Gpa, NDArray[np.int64]] = {}
+
+    @property
+    def description(self) -> MachineDescription:
+        """As PageSource."""
+        return self._machine.description
+
+    def populated_pages(self) -> list[PageBitmap]:
+        """As PageSource."""
+        populated = self._machine.populated_pages()
+        if self._stands:
+            for region, pages in zip(self._machine.memory.regions, populated, strict=True):
+                rest = PageBitmap(pages.page_count, pages.words & ~region.data_pages().words)
+                self._tag_only[region.gpa] = rest.pages()
+        return populated
+
+    def data(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """As PageSource."""
+        return self.gather([(gpa, length_bytes)])
+
+    def gather(self, ranges: Sequence[tuple[Gpa, int]]) -> NDArray[np.uint8]:
+        """Return a copy, or guest RAM itself if that is one range and stands still.
+
+        A running guest's must be a copy: what is found to be zero must still be zero when it
+        is left out. Holes stay holes.
+        """
+        region, offset = self._machine.memory.locate(*ranges[0])
+        length = ranges[0][1]
+        if len(ranges) == 1 and self._is_solid(region, offset, length):
+            return region.data[offset : offset + length]
+        at = 0
+        for gpa, length in ranges:
+            region.read_data_into(self._buffer[at : at + length], gpa - region.gpa)
+            at += length
+        return self._buffer[:at]
+
+    def _is_solid(self, region: Region, offset: int, length: int) -> bool:
+        """Return whether a range of populated pages stands still and has data everywhere."""
+        tag_only = self._tag_only.get(region.gpa)
+        if tag_only is None:
+            return False
+        page = region.page_size_bytes
+        first, stop = np.searchsorted(tag_only, (offset // page, (offset + length) // page))
+        return bool(first == stop)
+
+    def tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """As PageSource."""
+        return self._machine.read_tags(gpa, length_bytes)

@@ -1,0 +1,35 @@
+"""What an embedded machine can be, and its RAM."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from tagalong.errors import UsageError
+from tagalong.machine import MachineDescription
+from tagalong.memory import GuestMemory, Region, RegionSource
+from tagalong.mte.registers import MteVersion
+
+PAGE_BYTES: Final = 4096
+
+
+def create_memory(
+    description: MachineDescription, sources: Sequence[RegionSource] | None
+) -> GuestMemory:
+    """Return RAM: new, or the content of `sources`, mapped copy-on-write."""
+    if sources is None:
+        return GuestMemory([Region.create(r.gpa, r.size_bytes) for r in description.regions])
+    pairs = zip(description.regions, sources, strict=True)
+    return GuestMemory([Region.map(r.gpa, r.size_bytes, source) for r, source in pairs])
+
+
+def refuse_foreign(description: MachineDescription) -> None:
+    """Raise UsageError for what an embedded machine cannot be."""
+    if description.page_size_bytes != PAGE_BYTES:
+        raise UsageError(
+            f"page size {description.page_size_bytes}: the embedded machine has {PAGE_BYTES}"
+        )
+    if description.mte_version != MteVersion.MTE3:
+        raise UsageError(
+            f"MTE version {description.mte_version}: the embedded machine has {MteVersion.MTE3}"
+        )
+    if not description.regions:
+        raise UsageError("a machine needs at least one RAM region")

@@ -1,0 +1,91 @@
+"""The commands that save a VM: their arguments, and when they are answered.
+
+As in QEMU, `dump-guest-memory` is answered when the dump is complete, or at once with
+`detach`; then DUMP_COMPLETED says when. The same goes for our own `x-snapshot`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from tagalong.errors import MachineError
+from tagalong.vmm.arguments import Argument, Kind
+from tagalong.vmm.causes import with_causes
+from tagalong.vmm.messages import JsonObject, QmpError
+from tagalong.vmm.save_record import SaveKind, SaveRecord, SaveRequest
+from tagalong.vmm.saving import Saving
+from tagalong.vmm.storage import SPACES
+
+_FORMAT: Final = "elf"
+_FILE: Final = "file:"
+
+CAPABILITY: Final = {"formats": [_FORMAT]}
+"""What query-dump-guest-memory-capability answers."""
+
+DUMP_ARGUMENTS: Final[Mapping[str, Argument]] = {
+    "paging": Argument(Kind.BOOLEAN, required=True),
+    "protocol": Argument(Kind.STRING, required=True),
+    "detach": Argument(Kind.BOOLEAN),
+    "format": Argument(Kind.STRING),
+    "x-space": Argument(Kind.STRING),
+    "x-vcpu": Argument(Kind.INTEGER),
+}
+
+SNAPSHOT_ARGUMENTS: Final[Mapping[str, Argument]] = {
+    "protocol": Argument(Kind.STRING, required=True),
+    "detach": Argument(Kind.BOOLEAN),
+    "live": Argument(Kind.BOOLEAN),
+    "zstd": Argument(Kind.BOOLEAN),
+}
+
+
+def dump_request(arguments: JsonObject) -> SaveRequest:
+    """Return what dump-guest-memory asks for. Raises QmpError."""
+    if arguments.get("format", _FORMAT) != _FORMAT:
+        raise QmpError(f"Parameter 'format' does not accept value '{arguments['format']}'")
+    space = str(arguments.get("x-space", SPACES[0]))
+    if space not in SPACES:
+        raise QmpError(f"Parameter 'x-space' expects one of {', '.join(SPACES)}")
+    if arguments["paging"] is not (space != SPACES[0]):
+        raise QmpError(
+            "Parameter 'paging' is for virtual addresses: true with x-space kernel or user, and "
+            "only then"
+        )
+    vcpu = arguments.get("x-vcpu", 0)
+    return SaveRequest(
+        path=_path(arguments),
+        kind=SaveKind.DUMP,
+        space=space,
+        vcpu=vcpu if isinstance(vcpu, int) else 0,
+    )
+
+
+def snapshot_request(arguments: JsonObject, max_downtime_ms: int) -> SaveRequest:
+    """Return what x-snapshot asks for. Raises QmpError."""
+    return SaveRequest(
+        path=_path(arguments),
+        live=arguments.get("live") is True,
+        compress=arguments.get("zstd") is True,
+        max_downtime_ms=max_downtime_ms,
+    )
+
+
+def _path(arguments: JsonObject) -> Path:
+    protocol = str(arguments["protocol"])
+    if not protocol.startswith(_FILE) or len(protocol) == len(_FILE):
+        raise QmpError("Parameter 'protocol' expects file:PATH")
+    return Path(protocol.removeprefix(_FILE))
+
+
+def save(saving: Saving, request: SaveRequest, *, detach: bool) -> object:
+    """Begin to save; return None if detached, else a future of the command's value."""
+    done = saving.start(request)
+    return None if detach else asyncio.ensure_future(_finished(done))
+
+
+async def _finished(done: asyncio.Future[SaveRecord]) -> object:
+    record = await asyncio.shield(done)
+    if record.error is not None:
+        raise MachineError(with_causes(record.error)) from record.error
+    return {}

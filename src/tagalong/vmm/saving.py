@@ -1,0 +1,126 @@
+"""Saves a VM to a file: writes it in a thread and keeps the books in the event loop.
+
+    active -> completed    the file is complete; the VM goes on as it was
+           -> failed       nothing is under the file's name; the VM goes on as it was
+
+One at a time; what became of the last one is kept.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+from tagalong.errors import RunStateError, TagalongError
+from tagalong.machine import Machine
+from tagalong.vmm.causes import unexpected
+from tagalong.vmm.handover import Purpose
+from tagalong.vmm.messages import Event
+from tagalong.vmm.save_record import SaveMoment, SaveRecord, SaveRequest, SaveStatus
+from tagalong.vmm.states import VmState
+from tagalong.vmm.vm import Vm
+
+_REFUSED = {
+    VmState.INMIGRATE: "the VM is not here yet: an incoming migration is awaited",
+    VmState.FINISH_MIGRATE: "the VM is being migrated away",
+    VmState.POSTMIGRATE: "the VM was migrated away: save it where it is",
+    VmState.SHUTDOWN: "the guest is powered off: there is nothing to save",
+    VmState.INTERNAL_ERROR: "the machine failed: there is nothing to save",
+}
+
+
+class Storer(Protocol):
+    """Writes a machine to a file, in the calling thread."""
+
+    def __call__(
+        self,
+        machine: Machine,
+        request: SaveRequest,
+        progress: Callable[[SaveMoment], None],
+        cancelled: threading.Event,
+        /,
+    ) -> Mapping[str, object]:
+        """Return the report once the file is complete. Raises TagalongError."""
+        ...
+
+
+class Saving:
+    """The snapshots and dumps of one VM, one at a time; `record` is the last one's."""
+
+    def __init__(self, vm: Vm, store: Storer, emit: Callable[[Event], None]) -> None:
+        self.record: SaveRecord | None = None
+        self._vm = vm
+        self._store = store
+        self._emit = emit
+        self._loop = asyncio.get_running_loop()
+        self._cancelled = threading.Event()
+        self._done: asyncio.Future[SaveRecord] = self._loop.create_future()
+
+    @property
+    def is_under_way(self) -> bool:
+        """Return whether something is being saved."""
+        return self.record is not None and self.record.status is SaveStatus.ACTIVE
+
+    def start(self, request: SaveRequest) -> asyncio.Future[SaveRecord]:
+        """Begin to save; the result is there when it ended, failed or not.
+
+        Raises RunStateError if the VM cannot be saved now.
+        """
+        if self.is_under_way:
+            raise RunStateError("there is a dump or a snapshot in progress")
+        if self._vm.state in _REFUSED:
+            raise RunStateError(_REFUSED[self._vm.state])
+        machine = self._vm.gated_machine(Purpose.SAVING)
+        self.record = SaveRecord(request)
+        self._cancelled, self._done = threading.Event(), self._loop.create_future()
+        run = partial(self._run, machine, request, self._cancelled)
+        threading.Thread(target=run, name="saving", daemon=True).start()
+        return self._done
+
+    def cancel(self) -> None:
+        """Ask what is under way to stop; its status tells when it has."""
+        self._cancelled.set()
+
+    async def cancel_and_wait(self, timeout_s: float) -> None:
+        """Cancel what is under way and wait until it has ended."""
+        if self.is_under_way:
+            self.cancel()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._done), timeout_s)
+
+    def _run(self, machine: Machine, request: SaveRequest, cancelled: threading.Event) -> None:
+        """Save, in a thread of its own."""
+        try:
+            report = self._store(machine, request, self._tell_progress, cancelled)
+        except TagalongError as error:
+            self._call(partial(self._end, SaveStatus.FAILED, None, error))
+        except Exception as error:  # noqa: BLE001 (a bug of ours must not lose the VM)
+            self._call(partial(self._end, SaveStatus.FAILED, None, unexpected(error)))
+        else:
+            self._call(partial(self._end, SaveStatus.COMPLETED, report, None))
+
+    def _tell_progress(self, moment: SaveMoment) -> None:
+        self._call(partial(self._progressed, moment))
+
+    def _progressed(self, moment: SaveMoment) -> None:
+        if self.record is not None:
+            self.record.moment = moment
+
+    def _end(
+        self,
+        status: SaveStatus,
+        report: Mapping[str, object] | None,
+        error: TagalongError | None,
+    ) -> None:
+        self._vm.thaw()
+        if self.record is None:
+            return
+        self.record.status, self.record.report, self.record.error = status, report, error
+        self._emit(Event("DUMP_COMPLETED", self.record.to_event()))
+        self._done.set_result(self.record)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            self._loop.call_soon_threadsafe(function)

@@ -1,0 +1,201 @@
+"""`tagalong snapshot`, `restore` and `dump` with real VM processes."""
+
+import json
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tagalong.core import open_core
+from tests.support.vm_processes import TAGALONG, TIMEOUT_S, VmProcess, tagalong, until, vm_process
+
+CHURN = ("--machine", "soft", "--guest", "churn", "--guest-args", "report=512", "--ram", "32M")
+
+
+@contextmanager
+def churning(folder: Path, *options: str) -> Iterator[VmProcess]:
+    with vm_process(folder, "a", *CHURN, *options) as vm:
+        vm.wait_for_console("churn: progress", times=2)
+        yield vm
+
+
+@pytest.mark.parametrize("options", [(), ("--live",), ("--zstd",)])
+def test_snapshot_and_restore_the_guest_goes_on_in_both(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    path = tmp_path / "vm.core"
+    with churning(tmp_path) as vm:
+        result = tagalong("snapshot", str(vm.control), str(path), *options)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith(f"{path} is complete.\n")
+        assert result.stderr == ""
+        count = vm.console.count("churn: progress")
+        vm.wait_for_console("churn: progress", times=count + 2)
+        assert "FAIL" not in vm.console
+
+    with vm_process(tmp_path, "b", "--machine", "soft", "--restore", str(path)) as restored:
+        restored.wait_for_console("churn: progress", times=2)
+        assert "FAIL" not in restored.console
+        assert f"restored from {path}" in restored.messages
+
+
+def test_snapshot_json_has_the_numbers(tmp_path: Path) -> None:
+    with churning(tmp_path) as vm:
+        result = tagalong("snapshot", str(vm.control), str(tmp_path / "s"), "--json", "--live")
+
+    report = json.loads(result.stdout)
+    assert report["ram_bytes"] == 32 << 20
+    assert report["size_bytes"] == (tmp_path / "s").stat().st_size
+    assert 0 < report["downtime_ms"] < report["duration_ms"]
+    assert report["rounds"] >= 2
+
+
+def test_snapshot_by_relative_path_is_where_the_operator_stands(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    with churning(tmp_path) as vm:
+        subprocess.run(
+            [*TAGALONG, "snapshot", str(vm.control), "vm.core"],
+            cwd=tmp_path / "here", check=True, capture_output=True,
+            env={"PYTHONPATH": str(Path.cwd() / "src"), "PATH": "/usr/bin:/bin"},
+        )  # fmt: skip
+
+    assert (tmp_path / "here" / "vm.core").is_file()
+
+
+def test_snapshot_of_a_paused_vm_stays_paused_when_restored(tmp_path: Path) -> None:
+    path = str(tmp_path / "vm.core")
+    with churning(tmp_path) as vm, vm.qmp() as qmp:
+        qmp.execute("stop")
+        result = tagalong("snapshot", str(vm.control), path)
+        assert "the guest did not run" in result.stdout
+        assert qmp.state() == "paused"
+
+    options = ("--machine", "soft", "--restore", path)
+    with vm_process(tmp_path, "b", *options) as restored, restored.qmp() as qmp:
+        until(lambda: "was paused when it was saved" in restored.messages, "the announcement")
+        assert qmp.state() == "prelaunch"
+        qmp.execute("cont")
+        restored.wait_for_console("churn: progress")
+
+
+def test_snapshot_without_room_says_so_and_the_vm_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "vm.core"
+    path.write_bytes(b"an older one")
+    with churning(tmp_path) as vm:
+        # As on a full disk: no file of this process grows beyond 8 MiB.
+        resource.prlimit(vm.process.pid, resource.RLIMIT_FSIZE, (8 << 20, 8 << 20))
+
+        result = tagalong("snapshot", str(vm.control), str(path))
+
+        assert result.returncode == 10
+        assert "tagalong: error: cannot write" in result.stderr
+        assert f"The VM goes on as it was. Nothing new is at {path}." in result.stderr
+        with vm.qmp() as qmp:
+            assert qmp.state() == "running"
+    assert path.read_bytes() == b"an older one"
+
+
+def test_vm_killed_while_it_is_saved_leaves_the_older_file(tmp_path: Path) -> None:
+    path = tmp_path / "vm.core"
+    path.write_bytes(b"an older one")
+    with churning(tmp_path, "--ram", "1G") as vm, vm.qmp() as qmp:
+        qmp.execute("x-snapshot", protocol=f"file:{path}", zstd=True, detach=True)
+        vm.signal(signal.SIGKILL)
+        vm.process.wait(TIMEOUT_S)
+
+    assert path.read_bytes() == b"an older one"
+
+
+def test_snapshot_to_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with churning(tmp_path) as vm:
+        result = tagalong("snapshot", str(vm.control), str(tmp_path / "no" / "vm.core"))
+
+    assert result.returncode == 10
+    assert "cannot create the core" in result.stderr
+
+
+def test_snapshot_without_a_vm_is_a_control_error(tmp_path: Path) -> None:
+    result = tagalong("snapshot", str(tmp_path / "none.sock"), str(tmp_path / "vm.core"))
+
+    assert result.returncode == 50
+    assert not (tmp_path / "vm.core").exists()
+
+
+def test_dump_of_kernel_space_of_a_vm_and_of_its_snapshot_are_the_same(tmp_path: Path) -> None:
+    with vm_process(tmp_path, "a", "--machine", "soft", "--guest", "paged") as vm:
+        vm.wait_for_console("paged: granule")
+        for name, source in (("vm.core", ""), ("one.core", ""), ("two.core", "vm.core")):
+            space = "physical" if name == "vm.core" else "kernel"
+            given = str(tmp_path / source) if source else str(vm.control)
+            result = tagalong("dump", given, str(tmp_path / name), "--space", space)
+            assert result.returncode == 0, result.stderr
+
+    assert "as its kernel addresses map it: 3 pieces" in result.stdout
+    with open_core(tmp_path / "one.core") as one, open_core(tmp_path / "two.core") as two:
+        assert [s.address for s in one.segments] == [s.address for s in two.segments]
+        window = 0xFFFF_FF81_0000_0000
+        assert one.data(window, 0x8000).tobytes() == two.data(window, 0x8000).tobytes()
+        assert one.tags(window, 0x8000).tobytes() == two.tags(window, 0x8000).tobytes()
+        assert one.tags(window, 0x20).tolist() == [0x10]
+
+
+def test_dump_that_cannot_be_says_why(tmp_path: Path) -> None:
+    refusals = [
+        (("SOCK", "OUT", "--space", "kernel"), 26, "EPD1 is set, so TTBR1_EL1 maps nothing"),
+        (("SOCK", "OUT", "--space", "user", "--vcpu", "4"), 2, "there is no vCPU 4"),
+        (("CORE", "CORE"), 2, "cannot be dumped onto itself"),
+        (("NONE", "OUT"), 10, "cannot look at"),
+        (("TEXT", "OUT"), 71, "does not start an ELF file"),
+    ]
+    (tmp_path / "TEXT").write_bytes(b"text" * 100)
+    with churning(tmp_path) as vm:
+        assert tagalong("dump", str(vm.control), str(tmp_path / "CORE")).returncode == 0
+        places = {name: str(tmp_path / name) for name in ("OUT", "CORE", "NONE", "TEXT")}
+        places["SOCK"] = str(vm.control)
+
+        for arguments, status, message in refusals:
+            result = tagalong("dump", *(places.get(each, each) for each in arguments))
+
+            assert result.returncode == status, result.stderr
+            assert message in result.stderr
+        with vm.qmp() as qmp:
+            assert qmp.state() == "running"
+    assert not (tmp_path / "OUT").exists()
+
+
+def test_restore_command_is_run_restore(tmp_path: Path) -> None:
+    path = tmp_path / "vm.core"
+    with churning(tmp_path) as vm:
+        tagalong("snapshot", str(vm.control), str(path))
+    control = tmp_path / "b.sock"
+    command = [*TAGALONG, "restore", str(path), "--control", str(control), "--machine", "soft"]
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 128 + signal.SIGTERM
+
+    assert b"progress vcpu=0" in line  # the snapshot may have cut the line in two
+
+
+def test_restore_of_another_machine_than_expected_is_refused(tmp_path: Path) -> None:
+    refusals = [
+        (("--ram", "64M"), "has 0x2000000 bytes of RAM, --ram says 0x4000000"),
+        (("--max-ram", "16M"), "more than --max-ram allows"),
+        (("--vcpus", "2"), "has 1 vCPUs, --vcpus says 2"),
+    ]
+    path = tmp_path / "vm.core"
+    with churning(tmp_path) as vm:
+        tagalong("snapshot", str(vm.control), str(path))
+    command = ("restore", str(path), "--control", str(tmp_path / "b.sock"), "--machine", "soft")
+
+    for options, message in refusals:
+        result = tagalong(*command, *options)
+
+        assert result.returncode == 75
+        assert message in result.stderr
