@@ -42,7 +42,8 @@ from tagalong.wire.layout import MalformedError
 def open_file(path: Path) -> FileSource:
     """Return the mapped file. Raises HostError if it cannot be opened or mapped."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without waiting for somebody at the other end of a pipe.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise HostError(f"cannot open the core {path}: {error}") from error
     try:
@@ -78,7 +79,9 @@ class Core:
 
     Arrays are read-only; those of a plain file look into it without a copy where a range
     lies in one segment, and stay valid after `close`. Where segments overlap, the first in
-    the file is served, as gdb does (`tagalong check` says where).
+    the file is served, as gdb does (`tagalong check` says where). `loads` and `tag_segments`
+    are the program headers of both kinds, in the file's order; `source` has the bytes that
+    their offsets mean.
     """
 
     def __init__(self, source: Source, headers: Sequence[ProgramHeader]) -> None:
@@ -92,11 +95,6 @@ class Core:
 
     def _of_type(self, kind: SegmentType) -> tuple[ProgramHeader, ...]:
         return tuple(header for header in self.headers if header.type == kind)
-
-    @property
-    def segments(self) -> tuple[ProgramHeader, ...]:
-        """Return the PT_LOAD segments in the order of the file."""
-        return self.loads
 
     @cached_property
     def regions(self) -> tuple[CoreRegion, ...]:
