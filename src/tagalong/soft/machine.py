@@ -416,5 +416,3 @@ class SoftMachine:
     def _refuse_closed(self) -> None:
         if self._closed:
             raise RunStateError("the machine is closed")
-
-

@@ -216,3 +216,32 @@ def test_runs_of_finds_runs_at_both_ends() -> None:
 
     assert runs_of(flags, 10) == [[10, 11], [12, 14]]
     assert runs_of(np.zeros(3, np.bool_)) == []
+
+
+def test_private_plane_scattered_pages_are_read_and_holes_stay() -> None:
+    plane = PrivatePlane("ram", 64 << 20)
+    pages = np.array([1, 2, 40, 16383], np.int64)
+    rows = plane.array.reshape(-1, PAGE)
+    rows[2], rows[16383] = 2, 3
+    target = np.full((4, PAGE), 0xEE, np.uint8)
+
+    plane.read_pages_into(target, PAGE, pages)
+    plane.read_pages_into(target[:0], PAGE, pages[:0])
+
+    assert (target == [[0], [2], [0], [3]]).all()
+    assert not plane.used_pages(PAGE, PAGE, 1).any()
+    assert list(plane.extents()) == [(2 * PAGE, 3 * PAGE), (16383 * PAGE, 16384 * PAGE)]
+
+
+def test_private_plane_scattered_units_of_a_file_are_read_where_it_has_content(
+    file: FileRange,
+) -> None:
+    plane = PrivatePlane("tags", SIZE, file)
+    units = PAGE // 128
+    numbers = np.array([0, 2 * units, 3 * units + 5, 10 * units, 40 * units], np.int64)
+    target = np.full((5, 128), 0xEE, np.uint8)
+
+    plane.read_pages_into(target, 128, numbers)
+
+    assert (target == [[0], [2], [3], [0], [40]]).all()
+    assert used(plane) == [2, 3, 40]
