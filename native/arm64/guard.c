@@ -151,36 +151,42 @@ static void enter(struct ta_call *call) {
     call->system_calls++; /* the door's own */
 }
 
-/* SP is about to leave the stack. A fault's handler gets a stack of its own; every other
- * signal waits. */
+/* SP is about to leave the stack: a fault's handler gets one of its own. */
 static int enter_with_stack_apart(struct ta_call *call) {
     size_t frame_bytes = getauxval(AUX_MINSIGSTKSZ);
     if (frame_bytes < FRAME_BYTES_AT_LEAST)
         frame_bytes = FRAME_BYTES_AT_LEAST;
     size_t bytes = frame_bytes + HANDLER_BYTES;
     stack_t ours = {.ss_sp = __builtin_alloca(bytes), .ss_size = bytes}, before;
-    sigset_t all, mask;
-    sigfillset(&all);
-    sigdelset(&all, SIGSEGV);
-    sigdelset(&all, SIGBUS);
-    call->system_calls += 4;
-    if (pthread_sigmask(SIG_BLOCK, &all, &mask))
-        return EINVAL;
-    int error = sigaltstack(&ours, &before) ? errno : 0;
-    if (!error) {
-        enter(call);
-        if (sigaltstack(&before, NULL))
-            error = errno;
-    }
-    pthread_sigmask(SIG_SETMASK, &mask, NULL);
-    return error;
+    call->system_calls += 2;
+    if (sigaltstack(&ours, &before))
+        return errno;
+    enter(call);
+    return sigaltstack(&before, NULL) ? errno : 0;
 }
 
-static int enter_as_asked(struct ta_call *call) {
-    if (call->flags & TA_CALL_STACK_APART)
-        return enter_with_stack_apart(call);
-    enter(call);
-    return 0;
+/* The kernel ends a process that faults while it blocks the signal, and a thread may come
+ * here with all signals blocked. With SP apart every other signal has to wait. */
+static int enter_with_mask(struct ta_call *call) {
+    sigset_t faults, others, before;
+    sigemptyset(&faults);
+    sigfillset(&others);
+    for (int i = 0; i < 2; i++) {
+        sigaddset(&faults, signals[i]);
+        sigdelset(&others, signals[i]);
+    }
+    bool apart = call->flags & TA_CALL_STACK_APART;
+    call->system_calls += 2;
+    int error = pthread_sigmask(apart ? SIG_SETMASK : SIG_UNBLOCK, apart ? &others : &faults,
+                                &before);
+    if (error)
+        return error;
+    if (apart)
+        error = enter_with_stack_apart(call);
+    else
+        enter(call);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
 }
 
 static int enter_unchecked(struct ta_call *call) {
@@ -188,7 +194,7 @@ static int enter_unchecked(struct ta_call *call) {
     call->system_calls += 3;
     if (before < 0 || prctl(SET_TAGGED_ADDR_CTRL, before & ~TCF_MASK, 0, 0, 0))
         return errno;
-    int error = enter_as_asked(call);
+    int error = enter_with_mask(call);
     if (prctl(SET_TAGGED_ADDR_CTRL, before, 0, 0, 0))
         return errno;
     return error;
@@ -202,5 +208,5 @@ int ta_call_guarded(struct ta_call *call) {
     int error = install(call);
     if (error)
         return error;
-    return call->flags & TA_CALL_CHECKS_OFF ? enter_unchecked(call) : enter_as_asked(call);
+    return call->flags & TA_CALL_CHECKS_OFF ? enter_unchecked(call) : enter_with_mask(call);
 }

@@ -89,8 +89,27 @@ def test_signals_wait_while_sp_is_in_guest_memory_and_change_none_of_it(bench: B
     assert bench.data(bench.gpa, len(data)) == data
 
 
+def test_fault_in_a_thread_that_blocks_all_signals_is_a_value(bench: Bench) -> None:
+    got = []
+
+    def fault() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        buffer = np.zeros(64, np.uint8)
+        for flags in (CallFlags.NONE, CallFlags.STACK_APART, CallFlags.CHECKS_OFF):
+            result = bench.host.call(Routine.COPY, buffer.ctypes.data, 0x40, 64, flags=flags)
+            got.append(result.fault and result.fault.code)
+        got.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before)
+
+    thread = threading.Thread(target=fault)
+    thread.start()
+    thread.join()
+
+    assert got == [SEGV_MAPERR, SEGV_MAPERR, SEGV_MAPERR, True]
+
+
 def test_signal_mask_and_alternate_stack_are_put_back(bench: Bench) -> None:
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGBUS})
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ()), alternate_stack()
     buffer = np.zeros(64, np.uint8)
 

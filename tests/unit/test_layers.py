@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "mte": set(),
     "memory": {"mte"},
     "machine": {"mte", "memory"},
-    "access": {"mte", "memory", "machine"},
+    "access": {"mte", "memory"},
     "register_ids": {"machine"},
     "cpu_match": {"machine", "register_ids"},
     "devices": {"mte", "memory"},
