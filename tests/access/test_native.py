@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tagalong.access import CallFlags, Routine, View, tagged_addr_ctrl
+from tagalong.access import STRATEGIES, CallFlags, Hazard, Routine, View, tagged_addr_ctrl
 from tagalong.access.host import SEGV_MAPERR, SEGV_MTESERR
+from tagalong.errors import HostError
 from tagalong.mte.registers import TagCheckMode
 from tests.support.access_bench import Bench
 
@@ -153,6 +154,34 @@ def test_tco_survives_a_signal_in_the_middle_of_a_copy(bench: Bench) -> None:
 
     assert len(seen) > 50
     assert got.tobytes() == data
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_tags_are_set_while_the_dirty_log_is_on_unless_the_hazard_says_no(
+    fresh: Bench, name: str
+) -> None:
+    _, packed = fresh.fill(2, 1)
+    strategy = fresh.strategy(name)
+    fresh.machine.start_dirty_log()
+
+    def attempt() -> str | None:
+        try:
+            assert strategy.write_tags(fresh.at(2), packed[::-1].copy()) is None
+        except HostError as error:
+            return str(error)
+        return None
+
+    said = attempt()
+
+    hazard = Hazard.NOT_WHILE_LOGGED in strategy.hazards
+    release = tuple(map(int, os.uname().release.split(".")[:2]))
+    assert (said is None) == (not hazard or release < (6, 2))
+    if said is not None:
+        assert said.startswith("KVM_ARM_MTE_COPY_TAGS(")
+        assert "EBUSY" in said
+        fresh.machine.write_tags(fresh.at(2), packed[::-1].copy())  # suspends the log meanwhile
+    fresh.machine.stop_dirty_log()
+    np.testing.assert_array_equal(fresh.machine.read_tags(fresh.at(2), fresh.page), packed[::-1])
 
 
 def test_handler_that_somebody_installed_later_does_not_get_our_faults(bench: Bench) -> None:

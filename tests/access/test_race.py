@@ -19,8 +19,11 @@ from tagalong.race.options import RaceOptions, run_races
 from tests.access.conftest import INSIDE_LAB
 
 KIND = "kvm" if INSIDE_LAB else "soft"
-RACE_S = 1.0 if INSIDE_LAB else 0.3
+RACE_S = 0.5 if INSIDE_LAB else 0.3
 PATIENCE_S = 60.0
+
+# In the lab the explorer is an interpreter on an emulator, and takes its time.
+EXPLORED = ["ioctl", "match"] if INSIDE_LAB else [*STRATEGIES]
 
 # Before Linux 6.2 the RAM of a KVM guest with MTE cannot be shared memory.
 OLD = INSIDE_LAB and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 2)
@@ -107,7 +110,7 @@ def test_match_faults_under_a_guest_that_changes_tags_and_not_when_it_is_paused(
     assert outcomes(standing) == {Outcome.RIGHT}
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EXPLORED)
 def test_explorer_knows_every_outcome_that_was_seen(report: Report, name: str) -> None:
     (explored,) = run_races(RaceOptions(access=name))
     possible = {outcome for outcome, count in explored.outcomes.items() if count}

@@ -77,7 +77,7 @@ def test_strategy_leaves_holes_alone(bare: Maker, name: str) -> None:
 
 
 def test_migrate_with_access_says_what_it_used(machine_name: str, tmp_path: Path) -> None:
-    churn = ("--guest", "churn", "--guest-args", CALM, "--ram", "32M")
+    churn = ("--guest", "churn", "--guest-args", CALM, "--ram", "8M")
     with (
         vm_process(tmp_path, "a", *churn, "--machine", machine_name, "--access", "sp") as source,
         vm_process(tmp_path, "b", *incoming(machine_name), "--access", "tco") as target,

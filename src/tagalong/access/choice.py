@@ -1,12 +1,12 @@
 """All strategies, and which to take."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
 from tagalong.access.alias import Alias
-from tagalong.access.host import Host
+from tagalong.access.host import Host, Need
 from tagalong.access.ioctl import Ioctl
 from tagalong.access.kernel import Kernel
 from tagalong.access.match import Match
@@ -63,8 +63,13 @@ def choose(name: str, host: Host) -> Choice:
 
 def why_not(name: str, host: Host) -> str | None:
     """Return what `host` lacks for the strategy `name`, None if nothing."""
-    needs = sorted(STRATEGIES[name].needs, key=lambda need: need.name)
-    reasons = [f"needs {need.value}: {reason}" for need in needs if (reason := host.lacks(need))]
+    return missing(STRATEGIES[name].needs, host)
+
+
+def missing(needs: Collection[Need], host: Host) -> str | None:
+    """Return which of `needs` the host lacks, and why; None if it has all of them."""
+    in_order = sorted(needs, key=lambda need: need.name)
+    reasons = [f"needs {need.value}: {reason}" for need in in_order if (reason := host.lacks(need))]
     return "; ".join(reasons) or None
 
 

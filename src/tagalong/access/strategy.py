@@ -24,7 +24,7 @@ class Hazard(Enum):
     POPULATES_MEMORY = "a look at a page that nobody has used allocates it"
     THREAD_AFFINE = "what it switches belongs to the calling thread alone"
     HOLDS_SIGNALS = "signals wait until the copy is over, as there is no stack"
-    NOT_WHILE_LOGGED = "kernels from about 6.13 set no tags while the dirty log is on"
+    NOT_WHILE_LOGGED = "newer kernels, 6.12.107 among them, set no tags while the dirty log is on"
 
 
 class Strategy(Protocol):

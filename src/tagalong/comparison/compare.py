@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from tagalong.access import AUTO, STRATEGIES, Host, Strategy, choose
+from tagalong.access.choice import missing
 from tagalong.comparison.control import Plain
 from tagalong.comparison.machines import MachineMaker, machine_maker
 from tagalong.comparison.measure import MODES, measure_all, try_all, try_system_calls
@@ -61,16 +62,11 @@ def _compare_one(kind: type[Strategy], make: MachineMaker) -> StrategyReport:
             summary=kind.summary,
             needs=tuple(sorted(need.value for need in kind.needs)),
             hazards=tuple(sorted(hazard.value for hazard in kind.hazards)),
-            reason=_why_not(kind, machine.host),
+            reason=missing(kind.needs, machine.host),
         )
         return _measured(row, kind(machine.host), machine.host) if row.works else row
     finally:
         machine.close()
-
-
-def _why_not(kind: type[Strategy], host: Host) -> str | None:
-    reasons = [host.lacks(need) for need in sorted(kind.needs, key=lambda need: need.name)]
-    return "; ".join(reason for reason in reasons if reason) or None
 
 
 def _measured(row: StrategyReport, strategy: Strategy, host: Host) -> StrategyReport:

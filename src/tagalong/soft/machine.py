@@ -37,6 +37,7 @@ from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 from tagalong.mte.registers import MteVersion
 from tagalong.soft.description import PAGE_BYTES, create_memory, refuse_foreign
 from tagalong.soft.disassembly import disassemble
+from tagalong.soft.exits import DeviceExits
 from tagalong.soft.host import SoftHost
 from tagalong.soft.native import ExitReason, NativeMachine
 from tagalong.soft.psci import Psci
@@ -89,7 +90,8 @@ class SoftMachine:
             SoftVcpu(i, self._native, self._while_paused, self._handle_exit, policy)
             for i in range(description.vcpu_count)
         )
-        self._psci = Psci(self._vcpus, self._is_ram, lambda: self._end(RunState.SHUTDOWN))
+        psci = Psci(self._vcpus, self._is_ram, lambda: self._end(RunState.SHUTDOWN))
+        self._exits = DeviceExits(self._native, self._uart, self._vcpus, psci)
 
     @classmethod
     def create(
@@ -359,9 +361,9 @@ class SoftMachine:
     def _handle_exit(self, leave: Exit) -> None:
         match ExitReason(leave.reason):
             case ExitReason.MMIO:
-                self._handle_mmio(leave)
+                self._exits.mmio(leave)
             case ExitReason.HVC:
-                self._handle_hvc(leave)
+                self._exits.hvc(leave)
             case ExitReason.UNSUPPORTED:
                 self._fail(leave)
             case ExitReason.IDLE:
@@ -369,22 +371,6 @@ class SoftMachine:
                     self._condition.wait_for(lambda: not self._may_run(), _IDLE_WAIT_S)
             case ExitReason.BUDGET | ExitReason.INTERRUPTED:
                 pass
-
-    def _handle_mmio(self, leave: Exit) -> None:
-        offset = leave.mmio_gpa - PL011_GPA
-        if leave.mmio_is_write:
-            self._uart.write(offset, leave.mmio_data)
-            self._native.complete_mmio(leave.vcpu, 0)
-        else:
-            self._native.complete_mmio(leave.vcpu, self._uart.read(offset))
-
-    def _handle_hvc(self, leave: Exit) -> None:
-        vcpu = self._vcpus[leave.vcpu]
-        immediate = leave.insn >> 5 & 0xFFFF
-        if immediate:
-            vcpu.set_x(0, -1)  # SMCCC uses HVC #0 alone; the others are "not supported"
-        else:
-            self._psci.call(vcpu)
 
     def _fail(self, leave: Exit) -> None:
         self._failure = UnsupportedInstructionError(
