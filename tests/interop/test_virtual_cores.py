@@ -105,4 +105,4 @@ def test_readelf_has_no_complaint(cores: dict[Space, Path], space: Space) -> Non
 
     assert "Warning" not in said
     assert "Error" not in said
-    assert said.count("LOPROC+0x2") == (2 if space is Space.KERNEL else 1)
+    assert said.count("AARCH64_MEMTAG") == (2 if space is Space.KERNEL else 1)
