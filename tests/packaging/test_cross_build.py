@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+INSTALLED = ROOT / "src" / "tagalong" / "_lib"
 EM_X86_64, EM_AARCH64 = 62, 183
 
 
@@ -23,6 +24,10 @@ def test_toolchain_other_target_builds_library_and_the_same_guests(
 
     header = (tmp_path / "libtagalong.so").read_bytes()[:20]
     assert struct.unpack_from("<H", header, 18) == (machine,)
-    for guest in tmp_path.glob("*.elf"):
-        installed = ROOT / "src" / "tagalong" / "_lib" / guest.name
-        assert guest.read_bytes() == installed.read_bytes(), "the build is not reproducible"
+    guests = {folder.name for folder in (ROOT / "guests").iterdir()} - {"lib", "guest.ld"}
+    for name in guests:
+        built, installed = tmp_path / f"{name}.elf", INSTALLED / f"{name}.elf"
+        assert built.read_bytes() == installed.read_bytes(), "the build is not reproducible"
+    programs = {source.stem for source in (ROOT / "tests" / "programs").glob("*.c")}
+    expected = guests | (programs if target == "aarch64" else set())
+    assert {file.stem for file in tmp_path.glob("*.elf")} == expected

@@ -12,7 +12,6 @@ RFC 8878, 3.1.2, for skippable frames. docs/formats/core.md, section 5, is norma
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 import xxhash
@@ -74,8 +73,49 @@ def is_archive(file: FileSource) -> bool:
     return magic == ZSTD_MAGIC or magic & _SKIPPABLE_MASK == SKIPPABLE_MAGIC & _SKIPPABLE_MASK
 
 
-def read_seek_table(file: FileSource) -> list[Frame]:
-    """Return the frames of an archive in order.
+class SeekTable:
+    """The frames of an archive, by number; 28 bytes of memory for each.
+
+    `entries`: compressed and core size of each, and a checksum if there are any.
+    """
+
+    def __init__(self, entries: NDArray[np.void]) -> None:
+        self._entries = entries
+        self._stops = np.cumsum(entries["compressed"], dtype=np.uint64)
+        self._core_stops = np.cumsum(entries["core"], dtype=np.uint64)
+
+    def __len__(self) -> int:
+        return self._entries.size
+
+    @property
+    def compressed_bytes(self) -> int:
+        """Return the size of all frames in the archive."""
+        return int(self._stops[-1]) if len(self) else 0
+
+    @property
+    def core_bytes(self) -> int:
+        """Return the size of the core."""
+        return int(self._core_stops[-1]) if len(self) else 0
+
+    def number_at(self, offset: int) -> int:
+        """Return the number of the frame with this byte of the core."""
+        return int(np.searchsorted(self._core_stops, np.uint64(offset), "right"))
+
+    def frame(self, number: int) -> Frame:
+        """Return one frame."""
+        entry = self._entries[number]
+        compressed, core = int(entry["compressed"]), int(entry["core"])
+        return Frame(
+            at=int(self._stops[number]) - compressed,
+            compressed_bytes=compressed,
+            core_at=int(self._core_stops[number]) - core,
+            core_bytes=core,
+            checksum=int(entry["checksum"]) if "checksum" in (entry.dtype.names or ()) else None,
+        )
+
+
+def read_seek_table(file: FileSource) -> SeekTable:
+    """Return the frames of an archive.
 
     Raises MalformedCoreError if the file does not end in a seek table, or if what the table
     says cannot be: sizes that do not add up to the file's, a frame above MAX_FRAME_BYTES.
@@ -93,10 +133,10 @@ def read_seek_table(file: FileSource) -> list[Frame]:
             f"the seek table's descriptor {footer['descriptor']:#x} has reserved bits set",
             at + SEEK_FOOTER.offsets["descriptor"],
         )
-    return _frames(file, footer, at)
+    return _table(file, footer, at)
 
 
-def _frames(file: FileSource, footer: dict[str, int], footer_at: int) -> list[Frame]:
+def _table(file: FileSource, footer: dict[str, int], footer_at: int) -> SeekTable:
     kind = _ENTRY if footer["descriptor"] & HAS_CHECKSUMS else _ENTRY_BARE
     table_bytes = footer["frame_count"] * kind.itemsize
     table_at = footer_at - table_bytes
@@ -112,36 +152,23 @@ def _frames(file: FileSource, footer: dict[str, int], footer_at: int) -> list[Fr
         raise malformed(
             f"a skippable frame of {expected:#x} bytes with the seek table must start here", head_at
         )
-    entries = file.view(table_at, table_bytes).copy().view(kind)
-    frames = list(_place(entries))
-    _check_frames(frames, head_at, table_at, kind.itemsize)
-    return frames
-
-
-def _place(entries: NDArray[np.void]) -> Iterator[Frame]:
-    sizes = entries["compressed"].tolist()
-    core_sizes = entries["core"].tolist()
-    has_checksums = "checksum" in (entries.dtype.names or ())
-    checksums = entries["checksum"].tolist() if has_checksums else [None] * len(sizes)
-    starts = accumulate(sizes, initial=0)
-    core_starts = accumulate(core_sizes, initial=0)
-    for values in zip(starts, sizes, core_starts, core_sizes, checksums, strict=False):
-        yield Frame(*values)
-
-
-def _check_frames(frames: list[Frame], end: int, table_at: int, entry_bytes: int) -> None:
-    for number, frame in enumerate(frames):
-        if frame.core_bytes > MAX_FRAME_BYTES:
-            raise malformed(
-                f"frame {number:#x} holds {frame.core_bytes:#x} bytes: {MAX_FRAME_BYTES:#x} are "
-                "possible",
-                table_at + number * entry_bytes,
-            )
-    total = sum(frame.compressed_bytes for frame in frames)
-    if total != end:
+    entries = file.view(table_at, table_bytes).view(kind)
+    too_large = np.flatnonzero(entries["core"] > MAX_FRAME_BYTES)
+    if too_large.size:
+        number = int(too_large[0])
         raise malformed(
-            f"the frames take {total:#x} bytes by the seek table, but it starts at {end:#x}", end
+            f"frame {number:#x} holds {int(entries['core'][number]):#x} bytes: "
+            f"{MAX_FRAME_BYTES:#x} are possible",
+            table_at + number * kind.itemsize,
         )
+    table = SeekTable(entries)
+    if table.compressed_bytes != head_at:
+        raise malformed(
+            f"the frames take {table.compressed_bytes:#x} bytes by the seek table, but it starts "
+            f"at {head_at:#x}",
+            head_at,
+        )
+    return table
 
 
 def malformed(message: str, offset: int) -> MalformedCoreError:
@@ -158,10 +185,8 @@ class SeekableSource:
 
     def __init__(self, file: FileSource) -> None:
         self._file = file
-        # Frames without content would only be in the way of the search.
-        self._frames = [frame for frame in read_seek_table(file) if frame.core_bytes]
-        self._starts = np.array([frame.core_at for frame in self._frames], np.uint64)
-        self.size = sum(frame.core_bytes for frame in self._frames)
+        self._table = read_seek_table(file)
+        self.size = self._table.core_bytes
         self._recent: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
 
     @property
@@ -173,9 +198,9 @@ class SeekableSource:
         """Return bytes of the core as a copy."""
         content = np.empty(length, np.uint8)
         done = 0
-        number = int(np.searchsorted(self._starts, np.uint64(offset), "right")) - 1
+        number = self._table.number_at(offset)
         while done < length:
-            frame = self._frames[number]
+            frame = self._table.frame(number)
             inside = offset + done - frame.core_at
             piece = self._content(number)[inside : inside + length - done]
             content[done : done + piece.size] = piece
@@ -186,13 +211,14 @@ class SeekableSource:
 
     def frames(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield the core from its start to its end: an offset, and the bytes from there on."""
-        for frame in self._frames:
+        for number in range(len(self._table)):
+            frame = self._table.frame(number)
             yield frame.core_at, _decompress(self._file, frame)
 
     def _content(self, number: int) -> NDArray[np.uint8]:
         content = self._recent.pop(number, None)
         if content is None:
-            content = _decompress(self._file, self._frames[number])
+            content = _decompress(self._file, self._table.frame(number))
             if len(self._recent) >= _CACHED_FRAMES:
                 self._recent.popitem(last=False)
         self._recent[number] = content

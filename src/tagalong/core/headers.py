@@ -9,8 +9,8 @@ from tagalong.core.source import Source
 from tagalong.errors import MalformedCoreError
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO
 
-MAX_PROGRAM_HEADERS = 1 << 20
-"""More than any process has mappings (vm.max_map_count is 65530 unless raised)."""
+MAX_PROGRAM_HEADERS = 1 << 18
+"""Twice the mappings that a process can have (vm.max_map_count is 65530 unless raised), twice."""
 
 _ADDRESS_SPACE_END = 1 << 64
 

@@ -15,6 +15,9 @@ from tagalong.errors import MalformedCoreError
 from tagalong.wire.layout import Layout
 
 MAX_NOTES = 1 << 20
+MAX_NOTE_SEGMENT_BYTES = 256 << 20
+"""Of ours 33 MiB are possible; Linux writes some 4 KiB for each thread."""
+
 _WIDER_ALIGNMENT = 8
 
 
@@ -75,6 +78,11 @@ def _notes_in(source: Source, header: ProgramHeader) -> Iterator[Note]:
             f"the notes take [{header.offset:#x}, {header.offset + header.file_bytes:#x}), but "
             f"the file ends at {source.size:#x}",
             offset=source.size,
+        )
+    if header.file_bytes > MAX_NOTE_SEGMENT_BYTES:
+        raise MalformedCoreError(
+            f"{header.file_bytes:#x} bytes of notes: {MAX_NOTE_SEGMENT_BYTES:#x} are possible",
+            offset=header.at + elf.PROGRAM_HEADER.offsets["p_filesz"],
         )
     content = source.view(header.offset, header.file_bytes)
     # Linux says 4, or 0 for it, even where it could be 8; gABI's 8 is seen in other files.

@@ -42,7 +42,8 @@ from tagalong.wire.layout import MalformedError
 def open_file(path: Path) -> FileSource:
     """Return the mapped file. Raises HostError if it cannot be opened or mapped."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without waiting for somebody at the other end of a pipe.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise HostError(f"cannot open the core {path}: {error}") from error
     try:

@@ -5,6 +5,7 @@
 
 import mmap
 import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -46,7 +47,10 @@ class FileSource:
     def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
         try:
-            self.size = os.fstat(fd).st_size
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise HostError(f"cannot map the core {path}: it is no regular file")
+            self.size = status.st_size
             mapping = mmap.mmap(fd, self.size, mmap.MAP_PRIVATE, mmap.PROT_READ)
         except (OSError, ValueError) as error:
             raise HostError(f"cannot map the core {path}: {error}") from error

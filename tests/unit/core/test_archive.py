@@ -258,6 +258,18 @@ def test_frame_that_holds_more_than_the_table_says_is_refused(
         opened(tmp_path, with_table(bomb, (len(bomb), PAGE, 0)))
 
 
+def test_archive_with_empty_frames_is_read(small: bytes, tmp_path: Path) -> None:
+    compressed, core_bytes, checksum = entry_of(small)
+    nothing = zstandard.ZstdCompressor().compress(b"")
+    empty = (len(nothing), 0, archive.frame_checksum(np.empty(0, np.uint8)))
+    entries = (*empty, compressed, core_bytes, checksum, *empty)
+    raw = with_table(nothing + small[:compressed] + nothing, entries, count=3)
+
+    with opened(tmp_path, raw) as core:
+        assert np.array_equal(core.data(RAM, 2 * PAGE), random_planes(2 * PAGE)[0])
+    assert unpack(tmp_path / "a.zst", tmp_path / "a").size_bytes == core_bytes
+
+
 def test_plain_zstd_is_named_as_such(plain: Path, tmp_path: Path) -> None:
     raw = zstandard.ZstdCompressor().compress(plain.read_bytes()[: 8 * PAGE])
 

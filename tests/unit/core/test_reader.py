@@ -1,5 +1,6 @@
 """open_core on cores of every kind: Linux's form, others', overlapping, unaligned, cut short."""
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -265,6 +266,18 @@ def test_damaged_notes_are_refused_and_memory_is_still_served(
     assert caught.value.offset == PAGE + offset
 
 
+def test_notes_of_a_hostile_size_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.core"
+    path.write_bytes(patched(64 + 32, "<Q", 1 << 40))
+    os.truncate(path, 1 << 41)
+
+    with (
+        open_core(path) as core,
+        pytest.raises(MalformedCoreError, match="0x10000000000 bytes of notes: 0x10000000 are"),
+    ):
+        _ = core.notes
+
+
 def test_auxiliary_vector_of_half_an_entry_is_refused(opened: Opener) -> None:
     with (
         opened(CoreBuilder([], note(b"CORE", 6, bytes(24)))) as core,
@@ -318,7 +331,7 @@ def test_too_many_program_headers_are_refused_before_they_are_read(opened: Opene
     core = patched(40, "<Q", 1024, core)
     core = patched(1024 + 44, "<I", 0xFFFF_FFFF, core)
 
-    with pytest.raises(MalformedCoreError, match="0xffffffff program headers: 0x100000 are"):
+    with pytest.raises(MalformedCoreError, match="0xffffffff program headers: 0x40000 are"):
         opened(core)
 
 
@@ -327,8 +340,11 @@ def test_open_what_cannot_be_opened_is_a_host_error(tmp_path: Path) -> None:
 
     with pytest.raises(HostError, match=r"cannot open the core /absent/x: .*No such file"):
         open_core("/absent/x")
-    with pytest.raises(HostError, match="cannot map the core"):
+    with pytest.raises(HostError, match=r"cannot map the core .*: it is no regular file"):
         open_core(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(HostError, match=r"cannot map the core .*pipe: it is no regular file"):
+        open_core(tmp_path / "pipe")
     with pytest.raises(HostError, match=r"cannot map the core .*empty"):
         open_core(tmp_path / "empty")
 
