@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GUESTS = {"churn.elf", "selftest.elf", "speed.elf"}
+GUESTS = {"churn.elf", "paged.elf", "selftest.elf", "speed.elf"}
 
 
 @pytest.fixture(scope="module")
