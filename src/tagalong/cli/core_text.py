@@ -28,8 +28,9 @@ def _info_lines(info: Info, path: str) -> Iterator[str]:
     yield f"{path}: {_kind(machine)}{', compressed' if info['compressed'] else ''}"
     yield ""
     if machine:
+        vcpus = f"{machine['vcpu_count']} vCPU{'' if machine['vcpu_count'] == 1 else 's'}"
         yield (
-            f"  machine   {machine['vcpu_count']} vCPUs, {_size(machine['ram_bytes'])} of RAM in "
+            f"  machine   {vcpus}, {_size(machine['ram_bytes'])} of RAM in "
             f"pages of {machine['page_size_bytes']} bytes, {machine['mte']}, "
             f"{'running' if machine['running'] else 'paused'} when it was taken"
         )

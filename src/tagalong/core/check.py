@@ -249,8 +249,8 @@ def _untagged(core: Core) -> Iterator[Finding]:
     yield Finding(
         Rule.NO_TAGS_HERE,
         Level.NOTE,
-        f"{size:#x} bytes of memory in {len(bare)} places, of which this is the first, have no "
-        "tags: not mapped with PROT_MTE, or nobody wrote them",
+        f"{size:#x} bytes of memory have no tags, {len(bare)} such range(s), this is the first: "
+        "not mapped with PROT_MTE, or nobody wrote them",
         address=bare[0].address,
         end=bare[0].end,
         gdb=Effect(_NOT_TAGGED),

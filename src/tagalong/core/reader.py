@@ -79,7 +79,9 @@ class Core:
 
     Arrays are read-only; those of a plain file look into it without a copy where a range
     lies in one segment, and stay valid after `close`. Where segments overlap, the first in
-    the file is served, as gdb does (`tagalong check` says where).
+    the file is served, as gdb does (`tagalong check` says where). `loads` and `tag_segments`
+    are the program headers of both kinds, in the file's order; `source` has the bytes that
+    their offsets mean.
     """
 
     def __init__(self, source: Source, headers: Sequence[ProgramHeader]) -> None:
@@ -93,11 +95,6 @@ class Core:
 
     def _of_type(self, kind: SegmentType) -> tuple[ProgramHeader, ...]:
         return tuple(header for header in self.headers if header.type == kind)
-
-    @property
-    def segments(self) -> tuple[ProgramHeader, ...]:
-        """Return the PT_LOAD segments in the order of the file."""
-        return self.loads
 
     @cached_property
     def regions(self) -> tuple[CoreRegion, ...]:

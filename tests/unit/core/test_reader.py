@@ -138,6 +138,12 @@ def test_tag_segment_without_data_is_served(opened: Opener) -> None:
             core.data(AT, 1)
 
 
+def test_tag_segment_that_ends_inside_a_granule_has_the_whole_ones(opened: Opener) -> None:
+    with opened(CoreBuilder([tag_segment(AT, b"\x21", size_bytes=24)])) as core:
+        assert core.regions == (CoreRegion(AT, 16, has_data=False, has_tags=True),)
+        assert core.granule_tags(AT, 16).tolist() == [1]
+
+
 def test_load_without_tags_has_unknown_tags_not_zero(opened: Opener) -> None:
     with opened(CoreBuilder([load(AT, DATA), tag_segment(AT + PAGE, TAGS[128:])])) as core:
         assert core.regions == (

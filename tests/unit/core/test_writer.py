@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -296,6 +297,46 @@ def test_copy_data_copies_and_keeps_holes(path: Path, source: int) -> None:
     with open_core(path) as core:
         assert np.array_equal(core.data(RAM, SIZE), expected)
     assert (41 * PAGE, 65 * PAGE) in used_parts(path)
+
+
+def test_copy_data_within_a_file_system_is_the_kernels_work(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[int] = []
+    real = os.copy_file_range
+
+    def count(*arguments: int) -> int:
+        copied.append(real(*arguments))
+        return copied[-1]
+
+    monkeypatch.setattr(os, "copy_file_range", count)
+    (tmp_path / "source").write_bytes(DATA.tobytes())
+
+    with writer_to(path) as writer, (tmp_path / "source").open("rb") as file:
+        writer.copy_data(0, 0, file.fileno(), 0, SIZE)
+        writer.commit(NOTES)
+
+    assert sum(copied) == SIZE
+    with open_core(path) as core:
+        assert np.array_equal(core.data(RAM, SIZE), DATA)
+
+
+@pytest.mark.usefixtures("either_way")
+def test_commit_brings_the_file_to_the_disk_before_it_has_a_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    real = os.fsync
+
+    def look(fd: int) -> None:
+        real(fd)
+        seen.append((stat.S_ISDIR(os.fstat(fd).st_mode), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", look)
+
+    write_core(path, NOTES, [DATA])
+
+    assert seen == [(False, False), (True, True)]
 
 
 def test_copy_data_takes_a_part_to_another_place(path: Path, source: int) -> None:
