@@ -1,4 +1,4 @@
-"""Measure the embedded machine, migration, snapshots and cores: `make bench`, or `python -m bench`.
+"""Measure machine, migration, snapshots and cores: `make bench`, or `python -m bench`.
 
     python -m bench [--json] [--runs 5] [--ram MIB] [--folder FOLDER]
 

@@ -143,6 +143,47 @@ def test_migrate_cancel_sequence_of_events(tmp_path: Path) -> None:
     play(tmp_path, script)
 
 
+def test_dump_guest_memory_is_answered_when_it_is_complete(tmp_path: Path) -> None:
+    async def script(qmp: QMPClient, served: ServedVm) -> None:
+        await qmp.execute("cont")
+        with qmp.listener() as listener:
+            arguments = {"paging": False, "protocol": "file:/tmp/vm.core"}
+            dumping = asyncio.ensure_future(qmp.execute("dump-guest-memory", arguments))
+            assert await collect(listener, 1) == ["STOP"]
+            assert not dumping.done()
+            assert served.vm.state.value == "save-vm"
+            served.storing.finish.set()
+            resumed, completed = await collect(listener, 2)
+            assert resumed == "RESUME"
+            assert completed.startswith("DUMP_COMPLETED {'status': 'completed',")
+            assert await dumping == {}
+        assert served.storing.requests[0].path == Path("/tmp/vm.core")
+        answer = cast("dict[str, object]", await qmp.execute("query-dump"))
+        assert answer["status"] == "completed"
+
+    play(tmp_path, script)
+
+
+def test_dump_guest_memory_holds_up_its_own_client_alone(tmp_path: Path) -> None:
+    async def script(qmp: QMPClient, served: ServedVm) -> None:
+        await qmp.execute("cont")
+        arguments = {"paging": False, "protocol": "file:/tmp/vm.core"}
+        dumping = asyncio.ensure_future(qmp.execute("dump-guest-memory", arguments))
+        other = QMPClient("other")
+        await other.connect(str(served.path))
+        status = cast("dict[str, object]", await other.execute("query-dump"))
+        assert status["status"] == "active"
+        with pytest.raises(ExecuteError, match=r"^there is a dump or a snapshot in progress$"):
+            await other.execute("x-snapshot", {"protocol": "file:/tmp/x", "detach": True})
+        await other.execute("x-dump-cancel")
+        with pytest.raises(ExecuteError, match=r"^cancelled on request$"):
+            await dumping
+        await other.disconnect()
+        assert await qmp.execute("query-status") == {"status": "running", "running": True}
+
+    play(tmp_path, script)
+
+
 def test_guest_power_off_is_an_event(tmp_path: Path) -> None:
     async def script(qmp: QMPClient, served: ServedVm) -> None:
         with qmp.listener() as listener:

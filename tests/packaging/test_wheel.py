@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GUESTS = {"churn.elf", "retag.elf", "selftest.elf", "speed.elf"}
+GUESTS = {"churn.elf", "paged.elf", "retag.elf", "selftest.elf", "speed.elf"}
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ class Plane:
         Holes read as zero and stay holes, which is the difference to reading `array`.
         Raises RunStateError after close(), HostError if the host cannot read.
         """
-        done = 0
+        done = self._read_some(target, offset)
         while done < target.size:
             done += self._read_some(target[done:], offset + done)
 
@@ -136,10 +136,15 @@ class Plane:
         Touches no memory. Every start is a multiple of the host's page size. Raises
         RunStateError after close(), HostError if the host cannot tell.
         """
-        stop = 0
-        while (start := self._seek_data(stop)) is not None:
-            stop = os.lseek(self.fd, start, os.SEEK_HOLE)
-            yield start, stop
+        fd, stop = self.fd, 0
+        try:
+            while True:
+                start = os.lseek(fd, stop, os.SEEK_DATA)
+                stop = os.lseek(fd, start, os.SEEK_HOLE)
+                yield start, stop
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nothing but a hole up to the end
+                raise HostError(f"lseek of {self._name} at {stop:#x} failed: {error}") from error
 
     def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
         """Return, for `count` pages from byte `start` on, whether each is no hole.

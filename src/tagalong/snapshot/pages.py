@@ -37,11 +37,15 @@ class PageCopier:
 
     def count(self, pages: Sequence[PageBitmap]) -> int:
         """Return how many bytes of data `copy` would deal with."""
-        return sum(
-            (stop - start) * self._page_bytes
-            for _, ranges in self._by_piece(pages)
-            for start, stop in ranges
-        )
+        runs = [bitmap.runs() for bitmap in pages]
+        found = 0
+        for piece, number in self._pieces:
+            first, count = self._pages_of(piece, number)
+            part = _overlapping(runs[number], first, count)
+            starts = np.maximum(part[:, 0], first)
+            stops = np.minimum(part[:, 0] + part[:, 1], first + count)
+            found += int((stops - starts).sum())
+        return found * self._page_bytes
 
     def copy(self, pages: Sequence[PageBitmap]) -> None:
         """Copy those of `pages`, a bitmap for each region, that belong to a piece.
@@ -73,9 +77,13 @@ class PageCopier:
         """Yield for each piece the ranges of its pages that are set, counted from its start."""
         runs = [bitmap.runs() for bitmap in pages]
         for piece, number in self._pieces:
-            region = self._source.description.regions[number]
-            first = (piece.gpa - region.gpa) // self._page_bytes
-            yield piece, _cut(runs[number], first, piece.size_bytes // self._page_bytes)
+            yield piece, _cut(runs[number], *self._pages_of(piece, number))
+
+    def _pages_of(self, piece: Piece, number: int) -> tuple[int, int]:
+        """Return the first page of a piece in its region, and how many it has."""
+        region = self._source.description.regions[number]
+        first = (piece.gpa - region.gpa) // self._page_bytes
+        return first, piece.size_bytes // self._page_bytes
 
 
 def _holds(region: RegionDescription, gpa: Gpa) -> bool:
@@ -87,11 +95,15 @@ def _cut(runs: NDArray[np.int64], first: int, count: int) -> Iterator[tuple[int,
 
     As [start, stop), counted from `first`.
     """
-    ends = runs[:, 0] + runs[:, 1]
-    low = int(np.searchsorted(ends, first, "right"))
-    high = int(np.searchsorted(runs[:, 0], first + count, "left"))
-    for start, length in runs[low:high].tolist():
+    for start, length in _overlapping(runs, first, count).tolist():
         yield max(start - first, 0), min(start + length - first, count)
+
+
+def _overlapping(runs: NDArray[np.int64], first: int, count: int) -> NDArray[np.int64]:
+    """Return those runs that have pages in [first, first + count)."""
+    low = int(np.searchsorted(runs[:, 0] + runs[:, 1], first, "right"))
+    high = int(np.searchsorted(runs[:, 0], first + count, "left"))
+    return runs[low:high]
 
 
 def _batches(

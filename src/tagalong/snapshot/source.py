@@ -12,6 +12,9 @@ from tagalong.memory import Gpa, PageBitmap, Region
 CHUNK_BYTES = 1 << 20
 """At most so many bytes of data are asked for at once."""
 
+# Shorter ranges are copied: that costs less than finding out whether they have holes.
+_VIEWED_BYTES = 64 << 10
+
 
 class PageSource(Protocol):
     """Memory and tags by gpa. A range never crosses the end of a region."""
@@ -51,7 +54,7 @@ class MachineSource:
         self._machine = machine
         self._stands = stands
         self._buffer = np.empty(CHUNK_BYTES, np.uint8)
-        self._tag_only: dict[Gpa, NDArray[np.int64]] = {}
+        self._data_runs: dict[Gpa, NDArray[np.int64]] = {}
 
     @property
     def description(self) -> MachineDescription:
@@ -60,12 +63,7 @@ class MachineSource:
 
     def populated_pages(self) -> list[PageBitmap]:
         """As PageSource."""
-        populated = self._machine.populated_pages()
-        if self._stands:
-            for region, pages in zip(self._machine.memory.regions, populated, strict=True):
-                rest = PageBitmap(pages.page_count, pages.words & ~region.data_pages().words)
-                self._tag_only[region.gpa] = rest.pages()
-        return populated
+        return self._machine.populated_pages()
 
     def data(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """As PageSource."""
@@ -88,13 +86,15 @@ class MachineSource:
         return self._buffer[:at]
 
     def _is_solid(self, region: Region, offset: int, length: int) -> bool:
-        """Return whether a range of populated pages stands still and has data everywhere."""
-        tag_only = self._tag_only.get(region.gpa)
-        if tag_only is None:
+        """Return whether a range is worth a look and is found to stand still without a hole."""
+        if not self._stands or length < _VIEWED_BYTES:
             return False
+        if region.gpa not in self._data_runs:
+            self._data_runs[region.gpa] = region.data_pages().runs()
+        firsts, counts = self._data_runs[region.gpa].T
         page = region.page_size_bytes
-        first, stop = np.searchsorted(tag_only, (offset // page, (offset + length) // page))
-        return bool(first == stop)
+        run = int(np.searchsorted(firsts, offset // page, "right")) - 1
+        return bool(run >= 0 and (firsts[run] + counts[run]) * page >= offset + length)
 
     def tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """As PageSource."""
