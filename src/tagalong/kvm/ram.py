@@ -68,6 +68,23 @@ class AnonymousPlane:
             start, stop = max(low * page, offset), min(high * page, end)
             target[start - offset : stop - offset] = self.array[start:stop]
 
+    def read_pages_into(
+        self, target: NDArray[np.uint8], page_bytes: int, pages: NDArray[np.int64]
+    ) -> None:
+        """Copy pages of the host's size, given by number, until `target` is full.
+
+        Holes stay holes.
+        """
+        if not pages.size:
+            return
+        first, last = int(pages[0]), int(pages[-1])
+        spans = range(first, last + 1, _ENTRIES_AT_ONCE)
+        parts = [self._is_used(at, min(_ENTRIES_AT_ONCE, last + 1 - at)) for at in spans]
+        used = np.concatenate(parts)[pages - first]
+        rows = target.reshape(pages.size, page_bytes)
+        rows[~used] = 0
+        rows[used] = self.array.reshape(-1, page_bytes)[pages[used]]
+
     def extents(self) -> Iterator[tuple[int, int]]:
         """Yield the byte ranges [start, stop) that are present or swapped out, in order."""
         page = mmap.PAGESIZE
@@ -119,6 +136,13 @@ class TagsInPages:
     def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
         """Refuse: there is no plane."""
         del target, offset
+        self._refuse()
+
+    def read_pages_into(
+        self, target: NDArray[np.uint8], page_bytes: int, pages: NDArray[np.int64]
+    ) -> None:
+        """Refuse: there is no plane."""
+        del target, page_bytes, pages
         self._refuse()
 
     def extents(self) -> Iterator[tuple[int, int]]:

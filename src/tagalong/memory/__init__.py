@@ -5,9 +5,9 @@ guest nor host ever used costs nothing and is recognised without being read.
 """
 
 from tagalong.memory.address import Gpa
-from tagalong.memory.bitmap import PageBitmap
+from tagalong.memory.bitmap import PageBitmap, page_runs
 from tagalong.memory.guest_memory import GuestMemory
 from tagalong.memory.plane import Plane
 from tagalong.memory.region import Region
 
-__all__ = ["Gpa", "GuestMemory", "PageBitmap", "Plane", "Region"]
+__all__ = ["Gpa", "GuestMemory", "PageBitmap", "Plane", "Region", "page_runs"]
