@@ -77,7 +77,8 @@ def test_files_are_the_code_of_both_sides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", list(METHODS))
-def test_method_that_is_asked_for_is_taken(method: str) -> None:
+def test_method_that_is_asked_for_is_taken(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tagalong.race.explore.SAMPLES", 20)
     (report,) = run_races(RaceOptions(access="alias", method=method))
 
     assert (report.exploration.method, report.exploration.reason) == (METHODS[method], "asked for")
