@@ -10,12 +10,12 @@
 #include "vcpu.h"
 
 #define MAX_GRANULES 65536
-#define PAGE_BYTES 4096
+#define LARGEST_PAGE_BYTES 65536 /* of any host: whoever looks at tags does it by pages */
 
 extern _Noreturn void retag_store(u64 address, u64 granules);
 extern _Noreturn void retag_pair(u64 address, u64 granules);
 
-static u8 buffer[MAX_GRANULES * GRANULE_BYTES] __attribute__((aligned(PAGE_BYTES)));
+static u8 buffer[MAX_GRANULES * GRANULE_BYTES] __attribute__((aligned(LARGEST_PAGE_BYTES)));
 
 enum mode { MODE_STORE, MODE_PAIR };
 static const char *const mode_words[] = {"store", "pair", NULL};

@@ -29,8 +29,8 @@ _MEASURED_BYTES = 1 << 20
 def checking(host: Host, mode: TagCheckMode) -> Iterator[None]:
     """Have this thread's accesses checked in `mode` for a `with` block."""
     before = host.get_tagged_addr_ctrl()
-    host.set_tagged_addr_ctrl(tagged_addr_ctrl(mode))
     try:
+        host.set_tagged_addr_ctrl(tagged_addr_ctrl(mode))
         yield
     finally:
         host.set_tagged_addr_ctrl(before)

@@ -23,20 +23,25 @@ from tagalong.mte.registers import TagCheckMode
 from tagalong.mte.tags import unpack
 
 _GRANULES: Final = 256
+_LOOK_BYTES: Final = _GRANULES * GRANULE_BYTES
 _RAM_BYTES: Final = 16 << 20
 _START_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.01
 _ROUND_TAGS: Final = 15  # guests/retag: in round n the tag is n % 15 + 1
 _BUFFER: Final = re.compile(rb"retag: buffer=(0x[0-9a-f]+) granules=(\d+)\n")
 
+Granules = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Data and packed tags."""
+
 
 class Retagger:
-    """The guest `retag` on a machine, running; `gpa` is where its buffer of one page is."""
+    """The guest `retag` on a machine, running; `gpa` is where its buffer is."""
 
     def __init__(self, machine: HostedMachine, gpa: Gpa) -> None:
         self.machine = machine
         self.host: Host = machine.host
         self.gpa = gpa
+        self._page_bytes = machine.description.page_size_bytes
 
     def look_for(self, strategy: Strategy, seconds: float) -> Looks:
         """Look with synchronous checks until the time is up, at least once."""
@@ -49,14 +54,18 @@ class Retagger:
                     break
         return Looks(*counts.tolist())
 
+    def now(self) -> Granules:
+        """Return data and packed tags of the buffer, past all strategies."""
+        data, packed = Truth(self.host).read(self.gpa, self._page_bytes)
+        return data[:_LOOK_BYTES], packed[: _LOOK_BYTES // PACKED_RATIO]
+
     def _look(self, strategy: Strategy) -> NDArray[np.int64]:
         """Return looks, faults, and the granules torn, stale and right of one look."""
-        size_bytes = _GRANULES * GRANULE_BYTES
-        data = np.empty(size_bytes, np.uint8)
-        packed = np.empty(size_bytes // PACKED_RATIO, np.uint8)
-        if strategy.read_tags(self.gpa, packed) or strategy.read(self.gpa, data):
+        data = np.empty(_LOOK_BYTES, np.uint8)
+        page = np.empty(self._page_bytes // PACKED_RATIO, np.uint8)
+        if strategy.read_tags(self.gpa, page) or strategy.read(self.gpa, data):
             return np.array([1, 1, 0, 0, 0])
-        now = Truth(self.host).read(self.gpa, size_bytes)
+        packed, now = page[: _LOOK_BYTES // PACKED_RATIO], self.now()
         torn, same = are_torn(data, packed), are_same((data, packed), now)
         right = same & ~torn
         stale = ~(torn | same)
@@ -76,9 +85,6 @@ def are_torn(data: NDArray[np.uint8], packed: NDArray[np.uint8]) -> NDArray[np.b
     of_next_round = tags == (first + np.uint64(1)) % rounds
     torn: NDArray[np.bool_] = (first != second) | ~(of_this_round | of_next_round)
     return torn
-
-
-Granules = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 def are_same(then: Granules, now: Granules) -> NDArray[np.bool_]:
@@ -134,8 +140,7 @@ class _Console:
 def _wait_for_first_round(found: Retagger) -> None:
     """Return when every granule has a tag."""
     deadline = time.monotonic() + _START_TIMEOUT_S
-    truth, size_bytes = Truth(found.host), _GRANULES * GRANULE_BYTES
-    while not unpack(truth.read(found.gpa, size_bytes)[1]).all():
+    while not unpack(found.now()[1]).all():
         if time.monotonic() > deadline:
             raise MachineError(f"the guest retag has tagged nothing at gpa {found.gpa:#x}")
         time.sleep(_POLL_S)
