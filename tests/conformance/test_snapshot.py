@@ -218,7 +218,7 @@ def test_dump_of_untagged_mapping_has_no_tags_for_it(boot: Boot, tmp_path: Path)
 
     with open_core(tmp_path / "vm.core") as core:
         tagged = {segment.address for segment in core.tag_segments}
-        untagged = [s for s in core.segments if s.address not in tagged]
+        untagged = [s for s in core.loads if s.address not in tagged]
     assert [s.size_bytes for s in untagged] == [4096]
 
 

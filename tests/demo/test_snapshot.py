@@ -136,7 +136,7 @@ def test_dump_of_kernel_space_of_a_vm_and_of_its_snapshot_are_the_same(tmp_path:
 
     assert "as its kernel addresses map it: 3 pieces" in result.stdout
     with open_core(tmp_path / "one.core") as one, open_core(tmp_path / "two.core") as two:
-        assert [s.address for s in one.segments] == [s.address for s in two.segments]
+        assert [s.address for s in one.loads] == [s.address for s in two.loads]
         window = 0xFFFF_FF81_0000_0000
         assert one.data(window, 0x8000).tobytes() == two.data(window, 0x8000).tobytes()
         assert one.tags(window, 0x8000).tobytes() == two.tags(window, 0x8000).tobytes()
