@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TA_ABI_VERSION 1
+#define TA_ABI_VERSION 2
 #define TA_EXPORT __attribute__((visibility("default")))
 
 TA_EXPORT uint32_t ta_abi_version(void);
@@ -30,6 +30,17 @@ TA_EXPORT size_t ta_tags_runs(const uint8_t *packed, size_t granules, struct ta_
 /* is_zero[i] = 1 if page i of `pages` pages of `page_bytes` (a multiple of 8) is all zero. */
 TA_EXPORT void ta_pages_zero(const uint8_t *data, size_t pages, size_t page_bytes,
                              uint8_t *is_zero);
+
+/* --- planes.c: system calls for many places at once ------------------------------------ */
+
+/* Reads `count` pages of a file, one after the other, into `target`. Returns 0 or -errno. */
+TA_EXPORT int ta_read_pages(int fd, uint64_t page_bytes, const int64_t *pages, size_t count,
+                            uint8_t *target);
+
+/* Makes the same ioctl with each of `count` arguments, until one fails; results[i] is what
+ * the i-th returned, or -errno. Returns the number of those that did not fail. */
+TA_EXPORT size_t ta_ioctl_each(int fd, uint64_t request, uint8_t *arguments,
+                               size_t argument_bytes, size_t count, int32_t *results);
 
 /* --- cpu/: the interpreter ------------------------------------------------------------- */
 

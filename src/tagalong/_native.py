@@ -13,7 +13,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 _u8p = ctypes.c_void_p
 _u64 = ctypes.c_uint64
@@ -46,6 +46,9 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_tags_unpack": (None, (_u8p, _u8p, _size)),
     "ta_tags_runs": (_size, (_u8p, _size, ctypes.c_void_p, _size)),
     "ta_pages_zero": (None, (_u8p, _size, _size, _u8p)),
+    # planes.c
+    "ta_read_pages": (ctypes.c_int, (ctypes.c_int, _u64, ctypes.c_void_p, _size, _u8p)),
+    "ta_ioctl_each": (_size, (ctypes.c_int, _u64, _u8p, _size, _size, ctypes.c_void_p)),
     # cpu/
     "ta_machine_new": (ctypes.c_void_p, (_u32, _u64)),
     "ta_machine_free": (None, (ctypes.c_void_p,)),

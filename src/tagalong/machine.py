@@ -175,6 +175,23 @@ class Machine(Protocol):
         """
         ...
 
+    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the packed allocation tags of scattered pages of region number `region`.
+
+        `pages`: numbers in the region, ascending. Returns a copy of shape
+        (pages, page size / 32). Costs far less than read_tags for each. Raises AddressError.
+        """
+        ...
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        """Set the allocation tags of pages as read_page_tags returns them.
+
+        Raises AddressError; no tag has changed then. Not recorded in the dirty log.
+        """
+        ...
+
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may hold data or tags other than zero.
 

@@ -70,6 +70,39 @@ def test_write_tags_with_the_dirty_log_on_writes_and_loses_no_mark(bare: Maker) 
     machine.start_dirty_log()
 
 
+def test_tags_of_scattered_pages_are_those_that_the_guest_set(bare: Maker) -> None:
+    pointers = {1: tagged(DATA, 6), 2: tagged(DATA + 5 * PAGE, 9)}
+    program = bare([a64.stg(1, 1), a64.stg(2, 2), a64.b(0)], pointers)
+    program.run_to_loop()
+    machine = program.machine
+    pages = np.array([DATA_PAGE, DATA_PAGE + 1, DATA_PAGE + 5, DATA_PAGE + 9], np.int64)
+    before = machine.read_page_tags(0, pages)
+    rows = np.zeros_like(before)
+    rows[1:] = [[0x21], [0x43], [0x65]]
+
+    machine.write_page_tags(0, pages, rows)
+
+    assert before[[0, 2], 0].tolist() == [0x06, 0x09]
+    assert np.count_nonzero(before) == 2
+    assert np.array_equal(machine.read_page_tags(0, pages), rows)
+    packed = machine.read_tags(Gpa(DATA), 16 * PAGE).reshape(16, -1)
+    assert np.array_equal(packed[[0, 1, 5, 9]], rows)
+    assert not packed[[2, 3, 4, 6, 7, 8]].any()
+
+
+def test_write_page_tags_with_the_dirty_log_on_loses_no_mark(bare: Maker) -> None:
+    program = bare([a64.str_(1, 2), a64.b(0)], {1: 1, 2: DATA})
+    machine = program.machine
+    machine.start_dirty_log()
+    program.run_to_loop()
+    pages = np.array([DATA_PAGE + 4, DATA_PAGE + 7], np.int64)
+
+    machine.write_page_tags(0, pages, np.full((2, PAGE // 32), 0x99, np.uint8))
+
+    assert (machine.read_page_tags(0, pages) == 0x99).all()
+    assert DATA_PAGE in machine.harvest_dirty_log()[0]
+
+
 def test_populated_pages_are_those_that_were_used(bare: Maker) -> None:
     program = bare([a64.str_(1, 2), a64.b(0)], {1: 1, 2: DATA + 8 * PAGE})
     program.run_to_loop()

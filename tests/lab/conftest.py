@@ -2,9 +2,10 @@
 
 `inside.txt` is collected as if it were a file of tests: below it stands a collector for each
 kernel (TAGALONG_LAB_KERNELS, separated by blanks), and below that an item for each test that
-runs inside. The first item of a kernel boots the lab, once, with all items that were
-selected; reports come back while the tests run. If the machine is lost, its remaining tests
-have neither passed nor failed: they are errors.
+runs inside. Each kernel is booted once, with all items that were selected: the first as soon
+as all tests are collected, so that it is at work while the tests of the host are, and those
+items come last; others at their first item. Reports come back while the tests run. If the
+machine is lost, its remaining tests have neither passed nor failed: they are errors.
 """
 
 import os
@@ -29,6 +30,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.path.is_relative_to(Path(__file__).parent):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    items.sort(key=lambda item: isinstance(item, LabItem))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    first = next((item for item in session.items if isinstance(item, LabItem)), None)
+    if first and not session.config.option.collectonly and not first.get_closest_marker("skip"):
+        _session(first)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:

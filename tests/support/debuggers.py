@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.support.fetch_debuggers import GDB, LLDB, READELF, Debugger, run
 
 _TAG_RANGE = re.compile(r"\[(0x[0-9a-f]+), 0x[0-9a-f]+\): (0x[0-9a-f]+)")
+_GDB_TAG_AT = re.compile(r"^@(0x[0-9a-f]+)\n\$\d+ = (0x[0-9a-f]+)$", re.MULTILINE)
 _GDB_TAG = re.compile(r"^\$\d+ = (0x[0-9a-f]+)$", re.MULTILINE)
 
 
@@ -38,6 +39,15 @@ def gdb_tags(core: Path, addresses: Iterable[int]) -> list[int]:
     """Return the allocation tags that gdb shows, one for each address that has one."""
     said = gdb(core, [f"memory-tag print-allocation-tag (char*){each:#x}" for each in addresses])
     return [int(tag, 16) for tag in _GDB_TAG.findall(said)]
+
+
+def gdb_tags_by_address(core: Path, addresses: Iterable[int]) -> dict[int, int]:
+    """Return the allocation tags that gdb shows, by address; those without one are missing."""
+    commands = []
+    for each in addresses:
+        commands += [f"echo @{each:#x}\\n", f"memory-tag print-allocation-tag (char*){each:#x}"]
+    said = gdb(core, commands)
+    return {int(at, 16): int(tag, 16) for at, tag in _GDB_TAG_AT.findall(said)}
 
 
 def lldb_tags(core: Path, start: int, end: int) -> dict[int, int]:

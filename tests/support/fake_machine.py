@@ -182,6 +182,15 @@ class FakeMachine:
     def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
         self.memory.write_tags(gpa, packed)
 
+    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.memory.region_of_pages(region, pages).read_page_tags(pages)
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        tags = self.memory.region_of_pages(region, pages).tags
+        tags.reshape(-1, packed.shape[1])[pages] = packed
+
     def populated_pages(self) -> list[PageBitmap]:
         return [region.populated_pages() for region in self.memory.regions]
 

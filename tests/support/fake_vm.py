@@ -56,6 +56,14 @@ class FakeVm:
         assert slot.number == 0
         self.dirty.words[first_page // 64 :][: words.size] &= ~words
 
+    def copy_tags_of_runs(
+        self, runs: NDArray[np.int64], tags: NDArray[np.uint8], direction: int
+    ) -> None:
+        at = 0
+        for gpa, size_bytes in runs.tolist():
+            self.copy_tags(gpa, tags[at : at + size_bytes // 16], direction)
+            at += size_bytes // 16
+
     def copy_tags(self, gpa: int, tags: NDArray[np.uint8], direction: int) -> None:
         self.calls.append(("copy", gpa - self._base, tags.size))
         place = self.tags[(gpa - self._base) // 16 :][: tags.size]

@@ -87,6 +87,14 @@ class ScriptedMachine:
     def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         raise NotImplementedError
 
+    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        raise NotImplementedError
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        raise NotImplementedError
+
     def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
         raise NotImplementedError
 

@@ -31,6 +31,7 @@ from tagalong.wire import (
     Round,
     Run,
     Running,
+    Runs,
     State,
     Vcpu,
     Verify,
@@ -78,11 +79,11 @@ SCRIPT: tuple[tuple[Role, Record], ...] = (
     (SOURCE, PREVIEW),
     (DESTINATION, KeepAlive()),
     (DESTINATION, Accept()),
-    (SOURCE, Pages((Run(RAM, 1),), (RAW_DATA,), RAW_TAGS)),
-    (SOURCE, Pages((Run(RAM + 0x1000, 0xFF),), NoBytes.ZERO, NoBytes.ZERO)),
+    (SOURCE, Pages(Runs([Run(RAM, 1)]), (RAW_DATA,), RAW_TAGS)),
+    (SOURCE, Pages(Runs([Run(RAM + 0x1000, 0xFF)]), NoBytes.ZERO, NoBytes.ZERO)),
     (SOURCE, Round(1, 0x100)),
     (DESTINATION, Round(1, 0x100)),
-    (SOURCE, Pages((Run(RAM, 1), Run(RAM + 0x20_0000, 1)), NoBytes.ZERO, RUN_TAGS)),
+    (SOURCE, Pages(Runs([Run(RAM, 1), Run(RAM + 0x20_0000, 1)]), NoBytes.ZERO, RUN_TAGS)),
     (SOURCE, Round(2, 2)),
     (DESTINATION, Round(2, 2)),
     (SOURCE, STATE),
@@ -99,7 +100,7 @@ SCRIPT: tuple[tuple[Role, Record], ...] = (
 SAMPLES: dict[RecordType, Record] = {
     **{record.type: record for _, record in SCRIPT},
     RecordType.ABORT: Abort(AbortReason.CANCELLED, "asked for"),
-    RecordType.PAGES: Pages((Run(RAM, 1),), NoBytes.ZERO, NoBytes.ZERO),
+    RecordType.PAGES: Pages(Runs([Run(RAM, 1)]), NoBytes.ZERO, NoBytes.ZERO),
 }
 
 

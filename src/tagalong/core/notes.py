@@ -86,7 +86,8 @@ def _notes_in(source: Source, header: ProgramHeader) -> Iterator[Note]:
         )
     content = source.view(header.offset, header.file_bytes)
     # Linux says 4, or 0 for it, even where it could be 8; gABI's 8 is seen in other files.
-    align = elf.NOTE_ALIGNMENT if _alignment(source, header) != _WIDER_ALIGNMENT else 8
+    wider = _alignment(source, header) == _WIDER_ALIGNMENT
+    align = _WIDER_ALIGNMENT if wider else elf.NOTE_ALIGNMENT
     at = 0
     while at < content.size:
         note, at = _note_at(content, at, header.offset, align)

@@ -183,7 +183,7 @@ class Core:
         return None
 
     def close(self) -> None:
-        """Close the file. Safe to call twice."""
+        """Close the file. Safe to call twice; reading raises RunStateError then."""
         self.source.close()
 
     def __enter__(self) -> Self:

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong.errors import HostError
+from tagalong.errors import HostError, RunStateError
 
 
 class Source(Protocol):
@@ -29,7 +29,10 @@ class Source(Protocol):
         ...
 
     def view(self, offset: int, length: int) -> NDArray[np.uint8]:
-        """Return bytes that lie inside the source, shape (length,), read-only."""
+        """Return bytes that lie inside the source, shape (length,), read-only.
+
+        Raises RunStateError after close().
+        """
         ...
 
     def close(self) -> None:
@@ -62,7 +65,9 @@ class FileSource:
         return self._fd
 
     def view(self, offset: int, length: int) -> NDArray[np.uint8]:
-        """Return bytes of the file without a copy."""
+        """Return bytes of the file without a copy. Raises RunStateError after close()."""
+        if self._fd < 0:
+            raise RunStateError("this core is closed")
         return self._bytes[offset : offset + length]
 
     def close(self) -> None:
@@ -70,4 +75,4 @@ class FileSource:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        self._bytes = self._bytes[:0]
+            self._bytes = self._bytes[:0].copy()

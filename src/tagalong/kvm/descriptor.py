@@ -6,8 +6,12 @@ import os
 from collections.abc import Iterable
 from ctypes import Array, Structure
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong._native import library
 from tagalong.errors import HostError
 from tagalong.kvm.abi import Ioctl
 
@@ -53,6 +57,20 @@ class Descriptor:
         if result < 0:
             raise IoctlError(request, argument, ctypes.get_errno())
         return result
+
+    def ioctl_each(self, request: Ioctl, arguments: Array[Any]) -> NDArray[np.int32]:
+        """Make an ioctl with each structure of an array; return what each returned.
+
+        Raises IoctlError for the first that failed: the later ones were not made.
+        """
+        results = np.empty(len(arguments), np.int32)
+        size_bytes = ctypes.sizeof(arguments._type_)
+        done = library().ta_ioctl_each(
+            self.fd, request, arguments, size_bytes, len(arguments), results.ctypes.data
+        )
+        if done < len(arguments):
+            raise IoctlError(request, arguments[done], -int(results[done]))
+        return results
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -182,6 +182,16 @@ class KvmMachine:
         """Set allocation tags from a page-aligned gpa on."""
         self._tags.write(gpa, packed)
 
+    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return packed allocation tags of scattered pages, a row each, as a copy."""
+        return self._tags.read_pages(region, pages)
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        """Set allocation tags of scattered pages, a row each."""
+        self._tags.write_pages(region, pages, packed)
+
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may not be zero."""
         pages = [region.populated_pages() for region in self.memory.regions]

@@ -43,6 +43,13 @@ class TagsInPages:
         del target, offset
         self._refuse()
 
+    def read_pages_into(
+        self, target: NDArray[np.uint8], page_bytes: int, pages: NDArray[np.int64]
+    ) -> None:
+        """Refuse: there is no plane."""
+        del target, page_bytes, pages
+        self._refuse()
+
     def extents(self) -> Iterator[tuple[int, int]]:
         """Yield nothing: no page has a tag whose data are a hole."""
         return iter(())

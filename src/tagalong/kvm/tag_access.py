@@ -17,9 +17,9 @@ from tagalong.errors import AddressError, UsageError
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.descriptor import IoctlError
 from tagalong.kvm.vm import Vm
-from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
+from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region, page_runs
 from tagalong.memory.pagemap import runs_of
-from tagalong.mte import GRANULE_BYTES, PACKED_RATIO
+from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAGS_PER_BYTE
 from tagalong.mte.tags import pack, unpack, zero_pages
 
 # Bytes of guest RAM whose tags are copied at once; the unpacked tags take a 16th of it.
@@ -79,20 +79,61 @@ class TagAccess:
             part = packed[start // PACKED_RATIO : stop // PACKED_RATIO]
             self._set(gpa + start, unpack(part))
 
+    def read_pages(self, number: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return packed tags of pages of region `number`, one row each, as `read`."""
+        region = self._memory.region_of_pages(number, pages)
+        row_bytes = region.page_size_bytes // PACKED_RATIO
+        used = self._find_used_pages(region, pages)
+        tags = np.empty(np.count_nonzero(used) * row_bytes * TAGS_PER_BYTE, np.uint8)
+        self._copy_pages(region, pages[used], tags, KVM_ARM_TAGS_FROM_GUEST)
+        if used.all():
+            return pack(tags).reshape(-1, row_bytes)
+        rows = np.zeros((pages.size, row_bytes), np.uint8)
+        rows[used] = pack(tags).reshape(-1, row_bytes)
+        return rows
+
+    def write_pages(self, number: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
+        """Set packed tags of pages of region `number`, one row each, as `write`."""
+        region = self._memory.region_of_pages(number, pages)
+        wanted = self._find_used_pages(region, pages) | packed.any(axis=1)
+        tags = unpack(packed[wanted].reshape(-1))
+        self._with_log_on_or_off(
+            lambda: self._copy_pages(region, pages[wanted], tags, KVM_ARM_TAGS_TO_GUEST)
+        )
+        self._used[region.gpa][pages[wanted]] = True
+
+    def _copy_pages(
+        self, region: Region, pages: NDArray[np.int64], tags: NDArray[np.uint8], direction: int
+    ) -> None:
+        runs = page_runs(pages) * region.page_size_bytes
+        runs[:, 0] += region.gpa
+        self._vm.copy_tags_of_runs(runs, tags, direction)
+
+    def _find_used_pages(self, region: Region, pages: NDArray[np.int64]) -> NDArray[np.bool_]:
+        used = self._used[region.gpa][pages]
+        if not used.all():
+            for first, count in page_runs(pages[~used]).tolist():
+                self._find_used(region, first, count)
+            used = self._used[region.gpa][pages]
+        return used
+
     def _get(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
         tags = np.empty(length_bytes // GRANULE_BYTES, np.uint8)
         self._vm.copy_tags(gpa, tags, KVM_ARM_TAGS_FROM_GUEST)
         return pack(tags)
 
     def _set(self, gpa: int, tags: NDArray[np.uint8]) -> None:
+        self._with_log_on_or_off(lambda: self._vm.copy_tags(gpa, tags, KVM_ARM_TAGS_TO_GUEST))
+
+    def _with_log_on_or_off(self, write: Callable[[], None]) -> None:
         try:
-            self._vm.copy_tags(gpa, tags, KVM_ARM_TAGS_TO_GUEST)
+            write()
         except IoctlError as error:
-            # Kernels from about 6.13 take no tags while the dirty log is on.
+            # Newer kernels, and 6.12 with the fix, take no tags while the dirty log is on.
             if error.errno != errno.EBUSY:
                 raise
             with self._suspend_log():
-                self._vm.copy_tags(gpa, tags, KVM_ARM_TAGS_TO_GUEST)
+                write()
 
     def _find_used(self, region: Region, first: int, count: int) -> NDArray[np.bool_]:
         """Return which pages of a region are no holes, and remember them."""

@@ -90,6 +90,26 @@ class Vm(Descriptor):
         )
         self.ioctl(Ioctl.KVM_CLEAR_DIRTY_LOG, request)
 
+    def copy_tags_of_runs(
+        self, runs: NDArray[np.int64], tags: NDArray[np.uint8], direction: int
+    ) -> None:
+        """Copy tags of `runs`, rows of gpa and size in bytes; `tags` has those of all in order.
+
+        As `copy_tags` for each, at the price of little more than the system calls.
+        """
+        starts = np.cumsum(runs[:, 1]) - runs[:, 1]
+        requests = (kvm_arm_copy_mte_tags * len(runs))()
+        fields = np.frombuffer(memoryview(requests), np.uint64).reshape(len(runs), -1)
+        fields[:, :2] = runs
+        fields[:, 2] = tags.ctypes.data + starts // GRANULE_BYTES
+        fields[:, 3] = direction
+        copied = self.ioctl_each(Ioctl.KVM_ARM_MTE_COPY_TAGS, requests)
+        for short in np.flatnonzero(copied < runs[:, 1]).tolist():
+            gpa, size_bytes = runs[short].tolist()
+            at, done = int(starts[short]), int(copied[short])
+            rest = tags[(at + done) // GRANULE_BYTES : (at + size_bytes) // GRANULE_BYTES]
+            self.copy_tags(gpa + done, rest, direction)
+
     def copy_tags(self, gpa: int, tags: NDArray[np.uint8], direction: int) -> None:
         """Copy tags, one a byte in `tags`, between it and the guest's pages from `gpa` on.
 

@@ -20,6 +20,18 @@ _TOP = np.uint64(WORD_BITS - 1)
 _ONE = np.uint64(1)
 
 
+def page_runs(pages: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the runs of ascending page numbers, shape (runs, 2): first page, number of pages.
+
+    >>> page_runs(np.array([1, 2, 3, 70])).tolist()
+    [[1, 3], [70, 1]]
+    """
+    breaks = np.flatnonzero(np.diff(pages) != 1)
+    firsts = np.append(pages[:1], pages[breaks + 1])
+    lasts = np.append(pages[breaks], pages[-1:])
+    return np.stack((firsts, lasts - firsts + 1), axis=1)
+
+
 class PageBitmap:
     """A set of pages of one region; mutable, and not hashable for that reason.
 
@@ -87,6 +99,11 @@ class PageBitmap:
     def pages(self) -> NDArray[np.int64]:
         """Return the numbers of the pages that are set, in order, as a new array."""
         return _bit_numbers(self.words)
+
+    def flags(self) -> NDArray[np.bool_]:
+        """Return one flag a page, as a new array; the inverse of `from_flags`."""
+        bits = np.unpackbits(self.words.view(np.uint8), bitorder="little")
+        return bits[: self.page_count].view(np.bool_)
 
     def runs(self) -> NDArray[np.int64]:
         """Return the runs of pages that are set, in order and with a gap between any two.

@@ -49,6 +49,16 @@ class GuestMemory:
             + ", ".join(f"[{region.gpa:#x}, {region.end:#x})" for region in self.regions)
         )
 
+    def region_of_pages(self, number: int, pages: NDArray[np.int64]) -> Region:
+        """Return region `number`, which has all of `pages`, numbers in ascending order."""
+        region = self.regions[number]
+        if pages.size and not 0 <= pages[0] <= pages[-1] < region.page_count:
+            raise AddressError(
+                f"pages {pages[0]:#x} to {pages[-1]:#x} are not all in {region!r}, which has "
+                f"{region.page_count:#x}"
+            )
+        return region
+
     def read(self, gpa: Gpa, length_bytes: int) -> bytes:
         """Return a copy of guest data. A page never used reads as zero and stays a hole."""
         region, offset = self.locate(gpa, length_bytes)

@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong._native import library
 from tagalong.errors import HostError, RunStateError
 
 # Nobody who is given the descriptor can cut the file short, which would turn accesses to
@@ -40,6 +41,12 @@ class AnyPlane(Protocol):
 
     def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
         """Copy bytes from `offset` on until `target` is full; holes stay holes."""
+        ...
+
+    def read_pages_into(
+        self, target: NDArray[np.uint8], page_bytes: int, pages: NDArray[np.int64]
+    ) -> None:
+        """Copy pages of `page_bytes`, given by number, until `target` is full."""
         ...
 
     def extents(self) -> Iterator[tuple[int, int]]:
@@ -107,6 +114,21 @@ class Plane:
             return os.preadv(self.fd, [target.data], offset)
         except OSError as error:
             raise HostError(f"preadv of {self._name} at {offset:#x} failed: {error}") from error
+
+    def read_pages_into(
+        self, target: NDArray[np.uint8], page_bytes: int, pages: NDArray[np.int64]
+    ) -> None:
+        """Copy pages of `page_bytes`, given by number, until `target` is full.
+
+        As `read_into`, for pages that may be anywhere in the plane: the caller has checked
+        them, and that `target` has room for just them.
+        """
+        numbers = np.ascontiguousarray(pages, np.int64)
+        error = library().ta_read_pages(
+            self.fd, page_bytes, numbers.ctypes.data, numbers.size, target.ctypes.data
+        )
+        if error:
+            raise HostError(f"reading pages of {self._name} failed: {os.strerror(-error)}")
 
     def extents(self) -> Iterator[tuple[int, int]]:
         """Yield the byte ranges [start, stop) that are not holes, in order.

@@ -183,6 +183,26 @@ class PrivatePlane:
             start, stop = max(low * page, offset), min(high * page, end)
             target[start - offset : stop - offset] = self.array[start:stop]
 
+    def read_pages_into(
+        self, target: NDArray[np.uint8], page_bytes: int, pages: NDArray[np.int64]
+    ) -> None:
+        """Copy pages of `page_bytes`, given by number, until `target` is full.
+
+        Holes stay holes.
+        """
+        if not pages.size:
+            return
+        first, last = int(pages.min()), int(pages.max())
+        spans = range(first, last + 1, _ENTRIES_AT_ONCE)
+        parts = [
+            self.used_pages(at * page_bytes, page_bytes, min(_ENTRIES_AT_ONCE, last + 1 - at))
+            for at in spans
+        ]
+        used = np.concatenate(parts)[pages - first]
+        rows = target.reshape(pages.size, page_bytes)
+        rows[~used] = 0
+        rows[used] = self.array.reshape(-1, page_bytes)[pages[used]]
+
     def extents(self) -> Iterator[tuple[int, int]]:
         """Yield the byte ranges [start, stop) that are no holes, in order."""
         page, size = mmap.PAGESIZE, self.array.size

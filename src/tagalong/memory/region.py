@@ -155,6 +155,23 @@ class Region:
         self._tags.read_into(copy, offset // PACKED_RATIO)
         return copy
 
+    def read_pages_into(self, target: NDArray[np.uint8], pages: NDArray[np.int64]) -> None:
+        """Copy the data of pages, given by number, into `target`, which has room for just them.
+
+        The caller has checked the numbers. Holes stay holes; raises as `read_data`.
+        """
+        self._data.read_pages_into(target, self.page_size_bytes, pages)
+
+    def read_page_tags(self, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the packed tags of pages, given by number; shape (pages, page size / 32).
+
+        The caller has checked the numbers. Holes stay holes; raises as `read_data`.
+        """
+        row_bytes = self.page_size_bytes // PACKED_RATIO
+        rows = np.empty((pages.size, row_bytes), np.uint8)
+        self._tags.read_pages_into(rows, row_bytes, pages)
+        return rows
+
     def used_pages(self, first: int, count: int) -> NDArray[np.bool_]:
         """Return, for `count` pages from page `first` on, whether its data are no hole.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tagalong import wire
 from tagalong.machine import Machine
-from tagalong.memory import Gpa, PageBitmap, Region
+from tagalong.memory import PageBitmap, Region, page_runs
 from tagalong.migrate.digest import Tick
 from tagalong.migrate.link import Link
 from tagalong.mte.tags import zero_rows
@@ -62,8 +62,9 @@ class PageSender:
         `tick` is called before each batch. `is_live`: the guest may write meanwhile. Raises
         what `Link.send` raises and what `tick` does, HostError if RAM cannot be read.
         """
-        for region, bitmap in zip(self._machine.memory.regions, pages, strict=True):
-            for numbers in batches(bitmap, BATCH_BYTES // region.page_size_bytes):
+        page = self._machine.description.page_size_bytes
+        for region, bitmap in enumerate(pages):
+            for numbers in batches(bitmap, BATCH_BYTES // page):
                 tick()
                 began = time.monotonic()
                 wire_bytes = tally.wire_bytes
@@ -72,52 +73,38 @@ class PageSender:
                     tally.busy_s += time.monotonic() - began
 
     def _send_batch(
-        self, region: Region, numbers: NDArray[np.int64], tally: Tally, *, is_live: bool
+        self, region: int, numbers: NDArray[np.int64], tally: Tally, *, is_live: bool
     ) -> None:
         """Send these pages: those with data in one record, those that are zero in another."""
         # Which plane is read first does not matter: the guest's change of either in between
         # marks the page dirty, and both are sent again.
-        page = region.page_size_bytes
-        data = self._data(region, numbers, is_live=is_live)
+        ram = self._machine.memory.regions[region]
+        page = ram.page_size_bytes
+        data = self._data(ram, numbers, is_live=is_live)
         is_zero = zero_rows(data, page)
-        tags = self._tags(region, numbers)
+        tags = self._machine.read_page_tags(region, numbers) if self._sends_tags else None
         if is_zero.all():
-            self._send_record(region, numbers, None, tags, tally)
+            self._send_record(ram, numbers, None, tags, tally)
         elif not is_zero.any():
-            self._send_record(region, numbers, data, tags, tally)
+            self._send_record(ram, numbers, data, tags, tally)
         else:
             rows = data.reshape(-1, page)[~is_zero].reshape(-1)
             for rest, chosen in ((rows, ~is_zero), (None, is_zero)):
                 chosen_tags = None if tags is None else tags[chosen]
-                self._send_record(region, numbers[chosen], rest, chosen_tags, tally)
+                self._send_record(ram, numbers[chosen], rest, chosen_tags, tally)
 
     def _data(
         self, region: Region, numbers: NDArray[np.int64], *, is_live: bool
     ) -> NDArray[np.uint8]:
         """Return the pages' data in one piece."""
         page = region.page_size_bytes
-        runs = runs_of(numbers)
-        if len(runs) == 1 and not is_live:
-            first, count = runs[0]
-            return region.data[first * page : (first + count) * page]
+        first, last = int(numbers[0]), int(numbers[-1])
+        if last - first + 1 == numbers.size and not is_live:
+            return region.data[first * page : (last + 1) * page]
         batch = self._buffer[: numbers.size * page]
-        at = 0
-        for first, count in runs:
-            # Reading by the descriptor and not through the mapping fills no hole.
-            region.read_data_into(batch[at : at + count * page], first * page)
-            at += count * page
+        # Reading by the descriptor and not through the mapping fills no hole.
+        region.read_pages_into(batch, numbers)
         return batch
-
-    def _tags(self, region: Region, numbers: NDArray[np.int64]) -> NDArray[np.uint8] | None:
-        """Return the pages' packed tags, one row a page."""
-        if not self._sends_tags:
-            return None
-        page = region.page_size_bytes
-        packed = [
-            self._machine.read_tags(Gpa(region.gpa + first * page), count * page)
-            for first, count in runs_of(numbers)
-        ]
-        return np.concatenate(packed).reshape(numbers.size, -1)
 
     def _send_record(
         self,
@@ -127,11 +114,11 @@ class PageSender:
         tags: NDArray[np.uint8] | None,
         tally: Tally,
     ) -> None:
-        page = region.page_size_bytes
-        runs = runs_of(numbers)
+        runs = page_runs(numbers)
+        runs[:, 0] = region.gpa + runs[:, 0] * region.page_size_bytes
         record = wire.Pages(
-            runs=tuple(wire.Run(region.gpa + first * page, count) for first, count in runs),
-            data=wire.NoBytes.ZERO if data is None else _pieces(data, runs, page),
+            runs=wire.Runs(runs.view(np.uint64)),
+            data=wire.NoBytes.ZERO if data is None else (data.data,),
             tags=self._tag_plane(tags),
         )
         wire_bytes = self._link.send(record)
@@ -155,24 +142,3 @@ def batches(bitmap: PageBitmap, most: int) -> Iterator[NDArray[np.int64]]:
         numbers = window.pages() + first
         for at in range(0, numbers.size, most):
             yield numbers[at : at + most]
-
-
-def runs_of(numbers: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return first page and count of each run in ascending page numbers."""
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    starts = [0, *breaks.tolist()]
-    stops = [*breaks.tolist(), numbers.size]
-    firsts = numbers[starts].tolist()
-    return [(first, stop - start) for first, start, stop in zip(firsts, starts, stops, strict=True)]
-
-
-def _pieces(
-    data: NDArray[np.uint8], runs: Sequence[tuple[int, int]], page: int
-) -> tuple[memoryview, ...]:
-    view = data.data
-    pieces = []
-    at = 0
-    for _, count in runs:
-        pieces.append(view[at : at + count * page])
-        at += count * page
-    return tuple(pieces)

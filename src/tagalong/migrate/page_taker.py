@@ -1,14 +1,20 @@
 """Puts received pages into a machine, and leaves alone what is zero there anyway."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tagalong import wire
 from tagalong.machine import Machine
-from tagalong.memory import Gpa, GuestMemory, PageBitmap
+from tagalong.memory import Gpa
 from tagalong.mte import PACKED_RATIO
+
+Flags = list[NDArray[np.bool_]]
+Pages = NDArray[np.int64]
+
+# Pages that are zeroed at once: bounds the memory for the zeros.
+_ZEROED_AT_ONCE = 4096
 
 
 class PageTaker:
@@ -23,42 +29,38 @@ class PageTaker:
         self.pages_in_round = 0
         self._machine = machine
         self._has_tags = has_tags
+        self._page_bytes = machine.description.page_size_bytes
+        self._starts = np.array([region.gpa for region in machine.memory.regions], np.int64)
         used = machine.populated_pages()
-        self._data_used = _PageFlags(machine.memory, used)
-        self._tags_used = _PageFlags(machine.memory, used)
-        self._stale = _PageFlags(machine.memory, used)
+        # One flag a page, for each region.
+        self._data_used, self._tags_used, self._stale = (
+            [bitmap.flags() for bitmap in used] for _ in range(3)
+        )
 
     def place(self, gpa: int, size_bytes: int) -> memoryview:
-        """Return the guest RAM that a batch's data are to be received into."""
-        self._data_used.of(gpa, size_bytes)[:] = True
-        return self._machine.memory.view(Gpa(gpa), size_bytes).data
+        """Return the guest RAM that the data of a batch of one run are to be received into."""
+        ram = self._machine.memory.view(Gpa(gpa), size_bytes)
+        number = int(np.searchsorted(self._starts, gpa, "right")) - 1
+        first = (gpa - int(self._starts[number])) // self._page_bytes
+        self._data_used[number][first : first + size_bytes // self._page_bytes] = True
+        return ram.data
 
     def take(self, batch: wire.Pages) -> None:
-        """Complete a batch; its data, if not zero, are in place already.
+        """Complete a batch; data of one run, if not zero, are in place already.
 
-        Raises what Machine.write_tags raises.
+        Raises what Machine.write_page_tags raises.
         """
-        page = self._machine.description.page_size_bytes
         at = 0
-        for run in batch.runs:
-            size_bytes = run.page_count * page
-            if batch.data is wire.NoBytes.ZERO:
-                self._zero_data(run.first_gpa, size_bytes)
-            self._take_tags(run.first_gpa, size_bytes, batch.tags, at)
-            self._stale.of(run.first_gpa, size_bytes)[:] = False
-            at += size_bytes // PACKED_RATIO
+        for number, pages in self._pages(batch.runs):
+            if isinstance(batch.data, wire.NoBytes):
+                self._zero_data(number, pages)
+            elif len(batch.runs) > 1:
+                self._scatter(number, pages, batch.data[0], at)
+            self._take_tags(number, pages, batch.tags, at)
+            self._stale[number][pages] = False
+            at += pages.size
         self.pages += batch.page_count
         self.pages_in_round += batch.page_count
-
-    def _take_tags(
-        self, gpa: int, size_bytes: int, tags: memoryview | wire.NoBytes, at: int
-    ) -> None:
-        if not isinstance(tags, memoryview):
-            self._zero_tags(gpa, size_bytes)
-            return
-        packed = np.frombuffer(tags, np.uint8, size_bytes // PACKED_RATIO, at)
-        self._machine.write_tags(Gpa(gpa), packed)
-        self._tags_used.of(gpa, size_bytes)[:] = True
 
     def end_round(self) -> int:
         """Return how many pages were taken in this round, and begin the next one."""
@@ -70,45 +72,55 @@ class PageTaker:
 
         A new machine has none; but what is not received has to be zero, not left to luck.
         """
-        for region in self._machine.memory.regions:
-            for gpa, size_bytes in self._stale.runs(region.gpa, region.size_bytes):
-                self._zero_data(gpa, size_bytes)
-                self._zero_tags(gpa, size_bytes)
+        for number, stale in enumerate(self._stale):
+            pages = np.flatnonzero(stale)
+            for at in range(0, pages.size, _ZEROED_AT_ONCE):
+                self._zero_data(number, pages[at : at + _ZEROED_AT_ONCE])
+                self._zero_tags(number, pages[at : at + _ZEROED_AT_ONCE])
 
-    def _zero_data(self, gpa: int, size_bytes: int) -> None:
-        for start, length in self._data_used.runs(gpa, size_bytes):
-            self._machine.memory.view(Gpa(start), length).fill(0)
-        self._data_used.of(gpa, size_bytes)[:] = False
+    def _pages(self, runs: wire.Runs) -> Iterator[tuple[int, Pages]]:
+        """Yield each region's number with the numbers of its pages, in the order of the runs."""
+        first, count = runs.array.astype(np.int64).T
+        regions = np.searchsorted(self._starts, first, "right") - 1
+        first = (first - self._starts[regions]) // self._page_bytes
+        for number in np.unique(regions).tolist():
+            here = regions == number
+            yield number, _expand(first[here], count[here])
 
-    def _zero_tags(self, gpa: int, size_bytes: int) -> None:
-        if not self._has_tags:
+    def _scatter(self, number: int, pages: Pages, data: memoryview, at: int) -> None:
+        rows = np.frombuffer(data, np.uint8).reshape(-1, self._page_bytes)
+        self._rows(number)[pages] = rows[at : at + pages.size]
+        self._data_used[number][pages] = True
+
+    def _take_tags(
+        self, number: int, pages: Pages, tags: memoryview | wire.NoBytes, at: int
+    ) -> None:
+        if isinstance(tags, wire.NoBytes):
+            self._zero_tags(number, pages)
             return
-        for start, length in self._tags_used.runs(gpa, size_bytes):
-            self._machine.write_tags(Gpa(start), np.zeros(length // PACKED_RATIO, np.uint8))
-        self._tags_used.of(gpa, size_bytes)[:] = False
+        rows = np.frombuffer(tags, np.uint8).reshape(-1, self._page_bytes // PACKED_RATIO)
+        self._machine.write_page_tags(number, pages, rows[at : at + pages.size])
+        self._tags_used[number][pages] = True
+
+    def _zero_data(self, number: int, pages: Pages) -> None:
+        used = pages[self._data_used[number][pages]]
+        if used.size:
+            self._rows(number)[used] = 0
+            self._data_used[number][used] = False
+
+    def _zero_tags(self, number: int, pages: Pages) -> None:
+        used = pages[self._tags_used[number][pages]]
+        if self._has_tags and used.size:
+            zeros = np.zeros((used.size, self._page_bytes // PACKED_RATIO), np.uint8)
+            self._machine.write_page_tags(number, used, zeros)
+            self._tags_used[number][used] = False
+
+    def _rows(self, number: int) -> NDArray[np.uint8]:
+        """Return a region's data, a row a page."""
+        return self._machine.memory.regions[number].data.reshape(-1, self._page_bytes)
 
 
-class _PageFlags:
-    """One flag a page of guest RAM, found by gpa."""
-
-    def __init__(self, memory: GuestMemory, initial: Sequence[PageBitmap]) -> None:
-        self._memory = memory
-        self._flags: dict[Gpa, NDArray[np.bool_]] = {}
-        for region, bitmap in zip(memory.regions, initial, strict=True):
-            flags = np.zeros(region.page_count, np.bool_)
-            flags[bitmap.pages()] = True
-            self._flags[region.gpa] = flags
-
-    def of(self, gpa: int, size_bytes: int) -> NDArray[np.bool_]:
-        """Return the flags of whole pages in one region, as a writable view."""
-        region, offset = self._memory.locate(Gpa(gpa), size_bytes)
-        page = region.page_size_bytes
-        return self._flags[region.gpa][offset // page : (offset + size_bytes) // page]
-
-    def runs(self, gpa: int, size_bytes: int) -> Iterator[tuple[int, int]]:
-        """Yield gpa and size in bytes of the runs of flagged pages in a range."""
-        flags = self.of(gpa, size_bytes)
-        if flags.any():
-            page = size_bytes // flags.size
-            for first, count in PageBitmap.from_flags(flags).runs().tolist():
-                yield gpa + first * page, count * page
+def _expand(first: Pages, count: Pages) -> Pages:
+    """Return the numbers of all pages of runs."""
+    numbers: Pages = np.arange(count.sum()) + np.repeat(first - np.cumsum(count) + count, count)
+    return numbers

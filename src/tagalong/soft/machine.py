@@ -193,6 +193,17 @@ class SoftMachine:
         _refuse_misaligned(gpa, len(packed) * 32)
         self._memory.write_tags(gpa, packed)
 
+    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return packed allocation tags of scattered pages, a row each, as a copy."""
+        return self._memory.region_of_pages(region, pages).read_page_tags(pages)
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        """Set allocation tags of scattered pages, a row each."""
+        target = self._memory.region_of_pages(region, pages)
+        target.tags.reshape(target.page_count, -1)[pages] = packed
+
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may not be zero."""
         return [region.populated_pages() for region in self._memory.regions]

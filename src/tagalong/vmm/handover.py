@@ -158,6 +158,16 @@ class GatedMachine:
         """As Machine.write_tags."""
         self._machine.write_tags(gpa, packed)
 
+    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """As Machine.read_page_tags."""
+        return self._machine.read_page_tags(region, pages)
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        """As Machine.write_page_tags."""
+        self._machine.write_page_tags(region, pages, packed)
+
     def populated_pages(self) -> list[PageBitmap]:
         """As Machine.populated_pages."""
         return self._machine.populated_pages()

@@ -5,17 +5,17 @@ take whichever encoding is smallest; most guests leave most tags zero, and an al
 tags compress well.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeVar
 
+import numpy as np
 import zstandard
 
 from tagalong.mte import PACKED_RATIO
 from tagalong.wire import limits
 from tagalong.wire.layout import Buffer, Layout, MalformedError
-from tagalong.wire.records import Feature, Machine, NoBytes, Pages, Run
+from tagalong.wire.records import Feature, Machine, NoBytes, Pages, Runs
 
 PAGES_HEAD = Layout(
     ("run_count", "u16"),
@@ -71,13 +71,13 @@ class Batch:
     """A batch up to its data, sound for the machine that it belongs to."""
 
     head: BatchHead
-    runs: tuple[Run, ...]
+    runs: Runs
     page_size_bytes: int
 
     @property
     def ram_bytes(self) -> int:
         """Return the size of all pages."""
-        return sum(run.page_count for run in self.runs) * self.page_size_bytes
+        return self.runs.page_count * self.page_size_bytes
 
     @property
     def data_bytes(self) -> int:
@@ -136,7 +136,7 @@ def decode_batch(head: BatchHead, runs: Buffer, machine: Machine, features: int)
     """
     batch = Batch(
         head,
-        tuple(Run(**RUN.unpack(runs, at)) for at in range(0, len(runs), RUN.size)),
+        Runs(np.frombuffer(runs, "<u8")),
         machine.page_size_bytes,
     )
     _require_runs(batch.runs, machine)
@@ -145,10 +145,35 @@ def decode_batch(head: BatchHead, runs: Buffer, machine: Machine, features: int)
     return batch
 
 
-def _require_runs(runs: Sequence[Run], machine: Machine) -> None:
+def _require_runs(runs: Runs, machine: Machine) -> None:
+    if not _are_sound(runs, machine):
+        _refuse_runs(runs, machine)
+
+
+def _are_sound(runs: Runs, machine: Machine) -> bool:
+    """Return whether all runs are in order, in one region each, and not too large."""
     page = machine.page_size_bytes
-    regions = iter(machine.regions)
-    region = next(regions)
+    first, count = runs.array[:, 0], runs.array[:, 1]
+    # Each in turn, for no later one can overflow where the ones before it hold.
+    if not (count - np.uint64(1) < limits.MAX_BATCH_BYTES // page).all():
+        return False
+    if int(count.sum()) * page > limits.MAX_BATCH_BYTES or int(first.max()) > limits.MAX_GPA:
+        return False
+    end = first + count * np.uint64(page)
+    starts = np.array([region.gpa for region in machine.regions], np.uint64)
+    ends = np.array([region.end for region in machine.regions], np.uint64)
+    inside = np.searchsorted(starts, first, "right") - 1
+    return bool(
+        (first % np.uint64(page) == 0).all()
+        and (first[1:] >= end[:-1]).all()
+        and (inside >= 0).all()
+        and (end <= ends[inside]).all()
+    )
+
+
+def _refuse_runs(runs: Runs, machine: Machine) -> None:
+    """Raise MalformedError for the first run that is not sound."""
+    page = machine.page_size_bytes
     end = total = 0
     for number, run in enumerate(runs):
         at = PAGES_HEAD.size + number * RUN.size
@@ -166,9 +191,7 @@ def _require_runs(runs: Sequence[Run], machine: Machine) -> None:
                 offset=at,
             )
         end = run.first_gpa + run.page_count * page
-        while region.end <= run.first_gpa and (following := next(regions, None)) is not None:
-            region = following
-        if not region.gpa <= run.first_gpa < end <= region.end:
+        if not any(region.gpa <= run.first_gpa < end <= region.end for region in machine.regions):
             raise MalformedError(
                 f"pages [{run.first_gpa:#x}, {end:#x}) are not in one region", offset=at
             )
@@ -228,7 +251,7 @@ def encode_head(
         tag_bytes=len(tags.payload),
         head_check=0,
     )
-    runs = b"".join(RUN.pack(**run._asdict()) for run in pages.runs)
+    runs = pages.runs.array.astype("<u8").tobytes()
     _require_planes(pages, decode_batch(decode_head(head), runs, machine, features))
     return head[:CHECKED_HEAD_BYTES], runs
 
@@ -238,10 +261,11 @@ def _require_planes(pages: Pages, batch: Batch) -> None:
     if pages.data is NoBytes.ABSENT:
         raise MalformedError("a page's data are never absent")
     if not isinstance(pages.data, NoBytes):
-        given = [piece.nbytes for piece in pages.data]
-        needed = [run.page_count * batch.page_size_bytes for run in batch.runs]
-        if given != needed:
-            raise MalformedError(f"pieces of {given} bytes of data for runs of {needed}")
+        given = sum(piece.nbytes for piece in pages.data)
+        if given != batch.ram_bytes:
+            raise MalformedError(
+                f"{given:#x} bytes of data for a batch that has {batch.ram_bytes:#x}"
+            )
     if isinstance(pages.tags, memoryview) and pages.tags.nbytes != batch.packed_bytes:
         raise MalformedError(
             f"{pages.tags.nbytes:#x} bytes of tags for a batch that has {batch.packed_bytes:#x}"

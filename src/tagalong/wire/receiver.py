@@ -28,7 +28,10 @@ from tagalong.wire.planes import (
 from tagalong.wire.records import NoBytes, Pages, Record, RecordType, Role
 
 Placement = Callable[[int, int], memoryview]
-"""Returns the memory that the data of `[gpa, gpa + size)` are to be received into."""
+"""Returns the memory that the data of `[gpa, gpa + size)` are to be received into.
+
+Asked only for batches of one run.
+"""
 
 _CHUNK_BYTES = 64 << 10
 
@@ -127,15 +130,13 @@ class Receiver:
         if self._head.data_encoding is DataEncoding.ZERO:
             self._expect_tags()
         elif len(self._batch.runs) == 1:
-            self._expect(self._places()[0], self._data)
+            self._expect(
+                self._place(self._batch.runs[0].first_gpa, self._batch.data_bytes), self._data
+            )
         else:
             # One piece for many runs: a record of scattered pages would else be received
             # page by page.
             self._expect(bytearray(self._batch.data_bytes), self._data)
-
-    def _places(self) -> list[memoryview]:
-        page = self._batch.page_size_bytes
-        return [self._place(run.first_gpa, run.page_count * page) for run in self._batch.runs]
 
     def _require_head_check(self, runs: memoryview) -> None:
         head = self._head_bytes[:CHECKED_HEAD_BYTES]
@@ -168,20 +169,9 @@ class Receiver:
         self._require_checksum()
         with _Base(RECORD_HEADER.size + self._batch.tags_at):
             tags = self._tags.decode(self._batch, self._target)
-        return self._complete(Pages(self._batch.runs, self._settle_data(), tags))
-
-    def _settle_data(self) -> tuple[memoryview, ...] | NoBytes:
-        """Return the data at their places, after bringing those of many runs there."""
-        if self._head.data_encoding is DataEncoding.ZERO:
-            return NoBytes.ZERO
-        if len(self._batch.runs) == 1:
-            return (self._received_data,)
-        places = self._places()
-        at = 0
-        for place in places:
-            place[:] = self._received_data[at : at + len(place)]
-            at += len(place)
-        return tuple(places)
+        is_zero = self._head.data_encoding is DataEncoding.ZERO
+        data = NoBytes.ZERO if is_zero else (self._received_data,)
+        return self._complete(Pages(self._batch.runs, data, tags))
 
     # --- every record ---
 

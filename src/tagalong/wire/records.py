@@ -4,10 +4,13 @@ They say what is sent, not how: which encoding a plane takes on the wire is the 
 choice. None of them knows a machine; `tagalong.machine_records` translates.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, IntFlag
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class RecordType(IntEnum):
@@ -137,25 +140,65 @@ class Run(NamedTuple):
     page_count: int
 
 
+class Runs(Sequence[Run]):
+    """Runs of a batch in one array, so that thousands of scattered pages cost no more than few.
+
+    `array`: shape (runs, 2), uint64, gpa of the first page and number of pages; not to be
+    changed. Raises OverflowError for a value that is no u64.
+
+    >>> Runs([Run(0x4000_0000, 2)]).page_count
+    2
+    """
+
+    def __init__(self, runs: Sequence[tuple[int, int]] | NDArray[np.uint64]) -> None:
+        self.array = np.asarray(runs, np.uint64).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @overload
+    def __getitem__(self, place: int) -> Run: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Runs": ...
+    def __getitem__(self, place: int | slice) -> "Run | Runs":
+        chosen = self.array[place]
+        return Runs(chosen) if isinstance(place, slice) else Run(*chosen.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Runs) and np.array_equal(self.array, other.array)
+
+    def __hash__(self) -> int:
+        return hash(self.array.tobytes())
+
+    def __repr__(self) -> str:
+        return f"Runs({[*self]})"
+
+    @property
+    def page_count(self) -> int:
+        """Return the pages of all runs."""
+        return sum(self.array[:, 1].tolist())
+
+
 @dataclass(frozen=True)
 class Pages:
     """Data and tags of runs of pages; both planes are replaced as a whole.
 
-    `data` has the bytes of each run, in as many pieces as there are runs, or is ZERO.
-    `tags` are the packed allocation tags of all runs, or ZERO, or ABSENT if the machine has
-    none.
+    `data` has the bytes of all runs in order, in one piece or more, or is ZERO. Received
+    data are in one piece: where they belong if there is one run, else in memory of their
+    own. `tags` are the packed allocation tags of all runs, or ZERO, or ABSENT if the machine
+    has none.
     """
 
     type: ClassVar = RecordType.PAGES
 
-    runs: tuple[Run, ...]
+    runs: Runs
     data: tuple[memoryview, ...] | NoBytes
     tags: memoryview | NoBytes
 
     @property
     def page_count(self) -> int:
         """Return the pages of all runs."""
-        return sum(run.page_count for run in self.runs)
+        return self.runs.page_count
 
 
 @dataclass(frozen=True)

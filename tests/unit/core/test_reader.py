@@ -17,6 +17,7 @@ from tagalong.errors import (
     MalformedCoreError,
     NoTagsError,
     NotInCoreError,
+    RunStateError,
     UsageError,
 )
 from tests.support.core_builder import (
@@ -212,6 +213,8 @@ def test_arrays_outlive_the_core(opened: Opener) -> None:
     core.close()
 
     assert data.tobytes() == DATA
+    with pytest.raises(RunStateError, match="this core is closed"):
+        core.data(AT, 1)
 
 
 def test_vcpus_have_the_registers_of_each_thread(opened: Opener) -> None:

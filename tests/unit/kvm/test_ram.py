@@ -64,6 +64,21 @@ def test_tags_in_pages_every_way_to_the_plane_is_refused() -> None:
     plane.close()
 
 
+def test_anonymous_plane_scattered_pages_are_read_and_holes_stay() -> None:
+    plane = PrivatePlane("ram", 64 << 20)
+    pages = np.array([1, 2, 40, 16383], np.int64)
+    rows = plane.array.reshape(-1, PAGE)
+    rows[2], rows[16383] = 2, 3
+    target = np.full((4, PAGE), 0xEE, np.uint8)
+
+    plane.read_pages_into(target, PAGE, pages)
+    plane.read_pages_into(target[:0], PAGE, pages[:0])
+
+    assert (target == [[0], [2], [0], [3]]).all()
+    assert not plane.used_pages(PAGE, PAGE, 1).any()
+    assert list(plane.extents()) == [(2 * PAGE, 3 * PAGE), (16383 * PAGE, 16384 * PAGE)]
+
+
 def test_anonymous_plane_has_no_file() -> None:
     with pytest.raises(HostError, match=r"guest memory ram is anonymous: there is no file"):
         PrivatePlane("ram", PAGE).fd  # noqa: B018 (the property raises)

@@ -1,8 +1,11 @@
 """What is missing is said exactly; descriptors name the ioctl that failed."""
 
+import ctypes
 import errno
 import os
+import termios
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -72,3 +75,18 @@ def test_describe_arrays_without_the_zeros_behind_them() -> None:
     assert describe(request) == "cap=0xcd, flags=0x0, args=[0x0, 0x7]"
     assert describe(kvm_one_reg(id=0x10)) == "id=0x10, addr=0x0"
     assert describe(255) == "0xff"
+
+
+def test_ioctl_each_makes_them_in_order_until_one_fails() -> None:
+    # FIONREAD, with the number of an ioctl of KVM's, writes how much a pipe holds.
+    reader, writer = os.pipe()
+    os.write(writer, b"abc")
+    counts = (ctypes.c_int * 3)()
+    with Descriptor(reader) as pipe:
+        results = pipe.ioctl_each(cast("Ioctl", termios.FIONREAD), counts)
+
+        assert (results.tolist(), list(counts)) == ([0, 0, 0], [3, 3, 3])
+        with pytest.raises(IoctlError, match=r"KVM_GET_ONE_REG\(id=0x5.*ENOTTY") as caught:
+            pipe.ioctl_each(Ioctl.KVM_GET_ONE_REG, (kvm_one_reg * 2)(kvm_one_reg(id=5)))
+    os.close(writer)
+    assert caught.value.errno == errno.ENOTTY

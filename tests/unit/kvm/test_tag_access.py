@@ -127,3 +127,43 @@ def test_misaligned_and_foreign_ranges_are_refused(tags: Fixture) -> None:
     with pytest.raises(UsageError, match="packed tags must be one row of uint8"):
         tags.access.write(BASE, np.zeros((2, 128), np.uint8))
     assert tags.vm.calls == []
+
+
+def test_read_pages_asks_for_the_runs_of_those_that_are_used(tags: Fixture) -> None:
+    tags.use(2, 3, 9)
+    tags.vm.tags[2 * 256], tags.vm.tags[3 * 256 + 1], tags.vm.tags[9 * 256 + 255] = 5, 9, 7
+
+    rows = tags.access.read_pages(0, np.array([1, 2, 3, 9, 20], np.int64))
+
+    assert rows.shape == (5, 128)
+    assert (rows[1, 0], rows[2, 0], rows[3, 127]) == (0x05, 0x90, 0x70)
+    assert np.count_nonzero(rows) == 3
+    assert tags.vm.calls == [("copy", 2 * PAGE, 512), ("copy", 9 * PAGE, 256)]
+
+
+def test_write_pages_leaves_holes_that_stay_zero(tags: Fixture) -> None:
+    tags.use(1)
+    tags.vm.tags[:] = 3
+    rows = np.zeros((3, 128), np.uint8)
+    rows[2, 0] = 0x21
+
+    tags.access.write_pages(0, np.array([1, 5, 8], np.int64), rows)
+
+    assert tags.vm.calls == [("copy", PAGE, 256), ("copy", 8 * PAGE, 256)]
+    assert not tags.vm.tags[256:512].any()
+    assert tags.vm.tags[8 * 256 : 8 * 256 + 3].tolist() == [1, 2, 0]
+
+
+def test_write_pages_where_kvm_takes_no_tags_while_logging_suspends_the_log(tags: Fixture) -> None:
+    tags.use(0, 2)
+    tags.vm.flags, tags.vm.refuses_tags_while_logging = 1, True
+
+    tags.access.write_pages(0, np.array([0, 2], np.int64), np.full((2, 128), 0x11, np.uint8))
+
+    assert (tags.suspensions, tags.vm.flags) == (1, 1)
+    assert tags.vm.tags[:768].tolist() == [1] * 256 + [0] * 256 + [1] * 256
+
+
+def test_pages_outside_of_the_region_are_refused(tags: Fixture) -> None:
+    with pytest.raises(AddressError, match="are not all in"):
+        tags.access.read_pages(0, np.array([PAGES], np.int64))

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from tagalong.errors import UsageError
-from tagalong.memory import PageBitmap
+from tagalong.memory import PageBitmap, page_runs
 
 modest = settings(max_examples=60, deadline=None)
 
@@ -241,3 +241,11 @@ class TestAlgebra:
     def test_hash_is_refused_because_bitmaps_change(self) -> None:
         with pytest.raises(TypeError, match="unhashable"):
             hash(PageBitmap(1))
+
+
+@modest
+@given(bitmaps())
+def test_flags_and_runs_of_pages_agree_with_the_bitmap(bitmap: PageBitmap) -> None:
+    assert np.flatnonzero(bitmap.flags()).tolist() == bitmap.pages().tolist()
+    assert bitmap.flags().size == bitmap.page_count
+    assert page_runs(bitmap.pages()).tolist() == bitmap.runs().tolist()

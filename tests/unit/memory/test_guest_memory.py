@@ -216,3 +216,12 @@ class TestClose:
         for gpa in (LOW, HIGH):
             with pytest.raises(RunStateError, match=r"is closed$"):
                 memory.read(gpa, 1)
+
+
+@pytest.mark.parametrize("pages", [[-1, 3], [0, SIZE // 4096], [SIZE // 4096]])
+def test_region_of_pages_outside_of_it_is_refused(pages: list[int]) -> None:
+    with GuestMemory([Region.create(LOW, SIZE)]) as memory:
+        assert memory.region_of_pages(0, np.array([0, 1], np.int64)) is memory.regions[0]
+
+        with pytest.raises(AddressError, match="are not all in <Region"):
+            memory.region_of_pages(0, np.array(pages, np.int64))

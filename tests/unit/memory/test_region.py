@@ -281,3 +281,40 @@ def test_sparse_64_gib_region_costs_next_to_nothing() -> None:
         assert pages.words.nbytes == 2 * MIB
         assert allocated_bytes(region.data_fd) + allocated_bytes(region.tags_fd) <= 4 * 64 * 1024
         assert resident_bytes() - before < 16 * MIB
+
+
+class TestScatteredPages:
+    PAGES = np.array([1, 2, 3, 70, 500, 1023], np.int64)
+
+    def test_read_pages_gives_each_page_and_fills_no_hole(self, region: Region) -> None:
+        rows = region.data.reshape(-1, 4096)
+        for page in (2, 70, 1023):
+            rows[page] = page % 251
+        before = allocated_bytes(region.data_fd)
+        target = np.full((self.PAGES.size, 4096), 0xEE, np.uint8)
+
+        region.read_pages_into(target, self.PAGES)
+
+        assert (target == (np.array([0, 2, 0, 70, 0, 1023]) % 251).reshape(-1, 1)).all()
+        assert allocated_bytes(region.data_fd) == before
+
+    def test_read_page_tags_gives_a_row_a_page_and_fills_no_hole(self, region: Region) -> None:
+        region.tags.reshape(-1, 128)[[2, 500]] = [[0x21], [0x43]]
+        before = allocated_bytes(region.tags_fd)
+
+        rows = region.read_page_tags(self.PAGES)
+
+        assert rows.shape == (6, 128)
+        assert rows[:, 0].tolist() == [0, 0x21, 0, 0, 0x43, 0]
+        assert (rows == rows[:, :1]).all()
+        assert allocated_bytes(region.tags_fd) == before
+
+    def test_read_pages_beyond_the_end_raises(self, region: Region) -> None:
+        with pytest.raises(HostError, match="reading pages of tagalong-ram failed"):
+            region.read_pages_into(np.zeros(4096, np.uint8), np.array([1024], np.int64))
+
+    def test_read_pages_after_close_raises(self, region: Region) -> None:
+        region.close()
+
+        with pytest.raises(RunStateError, match="is closed"):
+            region.read_page_tags(self.PAGES)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,26 +11,14 @@ from tagalong.machine_records import record_of_description, record_of_state
 from tagalong.memory import PageBitmap
 from tagalong.migrate import Timeouts
 from tagalong.migrate.link import Link
-from tagalong.migrate.page_sender import PageSender, Tally, batches, runs_of
+from tagalong.migrate.page_sender import PageSender, Tally, batches
 from tagalong.migrate.page_taker import PageTaker
-from tagalong.wire import Accept, Hello, NoBytes, Pages, Role, Run
+from tagalong.wire import Accept, Hello, NoBytes, Pages, Role, Run, Runs
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.migration import channel_pair
 from tests.support.wire_session import MIGRATION_ID, Pair
 
 PAGE = 4096
-
-
-@pytest.mark.parametrize(
-    ("numbers", "runs"),
-    [
-        ([7], [(7, 1)]),
-        ([0, 1, 2], [(0, 3)]),
-        ([0, 2, 3, 9], [(0, 1), (2, 2), (9, 1)]),
-    ],
-)
-def test_runs_of_page_numbers(numbers: list[int], runs: list[tuple[int, int]]) -> None:
-    assert runs_of(np.array(numbers, np.int64)) == runs
 
 
 @given(st.sets(st.integers(0, 200_000), max_size=300), st.integers(1, 40))
@@ -87,12 +74,9 @@ def test_sender_puts_scattered_pages_into_one_record(machine: FakeMachine, is_li
 
     (record,) = sent_records(machine, 2, 3, 9, is_live=is_live)
 
-    assert record.runs == ((RAM + 2 * PAGE, 2), (RAM + 9 * PAGE, 1))
+    assert record.runs == Runs([(RAM + 2 * PAGE, 2), (RAM + 9 * PAGE, 1)])
     assert isinstance(record.data, tuple)
-    assert [bytes(each) for each in record.data] == [
-        b"\2" * PAGE + b"\3" * PAGE,
-        b"\t" * PAGE,
-    ]
+    assert b"".join(record.data) == b"\2" * PAGE + b"\3" * PAGE + b"\t" * PAGE
     assert record.tags == memoryview(b"\x22" * 128 + b"\x33" * 128 + b"\x99" * 128)
 
 
@@ -106,9 +90,9 @@ def test_sender_separates_zero_pages_and_keeps_their_tags(
 
     data, zero = sent_records(machine, 0, 1, 4, 5, is_live=is_live)
 
-    assert data.runs == ((RAM, 2),)
+    assert data.runs == Runs([(RAM, 2)])
     assert data.tags is NoBytes.ZERO
-    assert zero.runs == ((RAM + 4 * PAGE, 2),)
+    assert zero.runs == Runs([(RAM + 4 * PAGE, 2)])
     assert zero.data is NoBytes.ZERO
     assert zero.tags == memoryview(b"\x70" + bytes(255))
 
@@ -134,7 +118,7 @@ def machine() -> Iterator[FakeMachine]:
 def test_taker_given_zero_for_holes_leaves_them(machine: FakeMachine) -> None:
     taker = PageTaker(machine, has_tags=True)
 
-    taker.take(Pages((Run(RAM, 0x100),), NoBytes.ZERO, NoBytes.ZERO))
+    taker.take(Pages(Runs([Run(RAM, 0x100)]), NoBytes.ZERO, NoBytes.ZERO))
 
     assert [bitmap.count() for bitmap in machine.populated_pages()] == [0, 0]
     assert (taker.pages, taker.end_round(), taker.end_round()) == (0x100, 0x100, 0)
@@ -144,9 +128,9 @@ def test_taker_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMach
     taker = PageTaker(machine, has_tags=True)
     taker.place(RAM + 4 * PAGE, 2 * PAGE)[:] = bytes([9]) * (2 * PAGE)
     tags = memoryview(bytes([0x11]) * 256)
-    taker.take(Pages((Run(RAM + 4 * PAGE, 2),), (memoryview(bytes(2 * PAGE)),), tags))
+    taker.take(Pages(Runs([Run(RAM + 4 * PAGE, 2)]), (memoryview(bytes(2 * PAGE)),), tags))
 
-    taker.take(Pages((Run(RAM, 5),), NoBytes.ZERO, NoBytes.ZERO))
+    taker.take(Pages(Runs([Run(RAM, 5)]), NoBytes.ZERO, NoBytes.ZERO))
 
     data, packed = contents(machine)[0]
     assert not any(data[: 5 * PAGE])
@@ -159,7 +143,7 @@ def test_taker_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMach
 def test_taker_given_tags_alone_writes_no_data(machine: FakeMachine) -> None:
     taker = PageTaker(machine, has_tags=True)
 
-    taker.take(Pages((Run(RAM + PAGE, 1),), NoBytes.ZERO, memoryview(bytes([0x22]) * 128)))
+    taker.take(Pages(Runs([Run(RAM + PAGE, 1)]), NoBytes.ZERO, memoryview(bytes([0x22]) * 128)))
 
     region = machine.memory.regions[0]
     assert machine.populated_pages()[0].pages().tolist() == [1]
@@ -170,7 +154,7 @@ def test_taker_deals_the_tags_out_to_the_runs(machine: FakeMachine) -> None:
     taker = PageTaker(machine, has_tags=True)
     tags = memoryview(b"\x11" * 128 + b"\x22" * 256)
 
-    taker.take(Pages((Run(RAM, 1), Run(RAM + 5 * PAGE, 2)), NoBytes.ZERO, tags))
+    taker.take(Pages(Runs([Run(RAM, 1), Run(RAM + 5 * PAGE, 2)]), NoBytes.ZERO, tags))
 
     packed = contents(machine)[0][1]
     assert packed[:128] == b"\x11" * 128
@@ -185,7 +169,7 @@ def test_taker_clears_what_was_there_and_never_came(machine: FakeMachine) -> Non
         region.tags[: 3 * 128] = 0x55
     taker = PageTaker(machine, has_tags=True)
     taker.place(RAM, PAGE)[:] = bytes([6]) * PAGE
-    taker.take(Pages((Run(RAM, 1),), (memoryview(bytes(PAGE)),), NoBytes.ZERO))
+    taker.take(Pages(Runs([Run(RAM, 1)]), (memoryview(bytes(PAGE)),), NoBytes.ZERO))
 
     taker.clear_stale()
 
@@ -195,3 +179,19 @@ def test_taker_clears_what_was_there_and_never_came(machine: FakeMachine) -> Non
     assert not any(tags)
     assert not any(other_data)
     assert not any(other_tags)
+
+
+def test_taker_deals_scattered_pages_out_to_both_regions(machine: FakeMachine) -> None:
+    taker = PageTaker(machine, has_tags=True)
+    low, high = machine.memory.regions
+    runs = Runs([Run(RAM + PAGE, 1), Run(RAM + 3 * PAGE, 2), Run(high.gpa, 1)])
+    data = memoryview(b"".join(bytes([fill]) * PAGE for fill in (1, 2, 3, 4)))
+    tags = memoryview(b"".join(bytes([fill]) * 128 for fill in (0x11, 0x22, 0x33, 0x44)))
+
+    taker.take(Pages(runs, (data,), tags))
+
+    assert [bitmap.pages().tolist() for bitmap in machine.populated_pages()] == [[1, 3, 4], [0]]
+    assert low.data[::PAGE].tolist()[:6] == [0, 1, 0, 2, 3, 0]
+    assert low.tags[::128].tolist()[:6] == [0, 0x11, 0, 0x22, 0x33, 0]
+    assert (high.data[0], high.data[PAGE], high.tags[127], high.tags[128]) == (4, 0, 0x44, 0)
+    assert taker.end_round() == 4

@@ -16,6 +16,7 @@ from tagalong.wire import (
     Role,
     Round,
     Run,
+    Runs,
     State,
 )
 from tests.support.wire_session import (
@@ -71,7 +72,7 @@ def test_receive_buffer_leads_data_straight_to_their_place() -> None:
         return memoryview(ram)[gpa - RAM : gpa - RAM + size_bytes]
 
     pair = pair_in(Phase.COPYING, place)
-    incoming = joined(pair.source.send(Pages((Run(RAM + PAGE, 1),), (RAW_DATA,), RAW_TAGS)))
+    incoming = joined(pair.source.send(Pages(Runs([Run(RAM + PAGE, 1)]), (RAW_DATA,), RAW_TAGS)))
 
     steps = fill(pair.destination, incoming)
 
@@ -110,28 +111,22 @@ def test_receive_buffer_after_the_end_raises() -> None:
         source.receive_buffer()
 
 
-def test_data_of_several_runs_are_placed_only_when_all_is_checked() -> None:
-    asked: list[tuple[int, int]] = []
-    ram = bytearray(0x10_0000)
-
+def test_data_of_several_runs_come_in_one_piece_and_are_not_placed() -> None:
     def place(gpa: int, size_bytes: int) -> memoryview:
-        asked.append((gpa, size_bytes))
-        return memoryview(ram)[gpa - RAM : gpa - RAM + size_bytes]
+        raise AssertionError(f"asked for {gpa:#x}+{size_bytes:#x}")
 
     pair = pair_in(Phase.COPYING, place)
-    runs = (Run(RAM, 1), Run(RAM + 3 * PAGE, 2))
-    pieces = (memoryview(b"a" * PAGE), memoryview(b"b" * PAGE + b"c" * PAGE))
-    record = Pages(runs, pieces, NoBytes.ZERO)
-    sent = joined(pair.source.send(record))
-    pair.destination.receive_data(sent[:-1])
-    assert pair.destination.next_record() is NEED_DATA
-    assert not asked
+    runs = Runs([Run(RAM, 1), Run(RAM + 3 * PAGE, 2)])
+    data = memoryview(b"a" * PAGE + b"b" * PAGE + b"c" * PAGE)
 
-    pair.destination.receive_data(sent[-1:])
+    record = pair.say(SOURCE, Pages(runs, (data[:PAGE], data[PAGE:]), NoBytes.ZERO))
 
-    assert pair.destination.next_record() == record
-    assert asked == [(RAM, PAGE), (RAM + 3 * PAGE, 2 * PAGE)]
-    assert ram[: 5 * PAGE] == b"a" * PAGE + bytes(2 * PAGE) + b"b" * PAGE + b"c" * PAGE
+    assert record == Pages(runs, (data,), NoBytes.ZERO)
+
+
+def test_runs_of_values_that_are_no_u64_raise() -> None:
+    with pytest.raises(OverflowError):
+        Runs([Run(-PAGE, 1)])
 
 
 def test_payload_memory_grows_with_the_bytes_that_arrive() -> None:
@@ -200,7 +195,7 @@ def test_bytes_after_the_peers_last_record_are_an_error() -> None:
 
 def test_bytes_after_our_own_last_record_are_ignored() -> None:
     pair = pair_in(Phase.COPYING)
-    pages = joined(pair.source.send(Pages((Run(RAM, 1),), NoBytes.ZERO, NoBytes.ZERO)))
+    pages = joined(pair.source.send(Pages(Runs([Run(RAM, 1)]), NoBytes.ZERO, NoBytes.ZERO)))
     pair.destination.send(SAMPLES[RecordType.ABORT])
 
     pair.destination.receive_data(pages)
@@ -212,7 +207,7 @@ def test_bytes_after_our_own_last_record_are_ignored() -> None:
 def test_data_changed_after_they_were_sealed_are_detected() -> None:
     pair = pair_in(Phase.COPYING)
     live = bytearray(RAW_DATA)
-    buffers = pair.source.send(Pages((Run(RAM, 1),), (memoryview(live),), RAW_TAGS))
+    buffers = pair.source.send(Pages(Runs([Run(RAM, 1)]), (memoryview(live),), RAW_TAGS))
     live[100] ^= 1
 
     pair.destination.receive_data(joined(buffers))
@@ -229,7 +224,7 @@ def test_head_damaged_is_detected_before_anything_is_placed() -> None:
         return memoryview(bytearray(size_bytes))
 
     pair = pair_in(Phase.COPYING, place)
-    sent = bytearray(joined(pair.source.send(Pages((Run(RAM, 1),), (RAW_DATA,), RAW_TAGS))))
+    sent = bytearray(joined(pair.source.send(Pages(Runs([Run(RAM, 1)]), (RAW_DATA,), RAW_TAGS))))
     sent[16 + 16 + 1] ^= 0x10  # the gpa
 
     pair.destination.receive_data(sent[:48])
@@ -266,7 +261,7 @@ def test_eof_after_an_error_is_the_same_error() -> None:
 def test_planes_are_sent_without_a_copy() -> None:
     source = pair_in(Phase.COPYING).source
 
-    buffers = source.send(Pages((Run(RAM, 1),), (RAW_DATA,), RAW_TAGS))
+    buffers = source.send(Pages(Runs([Run(RAM, 1)]), (RAW_DATA,), RAW_TAGS))
 
     assert buffers[1] is RAW_DATA
     assert buffers[2] is RAW_TAGS
@@ -279,8 +274,8 @@ def test_features_are_in_use_once_both_have_said_hello() -> None:
 
 def test_rounds_count_their_pages() -> None:
     pair = pair_in(Phase.COPYING)
-    pair.say(SOURCE, Pages((Run(RAM, 3),), NoBytes.ZERO, NoBytes.ZERO))
-    pair.say(SOURCE, Pages((Run(RAM, 2),), NoBytes.ZERO, NoBytes.ZERO))
+    pair.say(SOURCE, Pages(Runs([Run(RAM, 3)]), NoBytes.ZERO, NoBytes.ZERO))
+    pair.say(SOURCE, Pages(Runs([Run(RAM, 2)]), NoBytes.ZERO, NoBytes.ZERO))
 
     assert pair.say(SOURCE, Round(1, 5)) == Round(1, 5)
     assert pair.say(Role.DESTINATION, Round(1, 5)) == Round(1, 5)

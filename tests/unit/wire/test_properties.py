@@ -26,6 +26,7 @@ from tagalong.wire import (
     Region,
     Role,
     Run,
+    Runs,
     State,
     Vcpu,
 )
@@ -97,11 +98,11 @@ def batches(draw: st.DrawFn) -> Pages:
         st.integers(1, 1 << 32).map(lambda seed: memoryview(seed.to_bytes(8, "big"))),
     )
     data, tags = draw(fill), draw(fill)
-    pieces = [repeated(data, run.page_count * PAGE) for run in runs]
     total = sum(run.page_count for run in runs)
+    whole = repeated(data, total * PAGE)
     return Pages(
-        tuple(runs),
-        NoBytes.ZERO if isinstance(data, NoBytes) else tuple(pieces),  # type: ignore[arg-type]
+        Runs(runs),
+        whole if isinstance(whole, NoBytes) else (whole,),
         repeated(tags, total * PAGE // 32),
     )
 
