@@ -186,16 +186,19 @@ class PrivatePlane:
     def read_pages_into(
         self, target: NDArray[np.uint8], page_bytes: int, pages: NDArray[np.int64]
     ) -> None:
-        """Copy pages of `page_bytes`, given by number, until `target` is full; holes stay holes."""
+        """Copy pages of `page_bytes`, given by number, until `target` is full.
+
+        Holes stay holes.
+        """
         if not pages.size:
             return
-        first, last = int(pages[0]), int(pages[-1])
-        used = np.concatenate(
-            [
-                self.used_pages(at * page_bytes, page_bytes, min(_ENTRIES_AT_ONCE, last + 1 - at))
-                for at in range(first, last + 1, _ENTRIES_AT_ONCE)
-            ]
-        )[pages - first]
+        first, last = int(pages.min()), int(pages.max())
+        spans = range(first, last + 1, _ENTRIES_AT_ONCE)
+        parts = [
+            self.used_pages(at * page_bytes, page_bytes, min(_ENTRIES_AT_ONCE, last + 1 - at))
+            for at in spans
+        ]
+        used = np.concatenate(parts)[pages - first]
         rows = target.reshape(pages.size, page_bytes)
         rows[~used] = 0
         rows[used] = self.array.reshape(-1, page_bytes)[pages[used]]

@@ -79,11 +79,14 @@ class MachineSource:
         length = ranges[0][1]
         if len(ranges) == 1 and self._is_solid(region, offset, length):
             return region.data[offset : offset + length]
-        at = 0
-        for gpa, length in ranges:
-            region.read_data_into(self._buffer[at : at + length], gpa - region.gpa)
-            at += length
-        return self._buffer[:at]
+        if len(ranges) == 1:
+            copy = self._buffer[:length]
+            region.read_data_into(copy, offset)
+            return copy
+        numbers = _page_numbers(region, ranges)
+        copy = self._buffer[: numbers.size * region.page_size_bytes]
+        region.read_pages_into(copy, numbers)
+        return copy
 
     def _is_solid(self, region: Region, offset: int, length: int) -> bool:
         """Return whether a range is worth a look and is found to stand still without a hole."""
@@ -99,3 +102,13 @@ class MachineSource:
     def tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """As PageSource."""
         return self._machine.read_tags(gpa, length_bytes)
+
+
+def _page_numbers(region: Region, ranges: Sequence[tuple[Gpa, int]]) -> NDArray[np.int64]:
+    """Return the numbers of the pages in ranges (gpa, length) of a region."""
+    page = region.page_size_bytes
+    numbers: list[int] = []
+    for gpa, length in ranges:
+        first = (gpa - region.gpa) // page
+        numbers.extend(range(first, first + length // page))
+    return np.array(numbers, np.int64)

@@ -101,6 +101,28 @@ def test_private_plane_read_of_holes_keeps_them(file: FileRange) -> None:
     assert used(plane) == [2, 3, 40]
 
 
+def test_private_plane_scattered_pages_are_read_in_the_order_given(file: FileRange) -> None:
+    plane = PrivatePlane("ram", SIZE, file)
+    plane.array[50 * PAGE] = 7
+    target = np.full(4 * PAGE, 0xFF, np.uint8)
+
+    plane.read_pages_into(target, PAGE, np.array([50, 2, 10, 40]))
+
+    assert target[::PAGE].tolist() == [7, 2, 0, 40]
+    assert used(plane) == [2, 3, 40, 50]
+
+
+def test_private_plane_scattered_rows_smaller_than_a_page_are_read(file: FileRange) -> None:
+    plane = PrivatePlane("tags", SIZE, file)
+    target = np.full(3 * 128, 0xFF, np.uint8)
+    row = PAGE // 128
+
+    plane.read_pages_into(target, 128, np.array([0, 2 * row, 40 * row + 1]))
+    plane.read_pages_into(target[:0], 128, np.array([], np.int64))
+
+    assert target[::128].tolist() == [0, 2, 40]
+
+
 def test_private_plane_in_other_pages_than_the_host_s_finds_those_that_touch(
     file: FileRange,
 ) -> None:
