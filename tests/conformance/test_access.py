@@ -10,6 +10,7 @@ from tagalong.errors import HostError, UsageError
 from tagalong.machine import AccessChoice, Machine
 from tagalong.memory import Gpa
 from tagalong.migrate import MachineBuilder, MigrationOptions
+from tagalong.snapshot import save
 from tests.conformance.test_migration import CALM, incoming, migrate
 from tests.support.bare_program import Maker
 from tests.support.move import move
@@ -96,3 +97,18 @@ def test_migrate_with_access_says_what_it_used(machine_name: str, tmp_path: Path
 def test_strategy_that_is_none_is_refused(bare: Maker) -> None:
     with pytest.raises(UsageError, match="no access strategy is called 'x': auto, ioctl, alias"):
         bare([]).machine.use_access("x")
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_dump_by_any_strategy_has_what_the_guest_has(boot: Boot, tmp_path: Path, name: str) -> None:
+    guest = boot("churn", CALM)
+    guest.machine.resume()
+    guest.wait_for("progress", 1)
+    guest.machine.pause()
+    save(guest.machine, tmp_path / "before.core")
+
+    use_or_skip(guest.machine, name)
+    save(guest.machine, tmp_path / "by.core")
+
+    guest.machine.use_access("auto")
+    assert (tmp_path / "by.core").read_bytes() == (tmp_path / "before.core").read_bytes()

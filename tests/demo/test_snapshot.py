@@ -199,3 +199,31 @@ def test_restore_of_another_machine_than_expected_is_refused(tmp_path: Path) -> 
 
         assert result.returncode == 75
         assert message in result.stderr
+
+
+def test_dump_by_an_access_strategy_says_which(tmp_path: Path) -> None:
+    with vm_process(tmp_path, "a", "--guest", "churn", "--ram", "32M") as vm:
+        vm.wait_for_console("churn: progress")
+        result = tagalong("dump", str(vm.control), str(tmp_path / "vm.core"), "--access", "tco")
+
+    assert result.returncode == 0, result.stderr
+    assert "  access      tco (asked for)\n" in result.stdout
+
+
+def test_snapshot_by_an_access_strategy_reports_it(tmp_path: Path) -> None:
+    with vm_process(tmp_path, "a", "--guest", "churn", "--ram", "32M") as vm:
+        vm.wait_for_console("churn: progress")
+        result = tagalong(
+            "snapshot", str(vm.control), str(tmp_path / "vm.core"), "--access", "auto", "--json"
+        )
+
+    assert json.loads(result.stdout)["access"] == "ioctl", result.stderr
+
+
+def test_dump_of_a_file_by_an_access_strategy_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vm.core").write_bytes(b"")
+
+    result = tagalong("dump", str(tmp_path / "vm.core"), "out.core", "--access", "tco")
+
+    assert result.returncode == 2
+    assert "is a file: access strategies are for the RAM of running VMs" in result.stderr

@@ -3,9 +3,11 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
+from tagalong.cli.options import access_change_option
 from tagalong.cli.progress import save_bar
 from tagalong.cli.text import save_report
 from tagalong.vmm.interrupt import run_interruptible
@@ -39,15 +41,16 @@ Examples:
     show_default=True,
     help="Whose translation tables to walk for virtual addresses.",
 )
+@access_change_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(source: Path, out: Path, *, space: str, vcpu: int, as_json: bool) -> None:
+def command(source: Path, out: Path, *, as_json: bool, **wishes: Any) -> None:
     """Write a core of a running VM, or of the one in a snapshot, to OUT.
 
     With --space kernel or user the guest's own translation tables are walked, so that its
     own pointers, with their tags, work in the debugger. Such a core cannot be restored. The
     guest of CONTROL stands meanwhile and then goes on.
     """
-    request = SaveRequest(path=out, kind=SaveKind.DUMP, space=space, vcpu=vcpu)
+    request = SaveRequest(path=out, kind=SaveKind.DUMP, **wishes)
     write = save_vm if is_control_socket(source) else convert_core
     with save_bar() as show:
         report = run_interruptible(partial(write, source, request, show))

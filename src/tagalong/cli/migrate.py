@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tagalong.access import ACCESS_NAMES
+from tagalong.cli.options import access_change_option
 from tagalong.cli.progress import migration_bar
 from tagalong.cli.text import migration_report
 from tagalong.vmm.commands import DEFAULT_MAX_DOWNTIME_MS, MAX_DOWNTIME_LIMIT_MS
@@ -34,11 +34,7 @@ Examples:
     metavar="MS",
     help="Stop the guest only when the rest takes no longer than this.",
 )
-@click.option(
-    "--access",
-    type=click.Choice(ACCESS_NAMES),
-    help="How the source touches guest RAM from now on; default: as it does.",
-)
+@access_change_option
 @click.option("--verify", is_flag=True, help="Compare digests of all memory and tags first.")
 @click.option("--drop-tags", is_flag=True, help="Throw the tags away, to see what that does.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

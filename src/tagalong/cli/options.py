@@ -28,6 +28,13 @@ access_option = click.option(
 )
 
 
+access_change_option = click.option(
+    "--access",
+    type=click.Choice(ACCESS_NAMES),
+    help="How the VM's process touches guest RAM from now on; default: as it does.",
+)
+
+
 def address_range(text: str) -> tuple[int, int]:
     """Return address and length in bytes, written as 0x40000000 or 0x40000000+64K.
 

@@ -3,9 +3,11 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
+from tagalong.cli.options import access_change_option
 from tagalong.cli.progress import save_bar
 from tagalong.cli.text import save_report
 from tagalong.vmm.commands import DEFAULT_MAX_DOWNTIME_MS, MAX_DOWNTIME_LIMIT_MS
@@ -36,17 +38,16 @@ Examples:
     help="With --live: stop the guest when the rest takes no longer than this.",
 )
 @click.option("--zstd", is_flag=True, help="Compress the file; it is smaller, and not mappable.")
+@access_change_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(
-    control: Path, file: Path, *, live: bool, max_downtime_ms: int, zstd: bool, as_json: bool
-) -> None:
+def command(control: Path, file: Path, *, zstd: bool, as_json: bool, **wishes: Any) -> None:
     """Save the VM with the control socket CONTROL, its memory and its tags, to FILE.
 
     The guest stands meanwhile, or with --live only at the end, and then goes on. FILE is an
     ELF core that gdb and lldb open. It is there when it is complete, or not at all; Ctrl-C
     gives up.
     """
-    request = SaveRequest(path=file, live=live, compress=zstd, max_downtime_ms=max_downtime_ms)
+    request = SaveRequest(path=file, compress=zstd, **wishes)
     with save_bar() as show:
         report = run_interruptible(partial(save_vm, control, request, show))
     click.echo(json.dumps(report, indent=2) if as_json else save_report(report))

@@ -53,6 +53,7 @@ def save_report(report: Report) -> str:
         _row("file", f"{size}, of which {disk} on disk"),
         _row("time", _ms(report["duration_ms"])),
         _row("downtime", _stop(report)),
+        *_access(report),
         *_missing(report),
     ]
     return "\n".join(lines)

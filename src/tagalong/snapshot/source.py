@@ -90,7 +90,7 @@ class MachineSource:
 
     def _is_solid(self, region: Region, offset: int, length: int) -> bool:
         """Return whether a range is worth a look and is found to stand still without a hole."""
-        if not self._stands or length < _VIEWED_BYTES:
+        if not self._stands or region.is_routed or length < _VIEWED_BYTES:
             return False
         if region.gpa not in self._data_runs:
             self._data_runs[region.gpa] = region.data_pages().runs()

@@ -14,6 +14,7 @@ from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 
 from tagalong import errors
 from tagalong.errors import CommandError, ControlError, MigrationError, TagalongError
+from tagalong.vmm.access_wish import to_argument
 from tagalong.vmm.record import MigrationRequest, MigrationStatus
 from tagalong.vmm.save_record import SaveKind, SaveRequest, SaveStatus
 
@@ -130,12 +131,11 @@ async def _wait_for_event(listener: EventListener) -> None:
 
 
 def _arguments(request: MigrationRequest) -> Answer:
-    access = {} if request.access is None else {"x-access": request.access}
     return {
         "uri": request.uri,
         "x-verify": request.verify,
         "x-drop-tags": request.drop_tags,
-        **access,
+        **to_argument(request.access),
     }
 
 
@@ -146,6 +146,7 @@ def _dump_arguments(request: SaveRequest) -> Answer:
         "detach": True,
         "x-space": request.space,
         "x-vcpu": request.vcpu,
+        **to_argument(request.access),
     }
 
 
@@ -155,6 +156,7 @@ def _snapshot_arguments(request: SaveRequest) -> Answer:
         "detach": True,
         "live": request.live,
         "zstd": request.compress,
+        **to_argument(request.access),
     }
 
 

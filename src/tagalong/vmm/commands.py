@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tagalong.access import ACCESS_NAMES
 from tagalong.errors import RunStateError
 from tagalong.vmm import messages
+from tagalong.vmm.access_wish import access_argument
 from tagalong.vmm.arguments import Argument, Kind, check_arguments
 from tagalong.vmm.census import take_census
 from tagalong.vmm.messages import ErrorClass, JsonObject, QmpError
@@ -154,15 +154,6 @@ class VmCommands:
                 max_downtime_ms=self._max_downtime_ms,
                 verify=arguments.get("x-verify") is True,
                 drop_tags=arguments.get("x-drop-tags") is True,
-                access=_access(arguments),
+                access=access_argument(arguments),
             )
         )
-
-
-def _access(arguments: JsonObject) -> str | None:
-    name = arguments.get("x-access")
-    if name is None:
-        return None
-    if name not in ACCESS_NAMES:
-        raise QmpError(f"Parameter 'x-access' expects one of {', '.join(ACCESS_NAMES)}")
-    return str(name)

@@ -60,8 +60,10 @@ async def convert_core(source: Path, request: SaveRequest, on_progress: OnProgre
     """Write the machine in the core `source` as `request` says and return the report.
 
     Cancelling the task cancels the work. Raises what snapshot.dump_core raises, UsageError if
-    source and target are one file.
+    source and target are one file, or for an access strategy.
     """
+    if request.access is not None:
+        raise UsageError(f"{source} is a file: access strategies are for the RAM of running VMs")
     if request.path.exists() and request.path.samefile(source):
         raise UsageError(f"{source} cannot be dumped onto itself")
     cancelled = threading.Event()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tagalong.errors import MachineError
+from tagalong.vmm.access_wish import access_argument
 from tagalong.vmm.arguments import Argument, Kind
 from tagalong.vmm.causes import with_causes
 from tagalong.vmm.messages import JsonObject, QmpError
@@ -30,6 +31,7 @@ DUMP_ARGUMENTS: Final[Mapping[str, Argument]] = {
     "format": Argument(Kind.STRING),
     "x-space": Argument(Kind.STRING),
     "x-vcpu": Argument(Kind.INTEGER),
+    "x-access": Argument(Kind.STRING),
 }
 
 SNAPSHOT_ARGUMENTS: Final[Mapping[str, Argument]] = {
@@ -37,6 +39,7 @@ SNAPSHOT_ARGUMENTS: Final[Mapping[str, Argument]] = {
     "detach": Argument(Kind.BOOLEAN),
     "live": Argument(Kind.BOOLEAN),
     "zstd": Argument(Kind.BOOLEAN),
+    "x-access": Argument(Kind.STRING),
 }
 
 
@@ -58,6 +61,7 @@ def dump_request(arguments: JsonObject) -> SaveRequest:
         kind=SaveKind.DUMP,
         space=space,
         vcpu=vcpu if isinstance(vcpu, int) else 0,
+        access=access_argument(arguments),
     )
 
 
@@ -68,6 +72,7 @@ def snapshot_request(arguments: JsonObject, max_downtime_ms: int) -> SaveRequest
         live=arguments.get("live") is True,
         compress=arguments.get("zstd") is True,
         max_downtime_ms=max_downtime_ms,
+        access=access_argument(arguments),
     )
 
 

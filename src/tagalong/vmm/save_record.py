@@ -30,7 +30,11 @@ class SaveKind(Enum):
 
 @dataclass(frozen=True)
 class SaveRequest:
-    """What the operator asks for; `space` is "physical", "kernel" or "user"."""
+    """What the operator asks for; `space` is "physical", "kernel" or "user".
+
+    `access` names the strategy by which the VM's process touches guest RAM from then on; None
+    leaves it as it is.
+    """
 
     path: Path
     kind: SaveKind = SaveKind.SNAPSHOT
@@ -39,6 +43,7 @@ class SaveRequest:
     live: bool = False
     compress: bool = False
     max_downtime_ms: int = 0
+    access: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from tagalong.cpu_match import CpuPolicy
 from tagalong.machine import Machine, MachineDescription
 from tagalong.memory import RegionSource
 from tagalong.snapshot import Restored, SaveOptions, SaveProgress
+from tagalong.vmm.access_wish import describe_access
 from tagalong.vmm.factory import ConsoleSink, build_arriving
 from tagalong.vmm.save_record import SaveMoment, SaveRequest
 
@@ -26,6 +27,7 @@ def store(
     cancelled: threading.Event,
 ) -> Mapping[str, object]:
     """Write `machine` to a file as a saving.Storer does."""
+    choice = None if request.access is None else machine.use_access(request.access)
     report = snapshot.save(
         machine,
         request.path,
@@ -33,7 +35,7 @@ def store(
         progress=lambda moment: progress(_moment(moment)),
         cancel=cancelled,
     )
-    return report.to_json()
+    return {**report.to_json(), **describe_access(choice)}
 
 
 def convert(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from tagalong import migrate
 from tagalong.machine import Machine
 from tagalong.migrate import Address, MigrationOptions, Progress, TcpAddress, parse_address
+from tagalong.vmm.access_wish import describe_access
 from tagalong.vmm.incoming import Build, TakeOver
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
 
@@ -32,9 +33,7 @@ def send(
         progress=lambda moment: progress(_progress(moment)),
         cancel=cancelled,
     )
-    if choice is None:
-        return report.to_json()
-    return {**report.to_json(), "access": choice.name, "access_reason": choice.reason}
+    return {**report.to_json(), **describe_access(choice)}
 
 
 def _progress(moment: Progress) -> MigrationProgress:
