@@ -53,11 +53,8 @@ def request(kernel: str) -> Request:
 
 def collect(suites: Sequence[str]) -> list[str]:
     """Return the node ids of all tests that belong into the lab."""
-    marked = [
-        str(file.relative_to(ROOT))
-        for file in sorted((ROOT / "tests").rglob("test_*.py"))
-        if re.search(r"^\s*(@|pytestmark = )pytest\.mark\.lab\b", file.read_text(), re.MULTILINE)
-    ]
+    # The samples, which test this very tier, are run by themselves.
+    marked = [] if "TAGALONG_LAB_SAMPLES" in os.environ else _files_with_the_marker()
     found = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "tests.support.lab_collect", "--collect-only",
          "-p", "no:cacheprovider", "-q", *suites, *marked],
@@ -69,6 +66,14 @@ def collect(suites: Sequence[str]) -> list[str]:
             ids: list[str] = json.loads(line[1:])
             return ids
     raise RuntimeError(f"collecting the lab's tests failed:\n{found.stdout}{found.stderr}")
+
+
+def _files_with_the_marker() -> list[str]:
+    return [
+        str(file.relative_to(ROOT))
+        for file in sorted((ROOT / "tests").rglob("test_*.py"))
+        if re.search(r"^\s*(@|pytestmark = )pytest\.mark\.lab\b", file.read_text(), re.MULTILINE)
+    ]
 
 
 class LabSession:
