@@ -28,13 +28,15 @@ from tagalong.errors import (
 from tagalong.machine import Machine, RunState
 from tagalong.memory import PageBitmap
 from tagalong.migrate.address import parse_address
-from tagalong.migrate.channel import Channel, connect
+from tagalong.migrate.channel import Channel
+from tagalong.migrate.connector import connect, is_one_way
 from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.monitor import CancelToken, Monitor, ProgressCallback, check_cancelled
 from tagalong.migrate.page_sender import PageSender
 from tagalong.migrate.precopy import Limits, PreCopy
 from tagalong.migrate.report import DowntimeParts, MigrationReport, Stage
+from tagalong.migrate.tls import TlsCredentials
 from tagalong.migrate.translate import record_of_description, record_of_state
 from tagalong.wire.codec import MIGRATION_ID_BYTES
 
@@ -46,13 +48,14 @@ class MigrationOptions:
     `max_downtime_s`: stop the guest when what remains is expected to take no longer.
     `max_rounds`: give up if that is not so after as many rounds. `verify`: compare a digest
     of all memory and tags before the commit. `drop_tags`: send all tags as zero on purpose,
-    unverified: the control experiment.
+    unverified: the control experiment. `tls`: who the source is, and whom it trusts.
     """
 
     max_downtime_s: float = 0.3
     max_rounds: int = 40
     verify: bool = False
     drop_tags: bool = False
+    tls: TlsCredentials | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     def __post_init__(self) -> None:
@@ -81,11 +84,14 @@ def migrate_to(
     options = options or MigrationOptions()
     address = parse_address(uri)
     try:
+        if options.verify and is_one_way(address):
+            raise UsageError(f"{address}: nobody answers there whose digest could be compared")
         channel = connect(
             address,
             timeout_s=options.timeouts.connect_s,
             idle_s=options.timeouts.idle_s,
             interrupt=lambda: check_cancelled(cancel),
+            tls=options.tls,
         )
     except HostError as error:
         raise MigrationError(f"the migration did not begin: {error}") from error
