@@ -145,8 +145,9 @@ class _Source:
         self._machine = machine
         self._options = options
         self._cancel = cancel
+        self._is_one_way = channel.is_one_way
         self._link = Link(channel, wire.Connection(wire.Role.SOURCE), options.timeouts)
-        self._monitor = Monitor(machine.description.ram_bytes, progress)
+        self._monitor = Monitor(machine.description, progress)
         sender = PageSender(machine, self._link, drop_tags=options.drop_tags)
         self._precopy = PreCopy(
             machine, self._link, sender, self._monitor, self._work, Pacer(options.max_bandwidth)
@@ -317,6 +318,8 @@ class _Source:
             dirty_rate_bytes_per_s=self._precopy.estimate.dirty_rate or 0.0,
             was_running=self._must_resume,
             tags_dropped=self._options.drop_tags,
+            throttle_percent=self._monitor.progress.throttle_percent,
+            one_way=self._is_one_way,
             source_digest=source.hex() if source else None,
             destination_digest=destination.hex() if destination else None,
         )
