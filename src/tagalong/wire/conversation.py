@@ -186,7 +186,8 @@ class Conversation:
         # The answer to the last ROUND may have been lost with the connection.
         if not 0 <= resumed.rounds - self._round.number <= 1:
             raise MalformedError(
-                f"the destination has {resumed.rounds:#x} rounds, the source {self._round.number:#x}",
+                f"the destination has {resumed.rounds:#x} rounds, "
+                f"the source {self._round.number:#x}",
                 offset=RESUMED.offsets["rounds"],
             )
 
