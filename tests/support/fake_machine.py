@@ -111,6 +111,7 @@ class FakeMachine:
         self.calls: list[str] = []
         self.was_ever_resumed = False
         self.is_closed = False
+        self.throttle_percent = 0
         self._guest = guest
         self._lock = threading.RLock()
         self._state = RunState.PAUSED
@@ -169,6 +170,11 @@ class FakeMachine:
     def wait(self, timeout_s: float | None = None) -> RunState:
         del timeout_s
         return self._state
+
+    def throttle(self, percent: int) -> None:
+        if percent != self.throttle_percent:
+            self.calls.append(f"throttle {percent}")
+        self.throttle_percent = percent
 
     def close(self) -> None:
         self.calls.append("close")

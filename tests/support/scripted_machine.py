@@ -66,6 +66,9 @@ class ScriptedMachine:
             self._changed.wait_for(lambda: self._state is not RunState.RUNNING, timeout_s)
         return self._state
 
+    def throttle(self, percent: int) -> None:
+        raise NotImplementedError
+
     def close(self) -> None:
         self.closed = True
         if self._state is RunState.RUNNING:

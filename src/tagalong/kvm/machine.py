@@ -21,6 +21,7 @@ from tagalong.kvm.tag_access import TagAccess
 from tagalong.kvm.threads import VcpuThreads
 from tagalong.machine import MachineDescription, MachineState, RegionDescription, RunState
 from tagalong.memory import Gpa, GuestMemory, PageBitmap
+from tagalong.throttle import Throttle
 
 _UART: Final = "pl011"
 
@@ -53,6 +54,7 @@ class KvmMachine:
             ExitHandler(self._uart, self._end).handle,
             lambda error: self._end(RunState.FAILED, error),
         )
+        self._throttle = Throttle(self._condition, self._threads.hold, self._threads.let_go)
         counts = [region.page_count for region in parts.memory.regions]
         self._log = DirtyLog(parts.vm, parts.slots, counts)
         self._tags = TagAccess(parts.vm, parts.memory, self._log_suspended)
@@ -154,11 +156,18 @@ class KvmMachine:
             self._condition.wait_for(is_over, timeout_s)
             return self._state
 
+    def throttle(self, percent: int) -> None:
+        """Make the vCPUs stand for a part of the time."""
+        with self._condition:
+            self._refuse_closed()
+            self._throttle.set(percent)
+
     def close(self) -> None:
         """Stop and release everything."""
         with self._condition:
             if self._closed:
                 return
+            self._throttle.set(0)
             self._closed = True
             if self._state is RunState.RUNNING:
                 self._state = RunState.PAUSED

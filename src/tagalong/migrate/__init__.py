@@ -1,7 +1,10 @@
 """Moves a running machine over a channel: the wire protocol joined with the machine.
 
-address       tcp:HOST:PORT and unix:PATH
+address       where to: tcp, unix, fd, exec and file URIs
 channel       sockets in which no wait is without an end
+tls           who may talk to whom: TLS 1.3 with certificates on both sides
+connector     the source's end of an address; listener, the destination's
+archive       streams that go one way; sink, descriptor: files, commands, pipes
 link          records over a channel
 translate     machine values to records and back
 digest        one value for all memory and tags
@@ -12,8 +15,17 @@ report        what it cost
 source        sends a machine away; destination takes one in
 """
 
-from tagalong.migrate.address import Address, TcpAddress, UnixAddress, parse_address
-from tagalong.migrate.channel import Channel, Listener, connect, listen
+from tagalong.migrate.address import (
+    Address,
+    ExecAddress,
+    FdAddress,
+    FileAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_address,
+)
+from tagalong.migrate.channel import Channel
+from tagalong.migrate.connector import connect, is_one_way
 from tagalong.migrate.destination import (
     Arrival,
     MachineBuilder,
@@ -24,6 +36,7 @@ from tagalong.migrate.destination import (
 )
 from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Timeouts
+from tagalong.migrate.listener import Listener, listen
 from tagalong.migrate.monitor import CancelToken, ProgressCallback
 from tagalong.migrate.report import (
     DowntimeParts,
@@ -33,6 +46,7 @@ from tagalong.migrate.report import (
     Stage,
 )
 from tagalong.migrate.source import MigrationOptions, migrate, migrate_to
+from tagalong.migrate.tls import TlsCredentials
 
 __all__ = [
     "Address",
@@ -40,6 +54,9 @@ __all__ = [
     "CancelToken",
     "Channel",
     "DowntimeParts",
+    "ExecAddress",
+    "FdAddress",
+    "FileAddress",
     "Listener",
     "MachineBuilder",
     "MigrationOptions",
@@ -51,8 +68,10 @@ __all__ = [
     "TakeOver",
     "TcpAddress",
     "Timeouts",
+    "TlsCredentials",
     "UnixAddress",
     "connect",
+    "is_one_way",
     "listen",
     "memory_digest",
     "migrate",

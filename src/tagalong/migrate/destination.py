@@ -17,9 +17,10 @@ from tagalong.errors import (
     TagalongError,
 )
 from tagalong.machine import Machine, MachineDescription
-from tagalong.migrate.channel import Channel, Listener
+from tagalong.migrate.channel import Channel
 from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Link, Timeouts
+from tagalong.migrate.listener import Listener
 from tagalong.migrate.monitor import CancelToken, check_cancelled
 from tagalong.migrate.page_taker import PageTaker
 from tagalong.migrate.translate import (

@@ -2,37 +2,36 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from tagalong import wire
 from tagalong.errors import MigrationError
 from tagalong.machine import Machine, RunState
 from tagalong.memory import PageBitmap
-from tagalong.migrate.convergence import Estimate
+from tagalong.migrate.convergence import Convergence, Estimate, Limits
 from tagalong.migrate.digest import Tick
 from tagalong.migrate.link import Link
 from tagalong.migrate.monitor import Monitor
+from tagalong.migrate.pacer import Pacer
 from tagalong.migrate.page_sender import PageSender, Tally
 from tagalong.migrate.report import RoundReport, Stage
 from tagalong.mte import PACKED_RATIO
 
 
-@dataclass(frozen=True)
-class Limits:
-    """When to stop the guest, and when to give up."""
-
-    max_downtime_s: float
-    max_rounds: int
-
-
 class PreCopy:
     """Sends a machine's pages; `rounds` is what was sent, `estimate` what was measured.
 
-    `tick` is called between batches and may raise.
+    `tick` is called between batches and during waits, and may raise. `pacer` keeps the rounds
+    of a guest that runs below a bandwidth.
     """
 
     def __init__(
-        self, machine: Machine, link: Link, sender: PageSender, monitor: Monitor, tick: Tick
+        self,
+        machine: Machine,
+        link: Link,
+        sender: PageSender,
+        monitor: Monitor,
+        tick: Tick,
+        pacer: Pacer,
     ) -> None:
         self.rounds: list[RoundReport] = []
         self.estimate = Estimate(machine.description.page_size_bytes)
@@ -41,6 +40,7 @@ class PreCopy:
         self._sender = sender
         self._monitor = monitor
         self._tick = tick
+        self._pacer = pacer
         self._harvested = time.monotonic()
 
     def run(self, limits: Limits) -> list[PageBitmap]:
@@ -53,13 +53,15 @@ class PreCopy:
         self._machine.start_dirty_log()
         self._harvested = time.monotonic()
         pages = self._machine.populated_pages()
+        convergence = Convergence(limits, self.estimate, self._throttle)
         while True:
             pages = self._round(pages)
-            left = _count(pages)
-            if self.estimate.has_converged(left, limits.max_downtime_s):
+            if convergence.may_stop(self.rounds[-1].pages, _count(pages)):
                 return pages
-            if len(self.rounds) >= limits.max_rounds:
-                raise self.estimate.give_up(len(self.rounds), left, limits.max_downtime_s)
+
+    def _throttle(self, percent: int) -> None:
+        self._machine.throttle(percent)
+        self._monitor.update(throttle_percent=percent)
 
     def send_last(self, pages: Sequence[PageBitmap]) -> None:
         """Send `pages` and what was changed since, of a guest that stands."""
@@ -72,13 +74,17 @@ class PreCopy:
     def _round(self, pages: Sequence[PageBitmap]) -> list[PageBitmap]:
         """Send one round; return the pages that the guest changed meanwhile."""
         began = time.monotonic()
+        waited_s = self._pacer.waited_s
         tally = self._send(pages, Stage.PRECOPY, is_live=True)
+        waited_s = self._pacer.waited_s - waited_s
         sent = time.monotonic()
         self._link.send(wire.Round(len(self.rounds) + 1, tally.pages))
         self._link.expect(wire.Round)
         ended = time.monotonic()
         page = self._machine.description.page_size_bytes
-        busy_s = tally.busy_s + ended - sent
+        # What a limited channel could carry besides is not known: its limit counts.
+        busy_s = tally.busy_s + waited_s + ended - sent
+        self.estimate.fixed.answered(ended - sent)
         self.estimate.sent(tally.wire_bytes, busy_s, tally.pages * page, ended - began)
         dirty = self._harvest()
         self.rounds.append(self._report(tally, began, dirty_pages_left=_count(dirty)))
@@ -86,8 +92,10 @@ class PreCopy:
         return dirty
 
     def _harvest(self) -> list[PageBitmap]:
+        began = time.monotonic()
         dirty = self._machine.harvest_dirty_log()
         now = time.monotonic()
+        self.estimate.fixed.stop_s = now - began
         self.estimate.dirtied(_count(dirty), now - self._harvested)
         self._harvested = now
         left = _count(dirty)
@@ -108,6 +116,8 @@ class PreCopy:
 
         def tell() -> None:
             self._tick()
+            if is_live:
+                self._pacer.wait(self._link.bytes_sent, self._tick)
             left = count - tally.pages
             self._monitor.update(
                 pages_sent=sent_before + tally.pages,

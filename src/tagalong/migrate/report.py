@@ -24,6 +24,7 @@ class Progress:
     """A moment of a migration. `throughput` and what follows is None while not measured.
 
     `pages_remaining` are those of the round under way. Rates are in bytes of guest RAM.
+    `throttle_percent` is the share of the time that the guest is made to stand.
     """
 
     stage: Stage
@@ -36,6 +37,7 @@ class Progress:
     throughput_bytes_per_s: float | None = None
     dirty_rate_bytes_per_s: float | None = None
     expected_downtime_s: float | None = None
+    throttle_percent: int = 0
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,17 @@ from tagalong.errors import (
 from tagalong.machine import Machine, RunState
 from tagalong.memory import PageBitmap
 from tagalong.migrate.address import parse_address
-from tagalong.migrate.channel import Channel, connect
+from tagalong.migrate.channel import Channel
+from tagalong.migrate.connector import connect, is_one_way
+from tagalong.migrate.convergence import AutoConverge, Limits
 from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.monitor import CancelToken, Monitor, ProgressCallback, check_cancelled
+from tagalong.migrate.pacer import Pacer
 from tagalong.migrate.page_sender import PageSender
-from tagalong.migrate.precopy import Limits, PreCopy
+from tagalong.migrate.precopy import PreCopy
 from tagalong.migrate.report import DowntimeParts, MigrationReport, Stage
+from tagalong.migrate.tls import TlsCredentials
 from tagalong.migrate.translate import record_of_description, record_of_state
 from tagalong.wire.codec import MIGRATION_ID_BYTES
 
@@ -44,15 +48,22 @@ class MigrationOptions:
     """What the operator asks for. Raises UsageError for what makes no sense.
 
     `max_downtime_s`: stop the guest when what remains is expected to take no longer.
-    `max_rounds`: give up if that is not so after as many rounds. `verify`: compare a digest
+    `max_rounds`: give up if that is not so after as many rounds. `max_bandwidth`: bytes a second
+    that pre-copy may send. `switchover_bandwidth`: bytes a second to expect of the channel while
+    the guest stands, if that is not what pre-copy reaches. `auto_converge`: slow a guest down
+    that changes memory too fast. `verify`: compare a digest
     of all memory and tags before the commit. `drop_tags`: send all tags as zero on purpose,
-    unverified: the control experiment.
+    unverified: the control experiment. `tls`: who the source is, and whom it trusts.
     """
 
     max_downtime_s: float = 0.3
     max_rounds: int = 40
+    max_bandwidth: float | None = None
+    switchover_bandwidth: float | None = None
+    auto_converge: AutoConverge | None = None
     verify: bool = False
     drop_tags: bool = False
+    tls: TlsCredentials | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     def __post_init__(self) -> None:
@@ -61,6 +72,9 @@ class MigrationOptions:
                 f"a downtime of {self.max_downtime_s} s after {self.max_rounds} rounds is not "
                 "possible: at least 0 s and 1 round"
             )
+        for rate in (self.max_bandwidth, self.switchover_bandwidth):
+            if rate is not None and not rate > 0:
+                raise UsageError(f"a bandwidth of {rate} bytes a second moves nothing")
 
 
 def migrate_to(
@@ -81,11 +95,14 @@ def migrate_to(
     options = options or MigrationOptions()
     address = parse_address(uri)
     try:
+        if options.verify and is_one_way(address):
+            raise UsageError(f"{address}: nobody answers there whose digest could be compared")
         channel = connect(
             address,
             timeout_s=options.timeouts.connect_s,
             idle_s=options.timeouts.idle_s,
             interrupt=lambda: check_cancelled(cancel),
+            tls=options.tls,
         )
     except HostError as error:
         raise MigrationError(f"the migration did not begin: {error}") from error
@@ -131,7 +148,9 @@ class _Source:
         self._link = Link(channel, wire.Connection(wire.Role.SOURCE), options.timeouts)
         self._monitor = Monitor(machine.description.ram_bytes, progress)
         sender = PageSender(machine, self._link, drop_tags=options.drop_tags)
-        self._precopy = PreCopy(machine, self._link, sender, self._monitor, self._heed)
+        self._precopy = PreCopy(
+            machine, self._link, sender, self._monitor, self._work, Pacer(options.max_bandwidth)
+        )
         self._id = secrets.token_bytes(MIGRATION_ID_BYTES)
         self._has_tags = machine.description.mte_version != 0
         self._must_resume = False
@@ -152,19 +171,30 @@ class _Source:
                 raise self._failure(error) from error
             raise
         finally:
-            self._stop_dirty_log()
+            self._leave_machine_as_it_was()
         return self._report(downtime)
 
-    def _stop_dirty_log(self) -> None:
-        # Failing to end the log must neither lose a VM nor a success.
+    def _leave_machine_as_it_was(self) -> None:
+        # Failing in that must neither lose a VM nor a success.
+        with contextlib.suppress(TagalongError):
+            self._machine.throttle(0)
         with contextlib.suppress(TagalongError):
             self._machine.stop_dirty_log()
 
     def _migrate(self) -> DowntimeParts:
         self._link.disturb(self._cancel)
         self._set_up()
-        left = self._precopy.run(Limits(self._options.max_downtime_s, self._options.max_rounds))
+        left = self._precopy.run(self._limits())
         return self._stop_and_hand_over(left)
+
+    def _limits(self) -> Limits:
+        options = self._options
+        return Limits(
+            options.max_downtime_s,
+            options.max_rounds,
+            options.auto_converge,
+            options.switchover_bandwidth,
+        )
 
     def _heed(self) -> None:
         """Heed whoever wants to end this: the caller, or the destination."""
@@ -174,11 +204,15 @@ class _Source:
     def _set_up(self) -> None:
         self._monitor.update(stage=Stage.SETUP)
         check_cancelled(self._cancel)
+        watch, fixed = _Stopwatch(), self._precopy.estimate.fixed
         self._link.send(wire.Hello(wire.Role.SOURCE, self._id))
         self._link.expect(wire.Hello)
+        fixed.answered(watch.lap())
         self._link.send(record_of_description(self._machine.description))
         # What the destination cannot take it refuses now, while the guest runs.
+        watch.lap()
         self._link.send(record_of_state(self._machine.peek_state()))
+        fixed.state_s = watch.lap()
         self._link.expect(wire.Accept)
 
     def _stop_and_hand_over(self, left: list[PageBitmap]) -> DowntimeParts:
@@ -247,7 +281,7 @@ class _Source:
 
     def _fall_back(self, error: BaseException) -> None:
         """Let the guest go on here, then tell the destination."""
-        self._stop_dirty_log()
+        self._leave_machine_as_it_was()
         try:
             if self._must_resume and self._machine.run_state is RunState.PAUSED:
                 self._machine.resume()

@@ -130,6 +130,10 @@ class MigratingMachine:
         """As Machine.wait."""
         return self._machine.wait(timeout_s)
 
+    def throttle(self, percent: int) -> None:
+        """As Machine.throttle."""
+        self._machine.throttle(percent)
+
     def close(self) -> None:
         """As Machine.close."""
         self._machine.close()

@@ -30,8 +30,8 @@ class Receiver(Protocol):
     """Listens for one migration; what tagalong.migrate does, behind transfer.py."""
 
     @property
-    def address(self) -> Mapping[str, object]:
-        """Return where it listens, as QMP's SocketAddress."""
+    def address(self) -> Mapping[str, object] | None:
+        """Return where it listens, as QMP's SocketAddress; None where it has no such form."""
         ...
 
     def receive(self, build: Build, take_over: TakeOver) -> Mapping[str, object]:

@@ -5,7 +5,15 @@ from collections.abc import Callable, Mapping
 
 from tagalong import migrate
 from tagalong.machine import Machine
-from tagalong.migrate import Address, MigrationOptions, Progress, TcpAddress, parse_address
+from tagalong.migrate import (
+    Address,
+    FdAddress,
+    MigrationOptions,
+    Progress,
+    TcpAddress,
+    UnixAddress,
+    parse_address,
+)
 from tagalong.vmm.incoming import Build, TakeOver
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
 
@@ -79,8 +87,16 @@ def listen(uri: str) -> StreamReceiver:
     return StreamReceiver(migrate.listen(parse_address(uri)))
 
 
-def socket_address(address: Address) -> dict[str, object]:
-    """Return an address in the form of QMP's SocketAddress; ports are strings there."""
-    if isinstance(address, TcpAddress):
-        return {"type": "inet", "host": address.host, "port": str(address.port)}
-    return {"type": "unix", "path": str(address.path)}
+def socket_address(address: Address) -> dict[str, object] | None:
+    """Return an address in the form of QMP's SocketAddress, None where that has none.
+
+    Ports and descriptors are strings there.
+    """
+    match address:
+        case TcpAddress():
+            return {"type": "inet", "host": address.host, "port": str(address.port)}
+        case UnixAddress():
+            return {"type": "unix", "path": str(address.path)}
+        case FdAddress():
+            return {"type": "fd", "str": str(address.number)}
+    return None

@@ -8,7 +8,17 @@ import pytest
 
 from tagalong import migrate
 from tagalong.errors import MigrationCancelledError, UsageError
-from tagalong.migrate import MigrationOptions, Progress, Stage, TcpAddress, UnixAddress
+from tagalong.migrate import (
+    Address,
+    ExecAddress,
+    FdAddress,
+    FileAddress,
+    MigrationOptions,
+    Progress,
+    Stage,
+    TcpAddress,
+    UnixAddress,
+)
 from tagalong.vmm import transfer
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
 from tests.support.scripted_machine import ScriptedMachine
@@ -58,17 +68,19 @@ def test_send_passes_options_and_converts_progress(monkeypatch: pytest.MonkeyPat
     [
         (TcpAddress("::1", 4444), {"type": "inet", "host": "::1", "port": "4444"}),
         (UnixAddress(Path("/run/in")), {"type": "unix", "path": "/run/in"}),
+        (FdAddress(5), {"type": "fd", "str": "5"}),
+        (FileAddress(Path("vm")), None),
+        (ExecAddress("cat"), None),
     ],
 )
-def test_socket_address_has_qmps_form(
-    address: TcpAddress | UnixAddress, expected: dict[str, object]
-) -> None:
+def test_socket_address_has_qmps_form(address: Address, expected: dict[str, object] | None) -> None:
     assert transfer.socket_address(address) == expected
 
 
 def test_listen_port_0_tells_the_real_port() -> None:
     receiver = transfer.listen("tcp:127.0.0.1:0")
 
+    assert receiver.address is not None
     port = str(receiver.address["port"])
     assert int(port) > 0
     assert receiver.uri == f"tcp:127.0.0.1:{port}"
