@@ -29,6 +29,7 @@ class PageTaker:
         self.pages_in_round = 0
         self._machine = machine
         self._has_tags = has_tags
+        self._placed: memoryview | None = None
         self._page_bytes = machine.description.page_size_bytes
         self._starts = np.array([region.gpa for region in machine.memory.regions], np.int64)
         used = machine.populated_pages()
@@ -39,6 +40,13 @@ class PageTaker:
 
     def place(self, gpa: int, size_bytes: int) -> memoryview:
         """Return the guest RAM that the data of a batch of one run are to be received into."""
+        self._placed = self._find(gpa, size_bytes)
+        return self._placed
+
+    def _is_placed(self, batch: wire.Pages) -> bool:
+        return not isinstance(batch.data, wire.NoBytes) and batch.data[0] is self._placed
+
+    def _find(self, gpa: int, size_bytes: int) -> memoryview:
         ram = self._machine.memory.view(Gpa(gpa), size_bytes)
         number = int(np.searchsorted(self._starts, gpa, "right")) - 1
         first = (gpa - int(self._starts[number])) // self._page_bytes
@@ -52,9 +60,9 @@ class PageTaker:
         """
         at = 0
         for number, pages in self._pages(batch.runs):
-            if isinstance(batch.data, wire.NoBytes):
+            if batch.data is wire.NoBytes.ZERO:
                 self._zero_data(number, pages)
-            elif len(batch.runs) > 1:
+            elif not isinstance(batch.data, wire.NoBytes) and not self._is_placed(batch):
                 self._scatter(number, pages, batch.data[0], at)
             self._take_tags(number, pages, batch.tags, at)
             self._stale[number][pages] = False

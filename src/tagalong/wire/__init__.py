@@ -18,6 +18,7 @@ bytes is somebody else's choice.
 
 from tagalong.wire.codec import pages_overhead_bytes
 from tagalong.wire.connection import NEED_DATA, Connection, NeedData
+from tagalong.wire.conversation import Joining
 from tagalong.wire.layout import Buffer
 from tagalong.wire.receiver import Placement
 from tagalong.wire.records import (
@@ -25,9 +26,12 @@ from tagalong.wire.records import (
     Abort,
     AbortReason,
     Accept,
+    Channel,
     Commit,
     Digest,
+    End,
     Feature,
+    Held,
     Hello,
     KeepAlive,
     Machine,
@@ -39,6 +43,8 @@ from tagalong.wire.records import (
     Record,
     RecordType,
     Region,
+    Resume,
+    Resumed,
     Role,
     Round,
     Run,
@@ -58,11 +64,15 @@ __all__ = [
     "AbortReason",
     "Accept",
     "Buffer",
+    "Channel",
     "Commit",
     "Connection",
     "Digest",
+    "End",
     "Feature",
+    "Held",
     "Hello",
+    "Joining",
     "KeepAlive",
     "Machine",
     "NeedData",
@@ -76,6 +86,8 @@ __all__ = [
     "Record",
     "RecordType",
     "Region",
+    "Resume",
+    "Resumed",
     "Role",
     "Round",
     "Run",

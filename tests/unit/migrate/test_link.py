@@ -119,7 +119,7 @@ def test_receive_from_a_peer_that_leaves_raises_with_the_offset(
     with pytest.raises(RemoteProtocolError, match="DESCRIBED, between two records") as caught:
         link.receive()
 
-    assert caught.value.offset == 16 + 56
+    assert caught.value.offset == 16 + 64
 
 
 def test_receive_noise_raises_at_once(ends: tuple[Link, Channel, Connection]) -> None:

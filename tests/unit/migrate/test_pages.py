@@ -50,7 +50,7 @@ def sent_records(machine: FakeMachine, *numbers: int, is_live: bool) -> list[Pag
     while isinstance(record := pair.destination.next_record(), Pages):
         records.append(record)
     assert tally.pages == len(numbers)
-    assert tally.wire_bytes + sum(48 + 16 * (len(it.runs) - 1) for it in records) == count
+    assert tally.wire_bytes + sum(56 + 16 * (len(it.runs) - 1) for it in records) == count
     return records
 
 
@@ -126,9 +126,10 @@ def test_taker_given_zero_for_holes_leaves_them(machine: FakeMachine) -> None:
 
 def test_taker_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMachine) -> None:
     taker = PageTaker(machine, has_tags=True)
-    taker.place(RAM + 4 * PAGE, 2 * PAGE)[:] = bytes([9]) * (2 * PAGE)
+    placed = taker.place(RAM + 4 * PAGE, 2 * PAGE)
+    placed[:] = bytes([9]) * (2 * PAGE)
     tags = memoryview(bytes([0x11]) * 256)
-    taker.take(Pages(Runs([Run(RAM + 4 * PAGE, 2)]), (memoryview(bytes(2 * PAGE)),), tags))
+    taker.take(Pages(Runs([Run(RAM + 4 * PAGE, 2)]), (placed,), tags))
 
     taker.take(Pages(Runs([Run(RAM, 5)]), NoBytes.ZERO, NoBytes.ZERO))
 
@@ -168,8 +169,9 @@ def test_taker_clears_what_was_there_and_never_came(machine: FakeMachine) -> Non
         region.data[: 3 * PAGE] = 5
         region.tags[: 3 * 128] = 0x55
     taker = PageTaker(machine, has_tags=True)
-    taker.place(RAM, PAGE)[:] = bytes([6]) * PAGE
-    taker.take(Pages(Runs([Run(RAM, 1)]), (memoryview(bytes(PAGE)),), NoBytes.ZERO))
+    placed = taker.place(RAM, PAGE)
+    placed[:] = bytes([6]) * PAGE
+    taker.take(Pages(Runs([Run(RAM, 1)]), (placed,), NoBytes.ZERO))
 
     taker.clear_stale()
 
