@@ -13,15 +13,21 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from tagalong.errors import HandoverUncertainError, TagalongError
-from tagalong.machine import RunState
-from tagalong.migrate import UnixAddress, listen, migrate_to, receive_from
+from tagalong.machine import MachineDescription, RunState
+from tagalong.migrate import Timeouts, UnixAddress, listen, migrate_to, receive_from
+from tagalong.vmm.factory import check_description
 from tests.support.fake_machine import RAM, FakeMachine, describe
 from tests.support.fault_run import OPTIONS, TIMEOUTS, digest
+
+# What a destination under attack allows: short, so that a test of a time limit is short.
+HURRIED = Timeouts(idle_s=0.5, record_s=1.5, answer_s=2.0, farewell_s=0.2)
+HOSTILE_MAX_RAM_BYTES = 64 << 20
 
 Answer = dict[str, object]
 Tell = Callable[[Answer], None]
@@ -54,6 +60,44 @@ def _send(path: str) -> Answer:
     runs = machine.run_state is RunState.RUNNING
     machine.pause()
     return {"outcome": outcome, "runs": runs, "digest": digest(machine).hex(), "error": text}
+
+
+def _suffer(path: str, tell: Tell) -> Answer:
+    """Receive from a hostile peer; tell what it led to, and what it cost."""
+    machines: list[FakeMachine] = []
+
+    def build(description: MachineDescription) -> FakeMachine:
+        check_description(
+            description, ram_bytes=None, vcpu_count=None, max_ram_bytes=HOSTILE_MAX_RAM_BYTES
+        )
+        machines.append(FakeMachine(description))
+        return machines[-1]
+
+    with listen(UnixAddress(Path(path))) as listener:
+        tell({"listens": True})
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = _memory_bytes("VmRSS")
+        began = time.monotonic()
+        error: BaseException | None = None
+        try:
+            receive_from(listener, build, timeouts=HURRIED)
+        except TagalongError as caught:
+            error = caught
+    return {
+        "error": type(error).__name__,
+        "cause": type(error.__cause__).__name__ if error is not None else "",
+        "text": str(error),
+        "started": any(machine.was_ever_resumed for machine in machines),
+        "grew_bytes": _memory_bytes("VmHWM") - before,
+        "took_s": time.monotonic() - began,
+    }
+
+
+def _memory_bytes(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError(name)
 
 
 def _receive(path: str, tell: Tell) -> Answer:
@@ -89,7 +133,13 @@ def _serve_one(connection: socket.socket) -> None:
     tell({"pid": os.getpid()})
     stream.readline()  # "go"
     path = wish["path"]
-    tell(_send(path) if wish["role"] == "source" else _receive(path, tell))
+    match wish["role"]:
+        case "source":
+            tell(_send(path))
+        case "destination":
+            tell(_receive(path, tell))
+        case "victim":
+            tell(_suffer(path, tell))
 
 
 def main(path: str) -> None:
