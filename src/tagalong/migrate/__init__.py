@@ -26,6 +26,7 @@ from tagalong.migrate.address import (
 )
 from tagalong.migrate.channel import Channel
 from tagalong.migrate.connector import connect, is_one_way
+from tagalong.migrate.convergence import AutoConverge
 from tagalong.migrate.destination import (
     Arrival,
     MachineBuilder,
@@ -51,6 +52,7 @@ from tagalong.migrate.tls import TlsCredentials
 __all__ = [
     "Address",
     "Arrival",
+    "AutoConverge",
     "CancelToken",
     "Channel",
     "DowntimeParts",

@@ -68,6 +68,8 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 class _Watched(Channel):
     """A channel that tells when it is closed."""
 
+    is_one_way = True
+
     def __init__(
         self, sock: socket.socket, name: str, *, idle_s: float, on_close: Callable[[], None]
     ) -> None:

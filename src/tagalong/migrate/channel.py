@@ -53,8 +53,11 @@ class Channel:
 
     `name` is for people. `idle_s` is how long the peer may let us wait for one byte.
     `interrupt` is called during waits and may be replaced at any time. `is_mid_record`
-    tells whether the last `send` failed after some of its bytes had left.
+    tells whether the last `send` failed after some of its bytes had left. `is_one_way`: what
+    is sent is kept, and no machine takes it.
     """
+
+    is_one_way = False
 
     def __init__(self, sock: socket.socket, name: str, *, idle_s: float) -> None:
         sock.setblocking(False)

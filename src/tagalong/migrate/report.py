@@ -39,6 +39,7 @@ class Progress:
     dirty_rate_bytes_per_s: float | None = None
     expected_downtime_s: float | None = None
     throttle_percent: int = 0
+    page_size_bytes: int = 4096
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class MigrationReport:
 
     `verified`: both ends computed the digest, and they were equal. `tags_dropped`: all tags
     were sent as zero on purpose (the control experiment). `was_running`: the guest goes on
-    at the destination; otherwise it was paused and stays so.
+    at the destination; otherwise it was paused and stays so. `throttle_percent`: how much the
+    guest had to be slowed down. `one_way`: it went into a file, a command or a pipe.
     """
 
     migration_id: str
@@ -99,6 +101,8 @@ class MigrationReport:
     dirty_rate_bytes_per_s: float
     was_running: bool
     tags_dropped: bool
+    throttle_percent: int = 0
+    one_way: bool = False
     source_digest: str | None = None
     destination_digest: str | None = None
 
@@ -126,6 +130,7 @@ class MigrationReport:
             "destination_digest": self.destination_digest,
             "tags_dropped": self.tags_dropped,
             "was_running": self.was_running,
+            "one_way": self.one_way,
             "rounds": len(self.rounds),
             "ram_bytes": self.ram_bytes,
             "pages": sum(each.pages for each in self.rounds),
@@ -136,6 +141,7 @@ class MigrationReport:
             "bytes_sent": self.bytes_sent,
             "throughput_bytes_per_s": self.throughput_bytes_per_s,
             "dirty_rate_bytes_per_s": self.dirty_rate_bytes_per_s,
+            "throttle_percent": self.throttle_percent,
             "duration_ms": self.duration_s * _MS,
             "downtime_ms": self.downtime.total_s * _MS,
             "downtime_parts_ms": {

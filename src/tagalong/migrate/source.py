@@ -182,8 +182,9 @@ class _Source:
         self._machine = machine
         self._options = options
         self._cancel = cancel
+        self._is_one_way = channel.is_one_way
         self._link = Link(channel, wire.Connection(wire.Role.SOURCE), options.timeouts)
-        self._monitor = Monitor(machine.description.ram_bytes, progress)
+        self._monitor = Monitor(machine.description, progress)
         self._sent = SentData(machine)
         pacer = Pacer(options.max_bandwidth)
         self._team = Team(
@@ -413,6 +414,8 @@ class _Source:
             dirty_rate_bytes_per_s=self._precopy.estimate.dirty_rate or 0.0,
             was_running=self._must_resume,
             tags_dropped=self._options.drop_tags,
+            throttle_percent=self._monitor.progress.throttle_percent,
+            one_way=self._is_one_way,
             source_digest=source.hex() if source else None,
             destination_digest=destination.hex() if destination else None,
         )

@@ -63,7 +63,9 @@ class ControlClient:
 
     async def begin_migration(self, request: MigrationRequest) -> None:
         """Let the VM begin to migrate. Raises CommandError if it refuses."""
-        await self.execute("migrate-set-parameters", {"downtime-limit": request.max_downtime_ms})
+        settings = request.settings
+        await self.execute("migrate-set-parameters", settings.parameters())
+        await self.execute("migrate-set-capabilities", {"capabilities": settings.capabilities()})
         await self.execute("migrate", _arguments(request))
 
     async def follow_migration(self, on_progress: Callable[[Answer], None]) -> Answer:

@@ -10,12 +10,9 @@ from tagalong.vmm.messages import ErrorClass, JsonObject, QmpError
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationRecord, MigrationRequest
 from tagalong.vmm.session import NEGOTIATE
+from tagalong.vmm.settings import PARAMETER_SCHEMA, MigrationSettings
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
-
-# QEMU's default and limit of downtime-limit.
-DEFAULT_MAX_DOWNTIME_MS = 300
-MAX_DOWNTIME_LIMIT_MS = 2_000_000
 
 _OPTIONAL_BOOLEAN = Argument(Kind.BOOLEAN)
 
@@ -38,7 +35,7 @@ class VmCommands:
         self._vm = vm
         self._outgoing = outgoing
         self._incoming = incoming
-        self._max_downtime_ms = DEFAULT_MAX_DOWNTIME_MS
+        self._settings = MigrationSettings()
         self._table: Mapping[str, _Command] = {
             "cont": _Command(lambda _: self._vm.cont()),
             "migrate": _Command(
@@ -51,13 +48,15 @@ class VmCommands:
                     "x-drop-tags": _OPTIONAL_BOOLEAN,
                 },
             ),
-            "migrate-set-parameters": _Command(
-                self._set_parameters, {"downtime-limit": Argument(Kind.INTEGER)}
+            "migrate-set-capabilities": _Command(
+                self._set_capabilities, {"capabilities": Argument(Kind.ARRAY, required=True)}
             ),
+            "migrate-set-parameters": _Command(self._set_parameters, PARAMETER_SCHEMA),
             "migrate_cancel": _Command(lambda _: self._outgoing.cancel()),
             "query-commands": _Command(lambda _: self._names()),
             "query-migrate": _Command(lambda _: self._query_migrate()),
-            "query-migrate-parameters": _Command(lambda _: self._parameters()),
+            "query-migrate-capabilities": _Command(lambda _: self._settings.capabilities()),
+            "query-migrate-parameters": _Command(lambda _: self._settings.parameters()),
             "query-status": _Command(lambda _: self._query_status()),
             "query-version": _Command(lambda _: messages.version()),
             "quit": _Command(lambda _: self._vm.end(Ending(ShutdownReason.QUIT))),
@@ -96,23 +95,17 @@ class VmCommands:
         record = self._outgoing.record or self._incoming()
         return record.to_qmp() if record is not None else {}
 
-    def _parameters(self) -> object:
-        return {"downtime-limit": self._max_downtime_ms}
-
     def _set_parameters(self, arguments: JsonObject) -> None:
-        limit = arguments.get("downtime-limit", self._max_downtime_ms)
-        if not isinstance(limit, int) or not 0 <= limit <= MAX_DOWNTIME_LIMIT_MS:
-            raise QmpError(
-                "Parameter 'downtime-limit' expects an integer in the range of "
-                f"0 to {MAX_DOWNTIME_LIMIT_MS} milliseconds"
-            )
-        self._max_downtime_ms = limit
+        self._settings = self._settings.with_parameters(arguments)
+
+    def _set_capabilities(self, arguments: JsonObject) -> None:
+        self._settings = self._settings.with_capabilities(arguments["capabilities"])
 
     def _migrate(self, arguments: JsonObject) -> None:
         self._outgoing.start(
             MigrationRequest(
                 uri=str(arguments["uri"]),
-                max_downtime_ms=self._max_downtime_ms,
+                settings=self._settings,
                 verify=arguments.get("x-verify") is True,
                 drop_tags=arguments.get("x-drop-tags") is True,
             )

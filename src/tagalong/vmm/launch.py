@@ -60,15 +60,18 @@ class RunOptions:
     incoming: str | None = None
     paused: bool = False
     max_ram_bytes: int = DEFAULT_MAX_RAM_BYTES
+    tls_folder: Path | None = None
+    tls_admitted: tuple[str, ...] = ()
     parent_pid: int | None = None
 
     def __post_init__(self) -> None:
         if self.incoming is None and self.guest is None:
             raise UsageError("nothing to run: say --guest, or --incoming to wait for a VM")
         if self.incoming is None:
-            if self.allow_cpu_mismatch:
-                raise UsageError("--allow-cpu-mismatch has a meaning only with --incoming")
+            self._refuse_incoming_options()
             return
+        if self.tls_admitted and self.tls_folder is None:
+            raise UsageError("--tls-admit has a meaning only with --tls-dir")
         given = {
             "--guest": self.guest,
             "--guest-args": self.guest_arguments,
@@ -77,6 +80,16 @@ class RunOptions:
         for option, value in given.items():
             if value is not None:
                 raise UsageError(f"{option} has no meaning with --incoming: the guest arrives")
+
+    def _refuse_incoming_options(self) -> None:
+        given = {
+            "--allow-cpu-mismatch": self.allow_cpu_mismatch,
+            "--tls-dir": self.tls_folder,
+            "--tls-admit": self.tls_admitted,
+        }
+        for option, value in given.items():
+            if value:
+                raise UsageError(f"{option} has a meaning only with --incoming")
 
 
 def run_vm(options: RunOptions, announce: Announce) -> int:
@@ -154,7 +167,12 @@ class _VmProcess:
         return machine
 
     def _await_vm(self, uri: str) -> None:
-        receiver = listen(uri)
+        receiver = listen(
+            uri,
+            tls_folder=self._options.tls_folder,
+            admitted=self._options.tls_admitted,
+            refused=lambda error: self._announce(f"turned away: {error}"),
+        )
         self._vm.starts_on_arrival = not self._options.paused
         self._incoming = Incoming(self._vm, receiver, self._build_arriving)
         self._announce(f"waiting for a migration on {receiver.uri}")

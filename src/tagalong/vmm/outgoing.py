@@ -116,15 +116,20 @@ class Outgoing:
     def _progressed(self, progress: MigrationProgress) -> None:
         if self.record is None:
             return
-        self.record.progress = progress
+        before, self.record.progress = self.record.progress, progress
         if self.record.status is MigrationStatus.SETUP:
             self._advance(MigrationStatus.ACTIVE)
+        if self.record.status is MigrationStatus.ACTIVE:
+            seen = before.rounds if before is not None else 0
+            for number in range(seen + 1, progress.rounds + 1):
+                self._vm.emit_migration_pass(number)
         self._vm.watch()
 
     def _completed(self, report: Mapping[str, object]) -> None:
         if self.record is not None:
             self.record.report = report
-        self._vm.handed_over()
+        # A file or a pipe has confirmed nothing that a machine could: only a person knows.
+        self._vm.handed_over(certain=report.get("one_way") is not True)
         self._end(MigrationStatus.COMPLETED)
 
     def _failed(self, error: TagalongError) -> None:

@@ -1,21 +1,26 @@
 """The joint to tagalong.migrate: its values into ours, nothing else."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from tagalong import migrate
+from tagalong.errors import HostError, UsageError
 from tagalong.machine import Machine
 from tagalong.migrate import (
     Address,
+    AutoConverge,
     FdAddress,
     MigrationOptions,
     Progress,
     TcpAddress,
+    TlsCredentials,
     UnixAddress,
     parse_address,
 )
 from tagalong.vmm.incoming import Build, TakeOver
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
+from tagalong.vmm.settings import MigrationSettings
 
 _MS_PER_S = 1000.0
 
@@ -27,11 +32,7 @@ def send(
     cancelled: threading.Event,
 ) -> Mapping[str, object]:
     """Migrate `machine` away as an outgoing.Sender does."""
-    options = MigrationOptions(
-        max_downtime_s=request.max_downtime_ms / _MS_PER_S,
-        verify=request.verify,
-        drop_tags=request.drop_tags,
-    )
+    options = _options(request)
     report = migrate.migrate_to(
         request.uri,
         machine,
@@ -40,6 +41,33 @@ def send(
         cancel=cancelled,
     )
     return report.to_json()
+
+
+def _options(request: MigrationRequest) -> MigrationOptions:
+    settings = request.settings
+    throttling = AutoConverge(
+        settings.cpu_throttle_initial,
+        settings.cpu_throttle_increment,
+        settings.max_cpu_throttle,
+    )
+    return MigrationOptions(
+        max_downtime_s=settings.downtime_limit / _MS_PER_S,
+        max_rounds=settings.x_max_rounds,
+        max_bandwidth=settings.max_bandwidth or None,
+        switchover_bandwidth=settings.avail_switchover_bandwidth or None,
+        auto_converge=throttling if settings.auto_converge else None,
+        verify=request.verify,
+        drop_tags=request.drop_tags,
+        tls=_credentials(settings),
+    )
+
+
+def _credentials(settings: MigrationSettings) -> TlsCredentials | None:
+    if not settings.tls_creds:
+        if settings.tls_hostname:
+            raise UsageError("a host name for TLS (tls-hostname) means nothing without tls-creds")
+        return None
+    return TlsCredentials(Path(settings.tls_creds), settings.tls_hostname or None)
 
 
 def _progress(moment: Progress) -> MigrationProgress:
@@ -51,6 +79,11 @@ def _progress(moment: Progress) -> MigrationProgress:
         rounds=moment.round_number,
         bytes_per_s=moment.throughput_bytes_per_s or 0.0,
         expected_downtime_ms=expected_s * _MS_PER_S if expected_s is not None else None,
+        dirty_bytes_per_s=moment.dirty_rate_bytes_per_s or 0.0,
+        throttle_percent=moment.throttle_percent,
+        stage=moment.stage.value,
+        pages_sent=moment.pages_sent,
+        page_size_bytes=moment.page_size_bytes,
     )
 
 
@@ -82,9 +115,21 @@ class StreamReceiver:
         self._cancelled.set()
 
 
-def listen(uri: str) -> StreamReceiver:
-    """Listen at `uri`. Raises UsageError if it is no address, HostError if that fails."""
-    return StreamReceiver(migrate.listen(parse_address(uri)))
+def listen(
+    uri: str,
+    *,
+    tls_folder: Path | None = None,
+    admitted: Sequence[str] = (),
+    refused: Callable[[HostError], None] = lambda _: None,
+) -> StreamReceiver:
+    """Listen at `uri`; with TLS if there is a folder of certificates.
+
+    `admitted` are the names that a source may have, all if there are none; `refused` hears
+    of each that was kept out. Raises UsageError if `uri` is no address, HostError if
+    listening fails.
+    """
+    tls = TlsCredentials(tls_folder, admitted=tuple(admitted)) if tls_folder is not None else None
+    return StreamReceiver(migrate.listen(parse_address(uri), tls=tls, refused=refused))
 
 
 def socket_address(address: Address) -> dict[str, object] | None:

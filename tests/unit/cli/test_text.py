@@ -12,6 +12,8 @@ MIGRATION: dict[str, object] = {
     "verified": True,
     "tags_dropped": False,
     "was_running": True,
+    "one_way": False,
+    "throttle_percent": 0,
     "rounds": 3,
     "ram_bytes": 64 << 20,
     "data_bytes": 41 << 20,
@@ -127,3 +129,18 @@ def test_migration_report_paused_vm_stays_paused() -> None:
 
     assert text.startswith("The VM has moved to unix:/x and stays paused.\n")
     assert "3.0 GiB of RAM" in text
+
+
+def test_migration_report_of_a_file_says_that_it_waits_there() -> None:
+    text = migration_report({**MIGRATION, "one_way": True}, "file:/srv/vm")
+
+    assert text.startswith(
+        "The VM is kept in file:/srv/vm and runs once that is loaded (tagalong run --incoming). "
+        "Load it once only.\n"
+    )
+
+
+def test_migration_report_tells_that_the_guest_was_slowed_down() -> None:
+    text = migration_report({**MIGRATION, "throttle_percent": 40}, "tcp:h:1")
+
+    assert "  dirty rate  6 MB/s, slowed down by 40 %\n" in text

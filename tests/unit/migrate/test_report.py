@@ -36,6 +36,8 @@ def test_report_to_json_has_the_stable_keys() -> None:
         "destination_digest": "11" * 16,
         "tags_dropped": False,
         "was_running": True,
+        "one_way": False,
+        "throttle_percent": 0,
         "rounds": 2,
         "ram_bytes": 1 << 20,
         "pages": 107,

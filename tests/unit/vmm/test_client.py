@@ -20,10 +20,11 @@ from tagalong.errors import (
 from tagalong.vmm import client as client_module
 from tagalong.vmm.client import ControlClient, connect
 from tagalong.vmm.record import MigrationRequest
+from tagalong.vmm.settings import MigrationSettings
 from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 20.0
-REQUEST = MigrationRequest(uri="tcp:h:1", max_downtime_ms=42, verify=True)
+REQUEST = MigrationRequest("tcp:h:1", MigrationSettings(downtime_limit=42), verify=True)
 
 
 def play(tmp_path: Path, script: Callable[[ControlClient, ServedVm], Awaitable[None]]) -> None:

@@ -12,6 +12,7 @@ from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.messages import ErrorClass, QmpError
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationRecord, MigrationRequest
+from tagalong.vmm.settings import MigrationSettings
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 from tests.support.scripted_machine import ScriptedMachine
 
@@ -65,11 +66,13 @@ def test_query_commands_lists_exactly_what_there_is() -> None:
         assert [entry["name"] for entry in entries] == [
             "cont",
             "migrate",
+            "migrate-set-capabilities",
             "migrate-set-parameters",
             "migrate_cancel",
             "qmp_capabilities",
             "query-commands",
             "query-migrate",
+            "query-migrate-capabilities",
             "query-migrate-parameters",
             "query-status",
             "query-version",
@@ -121,14 +124,14 @@ def test_query_migrate_awaiting_a_migration_tells_where() -> None:
 
 def test_migrate_passes_uri_options_and_parameters() -> None:
     def script(scene: Scene) -> None:
-        assert scene.run("query-migrate-parameters") == {"downtime-limit": 300}
         assert scene.run("migrate-set-parameters", downtime_limit=50) == {}
-        assert scene.run("query-migrate-parameters") == {"downtime-limit": 50}
+        wanted = [{"capability": "auto-converge", "state": True}]
+        assert scene.run("migrate-set-capabilities", capabilities=wanted) == {}
+        assert scene.run("query-migrate-capabilities") == wanted
         assert scene.run("migrate", uri="unix:/x", x_verify=True, detach=True) == {}
 
-    assert play(script).requests == [
-        MigrationRequest("unix:/x", max_downtime_ms=50, verify=True, drop_tags=False)
-    ]
+    settings = MigrationSettings(downtime_limit=50, auto_converge=True)
+    assert play(script).requests == [MigrationRequest("unix:/x", settings, verify=True)]
 
 
 def test_migrate_while_one_is_under_way_is_refused() -> None:
@@ -143,20 +146,6 @@ def test_migrate_while_one_is_under_way_is_refused() -> None:
 def test_migrate_cancel_without_migration_is_fine() -> None:
     def script(scene: Scene) -> None:
         assert scene.run("migrate_cancel") == {}
-
-    play(script)
-
-
-@pytest.mark.parametrize("limit", [-1, 2_000_001])
-def test_set_parameters_downtime_limit_out_of_range_is_refused(limit: int) -> None:
-    def script(scene: Scene) -> None:
-        message = (
-            "^Parameter 'downtime-limit' expects an integer in the range of 0 to 2000000 "
-            "milliseconds$"
-        )
-        with pytest.raises(QmpError, match=message):
-            scene.run("migrate-set-parameters", downtime_limit=limit)
-        assert scene.run("query-migrate-parameters") == {"downtime-limit": 300}
 
     play(script)
 

@@ -21,10 +21,11 @@ from tagalong.vmm.advice import next_steps
 from tagalong.vmm.client import connect
 from tagalong.vmm.record import MigrationRequest
 from tagalong.vmm.relocate import _migrate, migrate_vm
+from tagalong.vmm.settings import MigrationSettings
 from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 20.0
-REQUEST = MigrationRequest(uri="tcp:h:1", max_downtime_ms=42)
+REQUEST = MigrationRequest("tcp:h:1", MigrationSettings(downtime_limit=42))
 AGAIN = "start a new destination (tagalong run --incoming) and migrate again."
 HERE = "The VM is at the source (running); nothing was started at the destination."
 

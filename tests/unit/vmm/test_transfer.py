@@ -10,6 +10,7 @@ from tagalong import migrate
 from tagalong.errors import MigrationCancelledError, UsageError
 from tagalong.migrate import (
     Address,
+    AutoConverge,
     ExecAddress,
     FdAddress,
     FileAddress,
@@ -17,10 +18,12 @@ from tagalong.migrate import (
     Progress,
     Stage,
     TcpAddress,
+    TlsCredentials,
     UnixAddress,
 )
 from tagalong.vmm import transfer
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
+from tagalong.vmm.settings import MigrationSettings
 from tests.support.scripted_machine import ScriptedMachine
 
 
@@ -51,16 +54,61 @@ def test_send_passes_options_and_converts_progress(monkeypatch: pytest.MonkeyPat
     machine, cancelled = ScriptedMachine(), threading.Event()
     moments: list[MigrationProgress] = []
 
-    request = MigrationRequest("tcp:h:1", max_downtime_ms=250, verify=True)
+    request = MigrationRequest("tcp:h:1", MigrationSettings(downtime_limit=250), verify=True)
     report = transfer.send(machine, request, moments.append, cancelled)
 
     assert report == {"rounds": 2}
     options = MigrationOptions(max_downtime_s=0.25, verify=True, drop_tags=False)
     assert seen == ["tcp:h:1", machine, options, cancelled]
     assert moments == [
-        MigrationProgress(1000, 400, 600, 2, 1e6, 250.0),
-        MigrationProgress(1000, 0, 1000, 0, 0.0, None),
+        MigrationProgress(1000, 400, 600, 2, 1e6, 250.0, 5.0, 0, "pre-copy", 3),
+        MigrationProgress(1000, 0, 1000, 0, 0.0, None, stage="setup"),
     ]
+
+
+def test_send_passes_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[MigrationOptions] = []
+
+    def migrate_to(
+        _uri: str, _machine: object, options: MigrationOptions, **_rest: object
+    ) -> Report:
+        seen.append(options)
+        return Report()
+
+    monkeypatch.setattr(migrate, "migrate_to", migrate_to)
+    settings = MigrationSettings(
+        downtime_limit=50,
+        max_bandwidth=1000,
+        avail_switchover_bandwidth=2000,
+        cpu_throttle_initial=1,
+        cpu_throttle_increment=2,
+        max_cpu_throttle=3,
+        tls_creds="/tls",
+        tls_hostname="host.example",
+        x_max_rounds=7,
+        auto_converge=True,
+    )
+
+    request = MigrationRequest("tcp:h:1", settings)
+    transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event())
+
+    assert seen == [
+        MigrationOptions(
+            max_downtime_s=0.05,
+            max_rounds=7,
+            max_bandwidth=1000,
+            switchover_bandwidth=2000,
+            auto_converge=AutoConverge(1, 2, 3),
+            tls=TlsCredentials(Path("/tls"), "host.example"),
+        )
+    ]
+
+
+def test_send_with_a_host_name_but_no_certificates_is_refused() -> None:
+    request = MigrationRequest("tcp:h:1", MigrationSettings(tls_hostname="h"))
+
+    with pytest.raises(UsageError, match="means nothing without tls-creds"):
+        transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event())
 
 
 @pytest.mark.parametrize(
