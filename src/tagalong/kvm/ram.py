@@ -33,6 +33,8 @@ class AnonymousPlane:
     Raises HostError if the host does not give the memory.
     """
 
+    was_reserved = False
+
     def __init__(self, name: str, size_bytes: int) -> None:
         self._name = name
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
@@ -113,6 +115,8 @@ class TagsInPages:
 
     There is nothing to map here, and to answer with zeros would lose tags silently.
     """
+
+    was_reserved = False
 
     @property
     def fd(self) -> int:

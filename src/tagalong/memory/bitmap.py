@@ -172,6 +172,11 @@ class PageBitmap:
         self._check_same_size(other)
         return type(self)(self.page_count, self.words & other.words)
 
+    def __sub__(self, other: "PageBitmap") -> Self:
+        """Return the pages that only this bitmap has. Raises UsageError for other sizes."""
+        self._check_same_size(other)
+        return type(self)(self.page_count, self.words & ~other.words)
+
     def __contains__(self, page: int) -> bool:
         if not 0 <= page < self.page_count:
             return False

@@ -83,6 +83,11 @@ class Region:
         return self._tags.array
 
     @property
+    def was_reserved(self) -> bool:
+        """Return whether the data plane was reserved: no holes, but all zero at first."""
+        return self._data.was_reserved
+
+    @property
     def data_fd(self) -> int:
         """Return the memfd of the data plane. Raises RunStateError after close()."""
         return self._data.fd
@@ -144,6 +149,17 @@ class Region:
         """
         page = self.page_size_bytes
         return self._data.used_pages(first * page, page, count)
+
+    def data_pages(self) -> NDArray[np.bool_]:
+        """Return for each page, shape (pages,), whether its data are no hole.
+
+        Touches no memory. Raises RunStateError after close(), HostError if the host cannot
+        tell.
+        """
+        is_used = np.zeros(self.page_count, np.bool_)
+        for start, stop in _whole_units(self._data, self.page_size_bytes):
+            is_used[start:stop] = True
+        return is_used
 
     def populated_pages(self) -> PageBitmap:
         """Return the pages that may hold data or tags other than zero.

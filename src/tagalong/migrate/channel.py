@@ -144,7 +144,7 @@ class Channel:
     def _wait_for(self, event: int, deadline: float, what: str) -> None:
         began = time.monotonic()
         until = min(deadline, began + self.idle_s)
-        if wait_ready(self._sock.fileno(), event, until, self.interrupt):
+        if wait_ready(self._sock.fileno(), event, until, self._interrupt_now):
             return
         if deadline < began + self.idle_s:
             raise HostError(f"{self.name}: the peer {what} too little in time: its time is up")
@@ -153,6 +153,10 @@ class Channel:
             f"{self.name}: the peer {what} nothing for {waited:.1f} s: is it overloaded, or the "
             "network broken?"
         )
+
+    def _interrupt_now(self) -> None:
+        # Looked up at each call: it may be replaced during the wait.
+        self.interrupt()
 
     def _send_some(self, buffers: list[memoryview]) -> int:
         """Move at least one byte out; return how many. Raises Blocked, OSError."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 _LOOK_UP_S = 0.05
+_LEAST_BYTES = 64 << 10
 
 # What may be caught up after a pause: else a stall would be followed by a burst.
 _CREDIT_S = 0.1
@@ -23,6 +24,12 @@ class Pacer:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _due: float = field(default=0.0, init=False)
     _total: int = field(default=0, init=False)
+
+    def portion_bytes(self, most: int) -> int:
+        """Return how much to send at once, at most `most` and at least 64 KiB."""
+        if self.bytes_per_s is None:
+            return most
+        return max(_LEAST_BYTES, min(most, int(self.bytes_per_s * _LOOK_UP_S)))
 
     def wait(self, total_bytes: int, tick: Callable[[], None]) -> None:
         """Wait until `total_bytes`, counted from the start, may have been sent.

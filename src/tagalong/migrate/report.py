@@ -13,6 +13,7 @@ class Stage(Enum):
 
     SETUP = "setup"
     PRECOPY = "pre-copy"
+    RECONNECT = "reconnecting"
     LAST_PAGES = "last pages"
     STATE = "machine state"
     DIGEST = "digest"

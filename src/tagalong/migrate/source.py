@@ -22,25 +22,32 @@ from tagalong.errors import (
     HandoverUncertainError,
     HostError,
     MigrationError,
+    RemoteProtocolError,
     TagalongError,
     UsageError,
 )
 from tagalong.machine import Machine, RunState
 from tagalong.memory import PageBitmap
-from tagalong.migrate.address import parse_address
+from tagalong.migrate.address import Address, TcpAddress, UnixAddress, parse_address
 from tagalong.migrate.channel import Channel
+from tagalong.migrate.compression import Compression
 from tagalong.migrate.connector import connect, is_one_way
 from tagalong.migrate.convergence import AutoConverge, Limits
 from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.monitor import CancelToken, Monitor, ProgressCallback, check_cancelled
 from tagalong.migrate.pacer import Pacer
-from tagalong.migrate.page_sender import PageSender
+from tagalong.migrate.page_sender import BATCH_BYTES, PageSender, SentData
 from tagalong.migrate.precopy import PreCopy
+from tagalong.migrate.reach import Dial, Reach, Resumption
 from tagalong.migrate.report import DowntimeParts, MigrationReport, Stage
+from tagalong.migrate.team import Team
 from tagalong.migrate.tls import TlsCredentials
 from tagalong.migrate.translate import record_of_description, record_of_state
 from tagalong.wire.codec import MIGRATION_ID_BYTES
+from tagalong.wire.limits import MAX_CHANNELS, MAX_RECONNECT_S
+
+_RECONNECT_EVERY_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,11 @@ class MigrationOptions:
     `max_rounds`: give up if that is not so after as many rounds. `max_bandwidth`: bytes a second
     that pre-copy may send. `switchover_bandwidth`: bytes a second to expect of the channel while
     the guest stands, if that is not what pre-copy reaches. `auto_converge`: slow a guest down
-    that changes memory too fast. `verify`: compare a digest
-    of all memory and tags before the commit. `drop_tags`: send all tags as zero on purpose,
-    unverified: the control experiment. `tls`: who the source is, and whom it trusts.
+    that changes memory too fast. `channels`: connections to spread pages over. `compression`: of
+    data. `reconnect_s`: for how long to try to come back when a connection breaks in pre-copy.
+    `verify`: compare a digest of all memory and tags before the commit. `drop_tags`: send all
+    tags as zero on purpose, unverified: the control experiment. `tls`: who the source is, and
+    whom it trusts.
     """
 
     max_downtime_s: float = 0.3
@@ -61,6 +70,9 @@ class MigrationOptions:
     max_bandwidth: float | None = None
     switchover_bandwidth: float | None = None
     auto_converge: AutoConverge | None = None
+    channels: int = 1
+    compression: Compression = field(default_factory=Compression)
+    reconnect_s: int = 0
     verify: bool = False
     drop_tags: bool = False
     tls: TlsCredentials | None = None
@@ -71,6 +83,13 @@ class MigrationOptions:
             raise UsageError(
                 f"a downtime of {self.max_downtime_s} s after {self.max_rounds} rounds is not "
                 "possible: at least 0 s and 1 round"
+            )
+        if not 1 <= self.channels <= MAX_CHANNELS:
+            raise UsageError(f"{self.channels} channels are not possible: 1 to {MAX_CHANNELS} are")
+        if not 0 <= self.reconnect_s <= MAX_RECONNECT_S:
+            raise UsageError(
+                f"to reconnect for {self.reconnect_s} s is not possible: 0 to {MAX_RECONNECT_S} s "
+                "are"
             )
         for rate in (self.max_bandwidth, self.switchover_bandwidth):
             if rate is not None and not rate > 0:
@@ -94,19 +113,34 @@ def migrate_to(
     """
     options = options or MigrationOptions()
     address = parse_address(uri)
-    try:
-        if options.verify and is_one_way(address):
-            raise UsageError(f"{address}: nobody answers there whose digest could be compared")
-        channel = connect(
+
+    def dial() -> Channel:
+        return connect(
             address,
             timeout_s=options.timeouts.connect_s,
             idle_s=options.timeouts.idle_s,
             interrupt=lambda: check_cancelled(cancel),
             tls=options.tls,
         )
+
+    try:
+        _require_possible(address, options)
+        channel = dial()
     except HostError as error:
         raise MigrationError(f"the migration did not begin: {error}") from error
-    return migrate(channel, machine, options, progress=progress, cancel=cancel)
+    again = dial if isinstance(address, TcpAddress | UnixAddress) else None
+    return migrate(channel, machine, options, progress=progress, cancel=cancel, dial=again)
+
+
+def _require_possible(address: Address, options: MigrationOptions) -> None:
+    if options.verify and is_one_way(address):
+        raise UsageError(f"{address}: nobody answers there whose digest could be compared")
+    is_once = not isinstance(address, TcpAddress | UnixAddress)
+    if is_once and (options.channels > 1 or options.reconnect_s):
+        raise UsageError(
+            f"{address}: there is one connection and no way to another; several channels and "
+            "reconnecting need tcp:HOST:PORT or unix:PATH"
+        )
 
 
 def migrate(
@@ -116,9 +150,11 @@ def migrate(
     *,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
+    dial: Dial | None = None,
 ) -> MigrationReport:
     """Migrate `machine` to the destination at the other end of `channel`, which is closed.
 
+    `dial` opens further connections to it; without it there is one, whatever `options` ask for.
     `progress` is called in this thread. Afterwards the machine here is paused and must not
     be resumed: the destination has it. Whether it runs there depends on whether it ran
     here when it was stopped for its last pages.
@@ -128,7 +164,8 @@ def migrate(
     the machine is paused, and stays so until a person has looked at the destination.
     """
     with channel:
-        return _Source(channel, machine, options or MigrationOptions(), progress, cancel).run()
+        source = _Source(channel, machine, options or MigrationOptions(), progress, cancel)
+        return source.run(dial)
 
 
 class _Source:
@@ -148,10 +185,16 @@ class _Source:
         self._is_one_way = channel.is_one_way
         self._link = Link(channel, wire.Connection(wire.Role.SOURCE), options.timeouts)
         self._monitor = Monitor(machine.description, progress)
-        sender = PageSender(machine, self._link, drop_tags=options.drop_tags)
-        self._precopy = PreCopy(
-            machine, self._link, sender, self._monitor, self._work, Pacer(options.max_bandwidth)
+        self._sent = SentData(machine)
+        pacer = Pacer(options.max_bandwidth)
+        self._team = Team(
+            pacer.portion_bytes(BATCH_BYTES) // machine.description.page_size_bytes,
+            lambda tick: pacer.wait(self._team.bytes_sent, tick),
+            lambda: check_cancelled(cancel),
         )
+        self._precopy = PreCopy(machine, self._team, self._sent, self._monitor, self._work, pacer)
+        self._granted = wire.Hello(wire.Role.DESTINATION, b"")
+        self._reach: Reach | None = None
         self._id = secrets.token_bytes(MIGRATION_ID_BYTES)
         self._has_tags = machine.description.mte_version != 0
         self._must_resume = False
@@ -159,9 +202,9 @@ class _Source:
         self._digests: tuple[bytes, bytes] | None = None
         self._began = time.monotonic()
 
-    def run(self) -> MigrationReport:
+    def run(self, dial: Dial | None) -> MigrationReport:
         try:
-            downtime = self._migrate()
+            downtime = self._migrate(dial)
         except BaseException as error:
             if self._has_committed and not self._link.was_aborted_by_peer:
                 raise self._uncertain(error) from error
@@ -173,6 +216,7 @@ class _Source:
             raise
         finally:
             self._leave_machine_as_it_was()
+            self._team.disband()
         return self._report(downtime)
 
     def _leave_machine_as_it_was(self) -> None:
@@ -182,10 +226,10 @@ class _Source:
         with contextlib.suppress(TagalongError):
             self._machine.stop_dirty_log()
 
-    def _migrate(self) -> DowntimeParts:
+    def _migrate(self, dial: Dial | None) -> DowntimeParts:
         self._link.disturb(self._cancel)
-        self._set_up()
-        left = self._precopy.run(self._limits())
+        self._set_up(dial)
+        left = self._precopy.run(self._limits(), self._recover)
         return self._stop_and_hand_over(left)
 
     def _limits(self) -> Limits:
@@ -202,12 +246,19 @@ class _Source:
         check_cancelled(self._cancel)
         self._link.heed_peer()
 
-    def _set_up(self) -> None:
+    def _set_up(self, dial: Dial | None) -> None:
         self._monitor.update(stage=Stage.SETUP)
         check_cancelled(self._cancel)
         watch, fixed = _Stopwatch(), self._precopy.estimate.fixed
-        self._link.send(wire.Hello(wire.Role.SOURCE, self._id))
-        self._link.expect(wire.Hello)
+        options = self._options
+        hello = wire.Hello(
+            wire.Role.SOURCE,
+            self._id,
+            channels=options.channels if dial else 1,
+            reconnect_s=options.reconnect_s if dial else 0,
+        )
+        self._link.send(hello)
+        self._granted = self._link.expect(wire.Hello)
         fixed.answered(watch.lap())
         self._link.send(record_of_description(self._machine.description))
         # What the destination cannot take it refuses now, while the guest runs.
@@ -215,6 +266,50 @@ class _Source:
         self._link.send(record_of_state(self._machine.peek_state()))
         fixed.state_s = watch.lap()
         self._link.expect(wire.Accept)
+        if dial is not None:
+            features, timeouts = self._link.features, options.timeouts
+            self._reach = Reach(dial, self._machine, hello, features, timeouts)
+        self._assemble(rounds=0)
+
+    def _assemble(self, rounds: int) -> None:
+        """Let the first connection and all channels that were granted carry pages."""
+        self._enlist(self._link)
+        for number in range(1, self._granted.channels):
+            assert self._reach is not None  # noqa: S101 (else one connection was asked for)
+            self._enlist(self._reach.channel(number, rounds))
+
+    def _enlist(self, link: Link) -> None:
+        drop_tags, compression = self._options.drop_tags, self._options.compression
+        sender = PageSender(
+            self._machine, link, self._sent, drop_tags=drop_tags, compression=compression
+        )
+        self._team.add(link, sender)
+
+    def _recover(self, error: Exception, rounds: int) -> list[PageBitmap] | None:
+        """Come back after a broken connection, as precopy.Recover."""
+        if self._reach is None or not self._granted.reconnect_s or not self._team.is_lost:
+            raise error
+        self._monitor.update(stage=Stage.RECONNECT)
+        self._team.disband()
+        resumption = self._resume(self._reach, error, rounds)
+        self._link = resumption.link
+        self._link.disturb(self._cancel)
+        self._assemble(resumption.rounds)
+        return resumption.held if resumption.rounds == rounds else None
+
+    def _resume(self, reach: Reach, error: Exception, rounds: int) -> Resumption:
+        deadline = time.monotonic() + self._granted.reconnect_s
+        while True:
+            check_cancelled(self._cancel)
+            try:
+                return reach.resume(rounds)
+            except (HostError, RemoteProtocolError) as again:
+                if time.monotonic() > deadline:
+                    raise HostError(
+                        f"the connection broke ({error}) and did not come back in "
+                        f"{self._granted.reconnect_s} s ({again})"
+                    ) from error
+            time.sleep(_RECONNECT_EVERY_S)
 
     def _stop_and_hand_over(self, left: list[PageBitmap]) -> DowntimeParts:
         watch = _Stopwatch()
@@ -270,6 +365,7 @@ class _Source:
         self._link.disturb(None)
         self._commit()
         self._link.expect(wire.Running)
+        self._team.dismiss_channels()
 
     def _commit(self) -> None:
         self._has_committed = True
@@ -313,8 +409,8 @@ class _Source:
             rounds=rounds,
             downtime=downtime,
             duration_s=time.monotonic() - self._began,
-            bytes_sent=self._link.bytes_sent,
-            throughput_bytes_per_s=self._link.bytes_sent / max(copying_s, 1e-6),
+            bytes_sent=self._team.bytes_sent,
+            throughput_bytes_per_s=self._team.bytes_sent / max(copying_s, 1e-6),
             dirty_rate_bytes_per_s=self._precopy.estimate.dirty_rate or 0.0,
             was_running=self._must_resume,
             tags_dropped=self._options.drop_tags,

@@ -58,7 +58,7 @@ class Connection:
     `place` says where received data go (by gpa and size; it returns a writable memoryview
     of that size); it is asked only for ranges inside of the machine's regions. Without it
     every batch has memory of its own. `joining`: the migration that this connection is one
-    more of. Belongs to one thread.
+    more of. `data_bytes_sent` counts what pages' data took so far. Belongs to one thread.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Connection:
         self._error: RemoteProtocolError | None = None
         self._ended_here = False
         self._open_batch: tuple[Pages, int] | None = None
+        self.data_bytes_sent = 0
         self._records_sent = 0
         self._bytes_sent = 0
 
@@ -174,6 +175,7 @@ class Connection:
         _require_planes(pages, machine.page_size_bytes)
         tags = self._planes.encode_tags(pages.tags, machine.page_size_bytes, features)
         head, runs = encode_head(pages.runs, tags, data, machine, features)
+        self.data_bytes_sent += data.size_bytes
         size_bytes = PAGES_HEAD.size + len(runs) + len(tags.payload) + data.size_bytes + SEAL_BYTES
         checked = checked_header(RecordType.PAGES, size_bytes)
         prefix = b"" if self._records_sent else encode_stream_header()

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tagalong.memory import PageBitmap
 from tagalong.migrate import Timeouts
 from tagalong.migrate.link import Link
-from tagalong.migrate.page_sender import PageSender, Tally, batches
-from tagalong.migrate.page_taker import PageTaker
+from tagalong.migrate.page_sender import PageSender, SentData, Tally, batches
+from tagalong.migrate.page_taker import Holdings, PageTaker
+from tagalong.migrate.team import Team
 from tagalong.migrate.translate import record_of_description, record_of_state
 from tagalong.wire import Accept, Hello, NoBytes, Pages, Role, Run, Runs
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
@@ -41,8 +42,10 @@ def sent_records(machine: FakeMachine, *numbers: int, is_live: bool) -> list[Pag
         for number in numbers:
             bitmaps[0].set_range(number, 1)
         tally = Tally()
-        sender = PageSender(machine, link, drop_tags=False)
-        sender.send(bitmaps, lambda: None, tally=tally, is_live=is_live)
+        team = Team(1024, lambda _: None)
+        team.add(link, PageSender(machine, link, SentData(machine)))
+        team.send(bitmaps, tally, lambda _: None, is_live=is_live)
+        link.flush()
         target = bytearray(4 << 20)
         count = far.receive_into(memoryview(target))
     pair.destination.receive_data(target[:count])
@@ -88,7 +91,7 @@ def test_sender_separates_zero_pages_and_keeps_their_tags(
     region.data[: 2 * PAGE : PAGE] = 1
     region.tags[4 * 128] = 0x70
 
-    data, zero = sent_records(machine, 0, 1, 4, 5, is_live=is_live)
+    zero, data = sent_records(machine, 0, 1, 4, 5, is_live=is_live)
 
     assert data.runs == Runs([(RAM, 2)])
     assert data.tags is NoBytes.ZERO
@@ -116,16 +119,16 @@ def machine() -> Iterator[FakeMachine]:
 
 
 def test_taker_given_zero_for_holes_leaves_them(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, has_tags=True)
+    taker = PageTaker(machine, Holdings(machine), has_tags=True)
 
     taker.take(Pages(Runs([Run(RAM, 0x100)]), NoBytes.ZERO, NoBytes.ZERO))
 
     assert [bitmap.count() for bitmap in machine.populated_pages()] == [0, 0]
-    assert (taker.pages, taker.end_round(), taker.end_round()) == (0x100, 0x100, 0)
+    assert (taker.end_round(), taker.end_round()) == (0x100, 0)
 
 
 def test_taker_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, has_tags=True)
+    taker = PageTaker(machine, Holdings(machine), has_tags=True)
     placed = taker.place(RAM + 4 * PAGE, 2 * PAGE)
     placed[:] = bytes([9]) * (2 * PAGE)
     tags = memoryview(bytes([0x11]) * 256)
@@ -142,7 +145,7 @@ def test_taker_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMach
 
 
 def test_taker_given_tags_alone_writes_no_data(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, has_tags=True)
+    taker = PageTaker(machine, Holdings(machine), has_tags=True)
 
     taker.take(Pages(Runs([Run(RAM + PAGE, 1)]), NoBytes.ZERO, memoryview(bytes([0x22]) * 128)))
 
@@ -152,7 +155,7 @@ def test_taker_given_tags_alone_writes_no_data(machine: FakeMachine) -> None:
 
 
 def test_taker_deals_the_tags_out_to_the_runs(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, has_tags=True)
+    taker = PageTaker(machine, Holdings(machine), has_tags=True)
     tags = memoryview(b"\x11" * 128 + b"\x22" * 256)
 
     taker.take(Pages(Runs([Run(RAM, 1), Run(RAM + 5 * PAGE, 2)]), NoBytes.ZERO, tags))
@@ -161,14 +164,14 @@ def test_taker_deals_the_tags_out_to_the_runs(machine: FakeMachine) -> None:
     assert packed[:128] == b"\x11" * 128
     assert not any(packed[128 : 5 * 128])
     assert packed[5 * 128 : 7 * 128] == b"\x22" * 256
-    assert taker.pages == 3
+    assert taker.pages_in_round == 3
 
 
 def test_taker_clears_what_was_there_and_never_came(machine: FakeMachine) -> None:
     for region in machine.memory.regions:
         region.data[: 3 * PAGE] = 5
         region.tags[: 3 * 128] = 0x55
-    taker = PageTaker(machine, has_tags=True)
+    taker = PageTaker(machine, Holdings(machine), has_tags=True)
     placed = taker.place(RAM, PAGE)
     placed[:] = bytes([6]) * PAGE
     taker.take(Pages(Runs([Run(RAM, 1)]), (placed,), NoBytes.ZERO))
@@ -184,7 +187,7 @@ def test_taker_clears_what_was_there_and_never_came(machine: FakeMachine) -> Non
 
 
 def test_taker_deals_scattered_pages_out_to_both_regions(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, has_tags=True)
+    taker = PageTaker(machine, Holdings(machine), has_tags=True)
     low, high = machine.memory.regions
     runs = Runs([Run(RAM + PAGE, 1), Run(RAM + 3 * PAGE, 2), Run(high.gpa, 1)])
     data = memoryview(b"".join(bytes([fill]) * PAGE for fill in (1, 2, 3, 4)))
