@@ -180,9 +180,10 @@ def many_regions(peer: Peer) -> None:
 
 
 def tags_bomb(peer: Peer) -> None:
+    bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 20))
+    assert len(bomb) < PAGE // 32
     peer.begin()
-    bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 30))
-    peer.pages([(RAM, 1)], data=(2, b""), tags=(4, bomb[:100]))
+    peer.pages([(RAM, 1)], data=(2, b""), tags=(4, bomb))
     peer.hear()
 
 
@@ -243,20 +244,20 @@ def noise(peer: Peer) -> None:
 
 ATTACKS: dict[Script, str] = {
     silence: "the peer sent nothing for 0.5 s",
-    slow_loris: "",
-    slow_loris_in_a_batch: "",
-    endless_keepalive: "",
+    slow_loris: "its time is up",
+    slow_loris_in_a_batch: "its time is up",
+    endless_keepalive: "its time is up",
     half_a_state: "the stream ends in",
     huge_lengths: "0xffffffff",
     huge_machine: "0x8000000000000",
     many_vcpus: "vcpu_count",
     many_regions: "region_count",
-    tags_bomb: "",
-    data_bomb: "",
-    bomb_that_lies_about_its_size: "",
+    tags_bomb: "declare 0x100000 bytes, not 0x80",
+    data_bomb: "compressed data declare 0x4000000 bytes, not 0x1000",
+    bomb_that_lies_about_its_size: "compressed data cannot be decompressed",
     outside_of_ram: "0x40100000",
-    address_that_wraps: "",
-    overlapping_runs: "",
+    address_that_wraps: "a run of 0xffffffffffffffff pages",
+    overlapping_runs: "where the run before it ends",
     endless_pages: "the stream ends in COPYING",
     endless_scattered_pages: "the stream ends in COPYING",
     noise: "does not start a tagalong stream",
