@@ -100,12 +100,17 @@ def test_faults_are_at_least_five_hundred(fake_sizes: dict[Role, list[int]]) -> 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
 def test_fault_while_a_real_guest_works_never_loses_it(kind: Kind) -> None:
-    consoles: list[Listener] = []
+    consoles = no_consoles()
     make = partial(churn, consoles)
     tally = run_all(make, at_boundaries(kind, shape(make)))
 
     assert_never_lost(tally)
     assert not [line for console in consoles for line in console.lines_with("FAIL")]
+
+
+def no_consoles() -> list[Listener]:
+    """Return where `churn` puts what its guests say."""
+    return []
 
 
 def churn(consoles: list[Listener], fault: Fault | None = None) -> Case:

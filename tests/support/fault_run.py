@@ -32,6 +32,11 @@ from tests.support.fault_proxy import Fault, FaultProxy, Kind, Observer
 TIMEOUTS = Timeouts(connect_s=10.0, idle_s=1.5, record_s=5.0, answer_s=10.0, farewell_s=0.2)
 OPTIONS = MigrationOptions(verify=False, timeouts=TIMEOUTS)
 
+# For a machine on an emulated host, where everything takes ten times as long.
+PATIENT_OPTIONS = MigrationOptions(
+    max_downtime_s=5.0, timeouts=Timeouts(idle_s=15.0, farewell_s=1.0)
+)
+
 _AT_ONCE = 8
 _JOIN_S = 60.0
 
