@@ -10,6 +10,7 @@ import click
 from tagalong.cli.options import size
 from tagalong.cli.progress import migration_bar
 from tagalong.cli.text import migration_report
+from tagalong.migrate import MAX_CHANNELS, MAX_RECONNECT_S, parse_compression
 from tagalong.vmm.interrupt import run_interruptible
 from tagalong.vmm.record import MigrationRequest
 from tagalong.vmm.relocate import migrate_vm
@@ -64,6 +65,29 @@ Examples:
     help="Give up when the guest is still too fast after so many rounds.",
 )
 @click.option(
+    "--channels",
+    type=click.IntRange(1, MAX_CHANNELS),
+    default=1,
+    show_default=True,
+    help="Connections to spread the pages over.",
+)
+@click.option(
+    "--compress",
+    default="none",
+    show_default=True,
+    metavar="HOW",
+    help="Compress data: none, zstd, zstd:LEVEL, or auto, where it makes them arrive sooner.",
+)
+@click.option(
+    "--reconnect",
+    "x_reconnect",
+    type=click.IntRange(0, MAX_RECONNECT_S),
+    default=0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Try so long to come back and go on when a connection breaks.",
+)
+@click.option(
     "--auto-converge", is_flag=True, help="Slow the guest down in steps if it is too fast."
 )
 @click.option(
@@ -81,17 +105,30 @@ Examples:
 @click.option("--verify", is_flag=True, help="Compare digests of all memory and tags first.")
 @click.option("--drop-tags", is_flag=True, help="Throw the tags away, to see what that does.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(
-    uri: str, control: Path, *, as_json: bool, verify: bool, drop_tags: bool, **wishes: Any
-) -> None:
+def command(uri: str, control: Path, *, as_json: bool, **wishes: Any) -> None:
     """Migrate the VM with the control socket CONTROL to URI while it runs.
 
     A destination has to wait at URI (tcp:HOST:PORT or unix:PATH): tagalong run --incoming.
     With file:PATH or exec:COMMAND the VM is kept there until somebody loads it. Ctrl-C cancels
     the migration and the VM goes on where it is.
     """
-    given = {name: value for name, value in wishes.items() if value is not None}
-    request = MigrationRequest(uri, MigrationSettings(**given), verify, drop_tags)
+    request = MigrationRequest(
+        uri, verify=wishes.pop("verify"), drop_tags=wishes.pop("drop_tags"),
+        settings=_settings(wishes),
+    )  # fmt: skip
     with migration_bar() as show:
         report = run_interruptible(partial(migrate_vm, control, request, show))
     click.echo(json.dumps(report, indent=2) if as_json else migration_report(report, uri))
+
+
+def _settings(wishes: dict[str, Any]) -> MigrationSettings:
+    """Return the settings that the options name; what was not said stays as it is."""
+    channels, compression = wishes.pop("channels"), parse_compression(wishes.pop("compress"))
+    given = {name: value for name, value in wishes.items() if value is not None}
+    return MigrationSettings(
+        **given,
+        multifd=channels > 1,
+        multifd_channels=channels,
+        multifd_compression=compression.mode.value,
+        multifd_zstd_level=compression.level,
+    )

@@ -25,6 +25,13 @@ from tagalong.migrate.address import (
     parse_address,
 )
 from tagalong.migrate.channel import Channel
+from tagalong.migrate.compression import (
+    MAX_COMPRESSION_LEVEL,
+    MIN_COMPRESSION_LEVEL,
+    Compression,
+    CompressionMode,
+    parse_compression,
+)
 from tagalong.migrate.connector import connect, is_one_way
 from tagalong.migrate.convergence import AutoConverge
 from tagalong.migrate.destination import (
@@ -48,13 +55,20 @@ from tagalong.migrate.report import (
 )
 from tagalong.migrate.source import MigrationOptions, migrate, migrate_to
 from tagalong.migrate.tls import TlsCredentials
+from tagalong.wire.limits import MAX_CHANNELS, MAX_RECONNECT_S
 
 __all__ = [
+    "MAX_CHANNELS",
+    "MAX_COMPRESSION_LEVEL",
+    "MAX_RECONNECT_S",
+    "MIN_COMPRESSION_LEVEL",
     "Address",
     "Arrival",
     "AutoConverge",
     "CancelToken",
     "Channel",
+    "Compression",
+    "CompressionMode",
     "DowntimeParts",
     "ExecAddress",
     "FdAddress",
@@ -79,6 +93,7 @@ __all__ = [
     "migrate",
     "migrate_to",
     "parse_address",
+    "parse_compression",
     "receive",
     "receive_from",
     "resume_if_it_ran",

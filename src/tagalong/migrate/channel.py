@@ -146,6 +146,8 @@ class Channel:
         until = min(deadline, began + self.idle_s)
         if wait_ready(self._sock.fileno(), event, until, self._interrupt_now):
             return
+        if deadline < began + self.idle_s:
+            raise HostError(f"{self.name}: the peer {what} too little in time: its time is up")
         waited = time.monotonic() - began
         raise HostError(
             f"{self.name}: the peer {what} nothing for {waited:.1f} s: is it overloaded, or the "

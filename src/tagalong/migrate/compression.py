@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tagalong.errors import UsageError
 
-_MIN_LEVEL: Final = 1
-_MAX_LEVEL: Final = 19  # above it, the window would need more memory than a batch has
+MIN_COMPRESSION_LEVEL: Final = 1
+MAX_COMPRESSION_LEVEL: Final = 19  # above it, the window would need more memory than a batch has
 _AUTO_LEVEL: Final = 1
 
 # With AUTO every so many batches the way that is not the faster one is tried again.
@@ -52,8 +52,11 @@ def parse_compression(text: str) -> Compression:
     if found is None or (found[2] and found[1] != "zstd"):
         raise UsageError(f"{text!r} is no compression: none, zstd, zstd:LEVEL and auto are")
     level = int(found[2] or _AUTO_LEVEL)
-    if not _MIN_LEVEL <= level <= _MAX_LEVEL:
-        raise UsageError(f"zstd level {level} is not possible: {_MIN_LEVEL} to {_MAX_LEVEL} are")
+    if not MIN_COMPRESSION_LEVEL <= level <= MAX_COMPRESSION_LEVEL:
+        raise UsageError(
+            f"zstd level {level} is not possible: {MIN_COMPRESSION_LEVEL} to "
+            f"{MAX_COMPRESSION_LEVEL} are"
+        )
     return Compression(CompressionMode(found[1]), level)
 
 

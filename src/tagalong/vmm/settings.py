@@ -3,6 +3,7 @@
 Names, units and defaults are QEMU's (qapi/migration.json, MigrationParameters and
 MigrationCapability) where there is a thing of that kind; what QEMU does not have is
 prefixed `x-`. Other defaults: no bandwidth limit, since nothing else is on most links.
+`multifd-compression` holds for one connection, too.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,13 @@ from enum import Enum
 from typing import Any, Final
 
 from tagalong.machine import MAX_THROTTLE_PERCENT
+from tagalong.migrate import (
+    MAX_CHANNELS,
+    MAX_COMPRESSION_LEVEL,
+    MAX_RECONNECT_S,
+    MIN_COMPRESSION_LEVEL,
+    CompressionMode,
+)
 from tagalong.vmm.arguments import Argument, Kind
 from tagalong.vmm.messages import JsonObject, QmpError
 
@@ -24,6 +32,8 @@ class MigrationSettings:
     """How a migration is to be made; each field is a parameter or a capability of QMP.
 
     Bandwidths are in bytes a second, 0 stands for no limit, or for what is measured.
+    `multifd_channels` counts only if `multifd` is on; else there is one connection.
+    `x_reconnect` is in seconds, 0 for not at all.
     """
 
     downtime_limit: int = 300
@@ -32,10 +42,15 @@ class MigrationSettings:
     cpu_throttle_initial: int = 20
     cpu_throttle_increment: int = 10
     max_cpu_throttle: int = MAX_THROTTLE_PERCENT
+    multifd_channels: int = 2
+    multifd_compression: str = "none"
+    multifd_zstd_level: int = 1
     tls_creds: str = ""
     tls_hostname: str = ""
     x_max_rounds: int = 40
+    x_reconnect: int = 0
     auto_converge: bool = False
+    multifd: bool = False
 
     def parameters(self) -> dict[str, object]:
         """Return what QMP's query-migrate-parameters says."""
@@ -73,6 +88,7 @@ class MigrationSettings:
 class Unit(Enum):
     """What a parameter counts; the values are words of an error text."""
 
+    SECONDS = " seconds"
     MILLISECONDS = " milliseconds"
     BYTES_PER_S = " bytes/second"
     NONE = ""
@@ -94,6 +110,16 @@ class _Integer:
 
 
 @dataclass(frozen=True)
+class _Choice:
+    choices: tuple[str, ...]
+    kind: Kind = Kind.STRING
+
+    def check(self, name: str, value: object) -> None:
+        if value not in self.choices:
+            raise QmpError(f"Parameter '{name}' does not accept value '{value}'")
+
+
+@dataclass(frozen=True)
 class _Text:
     kind: Kind = Kind.STRING
 
@@ -104,19 +130,23 @@ class _Text:
 
 _PERCENT = _Integer(1, MAX_THROTTLE_PERCENT)
 
-_PARAMETERS: Mapping[str, _Integer | _Text] = {
+_PARAMETERS: Mapping[str, _Integer | _Choice | _Text] = {
     "downtime-limit": _Integer(0, MAX_DOWNTIME_LIMIT_MS, Unit.MILLISECONDS),
     "max-bandwidth": _Integer(0, _MAX_BANDWIDTH, Unit.BYTES_PER_S),
     "avail-switchover-bandwidth": _Integer(0, _MAX_BANDWIDTH, Unit.BYTES_PER_S),
     "cpu-throttle-initial": _PERCENT,
     "cpu-throttle-increment": _PERCENT,
     "max-cpu-throttle": _PERCENT,
+    "multifd-channels": _Integer(1, MAX_CHANNELS),
+    "multifd-compression": _Choice(tuple(mode.value for mode in CompressionMode)),
+    "multifd-zstd-level": _Integer(MIN_COMPRESSION_LEVEL, MAX_COMPRESSION_LEVEL),
     "tls-creds": _Text(),
     "tls-hostname": _Text(),
     "x-max-rounds": _Integer(1, _MAX_ROUNDS),
+    "x-reconnect": _Integer(0, MAX_RECONNECT_S, Unit.SECONDS),
 }
 
-CAPABILITIES: Final = ("auto-converge",)
+CAPABILITIES: Final = ("auto-converge", "multifd")
 
 PARAMETER_SCHEMA: Mapping[str, Argument] = {
     name: Argument(parameter.kind) for name, parameter in _PARAMETERS.items()

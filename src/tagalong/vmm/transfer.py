@@ -10,6 +10,8 @@ from tagalong.machine import Machine
 from tagalong.migrate import (
     Address,
     AutoConverge,
+    Compression,
+    CompressionMode,
     FdAddress,
     MigrationOptions,
     Progress,
@@ -56,6 +58,11 @@ def _options(request: MigrationRequest) -> MigrationOptions:
         max_bandwidth=settings.max_bandwidth or None,
         switchover_bandwidth=settings.avail_switchover_bandwidth or None,
         auto_converge=throttling if settings.auto_converge else None,
+        channels=settings.multifd_channels if settings.multifd else 1,
+        compression=Compression(
+            CompressionMode(settings.multifd_compression), settings.multifd_zstd_level
+        ),
+        reconnect_s=settings.x_reconnect,
         verify=request.verify,
         drop_tags=request.drop_tags,
         tls=_credentials(settings),

@@ -127,7 +127,8 @@ def test_migrate_passes_uri_options_and_parameters() -> None:
         assert scene.run("migrate-set-parameters", downtime_limit=50) == {}
         wanted = [{"capability": "auto-converge", "state": True}]
         assert scene.run("migrate-set-capabilities", capabilities=wanted) == {}
-        assert scene.run("query-migrate-capabilities") == wanted
+        capabilities = cast("list[object]", scene.run("query-migrate-capabilities"))
+        assert wanted[0] in capabilities
         assert scene.run("migrate", uri="unix:/x", x_verify=True, detach=True) == {}
 
     settings = MigrationSettings(downtime_limit=50, auto_converge=True)

@@ -18,11 +18,18 @@ def test_settings_say_their_defaults_in_qmps_form() -> None:
         "cpu-throttle-initial": 20,
         "cpu-throttle-increment": 10,
         "max-cpu-throttle": 99,
+        "multifd-channels": 2,
+        "multifd-compression": "none",
+        "multifd-zstd-level": 1,
         "tls-creds": "",
         "tls-hostname": "",
         "x-max-rounds": 40,
+        "x-reconnect": 0,
     }
-    assert settings.capabilities() == [{"capability": "auto-converge", "state": False}]
+    assert settings.capabilities() == [
+        {"capability": "auto-converge", "state": False},
+        {"capability": "multifd", "state": False},
+    ]
     assert set(PARAMETER_SCHEMA) == set(settings.parameters())
 
 
@@ -45,6 +52,9 @@ def test_settings_taken_from_their_own_form_are_the_same() -> None:
         ("cpu-throttle-increment", 100, "an integer in the range of 1 to 99"),
         ("max-cpu-throttle", 100, "an integer in the range of 1 to 99"),
         ("x-max-rounds", 0, "an integer in the range of 1 to 1000000"),
+        ("multifd-channels", 17, "an integer in the range of 1 to 16"),
+        ("multifd-zstd-level", 20, "an integer in the range of 1 to 19"),
+        ("x-reconnect", 3601, "an integer in the range of 0 to 3600 seconds"),
         ("tls-creds", "a\0b", "a text without NUL"),
     ],
 )
@@ -76,3 +86,10 @@ def test_parameter_out_of_range_is_refused_in_qemus_words(
 def test_capability_that_is_none_is_refused(wanted: object, text: str) -> None:
     with pytest.raises(QmpError, match=text):
         MigrationSettings().with_capabilities(wanted)
+
+
+def test_compression_that_is_none_is_refused() -> None:
+    with pytest.raises(
+        QmpError, match=r"^Parameter 'multifd-compression' does not accept value 'zlib'$"
+    ):
+        MigrationSettings().with_parameters({"multifd-compression": "zlib"})

@@ -11,6 +11,8 @@ from tagalong.errors import MigrationCancelledError, UsageError
 from tagalong.migrate import (
     Address,
     AutoConverge,
+    Compression,
+    CompressionMode,
     ExecAddress,
     FdAddress,
     FileAddress,
@@ -85,8 +87,13 @@ def test_send_passes_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         max_cpu_throttle=3,
         tls_creds="/tls",
         tls_hostname="host.example",
+        multifd_channels=4,
+        multifd_compression="zstd",
+        multifd_zstd_level=3,
         x_max_rounds=7,
+        x_reconnect=5,
         auto_converge=True,
+        multifd=True,
     )
 
     request = MigrationRequest("tcp:h:1", settings)
@@ -99,9 +106,18 @@ def test_send_passes_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
             max_bandwidth=1000,
             switchover_bandwidth=2000,
             auto_converge=AutoConverge(1, 2, 3),
+            channels=4,
+            compression=Compression(CompressionMode.ZSTD, 3),
+            reconnect_s=5,
             tls=TlsCredentials(Path("/tls"), "host.example"),
         )
     ]
+
+
+def test_send_without_multifd_uses_one_connection() -> None:
+    request = MigrationRequest("tcp:h:1", MigrationSettings(multifd_channels=8))
+
+    assert transfer._options(request).channels == 1
 
 
 def test_send_with_a_host_name_but_no_certificates_is_refused() -> None:
