@@ -9,13 +9,13 @@ that their ratio holds on a noisy machine.
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.interpreter import MODES, million_instructions_per_second
-from bench.migration import measure
+from bench.migrate.guest import Content
+from bench.migrate.series import measure, ratios
 
 MIB = 1 << 20
 
@@ -24,22 +24,6 @@ def _interpreter(runs: int) -> dict[str, float]:
     return {
         name: statistics.median(million_instructions_per_second(mode) for _ in range(runs))
         for name, mode in MODES.items()
-    }
-
-
-def _migration(runs: int, ram_bytes: int) -> dict[str, float]:
-    samples = [measure(ram_bytes) for _ in range(runs)]
-
-    def median(values: Sequence[float]) -> float:
-        return statistics.median(values)
-
-    return {
-        "ram_mib": ram_bytes / MIB,
-        "migration_gb_per_s": median([s.migration_gb_per_s for s in samples]),
-        "plain_copy_gb_per_s": median([s.plain_gb_per_s for s in samples]),
-        "ratio_to_plain_copy": median([s.ratio for s in samples]),
-        "downtime_ms": median([s.downtime_ms for s in samples]),
-        "tags_share_of_data": median([s.tags_share for s in samples]),
     }
 
 

@@ -14,6 +14,7 @@
 /* What is hashed ahead of the send, or asked for at once: fits into a second-level cache. */
 #define WINDOW_BYTES (256 << 10)
 #define MAX_IOVECS 64
+#define PORTION_BYTES (2 << 20)
 
 uint32_t ta_page_stream_size(void)
 {
@@ -141,10 +142,11 @@ int ta_send_pages(struct ta_page_stream *stream, uint32_t timeout_ms)
     return 1;
 }
 
-/* Lets the kernel wake us for a portion worth waking for; never for more than is to come. */
+/* Lets the kernel wake us for a portion worth waking for; never for more than is to come. The
+ * kernel sizes its buffer by that, so it must not be small. */
 static void ask_for(int fd, uint64_t bytes)
 {
-    int mark = bytes < WINDOW_BYTES / 2 ? (int)bytes : WINDOW_BYTES / 2;
+    int mark = bytes < PORTION_BYTES ? (int)bytes : PORTION_BYTES;
     setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark);
 }
 

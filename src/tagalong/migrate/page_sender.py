@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong import wire
-from tagalong.machine import Machine
+from tagalong.machine import Machine, RunState
 from tagalong.memory import PageBitmap, Region, page_runs
 from tagalong.migrate.compression import Compression, Compressor
 from tagalong.migrate.link import Link
@@ -115,11 +115,11 @@ class PageSender:
         self._buffer = np.empty(BATCH_BYTES, np.uint8)
         self._stage = np.empty(STAGE_BYTES, np.uint8)
 
-    def send(self, region: int, numbers: Pages, tally: Tally, *, is_live: bool) -> None:
+    def send(self, region: int, numbers: Pages, tally: Tally) -> None:
         """Send one batch, pages by number in ascending order, and add it to `tally`.
 
-        `is_live`: the guest may write meanwhile. Raises what `Link.send` raises, HostError if
-        RAM cannot be read.
+        Raises what `Link.send` raises, HostError if RAM cannot be read. A guest that is resumed
+        by somebody else while its batch leaves may spoil that: the destination then refuses.
         """
         began = time.monotonic()
         wire_bytes = tally.wire_bytes
@@ -128,7 +128,7 @@ class PageSender:
         tags = self._machine.read_page_tags(region, numbers) if self._sends_tags else None
         batch = _Batch(region, self._machine.memory.regions[region], numbers, tags)
         if self._may_stream() and not self._sent.digests[region][numbers].any():
-            self._send_new(batch, tally, is_live=is_live)
+            self._send_new(batch, tally)
         else:
             self._send_copied(batch, tally)
         if tally.wire_bytes > wire_bytes:
@@ -137,13 +137,14 @@ class PageSender:
     def _may_stream(self) -> bool:
         return self._link.streams_pages and not self._compressor.is_on
 
-    def _send_new(self, batch: "_Batch", tally: Tally, *, is_live: bool) -> None:
+    def _send_new(self, batch: "_Batch", tally: Tally) -> None:
         """Send pages that were never sent, from guest RAM, but for those that are zero."""
         is_zero = self._zero_pages(batch)
         if is_zero.any():
             self._send_without_data(batch.only(is_zero), tally, wire.NoBytes.ZERO)
             batch = batch.only(~is_zero)
         if batch.numbers.size:
+            is_live = self._machine.run_state is RunState.RUNNING
             stage = self._stage if is_live else None
             with self._counting(batch, tally):
                 self._sent.digests[batch.region][batch.numbers] = self._link.stream_pages(

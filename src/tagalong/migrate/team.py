@@ -102,7 +102,7 @@ class Team:
 
         for region, numbers in work:
             wait()
-            self._members[0].sender.send(region, numbers, tallies[0], is_live=is_live)
+            self._members[0].sender.send(region, numbers, tallies[0])
             if is_live:
                 self._pace(wait)
 
@@ -110,7 +110,7 @@ class Team:
         member.link.interrupt_with(work.check)
         try:
             for region, numbers in work:
-                member.sender.send(region, numbers, tally, is_live=is_live)
+                member.sender.send(region, numbers, tally)
                 if is_live:
                     self._pace(work.check)
             member.link.flush()
