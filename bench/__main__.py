@@ -14,8 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.interpreter import MODES, million_instructions_per_second
-from bench.migrate.guest import Content
-from bench.migrate.series import measure, ratios
 
 MIB = 1 << 20
 

@@ -55,7 +55,7 @@ def _send(sock: socket.socket, data: memoryview) -> None:
 
 def _receive(ready: Connection, size_bytes: int, connections: int) -> None:
     target = np.frombuffer(mmap.mmap(-1, size_bytes, mmap.MAP_SHARED), np.uint8)
-    target[::mmap.PAGESIZE] = 1
+    target[:: mmap.PAGESIZE] = 1
     with socket.create_server(("127.0.0.1", 0)) as server:
         ready.send(server.getsockname()[1])
         socks = [server.accept()[0] for _ in range(connections)]

@@ -175,11 +175,7 @@ class _Qemu:
         ]
 
 
-
-
-async def _migrate(
-    source: _Qemu, destination: _Qemu, setting: Setting, content: Content
-) -> Sample:
+async def _migrate(source: _Qemu, destination: _Qemu, setting: Setting, content: Content) -> Sample:
     ours, theirs = QMPClient("source"), QMPClient("destination")
     await ours.connect(str(source.socket))
     await theirs.connect(str(destination.socket))

@@ -40,7 +40,8 @@ Pages = NDArray[np.int64]
 class Tally:
     """What was sent; `busy_s` is the time spent on batches of which bytes were sent.
 
-    `kept_pages` are those of which only the tags were sent.
+    `kept_pages` are those of which only the tags were sent; `tags_s` is the time that reading
+    tags out of the machine took.
     """
 
     pages: int = 0
@@ -48,6 +49,7 @@ class Tally:
     data_bytes_wire: int = 0
     tag_bytes_wire: int = 0
     busy_s: float = 0.0
+    tags_s: float = 0.0
 
     @property
     def wire_bytes(self) -> int:
@@ -61,12 +63,13 @@ class Tally:
         self.data_bytes_wire += other.data_bytes_wire
         self.tag_bytes_wire += other.tag_bytes_wire
         self.busy_s = max(self.busy_s, other.busy_s)
+        self.tags_s = max(self.tags_s, other.tags_s)
 
     def add_later(self, other: "Tally") -> None:
         """Add what was sent after this."""
-        busy_s = self.busy_s + other.busy_s
+        busy_s, tags_s = self.busy_s + other.busy_s, self.tags_s + other.tags_s
         self.add(other)
-        self.busy_s = busy_s
+        self.busy_s, self.tags_s = busy_s, tags_s
 
 
 class SentData:
@@ -126,6 +129,7 @@ class PageSender:
         # Which plane is read first does not matter: the guest's change of either in between
         # marks the page dirty, and both are sent again.
         tags = self._machine.read_page_tags(region, numbers) if self._sends_tags else None
+        tally.tags_s += time.monotonic() - began
         batch = _Batch(region, self._machine.memory.regions[region], numbers, tags)
         if self._may_stream() and not self._sent.digests[region][numbers].any():
             self._send_new(batch, tally)
