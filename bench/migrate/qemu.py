@@ -175,11 +175,7 @@ class _Qemu:
         ]
 
 
-
-
-async def _migrate(
-    source: _Qemu, destination: _Qemu, setting: Setting, content: Content
-) -> Sample:
+async def _migrate(source: _Qemu, destination: _Qemu, setting: Setting, content: Content) -> Sample:
     ours, theirs = QMPClient("source"), QMPClient("destination")
     await ours.connect(str(source.socket))
     await theirs.connect(str(destination.socket))
@@ -218,7 +214,7 @@ async def _configure(client: QMPClient, setting: Setting) -> None:
 
 async def _listening(client: QMPClient) -> str:
     facts = await client.execute("query-migrate")
-    (address,) = facts["socket-address"]  # type: ignore[call-overload, index]
+    (address,) = facts["socket-address"]  # type: ignore[index]
     return f"tcp:{address['host']}:{address['port']}"
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tagalong import wire
 from tagalong.machine import Machine, RunState
 from tagalong.memory import PageBitmap, Region, page_runs
+from tagalong.memory.sparse import sparse_zeros
 from tagalong.migrate.compression import Compression, Compressor
 from tagalong.migrate.link import Link
 from tagalong.migrate.pump import STAGE_BYTES, Segments, segments_of
@@ -78,8 +79,7 @@ class SentData:
 
     def __init__(self, machine: Machine) -> None:
         regions = machine.memory.regions
-        # Zeros that nobody looks at take no memory.
-        self.digests = [np.zeros(region.page_count, np.uint64) for region in regions]
+        self.digests = [sparse_zeros(region.page_count, np.uint64) for region in regions]
         self.had_data = [region.data_pages() for region in regions]
 
     def forget(self, pages: Sequence[PageBitmap]) -> None:
