@@ -16,9 +16,7 @@ FAULTS = [
     Fault(Kind.CUT, Role.SOURCE, 4),
     Fault(Kind.FLIP, Role.SOURCE, 3, 0x900, 5),
     Fault(Kind.CUT, Role.DESTINATION, 2),
-    Fault(Kind.TRUNCATE, Role.SOURCE, 8, 5),
     Fault(Kind.DELAY, Role.SOURCE, 3, 0x100),
-    Fault(Kind.DROP, Role.SOURCE, 1),
 ]
 
 

@@ -10,7 +10,7 @@ translate     machine values to records and back
 digest        one value for all memory and tags
 page_sender   pages out, page_taker pages in
 precopy       rounds, convergence when to stop
-monitor       progress and cancellation
+monitor       progress and cancellation; recovery, pausing and going on elsewhere
 report        what it cost
 source        sends a machine away; destination takes one in
 """
@@ -44,9 +44,10 @@ from tagalong.migrate.destination import (
 )
 from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Timeouts
-from tagalong.migrate.listener import Listener, listen
+from tagalong.migrate.listener import Listener, SocketListener, listen
 from tagalong.migrate.monitor import CancelToken, ProgressCallback
 from tagalong.migrate.prepare import Preparation
+from tagalong.migrate.recovery import Recovery
 from tagalong.migrate.report import (
     DowntimeParts,
     MigrationReport,
@@ -81,7 +82,9 @@ __all__ = [
     "Preparation",
     "Progress",
     "ProgressCallback",
+    "Recovery",
     "RoundReport",
+    "SocketListener",
     "Stage",
     "TakeOver",
     "TcpAddress",

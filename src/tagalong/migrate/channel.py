@@ -121,10 +121,24 @@ class Channel:
         peer closes, or the deadline. Raises nothing.
         """
         with contextlib.suppress(OSError, HostError):
-            self._sock.shutdown(socket.SHUT_WR)
+            socket.socket.shutdown(self._sock, socket.SHUT_WR)
             sink = memoryview(bytearray(_SINK_BYTES))
             while self.receive_into(sink, deadline=deadline):
                 pass
+
+    def break_off(self) -> None:
+        """Break the connection, from any thread; whoever uses it gets the error of a broken one.
+
+        Raises nothing.
+        """
+        with contextlib.suppress(OSError):
+            # The class's own: that of a TLS socket would let plain bytes out meanwhile.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    @property
+    def is_closed(self) -> bool:
+        """Return whether `close` was called."""
+        return self._sock.fileno() < 0
 
     def close(self) -> None:
         """Close the socket. Safe to call twice."""

@@ -114,6 +114,19 @@ class SocketListener(Listener):
             if time.monotonic() >= deadline:
                 raise HostError(f"{self.address}: nobody connected in {timeout_s:.1f} s")
 
+    def move_to(self, address: SocketAddress) -> None:
+        """Listen at another address from now on; from any thread.
+
+        Raises HostError if that is not possible; it goes on at the one before then.
+        """
+        sock = _bound(address)
+        sock.setblocking(False)
+        before, self._sock = (self._sock, self.address), sock
+        self.address = _real(address, sock)
+        before[0].close()
+        if isinstance(before[1], UnixAddress):
+            before[1].path.unlink(missing_ok=True)
+
     def _poll(self, timeout_s: float) -> set[int]:
         poller = select.poll()
         if len(self._pending) < _MAX_PENDING:
@@ -225,13 +238,18 @@ def listen(
             raise UsageError(f"{address}: TLS needs a listener: tcp:HOST:PORT or unix:PATH")
         return ReadyListener(address)
     sock = _bound(address)
-    if isinstance(address, TcpAddress):
-        address = TcpAddress(address.host, sock.getsockname()[1])
     try:
-        return SocketListener(sock, address, tls, refused)
+        return SocketListener(sock, _real(address, sock), tls, refused)
     except BaseException:
         sock.close()
         raise
+
+
+def _real(address: SocketAddress, sock: socket.socket) -> SocketAddress:
+    """Return the address with the port that was given."""
+    if isinstance(address, TcpAddress):
+        return TcpAddress(address.host, sock.getsockname()[1])
+    return address
 
 
 def _bound(address: SocketAddress) -> socket.socket:

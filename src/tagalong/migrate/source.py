@@ -40,6 +40,7 @@ from tagalong.migrate.pacer import Pacer
 from tagalong.migrate.page_sender import BATCH_BYTES, PageSender, SentData
 from tagalong.migrate.precopy import PreCopy
 from tagalong.migrate.reach import Dial, Reach, Resumption
+from tagalong.migrate.recovery import Recovery
 from tagalong.migrate.report import DowntimeParts, MigrationReport, Stage
 from tagalong.migrate.team import Team
 from tagalong.migrate.tls import TlsCredentials
@@ -103,25 +104,28 @@ def migrate_to(
     *,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
+    recovery: Recovery | None = None,
 ) -> MigrationReport:
     """Connect to the destination at `uri` and migrate `machine` there.
 
-    Raises UsageError for a URI that is none, MigrationError if nobody listens there, and
-    all that `migrate` raises.
+    `recovery` lets an operator pause it and say where it goes on. Raises UsageError for a URI
+    that is none, MigrationError if nobody listens there, and all that `migrate` raises.
 
     >>> migrate_to("tcp:127.0.0.1:4444", machine)  # doctest: +SKIP
     """
     options = options or MigrationOptions()
     address = parse_address(uri)
+    recovery = recovery or Recovery()
 
     def dial() -> Channel:
-        return connect(
-            address,
+        channel = connect(
+            recovery.address or address,
             timeout_s=options.timeouts.connect_s,
             idle_s=options.timeouts.idle_s,
             interrupt=lambda: check_cancelled(cancel),
             tls=options.tls,
         )
+        return recovery.watch(channel)
 
     try:
         _require_possible(address, options)
@@ -129,7 +133,9 @@ def migrate_to(
     except HostError as error:
         raise MigrationError(f"the migration did not begin: {error}") from error
     again = dial if isinstance(address, TcpAddress | UnixAddress) else None
-    return migrate(channel, machine, options, progress=progress, cancel=cancel, dial=again)
+    with channel:
+        source = _Source(channel, machine, options, progress, cancel)
+        return source.run(again, recovery)
 
 
 def _require_possible(address: Address, options: MigrationOptions) -> None:
@@ -165,7 +171,7 @@ def migrate(
     """
     with channel:
         source = _Source(channel, machine, options or MigrationOptions(), progress, cancel)
-        return source.run(dial)
+        return source.run(dial, Recovery())
 
 
 class _Source:
@@ -202,7 +208,8 @@ class _Source:
         self._digests: tuple[bytes, bytes] | None = None
         self._began = time.monotonic()
 
-    def run(self, dial: Dial | None) -> MigrationReport:
+    def run(self, dial: Dial | None, recovery: Recovery) -> MigrationReport:
+        self._recovery = recovery
         try:
             downtime = self._migrate(dial)
         except BaseException as error:
@@ -215,6 +222,7 @@ class _Source:
                 raise self._failure(error) from error
             raise
         finally:
+            recovery.allow(False)
             self._leave_machine_as_it_was()
             self._team.disband()
         return self._report(downtime)
@@ -229,7 +237,9 @@ class _Source:
     def _migrate(self, dial: Dial | None) -> DowntimeParts:
         self._link.disturb(self._cancel)
         self._set_up(dial)
+        self._recovery.allow(bool(self._granted.reconnect_s))
         left = self._precopy.run(self._limits(), self._recover)
+        self._recovery.allow(False)
         return self._stop_and_hand_over(left)
 
     def _limits(self) -> Limits:
@@ -302,6 +312,8 @@ class _Source:
         while True:
             check_cancelled(self._cancel)
             try:
+                if self._recovery.is_paused:
+                    raise HostError("the migration is paused")
                 return reach.resume(rounds)
             except (HostError, RemoteProtocolError) as again:
                 if time.monotonic() > deadline:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tagalong.vmm import messages
 from tagalong.vmm.arguments import Argument, Kind, check_arguments
@@ -23,15 +24,26 @@ class _Command:
     arguments: Mapping[str, Argument] = field(default_factory=dict)
 
 
+class Awaited(Protocol):
+    """The migration that brings the VM, or brought it."""
+
+    @property
+    def record(self) -> MigrationRecord:
+        """Return what is known of it."""
+        ...
+
+    def recover(self, uri: str) -> None:
+        """Await the source at another address. Raises TagalongError."""
+        ...
+
+
 class VmCommands:
     """Runs QMP commands on a VM; implements session.Commands.
 
-    `incoming` returns what is known of the migration that brought the VM, or will.
+    `incoming` returns the migration that brought the VM, or will, None if there is none.
     """
 
-    def __init__(
-        self, vm: Vm, outgoing: Outgoing, incoming: Callable[[], MigrationRecord | None]
-    ) -> None:
+    def __init__(self, vm: Vm, outgoing: Outgoing, incoming: Callable[[], Awaited | None]) -> None:
         self._vm = vm
         self._outgoing = outgoing
         self._incoming = incoming
@@ -44,9 +56,14 @@ class VmCommands:
                     "uri": Argument(Kind.STRING, required=True),
                     # Sent by clients written for QEMU, which ignores it, too.
                     "detach": _OPTIONAL_BOOLEAN,
+                    "resume": _OPTIONAL_BOOLEAN,
                     "x-verify": _OPTIONAL_BOOLEAN,
                     "x-drop-tags": _OPTIONAL_BOOLEAN,
                 },
+            ),
+            "migrate-pause": _Command(lambda _: self._outgoing.pause()),
+            "migrate-recover": _Command(
+                self._recover_incoming, {"uri": Argument(Kind.STRING, required=True)}
             ),
             "migrate-set-capabilities": _Command(
                 self._set_capabilities, {"capabilities": Argument(Kind.ARRAY, required=True)}
@@ -92,7 +109,8 @@ class VmCommands:
         return {"granules": census.granules, "tagged-granules": census.tagged_granules}
 
     def _query_migrate(self) -> object:
-        record = self._outgoing.record or self._incoming()
+        incoming = self._incoming()
+        record = self._outgoing.record or (incoming.record if incoming is not None else None)
         return record.to_qmp() if record is not None else {}
 
     def _set_parameters(self, arguments: JsonObject) -> None:
@@ -101,7 +119,16 @@ class VmCommands:
     def _set_capabilities(self, arguments: JsonObject) -> None:
         self._settings = self._settings.with_capabilities(arguments["capabilities"])
 
+    def _recover_incoming(self, arguments: JsonObject) -> None:
+        incoming = self._incoming()
+        if incoming is None:
+            raise QmpError("no VM is awaited here")
+        incoming.recover(str(arguments["uri"]))
+
     def _migrate(self, arguments: JsonObject) -> None:
+        if arguments.get("resume") is True:
+            self._outgoing.resume(str(arguments["uri"]))
+            return
         self._outgoing.start(
             MigrationRequest(
                 uri=str(arguments["uri"]),

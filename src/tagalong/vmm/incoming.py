@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
-from tagalong.errors import TagalongError
+from tagalong.errors import RunStateError, TagalongError
 from tagalong.machine import Machine, MachineDescription
 from tagalong.vmm.causes import unexpected
 from tagalong.vmm.record import MigrationRecord, MigrationStatus
@@ -43,6 +43,10 @@ class Receiver(Protocol):
         """
         ...
 
+    def move_to(self, uri: str) -> None:
+        """Listen at another address from now on. Raises UsageError, HostError."""
+        ...
+
     def close(self) -> None:
         """Stop listening and make receive() fail. From any thread."""
         ...
@@ -63,6 +67,16 @@ class Incoming:
         """Begin to wait for the source."""
         self._vm.emit_migration(self.record.status.value)
         threading.Thread(target=self._run, name="incoming", daemon=True).start()
+
+    def recover(self, uri: str) -> None:
+        """Let the source, or its return, be awaited at another address.
+
+        Raises RunStateError once the VM is here or will not come, UsageError, HostError.
+        """
+        if self.record.status.is_final:
+            raise RunStateError("no VM is awaited here")
+        self._receiver.move_to(uri)
+        self.record.socket_address = self._receiver.address
 
     async def close(self, timeout_s: float) -> None:
         """Stop listening and wait until the receiving thread has ended."""

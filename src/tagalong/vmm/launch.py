@@ -124,7 +124,7 @@ class _VmProcess:
         self._vm = Vm(self._emit)
         self._outgoing = Outgoing(self._vm, send)
         self._incoming: Incoming | None = None
-        self._server = ControlServer(VmCommands(self._vm, self._outgoing, self._incoming_record))
+        self._server = ControlServer(VmCommands(self._vm, self._outgoing, lambda: self._incoming))
         self._console = ConsoleWriter(_STDOUT)
         self._handle_signals()
         try:

@@ -15,10 +15,15 @@ from tagalong.vmm.settings import MigrationSettings
 
 
 class MigrationStatus(Enum):
-    """How far a migration is; the values are QMP's."""
+    """How far a migration is; the values are QMP's.
+
+    Its names for a broken connection are about post-copy; ours say that this is not.
+    """
 
     SETUP = "setup"
     ACTIVE = "active"
+    PAUSED = "x-precopy-paused"
+    RECOVER = "x-precopy-recover"
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
     COMPLETED = "completed"
@@ -57,7 +62,8 @@ class MigrationProgress:
     """A moment of a migration; `expected_downtime_ms` is None while nobody can tell.
 
     `bytes_per_s` and `dirty_bytes_per_s` are of guest RAM. `stage` is what the source is at, in
-    words. `pages_sent` counts a page each time that it is sent.
+    words. `pages_sent` counts a page each time that it is sent. `is_reconnecting`: the connection
+    broke and is dialled again.
     """
 
     total_bytes: int
@@ -71,6 +77,7 @@ class MigrationProgress:
     stage: str = ""
     pages_sent: int = 0
     page_size_bytes: int = 4096
+    is_reconnecting: bool = False
 
     def to_qmp(self) -> dict[str, object]:
         """Return QMP's MigrationStats."""

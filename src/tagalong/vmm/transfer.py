@@ -16,6 +16,9 @@ from tagalong.migrate import (
     FdAddress,
     MigrationOptions,
     Progress,
+    Recovery,
+    SocketListener,
+    Stage,
     TcpAddress,
     TlsCredentials,
     UnixAddress,
@@ -33,6 +36,7 @@ def send(
     request: MigrationRequest,
     progress: Callable[[MigrationProgress], None],
     cancelled: threading.Event,
+    recovery: Recovery,
 ) -> Mapping[str, object]:
     """Migrate `machine` away as an outgoing.Sender does."""
     options = _options(request)
@@ -42,6 +46,7 @@ def send(
         options,
         progress=lambda moment: progress(_progress(moment)),
         cancel=cancelled,
+        recovery=recovery,
     )
     return report.to_json()
 
@@ -92,6 +97,7 @@ def _progress(moment: Progress) -> MigrationProgress:
         stage=moment.stage.value,
         pages_sent=moment.pages_sent,
         page_size_bytes=moment.page_size_bytes,
+        is_reconnecting=moment.stage is Stage.RECONNECT,
     )
 
 
@@ -121,6 +127,19 @@ class StreamReceiver:
             "digest": arrival.digest,
             "pages": arrival.pages,
         }
+
+    def move_to(self, uri: str) -> None:
+        """As incoming.Receiver."""
+        address = parse_address(uri)
+        if not isinstance(self._listener, SocketListener) or not isinstance(
+            address, TcpAddress | UnixAddress
+        ):
+            raise UsageError(
+                f"{uri}: only a destination at tcp:HOST:PORT or unix:PATH can move, to another "
+                "such address"
+            )
+        self._listener.move_to(address)
+        self.uri, self.address = str(self._listener.address), socket_address(self._listener.address)
 
     def close(self) -> None:
         """As incoming.Receiver."""

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from tagalong.errors import MigrationError, RunStateError
+from tagalong.errors import MigrationError, RunStateError, UsageError
 from tagalong.machine import Machine
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.messages import ErrorClass, QmpError
@@ -17,10 +17,23 @@ from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 from tests.support.scripted_machine import ScriptedMachine
 
 
+class Awaited:
+    """A VM that is awaited; `addresses` are those that it was moved to."""
+
+    def __init__(self) -> None:
+        self.record = MigrationRecord(
+            socket_address={"type": "inet", "host": "127.0.0.1", "port": "4711"}
+        )
+        self.addresses: list[str] = []
+
+    def recover(self, uri: str) -> None:
+        self.addresses.append(uri)
+
+
 class Scene:
     """The commands of a VM in prelaunch; `requests` are the migrations asked for."""
 
-    def __init__(self, incoming: MigrationRecord | None = None) -> None:
+    def __init__(self, incoming: Awaited | None = None) -> None:
         self.requests: list[MigrationRequest] = []
         self.machine = ScriptedMachine()
         self.vm = Vm(lambda _: None)
@@ -29,7 +42,7 @@ class Scene:
         self.commands = VmCommands(self.vm, self.outgoing, lambda: incoming)
 
     def _refuse_after_noting(
-        self, _machine: Machine, request: MigrationRequest, _progress: object, _cancelled: object
+        self, _machine: Machine, request: MigrationRequest, _progress: object, *_: object
     ) -> Mapping[str, object]:
         self.requests.append(request)
         raise MigrationError("not in this test")
@@ -39,7 +52,7 @@ class Scene:
         return self.commands.execute(command, names)
 
 
-def play(script: Callable[[Scene], None], incoming: MigrationRecord | None = None) -> Scene:
+def play(script: Callable[[Scene], None], incoming: Awaited | None = None) -> Scene:
     async def run() -> Scene:
         scene = Scene(incoming)
         script(scene)
@@ -66,6 +79,8 @@ def test_query_commands_lists_exactly_what_there_is() -> None:
         assert [entry["name"] for entry in entries] == [
             "cont",
             "migrate",
+            "migrate-pause",
+            "migrate-recover",
             "migrate-set-capabilities",
             "migrate-set-parameters",
             "migrate_cancel",
@@ -119,7 +134,7 @@ def test_query_migrate_awaiting_a_migration_tells_where() -> None:
         assert info["status"] == "setup"
         assert info["socket-address"] == [address]
 
-    play(script, MigrationRecord(socket_address=address))
+    play(script, Awaited())
 
 
 def test_migrate_passes_uri_options_and_parameters() -> None:
@@ -165,5 +180,33 @@ def test_execute_wrong_arguments_are_refused(
     def script(scene: Scene) -> None:
         with pytest.raises(QmpError, match=f"^{text}$"):
             scene.run(command, **arguments)
+
+    play(script)
+
+
+def test_migrate_recover_moves_where_the_vm_is_awaited() -> None:
+    awaited = Awaited()
+
+    def script(scene: Scene) -> None:
+        assert scene.run("migrate-recover", uri="tcp:h:2") == {}
+
+    play(script, awaited)
+    assert awaited.addresses == ["tcp:h:2"]
+
+
+def test_migrate_recover_where_no_vm_is_awaited_is_refused() -> None:
+    def script(scene: Scene) -> None:
+        with pytest.raises(QmpError, match=r"^no VM is awaited here$"):
+            scene.run("migrate-recover", uri="tcp:h:2")
+
+    play(script)
+
+
+def test_migrate_pause_and_resume_without_a_migration_are_refused() -> None:
+    def script(scene: Scene) -> None:
+        with pytest.raises(UsageError, match="can be paused"):
+            scene.run("migrate-pause")
+        with pytest.raises(UsageError, match="no migration is paused"):
+            scene.run("migrate", uri="tcp:h:1", resume=True)
 
     play(script)

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from tagalong.errors import (
     TagalongError,
 )
 from tagalong.machine import Machine
+from tagalong.migrate import Recovery
 from tagalong.vmm.messages import Event
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
@@ -56,7 +58,9 @@ class ScriptedSender:
         request: MigrationRequest,
         progress: Callable[[MigrationProgress], None],
         cancelled: threading.Event,
+        recovery: Recovery,
     ) -> Mapping[str, object]:
+        del recovery
         self.request = request
         progress(PROGRESS)
         while not self.release.wait(0.001):
@@ -153,11 +157,12 @@ def test_every_round_is_announced_once() -> None:
             request: MigrationRequest,
             progress: Callable[[MigrationProgress], None],
             cancelled: threading.Event,
+            recovery: Recovery,
         ) -> Mapping[str, object]:
             for rounds in (0, 1, 1, 2, 2, 3):
                 progress(dataclasses.replace(PROGRESS, rounds=rounds))
             self.release.set()
-            return super().__call__(machine, request, lambda _: None, cancelled)
+            return super().__call__(machine, request, lambda _: None, cancelled, recovery)
 
     async def script(scene: Scene) -> None:
         scene.outgoing.start(REQUEST)
@@ -167,6 +172,48 @@ def test_every_round_is_announced_once() -> None:
 
     assert [line for line in log if "PASS" in line] == [
         f"MIGRATION_PASS {number} in running" for number in (1, 2, 3)
+    ]
+
+
+def test_broken_and_paused_connections_show_in_the_status() -> None:
+    class Breaking(ScriptedSender):
+        def __call__(self, *arguments: Any) -> Mapping[str, object]:
+            progress, recovery = arguments[2], arguments[4]
+            recovery.allow(True)
+            progress(PROGRESS)
+            progress(dataclasses.replace(PROGRESS, is_reconnecting=True))
+            progress(PROGRESS)
+            paused.wait(TIMEOUT_S)
+            while recovery.is_paused:
+                progress(dataclasses.replace(PROGRESS, is_reconnecting=True))
+                time.sleep(0.01)
+            return super().__call__(*arguments)
+
+    paused = threading.Event()
+
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        while len([line for line in scene.log if "MIGRATION active" in line]) < 2:
+            await asyncio.sleep(0.001)
+        scene.outgoing.pause()
+        paused.set()
+        await asyncio.sleep(0.05)
+        assert scene.info()["status"] == "x-precopy-paused"
+        scene.sender.release.set()
+        scene.outgoing.resume("tcp:h:2")
+        await scene.until("completed")
+
+    log = play(Breaking(None), script).log
+
+    assert [line.split()[1] for line in log if line.startswith("MIGRATION ")] == [
+        "setup",
+        "active",
+        "x-precopy-recover",
+        "active",
+        "x-precopy-paused",
+        "x-precopy-recover",
+        "active",
+        "completed",
     ]
 
 

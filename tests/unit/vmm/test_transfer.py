@@ -18,6 +18,7 @@ from tagalong.migrate import (
     FileAddress,
     MigrationOptions,
     Progress,
+    Recovery,
     Stage,
     TcpAddress,
     TlsCredentials,
@@ -46,22 +47,23 @@ def test_send_passes_options_and_converts_progress(monkeypatch: pytest.MonkeyPat
         *,
         progress: Callable[[Progress], None],
         cancel: threading.Event,
+        recovery: Recovery,
     ) -> Report:
-        seen.extend([uri, machine, options, cancel])
+        seen.extend([uri, machine, options, cancel, recovery])
         progress(Progress(Stage.PRECOPY, 2, 1000, 3, 4, 600, 400, 1e6, 5.0, 0.25))
         progress(Progress(Stage.SETUP, 0, 1000, 0, 0, 1000, 0))
         return Report()
 
     monkeypatch.setattr(migrate, "migrate_to", migrate_to)
-    machine, cancelled = ScriptedMachine(), threading.Event()
+    machine, cancelled, recovery = ScriptedMachine(), threading.Event(), Recovery()
     moments: list[MigrationProgress] = []
 
     request = MigrationRequest("tcp:h:1", MigrationSettings(downtime_limit=250), verify=True)
-    report = transfer.send(machine, request, moments.append, cancelled)
+    report = transfer.send(machine, request, moments.append, cancelled, recovery)
 
     assert report == {"rounds": 2}
     options = MigrationOptions(max_downtime_s=0.25, verify=True, drop_tags=False)
-    assert seen == ["tcp:h:1", machine, options, cancelled]
+    assert seen == ["tcp:h:1", machine, options, cancelled, recovery]
     assert moments == [
         MigrationProgress(1000, 400, 600, 2, 1e6, 250.0, 5.0, 0, "pre-copy", 3),
         MigrationProgress(1000, 0, 1000, 0, 0.0, None, stage="setup"),
@@ -97,7 +99,7 @@ def test_send_passes_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
     request = MigrationRequest("tcp:h:1", settings)
-    transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event())
+    transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event(), Recovery())
 
     assert seen == [
         MigrationOptions(
@@ -124,7 +126,7 @@ def test_send_with_a_host_name_but_no_certificates_is_refused() -> None:
     request = MigrationRequest("tcp:h:1", MigrationSettings(tls_hostname="h"))
 
     with pytest.raises(UsageError, match="means nothing without tls-creds"):
-        transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event())
+        transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event(), Recovery())
 
 
 @pytest.mark.parametrize(
