@@ -71,7 +71,9 @@ def ratios(figures: dict[str, Figures]) -> dict[str, float]:
         values = [each[key] for name, each in figures.items() if name.startswith(who)]
         return choose([value for value in values if value is not None])
 
-    found = {}
+    found: dict[str, float] = {}
+    if not any(name.startswith("tagalong") for name in figures):
+        return found
     for channels in CHANNELS:
         mine, plainly = figures[f"tagalong, {channels}"], figures[f"plain copy, {channels}"]
         found[f"rate, to plain copy over {channels}"] = _ratio(mine, plainly, "gb_per_s")
