@@ -37,8 +37,9 @@ lint: $(VENV)/.installed-dev ## check style and format
 types: $(VENV)/.installed-dev ## check types
 	@$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev ## measure the interpreter and the migration
-	@$(BIN)/python -m bench $(ARGS)
+bench: $(VENV)/.installed-dev ## measure the interpreter, and migrations against QEMU 10 (of `make lab`) and plain copies
+	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench.migrate $(ARGS)
 
 long: $(VENV)/.installed-dev ## compare random programs with QEMU for ten minutes
 	@$(BIN)/python -m tests.support.fetch_qemu

@@ -1,9 +1,7 @@
-"""Measure the embedded machine and the migration: `make bench`, or `python -m bench`.
+"""Measure the embedded machine: python -m bench [--json] [--runs 5].
 
-    python -m bench [--json] [--runs 5] [--ram MIB]
-
-Every figure is the median of --runs runs; the plain copy runs in turn with the migration, so
-that their ratio holds on a noisy machine.
+Every figure is the median of --runs runs. Migrations are measured by `python -m bench.migrate`;
+`make bench` does both.
 """
 
 import argparse
@@ -14,8 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.interpreter import MODES, million_instructions_per_second
-
-MIB = 1 << 20
 
 
 def _interpreter(runs: int) -> dict[str, float]:
@@ -38,13 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--ram", type=int, default=512, metavar="MIB")
     arguments = parser.parse_args()
     figures = {
         "interpreter, million instructions/s": _interpreter(arguments.runs),
-        "migration of incompressible RAM with random tags": _migration(
-            arguments.runs, arguments.ram * MIB
-        ),
     }
     if arguments.json:
         print(json.dumps(figures, indent=2))

@@ -46,8 +46,8 @@ def migrate(machine: SoftMachine, options: MigrationOptions, *, ready: bool = Tr
 
 def _receive(ready: Connection, ram_bytes: int) -> None:
     if ram_bytes:
-        reserve(ram_bytes, lambda: None)
-        reserve(ram_bytes // TAGS_SHARE, lambda: None)
+        reserve(ram_bytes, lambda: False)
+        reserve(ram_bytes // TAGS_SHARE, lambda: False)
     with listen(parse_address("tcp:127.0.0.1:0")) as listener:
         ready.send(str(listener.address))
         cpu_s = time.process_time()

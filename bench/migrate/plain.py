@@ -25,7 +25,7 @@ def copy(data: NDArray[np.uint8], connections: int) -> Sample:
     port = ours.recv()
     cpu_s, began = time.process_time(), time.perf_counter()
     socks = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
-    _in_threads(_send, [(sock, part) for sock, part in zip(socks, _parts(data, connections))])
+    _in_threads(_send, list(zip(socks, _parts(data, connections), strict=True)))
     for sock in socks:
         sock.recv(1)
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_s
@@ -60,7 +60,7 @@ def _receive(ready: Connection, size_bytes: int, connections: int) -> None:
         ready.send(server.getsockname()[1])
         socks = [server.accept()[0] for _ in range(connections)]
     cpu_s = time.process_time()
-    _in_threads(_fill, [(sock, part) for sock, part in zip(socks, _parts(target, connections))])
+    _in_threads(_fill, list(zip(socks, _parts(target, connections), strict=True)))
     ready.send(time.process_time() - cpu_s)
 
 

@@ -214,7 +214,7 @@ async def _configure(client: QMPClient, setting: Setting) -> None:
 
 async def _listening(client: QMPClient) -> str:
     facts = await client.execute("query-migrate")
-    (address,) = facts["socket-address"]  # type: ignore[call-overload, index]
+    (address,) = facts["socket-address"]  # type: ignore[index]
     return f"tcp:{address['host']}:{address['port']}"
 
 

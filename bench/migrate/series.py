@@ -1,7 +1,8 @@
 """Everything in turn, again and again, so that ratios hold on a machine that others use too."""
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from rich.progress import Progress
 
@@ -24,11 +25,11 @@ def measure(content: Content, runs: int, *, with_qemu: bool) -> dict[str, Figure
     contestants: Contestants = {}
     for channels in CHANNELS:
         options = MigrationOptions(channels=channels)
-        contestants[f"plain copy, {channels}"] = lambda n=channels: plain.copy(region.data, n)
-        contestants[f"tagalong, {channels}"] = lambda it=options: ours.migrate(machine, it)
+        contestants[f"plain copy, {channels}"] = partial(plain.copy, region.data, channels)
+        contestants[f"tagalong, {channels}"] = partial(ours.migrate, machine, options)
     if with_qemu:
         for setting in QEMU_SETTINGS:
-            contestants[f"QEMU, {setting}"] = lambda it=setting: qemu.migrate(content, it)
+            contestants[f"QEMU, {setting}"] = partial(qemu.migrate, content, setting)
     samples: dict[str, list[Sample]] = {name: [] for name in contestants}
     for name, run in _in_turn(contestants, runs):
         samples[name].append(run())
@@ -47,7 +48,7 @@ def _in_turn(contestants: Contestants, runs: int) -> Iterator[tuple[str, Callabl
 
 
 def _medians(samples: list[Sample]) -> Figures:
-    def median(values: list[float]) -> float:
+    def median(values: Sequence[float]) -> float:
         return statistics.median(values)
 
     downtimes = [each.downtime_ms for each in samples if each.downtime_ms is not None]
@@ -70,7 +71,9 @@ def ratios(figures: dict[str, Figures]) -> dict[str, float]:
         values = [each[key] for name, each in figures.items() if name.startswith(who)]
         return choose([value for value in values if value is not None])
 
-    found = {}
+    found: dict[str, float] = {}
+    if not any(name.startswith("tagalong") for name in figures):
+        return found
     for channels in CHANNELS:
         mine, plainly = figures[f"tagalong, {channels}"], figures[f"plain copy, {channels}"]
         found[f"rate, to plain copy over {channels}"] = _ratio(mine, plainly, "gb_per_s")

@@ -80,6 +80,11 @@ Examples:
     help="Refuse an arriving VM with more RAM than this.",
 )
 @click.option(
+    "--prealloc",
+    is_flag=True,
+    help="Make the memory (--ram) of an arriving VM ready while waiting (machine soft).",
+)
+@click.option(
     "--exit-with-parent",
     "parent_pid",
     type=int,

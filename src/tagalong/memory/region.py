@@ -11,6 +11,7 @@ from tagalong.errors import AddressError, UsageError
 from tagalong.memory.address import Gpa, check_range
 from tagalong.memory.bitmap import PageBitmap
 from tagalong.memory.plane import AnyPlane, Plane
+from tagalong.memory.sparse import sparse_zeros
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
 from tagalong.mte.tags import zero_pages
 
@@ -156,7 +157,7 @@ class Region:
         Touches no memory. Raises RunStateError after close(), HostError if the host cannot
         tell.
         """
-        is_used = np.zeros(self.page_count, np.bool_)
+        is_used = sparse_zeros(self.page_count, np.bool_)
         for start, stop in _whole_units(self._data, self.page_size_bytes):
             is_used[start:stop] = True
         return is_used

@@ -21,39 +21,37 @@ _MADV_POPULATE_WRITE: Final = 23
 _STEP_BYTES: Final = 32 << 20
 
 Reserved = tuple[int, mmap.mmap]
-"""A memfd, close-on-exec, and its mapping; all of its pages are there, and zero."""
+"""A memfd, close-on-exec, and its mapping; its pages are zero, and there as far as possible."""
 
 _pool: dict[int, list[Reserved]] = {}
 _lock = threading.Lock()
 
 
-def reserve(size_bytes: int, tick: Callable[[], None]) -> None:
+def reserve(size_bytes: int, is_enough: Callable[[], bool]) -> None:
     """Make shared memory of `size_bytes` ready, for the next plane of just that size.
 
-    `tick` is called every now and then; what it raises passes through, and nothing stays
-    reserved. Huge pages are used where the kernel has them for shared memory. Raises HostError
-    if the host does not have the memory.
+    `is_enough` is asked every now and then: once it says so, the rest stays holes. Huge pages
+    are used where the kernel has them for shared memory. Raises HostError if the host does not
+    have the memory; nothing stays reserved then.
     """
     descriptor = os.memfd_create("tagalong-reserved", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(descriptor, size_bytes)
         mapping = mmap.mmap(descriptor, size_bytes, mmap.MAP_SHARED)
-        _populate(mapping, size_bytes, tick)
-    except OSError as error:
+        _populate(mapping, size_bytes, is_enough)
+    except (OSError, ValueError, OverflowError) as error:
         os.close(descriptor)
         raise HostError(f"cannot reserve {size_bytes:#x} bytes of memory: {error}") from error
-    except BaseException:
-        os.close(descriptor)
-        raise
     with _lock:
         _pool.setdefault(size_bytes, []).append((descriptor, mapping))
 
 
-def _populate(mapping: mmap.mmap, size_bytes: int, tick: Callable[[], None]) -> None:
+def _populate(mapping: mmap.mmap, size_bytes: int, is_enough: Callable[[], bool]) -> None:
     with contextlib.suppress(OSError):  # a kernel without huge pages
         mapping.madvise(_MADV_HUGEPAGE)
     for start in range(0, size_bytes, _STEP_BYTES):
-        tick()
+        if is_enough():
+            return
         _populate_range(mapping, start, min(_STEP_BYTES, size_bytes - start))
 
 

@@ -46,6 +46,7 @@ from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Timeouts
 from tagalong.migrate.listener import Listener, SocketListener, listen
 from tagalong.migrate.monitor import CancelToken, ProgressCallback
+from tagalong.migrate.prepare import Preparation
 from tagalong.migrate.recovery import Recovery
 from tagalong.migrate.report import (
     DowntimeParts,
@@ -78,6 +79,7 @@ __all__ = [
     "MachineBuilder",
     "MigrationOptions",
     "MigrationReport",
+    "Preparation",
     "Progress",
     "ProgressCallback",
     "Recovery",

@@ -7,6 +7,7 @@ it ends or fails. A source that comes back is left for the destination to fetch.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -19,6 +20,9 @@ from tagalong.migrate.page_taker import PageTaker
 
 _MAX_GUESTS = 32
 _LOOK_UP_S = 0.1
+
+# What the broken connection still holds is worth a moment: it need not be sent again.
+_DRAIN_S = 0.5
 
 
 class DoorClosedError(HostError):
@@ -52,6 +56,7 @@ class Door:
         self._joining = joining
         self._new_taker = new_taker
         self._returned: tuple[Link, PageTaker] | None = None
+        self._returned_at = 0.0
         self._channels: dict[int, Link] = {}
         self._at_work: set[Link] = set()
         self._guests: set[threading.Thread] = set()
@@ -64,7 +69,7 @@ class Door:
 
     def check(self) -> None:
         """Raise what a channel failed of, or ReturnedError if the source has come back."""
-        if self._returned is not None:
+        if self._returned is not None and time.monotonic() - self._returned_at > _DRAIN_S:
             raise ReturnedError("the source has come back on a new connection")
         if self.failure is not None:
             raise self.failure
@@ -164,6 +169,7 @@ class Door:
         )
         with self._lock:
             before, self._returned = self._returned, (link, taker)
+            self._returned_at = time.monotonic()
             self._lock.notify_all()
         if before is not None:
             before[0].close()

@@ -9,7 +9,7 @@ cache. What the guest writes after that is in the dirty log.
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 from tagalong import wire
 from tagalong.machine import Machine, RunState
 from tagalong.memory import PageBitmap, Region, page_runs
+from tagalong.memory.sparse import sparse_zeros
 from tagalong.migrate.compression import Compression, Compressor
 from tagalong.migrate.link import Link
 from tagalong.migrate.pump import STAGE_BYTES, Segments, segments_of
 from tagalong.mte.tags import zero_rows
 from tagalong.wire.integrity import page_digests
+from tagalong.wire.limits import MAX_RUNS
 
-BATCH_BYTES = 4 << 20
+# What passes through a copy goes in such portions, and what is split into so many runs.
+COPIED_BYTES = 4 << 20
 
 _PLAIN = Compression()
 
@@ -81,8 +84,7 @@ class SentData:
 
     def __init__(self, machine: Machine) -> None:
         regions = machine.memory.regions
-        # Zeros that nobody looks at take no memory.
-        self.digests = [np.zeros(region.page_count, np.uint64) for region in regions]
+        self.digests = [sparse_zeros(region.page_count, np.uint64) for region in regions]
         self.had_data = [region.data_pages() for region in regions]
 
     def forget(self, pages: Sequence[PageBitmap]) -> None:
@@ -115,7 +117,7 @@ class PageSender:
         self._compressor = Compressor(compression)
         self._page_bytes = machine.description.page_size_bytes
         # Allocated, but not touched before they are needed.
-        self._buffer = np.empty(BATCH_BYTES, np.uint8)
+        self._buffer = np.empty(COPIED_BYTES, np.uint8)
         self._stage = np.empty(STAGE_BYTES, np.uint8)
 
     def send(self, region: int, numbers: Pages, tally: Tally) -> None:
@@ -131,10 +133,11 @@ class PageSender:
         tags = self._machine.read_page_tags(region, numbers) if self._sends_tags else None
         tally.tags_s += time.monotonic() - began
         batch = _Batch(region, self._machine.memory.regions[region], numbers, tags)
-        if self._may_stream() and not self._sent.digests[region][numbers].any():
+        if self._may_stream() and batch.is_new(self._sent):
             self._send_new(batch, tally)
         else:
-            self._send_copied(batch, tally)
+            for part in batch.parts(COPIED_BYTES):
+                self._send_copied(part, tally)
         if tally.wire_bytes > wire_bytes:
             tally.busy_s += time.monotonic() - began
 
@@ -149,11 +152,14 @@ class PageSender:
             batch = batch.only(~is_zero)
         if batch.numbers.size:
             is_live = self._machine.run_state is RunState.RUNNING
-            stage = self._stage if is_live else None
-            with self._counting(batch, tally):
-                self._sent.digests[batch.region][batch.numbers] = self._link.stream_pages(
-                    batch.runs(), self._plane(batch.tags), batch.segments(), stage
-                )
+            for part in batch.sound_parts():
+                self._stream(part, tally, self._stage if is_live else None)
+
+    def _stream(self, batch: "_Batch", tally: Tally, stage: NDArray[np.uint8] | None) -> None:
+        with self._counting(batch, tally):
+            self._sent.digests[batch.region][batch.numbers] = self._link.stream_pages(
+                batch.runs(), self._plane(batch.tags), batch.segments(), stage
+            )
 
     def _zero_pages(self, batch: "_Batch") -> NDArray[np.bool_]:
         """Return which pages are zero, without filling holes."""
@@ -162,7 +168,8 @@ class PageSender:
         is_one_piece = last - first + 1 == batch.numbers.size
         if is_one_piece and self._sent.had_data[batch.region][first : last + 1].all():
             return zero_rows(batch.ram.data[first * page : (last + 1) * page], page)
-        return zero_rows(self._copy(batch), page)
+        parts = [zero_rows(self._copy(part), page) for part in batch.parts(COPIED_BYTES)]
+        return np.concatenate(parts)
 
     def _send_copied(self, batch: "_Batch", tally: Tally) -> None:
         """Send pages by way of a copy, and of those that were sent so before only the tags."""
@@ -197,9 +204,9 @@ class PageSender:
         self._compressor.sent(data.size, time.monotonic() - began, compressed=level is not None)
 
     def _send_without_data(self, batch: "_Batch", tally: Tally, data: wire.NoBytes) -> None:
-        if batch.numbers.size:
-            with self._counting(batch, tally):
-                self._link.send(wire.Pages(batch.runs(), data, self._plane(batch.tags)))
+        for part in batch.sound_parts() if batch.numbers.size else ():
+            with self._counting(part, tally):
+                self._link.send(wire.Pages(part.runs(), data, self._plane(part.tags)))
 
     def _copy(self, batch: "_Batch") -> NDArray[np.uint8]:
         copy = self._buffer[: batch.numbers.size * self._page_bytes]
@@ -240,6 +247,24 @@ class _Batch:
         tags = None if self.tags is None else self.tags[chosen]
         return _Batch(self.region, self.ram, self.numbers[chosen], tags)
 
+    def is_new(self, sent: SentData) -> bool:
+        """Return whether none of the pages was sent before."""
+        return not sent.digests[self.region][self.numbers].any()
+
+    def parts(self, most_bytes: int) -> "Iterator[_Batch]":
+        """Yield batches of the pages in order, of at most so many bytes of data each."""
+        most = most_bytes // self.ram.page_size_bytes
+        for at in range(0, self.numbers.size, most):
+            tags = None if self.tags is None else self.tags[at : at + most]
+            yield _Batch(self.region, self.ram, self.numbers[at : at + most], tags)
+
+    def sound_parts(self) -> "Iterator[_Batch]":
+        """Yield batches that have no more runs than a record may."""
+        if len(self.ranges) <= MAX_RUNS:
+            yield self
+        else:
+            yield from self.parts(MAX_RUNS * self.ram.page_size_bytes)
+
     @cached_property
     def ranges(self) -> NDArray[np.int64]:
         """Return the runs: first page, number of pages."""
@@ -256,12 +281,14 @@ class _Batch:
         return segments_of(self.ram, self.ranges)
 
 
-def batches(bitmap: PageBitmap, most: int) -> Iterator[Pages]:
-    """Yield the numbers of a bitmap's pages in order, at most `most` at a time."""
+def batches(bitmap: PageBitmap, most: Callable[[], int]) -> Iterator[Pages]:
+    """Yield the numbers of a bitmap's pages in order, at most `most()` at a time."""
     for start in range(0, bitmap.words.size, _WINDOW_WORDS):
         first = start * _WORD_BITS
         count = min(_WINDOW_WORDS * _WORD_BITS, bitmap.page_count - first)
         window = PageBitmap(count, bitmap.words[start : start + _WINDOW_WORDS])
         numbers = window.pages() + first
-        for at in range(0, numbers.size, most):
-            yield numbers[at : at + most]
+        while numbers.size:
+            count = most()
+            yield numbers[:count]
+            numbers = numbers[count:]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tagalong import wire
 from tagalong.machine import Machine
 from tagalong.memory import Gpa, PageBitmap
+from tagalong.memory.sparse import sparse_zeros
 from tagalong.migrate.pump import Segments, segments_of
 from tagalong.mte import PACKED_RATIO
 
@@ -44,8 +45,7 @@ class Holdings:
         self._lock = threading.Condition()
 
     def _none_placed(self) -> Flags:
-        # Zeros that nobody looks at take no memory.
-        return [np.zeros(flags.size, np.bool_) for flags in self.data_used]
+        return [sparse_zeros(flags.size, np.bool_) for flags in self.data_used]
 
     def note_pages(self, count: int) -> None:
         """Count pages that were received."""
@@ -74,7 +74,7 @@ class Holdings:
 
 
 def _flags(bitmap: PageBitmap) -> NDArray[np.bool_]:
-    return bitmap.flags() if bitmap.count() else np.zeros(bitmap.page_count, np.bool_)
+    return bitmap.flags() if bitmap.count() else sparse_zeros(bitmap.page_count, np.bool_)
 
 
 class PageTaker:

@@ -37,7 +37,7 @@ from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.monitor import CancelToken, Monitor, ProgressCallback, check_cancelled
 from tagalong.migrate.pacer import Pacer
-from tagalong.migrate.page_sender import BATCH_BYTES, PageSender, SentData
+from tagalong.migrate.page_sender import PageSender, SentData
 from tagalong.migrate.precopy import PreCopy
 from tagalong.migrate.reach import Dial, Reach, Resumption
 from tagalong.migrate.recovery import Recovery
@@ -46,7 +46,7 @@ from tagalong.migrate.team import Team
 from tagalong.migrate.tls import TlsCredentials
 from tagalong.migrate.translate import record_of_description, record_of_state
 from tagalong.wire.codec import MIGRATION_ID_BYTES
-from tagalong.wire.limits import MAX_CHANNELS, MAX_RECONNECT_S
+from tagalong.wire.limits import MAX_BATCH_BYTES, MAX_CHANNELS, MAX_RECONNECT_S
 
 _RECONNECT_EVERY_S = 0.2
 
@@ -194,7 +194,8 @@ class _Source:
         self._sent = SentData(machine)
         pacer = Pacer(options.max_bandwidth)
         self._team = Team(
-            pacer.portion_bytes(BATCH_BYTES) // machine.description.page_size_bytes,
+            machine.description.page_size_bytes,
+            pacer.portion_bytes(MAX_BATCH_BYTES),
             lambda tick: pacer.wait(self._team.bytes_sent, tick),
             lambda: check_cancelled(cancel),
         )

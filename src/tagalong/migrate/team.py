@@ -6,6 +6,7 @@ that is slow gets fewer.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
@@ -15,8 +16,14 @@ from tagalong.memory import PageBitmap
 from tagalong.migrate.channel import Interrupt, never
 from tagalong.migrate.link import Link
 from tagalong.migrate.page_sender import Pages, PageSender, Tally, batches
+from tagalong.wire.limits import MAX_BATCH_BYTES
 
 _LOOK_UP_S = 0.02
+
+# How long a batch should take, and its size before that is known.
+_BATCH_S = 0.02
+_FIRST_BYTES = 4 << 20
+_LEAST_BYTES = 64 << 10
 
 Tell = Callable[[Tally], None]
 Pace = Callable[[Callable[[], None]], None]
@@ -29,13 +36,18 @@ class StoppedError(HostError):
 class Team:
     """The links of one migration with a sender each, the first link first.
 
-    `batch_pages`: pages of a batch, at most. `pace` is called after each batch of a live round,
-    in any thread, with what it has to call while it waits. `interrupt` ends waits for answers,
-    by raising.
+    Batches have the size that a connection takes a while for, at most `most_bytes` of data:
+    large ones cost less, small ones keep us responsive on a slow link. `pace` is called after
+    each batch of a live round, in any thread, with what it has to call while it waits.
+    `interrupt` ends waits for answers, by raising.
     """
 
-    def __init__(self, batch_pages: int, pace: Pace, interrupt: Interrupt = never) -> None:
-        self._batch_pages = batch_pages
+    def __init__(
+        self, page_bytes: int, most_bytes: int, pace: Pace, interrupt: Interrupt = never
+    ) -> None:
+        self._page_bytes = page_bytes
+        self._most_pages = min(most_bytes, MAX_BATCH_BYTES) // page_bytes
+        self._batch_pages = min(self._most_pages, _FIRST_BYTES // page_bytes)
         self._pace = pace
         self._interrupt = interrupt
         self._members: list[_Member] = []
@@ -68,7 +80,7 @@ class Team:
         `tell` is called in this thread before each batch and while others still send, with what
         was sent so far; it may raise. Raises what `PageSender.send` raises.
         """
-        work = _Work(pages, self._batch_pages)
+        work = _Work(pages, lambda: self._batch_pages, self._batch_pages)
         tallies = [Tally() for _ in self._members]
         helpers = [
             threading.Thread(
@@ -102,7 +114,7 @@ class Team:
 
         for region, numbers in work:
             wait()
-            self._members[0].sender.send(region, numbers, tallies[0])
+            self._send(self._members[0], region, numbers, tallies[0])
             if is_live:
                 self._pace(wait)
 
@@ -110,12 +122,21 @@ class Team:
         member.link.interrupt_with(work.check)
         try:
             for region, numbers in work:
-                member.sender.send(region, numbers, tally)
+                self._send(member, region, numbers, tally)
                 if is_live:
                     self._pace(work.check)
             member.link.flush()
         except Exception as error:  # noqa: BLE001 (raised again in the leader's thread)
             work.fail(error)
+
+    def _send(self, member: "_Member", region: int, numbers: Pages, tally: Tally) -> None:
+        began = time.monotonic()
+        member.sender.send(region, numbers, tally)
+        if numbers.size == self._batch_pages:
+            pages = int(numbers.size * _BATCH_S / max(time.monotonic() - began, 1e-6))
+            # By steps, for one batch may have met a buffer that was empty, or a busy host.
+            pages = max(numbers.size // 2, min(pages, numbers.size * 2))
+            self._batch_pages = max(_LEAST_BYTES // self._page_bytes, min(pages, self._most_pages))
 
     def end_round(self, number: int) -> None:
         """Say on all connections that the round is over, and wait for all answers.
@@ -155,8 +176,10 @@ class _Member:
 class _Work:
     """Batches to be sent, dealt out to threads; ends for all when one fails or stops."""
 
-    def __init__(self, pages: Sequence[PageBitmap], batch_pages: int) -> None:
-        self.is_large = sum(bitmap.count() for bitmap in pages) > batch_pages
+    def __init__(
+        self, pages: Sequence[PageBitmap], batch_pages: Callable[[], int], few_pages: int
+    ) -> None:
+        self.is_large = sum(bitmap.count() for bitmap in pages) > few_pages
         self._batches = _all_batches(pages, batch_pages)
         self._lock = threading.Lock()
         self._is_over = False
@@ -195,7 +218,9 @@ class _Work:
         raise self._failure
 
 
-def _all_batches(pages: Sequence[PageBitmap], most: int) -> Iterator[tuple[int, Pages]]:
+def _all_batches(
+    pages: Sequence[PageBitmap], most: Callable[[], int]
+) -> Iterator[tuple[int, Pages]]:
     for region, bitmap in enumerate(pages):
         for numbers in batches(bitmap, most):
             yield region, numbers

@@ -11,6 +11,7 @@ from tagalong.boot import boot_guest
 from tagalong.cpu_match import CpuPolicy
 from tagalong.errors import MachineError, TagalongError, UsageError
 from tagalong.machine import Machine, MachineDescription
+from tagalong.mte import PACKED_RATIO
 from tagalong.vmm.announcement import announcement
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.console import ConsoleWriter
@@ -60,6 +61,7 @@ class RunOptions:
     incoming: str | None = None
     paused: bool = False
     max_ram_bytes: int = DEFAULT_MAX_RAM_BYTES
+    prealloc: bool = False
     tls_folder: Path | None = None
     tls_admitted: tuple[str, ...] = ()
     parent_pid: int | None = None
@@ -72,6 +74,8 @@ class RunOptions:
             return
         if self.tls_admitted and self.tls_folder is None:
             raise UsageError("--tls-admit has a meaning only with --tls-dir")
+        if self.prealloc and self.ram_bytes is None:
+            raise UsageError("--prealloc needs --ram: how much memory the arriving VM has")
         given = {
             "--guest": self.guest,
             "--guest-args": self.guest_arguments,
@@ -86,6 +90,7 @@ class RunOptions:
             "--allow-cpu-mismatch": self.allow_cpu_mismatch,
             "--tls-dir": self.tls_folder,
             "--tls-admit": self.tls_admitted,
+            "--prealloc": self.prealloc,
         }
         for option, value in given.items():
             if value:
@@ -172,11 +177,19 @@ class _VmProcess:
             tls_folder=self._options.tls_folder,
             admitted=self._options.tls_admitted,
             refused=lambda error: self._announce(f"turned away: {error}"),
+            reserve_bytes=self._reserve_bytes(),
         )
         self._vm.starts_on_arrival = not self._options.paused
         self._incoming = Incoming(self._vm, receiver, self._build_arriving)
         self._announce(f"waiting for a migration on {receiver.uri}")
         self._incoming.start()
+
+    def _reserve_bytes(self) -> tuple[int, ...]:
+        """Return the sizes of the planes that the arriving machine is going to have."""
+        ram_bytes = self._options.ram_bytes
+        if not self._options.prealloc or ram_bytes is None:
+            return ()
+        return (ram_bytes, ram_bytes // PACKED_RATIO)
 
     def _build_arriving(self, description: MachineDescription) -> Machine:
         """Make the machine that a stream describes; in the migration's thread."""

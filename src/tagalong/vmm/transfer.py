@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from tagalong import migrate
@@ -103,17 +104,21 @@ def _progress(moment: Progress) -> MigrationProgress:
 class StreamReceiver:
     """Listens for a migration; an incoming.Receiver. `uri` names the real port."""
 
-    def __init__(self, listener: migrate.Listener) -> None:
+    def __init__(self, listener: migrate.Listener, reserve_bytes: Sequence[int] = ()) -> None:
         self.uri = str(listener.address)
         self.address = socket_address(listener.address)
         self._listener = listener
+        self._reserve_bytes = reserve_bytes
         self._cancelled = threading.Event()
 
     def receive(self, build: Build, take_over: TakeOver) -> Mapping[str, object]:
         """As incoming.Receiver."""
-        with self._listener:
+        with self._listener, closing(migrate.Preparation(self._reserve_bytes)) as preparation:
             arrival = migrate.receive_from(
-                self._listener, build, take_over=take_over, cancel=self._cancelled
+                self._listener,
+                preparation.before(build),
+                take_over=take_over,
+                cancel=self._cancelled,
             )
         return {
             "migration_id": arrival.migration_id,
@@ -147,15 +152,18 @@ def listen(
     tls_folder: Path | None = None,
     admitted: Sequence[str] = (),
     refused: Callable[[HostError], None] = lambda _: None,
+    reserve_bytes: Sequence[int] = (),
 ) -> StreamReceiver:
     """Listen at `uri`; with TLS if there is a folder of certificates.
 
     `admitted` are the names that a source may have, all if there are none; `refused` hears
-    of each that was kept out. Raises UsageError if `uri` is no address, HostError if
-    listening fails.
+    of each that was kept out. `reserve_bytes`: sizes of planes to make ready meanwhile.
+    Raises UsageError if `uri` is no address, HostError if listening fails.
     """
     tls = TlsCredentials(tls_folder, admitted=tuple(admitted)) if tls_folder is not None else None
-    return StreamReceiver(migrate.listen(parse_address(uri), tls=tls, refused=refused))
+    return StreamReceiver(
+        migrate.listen(parse_address(uri), tls=tls, refused=refused), reserve_bytes
+    )
 
 
 def socket_address(address: Address) -> dict[str, object] | None:

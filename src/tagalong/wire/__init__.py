@@ -3,7 +3,9 @@
     limits          what may be how large
     layout          byte tables
     records         what is said
-    planes          batches of pages: heads, encodings of tags
+    planes          batches of pages: heads and runs
+    plane_codec     encodings of data and tags
+    text            what people read
     machine_state   registers and devices
     codec           headers and all other payloads
     integrity       checksums

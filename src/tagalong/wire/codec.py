@@ -4,7 +4,6 @@ Nothing here knows who speaks or what was said before: what a payload must be in
 checked here, what it must be at this moment in `conversation`.
 """
 
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +37,7 @@ from tagalong.wire.records import (
     Running,
     Verify,
 )
+from tagalong.wire.text import decode_text, presentable
 
 MAGIC = b"TAGALONG"
 VERSION = 2
@@ -336,20 +336,8 @@ def _decode_held(payload: Buffer) -> Held:
 
 
 def _encode_abort(abort: Abort) -> bytes:
-    text = _presentable(abort.text)
+    text = presentable(abort.text)
     return ABORT_HEAD.pack(reason=abort.reason, text_bytes=len(text)) + text
-
-
-def _presentable(text: str) -> bytes:
-    # An abort must get through whatever its text is, so the text is made to fit: cut at
-    # the limit (never inside a character), no surrogates, spaces for control characters.
-    plain = "".join(" " if _is_control(each) else each for each in text)
-    encoded = plain.encode("utf-8", "replace")[: limits.MAX_ABORT_TEXT_BYTES]
-    return encoded.decode("utf-8", "ignore").encode()
-
-
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character) == "Cc"
 
 
 def _decode_abort(payload: Buffer) -> Abort:
@@ -364,24 +352,7 @@ def _decode_abort(payload: Buffer) -> Abort:
             f"a text of {values['text_bytes']:#x} bytes, but {len(raw):#x} follow",
             offset=ABORT_HEAD.offsets["text_bytes"],
         )
-    return Abort(reason, _decode_text(raw))
-
-
-def _decode_text(raw: bytes) -> str:
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise MalformedError(
-            f"the text is not UTF-8: {error.reason}", offset=ABORT_HEAD.size + error.start
-        ) from error
-    # It is going to be shown on someone's terminal.
-    for place, character in enumerate(text):
-        if _is_control(character):
-            raise MalformedError(
-                f"the text has the control character {ord(character):#04x}",
-                offset=ABORT_HEAD.size + len(text[:place].encode()),
-            )
-    return text
+    return Abort(reason, decode_text(raw, ABORT_HEAD.size))
 
 
 _ENCODERS: dict[RecordType, Callable[[Any], bytes]] = {

@@ -23,13 +23,13 @@ from tagalong.wire.codec import checked_header, encode_payload, encode_stream_he
 from tagalong.wire.conversation import Conversation, Joining
 from tagalong.wire.integrity import NO_DIGESTS, RecordHash, frame_digest, page_digests, seal
 from tagalong.wire.layout import Buffer, MalformedError
+from tagalong.wire.plane_codec import PlaneCodec
 from tagalong.wire.planes import (
     PAGES_HEAD,
     SEAL_BYTES,
     Batch,
     DataEncoding,
     EncodedData,
-    PlaneCodec,
     encode_head,
 )
 from tagalong.wire.receiver import Placement, Receiver

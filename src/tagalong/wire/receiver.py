@@ -26,12 +26,12 @@ from tagalong.wire.integrity import (
     seal,
 )
 from tagalong.wire.layout import Buffer, MalformedError
+from tagalong.wire.plane_codec import PlaneCodec
 from tagalong.wire.planes import (
     PAGES_HEAD,
     SEAL_BYTES,
     Batch,
     DataEncoding,
-    PlaneCodec,
     decode_batch,
     decode_head,
 )

@@ -249,3 +249,11 @@ def test_flags_and_runs_of_pages_agree_with_the_bitmap(bitmap: PageBitmap) -> No
     assert np.flatnonzero(bitmap.flags()).tolist() == bitmap.pages().tolist()
     assert bitmap.flags().size == bitmap.page_count
     assert page_runs(bitmap.pages()).tolist() == bitmap.runs().tolist()
+
+
+def test_difference_has_what_only_the_first_has() -> None:
+    first = PageBitmap.from_pages(100, [1, 2, 70])
+
+    assert (first - PageBitmap.from_pages(100, [2, 3])).pages().tolist() == [1, 70]
+    with pytest.raises(UsageError):
+        first - PageBitmap(101)

@@ -26,7 +26,7 @@ PAGE = 4096
 def test_batches_have_every_page_once_in_order(pages: set[int], most: int) -> None:
     bitmap = PageBitmap.from_pages(200_001, sorted(pages))
 
-    found = [numbers.tolist() for numbers in batches(bitmap, most)]
+    found = [numbers.tolist() for numbers in batches(bitmap, lambda: most)]
 
     assert [number for each in found for number in each] == sorted(pages)
     assert all(1 <= len(each) <= most for each in found)
@@ -42,7 +42,7 @@ def sent_records(machine: FakeMachine, *numbers: int, is_live: bool) -> list[Pag
         for number in numbers:
             bitmaps[0].set_range(number, 1)
         tally = Tally()
-        team = Team(1024, lambda _: None)
+        team = Team(PAGE, 4 << 20, lambda _: None)
         team.add(link, PageSender(machine, link, SentData(machine)))
         team.send(bitmaps, tally, lambda _: None, is_live=is_live)
         link.flush()
