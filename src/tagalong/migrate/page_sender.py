@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong import wire
-from tagalong.machine import Machine, RunState
+from tagalong.machine import Machine
 from tagalong.memory import PageBitmap, Region, page_runs
 from tagalong.memory.sparse import sparse_zeros
 from tagalong.migrate.compression import Compression, Compressor
@@ -123,8 +123,8 @@ class PageSender:
     def send(self, region: int, numbers: Pages, tally: Tally) -> None:
         """Send one batch, pages by number in ascending order, and add it to `tally`.
 
-        Raises what `Link.send` raises, HostError if RAM cannot be read. A guest that is resumed
-        by somebody else while its batch leaves may spoil that: the destination then refuses.
+        Raises what `Link.send` raises, HostError if RAM cannot be read. A guest that stands and
+        is resumed by somebody else runs once its batch has left.
         """
         began = time.monotonic()
         wire_bytes = tally.wire_bytes
@@ -151,9 +151,9 @@ class PageSender:
             self._send_without_data(batch.only(is_zero), tally, wire.NoBytes.ZERO)
             batch = batch.only(~is_zero)
         if batch.numbers.size:
-            is_live = self._machine.run_state is RunState.RUNNING
-            for part in batch.sound_parts():
-                self._stream(part, tally, self._stage if is_live else None)
+            with self._machine.standing() as stands:
+                for part in batch.sound_parts():
+                    self._stream(part, tally, None if stands else self._stage)
 
     def _stream(self, batch: "_Batch", tally: Tally, stage: NDArray[np.uint8] | None) -> None:
         with self._counting(batch, tally):

@@ -81,7 +81,7 @@ class DowntimeParts:
     @property
     def total_s(self) -> float:
         """Return the downtime."""
-        return sum(asdict(self).values())
+        return float(sum(asdict(self).values()))
 
 
 @dataclass(frozen=True)
