@@ -7,6 +7,7 @@ to the other.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NewType, Protocol
@@ -165,6 +166,14 @@ class Machine(Protocol):
 
         0 to MAX_THROTTLE_PERCENT. They stand between instructions, in slices of milliseconds.
         Raises UsageError for other values, RunStateError after close().
+        """
+        ...
+
+    def standing(self) -> AbstractContextManager[bool]:
+        """Keep the vCPUs of a machine that is not RUNNING from running for the length of a block.
+
+        Gives whether they stand; False does nothing more. Who resumes the machine meanwhile
+        finds it RUNNING at once, and its vCPUs run when the block ends.
         """
         ...
 

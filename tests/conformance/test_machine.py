@@ -58,6 +58,21 @@ def test_throttle_and_pause_from_two_threads_do_not_lock_each_other_out(boot: Bo
     assert not guest.lines_with("FAIL")
 
 
+def test_standing_machine_that_is_resumed_runs_when_the_block_ends(boot: Boot) -> None:
+    guest = boot("churn", CHURN)
+    with guest.machine.standing() as stands:
+        assert stands
+        guest.machine.resume()
+        assert guest.machine.run_state is RunState.RUNNING
+        time.sleep(0.3)
+        assert not guest.lines
+
+    guest.wait_for("progress", 1)
+    with guest.machine.standing() as stands:
+        assert not stands
+        guest.wait_for("progress", len(guest.lines_with("progress")) + 1)
+
+
 def test_throttle_that_is_no_percentage_is_refused(boot: Boot) -> None:
     guest = boot("churn", CHURN)
 

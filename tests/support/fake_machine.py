@@ -7,6 +7,7 @@ a hole. `guest` stands in for the instructions of a real one.
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,6 +176,9 @@ class FakeMachine:
         if percent != self.throttle_percent:
             self.calls.append(f"throttle {percent}")
         self.throttle_percent = percent
+
+    def standing(self) -> AbstractContextManager[bool]:
+        return nullcontext(self._state is not RunState.RUNNING)
 
     def close(self) -> None:
         self.calls.append("close")

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +68,9 @@ class ScriptedMachine:
         return self._state
 
     def throttle(self, percent: int) -> None:
+        raise NotImplementedError
+
+    def standing(self) -> AbstractContextManager[bool]:
         raise NotImplementedError
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong import wire
-from tagalong.machine import Machine, RunState
+from tagalong.machine import Machine
 from tagalong.memory import PageBitmap, Region, page_runs
 from tagalong.memory.sparse import sparse_zeros
 from tagalong.migrate.compression import Compression, Compressor
@@ -43,7 +43,8 @@ Pages = NDArray[np.int64]
 class Tally:
     """What was sent; `busy_s` is the time spent on batches of which bytes were sent.
 
-    `kept_pages` are those of which only the tags were sent.
+    `kept_pages` are those of which only the tags were sent; `tags_s` is the time that reading
+    tags out of the machine took.
     """
 
     pages: int = 0
@@ -51,6 +52,7 @@ class Tally:
     data_bytes_wire: int = 0
     tag_bytes_wire: int = 0
     busy_s: float = 0.0
+    tags_s: float = 0.0
 
     @property
     def wire_bytes(self) -> int:
@@ -64,12 +66,13 @@ class Tally:
         self.data_bytes_wire += other.data_bytes_wire
         self.tag_bytes_wire += other.tag_bytes_wire
         self.busy_s = max(self.busy_s, other.busy_s)
+        self.tags_s = max(self.tags_s, other.tags_s)
 
     def add_later(self, other: "Tally") -> None:
         """Add what was sent after this."""
-        busy_s = self.busy_s + other.busy_s
+        busy_s, tags_s = self.busy_s + other.busy_s, self.tags_s + other.tags_s
         self.add(other)
-        self.busy_s = busy_s
+        self.busy_s, self.tags_s = busy_s, tags_s
 
 
 class SentData:
@@ -120,14 +123,15 @@ class PageSender:
     def send(self, region: int, numbers: Pages, tally: Tally) -> None:
         """Send one batch, pages by number in ascending order, and add it to `tally`.
 
-        Raises what `Link.send` raises, HostError if RAM cannot be read. A guest that is resumed
-        by somebody else while its batch leaves may spoil that: the destination then refuses.
+        Raises what `Link.send` raises, HostError if RAM cannot be read. A guest that stands and
+        is resumed by somebody else runs once its batch has left.
         """
         began = time.monotonic()
         wire_bytes = tally.wire_bytes
         # Which plane is read first does not matter: the guest's change of either in between
         # marks the page dirty, and both are sent again.
         tags = self._machine.read_page_tags(region, numbers) if self._sends_tags else None
+        tally.tags_s += time.monotonic() - began
         batch = _Batch(region, self._machine.memory.regions[region], numbers, tags)
         if self._may_stream() and batch.is_new(self._sent):
             self._send_new(batch, tally)
@@ -147,9 +151,9 @@ class PageSender:
             self._send_without_data(batch.only(is_zero), tally, wire.NoBytes.ZERO)
             batch = batch.only(~is_zero)
         if batch.numbers.size:
-            is_live = self._machine.run_state is RunState.RUNNING
-            for part in batch.sound_parts():
-                self._stream(part, tally, self._stage if is_live else None)
+            with self._machine.standing() as stands:
+                for part in batch.sound_parts():
+                    self._stream(part, tally, None if stands else self._stage)
 
     def _stream(self, batch: "_Batch", tally: Tally, stage: NDArray[np.uint8] | None) -> None:
         with self._counting(batch, tally):

@@ -69,15 +69,19 @@ class PreCopy:
         self._machine.throttle(percent)
         self._monitor.update(throttle_percent=percent)
 
-    def send_last(self, pages: Sequence[PageBitmap]) -> None:
-        """Send `pages` and what was changed since, of a guest that stands."""
-        began = time.monotonic()
+    def collect_last(self, pages: Sequence[PageBitmap]) -> list[PageBitmap]:
+        """Return `pages` and what was changed since, by a guest that stands now."""
         dirty = self._machine.harvest_dirty_log()
-        last = [before | since for before, since in zip(pages, dirty, strict=True)]
+        return [before | since for before, since in zip(pages, dirty, strict=True)]
+
+    def send_last(self, pages: Sequence[PageBitmap]) -> float:
+        """Send `pages` of a guest that stands; return the seconds that reading their tags took."""
+        began = time.monotonic()
         tally = Tally()
-        self._send(last, Stage.LAST_PAGES, tally, is_live=False)
+        self._send(pages, Stage.LAST_PAGES, tally, is_live=False)
         self._team.end_last_round(len(self.rounds) + 1)
         self.rounds.append(self._report(tally, began, dirty_pages_left=0))
+        return tally.tags_s
 
     def _round(self, pages: list[PageBitmap], recover: Recover) -> list[PageBitmap]:
         """Send one round; return the pages that the guest changed meanwhile."""

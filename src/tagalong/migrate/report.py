@@ -65,20 +65,23 @@ class DowntimeParts:
     """Where the downtime went, in seconds; the parts sum up to it.
 
     stop: until the guest stood and its last changes were known. last_pages: sending those.
-    state: registers and devices. digest: both ends' digests. commit: from PREPARE to
-    RUNNING, in which the destination finishes receiving, and starts.
+    last_tags: of that, reading their tags out of the machine. state: registers and devices.
+    digest: both ends' digests. commit: from PREPARE to READY, in which the destination finishes
+    receiving. start: from COMMIT to RUNNING.
     """
 
     stop_s: float = 0.0
     last_pages_s: float = 0.0
+    last_tags_s: float = 0.0
     state_s: float = 0.0
     digest_s: float = 0.0
     commit_s: float = 0.0
+    start_s: float = 0.0
 
     @property
     def total_s(self) -> float:
         """Return the downtime."""
-        return self.stop_s + self.last_pages_s + self.state_s + self.digest_s + self.commit_s
+        return float(sum(asdict(self).values()))
 
 
 @dataclass(frozen=True)

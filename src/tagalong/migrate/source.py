@@ -327,16 +327,22 @@ class _Source:
     def _stop_and_hand_over(self, left: list[PageBitmap]) -> DowntimeParts:
         watch = _Stopwatch()
         self._stop()
+        last = self._precopy.collect_last(left)
         stop_s = watch.lap()
-        self._precopy.send_last(left)
-        last_pages_s = watch.lap()
+        tags_s = self._precopy.send_last(last)
+        pages_s = watch.lap()
         self._send_state()
         state_s = watch.lap()
         if self._options.verify and not self._options.drop_tags:
             self._verify()
         digest_s = watch.lap()
+        self._prepare()
+        commit_s = watch.lap()
         self._hand_over()
-        return DowntimeParts(stop_s, last_pages_s, state_s, digest_s, commit_s=watch.lap())
+        last_tags_s = min(tags_s, pages_s)  # several channels read side by side
+        return DowntimeParts(
+            stop_s, pages_s - last_tags_s, last_tags_s, state_s, digest_s, commit_s, watch.lap()
+        )
 
     def _stop(self) -> None:
         self._must_resume = self._machine.run_state is RunState.RUNNING
@@ -369,11 +375,13 @@ class _Source:
         self._heed()
         self._link.keep_alive()
 
-    def _hand_over(self) -> None:
+    def _prepare(self) -> None:
         self._monitor.update(stage=Stage.COMMIT)
         self._link.send(wire.Prepare())
         self._link.expect(wire.Ready)
         self._heed()
+
+    def _hand_over(self) -> None:
         # From here on nobody can cancel, and no callback of the caller is called.
         self._link.disturb(None)
         self._commit()

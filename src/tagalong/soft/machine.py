@@ -178,6 +178,21 @@ class SoftMachine:
             self._refuse_closed()
             self._throttle.set(percent)
 
+    @contextmanager
+    def standing(self) -> Iterator[bool]:
+        """Keep the vCPUs of a machine that does not run from running."""
+        with self._condition:
+            self._refuse_closed()
+            stands = self._state is not RunState.RUNNING
+            if stands:
+                self._hold()
+        try:
+            yield stands
+        finally:
+            if stands:
+                with self._condition:
+                    self._let_go()
+
     def close(self) -> None:
         """Stop and release everything."""
         with self._condition:

@@ -9,6 +9,7 @@ it ran before and nobody said `stop` in between.
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,6 +134,10 @@ class MigratingMachine:
     def throttle(self, percent: int) -> None:
         """As Machine.throttle."""
         self._machine.throttle(percent)
+
+    def standing(self) -> AbstractContextManager[bool]:
+        """As Machine.standing."""
+        return self._machine.standing()
 
     def close(self) -> None:
         """As Machine.close."""
