@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from numpy.typing import NDArray
 from qemu.qmp import QMPClient
 
 from bench.migrate.guest import TAGS_SHARE, Content
@@ -87,8 +88,6 @@ def migrate(content: Content, setting: Setting) -> Sample:
                 content,
             ) as destination,
         ):
-            source.fill_tags(content)
-            destination.touch_tags()
             return asyncio.run(_migrate(source, destination, setting, content))
 
 
@@ -130,10 +129,9 @@ class _Qemu:
 
     def __enter__(self) -> "_Qemu":
         deadline = time.monotonic() + _START_S
-        # The machine is made after the socket, and the tags with it.
-        while not (self.socket.exists() and len(self._places_of_tags()) == 1):
+        while not self.socket.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("QEMU did not start, or keeps tags in an unknown place")
+                raise SystemExit("QEMU did not start")
             time.sleep(_LOOK_UP_S)
         return self
 
@@ -147,38 +145,28 @@ class _Qemu:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def fill_tags(self, content: Content) -> None:
-        """Give the guest's granules their tags."""
+    def fill_tags(self, content: Content, place: int) -> None:
+        """Give the guest's granules their tags, which QEMU keeps at `place`."""
         tags = np.empty(self._tag_bytes, np.uint8)
         content.fill_tags(tags)
-        self._write_tags(tags)
+        self._write_tags(tags, place)
 
-    def touch_tags(self) -> None:
+    def touch_tags(self, place: int) -> None:
         """Make the memory for tags ready, as that of the data is."""
-        self._write_tags(np.zeros(self._tag_bytes, np.uint8))
+        self._write_tags(np.zeros(self._tag_bytes, np.uint8), place)
 
-    def _write_tags(self, tags: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> None:
+    def _write_tags(self, tags: NDArray[np.uint8], place: int) -> None:
         with Path(f"/proc/{self._process.pid}/mem").open("r+b", buffering=0) as memory:
-            memory.seek(self._places_of_tags()[0])
+            memory.seek(place)
             memory.write(tags.data)
-
-    def _places_of_tags(self) -> list[int]:
-        """Return where QEMU may keep the tags: its mappings of that size."""
-        return [
-            int(start, 16)
-            for start, end in re.findall(
-                r"^([0-9a-f]+)-([0-9a-f]+) rw-p 00000000 00:00 0 *$",
-                Path(f"/proc/{self._process.pid}/maps").read_text(),
-                re.MULTILINE,
-            )
-            if int(end, 16) - int(start, 16) == self._tag_bytes
-        ]
 
 
 async def _migrate(source: _Qemu, destination: _Qemu, setting: Setting, content: Content) -> Sample:
     ours, theirs = QMPClient("source"), QMPClient("destination")
     await ours.connect(str(source.socket))
     await theirs.connect(str(destination.socket))
+    source.fill_tags(content, await _place_of_tags(ours))
+    destination.touch_tags(await _place_of_tags(theirs))
     for client in (ours, theirs):
         await _configure(client, setting)
     await theirs.execute("migrate-incoming", {"uri": "tcp:127.0.0.1:0"})
@@ -200,6 +188,15 @@ async def _migrate(source: _Qemu, destination: _Qemu, setting: Setting, content:
     await ours.disconnect()
     await theirs.disconnect()
     return sample
+
+
+async def _place_of_tags(client: QMPClient) -> int:
+    """Return where in its own memory QEMU keeps the tags."""
+    listing = await client.execute("human-monitor-command", {"command-line": "info ramblock"})
+    found = re.search(r"^\s*mach-virt\.tag .*? (0x[0-9a-f]+)(?: +\w+)?\s*$", str(listing), re.M)
+    if found is None:
+        raise SystemExit(f"QEMU does not say where it keeps tags: {listing}")
+    return int(found[1], 16)
 
 
 async def _configure(client: QMPClient, setting: Setting) -> None:
