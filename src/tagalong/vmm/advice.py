@@ -58,8 +58,8 @@ def _remedy_for_host(text: str) -> str:
         )
     if "did not begin" in text:
         return (
-            "See that the destination waits there and, with TLS, that each side's certificate "
-            "is one that the other trusts; then migrate again"
+            "See that the destination waits there, or that the file can be written, and, with TLS, "
+            "that each side's certificate is one that the other trusts; then migrate again"
         )
     return (
         f"Remove the cause (--reconnect SECONDS bridges a link that breaks now and then), {_AGAIN}"

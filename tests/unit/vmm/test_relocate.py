@@ -128,8 +128,8 @@ def test_migrate_vm_cancelled_before_it_began_cancels_what_began_meanwhile(
         ),
         (
             MigrationError("the migration did not begin: refused"),
-            "See that the destination waits there and, with TLS, that each side's certificate is "
-            "one that the other trusts; then migrate again.",
+            "See that the destination waits there, or that the file can be written, and, with TLS, "
+            "that each side's certificate is one that the other trusts; then migrate again.",
         ),
         (
             MachineMismatchError("x"),
