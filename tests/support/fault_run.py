@@ -18,6 +18,7 @@ from tagalong.migrate import (
     MachineBuilder,
     MigrationOptions,
     MigrationReport,
+    ProgressCallback,
     Timeouts,
     UnixAddress,
     listen,
@@ -50,6 +51,7 @@ class Case:
     fault: Fault | None = None
     options: MigrationOptions = OPTIONS
     observe: Observer = lambda *_: None
+    progress: ProgressCallback | None = None
     report: MigrationReport | None = None
     source_error: BaseException | None = None
     arrival: Arrival | None = None
@@ -76,7 +78,7 @@ class Case:
 
     def _migrate(self, uri: str) -> None:
         try:
-            self.report = migrate_to(uri, self.source, self.options)
+            self.report = migrate_to(uri, self.source, self.options, progress=self.progress)
         except Exception as error:  # noqa: BLE001 (judged later)
             self.source_error = error
 
