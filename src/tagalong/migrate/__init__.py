@@ -8,10 +8,13 @@ archive       streams that go one way; sink, descriptor: files, commands, pipes
 link          records over a channel
 translate     machine values to records and back
 digest        one value for all memory and tags
-page_sender   pages out, page_taker pages in
+pump          pages between memory and a socket, in native code
+page_sender   pages out; team, over several connections; compression, whether to
+page_taker    pages in; door, over further connections; held, what is to be told of them
+reach         how a source gets back to its destination; prepare, memory made ready
 precopy       rounds, convergence when to stop
 monitor       progress and cancellation; recovery, pausing and going on elsewhere
-report        what it cost
+report        what it cost; options, what was asked for
 source        sends a machine away; destination takes one in
 """
 
@@ -46,6 +49,7 @@ from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Timeouts
 from tagalong.migrate.listener import Listener, SocketListener, listen
 from tagalong.migrate.monitor import CancelToken, ProgressCallback
+from tagalong.migrate.options import MigrationOptions
 from tagalong.migrate.prepare import Preparation
 from tagalong.migrate.recovery import Recovery
 from tagalong.migrate.report import (
@@ -55,7 +59,7 @@ from tagalong.migrate.report import (
     RoundReport,
     Stage,
 )
-from tagalong.migrate.source import MigrationOptions, migrate, migrate_to
+from tagalong.migrate.source import migrate, migrate_to
 from tagalong.migrate.tls import TlsCredentials
 from tagalong.wire.limits import MAX_CHANNELS, MAX_RECONNECT_S
 

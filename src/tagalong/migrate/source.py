@@ -14,7 +14,6 @@ HandoverUncertainError (docs/formats/stream.md, section 8, names every moment).
 import contextlib
 import secrets
 import time
-from dataclasses import dataclass, field
 
 from tagalong import wire
 from tagalong.errors import (
@@ -24,18 +23,17 @@ from tagalong.errors import (
     MigrationError,
     RemoteProtocolError,
     TagalongError,
-    UsageError,
 )
 from tagalong.machine import Machine, RunState
 from tagalong.memory import PageBitmap
-from tagalong.migrate.address import Address, TcpAddress, UnixAddress, parse_address
+from tagalong.migrate.address import TcpAddress, UnixAddress, parse_address
 from tagalong.migrate.channel import Channel
-from tagalong.migrate.compression import Compression
-from tagalong.migrate.connector import connect, is_one_way
-from tagalong.migrate.convergence import AutoConverge, Limits
+from tagalong.migrate.connector import connect
+from tagalong.migrate.convergence import Limits
 from tagalong.migrate.digest import memory_digest
-from tagalong.migrate.link import Link, Timeouts
+from tagalong.migrate.link import Link
 from tagalong.migrate.monitor import CancelToken, Monitor, ProgressCallback, check_cancelled
+from tagalong.migrate.options import MigrationOptions, require_possible
 from tagalong.migrate.pacer import Pacer
 from tagalong.migrate.page_sender import PageSender, SentData
 from tagalong.migrate.precopy import PreCopy
@@ -43,58 +41,11 @@ from tagalong.migrate.reach import Dial, Reach, Resumption
 from tagalong.migrate.recovery import Recovery
 from tagalong.migrate.report import DowntimeParts, MigrationReport, Stage
 from tagalong.migrate.team import Team
-from tagalong.migrate.tls import TlsCredentials
 from tagalong.migrate.translate import record_of_description, record_of_state
 from tagalong.wire.codec import MIGRATION_ID_BYTES
-from tagalong.wire.limits import MAX_BATCH_BYTES, MAX_CHANNELS, MAX_RECONNECT_S
+from tagalong.wire.limits import MAX_BATCH_BYTES
 
 _RECONNECT_EVERY_S = 0.2
-
-
-@dataclass(frozen=True)
-class MigrationOptions:
-    """What the operator asks for. Raises UsageError for what makes no sense.
-
-    `max_downtime_s`: stop the guest when what remains is expected to take no longer.
-    `max_rounds`: give up if that is not so after as many rounds. `max_bandwidth`: bytes a second
-    that pre-copy may send. `switchover_bandwidth`: bytes a second to expect of the channel while
-    the guest stands, if that is not what pre-copy reaches. `auto_converge`: slow a guest down
-    that changes memory too fast. `channels`: connections to spread pages over. `compression`: of
-    data. `reconnect_s`: for how long to try to come back when a connection breaks in pre-copy.
-    `verify`: compare a digest of all memory and tags before the commit. `drop_tags`: send all
-    tags as zero on purpose, unverified: the control experiment. `tls`: who the source is, and
-    whom it trusts.
-    """
-
-    max_downtime_s: float = 0.3
-    max_rounds: int = 40
-    max_bandwidth: float | None = None
-    switchover_bandwidth: float | None = None
-    auto_converge: AutoConverge | None = None
-    channels: int = 1
-    compression: Compression = field(default_factory=Compression)
-    reconnect_s: int = 0
-    verify: bool = False
-    drop_tags: bool = False
-    tls: TlsCredentials | None = None
-    timeouts: Timeouts = field(default_factory=Timeouts)
-
-    def __post_init__(self) -> None:
-        if not self.max_downtime_s >= 0 or self.max_rounds < 1:
-            raise UsageError(
-                f"a downtime of {self.max_downtime_s} s after {self.max_rounds} rounds is not "
-                "possible: at least 0 s and 1 round"
-            )
-        if not 1 <= self.channels <= MAX_CHANNELS:
-            raise UsageError(f"{self.channels} channels are not possible: 1 to {MAX_CHANNELS} are")
-        if not 0 <= self.reconnect_s <= MAX_RECONNECT_S:
-            raise UsageError(
-                f"to reconnect for {self.reconnect_s} s is not possible: 0 to {MAX_RECONNECT_S} s "
-                "are"
-            )
-        for rate in (self.max_bandwidth, self.switchover_bandwidth):
-            if rate is not None and not rate > 0:
-                raise UsageError(f"a bandwidth of {rate} bytes a second moves nothing")
 
 
 def migrate_to(
@@ -128,7 +79,7 @@ def migrate_to(
         return recovery.watch(channel)
 
     try:
-        _require_possible(address, options)
+        require_possible(address, options)
         channel = dial()
     except HostError as error:
         raise MigrationError(f"the migration did not begin: {error}") from error
@@ -136,17 +87,6 @@ def migrate_to(
     with channel:
         source = _Source(channel, machine, options, progress, cancel)
         return source.run(again, recovery)
-
-
-def _require_possible(address: Address, options: MigrationOptions) -> None:
-    if options.verify and is_one_way(address):
-        raise UsageError(f"{address}: nobody answers there whose digest could be compared")
-    is_once = not isinstance(address, TcpAddress | UnixAddress)
-    if is_once and (options.channels > 1 or options.reconnect_s):
-        raise UsageError(
-            f"{address}: there is one connection and no way to another; several channels and "
-            "reconnecting need tcp:HOST:PORT or unix:PATH"
-        )
 
 
 def migrate(
