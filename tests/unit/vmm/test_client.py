@@ -77,6 +77,18 @@ def test_migrate_returns_the_report_and_passes_the_request(tmp_path: Path) -> No
     assert seen[-1] == "completed"
 
 
+def test_migrate_leaves_the_steps_of_auto_converge_as_they_were_set(tmp_path: Path) -> None:
+    async def script(client: ControlClient, served: ServedVm) -> None:
+        steps = {"cpu-throttle-initial": 50, "max-bandwidth": 1000}
+        await client.execute("migrate-set-parameters", steps)
+        served.migration.finish.set()
+        await client.migrate(REQUEST, ignore)
+        settings = served.migration.requests[0].settings
+        assert (settings.cpu_throttle_initial, settings.max_bandwidth) == (50, 0)
+
+    play(tmp_path, script)
+
+
 @pytest.mark.parametrize(
     ("error", "raised"),
     [
