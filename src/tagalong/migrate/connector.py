@@ -19,6 +19,7 @@ from tagalong.migrate.descriptor import connected_socket, is_socket
 from tagalong.migrate.tls import Handshake, TlsCredentials, TlsRole
 
 _UNIX_BUFFER_BYTES = 4 << 20
+_WINDOW_BYTES = 3 << 20
 
 
 def is_one_way(address: Address) -> bool:
@@ -107,6 +108,11 @@ def tune(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNIX_BUFFER_BYTES)
     else:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The kernel makes the receive window fit what a reader waits for, and leaves it so.
+        # Else it would fit the small portions that are waited for later, and both ends would
+        # take turns instead of working side by side.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _WINDOW_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
 def _secured(

@@ -60,7 +60,7 @@ class Holdings:
                 self.rounds += 1
                 self._ended = 0
                 self.placed = self._none_placed()
-                self._lock.notify_all()
+            self._lock.notify_all()
 
     def wait_for_others(self, timeout_s: float) -> bool:
         """Return whether all connections but one have ended the round, after at most a while."""
