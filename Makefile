@@ -9,7 +9,7 @@ CONSTRAIN := -c constraints.txt
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install $(CONSTRAIN)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab kernels lint types bench long clean
+.PHONY: help demo test lab kernels lint types bench long faults fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -38,12 +38,19 @@ lint: $(VENV)/.installed-dev ## check style and format
 types: $(VENV)/.installed-dev ## check types
 	@$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev ## measure the interpreter, the migration and cores
-	@$(BIN)/python -m bench $(ARGS)
+bench: $(VENV)/.installed-dev ## measure the interpreter, cores and snapshots, and migrations against QEMU 10 (of `make lab`) and plain copies
+	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench.migrate $(ARGS)
 
 long: $(VENV)/.installed-dev ## compare random programs with QEMU for ten minutes
 	@$(BIN)/python -m tests.support.fetch_qemu
 	@$(BIN)/python -m tests.oracle.long --minutes 10 $(ARGS)
+
+faults: $(VENV)/.installed-dev ## let thousands of migrations go wrong (options: ARGS="--faults 50000")
+	@$(BIN)/python -m tests.faults.long $(ARGS)
+
+fuzz: $(VENV)/.installed-dev ## fuzz the stream's codec for ten minutes (options: ARGS="--seconds 3600")
+	@$(BIN)/python -m tests.faults.fuzz_stream $(ARGS)
 
 clean: ## remove everything that was built or fetched
 	rm -rf $(VENV) build dist .cache src/tagalong/_lib .mypy_cache .pytest_cache .ruff_cache .hypothesis

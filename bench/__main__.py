@@ -1,17 +1,16 @@
-"""Measure machine, migration, snapshots and cores: `make bench`, or `python -m bench`.
+"""Measure the machine, snapshots and cores: python -m bench.
 
     python -m bench [--json] [--runs 5] [--ram MIB] [--folder FOLDER]
 
-Every figure is the median of --runs runs; the plain copy runs in turn with the migration, so
-that their ratio holds on a noisy machine. Snapshots are written to FOLDER, by default
-/dev/shm; it takes 5 GiB there, or three times --ram if that is more.
+Every figure is the median of --runs runs. Snapshots are written to FOLDER, by default
+/dev/shm; it takes 5 GiB there, or three times --ram if that is more. Migrations are measured
+by `python -m bench.migrate`; `make bench` does both.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +18,6 @@ from rich.table import Table
 
 from bench import core_tags, snapshot
 from bench.interpreter import MODES, million_instructions_per_second
-from bench.migration import measure
 
 MIB = 1 << 20
 
@@ -28,22 +26,6 @@ def _interpreter(runs: int) -> dict[str, float]:
     return {
         name: statistics.median(million_instructions_per_second(mode) for _ in range(runs))
         for name, mode in MODES.items()
-    }
-
-
-def _migration(runs: int, ram_bytes: int) -> dict[str, float]:
-    samples = [measure(ram_bytes) for _ in range(runs)]
-
-    def median(values: Sequence[float]) -> float:
-        return statistics.median(values)
-
-    return {
-        "ram_mib": ram_bytes / MIB,
-        "migration_gb_per_s": median([s.migration_gb_per_s for s in samples]),
-        "plain_copy_gb_per_s": median([s.plain_gb_per_s for s in samples]),
-        "ratio_to_plain_copy": median([s.ratio for s in samples]),
-        "downtime_ms": median([s.downtime_ms for s in samples]),
-        "tags_share_of_data": median([s.tags_share for s in samples]),
     }
 
 
@@ -70,9 +52,6 @@ def main() -> None:
     arguments = parser.parse_args()
     figures = {
         "interpreter, million instructions/s": _interpreter(arguments.runs),
-        "migration of incompressible RAM with random tags": _migration(
-            arguments.runs, arguments.ram * MIB
-        ),
         "tags of 1 GiB of guest memory from a core": _core_tags(arguments.runs),
     }
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TA_ABI_VERSION 2
+#define TA_ABI_VERSION 4
 #define TA_EXPORT __attribute__((visibility("default")))
 
 TA_EXPORT uint32_t ta_abi_version(void);
@@ -30,6 +30,46 @@ TA_EXPORT size_t ta_tags_runs(const uint8_t *packed, size_t granules, struct ta_
 /* is_zero[i] = 1 if page i of `pages` pages of `page_bytes` (a multiple of 8) is all zero. */
 TA_EXPORT void ta_pages_zero(const uint8_t *data, size_t pages, size_t page_bytes,
                              uint8_t *is_zero);
+
+/* --- xxh3.c ------------------------------------------------------------------------------ */
+
+/* digests[i] = XXH3-64 (seed 0) of page i of `count`; `page_bytes` is a multiple of 1024. */
+TA_EXPORT void ta_hash_pages(const uint8_t *data, size_t count, size_t page_bytes,
+                             uint64_t *digests);
+
+/* --- page_stream.c: the data of a batch between memory and a socket --------------------- */
+
+struct ta_segment {
+    uint64_t address;
+    uint64_t bytes; /* a multiple of the page size, not 0 */
+};
+
+struct ta_page_cursor {
+    uint64_t segment, offset; /* offset: in that segment */
+    uint64_t total;           /* bytes from the first segment's start */
+};
+
+struct ta_page_stream {
+    int32_t fd; /* a stream socket */
+    uint32_t page_bytes;
+    const struct ta_segment *segments;
+    uint64_t segment_count;
+    uint64_t total_bytes; /* of all segments */
+    uint64_t *digests;    /* room for one a page: ta_hash_pages of each, when it is done */
+    uint8_t *stage;       /* sending: NULL, or pages are copied here first, for others may
+                           * write to them meanwhile; a multiple of the page size */
+    uint64_t stage_bytes;
+    /* Progress; all zero at first. */
+    uint64_t staged_sent;
+    struct ta_page_cursor moved, hashed;
+};
+
+TA_EXPORT uint32_t ta_page_stream_size(void);
+
+/* Move all of the segments to, or from, the socket and hash their pages. 1: done; 0: not in
+ * `timeout_ms`: call again; or -errno, -ENODATA where the peer has closed. */
+TA_EXPORT int ta_send_pages(struct ta_page_stream *stream, uint32_t timeout_ms);
+TA_EXPORT int ta_receive_pages(struct ta_page_stream *stream, uint32_t timeout_ms);
 
 /* --- planes.c: system calls for many places at once ------------------------------------ */
 

@@ -14,7 +14,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 2
+ABI_VERSION = 4
 
 _u8p = ctypes.c_void_p
 _u64 = ctypes.c_uint64
@@ -56,6 +56,30 @@ class Call(ctypes.Structure):
     )
 
 
+class PageCursor(ctypes.Structure):
+    """`struct ta_page_cursor`: a place in the segments of a page stream."""
+
+    _fields_ = (("segment", _u64), ("offset", _u64), ("total", _u64))
+
+
+class PageStream(ctypes.Structure):
+    """`struct ta_page_stream`: the data of a batch on their way, and how far they are."""
+
+    _fields_ = (
+        ("fd", ctypes.c_int32),
+        ("page_bytes", _u32),
+        ("segments", ctypes.c_void_p),
+        ("segment_count", _u64),
+        ("total_bytes", _u64),
+        ("digests", ctypes.c_void_p),
+        ("stage", ctypes.c_void_p),
+        ("stage_bytes", _u64),
+        ("staged_sent", _u64),
+        ("moved", PageCursor),
+        ("hashed", PageCursor),
+    )
+
+
 # name -> (result type, argument types)
 _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_abi_version": (_u32, ()),
@@ -65,6 +89,12 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_tags_unpack": (None, (_u8p, _u8p, _size)),
     "ta_tags_runs": (_size, (_u8p, _size, ctypes.c_void_p, _size)),
     "ta_pages_zero": (None, (_u8p, _size, _size, _u8p)),
+    # xxh3.c
+    "ta_hash_pages": (None, (_u8p, _size, _size, ctypes.c_void_p)),
+    # page_stream.c
+    "ta_page_stream_size": (_u32, ()),
+    "ta_send_pages": (ctypes.c_int, (ctypes.POINTER(PageStream), _u32)),
+    "ta_receive_pages": (ctypes.c_int, (ctypes.POINTER(PageStream), _u32)),
     # planes.c
     "ta_read_pages": (ctypes.c_int, (ctypes.c_int, _u64, ctypes.c_void_p, _size, _u8p)),
     "ta_ioctl_each": (_size, (ctypes.c_int, _u64, _u8p, _size, _size, ctypes.c_void_p)),
@@ -115,7 +145,11 @@ def library() -> ctypes.CDLL:
         raise NativeLibraryError(
             f"cannot load {path}: {error}; build it with `pip install -e .` in the source folder"
         ) from error
-    if loaded.ta_abi_version() != ABI_VERSION or loaded.ta_exit_size() != ctypes.sizeof(Exit):
+    sizes = {
+        loaded.ta_exit_size(): ctypes.sizeof(Exit),
+        loaded.ta_page_stream_size(): ctypes.sizeof(PageStream),
+    }
+    if loaded.ta_abi_version() != ABI_VERSION or any(c != py for c, py in sizes.items()):
         raise NativeLibraryError(
             f"{path} has ABI version {loaded.ta_abi_version()}, this package needs "
             f"{ABI_VERSION}: rebuild it with `pip install -e .` in the source folder"

@@ -3,7 +3,8 @@
     TagalongError                       exit code
     ├── UsageError                       2   ask differently
     ├── HostError                       10   change the host: something is missing or failed
-    │   └── NativeLibraryError          11   build or reinstall the package
+    │   ├── NativeLibraryError          11   build or reinstall the package
+    │   └── AuthenticationError         12   a peer is not who it has to be, or cannot prove it
     ├── MachineError                    20   look at the guest or its configuration
     │   ├── AddressError                21   no guest RAM there, or misaligned
     │   ├── GuestImageError             22   the guest program cannot be loaded
@@ -64,6 +65,12 @@ class NativeLibraryError(HostError):
     """The native library is missing or is not the one this package was built with."""
 
     exit_code = 11
+
+
+class AuthenticationError(HostError):
+    """A peer is not the one that it has to be, or cannot prove it: look at the certificates."""
+
+    exit_code = 12
 
 
 class MachineError(TagalongError):

@@ -7,6 +7,7 @@ to the other.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NewType, Protocol
@@ -15,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.memory import Gpa, GuestMemory, PageBitmap
+
+MAX_THROTTLE_PERCENT = 99
+"""A guest that is slowed down runs for a hundredth of the time at least (Machine.throttle)."""
 
 RegisterId = NewType("RegisterId", int)
 """A KVM ONE_REG id; its bits 55:52 hold log2 of the register's size in bytes."""
@@ -163,6 +167,22 @@ class Machine(Protocol):
 
     def wait(self, timeout_s: float | None = None) -> RunState:
         """Block until the machine is not RUNNING, or `timeout_s` has passed."""
+        ...
+
+    def throttle(self, percent: int) -> None:
+        """Make all vCPUs stand for `percent` of the time that the machine runs; 0 ends that.
+
+        0 to MAX_THROTTLE_PERCENT. They stand between instructions, in slices of milliseconds.
+        Raises UsageError for other values, RunStateError after close().
+        """
+        ...
+
+    def standing(self) -> AbstractContextManager[bool]:
+        """Keep the vCPUs of a machine that is not RUNNING from running for the length of a block.
+
+        Gives whether they stand; False does nothing more. Who resumes the machine meanwhile
+        finds it RUNNING at once, and its vCPUs run when the block ends.
+        """
         ...
 
     def close(self) -> None:

@@ -1,7 +1,11 @@
 """What the Machine Protocol promises, with a guest that notices when it is not kept."""
 
-import numpy as np
+import time
 
+import numpy as np
+import pytest
+
+from tagalong.errors import UsageError
 from tagalong.machine import Machine, MachineState, RunState
 from tagalong.memory import Gpa
 from tests.support.running_guest import Boot
@@ -18,6 +22,63 @@ def test_pause_and_resume_under_churn_nothing_is_lost(boot: Boot) -> None:
         guest.machine.pause()
 
     assert not guest.lines_with("FAIL")
+
+
+def test_throttled_guest_does_less_and_loses_nothing(boot: Boot) -> None:
+    guest = boot("churn", CHURN, vcpu_count=2)
+    guest.machine.resume()
+    guest.wait_for("progress", 2)
+    began = time.monotonic()
+    guest.wait_for("progress", 8)
+    full_speed_s = time.monotonic() - began
+
+    guest.machine.throttle(80)
+    began = time.monotonic()
+    guest.wait_for("progress", 14, seconds=120)
+    throttled_s = time.monotonic() - began
+    guest.machine.pause()
+    guest.machine.throttle(0)
+
+    assert throttled_s > 2 * full_speed_s  # five times as long, on a host with time to spare
+    assert guest.machine.save_state()
+    assert not guest.lines_with("FAIL")
+
+
+def test_throttle_and_pause_from_two_threads_do_not_lock_each_other_out(boot: Boot) -> None:
+    guest = boot("churn", CHURN)
+    guest.machine.throttle(80)
+    for count in range(1, 4):
+        guest.machine.resume()
+        guest.wait_for("progress", count, seconds=120)
+        guest.machine.peek_state()
+        guest.machine.pause()
+        assert guest.machine.run_state is RunState.PAUSED
+    guest.machine.throttle(0)
+
+    assert not guest.lines_with("FAIL")
+
+
+def test_standing_machine_that_is_resumed_runs_when_the_block_ends(boot: Boot) -> None:
+    guest = boot("churn", CHURN)
+    with guest.machine.standing() as stands:
+        assert stands
+        guest.machine.resume()
+        assert guest.machine.run_state is RunState.RUNNING
+        time.sleep(0.3)
+        assert not guest.lines
+
+    guest.wait_for("progress", 1)
+    with guest.machine.standing() as stands:
+        assert not stands
+        guest.wait_for("progress", len(guest.lines_with("progress")) + 1)
+
+
+def test_throttle_that_is_no_percentage_is_refused(boot: Boot) -> None:
+    guest = boot("churn", CHURN)
+
+    for percent in (-1, 100):
+        with pytest.raises(UsageError, match="0 to 99 is possible"):
+            guest.machine.throttle(percent)
 
 
 def test_state_and_memory_copied_to_another_machine_guest_goes_on(boot: Boot) -> None:

@@ -7,19 +7,21 @@ version must read. A new version gets new files beside the old ones.
 from pathlib import Path
 
 from tagalong.wire import Role
-from tests.support.wire_session import streams
+from tests.support.wire_session import PLAYS, streams
 
 FOLDER = Path(__file__).parent
 PATHS = {
-    Role.SOURCE: FOLDER / "stream-v1-source.bin",
-    Role.DESTINATION: FOLDER / "stream-v1-destination.bin",
+    (name, role): FOLDER / f"stream-v2-{name}-{role.name.lower()}.bin"
+    for name in PLAYS
+    for role in Role
 }
 
 
 def main() -> None:
-    for role, stream in streams().items():
-        with PATHS[role].open("xb") as file:
-            file.write(stream)
+    for name, play in PLAYS.items():
+        for role, stream in streams(play).items():
+            with PATHS[name, role].open("xb") as file:
+                file.write(stream)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,11 @@ def test_migrate_full_sequence_of_events_and_states(tmp_path: Path) -> None:
         await qmp.execute("cont")
         with qmp.listener() as listener:
             await qmp.execute("migrate", {"uri": "tcp:127.0.0.1:1"})
-            assert await collect(listener, 2) == ["MIGRATION setup", "MIGRATION active"]
+            assert await collect(listener, 3) == [
+                "MIGRATION setup",
+                "MIGRATION active",
+                "MIGRATION_PASS 1",
+            ]
             with pytest.raises(ExecuteError, match=r"^There's a migration process in progress$"):
                 await qmp.execute("migrate", {"uri": "tcp:127.0.0.1:1"})
             served.migration.finish.set()
@@ -135,7 +139,7 @@ def test_migrate_cancel_sequence_of_events(tmp_path: Path) -> None:
         await qmp.execute("cont")
         with qmp.listener() as listener:
             await qmp.execute("migrate", {"uri": "tcp:127.0.0.1:1"})
-            await collect(listener, 2)
+            await collect(listener, 3)
             await qmp.execute("migrate_cancel")
             assert await collect(listener, 2) == ["MIGRATION cancelling", "MIGRATION cancelled"]
         assert await qmp.execute("query-status") == {"status": "running", "running": True}

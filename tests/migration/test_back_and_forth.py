@@ -31,9 +31,7 @@ async def incoming_uri(vm: VmProcess) -> str:
 
 
 async def migrate(source: VmProcess, destination: VmProcess) -> Report:
-    request = MigrationRequest(
-        uri=await incoming_uri(destination), max_downtime_ms=300, verify=True, drop_tags=False
-    )
+    request = MigrationRequest(uri=await incoming_uri(destination), verify=True, drop_tags=False)
     async with source.client() as client:
         return await client.migrate(request, lambda _: None)
 

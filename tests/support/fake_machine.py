@@ -7,6 +7,7 @@ a hole. `guest` stands in for the instructions of a real one.
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +113,7 @@ class FakeMachine:
         self.calls: list[str] = []
         self.was_ever_resumed = False
         self.is_closed = False
+        self.throttle_percent = 0
         self._guest = guest
         self._lock = threading.RLock()
         self._state = RunState.PAUSED
@@ -170,6 +172,14 @@ class FakeMachine:
     def wait(self, timeout_s: float | None = None) -> RunState:
         del timeout_s
         return self._state
+
+    def throttle(self, percent: int) -> None:
+        if percent != self.throttle_percent:
+            self.calls.append(f"throttle {percent}")
+        self.throttle_percent = percent
+
+    def standing(self) -> AbstractContextManager[bool]:
+        return nullcontext(self._state is not RunState.RUNNING)
 
     def close(self) -> None:
         self.calls.append("close")

@@ -75,6 +75,7 @@ class Migration:
     build: Callable[[MachineDescription], Machine] = FakeMachine
     take_over: TakeOver = resume_if_it_ran
     rule: Rule | None = None
+    target: list[int] | None = None  # gets the listener's port
     progress: Callable[[Progress], None] | None = None
     cancel: CancelToken | None = None
     cancel_destination: CancelToken | None = None
@@ -131,6 +132,8 @@ class Migration:
         if self.rule is None:
             self._migrate(outcome, uri)
             return
+        if self.target is not None:
+            self.target.append(int(uri.rpartition(":")[2]))
         with Proxy(uri, self.rule) as proxy:
             self._migrate(outcome, proxy.uri)
 

@@ -11,12 +11,16 @@ from typing import Self
 from tagalong.wire import RecordType, Role
 
 HEADER_BYTES = 16
+_BACK = Role.DESTINATION
 
 
 class Fate(Enum):
     """What becomes of the connection instead of a record."""
 
-    CUT = "cut"  # both connections are closed
+    CUT = "cut"  # all connections are closed
+    CUT_ONE = "cut one"  # this connection is closed
+    CUT_MID_RECORD = "cut inside of a record"  # as CUT, after the record's first half
+    CUT_FOR_EVER = "cut for ever"  # as CUT, and nobody gets through any more
     STALL = "stall"  # nothing is forwarded in this direction any more
 
 
@@ -30,7 +34,7 @@ def forward(_role: Role, _number: int, _kind: RecordType, record: bytes) -> byte
 
 
 class Proxy:
-    """Listens at `uri` and forwards one connection to the TCP address of `target`."""
+    """Listens at `uri` and forwards every connection to the TCP address of `target`."""
 
     def __init__(self, target: str, rule: Rule) -> None:
         host, port = target.removeprefix("tcp:").rsplit(":", 1)
@@ -39,6 +43,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.uri = f"tcp:127.0.0.1:{self._listener.getsockname()[1]}"
         self._sockets: list[socket.socket] = []
+        self._is_open = True
         self._threads = [threading.Thread(target=self._run)]
         self._threads[0].start()
 
@@ -62,14 +67,18 @@ class Proxy:
 
     def _run(self) -> None:
         with suppress(OSError):
-            source, _ = self._listener.accept()
-            self._sockets.append(source)
-            destination = socket.create_connection(self._target)
-            self._sockets.append(destination)
-            back = threading.Thread(target=self._pump, args=(destination, source, Role.DESTINATION))
-            self._threads.append(back)
-            back.start()
-            self._pump(source, destination, Role.SOURCE)
+            while True:
+                source, _ = self._listener.accept()
+                self._sockets.append(source)
+                if not self._is_open:
+                    _shut(source)
+                    continue
+                destination = socket.create_connection(self._target)
+                self._sockets.append(destination)
+                for ends in ((source, destination, Role.SOURCE), (destination, source, _BACK)):
+                    pump = threading.Thread(target=self._pump, args=ends)
+                    self._threads.append(pump)
+                    pump.start()
 
     def _pump(self, incoming: socket.socket, outgoing: socket.socket, role: Role) -> None:
         with suppress(OSError, EOFError):
@@ -80,20 +89,36 @@ class Proxy:
                 record = header + _read(incoming, int.from_bytes(header[4:8], "little"))
                 kind = RecordType(int.from_bytes(header[:2], "little"))
                 result = self._rule(role, number, kind, record)
-                if result is Fate.CUT:
-                    self._cut()
-                    return
                 if result is Fate.STALL:
+                    return
+                if isinstance(result, Fate):
+                    self._break(result, record, incoming, outgoing)
                     return
                 outgoing.sendall(result)
                 number += 1
         with suppress(OSError):
             outgoing.shutdown(socket.SHUT_WR)
 
+    def _break(
+        self, fate: Fate, record: bytes, incoming: socket.socket, outgoing: socket.socket
+    ) -> None:
+        if fate is Fate.CUT_MID_RECORD:
+            outgoing.sendall(record[: len(record) // 2])
+        if fate is Fate.CUT_ONE:
+            _shut(incoming)
+            _shut(outgoing)
+            return
+        self._is_open = fate is not Fate.CUT_FOR_EVER
+        self._cut()
+
     def _cut(self) -> None:
         for sock in self._sockets:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+            _shut(sock)
+
+
+def _shut(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _read(sock: socket.socket, size: int) -> bytes:

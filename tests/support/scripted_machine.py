@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,12 @@ class ScriptedMachine:
         with self._changed:
             self._changed.wait_for(lambda: self._state is not RunState.RUNNING, timeout_s)
         return self._state
+
+    def throttle(self, percent: int) -> None:
+        raise NotImplementedError
+
+    def standing(self) -> AbstractContextManager[bool]:
+        raise NotImplementedError
 
     def close(self) -> None:
         self.closed = True

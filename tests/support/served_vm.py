@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tagalong.errors import MigrationCancelledError, SnapshotCancelledError, TagalongError
 from tagalong.machine import Machine, RunState
+from tagalong.migrate import Recovery
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.messages import Event
 from tagalong.vmm.outgoing import Outgoing
@@ -42,8 +43,10 @@ class Migration:
         request: MigrationRequest,
         progress: Callable[[MigrationProgress], None],
         cancelled: threading.Event,
+        recovery: Recovery,
     ) -> Mapping[str, object]:
         """Do as told, once `finish` is set, or be cancelled before."""
+        del recovery
         self.requests.append(request)
         progress(PROGRESS)
         while not self.finish.wait(0.001):

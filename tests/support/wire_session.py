@@ -7,14 +7,19 @@ import xxhash
 
 from tagalong.wire import (
     NEED_DATA,
+    SUPPORTED_FEATURES,
     Abort,
     AbortReason,
     Accept,
     Buffer,
+    Channel,
     Commit,
     Connection,
     Digest,
+    End,
+    Held,
     Hello,
+    Joining,
     KeepAlive,
     Machine,
     NoBytes,
@@ -27,6 +32,8 @@ from tagalong.wire import (
     Record,
     RecordType,
     Region,
+    Resume,
+    Resumed,
     Role,
     Round,
     Run,
@@ -36,6 +43,7 @@ from tagalong.wire import (
     Vcpu,
     Verify,
 )
+from tagalong.wire.connection import own_memory
 
 PAGE = 4096
 RAM = 0x4000_0000
@@ -57,6 +65,8 @@ def plane(content: bytes) -> memoryview:
 RAW_DATA = plane(bytes(number * 7 % 251 for number in range(PAGE)))
 RAW_TAGS = plane(bytes(number * 89 % 256 for number in range(PAGE // 32)))
 RUN_TAGS = plane(b"\x11" * 100 + b"\x22" * 156)
+TEXT_DATA = plane(b"tagalong" * (PAGE // 8))
+EVEN_TAGS = plane(b"\x55" * (PAGE // 32))
 
 X0 = 0x6030_0000_0010_0000
 STATE = State(
@@ -84,8 +94,10 @@ SCRIPT: tuple[tuple[Role, Record], ...] = (
     (SOURCE, Round(1, 0x100)),
     (DESTINATION, Round(1, 0x100)),
     (SOURCE, Pages(Runs([Run(RAM, 1), Run(RAM + 0x20_0000, 1)]), NoBytes.ZERO, RUN_TAGS)),
-    (SOURCE, Round(2, 2)),
-    (DESTINATION, Round(2, 2)),
+    (SOURCE, Pages(Runs([Run(RAM, 1)]), NoBytes.KEPT, EVEN_TAGS)),
+    (SOURCE, Pages(Runs([Run(RAM + 0x1000, 1)]), (TEXT_DATA,), NoBytes.ZERO, level=1)),
+    (SOURCE, Round(2, 4)),
+    (DESTINATION, Round(2, 4)),
     (SOURCE, STATE),
     (SOURCE, Verify()),
     (SOURCE, Digest(DIGEST)),
@@ -95,10 +107,52 @@ SCRIPT: tuple[tuple[Role, Record], ...] = (
     (SOURCE, Commit(run=True)),
     (DESTINATION, Running()),
 )
-"""A migration with verification, every record type but ABORT in it."""
+"""A migration with verification over one connection."""
+
+CHANNEL_SCRIPT: tuple[tuple[Role, Record], ...] = (
+    (SOURCE, Channel(MIGRATION_ID, 1)),
+    (DESTINATION, Channel(MIGRATION_ID, 1)),
+    (SOURCE, Pages(Runs([Run(RAM + 0x2000, 1)]), NoBytes.ZERO, EVEN_TAGS)),
+    (SOURCE, KeepAlive()),
+    (SOURCE, Round(2, 1)),
+    (DESTINATION, Round(2, 1)),
+    (SOURCE, End()),
+)
+"""One more connection of that migration, from its second round on."""
+
+RESUME_SCRIPT: tuple[tuple[Role, Record], ...] = (
+    (SOURCE, Hello(SOURCE, MIGRATION_ID, reconnect_s=60)),
+    (DESTINATION, Hello(DESTINATION, MIGRATION_ID, reconnect_s=60)),
+    (SOURCE, Resume(1)),
+    (DESTINATION, Held(RAM, 12, b"\x0f\x08")),
+    (DESTINATION, Held(RAM + 0x20_0000, 1, b"\x01")),
+    (DESTINATION, Resumed(1)),
+    (SOURCE, Pages(Runs([Run(RAM + 0x4000, 1)]), NoBytes.ZERO, EVEN_TAGS)),
+    (SOURCE, Round(2, 1)),
+    (DESTINATION, Round(2, 1)),
+    (SOURCE, Abort(AbortReason.CANCELLED, "asked for")),
+)
+"""A connection on which that migration goes on in its second round, and is cancelled."""
+
+JOINING = Joining(MIGRATION_ID, MACHINE, SUPPORTED_FEATURES, rounds=1)
+
+
+@dataclass(frozen=True)
+class Play:
+    """A script, and what both ends know before it begins."""
+
+    script: Sequence[tuple[Role, Record]]
+    joining: Joining | None = None
+
+
+PLAYS = {
+    "main": Play(SCRIPT),
+    "channel": Play(CHANNEL_SCRIPT, JOINING),
+    "resume": Play(RESUME_SCRIPT, JOINING),
+}
 
 SAMPLES: dict[RecordType, Record] = {
-    **{record.type: record for _, record in SCRIPT},
+    **{record.type: record for play in reversed(PLAYS.values()) for _, record in play.script},
     RecordType.ABORT: Abort(AbortReason.CANCELLED, "asked for"),
     RecordType.PAGES: Pages(Runs([Run(RAM, 1)]), NoBytes.ZERO, NoBytes.ZERO),
 }
@@ -116,8 +170,9 @@ class Pair:
     destination: Connection
 
     @classmethod
-    def new(cls, *place: Placement) -> "Pair":
-        return cls(Connection(SOURCE), Connection(DESTINATION, *place))
+    def new(cls, *place: Placement, joining: Joining | None = None) -> "Pair":
+        placement = place[0] if place else own_memory
+        return cls(Connection(SOURCE, joining=joining), Connection(DESTINATION, placement, joining))
 
     def end(self, role: Role) -> Connection:
         return self.source if role is SOURCE else self.destination
@@ -130,37 +185,39 @@ class Pair:
         return received
 
 
-def pair_in(phase: Phase, *place: Placement) -> Pair:
-    """Return both ends of a conversation that the script has brought to `phase`."""
-    pair = Pair.new(*place)
-    for role, record in SCRIPT:
-        if pair.source.phase is phase:
-            return pair
+def play_to(phase: Phase) -> Play:
+    """Return the records that bring a conversation to `phase`."""
+    for play in PLAYS.values():
+        connection = Pair.new(joining=play.joining)
+        for number, (role, record) in enumerate(play.script):
+            if connection.source.phase is phase:
+                return Play(play.script[:number], play.joining)
+            connection.say(role, record)
+    return Play(PLAYS["resume"].script if phase is Phase.ABORTED else SCRIPT, JOINING)
+
+
+def pair_in(phase: Phase, *place: Placement, joining: Joining | None = None) -> Pair:
+    """Return both ends of a conversation that a script has brought to `phase`."""
+    play = play_to(phase)
+    if phase is Phase.DONE:
+        play = PLAYS["main"]
+    pair = Pair.new(*place, joining=joining or play.joining)
+    for role, record in play.script:
         pair.say(role, record)
-    if phase is Phase.ABORTED:
-        pair = Pair.new()
-        pair.say(SOURCE, SAMPLES[RecordType.ABORT])
     assert pair.source.phase is phase
     return pair
 
 
 def records_said_by(role: Role, before: Phase) -> int:
     """Return how many records `role` has sent when pair_in(before) is reached."""
-    pair = Pair.new()
-    count = 0
-    for sender, record in SCRIPT:
-        if pair.source.phase is before:
-            break
-        pair.say(sender, record)
-        count += sender is role
-    return count
+    return sum(sender is role for sender, _ in play_to(before).script)
 
 
-def streams() -> dict[Role, bytes]:
-    """Return what the script puts on the wire in each direction."""
-    pair = Pair.new()
+def streams(play: Play = PLAYS["main"]) -> dict[Role, bytes]:
+    """Return what a script puts on the wire in each direction."""
+    pair = Pair.new(joining=play.joining)
     sent = {SOURCE: b"", DESTINATION: b""}
-    for role, record in SCRIPT:
+    for role, record in play.script:
         buffers = joined(pair.end(role).send(record))
         pair.end(role.peer).receive_data(buffers)
         pair.end(role.peer).next_record()
@@ -168,18 +225,16 @@ def streams() -> dict[Role, bytes]:
     return sent
 
 
-def hear(
-    listener: Role, heard: bytes, script: Sequence[tuple[Role, Record]] = SCRIPT
-) -> list[Record]:
-    """Play one end of the script against a recorded stream; return what it accepted.
+def hear(listener: Role, heard: bytes, play: Play = PLAYS["main"]) -> list[Record]:
+    """Play one end of a script against a recorded stream; return what it accepted.
 
     Every record of the listener's own is sent at its place in the script. Raises what the
     connection raises; at the end of `heard` the connection is told so.
     """
-    connection = Connection(listener)
+    connection = Connection(listener, joining=play.joining)
     connection.receive_data(heard)
     accepted: list[Record] = []
-    for role, record in script:
+    for role, record in play.script:
         if role is listener:
             connection.send(record)
             continue
@@ -211,8 +266,19 @@ def raw_record(
     size = len(payload) if size is None else size
     checked = kind.to_bytes(2, "little") + flags.to_bytes(2, "little") + size.to_bytes(4, "little")
     if kind == RecordType.PAGES and len(payload) >= 16:
-        runs = payload[16 : 16 + 16 * int.from_bytes(payload[:2], "little")]
-        check = xxhash.xxh3_64_intdigest(checked + payload[:8] + runs, seed=sequence)
-        payload = payload[:8] + check.to_bytes(8, "little") + payload[16:]
+        return checked + sealed_pages(sequence, checked, payload)
     value = xxhash.xxh3_64_intdigest(checked + payload, seed=sequence)
     return checked + value.to_bytes(8, "little") + payload
+
+
+def sealed_pages(sequence: int, checked: bytes, payload: bytes) -> bytes:
+    """Return checksum and payload of a batch with the seal at its end put right."""
+    runs, encoding, tag_bytes = int.from_bytes(payload[:2], "little"), payload[2], payload[4:8]
+    data_at = 16 + 16 * runs + int.from_bytes(tag_bytes, "little")
+    data = payload[data_at:-8]
+    value = xxhash.xxh3_64_intdigest(checked + payload[: min(data_at, len(payload))], seed=sequence)
+    size = {1: PAGE, 3: max(1, len(data))}.get(encoding)
+    pieces = [data[at : at + size] for at in range(0, len(data), size)] if size else []
+    digests = b"".join(xxhash.xxh3_64_digest(piece)[::-1] for piece in pieces)
+    seal = xxhash.xxh3_64_digest(value.to_bytes(8, "little") + digests, seed=sequence)[::-1]
+    return value.to_bytes(8, "little") + payload[:-8] + seal

@@ -10,9 +10,9 @@ from tagalong.cli.options import access_option, size
 from tagalong.cli.progress import migration_bar
 from tagalong.cli.text import demo_report
 from tagalong.demo import DemoObserver, DemoOptions, run_demo
-from tagalong.vmm.commands import DEFAULT_MAX_DOWNTIME_MS, MAX_DOWNTIME_LIMIT_MS
 from tagalong.vmm.factory import AUTO, MACHINE_NAMES
 from tagalong.vmm.interrupt import run_interruptible
+from tagalong.vmm.settings import MAX_DOWNTIME_LIMIT_MS, MigrationSettings
 
 _EPILOG = """\b
 Examples:
@@ -41,7 +41,7 @@ sides were equal, 1 if not.
     "--max-downtime",
     "max_downtime_ms",
     type=click.IntRange(0, MAX_DOWNTIME_LIMIT_MS),
-    default=DEFAULT_MAX_DOWNTIME_MS,
+    default=MigrationSettings().downtime_limit,
     show_default=True,
     metavar="MS",
 )

@@ -96,5 +96,17 @@ def _update(progress: Progress, task: TaskID, info: Info) -> None:
         description=f"migrating, round {ram['dirty-sync-count']}",
         total=ram["total"],
         completed=ram["total"] - ram["remaining"],
-        rate=f"{ram['mbps'] / _BITS_PER_BYTE:,.0f} MB/s" if ram["mbps"] else "",
+        rate=", ".join(_figures(info, ram)),
     )
+
+
+def _figures(info: Info, ram: Mapping[str, int]) -> Iterator[str]:
+    """Yield what is known: how fast it goes, how fast the guest is, and what that comes to."""
+    if ram["mbps"]:
+        yield f"{ram['mbps'] / _BITS_PER_BYTE:,.0f} MB/s"
+    if dirty := ram.get("dirty-pages-rate"):
+        yield f"guest dirties {dirty * ram['page-size'] / 1e6:,.0f} MB/s"
+    if (expected := info.get("expected-downtime")) is not None:
+        yield f"downtime {expected} ms"
+    if throttled := info.get("cpu-throttle-percentage"):
+        yield f"guest slowed by {throttled} %"

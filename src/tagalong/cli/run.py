@@ -13,6 +13,8 @@ _EPILOG = """\b
 Examples:
   tagalong run --guest churn --guest-args "tag-only=50" --vcpus 2 --control a.sock
   tagalong run --incoming tcp:0.0.0.0:4444 --control b.sock
+  tagalong run --incoming tcp:0.0.0.0:4444 --tls-dir /etc/pki/tagalong --control b.sock
+  tagalong run --incoming file:/srv/vm --control b.sock
   tagalong run --restore vm.core --control b.sock
   tagalong run --guest ./mine.elf --control a.sock --paused
 """
@@ -49,7 +51,22 @@ Examples:
 @click.option(
     "--incoming",
     metavar="URI",
-    help="Wait for a migration on tcp:HOST:PORT (port 0: any) or unix:PATH.",
+    help="Wait for a migration on tcp:HOST:PORT (port 0: any) or unix:PATH, or take it from "
+    "file:PATH, exec:COMMAND or fd:NUMBER.",
+)
+@click.option(
+    "--tls-dir",
+    "tls_folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Take it over TLS only, with ca-cert.pem, server-cert.pem and server-key.pem.",
+)
+@click.option(
+    "--tls-admit",
+    "tls_admitted",
+    multiple=True,
+    metavar="NAME",
+    help="Admit only a source whose certificate has this name; may be given again.",
 )
 @click.option(
     "--restore",
@@ -71,6 +88,11 @@ Examples:
     default="64G",
     show_default=True,
     help="Refuse an arriving or restored VM with more RAM than this.",
+)
+@click.option(
+    "--prealloc",
+    is_flag=True,
+    help="Make the memory (--ram) of an arriving VM ready while waiting (machine soft).",
 )
 @click.option(
     "--exit-with-parent",

@@ -10,10 +10,10 @@ import click
 from tagalong.cli.options import access_change_option
 from tagalong.cli.progress import save_bar
 from tagalong.cli.text import save_report
-from tagalong.vmm.commands import DEFAULT_MAX_DOWNTIME_MS, MAX_DOWNTIME_LIMIT_MS
 from tagalong.vmm.interrupt import run_interruptible
 from tagalong.vmm.keep import save_vm
 from tagalong.vmm.save_record import SaveRequest
+from tagalong.vmm.settings import MAX_DOWNTIME_LIMIT_MS, MigrationSettings
 
 _EPILOG = """\b
 Examples:
@@ -32,7 +32,7 @@ Examples:
     "--max-downtime",
     "max_downtime_ms",
     type=click.IntRange(0, MAX_DOWNTIME_LIMIT_MS),
-    default=DEFAULT_MAX_DOWNTIME_MS,
+    default=MigrationSettings().downtime_limit,
     show_default=True,
     metavar="MS",
     help="With --live: stop the guest when the rest takes no longer than this.",

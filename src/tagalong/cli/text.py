@@ -23,12 +23,15 @@ def migration_report(report: Report, uri: str) -> str:
     """Return a migration's report in words."""
     parts = cast("Mapping[str, float]", report["downtime_parts_ms"])
     spent = ", ".join(f"{name.replace('_', ' ')} {_ms(value)}" for name, value in parts.items())
+    dirty_rate = _rate(report["dirty_rate_bytes_per_s"])
+    if report["throttle_percent"]:
+        dirty_rate += f", slowed down by {report['throttle_percent']} %"
     lines = [
-        f"The VM has moved to {uri} and {'goes on' if report['was_running'] else 'stays paused'}.",
+        _what_happened(report, uri),
         "",
         *_traffic(report),
         _row("throughput", _rate(report["throughput_bytes_per_s"])),
-        _row("dirty rate", _rate(report["dirty_rate_bytes_per_s"])),
+        _row("dirty rate", dirty_rate),
         _row("downtime", f"{_ms(report['downtime_ms'])} ({spent})"),
         _row("verified", _verified(report)),
         *_access(report),
@@ -82,6 +85,18 @@ def _missing(report: Report) -> list[str]:
     tables = report["unreadable_tables"]
     return [_row("missing", f"what {tables} translation tables map that are not in RAM")] * bool(
         tables
+    )
+
+
+def _what_happened(report: Report, uri: str) -> str:
+    if report["one_way"]:
+        state = "runs" if report["was_running"] else "is paused"
+        return (
+            f"The VM is kept in {uri} and {state} once that is loaded (tagalong run --incoming). "
+            "Load it once only."
+        )
+    return (
+        f"The VM has moved to {uri} and {'goes on' if report['was_running'] else 'stays paused'}."
     )
 
 

@@ -25,6 +25,7 @@ from tagalong.demo.report import DemoReport
 from tagalong.errors import MachineError
 from tagalong.vmm.factory import AUTO
 from tagalong.vmm.record import MigrationRequest
+from tagalong.vmm.settings import MigrationSettings
 
 # Operations between two lines of progress: several a second, so that nobody waits for long.
 _REPORT_OFTEN = "report=512"
@@ -118,7 +119,7 @@ async def _migrate(
     # Without tags the digests cannot be equal: to see the guest notice, do not ask for them.
     request = MigrationRequest(
         uri=await _incoming_uri(destination),
-        max_downtime_ms=options.max_downtime_ms,
+        settings=MigrationSettings(downtime_limit=options.max_downtime_ms),
         verify=not options.drop_tags,
         drop_tags=options.drop_tags,
     )

@@ -33,6 +33,7 @@ from tagalong.machine import (
     RunState,
 )
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
+from tagalong.throttle import Throttle
 
 _UART: Final = "pl011"
 
@@ -65,6 +66,7 @@ class KvmMachine:
             ExitHandler(self._uart, self._end).handle,
             lambda error: self._end(RunState.FAILED, error),
         )
+        self._throttle = Throttle(self._condition, self._threads.hold, self._threads.let_go)
         counts = [region.page_count for region in parts.memory.regions]
         self._log = DirtyLog(parts.vm, parts.slots, counts)
         self._host = NativeHost(parts.memory, self._copy_tags)
@@ -179,11 +181,33 @@ class KvmMachine:
             self._condition.wait_for(is_over, timeout_s)
             return self._state
 
+    def throttle(self, percent: int) -> None:
+        """Make the vCPUs stand for a part of the time."""
+        with self._condition:
+            self._refuse_closed()
+            self._throttle.set(percent)
+
+    @contextmanager
+    def standing(self) -> Iterator[bool]:
+        """Keep the vCPUs of a machine that does not run from running."""
+        with self._condition:
+            self._refuse_closed()
+            stands = self._state is not RunState.RUNNING
+            if stands:
+                self._threads.hold()
+        try:
+            yield stands
+        finally:
+            if stands:
+                with self._condition:
+                    self._threads.let_go()
+
     def close(self) -> None:
         """Stop and release everything."""
         with self._condition:
             if self._closed:
                 return
+            self._throttle.set(0)
             self._closed = True
             if self._state is RunState.RUNNING:
                 self._state = RunState.PAUSED

@@ -28,6 +28,8 @@ class TagsInPages:
     There is nothing to map here, and to answer with zeros would lose tags silently.
     """
 
+    was_reserved = False
+
     @property
     def fd(self) -> int:
         """Refuse: there is no file."""

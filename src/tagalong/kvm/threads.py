@@ -77,13 +77,21 @@ class VcpuThreads:
     def held(self) -> Iterator[None]:
         """Make the vCPUs stand for the length of the block."""
         with self._condition:
-            self._holds += 1
             try:
-                self.stand()
+                self.hold()
                 yield
             finally:
-                self._holds -= 1
-                self._condition.notify_all()
+                self.let_go()
+
+    def hold(self) -> None:
+        """Make the vCPUs stand until `let_go`; called with the condition held."""
+        self._holds += 1
+        self.stand()
+
+    def let_go(self) -> None:
+        """Take one `hold` back; called with the condition held."""
+        self._holds -= 1
+        self._condition.notify_all()
 
     def close(self) -> None:
         """Stop for ever and end the threads. Safe to call twice."""

@@ -138,6 +138,21 @@ class PageBitmap:
         self.words[head + 1 : tail] = _ALL
         self.words[tail] |= np.uint64(to_last)
 
+    def has_range(self, first: int, count: int) -> bool:
+        """Return whether all of the pages [first, first + count) are set.
+
+        Raises UsageError if they are not all in the bitmap.
+
+        >>> PageBitmap.from_pages(70, [62, 63, 64]).has_range(62, 3)
+        True
+        """
+        self._check_range(first, count)
+        start = first // WORD_BITS
+        words = self.words[start : -(-(first + count) // WORD_BITS)]
+        bits = np.unpackbits(words.view(np.uint8), bitorder="little")
+        at = first - start * WORD_BITS
+        return bool(bits[at : at + count].all())
+
     def add_flags(self, first: int, flags: NDArray[np.bool_]) -> None:
         """Set each page first + n for which flags[n] is set; the others stay as they are.
 
@@ -171,6 +186,11 @@ class PageBitmap:
     def __and__(self, other: "PageBitmap") -> Self:
         self._check_same_size(other)
         return type(self)(self.page_count, self.words & other.words)
+
+    def __sub__(self, other: "PageBitmap") -> Self:
+        """Return the pages that only this bitmap has. Raises UsageError for other sizes."""
+        self._check_same_size(other)
+        return type(self)(self.page_count, self.words & ~other.words)
 
     def __contains__(self, page: int) -> bool:
         if not 0 <= page < self.page_count:

@@ -20,14 +20,21 @@ from numpy.typing import NDArray
 
 from tagalong._native import library
 from tagalong.errors import HostError, RunStateError
+from tagalong.memory.reserve import take_reserved
 
 # Nobody who is given the descriptor can cut the file short, which would turn accesses to
 # the mapping into SIGBUS, or change its size at all.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
+def _new_memfd(name: str) -> int:
+    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
 class AnyPlane(Protocol):
     """What a region needs of a plane; `Plane` says what each method promises."""
+
+    was_reserved: bool
 
     @property
     def fd(self) -> int:
@@ -63,8 +70,9 @@ class AnyPlane(Protocol):
 
 
 class Plane:
-    """Shared memory of `size_bytes`, all holes at first.
+    """Shared memory of `size_bytes`, all holes at first, or reserved and all zero.
 
+    Memory of just this size that was reserved (reserve.py) is taken: `was_reserved`.
     `name` is for people: it shows in /proc/PID/maps and in error messages. Raises HostError
     if the host does not give the memory.
     """
@@ -72,13 +80,14 @@ class Plane:
     def __init__(self, name: str, size_bytes: int) -> None:
         self._name = name
         try:
-            self._fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            reserved = take_reserved(size_bytes)
+            self.was_reserved = reserved is not None
+            self._fd, mapping = reserved or (_new_memfd(name), None)
             # close() calls it, or else the garbage collector: no descriptor leaks.
             self._close_fd = weakref.finalize(self, os.close, self._fd)
             os.ftruncate(self._fd, size_bytes)
             fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
-            protection = mmap.PROT_READ | mmap.PROT_WRITE
-            mapping = mmap.mmap(self._fd, size_bytes, mmap.MAP_SHARED, protection)
+            mapping = mapping or mmap.mmap(self._fd, size_bytes, mmap.MAP_SHARED)
         except OSError as error:
             raise HostError(
                 f"cannot create {size_bytes:#x} bytes of shared memory for {name}: {error}"

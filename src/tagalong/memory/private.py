@@ -118,6 +118,8 @@ class PrivatePlane:
     does not map the file, UsageError for a source that cannot be mapped.
     """
 
+    was_reserved = False
+
     def __init__(self, name: str, size_bytes: int, source: FileRange | None = None) -> None:
         self._name = name
         self._source = source

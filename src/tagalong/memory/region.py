@@ -132,6 +132,11 @@ class Region:
         return self._tags.array
 
     @property
+    def was_reserved(self) -> bool:
+        """Return whether the data plane was reserved: no holes, but all zero at first."""
+        return self._data.was_reserved
+
+    @property
     def data_fd(self) -> int:
         """Return the memfd of the data plane. Raises RunStateError after close()."""
         return self._data.fd
@@ -188,16 +193,17 @@ class Region:
     def write_pages(self, pages: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
         """Write the data of pages, given by number; `rows` has one for each, or one for all.
 
-        The caller has checked the numbers. Raises as `write_data`.
+        The caller has checked the numbers, which ascend. Raises as `write_data`.
         """
         page = self.page_size_bytes
         if self._route is None:
             self.data.reshape(-1, page)[pages] = rows
             return
-        for number, row in zip(
-            pages.tolist(), np.broadcast_to(rows, (pages.size, page)), strict=True
-        ):
-            self._route.write(Gpa(self.gpa + number * page), np.ascontiguousarray(row))
+        rows, at = np.broadcast_to(rows, (pages.size, page)), 0
+        for first, count in page_runs(pages).tolist():
+            source = np.ascontiguousarray(rows[at : at + count]).reshape(-1)
+            self._route.write(Gpa(self.gpa + first * page), source)
+            at += count
 
     def read_packed_tags(self, offset: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return a copy of the packed tags of a range of the region; holes stay holes.
@@ -243,7 +249,11 @@ class Region:
         return self._data.used_pages(first * page, page, count)
 
     def data_pages(self) -> PageBitmap:
-        """Return the pages whose data plane is not a hole. Raises as `populated_pages`."""
+        """Return the pages whose data are no hole.
+
+        Touches no memory. Raises RunStateError after close(), HostError if the host cannot
+        tell.
+        """
         pages = PageBitmap(self.page_count)
         for start, stop in _whole_units(self._data, self.page_size_bytes):
             pages.set_range(start, stop - start)

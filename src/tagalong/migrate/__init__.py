@@ -1,18 +1,41 @@
 """Moves a running machine over a channel: the wire protocol joined with the machine.
 
-address       tcp:HOST:PORT and unix:PATH
+address       where to: tcp, unix, fd, exec and file URIs
 channel       sockets in which no wait is without an end
+tls           who may talk to whom: TLS 1.3 with certificates on both sides
+connector     the source's end of an address; listener, the destination's
+archive       streams that go one way; sink, descriptor: files, commands, pipes
 link          records over a channel
 digest        one value for all memory and tags
-page_sender   pages out, page_taker pages in
+pump          pages between memory and a socket, in native code
+page_sender   pages out; team, over several connections; compression, whether to
+page_taker    pages in; door, over further connections; held, what is to be told of them
+reach         how a source gets back to its destination; prepare, memory made ready
 precopy       rounds, convergence when to stop
-monitor       progress and cancellation
-report        what it cost
+monitor       progress and cancellation; recovery, pausing and going on elsewhere
+report        what it cost; options, what was asked for
 source        sends a machine away; destination takes one in
 """
 
-from tagalong.migrate.address import Address, TcpAddress, UnixAddress, parse_address
-from tagalong.migrate.channel import Channel, Listener, connect, listen
+from tagalong.migrate.address import (
+    Address,
+    ExecAddress,
+    FdAddress,
+    FileAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_address,
+)
+from tagalong.migrate.channel import Channel
+from tagalong.migrate.compression import (
+    MAX_COMPRESSION_LEVEL,
+    MIN_COMPRESSION_LEVEL,
+    Compression,
+    CompressionMode,
+    parse_compression,
+)
+from tagalong.migrate.connector import connect, is_one_way
+from tagalong.migrate.convergence import AutoConverge
 from tagalong.migrate.destination import (
     Arrival,
     MachineBuilder,
@@ -23,7 +46,11 @@ from tagalong.migrate.destination import (
 )
 from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Timeouts
+from tagalong.migrate.listener import Listener, SocketListener, listen
 from tagalong.migrate.monitor import CancelToken, ProgressCallback
+from tagalong.migrate.options import MigrationOptions
+from tagalong.migrate.prepare import Preparation
+from tagalong.migrate.recovery import Recovery
 from tagalong.migrate.report import (
     DowntimeParts,
     MigrationReport,
@@ -31,32 +58,50 @@ from tagalong.migrate.report import (
     RoundReport,
     Stage,
 )
-from tagalong.migrate.source import MigrationOptions, migrate, migrate_to
+from tagalong.migrate.source import migrate, migrate_to
+from tagalong.migrate.tls import TlsCredentials
+from tagalong.wire.limits import MAX_CHANNELS, MAX_RECONNECT_S
 
 __all__ = [
+    "MAX_CHANNELS",
+    "MAX_COMPRESSION_LEVEL",
+    "MAX_RECONNECT_S",
+    "MIN_COMPRESSION_LEVEL",
     "Address",
     "Arrival",
+    "AutoConverge",
     "CancelToken",
     "Channel",
+    "Compression",
+    "CompressionMode",
     "DowntimeParts",
+    "ExecAddress",
+    "FdAddress",
+    "FileAddress",
     "Listener",
     "MachineBuilder",
     "MigrationOptions",
     "MigrationReport",
+    "Preparation",
     "Progress",
     "ProgressCallback",
+    "Recovery",
     "RoundReport",
+    "SocketListener",
     "Stage",
     "TakeOver",
     "TcpAddress",
     "Timeouts",
+    "TlsCredentials",
     "UnixAddress",
     "connect",
+    "is_one_way",
     "listen",
     "memory_digest",
     "migrate",
     "migrate_to",
     "parse_address",
+    "parse_compression",
     "receive",
     "receive_from",
     "resume_if_it_ran",

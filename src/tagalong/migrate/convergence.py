@@ -1,16 +1,90 @@
 """When to stop the guest: how fast the channel is, how fast the guest, and what that means.
 
 A round's duration ends with the destination's answer, so it is what the channel really
-carried and not what fitted into its buffers.
+carried and not what fitted into its buffers. A hand-over costs something even with nothing
+left to send: `FixedCosts`. A guest that changes memory faster than the channel carries it
+never comes to an end by itself: auto-converge slows it down in steps, as QEMU's does
+(migration/ram.c, mig_throttle_guest_down), and without that, or when that does not help
+either, the migration gives up and says why.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import ceil
 
-from tagalong.errors import ConvergenceError
+from tagalong.errors import ConvergenceError, UsageError
+from tagalong.machine import MAX_THROTTLE_PERCENT
 from tagalong.mte import PACKED_RATIO
 
 # A shorter round is mostly waiting for answers and says little about the channel.
 _TELLING_BYTES = 1 << 20
+
+# QEMU's: a round counts as too fast if it leaves more than this share of what it sent, and
+# the second such round in a row asks for a step.
+_TRIGGER_SHARE = 0.5
+_TRIGGER_ROUNDS = 2
+
+# So many rounds without getting nearer by a tenth, and nothing left to try: hopeless.
+_PATIENCE_ROUNDS = 12
+_NEARER = 0.9
+
+
+@dataclass(frozen=True)
+class AutoConverge:
+    """How to slow a guest down that is too fast: percent of the time that its vCPUs stand.
+
+    Names and defaults are QEMU's cpu-throttle-initial, -increment, and max-cpu-throttle.
+    Raises UsageError for what makes no sense.
+    """
+
+    initial_percent: int = 20
+    increment_percent: int = 10
+    max_percent: int = MAX_THROTTLE_PERCENT
+
+    def __post_init__(self) -> None:
+        steps = (self.initial_percent, self.increment_percent, self.max_percent)
+        if not all(1 <= percent <= MAX_THROTTLE_PERCENT for percent in steps):
+            raise UsageError(
+                f"throttling by {self.initial_percent} % in steps of {self.increment_percent} % "
+                f"up to {self.max_percent} %: each is 1 to {MAX_THROTTLE_PERCENT}"
+            )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop the guest, and when to give up.
+
+    `switchover_rate`: bytes a second to expect of the channel for the last pages, where the
+    operator knows better than what was measured under `--max-bandwidth`.
+    """
+
+    max_downtime_s: float
+    max_rounds: int
+    auto_converge: AutoConverge | None = None
+    switchover_rate: float | None = None
+
+
+@dataclass
+class FixedCosts:
+    """What a hand-over takes with no page left to send, in seconds, each as measured so far.
+
+    stop_s: to make the guest stand and learn its last changes. state_s: to save and send
+    registers and devices. answer_s: the shortest time in which the destination answered;
+    a hand-over waits for two answers.
+    """
+
+    stop_s: float = 0.0
+    state_s: float = 0.0
+    answer_s: float | None = None
+
+    @property
+    def total_s(self) -> float:
+        """Return the sum."""
+        return self.stop_s + self.state_s + 2 * (self.answer_s or 0.0)
+
+    def answered(self, after_s: float) -> None:
+        """Take in how long the destination took for an answer."""
+        self.answer_s = after_s if self.answer_s is None else min(self.answer_s, after_s)
 
 
 @dataclass
@@ -24,6 +98,8 @@ class Estimate:
     page_size_bytes: int
     rate: float | None = None
     dirty_rate: float | None = None
+    fixed: FixedCosts = field(default_factory=FixedCosts)
+    switchover_rate: float | None = None
 
     @property
     def unit_bytes(self) -> int:
@@ -47,24 +123,98 @@ class Estimate:
         self.dirty_rate = pages * self.page_size_bytes / max(period_s, 1e-6)
 
     def downtime_s(self, pages: int) -> float | None:
-        """Return how long sending `pages` more would take, None if nobody can tell."""
+        """Return how long the guest would stand with `pages` left, None if nobody can tell.
+
+        Counts what the guest still changes while it is being stopped.
+        """
+        rate = self.switchover_rate or self.rate
         if not pages:
-            return 0.0
-        return pages * self.unit_bytes / self.rate if self.rate else None
+            return self.fixed.total_s
+        if not rate:
+            return None
+        late_bytes = (self.dirty_rate or 0.0) * self.fixed.stop_s
+        return self.fixed.total_s + (pages * self.unit_bytes + late_bytes) / rate
 
     def has_converged(self, pages: int, max_downtime_s: float) -> bool:
-        """Return whether the guest can be stopped with so many pages left to send."""
-        expected = self.downtime_s(pages)
-        return expected is not None and expected <= max_downtime_s
+        """Return whether the guest can be stopped with so many pages left to send.
 
-    def give_up(self, rounds: int, pages: int, max_downtime_s: float) -> ConvergenceError:
+        With none left it can: no later moment would be better.
+        """
+        expected = self.downtime_s(pages)
+        return not pages or (expected is not None and expected <= max_downtime_s)
+
+
+class Convergence:
+    """Decides after each round whether to stop the guest, to go on, or to give up.
+
+    `throttle` slows the guest down to a percentage; `throttle_percent` is the present one.
+    """
+
+    def __init__(self, limits: Limits, estimate: Estimate, throttle: Callable[[int], None]) -> None:
+        self.throttle_percent = 0
+        self._limits = limits
+        self._estimate = estimate
+        self._throttle = throttle
+        self._rounds = 0
+        self._fast_rounds = 0
+        self._best_s = float("inf")
+        self._best_round = 0
+        estimate.switchover_rate = limits.switchover_rate
+
+    def may_stop(self, pages_sent: int, pages_left: int) -> bool:
+        """Take in a round and return whether the guest can be stopped now.
+
+        Raises ConvergenceError if that cannot be expected any more.
+        """
+        self._rounds += 1
+        if self._estimate.has_converged(pages_left, self._limits.max_downtime_s):
+            return True
+        self._compare(pages_left)
+        self._slow_down(pages_sent, pages_left)
+        if self._rounds >= self._limits.max_rounds or self._is_hopeless():
+            raise self._give_up(pages_left)
+        return False
+
+    def _compare(self, pages_left: int) -> None:
+        expected = self._estimate.downtime_s(pages_left)
+        if expected is not None and expected < self._best_s * _NEARER:
+            self._best_s, self._best_round = expected, self._rounds
+
+    def _slow_down(self, pages_sent: int, pages_left: int) -> None:
+        auto = self._limits.auto_converge
+        if auto is None or self.throttle_percent >= auto.max_percent:
+            return
+        if pages_left <= pages_sent * _TRIGGER_SHARE:
+            self._fast_rounds = 0
+            return
+        self._fast_rounds += 1
+        if self._fast_rounds < _TRIGGER_ROUNDS:
+            return
+        step = auto.increment_percent if self.throttle_percent else auto.initial_percent
+        self.throttle_percent = min(self.throttle_percent + step, auto.max_percent)
+        self._throttle(self.throttle_percent)
+        # A slower guest is another one: what it can reach is open again.
+        self._fast_rounds, self._best_round = 0, self._rounds
+
+    def _is_hopeless(self) -> bool:
+        return self._rounds - self._best_round >= _PATIENCE_ROUNDS
+
+    def _give_up(self, pages_left: int) -> ConvergenceError:
         """Return the error for a guest that is too fast, with what would help."""
-        expected = self.downtime_s(pages) or 0.0
+        estimate, allowed_s = self._estimate, self._limits.max_downtime_s
+        expected_s = estimate.downtime_s(pages_left) or 0.0
+        slowed = f" although slowed down by {self.throttle_percent} %" * (self.throttle_percent > 0)
         return ConvergenceError(
-            f"after {rounds} rounds {pages:#x} pages are left to send: the guest dirties "
-            f"{(self.dirty_rate or 0.0) / 1e6:.1f} MB/s, the channel carries "
-            f"{(self.rate or 0.0) / 1e6:.1f} MB/s, so the downtime would be "
-            f"{expected * 1e3:.0f} ms where {max_downtime_s * 1e3:.0f} ms are allowed; allow more "
-            f"(--max-downtime {expected * 1e3:.0f} or above), use a faster link, or let the "
-            "guest do less"
+            f"after {self._rounds} rounds {pages_left:#x} pages are left to send: the guest "
+            f"dirties {(estimate.dirty_rate or 0.0) / 1e6:.1f} MB/s{slowed}, the channel carries "
+            f"{(estimate.rate or 0.0) / 1e6:.1f} MB/s, so the downtime would be "
+            f"{expected_s * 1e3:.0f} ms, {estimate.fixed.total_s * 1e3:.0f} ms of it whatever is "
+            f"left to send, where {allowed_s * 1e3:.0f} ms are allowed; "
+            f"{self._remedies(expected_s)}"
         )
+
+    def _remedies(self, expected_s: float) -> str:
+        remedies = [f"allow more (--max-downtime {ceil(round(expected_s * 1e3, 3))} or above)"]
+        if self._limits.auto_converge is None:
+            remedies.append("let the guest be slowed down (--auto-converge)")
+        return ", ".join([*remedies, "use a faster link, or let the guest do less"])

@@ -6,14 +6,17 @@ promise, so none is sent once the machine was started.
 """
 
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tagalong import wire
 from tagalong.errors import (
     DigestMismatchError,
+    HostError,
     MachineMismatchError,
     MigrationError,
+    RemoteProtocolError,
     TagalongError,
 )
 from tagalong.machine import Machine, MachineDescription
@@ -22,11 +25,16 @@ from tagalong.machine_records import (
     record_of_description,
     state_of_record,
 )
-from tagalong.migrate.channel import Channel, Listener
+from tagalong.migrate.channel import Channel
 from tagalong.migrate.digest import memory_digest
+from tagalong.migrate.door import Door, ReturnedError
+from tagalong.migrate.held import records_of_held
 from tagalong.migrate.link import Link, Timeouts
+from tagalong.migrate.listener import Listener, SocketListener
 from tagalong.migrate.monitor import CancelToken, check_cancelled
-from tagalong.migrate.page_taker import PageTaker
+from tagalong.migrate.page_taker import Holdings, PageTaker
+
+_LOOK_UP_S = 0.1
 
 MachineBuilder = Callable[[MachineDescription], Machine]
 """Builds a paused, empty machine for a description, or raises MachineMismatchError."""
@@ -66,10 +74,16 @@ def receive_from(
     timeouts: Timeouts | None = None,
     cancel: CancelToken | None = None,
 ) -> Arrival:
-    """Wait for a source to connect, without a time limit, and `receive` from it."""
+    """Wait for a source to connect, without a time limit, and `receive` from it.
+
+    Where `listener` is a socket, further channels and a source that comes back after a broken
+    connection are let in meanwhile.
+    """
     timeouts = timeouts or Timeouts()
     channel = listener.accept(idle_s=timeouts.idle_s, interrupt=lambda: check_cancelled(cancel))
-    return receive(channel, build, take_over=take_over, timeouts=timeouts, cancel=cancel)
+    with channel:
+        destination = _Destination(channel, build, take_over, timeouts, cancel)
+        return destination.run(listener if isinstance(listener, SocketListener) else None)
 
 
 def receive(
@@ -90,7 +104,8 @@ def receive(
     closed, was never started, and the source keeps the VM.
     """
     with channel:
-        return _Destination(channel, build, take_over, timeouts or Timeouts(), cancel).run()
+        destination = _Destination(channel, build, take_over, timeouts or Timeouts(), cancel)
+        return destination.run(None)
 
 
 class _Destination:
@@ -111,15 +126,20 @@ class _Destination:
         self._link = Link(channel, connection, timeouts)
         self._machine: Machine | None = None
         self._digest: bytes | None = None
+        self._timeouts = timeouts
         self._taker: PageTaker | None = None
+        self._door: Door | None = None
+        self._granted = wire.Hello(wire.Role.DESTINATION, b"")
         self._has_tags = True
         self._has_taken_over = False
 
-    def run(self) -> Arrival:
-        self._link.disturb(self._cancel)
+    def run(self, listener: Listener | None) -> Arrival:
+        self._link.interrupt_with(self._check)
         try:
-            return self._receive()
+            return self._receive(listener)
         except BaseException as error:
+            if self._door is not None:
+                self._door.close()
             if not self._has_taken_over:
                 self._discard(error)
             if isinstance(error, TagalongError | OSError | MemoryError) and not isinstance(
@@ -129,15 +149,35 @@ class _Destination:
                     f"the migration failed, nothing was started here: {error}"
                 ) from error
             raise
+        finally:
+            if self._door is not None:
+                self._door.close()
+            self._link.close()
 
-    def _receive(self) -> Arrival:
+    def _check(self) -> None:
+        check_cancelled(self._cancel)
+        if self._door is not None:
+            self._door.check()
+
+    def _receive(self, listener: Listener | None) -> Arrival:
         hello = self._link.expect(wire.Hello)
-        self._link.send(wire.Hello(wire.Role.DESTINATION, hello.migration_id))
-        machine = self._build_machine(self._link.expect(wire.Machine))
+        self._granted = wire.Hello(
+            wire.Role.DESTINATION,
+            hello.migration_id,
+            channels=hello.channels if listener else 1,
+            reconnect_s=hello.reconnect_s if listener else 0,
+        )
+        self._link.send(self._granted)
+        record = self._link.expect(wire.Machine)
+        machine = self._build_machine(record)
         machine.check_state(state_of_record(self._link.expect(wire.State)))
-        taker = self._taker = PageTaker(machine, has_tags=self._has_tags)
+        holdings = Holdings(machine, self._granted.channels)
+        taker = self._taker = PageTaker(machine, holdings, has_tags=self._has_tags)
+        self._link.find_ram_in(taker)
+        if listener is not None:
+            self._open_door(listener, record, machine, holdings)
         self._link.send(wire.Accept())
-        self._fill(machine, taker)
+        self._fill(machine, holdings)
         self._link.send(wire.Ready())
         commit = self._link.expect(wire.Commit)
         self._link.disturb(None)
@@ -149,7 +189,21 @@ class _Destination:
             was_running=commit.run,
             acknowledged=self._acknowledge(),
             digest=self._digest.hex() if self._digest else None,
-            pages=taker.pages,
+            pages=holdings.pages,
+        )
+
+    def _open_door(
+        self, listener: Listener, record: wire.Machine, machine: Machine, holdings: Holdings
+    ) -> None:
+        granted, features = self._granted, self._link.features
+        if granted.channels == 1 and not granted.reconnect_s:
+            return
+        self._door = Door(
+            listener,
+            self._timeouts,
+            granted,
+            lambda: wire.Joining(granted.migration_id, record, features, holdings.rounds),
+            lambda: PageTaker(machine, holdings, has_tags=self._has_tags),
         )
 
     def _build_machine(self, record: wire.Machine) -> Machine:
@@ -171,22 +225,83 @@ class _Destination:
         assert self._taker is not None  # noqa: S101 (no PAGES before ACCEPT)
         return self._taker.place(gpa, size_bytes)
 
-    def _fill(self, machine: Machine, taker: PageTaker) -> None:
-        """Take in everything up to PREPARE."""
+    def _fill(self, machine: Machine, holdings: Holdings) -> None:
+        """Take in everything up to PREPARE, whatever connections that takes."""
+        while True:
+            try:
+                self._take_until_prepare(machine, holdings)
+            except (HostError, RemoteProtocolError) as error:
+                if not self._may_resume(error):
+                    raise
+                self._resume(holdings, error)
+            else:
+                return
+
+    def _take_until_prepare(self, machine: Machine, holdings: Holdings) -> None:
+        assert self._taker is not None  # noqa: S101 (no PAGES before ACCEPT)
+        taker = self._taker
         while not isinstance(record := self._link.receive(), wire.Prepare):
-            check_cancelled(self._cancel)
+            self._check()
             match record:
                 case wire.Pages():
                     taker.take(record)
                 case wire.Round():
                     self._link.send(wire.Round(record.number, taker.end_round()))
                 case wire.State():
+                    self._await_channels(holdings)
                     taker.clear_stale()
                     machine.load_state(state_of_record(record))
                 case wire.Verify():
                     self._digest = memory_digest(machine, self._work, has_tags=self._has_tags)
                 case wire.Digest():
                     self._compare(record.digest)
+
+    def _await_channels(self, holdings: Holdings) -> None:
+        """Wait until the channels have carried all they were given, and let nobody else in."""
+        if self._door is None:
+            return
+        deadline = time.monotonic() + self._timeouts.answer_s
+        while not holdings.wait_for_others(_LOOK_UP_S):
+            self._work()
+            self._check()
+            if time.monotonic() > deadline:
+                raise HostError("the channels do not deliver what was sent over them")
+        self._door.shut()
+        self._link.disturb(self._cancel)
+
+    # --- a connection that breaks ---
+
+    def _may_resume(self, error: Exception) -> bool:
+        is_lost = self._link.is_lost or isinstance(error, ReturnedError)
+        is_lost = is_lost or (self._door is not None and self._door.is_lost)
+        is_copying = self._link.phase in (wire.Phase.COPYING, wire.Phase.ROUND_ENDED)
+        return bool(self._granted.reconnect_s) and is_lost and is_copying
+
+    def _resume(self, holdings: Holdings, error: Exception) -> None:
+        """Wait for the source to come back, and tell it what is here. Raises if it does not."""
+        assert self._door is not None and self._machine is not None  # noqa: S101, PT018 (granted)
+        self._link.close()
+        self._door.drop_channels()
+        holdings.interrupt_round()
+        returned = self._door.wait_for_return(
+            self._granted.reconnect_s, lambda: check_cancelled(self._cancel)
+        )
+        if returned is None:
+            raise HostError(
+                f"the connection broke ({error}), and the source did not come back in "
+                f"{self._granted.reconnect_s} s"
+            ) from error
+        self._link, self._taker = link, _ = returned
+        link.interrupt_with(self._check)
+        try:
+            link.expect(wire.Resume)
+            for held in records_of_held(self._machine.memory.regions, holdings.placed):
+                link.send(held)
+            link.send(wire.Resumed(holdings.rounds))
+        except (HostError, RemoteProtocolError) as again:
+            if not link.is_lost and not isinstance(again, ReturnedError):
+                raise
+            self._resume(holdings, again)
 
     def _work(self) -> None:
         """Stay in touch during long work."""

@@ -6,8 +6,12 @@ KEEPALIVE is answered with patience, but not without end.
 
 import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tagalong.errors import (
     ConvergenceError,
@@ -20,17 +24,21 @@ from tagalong.errors import (
     RemoteProtocolError,
     StateError,
 )
-from tagalong.migrate.channel import Channel
+from tagalong.migrate.channel import Channel, Interrupt
 from tagalong.migrate.monitor import CancelToken, check_cancelled
+from tagalong.migrate.pump import PeerClosedError, Segments, receive_pages, send_pages
 from tagalong.wire import (
     NEED_DATA,
     Abort,
     AbortReason,
+    Buffer,
     Connection,
     KeepAlive,
     NeedData,
+    NoBytes,
     Phase,
     Record,
+    Runs,
 )
 
 _KEEPALIVE_S = 1.0
@@ -55,14 +63,52 @@ class Timeouts:
     farewell_s: float = 1.0
 
 
-class Link:
-    """One end's connection to its peer over `channel`, which stays the caller's to close."""
+class Ram(Protocol):
+    """Finds the memory that the data of a batch are to be received into."""
 
-    def __init__(self, channel: Channel, connection: Connection, timeouts: Timeouts) -> None:
+    def segments(self, runs: Runs) -> Segments | None:
+        """Return the memory of these runs, which are sound; None if they are to be copied."""
+        ...
+
+
+class Link:
+    """One end's connection to its peer over `channel`, which stays the caller's to close.
+
+    `ram`: where batches go; without it they go where the connection says. `is_lost` tells
+    whether the connection broke or the peer has left, in the middle of things.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        connection: Connection,
+        timeouts: Timeouts,
+        ram: Ram | None = None,
+    ) -> None:
+        self.is_lost = False
         self._channel = channel
         self._connection = connection
         self._timeouts = timeouts
+        self._ram = ram
+        self._seal: list[Buffer] = []
         self._last_sent = time.monotonic()
+
+    @property
+    def streams_pages(self) -> bool:
+        """Return whether `send_pages` is possible."""
+        return self._channel.plain_descriptor is not None
+
+    def find_ram_in(self, ram: Ram) -> None:
+        """Receive batches into `ram` from now on."""
+        self._ram = ram
+
+    def be_patient(self) -> None:
+        """Wait for bytes as long as for an answer: another connection tells of life."""
+        self._channel.idle_s = self._timeouts.answer_s
+
+    def close(self) -> None:
+        """Close the channel. Safe to call twice."""
+        self._channel.close()
 
     @property
     def was_aborted_by_peer(self) -> bool:
@@ -70,33 +116,107 @@ class Link:
         return self._connection.phase is Phase.ABORTED
 
     @property
+    def phase(self) -> Phase:
+        """Return where the conversation stands."""
+        return self._connection.phase
+
+    @property
+    def features(self) -> int:
+        """Return the feature bits in use."""
+        return self._connection.features
+
+    @property
     def bytes_sent(self) -> int:
         """Return how many bytes were sent so far."""
         return self._connection.bytes_sent
 
+    @property
+    def data_bytes_sent(self) -> int:
+        """Return how many of those were data of pages."""
+        return self._connection.data_bytes_sent
+
     def disturb(self, cancel: CancelToken | None) -> None:
         """Let `cancel` end waits from now on; None lets nobody."""
-        self._channel.interrupt = lambda: check_cancelled(cancel)
+        self.interrupt_with(lambda: check_cancelled(cancel))
 
-    def send(self, record: Record) -> int:
-        """Send a record; return its size in bytes.
+    def interrupt_with(self, interrupt: Interrupt) -> None:
+        """Let `interrupt` end waits from now on, by raising."""
+        self._channel.interrupt = interrupt
+
+    def send(self, record: Record) -> None:
+        """Send a record.
 
         Raises HostError if the channel fails, or what `error_of` makes of an ABORT that
         explains why; the peer has not got the whole record then. Raises LocalProtocolError
         for a record that is not allowed.
         """
-        before = self._connection.bytes_sent
         buffers = self._connection.send(record)
-        try:
-            self._channel.send(buffers, deadline=time.monotonic() + self._timeouts.record_s)
-        except HostError:
-            self._hear_why()
-            raise
-        self._last_sent = time.monotonic()
-        return self._connection.bytes_sent - before
+        with self._sending():
+            self._send_behind_seal(buffers)
 
-    def _hear_why(self) -> None:
-        # A peer that closed the channel may have said ABORT before: better than "broken pipe".
+    def stream_pages(
+        self,
+        runs: Runs,
+        tags: memoryview | NoBytes,
+        data: Segments,
+        stage: NDArray[np.uint8] | None,
+    ) -> NDArray[np.uint64]:
+        """Send a batch from where its data are; return the pages' digests.
+
+        Only where `streams_pages`. `stage`: as in `pump.send_pages`. The batch is complete for
+        the peer when the next record, or `flush`, is sent. Raises as `send`.
+        """
+        head = self._connection.begin_pages(runs, tags)
+        with self._sending():
+            self._send_behind_seal([head])
+            deadline = time.monotonic() + self._timeouts.record_s
+            digests = send_pages(self._channel, data, stage, deadline)
+        self._end_pages(digests)
+        return digests
+
+    def send_pages(
+        self,
+        runs: Runs,
+        tags: memoryview | NoBytes,
+        data: memoryview,
+        digests: NDArray[np.uint64],
+    ) -> None:
+        """Send a batch from a copy of its data. Else as `stream_pages`.
+
+        `digests`: of the pages in `data`.
+        """
+        head = self._connection.begin_pages(runs, tags)
+        with self._sending():
+            self._send_behind_seal([head, data])
+        self._end_pages(digests)
+
+    def _end_pages(self, digests: NDArray[np.uint64]) -> None:
+        # Eight bytes of their own would cost a system call here and a wake-up there.
+        self._seal = [self._connection.end_pages(digests)]
+        self._channel.is_mid_record = False
+
+    def flush(self) -> None:
+        """Complete the last batch for the peer. Raises as `send`."""
+        with self._sending():
+            self._send_behind_seal([])
+
+    def _send_behind_seal(self, buffers: list[Buffer]) -> None:
+        deadline = time.monotonic() + self._timeouts.record_s
+        self._channel.send([*self._seal, *buffers], deadline=deadline)
+        self._seal = []
+        self._last_sent = time.monotonic()
+
+    @contextlib.contextmanager
+    def _sending(self) -> Iterator[None]:
+        try:
+            yield
+        except HostError:
+            self.is_lost = True
+            self.hear_why()
+            raise
+
+    def hear_why(self) -> None:
+        """Raise what the peer has said with ABORT, if it did: better than "broken pipe"."""
         with contextlib.suppress(HostError, RemoteProtocolError):
             self.heed_peer()
 
@@ -140,12 +260,31 @@ class Link:
     def _receive_bytes(self, deadline: float) -> None:
         if time.monotonic() > deadline:
             raise HostError(f"{self._channel.name}: the peer is too slow: its time is up")
-        buffer = self._connection.receive_buffer()
-        count = self._channel.receive_into(buffer, deadline=deadline)
-        if count:
-            self._connection.received(count)
-        else:
+        try:
+            if not self._receive_batch(deadline):
+                buffer = self._connection.receive_buffer()
+                count = self._channel.receive_into(buffer, deadline=deadline)
+                self._connection.received(count)
+                if not count:
+                    raise PeerClosedError(f"{self._channel.name}: the peer closed the connection")
+        except PeerClosedError:
+            self.is_lost = True
             self._connection.receive_eof()
+            raise
+        except HostError:
+            self.is_lost = True
+            raise
+
+    def _receive_batch(self, deadline: float) -> bool:
+        """Receive the data of a batch straight to their place, if they come next and can be."""
+        batch = self._connection.awaited_batch
+        if batch is None or self._ram is None or not self.streams_pages:
+            return False
+        segments = self._ram.segments(batch.runs)
+        if segments is None:
+            return False
+        self._connection.data_placed(receive_pages(self._channel, segments, deadline))
+        return True
 
     def heed_peer(self) -> None:
         """Take in what the peer has said unasked: KEEPALIVE, or an ABORT, which is raised.
@@ -165,7 +304,7 @@ class Link:
         self.disturb(None)
         if not self._channel.is_mid_record:
             try:
-                self._channel.send(self._connection.send(abort), deadline=deadline)
+                self._channel.send([*self._seal, *self._connection.send(abort)], deadline=deadline)
             except (HostError, LocalProtocolError):
                 return
         self._channel.finish(deadline)

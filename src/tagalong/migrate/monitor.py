@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from tagalong.errors import MigrationCancelledError
+from tagalong.machine import MachineDescription
 from tagalong.migrate.report import Progress, Stage
 
 _EVERY_S = 0.1
@@ -30,8 +31,11 @@ def check_cancelled(cancel: CancelToken | None) -> None:
 class Monitor:
     """Calls `callback` with every change of stage or round, and else ten times a second."""
 
-    def __init__(self, ram_bytes: int, callback: ProgressCallback | None) -> None:
-        self.progress = Progress(Stage.SETUP, 0, ram_bytes, 0, 0, 0, 0)
+    def __init__(self, description: MachineDescription, callback: ProgressCallback | None) -> None:
+        self.progress = Progress(
+            Stage.SETUP, 0, description.ram_bytes, 0, 0, 0, 0,
+            page_size_bytes=description.page_size_bytes,
+        )  # fmt: skip
         self._callback = callback
         self._due = 0.0
 

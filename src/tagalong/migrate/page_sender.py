@@ -1,14 +1,18 @@
-"""Sends pages: gathers them into batches, leaves out what is zero, and keeps count.
+"""Sends pages over one channel: gathers them into batches, leaves out what need not travel.
 
-While the guest runs it may write to a page between the moment its checksum is taken and
-the moment its bytes leave. So batches of a running guest are copied into a buffer first,
-which stays in the processor's cache; those of a guest that stands go out of guest RAM
-itself if they are in one piece. What the guest writes after the copy is in the dirty log.
+Pages that are all zero travel as such, and of pages whose data are those that were sent last
+only the tags do. The others leave guest RAM for the socket without a copy in between, if the
+guest stands; while it runs it may write to a page between the moment its digest is taken
+and the moment its bytes leave, so they pass through a buffer that stays in the processor's
+cache. What the guest writes after that is in the dirty log. RAM that an access strategy reads
+is always copied, by it.
 """
 
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,129 +20,277 @@ from numpy.typing import NDArray
 from tagalong import wire
 from tagalong.machine import Machine
 from tagalong.memory import PageBitmap, Region, page_runs
-from tagalong.migrate.digest import Tick
+from tagalong.memory.sparse import sparse_zeros
+from tagalong.migrate.compression import Compression, Compressor
 from tagalong.migrate.link import Link
+from tagalong.migrate.pump import STAGE_BYTES, Segments, segments_of
 from tagalong.mte.tags import zero_rows
+from tagalong.wire.integrity import page_digests
+from tagalong.wire.limits import MAX_RUNS
 
-BATCH_BYTES = 1 << 20
+# What passes through a copy goes in such portions, and what is split into so many runs.
+COPIED_BYTES = 4 << 20
+
+_PLAIN = Compression()
 
 # Page numbers are unpacked from a bitmap for so many words at a time.
 _WINDOW_WORDS = 1024
 _WORD_BITS = 64
 
+Pages = NDArray[np.int64]
+
 
 @dataclass
 class Tally:
-    """What was sent; `busy_s` is the time spent on batches of which bytes were sent."""
+    """What was sent; `busy_s` is the time spent on batches of which bytes were sent.
+
+    `kept_pages` are those of which only the tags were sent; `tags_s` is the time that reading
+    tags out of the machine took.
+    """
 
     pages: int = 0
+    kept_pages: int = 0
     data_bytes_wire: int = 0
     tag_bytes_wire: int = 0
     busy_s: float = 0.0
+    tags_s: float = 0.0
 
     @property
     def wire_bytes(self) -> int:
         """Return the bytes of both planes on the wire."""
         return self.data_bytes_wire + self.tag_bytes_wire
 
+    def add(self, other: "Tally") -> None:
+        """Add what another channel has sent in the same time."""
+        self.pages += other.pages
+        self.kept_pages += other.kept_pages
+        self.data_bytes_wire += other.data_bytes_wire
+        self.tag_bytes_wire += other.tag_bytes_wire
+        self.busy_s = max(self.busy_s, other.busy_s)
+        self.tags_s = max(self.tags_s, other.tags_s)
+
+    def add_later(self, other: "Tally") -> None:
+        """Add what was sent after this."""
+        busy_s, tags_s = self.busy_s + other.busy_s, self.tags_s + other.tags_s
+        self.add(other)
+        self.busy_s, self.tags_s = busy_s, tags_s
+
+
+class SentData:
+    """The digest of what the destination was last sent of each page; 0 where it is not known.
+
+    `had_data`: the pages whose data were no hole when this began. Eight
+    bytes a page that was sent. Channels may use it side by side for different pages.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        regions = machine.memory.regions
+        self.digests = [sparse_zeros(region.page_count, np.uint64) for region in regions]
+        self.had_data = [region.data_pages() for region in regions]
+
+    def forget(self, pages: Sequence[PageBitmap]) -> None:
+        """Forget these pages of each region: nobody knows what arrived."""
+        for digests, bitmap in zip(self.digests, pages, strict=True):
+            digests[bitmap.pages()] = 0
+
 
 class PageSender:
-    """Sends pages of `machine` over `link`.
+    """Sends pages of `machine` over `link`; belongs to one thread at a time.
 
     With `drop_tags` all tags are sent as zero: the control experiment, which shows what is
     lost without them.
     """
 
-    def __init__(self, machine: Machine, link: Link, *, drop_tags: bool) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        link: Link,
+        sent: SentData,
+        *,
+        drop_tags: bool = False,
+        compression: Compression = _PLAIN,
+    ) -> None:
         self._machine = machine
         self._link = link
+        self._sent = sent
         self._has_tags = machine.description.mte_version != 0
         self._sends_tags = self._has_tags and not drop_tags
-        self._buffer = np.empty(BATCH_BYTES, np.uint8)
+        self._compressor = Compressor(compression)
+        self._page_bytes = machine.description.page_size_bytes
+        # Allocated, but not touched before they are needed.
+        self._buffer = np.empty(COPIED_BYTES, np.uint8)
+        self._stage = np.empty(STAGE_BYTES, np.uint8)
 
-    def send(self, pages: Sequence[PageBitmap], tick: Tick, *, tally: Tally, is_live: bool) -> None:
-        """Send the pages of each region and add them to `tally`.
+    def send(self, region: int, numbers: Pages, tally: Tally) -> None:
+        """Send one batch, pages by number in ascending order, and add it to `tally`.
 
-        `tick` is called before each batch. `is_live`: the guest may write meanwhile. Raises
-        what `Link.send` raises and what `tick` does, HostError if RAM cannot be read.
+        Raises what `Link.send` raises, HostError if RAM cannot be read. A guest that stands and
+        is resumed by somebody else runs once its batch has left.
         """
-        page = self._machine.description.page_size_bytes
-        for region, bitmap in enumerate(pages):
-            for numbers in batches(bitmap, BATCH_BYTES // page):
-                tick()
-                began = time.monotonic()
-                wire_bytes = tally.wire_bytes
-                self._send_batch(region, numbers, tally, is_live=is_live)
-                if tally.wire_bytes > wire_bytes:
-                    tally.busy_s += time.monotonic() - began
-
-    def _send_batch(
-        self, region: int, numbers: NDArray[np.int64], tally: Tally, *, is_live: bool
-    ) -> None:
-        """Send these pages: those with data in one record, those that are zero in another."""
+        began = time.monotonic()
+        wire_bytes = tally.wire_bytes
         # Which plane is read first does not matter: the guest's change of either in between
         # marks the page dirty, and both are sent again.
-        ram = self._machine.memory.regions[region]
-        page = ram.page_size_bytes
-        data = self._data(ram, numbers, is_live=is_live)
-        is_zero = zero_rows(data, page)
         tags = self._machine.read_page_tags(region, numbers) if self._sends_tags else None
-        if is_zero.all():
-            self._send_record(ram, numbers, None, tags, tally)
-        elif not is_zero.any():
-            self._send_record(ram, numbers, data, tags, tally)
+        tally.tags_s += time.monotonic() - began
+        batch = _Batch(region, self._machine.memory.regions[region], numbers, tags)
+        if self._may_stream(batch) and batch.is_new(self._sent):
+            self._send_new(batch, tally)
         else:
-            rows = data.reshape(-1, page)[~is_zero].reshape(-1)
-            for rest, chosen in ((rows, ~is_zero), (None, is_zero)):
-                chosen_tags = None if tags is None else tags[chosen]
-                self._send_record(ram, numbers[chosen], rest, chosen_tags, tally)
+            for part in batch.parts(COPIED_BYTES):
+                self._send_copied(part, tally)
+        if tally.wire_bytes > wire_bytes:
+            tally.busy_s += time.monotonic() - began
 
-    def _data(
-        self, region: Region, numbers: NDArray[np.int64], *, is_live: bool
-    ) -> NDArray[np.uint8]:
-        """Return the pages' data in one piece."""
-        page = region.page_size_bytes
-        first, last = int(numbers[0]), int(numbers[-1])
-        if last - first + 1 == numbers.size and not is_live and not region.is_routed:
-            return region.data[first * page : (last + 1) * page]
-        batch = self._buffer[: numbers.size * page]
-        # Reading by the descriptor and not through the mapping fills no hole.
-        region.read_pages_into(batch, numbers)
-        return batch
+    def _may_stream(self, batch: "_Batch") -> bool:
+        is_plain = self._link.streams_pages and not self._compressor.is_on
+        return is_plain and not batch.ram.is_routed
 
-    def _send_record(
-        self,
-        region: Region,
-        numbers: NDArray[np.int64],
-        data: NDArray[np.uint8] | None,
-        tags: NDArray[np.uint8] | None,
-        tally: Tally,
+    def _send_new(self, batch: "_Batch", tally: Tally) -> None:
+        """Send pages that were never sent, from guest RAM, but for those that are zero."""
+        is_zero = self._zero_pages(batch)
+        if is_zero.any():
+            self._send_without_data(batch.only(is_zero), tally, wire.NoBytes.ZERO)
+            batch = batch.only(~is_zero)
+        if batch.numbers.size:
+            with self._machine.standing() as stands:
+                for part in batch.sound_parts():
+                    self._stream(part, tally, None if stands else self._stage)
+
+    def _stream(self, batch: "_Batch", tally: Tally, stage: NDArray[np.uint8] | None) -> None:
+        with self._counting(batch, tally):
+            self._sent.digests[batch.region][batch.numbers] = self._link.stream_pages(
+                batch.runs(), self._plane(batch.tags), batch.segments(), stage
+            )
+
+    def _zero_pages(self, batch: "_Batch") -> NDArray[np.bool_]:
+        """Return which pages are zero, without filling holes."""
+        first, last = int(batch.numbers[0]), int(batch.numbers[-1])
+        page = self._page_bytes
+        is_one_piece = last - first + 1 == batch.numbers.size
+        if is_one_piece and self._sent.had_data[batch.region].has_range(first, batch.numbers.size):
+            return zero_rows(batch.ram.data[first * page : (last + 1) * page], page)
+        parts = [zero_rows(self._copy(part), page) for part in batch.parts(COPIED_BYTES)]
+        return np.concatenate(parts)
+
+    def _send_copied(self, batch: "_Batch", tally: Tally) -> None:
+        """Send pages by way of a copy, and of those that were sent so before only the tags."""
+        data = self._copy(batch)
+        is_zero = zero_rows(data, self._page_bytes)
+        digests = page_digests((data.data,), self._page_bytes)
+        sent = self._sent.digests[batch.region]
+        is_kept = ~is_zero & (digests == sent[batch.numbers])
+        tally.kept_pages += int(is_kept.sum())
+        self._send_without_data(batch.only(is_zero), tally, wire.NoBytes.ZERO)
+        self._send_without_data(batch.only(is_kept), tally, wire.NoBytes.KEPT)
+        sent[batch.numbers[is_zero]] = 0
+        rest = ~(is_zero | is_kept)
+        if rest.any():
+            if not rest.all():
+                data = data.reshape(-1, self._page_bytes)[rest].reshape(-1)
+            batch = batch.only(rest)
+            self._send_data(batch, data, digests[rest], tally)
+            sent[batch.numbers] = digests[rest]
+
+    def _send_data(
+        self, batch: "_Batch", data: NDArray[np.uint8], digests: NDArray[np.uint64], tally: Tally
     ) -> None:
-        runs = page_runs(numbers)
-        runs[:, 0] = region.gpa + runs[:, 0] * region.page_size_bytes
-        record = wire.Pages(
-            runs=wire.Runs(runs.view(np.uint64)),
-            data=wire.NoBytes.ZERO if data is None else (data.data,),
-            tags=self._tag_plane(tags),
-        )
-        wire_bytes = self._link.send(record)
-        data_bytes = 0 if data is None else data.size
-        tally.pages += numbers.size
-        tally.data_bytes_wire += data_bytes
-        tally.tag_bytes_wire += wire_bytes - data_bytes - wire.pages_overhead_bytes(len(runs))
+        began = time.monotonic()
+        level = self._compressor.level(data)
+        runs, tags = batch.runs(), self._plane(batch.tags)
+        with self._counting(batch, tally):
+            if level is None:
+                self._link.send_pages(runs, tags, data.data, digests)
+            else:
+                self._link.send(wire.Pages(runs, (data.data,), tags, level))
+        self._compressor.sent(data.size, time.monotonic() - began, compressed=level is not None)
 
-    def _tag_plane(self, tags: NDArray[np.uint8] | None) -> memoryview | wire.NoBytes:
+    def _send_without_data(self, batch: "_Batch", tally: Tally, data: wire.NoBytes) -> None:
+        for part in batch.sound_parts() if batch.numbers.size else ():
+            with self._counting(part, tally):
+                self._link.send(wire.Pages(part.runs(), data, self._plane(part.tags)))
+
+    def _copy(self, batch: "_Batch") -> NDArray[np.uint8]:
+        copy = self._buffer[: batch.numbers.size * self._page_bytes]
+        # Reading by the descriptor and not through the mapping fills no hole.
+        batch.ram.read_pages_into(copy, batch.numbers)
+        return copy
+
+    def _plane(self, tags: NDArray[np.uint8] | None) -> memoryview | wire.NoBytes:
         if tags is None:
             return wire.NoBytes.ZERO if self._has_tags else wire.NoBytes.ABSENT
         return tags.reshape(-1).data
 
+    @contextlib.contextmanager
+    def _counting(self, batch: "_Batch", tally: Tally) -> Iterator[None]:
+        """Add to `tally` what is sent of this batch."""
+        before, data_before = self._link.bytes_sent, self._link.data_bytes_sent
+        yield
+        data_bytes = self._link.data_bytes_sent - data_before
+        overhead = wire.pages_overhead_bytes(len(batch.ranges))
+        tally.pages += batch.numbers.size
+        tally.data_bytes_wire += data_bytes
+        tally.tag_bytes_wire += self._link.bytes_sent - before - data_bytes - overhead
 
-def batches(bitmap: PageBitmap, most: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the numbers of a bitmap's pages in order, at most `most` at a time."""
+
+class _Batch:
+    """Pages of one region, with their tags if those are sent."""
+
+    def __init__(
+        self, region: int, ram: Region, numbers: Pages, tags: NDArray[np.uint8] | None
+    ) -> None:
+        self.region = region
+        self.ram = ram
+        self.numbers = numbers
+        self.tags = tags
+
+    def only(self, chosen: NDArray[np.bool_]) -> "_Batch":
+        """Return the batch of some of the pages."""
+        tags = None if self.tags is None else self.tags[chosen]
+        return _Batch(self.region, self.ram, self.numbers[chosen], tags)
+
+    def is_new(self, sent: SentData) -> bool:
+        """Return whether none of the pages was sent before."""
+        return not sent.digests[self.region][self.numbers].any()
+
+    def parts(self, most_bytes: int) -> "Iterator[_Batch]":
+        """Yield batches of the pages in order, of at most so many bytes of data each."""
+        most = most_bytes // self.ram.page_size_bytes
+        for at in range(0, self.numbers.size, most):
+            tags = None if self.tags is None else self.tags[at : at + most]
+            yield _Batch(self.region, self.ram, self.numbers[at : at + most], tags)
+
+    def sound_parts(self) -> "Iterator[_Batch]":
+        """Yield batches that have no more runs than a record may."""
+        if len(self.ranges) <= MAX_RUNS:
+            yield self
+        else:
+            yield from self.parts(MAX_RUNS * self.ram.page_size_bytes)
+
+    @cached_property
+    def ranges(self) -> NDArray[np.int64]:
+        """Return the runs: first page, number of pages."""
+        return page_runs(self.numbers)
+
+    def runs(self) -> wire.Runs:
+        """Return the runs as a record has them."""
+        runs = self.ranges.copy()
+        runs[:, 0] = self.ram.gpa + runs[:, 0] * self.ram.page_size_bytes
+        return wire.Runs(runs.view(np.uint64))
+
+    def segments(self) -> Segments:
+        """Return where the data lie."""
+        return segments_of(self.ram, self.ranges)
+
+
+def batches(bitmap: PageBitmap, most: Callable[[], int]) -> Iterator[Pages]:
+    """Yield the numbers of a bitmap's pages in order, at most `most()` at a time."""
     for start in range(0, bitmap.words.size, _WINDOW_WORDS):
         first = start * _WORD_BITS
         count = min(_WINDOW_WORDS * _WORD_BITS, bitmap.page_count - first)
         window = PageBitmap(count, bitmap.words[start : start + _WINDOW_WORDS])
         numbers = window.pages() + first
-        for at in range(0, numbers.size, most):
-            yield numbers[at : at + most]
+        while numbers.size:
+            count = most()
+            yield numbers[:count]
+            numbers = numbers[count:]

@@ -1,5 +1,6 @@
 """Puts received pages into a machine, and leaves alone what is zero there anyway."""
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,7 +8,9 @@ from numpy.typing import NDArray
 
 from tagalong import wire
 from tagalong.machine import Machine
-from tagalong.memory import Gpa
+from tagalong.memory import Gpa, PageBitmap
+from tagalong.memory.sparse import sparse_zeros
+from tagalong.migrate.pump import Segments, segments_of
 from tagalong.mte import PACKED_RATIO
 
 Flags = list[NDArray[np.bool_]]
@@ -17,67 +20,129 @@ Pages = NDArray[np.int64]
 _ZEROED_AT_ONCE = 4096
 
 
-class PageTaker:
-    """Receives the pages of one migration into `machine`, which is paused.
+class Holdings:
+    """What a destination's machine holds, a flag a page for each region.
 
-    Knows which planes of which pages hold something, so that what comes as zero and was
-    never used stays a hole. `pages_in_round` counts up to `end_round`.
+    Channels use it side by side for different pages. `data_used`, `tags_used`: something may be
+    there. `stale`: it was there before the migration. `placed`: received whole in the round
+    under way. `rounds` have ended on all of `channels` connections, `pages` were received in all.
     """
 
-    def __init__(self, machine: Machine, *, has_tags: bool) -> None:
+    def __init__(self, machine: Machine, channels: int = 1) -> None:
+        used = [
+            # Reserved memory is there, and zero: what arrives as zero need not touch it.
+            PageBitmap(region.page_count) if region.was_reserved else populated
+            for region, populated in zip(
+                machine.memory.regions, machine.populated_pages(), strict=True
+            )
+        ]
+        self.data_used, self.tags_used, self.stale = ([_flags(it) for it in used] for _ in range(3))
+        self.placed = self._none_placed()
+        self.channels = channels
+        self.rounds = 0
         self.pages = 0
+        self._ended = 0
+        self._lock = threading.Condition()
+
+    def _none_placed(self) -> Flags:
+        return [sparse_zeros(flags.size, np.bool_) for flags in self.data_used]
+
+    def note_pages(self, count: int) -> None:
+        """Count pages that were received."""
+        with self._lock:
+            self.pages += count
+
+    def end_round(self) -> None:
+        """Note that one connection has ended its round."""
+        with self._lock:
+            self._ended += 1
+            if self._ended == self.channels:
+                self.rounds += 1
+                self._ended = 0
+                self.placed = self._none_placed()
+            self._lock.notify_all()
+
+    def wait_for_others(self, timeout_s: float) -> bool:
+        """Return whether all connections but one have ended the round, after at most a while."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self._ended == self.channels - 1, timeout_s)
+
+    def interrupt_round(self) -> None:
+        """Forget which connections have ended the round: new ones will, all of them."""
+        with self._lock:
+            self._ended = 0
+
+
+def _flags(bitmap: PageBitmap) -> NDArray[np.bool_]:
+    return bitmap.flags() if bitmap.count() else sparse_zeros(bitmap.page_count, np.bool_)
+
+
+class PageTaker:
+    """Receives pages over one connection into `machine`, which is paused.
+
+    Keeps in `holdings` which planes of which pages hold something, so that what comes as zero and
+    was never used stays a hole. `pages_in_round` counts up to `end_round`.
+    """
+
+    def __init__(self, machine: Machine, holdings: Holdings, *, has_tags: bool) -> None:
         self.pages_in_round = 0
         self._machine = machine
-        self._landing: NDArray[np.uint8] | None = None
+        self._holdings = holdings
         self._has_tags = has_tags
+        self._placed: memoryview | None = None
         self._page_bytes = machine.description.page_size_bytes
         self._starts = np.array([region.gpa for region in machine.memory.regions], np.int64)
-        used = machine.populated_pages()
-        # One flag a page, for each region.
-        self._data_used, self._tags_used, self._stale = (
-            [bitmap.flags() for bitmap in used] for _ in range(3)
-        )
 
     def place(self, gpa: int, size_bytes: int) -> memoryview:
-        """Return the guest RAM that the data of a batch of one run are to be received into.
+        """Return where the data of a batch of one run are to be received into: guest RAM.
 
         Where guest RAM is written by an access strategy it is memory of ours, until `take`.
         """
-        region, _ = self._machine.memory.locate(Gpa(gpa), size_bytes)
-        if region.is_routed:
-            self._landing = np.empty(size_bytes, np.uint8)
-            ram = self._landing
-        else:
-            ram = self._machine.memory.view(Gpa(gpa), size_bytes)
         number = int(np.searchsorted(self._starts, gpa, "right")) - 1
         first = (gpa - int(self._starts[number])) // self._page_bytes
-        self._data_used[number][first : first + size_bytes // self._page_bytes] = True
-        return ram.data
+        self._holdings.data_used[number][first : first + size_bytes // self._page_bytes] = True
+        if self._machine.memory.regions[number].is_routed:
+            return memoryview(bytearray(size_bytes))
+        self._placed = self._machine.memory.view(Gpa(gpa), size_bytes).data
+        return self._placed
+
+    def segments(self, runs: wire.Runs) -> Segments | None:
+        """Return the guest RAM that the data of any batch are to be received into.
+
+        None where an access strategy writes it: see `place`.
+        """
+        if any(region.is_routed for region in self._machine.memory.regions):
+            return None
+        parts = []
+        for number, ranges in self._ranges(runs):
+            self._holdings.data_used[number][_expand(*ranges.T)] = True
+            parts.append(segments_of(self._machine.memory.regions[number], ranges))
+        array = np.concatenate([part.array for part in parts])
+        return Segments(array, self._page_bytes, [part.owner for part in parts])
 
     def take(self, batch: wire.Pages) -> None:
-        """Complete a batch; data of one run, if not zero, are in place already.
+        """Complete a batch; data that were received where they belong are in place already.
 
         Raises what Machine.write_page_tags raises.
         """
         at = 0
-        for number, pages in self._pages(batch.runs):
-            if isinstance(batch.data, wire.NoBytes):
+        for number, ranges in self._ranges(batch.runs):
+            pages = _expand(*ranges.T)
+            if batch.data is wire.NoBytes.ZERO:
                 self._zero_data(number, pages)
-            elif len(batch.runs) > 1:
+            elif not isinstance(batch.data, wire.NoBytes) and batch.data[0] is not self._placed:
                 self._scatter(number, pages, batch.data[0], at)
-            elif self._landing is not None:
-                region = self._machine.memory.regions[number]
-                region.write_data(int(pages[0]) * self._page_bytes, self._landing)
-                self._landing = None
             self._take_tags(number, pages, batch.tags, at)
-            self._stale[number][pages] = False
+            self._holdings.stale[number][pages] = False
+            self._holdings.placed[number][pages] = True
             at += pages.size
-        self.pages += batch.page_count
+        self._holdings.note_pages(batch.page_count)
         self.pages_in_round += batch.page_count
 
     def end_round(self) -> int:
         """Return how many pages were taken in this round, and begin the next one."""
         pages, self.pages_in_round = self.pages_in_round, 0
+        self._holdings.end_round()
         return pages
 
     def clear_stale(self) -> None:
@@ -85,26 +150,25 @@ class PageTaker:
 
         A new machine has none; but what is not received has to be zero, not left to luck.
         """
-        for number, stale in enumerate(self._stale):
+        for number, stale in enumerate(self._holdings.stale):
             pages = np.flatnonzero(stale)
             for at in range(0, pages.size, _ZEROED_AT_ONCE):
                 self._zero_data(number, pages[at : at + _ZEROED_AT_ONCE])
                 self._zero_tags(number, pages[at : at + _ZEROED_AT_ONCE])
 
-    def _pages(self, runs: wire.Runs) -> Iterator[tuple[int, Pages]]:
-        """Yield each region's number with the numbers of its pages, in the order of the runs."""
-        first, count = runs.array.astype(np.int64).T
-        regions = np.searchsorted(self._starts, first, "right") - 1
-        first = (first - self._starts[regions]) // self._page_bytes
+    def _ranges(self, runs: wire.Runs) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield each region's number with its runs, in order: first page, number of pages."""
+        ranges = runs.array.astype(np.int64)
+        regions = np.searchsorted(self._starts, ranges[:, 0], "right") - 1
+        ranges[:, 0] = (ranges[:, 0] - self._starts[regions]) // self._page_bytes
         for number in np.unique(regions).tolist():
-            here = regions == number
-            yield number, _expand(first[here], count[here])
+            yield number, ranges[regions == number]
 
     def _scatter(self, number: int, pages: Pages, data: memoryview, at: int) -> None:
         rows = np.frombuffer(data, np.uint8).reshape(-1, self._page_bytes)
         region = self._machine.memory.regions[number]
         region.write_pages(pages, rows[at : at + pages.size])
-        self._data_used[number][pages] = True
+        self._holdings.data_used[number][pages] = True
 
     def _take_tags(
         self, number: int, pages: Pages, tags: memoryview | wire.NoBytes, at: int
@@ -114,21 +178,21 @@ class PageTaker:
             return
         rows = np.frombuffer(tags, np.uint8).reshape(-1, self._page_bytes // PACKED_RATIO)
         self._machine.write_page_tags(number, pages, rows[at : at + pages.size])
-        self._tags_used[number][pages] = True
+        self._holdings.tags_used[number][pages] = True
 
     def _zero_data(self, number: int, pages: Pages) -> None:
-        used = pages[self._data_used[number][pages]]
+        used = pages[self._holdings.data_used[number][pages]]
         if used.size:
             zero = np.zeros((1, self._page_bytes), np.uint8)
             self._machine.memory.regions[number].write_pages(used, zero)
-            self._data_used[number][used] = False
+            self._holdings.data_used[number][used] = False
 
     def _zero_tags(self, number: int, pages: Pages) -> None:
-        used = pages[self._tags_used[number][pages]]
+        used = pages[self._holdings.tags_used[number][pages]]
         if self._has_tags and used.size:
             zeros = np.zeros((used.size, self._page_bytes // PACKED_RATIO), np.uint8)
             self._machine.write_page_tags(number, used, zeros)
-            self._tags_used[number][used] = False
+            self._holdings.tags_used[number][used] = False
 
 
 def _expand(first: Pages, count: Pages) -> Pages:

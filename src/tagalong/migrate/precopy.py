@@ -1,49 +1,55 @@
 """Pre-copy: rounds of pages, while the guest runs, until what remains is sent fast enough."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-from tagalong import wire
-from tagalong.errors import MigrationError
+from tagalong.errors import HostError, MigrationError, RemoteProtocolError
 from tagalong.machine import Machine, RunState
 from tagalong.memory import PageBitmap
-from tagalong.migrate.convergence import Estimate
+from tagalong.migrate.convergence import Convergence, Estimate, Limits
 from tagalong.migrate.digest import Tick
-from tagalong.migrate.link import Link
 from tagalong.migrate.monitor import Monitor
-from tagalong.migrate.page_sender import PageSender, Tally
+from tagalong.migrate.pacer import Pacer
+from tagalong.migrate.page_sender import SentData, Tally
 from tagalong.migrate.report import RoundReport, Stage
+from tagalong.migrate.team import Team
 from tagalong.mte import PACKED_RATIO
 
+Recover = Callable[[Exception, int], list[PageBitmap] | None]
+"""Brings the connections back after an error, with so many rounds ended.
 
-@dataclass(frozen=True)
-class Limits:
-    """When to stop the guest, and when to give up."""
-
-    max_downtime_s: float
-    max_rounds: int
+Returns the pages of the round under way that the destination holds, None if all of it.
+Raises the error, or another, if that cannot be done.
+"""
 
 
 class PreCopy:
     """Sends a machine's pages; `rounds` is what was sent, `estimate` what was measured.
 
-    `tick` is called between batches and may raise.
+    `tick` is called between batches and during waits, and may raise. `pacer` keeps the rounds
+    of a guest that runs below a bandwidth. `sent` is what the destination was sent.
     """
 
     def __init__(
-        self, machine: Machine, link: Link, sender: PageSender, monitor: Monitor, tick: Tick
+        self,
+        machine: Machine,
+        team: Team,
+        sent: SentData,
+        monitor: Monitor,
+        tick: Tick,
+        pacer: Pacer,
     ) -> None:
         self.rounds: list[RoundReport] = []
         self.estimate = Estimate(machine.description.page_size_bytes)
         self._machine = machine
-        self._link = link
-        self._sender = sender
+        self._team = team
+        self._sent = sent
         self._monitor = monitor
         self._tick = tick
+        self._pacer = pacer
         self._harvested = time.monotonic()
 
-    def run(self, limits: Limits) -> list[PageBitmap]:
+    def run(self, limits: Limits, recover: Recover) -> list[PageBitmap]:
         """Send rounds until the guest may be stopped; return the pages left to send.
 
         The dirty log is on from here. Raises ConvergenceError if the guest is too fast,
@@ -53,41 +59,70 @@ class PreCopy:
         self._machine.start_dirty_log()
         self._harvested = time.monotonic()
         pages = self._machine.populated_pages()
+        convergence = Convergence(limits, self.estimate, self._throttle)
         while True:
-            pages = self._round(pages)
-            left = _count(pages)
-            if self.estimate.has_converged(left, limits.max_downtime_s):
+            pages = self._round(pages, recover)
+            if convergence.may_stop(self.rounds[-1].pages, _count(pages)):
                 return pages
-            if len(self.rounds) >= limits.max_rounds:
-                raise self.estimate.give_up(len(self.rounds), left, limits.max_downtime_s)
 
-    def send_last(self, pages: Sequence[PageBitmap]) -> None:
-        """Send `pages` and what was changed since, of a guest that stands."""
-        began = time.monotonic()
+    def _throttle(self, percent: int) -> None:
+        self._machine.throttle(percent)
+        self._monitor.update(throttle_percent=percent)
+
+    def collect_last(self, pages: Sequence[PageBitmap]) -> list[PageBitmap]:
+        """Return `pages` and what was changed since, by a guest that stands now."""
         dirty = self._machine.harvest_dirty_log()
-        last = [before | since for before, since in zip(pages, dirty, strict=True)]
-        tally = self._send(last, Stage.LAST_PAGES, is_live=False)
-        self.rounds.append(self._report(tally, began, dirty_pages_left=0))
+        return [before | since for before, since in zip(pages, dirty, strict=True)]
 
-    def _round(self, pages: Sequence[PageBitmap]) -> list[PageBitmap]:
+    def send_last(self, pages: Sequence[PageBitmap]) -> float:
+        """Send `pages` of a guest that stands; return the seconds that reading their tags took."""
+        began = time.monotonic()
+        tally = Tally()
+        self._send(pages, Stage.LAST_PAGES, tally, is_live=False)
+        self._team.end_last_round(len(self.rounds) + 1)
+        self.rounds.append(self._report(tally, began, dirty_pages_left=0))
+        return tally.tags_s
+
+    def _round(self, pages: list[PageBitmap], recover: Recover) -> list[PageBitmap]:
         """Send one round; return the pages that the guest changed meanwhile."""
         began = time.monotonic()
-        tally = self._send(pages, Stage.PRECOPY, is_live=True)
-        sent = time.monotonic()
-        self._link.send(wire.Round(len(self.rounds) + 1, tally.pages))
-        self._link.expect(wire.Round)
+        waited_s = self._pacer.waited_s
+        tally, answer_s = self._send_round(pages, recover)
+        waited_s = self._pacer.waited_s - waited_s
         ended = time.monotonic()
         page = self._machine.description.page_size_bytes
-        busy_s = tally.busy_s + ended - sent
+        # What a limited channel could carry besides is not known: its limit counts.
+        busy_s = tally.busy_s + waited_s + answer_s
+        self.estimate.fixed.answered(answer_s)
         self.estimate.sent(tally.wire_bytes, busy_s, tally.pages * page, ended - began)
         dirty = self._harvest()
         self.rounds.append(self._report(tally, began, dirty_pages_left=_count(dirty)))
         self._require_alive()
         return dirty
 
+    def _send_round(self, pages: list[PageBitmap], recover: Recover) -> tuple[Tally, float]:
+        """Send pages until all of them are placed; return also how long the answer took."""
+        number = len(self.rounds) + 1
+        tally = Tally()
+        while True:
+            sent = time.monotonic()
+            try:
+                self._send(pages, Stage.PRECOPY, tally, is_live=True)
+                sent = time.monotonic()
+                self._team.end_round(number)
+            except (HostError, RemoteProtocolError) as error:
+                held = recover(error, number - 1)
+                if held is not None:
+                    pages = [each - there for each, there in zip(pages, held, strict=True)]
+                    self._sent.forget(pages)
+                    continue
+            return tally, time.monotonic() - sent
+
     def _harvest(self) -> list[PageBitmap]:
+        began = time.monotonic()
         dirty = self._machine.harvest_dirty_log()
         now = time.monotonic()
+        self.estimate.fixed.stop_s = now - began
         self.estimate.dirtied(_count(dirty), now - self._harvested)
         self._harvested = now
         left = _count(dirty)
@@ -100,25 +135,25 @@ class PreCopy:
         )
         return dirty
 
-    def _send(self, pages: Sequence[PageBitmap], stage: Stage, *, is_live: bool) -> Tally:
-        tally = Tally()
+    def _send(
+        self, pages: Sequence[PageBitmap], stage: Stage, tally: Tally, *, is_live: bool
+    ) -> None:
         count = _count(pages)
         sent_before = self._monitor.progress.pages_sent
         self._monitor.update(stage=stage, round_number=len(self.rounds) + 1)
 
-        def tell() -> None:
+        def tell(now: Tally) -> None:
             self._tick()
-            left = count - tally.pages
+            left = max(0, count - now.pages)
             self._monitor.update(
-                pages_sent=sent_before + tally.pages,
+                pages_sent=sent_before + now.pages,
                 pages_remaining=left,
                 bytes_remaining=left * self.estimate.unit_bytes,
-                bytes_sent=self._link.bytes_sent,
+                bytes_sent=self._team.bytes_sent,
             )
 
-        self._sender.send(pages, tell, tally=tally, is_live=is_live)
-        tell()
-        return tally
+        self._team.send(pages, tally, tell, is_live=is_live)
+        tell(tally)
 
     def _report(self, tally: Tally, began: float, *, dirty_pages_left: int) -> RoundReport:
         data_bytes = tally.pages * self._machine.description.page_size_bytes

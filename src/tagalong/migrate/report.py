@@ -13,6 +13,7 @@ class Stage(Enum):
 
     SETUP = "setup"
     PRECOPY = "pre-copy"
+    RECONNECT = "reconnecting"
     LAST_PAGES = "last pages"
     STATE = "machine state"
     DIGEST = "digest"
@@ -24,6 +25,7 @@ class Progress:
     """A moment of a migration. `throughput` and what follows is None while not measured.
 
     `pages_remaining` are those of the round under way. Rates are in bytes of guest RAM.
+    `throttle_percent` is the share of the time that the guest is made to stand.
     """
 
     stage: Stage
@@ -36,6 +38,8 @@ class Progress:
     throughput_bytes_per_s: float | None = None
     dirty_rate_bytes_per_s: float | None = None
     expected_downtime_s: float | None = None
+    throttle_percent: int = 0
+    page_size_bytes: int = 4096
 
 
 @dataclass(frozen=True)
@@ -61,20 +65,23 @@ class DowntimeParts:
     """Where the downtime went, in seconds; the parts sum up to it.
 
     stop: until the guest stood and its last changes were known. last_pages: sending those.
-    state: registers and devices. digest: both ends' digests. commit: from PREPARE to
-    RUNNING, in which the destination finishes receiving, and starts.
+    last_tags: of that, reading their tags out of the machine. state: registers and devices.
+    digest: both ends' digests. commit: from PREPARE to READY, in which the destination finishes
+    receiving. start: from COMMIT to RUNNING.
     """
 
     stop_s: float = 0.0
     last_pages_s: float = 0.0
+    last_tags_s: float = 0.0
     state_s: float = 0.0
     digest_s: float = 0.0
     commit_s: float = 0.0
+    start_s: float = 0.0
 
     @property
     def total_s(self) -> float:
         """Return the downtime."""
-        return self.stop_s + self.last_pages_s + self.state_s + self.digest_s + self.commit_s
+        return float(sum(asdict(self).values()))
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,8 @@ class MigrationReport:
 
     `verified`: both ends computed the digest, and they were equal. `tags_dropped`: all tags
     were sent as zero on purpose (the control experiment). `was_running`: the guest goes on
-    at the destination; otherwise it was paused and stays so.
+    at the destination; otherwise it was paused and stays so. `throttle_percent`: how much the
+    guest had to be slowed down. `one_way`: it went into a file, a command or a pipe.
     """
 
     migration_id: str
@@ -96,6 +104,8 @@ class MigrationReport:
     dirty_rate_bytes_per_s: float
     was_running: bool
     tags_dropped: bool
+    throttle_percent: int = 0
+    one_way: bool = False
     source_digest: str | None = None
     destination_digest: str | None = None
 
@@ -123,6 +133,7 @@ class MigrationReport:
             "destination_digest": self.destination_digest,
             "tags_dropped": self.tags_dropped,
             "was_running": self.was_running,
+            "one_way": self.one_way,
             "rounds": len(self.rounds),
             "ram_bytes": self.ram_bytes,
             "pages": sum(each.pages for each in self.rounds),
@@ -133,6 +144,7 @@ class MigrationReport:
             "bytes_sent": self.bytes_sent,
             "throughput_bytes_per_s": self.throughput_bytes_per_s,
             "dirty_rate_bytes_per_s": self.dirty_rate_bytes_per_s,
+            "throttle_percent": self.throttle_percent,
             "duration_ms": self.duration_s * _MS,
             "downtime_ms": self.downtime.total_s * _MS,
             "downtime_parts_ms": {

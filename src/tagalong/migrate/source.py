@@ -14,7 +14,6 @@ HandoverUncertainError (docs/formats/stream.md, section 8, names every moment).
 import contextlib
 import secrets
 import time
-from dataclasses import dataclass, field
 
 from tagalong import wire
 from tagalong.errors import (
@@ -22,45 +21,31 @@ from tagalong.errors import (
     HandoverUncertainError,
     HostError,
     MigrationError,
+    RemoteProtocolError,
     TagalongError,
-    UsageError,
 )
 from tagalong.machine import Machine, RunState
 from tagalong.machine_records import record_of_description, record_of_state
 from tagalong.memory import PageBitmap
-from tagalong.migrate.address import parse_address
-from tagalong.migrate.channel import Channel, connect
+from tagalong.migrate.address import TcpAddress, UnixAddress, parse_address
+from tagalong.migrate.channel import Channel
+from tagalong.migrate.connector import connect
+from tagalong.migrate.convergence import Limits
 from tagalong.migrate.digest import memory_digest
-from tagalong.migrate.link import Link, Timeouts
+from tagalong.migrate.link import Link
 from tagalong.migrate.monitor import CancelToken, Monitor, ProgressCallback, check_cancelled
-from tagalong.migrate.page_sender import PageSender
-from tagalong.migrate.precopy import Limits, PreCopy
+from tagalong.migrate.options import MigrationOptions, require_possible
+from tagalong.migrate.pacer import Pacer
+from tagalong.migrate.page_sender import PageSender, SentData
+from tagalong.migrate.precopy import PreCopy
+from tagalong.migrate.reach import Dial, Reach, Resumption
+from tagalong.migrate.recovery import Recovery
 from tagalong.migrate.report import DowntimeParts, MigrationReport, Stage
+from tagalong.migrate.team import Team
 from tagalong.wire.codec import MIGRATION_ID_BYTES
+from tagalong.wire.limits import MAX_BATCH_BYTES
 
-
-@dataclass(frozen=True)
-class MigrationOptions:
-    """What the operator asks for. Raises UsageError for what makes no sense.
-
-    `max_downtime_s`: stop the guest when what remains is expected to take no longer.
-    `max_rounds`: give up if that is not so after as many rounds. `verify`: compare a digest
-    of all memory and tags before the commit. `drop_tags`: send all tags as zero on purpose,
-    unverified: the control experiment.
-    """
-
-    max_downtime_s: float = 0.3
-    max_rounds: int = 40
-    verify: bool = False
-    drop_tags: bool = False
-    timeouts: Timeouts = field(default_factory=Timeouts)
-
-    def __post_init__(self) -> None:
-        if not self.max_downtime_s >= 0 or self.max_rounds < 1:
-            raise UsageError(
-                f"a downtime of {self.max_downtime_s} s after {self.max_rounds} rounds is not "
-                "possible: at least 0 s and 1 round"
-            )
+_RECONNECT_EVERY_S = 0.2
 
 
 def migrate_to(
@@ -70,26 +55,38 @@ def migrate_to(
     *,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
+    recovery: Recovery | None = None,
 ) -> MigrationReport:
     """Connect to the destination at `uri` and migrate `machine` there.
 
-    Raises UsageError for a URI that is none, MigrationError if nobody listens there, and
-    all that `migrate` raises.
+    `recovery` lets an operator pause it and say where it goes on. Raises UsageError for a URI
+    that is none, MigrationError if nobody listens there, and all that `migrate` raises.
 
     >>> migrate_to("tcp:127.0.0.1:4444", machine)  # doctest: +SKIP
     """
     options = options or MigrationOptions()
     address = parse_address(uri)
-    try:
+    recovery = recovery or Recovery()
+
+    def dial() -> Channel:
         channel = connect(
-            address,
+            recovery.address or address,
             timeout_s=options.timeouts.connect_s,
             idle_s=options.timeouts.idle_s,
             interrupt=lambda: check_cancelled(cancel),
+            tls=options.tls,
         )
+        return recovery.watch(channel)
+
+    try:
+        require_possible(address, options)
+        channel = dial()
     except HostError as error:
         raise MigrationError(f"the migration did not begin: {error}") from error
-    return migrate(channel, machine, options, progress=progress, cancel=cancel)
+    again = dial if isinstance(address, TcpAddress | UnixAddress) else None
+    with channel:
+        source = _Source(channel, machine, options, progress, cancel)
+        return source.run(again, recovery)
 
 
 def migrate(
@@ -99,9 +96,11 @@ def migrate(
     *,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
+    dial: Dial | None = None,
 ) -> MigrationReport:
     """Migrate `machine` to the destination at the other end of `channel`, which is closed.
 
+    `dial` opens further connections to it; without it there is one, whatever `options` ask for.
     `progress` is called in this thread. Afterwards the machine here is paused and must not
     be resumed: the destination has it. Whether it runs there depends on whether it ran
     here when it was stopped for its last pages.
@@ -111,7 +110,8 @@ def migrate(
     the machine is paused, and stays so until a person has looked at the destination.
     """
     with channel:
-        return _Source(channel, machine, options or MigrationOptions(), progress, cancel).run()
+        source = _Source(channel, machine, options or MigrationOptions(), progress, cancel)
+        return source.run(dial, Recovery())
 
 
 class _Source:
@@ -128,10 +128,20 @@ class _Source:
         self._machine = machine
         self._options = options
         self._cancel = cancel
+        self._is_one_way = channel.is_one_way
         self._link = Link(channel, wire.Connection(wire.Role.SOURCE), options.timeouts)
-        self._monitor = Monitor(machine.description.ram_bytes, progress)
-        sender = PageSender(machine, self._link, drop_tags=options.drop_tags)
-        self._precopy = PreCopy(machine, self._link, sender, self._monitor, self._heed)
+        self._monitor = Monitor(machine.description, progress)
+        self._sent = SentData(machine)
+        pacer = Pacer(options.max_bandwidth)
+        self._team = Team(
+            machine.description.page_size_bytes,
+            pacer.portion_bytes(MAX_BATCH_BYTES),
+            lambda tick: pacer.wait(self._team.bytes_sent, tick),
+            lambda: check_cancelled(cancel),
+        )
+        self._precopy = PreCopy(machine, self._team, self._sent, self._monitor, self._work, pacer)
+        self._granted = wire.Hello(wire.Role.DESTINATION, b"")
+        self._reach: Reach | None = None
         self._id = secrets.token_bytes(MIGRATION_ID_BYTES)
         self._has_tags = machine.description.mte_version != 0
         self._must_resume = False
@@ -139,9 +149,10 @@ class _Source:
         self._digests: tuple[bytes, bytes] | None = None
         self._began = time.monotonic()
 
-    def run(self) -> MigrationReport:
+    def run(self, dial: Dial | None, recovery: Recovery) -> MigrationReport:
+        self._recovery = recovery
         try:
-            downtime = self._migrate()
+            downtime = self._migrate(dial)
         except BaseException as error:
             if self._has_committed and not self._link.was_aborted_by_peer:
                 raise self._uncertain(error) from error
@@ -152,48 +163,126 @@ class _Source:
                 raise self._failure(error) from error
             raise
         finally:
-            self._stop_dirty_log()
+            recovery.allow(False)
+            self._leave_machine_as_it_was()
+            self._team.disband()
         return self._report(downtime)
 
-    def _stop_dirty_log(self) -> None:
-        # Failing to end the log must neither lose a VM nor a success.
+    def _leave_machine_as_it_was(self) -> None:
+        # Failing in that must neither lose a VM nor a success.
+        with contextlib.suppress(TagalongError):
+            self._machine.throttle(0)
         with contextlib.suppress(TagalongError):
             self._machine.stop_dirty_log()
 
-    def _migrate(self) -> DowntimeParts:
+    def _migrate(self, dial: Dial | None) -> DowntimeParts:
         self._link.disturb(self._cancel)
-        self._set_up()
-        left = self._precopy.run(Limits(self._options.max_downtime_s, self._options.max_rounds))
+        self._set_up(dial)
+        self._recovery.allow(bool(self._granted.reconnect_s))
+        left = self._precopy.run(self._limits(), self._recover)
+        self._recovery.allow(False)
         return self._stop_and_hand_over(left)
+
+    def _limits(self) -> Limits:
+        options = self._options
+        return Limits(
+            options.max_downtime_s,
+            options.max_rounds,
+            options.auto_converge,
+            options.switchover_bandwidth,
+        )
 
     def _heed(self) -> None:
         """Heed whoever wants to end this: the caller, or the destination."""
         check_cancelled(self._cancel)
         self._link.heed_peer()
 
-    def _set_up(self) -> None:
+    def _set_up(self, dial: Dial | None) -> None:
         self._monitor.update(stage=Stage.SETUP)
         check_cancelled(self._cancel)
-        self._link.send(wire.Hello(wire.Role.SOURCE, self._id))
-        self._link.expect(wire.Hello)
+        watch, fixed = _Stopwatch(), self._precopy.estimate.fixed
+        options = self._options
+        hello = wire.Hello(
+            wire.Role.SOURCE,
+            self._id,
+            channels=options.channels if dial else 1,
+            reconnect_s=options.reconnect_s if dial else 0,
+        )
+        self._link.send(hello)
+        self._granted = self._link.expect(wire.Hello)
+        fixed.answered(watch.lap())
         self._link.send(record_of_description(self._machine.description))
         # What the destination cannot take it refuses now, while the guest runs.
+        watch.lap()
         self._link.send(record_of_state(self._machine.peek_state()))
+        fixed.state_s = watch.lap()
         self._link.expect(wire.Accept)
+        if dial is not None:
+            features, timeouts = self._link.features, options.timeouts
+            self._reach = Reach(dial, self._machine, hello, features, timeouts)
+        self._assemble(rounds=0)
+
+    def _assemble(self, rounds: int) -> None:
+        """Let the first connection and all channels that were granted carry pages."""
+        self._enlist(self._link)
+        for number in range(1, self._granted.channels):
+            assert self._reach is not None  # noqa: S101 (else one connection was asked for)
+            self._enlist(self._reach.channel(number, rounds))
+
+    def _enlist(self, link: Link) -> None:
+        drop_tags, compression = self._options.drop_tags, self._options.compression
+        sender = PageSender(
+            self._machine, link, self._sent, drop_tags=drop_tags, compression=compression
+        )
+        self._team.add(link, sender)
+
+    def _recover(self, error: Exception, rounds: int) -> list[PageBitmap] | None:
+        """Come back after a broken connection, as precopy.Recover."""
+        if self._reach is None or not self._granted.reconnect_s or not self._team.is_lost:
+            raise error
+        self._monitor.update(stage=Stage.RECONNECT)
+        self._team.disband()
+        resumption = self._resume(self._reach, error, rounds)
+        self._link = resumption.link
+        self._link.disturb(self._cancel)
+        self._assemble(resumption.rounds)
+        return resumption.held if resumption.rounds == rounds else None
+
+    def _resume(self, reach: Reach, error: Exception, rounds: int) -> Resumption:
+        deadline = time.monotonic() + self._granted.reconnect_s
+        while True:
+            check_cancelled(self._cancel)
+            try:
+                if self._recovery.is_paused:
+                    raise HostError("the migration is paused")
+                return reach.resume(rounds)
+            except (HostError, RemoteProtocolError) as again:
+                if time.monotonic() > deadline:
+                    raise HostError(
+                        f"the connection broke ({error}) and did not come back in "
+                        f"{self._granted.reconnect_s} s ({again})"
+                    ) from error
+            time.sleep(_RECONNECT_EVERY_S)
 
     def _stop_and_hand_over(self, left: list[PageBitmap]) -> DowntimeParts:
         watch = _Stopwatch()
         self._stop()
+        last = self._precopy.collect_last(left)
         stop_s = watch.lap()
-        self._precopy.send_last(left)
-        last_pages_s = watch.lap()
+        tags_s = self._precopy.send_last(last)
+        pages_s = watch.lap()
         self._send_state()
         state_s = watch.lap()
         if self._options.verify and not self._options.drop_tags:
             self._verify()
         digest_s = watch.lap()
+        self._prepare()
+        commit_s = watch.lap()
         self._hand_over()
-        return DowntimeParts(stop_s, last_pages_s, state_s, digest_s, commit_s=watch.lap())
+        last_tags_s = min(tags_s, pages_s)  # several channels read side by side
+        return DowntimeParts(
+            stop_s, pages_s - last_tags_s, last_tags_s, state_s, digest_s, commit_s, watch.lap()
+        )
 
     def _stop(self) -> None:
         self._must_resume = self._machine.run_state is RunState.RUNNING
@@ -226,15 +315,18 @@ class _Source:
         self._heed()
         self._link.keep_alive()
 
-    def _hand_over(self) -> None:
+    def _prepare(self) -> None:
         self._monitor.update(stage=Stage.COMMIT)
         self._link.send(wire.Prepare())
         self._link.expect(wire.Ready)
         self._heed()
+
+    def _hand_over(self) -> None:
         # From here on nobody can cancel, and no callback of the caller is called.
         self._link.disturb(None)
         self._commit()
         self._link.expect(wire.Running)
+        self._team.dismiss_channels()
 
     def _commit(self) -> None:
         self._has_committed = True
@@ -247,7 +339,7 @@ class _Source:
 
     def _fall_back(self, error: BaseException) -> None:
         """Let the guest go on here, then tell the destination."""
-        self._stop_dirty_log()
+        self._leave_machine_as_it_was()
         try:
             if self._must_resume and self._machine.run_state is RunState.PAUSED:
                 self._machine.resume()
@@ -278,11 +370,13 @@ class _Source:
             rounds=rounds,
             downtime=downtime,
             duration_s=time.monotonic() - self._began,
-            bytes_sent=self._link.bytes_sent,
-            throughput_bytes_per_s=self._link.bytes_sent / max(copying_s, 1e-6),
+            bytes_sent=self._team.bytes_sent,
+            throughput_bytes_per_s=self._team.bytes_sent / max(copying_s, 1e-6),
             dirty_rate_bytes_per_s=self._precopy.estimate.dirty_rate or 0.0,
             was_running=self._must_resume,
             tags_dropped=self._options.drop_tags,
+            throttle_percent=self._monitor.progress.throttle_percent,
+            one_way=self._is_one_way,
             source_digest=source.hex() if source else None,
             destination_digest=destination.hex() if destination else None,
         )

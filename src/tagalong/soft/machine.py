@@ -43,6 +43,7 @@ from tagalong.soft.native import ExitReason, NativeMachine
 from tagalong.soft.psci import Psci
 from tagalong.soft.ram import SoftRam
 from tagalong.soft.vcpu import SoftVcpu
+from tagalong.throttle import Throttle
 
 RAM_GPA: Final = Gpa(0x4000_0000)
 
@@ -71,6 +72,7 @@ class SoftMachine:
         refuse_foreign(description)
         self._description = description
         self._condition = threading.Condition()
+        self._throttle = Throttle(self._condition, self._hold, self._let_go)
         self._state = RunState.PAUSED
         self._failure: TagalongError | None = None
         self._executing = False
@@ -190,11 +192,33 @@ class SoftMachine:
             self._condition.wait_for(lambda: self._state is not RunState.RUNNING, timeout_s)
             return self._state
 
+    def throttle(self, percent: int) -> None:
+        """Make the vCPUs stand for a part of the time."""
+        with self._condition:
+            self._refuse_closed()
+            self._throttle.set(percent)
+
+    @contextmanager
+    def standing(self) -> Iterator[bool]:
+        """Keep the vCPUs of a machine that does not run from running."""
+        with self._condition:
+            self._refuse_closed()
+            stands = self._state is not RunState.RUNNING
+            if stands:
+                self._hold()
+        try:
+            yield stands
+        finally:
+            if stands:
+                with self._condition:
+                    self._let_go()
+
     def close(self) -> None:
         """Stop and release everything."""
         with self._condition:
             if self._closed:
                 return
+            self._throttle.set(0)
             self._closed = True
             if self._state is RunState.RUNNING:
                 self._state = RunState.PAUSED
@@ -339,13 +363,19 @@ class SoftMachine:
         """Keep the vCPUs between instructions for the length of the block."""
         with self._condition:
             self._refuse_closed()
-            self._holds += 1
             try:
-                self._wait_until_still()
+                self._hold()
                 yield
             finally:
-                self._holds -= 1
-                self._condition.notify_all()
+                self._let_go()
+
+    def _hold(self) -> None:
+        self._holds += 1
+        self._wait_until_still()
+
+    def _let_go(self) -> None:
+        self._holds -= 1
+        self._condition.notify_all()
 
     @contextmanager
     def _while_paused(self) -> Iterator[None]:

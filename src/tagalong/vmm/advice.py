@@ -38,11 +38,29 @@ def _remedy(error: TagalongError) -> str:
             return f"To move it after all, {_AGAIN}"
         case ConvergenceError():
             return (
-                f"Allow more downtime (--max-downtime) or let the guest write less; then {_AGAIN}"
+                "Allow more downtime (--max-downtime), let the guest be slowed down "
+                f"(--auto-converge), compress (--compress auto) or use a faster link; then {_AGAIN}"
             )
         case MachineMismatchError():
             return f"Give the destination the source's --machine, --ram and --vcpus: {_AGAIN}"
         case DigestMismatchError():
             return "Source and destination differ although every record was whole: report this"
         case _:
-            return f"Remove the cause, {_AGAIN}"
+            return _remedy_for_host(str(error))
+
+
+def _remedy_for_host(text: str) -> str:
+    """Return what helps where something between the two, or at one of them, failed."""
+    if "(setup)" in text:
+        return (
+            "Look at what the destination says: does it want TLS (--tls-dir), or speak another "
+            f"version? If it has ended, {_AGAIN}"
+        )
+    if "did not begin" in text:
+        return (
+            "See that the destination waits there, or that the file can be written, and, with TLS, "
+            "that each side's certificate is one that the other trusts; then migrate again"
+        )
+    return (
+        f"Remove the cause (--reconnect SECONDS bridges a link that breaks now and then), {_AGAIN}"
+    )

@@ -14,7 +14,7 @@ def announcement(record: MigrationRecord, state: VmState) -> str | None:
     match record.status:
         case MigrationStatus.COMPLETED if state is VmState.POSTMIGRATE:
             return (
-                "the VM has moved to the destination; this process keeps a stopped copy "
+                f"the VM has moved to {_where(record)}; this process keeps a stopped copy "
                 "until it is told to quit (state postmigrate)"
             )
         case MigrationStatus.COMPLETED:
@@ -26,6 +26,11 @@ def announcement(record: MigrationRecord, state: VmState) -> str | None:
             return f"migration failed; {_whereabouts(state)}{cause}"
         case _:
             return None
+
+
+def _where(record: MigrationRecord) -> str:
+    is_one_way = record.report is not None and record.report.get("one_way") is True
+    return "where it is kept until somebody loads it" if is_one_way else "the destination"
 
 
 def _whereabouts(state: VmState) -> str:

@@ -21,6 +21,9 @@ from tagalong.vmm.save_record import SaveKind, SaveRequest, SaveStatus
 _CONNECT_TIMEOUT_S = 10.0
 _POLL_S = 0.1
 
+# No option of our commands sets these: whoever did it by QMP wants them to stay.
+_LEFT_ALONE = {"cpu-throttle-initial", "cpu-throttle-increment", "max-cpu-throttle"}
+
 # The package logs every lost connection; we report it ourselves, once.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 logging.getLogger("qemu.qmp").propagate = False
@@ -65,7 +68,11 @@ class ControlClient:
 
     async def begin_migration(self, request: MigrationRequest) -> None:
         """Let the VM begin to migrate. Raises CommandError if it refuses."""
-        await self.execute("migrate-set-parameters", {"downtime-limit": request.max_downtime_ms})
+        settings = request.settings
+        parameters = settings.parameters()
+        wanted = {name: parameters[name] for name in parameters if name not in _LEFT_ALONE}
+        await self.execute("migrate-set-parameters", wanted)
+        await self.execute("migrate-set-capabilities", {"capabilities": settings.capabilities()})
         await self.execute("migrate", _arguments(request))
 
     async def follow_migration(self, on_progress: Callable[[Answer], None]) -> Answer:

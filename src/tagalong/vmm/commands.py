@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tagalong.errors import RunStateError
 from tagalong.vmm import messages
@@ -22,12 +23,9 @@ from tagalong.vmm.save_commands import (
 from tagalong.vmm.save_record import NOTHING_SAVED, SaveRequest
 from tagalong.vmm.saving import Saving
 from tagalong.vmm.session import NEGOTIATE
+from tagalong.vmm.settings import PARAMETER_SCHEMA, MigrationSettings
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
-
-# QEMU's default and limit of downtime-limit.
-DEFAULT_MAX_DOWNTIME_MS = 300
-MAX_DOWNTIME_LIMIT_MS = 2_000_000
 
 _OPTIONAL_BOOLEAN = Argument(Kind.BOOLEAN)
 
@@ -38,24 +36,37 @@ class _Command:
     arguments: Mapping[str, Argument] = field(default_factory=dict)
 
 
+class Awaited(Protocol):
+    """The migration that brings the VM, or brought it."""
+
+    @property
+    def record(self) -> MigrationRecord:
+        """Return what is known of it."""
+        ...
+
+    def recover(self, uri: str) -> None:
+        """Await the source at another address. Raises TagalongError."""
+        ...
+
+
 class VmCommands:
     """Runs QMP commands on a VM; implements session.Commands.
 
-    `incoming` returns what is known of the migration that brought the VM, or will.
+    `incoming` returns the migration that brought the VM, or will, None if there is none.
     """
 
     def __init__(
         self,
         vm: Vm,
         outgoing: Outgoing,
-        incoming: Callable[[], MigrationRecord | None],
+        incoming: Callable[[], Awaited | None],
         saving: Saving,
     ) -> None:
         self._vm = vm
         self._outgoing = outgoing
         self._saving = saving
         self._incoming = incoming
-        self._max_downtime_ms = DEFAULT_MAX_DOWNTIME_MS
+        self._settings = MigrationSettings()
         self._table: Mapping[str, _Command] = {
             "cont": _Command(lambda _: self._vm.cont()),
             "dump-guest-memory": _Command(
@@ -67,20 +78,27 @@ class VmCommands:
                     "uri": Argument(Kind.STRING, required=True),
                     # Sent by clients written for QEMU, which ignores it, too.
                     "detach": _OPTIONAL_BOOLEAN,
+                    "resume": _OPTIONAL_BOOLEAN,
                     "x-verify": _OPTIONAL_BOOLEAN,
                     "x-drop-tags": _OPTIONAL_BOOLEAN,
                     "x-access": Argument(Kind.STRING),
                 },
             ),
-            "migrate-set-parameters": _Command(
-                self._set_parameters, {"downtime-limit": Argument(Kind.INTEGER)}
+            "migrate-pause": _Command(lambda _: self._outgoing.pause()),
+            "migrate-recover": _Command(
+                self._recover_incoming, {"uri": Argument(Kind.STRING, required=True)}
             ),
+            "migrate-set-capabilities": _Command(
+                self._set_capabilities, {"capabilities": Argument(Kind.ARRAY, required=True)}
+            ),
+            "migrate-set-parameters": _Command(self._set_parameters, PARAMETER_SCHEMA),
             "migrate_cancel": _Command(lambda _: self._outgoing.cancel()),
             "query-commands": _Command(lambda _: self._names()),
             "query-dump": _Command(lambda _: self._query_dump()),
             "query-dump-guest-memory-capability": _Command(lambda _: CAPABILITY),
             "query-migrate": _Command(lambda _: self._query_migrate()),
-            "query-migrate-parameters": _Command(lambda _: self._parameters()),
+            "query-migrate-capabilities": _Command(lambda _: self._settings.capabilities()),
+            "query-migrate-parameters": _Command(lambda _: self._settings.parameters()),
             "query-status": _Command(lambda _: self._query_status()),
             "query-version": _Command(lambda _: messages.version()),
             "quit": _Command(lambda _: self._vm.end(Ending(ShutdownReason.QUIT))),
@@ -88,10 +106,7 @@ class VmCommands:
             "x-dump-cancel": _Command(lambda _: self._saving.cancel()),
             "x-query-tags": _Command(lambda _: self._query_tags()),
             "x-reclaim": _Command(lambda _: self._vm.reclaim()),
-            "x-snapshot": _Command(
-                lambda given: self._save(snapshot_request(given, self._max_downtime_ms), given),
-                SNAPSHOT_ARGUMENTS,
-            ),
+            "x-snapshot": _Command(self._snapshot, SNAPSHOT_ARGUMENTS),
         }
 
     def execute(self, command: str, arguments: JsonObject) -> object:
@@ -124,34 +139,41 @@ class VmCommands:
         record = self._saving.record
         return record.to_qmp() if record is not None else NOTHING_SAVED
 
+    def _snapshot(self, arguments: JsonObject) -> object:
+        return self._save(snapshot_request(arguments, self._settings.downtime_limit), arguments)
+
     def _save(self, request: SaveRequest, arguments: JsonObject) -> object:
         if self._outgoing.is_under_way:
             raise RunStateError("There's a migration process in progress")
         return save(self._saving, request, detach=arguments.get("detach") is True)
 
     def _query_migrate(self) -> object:
-        record = self._outgoing.record or self._incoming()
+        incoming = self._incoming()
+        record = self._outgoing.record or (incoming.record if incoming is not None else None)
         return record.to_qmp() if record is not None else {}
 
-    def _parameters(self) -> object:
-        return {"downtime-limit": self._max_downtime_ms}
-
     def _set_parameters(self, arguments: JsonObject) -> None:
-        limit = arguments.get("downtime-limit", self._max_downtime_ms)
-        if not isinstance(limit, int) or not 0 <= limit <= MAX_DOWNTIME_LIMIT_MS:
-            raise QmpError(
-                "Parameter 'downtime-limit' expects an integer in the range of "
-                f"0 to {MAX_DOWNTIME_LIMIT_MS} milliseconds"
-            )
-        self._max_downtime_ms = limit
+        self._settings = self._settings.with_parameters(arguments)
+
+    def _set_capabilities(self, arguments: JsonObject) -> None:
+        self._settings = self._settings.with_capabilities(arguments["capabilities"])
+
+    def _recover_incoming(self, arguments: JsonObject) -> None:
+        incoming = self._incoming()
+        if incoming is None:
+            raise QmpError("no VM is awaited here")
+        incoming.recover(str(arguments["uri"]))
 
     def _migrate(self, arguments: JsonObject) -> None:
+        if arguments.get("resume") is True:
+            self._outgoing.resume(str(arguments["uri"]))
+            return
         if self._saving.is_under_way:
             raise RunStateError("there is a dump or a snapshot in progress")
         self._outgoing.start(
             MigrationRequest(
                 uri=str(arguments["uri"]),
-                max_downtime_ms=self._max_downtime_ms,
+                settings=self._settings,
                 verify=arguments.get("x-verify") is True,
                 drop_tags=arguments.get("x-drop-tags") is True,
                 access=access_argument(arguments),

@@ -10,6 +10,7 @@ in between.
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from enum import Enum
 
 import numpy as np
@@ -146,6 +147,14 @@ class GatedMachine:
     def wait(self, timeout_s: float | None = None) -> RunState:
         """As Machine.wait."""
         return self._machine.wait(timeout_s)
+
+    def throttle(self, percent: int) -> None:
+        """As Machine.throttle."""
+        self._machine.throttle(percent)
+
+    def standing(self) -> AbstractContextManager[bool]:
+        """As Machine.standing."""
+        return self._machine.standing()
 
     def close(self) -> None:
         """As Machine.close."""

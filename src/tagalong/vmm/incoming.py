@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
-from tagalong.errors import TagalongError
+from tagalong.errors import RunStateError, TagalongError
 from tagalong.machine import Machine, MachineDescription
 from tagalong.vmm.causes import unexpected
 from tagalong.vmm.record import MigrationRecord, MigrationStatus
@@ -30,8 +30,8 @@ class Receiver(Protocol):
     """Listens for one migration; what tagalong.migrate does, behind transfer.py."""
 
     @property
-    def address(self) -> Mapping[str, object]:
-        """Return where it listens, as QMP's SocketAddress."""
+    def address(self) -> Mapping[str, object] | None:
+        """Return where it listens, as QMP's SocketAddress; None where it has no such form."""
         ...
 
     def receive(self, build: Build, take_over: TakeOver) -> Mapping[str, object]:
@@ -41,6 +41,10 @@ class Receiver(Protocol):
         after the source gave up its right to run; its second argument says whether the
         guest ran there. Raises TagalongError.
         """
+        ...
+
+    def move_to(self, uri: str) -> None:
+        """Listen at another address from now on. Raises UsageError, HostError."""
         ...
 
     def close(self) -> None:
@@ -63,6 +67,16 @@ class Incoming:
         """Begin to wait for the source."""
         self._vm.emit_migration(self.record.status.value)
         threading.Thread(target=self._run, name="incoming", daemon=True).start()
+
+    def recover(self, uri: str) -> None:
+        """Let the source, or its return, be awaited at another address.
+
+        Raises RunStateError once the VM is here or will not come, UsageError, HostError.
+        """
+        if self.record.status.is_final:
+            raise RunStateError("no VM is awaited here")
+        self._receiver.move_to(uri)
+        self.record.socket_address = self._receiver.address
 
     async def close(self, timeout_s: float) -> None:
         """Stop listening and wait until the receiving thread has ended."""

@@ -12,6 +12,7 @@ from tagalong.boot import boot_guest
 from tagalong.cpu_match import CpuPolicy
 from tagalong.errors import MachineError, TagalongError, UsageError
 from tagalong.machine import Machine, MachineDescription
+from tagalong.mte import PACKED_RATIO
 from tagalong.vmm.announcement import announcement, save_announcement
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.console import ConsoleWriter
@@ -65,15 +66,28 @@ class RunOptions:
     restore: Path | None = None
     paused: bool = False
     max_ram_bytes: int = DEFAULT_MAX_RAM_BYTES
+    prealloc: bool = False
+    tls_folder: Path | None = None
+    tls_admitted: tuple[str, ...] = ()
     parent_pid: int | None = None
 
     def __post_init__(self) -> None:
         if self.incoming is not None and self.restore is not None:
             raise UsageError("a VM is either awaited (--incoming) or restored (--restore)")
-        source = "--incoming" if self.incoming is not None else "--restore"
-        if self.incoming is None and self.restore is None:
+        is_new = self.incoming is None and self.restore is None
+        if is_new:
             self._check_new()
-            return
+        if self.incoming is None:
+            self._refuse_incoming_options()
+        if self.tls_admitted and self.tls_folder is None:
+            raise UsageError("--tls-admit has a meaning only with --tls-dir")
+        if self.prealloc and self.ram_bytes is None:
+            raise UsageError("--prealloc needs --ram: how much memory the arriving VM has")
+        if not is_new:
+            self._refuse_guest_options()
+
+    def _refuse_guest_options(self) -> None:
+        source = "--incoming" if self.incoming is not None else "--restore"
         given = {
             "--guest": self.guest,
             "--guest-args": self.guest_arguments,
@@ -90,6 +104,16 @@ class RunOptions:
             )
         if self.allow_cpu_mismatch:
             raise UsageError("--allow-cpu-mismatch has a meaning only with --incoming or --restore")
+
+    def _refuse_incoming_options(self) -> None:
+        given = {
+            "--tls-dir": self.tls_folder,
+            "--tls-admit": self.tls_admitted,
+            "--prealloc": self.prealloc,
+        }
+        for option, value in given.items():
+            if value:
+                raise UsageError(f"{option} has a meaning only with --incoming")
 
 
 def run_vm(options: RunOptions, announce: Announce) -> int:
@@ -121,7 +145,7 @@ class _VmProcess:
         self._incoming: Incoming | None = None
         self._saving = Saving(self._vm, store, self._emit)
         self._server = ControlServer(
-            VmCommands(self._vm, self._outgoing, self._incoming_record, self._saving)
+            VmCommands(self._vm, self._outgoing, lambda: self._incoming, self._saving)
         )
         self._console = ConsoleWriter(_STDOUT)
         self._handle_signals()
@@ -186,11 +210,24 @@ class _VmProcess:
             self._vm.cont()
 
     def _await_vm(self, uri: str) -> None:
-        receiver = listen(uri)
+        receiver = listen(
+            uri,
+            tls_folder=self._options.tls_folder,
+            admitted=self._options.tls_admitted,
+            refused=lambda error: self._announce(f"turned away: {error}"),
+            reserve_bytes=self._reserve_bytes(),
+        )
         self._vm.starts_on_arrival = not self._options.paused
         self._incoming = Incoming(self._vm, receiver, self._build_arriving)
         self._announce(f"waiting for a migration on {receiver.uri}")
         self._incoming.start()
+
+    def _reserve_bytes(self) -> tuple[int, ...]:
+        """Return the sizes of the planes that the arriving machine is going to have."""
+        ram_bytes = self._options.ram_bytes
+        if not self._options.prealloc or ram_bytes is None:
+            return ()
+        return (ram_bytes, ram_bytes // PACKED_RATIO)
 
     def _build_arriving(self, description: MachineDescription) -> Machine:
         """Make the machine that a stream describes; in the migration's thread."""

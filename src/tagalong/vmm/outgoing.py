@@ -3,6 +3,8 @@
     setup -> active -> completed                the destination owns the VM: postmigrate
                     -> failed                   the VM goes on here, as it was
                     -> cancelling -> cancelled  the VM goes on here, as it was
+          active <-> x-precopy-recover          a connection broke, and is dialled again
+          active  -> x-precopy-paused -> x-precopy-recover -> active    migrate-pause
 
 One at a time; what became of the last one is kept.
 """
@@ -21,6 +23,7 @@ from tagalong.errors import (
     TagalongError,
 )
 from tagalong.machine import Machine
+from tagalong.migrate import Recovery
 from tagalong.vmm.causes import unexpected
 from tagalong.vmm.handover import Purpose
 from tagalong.vmm.record import (
@@ -49,6 +52,7 @@ class Sender(Protocol):
         request: MigrationRequest,
         progress: Callable[[MigrationProgress], None],
         cancelled: threading.Event,
+        recovery: Recovery,
         /,
     ) -> Mapping[str, object]:
         """Return the report once the destination owns the VM. Raises TagalongError."""
@@ -64,6 +68,7 @@ class Outgoing:
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._cancelled = threading.Event()
+        self._recovery = Recovery()
         self._done = asyncio.Event()
 
     def start(self, request: MigrationRequest) -> None:
@@ -75,9 +80,23 @@ class Outgoing:
         machine = self._vm.gated_machine(Purpose.MIGRATION)
         self.record = MigrationRecord()
         self._cancelled, self._done = threading.Event(), asyncio.Event()
+        self._recovery = Recovery()
         self._vm.emit_migration(self.record.status.value)
-        run = partial(self._run, machine, request, self._cancelled)
+        run = partial(self._run, machine, request)
         threading.Thread(target=run, name="migration", daemon=True).start()
+
+    def pause(self) -> None:
+        """Break the connections of a migration under way; `resume` lets it go on.
+
+        Raises UsageError if it is not one that can go on.
+        """
+        self._recovery.pause()
+        self._advance(MigrationStatus.PAUSED)
+
+    def resume(self, uri: str | None) -> None:
+        """Let a paused migration go on, at `uri` if there is one. Raises UsageError."""
+        self._recovery.resume(uri)
+        self._advance(MigrationStatus.RECOVER)
 
     def cancel(self) -> None:
         """Ask a migration under way to stop; its status tells when it has."""
@@ -102,10 +121,11 @@ class Outgoing:
             self.record.advance(status)
             self._vm.emit_migration(status.value)
 
-    def _run(self, machine: Machine, request: MigrationRequest, cancelled: threading.Event) -> None:
+    def _run(self, machine: Machine, request: MigrationRequest) -> None:
         """Migrate, in the migration's thread."""
+        cancelled, recovery = self._cancelled, self._recovery
         try:
-            report = self._send(machine, request, self._tell_progress, cancelled)
+            report = self._send(machine, request, self._tell_progress, cancelled, recovery)
         except TagalongError as error:
             self._call(partial(self._failed, error))
         except Exception as error:  # noqa: BLE001 (a bug of ours must not lose the VM)
@@ -119,15 +139,28 @@ class Outgoing:
     def _progressed(self, progress: MigrationProgress) -> None:
         if self.record is None:
             return
-        self.record.progress = progress
-        if self.record.status is MigrationStatus.SETUP:
-            self._advance(MigrationStatus.ACTIVE)
+        before, self.record.progress = self.record.progress, progress
+        self._follow(progress)
+        if self.record.status is MigrationStatus.ACTIVE:
+            seen = before.rounds if before is not None else 0
+            for number in range(seen + 1, progress.rounds + 1):
+                self._vm.emit_migration_pass(number)
         self._vm.watch()
+
+    def _follow(self, progress: MigrationProgress) -> None:
+        """Take over the status that progress tells of."""
+        status = self.record.status if self.record is not None else None
+        if progress.is_reconnecting:
+            if status is MigrationStatus.ACTIVE:
+                self._advance(MigrationStatus.RECOVER)
+        elif status in (MigrationStatus.SETUP, MigrationStatus.RECOVER):
+            self._advance(MigrationStatus.ACTIVE)
 
     def _completed(self, report: Mapping[str, object]) -> None:
         if self.record is not None:
             self.record.report = report
-        self._vm.handed_over()
+        # A file or a pipe has confirmed nothing that a machine could: only a person knows.
+        self._vm.handed_over(certain=report.get("one_way") is not True)
         self._end(MigrationStatus.COMPLETED)
 
     def _failed(self, error: TagalongError) -> None:

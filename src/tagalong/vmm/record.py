@@ -11,13 +11,19 @@ from enum import Enum
 
 from tagalong.errors import TagalongError, UsageError
 from tagalong.vmm.causes import with_causes
+from tagalong.vmm.settings import MigrationSettings
 
 
 class MigrationStatus(Enum):
-    """How far a migration is; the values are QMP's."""
+    """How far a migration is; the values are QMP's.
+
+    Its names for a broken connection are about post-copy; ours say that this is not.
+    """
 
     SETUP = "setup"
     ACTIVE = "active"
+    PAUSED = "x-precopy-paused"
+    RECOVER = "x-precopy-recover"
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
     COMPLETED = "completed"
@@ -34,7 +40,7 @@ _FINAL = {MigrationStatus.CANCELLED, MigrationStatus.COMPLETED, MigrationStatus.
 
 @dataclass(frozen=True)
 class MigrationRequest:
-    """What the operator asks for.
+    """What the operator asks for, and how it is to be done.
 
     `verify` compares a digest of all memory and tags before the commit; `drop_tags` sends
     all tags as zero, on purpose, to show what is lost without them. `access` names the
@@ -43,7 +49,7 @@ class MigrationRequest:
     """
 
     uri: str
-    max_downtime_ms: int
+    settings: MigrationSettings = field(default_factory=MigrationSettings)
     verify: bool = False
     drop_tags: bool = False
     access: str | None = None
@@ -55,7 +61,12 @@ class MigrationRequest:
 
 @dataclass(frozen=True)
 class MigrationProgress:
-    """A moment of a migration; `expected_downtime_ms` is None while nobody can tell."""
+    """A moment of a migration; `expected_downtime_ms` is None while nobody can tell.
+
+    `bytes_per_s` and `dirty_bytes_per_s` are of guest RAM. `stage` is what the source is at, in
+    words. `pages_sent` counts a page each time that it is sent. `is_reconnecting`: the connection
+    broke and is dialled again.
+    """
 
     total_bytes: int
     transferred_bytes: int
@@ -63,6 +74,12 @@ class MigrationProgress:
     rounds: int
     bytes_per_s: float
     expected_downtime_ms: float | None = None
+    dirty_bytes_per_s: float = 0.0
+    throttle_percent: int = 0
+    stage: str = ""
+    pages_sent: int = 0
+    page_size_bytes: int = 4096
+    is_reconnecting: bool = False
 
     def to_qmp(self) -> dict[str, object]:
         """Return QMP's MigrationStats."""
@@ -71,7 +88,11 @@ class MigrationProgress:
             "transferred": self.transferred_bytes,
             "remaining": self.remaining_bytes,
             "dirty-sync-count": self.rounds,
+            "dirty-pages-rate": round(self.dirty_bytes_per_s / self.page_size_bytes),
             "mbps": round(self.bytes_per_s * 8 / 1e6, 3),
+            "page-size": self.page_size_bytes,
+            "pages-per-second": round(self.bytes_per_s / self.page_size_bytes),
+            "x-pages": self.pages_sent,
         }
 
 
@@ -89,11 +110,14 @@ class MigrationRecord:
     report: Mapping[str, object] | None = None
     error: TagalongError | None = None
     started_ns: int = field(default_factory=time.monotonic_ns)
+    set_up_ns: int | None = None
     ended_ns: int | None = None
 
     def advance(self, status: MigrationStatus) -> None:
         """Enter `status`; the clock stops with a final one."""
         self.status = status
+        if status is MigrationStatus.ACTIVE and self.set_up_ns is None:
+            self.set_up_ns = time.monotonic_ns()
         if status.is_final:
             self.ended_ns = time.monotonic_ns()
 
@@ -104,10 +128,15 @@ class MigrationRecord:
             "status": self.status.value,
             "total-time": elapsed_ns // 1_000_000,
         }
+        if self.set_up_ns is not None:
+            info["setup-time"] = (self.set_up_ns - self.started_ns) // 1_000_000
         if self.socket_address is not None:
             info["socket-address"] = [dict(self.socket_address)]
         if self.progress is not None:
             info["ram"] = self.progress.to_qmp()
+            info["x-stage"] = self.progress.stage
+            if self.progress.throttle_percent:
+                info["cpu-throttle-percentage"] = self.progress.throttle_percent
             if self.progress.expected_downtime_ms is not None:
                 info["expected-downtime"] = round(self.progress.expected_downtime_ms)
         info.update(self._end_to_qmp())

@@ -19,14 +19,15 @@ from tagalong.vmm.watcher import MachineWatcher
 
 _MOVED_AWAY = "the destination owns the VM: it was migrated away and must not run here as well"
 _MAYBE_MOVED_AWAY = (
-    "the link broke while the VM was handed over: the destination may be running it; "
-    "look there first, and only if it does not, x-reclaim the VM here"
+    "the VM was handed over, but nobody has said that it runs there: the destination, or who "
+    "loaded the file, may be running it; look there first, and only if it does not run, "
+    "x-reclaim the VM here"
 )
 _STOPPED_FOR = {
     VmState.FINISH_MIGRATE: Purpose.MIGRATION,
     VmState.SAVE_VM: Purpose.SAVING,
 }
-_NOTHING_TO_RECLAIM = "x-reclaim is for a VM whose hand-over broke off with an uncertain end"
+_NOTHING_TO_RECLAIM = "x-reclaim is for a VM whose hand-over ended with nobody to confirm it"
 
 
 class ShutdownReason(Enum):
@@ -146,6 +147,10 @@ class Vm:
     def emit_migration(self, status: str) -> None:
         """Send the MIGRATION event."""
         self._emit(Event("MIGRATION", {"status": status}))
+
+    def emit_migration_pass(self, number: int) -> None:
+        """Send the MIGRATION_PASS event: round `number` begins."""
+        self._emit(Event("MIGRATION_PASS", {"pass": number}))
 
     def gated_machine(self, purpose: Purpose = Purpose.MIGRATION) -> GatedMachine:
         """Return the machine for a migration or a snapshot. Raises RunStateError if none."""

@@ -3,7 +3,9 @@
     limits          what may be how large
     layout          byte tables
     records         what is said
-    planes          batches of pages: heads, encodings of tags
+    planes          batches of pages: heads and runs
+    plane_codec     encodings of data and tags
+    text            what people read
     machine_state   registers and devices
     codec           headers and all other payloads
     integrity       checksums
@@ -18,6 +20,7 @@ bytes is somebody else's choice.
 
 from tagalong.wire.codec import pages_overhead_bytes
 from tagalong.wire.connection import NEED_DATA, Connection, NeedData
+from tagalong.wire.conversation import Joining
 from tagalong.wire.layout import Buffer
 from tagalong.wire.receiver import Placement
 from tagalong.wire.records import (
@@ -25,9 +28,12 @@ from tagalong.wire.records import (
     Abort,
     AbortReason,
     Accept,
+    Channel,
     Commit,
     Digest,
+    End,
     Feature,
+    Held,
     Hello,
     KeepAlive,
     Machine,
@@ -39,6 +45,8 @@ from tagalong.wire.records import (
     Record,
     RecordType,
     Region,
+    Resume,
+    Resumed,
     Role,
     Round,
     Run,
@@ -58,11 +66,15 @@ __all__ = [
     "AbortReason",
     "Accept",
     "Buffer",
+    "Channel",
     "Commit",
     "Connection",
     "Digest",
+    "End",
     "Feature",
+    "Held",
     "Hello",
+    "Joining",
     "KeepAlive",
     "Machine",
     "NeedData",
@@ -76,6 +88,8 @@ __all__ = [
     "Record",
     "RecordType",
     "Region",
+    "Resume",
+    "Resumed",
     "Role",
     "Round",
     "Run",

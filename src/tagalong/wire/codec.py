@@ -4,7 +4,6 @@ Nothing here knows who speaks or what was said before: what a payload must be in
 checked here, what it must be at this moment in `conversation`.
 """
 
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +12,16 @@ from tagalong.mte import PAGE_SIZES_BYTES
 from tagalong.wire import limits
 from tagalong.wire.layout import Buffer, Layout, MalformedError
 from tagalong.wire.machine_state import STATE_HEAD, VCPU_HEAD, decode_state, encode_state
-from tagalong.wire.planes import PAGES_HEAD, RUN
+from tagalong.wire.planes import PAGES_HEAD, RUN, SEAL_BYTES
 from tagalong.wire.records import (
     Abort,
     AbortReason,
     Accept,
+    Channel,
     Commit,
     Digest,
+    End,
+    Held,
     Hello,
     KeepAlive,
     Machine,
@@ -28,14 +30,17 @@ from tagalong.wire.records import (
     Record,
     RecordType,
     Region,
+    Resume,
+    Resumed,
     Role,
     Round,
     Running,
     Verify,
 )
+from tagalong.wire.text import decode_text, presentable
 
 MAGIC = b"TAGALONG"
-VERSION = 1
+VERSION = 2
 MIGRATION_ID_BYTES = 16
 DIGEST_BYTES = 16
 MTE_VERSIONS = (0, 2, 3)
@@ -52,6 +57,8 @@ HELLO = Layout(
     ("mandatory_features", "u64"),
     ("migration_id", MIGRATION_ID_BYTES),
     ("role", "u32"),
+    ("channels", "u32"),
+    ("reconnect_s", "u32"),
     ("reserved", "u32"),
 )
 MACHINE_HEAD = Layout(
@@ -65,6 +72,10 @@ ROUND = Layout(("number", "u32"), ("reserved", "u32"), ("page_count", "u64"))
 DIGEST = Layout(("digest", DIGEST_BYTES))
 COMMIT = Layout(("run", "u32"), ("reserved", "u32"))
 ABORT_HEAD = Layout(("reason", "u32"), ("text_bytes", "u32"))
+CHANNEL = Layout(("migration_id", MIGRATION_ID_BYTES), ("number", "u32"), ("reserved", "u32"))
+RESUME = Layout(("rounds", "u32"), ("reserved", "u32"))
+HELD_HEAD = Layout(("first_gpa", "u64"), ("page_count", "u64"))
+RESUMED = Layout(("rounds", "u32"), ("reserved", "u32"))
 
 _NOTHING = (0, 0)
 PAYLOAD_BYTES: dict[RecordType, tuple[int, int]] = {
@@ -75,11 +86,12 @@ PAYLOAD_BYTES: dict[RecordType, tuple[int, int]] = {
     ),
     RecordType.ACCEPT: _NOTHING,
     RecordType.PAGES: (
-        PAGES_HEAD.size + RUN.size,
+        PAGES_HEAD.size + RUN.size + SEAL_BYTES,
         PAGES_HEAD.size
         + RUN.size * limits.MAX_RUNS
         + limits.MAX_BATCH_BYTES
-        + limits.MAX_BATCH_TAG_BYTES,
+        + limits.MAX_BATCH_TAG_BYTES
+        + SEAL_BYTES,
     ),
     RecordType.ROUND: (ROUND.size, ROUND.size),
     RecordType.STATE: (STATE_HEAD.size + VCPU_HEAD.size, limits.MAX_STATE_BYTES),
@@ -91,13 +103,18 @@ PAYLOAD_BYTES: dict[RecordType, tuple[int, int]] = {
     RecordType.RUNNING: _NOTHING,
     RecordType.ABORT: (ABORT_HEAD.size, ABORT_HEAD.size + limits.MAX_ABORT_TEXT_BYTES),
     RecordType.KEEPALIVE: _NOTHING,
+    RecordType.CHANNEL: (CHANNEL.size, CHANNEL.size),
+    RecordType.END: _NOTHING,
+    RecordType.RESUME: (RESUME.size, RESUME.size),
+    RecordType.HELD: (HELD_HEAD.size + 1, HELD_HEAD.size + limits.MAX_HELD_PAGES // 8),
+    RecordType.RESUMED: (RESUMED.size, RESUMED.size),
 }
 """The smallest and the largest payload of each record type."""
 
 
 def pages_overhead_bytes(run_count: int) -> int:
     """Return the size of a PAGES record of so many runs without its data and tags."""
-    return RECORD_HEADER.size + PAGES_HEAD.size + run_count * RUN.size
+    return RECORD_HEADER.size + PAGES_HEAD.size + run_count * RUN.size + SEAL_BYTES
 
 
 def encode_stream_header() -> bytes:
@@ -187,6 +204,8 @@ def _encode_hello(hello: Hello) -> bytes:
         mandatory_features=hello.mandatory_features,
         migration_id=hello.migration_id,
         role=hello.role,
+        channels=hello.channels,
+        reconnect_s=hello.reconnect_s,
     )
 
 
@@ -196,6 +215,13 @@ def _decode_hello(payload: Buffer) -> Hello:
         role = Role(values.pop("role"))
     except ValueError as error:
         raise MalformedError(f"unknown role: {error}", offset=HELLO.offsets["role"]) from None
+    _require_count(HELLO, values, "channels", limits.MAX_CHANNELS)
+    if values["reconnect_s"] > limits.MAX_RECONNECT_S:
+        raise MalformedError(
+            f"reconnect_s is {values['reconnect_s']:#x}, possible are 0x0 to "
+            f"{limits.MAX_RECONNECT_S:#x}",
+            offset=HELLO.offsets["reconnect_s"],
+        )
     del values["reserved"]
     return Hello(role=role, **values)
 
@@ -280,21 +306,38 @@ def _decode_commit(payload: Buffer) -> Commit:
     return Commit(run=bool(values["run"]))
 
 
+def _decode_channel(payload: Buffer) -> Channel:
+    values = CHANNEL.unpack(payload)
+    _require_count(CHANNEL, values, "number", limits.MAX_CHANNELS - 1)
+    return Channel(values["migration_id"], values["number"])
+
+
+def _encode_held(held: Held) -> bytes:
+    payload = HELD_HEAD.pack(first_gpa=held.first_gpa, page_count=held.page_count) + held.bits
+    _decode_held(payload)
+    return payload
+
+
+def _decode_held(payload: Buffer) -> Held:
+    values = HELD_HEAD.unpack(payload)
+    _require_count(HELD_HEAD, values, "page_count", limits.MAX_HELD_PAGES)
+    bits = bytes(payload[HELD_HEAD.size :])
+    count = values["page_count"]
+    if len(bits) != -(-count // 8):
+        raise MalformedError(
+            f"{count:#x} pages take {-(-count // 8):#x} bytes of bits, but {len(bits):#x} follow",
+            offset=HELD_HEAD.offsets["page_count"],
+        )
+    if count % 8 and bits[-1] >> count % 8:
+        raise MalformedError(
+            f"bits are set beyond the last of {count:#x} pages", offset=len(payload) - 1
+        )
+    return Held(bits=bits, **values)
+
+
 def _encode_abort(abort: Abort) -> bytes:
-    text = _presentable(abort.text)
+    text = presentable(abort.text)
     return ABORT_HEAD.pack(reason=abort.reason, text_bytes=len(text)) + text
-
-
-def _presentable(text: str) -> bytes:
-    # An abort must get through whatever its text is, so the text is made to fit: cut at
-    # the limit (never inside a character), no surrogates, spaces for control characters.
-    plain = "".join(" " if _is_control(each) else each for each in text)
-    encoded = plain.encode("utf-8", "replace")[: limits.MAX_ABORT_TEXT_BYTES]
-    return encoded.decode("utf-8", "ignore").encode()
-
-
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character) == "Cc"
 
 
 def _decode_abort(payload: Buffer) -> Abort:
@@ -309,24 +352,7 @@ def _decode_abort(payload: Buffer) -> Abort:
             f"a text of {values['text_bytes']:#x} bytes, but {len(raw):#x} follow",
             offset=ABORT_HEAD.offsets["text_bytes"],
         )
-    return Abort(reason, _decode_text(raw))
-
-
-def _decode_text(raw: bytes) -> str:
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise MalformedError(
-            f"the text is not UTF-8: {error.reason}", offset=ABORT_HEAD.size + error.start
-        ) from error
-    # It is going to be shown on someone's terminal.
-    for place, character in enumerate(text):
-        if _is_control(character):
-            raise MalformedError(
-                f"the text has the control character {ord(character):#04x}",
-                offset=ABORT_HEAD.size + len(text[:place].encode()),
-            )
-    return text
+    return Abort(reason, decode_text(raw, ABORT_HEAD.size))
 
 
 _ENCODERS: dict[RecordType, Callable[[Any], bytes]] = {
@@ -337,6 +363,10 @@ _ENCODERS: dict[RecordType, Callable[[Any], bytes]] = {
     RecordType.DIGEST: lambda it: DIGEST.pack(digest=it.digest),
     RecordType.COMMIT: lambda it: COMMIT.pack(run=it.run),
     RecordType.ABORT: _encode_abort,
+    RecordType.CHANNEL: lambda it: CHANNEL.pack(migration_id=it.migration_id, number=it.number),
+    RecordType.RESUME: lambda it: RESUME.pack(rounds=it.rounds),
+    RecordType.HELD: _encode_held,
+    RecordType.RESUMED: lambda it: RESUMED.pack(rounds=it.rounds),
 }
 
 _DECODERS: dict[RecordType, Callable[[Buffer], Record]] = {
@@ -353,4 +383,9 @@ _DECODERS: dict[RecordType, Callable[[Buffer], Record]] = {
     RecordType.RUNNING: lambda _: Running(),
     RecordType.ABORT: _decode_abort,
     RecordType.KEEPALIVE: lambda _: KeepAlive(),
+    RecordType.CHANNEL: _decode_channel,
+    RecordType.END: lambda _: End(),
+    RecordType.RESUME: lambda payload: Resume(RESUME.unpack(payload)["rounds"]),
+    RecordType.HELD: _decode_held,
+    RecordType.RESUMED: lambda payload: Resumed(RESUMED.unpack(payload)["rounds"]),
 }

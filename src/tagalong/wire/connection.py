@@ -14,14 +14,26 @@ from collections import deque
 from enum import Enum
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tagalong.errors import LocalProtocolError, RemoteProtocolError
+from tagalong.mte import PACKED_RATIO
 from tagalong.wire.codec import checked_header, encode_payload, encode_stream_header
-from tagalong.wire.conversation import Conversation
-from tagalong.wire.integrity import RecordHash, head_check
+from tagalong.wire.conversation import Conversation, Joining
+from tagalong.wire.integrity import NO_DIGESTS, RecordHash, frame_digest, page_digests, seal
 from tagalong.wire.layout import Buffer, MalformedError
-from tagalong.wire.planes import PAGES_HEAD, TagCodec, encode_head
+from tagalong.wire.plane_codec import PlaneCodec
+from tagalong.wire.planes import (
+    PAGES_HEAD,
+    SEAL_BYTES,
+    Batch,
+    DataEncoding,
+    EncodedData,
+    encode_head,
+)
 from tagalong.wire.receiver import Placement, Receiver
-from tagalong.wire.records import Abort, NoBytes, Pages, Record, RecordType, Role
+from tagalong.wire.records import Abort, NoBytes, Pages, Record, RecordType, Role, Runs
 from tagalong.wire.states import Phase
 
 
@@ -45,17 +57,22 @@ class Connection:
 
     `place` says where received data go (by gpa and size; it returns a writable memoryview
     of that size); it is asked only for ranges inside of the machine's regions. Without it
-    every batch has memory of its own. Belongs to one thread.
+    every batch has memory of its own. `joining`: the migration that this connection is one
+    more of. `data_bytes_sent` counts what pages' data took so far. Belongs to one thread.
     """
 
-    def __init__(self, role: Role, place: Placement = own_memory) -> None:
+    def __init__(
+        self, role: Role, place: Placement = own_memory, joining: Joining | None = None
+    ) -> None:
         self.role = role
-        self._conversation = Conversation()
+        self._conversation = Conversation(joining)
         self._receiver = Receiver(self._conversation, role.peer, place)
-        self._tags = TagCodec()
+        self._planes = PlaneCodec()
         self._input: deque[memoryview] = deque()
         self._error: RemoteProtocolError | None = None
         self._ended_here = False
+        self._open_batch: tuple[Pages, int] | None = None
+        self.data_bytes_sent = 0
         self._records_sent = 0
         self._bytes_sent = 0
 
@@ -86,20 +103,52 @@ class Connection:
         Raises LocalProtocolError if the record is not allowed now or is not sound; nothing
         has changed then.
         """
-        try:
-            self._require_no_error(record)
-            self._conversation.require_allowed(self.role, record.type)
-            self._conversation.check(self.role, record)
+        with _Local(self):
+            self._require_sendable(record)
             buffers = self._encode(record)
-        except MalformedError as error:
-            raise LocalProtocolError(str(error), offset=self._bytes_sent) from error
+            self._sent(record, buffers)
+        return buffers
+
+    def begin_pages(self, runs: Runs, tags: memoryview | NoBytes) -> Buffer:
+        """Return the bytes to send before the uncompressed data of a batch.
+
+        The data of all runs follow, then what `end_pages` returns: so nobody has to have
+        hashed the data before the first of them leave. Raises as `send`.
+        """
+        pages = Pages(runs, NoBytes.PLACED, tags)
+        with _Local(self):
+            self._require_sendable(pages)
+            size_bytes = runs.page_count * self._conversation.machine.page_size_bytes
+            head, checksum = self._encode_batch_head(
+                pages, EncodedData(DataEncoding.RAW, size_bytes)
+            )
+        self._open_batch = (pages, checksum)
+        self._bytes_sent += len(head) + size_bytes
+        return head
+
+    def end_pages(self, digests: NDArray[np.uint64]) -> Buffer:
+        """Return the bytes to send behind the data; `digests`: XXH3-64 of each page."""
+        assert self._open_batch is not None  # noqa: S101 (begin_pages came before)
+        pages, checksum = self._open_batch
+        self._open_batch = None
+        tail = seal(self._records_sent, checksum, digests)
+        self._sent(pages, [tail])
+        return tail
+
+    def _require_sendable(self, record: Record) -> None:
+        self._require_no_error(record)
+        self._conversation.require_allowed(self.role, record.type)
+        self._conversation.check(self.role, record)
+
+    def _sent(self, record: Record, buffers: list[Buffer]) -> None:
         self._conversation.advance(self.role, record)
         self._ended_here = self.phase.is_final
         self._records_sent += 1
         self._bytes_sent += sum(len(buffer) for buffer in buffers)
-        return buffers
 
     def _require_no_error(self, record: Record) -> None:
+        if self._open_batch is not None:
+            raise MalformedError("the data of a batch are still to be sent")
         if self._error is not None and not isinstance(record, Abort):
             raise MalformedError(f"only ABORT may follow an error of the peer ({self._error})")
 
@@ -112,17 +161,27 @@ class Connection:
         return [prefix + sealed + payload]
 
     def _encode_pages(self, pages: Pages) -> list[Buffer]:
-        conversation = self._conversation
-        tags = self._tags.encode(pages.tags, conversation.features)
-        head, runs = encode_head(pages, tags, conversation.machine, conversation.features)
-        planes: list[Buffer] = [] if isinstance(pages.data, NoBytes) else [*pages.data]
-        if tags.payload:
-            planes.append(tags.payload)
-        size_bytes = PAGES_HEAD.size + len(runs) + sum(len(plane) for plane in planes)
+        data = self._planes.encode_data(pages, self.features)
+        head, checksum = self._encode_batch_head(pages, data)
+        if data.encoding is DataEncoding.RAW:
+            digests = page_digests(data.pieces, self._conversation.machine.page_size_bytes)
+        else:
+            digests = frame_digest(data.pieces[0]) if data.pieces else NO_DIGESTS
+        return [head, *data.pieces, seal(self._records_sent, checksum, digests)]
+
+    def _encode_batch_head(self, pages: Pages, data: EncodedData) -> tuple[bytes, int]:
+        """Return what stands before the data, and the record's checksum."""
+        machine, features = self._conversation.machine, self.features
+        _require_planes(pages, machine.page_size_bytes)
+        tags = self._planes.encode_tags(pages.tags, machine.page_size_bytes, features)
+        head, runs = encode_head(pages.runs, tags, data, machine, features)
+        self.data_bytes_sent += data.size_bytes
+        size_bytes = PAGES_HEAD.size + len(runs) + len(tags.payload) + data.size_bytes + SEAL_BYTES
         checked = checked_header(RecordType.PAGES, size_bytes)
-        check = head_check(self._records_sent, checked, head, runs)
-        head += check.to_bytes(8, "little") + runs
-        return [self._seal(checked, head, *planes) + head, *planes]
+        prefix = b"" if self._records_sent else encode_stream_header()
+        sealed = self._seal(checked, head, runs, tags.payload)
+        checksum = int.from_bytes(sealed[-8:], "little")
+        return b"".join((prefix, sealed, head, runs, tags.payload)), checksum
 
     def _seal(self, checked: bytes, *payload: Buffer) -> bytes:
         record_hash = RecordHash(self._records_sent, checked)
@@ -145,6 +204,19 @@ class Connection:
                 f"no bytes can be taken in {self.phase.name}", offset=self._bytes_sent
             )
         return buffer
+
+    @property
+    def awaited_batch(self) -> Batch | None:
+        """Return the batch whose uncompressed data come next, or None.
+
+        Valid after NEED_DATA. They can be received in any way that a reader likes, into
+        wherever they belong, and reported with `data_placed`; or as everything else.
+        """
+        return None if self._input else self._receiver.awaited_batch
+
+    def data_placed(self, digests: NDArray[np.uint64]) -> None:
+        """Note that all data of `awaited_batch` were received; digests as in `end_pages`."""
+        self._receiver.data_placed(digests)
 
     def received(self, count: int) -> None:
         """Note that the first `count` bytes of `receive_buffer` have been filled."""
@@ -203,3 +275,31 @@ class Connection:
     def _broken(self, message: str, offset: int) -> RemoteProtocolError:
         self._error = RemoteProtocolError(message, offset=offset)
         return self._error
+
+
+def _require_planes(pages: Pages, page_bytes: int) -> None:
+    """Raise unless the planes have the sizes that the runs say."""
+    ram_bytes = pages.page_count * page_bytes
+    if not isinstance(pages.data, NoBytes):
+        given = sum(piece.nbytes for piece in pages.data)
+        if given != ram_bytes:
+            raise MalformedError(f"{given:#x} bytes of data for a batch that has {ram_bytes:#x}")
+    packed_bytes = ram_bytes // PACKED_RATIO
+    if isinstance(pages.tags, memoryview) and pages.tags.nbytes != packed_bytes:
+        raise MalformedError(
+            f"{pages.tags.nbytes:#x} bytes of tags for a batch that has {packed_bytes:#x}"
+        )
+
+
+class _Local:
+    """Turns a MalformedError into a LocalProtocolError at the place where it would stand."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._offset = connection.bytes_sent
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, MalformedError):
+            raise LocalProtocolError(str(error), offset=self._offset) from error

@@ -4,15 +4,21 @@ One object serves both directions: a record is judged by the same code before it
 and after it was received. So what one end may send is exactly what the other accepts.
 """
 
-from tagalong.wire.codec import HELLO, MIGRATION_ID_BYTES, ROUND
+from dataclasses import dataclass
+
+from tagalong.wire.codec import CHANNEL, HELD_HEAD, HELLO, MIGRATION_ID_BYTES, RESUMED, ROUND
 from tagalong.wire.layout import MalformedError
 from tagalong.wire.machine_state import STATE_HEAD
 from tagalong.wire.records import (
+    Channel,
+    Held,
     Hello,
     Machine,
     Pages,
     Record,
     RecordType,
+    Resume,
+    Resumed,
     Role,
     Round,
     State,
@@ -22,16 +28,32 @@ from tagalong.wire.states import TRANSITIONS, Phase, allowed
 _OURSELVES = Hello(Role.DESTINATION, bytes(MIGRATION_ID_BYTES))
 
 
+@dataclass(frozen=True)
+class Joining:
+    """The migration that a further connection belongs to: a channel, or one to resume.
+
+    `features` are those in use, `rounds` those that have ended.
+    """
+
+    migration_id: bytes
+    machine: Machine
+    features: int
+    rounds: int
+
+
 class Conversation:
     """The state that both ends share. Errors are MalformedErrors."""
 
-    def __init__(self) -> None:
+    def __init__(self, joining: Joining | None = None) -> None:
         self.phase = Phase.START
         self.hello: dict[Role, Hello] = {}
-        self.features = 0  # the bits in use: those that both ends offer
-        self._machine: Machine | None = None
-        self._round = Round(number=0, page_count=0)
+        self.features = joining.features if joining else 0  # the bits in use
+        self._joining = joining
+        self._machine = joining.machine if joining else None
+        self._round = Round(number=joining.rounds if joining else 0, page_count=0)
         self._pages_in_round = 0
+        self._channel = 0
+        self._held_until = 0
 
     @property
     def machine(self) -> Machine:
@@ -61,6 +83,16 @@ class Conversation:
             self._check_round(sender, record)
         elif isinstance(record, State):
             self._check_state(record)
+        elif isinstance(record, Machine):
+            self._check_machine()
+        elif isinstance(record, Channel):
+            self._check_channel(sender, record)
+        elif isinstance(record, Resume):
+            self._require_joining()
+        elif isinstance(record, Held):
+            self._check_held(record)
+        elif isinstance(record, Resumed):
+            self._check_resumed(record)
 
     def advance(self, sender: Role, record: Record) -> None:
         """Take in a record that was checked and has been sent or received whole."""
@@ -77,6 +109,12 @@ class Conversation:
         elif isinstance(record, Round):
             self._round = record
             self._pages_in_round = 0
+        elif isinstance(record, Resume | Resumed):
+            self._round = Round(record.rounds, 0)
+        elif isinstance(record, Channel):
+            self._channel = record.number
+        elif isinstance(record, Held):
+            self._held_until = record.first_gpa + record.page_count * self.machine.page_size_bytes
 
     def _check_hello(self, sender: Role, hello: Hello) -> None:
         if hello.role is not sender:
@@ -85,6 +123,8 @@ class Conversation:
                 "and the other to receive",
                 offset=HELLO.offsets["role"],
             )
+        if self._joining is not None:
+            self._require_migration(hello.migration_id, HELLO.offsets["migration_id"])
         other = self.hello.get(sender.peer)
         if other is not None and hello.migration_id != other.migration_id:
             raise MalformedError(
@@ -97,6 +137,58 @@ class Conversation:
                 f"the {sender.name.lower()} demands the features {missing:#x}, which this end "
                 "does not have: use a newer release of tagalong here",
                 offset=HELLO.offsets["mandatory_features"],
+            )
+        for name in ("channels", "reconnect_s"):
+            if other is not None and getattr(hello, name) > getattr(other, name):
+                raise MalformedError(
+                    f"{name} is {getattr(hello, name):#x} where {getattr(other, name):#x} was "
+                    "asked for",
+                    offset=HELLO.offsets[name],
+                )
+
+    def _require_joining(self) -> Joining:
+        if self._joining is None:
+            raise MalformedError("there is no migration here that this connection could belong to")
+        return self._joining
+
+    def _require_migration(self, given: bytes, offset: int) -> None:
+        expected = self._require_joining().migration_id
+        if given != expected:
+            raise MalformedError(
+                f"migration {given.hex()} is not the one under way, {expected.hex()}",
+                offset=offset,
+            )
+
+    def _check_machine(self) -> None:
+        if self._joining is not None:
+            raise MalformedError("a connection that resumes describes no machine")
+
+    def _check_channel(self, sender: Role, channel: Channel) -> None:
+        self._require_migration(channel.migration_id, CHANNEL.offsets["migration_id"])
+        if sender is Role.DESTINATION and channel.number != self._channel:
+            raise MalformedError(
+                f"channel {channel.number:#x} answers channel {self._channel:#x}",
+                offset=CHANNEL.offsets["number"],
+            )
+
+    def _check_held(self, held: Held) -> None:
+        page = self.machine.page_size_bytes
+        end = held.first_gpa + held.page_count * page
+        inside = any(it.gpa <= held.first_gpa < end <= it.end for it in self.machine.regions)
+        if held.first_gpa % page or held.first_gpa < self._held_until or not inside:
+            raise MalformedError(
+                f"pages [{held.first_gpa:#x}, {end:#x}) must be whole pages of one region, from "
+                f"{self._held_until:#x} on",
+                offset=HELD_HEAD.offsets["first_gpa"],
+            )
+
+    def _check_resumed(self, resumed: Resumed) -> None:
+        # The answer to the last ROUND may have been lost with the connection.
+        if not 0 <= resumed.rounds - self._round.number <= 1:
+            raise MalformedError(
+                f"the destination has {resumed.rounds:#x} rounds, "
+                f"the source {self._round.number:#x}",
+                offset=RESUMED.offsets["rounds"],
             )
 
     def _check_round(self, sender: Role, mark: Round) -> None:

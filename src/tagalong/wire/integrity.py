@@ -1,11 +1,18 @@
 """The checksums of a record (docs/formats/stream.md, section 3).
 
 The seed is the record's place in its stream. A record that is lost, repeated or out of
-order therefore fails like one that was changed, at no byte's cost.
+order therefore fails like one that was changed, at no byte's cost. A batch has a second
+one behind its data, the seal, for which each page is hashed by itself: so every byte is
+hashed on its way, and what a page held can be compared later.
 """
 
-import xxhash
+from collections.abc import Sequence
 
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from tagalong._native import library
 from tagalong.wire.layout import Buffer
 
 
@@ -26,8 +33,28 @@ class RecordHash:
         return value
 
 
-def head_check(sequence: int, checked_header: Buffer, *head: Buffer) -> int:
-    """Return the `head_check` of a PAGES record: over its header, its head and its runs."""
-    state = RecordHash(sequence, checked_header)
-    state.update(*head)
-    return state.value()
+def page_digests(pieces: Sequence[Buffer], page_bytes: int) -> NDArray[np.uint64]:
+    """Return the XXH3-64, seed 0, of each page that the pieces hold; shape (pages,)."""
+    digests = [_digests(np.frombuffer(piece, np.uint8), page_bytes) for piece in pieces]
+    return digests[0] if len(digests) == 1 else np.concatenate([NO_DIGESTS, *digests])
+
+
+def _digests(data: NDArray[np.uint8], page_bytes: int) -> NDArray[np.uint64]:
+    digests = np.empty(data.size // page_bytes, np.uint64)
+    library().ta_hash_pages(data.ctypes.data, digests.size, page_bytes, digests.ctypes.data)
+    return digests
+
+
+NO_DIGESTS = np.empty(0, np.uint64)
+
+
+def frame_digest(frame: Buffer) -> NDArray[np.uint64]:
+    """Return what stands in for the pages' digests where their data are compressed."""
+    return np.array([xxhash.xxh3_64_intdigest(frame)], np.uint64)
+
+
+def seal(sequence: int, checksum: int, digests: NDArray[np.uint64]) -> bytes:
+    """Return the checksum that stands behind a batch's data."""
+    state = xxhash.xxh3_64(checksum.to_bytes(8, "little"), seed=sequence)
+    state.update(digests.astype("<u8", copy=False).data)
+    return bytes(reversed(state.digest()))

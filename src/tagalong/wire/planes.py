@@ -1,35 +1,28 @@
-"""PAGES: the head and the runs of a batch, and how its tags are put on the wire.
-
-The data plane never passes through here: it goes from and to guest RAM as it is. The tags
-take whichever encoding is smallest; most guests leave most tags zero, and an allocator's
-tags compress well.
-"""
+"""PAGES: the head and the runs of a batch, and what they must be."""
 
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeVar
 
 import numpy as np
-import zstandard
 
 from tagalong.mte import PACKED_RATIO
 from tagalong.wire import limits
 from tagalong.wire.layout import Buffer, Layout, MalformedError
-from tagalong.wire.records import Feature, Machine, NoBytes, Pages, Runs
+from tagalong.wire.records import Feature, Machine, Runs
 
 PAGES_HEAD = Layout(
     ("run_count", "u16"),
     ("data_encoding", "u8"),
     ("tag_encoding", "u8"),
     ("tag_bytes", "u32"),
-    ("head_check", "u64"),
+    ("data_bytes", "u32"),
+    ("reserved", "u32"),
 )
 RUN = Layout(("first_gpa", "u64"), ("page_count", "u64"))
 
-CHECKED_HEAD_BYTES = PAGES_HEAD.offsets["head_check"]
-"""What `head_check` covers of the head: all that stands before it."""
-
-_ZSTD_LEVEL = 1
+SEAL_BYTES = 8
+"""Size of the checksum behind a batch's data."""
 
 _Encoding = TypeVar("_Encoding", bound=IntEnum)
 
@@ -39,6 +32,8 @@ class DataEncoding(IntEnum):
 
     RAW = 1
     ZERO = 2
+    ZSTD = 3
+    KEPT = 4
 
 
 class TagEncoding(IntEnum):
@@ -48,6 +43,7 @@ class TagEncoding(IntEnum):
     ZERO = 2
     RAW = 3
     ZSTD = 4
+    UNIFORM = 5
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class BatchHead:
     data_encoding: DataEncoding
     tag_encoding: TagEncoding
     tag_bytes: int
-    head_check: int
+    data_bytes: int
 
     @property
     def run_bytes(self) -> int:
@@ -80,11 +76,6 @@ class Batch:
         return self.runs.page_count * self.page_size_bytes
 
     @property
-    def data_bytes(self) -> int:
-        """Return the size of the data on the wire."""
-        return self.ram_bytes if self.head.data_encoding is DataEncoding.RAW else 0
-
-    @property
     def packed_bytes(self) -> int:
         """Return the size of all tags when packed."""
         return self.ram_bytes // PACKED_RATIO
@@ -92,12 +83,17 @@ class Batch:
     @property
     def tags_at(self) -> int:
         """Return where in the payload the tags start."""
-        return PAGES_HEAD.size + self.head.run_bytes + self.data_bytes
+        return PAGES_HEAD.size + self.head.run_bytes
+
+    @property
+    def data_at(self) -> int:
+        """Return where in the payload the data start."""
+        return self.tags_at + self.head.tag_bytes
 
     @property
     def payload_bytes(self) -> int:
         """Return the size of the whole payload."""
-        return self.tags_at + self.head.tag_bytes
+        return self.data_at + self.head.data_bytes + SEAL_BYTES
 
 
 def decode_head(payload: Buffer) -> BatchHead:
@@ -116,7 +112,7 @@ def decode_head(payload: Buffer) -> BatchHead:
         data_encoding=_encoding(DataEncoding, values, "data_encoding"),
         tag_encoding=_encoding(TagEncoding, values, "tag_encoding"),
         tag_bytes=values["tag_bytes"],
-        head_check=values["head_check"],
+        data_bytes=values["data_bytes"],
     )
 
 
@@ -140,8 +136,9 @@ def decode_batch(head: BatchHead, runs: Buffer, machine: Machine, features: int)
         machine.page_size_bytes,
     )
     _require_runs(batch.runs, machine)
-    _require_tag_encoding(head, machine, features)
+    _require_encodings(head, machine, features)
     _require_tag_bytes(batch)
+    _require_data_bytes(batch)
     return batch
 
 
@@ -197,7 +194,7 @@ def _refuse_runs(runs: Runs, machine: Machine) -> None:
             )
 
 
-def _require_tag_encoding(head: BatchHead, machine: Machine, features: int) -> None:
+def _require_encodings(head: BatchHead, machine: Machine, features: int) -> None:
     has_tags = machine.mte_version != 0
     if (head.tag_encoding is TagEncoding.ABSENT) == has_tags:
         raise _wrong(
@@ -205,8 +202,12 @@ def _require_tag_encoding(head: BatchHead, machine: Machine, features: int) -> N
             f"tag encoding {head.tag_encoding.name} on a machine "
             f"{'with' if has_tags else 'without'} tags",
         )
-    if head.tag_encoding is TagEncoding.ZSTD and not features & Feature.TAGS_ZSTD:
-        raise _wrong("tag_encoding", "ZSTD tags, but the feature TAGS_ZSTD is not in use")
+    if features & Feature.ZSTD:
+        return
+    if head.tag_encoding is TagEncoding.ZSTD:
+        raise _wrong("tag_encoding", "ZSTD tags, but the feature ZSTD is not in use")
+    if head.data_encoding is DataEncoding.ZSTD:
+        raise _wrong("data_encoding", "ZSTD data, but the feature ZSTD is not in use")
 
 
 def _require_tag_bytes(batch: Batch) -> None:
@@ -216,11 +217,28 @@ def _require_tag_bytes(batch: Batch) -> None:
         TagEncoding.ZERO: (0, 0),
         TagEncoding.RAW: (batch.packed_bytes, batch.packed_bytes),
         TagEncoding.ZSTD: (1, batch.packed_bytes - 1),
+        TagEncoding.UNIFORM: (batch.runs.page_count, batch.runs.page_count),
     }[head.tag_encoding]
     if not smallest <= head.tag_bytes <= largest:
         raise _wrong(
             "tag_bytes",
             f"{head.tag_bytes:#x} bytes of {head.tag_encoding.name} tags for a batch of "
+            f"{batch.ram_bytes:#x} bytes, where {smallest:#x} to {largest:#x} are possible",
+        )
+
+
+def _require_data_bytes(batch: Batch) -> None:
+    head = batch.head
+    smallest, largest = {
+        DataEncoding.RAW: (batch.ram_bytes, batch.ram_bytes),
+        DataEncoding.ZERO: (0, 0),
+        DataEncoding.ZSTD: (1, batch.ram_bytes - 1),
+        DataEncoding.KEPT: (0, 0),
+    }[head.data_encoding]
+    if not smallest <= head.data_bytes <= largest:
+        raise _wrong(
+            "data_bytes",
+            f"{head.data_bytes:#x} bytes of {head.data_encoding.name} data for a batch of "
             f"{batch.ram_bytes:#x} bytes, where {smallest:#x} to {largest:#x} are possible",
         )
 
@@ -237,89 +255,29 @@ class EncodedTags:
     payload: Buffer
 
 
+@dataclass(frozen=True)
+class EncodedData:
+    """A batch's data as they stand on the wire, or are going to."""
+
+    encoding: DataEncoding
+    size_bytes: int
+    pieces: tuple[Buffer, ...] = ()
+
+
 def encode_head(
-    pages: Pages, tags: EncodedTags, machine: Machine, features: int
+    runs: Runs, tags: EncodedTags, data: EncodedData, machine: Machine, features: int
 ) -> tuple[bytes, bytes]:
-    """Return the head of a batch up to its `head_check`, and its runs.
+    """Return the head of a batch, and its runs.
 
     Raises MalformedError if the receiver would refuse the batch.
     """
     head = PAGES_HEAD.pack(
-        run_count=len(pages.runs),
-        data_encoding=DataEncoding.ZERO if pages.data is NoBytes.ZERO else DataEncoding.RAW,
+        run_count=len(runs),
+        data_encoding=data.encoding,
         tag_encoding=tags.encoding,
         tag_bytes=len(tags.payload),
-        head_check=0,
+        data_bytes=data.size_bytes,
     )
-    runs = pages.runs.array.astype("<u8").tobytes()
-    _require_planes(pages, decode_batch(decode_head(head), runs, machine, features))
-    return head[:CHECKED_HEAD_BYTES], runs
-
-
-def _require_planes(pages: Pages, batch: Batch) -> None:
-    """Raise unless the planes have the sizes that the runs say."""
-    if pages.data is NoBytes.ABSENT:
-        raise MalformedError("a page's data are never absent")
-    if not isinstance(pages.data, NoBytes):
-        given = sum(piece.nbytes for piece in pages.data)
-        if given != batch.ram_bytes:
-            raise MalformedError(
-                f"{given:#x} bytes of data for a batch that has {batch.ram_bytes:#x}"
-            )
-    if isinstance(pages.tags, memoryview) and pages.tags.nbytes != batch.packed_bytes:
-        raise MalformedError(
-            f"{pages.tags.nbytes:#x} bytes of tags for a batch that has {batch.packed_bytes:#x}"
-        )
-
-
-class TagCodec:
-    """Encodes and decodes the tags of batches; belongs to one thread."""
-
-    def __init__(self) -> None:
-        self._compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_content_size=True)
-        self._decompressor = zstandard.ZstdDecompressor()
-
-    def encode(self, tags: memoryview | NoBytes, features: int) -> EncodedTags:
-        """Return `tags` in the smallest form that the features allow."""
-        if tags is NoBytes.ABSENT:
-            return EncodedTags(TagEncoding.ABSENT, b"")
-        if isinstance(tags, NoBytes) or not _has_any(tags):
-            return EncodedTags(TagEncoding.ZERO, b"")
-        if features & Feature.TAGS_ZSTD:
-            compressed = self._compressor.compress(tags)
-            if len(compressed) < tags.nbytes:
-                return EncodedTags(TagEncoding.ZSTD, compressed)
-        return EncodedTags(TagEncoding.RAW, tags)
-
-    def decode(self, batch: Batch, payload: memoryview) -> memoryview | NoBytes:
-        """Return the packed tags that `payload` holds.
-
-        Raises MalformedError (offset 0 is the payload's first byte) if a compressed payload
-        is not one frame of exactly the size that the batch needs.
-        """
-        if batch.head.tag_encoding is TagEncoding.ABSENT:
-            return NoBytes.ABSENT
-        if batch.head.tag_encoding is TagEncoding.ZERO:
-            return NoBytes.ZERO
-        if batch.head.tag_encoding is TagEncoding.RAW:
-            return payload
-        return memoryview(self._decompress(payload, batch.packed_bytes))
-
-    def _decompress(self, payload: memoryview, size_bytes: int) -> bytes:
-        try:
-            # What the frame declares decides what is allocated, so it is looked at first.
-            declared = zstandard.get_frame_parameters(payload).content_size
-            if declared != size_bytes:
-                raise MalformedError(
-                    f"compressed tags declare {declared:#x} bytes, not {size_bytes:#x}"
-                )
-            return self._decompressor.decompress(
-                payload, max_output_size=size_bytes, allow_extra_data=False
-            )
-        except zstandard.ZstdError as error:
-            raise MalformedError(f"compressed tags cannot be decompressed: {error}") from error
-
-
-def _has_any(plane: memoryview) -> bool:
-    # One memcmp: any() would look at one byte after the other.
-    return plane.tobytes() != bytes(plane.nbytes)
+    table = runs.array.astype("<u8").tobytes()
+    decode_batch(decode_head(head), table, machine, features)
+    return head, table

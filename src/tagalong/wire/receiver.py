@@ -7,6 +7,9 @@ payload grows with the bytes that arrive, not with the length that a header clai
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tagalong.wire.codec import (
     RECORD_HEADER,
     STREAM_HEADER,
@@ -15,13 +18,20 @@ from tagalong.wire.codec import (
     decode_record_header,
 )
 from tagalong.wire.conversation import Conversation
-from tagalong.wire.integrity import RecordHash, head_check
-from tagalong.wire.layout import MalformedError
+from tagalong.wire.integrity import (
+    NO_DIGESTS,
+    RecordHash,
+    frame_digest,
+    page_digests,
+    seal,
+)
+from tagalong.wire.layout import Buffer, MalformedError
+from tagalong.wire.plane_codec import PlaneCodec
 from tagalong.wire.planes import (
-    CHECKED_HEAD_BYTES,
     PAGES_HEAD,
+    SEAL_BYTES,
+    Batch,
     DataEncoding,
-    TagCodec,
     decode_batch,
     decode_head,
 )
@@ -34,6 +44,7 @@ Asked only for batches of one run.
 """
 
 _CHUNK_BYTES = 64 << 10
+_NOTHING = memoryview(b"")
 
 
 class Receiver:
@@ -46,15 +57,19 @@ class Receiver:
         self._conversation = conversation
         self._sender = sender
         self._place = place
-        self._tags = TagCodec()
+        self._tags = PlaneCodec()
         self._sequence = 0
         self.offset = 0
         self.record_start = 0
+        self._awaits_data = False
+        self._received_data: tuple[memoryview, ...] | NoBytes = NoBytes.KEPT
         self._on_filled: Callable[[], Record | None] = self._stream_header
         self._expect(bytearray(STREAM_HEADER.size), self._stream_header)
 
     def buffer(self) -> memoryview:
         """Return where the next bytes go; not empty after `record` returned None."""
+        if self._awaits_data:
+            self._place_data()
         return self._target[self._filled :]
 
     def filled(self, count: int) -> None:
@@ -64,11 +79,24 @@ class Receiver:
 
     def record(self) -> Record | None:
         """Return the next record if its last byte has come."""
-        while self._filled == len(self._target):
+        while self._filled == len(self._target) and not self._awaits_data:
             record = self._on_filled()
             if record is not None:
                 return record
         return None
+
+    @property
+    def awaited_batch(self) -> Batch | None:
+        """Return the batch whose uncompressed data come next and were not asked for yet."""
+        return self._batch if self._awaits_data else None
+
+    def data_placed(self, digests: NDArray[np.uint64]) -> None:
+        """Note that somebody has received the awaited batch's data, and what they hash to."""
+        self._awaits_data = False
+        self.offset += self._batch.ram_bytes
+        self._digests = digests
+        self._received_data = NoBytes.PLACED
+        self._expect_seal()
 
     def _expect(self, target: bytearray | memoryview, then: Callable[[], Record | None]) -> None:
         self._target = memoryview(target)
@@ -120,33 +148,13 @@ class Receiver:
 
     def _pages_runs(self) -> None:
         runs = self._target
+        self._hash.update(self._head_bytes, runs)
         with _Base(RECORD_HEADER.size):
-            self._require_head_check(runs)
             self._batch = decode_batch(
                 self._head, runs, self._conversation.machine, self._conversation.features
             )
         self._require_batch_size()
-        self._hash.update(self._head_bytes, runs)
-        if self._head.data_encoding is DataEncoding.ZERO:
-            self._expect_tags()
-        elif len(self._batch.runs) == 1:
-            self._expect(
-                self._place(self._batch.runs[0].first_gpa, self._batch.data_bytes), self._data
-            )
-        else:
-            # One piece for many runs: a record of scattered pages would else be received
-            # page by page.
-            self._expect(bytearray(self._batch.data_bytes), self._data)
-
-    def _require_head_check(self, runs: memoryview) -> None:
-        head = self._head_bytes[:CHECKED_HEAD_BYTES]
-        expected = head_check(self._sequence, self._header.checked, head, runs)
-        if self._head.head_check != expected:
-            raise MalformedError(
-                f"head check {self._head.head_check:#018x} of record {self._sequence:#x} (PAGES) "
-                f"should be {expected:#018x}: the record was damaged, lost, repeated or moved",
-                offset=PAGES_HEAD.offsets["head_check"],
-            )
+        self._expect(bytearray(self._head.tag_bytes), self._batch_tags)
 
     def _require_batch_size(self) -> None:
         given, expected = self._header.payload_bytes, self._batch.payload_bytes
@@ -156,22 +164,60 @@ class Receiver:
                 offset=RECORD_HEADER.offsets["payload_bytes"],
             )
 
-    def _data(self) -> None:
-        self._hash.update(self._target)
-        self._received_data = self._target
-        self._expect_tags()
-
-    def _expect_tags(self) -> None:
-        self._expect(bytearray(self._head.tag_bytes), self._batch_tags)
-
-    def _batch_tags(self) -> Record:
+    def _batch_tags(self) -> None:
+        # Only what is checked may say where data land.
         self._hash.update(self._target)
         self._require_checksum()
         with _Base(RECORD_HEADER.size + self._batch.tags_at):
-            tags = self._tags.decode(self._batch, self._target)
-        is_zero = self._head.data_encoding is DataEncoding.ZERO
-        data = NoBytes.ZERO if is_zero else (self._received_data,)
-        return self._complete(Pages(self._batch.runs, data, tags))
+            self._received_tags = self._tags.decode_tags(self._batch, self._target)
+        self._digests = NO_DIGESTS
+        encoding = self._head.data_encoding
+        if encoding is DataEncoding.RAW:
+            self._awaits_data = True
+            self._expect(_NOTHING, self._data)
+        elif encoding is DataEncoding.ZSTD:
+            self._expect(bytearray(self._head.data_bytes), self._frame)
+        else:
+            self._received_data = NoBytes.ZERO if encoding is DataEncoding.ZERO else NoBytes.KEPT
+            self._expect_seal()
+
+    def _place_data(self) -> None:
+        self._awaits_data = False
+        runs = self._batch.runs
+        # One piece for many runs: a record of scattered pages would else be received
+        # page by page.
+        self._target = (
+            self._place(runs[0].first_gpa, self._batch.ram_bytes)
+            if len(runs) == 1
+            else memoryview(bytearray(self._batch.ram_bytes))
+        )
+
+    def _data(self) -> None:
+        self._digests = page_digests((self._target,), self._batch.page_size_bytes)
+        self._received_data = (self._target,)
+        self._expect_seal()
+
+    def _frame(self) -> None:
+        self._digests = frame_digest(self._target)
+        self._received_data = (self._target,)
+        self._expect_seal()
+
+    def _expect_seal(self) -> None:
+        self._expect(bytearray(SEAL_BYTES), self._seal)
+
+    def _seal(self) -> Record:
+        expected = seal(self._sequence, self._header.checksum, self._digests)
+        if self._target != expected:
+            raise MalformedError(
+                f"seal {_number(self._target):#018x} of record {self._sequence:#x} (PAGES) should "
+                f"be {_number(expected):#018x}: its data were damaged",
+                offset=RECORD_HEADER.size + self._batch.payload_bytes - SEAL_BYTES,
+            )
+        data = self._received_data
+        if self._head.data_encoding is DataEncoding.ZSTD and not isinstance(data, NoBytes):
+            with _Base(RECORD_HEADER.size + self._batch.data_at):
+                data = (self._tags.decode_data(self._batch, data[0]),)
+        return self._complete(Pages(self._batch.runs, data, self._received_tags))
 
     # --- every record ---
 
@@ -192,6 +238,10 @@ class Receiver:
         self._sequence += 1
         self._next_record()
         return record
+
+
+def _number(seal_bytes: Buffer) -> int:
+    return int.from_bytes(seal_bytes, "little")
 
 
 class _Base:

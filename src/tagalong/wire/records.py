@@ -30,6 +30,11 @@ class RecordType(IntEnum):
     RUNNING = 12
     ABORT = 13
     KEEPALIVE = 14
+    CHANNEL = 15
+    END = 16
+    RESUME = 17
+    HELD = 18
+    RESUMED = 19
 
 
 class Role(IntEnum):
@@ -47,11 +52,13 @@ class Role(IntEnum):
 class Feature(IntFlag):
     """Feature bits of HELLO."""
 
-    TAGS_ZSTD = 1 << 0
+    ZSTD = 1 << 0
+    CHANNELS = 1 << 1
+    RESUME = 1 << 2
 
 
 # A plain int: the complement of an IntFlag has none of the bits that have no name.
-SUPPORTED_FEATURES = int(Feature.TAGS_ZSTD)
+SUPPORTED_FEATURES = int(Feature.ZSTD | Feature.CHANNELS | Feature.RESUME)
 
 
 class Power(IntEnum):
@@ -75,18 +82,26 @@ class AbortReason(IntEnum):
 
 
 class NoBytes(Enum):
-    """What stands in for a plane that is not sent: three things that must not be confused.
+    """What stands in for a plane that is not sent: things that must not be confused.
 
-    ABSENT: there is no such plane. ZERO: all of it is zero. (Bytes: it is these.)
+    ABSENT: there is no such plane. ZERO: all of it is zero. KEPT: it is what the receiver
+    has. (Bytes: it is these.) PLACED: received data that are in guest RAM already.
     """
 
     ABSENT = "absent"
     ZERO = "zero"
+    KEPT = "kept"
+    PLACED = "placed"
 
 
 @dataclass(frozen=True)
 class Hello:
-    """Open a conversation: who speaks, and what it can do."""
+    """Open a conversation: who speaks, and what it can do.
+
+    `channels`: connections that the source wants for this migration, or the destination
+    grants, this one included. `reconnect_s`: how long the source will try to come back
+    after a broken connection, or the destination will wait for that; 0 not at all.
+    """
 
     type: ClassVar = RecordType.HELLO
 
@@ -94,6 +109,8 @@ class Hello:
     migration_id: bytes
     compatible_features: int = SUPPORTED_FEATURES
     mandatory_features: int = 0
+    channels: int = 1
+    reconnect_s: int = 0
 
     @property
     def offered_features(self) -> int:
@@ -183,10 +200,11 @@ class Runs(Sequence[Run]):
 class Pages:
     """Data and tags of runs of pages; both planes are replaced as a whole.
 
-    `data` has the bytes of all runs in order, in one piece or more, or is ZERO. Received
-    data are in one piece: where they belong if there is one run, else in memory of their
-    own. `tags` are the packed allocation tags of all runs, or ZERO, or ABSENT if the machine
-    has none.
+    `data` has the bytes of all runs in order, in pieces of whole pages, or is ZERO, or KEPT
+    where only tags have changed. Received data are in one piece: where they belong if there
+    is one run and they were not compressed, else in memory of their own; or they are PLACED.
+    `tags` are the packed allocation tags of all runs, or ZERO, or ABSENT if the machine has
+    none. `level`: compress the data with Zstandard at this level, if that makes them smaller.
     """
 
     type: ClassVar = RecordType.PAGES
@@ -194,6 +212,7 @@ class Pages:
     runs: Runs
     data: tuple[memoryview, ...] | NoBytes
     tags: memoryview | NoBytes
+    level: int | None = field(default=None, compare=False)
 
     @property
     def page_count(self) -> int:
@@ -292,6 +311,52 @@ class KeepAlive:
     type: ClassVar = RecordType.KEEPALIVE
 
 
+@dataclass(frozen=True)
+class Channel:
+    """Open one more connection of a migration, number 1 and up, or accept it."""
+
+    type: ClassVar = RecordType.CHANNEL
+
+    migration_id: bytes
+    number: int
+
+
+@dataclass(frozen=True)
+class End:
+    """No more comes over this channel."""
+
+    type: ClassVar = RecordType.END
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on after a broken connection; `rounds` have ended as the source knows."""
+
+    type: ClassVar = RecordType.RESUME
+
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """Pages of the round under way that are placed: bit n of `bits` (low first) is page n."""
+
+    type: ClassVar = RecordType.HELD
+
+    first_gpa: int
+    page_count: int
+    bits: bytes
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """All HELD were sent; `rounds` have ended as the destination knows. Send pages."""
+
+    type: ClassVar = RecordType.RESUMED
+
+    rounds: int
+
+
 Record: TypeAlias = (
     Hello
     | Machine
@@ -307,4 +372,9 @@ Record: TypeAlias = (
     | Running
     | Abort
     | KeepAlive
+    | Channel
+    | End
+    | Resume
+    | Held
+    | Resumed
 )

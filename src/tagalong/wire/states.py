@@ -17,6 +17,7 @@ class Phase(Enum):
     START = "START"
     HELLO_SENT = "HELLO_SENT"
     AGREED = "AGREED"
+    RESUMING = "RESUMING"
     DESCRIBED = "DESCRIBED"
     PREVIEWED = "PREVIEWED"
     COPYING = "COPYING"
@@ -28,6 +29,9 @@ class Phase(Enum):
     PREPARED = "PREPARED"
     READY = "READY"
     COMMITTED = "COMMITTED"
+    CHANNEL_SENT = "CHANNEL_SENT"
+    ATTACHED = "ATTACHED"
+    CHANNEL_ROUND_ENDED = "CHANNEL_ROUND_ENDED"
     DONE = "DONE"
     ABORTED = "ABORTED"
 
@@ -45,6 +49,9 @@ _PROGRESS: dict[_Key, Phase] = {
     (Phase.START, _S, RecordType.HELLO): Phase.HELLO_SENT,
     (Phase.HELLO_SENT, _D, RecordType.HELLO): Phase.AGREED,
     (Phase.AGREED, _S, RecordType.MACHINE): Phase.DESCRIBED,
+    (Phase.AGREED, _S, RecordType.RESUME): Phase.RESUMING,
+    (Phase.RESUMING, _D, RecordType.HELD): Phase.RESUMING,
+    (Phase.RESUMING, _D, RecordType.RESUMED): Phase.COPYING,
     (Phase.DESCRIBED, _S, RecordType.STATE): Phase.PREVIEWED,
     (Phase.PREVIEWED, _D, RecordType.ACCEPT): Phase.COPYING,
     (Phase.COPYING, _S, RecordType.PAGES): Phase.COPYING,
@@ -59,6 +66,13 @@ _PROGRESS: dict[_Key, Phase] = {
     (Phase.PREPARED, _D, RecordType.READY): Phase.READY,
     (Phase.READY, _S, RecordType.COMMIT): Phase.COMMITTED,
     (Phase.COMMITTED, _D, RecordType.RUNNING): Phase.DONE,
+    # The other connections of a migration.
+    (Phase.START, _S, RecordType.CHANNEL): Phase.CHANNEL_SENT,
+    (Phase.CHANNEL_SENT, _D, RecordType.CHANNEL): Phase.ATTACHED,
+    (Phase.ATTACHED, _S, RecordType.PAGES): Phase.ATTACHED,
+    (Phase.ATTACHED, _S, RecordType.ROUND): Phase.CHANNEL_ROUND_ENDED,
+    (Phase.CHANNEL_ROUND_ENDED, _D, RecordType.ROUND): Phase.ATTACHED,
+    (Phase.ATTACHED, _S, RecordType.END): Phase.DONE,
 }
 
 
@@ -76,8 +90,8 @@ def _build() -> dict[_Key, Phase]:
     table = dict(_PROGRESS)
     for phase, sender in _attending():
         table[phase, sender, RecordType.ABORT] = Phase.ABORTED
-        # Before both have said HELLO nothing else may be said, not even this.
-        if phase not in (Phase.START, Phase.HELLO_SENT):
+        # Before both have greeted nothing else may be said, not even this.
+        if phase not in (Phase.START, Phase.HELLO_SENT, Phase.CHANNEL_SENT):
             table[phase, sender, RecordType.KEEPALIVE] = phase
     return table
 

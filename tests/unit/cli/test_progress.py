@@ -1,6 +1,7 @@
 """The progress bar: on a terminal, and only there."""
 
 import io
+from typing import cast
 
 from rich.console import Console
 
@@ -54,3 +55,15 @@ def test_migration_bar_is_gone_after_the_last_answer() -> None:
         console.print("next")
 
     assert output.getvalue()[length:] == "next\n"
+
+
+def test_migration_bar_shows_what_the_guest_does_and_what_it_would_cost() -> None:
+    output = io.StringIO()
+    ram = {**cast("dict[str, object]", ACTIVE["ram"]), "dirty-pages-rate": 1000, "page-size": 4096}
+    info = {**ACTIVE, "ram": ram, "expected-downtime": 42, "cpu-throttle-percentage": 30}
+
+    with migration_bar(Console(file=output, force_terminal=True, width=140)) as show:
+        show(info)
+
+    shown = "100 MB/s, guest dirties 4 MB/s, downtime 42 ms, guest slowed by 30 %"
+    assert shown in output.getvalue()

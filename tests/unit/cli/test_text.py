@@ -12,6 +12,8 @@ MIGRATION: dict[str, object] = {
     "verified": True,
     "tags_dropped": False,
     "was_running": True,
+    "one_way": False,
+    "throttle_percent": 0,
     "rounds": 3,
     "ram_bytes": 64 << 20,
     "data_bytes": 41 << 20,
@@ -134,3 +136,18 @@ def test_migration_report_names_the_access_strategy_if_one_was_asked_for() -> No
 
     assert "\n  access      tco (asked for)" in migration_report(asked, "tcp:h:1")
     assert "  access " not in migration_report(MIGRATION, "tcp:h:1")
+
+
+def test_migration_report_of_a_file_says_that_it_waits_there() -> None:
+    text = migration_report({**MIGRATION, "one_way": True}, "file:/srv/vm")
+
+    assert text.startswith(
+        "The VM is kept in file:/srv/vm and runs once that is loaded (tagalong run --incoming). "
+        "Load it once only.\n"
+    )
+
+
+def test_migration_report_tells_that_the_guest_was_slowed_down() -> None:
+    text = migration_report({**MIGRATION, "throttle_percent": 40}, "tcp:h:1")
+
+    assert "  dirty rate  6 MB/s, slowed down by 40 %\n" in text

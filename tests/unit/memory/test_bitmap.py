@@ -101,6 +101,23 @@ class TestInverses:
         assert copy == bitmap
 
     @modest
+    @given(bitmaps(), st.data())
+    def test_has_range_any_range_is_whether_all_its_pages_are_set(
+        self, bitmap: PageBitmap, data: st.DataObject
+    ) -> None:
+        first = data.draw(st.integers(0, bitmap.page_count))
+        count = data.draw(st.integers(0, bitmap.page_count - first))
+
+        assert bitmap.has_range(first, count) == bool(bitmap.flags()[first : first + count].all())
+        assert all(bitmap.has_range(*run) for run in bitmap.runs().tolist())
+
+    def test_has_range_behind_the_last_page_raises(self) -> None:
+        with pytest.raises(
+            UsageError, match=r"^pages \[0x8, 0xb\) are not in a bitmap of 0xa pages"
+        ):
+            PageBitmap(10).has_range(8, 3)
+
+    @modest
     @given(bitmaps())
     def test_bitmap_of_its_words_copied_is_equal(self, bitmap: PageBitmap) -> None:
         words = np.frombuffer(bytearray(bitmap.words.tobytes()), np.uint64)
@@ -249,3 +266,11 @@ def test_flags_and_runs_of_pages_agree_with_the_bitmap(bitmap: PageBitmap) -> No
     assert np.flatnonzero(bitmap.flags()).tolist() == bitmap.pages().tolist()
     assert bitmap.flags().size == bitmap.page_count
     assert page_runs(bitmap.pages()).tolist() == bitmap.runs().tolist()
+
+
+def test_difference_has_what_only_the_first_has() -> None:
+    first = PageBitmap.from_pages(100, [1, 2, 70])
+
+    assert (first - PageBitmap.from_pages(100, [2, 3])).pages().tolist() == [1, 70]
+    with pytest.raises(UsageError):
+        first - PageBitmap(101)

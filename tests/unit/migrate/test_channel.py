@@ -12,6 +12,9 @@ import pytest
 from tagalong.errors import HostError, MigrationCancelledError, UsageError
 from tagalong.migrate import (
     Channel,
+    ExecAddress,
+    FdAddress,
+    FileAddress,
     TcpAddress,
     UnixAddress,
     connect,
@@ -36,6 +39,10 @@ def pair() -> Iterator[tuple[Channel, Channel]]:
         ("tcp:[::1]:65535", TcpAddress("::1", 65535)),
         ("unix:/run/in.sock", UnixAddress(Path("/run/in.sock"))),
         ("unix:relative:odd", UnixAddress(Path("relative:odd"))),
+        ("fd:5", FdAddress(5)),
+        ("exec:gzip -c > 'a b.gz'", ExecAddress("gzip -c > 'a b.gz'")),
+        ("file:/srv/vm,1", FileAddress(Path("/srv/vm,1"))),
+        ("file:/srv/vm,offset=0x1000", FileAddress(Path("/srv/vm"), 4096)),
     ],
 )
 def test_address_parsed_gives_its_uri_again(uri: str, address: object) -> None:
@@ -48,7 +55,15 @@ def test_address_parsed_gives_its_uri_again(uri: str, address: object) -> None:
     [
         ("", "'' is no migration address"),
         ("localhost:4444", "is no migration address: it must be tcp:HOST:PORT"),
-        ("exec:cat", "is no migration address"),
+        ("exec: ", "is no migration address"),
+        ("fd:", "'' is no descriptor, which is 0 to 2147483647"),
+        ("fd:stdin", "'stdin' is no descriptor"),
+        ("fd:2147483648", "'2147483648' is no descriptor"),
+        ("file:", "is no migration address"),
+        ("file:,offset=1", "names no file"),
+        ("file:a,offset=0x", "'0x' is no offset"),
+        ("file:a,offset=-1", "'-1' is no offset"),
+        ("file:a,offset=0xffffffffffffffff", "is no offset, which is 0 to 9223372036854775807"),
         ("unix:", "is no migration address"),
         ("tcp::4444", "names no host"),
         ("tcp:4444", "names no host"),
@@ -83,6 +98,20 @@ def test_listener_and_connect_carry_bytes_both_ways(uri: str, tmp_path: Path) ->
 
     assert target[:count] == b"to the far end"
     assert back == 4
+
+
+def test_address_takes_an_offset_in_decimal_too() -> None:
+    assert parse_address("file:vm,offset=4096") == FileAddress(Path("vm"), 4096)
+
+
+def test_channel_sends_more_buffers_than_one_system_call_takes(
+    pair: tuple[Channel, Channel],
+) -> None:
+    pair[0].send([bytes([number & 0xFF]) for number in range(3000)])
+
+    target = memoryview(bytearray(4000))
+    assert pair[1].receive_into(target) == 3000
+    assert bytes(target[:3000]) == bytes(number & 0xFF for number in range(3000))
 
 
 def test_listener_at_port_0_tells_its_real_port() -> None:
@@ -146,7 +175,7 @@ def test_receive_stops_at_the_deadline_though_idle_would_allow_more(
 ) -> None:
     pair[0].idle_s = 60
 
-    with pytest.raises(HostError, match="the peer sent nothing"):
+    with pytest.raises(HostError, match="one: the peer sent too little in time: its time is up"):
         pair[0].receive_into(memoryview(bytearray(1)), deadline=time.monotonic() + 0.1)
 
 

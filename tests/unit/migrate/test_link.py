@@ -77,7 +77,7 @@ def test_receive_from_a_peer_that_only_keeps_alive_ends(
     thread.start()
     began = time.monotonic()
     try:
-        with pytest.raises(HostError, match=r"the peer is too slow|sent nothing"):
+        with pytest.raises(HostError, match="sent too little|sent nothing|is too slow"):
             link.receive()
     finally:
         stop.set()
@@ -101,7 +101,7 @@ def test_receive_from_a_peer_that_dribbles_ends(ends: tuple[Link, Channel, Conne
     thread.start()
     began = time.monotonic()
     try:
-        with pytest.raises(HostError, match=r"the peer is too slow|sent nothing"):
+        with pytest.raises(HostError, match="sent too little|sent nothing|is too slow"):
             link.receive()
     finally:
         stop.set()
@@ -119,7 +119,7 @@ def test_receive_from_a_peer_that_leaves_raises_with_the_offset(
     with pytest.raises(RemoteProtocolError, match="DESCRIBED, between two records") as caught:
         link.receive()
 
-    assert caught.value.offset == 16 + 56
+    assert caught.value.offset == 16 + 64
 
 
 def test_receive_noise_raises_at_once(ends: tuple[Link, Channel, Connection]) -> None:

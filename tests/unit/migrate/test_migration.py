@@ -292,7 +292,7 @@ def test_migrate_reports_what_it_cost(outcomes: list[Outcome]) -> None:
     assert report.throughput_bytes_per_s > 0
     assert report.dirty_rate_bytes_per_s > 0
     stages = [each.stage for each in seen]
-    assert list(dict.fromkeys(stages)) == list(Stage)
+    assert list(dict.fromkeys(stages)) == [it for it in Stage if it is not Stage.RECONNECT]
     assert seen[-1].ram_bytes == 0x40_0000
     assert seen[-1].bytes_sent <= report.bytes_sent
 

@@ -14,8 +14,9 @@ from tagalong.memory import Gpa, PageBitmap
 from tagalong.migrate import Timeouts
 from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Link
-from tagalong.migrate.page_sender import PageSender, Tally, batches
-from tagalong.migrate.page_taker import PageTaker
+from tagalong.migrate.page_sender import PageSender, SentData, Tally, batches
+from tagalong.migrate.page_taker import Holdings, PageTaker
+from tagalong.migrate.team import Team
 from tagalong.wire import Accept, Hello, NoBytes, Pages, Role, Run, Runs
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.migration import channel_pair
@@ -28,7 +29,7 @@ PAGE = 4096
 def test_batches_have_every_page_once_in_order(pages: set[int], most: int) -> None:
     bitmap = PageBitmap.from_pages(200_001, sorted(pages))
 
-    found = [numbers.tolist() for numbers in batches(bitmap, most)]
+    found = [numbers.tolist() for numbers in batches(bitmap, lambda: most)]
 
     assert [number for each in found for number in each] == sorted(pages)
     assert all(1 <= len(each) <= most for each in found)
@@ -44,8 +45,10 @@ def sent_records(machine: FakeMachine, *numbers: int, is_live: bool) -> list[Pag
         for number in numbers:
             bitmaps[0].set_range(number, 1)
         tally = Tally()
-        sender = PageSender(machine, link, drop_tags=False)
-        sender.send(bitmaps, lambda: None, tally=tally, is_live=is_live)
+        team = Team(PAGE, 4 << 20, lambda _: None)
+        team.add(link, PageSender(machine, link, SentData(machine)))
+        team.send(bitmaps, tally, lambda _: None, is_live=is_live)
+        link.flush()
         target = bytearray(4 << 20)
         count = far.receive_into(memoryview(target))
     pair.destination.receive_data(target[:count])
@@ -53,7 +56,7 @@ def sent_records(machine: FakeMachine, *numbers: int, is_live: bool) -> list[Pag
     while isinstance(record := pair.destination.next_record(), Pages):
         records.append(record)
     assert tally.pages == len(numbers)
-    assert tally.wire_bytes + sum(48 + 16 * (len(it.runs) - 1) for it in records) == count
+    assert tally.wire_bytes + sum(56 + 16 * (len(it.runs) - 1) for it in records) == count
     return records
 
 
@@ -91,7 +94,7 @@ def test_sender_separates_zero_pages_and_keeps_their_tags(
     region.data[: 2 * PAGE : PAGE] = 1
     region.tags[4 * 128] = 0x70
 
-    data, zero = sent_records(machine, 0, 1, 4, 5, is_live=is_live)
+    zero, data = sent_records(machine, 0, 1, 4, 5, is_live=is_live)
 
     assert data.runs == Runs([(RAM, 2)])
     assert data.tags is NoBytes.ZERO
@@ -119,19 +122,20 @@ def machine() -> Iterator[FakeMachine]:
 
 
 def test_taker_given_zero_for_holes_leaves_them(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, has_tags=True)
+    taker = PageTaker(machine, Holdings(machine), has_tags=True)
 
     taker.take(Pages(Runs([Run(RAM, 0x100)]), NoBytes.ZERO, NoBytes.ZERO))
 
     assert [bitmap.count() for bitmap in machine.populated_pages()] == [0, 0]
-    assert (taker.pages, taker.end_round(), taker.end_round()) == (0x100, 0x100, 0)
+    assert (taker.end_round(), taker.end_round()) == (0x100, 0)
 
 
 def test_taker_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, has_tags=True)
-    taker.place(RAM + 4 * PAGE, 2 * PAGE)[:] = bytes([9]) * (2 * PAGE)
+    taker = PageTaker(machine, Holdings(machine), has_tags=True)
+    placed = taker.place(RAM + 4 * PAGE, 2 * PAGE)
+    placed[:] = bytes([9]) * (2 * PAGE)
     tags = memoryview(bytes([0x11]) * 256)
-    taker.take(Pages(Runs([Run(RAM + 4 * PAGE, 2)]), (memoryview(bytes(2 * PAGE)),), tags))
+    taker.take(Pages(Runs([Run(RAM + 4 * PAGE, 2)]), (placed,), tags))
 
     taker.take(Pages(Runs([Run(RAM, 5)]), NoBytes.ZERO, NoBytes.ZERO))
 
@@ -144,7 +148,7 @@ def test_taker_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMach
 
 
 def test_taker_given_tags_alone_writes_no_data(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, has_tags=True)
+    taker = PageTaker(machine, Holdings(machine), has_tags=True)
 
     taker.take(Pages(Runs([Run(RAM + PAGE, 1)]), NoBytes.ZERO, memoryview(bytes([0x22]) * 128)))
 
@@ -154,7 +158,7 @@ def test_taker_given_tags_alone_writes_no_data(machine: FakeMachine) -> None:
 
 
 def test_taker_deals_the_tags_out_to_the_runs(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, has_tags=True)
+    taker = PageTaker(machine, Holdings(machine), has_tags=True)
     tags = memoryview(b"\x11" * 128 + b"\x22" * 256)
 
     taker.take(Pages(Runs([Run(RAM, 1), Run(RAM + 5 * PAGE, 2)]), NoBytes.ZERO, tags))
@@ -163,16 +167,17 @@ def test_taker_deals_the_tags_out_to_the_runs(machine: FakeMachine) -> None:
     assert packed[:128] == b"\x11" * 128
     assert not any(packed[128 : 5 * 128])
     assert packed[5 * 128 : 7 * 128] == b"\x22" * 256
-    assert taker.pages == 3
+    assert taker.pages_in_round == 3
 
 
 def test_taker_clears_what_was_there_and_never_came(machine: FakeMachine) -> None:
     for region in machine.memory.regions:
         region.data[: 3 * PAGE] = 5
         region.tags[: 3 * 128] = 0x55
-    taker = PageTaker(machine, has_tags=True)
-    taker.place(RAM, PAGE)[:] = bytes([6]) * PAGE
-    taker.take(Pages(Runs([Run(RAM, 1)]), (memoryview(bytes(PAGE)),), NoBytes.ZERO))
+    taker = PageTaker(machine, Holdings(machine), has_tags=True)
+    placed = taker.place(RAM, PAGE)
+    placed[:] = bytes([6]) * PAGE
+    taker.take(Pages(Runs([Run(RAM, 1)]), (placed,), NoBytes.ZERO))
 
     taker.clear_stale()
 
@@ -185,7 +190,7 @@ def test_taker_clears_what_was_there_and_never_came(machine: FakeMachine) -> Non
 
 
 def test_taker_deals_scattered_pages_out_to_both_regions(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, has_tags=True)
+    taker = PageTaker(machine, Holdings(machine), has_tags=True)
     low, high = machine.memory.regions
     runs = Runs([Run(RAM + PAGE, 1), Run(RAM + 3 * PAGE, 2), Run(high.gpa, 1)])
     data = memoryview(b"".join(bytes([fill]) * PAGE for fill in (1, 2, 3, 4)))
@@ -233,7 +238,7 @@ def test_sender_reads_routed_memory_by_its_route_even_if_the_guest_stands(
 def test_taker_writes_routed_memory_by_its_route_once_the_batch_is_complete(
     machine: FakeMachine,
 ) -> None:
-    route, taker = Route(machine), PageTaker(machine, has_tags=True)
+    route, taker = Route(machine), PageTaker(machine, Holdings(machine), has_tags=True)
     one, two = memoryview(bytes([9]) * (2 * PAGE)), memoryview(bytes([8]) * (2 * PAGE))
 
     taker.place(RAM + 4 * PAGE, 2 * PAGE)[:] = one

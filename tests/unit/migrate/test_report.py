@@ -12,7 +12,7 @@ REPORT = MigrationReport(
     migration_id="ab" * 16,
     ram_bytes=1 << 20,
     rounds=ROUNDS,
-    downtime=DowntimeParts(0.001, 0.002, 0.003, 0.004, 0.005),
+    downtime=DowntimeParts(0.001, 0.002, 0.0005, 0.003, 0.004, 0.005, 0.0025),
     duration_s=0.6,
     bytes_sent=234567,
     throughput_bytes_per_s=1e9,
@@ -36,6 +36,8 @@ def test_report_to_json_has_the_stable_keys() -> None:
         "destination_digest": "11" * 16,
         "tags_dropped": False,
         "was_running": True,
+        "one_way": False,
+        "throttle_percent": 0,
         "rounds": 2,
         "ram_bytes": 1 << 20,
         "pages": 107,
@@ -47,9 +49,17 @@ def test_report_to_json_has_the_stable_keys() -> None:
         "throughput_bytes_per_s": 1e9,
         "dirty_rate_bytes_per_s": 5e6,
         "duration_ms": 600.0,
-        "downtime_ms": 15.0,
+        "downtime_ms": 18.0,
     }
-    assert parts == {"stop": 1.0, "last_pages": 2.0, "state": 3.0, "digest": 4.0, "commit": 5.0}
+    assert parts == {
+        "stop": 1.0,
+        "last_pages": 2.0,
+        "last_tags": 0.5,
+        "state": 3.0,
+        "digest": 4.0,
+        "commit": 5.0,
+        "start": 2.5,
+    }
     assert details[1] == {
         "number": 2,
         "pages": 7,

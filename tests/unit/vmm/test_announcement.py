@@ -49,3 +49,12 @@ def test_announcement_source_that_could_not_be_told_is_mentioned() -> None:
         "the VM has arrived and is running, but the source could not be told that migration abc "
         "took over: end the VM there"
     )
+
+
+def test_announcement_of_a_vm_that_is_kept_in_a_file_says_that_it_waits() -> None:
+    record = MigrationRecord(MigrationStatus.COMPLETED, report={"one_way": True})
+
+    assert announcement(record, VmState.POSTMIGRATE) == (
+        "the VM has moved to where it is kept until somebody loads it; this process keeps a "
+        "stopped copy until it is told to quit (state postmigrate)"
+    )

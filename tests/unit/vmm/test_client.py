@@ -21,10 +21,11 @@ from tagalong.errors import (
 from tagalong.vmm import client as client_module
 from tagalong.vmm.client import ControlClient, connect
 from tagalong.vmm.record import MigrationRequest
+from tagalong.vmm.settings import MigrationSettings
 from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 20.0
-REQUEST = MigrationRequest(uri="tcp:h:1", max_downtime_ms=42, verify=True)
+REQUEST = MigrationRequest("tcp:h:1", MigrationSettings(downtime_limit=42), verify=True)
 
 
 def play(tmp_path: Path, script: Callable[[ControlClient, ServedVm], Awaitable[None]]) -> None:
@@ -84,6 +85,18 @@ def test_migrate_passes_the_access_strategy(tmp_path: Path) -> None:
         served.migration.finish.set()
         await client.migrate(request, lambda _: None)
         assert served.migration.requests == [request]
+
+    play(tmp_path, script)
+
+
+def test_migrate_leaves_the_steps_of_auto_converge_as_they_were_set(tmp_path: Path) -> None:
+    async def script(client: ControlClient, served: ServedVm) -> None:
+        steps = {"cpu-throttle-initial": 50, "max-bandwidth": 1000}
+        await client.execute("migrate-set-parameters", steps)
+        served.migration.finish.set()
+        await client.migrate(REQUEST, ignore)
+        settings = served.migration.requests[0].settings
+        assert (settings.cpu_throttle_initial, settings.max_bandwidth) == (50, 0)
 
     play(tmp_path, script)
 

@@ -8,7 +8,13 @@ from typing import cast
 
 import pytest
 
-from tagalong.errors import MigrationError, RunStateError, SnapshotCancelledError, TagalongError
+from tagalong.errors import (
+    MigrationError,
+    RunStateError,
+    SnapshotCancelledError,
+    TagalongError,
+    UsageError,
+)
 from tagalong.machine import Machine
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.messages import ErrorClass, QmpError
@@ -16,14 +22,28 @@ from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationRecord, MigrationRequest
 from tagalong.vmm.save_record import SaveKind, SaveRequest
 from tagalong.vmm.saving import Saving
+from tagalong.vmm.settings import MigrationSettings
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 from tests.support.scripted_machine import ScriptedMachine
+
+
+class Awaited:
+    """A VM that is awaited; `addresses` are those that it was moved to."""
+
+    def __init__(self) -> None:
+        self.record = MigrationRecord(
+            socket_address={"type": "inet", "host": "127.0.0.1", "port": "4711"}
+        )
+        self.addresses: list[str] = []
+
+    def recover(self, uri: str) -> None:
+        self.addresses.append(uri)
 
 
 class Scene:
     """The commands of a VM in prelaunch; `requests` are the migrations asked for."""
 
-    def __init__(self, incoming: MigrationRecord | None = None) -> None:
+    def __init__(self, incoming: Awaited | None = None) -> None:
         self.requests: list[MigrationRequest] = []
         self.machine = ScriptedMachine()
         self.vm = Vm(lambda _: None)
@@ -35,7 +55,7 @@ class Scene:
         self.commands = VmCommands(self.vm, self.outgoing, lambda: incoming, self.saving)
 
     def _refuse_after_noting(
-        self, _machine: Machine, request: MigrationRequest, _progress: object, _cancelled: object
+        self, _machine: Machine, request: MigrationRequest, _progress: object, *_: object
     ) -> Mapping[str, object]:
         self.requests.append(request)
         raise MigrationError("not in this test")
@@ -58,7 +78,7 @@ class Scene:
         return self.commands.execute(command, names)
 
 
-def play(script: Callable[[Scene], None], incoming: MigrationRecord | None = None) -> Scene:
+def play(script: Callable[[Scene], None], incoming: Awaited | None = None) -> Scene:
     async def run() -> Scene:
         scene = Scene(incoming)
         script(scene)
@@ -87,6 +107,9 @@ def test_query_commands_lists_exactly_what_there_is() -> None:
             "cont",
             "dump-guest-memory",
             "migrate",
+            "migrate-pause",
+            "migrate-recover",
+            "migrate-set-capabilities",
             "migrate-set-parameters",
             "migrate_cancel",
             "qmp_capabilities",
@@ -94,6 +117,7 @@ def test_query_commands_lists_exactly_what_there_is() -> None:
             "query-dump",
             "query-dump-guest-memory-capability",
             "query-migrate",
+            "query-migrate-capabilities",
             "query-migrate-parameters",
             "query-status",
             "query-version",
@@ -142,19 +166,20 @@ def test_query_migrate_awaiting_a_migration_tells_where() -> None:
         assert info["status"] == "setup"
         assert info["socket-address"] == [address]
 
-    play(script, MigrationRecord(socket_address=address))
+    play(script, Awaited())
 
 
 def test_migrate_passes_uri_options_and_parameters() -> None:
     def script(scene: Scene) -> None:
-        assert scene.run("query-migrate-parameters") == {"downtime-limit": 300}
         assert scene.run("migrate-set-parameters", downtime_limit=50) == {}
-        assert scene.run("query-migrate-parameters") == {"downtime-limit": 50}
+        wanted = [{"capability": "auto-converge", "state": True}]
+        assert scene.run("migrate-set-capabilities", capabilities=wanted) == {}
+        capabilities = cast("list[object]", scene.run("query-migrate-capabilities"))
+        assert wanted[0] in capabilities
         assert scene.run("migrate", uri="unix:/x", x_verify=True, detach=True) == {}
 
-    assert play(script).requests == [
-        MigrationRequest("unix:/x", max_downtime_ms=50, verify=True, drop_tags=False)
-    ]
+    settings = MigrationSettings(downtime_limit=50, auto_converge=True)
+    assert play(script).requests == [MigrationRequest("unix:/x", settings, verify=True)]
 
 
 @pytest.mark.parametrize("name", ["auto", "tco"])
@@ -185,20 +210,6 @@ def test_migrate_while_one_is_under_way_is_refused() -> None:
 def test_migrate_cancel_without_migration_is_fine() -> None:
     def script(scene: Scene) -> None:
         assert scene.run("migrate_cancel") == {}
-
-    play(script)
-
-
-@pytest.mark.parametrize("limit", [-1, 2_000_001])
-def test_set_parameters_downtime_limit_out_of_range_is_refused(limit: int) -> None:
-    def script(scene: Scene) -> None:
-        message = (
-            "^Parameter 'downtime-limit' expects an integer in the range of 0 to 2000000 "
-            "milliseconds$"
-        )
-        with pytest.raises(QmpError, match=message):
-            scene.run("migrate-set-parameters", downtime_limit=limit)
-        assert scene.run("query-migrate-parameters") == {"downtime-limit": 300}
 
     play(script)
 
@@ -317,6 +328,24 @@ def test_query_dump_before_any_says_none() -> None:
     play(script)
 
 
+def test_migrate_recover_moves_where_the_vm_is_awaited() -> None:
+    awaited = Awaited()
+
+    def script(scene: Scene) -> None:
+        assert scene.run("migrate-recover", uri="tcp:h:2") == {}
+
+    play(script, awaited)
+    assert awaited.addresses == ["tcp:h:2"]
+
+
+def test_migrate_recover_where_no_vm_is_awaited_is_refused() -> None:
+    def script(scene: Scene) -> None:
+        with pytest.raises(QmpError, match=r"^no VM is awaited here$"):
+            scene.run("migrate-recover", uri="tcp:h:2")
+
+    play(script)
+
+
 def test_migrate_while_the_vm_is_saved_is_refused() -> None:
     def script(scene: Scene) -> None:
         scene.run("x-snapshot", protocol="file:s", detach=True)
@@ -335,3 +364,13 @@ def test_snapshot_while_the_vm_migrates_is_refused() -> None:
             scene.run("x-snapshot", protocol="file:s", detach=True)
 
     assert play(script).saves == []
+
+
+def test_migrate_pause_and_resume_without_a_migration_are_refused() -> None:
+    def script(scene: Scene) -> None:
+        with pytest.raises(UsageError, match="can be paused"):
+            scene.run("migrate-pause")
+        with pytest.raises(UsageError, match="no migration is paused"):
+            scene.run("migrate", uri="tcp:h:1", resume=True)
+
+    play(script)

@@ -4,10 +4,13 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 
+import pytest
+
 from tagalong.errors import MachineMismatchError, RemoteProtocolError, RunStateError
 from tagalong.machine import Machine, MachineDescription
 from tagalong.vmm.incoming import Build, Incoming, TakeOver
 from tagalong.vmm.messages import Event
+from tagalong.vmm.record import MigrationStatus
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 from tests.support.scripted_machine import DESCRIPTION, ScriptedMachine
@@ -23,7 +26,7 @@ class ScriptedReceiver:
     def __init__(
         self, *, ran: bool = True, before: Exception | None = None, after: Exception | None = None
     ) -> None:
-        self.address = ADDRESS
+        self.address: Mapping[str, object] = ADDRESS
         self.ran = ran
         self.before = before
         self.after = after
@@ -43,6 +46,9 @@ class ScriptedReceiver:
         if self.after is not None:
             raise self.after
         return REPORT
+
+    def move_to(self, uri: str) -> None:
+        self.address = {"type": "unix", "path": uri}
 
     def close(self) -> None:
         self.before = self.before or MachineMismatchError("listening was ended")
@@ -176,3 +182,16 @@ def test_close_stops_listening_and_waits() -> None:
         assert scene.incoming.record.status.value == "failed"
 
     play(ScriptedReceiver(), script)
+
+
+def test_recover_tells_where_the_vm_is_awaited_now() -> None:
+    async def run() -> None:
+        scene = Scene(ScriptedReceiver())
+        scene.incoming.recover("elsewhere")
+        assert scene.incoming.record.socket_address == {"type": "unix", "path": "elsewhere"}
+
+        scene.incoming.record.advance(MigrationStatus.COMPLETED)
+        with pytest.raises(RunStateError, match="no VM is awaited here"):
+            scene.incoming.recover("nowhere")
+
+    asyncio.run(run())

@@ -1,8 +1,11 @@
 """Outgoing migrations: statuses, events and run states in their exact order."""
 
 import asyncio
+import dataclasses
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,7 @@ from tagalong.errors import (
     TagalongError,
 )
 from tagalong.machine import Machine
+from tagalong.migrate import Recovery
 from tagalong.vmm.messages import Event
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
@@ -23,7 +27,7 @@ from tagalong.vmm.vm import Vm
 from tests.support.scripted_machine import ScriptedMachine
 
 TIMEOUT_S = 10.0
-REQUEST = MigrationRequest(uri="tcp:host:1", max_downtime_ms=300)
+REQUEST = MigrationRequest(uri="tcp:host:1")
 PROGRESS = MigrationProgress(
     total_bytes=1000,
     transferred_bytes=400,
@@ -31,6 +35,10 @@ PROGRESS = MigrationProgress(
     rounds=1,
     bytes_per_s=1e6,
     expected_downtime_ms=12.6,
+    dirty_bytes_per_s=1e6,
+    throttle_percent=30,
+    stage="pre-copy",
+    pages_sent=7,
 )
 REPORT = {"downtime_ms": 7.4, "rounds": 2}
 
@@ -50,7 +58,9 @@ class ScriptedSender:
         request: MigrationRequest,
         progress: Callable[[MigrationProgress], None],
         cancelled: threading.Event,
+        recovery: Recovery,
     ) -> Mapping[str, object]:
+        del recovery
         self.request = request
         progress(PROGRESS)
         while not self.release.wait(0.001):
@@ -74,8 +84,8 @@ class Scene:
         self.outgoing = Outgoing(self.vm, sender)
 
     def _emit(self, event: Event) -> None:
-        status = f" {event.data['status']}" if event.name == "MIGRATION" and event.data else ""
-        self.log.append(f"{event.name}{status} in {self.vm.state.value}")
+        what = "".join(f" {value}" for value in (event.data or {}).values())
+        self.log.append(f"{event.name}{what} in {self.vm.state.value}")
 
     async def until(self, status: str) -> dict[str, object]:
         async with asyncio.timeout(TIMEOUT_S):
@@ -110,8 +120,15 @@ def test_start_migration_that_succeeds_ends_in_postmigrate() -> None:
             "transferred": 400,
             "remaining": 600,
             "dirty-sync-count": 1,
+            "dirty-pages-rate": 244,
             "mbps": 8.0,
+            "page-size": 4096,
+            "pages-per-second": 244,
+            "x-pages": 7,
         }
+        assert active["x-stage"] == "pre-copy"
+        assert active["cpu-throttle-percentage"] == 30
+        assert isinstance(active["setup-time"], int)
         assert active["expected-downtime"] == 13
         scene.sender.release.set()
         completed = await scene.until("completed")
@@ -124,11 +141,98 @@ def test_start_migration_that_succeeds_ends_in_postmigrate() -> None:
     assert scene.log == [
         "MIGRATION setup in running",
         "MIGRATION active in running",
+        "MIGRATION_PASS 1 in running",
         "STOP in finish-migrate",
         "MIGRATION completed in postmigrate",
     ]
     assert scene.sender.request == REQUEST
     assert scene.machine.calls == ["resume", "pause"]
+
+
+def test_every_round_is_announced_once() -> None:
+    class ThreeRounds(ScriptedSender):
+        def __call__(
+            self,
+            machine: Machine,
+            request: MigrationRequest,
+            progress: Callable[[MigrationProgress], None],
+            cancelled: threading.Event,
+            recovery: Recovery,
+        ) -> Mapping[str, object]:
+            for rounds in (0, 1, 1, 2, 2, 3):
+                progress(dataclasses.replace(PROGRESS, rounds=rounds))
+            self.release.set()
+            return super().__call__(machine, request, lambda _: None, cancelled, recovery)
+
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        await scene.until("completed")
+
+    log = play(ThreeRounds(None), script).log
+
+    assert [line for line in log if "PASS" in line] == [
+        f"MIGRATION_PASS {number} in running" for number in (1, 2, 3)
+    ]
+
+
+def test_broken_and_paused_connections_show_in_the_status() -> None:
+    class Breaking(ScriptedSender):
+        def __call__(self, *arguments: Any) -> Mapping[str, object]:
+            progress, recovery = arguments[2], arguments[4]
+            recovery.allow(True)
+            progress(PROGRESS)
+            progress(dataclasses.replace(PROGRESS, is_reconnecting=True))
+            progress(PROGRESS)
+            paused.wait(TIMEOUT_S)
+            while recovery.is_paused:
+                progress(dataclasses.replace(PROGRESS, is_reconnecting=True))
+                time.sleep(0.01)
+            return super().__call__(*arguments)
+
+    paused = threading.Event()
+
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        while len([line for line in scene.log if "MIGRATION active" in line]) < 2:
+            await asyncio.sleep(0.001)
+        scene.outgoing.pause()
+        paused.set()
+        await asyncio.sleep(0.05)
+        assert scene.info()["status"] == "x-precopy-paused"
+        scene.sender.release.set()
+        scene.outgoing.resume("tcp:h:2")
+        await scene.until("completed")
+
+    log = play(Breaking(None), script).log
+
+    assert [line.split()[1] for line in log if line.startswith("MIGRATION ")] == [
+        "setup",
+        "active",
+        "x-precopy-recover",
+        "active",
+        "x-precopy-paused",
+        "x-precopy-recover",
+        "active",
+        "completed",
+    ]
+
+
+def test_migration_into_a_file_can_be_reclaimed() -> None:
+    class IntoFile(ScriptedSender):
+        def __call__(self, *arguments: Any) -> Mapping[str, object]:
+            return {**super().__call__(*arguments), "one_way": True}
+
+    async def script(scene: Scene) -> None:
+        scene.sender.release.set()
+        scene.outgoing.start(REQUEST)
+        await scene.until("completed")
+        with pytest.raises(RunStateError, match="who loaded the file, may be running it"):
+            scene.vm.cont()
+        scene.vm.reclaim()
+        scene.vm.cont()
+        assert scene.vm.state is VmState.RUNNING
+
+    play(IntoFile(None), script)
 
 
 @pytest.mark.parametrize("freezes", [True, False])
@@ -147,6 +251,7 @@ def test_start_migration_that_fails_lets_the_guest_go_on(freezes: bool) -> None:
     assert scene.log == [
         "MIGRATION setup in running",
         "MIGRATION active in running",
+        "MIGRATION_PASS 1 in running",
         *frozen,
         "MIGRATION failed in running",
     ]
@@ -157,7 +262,7 @@ def test_start_migration_whose_handover_is_uncertain_keeps_the_guest_stopped() -
         scene.outgoing.start(REQUEST)
         scene.sender.release.set()
         await scene.until("failed")
-        with pytest.raises(RunStateError, match="the destination may be running it"):
+        with pytest.raises(RunStateError, match="may be running it; look there first"):
             scene.vm.cont()
 
     scene = play(ScriptedSender(HandoverUncertainError("no answer")), script)
@@ -196,6 +301,7 @@ def test_cancel_ends_the_migration_and_the_guest_runs_on() -> None:
     assert scene.log == [
         "MIGRATION setup in running",
         "MIGRATION active in running",
+        "MIGRATION_PASS 1 in running",
         "MIGRATION cancelling in running",
         "MIGRATION cancelled in running",
     ]
@@ -289,4 +395,7 @@ def test_guest_powers_off_during_migration_fails_it() -> None:
     scene = play(ScriptedSender(None), script)
 
     assert scene.vm.state is VmState.SHUTDOWN
-    assert scene.log[-2:] == ["SHUTDOWN in shutdown", "MIGRATION failed in shutdown"]
+    assert scene.log[-2:] == [
+        "SHUTDOWN True guest-shutdown in shutdown",
+        "MIGRATION failed in shutdown",
+    ]

@@ -21,10 +21,12 @@ from tagalong.vmm.advice import next_steps
 from tagalong.vmm.client import connect
 from tagalong.vmm.record import MigrationRequest
 from tagalong.vmm.relocate import _migrate, migrate_vm
+from tagalong.vmm.settings import MigrationSettings
 from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 20.0
-REQUEST = MigrationRequest(uri="tcp:h:1", max_downtime_ms=42)
+REMOVE = "Remove the cause (--reconnect SECONDS bridges a link that breaks now and then)"
+REQUEST = MigrationRequest("tcp:h:1", MigrationSettings(downtime_limit=42))
 AGAIN = "start a new destination (tagalong run --incoming) and migrate again."
 HERE = "The VM is at the source (running); nothing was started at the destination."
 
@@ -58,7 +60,7 @@ def test_migrate_vm_failure_carries_a_note_on_what_to_do(tmp_path: Path) -> None
         asyncio.run(run())
 
     assert str(caught.value) == "no route"
-    assert caught.value.__notes__ == [f"{HERE} Remove the cause, {AGAIN}"]
+    assert caught.value.__notes__ == [f"{HERE} {REMOVE}, {AGAIN}"]
 
 
 def test_migrate_vm_refused_carries_no_note(tmp_path: Path) -> None:
@@ -112,11 +114,22 @@ def test_migrate_vm_cancelled_before_it_began_cancels_what_began_meanwhile(
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
-        (MigrationError("x"), f"Remove the cause, {AGAIN}"),
+        (MigrationError("x"), f"{REMOVE}, {AGAIN}"),
         (MigrationCancelledError("x"), f"To move it after all, {AGAIN}"),
         (
             ConvergenceError("x"),
-            f"Allow more downtime (--max-downtime) or let the guest write less; then {AGAIN}",
+            "Allow more downtime (--max-downtime), let the guest be slowed down (--auto-converge), "
+            f"compress (--compress auto) or use a faster link; then {AGAIN}",
+        ),
+        (
+            MigrationError("the migration failed (setup), the VM stays here: reset"),
+            "Look at what the destination says: does it want TLS (--tls-dir), or speak another "
+            f"version? If it has ended, {AGAIN}",
+        ),
+        (
+            MigrationError("the migration did not begin: refused"),
+            "See that the destination waits there, or that the file can be written, and, with TLS, "
+            "that each side's certificate is one that the other trusts; then migrate again.",
         ),
         (
             MachineMismatchError("x"),
@@ -135,7 +148,7 @@ def test_next_steps_say_where_the_vm_is_and_what_helps(error: TagalongError, rem
 def test_next_steps_silent_source_is_not_guessed_about() -> None:
     assert next_steps(ControlError("lost"), None) == (
         "The source does not answer, so where the VM is cannot be told from here. "
-        f"Remove the cause, {AGAIN}"
+        f"{REMOVE}, {AGAIN}"
     )
 
 

@@ -8,9 +8,25 @@ import pytest
 
 from tagalong import migrate
 from tagalong.errors import MigrationCancelledError, UsageError
-from tagalong.migrate import MigrationOptions, Progress, Stage, TcpAddress, UnixAddress
+from tagalong.migrate import (
+    Address,
+    AutoConverge,
+    Compression,
+    CompressionMode,
+    ExecAddress,
+    FdAddress,
+    FileAddress,
+    MigrationOptions,
+    Progress,
+    Recovery,
+    Stage,
+    TcpAddress,
+    TlsCredentials,
+    UnixAddress,
+)
 from tagalong.vmm import transfer
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
+from tagalong.vmm.settings import MigrationSettings
 from tests.support.scripted_machine import ScriptedMachine
 
 
@@ -31,26 +47,86 @@ def test_send_passes_options_and_converts_progress(monkeypatch: pytest.MonkeyPat
         *,
         progress: Callable[[Progress], None],
         cancel: threading.Event,
+        recovery: Recovery,
     ) -> Report:
-        seen.extend([uri, machine, options, cancel])
+        seen.extend([uri, machine, options, cancel, recovery])
         progress(Progress(Stage.PRECOPY, 2, 1000, 3, 4, 600, 400, 1e6, 5.0, 0.25))
         progress(Progress(Stage.SETUP, 0, 1000, 0, 0, 1000, 0))
         return Report()
 
     monkeypatch.setattr(migrate, "migrate_to", migrate_to)
-    machine, cancelled = ScriptedMachine(), threading.Event()
+    machine, cancelled, recovery = ScriptedMachine(), threading.Event(), Recovery()
     moments: list[MigrationProgress] = []
 
-    request = MigrationRequest("tcp:h:1", max_downtime_ms=250, verify=True)
-    report = transfer.send(machine, request, moments.append, cancelled)
+    request = MigrationRequest("tcp:h:1", MigrationSettings(downtime_limit=250), verify=True)
+    report = transfer.send(machine, request, moments.append, cancelled, recovery)
 
     assert report == {"rounds": 2}
     options = MigrationOptions(max_downtime_s=0.25, verify=True, drop_tags=False)
-    assert seen == ["tcp:h:1", machine, options, cancelled]
+    assert seen == ["tcp:h:1", machine, options, cancelled, recovery]
     assert moments == [
-        MigrationProgress(1000, 400, 600, 2, 1e6, 250.0),
-        MigrationProgress(1000, 0, 1000, 0, 0.0, None),
+        MigrationProgress(1000, 400, 600, 2, 1e6, 250.0, 5.0, 0, "pre-copy", 3),
+        MigrationProgress(1000, 0, 1000, 0, 0.0, None, stage="setup"),
     ]
+
+
+def test_send_passes_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[MigrationOptions] = []
+
+    def migrate_to(
+        _uri: str, _machine: object, options: MigrationOptions, **_rest: object
+    ) -> Report:
+        seen.append(options)
+        return Report()
+
+    monkeypatch.setattr(migrate, "migrate_to", migrate_to)
+    settings = MigrationSettings(
+        downtime_limit=50,
+        max_bandwidth=1000,
+        avail_switchover_bandwidth=2000,
+        cpu_throttle_initial=1,
+        cpu_throttle_increment=2,
+        max_cpu_throttle=3,
+        tls_creds="/tls",
+        tls_hostname="host.example",
+        multifd_channels=4,
+        multifd_compression="zstd",
+        multifd_zstd_level=3,
+        x_max_rounds=7,
+        x_reconnect=5,
+        auto_converge=True,
+        multifd=True,
+    )
+
+    request = MigrationRequest("tcp:h:1", settings)
+    transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event(), Recovery())
+
+    assert seen == [
+        MigrationOptions(
+            max_downtime_s=0.05,
+            max_rounds=7,
+            max_bandwidth=1000,
+            switchover_bandwidth=2000,
+            auto_converge=AutoConverge(1, 2, 3),
+            channels=4,
+            compression=Compression(CompressionMode.ZSTD, 3),
+            reconnect_s=5,
+            tls=TlsCredentials(Path("/tls"), "host.example"),
+        )
+    ]
+
+
+def test_send_without_multifd_uses_one_connection() -> None:
+    request = MigrationRequest("tcp:h:1", MigrationSettings(multifd_channels=8))
+
+    assert transfer._options(request).channels == 1
+
+
+def test_send_with_a_host_name_but_no_certificates_is_refused() -> None:
+    request = MigrationRequest("tcp:h:1", MigrationSettings(tls_hostname="h"))
+
+    with pytest.raises(UsageError, match="means nothing without tls-creds"):
+        transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event(), Recovery())
 
 
 @pytest.mark.parametrize(
@@ -58,17 +134,19 @@ def test_send_passes_options_and_converts_progress(monkeypatch: pytest.MonkeyPat
     [
         (TcpAddress("::1", 4444), {"type": "inet", "host": "::1", "port": "4444"}),
         (UnixAddress(Path("/run/in")), {"type": "unix", "path": "/run/in"}),
+        (FdAddress(5), {"type": "fd", "str": "5"}),
+        (FileAddress(Path("vm")), None),
+        (ExecAddress("cat"), None),
     ],
 )
-def test_socket_address_has_qmps_form(
-    address: TcpAddress | UnixAddress, expected: dict[str, object]
-) -> None:
+def test_socket_address_has_qmps_form(address: Address, expected: dict[str, object] | None) -> None:
     assert transfer.socket_address(address) == expected
 
 
 def test_listen_port_0_tells_the_real_port() -> None:
     receiver = transfer.listen("tcp:127.0.0.1:0")
 
+    assert receiver.address is not None
     port = str(receiver.address["port"])
     assert int(port) > 0
     assert receiver.uri == f"tcp:127.0.0.1:{port}"
@@ -86,9 +164,9 @@ def test_send_uses_the_access_strategy_that_is_asked_for_and_reports_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(migrate, "migrate_to", lambda *_args, **_options: Report())
-    request = MigrationRequest("tcp:h:1", max_downtime_ms=250, access="tco")
+    request = MigrationRequest("tcp:h:1", access="tco")
     machine = ScriptedMachine()
 
-    report = transfer.send(machine, request, lambda _: None, threading.Event())
+    report = transfer.send(machine, request, lambda _: None, threading.Event(), Recovery())
 
     assert report == {"rounds": 2, "access": "tco", "access_reason": "asked for"}

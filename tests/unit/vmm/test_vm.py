@@ -211,7 +211,7 @@ def test_vm_that_is_nobodys_doubt_cannot_be_reclaimed(moved: bool) -> None:
         if moved:
             scene.vm.handed_over()
         state = scene.vm.state
-        message = "^x-reclaim is for a VM whose hand-over broke off with an uncertain end$"
+        message = "^x-reclaim is for a VM whose hand-over ended with nobody to confirm it$"
         with pytest.raises(RunStateError, match=message):
             scene.vm.reclaim()
         assert scene.vm.state is state
@@ -224,7 +224,7 @@ def test_vm_handed_over_uncertainly_refuses_cont_and_says_why() -> None:
         scene.vm.gated_machine().pause()
         await settle()
         scene.vm.handed_over(certain=False)
-        message = r"^the link broke while the VM was handed over: the destination may be running it"
+        message = r"^the VM was handed over, but nobody has said that it runs there: the dest"
         with pytest.raises(RunStateError, match=message):
             scene.vm.cont()
 

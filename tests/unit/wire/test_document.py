@@ -10,6 +10,8 @@ from tagalong.wire import TRANSITIONS, AbortReason, Feature, Phase, RecordType, 
 from tagalong.wire.machine_state import DEVICE_HEAD, STATE_HEAD, VCPU_HEAD
 from tagalong.wire.planes import PAGES_HEAD, RUN, DataEncoding, TagEncoding
 from tests.golden.build_streams import PATHS
+from tests.support.draw_example import TITLES
+from tests.support.draw_states import diagram, table
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "formats" / "stream.md").read_text("utf-8")
 
@@ -28,6 +30,10 @@ LAYOUTS = {
     "`DIGEST` payload": codec.DIGEST,
     "`COMMIT` payload": codec.COMMIT,
     "`ABORT` payload": codec.ABORT_HEAD,
+    "`CHANNEL` payload": codec.CHANNEL,
+    "`RESUME` payload": codec.RESUME,
+    "`HELD` payload": codec.HELD_HEAD,
+    "`RESUMED` payload": codec.RESUMED,
 }
 
 SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
@@ -124,14 +130,19 @@ def test_document_states_equal_the_transition_table() -> None:
     assert [row[0] for row in rows_after("## 7. States")] == [phase.name for phase in Phase]
 
 
+def test_document_shows_table_and_diagram_as_drawn_from_the_code() -> None:
+    assert table() in DOCUMENT
+    assert f"```\n{diagram()}\n```" in DOCUMENT
+
+
 def test_document_hexdump_equals_the_golden_stream() -> None:
-    for role, path in PATHS.items():
+    for (name, role), path in PATHS.items():
         golden = path.read_bytes()
-        marker = f"the {role.name.lower()}'s stream"
+        marker = f"{TITLES[name]}, the {role.name.lower()}'s stream"
         listing = DOCUMENT[DOCUMENT.index(marker) :].split("```")[1]
         lines = re.findall(r"^([0-9a-f]{8})  ((?:[0-9a-f]{2} ?)+)", listing, re.MULTILINE)
 
-        assert len(lines) > 5
+        assert len(lines) > 4
         for offset, content in lines:
             given = bytes.fromhex(content)
             assert golden[int(offset, 16) :][: len(given)] == given, offset

@@ -11,7 +11,9 @@ from tagalong.wire import (
     AbortReason,
     Accept,
     Buffer,
+    Channel,
     Commit,
+    Held,
     Hello,
     Machine,
     NoBytes,
@@ -21,6 +23,7 @@ from tagalong.wire import (
     Record,
     RecordType,
     Region,
+    Resume,
     Role,
     Round,
     Run,
@@ -32,6 +35,7 @@ from tagalong.wire import (
 from tagalong.wire.codec import PAYLOAD_BYTES
 from tests.support.wire_session import (
     DESTINATION,
+    JOINING,
     MACHINE,
     MIGRATION_ID,
     PAGE,
@@ -54,7 +58,7 @@ def refused(phase: Phase, kind: int, payload: bytes, sender: Role = SOURCE) -> t
     """Return the message and the offset in the record with which `payload` is refused."""
     listener = pair_in(phase).end(sender.peer)
     start = listener.bytes_received
-    prefix = b"" if start else b"TAGALONG" + (1).to_bytes(8, "little")
+    prefix = b"" if start else b"TAGALONG" + (2).to_bytes(8, "little")
     listener.receive_data(prefix + raw_record(records_said_by(sender, phase), kind, payload))
     with pytest.raises(RemoteProtocolError) as caught:
         listener.next_record()
@@ -64,8 +68,16 @@ def refused(phase: Phase, kind: int, payload: bytes, sender: Role = SOURCE) -> t
     return str(caught.value), caught.value.offset - (start or len(prefix))
 
 
-def hello(compatible: int = 1, mandatory: int = 0, role: int = 1, reserved: int = 0) -> bytes:
-    return struct.pack("<QQ16sII", compatible, mandatory, MIGRATION_ID, role, reserved)
+def hello(**changed: int | bytes) -> bytes:
+    fields: dict[str, int | bytes] = {
+        "compatible": 1,
+        "mandatory": 0,
+        "id": MIGRATION_ID,
+        "role": 1,
+    }
+    fields |= {"channels": 1, "reconnect_s": 0, "reserved": 0}
+    fields |= changed
+    return struct.pack("<QQ16sIIII", *fields.values())
 
 
 def machine(*regions: tuple[int, int], head: tuple[int, ...] | None = None) -> bytes:
@@ -76,9 +88,10 @@ def machine(*regions: tuple[int, int], head: tuple[int, ...] | None = None) -> b
 
 def pages(*runs: tuple[int, int], rest: bytes = b"", **changed: int) -> bytes:
     runs = runs or ((RAM, 1),)
-    fields = {"count": len(runs), "data": 2, "tags": 2, "tag_bytes": 0} | changed
+    fields = {"count": len(runs), "data": 2, "tags": 2, "tag_bytes": 0, "data_bytes": 0}
+    fields |= {"reserved": 0} | changed
     table = b"".join(struct.pack("<QQ", *run) for run in runs)
-    return struct.pack("<HBBIQ", *fields.values(), 0) + table + rest
+    return struct.pack("<HBBIII", *fields.values()) + table + rest + bytes(8)
 
 
 def state(
@@ -102,7 +115,10 @@ HELLO_CASES = [
     (hello(mandatory=1 << 40), 8, "the source demands the features 0x10000000000"),
     (hello(role=3), 32, "unknown role: 3"),
     (hello(role=2), 32, "the peer is a destination too"),
-    (hello(reserved=1), 36, "a reserved field is 0x1 and must be zero"),
+    (hello(channels=0), 36, "channels is 0x0, possible are 0x1 to 0x10"),
+    (hello(channels=17), 36, "channels is 0x11, possible are 0x1 to 0x10"),
+    (hello(reconnect_s=3601), 40, "reconnect_s is 0xe11, possible are 0x0 to 0xe10"),
+    (hello(reserved=1), 44, "a reserved field is 0x1 and must be zero"),
 ]
 
 MACHINE_CASES = [
@@ -133,15 +149,46 @@ def zstd(frame: bytes) -> bytes:
     return pages(tags=4, tag_bytes=len(frame), rest=frame)
 
 
+def zstd_data(content: bytes) -> bytes:
+    frame = zstandard.ZstdCompressor().compress(content)
+    return pages(data=3, data_bytes=len(frame), rest=frame)
+
+
 # So many pages that the frame is shorter than their tags.
 BOMB_PAGES = 0x80
 PAGES_CASES = [
-    (pages(count=0), 0, "0x0 runs: 0x1 to 0x200 are possible"),
-    (pages(count=513), 0, "0x201 runs: 0x1 to 0x200 are possible"),
+    (pages(count=0), 0, "0x0 runs: 0x1 to 0x400 are possible"),
+    (pages(count=1025), 0, "0x401 runs: 0x1 to 0x400 are possible"),
     (pages(data=0), 2, "0x0 is no data encoding"),
-    (pages(data=3), 2, "0x3 is no data encoding"),
+    (pages(data=5), 2, "0x5 is no data encoding"),
     (pages(tags=0), 3, "0x0 is no tag encoding"),
-    (pages(tags=5), 3, "0x5 is no tag encoding"),
+    (pages(tags=6), 3, "0x6 is no tag encoding"),
+    (pages(reserved=1), 12, "a reserved field is 0x1 and must be zero"),
+    (pages(data=1, data_bytes=4095, rest=bytes(4095)), 8, "0xfff bytes of RAW data for a batch"),
+    (pages(data=2, data_bytes=1, rest=b"x"), 8, "0x1 bytes of ZERO data"),
+    (pages(data=4, data_bytes=1, rest=b"x"), 8, "0x1 bytes of KEPT data"),
+    (pages(data=3), 8, "0x0 bytes of ZSTD data for a batch of 0x1000 bytes, where 0x1 to 0xfff"),
+    (pages(data=3, data_bytes=4096, rest=bytes(4096)), 8, "0x1000 bytes of ZSTD data"),
+    (pages(tags=5, tag_bytes=2, rest=bytes(2)), 4, "0x2 bytes of UNIFORM tags"),
+    (pages(tags=5, tag_bytes=1, rest=b"\x12"), 32, "page 0x0 of the batch has uniform tags 0x12"),
+    (
+        pages((RAM, 3), tags=5, tag_bytes=3, rest=b"\x11\x22\x21"),
+        34,
+        "page 0x2 of the batch has uniform tags 0x21, which are two",
+    ),
+    (pages(data=3, data_bytes=9, rest=b"no  frame"), 32, "compressed data cannot be decompressed"),
+    (
+        pages(
+            (RAM, 2),
+            data=3,
+            tags=5,
+            tag_bytes=2,
+            data_bytes=len(ZSTD_BOMB),
+            rest=b"\0\0" + ZSTD_BOMB,
+        ),
+        34,
+        "compressed data declare 0x5f5e100 bytes, not 0x2000",
+    ),
     (pages(tags=1), 3, "tag encoding ABSENT on a machine with tags"),
     (pages(tags=2, tag_bytes=1, rest=b"x"), 4, "0x1 bytes of ZERO tags for a batch of 0x1000"),
     (pages(tags=3, tag_bytes=127, rest=bytes(127)), 4, "0x7f bytes of RAW tags"),
@@ -155,12 +202,12 @@ PAGES_CASES = [
     (pages((RAM + 0x20_8000, 1)), 16, "are not in one region"),
     (pages((0xFFFF_FFFF_FFFF_F000, 2)), 16, "are not in one region"),
     (pages((RAM, 0)), 24, "a run of 0x0 pages of 0x1000 bytes: there must be one"),
-    (pages((RAM, 0x401)), 24, "a run of 0x401 pages of 0x1000 bytes"),
+    (pages((RAM, 0x1001)), 24, "a run of 0x1001 pages of 0x1000 bytes"),
     (pages((RAM, 0xFFFF_FFFF_FFFF_FFFF)), 24, "a run of 0xffffffffffffffff pages"),
     (pages((RAM, 0x100), (RAM, 1)), 32, "at least 0x40100000, where the run before it ends"),
     (pages((RAM + PAGE, 1), (RAM, 1)), 32, "at least 0x40002000, where the run before it ends"),
     (pages((RAM, 1), (RAM + 0x20_0000, 9)), 32, "are not in one region"),
-    (pages((RAM, 1), (RAM + 0x20_0000, 0x400)), 40, "a run of 0x400 pages"),
+    (pages((RAM, 1), (RAM + 0x20_0000, 0x1000)), 40, "a run of 0x1000 pages"),
     (zstd(b"not a frame"), 32, "compressed tags cannot be decompressed"),
     (zstd(ZSTD_128[:-1]), 32, "compressed tags cannot be decompressed"),
     (zstd(ZSTD_128 + b"x"), 32, "compressed tags cannot be decompressed"),
@@ -212,6 +259,29 @@ ROUND_CASES = [
     (struct.pack("<IIQ", 1, 0, 5), 8, "the source's round has the page_count 0x5, not 0x0"),
 ]
 
+HELD_CASES = [
+    (struct.pack("<QQ", RAM, 0) + b"x", 8, "page_count is 0x0, possible are 0x1 to 0x80000"),
+    (struct.pack("<QQ", RAM, (1 << 19) + 1) + b"x", 8, "page_count is 0x80001"),
+    (struct.pack("<QQ", RAM, 9) + b"x", 8, "0x9 pages take 0x2 bytes of bits, but 0x1 follow"),
+    (struct.pack("<QQ", RAM, 9) + b"\1\2", 17, "bits are set beyond the last of 0x9 pages"),
+    (struct.pack("<QQ", RAM + 1, 8) + b"x", 0, "must be whole pages of one region, from 0x0 on"),
+    (struct.pack("<QQ", RAM + 0xF_F000, 8) + b"x", 0, "must be whole pages of one region"),
+    (struct.pack("<QQ", 0xFFFF_FFFF_FFFF_F000, 8) + b"x", 0, "must be whole pages of one region"),
+]
+
+RESUMED_CASES = [
+    (struct.pack("<II", 0, 0), 0, "the destination has 0x0 rounds, the source 0x1"),
+    (struct.pack("<II", 3, 0), 0, "the destination has 0x3 rounds, the source 0x1"),
+    (struct.pack("<II", 1, 1), 4, "a reserved field is 0x1 and must be zero"),
+]
+
+CHANNEL_CASES = [
+    (MIGRATION_ID + struct.pack("<II", 0, 0), 16, "number is 0x0, possible are 0x1 to 0xf"),
+    (MIGRATION_ID + struct.pack("<II", 16, 0), 16, "number is 0x10, possible are 0x1 to 0xf"),
+    (MIGRATION_ID + struct.pack("<II", 2, 0), 16, "channel 0x2 answers channel 0x1"),
+    (bytes(16) + struct.pack("<II", 1, 0), 0, "is not the one under way, a0a1a2"),
+]
+
 ABORT_CASES = [
     (struct.pack("<II", 0, 0), 0, "0x0 is no reason to abort"),
     (struct.pack("<II", 99, 0), 0, "0x63 is no reason to abort"),
@@ -234,6 +304,68 @@ CASES = [
     *((Phase.COPYING, RecordType.ABORT, *case) for case in ABORT_CASES),
     *((Phase.READY, RecordType.COMMIT, *case) for case in COMMIT_CASES),
 ]
+
+
+ANSWERS = [
+    *((Phase.RESUMING, RecordType.HELD, *case) for case in HELD_CASES),
+    *((Phase.RESUMING, RecordType.RESUMED, *case) for case in RESUMED_CASES),
+    *((Phase.CHANNEL_SENT, RecordType.CHANNEL, *case) for case in CHANNEL_CASES),
+    (
+        Phase.HELLO_SENT,
+        RecordType.HELLO,
+        hello(role=2, channels=2),
+        36,
+        "channels is 0x2 where 0x1",
+    ),
+    (Phase.HELLO_SENT, RecordType.HELLO, hello(role=2, reconnect_s=1), 40, "reconnect_s is 0x1"),
+]
+
+
+@pytest.mark.parametrize(("phase", "kind", "payload", "offset", "message"), ANSWERS)
+def test_answer_malformed_is_refused_at_its_offset(
+    phase: Phase, kind: RecordType, payload: bytes, offset: int, message: str
+) -> None:
+    said, where = refused(phase, kind, payload, DESTINATION)
+
+    assert message in said
+    assert where == HEADER + offset
+
+
+def test_held_pages_that_overlap_are_refused() -> None:
+    pair = pair_in(Phase.RESUMING)
+    pair.say(DESTINATION, Held(RAM, 8, b"x"))
+
+    with pytest.raises(LocalProtocolError, match="from 0x40008000 on"):
+        pair.destination.send(Held(RAM + 7 * PAGE, 8, b"x"))
+
+
+def test_compressed_data_of_another_size_are_refused() -> None:
+    said, where = refused(Phase.COPYING, RecordType.PAGES, zstd_data(bytes(4095)))
+
+    assert "compressed data declare 0xfff bytes, not 0x1000" in said
+    assert where == HEADER + 32
+
+
+@pytest.mark.parametrize("record", [Channel(MIGRATION_ID, 1), Resume(1)])
+def test_connection_that_joins_nothing_is_refused(record: Record) -> None:
+    pair = pair_in(Phase.AGREED if isinstance(record, Resume) else Phase.START)
+
+    with pytest.raises(LocalProtocolError, match="there is no migration here"):
+        pair.source.send(record)
+
+
+def test_connection_that_joins_describes_no_machine() -> None:
+    pair = pair_in(Phase.AGREED, joining=JOINING)
+
+    with pytest.raises(LocalProtocolError, match="a connection that resumes describes no machine"):
+        pair.source.send(MACHINE)
+
+
+def test_hello_of_another_migration_is_refused_where_one_is_under_way() -> None:
+    pair = Pair.new(joining=JOINING)
+
+    with pytest.raises(LocalProtocolError, match="is not the one under way"):
+        pair.source.send(Hello(SOURCE, bytes(16)))
 
 
 @pytest.mark.parametrize(("phase", "kind", "payload", "offset", "message"), CASES)
@@ -272,7 +404,7 @@ def test_payload_length_outside_of_the_limits_is_refused_before_the_payload(
         assert caught.value.offset == start + 4
 
 
-@pytest.mark.parametrize("kind", [0, 15, 0xFFFF])
+@pytest.mark.parametrize("kind", [0, 20, 0xFFFF])
 def test_record_type_unknown_is_refused(kind: int) -> None:
     said, where = refused(Phase.COPYING, kind, b"")
 
@@ -294,7 +426,7 @@ def test_record_flags_are_refused() -> None:
 def test_batch_with_bytes_left_over_is_refused() -> None:
     said, where = refused(Phase.COPYING, RecordType.PAGES, pages(rest=b"more"))
 
-    assert "the batch takes a payload of 0x20 bytes, not 0x24" in said
+    assert "the batch takes a payload of 0x28 bytes, not 0x2c" in said
     assert where == 4
 
 
@@ -307,7 +439,7 @@ def test_compressed_tags_without_the_feature_are_refused() -> None:
     pair.destination.send(Accept())
     pair.destination.receive_data(raw_record(3, RecordType.PAGES, zstd(ZSTD_128)))
 
-    with pytest.raises(RemoteProtocolError, match="the feature TAGS_ZSTD is not in use"):
+    with pytest.raises(RemoteProtocolError, match="the feature ZSTD is not in use"):
         pair.destination.next_record()
 
 
@@ -327,7 +459,7 @@ def test_tags_on_a_machine_without_tags_are_refused() -> None:
 
 
 def test_hello_with_another_migration_id_is_refused() -> None:
-    payload = struct.pack("<QQ16sII", 1, 0, bytes(16), 2, 0)
+    payload = hello(id=bytes(16), role=2)
 
     said, where = refused(Phase.HELLO_SENT, RecordType.HELLO, payload, DESTINATION)
 
@@ -355,8 +487,8 @@ def test_round_answer_with_other_numbers_is_refused() -> None:
     ("start", "offset", "message"),
     [
         (b"QEVM" + bytes(12), 0, "does not start a tagalong stream"),
-        (b"TAGALONG\2\0\0\0\0\0\0\0", 8, "the peer speaks version 0x2 of the stream, this end 0x1"),
-        (b"TAGALONG\1\0\0\0\1\0\0\0", 12, "a reserved field is 0x1 and must be zero"),
+        (b"TAGALONG\1\0\0\0\0\0\0\0", 8, "the peer speaks version 0x1 of the stream, this end 0x2"),
+        (b"TAGALONG\2\0\0\0\1\0\0\0", 12, "a reserved field is 0x1 and must be zero"),
     ],
 )
 def test_stream_header_of_something_else_is_refused(
@@ -388,6 +520,8 @@ WRONG_TO_SEND: list[tuple[Phase, Role, Record, str]] = [
     (Phase.COPYING, SOURCE, Pages(Runs([]), NoBytes.ZERO, NoBytes.ZERO), "0x0 runs"),
     (Phase.COPYING, SOURCE, zero_pages(Run(0, 1)), "are not in one region"),
     (Phase.COPYING, SOURCE, Pages(ONE, NoBytes.ABSENT, NoBytes.ZERO), "never absent"),
+    (Phase.COPYING, SOURCE, Pages(ONE, NoBytes.PLACED, NoBytes.ZERO), "never placed"),
+    (Phase.COPYING, SOURCE, Pages(ONE, NoBytes.ZERO, NoBytes.KEPT), "tags are never kept"),
     (Phase.COPYING, SOURCE, Pages(ONE, NoBytes.ZERO, NoBytes.ABSENT), "tag encoding ABSENT"),
     (
         Phase.COPYING,
@@ -473,6 +607,6 @@ def test_tags_all_zero_cost_nothing_on_the_wire() -> None:
         Pages(Runs([Run(RAM, 4)]), NoBytes.ZERO, memoryview(bytes(512)))
     )
 
-    assert len(joined(zero)) == 48
+    assert len(joined(zero)) == 56
     pair.destination.receive_data(joined(zero))
     assert pair.destination.next_record() == zero_pages(Run(RAM, 4))

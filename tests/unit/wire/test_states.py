@@ -17,6 +17,7 @@ from tagalong.wire import (
 from tagalong.wire.codec import PAYLOAD_BYTES
 from tests.support.wire_session import (
     DESTINATION,
+    JOINING,
     MIGRATION_ID,
     SAMPLES,
     SCRIPT,
@@ -46,8 +47,9 @@ def test_script_passes_through_the_exact_sequence_of_phases() -> None:
 
     assert phases == [
         "HELLO_SENT", "AGREED", "DESCRIBED", "PREVIEWED", "PREVIEWED", "COPYING", "COPYING",
-        "COPYING", "ROUND_ENDED", "COPYING", "COPYING", "ROUND_ENDED", "COPYING", "STATE_SENT",
-        "VERIFYING", "DIGEST_SENT", "VERIFIED", "PREPARED", "READY", "COMMITTED", "DONE",
+        "COPYING", "ROUND_ENDED", "COPYING", "COPYING", "COPYING", "COPYING", "ROUND_ENDED",
+        "COPYING", "STATE_SENT", "VERIFYING", "DIGEST_SENT", "VERIFIED", "PREPARED", "READY",
+        "COMMITTED", "DONE",
     ]  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def test_record_received_in_the_wrong_phase_raises_before_its_payload(
     phase, role, kind = case
     listener = pair_in(phase).end(role.peer)
     start = listener.bytes_received
-    header = b"" if start else b"TAGALONG" + (1).to_bytes(8, "little")
+    header = b"" if start else b"TAGALONG" + (2).to_bytes(8, "little")
     start = start or len(header)
     payload = bytes(PAYLOAD_BYTES[kind][0])
     record = raw_record(records_said_by(role, phase), kind, payload)
@@ -93,12 +95,19 @@ def test_record_allowed_by_the_table_moves_both_ends_alike(
     case: tuple[Phase, Role, RecordType],
 ) -> None:
     phase, role, kind = case
-    pair = pair_in(phase)
+    joins = kind in (RecordType.CHANNEL, RecordType.RESUME)
+    pair = pair_in(phase, joining=JOINING if joins else None)
     record = SAMPLES[kind]
     if kind is RecordType.HELLO:
         record = Hello(role, MIGRATION_ID)
-    if kind is RecordType.ROUND:
-        record = Round(1, 0 if role is SOURCE else 0x100)
+    if kind is RecordType.ROUND and phase is Phase.COPYING:
+        record = Round(1, 0)
+    if kind is RecordType.ROUND and phase is Phase.ROUND_ENDED:
+        record = Round(1, 0x100)
+    if kind is RecordType.ROUND and phase is Phase.ATTACHED:
+        record = Round(2, 0)
+    if kind is RecordType.ROUND and phase is Phase.CHANNEL_ROUND_ENDED:
+        record = Round(2, 1)
 
     assert pair.say(role, record) == record
 

@@ -1,0 +1,95 @@
+"""Measure migrations: python -m bench.migrate.
+
+    python -m bench.migrate [--ram MIB] [--zero PERCENT] [--runs 5] [--no-qemu] [--json]
+    python -m bench.migrate --grow [--runs 5] [--no-qemu] [--json]
+    python -m bench.migrate --sparse MIB [--runs 5] [--json]
+
+All contestants take turns; every figure is the median. The memory of all destinations is
+there before the clock starts, except with --sparse.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.migrate.guest import Content
+from bench.migrate.series import Figures, measure, ratios
+from bench.migrate.sparse import migrate_sparse
+
+MIB = 1 << 20
+GROWING_MIB = (256, 1024, 4096, 8192)
+SPARSE_USED_BYTES = 64 * MIB
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ram", type=int, default=2048, metavar="MIB")
+    parser.add_argument("--zero", type=int, default=0, metavar="PERCENT")
+    parser.add_argument("--sparse", type=int, metavar="MIB")
+    parser.add_argument("--grow", action="store_true")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--no-qemu", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.sparse:
+        _show({"sparse": _sparse(arguments.sparse * MIB, arguments.runs)}, as_json=arguments.json)
+        return
+    sizes = GROWING_MIB if arguments.grow else (arguments.ram,)
+    results = {}
+    for ram_mib in sizes:
+        content = Content(ram_mib * MIB, arguments.zero)
+        title = f"{ram_mib} MiB, {arguments.zero} % zero pages, {arguments.runs} runs"
+        results[title] = measure(content, arguments.runs, with_qemu=not arguments.no_qemu)
+    _show(results, as_json=arguments.json)
+
+
+def _sparse(ram_bytes: int, runs: int) -> dict[str, Figures]:
+    samples = [migrate_sparse(ram_bytes, SPARSE_USED_BYTES) for _ in range(runs)]
+
+    def median(values: Sequence[float]) -> float:
+        return statistics.median(values)
+
+    return {
+        f"{ram_bytes // MIB} MiB, of which {SPARSE_USED_BYTES // MIB} MiB are used": {
+            "seconds": median([each.seconds for each in samples]),
+            "source_grown_mib": max(each.source_grown_bytes for each in samples) / MIB,
+            "destination_grown_mib": max(each.destination_grown_bytes for each in samples) / MIB,
+        }
+    }
+
+
+def _show(results: dict[str, dict[str, Figures]], *, as_json: bool) -> None:
+    if as_json:
+        with_ratios = {
+            title: {"figures": figures, "ratios": ratios(figures)}
+            for title, figures in results.items()
+        }
+        print(json.dumps(with_ratios, indent=2))
+        return
+    for title, figures in results.items():
+        _print(title, figures)
+
+
+def _print(title: str, figures: dict[str, Figures]) -> None:
+    names = list(next(iter(figures.values())))
+    table = Table("", *(name.replace("_", " ") for name in names), title=title)
+    for who, values in figures.items():
+        table.add_row(who, *(_text(values[name]) for name in names))
+    Console().print(table)
+    for what, ratio in ratios(figures).items():
+        Console().print(f"{what}: {ratio:.2f}")
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Everything in turn, again and again, so that ratios hold on a machine that others use too."""
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from rich.progress import Progress
+
+from bench.migrate import ours, plain, qemu
+from bench.migrate.guest import Content
+from bench.migrate.sample import Sample
+from tagalong.migrate import MigrationOptions
+
+CHANNELS = (1, 2, 4)
+QEMU_SETTINGS = (qemu.Setting(), qemu.Setting(2), qemu.Setting(4))
+
+Figures = dict[str, float | int | None]
+Contestants = dict[str, Callable[[], Sample]]
+
+
+def measure(content: Content, runs: int, *, with_qemu: bool) -> dict[str, Figures]:
+    """Return the medians of `runs` samples of each contestant, by name."""
+    machine = ours.guest(content)
+    (region,) = machine.memory.regions
+    contestants: Contestants = {}
+    for channels in CHANNELS:
+        options = MigrationOptions(channels=channels)
+        contestants[f"plain copy, {channels}"] = partial(plain.copy, region.data, channels)
+        contestants[f"tagalong, {channels}"] = partial(ours.migrate, machine, options)
+    if with_qemu:
+        for setting in QEMU_SETTINGS:
+            contestants[f"QEMU, {setting}"] = partial(qemu.migrate, content, setting)
+    samples: dict[str, list[Sample]] = {name: [] for name in contestants}
+    for name, run in _in_turn(contestants, runs):
+        samples[name].append(run())
+    machine.close()
+    return {name: _medians(each) for name, each in samples.items()}
+
+
+def _in_turn(contestants: Contestants, runs: int) -> Iterator[tuple[str, Callable[[], Sample]]]:
+    with Progress(transient=True) as progress:
+        task = progress.add_task("measuring", total=runs * len(contestants))
+        for _ in range(runs):
+            for name, run in contestants.items():
+                progress.update(task, description=name)
+                yield name, run
+                progress.advance(task)
+
+
+def _medians(samples: list[Sample]) -> Figures:
+    def median(values: Sequence[float]) -> float:
+        return statistics.median(values)
+
+    downtimes = [each.downtime_ms for each in samples if each.downtime_ms is not None]
+    tags = [each.tag_bytes for each in samples if each.tag_bytes is not None]
+    return {
+        "gb_per_s": median([each.gb_per_s for each in samples]),
+        "seconds": median([each.seconds for each in samples]),
+        "source_cpu_s": median([each.source_cpu_s for each in samples]),
+        "destination_cpu_s": median([each.destination_cpu_s for each in samples]),
+        "cpu_s_per_gib": median([each.cpu_s_per_gib for each in samples]),
+        "downtime_ms": median(downtimes) if downtimes else None,
+        "tags_share_of_data": median(tags) / samples[0].ram_bytes if tags else None,
+    }
+
+
+def ratios(figures: dict[str, Figures]) -> dict[str, float]:
+    """Return what the figures say about the targets of the project."""
+
+    def best(who: str, key: str, choose: Callable[[list[float]], float]) -> float:
+        values = [each[key] for name, each in figures.items() if name.startswith(who)]
+        return choose([value for value in values if value is not None])
+
+    found: dict[str, float] = {}
+    if not any(name.startswith("tagalong") for name in figures):
+        return found
+    for channels in CHANNELS:
+        mine, plainly = figures[f"tagalong, {channels}"], figures[f"plain copy, {channels}"]
+        found[f"rate, to plain copy over {channels}"] = _ratio(mine, plainly, "gb_per_s")
+    if any(name.startswith("QEMU") for name in figures):
+        rate = best("tagalong", "gb_per_s", max)
+        found["rate, to QEMU's best"] = rate / best("QEMU", "gb_per_s", max)
+        found["rate, to QEMU's default"] = rate / _value(figures["QEMU, default"], "gb_per_s")
+        found["CPU s/GiB, to QEMU's best"] = best("tagalong", "cpu_s_per_gib", min) / best(
+            "QEMU", "cpu_s_per_gib", min
+        )
+        found["downtime, to QEMU's best"] = best("tagalong", "downtime_ms", min) / max(
+            best("QEMU", "downtime_ms", min), 1.0
+        )
+    return found
+
+
+def _value(figures: Figures, key: str) -> float:
+    value = figures[key]
+    assert value is not None
+    return value
+
+
+def _ratio(one: Figures, other: Figures, key: str) -> float:
+    return _value(one, key) / _value(other, key)

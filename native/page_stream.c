@@ -1,0 +1,183 @@
+/* The data of a batch between guest RAM and a socket: each byte is hashed while it is in the
+ * processor's cache for the copy that the kernel makes anyway. Without this, memory would be
+ * read twice at either end, and Python asked for every portion. */
+#define _GNU_SOURCE
+#include "tagalong.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+
+/* What is hashed ahead of the send, or asked for at once: fits into a second-level cache. */
+#define WINDOW_BYTES (256 << 10)
+#define MAX_IOVECS 64
+#define PORTION_BYTES (256 << 10)
+
+uint32_t ta_page_stream_size(void)
+{
+    return sizeof(struct ta_page_stream);
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
+}
+
+/* 1: ready; 0: not before the deadline; or -errno. */
+static int wait_for(int fd, short event, int64_t deadline)
+{
+    for (;;) {
+        int64_t left = deadline - now_ms();
+        struct pollfd poller = {.fd = fd, .events = event};
+        int ready = poll(&poller, 1, left > 0 ? (int)left : 0);
+        if (ready >= 0)
+            return ready;
+        if (errno != EINTR)
+            return -errno;
+    }
+}
+
+static void advance(const struct ta_page_stream *stream, struct ta_page_cursor *cursor,
+                    uint64_t bytes)
+{
+    cursor->total += bytes;
+    cursor->offset += bytes;
+    while (cursor->segment < stream->segment_count &&
+           cursor->offset >= stream->segments[cursor->segment].bytes) {
+        cursor->offset -= stream->segments[cursor->segment].bytes;
+        cursor->segment++;
+    }
+}
+
+static uint8_t *memory_at(const struct ta_page_stream *stream, const struct ta_page_cursor *cursor)
+{
+    return (uint8_t *)(uintptr_t)stream->segments[cursor->segment].address + cursor->offset;
+}
+
+/* Fills `vectors` with at most `limit` bytes from the cursor on; returns how many vectors. */
+static size_t vectors_at(const struct ta_page_stream *stream, struct ta_page_cursor cursor,
+                         uint64_t limit, struct iovec *vectors)
+{
+    size_t count = 0;
+    while (limit > 0 && count < MAX_IOVECS && cursor.segment < stream->segment_count) {
+        uint64_t size = stream->segments[cursor.segment].bytes - cursor.offset;
+        size = size < limit ? size : limit;
+        vectors[count].iov_base = memory_at(stream, &cursor);
+        vectors[count++].iov_len = size;
+        limit -= size;
+        advance(stream, &cursor, size);
+    }
+    return count;
+}
+
+/* Hashes whole pages from stream->hashed on, as far as `end`; with a stage, copies of them. */
+static void hash_until(struct ta_page_stream *stream, uint64_t end)
+{
+    struct ta_page_cursor *at = &stream->hashed;
+    uint64_t page = stream->page_bytes;
+    for (uint8_t *copy = stream->stage; at->total + page <= end;) {
+        uint64_t size = stream->segments[at->segment].bytes - at->offset;
+        size = size < end - at->total ? size : end - at->total;
+        size -= size % page;
+        const uint8_t *bytes = memory_at(stream, at);
+        if (copy != NULL) {
+            memcpy(copy, bytes, size);
+            bytes = copy;
+            copy += size;
+        }
+        ta_hash_pages(bytes, size / page, page, stream->digests + at->total / page);
+        advance(stream, at, size);
+    }
+}
+
+/* Prepares the next window: as many bytes as the stage has, or WINDOW_BYTES, in whole pages. */
+static void open_window(struct ta_page_stream *stream)
+{
+    uint64_t limit = stream->stage != NULL ? stream->stage_bytes : WINDOW_BYTES;
+    uint64_t left = stream->total_bytes - stream->moved.total;
+    hash_until(stream, stream->moved.total + (left < limit ? left : limit));
+}
+
+static ssize_t send_window(const struct ta_page_stream *stream)
+{
+    struct iovec vectors[MAX_IOVECS];
+    struct msghdr message = {.msg_iov = vectors};
+    uint64_t size = stream->hashed.total - stream->moved.total;
+    if (stream->stage != NULL) {
+        /* The window is all that was copied last, and ends where hashing ended. */
+        vectors[0].iov_base = stream->stage + stream->staged_sent;
+        vectors[0].iov_len = size;
+        message.msg_iovlen = 1;
+    } else {
+        message.msg_iovlen = vectors_at(stream, stream->moved, size, vectors);
+    }
+    return sendmsg(stream->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+int ta_send_pages(struct ta_page_stream *stream, uint32_t timeout_ms)
+{
+    int64_t deadline = now_ms() + timeout_ms;
+    while (stream->moved.total < stream->total_bytes) {
+        if (stream->hashed.total == stream->moved.total) {
+            open_window(stream);
+            stream->staged_sent = 0;
+        }
+        ssize_t sent = send_window(stream);
+        if (sent > 0) {
+            stream->staged_sent += (uint64_t)sent;
+            advance(stream, &stream->moved, (uint64_t)sent);
+            continue;
+        }
+        if (sent < 0 && errno != EAGAIN && errno != EINTR)
+            return -errno;
+        int ready = wait_for(stream->fd, POLLOUT, deadline);
+        if (ready <= 0)
+            return ready;
+    }
+    return 1;
+}
+
+/* Lets the kernel wake us for a portion worth waking for; never for more than is to come. The
+ * portion is far smaller than the receive window (migrate/connector.py), or the sender would
+ * stand while we read. */
+static void ask_for(int fd, uint64_t bytes)
+{
+    int mark = bytes < PORTION_BYTES ? (int)bytes : PORTION_BYTES;
+    setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark);
+}
+
+static int receive_until(struct ta_page_stream *stream, int64_t deadline)
+{
+    while (stream->moved.total < stream->total_bytes) {
+        struct iovec vectors[MAX_IOVECS];
+        struct msghdr message = {.msg_iov = vectors};
+        message.msg_iovlen = vectors_at(stream, stream->moved, WINDOW_BYTES, vectors);
+        ssize_t got = recvmsg(stream->fd, &message, MSG_DONTWAIT);
+        if (got == 0)
+            return -ENODATA;
+        if (got > 0) {
+            advance(stream, &stream->moved, (uint64_t)got);
+            hash_until(stream, stream->moved.total);
+            continue;
+        }
+        if (errno != EAGAIN && errno != EINTR)
+            return -errno;
+        ask_for(stream->fd, stream->total_bytes - stream->moved.total);
+        int ready = wait_for(stream->fd, POLLIN, deadline);
+        if (ready <= 0)
+            return ready;
+    }
+    return 1;
+}
+
+int ta_receive_pages(struct ta_page_stream *stream, uint32_t timeout_ms)
+{
+    int result = receive_until(stream, now_ms() + timeout_ms);
+    ask_for(stream->fd, 1);
+    return result;
+}

@@ -1,0 +1,269 @@
+"""Waits for sources: the destination's end of every kind of address.
+
+With TLS the handshakes of all that connect proceed side by side, each with its own time
+limit, so that none who connects and stays silent holds up the one who is awaited. Who
+fails the handshake is refused, and the wait goes on: it never reaches the parser.
+"""
+
+import select
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from tagalong import wire
+from tagalong.errors import AuthenticationError, HostError, UsageError
+from tagalong.migrate.address import (
+    Address,
+    FdAddress,
+    SocketAddress,
+    TcpAddress,
+    UnixAddress,
+)
+from tagalong.migrate.archive import replay
+from tagalong.migrate.channel import Channel, Interrupt, never
+from tagalong.migrate.connector import is_one_way, resolve, tune
+from tagalong.migrate.descriptor import connected_socket
+from tagalong.migrate.tls import Handshake, TlsCredentials, TlsRole
+
+_OWNER_ONLY: Final = 0o600
+_LOOK_UP_S: Final = 0.1
+_BACKLOG: Final = 16
+
+# Handshakes at once; who comes when all places are taken waits in the kernel's queue.
+_MAX_PENDING: Final = 16
+_HANDSHAKE_S: Final = 10.0
+
+Refused = Callable[[HostError], None]
+
+
+def _ignore(_: HostError) -> None:
+    pass
+
+
+class Listener(ABC):
+    """Waits for one peer at a time; closed by `close`, or at the end of a `with` statement.
+
+    `address` is the real one: where port 0 was asked for, the port that was given.
+    """
+
+    address: Address
+
+    @abstractmethod
+    def accept(
+        self, *, idle_s: float, timeout_s: float = float("inf"), interrupt: Interrupt = never
+    ) -> Channel:
+        """Wait for a peer and return the channel to it.
+
+        Raises HostError if none comes in `timeout_s`.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop listening. Safe to call twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class SocketListener(Listener):
+    """Listens on a socket. A Unix socket is open to its owner only and removed by `close`.
+
+    `refused` is called with the reason for each peer that TLS keeps out.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        address: SocketAddress,
+        tls: TlsCredentials | None = None,
+        refused: Refused = _ignore,
+    ) -> None:
+        self.address = address
+        self._sock = sock
+        self._tls = tls
+        self._context = tls.context(TlsRole.SERVER) if tls is not None else None
+        self._refused = refused
+        self._pending: dict[int, tuple[Handshake, int, float]] = {}
+        sock.setblocking(False)
+
+    def accept(
+        self, *, idle_s: float, timeout_s: float = float("inf"), interrupt: Interrupt = never
+    ) -> Channel:
+        """As Listener."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            interrupt()
+            ready = self._poll(min(_LOOK_UP_S, max(0.0, deadline - time.monotonic())))
+            if self._sock.fileno() in ready and (channel := self._greet(idle_s)):
+                return channel
+            if channel := self._shake_hands(ready, idle_s):
+                return channel
+            if time.monotonic() >= deadline:
+                raise HostError(f"{self.address}: nobody connected in {timeout_s:.1f} s")
+
+    def move_to(self, address: SocketAddress) -> None:
+        """Listen at another address from now on; from any thread.
+
+        Raises HostError if that is not possible; it goes on at the one before then.
+        """
+        sock = _bound(address)
+        sock.setblocking(False)
+        before, self._sock = (self._sock, self.address), sock
+        self.address = _real(address, sock)
+        before[0].close()
+        if isinstance(before[1], UnixAddress):
+            before[1].path.unlink(missing_ok=True)
+
+    def _poll(self, timeout_s: float) -> set[int]:
+        poller = select.poll()
+        if len(self._pending) < _MAX_PENDING:
+            poller.register(self._sock.fileno(), select.POLLIN)
+        for descriptor, (_, event, _) in self._pending.items():
+            poller.register(descriptor, event)
+        return {descriptor for descriptor, _ in poller.poll(timeout_s * 1000)}
+
+    def _greet(self, idle_s: float) -> Channel | None:
+        """Let one in: at once without TLS, else to its handshake."""
+        try:
+            sock, _ = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # it was there, and has gone again
+            return None
+        except OSError as error:
+            raise HostError(f"{self.address}: cannot accept: {error}") from error
+        tune(sock)
+        name = str(self.address)
+        if self._tls is None or self._context is None:
+            return Channel(sock, name, idle_s=idle_s)
+        shake = Handshake(sock, self._tls, self._context, server_name=None, name=name)
+        until = time.monotonic() + _HANDSHAKE_S
+        self._pending[shake.fileno()] = (shake, select.POLLIN, until)
+        return None
+
+    def _shake_hands(self, ready: set[int], idle_s: float) -> Channel | None:
+        """Let the handshakes go on; return the channel of the first that succeeds."""
+        for descriptor, (shake, _, until) in list(self._pending.items()):
+            try:
+                if descriptor in ready:
+                    event = shake.step()
+                    if event is None:
+                        del self._pending[descriptor]
+                        return self._admit(shake, idle_s)
+                    self._pending[descriptor] = (shake, event, until)
+                elif time.monotonic() > until:
+                    raise HostError(f"{self.address}: a peer did not finish its TLS handshake")
+            except HostError as error:
+                self._pending.pop(descriptor, None)
+                shake.close()
+                self._refused(error)
+        return None
+
+    def _admit(self, shake: Handshake, idle_s: float) -> Channel | None:
+        channel = shake.channel(idle_s=idle_s)
+        objection = shake.objection()
+        if objection is None:
+            return channel
+        error = AuthenticationError(objection)
+        with channel:
+            _turn_away(channel, error)
+        self._refused(error)
+        return None
+
+    def close(self) -> None:
+        """As Listener."""
+        for shake, _, _ in self._pending.values():
+            shake.close()
+        self._pending.clear()
+        if self._sock.fileno() >= 0:
+            self._sock.close()
+            if isinstance(self.address, UnixAddress):
+                self.address.path.unlink(missing_ok=True)
+
+
+def _turn_away(channel: Channel, error: AuthenticationError) -> None:
+    """Say why, in the stream's own words: TLS has none for a name that is not admitted."""
+    connection = wire.Connection(wire.Role.DESTINATION)
+    abort = connection.send(wire.Abort(wire.AbortReason.HOST, str(error)))
+    with suppress(HostError):
+        # It fits into the socket's buffer, or the peer does not want to know.
+        channel.send(abort, deadline=time.monotonic())
+
+
+class ReadyListener(Listener):
+    """A stream that is here already, or comes from a file or a command: one, then no more."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._is_taken = False
+
+    def accept(
+        self, *, idle_s: float, timeout_s: float = float("inf"), interrupt: Interrupt = never
+    ) -> Channel:
+        """As Listener."""
+        interrupt()
+        if self._is_taken:
+            raise HostError(f"{self.address}: there is one stream, and it was taken")
+        del timeout_s
+        self._is_taken = True
+        if isinstance(self.address, FdAddress) and not is_one_way(self.address):
+            return Channel(connected_socket(self.address), str(self.address), idle_s=idle_s)
+        return replay(self.address, idle_s=idle_s)
+
+    def close(self) -> None:
+        """As Listener."""
+
+
+def listen(
+    address: Address, *, tls: TlsCredentials | None = None, refused: Refused = _ignore
+) -> Listener:
+    """Listen at `address`.
+
+    Raises HostError if that is not possible, as when it is in use, UsageError where TLS has
+    no meaning. `refused` hears of each peer that TLS keeps out.
+    """
+    if not isinstance(address, TcpAddress | UnixAddress):
+        if tls is not None:
+            raise UsageError(f"{address}: TLS needs a listener: tcp:HOST:PORT or unix:PATH")
+        return ReadyListener(address)
+    sock = _bound(address)
+    try:
+        return SocketListener(sock, _real(address, sock), tls, refused)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _real(address: SocketAddress, sock: socket.socket) -> SocketAddress:
+    """Return the address with the port that was given."""
+    if isinstance(address, TcpAddress):
+        return TcpAddress(address.host, sock.getsockname()[1])
+    return address
+
+
+def _bound(address: SocketAddress) -> socket.socket:
+    family, where = resolve(address)[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if isinstance(address, TcpAddress):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(where)  # type: ignore[arg-type]
+        if isinstance(address, UnixAddress):
+            # Nobody can connect before listen(), so there is no moment of open access.
+            Path(address.path).chmod(_OWNER_ONLY)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise HostError(f"{address}: cannot listen: {error}") from error
+    return sock

@@ -1,0 +1,70 @@
+"""What an operator asks of a migration."""
+
+from dataclasses import dataclass, field
+
+from tagalong.errors import UsageError
+from tagalong.migrate.address import Address, TcpAddress, UnixAddress
+from tagalong.migrate.compression import Compression
+from tagalong.migrate.connector import is_one_way
+from tagalong.migrate.convergence import AutoConverge
+from tagalong.migrate.link import Timeouts
+from tagalong.migrate.tls import TlsCredentials
+from tagalong.wire.limits import MAX_CHANNELS, MAX_RECONNECT_S
+
+
+@dataclass(frozen=True)
+class MigrationOptions:
+    """What the operator asks for. Raises UsageError for what makes no sense.
+
+    `max_downtime_s`: stop the guest when what remains is expected to take no longer.
+    `max_rounds`: give up if that is not so after as many rounds. `max_bandwidth`: bytes a second
+    that pre-copy may send. `switchover_bandwidth`: bytes a second to expect of the channel while
+    the guest stands, if that is not what pre-copy reaches. `auto_converge`: slow a guest down
+    that changes memory too fast. `channels`: connections to spread pages over. `compression`: of
+    data. `reconnect_s`: for how long to try to come back when a connection breaks in pre-copy.
+    `verify`: compare a digest of all memory and tags before the commit. `drop_tags`: send all
+    tags as zero on purpose, unverified: the control experiment. `tls`: who the source is, and
+    whom it trusts.
+    """
+
+    max_downtime_s: float = 0.3
+    max_rounds: int = 40
+    max_bandwidth: float | None = None
+    switchover_bandwidth: float | None = None
+    auto_converge: AutoConverge | None = None
+    channels: int = 1
+    compression: Compression = field(default_factory=Compression)
+    reconnect_s: int = 0
+    verify: bool = False
+    drop_tags: bool = False
+    tls: TlsCredentials | None = None
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    def __post_init__(self) -> None:
+        if not self.max_downtime_s >= 0 or self.max_rounds < 1:
+            raise UsageError(
+                f"a downtime of {self.max_downtime_s} s after {self.max_rounds} rounds is not "
+                "possible: at least 0 s and 1 round"
+            )
+        if not 1 <= self.channels <= MAX_CHANNELS:
+            raise UsageError(f"{self.channels} channels are not possible: 1 to {MAX_CHANNELS} are")
+        if not 0 <= self.reconnect_s <= MAX_RECONNECT_S:
+            raise UsageError(
+                f"to reconnect for {self.reconnect_s} s is not possible: 0 to {MAX_RECONNECT_S} s "
+                "are"
+            )
+        for rate in (self.max_bandwidth, self.switchover_bandwidth):
+            if rate is not None and not rate > 0:
+                raise UsageError(f"a bandwidth of {rate} bytes a second moves nothing")
+
+
+def require_possible(address: Address, options: MigrationOptions) -> None:
+    """Raise UsageError for options that have no meaning at that address."""
+    if options.verify and is_one_way(address):
+        raise UsageError(f"{address}: nobody answers there whose digest could be compared")
+    is_once = not isinstance(address, TcpAddress | UnixAddress)
+    if is_once and (options.channels > 1 or options.reconnect_s):
+        raise UsageError(
+            f"{address}: there is one connection and no way to another; several channels and "
+            "reconnecting need tcp:HOST:PORT or unix:PATH"
+        )

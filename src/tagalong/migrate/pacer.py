@@ -1,0 +1,51 @@
+"""Keeps pre-copy below a bandwidth, so that it leaves room for others on the link."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+_LOOK_UP_S = 0.05
+_LEAST_BYTES = 64 << 10
+
+# What may be caught up after a pause: else a stall would be followed by a burst.
+_CREDIT_S = 0.1
+
+
+@dataclass
+class Pacer:
+    """Waits so that no more than `bytes_per_s` leave; never, if that is None.
+
+    `waited_s` is the time spent on that so far. Any number of threads may wait.
+    """
+
+    bytes_per_s: float | None
+    waited_s: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _due: float = field(default=0.0, init=False)
+    _total: int = field(default=0, init=False)
+
+    def portion_bytes(self, most: int) -> int:
+        """Return how much to send at once, at most `most` and at least 64 KiB."""
+        if self.bytes_per_s is None:
+            return most
+        return max(_LEAST_BYTES, min(most, int(self.bytes_per_s * _LOOK_UP_S)))
+
+    def wait(self, total_bytes: int, tick: Callable[[], None]) -> None:
+        """Wait until `total_bytes`, counted from the start, may have been sent.
+
+        `tick` is called meanwhile and may raise.
+        """
+        if self.bytes_per_s is None:
+            return
+        began = time.monotonic()
+        with self._lock:
+            self._due = max(self._due, began - _CREDIT_S)
+            self._due += max(0, total_bytes - self._total) / self.bytes_per_s
+            self._total = max(self._total, total_bytes)
+            due = self._due
+        while (left := due - time.monotonic()) > 0:
+            tick()
+            time.sleep(min(left, _LOOK_UP_S))
+        with self._lock:
+            self.waited_s += time.monotonic() - began

@@ -1,0 +1,77 @@
+"""An operator's hand on a migration's connections: broken off on purpose, taken up elsewhere.
+
+What QMP's migrate-pause does, and `migrate` with `resume`: the connections of a pre-copy are
+broken as a fault would break them, and nothing is dialled until the operator says so, at the
+same address or at another. The destination waits as long as it was told to (`reconnect_s`).
+"""
+
+import threading
+
+from tagalong.errors import UsageError
+from tagalong.migrate.address import SocketAddress, TcpAddress, UnixAddress, parse_address
+from tagalong.migrate.channel import Channel
+
+
+class Recovery:
+    """Shared by an operator's thread and a migration's; any method from any thread.
+
+    `address` is where to dial instead of where the migration began, None for there.
+    """
+
+    def __init__(self) -> None:
+        self.address: SocketAddress | None = None
+        self._lock = threading.Lock()
+        self._is_possible = False
+        self._is_paused = False
+        self._channels: list[Channel] = []
+
+    # --- the operator's ---
+
+    def pause(self) -> None:
+        """Break all connections, and dial none until `resume`.
+
+        Raises UsageError unless the migration copies pages and may reconnect.
+        """
+        with self._lock:
+            if not self._is_possible:
+                raise UsageError(
+                    "only a migration that copies pages of a running guest and may reconnect "
+                    "(x-reconnect) can be paused"
+                )
+            self._is_paused = True
+            for channel in self._channels:
+                channel.break_off()
+
+    def resume(self, uri: str | None = None) -> None:
+        """Let it be dialled again, at `uri` if there is one.
+
+        Raises UsageError unless it is paused, and for a URI that no further connection can
+        be made to; it stays paused then.
+        """
+        address = parse_address(uri) if uri is not None else None
+        if address is not None and not isinstance(address, TcpAddress | UnixAddress):
+            raise UsageError(f"{address}: a migration goes on at tcp:HOST:PORT or unix:PATH")
+        with self._lock:
+            if not self._is_paused:
+                raise UsageError("no migration is paused")
+            self.address = address or self.address
+            self._is_paused = False
+
+    # --- the migration's ---
+
+    @property
+    def is_paused(self) -> bool:
+        """Return whether to wait for `resume`."""
+        return self._is_paused
+
+    def allow(self, possible: bool) -> None:
+        """Say whether `pause` is possible from now on; it is not before that."""
+        with self._lock:
+            self._is_possible = possible
+
+    def watch(self, channel: Channel) -> Channel:
+        """Take in a connection, and return it."""
+        with self._lock:
+            self._channels = [each for each in self._channels if not each.is_closed]
+            self._channels.append(channel)
+        return channel

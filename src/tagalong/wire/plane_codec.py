@@ -1,0 +1,136 @@
+"""How the planes of a batch are put on the wire: encodings, chosen and undone.
+
+Uncompressed data never pass through here: they go from and to guest RAM as they are. The
+tags take whichever encoding is smallest; most guests leave most tags zero, kernels give
+whole pages one tag, and an allocator's tags compress well.
+"""
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from tagalong.mte import PACKED_RATIO, TAG_BITS, TAG_MASK
+from tagalong.mte.tags import uniform_pages
+from tagalong.wire.layout import Buffer, MalformedError
+from tagalong.wire.planes import Batch, DataEncoding, EncodedData, EncodedTags, TagEncoding
+from tagalong.wire.records import Feature, NoBytes, Pages
+
+_TAGS_LEVEL = 1
+
+_DATA_WITHOUT_BYTES = {NoBytes.ZERO: DataEncoding.ZERO, NoBytes.KEPT: DataEncoding.KEPT}
+
+
+class PlaneCodec:
+    """Encodes and decodes the planes of batches; belongs to one thread."""
+
+    def __init__(self) -> None:
+        self._compressors: dict[int, zstandard.ZstdCompressor] = {}
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def encode_tags(
+        self, tags: memoryview | NoBytes, page_bytes: int, features: int
+    ) -> EncodedTags:
+        """Return `tags`, packed, of pages of `page_bytes`, in the smallest possible form.
+
+        Raises MalformedError for what tags cannot be.
+        """
+        if tags is NoBytes.ABSENT:
+            return EncodedTags(TagEncoding.ABSENT, b"")
+        if isinstance(tags, NoBytes):
+            if tags is not NoBytes.ZERO:
+                raise MalformedError(f"tags are never {tags.value}")
+            return EncodedTags(TagEncoding.ZERO, b"")
+        plane = np.frombuffer(tags, np.uint8)
+        if not plane.any():
+            return EncodedTags(TagEncoding.ZERO, b"")
+        smallest = EncodedTags(TagEncoding.RAW, tags)
+        if features & Feature.ZSTD:
+            compressed = self._compress(tags, _TAGS_LEVEL)
+            if len(compressed) < tags.nbytes:
+                smallest = EncodedTags(TagEncoding.ZSTD, compressed)
+        uniform = _uniform(plane, page_bytes)
+        if uniform is not None and len(uniform) <= len(smallest.payload):
+            return EncodedTags(TagEncoding.UNIFORM, uniform)
+        return smallest
+
+    def encode_data(self, pages: Pages, features: int) -> EncodedData:
+        """Return the data of `pages` as they are to be sent: compressed if that is asked for.
+
+        Raises MalformedError for what data cannot be.
+        """
+        if isinstance(pages.data, NoBytes):
+            if pages.data not in _DATA_WITHOUT_BYTES:
+                raise MalformedError(f"a page's data are never {pages.data.value}")
+            return EncodedData(_DATA_WITHOUT_BYTES[pages.data], 0)
+        size_bytes = sum(piece.nbytes for piece in pages.data)
+        if pages.level is not None and features & Feature.ZSTD:
+            whole = pages.data[0] if len(pages.data) == 1 else b"".join(pages.data)
+            frame = self._compress(whole, pages.level)
+            if len(frame) < size_bytes:
+                return EncodedData(DataEncoding.ZSTD, len(frame), (frame,))
+        return EncodedData(DataEncoding.RAW, size_bytes, pages.data)
+
+    def decode_tags(self, batch: Batch, payload: memoryview) -> memoryview | NoBytes:
+        """Return the packed tags that `payload` holds.
+
+        Raises MalformedError (offset 0 is the payload's first byte) if a compressed payload
+        is not one frame of exactly the size that the batch needs, or a uniform one has two
+        tags in a page.
+        """
+        encoding = batch.head.tag_encoding
+        if encoding is TagEncoding.ABSENT:
+            return NoBytes.ABSENT
+        if encoding is TagEncoding.ZERO:
+            return NoBytes.ZERO
+        if encoding is TagEncoding.RAW:
+            return payload
+        if encoding is TagEncoding.UNIFORM:
+            return _expand(payload, batch.page_size_bytes // PACKED_RATIO)
+        return memoryview(self._decompress("tags", payload, batch.packed_bytes))
+
+    def decode_data(self, batch: Batch, frame: memoryview) -> memoryview:
+        """Return the data that a Zstandard frame holds; raises as `decode_tags`."""
+        return memoryview(self._decompress("data", frame, batch.ram_bytes))
+
+    def _compress(self, plane: Buffer, level: int) -> bytes:
+        if level not in self._compressors:
+            self._compressors[level] = zstandard.ZstdCompressor(
+                level=level, write_content_size=True
+            )
+        return self._compressors[level].compress(plane)
+
+    def _decompress(self, what: str, payload: memoryview, size_bytes: int) -> bytes:
+        try:
+            # What the frame declares decides what is allocated, so it is looked at first.
+            declared = zstandard.get_frame_parameters(payload).content_size
+            if declared != size_bytes:
+                raise MalformedError(
+                    f"compressed {what} declare {declared:#x} bytes, not {size_bytes:#x}"
+                )
+            return self._decompressor.decompress(
+                payload, max_output_size=size_bytes, allow_extra_data=False
+            )
+        except zstandard.ZstdError as error:
+            raise MalformedError(f"compressed {what} cannot be decompressed: {error}") from error
+
+
+def _uniform(plane: NDArray[np.uint8], page_bytes: int) -> bytes | None:
+    """Return one byte a page (the page's tag in both nibbles) if no page has two tags."""
+    row_bytes = page_bytes // PACKED_RATIO
+    # A look at the first bytes spares most planes the whole test.
+    if plane[0] != plane[row_bytes - 1] or not uniform_pages(plane, page_bytes).all():
+        return None
+    return plane[::row_bytes].tobytes()
+
+
+def _expand(payload: memoryview, row_bytes: int) -> memoryview:
+    pages = np.frombuffer(payload, np.uint8)
+    uneven = np.flatnonzero(pages & TAG_MASK != pages >> TAG_BITS)
+    if uneven.size:
+        place = int(uneven[0])
+        raise MalformedError(
+            f"page {place:#x} of the batch has uniform tags {int(pages[place]):#04x}, "
+            "which are two",
+            offset=place,
+        )
+    return np.repeat(pages, row_bytes).data

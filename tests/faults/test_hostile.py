@@ -1,0 +1,281 @@
+"""A peer that means harm: every attack ends in a typed error, soon, and costs little memory."""
+
+import socket
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+
+import pytest
+import xxhash
+import zstandard
+
+from tagalong import wire
+from tagalong.wire import NoBytes, RecordType, Role, Run, Runs
+from tests.support.kill_child import HURRIED
+from tests.support.kill_run import Child, fork_server
+
+RAM = 0x4000_0000
+RAM_BYTES = 0x10_0000
+PAGE = 4096
+MACHINE = wire.Machine(PAGE, 1, 3, (wire.Region(RAM, RAM_BYTES),))
+STATE = wire.State(
+    (wire.Vcpu(wire.Power.ON, {0x6030_0000_0010_0000: 0, 0x6030_0000_0013_C086: 0}),),
+    {"console": b""},
+)
+
+# Above guest RAM: docs/formats/stream.md, section 5, and what Python itself takes by the way.
+MOST_BYTES = 64 << 20
+MOST_S = 8.0
+
+Script = Callable[["Peer"], None]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with fork_server() as path:
+        yield path
+
+
+class Peer:
+    """A source that knows the protocol well enough to break it."""
+
+    def __init__(self, path: str) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(path)
+        self.sock.settimeout(5)
+        self.connection = wire.Connection(Role.SOURCE)
+        self.sequence = 0
+
+    def say(self, *records: wire.Record) -> None:
+        for record in records:
+            self.sock.sendall(b"".join(bytes(part) for part in self.connection.send(record)))
+            self.sequence += 1
+
+    def hear(self) -> wire.Record:
+        while True:
+            record = self.connection.next_record()
+            if not isinstance(record, wire.NeedData | wire.KeepAlive):
+                return record
+            if isinstance(record, wire.NeedData):
+                count = self.sock.recv_into(self.connection.receive_buffer())
+                if not count:
+                    raise EOFError
+                self.connection.received(count)
+
+    def introduce(self) -> "Peer":
+        """Say HELLO and hear the answer."""
+        self.say(wire.Hello(Role.SOURCE, bytes(16)))
+        self.hear()
+        return self
+
+    def begin(self) -> "Peer":
+        """Come as far as to where pages are sent."""
+        self.introduce()
+        self.say(MACHINE, STATE)
+        assert isinstance(self.hear(), wire.Accept)
+        return self
+
+    def raw(self, kind: int, payload: bytes, *, length: int | None = None) -> None:
+        """Send any bytes as a record, with the checksum that belongs to them."""
+        size = len(payload) if length is None else length
+        head = struct.pack("<HHI", kind, 0, size)
+        checksum = xxhash.xxh3_64(head + payload, seed=self.sequence).intdigest()
+        self.sock.sendall(head + checksum.to_bytes(8, "little") + payload)
+        self.sequence += 1
+
+    def pages(
+        self, runs: Iterable[tuple[int, int]], *, data: tuple[int, bytes], tags: tuple[int, bytes]
+    ) -> None:
+        """Send a batch with any runs and any encodings, sealed as it should be."""
+        entries = b"".join(struct.pack("<QQ", *run) for run in runs)
+        head = struct.pack(
+            "<HBBIII", len(entries) // 16, data[0], tags[0], len(tags[1]), len(data[1]), 0
+        )
+        checked = head + entries + tags[1]
+        size = len(checked) + len(data[1]) + 8
+        header = struct.pack("<HHI", RecordType.PAGES, 0, size)
+        checksum = xxhash.xxh3_64(header + checked, seed=self.sequence).intdigest()
+        sealed = checksum.to_bytes(8, "little")
+        if data[1]:
+            sealed += xxhash.xxh3_64(data[1]).intdigest().to_bytes(8, "little")
+        seal = xxhash.xxh3_64(sealed, seed=self.sequence).intdigest()
+        self.sock.sendall(header + sealed[:8] + checked + data[1] + seal.to_bytes(8, "little"))
+        self.sequence += 1
+
+
+def attack(server: str, script: Script) -> dict[str, object]:
+    """Let `script` talk to a destination in a process of its own; return what that told."""
+    with tempfile.TemporaryDirectory(prefix="ta-") as folder:
+        victim = Child(server, "victim", f"{folder}/in")
+        try:
+            victim.go()
+            assert victim.answer() == {"listens": True}
+            peer = Peer(f"{folder}/in")
+            with peer.sock, suppress(OSError, EOFError):
+                script(peer)
+            answer = victim.answer()
+        finally:
+            victim.kill()
+            victim.close()
+    assert answer is not None, "the destination died"
+    return answer
+
+
+def silence(_peer: Peer) -> None:
+    time.sleep(HURRIED.idle_s * 2)
+
+
+def slow_loris(peer: Peer) -> None:
+    hello = b"".join(
+        bytes(part) for part in peer.connection.send(wire.Hello(Role.SOURCE, bytes(16)))
+    )
+    for byte in hello:
+        peer.sock.sendall(bytes([byte]))
+        time.sleep(HURRIED.idle_s / 4)
+
+
+def slow_loris_in_a_batch(peer: Peer) -> None:
+    peer.begin()
+    peer.raw(RecordType.PAGES, b"", length=0x10_0000)
+    for _ in range(200):
+        peer.sock.sendall(b"\1")
+        time.sleep(HURRIED.idle_s / 4)
+
+
+def endless_keepalive(peer: Peer) -> None:
+    peer.introduce()
+    while True:
+        peer.say(wire.KeepAlive())
+
+
+def half_a_state(peer: Peer) -> None:
+    peer.introduce()
+    peer.say(MACHINE)
+    peer.raw(RecordType.STATE, bytes(30 << 20), length=32 << 20)
+
+
+def huge_lengths(peer: Peer) -> None:
+    peer.begin()
+    peer.raw(RecordType.PAGES, b"", length=0xFFFF_FFFF)
+
+
+def huge_machine(peer: Peer) -> None:
+    peer.introduce()
+    peer.say(wire.Machine(PAGE, 1, 3, (wire.Region(0, 1 << 51),)), STATE)
+    peer.hear()
+
+
+def many_vcpus(peer: Peer) -> None:
+    peer.introduce()
+    peer.raw(RecordType.MACHINE, struct.pack("<IIIIQQ", PAGE, 0xFFFF_FFFF, 3, 1, RAM, RAM_BYTES))
+    peer.hear()
+
+
+def many_regions(peer: Peer) -> None:
+    peer.introduce()
+    peer.raw(RecordType.MACHINE, struct.pack("<IIIIQQ", PAGE, 1, 3, 0xFFFF_FFFF, RAM, RAM_BYTES))
+    peer.hear()
+
+
+def tags_bomb(peer: Peer) -> None:
+    bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 20))
+    assert len(bomb) < PAGE // 32
+    peer.begin()
+    peer.pages([(RAM, 1)], data=(2, b""), tags=(4, bomb))
+    peer.hear()
+
+
+def data_bomb(peer: Peer) -> None:
+    peer.begin()
+    bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 26))
+    peer.pages([(RAM, 1)], data=(3, bomb), tags=(2, b""))
+    peer.hear()
+
+
+def bomb_that_lies_about_its_size(peer: Peer) -> None:
+    peer.begin()
+    # A frame of 64 MiB whose header says 4096: what it declares is right, what it holds is not.
+    frame = bytearray(zstandard.ZstdCompressor(level=1).compress(bytes(1 << 26)))
+    honest = zstandard.ZstdCompressor(level=1).compress(bytes(PAGE))
+    header = zstandard.frame_header_size(honest)
+    old = zstandard.frame_header_size(bytes(frame))
+    peer.pages([(RAM, 1)], data=(3, honest[:header] + bytes(frame[old:])), tags=(2, b""))
+    peer.hear()
+
+
+def outside_of_ram(peer: Peer) -> None:
+    peer.begin()
+    peer.pages([(RAM + RAM_BYTES, 1)], data=(2, b""), tags=(2, b""))
+    peer.hear()
+
+
+def address_that_wraps(peer: Peer) -> None:
+    peer.begin()
+    peer.pages([(RAM, 0xFFFF_FFFF_FFFF_FFFF)], data=(2, b""), tags=(2, b""))
+    peer.hear()
+
+
+def overlapping_runs(peer: Peer) -> None:
+    peer.begin()
+    peer.pages([(RAM, 2), (RAM + PAGE, 2)], data=(2, b""), tags=(2, b""))
+    peer.hear()
+
+
+def endless_pages(peer: Peer) -> None:
+    peer.begin()
+    batch = wire.Pages(Runs([Run(RAM, 256)]), (memoryview(bytes(RAM_BYTES)),), NoBytes.ZERO)
+    for _ in range(400):
+        peer.say(batch)
+
+
+def endless_scattered_pages(peer: Peer) -> None:
+    peer.begin()
+    runs = Runs([Run(RAM + number * 2 * PAGE, 1) for number in range(128)])
+    data = (memoryview(b"\x5a" * (128 * PAGE)),)
+    for _ in range(400):
+        peer.say(wire.Pages(runs, data, memoryview(b"\x21" * (128 * PAGE // 32))))
+
+
+def noise(peer: Peer) -> None:
+    peer.sock.sendall(bytes(range(256)) * 4096)
+
+
+ATTACKS: dict[Script, str] = {
+    silence: "the peer sent nothing for 0.5 s",
+    slow_loris: "its time is up",
+    slow_loris_in_a_batch: "its time is up",
+    endless_keepalive: "its time is up",
+    half_a_state: "the stream ends in",
+    huge_lengths: "0xffffffff",
+    huge_machine: "0x8000000000000",
+    many_vcpus: "vcpu_count",
+    many_regions: "region_count",
+    tags_bomb: "declare 0x100000 bytes, not 0x80",
+    data_bomb: "compressed data declare 0x4000000 bytes, not 0x1000",
+    bomb_that_lies_about_its_size: "compressed data cannot be decompressed",
+    outside_of_ram: "0x40100000",
+    address_that_wraps: "a run of 0xffffffffffffffff pages",
+    overlapping_runs: "where the run before it ends",
+    endless_pages: "the stream ends in COPYING",
+    endless_scattered_pages: "the stream ends in COPYING",
+    noise: "does not start a tagalong stream",
+}
+
+
+@pytest.mark.parametrize("script", ATTACKS, ids=lambda script: script.__name__)
+def test_attack_ends_in_a_typed_error_soon_and_costs_little_memory(
+    server: str, script: Script
+) -> None:
+    answer = attack(server, script)
+
+    assert not answer["started"]
+    assert answer["error"] in {"MigrationError", "MachineMismatchError"}, answer
+    assert answer["cause"] in {"RemoteProtocolError", "HostError", "NoneType"}, answer
+    assert ATTACKS[script] in str(answer["text"])
+    assert isinstance(answer["took_s"], float)
+    assert answer["took_s"] < MOST_S
+    assert isinstance(answer["grew_bytes"], int)
+    assert answer["grew_bytes"] < RAM_BYTES * 33 // 32 + MOST_BYTES, answer
+    print(f"{script.__name__}: {answer}")

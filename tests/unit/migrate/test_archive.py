@@ -1,0 +1,229 @@
+"""Streams that go one way: files, commands and descriptors hold a VM, or nothing at all."""
+
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tagalong.errors import (
+    HandoverUncertainError,
+    HostError,
+    MigrationCancelledError,
+    MigrationError,
+    RemoteProtocolError,
+    UsageError,
+)
+from tagalong.machine import RunState
+from tagalong.migrate import (
+    MigrationOptions,
+    Progress,
+    Stage,
+    listen,
+    migrate_to,
+    parse_address,
+    receive_from,
+)
+from tests.support.fake_machine import RAM, FakeMachine, contents, describe
+from tests.support.migration import PATIENT
+
+OPTIONS = MigrationOptions(timeouts=PATIENT)
+
+
+@pytest.fixture
+def source() -> Iterator[FakeMachine]:
+    machine = FakeMachine(
+        describe(0x40_0000),
+        guest=lambda it: it.guest_write(RAM + 0x1000, b"again", tags=b"\x12"),
+    )
+    region = machine.memory.regions[0]
+    region.data[:0x8000] = 0x5A
+    region.tags[:0x400] = 0x37
+    machine.resume()
+    yield machine
+    machine.close()
+
+
+def load(uri: str) -> FakeMachine:
+    with listen(parse_address(uri)) as listener:
+        arrival = receive_from(listener, FakeMachine, timeouts=PATIENT)
+    assert isinstance(arrival.machine, FakeMachine)
+    return arrival.machine
+
+
+def assert_same(source: FakeMachine, loaded: FakeMachine) -> None:
+    assert contents(loaded) == contents(source)
+    assert loaded.run_state is RunState.RUNNING
+    assert source.run_state is RunState.PAUSED
+    loaded.close()
+
+
+@pytest.mark.parametrize("suffix", ["", ",offset=0x2000"])
+def test_file_takes_a_guest_and_gives_it_back(
+    source: FakeMachine, tmp_path: Path, suffix: str
+) -> None:
+    uri = f"file:{tmp_path}/vm{suffix}"
+
+    migrate_to(uri, source, OPTIONS)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["vm"]
+    assert stat.S_IMODE((tmp_path / "vm").stat().st_mode) == 0o600
+    assert_same(source, load(uri))
+
+
+def test_file_with_an_offset_keeps_what_stands_before_it(
+    source: FakeMachine, tmp_path: Path
+) -> None:
+    path = tmp_path / "vm"
+    path.write_bytes(b"header".ljust(512, b"."))
+
+    migrate_to(f"file:{path},offset=512", source, OPTIONS)
+
+    assert path.read_bytes()[:520] == b"header".ljust(512, b".") + b"TAGALONG"
+
+
+def test_command_takes_a_guest_and_gives_it_back(source: FakeMachine, tmp_path: Path) -> None:
+    migrate_to(f"exec:gzip -c > '{tmp_path}/vm.gz'", source, OPTIONS)
+
+    assert_same(source, load(f"exec:gzip -dc '{tmp_path}/vm.gz'"))
+
+
+def test_pipe_descriptor_carries_a_guest(source: FakeMachine) -> None:
+    reading, writing = os.pipe()
+    loaded: list[FakeMachine] = []
+    thread = threading.Thread(target=lambda: loaded.append(load(f"fd:{reading}")))
+    thread.start()
+
+    migrate_to(f"fd:{writing}", source, OPTIONS)
+    thread.join(10)
+
+    assert_same(source, loaded[0])
+
+
+def test_socket_descriptor_carries_a_guest_with_verification(source: FakeMachine) -> None:
+    near, far = socket.socketpair()
+    loaded: list[FakeMachine] = []
+    thread = threading.Thread(target=lambda: loaded.append(load(f"fd:{far.detach()}")))
+    thread.start()
+
+    report = migrate_to(
+        f"fd:{near.detach()}", source, MigrationOptions(verify=True, timeouts=PATIENT)
+    )
+    thread.join(10)
+
+    assert report.verified
+    assert_same(source, loaded[0])
+
+
+def test_socket_descriptor_that_is_not_connected_is_refused(source: FakeMachine) -> None:
+    with (
+        socket.socket() as sock,
+        pytest.raises(MigrationError, match=r"fd:\d+: is not connected"),
+    ):
+        migrate_to(f"fd:{sock.fileno()}", source, OPTIONS)
+
+    assert source.run_state is RunState.RUNNING
+
+
+def test_descriptor_that_is_not_open_is_refused(source: FakeMachine) -> None:
+    with pytest.raises(MigrationError, match="fd:999: this process has no such descriptor"):
+        migrate_to("fd:999", source, OPTIONS)
+
+    assert not source.calls[1:]
+
+
+@pytest.mark.parametrize("uri", ["file:{folder}/vm", "exec:cat > {folder}/vm"])
+def test_verify_where_nobody_answers_is_refused(
+    source: FakeMachine, tmp_path: Path, uri: str
+) -> None:
+    with pytest.raises(UsageError, match="nobody answers there whose digest could be compared"):
+        migrate_to(uri.format(folder=tmp_path), source, MigrationOptions(verify=True))
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_file_that_cannot_be_created_leaves_the_guest_running(source: FakeMachine) -> None:
+    with pytest.raises(MigrationError, match=r"did not begin: file:/no/such/vm: cannot create"):
+        migrate_to("file:/no/such/vm", source, OPTIONS)
+
+    assert source.run_state is RunState.RUNNING
+
+
+def test_full_disk_leaves_the_guest_running_and_no_file(source: FakeMachine) -> None:
+    with pytest.raises(MigrationError, match="No space left on device"):
+        migrate_to("fd:{}".format(os.open("/dev/full", os.O_WRONLY)), source, OPTIONS)
+
+    assert source.run_state is RunState.RUNNING
+
+
+def test_cancelled_file_leaves_the_guest_running_and_no_file(
+    source: FakeMachine, tmp_path: Path
+) -> None:
+    cancel = threading.Event()
+
+    def watch(progress: Progress) -> None:
+        if progress.stage is Stage.STATE:
+            cancel.set()
+
+    with pytest.raises(MigrationCancelledError):
+        migrate_to(f"file:{tmp_path}/vm", source, OPTIONS, progress=watch, cancel=cancel)
+
+    assert source.run_state is RunState.RUNNING
+    for thread in threading.enumerate():
+        if thread.name == "keeper":
+            thread.join(5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_that_fails_at_once_leaves_the_guest_running(source: FakeMachine) -> None:
+    with pytest.raises(MigrationError, match="cannot write: Broken pipe"):
+        migrate_to("exec:exit 3", source, OPTIONS)
+
+    assert source.run_state is RunState.RUNNING
+
+
+def test_command_that_fails_after_the_commit_is_uncertain(source: FakeMachine) -> None:
+    with pytest.raises(HandoverUncertainError):
+        migrate_to("exec:cat > /dev/null; exit 3", source, OPTIONS)
+
+    assert source.run_state is RunState.PAUSED
+
+
+def test_every_truncation_of_a_file_starts_nothing(source: FakeMachine, tmp_path: Path) -> None:
+    migrate_to(f"file:{tmp_path}/vm", source, OPTIONS)
+    whole = (tmp_path / "vm").read_bytes()
+    built: list[FakeMachine] = []
+
+    def build(description: object) -> FakeMachine:
+        del description
+        built.append(FakeMachine(describe(0x40_0000)))
+        return built[-1]
+
+    for size in [*range(0, len(whole), len(whole) // 40), len(whole) - 1]:
+        (tmp_path / "part").write_bytes(whole[:size])
+        with (
+            listen(parse_address(f"file:{tmp_path}/part")) as listener,
+            pytest.raises(MigrationError) as caught,
+        ):
+            receive_from(listener, build, timeouts=PATIENT)
+        assert isinstance(caught.value.__cause__, RemoteProtocolError)
+
+    assert built
+    assert not any(machine.was_ever_resumed for machine in built)
+
+
+def test_file_that_does_not_exist_cannot_be_loaded() -> None:
+    with pytest.raises(HostError, match=r"file:/no/such/vm: cannot be opened: No such file"):
+        load("file:/no/such/vm")
+
+
+def test_listener_at_a_descriptor_gives_its_stream_once() -> None:
+    near, far = socket.socketpair()
+    with near, listen(parse_address(f"fd:{far.detach()}")) as listener:
+        listener.accept(idle_s=1).close()
+
+        with pytest.raises(HostError, match="there is one stream, and it was taken"):
+            listener.accept(idle_s=1)

@@ -1,0 +1,274 @@
+"""Migrations over several connections, and over connections that break and come back."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tagalong.errors import HandoverUncertainError, MigrationError, UsageError
+from tagalong.machine import RunState
+from tagalong.migrate import MigrationOptions, Progress, Stage, Timeouts, migrate_to
+from tagalong.migrate.compression import parse_compression
+from tagalong.wire import RecordType, Role
+from tests.support.fake_machine import RAM, FakeMachine, contents, describe
+from tests.support.migration import PATIENT, Migration, Outcome
+from tests.support.proxy import Fate
+
+PAGE = 4096
+RETURNING = Timeouts(idle_s=2.0, farewell_s=0.3)
+
+
+@pytest.fixture
+def source() -> FakeMachine:
+    """Return a running machine of 20 MiB, all kinds of pages in it, whose guest writes."""
+    machine = FakeMachine(
+        describe(0x100_0000, 0x40_0000),
+        guest=lambda it: it.guest_write(RAM + 0x1000, b"again", tags=b"\x12"),
+    )
+    draw = np.random.default_rng(7)
+    for region in machine.memory.regions:
+        half = region.data.size // 2
+        region.data[:half] = draw.integers(0, 256, half, np.uint8)
+        region.tags[: half // 32] = draw.integers(0, 256, half // 32, np.uint8)
+        region.tags[half // 32 : half // 16] = 0x77
+        region.data[half : half + 64 * PAGE] = 0
+    machine.resume()
+    machine.calls.clear()
+    return machine
+
+
+@pytest.fixture
+def outcomes() -> Iterator[list[Outcome]]:
+    collected: list[Outcome] = []
+    yield collected
+    for outcome in collected:
+        outcome.close()
+
+
+def moved(outcome: Outcome) -> Outcome:
+    outcome.raise_if_failed()
+    assert contents(outcome.destination) == contents(outcome.source)
+    assert outcome.source.run_state is RunState.PAUSED
+    assert outcome.destination.run_state is RunState.RUNNING
+    assert outcome.report is not None
+    assert outcome.report.source_digest == outcome.report.destination_digest
+    return outcome
+
+
+@pytest.mark.parametrize("channels", [2, 16])
+@pytest.mark.parametrize("compression", ["none", "zstd:1", "auto"])
+def test_migration_over_channels_moves_everything(
+    source: FakeMachine, outcomes: list[Outcome], channels: int, compression: str
+) -> None:
+    options = MigrationOptions(
+        channels=channels,
+        compression=parse_compression(compression),
+        verify=True,
+        timeouts=PATIENT,
+    )
+    outcome = Migration(source, options).run()
+    outcomes.append(outcome)
+
+    moved(outcome)
+
+
+def test_migration_over_channels_spreads_the_pages(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    carried: dict[int, int] = {}
+
+    def note(role: Role, _number: int, kind: RecordType, record: bytes) -> bytes:
+        if role is Role.SOURCE and kind is RecordType.PAGES:
+            thread = threading.get_ident()
+            carried[thread] = carried.get(thread, 0) + len(record)
+        return record
+
+    # With a limit, batches are small enough for everybody to get some.
+    options = MigrationOptions(channels=3, max_bandwidth=40e6, verify=True, timeouts=PATIENT)
+    outcome = Migration(source, options, rule=note).run()
+    outcomes.append(outcome)
+
+    moved(outcome)
+    assert len(carried) >= 2
+    assert outcome.report is not None
+    assert outcome.report.bytes_sent > sum(carried.values())
+
+
+def test_migration_over_a_channel_that_breaks_ends_with_the_guest_here(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    before = contents(source)
+
+    def cut(role: Role, number: int, kind: RecordType, record: bytes) -> bytes | Fate:
+        # The second record of the first connection is MACHINE, that of a channel is not.
+        is_channel = role is Role.SOURCE and kind is not RecordType.MACHINE and number == 1
+        return Fate.CUT_ONE if is_channel else record
+
+    outcome = Migration(source, MigrationOptions(channels=2, timeouts=PATIENT), rule=cut).run()
+    outcomes.append(outcome)
+
+    assert isinstance(outcome.source_error, MigrationError)
+    assert not isinstance(outcome.source_error, HandoverUncertainError)
+    assert isinstance(outcome.destination_error, MigrationError)
+    assert outcome.source.run_state is RunState.RUNNING
+    assert not outcome.destination.was_ever_resumed
+    assert outcome.destination.is_closed
+    assert contents(source)[1] == before[1]
+
+
+def cut_once(fate: Fate, which: tuple[Role, int]) -> tuple[list[int], object]:
+    """Return a rule that breaks the connections at one record, the first time it comes."""
+    broken: list[int] = []
+
+    def rule(role: Role, number: int, _kind: RecordType, record: bytes) -> bytes | Fate:
+        if (role, number) == which and not broken:
+            broken.append(number)
+            return fate
+        return record
+
+    return broken, rule
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("fate", [Fate.CUT, Fate.STALL, Fate.CUT_MID_RECORD])
+@pytest.mark.parametrize(
+    "which",
+    [(Role.SOURCE, 3), (Role.SOURCE, 4), (Role.DESTINATION, 2)],
+    ids=["pages", "later", "answer"],
+)
+def test_connection_that_breaks_in_precopy_is_resumed(
+    source: FakeMachine,
+    outcomes: list[Outcome],
+    channels: int,
+    fate: Fate,
+    which: tuple[Role, int],
+) -> None:
+    broken, rule = cut_once(fate, which)
+    options = MigrationOptions(
+        channels=channels,
+        max_bandwidth=40e6,  # so that batches are small, and the records in question are batches
+        reconnect_s=20,
+        verify=True,
+        timeouts=RETURNING,
+        max_downtime_s=5,
+    )
+    stages: list[Stage] = []
+
+    def note(progress: Progress) -> None:
+        stages.append(progress.stage)
+
+    outcome = Migration(source, options, rule=rule, progress=note).run()  # type: ignore[arg-type]
+    outcomes.append(outcome)
+
+    assert broken
+    moved(outcome)
+    assert Stage.RECONNECT in stages
+
+
+def test_resumed_migration_sends_again_only_what_is_not_held(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    broken, rule = cut_once(Fate.CUT, (Role.SOURCE, 6))
+    options = MigrationOptions(reconnect_s=20, verify=True, timeouts=RETURNING)
+
+    outcome = Migration(source, options, rule=rule).run()  # type: ignore[arg-type]
+    outcomes.append(outcome)
+
+    assert broken
+    moved(outcome)
+    assert outcome.report is not None
+    data_bytes = outcome.report.rounds[0].data_bytes_wire
+    whole = 10 << 20
+    # One batch was on its way when the connection broke.
+    assert whole <= data_bytes <= whole + (8 << 20)
+
+
+def test_source_whose_destination_does_not_come_back_keeps_the_guest(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    def cut(role: Role, number: int, _kind: RecordType, record: bytes) -> bytes | Fate:
+        return Fate.CUT_FOR_EVER if (role, number) == (Role.SOURCE, 4) else record
+
+    options = MigrationOptions(reconnect_s=1, timeouts=RETURNING)
+    began = time.monotonic()
+    outcome = Migration(source, options, rule=cut).run()
+    outcomes.append(outcome)
+
+    assert "did not come back in 1 s" in str(outcome.source_error)
+    assert "did not come back in 1 s" in str(outcome.destination_error)
+    assert time.monotonic() - began < 8
+    assert outcome.source.run_state is RunState.RUNNING
+    assert outcome.destination.is_closed
+    assert not outcome.destination.was_ever_resumed
+
+
+def test_strangers_at_the_door_change_nothing(source: FakeMachine, outcomes: list[Outcome]) -> None:
+    strangers: list[socket.socket] = []
+    where: list[int] = []
+
+    def intrude(_role: Role, _number: int, kind: RecordType, record: bytes) -> bytes:
+        if kind is RecordType.PAGES and len(strangers) < 6:
+            for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b"TAGALONG\2\0\0\0\0\0\0\0"):
+                sock = socket.create_connection(("127.0.0.1", where[0]))
+                sock.sendall(said)
+                strangers.append(sock)
+        return record
+
+    options = MigrationOptions(channels=2, reconnect_s=5, verify=True, timeouts=PATIENT)
+    migration = Migration(source, options, rule=intrude, target=where)
+    outcome = migration.run()
+    outcomes.append(outcome)
+
+    assert len(strangers) >= 3
+    moved(outcome)
+    for sock in strangers:
+        sock.close()
+
+
+@pytest.mark.parametrize("wish", [{"channels": 2}, {"reconnect_s": 1}])
+def test_several_connections_where_there_is_one_are_refused(
+    source: FakeMachine, wish: dict[str, int]
+) -> None:
+    with pytest.raises(UsageError, match="there is one connection and no way to another"):
+        migrate_to("exec:cat >/dev/null", source, MigrationOptions(**wish))  # type: ignore[arg-type]
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"channels": 0}, "0 channels are not possible: 1 to 16 are"),
+        ({"channels": 17}, "17 channels are not possible: 1 to 16 are"),
+        ({"reconnect_s": -1}, "to reconnect for -1 s is not possible"),
+        ({"reconnect_s": 3601}, "to reconnect for 3601 s is not possible"),
+    ],
+)
+def test_options_that_are_not_possible_raise(wish: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        MigrationOptions(**wish)  # type: ignore[arg-type]
+
+
+def test_tag_only_changes_send_tags_only(outcomes: list[Outcome]) -> None:
+    ticks: list[int] = []
+
+    def guest(machine: FakeMachine) -> None:
+        ticks.append(1)
+        for page in range(64):
+            machine.guest_write(RAM + page * PAGE, b"", tags=bytes([len(ticks) % 16 * 0x11]))
+
+    machine = FakeMachine(describe(0x100_0000), guest=guest)
+    region = machine.memory.regions[0]
+    region.data[:] = np.random.default_rng(1).integers(0, 256, region.data.size, np.uint8)
+    machine.resume()
+    outcome = Migration(machine, MigrationOptions(verify=True, timeouts=PATIENT)).run()
+    outcomes.append(outcome)
+
+    moved(outcome)
+    assert outcome.report is not None
+    last = outcome.report.rounds[-1]
+    assert last.pages == 64
+    assert last.data_bytes_wire == 0
+    assert last.tag_bytes_wire > 0

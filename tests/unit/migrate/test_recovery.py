@@ -1,0 +1,193 @@
+"""Migrations that an operator pauses and lets go on, here or elsewhere."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tagalong.errors import HostError, MigrationError, UsageError
+from tagalong.machine import RunState
+from tagalong.migrate import (
+    MigrationOptions,
+    Progress,
+    Recovery,
+    SocketListener,
+    Stage,
+    TcpAddress,
+    Timeouts,
+    TlsCredentials,
+    UnixAddress,
+    connect,
+    listen,
+    migrate_to,
+    receive_from,
+)
+from tests.support.certificates import Authority
+from tests.support.fake_machine import FakeMachine, contents, describe
+
+TIMEOUTS = Timeouts(farewell_s=0.3)
+ANY = TcpAddress("127.0.0.1", 0)
+
+
+class Rig:
+    """A migration that is paused at its first page, and goes on as `go_on` says."""
+
+    def __init__(self, *, reconnect_s: int = 20, tls: TlsCredentials | None = None) -> None:
+        self.recovery = Recovery()
+        self.stages: list[Stage] = []
+        self.options = MigrationOptions(
+            verify=True, reconnect_s=reconnect_s, channels=2, timeouts=TIMEOUTS, tls=tls
+        )
+        self.source = FakeMachine(describe(0x40_0000))
+        self.source.memory.regions[0].data[:] = 0x5A
+        self.source.memory.regions[0].tags[:0x4000] = 0x37
+        self.source.resume()
+        found = listen(ANY, tls=tls)
+        assert isinstance(found, SocketListener)
+        self.listener = found
+        self.arrived: list[FakeMachine] = []
+        self.thread = threading.Thread(target=self._receive)
+        self.thread.start()
+
+    def _receive(self) -> None:
+        try:
+            machine = receive_from(self.listener, FakeMachine, timeouts=TIMEOUTS).machine
+        except MigrationError:
+            return
+        assert isinstance(machine, FakeMachine)
+        self.arrived.append(machine)
+
+    def run(self, go_on: threading.Timer | None) -> None:
+        def watch(progress: Progress) -> None:
+            if progress.stage is Stage.PRECOPY and Stage.PRECOPY not in self.stages:
+                self.recovery.pause()
+                if go_on is not None:
+                    go_on.start()
+            self.stages.append(progress.stage)
+
+        migrate_to(
+            str(self.listener.address),
+            self.source,
+            self.options,
+            progress=watch,
+            recovery=self.recovery,
+        )
+
+    def close(self) -> None:
+        self.thread.join(20)
+        self.listener.close()
+        for machine in (self.source, *self.arrived):
+            machine.close()
+
+
+@pytest.fixture
+def rigs() -> Iterator[list[Rig]]:
+    made: list[Rig] = []
+    yield made
+    for rig in made:
+        rig.close()
+
+
+def assert_moved(rig: Rig) -> None:
+    rig.thread.join(20)
+    assert Stage.RECONNECT in rig.stages
+    assert rig.source.run_state is RunState.PAUSED
+    assert rig.arrived[0].run_state is RunState.RUNNING
+    assert contents(rig.arrived[0]) == contents(rig.source)
+
+
+def test_paused_migration_goes_on_when_it_is_told_to(rigs: list[Rig]) -> None:
+    rigs.append(rig := Rig())
+
+    rig.run(threading.Timer(0.5, rig.recovery.resume))
+
+    assert_moved(rig)
+
+
+def test_paused_migration_goes_on_over_tls(rigs: list[Rig], tmp_path: Path) -> None:
+    rigs.append(rig := Rig(tls=TlsCredentials(Authority(tmp_path).folder)))
+
+    rig.run(threading.Timer(0.5, rig.recovery.resume))
+
+    assert_moved(rig)
+
+
+def test_paused_migration_goes_on_at_another_address(rigs: list[Rig], tmp_path: Path) -> None:
+    rigs.append(rig := Rig())
+    elsewhere = UnixAddress(tmp_path / "elsewhere")
+
+    def move() -> None:
+        rig.listener.move_to(elsewhere)
+        rig.recovery.resume(str(elsewhere))
+
+    rig.run(threading.Timer(0.5, move))
+
+    assert_moved(rig)
+    assert rig.listener.address == elsewhere
+
+
+def test_paused_migration_that_nobody_continues_ends_with_the_guest_here(rigs: list[Rig]) -> None:
+    rigs.append(rig := Rig(reconnect_s=1))
+
+    with pytest.raises(MigrationError, match=r"did not come back in 1 s \(the migration is paused"):
+        rig.run(None)
+
+    assert rig.source.run_state is RunState.RUNNING
+    rig.thread.join(20)
+    assert not rig.arrived
+
+
+def test_migration_that_may_not_reconnect_cannot_be_paused(rigs: list[Rig]) -> None:
+    rigs.append(rig := Rig(reconnect_s=0))
+
+    with pytest.raises(MigrationError, match=r"may reconnect \(x-reconnect\) can be paused"):
+        rig.run(None)
+
+    assert rig.source.run_state is RunState.RUNNING
+
+
+def test_recovery_of_nothing_is_refused() -> None:
+    recovery = Recovery()
+
+    with pytest.raises(UsageError, match="can be paused"):
+        recovery.pause()
+    with pytest.raises(UsageError, match="no migration is paused"):
+        recovery.resume()
+
+
+@pytest.mark.parametrize("uri", ["file:/tmp/x", "exec:cat", "fd:3"])
+def test_paused_migration_does_not_go_on_where_nobody_could_come_back(uri: str) -> None:
+    recovery = Recovery()
+    recovery.allow(True)
+    recovery.pause()
+
+    with pytest.raises(UsageError, match="a migration goes on at tcp:HOST:PORT or unix:PATH"):
+        recovery.resume(uri)
+
+    assert recovery.is_paused
+
+
+def test_listener_moves_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    before, after = UnixAddress(tmp_path / "a"), UnixAddress(tmp_path / "b")
+    with listen(before) as listener:
+        assert isinstance(listener, SocketListener)
+
+        listener.move_to(after)
+
+        assert not before.path.exists()
+        with connect(after, timeout_s=1, idle_s=1), listener.accept(idle_s=1, timeout_s=1):
+            pass
+    assert not after.path.exists()
+
+
+def test_listener_that_cannot_move_stays(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with listen(UnixAddress(tmp_path / "a")) as listener:
+        assert isinstance(listener, SocketListener)
+
+        with pytest.raises(HostError, match="taken: cannot listen"):
+            listener.move_to(UnixAddress(tmp_path / "taken"))
+
+        with connect(listener.address, timeout_s=1, idle_s=1):
+            listener.accept(idle_s=1, timeout_s=1).close()
