@@ -77,7 +77,7 @@ def test_receive_from_a_peer_that_only_keeps_alive_ends(
     thread.start()
     began = time.monotonic()
     try:
-        with pytest.raises(HostError, match="sent too little|sent nothing|is too slow"):
+        with pytest.raises(HostError, match=r"sent too little|sent nothing|is too slow"):
             link.receive()
     finally:
         stop.set()
@@ -101,7 +101,7 @@ def test_receive_from_a_peer_that_dribbles_ends(ends: tuple[Link, Channel, Conne
     thread.start()
     began = time.monotonic()
     try:
-        with pytest.raises(HostError, match="sent too little|sent nothing|is too slow"):
+        with pytest.raises(HostError, match=r"sent too little|sent nothing|is too slow"):
             link.receive()
     finally:
         stop.set()
