@@ -44,7 +44,7 @@ def test_migration_by_any_strategy_arrives_whole(
         return machine
 
     chosen = use_or_skip(guest.machine, name)
-    arrived = move(guest.machine, build, MigrationOptions(verify=True))
+    arrived = move(guest.machine, build, MigrationOptions(channels=2, verify=True))
 
     assert (chosen.name, chosen.reason) == (name, "asked for")
     assert arrived.save_state() == before

@@ -36,6 +36,7 @@ from tagalong.machine import (
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 from tagalong.mte.registers import MteVersion
 from tagalong.soft.description import PAGE_BYTES, create_memory, refuse_foreign
+from tagalong.soft.dirty_log import DirtyLog
 from tagalong.soft.disassembly import disassemble
 from tagalong.soft.exits import DeviceExits
 from tagalong.soft.host import SoftHost
@@ -79,12 +80,12 @@ class SoftMachine:
         self._holds = 0
         self._closed = False
         self._runner: threading.Thread | None = None
-        self._dirty_log: list[PageBitmap] | None = None
         self._native = NativeMachine(description.vcpu_count, seed)
         self._memory = create_memory(description, sources)
         for region in self._memory.regions:
             self._native.add_ram(region)
         self._native.add_mmio(PL011_GPA, PL011_BYTES)
+        self._dirty_log = DirtyLog(self._native, self._memory.regions)
         self._uart = Pl011(console)
         self._host: SoftHost | None = None
         self._ram = SoftRam(self._memory, lambda: self.host)
@@ -262,25 +263,17 @@ class SoftMachine:
     def start_dirty_log(self) -> None:
         """Record changed pages from now on."""
         with self._held():
-            self._dirty_log = [PageBitmap(r.page_count) for r in self._memory.regions]
-            self._attach_dirty_log(self._dirty_log)
+            self._dirty_log.start()
 
     def harvest_dirty_log(self) -> list[PageBitmap]:
         """Return the pages changed since the last harvest, and start anew."""
         with self._held():
-            if self._dirty_log is None:
-                raise RunStateError("the dirty log was not started")
-            harvest = [bitmap.copy() for bitmap in self._dirty_log]
-            for bitmap in self._dirty_log:
-                bitmap.clear()
-            self._attach_dirty_log(self._dirty_log)
-            return harvest
+            return self._dirty_log.harvest()
 
     def stop_dirty_log(self) -> None:
         """Stop recording."""
         with self._held():
-            self._attach_dirty_log([None] * len(self._memory.regions))
-            self._dirty_log = None
+            self._dirty_log.stop()
 
     # --- state ---
 
@@ -417,10 +410,6 @@ class SoftMachine:
             self._condition.notify_all()
 
     # --- small help ---
-
-    def _attach_dirty_log(self, bitmaps: Sequence[PageBitmap | None]) -> None:
-        for index, bitmap in enumerate(bitmaps):
-            self._native.set_dirty_log(index, bitmap)
 
     def _is_ram(self, gpa: int) -> bool:
         try:
