@@ -15,9 +15,11 @@ from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.errors import HostError
 from tagalong.machine import Machine, MachineDescription
 from tagalong.memory import Gpa, RegionSource
+from tagalong.migrate import MigrationOptions
 from tagalong.mte.tags import unpack
 from tagalong.snapshot import Restored, SaveOptions, restore, save
 from tests.conformance.conftest import KINDS
+from tests.support.move import move
 from tests.support.running_guest import Boot, Listener, RunningGuest
 
 
@@ -101,6 +103,23 @@ def test_churn_goes_on_here_and_in_the_restored_machine(
     restored, listener = revive(tmp_path / "vm.core")
     assert restored.was_running
     assert_goes_on(restored.machine, listener)
+
+
+def test_restored_machine_is_migrated_on(
+    boot: Boot, revive: Restore, machine_name: str, opened: list[Machine], tmp_path: Path
+) -> None:
+    save_churning(boot, tmp_path / "vm.core")
+    restored, _ = revive(tmp_path / "vm.core")
+    arriving = Listener()
+
+    def build(description: MachineDescription) -> Machine:
+        return KINDS[machine_name].from_description(description, console=arriving.hear)
+
+    arrived = move(restored.machine, build, MigrationOptions(channels=2, verify=True))
+    opened.append(arrived)
+
+    assert contents(arrived) == contents(restored.machine)
+    assert_goes_on(arrived, arriving)
 
 
 def test_snapshot_of_a_paused_guest_restores_the_same_memory_tags_and_state(

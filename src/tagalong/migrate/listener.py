@@ -242,6 +242,8 @@ def listen(
         return SocketListener(sock, _real(address, sock), tls, refused)
     except BaseException:
         sock.close()
+        if isinstance(address, UnixAddress):
+            Path(address.path).unlink(missing_ok=True)
         raise
 
 

@@ -325,6 +325,15 @@ def test_tls_where_nobody_could_be_authenticated_is_refused(ours: TlsCredentials
         listen(parse_address(uri), tls=ours)
 
 
+def test_listener_without_its_certificates_leaves_no_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+
+    with pytest.raises(HostError, match="cannot be read for TLS"):
+        listen(parse_address(f"unix:{path}"), tls=TlsCredentials(tmp_path / "none"))
+
+    assert not path.exists()
+
+
 def test_failed_send_lets_nothing_out_later(ours: TlsCredentials) -> None:
     """OpenSSL holds back what it has encrypted; no later call may set it free."""
     with connected(ours, idle_s=0.3) as (near, far):
