@@ -11,7 +11,15 @@ from tagalong.soft import SoftMachine
 from tagalong.wire import Role
 from tests.support.fake_machine import FakeMachine
 from tests.support.fault_proxy import Fault, Kind
-from tests.support.fault_run import OPTIONS, Case, Tally, at_boundaries, run_all, shape
+from tests.support.fault_run import (
+    OPTIONS,
+    PATIENT_OPTIONS,
+    Case,
+    Tally,
+    at_boundaries,
+    run_all,
+    shape,
+)
 from tests.support.kill_child import make_source
 from tests.support.running_guest import Listener, RunningGuest
 
@@ -21,8 +29,13 @@ RANDOM_PLACES = 30
 _seeds = itertools.count()
 
 
+# Bytes that only come later must not fail on a busy host either.
+UNHURRIED = replace(OPTIONS, timeouts=PATIENT_OPTIONS.timeouts)
+
+
 def fake(fault: Fault | None = None) -> Case:
-    return Case(make_source(), FakeMachine, fault)
+    is_harmless = fault is not None and fault.kind is Kind.DELAY
+    return Case(make_source(), FakeMachine, fault, UNHURRIED if is_harmless else OPTIONS)
 
 
 def at_random(kind: Kind, sizes: dict[Role, list[int]], count: int, seed: int) -> list[Fault]:
@@ -57,7 +70,7 @@ def test_fault_at_every_record_boundary_and_at_random_bytes_never_loses_the_vm(
     assert_never_lost(tally)
     assert tally.struck >= 0.9 * len(faults)
     assert tally.stayed or kind is Kind.DELAY
-    assert tally.moved == len(faults) or kind is not Kind.DELAY
+    assert tally.moved == len(faults) or kind is not Kind.DELAY, tally.reasons
 
 
 # Several connections, and a source that comes back, have more to get wrong.

@@ -169,13 +169,14 @@ def _judge_nothing_started(case: Case) -> str | None:
 
 @dataclass
 class Tally:
-    """What came of many cases."""
+    """What came of many cases; `reasons` are why the guest stayed at the source."""
 
     struck: int = 0
     moved: int = 0
     stayed: int = 0
     uncertain: int = 0
     wrong: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
 
     def add(self, case: Case) -> None:
         """Judge a case and take it in."""
@@ -189,6 +190,7 @@ class Tally:
             self.uncertain += 1
         else:
             self.stayed += 1
+            self.reasons.append(f"{case.fault}: {case.source_error}")
 
 
 def run_all(make: Callable[[Fault], Case], faults: Sequence[Fault]) -> Tally:
