@@ -26,6 +26,10 @@ from tagalong.errors import HostError, RunStateError
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
+# Extents that are asked for in one call: 64 KiB for the answer.
+_EXTENTS_AT_ONCE = 4096
+
+
 class AnyPlane(Protocol):
     """What a region needs of a plane; `Plane` says what each method promises."""
 
@@ -136,15 +140,15 @@ class Plane:
         Touches no memory. Every start is a multiple of the host's page size. Raises
         RunStateError after close(), HostError if the host cannot tell.
         """
-        fd, stop = self.fd, 0
-        try:
-            while True:
-                start = os.lseek(fd, stop, os.SEEK_DATA)
-                stop = os.lseek(fd, start, os.SEEK_HOLE)
+        found = np.empty((_EXTENTS_AT_ONCE, 2), np.uint64)
+        count, stop = _EXTENTS_AT_ONCE, 0
+        while count == _EXTENTS_AT_ONCE:
+            count = library().ta_file_extents(self.fd, stop, found.ctypes.data, count)
+            if count < 0:
+                reason = os.strerror(-count)
+                raise HostError(f"lseek of {self._name} from {stop:#x} on failed: {reason}")
+            for start, stop in found[:count].tolist():
                 yield start, stop
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # nothing but a hole up to the end
-                raise HostError(f"lseek of {self._name} at {stop:#x} failed: {error}") from error
 
     def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
         """Return, for `count` pages from byte `start` on, whether each is no hole.

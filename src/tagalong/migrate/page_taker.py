@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tagalong import wire
 from tagalong.machine import Machine
-from tagalong.memory import Gpa
+from tagalong.memory import Gpa, run_pages
 from tagalong.mte import PACKED_RATIO
 
 Flags = list[NDArray[np.bool_]]
@@ -98,7 +98,7 @@ class PageTaker:
         first = (first - self._starts[regions]) // self._page_bytes
         for number in np.unique(regions).tolist():
             here = regions == number
-            yield number, _expand(first[here], count[here])
+            yield number, run_pages(np.stack((first[here], count[here]), axis=1))
 
     def _scatter(self, number: int, pages: Pages, data: memoryview, at: int) -> None:
         rows = np.frombuffer(data, np.uint8).reshape(-1, self._page_bytes)
@@ -129,9 +129,3 @@ class PageTaker:
             zeros = np.zeros((used.size, self._page_bytes // PACKED_RATIO), np.uint8)
             self._machine.write_page_tags(number, used, zeros)
             self._tags_used[number][used] = False
-
-
-def _expand(first: Pages, count: Pages) -> Pages:
-    """Return the numbers of all pages of runs."""
-    numbers: Pages = np.arange(count.sum()) + np.repeat(first - np.cumsum(count) + count, count)
-    return numbers
