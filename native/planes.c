@@ -1,6 +1,6 @@
 /* System calls for many places at once: what Python would spend most of its time on when the
  * pages of a batch are scattered. */
-#define _XOPEN_SOURCE 700
+#define _GNU_SOURCE /* SEEK_DATA, SEEK_HOLE */
 #include "tagalong.h"
 
 #include <errno.h>
@@ -39,6 +39,49 @@ int ta_read_pages(int fd, uint64_t page_bytes, const int64_t *pages, size_t coun
         at += run;
     }
     return 0;
+}
+
+/* 0, or -errno. */
+static int write_whole(int fd, const uint8_t *source, uint64_t size, uint64_t offset)
+{
+    while (size > 0) {
+        ssize_t count = pwrite(fd, source, size, (off_t)offset);
+        if (count < 0 && errno == EINTR)
+            continue;
+        if (count < 0)
+            return -errno;
+        source += count;
+        offset += (uint64_t)count;
+        size -= (uint64_t)count;
+    }
+    return 0;
+}
+
+int ta_write_ranges(int fd, const struct ta_file_write *writes, size_t count,
+                    const uint8_t *source, uint64_t *done)
+{
+    for (*done = 0; *done < count; ++*done) {
+        const struct ta_file_write *write = &writes[*done];
+        int error = write_whole(fd, source + write->source, write->size, write->offset);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+int64_t ta_file_extents(int fd, uint64_t from, uint64_t *extents, size_t most)
+{
+    for (size_t count = 0; count < most; count++) {
+        off_t start = lseek(fd, (off_t)from, SEEK_DATA);
+        if (start < 0 && errno == ENXIO)
+            return (int64_t)count;
+        off_t stop = start < 0 ? -1 : lseek(fd, start, SEEK_HOLE);
+        if (stop < 0)
+            return -errno;
+        extents[2 * count] = (uint64_t)start;
+        extents[2 * count + 1] = from = (uint64_t)stop;
+    }
+    return (int64_t)most;
 }
 
 size_t ta_ioctl_each(int fd, uint64_t request, uint8_t *arguments, size_t argument_bytes,

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TA_ABI_VERSION 4
+#define TA_ABI_VERSION 5
 #define TA_EXPORT __attribute__((visibility("default")))
 
 TA_EXPORT uint32_t ta_abi_version(void);
@@ -76,6 +76,20 @@ TA_EXPORT int ta_receive_pages(struct ta_page_stream *stream, uint32_t timeout_m
 /* Reads `count` pages of a file, one after the other, into `target`. Returns 0 or -errno. */
 TA_EXPORT int ta_read_pages(int fd, uint64_t page_bytes, const int64_t *pages, size_t count,
                             uint8_t *target);
+
+struct ta_file_write {
+    uint64_t offset; /* in the file */
+    uint64_t size;
+    uint64_t source; /* where it comes from, counted from the start of `source` */
+};
+
+/* Makes `count` writes; `done` is the number of those that are complete. Returns 0 or -errno. */
+TA_EXPORT int ta_write_ranges(int fd, const struct ta_file_write *writes, size_t count,
+                              const uint8_t *source, uint64_t *done);
+
+/* Finds what of a file from byte `from` on is no hole: at most `most` pairs [start, stop), in
+ * order. Returns their number, fewer than `most` at the file's end, or -errno. */
+TA_EXPORT int64_t ta_file_extents(int fd, uint64_t from, uint64_t *extents, size_t most);
 
 /* Makes the same ioctl with each of `count` arguments, until one fails; results[i] is what
  * the i-th returned, or -errno. Returns the number of those that did not fail. */

@@ -14,7 +14,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 4
+ABI_VERSION = 5
 
 _u8p = ctypes.c_void_p
 _u64 = ctypes.c_uint64
@@ -98,6 +98,11 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     # planes.c
     "ta_read_pages": (ctypes.c_int, (ctypes.c_int, _u64, ctypes.c_void_p, _size, _u8p)),
     "ta_ioctl_each": (_size, (ctypes.c_int, _u64, _u8p, _size, _size, ctypes.c_void_p)),
+    "ta_write_ranges": (
+        ctypes.c_int,
+        (ctypes.c_int, ctypes.c_void_p, _size, _u8p, ctypes.POINTER(_u64)),
+    ),
+    "ta_file_extents": (ctypes.c_int64, (ctypes.c_int, _u64, ctypes.c_void_p, _size)),
     # cpu/
     "ta_machine_new": (ctypes.c_void_p, (_u32, _u64)),
     "ta_machine_free": (None, (ctypes.c_void_p,)),

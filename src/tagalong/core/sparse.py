@@ -6,7 +6,7 @@ A hole costs no disk and no time, reads as zero and stays a hole when the file i
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong._native import library
 from tagalong.errors import HostError
 from tagalong.mte.tags import zero_rows
 
@@ -53,40 +54,51 @@ class SparseExtent:
         first = min(-(-offset // BLOCK_BYTES) * BLOCK_BYTES, stop)
         last = max(stop // BLOCK_BYTES * BLOCK_BYTES, first)
         self._write_part(offset, content[: first - offset])
-        whole = content[first - offset : last - offset]
-        for start, end, is_zero in _runs(zero_rows(whole, BLOCK_BYTES)):
-            begin, finish = start * BLOCK_BYTES, end * BLOCK_BYTES
-            if is_zero:
-                self.clear(first + begin, finish - begin)
-            else:
-                self._write_all(first + begin, whole[begin:finish])
+        self._write_blocks(first, content[first - offset : last - offset])
         self._write_part(last, content[last - offset :])
 
-    def write_scattered(
-        self, ranges: Sequence[tuple[int, int]], content: NDArray[np.uint8]
-    ) -> None:
+    def _write_blocks(self, first: int, whole: NDArray[np.uint8]) -> None:
+        """Write whole blocks from byte `first` on."""
+        runs = np.array([*_runs(zero_rows(whole, BLOCK_BYTES))], np.int64).reshape(-1, 3)
+        starts, sizes = runs[:, 0] * BLOCK_BYTES, (runs[:, 1] - runs[:, 0]) * BLOCK_BYTES
+        is_zero = runs[:, 2] != 0
+        if first < self._untouched:
+            holes = np.stack((starts[is_zero], sizes[is_zero]), axis=1)
+            for start, size in holes.tolist():
+                self.clear(first + start, size)
+        kept = starts[~is_zero]
+        self._write_parts(np.stack((first + kept, sizes[~is_zero], kept), axis=1), whole)
+
+    def _write_parts(self, writes: NDArray[np.int64], content: NDArray[np.uint8]) -> None:
+        """Write parts of `content`: rows of offset, size and where in `content` it begins."""
+        if not len(writes):
+            return
+        source = np.ascontiguousarray(content)
+        self._touch(int((writes[:, 0] + writes[:, 1]).max()))
+        writes = writes + np.array([self._start, 0, 0])
+        done = ctypes.c_uint64()
+        error = library().ta_write_ranges(
+            self._fd, writes.ctypes.data, len(writes), source.ctypes.data, ctypes.byref(done)
+        )
+        if error:
+            offset, size = writes[done.value, :2].tolist()
+            raise self._failure("write", offset - self._start, size, _os_error(-error))
+
+    def write_scattered(self, ranges: NDArray[np.int64], content: NDArray[np.uint8]) -> None:
         """Write `content` in parts: to each [start, stop) of `ranges` the next of it.
 
-        Starts and stops are multiples of BLOCK_BYTES. As `write` for each, and faster for
-        many short ones.
+        `ranges`: shape (ranges, 2), in order; starts and stops are multiples of BLOCK_BYTES.
+        As `write` for each, and faster for many short ones.
         """
         if zero_rows(content, BLOCK_BYTES).any():
             at = 0
-            for start, stop in ranges:
+            for start, stop in ranges.tolist():
                 self.write(start, content[at : at + stop - start])
                 at += stop - start
             return
-        view, at = content.data, 0
-        for start, stop in ranges:
-            size = stop - start
-            try:
-                done = os.pwrite(self._fd, view[at : at + size], self._start + start)
-            except OSError as error:
-                raise self._failure("write", start, size, error) from error
-            self._touch(stop)
-            if done < size:
-                self._write_all(start + done, content[at + done : at + size])
-            at += size
+        sizes = ranges[:, 1] - ranges[:, 0]
+        writes = np.stack((ranges[:, 0], sizes, np.cumsum(sizes) - sizes), axis=1)
+        self._write_parts(writes, content)
 
     def _write_part(self, offset: int, content: NDArray[np.uint8]) -> None:
         """Write what lies inside one block."""
@@ -188,6 +200,10 @@ class SparseExtent:
             f"cannot {verb} {size:#x} bytes at offset {self._start + offset:#x} of the core "
             f"{self._path}: {error}"
         )
+
+
+def _os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 def _runs(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int, bool]]:

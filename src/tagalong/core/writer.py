@@ -78,16 +78,21 @@ class CoreWriter:
         self._check_pages(segment, offset, data.size)
         self._data[segment].write(offset, data)
 
-    def write_pages(
-        self, segment: int, ranges: Sequence[tuple[int, int]], data: NDArray[np.uint8]
-    ) -> None:
+    def write_pages(self, segment: int, ranges: NDArray[np.int64], data: NDArray[np.uint8]) -> None:
         """Write data to many places of a segment: to each [start, stop) the next of `data`.
 
-        `ranges`: whole pages, as long together as `data`, shape (n,). As `write_data` for
-        each, and faster for many short ones.
+        `ranges`: shape (ranges, 2), in order, whole pages, as long together as `data`, shape
+        (n,). As `write_data` for each, and faster for many short ones.
         """
-        for start, stop in ranges:
-            self._check_pages(segment, start, stop - start)
+        page, sizes = self._plan.page_size_bytes, ranges[:, 1] - ranges[:, 0]
+        if sizes.sum() != data.size or (sizes < 0).any() or (ranges % page).any():
+            raise UsageError(
+                f"{data.size:#x} bytes cannot be written to {len(ranges)} ranges of "
+                f"{int(sizes.sum()):#x} bytes, or they are not of whole pages"
+            )
+        if len(ranges):
+            first, last = int(ranges.min()), int(ranges.max())
+            self._check_pages(segment, first, last - first)
         self._data[segment].write_scattered(ranges, data)
 
     def write_tags(self, segment: int, offset: int, packed: NDArray[np.uint8]) -> None:

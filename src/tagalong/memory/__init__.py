@@ -6,7 +6,7 @@ costs nothing and is recognised without being read.
 """
 
 from tagalong.memory.address import Gpa
-from tagalong.memory.bitmap import PageBitmap, page_runs
+from tagalong.memory.bitmap import PageBitmap, page_runs, run_pages
 from tagalong.memory.guest_memory import GuestMemory
 from tagalong.memory.plane import AnyPlane, Plane
 from tagalong.memory.private import FileRange, PrivatePlane, RegionSource
@@ -24,4 +24,5 @@ __all__ = [
     "Region",
     "RegionSource",
     "page_runs",
+    "run_pages",
 ]

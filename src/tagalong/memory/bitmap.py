@@ -32,6 +32,19 @@ def page_runs(pages: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.stack((firsts, lasts - firsts + 1), axis=1)
 
 
+def run_pages(runs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the page numbers of runs: the inverse of `page_runs`.
+
+    >>> run_pages(np.array([[1, 3], [70, 1]])).tolist()
+    [1, 2, 3, 70]
+    """
+    first, count = runs.T
+    numbers: NDArray[np.int64] = np.arange(count.sum()) + np.repeat(
+        first - np.cumsum(count) + count, count
+    )
+    return numbers
+
+
 class PageBitmap:
     """A set of pages of one region; mutable, and not hashable for that reason.
 
@@ -152,6 +165,28 @@ class PageBitmap:
         bits = np.unpackbits(words.view(np.uint8), bitorder="little")
         at = first - start * WORD_BITS
         return bool(bits[at : at + count].all())
+
+    def set_runs(self, runs: NDArray[np.int64]) -> None:
+        """Set the pages of runs, shape (runs, 2): first page, number of pages; 0 or more each.
+
+        As `set_range` for each, and faster for many short ones. Raises UsageError if a run is
+        not wholly in the bitmap; nothing has changed then.
+
+        >>> bitmap = PageBitmap(100)
+        >>> bitmap.set_runs(np.array([[1, 3], [70, 1]]))
+        >>> bitmap.pages().tolist()
+        [1, 2, 3, 70]
+        """
+        if not len(runs):
+            return
+        self._check_range(int(runs[:, 0].min()), 0)
+        self._check_range(0, int(runs.sum(axis=1).max()))
+        is_long = runs[:, 1] >= WORD_BITS
+        for first, count in runs[is_long].tolist():
+            self.set_range(first, count)
+        pages = run_pages(runs[~is_long])
+        bits = np.uint64(1) << (pages % WORD_BITS).astype(np.uint64)
+        np.bitwise_or.at(self.words, pages // WORD_BITS, bits)
 
     def add_flags(self, first: int, flags: NDArray[np.bool_]) -> None:
         """Set each page first + n for which flags[n] is set; the others stay as they are.

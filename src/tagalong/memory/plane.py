@@ -27,6 +27,10 @@ from tagalong.memory.reserve import take_reserved
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
+# Extents that are asked for in one call: 64 KiB for the answer.
+_EXTENTS_AT_ONCE = 4096
+
+
 def _new_memfd(name: str) -> int:
     return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 
@@ -145,15 +149,15 @@ class Plane:
         Touches no memory. Every start is a multiple of the host's page size. Raises
         RunStateError after close(), HostError if the host cannot tell.
         """
-        fd, stop = self.fd, 0
-        try:
-            while True:
-                start = os.lseek(fd, stop, os.SEEK_DATA)
-                stop = os.lseek(fd, start, os.SEEK_HOLE)
+        found = np.empty((_EXTENTS_AT_ONCE, 2), np.uint64)
+        count, stop = _EXTENTS_AT_ONCE, 0
+        while count == _EXTENTS_AT_ONCE:
+            count = library().ta_file_extents(self.fd, stop, found.ctypes.data, count)
+            if count < 0:
+                reason = os.strerror(-count)
+                raise HostError(f"lseek of {self._name} from {stop:#x} on failed: {reason}")
+            for start, stop in found[:count].tolist():
                 yield start, stop
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # nothing but a hole up to the end
-                raise HostError(f"lseek of {self._name} at {stop:#x} failed: {error}") from error
 
     def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
         """Return, for `count` pages from byte `start` on, whether each is no hole.

@@ -16,7 +16,7 @@ from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
 from tagalong.mte.tags import zero_pages
 
 # Pages whose tags are looked at together, and how far apart they may be for that.
-_UNITS_AT_ONCE = 8192
+_UNITS_AT_ONCE = 2048
 _SHORT_GAP_UNITS = 1024
 
 
@@ -255,8 +255,8 @@ class Region:
         tell.
         """
         pages = PageBitmap(self.page_count)
-        for start, stop in _whole_units(self._data, self.page_size_bytes):
-            pages.set_range(start, stop - start)
+        units = np.array([*_whole_units(self._data, self.page_size_bytes)], np.int64).reshape(-1, 2)
+        pages.set_runs(np.stack((units[:, 0], units[:, 1] - units[:, 0]), axis=1))
         return pages
 
     def populated_pages(self) -> PageBitmap:
@@ -269,8 +269,9 @@ class Region:
         pages = self.data_pages()
         page_tags_bytes = self.page_size_bytes // PACKED_RATIO
         # By the descriptor and in large pieces: tags lie scattered, and holes stay holes.
+        buffer = np.empty(_UNITS_AT_ONCE * page_tags_bytes, np.uint8)
         for start, stop in _joined(_whole_units(self._tags, page_tags_bytes)):
-            packed = np.empty((stop - start) * page_tags_bytes, np.uint8)
+            packed = buffer[: (stop - start) * page_tags_bytes]
             self._tags.read_into(packed, start * page_tags_bytes)
             pages.add_flags(start, ~zero_pages(packed, self.page_size_bytes))
         return pages

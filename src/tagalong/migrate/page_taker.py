@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tagalong import wire
 from tagalong.machine import Machine
-from tagalong.memory import Gpa, PageBitmap
+from tagalong.memory import Gpa, PageBitmap, run_pages
 from tagalong.memory.sparse import sparse_zeros
 from tagalong.migrate.pump import Segments, segments_of
 from tagalong.mte import PACKED_RATIO
@@ -115,7 +115,7 @@ class PageTaker:
             return None
         parts = []
         for number, ranges in self._ranges(runs):
-            self._holdings.data_used[number][_expand(*ranges.T)] = True
+            self._holdings.data_used[number][run_pages(ranges)] = True
             parts.append(segments_of(self._machine.memory.regions[number], ranges))
         array = np.concatenate([part.array for part in parts])
         return Segments(array, self._page_bytes, [part.owner for part in parts])
@@ -127,7 +127,7 @@ class PageTaker:
         """
         at = 0
         for number, ranges in self._ranges(batch.runs):
-            pages = _expand(*ranges.T)
+            pages = run_pages(ranges)
             if batch.data is wire.NoBytes.ZERO:
                 self._zero_data(number, pages)
             elif not isinstance(batch.data, wire.NoBytes) and batch.data[0] is not self._placed:
@@ -193,9 +193,3 @@ class PageTaker:
             zeros = np.zeros((used.size, self._page_bytes // PACKED_RATIO), np.uint8)
             self._machine.write_page_tags(number, used, zeros)
             self._holdings.tags_used[number][used] = False
-
-
-def _expand(first: Pages, count: Pages) -> Pages:
-    """Return the numbers of all pages of runs."""
-    numbers: Pages = np.arange(count.sum()) + np.repeat(first - np.cumsum(count) + count, count)
-    return numbers

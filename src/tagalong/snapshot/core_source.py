@@ -1,6 +1,5 @@
 """The memory of a machine in a core file, as a source of another core or of a machine."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +75,9 @@ class CoreSource:
         """As PageSource. Raises NotInCoreError, MalformedCoreError if the file has it not."""
         return self._core.data(gpa, length_bytes)
 
-    def gather(self, ranges: Sequence[tuple[Gpa, int]]) -> NDArray[np.uint8]:
+    def gather(self, ranges: NDArray[np.int64]) -> NDArray[np.uint8]:
         """As PageSource. Raises as `data`."""
-        return np.concatenate([self.data(gpa, length) for gpa, length in ranges])
+        return np.concatenate([self.data(Gpa(gpa), length) for gpa, length in ranges.tolist()])
 
     def tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """As PageSource. Raises NoTagsError, MalformedCoreError if the file has them not."""

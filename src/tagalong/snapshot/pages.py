@@ -11,8 +11,11 @@ from tagalong.memory import Gpa, PageBitmap
 from tagalong.snapshot.layout import Piece
 from tagalong.snapshot.source import CHUNK_BYTES, PageSource
 
-WINDOW_BYTES = 4 << 20
+WINDOW_BYTES = 16 << 20
 """Scattered pages that lie in so many bytes are copied together, with all tags between them."""
+
+Ranges = NDArray[np.int64]
+"""Shape (ranges, 2): [start, stop), in order."""
 
 Tick = Callable[[int], None]
 """Called with the number of bytes of data that were dealt with since the last call; may raise."""
@@ -53,31 +56,24 @@ class PageCopier:
         What is zero becomes a hole, in data and in tags. Raises HostError if the host cannot
         read or write, and what `tick` raises.
         """
-        for piece, ranges in self._by_piece(pages):
-            for batch in _batches(ranges, CHUNK_BYTES // self._page_bytes, self._window_pages):
-                self._copy_batch(piece, batch)
-
-    def _copy_batch(self, piece: Piece, batch: Sequence[tuple[int, int]]) -> None:
-        """Copy the data of pages [start, stop) of a piece, and all tags from first to last."""
-        page = self._page_bytes
-        places = [(piece.offset + a * page, piece.offset + b * page) for a, b in batch]
-        sources = [(Gpa(piece.gpa + a * page), (b - a) * page) for a, b in batch]
-        # Which plane is read first does not matter: a guest's change of either in between
-        # marks the page dirty, and both are written again. So are tags of pages in between.
-        self._writer.write_pages(piece.segment, places, self._source.gather(sources))
-        if piece.has_tags:
-            first, length = sources[0][0], places[-1][1] - places[0][0]
-            tags = self._source.tags(first, length)
-            self._writer.write_tags(piece.segment, places[0][0], tags)
-        self._tick(sum(length for _, length in sources))
-
-    def _by_piece(
-        self, pages: Sequence[PageBitmap]
-    ) -> Iterator[tuple[Piece, Iterator[tuple[int, int]]]]:
-        """Yield for each piece the ranges of its pages that are set, counted from its start."""
         runs = [bitmap.runs() for bitmap in pages]
         for piece, number in self._pieces:
-            yield piece, _cut(runs[number], *self._pages_of(piece, number))
+            ranges = _cut(runs[number], *self._pages_of(piece, number))
+            for batch in _batches(ranges, CHUNK_BYTES // self._page_bytes, self._window_pages):
+                self._copy_batch(piece, batch * self._page_bytes)
+
+    def _copy_batch(self, piece: Piece, batch: Ranges) -> None:
+        """Copy the data of bytes [start, stop) of a piece, and all tags from first to last."""
+        lengths = batch[:, 1] - batch[:, 0]
+        sources = np.stack((piece.gpa + batch[:, 0], lengths), axis=1)
+        # Which plane is read first does not matter: a guest's change of either in between
+        # marks the page dirty, and both are written again. So are tags of pages in between.
+        self._writer.write_pages(piece.segment, piece.offset + batch, self._source.gather(sources))
+        if piece.has_tags:
+            first, last = int(batch[0, 0]), int(batch[-1, 1])
+            tags = self._source.tags(Gpa(piece.gpa + first), last - first)
+            self._writer.write_tags(piece.segment, piece.offset + first, tags)
+        self._tick(int(lengths.sum()))
 
     def _pages_of(self, piece: Piece, number: int) -> tuple[int, int]:
         """Return the first page of a piece in its region, and how many it has."""
@@ -90,13 +86,15 @@ def _holds(region: RegionDescription, gpa: Gpa) -> bool:
     return region.gpa <= gpa < region.gpa + region.size_bytes
 
 
-def _cut(runs: NDArray[np.int64], first: int, count: int) -> Iterator[tuple[int, int]]:
-    """Yield the parts of runs (first page, pages; in order) in [first, first + count).
+def _cut(runs: NDArray[np.int64], first: int, count: int) -> Ranges:
+    """Return the parts of runs (first page, pages; in order) in [first, first + count).
 
     As [start, stop), counted from `first`.
     """
-    for start, length in _overlapping(runs, first, count).tolist():
-        yield max(start - first, 0), min(start + length - first, count)
+    part = _overlapping(runs, first, count)
+    starts = np.maximum(part[:, 0] - first, 0)
+    stops = np.minimum(part[:, 0] + part[:, 1] - first, count)
+    return np.stack((starts, stops), axis=1)
 
 
 def _overlapping(runs: NDArray[np.int64], first: int, count: int) -> NDArray[np.int64]:
@@ -106,19 +104,24 @@ def _overlapping(runs: NDArray[np.int64], first: int, count: int) -> NDArray[np.
     return runs[low:high]
 
 
-def _batches(
-    ranges: Iterator[tuple[int, int]], most: int, window: int
-) -> Iterator[list[tuple[int, int]]]:
+def _batches(ranges: Ranges, most: int, window: int) -> Iterator[Ranges]:
     """Yield ranges in groups of at most `most` pages that lie in `window` pages."""
-    batch: list[tuple[int, int]] = []
-    count = 0
-    for whole_start, stop in ranges:
-        for start in range(whole_start, stop, most):
-            end = min(start + most, stop)
-            if batch and (count + end - start > most or end - batch[0][0] > window):
-                yield batch
-                batch, count = [], 0
-            batch.append((start, end))
-            count += end - start
-    if batch:
-        yield batch
+    ranges = _short(ranges, most)
+    starts, stops = ranges.T
+    before = np.concatenate(([0], np.cumsum(stops - starts)))
+    at = 0
+    while at < len(ranges):
+        full = int(np.searchsorted(before, before[at] + most, "right")) - 1
+        far = int(np.searchsorted(stops, starts[at] + window, "right"))
+        end = max(min(full, far), at + 1)
+        yield ranges[at:end]
+        at = end
+
+
+def _short(ranges: Ranges, most: int) -> Ranges:
+    """Return the same ranges, those of more than `most` pages in parts of that many."""
+    starts, stops = ranges.T
+    parts = -(-(stops - starts) // most)
+    number = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    begins = np.repeat(starts, parts) + number * most
+    return np.stack((begins, np.minimum(begins + most, np.repeat(stops, parts))), axis=1)

@@ -1,13 +1,12 @@
 """Where the memory of a core comes from: a machine, or another core."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.machine import Machine, MachineDescription
-from tagalong.memory import Gpa, PageBitmap, Region
+from tagalong.memory import Gpa, PageBitmap, Region, run_pages
 
 CHUNK_BYTES = 1 << 20
 """At most so many bytes of data are asked for at once."""
@@ -32,10 +31,11 @@ class PageSource(Protocol):
         """Return data of whole pages, shape (length_bytes,); valid until the next call."""
         ...
 
-    def gather(self, ranges: Sequence[tuple[Gpa, int]]) -> NDArray[np.uint8]:
-        """Return the data of several ranges (gpa, length) of one region, one after the other.
+    def gather(self, ranges: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the data of several ranges of one region, one after the other.
 
-        Together they have CHUNK_BYTES at most. Valid until the next call.
+        `ranges`: rows of gpa and length, whole pages, together CHUNK_BYTES at most. Valid
+        until the next call.
         """
         ...
 
@@ -67,24 +67,25 @@ class MachineSource:
 
     def data(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """As PageSource."""
-        return self.gather([(gpa, length_bytes)])
+        return self.gather(np.array([[gpa, length_bytes]], np.int64))
 
-    def gather(self, ranges: Sequence[tuple[Gpa, int]]) -> NDArray[np.uint8]:
+    def gather(self, ranges: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return a copy, or guest RAM itself if that is one range and stands still.
 
         A running guest's must be a copy: what is found to be zero must still be zero when it
         is left out. Holes stay holes.
         """
-        region, offset = self._machine.memory.locate(*ranges[0])
-        length = ranges[0][1]
+        gpa, length = ranges[0].tolist()
+        region, offset = self._machine.memory.locate(Gpa(gpa), length)
         if len(ranges) == 1 and self._is_solid(region, offset, length):
             return region.data[offset : offset + length]
         if len(ranges) == 1:
             copy = self._buffer[:length]
             region.read_data_into(copy, offset)
             return copy
-        numbers = _page_numbers(region, ranges)
-        copy = self._buffer[: numbers.size * region.page_size_bytes]
+        page = region.page_size_bytes
+        numbers = run_pages((ranges - np.array([region.gpa, 0])) // page)
+        copy = self._buffer[: numbers.size * page]
         region.read_pages_into(copy, numbers)
         return copy
 
@@ -102,13 +103,3 @@ class MachineSource:
     def tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """As PageSource."""
         return self._machine.read_tags(gpa, length_bytes)
-
-
-def _page_numbers(region: Region, ranges: Sequence[tuple[Gpa, int]]) -> NDArray[np.int64]:
-    """Return the numbers of the pages in ranges (gpa, length) of a region."""
-    page = region.page_size_bytes
-    numbers: list[int] = []
-    for gpa, length in ranges:
-        first = (gpa - region.gpa) // page
-        numbers.extend(range(first, first + length // page))
-    return np.array(numbers, np.int64)

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from tagalong.errors import UsageError
-from tagalong.memory import PageBitmap, page_runs
+from tagalong.memory import PageBitmap, page_runs, run_pages
 
 modest = settings(max_examples=60, deadline=None)
 
@@ -266,6 +266,32 @@ def test_flags_and_runs_of_pages_agree_with_the_bitmap(bitmap: PageBitmap) -> No
     assert np.flatnonzero(bitmap.flags()).tolist() == bitmap.pages().tolist()
     assert bitmap.flags().size == bitmap.page_count
     assert page_runs(bitmap.pages()).tolist() == bitmap.runs().tolist()
+    assert run_pages(bitmap.runs()).tolist() == bitmap.pages().tolist()
+
+
+@modest
+@given(bitmaps(), st.data())
+def test_set_runs_is_set_range_for_each(bitmap: PageBitmap, data: st.DataObject) -> None:
+    count = bitmap.page_count
+    firsts = data.draw(st.lists(st.integers(0, count), max_size=8))
+    runs = [(first, data.draw(st.integers(0, count - first))) for first in firsts]
+    expected = bitmap.copy()
+    for first, length in runs:
+        expected.set_range(first, length)
+
+    bitmap.set_runs(np.array(runs, np.int64).reshape(-1, 2))
+
+    assert bitmap == expected
+
+
+@pytest.mark.parametrize("run", [[-1, 1], [99, 2], [101, 0]])
+def test_set_runs_outside_is_refused_and_changes_nothing(run: list[int]) -> None:
+    bitmap = PageBitmap(100)
+
+    with pytest.raises(UsageError):
+        bitmap.set_runs(np.array([[5, 1], run], np.int64))
+
+    assert bitmap.count() == 0
 
 
 def test_difference_has_what_only_the_first_has() -> None:

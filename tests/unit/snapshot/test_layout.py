@@ -1,5 +1,7 @@
 """Layouts: which mappings are one segment, and where their pages come from."""
 
+import numpy as np
+
 from tagalong.core import CoreSegment
 from tagalong.memory import Gpa
 from tagalong.paging import Mapping
@@ -56,12 +58,13 @@ def test_join_for_machine_without_mte_has_no_tags() -> None:
 
 
 def test_batches_keep_to_their_size_and_window() -> None:
-    ranges = iter([(0, 1), (3, 5), (90, 91), (200, 207)])
+    ranges = np.array([(0, 1), (3, 5), (90, 91), (200, 207)], np.int64)
 
-    assert list(_batches(ranges, 3, 64)) == [
-        [(0, 1), (3, 5)],
-        [(90, 91)],
-        [(200, 203)],
-        [(203, 206)],
-        [(206, 207)],
+    assert [batch.tolist() for batch in _batches(ranges, 3, 64)] == [
+        [[0, 1], [3, 5]],
+        [[90, 91]],
+        [[200, 203]],
+        [[203, 206]],
+        [[206, 207]],
     ]
+    assert list(_batches(ranges[:0], 3, 64)) == []
