@@ -209,6 +209,7 @@ struct ta_machine {
 #define SPSR_UAO (1ull << 23)
 #define SPSR_PAN (1ull << 22)
 #define SPSR_IL (1ull << 20)
+#define SPSR_ALLINT (1ull << 13)
 #define SPSR_SSBS (1ull << 12)
 #define SPSR_DAIF (0xfull << 6)
 #define SPSR_MODE 0x1full

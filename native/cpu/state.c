@@ -70,8 +70,10 @@ int ta_vcpu_get(struct ta_machine *machine, uint32_t index, uint64_t id, uint64_
 static int set_pstate(struct vcpu *cpu, uint64_t value)
 {
     uint64_t mode = value & SPSR_MODE;
+    /* ALLINT is taken and forgotten: a CPU with FEAT_NMI sets it at each exception, also for a
+     * guest to which KVM shows no such feature, and it means nothing while SCTLR_EL1.NMI is 0. */
     uint64_t known = NZCV_MASK | SPSR_TCO | SPSR_DIT | SPSR_UAO | SPSR_PAN | SPSR_IL |
-                     SPSR_SSBS | SPSR_DAIF | SPSR_MODE;
+                     SPSR_ALLINT | SPSR_SSBS | SPSR_DAIF | SPSR_MODE;
     if ((value & ~known) || (mode != MODE_EL0T && mode != MODE_EL1T && mode != MODE_EL1H))
         return -1;
     pstate_set(cpu, value);

@@ -567,3 +567,13 @@ def test_exclusives_two_vcpus_increment_no_update_is_lost() -> None:
 
     assert done == [0, 0]
     machine.close()
+
+
+def test_pstate_allint_of_a_cpu_with_nmi_is_taken_and_forgotten() -> None:
+    machine = bare.machine_with([a64.b(0)])
+    in_handler = 0x0200_23C5  # EL1h, DAIF and TCO set, ALLINT: inside an exception handler
+
+    machine.vcpus[0].set_register(register_ids.PSTATE, in_handler)
+
+    assert bare.get(machine, register_ids.PSTATE) == in_handler & ~(1 << 13)
+    machine.close()
