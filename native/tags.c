@@ -6,6 +6,7 @@
 #include <string.h>
 
 enum { TAG_BITS = 4, TAG_MASK = 15, TAGS_PER_BYTE = 2, TAGS_PER_WORD = 16, BLOCK_WORDS = 8 };
+enum { PREFETCH_PAGES = 16 };
 
 #define LOWEST_BIT_OF_EACH_TAG UINT64_C(0x1111111111111111)
 
@@ -116,6 +117,9 @@ static uint8_t all_zero(const uint8_t *bytes, size_t words)
 
 void ta_pages_zero(const uint8_t *data, size_t pages, size_t page_bytes, uint8_t *is_zero)
 {
-    for (size_t page = 0; page < pages; page++)
+    for (size_t page = 0; page < pages; page++) {
+        /* Of most pages one line is read, and no processor foresees the next page's. */
+        __builtin_prefetch(data + (page + PREFETCH_PAGES) * page_bytes);
         is_zero[page] = all_zero(data + page * page_bytes, page_bytes / sizeof(uint64_t));
+    }
 }

@@ -5,6 +5,11 @@
 
 #include <string.h>
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#include <stdatomic.h>
+#endif
+
 #define STRIPE_BYTES 64
 #define BLOCK_BYTES 1024
 #define STRIPES (BLOCK_BYTES / STRIPE_BYTES)
@@ -18,6 +23,8 @@
 #define PRIME64_4 UINT64_C(0x85EBCA77C2B2AE63)
 #define PRIME64_5 UINT64_C(0x27D4EB2F165667C5)
 #define AVALANCHE UINT64_C(0x165667919E3779F9)
+
+#define INLINE static inline __attribute__((always_inline))
 
 /* Eight accumulators: the compiler makes of them what the processor has. */
 typedef uint64_t lanes __attribute__((vector_size(STRIPE_BYTES)));
@@ -38,26 +45,34 @@ static const uint8_t secret[192] = {
     0x45, 0xcb, 0x3a, 0x8f, 0x95, 0x16, 0x04, 0x28, 0xaf, 0xd7, 0xfb, 0xca, 0xbb, 0x4b, 0x40, 0x7e,
 };
 
-static lanes load(const uint8_t *bytes)
-{
-    lanes value;
-    memcpy(&value, bytes, sizeof value);
-    return value;
-}
-
-static uint64_t load_u64(const uint8_t *bytes)
+static inline uint64_t load_u64(const uint8_t *bytes)
 {
     uint64_t value;
     memcpy(&value, bytes, sizeof value);
     return value;
 }
 
-static lanes accumulate(lanes sum, const uint8_t *input, const uint8_t *key)
+/* Lanes are handed on by address: functions for different processors pass them differently. */
+INLINE void load(lanes *value, const uint8_t *bytes)
 {
-    lanes value = load(input);
-    lanes mixed = value ^ load(key);
-    sum += __builtin_shufflevector(value, value, 1, 0, 3, 2, 5, 4, 7, 6);
-    return sum + (mixed & 0xFFFFFFFF) * (mixed >> 32);
+    memcpy(value, bytes, sizeof *value);
+}
+
+INLINE void accumulate(lanes *sum, const uint8_t *input, const uint8_t *key)
+{
+    lanes value, mixed;
+    load(&value, input);
+    load(&mixed, key);
+    mixed ^= value;
+    *sum += __builtin_shufflevector(value, value, 1, 0, 3, 2, 5, 4, 7, 6);
+    *sum += (mixed & 0xFFFFFFFF) * (mixed >> 32);
+}
+
+INLINE void scramble(lanes *sum)
+{
+    lanes key;
+    load(&key, secret + sizeof secret - STRIPE_BYTES);
+    *sum = (*sum ^ *sum >> 47 ^ key) * PRIME32_1;
 }
 
 static uint64_t folded_product(uint64_t left, uint64_t right)
@@ -66,7 +81,7 @@ static uint64_t folded_product(uint64_t left, uint64_t right)
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-static uint64_t merge(lanes sum, uint64_t size)
+static uint64_t merge(const uint64_t *sum, uint64_t size)
 {
     uint64_t value = size * PRIME64_1;
     for (int i = 0; i < 4; i++) {
@@ -77,25 +92,86 @@ static uint64_t merge(lanes sum, uint64_t size)
     return value ^ value >> 32;
 }
 
-static uint64_t hash_page(const uint8_t *page, size_t size)
+INLINE uint64_t hash_page(const uint8_t *page, size_t size)
 {
     lanes sum = {PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3,
                  PRIME64_4, PRIME32_2, PRIME64_5, PRIME32_1};
-    const lanes scramble_key = load(secret + sizeof secret - STRIPE_BYTES);
-    const uint8_t *last = page + size - STRIPE_BYTES;
-    for (const uint8_t *block = page; block < page + size; block += BLOCK_BYTES) {
-        int is_last = block + BLOCK_BYTES == page + size;
-        for (int i = 0; i < STRIPES - is_last; i++)
-            sum = accumulate(sum, block + i * STRIPE_BYTES, secret + 8 * i);
-        if (!is_last)
-            sum = (sum ^ sum >> 47 ^ scramble_key) * PRIME32_1;
+    const uint8_t *last_block = page + size - BLOCK_BYTES;
+    for (const uint8_t *block = page; block < last_block; block += BLOCK_BYTES) {
+        for (int i = 0; i < STRIPES; i++)
+            accumulate(&sum, block + i * STRIPE_BYTES, secret + 8 * i);
+        scramble(&sum);
     }
-    sum = accumulate(sum, last, secret + sizeof secret - STRIPE_BYTES - 7);
-    return merge(sum, size);
+    for (int i = 0; i < STRIPES - 1; i++)
+        accumulate(&sum, last_block + i * STRIPE_BYTES, secret + 8 * i);
+    accumulate(&sum, page + size - STRIPE_BYTES, secret + sizeof secret - STRIPE_BYTES - 7);
+    uint64_t lane[8];
+    memcpy(lane, &sum, sizeof lane);
+    return merge(lane, size);
 }
 
-void ta_hash_pages(const uint8_t *data, size_t count, size_t page_bytes, uint64_t *digests)
+INLINE void hash_pages(const uint8_t *data, size_t count, size_t page_bytes, uint64_t *digests)
 {
     for (size_t i = 0; i < count; i++)
         digests[i] = hash_page(data + i * page_bytes, page_bytes);
 }
+
+#ifdef __x86_64__
+static void hash_pages_anywhere(const uint8_t *data, size_t count, size_t page_bytes,
+                                uint64_t *digests)
+{
+    hash_pages(data, count, page_bytes, digests);
+}
+
+/* The same for processors with wider registers than every x86-64 has: half, and a third of the
+ * time for data that are in the cache. */
+__attribute__((target("avx512f,avx512dq"))) static void
+hash_pages_avx512(const uint8_t *data, size_t count, size_t page_bytes, uint64_t *digests)
+{
+    hash_pages(data, count, page_bytes, digests);
+}
+
+__attribute__((target("avx2"))) static void
+hash_pages_avx2(const uint8_t *data, size_t count, size_t page_bytes, uint64_t *digests)
+{
+    hash_pages(data, count, page_bytes, digests);
+}
+
+typedef void hasher(const uint8_t *data, size_t count, size_t page_bytes, uint64_t *digests);
+
+/* What the processor and the kernel have both enabled (Intel SDM volume 1, 13.3 and 14.3: CPUID
+ * and XCR0). The compiler's own question needs a run-time library that is not always there. */
+static hasher *choose(void)
+{
+    enum { SSE_AND_AVX = 0x6, AND_AVX512 = 0xE6 };
+    unsigned a, b, c, d, xcr0, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return hash_pages_anywhere;
+    __asm__("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        return hash_pages_anywhere;
+    if ((xcr0 & AND_AVX512) == AND_AVX512 && b & bit_AVX512F && b & bit_AVX512DQ)
+        return hash_pages_avx512;
+    if ((xcr0 & SSE_AND_AVX) == SSE_AND_AVX && b & bit_AVX2)
+        return hash_pages_avx2;
+    return hash_pages_anywhere;
+}
+
+void ta_hash_pages(const uint8_t *data, size_t count, size_t page_bytes, uint64_t *digests)
+{
+    /* Asked once: a virtual machine's CPUID goes to the hypervisor. Threads that ask at the
+     * same time get the same answer. */
+    static hasher *_Atomic chosen;
+    hasher *function = atomic_load_explicit(&chosen, memory_order_relaxed);
+    if (function == NULL) {
+        function = choose();
+        atomic_store_explicit(&chosen, function, memory_order_relaxed);
+    }
+    function(data, count, page_bytes, digests);
+}
+#else
+void ta_hash_pages(const uint8_t *data, size_t count, size_t page_bytes, uint64_t *digests)
+{
+    hash_pages(data, count, page_bytes, digests);
+}
+#endif

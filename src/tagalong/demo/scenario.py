@@ -119,7 +119,8 @@ async def _migrate(
     # Without tags the digests cannot be equal: to see the guest notice, do not ask for them.
     request = MigrationRequest(
         uri=await _incoming_uri(destination),
-        settings=MigrationSettings(downtime_limit=options.max_downtime_ms),
+        # A host may be so slow, as an emulated one is, that the guest would never be caught up.
+        settings=MigrationSettings(downtime_limit=options.max_downtime_ms, auto_converge=True),
         verify=not options.drop_tags,
         drop_tags=options.drop_tags,
     )

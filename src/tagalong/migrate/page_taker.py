@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +30,7 @@ class Holdings:
     """
 
     def __init__(self, machine: Machine, channels: int = 1) -> None:
-        used = [
-            # Reserved memory is there, and zero: what arrives as zero need not touch it.
-            PageBitmap(region.page_count) if region.was_reserved else populated
-            for region, populated in zip(
-                machine.memory.regions, machine.populated_pages(), strict=True
-            )
-        ]
+        used = _used_pages(machine)
         self.data_used, self.tags_used, self.stale = ([_flags(it) for it in used] for _ in range(3))
         self.placed = self._none_placed()
         self.channels = channels
@@ -71,6 +66,21 @@ class Holdings:
         """Forget which connections have ended the round: new ones will, all of them."""
         with self._lock:
             self._ended = 0
+
+
+def _used_pages(machine: Machine) -> list[PageBitmap]:
+    """Return the pages of each region in which something may be."""
+    regions = machine.memory.regions
+    nothing = [PageBitmap(region.page_count) for region in regions]
+    # Reserved memory is there, and zero: what arrives as zero need not touch it.
+    if all(region.was_reserved for region in regions):
+        return nothing
+    return [
+        empty if region.was_reserved else populated
+        for region, empty, populated in zip(
+            regions, nothing, machine.populated_pages(), strict=True
+        )
+    ]
 
 
 def _flags(bitmap: PageBitmap) -> NDArray[np.bool_]:
@@ -161,8 +171,10 @@ class PageTaker:
         ranges = runs.array.astype(np.int64)
         regions = np.searchsorted(self._starts, ranges[:, 0], "right") - 1
         ranges[:, 0] = (ranges[:, 0] - self._starts[regions]) // self._page_bytes
-        for number in np.unique(regions).tolist():
-            yield number, ranges[regions == number]
+        # The runs ascend, so those of a region stand together.
+        edges = [0, *(np.flatnonzero(np.diff(regions)) + 1).tolist(), len(ranges)]
+        for start, stop in pairwise(edges):
+            yield int(regions[start]), ranges[start:stop]
 
     def _scatter(self, number: int, pages: Pages, data: memoryview, at: int) -> None:
         rows = np.frombuffer(data, np.uint8).reshape(-1, self._page_bytes)

@@ -23,7 +23,7 @@ _LOOK_UP_S = 0.02
 # How long a batch should take, and its size before that is known.
 _BATCH_S = 0.02
 _FIRST_BYTES = 4 << 20
-_LEAST_BYTES = 64 << 10
+_LEAST_BYTES = 1 << 20
 
 Tell = Callable[[Tally], None]
 Pace = Callable[[Callable[[], None]], None]
