@@ -12,7 +12,7 @@
 #include <time.h>
 
 /* What is hashed ahead of the send, or asked for at once: fits into a second-level cache. */
-#define WINDOW_BYTES (256 << 10)
+#define WINDOW_BYTES (512 << 10)
 #define MAX_IOVECS 64
 #define PORTION_BYTES (256 << 10)
 

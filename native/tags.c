@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum { TAG_BITS = 4, TAG_MASK = 15, TAGS_PER_BYTE = 2, TAGS_PER_WORD = 16, BLOCK_WORDS = 8 };
-enum { PREFETCH_PAGES = 16 };
+enum { PREFETCH_PAGES = 32 };
 
 #define LOWEST_BIT_OF_EACH_TAG UINT64_C(0x1111111111111111)
 

@@ -47,6 +47,8 @@ class Region:
         self._data = data
         self._tags = tags
         self._route: DataRoute | None = None
+        # Of pages whose data were found to be there: they never become holes again.
+        self._known_data: PageBitmap | None = None
 
     @classmethod
     def create(
@@ -257,7 +259,15 @@ class Region:
         pages = PageBitmap(self.page_count)
         units = np.array([*_whole_units(self._data, self.page_size_bytes)], np.int64).reshape(-1, 2)
         pages.set_runs(np.stack((units[:, 0], units[:, 1] - units[:, 0]), axis=1))
+        self._known_data = pages.copy()
         return pages
+
+    def has_known_data(self, first: int, count: int) -> bool:
+        """Return whether the last `data_pages` found no hole in `count` pages from `first` on.
+
+        Reading these through `data` fills none. Raises UsageError for pages that are none.
+        """
+        return self._known_data is not None and self._known_data.has_range(first, count)
 
     def populated_pages(self) -> PageBitmap:
         """Return the pages that may hold data or tags other than zero.
@@ -271,6 +281,8 @@ class Region:
         # By the descriptor and in large pieces: tags lie scattered, and holes stay holes.
         buffer = np.empty(_UNITS_AT_ONCE * page_tags_bytes, np.uint8)
         for start, stop in _joined(_whole_units(self._tags, page_tags_bytes)):
+            if pages.has_range(start, stop - start):
+                continue
             packed = buffer[: (stop - start) * page_tags_bytes]
             self._tags.read_into(packed, start * page_tags_bytes)
             pages.add_flags(start, ~zero_pages(packed, self.page_size_bytes))

@@ -168,7 +168,7 @@ class Link:
         """
         head = self._connection.begin_pages(runs, tags)
         with self._sending():
-            self._send_behind_seal([head])
+            self._send_behind_seal(head)
             deadline = time.monotonic() + self._timeouts.record_s
             digests = send_pages(self._channel, data, stage, deadline)
         self._end_pages(digests)
@@ -187,7 +187,7 @@ class Link:
         """
         head = self._connection.begin_pages(runs, tags)
         with self._sending():
-            self._send_behind_seal([head, data])
+            self._send_behind_seal([*head, data])
         self._end_pages(digests)
 
     def _end_pages(self, digests: NDArray[np.uint64]) -> None:

@@ -79,14 +79,12 @@ class Tally:
 class SentData:
     """The digest of what the destination was last sent of each page; 0 where it is not known.
 
-    `had_data`: the pages whose data were no hole when this began. Eight
-    bytes a page that was sent. Channels may use it side by side for different pages.
+    Eight bytes a page that was sent. Channels may use it side by side for different pages.
     """
 
     def __init__(self, machine: Machine) -> None:
         regions = machine.memory.regions
         self.digests = [sparse_zeros(region.page_count, np.uint64) for region in regions]
-        self.had_data = [region.data_pages() for region in regions]
 
     def forget(self, pages: Sequence[PageBitmap]) -> None:
         """Forget these pages of each region: nobody knows what arrived."""
@@ -168,7 +166,7 @@ class PageSender:
         first, last = int(batch.numbers[0]), int(batch.numbers[-1])
         page = self._page_bytes
         is_one_piece = last - first + 1 == batch.numbers.size
-        if is_one_piece and self._sent.had_data[batch.region].has_range(first, batch.numbers.size):
+        if is_one_piece and batch.ram.has_known_data(first, batch.numbers.size):
             return zero_rows(batch.ram.data[first * page : (last + 1) * page], page)
         parts = [zero_rows(self._copy(part), page) for part in batch.parts(COPIED_BYTES)]
         return np.concatenate(parts)

@@ -21,7 +21,7 @@ from tagalong.wire.limits import MAX_BATCH_BYTES
 _LOOK_UP_S = 0.02
 
 # How long a batch should take, and its size before that is known.
-_BATCH_S = 0.02
+_BATCH_S = 0.1
 _FIRST_BYTES = 4 << 20
 _LEAST_BYTES = 1 << 20
 

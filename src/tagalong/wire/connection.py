@@ -109,11 +109,11 @@ class Connection:
             self._sent(record, buffers)
         return buffers
 
-    def begin_pages(self, runs: Runs, tags: memoryview | NoBytes) -> Buffer:
+    def begin_pages(self, runs: Runs, tags: memoryview | NoBytes) -> list[Buffer]:
         """Return the bytes to send before the uncompressed data of a batch.
 
         The data of all runs follow, then what `end_pages` returns: so nobody has to have
-        hashed the data before the first of them leave. Raises as `send`.
+        hashed the data before the first of them leave. `tags` are not copied. Raises as `send`.
         """
         pages = Pages(runs, NoBytes.PLACED, tags)
         with _Local(self):
@@ -123,7 +123,7 @@ class Connection:
                 pages, EncodedData(DataEncoding.RAW, size_bytes)
             )
         self._open_batch = (pages, checksum)
-        self._bytes_sent += len(head) + size_bytes
+        self._bytes_sent += sum(len(buffer) for buffer in head) + size_bytes
         return head
 
     def end_pages(self, digests: NDArray[np.uint64]) -> Buffer:
@@ -167,9 +167,9 @@ class Connection:
             digests = page_digests(data.pieces, self._conversation.machine.page_size_bytes)
         else:
             digests = frame_digest(data.pieces[0]) if data.pieces else NO_DIGESTS
-        return [head, *data.pieces, seal(self._records_sent, checksum, digests)]
+        return [*head, *data.pieces, seal(self._records_sent, checksum, digests)]
 
-    def _encode_batch_head(self, pages: Pages, data: EncodedData) -> tuple[bytes, int]:
+    def _encode_batch_head(self, pages: Pages, data: EncodedData) -> tuple[list[Buffer], int]:
         """Return what stands before the data, and the record's checksum."""
         machine, features = self._conversation.machine, self.features
         _require_planes(pages, machine.page_size_bytes)
@@ -181,7 +181,7 @@ class Connection:
         prefix = b"" if self._records_sent else encode_stream_header()
         sealed = self._seal(checked, head, runs, tags.payload)
         checksum = int.from_bytes(sealed[-8:], "little")
-        return b"".join((prefix, sealed, head, runs, tags.payload)), checksum
+        return [b"".join((prefix, sealed, head, runs)), tags.payload], checksum
 
     def _seal(self, checked: bytes, *payload: Buffer) -> bytes:
         record_hash = RecordHash(self._records_sent, checked)

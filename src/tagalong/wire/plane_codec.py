@@ -17,6 +17,10 @@ from tagalong.wire.records import Feature, NoBytes, Pages
 
 _TAGS_LEVEL = 1
 
+# Where a plane is looked at before it is compressed: so many pieces of it, of so many bytes.
+_SAMPLES = 8
+_SAMPLE_BYTES = 2048
+
 _DATA_WITHOUT_BYTES = {NoBytes.ZERO: DataEncoding.ZERO, NoBytes.KEPT: DataEncoding.KEPT}
 
 
@@ -44,7 +48,7 @@ class PlaneCodec:
         if not plane.any():
             return EncodedTags(TagEncoding.ZERO, b"")
         smallest = EncodedTags(TagEncoding.RAW, tags)
-        if features & Feature.ZSTD:
+        if features & Feature.ZSTD and self._may_shrink(plane):
             compressed = self._compress(tags, _TAGS_LEVEL)
             if len(compressed) < tags.nbytes:
                 smallest = EncodedTags(TagEncoding.ZSTD, compressed)
@@ -91,6 +95,14 @@ class PlaneCodec:
     def decode_data(self, batch: Batch, frame: memoryview) -> memoryview:
         """Return the data that a Zstandard frame holds; raises as `decode_tags`."""
         return memoryview(self._decompress("data", frame, batch.ram_bytes))
+
+    def _may_shrink(self, plane: NDArray[np.uint8]) -> bool:
+        """Return whether trying is worth its time: random tags would take it for nothing."""
+        if plane.size < 2 * _SAMPLES * _SAMPLE_BYTES:
+            return True
+        step = plane.size // _SAMPLES
+        sample = plane[: _SAMPLES * step].reshape(_SAMPLES, step)[:, :_SAMPLE_BYTES]
+        return len(self._compress(sample.tobytes(), _TAGS_LEVEL)) < sample.size
 
     def _compress(self, plane: Buffer, level: int) -> bytes:
         if level not in self._compressors:
