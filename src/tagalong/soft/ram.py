@@ -63,7 +63,8 @@ class SoftRam:
         region = self._memory.region_of_pages(number, pages)
         if self._accessor is None:
             return region.read_page_tags(pages)
-        return self._accessor.read_runs(_runs(region, pages)).reshape(pages.size, -1)
+        packed = self._accessor.read_runs(_runs(region, pages))
+        return packed.reshape(-1, PAGE_BYTES // PACKED_RATIO)
 
     def write_page_tags(
         self, number: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
