@@ -9,7 +9,7 @@ import numpy as np
 from tagalong.mte import PACKED_RATIO
 from tagalong.wire import limits
 from tagalong.wire.layout import Buffer, Layout, MalformedError
-from tagalong.wire.records import Feature, Machine, Runs
+from tagalong.wire.records import Feature, Machine, Run, Runs
 
 PAGES_HEAD = Layout(
     ("run_count", "u16"),
@@ -143,55 +143,50 @@ def decode_batch(head: BatchHead, runs: Buffer, machine: Machine, features: int)
 
 
 def _require_runs(runs: Runs, machine: Machine) -> None:
-    if not _are_sound(runs, machine):
-        _refuse_runs(runs, machine)
+    """Raise MalformedError for the first run that is none, too large, in disorder or outside.
 
-
-def _are_sound(runs: Runs, machine: Machine) -> bool:
-    """Return whether all runs are in order, in one region each, and not too large."""
+    What could overflow is brought down first to what is refused in any case, so all that stands
+    before the first run that is refused is exact.
+    """
     page = machine.page_size_bytes
     first, count = runs.array[:, 0], runs.array[:, 1]
-    # Each in turn, for no later one can overflow where the ones before it hold.
-    if not (count - np.uint64(1) < limits.MAX_BATCH_BYTES // page).all():
-        return False
-    if int(count.sum()) * page > limits.MAX_BATCH_BYTES or int(first.max()) > limits.MAX_GPA:
-        return False
-    end = first + count * np.uint64(page)
-    starts = np.array([region.gpa for region in machine.regions], np.uint64)
-    ends = np.array([region.end for region in machine.regions], np.uint64)
-    inside = np.searchsorted(starts, first, "right") - 1
-    return bool(
-        (first % np.uint64(page) == 0).all()
-        and (first[1:] >= end[:-1]).all()
-        and (inside >= 0).all()
-        and (end <= ends[inside]).all()
+    sizes = np.minimum(count, limits.MAX_BATCH_BYTES // page + 1) * np.uint64(page)
+    ends = np.zeros(len(runs) + 1, np.uint64)
+    ends[1:] = np.minimum(first, machine.region_ends[-1]) + sizes
+    # The end of the last region that starts at or below the run; 0 if there is none.
+    limit = machine.region_ends[np.searchsorted(machine.region_starts, first, "right")]
+    is_too_large = (sizes == 0) | (np.cumsum(sizes) > limits.MAX_BATCH_BYTES)
+    is_in_disorder = (first & np.uint64(page - 1) != 0) | (first < ends[:-1])
+    is_bad = is_too_large | is_in_disorder | (ends[1:] > limit)
+    if is_bad.any():
+        number = int(is_bad.argmax())
+        at = PAGES_HEAD.size + number * RUN.size
+        if is_too_large[number]:
+            raise _too_large(runs[number], page, at)
+        if is_in_disorder[number]:
+            raise _in_disorder(runs[number], page, int(ends[number]), at)
+        raise _outside(runs[number], page, at)
+
+
+def _too_large(run: Run, page: int, at: int) -> MalformedError:
+    return MalformedError(
+        f"a run of {run.page_count:#x} pages of {page:#x} bytes: there must be one, and in "
+        f"all runs at most {limits.MAX_BATCH_BYTES:#x} bytes",
+        offset=at + RUN.offsets["page_count"],
     )
 
 
-def _refuse_runs(runs: Runs, machine: Machine) -> None:
-    """Raise MalformedError for the first run that is not sound."""
-    page = machine.page_size_bytes
-    end = total = 0
-    for number, run in enumerate(runs):
-        at = PAGES_HEAD.size + number * RUN.size
-        total += run.page_count
-        if not run.page_count or total * page > limits.MAX_BATCH_BYTES:
-            raise MalformedError(
-                f"a run of {run.page_count:#x} pages of {page:#x} bytes: there must be one, and in "
-                f"all runs at most {limits.MAX_BATCH_BYTES:#x} bytes",
-                offset=at + RUN.offsets["page_count"],
-            )
-        if run.first_gpa % page or run.first_gpa < end:
-            raise MalformedError(
-                f"a run at gpa {run.first_gpa:#x}, which must be a multiple of the page size "
-                f"{page:#x} and at least {end:#x}, where the run before it ends",
-                offset=at,
-            )
-        end = run.first_gpa + run.page_count * page
-        if not any(region.gpa <= run.first_gpa < end <= region.end for region in machine.regions):
-            raise MalformedError(
-                f"pages [{run.first_gpa:#x}, {end:#x}) are not in one region", offset=at
-            )
+def _in_disorder(run: Run, page: int, end: int, at: int) -> MalformedError:
+    return MalformedError(
+        f"a run at gpa {run.first_gpa:#x}, which must be a multiple of the page size "
+        f"{page:#x} and at least {end:#x}, where the run before it ends",
+        offset=at,
+    )
+
+
+def _outside(run: Run, page: int, at: int) -> MalformedError:
+    end = run.first_gpa + run.page_count * page
+    return MalformedError(f"pages [{run.first_gpa:#x}, {end:#x}) are not in one region", offset=at)
 
 
 def _require_encodings(head: BatchHead, machine: Machine, features: int) -> None:
