@@ -267,10 +267,8 @@ class Region:
         Touches no memory. Raises RunStateError after close(), HostError if the host cannot
         tell.
         """
-        pages = PageBitmap(self.page_count)
-        units = np.array([*_whole_units(self._data, self.page_size_bytes)], np.int64).reshape(-1, 2)
-        pages.set_runs(np.stack((units[:, 0], units[:, 1] - units[:, 0]), axis=1))
-        return pages
+        extents = self._data.extents()
+        return PageBitmap.from_extents(self.page_count, extents, self.page_size_bytes)
 
     def populated_pages(self) -> PageBitmap:
         """Return the pages that may hold data or tags other than zero.
