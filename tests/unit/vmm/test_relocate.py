@@ -26,7 +26,7 @@ from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 20.0
 REMOVE = "Remove the cause (--reconnect SECONDS bridges a link that breaks now and then)"
-REQUEST = MigrationRequest("tcp:h:1", MigrationSettings(downtime_limit=42))
+REQUEST = MigrationRequest("tcp:host.example:1", MigrationSettings(downtime_limit=42))
 AGAIN = "start a new destination (tagalong run --incoming) and migrate again."
 HERE = "The VM is at the source (running); nothing was started at the destination."
 
