@@ -206,35 +206,35 @@ def _require_encodings(head: BatchHead, machine: Machine, features: int) -> None
 
 
 def _require_tag_bytes(batch: Batch) -> None:
-    head = batch.head
-    smallest, largest = {
+    encoding = batch.head.tag_encoding
+    possible = {
         TagEncoding.ABSENT: (0, 0),
         TagEncoding.ZERO: (0, 0),
         TagEncoding.RAW: (batch.packed_bytes, batch.packed_bytes),
         TagEncoding.ZSTD: (1, batch.packed_bytes - 1),
         TagEncoding.UNIFORM: (batch.runs.page_count, batch.runs.page_count),
-    }[head.tag_encoding]
-    if not smallest <= head.tag_bytes <= largest:
-        raise _wrong(
-            "tag_bytes",
-            f"{head.tag_bytes:#x} bytes of {head.tag_encoding.name} tags for a batch of "
-            f"{batch.ram_bytes:#x} bytes, where {smallest:#x} to {largest:#x} are possible",
-        )
+    }[encoding]
+    _require_size(batch, "tag_bytes", f"{encoding.name} tags", possible)
 
 
 def _require_data_bytes(batch: Batch) -> None:
-    head = batch.head
-    smallest, largest = {
+    encoding = batch.head.data_encoding
+    possible = {
         DataEncoding.RAW: (batch.ram_bytes, batch.ram_bytes),
         DataEncoding.ZERO: (0, 0),
         DataEncoding.ZSTD: (1, batch.ram_bytes - 1),
         DataEncoding.KEPT: (0, 0),
-    }[head.data_encoding]
-    if not smallest <= head.data_bytes <= largest:
+    }[encoding]
+    _require_size(batch, "data_bytes", f"{encoding.name} data", possible)
+
+
+def _require_size(batch: Batch, field: str, what: str, possible: tuple[int, int]) -> None:
+    size_bytes, (smallest, largest) = getattr(batch.head, field), possible
+    if not smallest <= size_bytes <= largest:
         raise _wrong(
-            "data_bytes",
-            f"{head.data_bytes:#x} bytes of {head.data_encoding.name} data for a batch of "
-            f"{batch.ram_bytes:#x} bytes, where {smallest:#x} to {largest:#x} are possible",
+            field,
+            f"{size_bytes:#x} bytes of {what} for a batch of {batch.ram_bytes:#x} bytes, where "
+            f"{smallest:#x} to {largest:#x} are possible",
         )
 
 
