@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 import numpy as np
@@ -76,7 +76,7 @@ class SoftMachine:
             self._handle_exit,
             self._give_up,
         )
-        self._throttle = Throttle(self._condition, self._runner.hold, self._runner.let_go)
+        self._throttle = Throttle(self._condition, self._runner.holds)
         self._memory = create_memory(description, sources)
         for region in self._memory.regions:
             self._native.add_ram(region)
@@ -192,20 +192,9 @@ class SoftMachine:
             self._refuse_closed()
             self._throttle.set(percent)
 
-    @contextmanager
-    def standing(self) -> Iterator[bool]:
+    def standing(self) -> AbstractContextManager[bool]:
         """Keep the vCPUs of a machine that does not run from running."""
-        with self._condition:
-            self._refuse_closed()
-            stands = self._state is not RunState.RUNNING
-            if stands:
-                self._runner.hold()
-        try:
-            yield stands
-        finally:
-            if stands:
-                with self._condition:
-                    self._runner.let_go()
+        return self._runner.holds.held_unless(self._runs)
 
     def close(self) -> None:
         """Stop and release everything."""
@@ -345,14 +334,13 @@ class SoftMachine:
         """Keep the vCPUs between instructions for the length of the block."""
         with self._condition:
             self._refuse_closed()
-            with self._runner.held():
+            with self._runner.holds.held():
                 yield
 
     @contextmanager
     def _while_paused(self) -> Iterator[None]:
         with self._condition:
-            self._refuse_closed()
-            if self._state is RunState.RUNNING:
+            if self._runs():
                 raise RunStateError("the machine is running: pause it first")
             self._runner.stand()
             yield
@@ -363,6 +351,10 @@ class SoftMachine:
         except AddressError:
             return False
         return True
+
+    def _runs(self) -> bool:
+        self._refuse_closed()
+        return self._state is RunState.RUNNING
 
     def _refuse_closed(self) -> None:
         if self._closed:

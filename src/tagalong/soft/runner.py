@@ -8,11 +8,11 @@ that moment: so a harvest of the dirty log can never fall between a store and it
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from tagalong._native import Exit
+from tagalong.holds import Holds
 
 _BUDGET: Final = 1 << 40  # instructions; run() is ended by interrupt(), not by its budget
 _IDLE_WAIT_S: Final = 0.001
@@ -31,7 +31,7 @@ class Interpreter(Protocol):
 
 
 class Runner:
-    """Runs `interpreter` while `is_wanted` and nobody holds it.
+    """Runs `interpreter` while `is_wanted` and nobody has a hold of `holds`.
 
     `condition` guards everything here and what `is_wanted` looks at; whoever changes that
     notifies it. `handle` is called for each exit and `fail` with an error that ended the
@@ -53,7 +53,7 @@ class Runner:
         self._fail = fail
         self._stands = True
         self._closed = False
-        self._holds = 0
+        self.holds = Holds(condition, self.stand)
         self._thread: threading.Thread | None = None
 
     def go(self) -> None:
@@ -70,26 +70,6 @@ class Runner:
         if not self._stands:
             self._interpreter.interrupt()
         self._condition.wait_for(lambda: self._stands)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Make the runner stand for the length of the block."""
-        with self._condition:
-            try:
-                self.hold()
-                yield
-            finally:
-                self.let_go()
-
-    def hold(self) -> None:
-        """Make the runner stand until `let_go`; called with the condition held."""
-        self._holds += 1
-        self.stand()
-
-    def let_go(self) -> None:
-        """Take one `hold` back; called with the condition held."""
-        self._holds -= 1
-        self._condition.notify_all()
 
     def idle(self) -> None:
         """Wait a moment for something that the guest could go on with, unless it must stand."""
@@ -127,4 +107,4 @@ class Runner:
             return not self._closed
 
     def _may_run(self) -> bool:
-        return self._closed or (self._is_wanted() and not self._holds)
+        return self._closed or (self._is_wanted() and not self.holds.is_held)

@@ -71,9 +71,9 @@ def test_held_makes_the_runner_stand_and_go_on_afterwards(scene: Scene) -> None:
     scene.go()
     assert scene.running.wait(TIMEOUT_S)
 
-    with scene.runner.held():
+    with scene.runner.holds.held():
         assert not scene.running.is_set()
-        with scene.runner.held():
+        with scene.runner.holds.held():
             pass
         before = scene.runs
         scene.condition.notify_all()
@@ -124,7 +124,7 @@ def test_idle_ends_at_once_when_the_runner_must_stand(scene: Scene) -> None:
 
     scene.runner.idle()
 
-    with scene.runner.held():
+    with scene.runner.holds.held():
         scene.is_wanted = True
         scene.runner.idle()
 
@@ -137,7 +137,7 @@ def test_error_of_a_handler_is_told_and_leaves_the_runner_standing(scene: Scene)
     scene.go()
 
     assert scene.failed.wait(TIMEOUT_S)
-    with scene.runner.held():
+    with scene.runner.holds.held():
         assert [repr(error) for error in scene.errors] == ["KeyError('a bug')"]
         assert scene.runs == 1
 
