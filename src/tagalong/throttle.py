@@ -6,10 +6,10 @@ harvests or saves in such a moment finds them standing already.
 """
 
 import threading
-from collections.abc import Callable
 from typing import Final
 
 from tagalong.errors import UsageError
+from tagalong.holds import Holds
 from tagalong.machine import MAX_THROTTLE_PERCENT
 
 # QEMU's CPU_THROTTLE_TIMESLICE_NS.
@@ -17,21 +17,14 @@ _SLICE_S: Final = 0.010
 
 
 class Throttle:
-    """Makes the vCPUs of a machine stand for a part of the time.
+    """Makes the vCPUs of a machine stand for a part of the time, by `holds`.
 
-    `condition` guards the machine. `hold` makes its vCPUs stand and returns when they do,
-    `let_go` takes that back; both are called with the condition held.
+    `condition` guards the machine.
     """
 
-    def __init__(
-        self,
-        condition: threading.Condition,
-        hold: Callable[[], None],
-        let_go: Callable[[], None],
-    ) -> None:
+    def __init__(self, condition: threading.Condition, holds: Holds) -> None:
         self._condition = condition
-        self._hold = hold
-        self._let_go = let_go
+        self._holds = holds
         self._percent = 0
         self._thread: threading.Thread | None = None
 
@@ -53,9 +46,9 @@ class Throttle:
         with self._condition:
             while self._percent:
                 self._condition.wait_for(self._is_over, _SLICE_S)
-                self._hold()
+                self._holds.hold()
                 self._condition.wait_for(self._is_over, self._standing_s())
-                self._let_go()
+                self._holds.let_go()
             self._thread = None
 
     def _is_over(self) -> bool:

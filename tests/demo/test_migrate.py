@@ -223,7 +223,9 @@ def test_migrate_source_quit_meanwhile_ends_both_processes(tmp_path: Path) -> No
 
 
 def test_migrate_verified_without_tags_makes_no_sense(tmp_path: Path) -> None:
-    result = tagalong("migrate", str(tmp_path / "a"), "tcp:h:1", "--verify", "--drop-tags")
+    result = tagalong(
+        "migrate", str(tmp_path / "a"), "tcp:host.example:1", "--verify", "--drop-tags"
+    )
 
     assert result.returncode == 2
     assert result.stderr == (

@@ -241,7 +241,7 @@ def test_qmp_shell_runs_commands_from_its_standard_input(tmp_path: Path) -> None
                 stderr=asyncio.subprocess.STDOUT,
                 env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
             )
-            script = b"query-status\ncont\nmigrate uri=tcp:h:1 x-verify=true\nnonsense\n"
+            script = b"query-status\ncont\nmigrate uri=tcp:host.example:1 x-verify=true\nnonsense\n"
             output, _ = await shell.communicate(script)
             assert shell.returncode == 0
             assert served.vm.state.value == "running"

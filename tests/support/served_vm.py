@@ -6,18 +6,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tagalong.errors import MigrationCancelledError, SnapshotCancelledError, TagalongError
-from tagalong.machine import Machine, RunState
+from tagalong.errors import MigrationCancelledError, TagalongError
+from tagalong.machine import Machine
 from tagalong.migrate import Recovery
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.messages import Event
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
-from tagalong.vmm.save_record import SaveMoment, SaveRequest
 from tagalong.vmm.saving import Saving
 from tagalong.vmm.server import ControlServer
 from tagalong.vmm.vm import Vm
 from tests.support.scripted_machine import ScriptedMachine
+from tests.support.scripted_storer import ScriptedStorer
 
 PROGRESS = MigrationProgress(
     total_bytes=1 << 20,
@@ -59,37 +59,6 @@ class Migration:
 
 
 @dataclass
-class Storing:
-    """How the served VM is saved; `requests` are those that were asked for."""
-
-    report: Mapping[str, object] = field(default_factory=lambda: {"downtime_ms": 3.0})
-    error: Exception | None = None
-    finish: threading.Event = field(default_factory=threading.Event)
-    requests: list[SaveRequest] = field(default_factory=list)
-
-    def store(
-        self,
-        machine: Machine,
-        request: SaveRequest,
-        progress: Callable[[SaveMoment], None],
-        cancelled: threading.Event,
-    ) -> Mapping[str, object]:
-        """Stop the machine and do as told, once `finish` is set, or be cancelled before."""
-        self.requests.append(request)
-        ran = machine.run_state is RunState.RUNNING
-        machine.pause()
-        progress(SaveMoment(1 << 19, 1 << 20, "copying", 1))
-        while not self.finish.wait(0.001):
-            if cancelled.is_set():
-                raise SnapshotCancelledError("cancelled on request")
-        if ran:
-            machine.resume()
-        if self.error is not None:
-            raise self.error
-        return self.report
-
-
-@dataclass
 class ServedVm:
     """What a test can see and do."""
 
@@ -97,7 +66,7 @@ class ServedVm:
     vm: Vm
     machine: ScriptedMachine
     migration: Migration
-    storing: Storing
+    storing: ScriptedStorer
 
 
 @asynccontextmanager
@@ -108,7 +77,7 @@ async def served_vm(path: Path) -> AsyncIterator[ServedVm]:
     def emit(event: Event) -> None:
         servers[0].broadcast(event)
 
-    machine, migration, storing = ScriptedMachine(), Migration(), Storing()
+    machine, migration, storing = ScriptedMachine(), Migration(), ScriptedStorer()
     vm = Vm(emit)
     outgoing = Outgoing(vm, migration.send)
     saving = Saving(vm, storing.store, emit)

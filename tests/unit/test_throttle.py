@@ -6,24 +6,27 @@ import time
 import pytest
 
 from tagalong.errors import UsageError
+from tagalong.holds import Holds
 from tagalong.throttle import Throttle
 
 
-class Clock:
-    """Counts how long the vCPUs stood."""
+class Clock(Holds):
+    """Counts how often and how long the vCPUs stood."""
 
     def __init__(self) -> None:
-        self.condition = threading.Condition()
+        condition = threading.Condition()
+        super().__init__(condition, self._stand)
         self.stood_s = 0.0
-        self.holds = 0
+        self.stops = 0
         self._since = 0.0
-        self.throttle = Throttle(self.condition, self._hold, self._let_go)
+        self.throttle = Throttle(condition, self)
 
-    def _hold(self) -> None:
-        self.holds += 1
+    def _stand(self) -> None:
+        self.stops += 1
         self._since = time.monotonic()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        super().let_go()
         self.stood_s += time.monotonic() - self._since
 
 
@@ -47,7 +50,7 @@ def test_throttle_makes_the_vcpus_stand_for_its_share(percent: int) -> None:
 def test_throttle_that_ends_lets_go_at_once_and_leaves_no_thread() -> None:
     clock = Clock()
     clock.throttle.set(99)
-    while not clock.holds:
+    while not clock.stops:
         time.sleep(0.005)
 
     began = time.monotonic()

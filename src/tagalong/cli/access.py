@@ -5,8 +5,9 @@ import json
 import click
 
 from tagalong.cli.access_text import access_report
+from tagalong.cli.message import announce
+from tagalong.cli.options import machine_option
 from tagalong.comparison import Options, compare
-from tagalong.vmm.factory import AUTO, MACHINE_NAMES
 
 _EPILOG = """\b
 Examples:
@@ -20,13 +21,7 @@ faulted or gave something wrong while the guest stood.
 
 
 @click.command(epilog=_EPILOG)
-@click.option(
-    "--machine",
-    type=click.Choice(MACHINE_NAMES),
-    default=AUTO,
-    show_default=True,
-    help="Kind of machine; auto: kvm where it works, else soft.",
-)
+@machine_option
 @click.option(
     "--race",
     "race_s",
@@ -45,10 +40,6 @@ def command(context: click.Context, /, *, machine: str, race_s: float, as_json: 
     --race what a running guest does to it. The row (plain) is the control: accesses without
     any strategy.
     """
-    report = compare(Options(machine, race_s), _step)
+    report = compare(Options(machine, race_s), announce)
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else access_report(report))
     context.exit(0 if report.is_as_promised else 1)
-
-
-def _step(message: str) -> None:
-    click.echo(f"tagalong: {message}", err=True)

@@ -6,13 +6,12 @@ from typing import Any
 
 import click
 
-from tagalong.cli.options import access_option, size
+from tagalong.cli.message import announce
+from tagalong.cli.options import access_option, machine_option, max_downtime_option, size
 from tagalong.cli.progress import migration_bar
 from tagalong.cli.text import demo_report
 from tagalong.demo import DemoObserver, DemoOptions, run_demo
-from tagalong.vmm.factory import AUTO, MACHINE_NAMES
 from tagalong.vmm.interrupt import run_interruptible
-from tagalong.vmm.settings import MAX_DOWNTIME_LIMIT_MS, MigrationSettings
 
 _EPILOG = """\b
 Examples:
@@ -27,24 +26,11 @@ sides were equal, 1 if not.
 
 @click.command(epilog=_EPILOG)
 @click.option("--ram", "ram_bytes", type=size, metavar="SIZE", default="64M", show_default=True)
-@click.option(
-    "--machine",
-    type=click.Choice(MACHINE_NAMES),
-    default=AUTO,
-    show_default=True,
-    help="Kind of machine; auto: kvm where it works, else soft.",
-)
+@machine_option
 @access_option
 @click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--guest-args", "guest_arguments", metavar='"K=V ..."', default="", help="For churn.")
-@click.option(
-    "--max-downtime",
-    "max_downtime_ms",
-    type=click.IntRange(0, MAX_DOWNTIME_LIMIT_MS),
-    default=MigrationSettings().downtime_limit,
-    show_default=True,
-    metavar="MS",
-)
+@max_downtime_option("max_downtime_ms")
 @click.option("--drop-tags", is_flag=True, help="Throw the tags away: the guest must notice.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
@@ -55,11 +41,7 @@ def command(context: click.Context, /, *, as_json: bool, **values: Any) -> None:
     the time, and says so when anything is not as it should be.
     """
     with migration_bar() as show:
-        observer = DemoObserver(step=_step, progress=show)
+        observer = DemoObserver(step=announce, progress=show)
         report = run_interruptible(partial(run_demo, DemoOptions(**values), observer))
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else demo_report(report))
     context.exit(0 if report.succeeded else 1)
-
-
-def _step(message: str) -> None:
-    click.echo(f"tagalong: {message}", err=True)

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from tagalong.cli.message import announce
 
 _DETAIL_WIDTH = 40
 
@@ -15,7 +16,7 @@ class _Lines:
     """Says each step in a line: standard error is a file or a pipe."""
 
     def step(self, title: str) -> None:
-        click.echo(f"tagalong: {title} ...", err=True)
+        announce(f"{title} ...")
 
     def progress(self, fraction: float | None, detail: str) -> None:
         pass

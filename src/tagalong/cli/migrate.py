@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from tagalong.cli.options import access_change_option, size
+from tagalong.cli.options import access_change_option, max_downtime_option, size
 from tagalong.cli.progress import migration_bar
 from tagalong.cli.text import migration_report
 from tagalong.migrate import MAX_CHANNELS, MAX_RECONNECT_S, parse_compression
 from tagalong.vmm.interrupt import run_interruptible
 from tagalong.vmm.record import MigrationRequest
 from tagalong.vmm.relocate import migrate_vm
-from tagalong.vmm.settings import MAX_DOWNTIME_LIMIT_MS, MigrationSettings
+from tagalong.vmm.settings import MigrationSettings
 
 _DEFAULTS = MigrationSettings()
 
@@ -32,15 +32,7 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.argument("control", type=click.Path(path_type=Path))
 @click.argument("uri")
-@click.option(
-    "--max-downtime",
-    "downtime_limit",
-    type=click.IntRange(0, MAX_DOWNTIME_LIMIT_MS),
-    default=_DEFAULTS.downtime_limit,
-    show_default=True,
-    metavar="MS",
-    help="Stop the guest only when the rest takes no longer than this.",
-)
+@max_downtime_option("downtime_limit")
 @access_change_option
 @click.option(
     "--max-bandwidth",

@@ -1,13 +1,19 @@
-"""Types of options that several commands share."""
+"""Options that several commands share, and types of options."""
 
 import re
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from tagalong.access import ACCESS_NAMES, AUTO
+from tagalong.vmm.factory import AUTO as AUTO_MACHINE
+from tagalong.vmm.factory import MACHINE_NAMES
+from tagalong.vmm.settings import MAX_DOWNTIME_LIMIT_MS, MigrationSettings
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _POINTER_BITS = 64
+_F = TypeVar("_F", bound=Callable[..., Any])
 _SIZE = re.compile(r"(\d{1,20})\s*(?:([KMGT])(?:iB)?)?", re.IGNORECASE)
 
 
@@ -17,6 +23,15 @@ def size(text: str) -> int:
     if found is None or int(found[1]) == 0:
         raise click.BadParameter(f"{text!r} is no size: write 4096, 64M or 1G")
     return int(found[1]) * _UNITS[(found[2] or "").upper()]
+
+
+machine_option = click.option(
+    "--machine",
+    type=click.Choice(MACHINE_NAMES),
+    default=AUTO_MACHINE,
+    show_default=True,
+    help="Kind of machine; auto: kvm where it works, else soft.",
+)
 
 
 access_option = click.option(
@@ -33,6 +48,21 @@ access_change_option = click.option(
     type=click.Choice(ACCESS_NAMES),
     help="How the VM's process touches guest RAM from now on; default: as it does.",
 )
+
+
+def max_downtime_option(
+    name: str, help_text: str = "Stop the guest only when the rest takes no longer than this."
+) -> Callable[[_F], _F]:
+    """Return the option --max-downtime, which a command takes as its parameter `name`."""
+    return click.option(
+        "--max-downtime",
+        name,
+        type=click.IntRange(0, MAX_DOWNTIME_LIMIT_MS),
+        default=MigrationSettings().downtime_limit,
+        show_default=True,
+        metavar="MS",
+        help=help_text,
+    )
 
 
 def address_range(text: str) -> tuple[int, int]:

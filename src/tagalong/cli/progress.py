@@ -1,7 +1,7 @@
 """Progress bars of long work, on standard error and only if that is a terminal."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import cast
 
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
 )
@@ -21,46 +22,41 @@ Info = Mapping[str, object]
 _BITS_PER_BYTE = 8
 
 
-@contextmanager
-def migration_bar(console: Console | None = None) -> Iterator[Callable[[Info], None]]:
+def migration_bar(
+    console: Console | None = None,
+) -> AbstractContextManager[Callable[[Info], None]]:
     """Show a bar for the time of a `with` block; call what it gives with query-migrate's answers.
 
     `console` is standard error unless a test brings another.
     """
-    console = console or Console(stderr=True)
-    if not console.is_terminal:
-        yield _ignore
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TextColumn("{task.fields[rate]}"),
-    )
-    # Shown with the first answer and gone with the last: other lines stand before and after.
-    progress = Progress(*columns, console=console, transient=True)
-    task = progress.add_task("migrating", total=None, rate="")
-    try:
-        yield lambda info: _update(progress, task, info)
-    finally:
-        progress.stop()
+    return _bar(console, "migrating", _update, TextColumn("{task.fields[rate]}"))
 
 
-@contextmanager
-def save_bar(console: Console | None = None) -> Iterator[Callable[[Info], None]]:
+def save_bar(console: Console | None = None) -> AbstractContextManager[Callable[[Info], None]]:
     """Show a bar for a snapshot or a dump; call what it gives with query-dump's answers.
 
     `console` is standard error unless a test brings another.
     """
+    return _bar(console, "saving", _update_save)
+
+
+@contextmanager
+def _bar(
+    console: Console | None,
+    title: str,
+    update: Callable[[Progress, TaskID, Info], None],
+    *more: ProgressColumn,
+) -> Iterator[Callable[[Info], None]]:
     console = console or Console(stderr=True)
     if not console.is_terminal:
         yield _ignore
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    progress = Progress(*columns, console=console, transient=True)
-    task = progress.add_task("saving", total=None)
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True)
+    # Shown with the first answer and gone with the last: other lines stand before and after.
+    progress = Progress(*columns, *more, console=console, transient=True)
+    task = progress.add_task(title, total=None, rate="")
     try:
-        yield lambda info: _update_save(progress, task, info)
+        yield lambda info: update(progress, task, info)
     finally:
         progress.stop()
 

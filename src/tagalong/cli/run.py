@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from tagalong.cli.options import access_option, size
-from tagalong.vmm.factory import AUTO, MACHINE_NAMES
+from tagalong.cli.message import announce
+from tagalong.cli.options import access_option, machine_option, size
 from tagalong.vmm.launch import RunOptions, run_vm
 
 _EPILOG = """\b
@@ -21,13 +21,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.option(
-    "--machine",
-    type=click.Choice(MACHINE_NAMES),
-    default=AUTO,
-    show_default=True,
-    help="Kind of machine; auto: kvm where it works, else soft.",
-)
+@machine_option
 @access_option
 @click.option(
     "--ram", "ram_bytes", type=size, metavar="SIZE", help="Guest RAM, as in 64M (the default)."
@@ -108,8 +102,4 @@ def command(context: click.Context, /, **values: Any) -> None:
     The guest's console goes to standard output, messages to standard error. Once the VM
     has been migrated away, the process keeps its memory until it is told to quit.
     """
-    context.exit(run_vm(RunOptions(**values), announce=_announce))
-
-
-def _announce(message: str) -> None:
-    click.echo(f"tagalong: {message}", err=True)
+    context.exit(run_vm(RunOptions(**values), announce=announce))

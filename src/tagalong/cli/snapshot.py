@@ -7,13 +7,12 @@ from typing import Any
 
 import click
 
-from tagalong.cli.options import access_change_option
+from tagalong.cli.options import access_change_option, max_downtime_option
 from tagalong.cli.progress import save_bar
 from tagalong.cli.text import save_report
 from tagalong.vmm.interrupt import run_interruptible
 from tagalong.vmm.keep import save_vm
 from tagalong.vmm.save_record import SaveRequest
-from tagalong.vmm.settings import MAX_DOWNTIME_LIMIT_MS, MigrationSettings
 
 _EPILOG = """\b
 Examples:
@@ -28,14 +27,8 @@ Examples:
 @click.argument("control", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--live", is_flag=True, help="Let the guest run; stop it only at the end.")
-@click.option(
-    "--max-downtime",
-    "max_downtime_ms",
-    type=click.IntRange(0, MAX_DOWNTIME_LIMIT_MS),
-    default=MigrationSettings().downtime_limit,
-    show_default=True,
-    metavar="MS",
-    help="With --live: stop the guest when the rest takes no longer than this.",
+@max_downtime_option(
+    "max_downtime_ms", "With --live: stop the guest when the rest takes no longer than this."
 )
 @click.option("--zstd", is_flag=True, help="Compress the file; it is smaller, and not mappable.")
 @access_change_option

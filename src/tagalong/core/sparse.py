@@ -183,14 +183,7 @@ class SparseExtent:
                 self._write_all(offset + done, np.zeros(size, np.uint8))
 
     def _write_all(self, offset: int, content: NDArray[np.uint8]) -> None:
-        view = content.data if content.flags.c_contiguous else content.tobytes()
-        done = 0
-        self._touch(offset + content.size)
-        while done < content.size:
-            try:
-                done += os.pwrite(self._fd, view[done:], self._start + offset + done)
-            except OSError as error:
-                raise self._failure("write", offset, content.size, error) from error
+        self._write_parts(np.array([[offset, content.size, 0]]), content)
 
     def _touch(self, stop: int) -> None:
         self._untouched = max(self._untouched, -(-stop // BLOCK_BYTES) * BLOCK_BYTES)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final
 
 import numpy as np
@@ -66,7 +66,7 @@ class KvmMachine:
             ExitHandler(self._uart, self._end).handle,
             lambda error: self._end(RunState.FAILED, error),
         )
-        self._throttle = Throttle(self._condition, self._threads.hold, self._threads.let_go)
+        self._throttle = Throttle(self._condition, self._threads.holds)
         counts = [region.page_count for region in parts.memory.regions]
         self._log = DirtyLog(parts.vm, parts.slots, counts)
         self._host = NativeHost(parts.memory, self._copy_tags)
@@ -187,20 +187,9 @@ class KvmMachine:
             self._refuse_closed()
             self._throttle.set(percent)
 
-    @contextmanager
-    def standing(self) -> Iterator[bool]:
+    def standing(self) -> AbstractContextManager[bool]:
         """Keep the vCPUs of a machine that does not run from running."""
-        with self._condition:
-            self._refuse_closed()
-            stands = self._state is not RunState.RUNNING
-            if stands:
-                self._threads.hold()
-        try:
-            yield stands
-        finally:
-            if stands:
-                with self._condition:
-                    self._threads.let_go()
+        return self._threads.holds.held_unless(self._runs)
 
     def close(self) -> None:
         """Stop and release everything."""
@@ -282,7 +271,7 @@ class KvmMachine:
         """Return the state as of now, of a machine that may be running."""
         with self._condition:
             self._refuse_closed()
-        with self._threads.held():
+        with self._threads.holds.held():
             return self._state_now()
 
     def check_state(self, state: MachineState) -> None:
@@ -337,8 +326,7 @@ class KvmMachine:
     @contextmanager
     def _while_paused(self) -> Iterator[None]:
         with self._condition:
-            self._refuse_closed()
-            if self._state is RunState.RUNNING:
+            if self._runs():
                 raise RunStateError("the machine is running: pause it first")
             self._threads.stand()
             yield
@@ -346,9 +334,13 @@ class KvmMachine:
     @contextmanager
     def _log_suspended(self) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(self._threads.held())
+            stack.enter_context(self._threads.holds.held())
             stack.enter_context(self._log.suspended())
             yield
+
+    def _runs(self) -> bool:
+        self._refuse_closed()
+        return self._state is RunState.RUNNING
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -1,22 +1,20 @@
 """Guest RAM for KVM: a region's data plane is what the guest runs on, its tags are in its pages.
 
 A memfd mapped shared, without PROT_MTE, is what the guest and this process see; a second
-mapping with PROT_MTE (`tagged_alias`) is there for who wants LDG and STG to reach the same
-tags. Kernels before 6.2 refuse shared memory to a VM with MTE: there the RAM is private
-anonymous memory, which has no second mapping. So is the RAM of a machine that is restored
-from a file which KVM lets it map copy-on-write: Linux allows tags in private mappings of
-tmpfs, and before 6.2 of any file.
+mapping with PROT_MTE (`tagalong.access.native_host`) is there for who wants LDG and STG to
+reach the same tags. Kernels before 6.2 refuse shared memory to a VM with MTE: there the RAM
+is private anonymous memory, which has no second mapping. So is the RAM of a machine that is
+restored from a file which KVM lets it map copy-on-write: Linux allows tags in private
+mappings of tmpfs, and before 6.2 of any file.
 """
 
-import mmap
 from collections.abc import Iterator
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong.errors import HostError, UsageError
-from tagalong.kvm.abi import PROT_MTE
+from tagalong.errors import UsageError
 from tagalong.machine import RegionDescription
 from tagalong.memory import AnyPlane, Plane, PrivatePlane, Region, RegionSource
 from tagalong.memory.region import check_region
@@ -89,16 +87,3 @@ def create_region(
         content = source.data if source is not None else None
         data = PrivatePlane("tagalong-ram", description.size_bytes, content)
     return Region(description.gpa, page_size_bytes, data, TagsInPages())
-
-
-def tagged_alias(region: Region) -> mmap.mmap:
-    """Map a region's data a second time, with PROT_MTE; the caller closes it.
-
-    LDG and STG through it reach the guest's tags, and plain accesses are checked if the
-    thread asked for that. Raises HostError for anonymous RAM and if the host refuses.
-    """
-    protection = mmap.PROT_READ | mmap.PROT_WRITE | PROT_MTE
-    try:
-        return mmap.mmap(region.data_fd, region.size_bytes, mmap.MAP_SHARED, protection)
-    except OSError as error:
-        raise HostError(f"cannot map RAM at gpa {region.gpa:#x} with PROT_MTE: {error}") from error

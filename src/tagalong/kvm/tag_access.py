@@ -73,7 +73,7 @@ class TagAccess:
         region = self._memory.region_of_pages(number, pages)
         row_bytes = region.page_size_bytes // PACKED_RATIO
         used = self._find_used_pages(region, pages)
-        found = self.port.read_runs(_runs(region, pages[used])).reshape(-1, row_bytes)
+        found = self.port.read_runs(region.gpa_runs(page_runs(pages[used]))).reshape(-1, row_bytes)
         if used.all():
             return found
         rows = np.zeros((pages.size, row_bytes), np.uint8)
@@ -84,7 +84,7 @@ class TagAccess:
         """Set packed tags of pages of region `number`, one row each, as `write`."""
         region = self._memory.region_of_pages(number, pages)
         wanted = self._find_used_pages(region, pages) | packed.any(axis=1)
-        self.port.write_runs(_runs(region, pages[wanted]), packed[wanted].reshape(-1))
+        self.port.write_runs(region.gpa_runs(page_runs(pages[wanted])), packed[wanted].reshape(-1))
         self._used[region.gpa][pages[wanted]] = True
 
     def _find_used_pages(self, region: Region, pages: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -115,13 +115,6 @@ class TagAccess:
                 f"tags of {gpa:#x}+{length_bytes:#x}: not aligned to {self._page_bytes:#x}"
             )
         return self._memory.locate(gpa, length_bytes)
-
-
-def _runs(region: Region, pages: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return gpa and size in bytes of the runs of pages."""
-    runs = page_runs(pages) * region.page_size_bytes
-    runs[:, 0] += region.gpa
-    return runs
 
 
 def _chunks(pages: NDArray[np.bool_], page_bytes: int) -> Iterator[tuple[int, int]]:

@@ -44,23 +44,17 @@ class IoctlPort:
     def read_runs(self, runs: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Ask KVM."""
         tags = np.empty(int(runs[:, 1].sum()) // GRANULE_BYTES, np.uint8)
-        self._copy(runs, tags, KVM_ARM_TAGS_FROM_GUEST)
+        self._vm.copy_tags_of_runs(runs, tags, KVM_ARM_TAGS_FROM_GUEST)
         return pack(tags)
 
     def write_runs(self, runs: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
         """Tell KVM."""
         tags = unpack(packed)
         try:
-            self._copy(runs, tags, KVM_ARM_TAGS_TO_GUEST)
+            self._vm.copy_tags_of_runs(runs, tags, KVM_ARM_TAGS_TO_GUEST)
         except IoctlError as error:
             # Newer kernels, and 6.12 with the fix, take no tags while the dirty log is on.
             if error.errno != errno.EBUSY:
                 raise
             with self._suspend_log():
-                self._copy(runs, tags, KVM_ARM_TAGS_TO_GUEST)
-
-    def _copy(self, runs: NDArray[np.int64], tags: NDArray[np.uint8], direction: int) -> None:
-        if len(runs) == 1:
-            self._vm.copy_tags(int(runs[0, 0]), tags, direction)
-        else:
-            self._vm.copy_tags_of_runs(runs, tags, direction)
+                self._vm.copy_tags_of_runs(runs, tags, KVM_ARM_TAGS_TO_GUEST)

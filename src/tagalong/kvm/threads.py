@@ -9,11 +9,11 @@ state is saved between a device access and its effect.
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from tagalong.errors import TagalongError
+from tagalong.holds import Holds
 from tagalong.kvm.vcpu import VcpuDescriptor
 
 KICK: Final = signal.SIGUSR1
@@ -23,7 +23,7 @@ Fail = Callable[[TagalongError], None]
 
 
 class VcpuThreads:
-    """Runs vCPUs while `go` was called last and not `stop`, and nobody holds them.
+    """Runs vCPUs while `go` was called last and not `stop`, and nobody has a hold of `holds`.
 
     `condition` guards everything here; its owner waits on it for what happens. `handle` is
     called for each exit, in the vCPU's thread; `fail` with an error that ended one.
@@ -42,7 +42,7 @@ class VcpuThreads:
         self._fail = fail
         self._may_go = False
         self._closed = False
-        self._holds = 0
+        self.holds = Holds(condition, self.stand)
         self._inside: set[int] = set()
         self._threads: list[threading.Thread] = []
         for vcpu in vcpus:
@@ -72,26 +72,6 @@ class VcpuThreads:
     def are_standing(self) -> bool:
         """Return whether no vCPU runs or has an exit left to handle."""
         return not self._inside
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Make the vCPUs stand for the length of the block."""
-        with self._condition:
-            try:
-                self.hold()
-                yield
-            finally:
-                self.let_go()
-
-    def hold(self) -> None:
-        """Make the vCPUs stand until `let_go`; called with the condition held."""
-        self._holds += 1
-        self.stand()
-
-    def let_go(self) -> None:
-        """Take one `hold` back; called with the condition held."""
-        self._holds -= 1
-        self._condition.notify_all()
 
     def close(self) -> None:
         """Stop for ever and end the threads. Safe to call twice."""
@@ -150,7 +130,7 @@ class VcpuThreads:
             self._condition.notify_all()
 
     def _is_free(self) -> bool:
-        return self._may_go and not self._holds and not self._closed
+        return self._may_go and not self.holds.is_held and not self._closed
 
 
 def _take_kicks() -> None:

@@ -95,8 +95,11 @@ class Vm(Descriptor):
     ) -> None:
         """Copy tags of `runs`, rows of gpa and size in bytes; `tags` has those of all in order.
 
-        As `copy_tags` for each, at the price of little more than the system calls.
+        As `copy_tags` for each, at the price of little more than the system calls; there may be
+        no run at all.
         """
+        if not len(runs):
+            return
         starts = np.cumsum(runs[:, 1]) - runs[:, 1]
         requests = (kvm_arm_copy_mte_tags * len(runs))()
         fields = np.frombuffer(memoryview(requests), np.uint64).reshape(len(runs), -1)

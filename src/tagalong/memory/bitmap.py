@@ -6,7 +6,7 @@ bits to a whole word. All work here is done on words, so that the bitmap of 64 G
 (2 MiB) is handled in milliseconds whatever it holds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Self
 
 import numpy as np
@@ -103,6 +103,24 @@ class PageBitmap:
         """
         bitmap = cls(flags.size)
         bitmap.add_flags(0, flags)
+        return bitmap
+
+    @classmethod
+    def from_extents(
+        cls, page_count: int, extents: Iterable[tuple[int, int]], page_bytes: int
+    ) -> Self:
+        """Return the bitmap of the pages that extents, [start, stop) in bytes, touch.
+
+        `page_bytes`: what a page takes of the plane that the extents are of. Raises UsageError
+        for an extent that reaches beyond the last page.
+
+        >>> PageBitmap.from_extents(100, [(0x0, 0x1800), (0x9000, 0xA000)], 0x1000).runs().tolist()
+        [[0, 2], [9, 1]]
+        """
+        bounds = np.array([*extents], np.int64).reshape(-1, 2)
+        first, stop = bounds[:, 0] // page_bytes, -(-bounds[:, 1] // page_bytes)
+        bitmap = cls(page_count)
+        bitmap.set_runs(np.stack((first, stop - first), axis=1))
         return bitmap
 
     def count(self) -> int:

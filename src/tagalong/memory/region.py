@@ -231,6 +231,19 @@ class Region:
             self._read_routed(self._route, target[at : at + count * page], first * page)
             at += count * page
 
+    def gpa_runs(self, runs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return gpa and size in bytes of runs: a new array of the same shape, (runs, 2).
+
+        `runs`: first page and number of pages each, as of `page_runs`.
+
+        >>> with Region.create(Gpa(0x4000_0000), 0x10000) as region:
+        ...     [[hex(n) for n in run] for run in region.gpa_runs(np.array([[1, 2], [7, 1]]))]
+        [['0x40001000', '0x2000'], ['0x40007000', '0x1000']]
+        """
+        found = runs * self.page_size_bytes
+        found[:, 0] += self.gpa
+        return found
+
     def read_page_tags(self, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the packed tags of pages, given by number; shape (pages, page size / 32).
 
@@ -256,9 +269,8 @@ class Region:
         Touches no memory. Raises RunStateError after close(), HostError if the host cannot
         tell.
         """
-        pages = PageBitmap(self.page_count)
-        units = np.array([*_whole_units(self._data, self.page_size_bytes)], np.int64).reshape(-1, 2)
-        pages.set_runs(np.stack((units[:, 0], units[:, 1] - units[:, 0]), axis=1))
+        extents = self._data.extents()
+        pages = PageBitmap.from_extents(self.page_count, extents, self.page_size_bytes)
         self._known_data = pages.copy()
         return pages
 

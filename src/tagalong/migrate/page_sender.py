@@ -272,8 +272,8 @@ class _Batch:
 
     def runs(self) -> wire.Runs:
         """Return the runs as a record has them."""
-        runs = self.ranges.copy()
-        runs[:, 0] = self.ram.gpa + runs[:, 0] * self.ram.page_size_bytes
+        runs = self.ram.gpa_runs(self.ranges)
+        runs[:, 1] = self.ranges[:, 1]  # a record counts pages
         return wire.Runs(runs.view(np.uint64))
 
     def segments(self) -> Segments:

@@ -61,15 +61,10 @@ class CoreSource:
         self, region: RegionDescription, segments: tuple[ProgramHeader, ...], ratio: int
     ) -> PageBitmap:
         page = self.description.page_size_bytes
-        pages = PageBitmap(region.size_bytes // page)
         content = self._range(region, segments, ratio)
-        if content is None:
-            pages.set_range(0, pages.page_count)
-            return pages
-        for start, stop in content.extents():
-            first = start * ratio // page
-            pages.set_range(first, min(-(-stop * ratio // page), pages.page_count) - first)
-        return pages
+        whole = (0, region.size_bytes // ratio)
+        extents = [whole] if content is None else content.extents()
+        return PageBitmap.from_extents(region.size_bytes // page, extents, page // ratio)
 
     def data(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """As PageSource. Raises NotInCoreError, MalformedCoreError if the file has it not."""

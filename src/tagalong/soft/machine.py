@@ -1,15 +1,8 @@
-"""The embedded machine as a Machine: one thread runs the interpreter, anyone may ask.
-
-The interpreter's state belongs to whoever holds `_condition` while `_executing` is False.
-The runner sets `_executing` before it lets go of the condition and clears it when it is back
-between two instructions with no exit left to handle. To touch the state, others either find
-the machine paused or take a hold, which makes the runner stand aside for that moment: so a
-harvest of the dirty log can never fall between a store and its mark.
-"""
+"""The embedded machine as a Machine: one thread runs the interpreter, anyone may ask."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 import numpy as np
@@ -43,14 +36,13 @@ from tagalong.soft.host import SoftHost
 from tagalong.soft.native import ExitReason, NativeMachine
 from tagalong.soft.psci import Psci
 from tagalong.soft.ram import SoftRam
+from tagalong.soft.runner import Runner
 from tagalong.soft.vcpu import SoftVcpu
 from tagalong.throttle import Throttle
 
 RAM_GPA: Final = Gpa(0x4000_0000)
 
 _UART: Final = "pl011"  # its name among the devices of a MachineState
-_BUDGET: Final = 1 << 40  # instructions; run() is ended by interrupt(), not by its budget
-_IDLE_WAIT_S: Final = 0.001
 
 
 class SoftMachine:
@@ -73,14 +65,18 @@ class SoftMachine:
         refuse_foreign(description)
         self._description = description
         self._condition = threading.Condition()
-        self._throttle = Throttle(self._condition, self._hold, self._let_go)
         self._state = RunState.PAUSED
         self._failure: TagalongError | None = None
-        self._executing = False
-        self._holds = 0
         self._closed = False
-        self._runner: threading.Thread | None = None
         self._native = NativeMachine(description.vcpu_count, seed)
+        self._runner = Runner(
+            self._condition,
+            self._native,
+            lambda: self._state is RunState.RUNNING,
+            self._handle_exit,
+            self._give_up,
+        )
+        self._throttle = Throttle(self._condition, self._runner.holds)
         self._memory = create_memory(description, sources)
         for region in self._memory.regions:
             self._native.add_ram(region)
@@ -175,17 +171,14 @@ class SoftMachine:
             if self._state not in (RunState.PAUSED, RunState.RUNNING):
                 raise RunStateError(f"the machine cannot run on: it is in {self._state.value}")
             self._state = RunState.RUNNING
-            if self._runner is None:
-                self._runner = threading.Thread(target=self._run, name="vcpus", daemon=True)
-                self._runner.start()
-            self._condition.notify_all()
+            self._runner.go()
 
     def pause(self) -> None:
         """Stop all vCPUs between instructions."""
         with self._condition:
             if self._state is RunState.RUNNING:
                 self._state = RunState.PAUSED
-            self._wait_until_still()
+            self._runner.stand()
 
     def wait(self, timeout_s: float | None = None) -> RunState:
         """Block until the machine is not RUNNING."""
@@ -199,20 +192,9 @@ class SoftMachine:
             self._refuse_closed()
             self._throttle.set(percent)
 
-    @contextmanager
-    def standing(self) -> Iterator[bool]:
+    def standing(self) -> AbstractContextManager[bool]:
         """Keep the vCPUs of a machine that does not run from running."""
-        with self._condition:
-            self._refuse_closed()
-            stands = self._state is not RunState.RUNNING
-            if stands:
-                self._hold()
-        try:
-            yield stands
-        finally:
-            if stands:
-                with self._condition:
-                    self._let_go()
+        return self._runner.holds.held_unless(self._runs)
 
     def close(self) -> None:
         """Stop and release everything."""
@@ -223,10 +205,8 @@ class SoftMachine:
             self._closed = True
             if self._state is RunState.RUNNING:
                 self._state = RunState.PAUSED
-            self._wait_until_still()
             self._condition.notify_all()
-        if self._runner is not None and self._runner is not threading.current_thread():
-            self._runner.join()
+        self._runner.close()
         if self._host is not None:
             self._host.close()
         self._native.close()
@@ -313,72 +293,6 @@ class SoftMachine:
         for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=False):
             yield vcpu.objection(vcpu_state)
 
-    # --- the runner ---
-
-    def _run(self) -> None:
-        leave = Exit()
-        try:
-            while self._take_the_machine():
-                self._native.run(_BUDGET, leave)
-                self._handle_exit(leave)
-        except Exception as error:  # noqa: BLE001 - or a dead thread would pass for a running guest
-            self._give_up(error)
-
-    def _give_up(self, error: Exception) -> None:
-        self._failure = MachineError(f"a device of the machine failed: {error!r}")
-        self._failure.__cause__ = error
-        with self._condition:
-            self._executing = False
-        self._end(RunState.FAILED)
-
-    def _take_the_machine(self) -> bool:
-        """Wait until the interpreter may run; False when it never will again."""
-        with self._condition:
-            self._executing = False
-            self._condition.notify_all()
-            self._condition.wait_for(self._may_run)
-            self._executing = not self._closed
-            return self._executing
-
-    def _may_run(self) -> bool:
-        return self._closed or (self._state is RunState.RUNNING and not self._holds)
-
-    def _wait_until_still(self) -> None:
-        """Wait, with the condition held, until the runner is between instructions."""
-        if threading.current_thread() is self._runner:
-            return
-        if self._executing:
-            self._native.interrupt()
-        self._condition.wait_for(lambda: not self._executing)
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Keep the vCPUs between instructions for the length of the block."""
-        with self._condition:
-            self._refuse_closed()
-            try:
-                self._hold()
-                yield
-            finally:
-                self._let_go()
-
-    def _hold(self) -> None:
-        self._holds += 1
-        self._wait_until_still()
-
-    def _let_go(self) -> None:
-        self._holds -= 1
-        self._condition.notify_all()
-
-    @contextmanager
-    def _while_paused(self) -> Iterator[None]:
-        with self._condition:
-            self._refuse_closed()
-            if self._state is RunState.RUNNING:
-                raise RunStateError("the machine is running: pause it first")
-            self._wait_until_still()
-            yield
-
     # --- exits ---
 
     def _handle_exit(self, leave: Exit) -> None:
@@ -390,8 +304,7 @@ class SoftMachine:
             case ExitReason.UNSUPPORTED:
                 self._fail(leave)
             case ExitReason.IDLE:
-                with self._condition:
-                    self._condition.wait_for(lambda: not self._may_run(), _IDLE_WAIT_S)
+                self._runner.idle()
             case ExitReason.BUDGET | ExitReason.INTERRUPTED:
                 pass
 
@@ -404,6 +317,11 @@ class SoftMachine:
         )
         self._end(RunState.FAILED)
 
+    def _give_up(self, error: Exception) -> None:
+        self._failure = MachineError(f"a device of the machine failed: {error!r}")
+        self._failure.__cause__ = error
+        self._end(RunState.FAILED)
+
     def _end(self, state: RunState) -> None:
         with self._condition:
             self._state = state
@@ -411,12 +329,32 @@ class SoftMachine:
 
     # --- small help ---
 
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keep the vCPUs between instructions for the length of the block."""
+        with self._condition:
+            self._refuse_closed()
+            with self._runner.holds.held():
+                yield
+
+    @contextmanager
+    def _while_paused(self) -> Iterator[None]:
+        with self._condition:
+            if self._runs():
+                raise RunStateError("the machine is running: pause it first")
+            self._runner.stand()
+            yield
+
     def _is_ram(self, gpa: int) -> bool:
         try:
             self._memory.locate(Gpa(gpa), 4)
         except AddressError:
             return False
         return True
+
+    def _runs(self) -> bool:
+        self._refuse_closed()
+        return self._state is RunState.RUNNING
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -11,7 +11,7 @@ from tagalong.access.choice import AUTO, PREFERENCE
 from tagalong.access.ioctl import Ioctl
 from tagalong.errors import AddressError
 from tagalong.machine import AccessChoice
-from tagalong.memory import Gpa, GuestMemory, Region, page_runs
+from tagalong.memory import Gpa, GuestMemory, page_runs
 from tagalong.mte import PACKED_RATIO
 from tagalong.soft.description import PAGE_BYTES
 
@@ -63,7 +63,8 @@ class SoftRam:
         region = self._memory.region_of_pages(number, pages)
         if self._accessor is None:
             return region.read_page_tags(pages)
-        return self._accessor.read_runs(_runs(region, pages)).reshape(pages.size, -1)
+        packed = self._accessor.read_runs(region.gpa_runs(page_runs(pages)))
+        return packed.reshape(-1, PAGE_BYTES // PACKED_RATIO)
 
     def write_page_tags(
         self, number: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
@@ -74,14 +75,8 @@ class SoftRam:
             region.tags.reshape(region.page_count, -1)[pages] = packed
         else:
             self._accessor.write_runs(
-                _runs(region, pages), np.ascontiguousarray(packed).reshape(-1)
+                region.gpa_runs(page_runs(pages)), np.ascontiguousarray(packed).reshape(-1)
             )
-
-
-def _runs(region: Region, pages: NDArray[np.int64]) -> NDArray[np.int64]:
-    runs = page_runs(pages) * PAGE_BYTES
-    runs[:, 0] += region.gpa
-    return runs
 
 
 def _refuse_misaligned(gpa: int, length_bytes: int) -> None:

@@ -6,11 +6,12 @@ import stat
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tagalong.errors import CommandError, HostError, TagalongError, UsageError
-from tagalong.vmm.client import Answer, ControlClient, connect
-from tagalong.vmm.relocate import cancellation_is_dealt_with
+from tagalong.vmm.cancellation import cancellation_is_dealt_with, follow_or_cancel
+from tagalong.vmm.client import Answer, connect
 from tagalong.vmm.save_record import SaveMoment, SaveRecord, SaveRequest
 from tagalong.vmm.storage import convert
 
@@ -37,23 +38,16 @@ async def save_vm(control: Path, request: SaveRequest, on_progress: OnProgress) 
     request = replace(request, path=request.path.absolute())
     async with connect(control) as client:
         try:
-            return await _save(client, request, on_progress)
+            return await follow_or_cancel(
+                client.begin_save(request),
+                partial(client.follow_save, on_progress),
+                partial(client.cancel_save, on_progress),
+            )
         except CommandError:
             raise  # refused: nothing began
         except TagalongError as error:
             error.add_note(f"The VM goes on as it was. Nothing new is at {request.path}.")
             raise
-
-
-async def _save(client: ControlClient, request: SaveRequest, on_progress: OnProgress) -> Answer:
-    beginning = asyncio.ensure_future(client.begin_save(request))
-    try:
-        await asyncio.shield(beginning)
-        return await client.follow_save(on_progress)
-    except asyncio.CancelledError:
-        cancellation_is_dealt_with()
-        await beginning
-        return await client.cancel_save(on_progress)
 
 
 async def convert_core(source: Path, request: SaveRequest, on_progress: OnProgress) -> Answer:

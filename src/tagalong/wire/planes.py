@@ -9,7 +9,7 @@ import numpy as np
 from tagalong.mte import PACKED_RATIO
 from tagalong.wire import limits
 from tagalong.wire.layout import Buffer, Layout, MalformedError
-from tagalong.wire.records import Feature, Machine, Runs
+from tagalong.wire.records import Feature, Machine, Run, Runs
 
 PAGES_HEAD = Layout(
     ("run_count", "u16"),
@@ -143,55 +143,50 @@ def decode_batch(head: BatchHead, runs: Buffer, machine: Machine, features: int)
 
 
 def _require_runs(runs: Runs, machine: Machine) -> None:
-    if not _are_sound(runs, machine):
-        _refuse_runs(runs, machine)
+    """Raise MalformedError for the first run that is none, too large, in disorder or outside.
 
-
-def _are_sound(runs: Runs, machine: Machine) -> bool:
-    """Return whether all runs are in order, in one region each, and not too large."""
+    What could overflow is brought down first to what is refused in any case, so all that stands
+    before the first run that is refused is exact.
+    """
     page = machine.page_size_bytes
     first, count = runs.array[:, 0], runs.array[:, 1]
-    # Each in turn, for no later one can overflow where the ones before it hold.
-    if not (count - np.uint64(1) < limits.MAX_BATCH_BYTES // page).all():
-        return False
-    if int(count.sum()) * page > limits.MAX_BATCH_BYTES or int(first.max()) > limits.MAX_GPA:
-        return False
-    end = first + count * np.uint64(page)
-    starts = np.array([region.gpa for region in machine.regions], np.uint64)
-    ends = np.array([region.end for region in machine.regions], np.uint64)
-    inside = np.searchsorted(starts, first, "right") - 1
-    return bool(
-        (first % np.uint64(page) == 0).all()
-        and (first[1:] >= end[:-1]).all()
-        and (inside >= 0).all()
-        and (end <= ends[inside]).all()
+    sizes = np.minimum(count, limits.MAX_BATCH_BYTES // page + 1) * np.uint64(page)
+    ends = np.zeros(len(runs) + 1, np.uint64)
+    ends[1:] = np.minimum(first, machine.region_ends[-1]) + sizes
+    # The end of the last region that starts at or below the run; 0 if there is none.
+    limit = machine.region_ends[np.searchsorted(machine.region_starts, first, "right")]
+    is_too_large = (sizes == 0) | (np.cumsum(sizes) > limits.MAX_BATCH_BYTES)
+    is_in_disorder = (first & np.uint64(page - 1) != 0) | (first < ends[:-1])
+    is_bad = is_too_large | is_in_disorder | (ends[1:] > limit)
+    if is_bad.any():
+        number = int(is_bad.argmax())
+        at = PAGES_HEAD.size + number * RUN.size
+        if is_too_large[number]:
+            raise _too_large(runs[number], page, at)
+        if is_in_disorder[number]:
+            raise _in_disorder(runs[number], page, int(ends[number]), at)
+        raise _outside(runs[number], page, at)
+
+
+def _too_large(run: Run, page: int, at: int) -> MalformedError:
+    return MalformedError(
+        f"a run of {run.page_count:#x} pages of {page:#x} bytes: there must be one, and in "
+        f"all runs at most {limits.MAX_BATCH_BYTES:#x} bytes",
+        offset=at + RUN.offsets["page_count"],
     )
 
 
-def _refuse_runs(runs: Runs, machine: Machine) -> None:
-    """Raise MalformedError for the first run that is not sound."""
-    page = machine.page_size_bytes
-    end = total = 0
-    for number, run in enumerate(runs):
-        at = PAGES_HEAD.size + number * RUN.size
-        total += run.page_count
-        if not run.page_count or total * page > limits.MAX_BATCH_BYTES:
-            raise MalformedError(
-                f"a run of {run.page_count:#x} pages of {page:#x} bytes: there must be one, and in "
-                f"all runs at most {limits.MAX_BATCH_BYTES:#x} bytes",
-                offset=at + RUN.offsets["page_count"],
-            )
-        if run.first_gpa % page or run.first_gpa < end:
-            raise MalformedError(
-                f"a run at gpa {run.first_gpa:#x}, which must be a multiple of the page size "
-                f"{page:#x} and at least {end:#x}, where the run before it ends",
-                offset=at,
-            )
-        end = run.first_gpa + run.page_count * page
-        if not any(region.gpa <= run.first_gpa < end <= region.end for region in machine.regions):
-            raise MalformedError(
-                f"pages [{run.first_gpa:#x}, {end:#x}) are not in one region", offset=at
-            )
+def _in_disorder(run: Run, page: int, end: int, at: int) -> MalformedError:
+    return MalformedError(
+        f"a run at gpa {run.first_gpa:#x}, which must be a multiple of the page size "
+        f"{page:#x} and at least {end:#x}, where the run before it ends",
+        offset=at,
+    )
+
+
+def _outside(run: Run, page: int, at: int) -> MalformedError:
+    end = run.first_gpa + run.page_count * page
+    return MalformedError(f"pages [{run.first_gpa:#x}, {end:#x}) are not in one region", offset=at)
 
 
 def _require_encodings(head: BatchHead, machine: Machine, features: int) -> None:
@@ -211,35 +206,35 @@ def _require_encodings(head: BatchHead, machine: Machine, features: int) -> None
 
 
 def _require_tag_bytes(batch: Batch) -> None:
-    head = batch.head
-    smallest, largest = {
+    encoding = batch.head.tag_encoding
+    possible = {
         TagEncoding.ABSENT: (0, 0),
         TagEncoding.ZERO: (0, 0),
         TagEncoding.RAW: (batch.packed_bytes, batch.packed_bytes),
         TagEncoding.ZSTD: (1, batch.packed_bytes - 1),
         TagEncoding.UNIFORM: (batch.runs.page_count, batch.runs.page_count),
-    }[head.tag_encoding]
-    if not smallest <= head.tag_bytes <= largest:
-        raise _wrong(
-            "tag_bytes",
-            f"{head.tag_bytes:#x} bytes of {head.tag_encoding.name} tags for a batch of "
-            f"{batch.ram_bytes:#x} bytes, where {smallest:#x} to {largest:#x} are possible",
-        )
+    }[encoding]
+    _require_size(batch, "tag_bytes", f"{encoding.name} tags", possible)
 
 
 def _require_data_bytes(batch: Batch) -> None:
-    head = batch.head
-    smallest, largest = {
+    encoding = batch.head.data_encoding
+    possible = {
         DataEncoding.RAW: (batch.ram_bytes, batch.ram_bytes),
         DataEncoding.ZERO: (0, 0),
         DataEncoding.ZSTD: (1, batch.ram_bytes - 1),
         DataEncoding.KEPT: (0, 0),
-    }[head.data_encoding]
-    if not smallest <= head.data_bytes <= largest:
+    }[encoding]
+    _require_size(batch, "data_bytes", f"{encoding.name} data", possible)
+
+
+def _require_size(batch: Batch, field: str, what: str, possible: tuple[int, int]) -> None:
+    size_bytes, (smallest, largest) = getattr(batch.head, field), possible
+    if not smallest <= size_bytes <= largest:
         raise _wrong(
-            "data_bytes",
-            f"{head.data_bytes:#x} bytes of {head.data_encoding.name} data for a batch of "
-            f"{batch.ram_bytes:#x} bytes, where {smallest:#x} to {largest:#x} are possible",
+            field,
+            f"{size_bytes:#x} bytes of {what} for a batch of {batch.ram_bytes:#x} bytes, where "
+            f"{smallest:#x} to {largest:#x} are possible",
         )
 
 

@@ -7,6 +7,7 @@ choice. None of them knows a machine; `tagalong.machine_records` translates.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, IntFlag
+from functools import cached_property
 from typing import ClassVar, NamedTuple, TypeAlias, overload
 
 import numpy as np
@@ -141,6 +142,16 @@ class Machine:
     vcpu_count: int
     mte_version: int
     regions: tuple[Region, ...]
+
+    @cached_property
+    def region_starts(self) -> NDArray[np.uint64]:
+        """Return where the regions start, in order."""
+        return np.array([region.gpa for region in self.regions], np.uint64)
+
+    @cached_property
+    def region_ends(self) -> NDArray[np.uint64]:
+        """Return 0, and where the regions end: [n] is the end of the last of the first n."""
+        return np.array([0, *(region.end for region in self.regions)], np.uint64)
 
 
 @dataclass(frozen=True)

@@ -63,14 +63,16 @@ def test_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> N
 def test_error_is_one_line_on_stderr_with_its_causes_and_status(
     failing: list[BaseException], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = MigrationError("cannot connect to h:1")
+    error = MigrationError("cannot connect to host.example:1")
     error.__cause__ = HostError("connect(2): refused")
     failing.append(error)
 
     assert invoke(["demo"]) == 40
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "tagalong: error: cannot connect to h:1: connect(2): refused\n"
+    assert (
+        captured.err == "tagalong: error: cannot connect to host.example:1: connect(2): refused\n"
+    )
 
 
 def test_error_class_decides_the_status(failing: list[BaseException]) -> None:
@@ -119,7 +121,7 @@ def run_arguments(tmp_path: Path, *options: str) -> list[str]:
     [
         ((), "nothing to run: say --guest, --incoming to wait for a VM, or --restore"),
         (
-            ("--restore", "f", "--incoming", "tcp:h:1"),
+            ("--restore", "f", "--incoming", "tcp:host.example:1"),
             "a VM is either awaited (--incoming) or restored (--restore)",
         ),
         (
@@ -127,15 +129,15 @@ def run_arguments(tmp_path: Path, *options: str) -> list[str]:
             "--seed has no meaning with --restore: the guest arrives",
         ),
         (
-            ("--incoming", "tcp:h:1", "--guest", "churn"),
+            ("--incoming", "tcp:host.example:1", "--guest", "churn"),
             "--guest has no meaning with --incoming: the guest arrives",
         ),
         (
-            ("--incoming", "tcp:h:1", "--guest-args", "a=1"),
+            ("--incoming", "tcp:host.example:1", "--guest-args", "a=1"),
             "--guest-args has no meaning with --incoming: the guest arrives",
         ),
         (
-            ("--incoming", "tcp:h:1", "--seed", "1"),
+            ("--incoming", "tcp:host.example:1", "--seed", "1"),
             "--seed has no meaning with --incoming: the guest arrives",
         ),
     ],

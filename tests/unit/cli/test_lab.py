@@ -93,11 +93,13 @@ def test_run_defaults(played: Played) -> None:
 def test_run_options_reach_the_machine(played: Played) -> None:
     invoke(
         ["lab", "run", "--ram", "4G", "--smp", "3", "--timeout", "9.5", "--dir", "/d",
-         "--qemu", "q", "--rootfs", "/r", "--mirror", "m", "--", "true"]
+         "--qemu", "q", "--rootfs", "/r", "--mirror", "http://mirror.example", "--", "true"]
     )  # fmt: skip
 
     assert played.options == [MachineOptions(ram_bytes=4 << 30, cpu_count=3, timeout_s=9.5)]
-    assert played.requests == [Request(Path("/d"), "6.12", "q", Path("/r"), "m")]
+    assert played.requests == [
+        Request(Path("/d"), "6.12", "q", Path("/r"), "http://mirror.example")
+    ]
 
 
 def test_environment_stands_for_options(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:

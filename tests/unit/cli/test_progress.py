@@ -5,7 +5,7 @@ from typing import cast
 
 from rich.console import Console
 
-from tagalong.cli.progress import migration_bar
+from tagalong.cli.progress import migration_bar, save_bar
 
 ACTIVE = {
     "status": "active",
@@ -67,3 +67,15 @@ def test_migration_bar_shows_what_the_guest_does_and_what_it_would_cost() -> Non
 
     shown = "100 MB/s, guest dirties 4 MB/s, downtime 42 ms, guest slowed by 30 %"
     assert shown in output.getvalue()
+
+
+def test_save_bar_on_a_terminal_shows_stage_round_and_amount() -> None:
+    output = io.StringIO()
+    answer = {"status": "active", "total": 4 << 20, "completed": 1 << 20, "x-stage": "copying"}
+
+    with save_bar(Console(file=output, force_terminal=True, width=100)) as show:
+        show({**answer, "x-round": 2})
+        show({"status": "completed"})
+
+    assert "copying, round 2" in output.getvalue()
+    assert "1.0/4.0 MiB" in output.getvalue()

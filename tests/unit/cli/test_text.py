@@ -109,8 +109,8 @@ def test_demo_report_without_progress_is_no_success() -> None:
 
 
 def test_migration_report_shows_the_downtimes_parts() -> None:
-    assert migration_report(MIGRATION, "tcp:h:1") == (
-        "The VM has moved to tcp:h:1 and goes on.\n"
+    assert migration_report(MIGRATION, "tcp:host.example:1") == (
+        "The VM has moved to tcp:host.example:1 and goes on.\n"
         "\n"
         "  memory      64.0 MiB of RAM, sent in 3 rounds\n"
         "  data        41.0 MiB, sent as 16.5 MiB\n"
@@ -134,8 +134,8 @@ def test_migration_report_paused_vm_stays_paused() -> None:
 def test_migration_report_names_the_access_strategy_if_one_was_asked_for() -> None:
     asked = {**MIGRATION, "access": "tco", "access_reason": "asked for"}
 
-    assert "\n  access      tco (asked for)" in migration_report(asked, "tcp:h:1")
-    assert "  access " not in migration_report(MIGRATION, "tcp:h:1")
+    assert "\n  access      tco (asked for)" in migration_report(asked, "tcp:host.example:1")
+    assert "  access " not in migration_report(MIGRATION, "tcp:host.example:1")
 
 
 def test_migration_report_of_a_file_says_that_it_waits_there() -> None:
@@ -148,6 +148,6 @@ def test_migration_report_of_a_file_says_that_it_waits_there() -> None:
 
 
 def test_migration_report_tells_that_the_guest_was_slowed_down() -> None:
-    text = migration_report({**MIGRATION, "throttle_percent": 40}, "tcp:h:1")
+    text = migration_report({**MIGRATION, "throttle_percent": 40}, "tcp:host.example:1")
 
     assert "  dirty rate  6 MB/s, slowed down by 40 %\n" in text

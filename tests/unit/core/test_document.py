@@ -11,8 +11,9 @@ from tagalong.core.check import check_core
 from tagalong.core.findings import Rule
 from tagalong.core.reader import open_core
 from tests.support.core_cases import CASES
+from tests.support.format_document import FormatDocument
 
-DOCUMENT = (Path(__file__).parents[3] / "docs" / "formats" / "core.md").read_text("utf-8")
+DOCUMENT = FormatDocument("core.md")
 
 LAYOUTS = {
     "ELF header": elf.ELF_HEADER,
@@ -30,44 +31,18 @@ LAYOUTS = {
     "Seek table entry": archive.SEEK_ENTRY,
     "Seek table footer": archive.SEEK_FOOTER,
 }
-SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
-
-
-def rows_after(marker: str) -> list[list[str]]:
-    """Return the cells of the first table that follows `marker`, without its head."""
-    lines = DOCUMENT[DOCUMENT.index(marker) :].splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith("|"))
-    rows = []
-    for line in lines[start + 2 :]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
-    return rows
 
 
 def test_document_every_byte_table_is_known() -> None:
-    headings = re.findall(r"^### (.*)$", DOCUMENT, re.MULTILINE)
+    headings = re.findall(r"^### (.*)$", DOCUMENT.text, re.MULTILINE)
 
     assert headings == list(LAYOUTS)
-    assert DOCUMENT.count("| offset | size |") == len(LAYOUTS)
+    assert DOCUMENT.text.count("| offset | size |") == len(LAYOUTS)
 
 
 @pytest.mark.parametrize("title", LAYOUTS)
 def test_document_byte_table_equals_the_layout(title: str) -> None:
-    layout = LAYOUTS[title]
-    at = 0
-
-    rows = rows_after(f"### {title}\n")
-
-    assert [row[3] for row in rows] == [name for name, _ in layout.fields]
-    for (offset, size, kind, name, *_), (_, code_kind) in zip(rows, layout.fields, strict=True):
-        assert int(offset) == at == layout.offsets[name]
-        if isinstance(code_kind, int):
-            assert (kind, int(size)) == ("bytes", code_kind)
-        else:
-            assert (kind, int(size)) == (code_kind, SIZES[code_kind])
-        at += int(size)
-    assert layout.size == at
+    DOCUMENT.require_byte_table(title, LAYOUTS[title])
 
 
 @pytest.mark.parametrize(
@@ -82,19 +57,19 @@ def test_document_byte_table_equals_the_layout(title: str) -> None:
 def test_document_numbers_equal_the_enum(marker: str, members: list[type[IntEnum]]) -> None:
     expected = {member.name: member.value for kind in members for member in kind}
 
-    assert {row[1]: int(row[0]) for row in rows_after(marker)} == expected
+    assert {row[1]: int(row[0]) for row in DOCUMENT.rows_after(marker)} == expected
 
 
 def test_document_archive_numbers_equal_the_code() -> None:
-    numbers = {int(found, 16) for found in re.findall(r"0x[0-9a-f]{8}", DOCUMENT)}
+    numbers = {int(found, 16) for found in re.findall(r"0x[0-9a-f]{8}", DOCUMENT.text)}
 
     assert numbers == {archive.SKIPPABLE_MAGIC, archive.SEEKABLE_MAGIC}
-    assert f"the next {archive.FRAME_BYTES >> 20} MiB of" in DOCUMENT
-    assert f"more than {archive.MAX_FRAME_BYTES >> 20} MiB" in DOCUMENT
+    assert f"the next {archive.FRAME_BYTES >> 20} MiB of" in DOCUMENT.text
+    assert f"more than {archive.MAX_FRAME_BYTES >> 20} MiB" in DOCUMENT.text
 
 
 def test_document_names_every_rule_with_its_level(tmp_path: Path) -> None:
-    documented = {row[0]: row[1] for row in rows_after("| rule | level")}
+    documented = {row[0]: row[1] for row in DOCUMENT.rows_after("| rule | level")}
     path = tmp_path / "a.core"
 
     assert list(documented) == [rule.value for rule in Rule]

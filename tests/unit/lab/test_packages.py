@@ -27,9 +27,9 @@ Conf libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [arm64])
 """
 
 MADISON = """\
-linux-image-cloud-arm64 | 7.3.4-1~bpo13+1 | http://mirror/debian trixie-backports/main arm64 Packages
-linux-image-cloud-arm64 | 6.12.95-1~bpo12+1 | http://mirror/debian bookworm-backports/main arm64 Packages
-linux-image-cloud-arm64 |  6.1.176-1 | http://mirror/debian bookworm/main arm64 Packages
+linux-image-cloud-arm64 | 7.3.4-1~bpo13+1 | http://mirror.example/archive trixie-backports/main arm64 Packages
+linux-image-cloud-arm64 | 6.12.95-1~bpo12+1 | http://mirror.example/archive bookworm-backports/main arm64 Packages
+linux-image-cloud-arm64 |  6.1.176-1 | http://mirror.example/archive bookworm/main arm64 Packages
 """  # noqa: E501 (as apt writes it)
 
 
@@ -86,26 +86,31 @@ def test_kernel_parts_are_image_and_modules_only() -> None:
 
 
 def test_parse_targets_leaves_out_what_is_no_pair() -> None:
-    assert parse_targets("http://a/debian/ bookworm\n\nodd\n") == [
-        Target("http://a/debian/", "bookworm")
+    assert parse_targets("http://mirror.example/archive/ bookworm\n\nodd\n") == [
+        Target("http://mirror.example/archive/", "bookworm")
     ]
 
 
 @pytest.mark.parametrize("suite", ["bookworm", "stable", "sid", "trixie-updates", "testing"])
 def test_debian_mirror_is_the_first_with_debians_main_archive(suite: str) -> None:
     targets = [
-        Target("http://other/", "nodistro"),
-        Target("http://security/", "bookworm-security"),
-        Target("http://one/debian/", suite),
-        Target("http://two/debian/", "bookworm"),
+        Target("http://other.example/archive/", "nodistro"),
+        Target("http://security.example/archive/", "bookworm-security"),
+        Target("http://one.example/archive/", suite),
+        Target("http://two.example/archive/", "bookworm"),
     ]
 
-    assert debian_mirror(targets) == "http://one/debian/"
+    assert debian_mirror(targets) == "http://one.example/archive/"
 
 
 def test_debian_mirror_on_another_distribution_says_what_to_do() -> None:
     with pytest.raises(LabSetupError) as caught:
-        debian_mirror([Target("http://u/", "noble"), Target("http://u/", "noble-updates")])
+        debian_mirror(
+            [
+                Target("http://mirror.example/archive/", "noble"),
+                Target("http://mirror.example/archive/", "noble-updates"),
+            ]
+        )
 
     assert str(caught.value) == (
         "apt on this system has no mirror of Debian (suites: noble, noble-updates); "

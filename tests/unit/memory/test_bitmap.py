@@ -294,6 +294,25 @@ def test_set_runs_outside_is_refused_and_changes_nothing(run: list[int]) -> None
     assert bitmap.count() == 0
 
 
+@modest
+@given(
+    bounds=st.lists(st.integers(0, 300 * 8), max_size=12, unique=True).map(sorted),
+    unit=st.sampled_from([1, 3, 8]),
+)
+def test_from_extents_has_the_pages_that_they_touch(bounds: list[int], unit: int) -> None:
+    extents = list(zip(bounds[::2], bounds[1::2], strict=False))
+
+    bitmap = PageBitmap.from_extents(300 * 8, iter(extents), unit)
+
+    touched = {byte // unit for start, stop in extents for byte in range(start, stop)}
+    assert pages_of(bitmap) == touched
+
+
+def test_from_extents_beyond_the_last_page_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"pages \[0x0, 0x3\) are not in a bitmap of 0x2 pages"):
+        PageBitmap.from_extents(2, [(0x1000, 0x2001)], 0x1000)
+
+
 def test_difference_has_what_only_the_first_has() -> None:
     first = PageBitmap.from_pages(100, [1, 2, 70])
 

@@ -35,7 +35,7 @@ def pair() -> Iterator[tuple[Channel, Channel]]:
     ("uri", "address"),
     [
         ("tcp:localhost:4444", TcpAddress("localhost", 4444)),
-        ("tcp:10.0.0.7:0", TcpAddress("10.0.0.7", 0)),
+        ("tcp:192.0.2.7:0", TcpAddress("192.0.2.7", 0)),
         ("tcp:[::1]:65535", TcpAddress("::1", 65535)),
         ("unix:/run/in.sock", UnixAddress(Path("/run/in.sock"))),
         ("unix:relative:odd", UnixAddress(Path("relative:odd"))),
@@ -69,11 +69,11 @@ def test_address_parsed_gives_its_uri_again(uri: str, address: object) -> None:
         ("tcp:4444", "names no host"),
         ("tcp:[]:4444", "names no host"),
         ("tcp:::1:4444", "an IPv6 address stands in brackets"),
-        ("tcp:host:", "'' is no port, which is 0 to 65535"),
-        ("tcp:host:65536", "'65536' is no port"),
-        ("tcp:host:-1", "'-1' is no port"),
-        ("tcp:host:http", "'http' is no port"),
-        ("tcp:host:\u0661", "is no port"),
+        ("tcp:host.example:", "'' is no port, which is 0 to 65535"),
+        ("tcp:host.example:65536", "'65536' is no port"),
+        ("tcp:host.example:-1", "'-1' is no port"),
+        ("tcp:host.example:http", "'http' is no port"),
+        ("tcp:host.example:\u0661", "is no port"),
     ],
 )
 def test_address_that_is_none_is_refused(uri: str, message: str) -> None:

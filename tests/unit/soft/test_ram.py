@@ -51,6 +51,17 @@ def test_tags_and_data_written_by_a_strategy_are_there_for_all(
 
 
 @pytest.mark.parametrize("name", ["auto", "tco"])
+def test_tags_of_no_pages_are_no_rows(machine: SoftMachine, name: str) -> None:
+    none = np.empty(0, np.int64)
+    machine.use_access(name)
+
+    rows = machine.read_page_tags(0, none)
+    machine.write_page_tags(0, none, rows)
+
+    assert rows.shape == (0, PAGE // 32)
+
+
+@pytest.mark.parametrize("name", ["auto", "tco"])
 def test_misaligned_foreign_and_unknown_are_refused(machine: SoftMachine, name: str) -> None:
     machine.use_access(name)
 

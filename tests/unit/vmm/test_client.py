@@ -25,7 +25,7 @@ from tagalong.vmm.settings import MigrationSettings
 from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 20.0
-REQUEST = MigrationRequest("tcp:h:1", MigrationSettings(downtime_limit=42), verify=True)
+REQUEST = MigrationRequest("tcp:host.example:1", MigrationSettings(downtime_limit=42), verify=True)
 
 
 def play(tmp_path: Path, script: Callable[[ControlClient, ServedVm], Awaitable[None]]) -> None:

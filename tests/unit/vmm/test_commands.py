@@ -332,16 +332,16 @@ def test_migrate_recover_moves_where_the_vm_is_awaited() -> None:
     awaited = Awaited()
 
     def script(scene: Scene) -> None:
-        assert scene.run("migrate-recover", uri="tcp:h:2") == {}
+        assert scene.run("migrate-recover", uri="tcp:host.example:2") == {}
 
     play(script, awaited)
-    assert awaited.addresses == ["tcp:h:2"]
+    assert awaited.addresses == ["tcp:host.example:2"]
 
 
 def test_migrate_recover_where_no_vm_is_awaited_is_refused() -> None:
     def script(scene: Scene) -> None:
         with pytest.raises(QmpError, match=r"^no VM is awaited here$"):
-            scene.run("migrate-recover", uri="tcp:h:2")
+            scene.run("migrate-recover", uri="tcp:host.example:2")
 
     play(script)
 
@@ -350,7 +350,7 @@ def test_migrate_while_the_vm_is_saved_is_refused() -> None:
     def script(scene: Scene) -> None:
         scene.run("x-snapshot", protocol="file:s", detach=True)
         with pytest.raises(RunStateError, match=r"^there is a dump or a snapshot in progress$"):
-            scene.run("migrate", uri="tcp:h:1")
+            scene.run("migrate", uri="tcp:host.example:1")
         with pytest.raises(RunStateError, match=r"^there is a dump or a snapshot in progress$"):
             scene.run("x-snapshot", protocol="file:t", detach=True)
 
@@ -359,7 +359,7 @@ def test_migrate_while_the_vm_is_saved_is_refused() -> None:
 
 def test_snapshot_while_the_vm_migrates_is_refused() -> None:
     def script(scene: Scene) -> None:
-        scene.run("migrate", uri="tcp:h:1")
+        scene.run("migrate", uri="tcp:host.example:1")
         with pytest.raises(RunStateError, match=r"^There's a migration process in progress$"):
             scene.run("x-snapshot", protocol="file:s", detach=True)
 
@@ -371,6 +371,6 @@ def test_migrate_pause_and_resume_without_a_migration_are_refused() -> None:
         with pytest.raises(UsageError, match="can be paused"):
             scene.run("migrate-pause")
         with pytest.raises(UsageError, match="no migration is paused"):
-            scene.run("migrate", uri="tcp:h:1", resume=True)
+            scene.run("migrate", uri="tcp:host.example:1", resume=True)
 
     play(script)

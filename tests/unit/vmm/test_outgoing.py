@@ -27,7 +27,7 @@ from tagalong.vmm.vm import Vm
 from tests.support.scripted_machine import ScriptedMachine
 
 TIMEOUT_S = 10.0
-REQUEST = MigrationRequest(uri="tcp:host:1")
+REQUEST = MigrationRequest(uri="tcp:host.example:1")
 PROGRESS = MigrationProgress(
     total_bytes=1000,
     transferred_bytes=400,
@@ -200,7 +200,7 @@ def test_broken_and_paused_connections_show_in_the_status() -> None:
         await asyncio.sleep(0.05)
         assert scene.info()["status"] == "x-precopy-paused"
         scene.sender.release.set()
-        scene.outgoing.resume("tcp:h:2")
+        scene.outgoing.resume("tcp:host.example:2")
         await scene.until("completed")
 
     log = play(Breaking(None), script).log

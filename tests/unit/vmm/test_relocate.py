@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,16 @@ from tagalong.errors import (
     TagalongError,
 )
 from tagalong.vmm.advice import next_steps
+from tagalong.vmm.cancellation import follow_or_cancel
 from tagalong.vmm.client import connect
 from tagalong.vmm.record import MigrationRequest
-from tagalong.vmm.relocate import _migrate, migrate_vm
+from tagalong.vmm.relocate import migrate_vm
 from tagalong.vmm.settings import MigrationSettings
 from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 20.0
 REMOVE = "Remove the cause (--reconnect SECONDS bridges a link that breaks now and then)"
-REQUEST = MigrationRequest("tcp:h:1", MigrationSettings(downtime_limit=42))
+REQUEST = MigrationRequest("tcp:host.example:1", MigrationSettings(downtime_limit=42))
 AGAIN = "start a new destination (tagalong run --incoming) and migrate again."
 HERE = "The VM is at the source (running); nothing was started at the destination."
 
@@ -102,7 +104,12 @@ def test_migrate_vm_cancelled_before_it_began_cancels_what_began_meanwhile(
             served_vm(tmp_path / "vm.sock") as served,
             connect(served.path) as client,
         ):
-            task = asyncio.create_task(_migrate(client, REQUEST, ignore))
+            moving = follow_or_cancel(
+                client.begin_migration(REQUEST),
+                partial(client.follow_migration, ignore),
+                partial(client.cancel_migration, ignore),
+            )
+            task = asyncio.create_task(moving)
             await asyncio.sleep(0)
             task.cancel()
             await task

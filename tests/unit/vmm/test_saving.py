@@ -1,53 +1,22 @@
 """Saving a VM: statuses, events and run states in their exact order."""
 
 import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from tagalong.errors import HostError, RunStateError, SnapshotCancelledError
-from tagalong.machine import Machine, RunState
+from tagalong.errors import HostError, RunStateError
+from tagalong.machine import RunState
 from tagalong.vmm.messages import Event
-from tagalong.vmm.save_record import SaveMoment, SaveRequest
+from tagalong.vmm.save_record import SaveRequest
 from tagalong.vmm.saving import Saving
 from tagalong.vmm.vm import Vm
 from tests.support.scripted_machine import ScriptedMachine
+from tests.support.scripted_storer import ScriptedStorer
 
 TIMEOUT_S = 10.0
 REQUEST = SaveRequest(Path("/tmp/vm.core"))
-REPORT = {"downtime_ms": 7.4}
-
-
-class ScriptedStorer:
-    """Freezes the machine, waits to be released, and ends as told to."""
-
-    def __init__(self, end: Exception | None = None) -> None:
-        self.end = end
-        self.release = threading.Event()
-        self.stopped = threading.Event()
-
-    def __call__(
-        self,
-        machine: Machine,
-        request: SaveRequest,
-        progress: Callable[[SaveMoment], None],
-        cancelled: threading.Event,
-    ) -> Mapping[str, object]:
-        del request
-        ran = machine.run_state is RunState.RUNNING
-        machine.pause()
-        progress(SaveMoment(400, 1000, "copying", 1))
-        self.stopped.set()
-        while not self.release.wait(0.001):
-            if cancelled.is_set():
-                raise SnapshotCancelledError("cancelled on request")
-        if self.end is not None:
-            raise self.end
-        if ran:
-            machine.resume()
-        return REPORT
 
 
 class Scene:
@@ -58,7 +27,7 @@ class Scene:
         self.machine = ScriptedMachine()
         self.vm = Vm(self._emit)
         self.storer = storer
-        self.saving = Saving(self.vm, storer, self._emit)
+        self.saving = Saving(self.vm, storer.store, self._emit)
 
     def _emit(self, event: Event) -> None:
         status = ""
@@ -101,21 +70,21 @@ def test_save_running_vm_stops_it_and_lets_it_go_on() -> None:
             "status": "active", "completed": 400, "total": 1000, "x-kind": "snapshot",
             "x-path": "/tmp/vm.core", "x-stage": "copying", "x-round": 1,
         }  # fmt: skip
-        scene.storer.release.set()
+        scene.storer.finish.set()
         record = await done
-        assert record.report == REPORT
+        assert record.report == scene.storer.report
 
     scene = play(ScriptedStorer(), script)
 
     assert scene.log == ["STOP in save-vm", "RESUME in running",
                          "DUMP_COMPLETED completed in running"]  # fmt: skip
-    assert scene.info()["x-report"] == REPORT
+    assert scene.info()["x-report"] == scene.storer.report
 
 
 def test_save_of_vm_in_prelaunch_leaves_it_there() -> None:
     async def script(scene: Scene) -> None:
         done = scene.saving.start(REQUEST)
-        scene.storer.release.set()
+        scene.storer.finish.set()
         await done
 
     scene = play(ScriptedStorer(), script, runs=False)
@@ -127,7 +96,7 @@ def test_save_of_vm_in_prelaunch_leaves_it_there() -> None:
 def test_save_that_fails_lets_the_guest_go_on_and_says_why(error: Exception) -> None:
     async def script(scene: Scene) -> None:
         done = scene.saving.start(REQUEST)
-        scene.storer.release.set()
+        scene.storer.finish.set()
         record = await done
         assert record.error is not None
 
@@ -157,7 +126,7 @@ def test_stop_while_the_vm_is_saved_keeps_it_stopped() -> None:
         done = scene.saving.start(REQUEST)
         await scene.until_stopped()
         scene.vm.stop()
-        scene.storer.release.set()
+        scene.storer.finish.set()
         await done
 
     scene = play(ScriptedStorer(), script)
@@ -172,7 +141,7 @@ def test_cont_while_the_vm_is_saved_is_refused() -> None:
         await scene.until_stopped()
         with pytest.raises(RunStateError, match=r"^the VM is being saved"):
             scene.vm.cont()
-        scene.storer.release.set()
+        scene.storer.finish.set()
         await done
 
     play(ScriptedStorer(), script)
@@ -183,7 +152,7 @@ def test_save_while_one_is_under_way_is_refused() -> None:
         done = scene.saving.start(REQUEST)
         with pytest.raises(RunStateError, match=r"^there is a dump or a snapshot in progress$"):
             scene.saving.start(REQUEST)
-        scene.storer.release.set()
+        scene.storer.finish.set()
         await done
 
     play(ScriptedStorer(), script)
@@ -191,7 +160,7 @@ def test_save_while_one_is_under_way_is_refused() -> None:
 
 def test_save_of_vm_that_is_not_here_yet_is_refused() -> None:
     async def run() -> None:
-        saving = Saving(Vm(lambda _: None), ScriptedStorer(), lambda _: None)
+        saving = Saving(Vm(lambda _: None), ScriptedStorer().store, lambda _: None)
         with pytest.raises(RunStateError, match=r"^the VM is not here yet"):
             saving.start(REQUEST)
 

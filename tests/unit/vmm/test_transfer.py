@@ -58,12 +58,14 @@ def test_send_passes_options_and_converts_progress(monkeypatch: pytest.MonkeyPat
     machine, cancelled, recovery = ScriptedMachine(), threading.Event(), Recovery()
     moments: list[MigrationProgress] = []
 
-    request = MigrationRequest("tcp:h:1", MigrationSettings(downtime_limit=250), verify=True)
+    request = MigrationRequest(
+        "tcp:host.example:1", MigrationSettings(downtime_limit=250), verify=True
+    )
     report = transfer.send(machine, request, moments.append, cancelled, recovery)
 
     assert report == {"rounds": 2}
     options = MigrationOptions(max_downtime_s=0.25, verify=True, drop_tags=False)
-    assert seen == ["tcp:h:1", machine, options, cancelled, recovery]
+    assert seen == ["tcp:host.example:1", machine, options, cancelled, recovery]
     assert moments == [
         MigrationProgress(1000, 400, 600, 2, 1e6, 250.0, 5.0, 0, "pre-copy", 3),
         MigrationProgress(1000, 0, 1000, 0, 0.0, None, stage="setup"),
@@ -98,7 +100,7 @@ def test_send_passes_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         multifd=True,
     )
 
-    request = MigrationRequest("tcp:h:1", settings)
+    request = MigrationRequest("tcp:host.example:1", settings)
     transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event(), Recovery())
 
     assert seen == [
@@ -117,13 +119,13 @@ def test_send_passes_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_send_without_multifd_uses_one_connection() -> None:
-    request = MigrationRequest("tcp:h:1", MigrationSettings(multifd_channels=8))
+    request = MigrationRequest("tcp:host.example:1", MigrationSettings(multifd_channels=8))
 
     assert transfer._options(request).channels == 1
 
 
 def test_send_with_a_host_name_but_no_certificates_is_refused() -> None:
-    request = MigrationRequest("tcp:h:1", MigrationSettings(tls_hostname="h"))
+    request = MigrationRequest("tcp:host.example:1", MigrationSettings(tls_hostname="host.example"))
 
     with pytest.raises(UsageError, match="means nothing without tls-creds"):
         transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event(), Recovery())
@@ -164,7 +166,7 @@ def test_send_uses_the_access_strategy_that_is_asked_for_and_reports_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(migrate, "migrate_to", lambda *_args, **_options: Report())
-    request = MigrationRequest("tcp:h:1", access="tco")
+    request = MigrationRequest("tcp:host.example:1", access="tco")
     machine = ScriptedMachine()
 
     report = transfer.send(machine, request, lambda _: None, threading.Event(), Recovery())

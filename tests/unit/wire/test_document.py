@@ -2,7 +2,6 @@
 
 import re
 from enum import IntEnum
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,9 @@ from tagalong.wire.planes import PAGES_HEAD, RUN, DataEncoding, TagEncoding
 from tests.golden.build_streams import PATHS
 from tests.support.draw_example import TITLES
 from tests.support.draw_states import diagram, table
+from tests.support.format_document import FormatDocument
 
-DOCUMENT = (Path(__file__).parents[3] / "docs" / "formats" / "stream.md").read_text("utf-8")
+DOCUMENT = FormatDocument("stream.md")
 
 LAYOUTS = {
     "Stream header": codec.STREAM_HEADER,
@@ -36,52 +36,25 @@ LAYOUTS = {
     "`RESUMED` payload": codec.RESUMED,
 }
 
-SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
-
-
-def rows_after(marker: str) -> list[list[str]]:
-    """Return the cells of the first table that follows `marker`, without its head."""
-    lines = DOCUMENT[DOCUMENT.index(marker) :].splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith("|"))
-    rows = []
-    for line in lines[start + 2 :]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
-    return rows
-
 
 def numbered(marker: str) -> dict[str, int]:
-    return {row[1]: int(row[0]) for row in rows_after(marker)}
+    return {row[1]: int(row[0]) for row in DOCUMENT.rows_after(marker)}
 
 
 def test_document_every_byte_table_is_known() -> None:
-    headed = re.findall(r"^### (.*)\n\n\| offset ", DOCUMENT, re.MULTILINE)
+    headed = re.findall(r"^### (.*)\n\n\| offset ", DOCUMENT.text, re.MULTILINE)
 
     assert sorted(headed) == sorted(LAYOUTS)
-    assert DOCUMENT.count("| offset | size |") == len(LAYOUTS)
+    assert DOCUMENT.text.count("| offset | size |") == len(LAYOUTS)
 
 
 @pytest.mark.parametrize("title", LAYOUTS)
 def test_document_byte_table_equals_the_layout(title: str) -> None:
-    layout = LAYOUTS[title]
-    at = 0
-
-    rows = rows_after(f"### {title}\n")
-
-    assert [row[3] for row in rows] == [name for name, _ in layout.fields]
-    for (offset, size, kind, name, *_), (_, code_kind) in zip(rows, layout.fields, strict=True):
-        assert int(offset) == at == layout.offsets[name]
-        if isinstance(code_kind, int):
-            assert (kind, int(size)) == ("bytes", code_kind)
-        else:
-            assert (kind, int(size)) == (code_kind, SIZES[code_kind])
-        at += int(size)
-    assert layout.size == at
+    DOCUMENT.require_byte_table(title, LAYOUTS[title])
 
 
 def test_document_records_equal_the_code() -> None:
-    rows = rows_after("## 4. Records")
+    rows = DOCUMENT.rows_after("## 4. Records")
 
     assert numbered("## 4. Records") == {kind.name: kind.value for kind in RecordType}
     for _, name, senders, smallest, largest, _ in rows:
@@ -111,7 +84,7 @@ def test_document_features_equal_the_code() -> None:
 
 
 def test_document_limits_equal_the_code() -> None:
-    named = {row[0]: int(row[1]) for row in rows_after("## 5. Limits")}
+    named = {row[0]: int(row[1]) for row in DOCUMENT.rows_after("## 5. Limits")}
     code = {name: value for name, value in vars(limits).items() if name.startswith("MAX_")}
 
     assert code.pop("MAX_BATCH_TAG_BYTES") == code["MAX_BATCH_BYTES"] // 32
@@ -119,27 +92,27 @@ def test_document_limits_equal_the_code() -> None:
 
 
 def test_document_states_equal_the_transition_table() -> None:
-    described = {}
-    for state, *cells in rows_after("## 7. States"):
+    described, rows = {}, DOCUMENT.rows_after("## 7. States")
+    for state, *cells in rows:
         for role, cell in zip((Role.SOURCE, Role.DESTINATION), cells, strict=True):
             for entry in filter(None, cell.split(", ")):
                 kind, after = entry.split(" → ")
                 described[Phase[state], role, RecordType[kind]] = Phase[after]
 
     assert described == dict(TRANSITIONS)
-    assert [row[0] for row in rows_after("## 7. States")] == [phase.name for phase in Phase]
+    assert [row[0] for row in rows] == [phase.name for phase in Phase]
 
 
 def test_document_shows_table_and_diagram_as_drawn_from_the_code() -> None:
-    assert table() in DOCUMENT
-    assert f"```\n{diagram()}\n```" in DOCUMENT
+    assert table() in DOCUMENT.text
+    assert f"```\n{diagram()}\n```" in DOCUMENT.text
 
 
 def test_document_hexdump_equals_the_golden_stream() -> None:
     for (name, role), path in PATHS.items():
         golden = path.read_bytes()
         marker = f"{TITLES[name]}, the {role.name.lower()}'s stream"
-        listing = DOCUMENT[DOCUMENT.index(marker) :].split("```")[1]
+        listing = DOCUMENT.text[DOCUMENT.text.index(marker) :].split("```")[1]
         lines = re.findall(r"^([0-9a-f]{8})  ((?:[0-9a-f]{2} ?)+)", listing, re.MULTILINE)
 
         assert len(lines) > 4
