@@ -6,7 +6,7 @@ costs nothing and is recognised without being read.
 """
 
 from tagalong.memory.address import Gpa
-from tagalong.memory.bitmap import PageBitmap, page_runs, run_pages
+from tagalong.memory.bitmap import PageBitmap, page_index, page_runs, run_pages
 from tagalong.memory.guest_memory import GuestMemory
 from tagalong.memory.plane import AnyPlane, Plane
 from tagalong.memory.private import FileRange, PrivatePlane, RegionSource
@@ -23,6 +23,7 @@ __all__ = [
     "PrivatePlane",
     "Region",
     "RegionSource",
+    "page_index",
     "page_runs",
     "run_pages",
 ]

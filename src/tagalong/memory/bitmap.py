@@ -20,12 +20,28 @@ _TOP = np.uint64(WORD_BITS - 1)
 _ONE = np.uint64(1)
 
 
+def page_index(pages: NDArray[np.int64]) -> "slice | NDArray[np.int64]":
+    """Return what picks `pages`, ascending numbers, from an array with an entry for each page.
+
+    That is a slice where they follow each other: numpy then copies or sets one stretch.
+
+    >>> page_index(np.array([4, 5, 6])), page_index(np.array([4, 6])).tolist()
+    (slice(4, 7, None), [4, 6])
+    """
+    if not pages.size:
+        return slice(0, 0)
+    first, last = int(pages[0]), int(pages[-1])
+    return slice(first, last + 1) if last - first + 1 == pages.size else pages
+
+
 def page_runs(pages: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the runs of ascending page numbers, shape (runs, 2): first page, number of pages.
 
     >>> page_runs(np.array([1, 2, 3, 70])).tolist()
     [[1, 3], [70, 1]]
     """
+    if isinstance(stretch := page_index(pages), slice):
+        return np.array([[stretch.start, pages.size]], np.int64)[: pages.size]
     breaks = np.flatnonzero(np.diff(pages) != 1)
     firsts = np.append(pages[:1], pages[breaks + 1])
     lasts = np.append(pages[breaks], pages[-1:])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tagalong.errors import AddressError, UsageError
 from tagalong.memory.address import Gpa, check_range
-from tagalong.memory.bitmap import PageBitmap, page_runs
+from tagalong.memory.bitmap import PageBitmap, page_index, page_runs
 from tagalong.memory.plane import AnyPlane, Plane
 from tagalong.memory.private import PrivatePlane, RegionSource
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
@@ -199,7 +199,7 @@ class Region:
         """
         page = self.page_size_bytes
         if self._route is None:
-            self.data.reshape(-1, page)[pages] = rows
+            self.data.reshape(-1, page)[page_index(pages)] = rows
             return
         rows, at = np.broadcast_to(rows, (pages.size, page)), 0
         for first, count in page_runs(pages).tolist():

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tagalong import wire
 from tagalong.machine import Machine
-from tagalong.memory import PageBitmap, Region, page_runs
+from tagalong.memory import PageBitmap, Region, page_index, page_runs
 from tagalong.memory.sparse import sparse_zeros
 from tagalong.migrate.compression import Compression, Compressor
 from tagalong.migrate.link import Link
@@ -157,17 +157,15 @@ class PageSender:
 
     def _stream(self, batch: "_Batch", tally: Tally, stage: NDArray[np.uint8] | None) -> None:
         with self._counting(batch, tally):
-            self._sent.digests[batch.region][batch.numbers] = self._link.stream_pages(
+            self._sent.digests[batch.region][batch.index] = self._link.stream_pages(
                 batch.runs(), self._plane(batch.tags), batch.segments(), stage
             )
 
     def _zero_pages(self, batch: "_Batch") -> NDArray[np.bool_]:
         """Return which pages are zero, without filling holes."""
-        first, last = int(batch.numbers[0]), int(batch.numbers[-1])
-        page = self._page_bytes
-        is_one_piece = last - first + 1 == batch.numbers.size
-        if is_one_piece and batch.ram.has_known_data(first, batch.numbers.size):
-            return zero_rows(batch.ram.data[first * page : (last + 1) * page], page)
+        page, index = self._page_bytes, batch.index
+        if isinstance(index, slice) and batch.ram.has_known_data(index.start, batch.numbers.size):
+            return zero_rows(batch.ram.data[index.start * page : index.stop * page], page)
         parts = [zero_rows(self._copy(part), page) for part in batch.parts(COPIED_BYTES)]
         return np.concatenate(parts)
 
@@ -177,7 +175,7 @@ class PageSender:
         is_zero = zero_rows(data, self._page_bytes)
         digests = page_digests((data.data,), self._page_bytes)
         sent = self._sent.digests[batch.region]
-        is_kept = ~is_zero & (digests == sent[batch.numbers])
+        is_kept = ~is_zero & (digests == sent[batch.index])
         tally.kept_pages += int(is_kept.sum())
         self._send_without_data(batch.only(is_zero), tally, wire.NoBytes.ZERO)
         self._send_without_data(batch.only(is_kept), tally, wire.NoBytes.KEPT)
@@ -188,7 +186,7 @@ class PageSender:
                 data = data.reshape(-1, self._page_bytes)[rest].reshape(-1)
             batch = batch.only(rest)
             self._send_data(batch, data, digests[rest], tally)
-            sent[batch.numbers] = digests[rest]
+            sent[batch.index] = digests[rest]
 
     def _send_data(
         self, batch: "_Batch", data: NDArray[np.uint8], digests: NDArray[np.uint64], tally: Tally
@@ -249,7 +247,7 @@ class _Batch:
 
     def is_new(self, sent: SentData) -> bool:
         """Return whether none of the pages was sent before."""
-        return not sent.digests[self.region][self.numbers].any()
+        return not sent.digests[self.region][self.index].any()
 
     def parts(self, most_bytes: int) -> "Iterator[_Batch]":
         """Yield batches of the pages in order, of at most so many bytes of data each."""
@@ -264,6 +262,11 @@ class _Batch:
             yield self
         else:
             yield from self.parts(MAX_RUNS * self.ram.page_size_bytes)
+
+    @cached_property
+    def index(self) -> slice | Pages:
+        """Return what picks the pages from an array that has one entry for each of the region."""
+        return page_index(self.numbers)
 
     @cached_property
     def ranges(self) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tagalong import wire
 from tagalong.machine import Machine
-from tagalong.memory import Gpa, PageBitmap, run_pages
+from tagalong.memory import Gpa, PageBitmap, page_index, run_pages
 from tagalong.memory.sparse import sparse_zeros
 from tagalong.migrate.pump import Segments, segments_of
 from tagalong.mte import PACKED_RATIO
@@ -125,7 +125,7 @@ class PageTaker:
             return None
         parts = []
         for number, ranges in self._ranges(runs):
-            self._holdings.data_used[number][run_pages(ranges)] = True
+            self._holdings.data_used[number][page_index(run_pages(ranges))] = True
             parts.append(segments_of(self._machine.memory.regions[number], ranges))
         array = np.concatenate([part.array for part in parts])
         return Segments(array, self._page_bytes, [part.owner for part in parts])
@@ -143,8 +143,9 @@ class PageTaker:
             elif not isinstance(batch.data, wire.NoBytes) and batch.data[0] is not self._placed:
                 self._scatter(number, pages, batch.data[0], at)
             self._take_tags(number, pages, batch.tags, at)
-            self._holdings.stale[number][pages] = False
-            self._holdings.placed[number][pages] = True
+            index = page_index(pages)
+            self._holdings.stale[number][index] = False
+            self._holdings.placed[number][index] = True
             at += pages.size
         self._holdings.note_pages(batch.page_count)
         self.pages_in_round += batch.page_count
@@ -190,7 +191,7 @@ class PageTaker:
             return
         rows = np.frombuffer(tags, np.uint8).reshape(-1, self._page_bytes // PACKED_RATIO)
         self._machine.write_page_tags(number, pages, rows[at : at + pages.size])
-        self._holdings.tags_used[number][pages] = True
+        self._holdings.tags_used[number][page_index(pages)] = True
 
     def _zero_data(self, number: int, pages: Pages) -> None:
         used = pages[self._holdings.data_used[number][pages]]

@@ -11,7 +11,7 @@ from tagalong.access.choice import AUTO, PREFERENCE
 from tagalong.access.ioctl import Ioctl
 from tagalong.errors import AddressError
 from tagalong.machine import AccessChoice
-from tagalong.memory import Gpa, GuestMemory, page_runs
+from tagalong.memory import Gpa, GuestMemory, page_index, page_runs
 from tagalong.mte import PACKED_RATIO
 from tagalong.soft.description import PAGE_BYTES
 
@@ -72,7 +72,7 @@ class SoftRam:
         """Set allocation tags of scattered pages, a row each."""
         region = self._memory.region_of_pages(number, pages)
         if self._accessor is None:
-            region.tags.reshape(region.page_count, -1)[pages] = packed
+            region.tags.reshape(region.page_count, -1)[page_index(pages)] = packed
         else:
             self._accessor.write_runs(
                 region.gpa_runs(page_runs(pages)), np.ascontiguousarray(packed).reshape(-1)

@@ -45,7 +45,7 @@ class PlaneCodec:
                 raise MalformedError(f"tags are never {tags.value}")
             return EncodedTags(TagEncoding.ZERO, b"")
         plane = np.frombuffer(tags, np.uint8)
-        if not plane.any():
+        if not plane.view(np.uint64).any():
             return EncodedTags(TagEncoding.ZERO, b"")
         smallest = EncodedTags(TagEncoding.RAW, tags)
         if features & Feature.ZSTD and self._may_shrink(plane):

@@ -201,7 +201,7 @@ class Runs(Sequence[Run]):
     def __repr__(self) -> str:
         return f"Runs({[*self]})"
 
-    @property
+    @cached_property
     def page_count(self) -> int:
         """Return the pages of all runs."""
         return sum(self.array[:, 1].tolist())
