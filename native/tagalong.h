@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TA_ABI_VERSION 5
+#define TA_ABI_VERSION 6
 #define TA_EXPORT __attribute__((visibility("default")))
 
 TA_EXPORT uint32_t ta_abi_version(void);
@@ -36,6 +36,11 @@ TA_EXPORT void ta_pages_zero(const uint8_t *data, size_t pages, size_t page_byte
 /* digests[i] = XXH3-64 (seed 0) of page i of `count`; `page_bytes` is a multiple of 1024. */
 TA_EXPORT void ta_hash_pages(const uint8_t *data, size_t count, size_t page_bytes,
                              uint64_t *digests);
+
+/* The same by a certain kind of code, for tests: 0 runs everywhere, a higher one needs wider
+ * registers (1: AVX2, 2: AVX-512). Returns 0, and does nothing, where it cannot run. */
+TA_EXPORT int ta_hash_pages_as(uint32_t variant, const uint8_t *data, size_t count,
+                               size_t page_bytes, uint64_t *digests);
 
 /* --- page_stream.c: the data of a batch between memory and a socket --------------------- */
 

@@ -14,7 +14,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 _u8p = ctypes.c_void_p
 _u64 = ctypes.c_uint64
@@ -91,6 +91,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_pages_zero": (None, (_u8p, _size, _size, _u8p)),
     # xxh3.c
     "ta_hash_pages": (None, (_u8p, _size, _size, ctypes.c_void_p)),
+    "ta_hash_pages_as": (ctypes.c_int, (ctypes.c_uint32, _u8p, _size, _size, ctypes.c_void_p)),
     # page_stream.c
     "ta_page_stream_size": (_u32, ()),
     "ta_send_pages": (ctypes.c_int, (ctypes.POINTER(PageStream), _u32)),

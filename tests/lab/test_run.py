@@ -109,7 +109,9 @@ def test_input_is_passed_on_and_output_arrives_while_the_command_runs() -> None:
 
 
 def test_kernel_panic_is_a_lost_machine_with_its_console() -> None:
-    run = lab("run", "--", "sh", "-c", "echo before; sleep 1; echo c >/proc/sysrq-trigger; sleep 60")
+    run = lab(
+        "run", "--", "sh", "-c", "echo before; sleep 1; echo c >/proc/sysrq-trigger; sleep 60"
+    )
 
     assert run.returncode == 62
     assert run.stdout == b"before\n"

@@ -26,7 +26,7 @@ from tagalong.migrate.link import Link
 from tagalong.migrate.pump import STAGE_BYTES, Segments, segments_of
 from tagalong.mte.tags import zero_rows
 from tagalong.wire.integrity import page_digests
-from tagalong.wire.limits import MAX_RUNS
+from tagalong.wire.limits import MAX_BATCH_BYTES, MAX_COPIED_BYTES, MAX_RUNS
 
 # What passes through a copy goes in such portions, and what is split into so many runs.
 COPIED_BYTES = 4 << 20
@@ -152,7 +152,7 @@ class PageSender:
             batch = batch.only(~is_zero)
         if batch.numbers.size:
             with self._machine.standing() as stands:
-                for part in batch.sound_parts():
+                for part in batch.sound_parts(MAX_COPIED_BYTES):
                     self._stream(part, tally, None if stands else self._stage)
 
     def _stream(self, batch: "_Batch", tally: Tally, stage: NDArray[np.uint8] | None) -> None:
@@ -256,12 +256,15 @@ class _Batch:
             tags = None if self.tags is None else self.tags[at : at + most]
             yield _Batch(self.region, self.ram, self.numbers[at : at + most], tags)
 
-    def sound_parts(self) -> "Iterator[_Batch]":
-        """Yield batches that have no more runs than a record may."""
-        if len(self.ranges) <= MAX_RUNS:
-            yield self
+    def sound_parts(self, most_bytes: int = MAX_BATCH_BYTES) -> "Iterator[_Batch]":
+        """Yield batches that a record may hold: few enough runs, `most_bytes` if several."""
+        page = self.ram.page_size_bytes
+        if len(self.ranges) > MAX_RUNS:
+            yield from self.parts(min(MAX_RUNS * page, most_bytes))
+        elif len(self.ranges) > 1 and self.numbers.size * page > most_bytes:
+            yield from self.parts(most_bytes)
         else:
-            yield from self.parts(MAX_RUNS * self.ram.page_size_bytes)
+            yield self
 
     @cached_property
     def index(self) -> slice | Pages:

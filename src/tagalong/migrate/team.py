@@ -47,6 +47,7 @@ class Team:
     ) -> None:
         self._page_bytes = page_bytes
         self._most_pages = min(most_bytes, MAX_BATCH_BYTES) // page_bytes
+        self._least_pages = _LEAST_BYTES // page_bytes
         self._batch_pages = min(self._most_pages, _FIRST_BYTES // page_bytes)
         self._pace = pace
         self._interrupt = interrupt
@@ -80,7 +81,7 @@ class Team:
         `tell` is called in this thread before each batch and while others still send, with what
         was sent so far; it may raise. Raises what `PageSender.send` raises.
         """
-        work = _Work(pages, lambda: self._batch_pages, self._batch_pages)
+        work = _Work(pages, self._most_of, self._batch_pages)
         tallies = [Tally() for _ in self._members]
         helpers = [
             threading.Thread(
@@ -107,6 +108,12 @@ class Team:
                 member.link.interrupt_with(self._interrupt)
             tally.add_later(_sum(tallies))
         work.raise_failure(self._members[0].link)
+
+    def _most_of(self, left: int) -> int:
+        """Return how many pages the next batch should have, with so many left for all."""
+        # The last ones are smaller, so that no connection works while the others have none.
+        share = left // (2 * len(self._members))
+        return max(min(self._batch_pages, share), min(self._least_pages, self._most_pages))
 
     def _lead(self, work: "_Work", tallies: list[Tally], tell: Tell, *, is_live: bool) -> None:
         def wait() -> None:
@@ -136,7 +143,7 @@ class Team:
             pages = int(numbers.size * _BATCH_S / max(time.monotonic() - began, 1e-6))
             # By steps, for one batch may have met a buffer that was empty, or a busy host.
             pages = max(numbers.size // 2, min(pages, numbers.size * 2))
-            self._batch_pages = max(_LEAST_BYTES // self._page_bytes, min(pages, self._most_pages))
+            self._batch_pages = min(max(self._least_pages, pages), self._most_pages)
 
     def end_round(self, number: int) -> None:
         """Say on all connections that the round is over, and wait for all answers.
@@ -174,13 +181,17 @@ class _Member:
 
 
 class _Work:
-    """Batches to be sent, dealt out to threads; ends for all when one fails or stops."""
+    """Batches to be sent, dealt out to threads; ends for all when one fails or stops.
+
+    `most_of` says how many pages a batch should have, with so many left.
+    """
 
     def __init__(
-        self, pages: Sequence[PageBitmap], batch_pages: Callable[[], int], few_pages: int
+        self, pages: Sequence[PageBitmap], most_of: Callable[[int], int], few_pages: int
     ) -> None:
-        self.is_large = sum(bitmap.count() for bitmap in pages) > few_pages
-        self._batches = _all_batches(pages, batch_pages)
+        self._left = sum(bitmap.count() for bitmap in pages)
+        self.is_large = self._left > few_pages
+        self._batches = _all_batches(pages, lambda: most_of(self._left))
         self._lock = threading.Lock()
         self._is_over = False
         self._failure: Exception | None = None
@@ -191,7 +202,9 @@ class _Work:
 
     def _next(self) -> tuple[int, Pages] | None:
         with self._lock:
-            return None if self._is_over else next(self._batches, None)
+            batch = None if self._is_over else next(self._batches, None)
+            self._left -= 0 if batch is None else batch[1].size
+            return batch
 
     def stop(self) -> None:
         """Deal out nothing more, and end the waits of all."""

@@ -219,6 +219,7 @@ def _require_tag_bytes(batch: Batch) -> None:
 
 def _require_data_bytes(batch: Batch) -> None:
     encoding = batch.head.data_encoding
+    _require_room(batch, encoding)
     possible = {
         DataEncoding.RAW: (batch.ram_bytes, batch.ram_bytes),
         DataEncoding.ZERO: (0, 0),
@@ -226,6 +227,19 @@ def _require_data_bytes(batch: Batch) -> None:
         DataEncoding.KEPT: (0, 0),
     }[encoding]
     _require_size(batch, "data_bytes", f"{encoding.name} data", possible)
+
+
+def _require_room(batch: Batch, encoding: DataEncoding) -> None:
+    """Raise if a receiver might have to hold more data than it has promised memory for."""
+    is_raw = encoding is DataEncoding.RAW
+    is_copied = batch.head.run_count > 1 if is_raw else encoding is DataEncoding.ZSTD
+    if is_copied and batch.ram_bytes > limits.MAX_COPIED_BYTES:
+        raise _wrong(
+            "data_encoding",
+            f"{batch.ram_bytes:#x} bytes of pages as {encoding.name} data, in "
+            f"{batch.head.run_count:#x} runs: {limits.MAX_COPIED_BYTES:#x} are possible, more only "
+            "uncompressed and in one run",
+        )
 
 
 def _require_size(batch: Batch, field: str, what: str, possible: tuple[int, int]) -> None:

@@ -13,6 +13,8 @@ from tagalong.machine import RunState
 from tagalong.migrate import MigrationOptions, Progress, Stage, Timeouts, migrate_to
 from tagalong.migrate.compression import parse_compression
 from tagalong.wire import RecordType, Role
+from tagalong.wire.limits import MAX_COPIED_BYTES
+from tagalong.wire.planes import DataEncoding
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.migration import PATIENT, Migration, Outcome
 from tests.support.proxy import Fate
@@ -95,6 +97,32 @@ def test_migration_over_channels_spreads_the_pages(
     assert len(carried) >= 2
     assert outcome.report is not None
     assert outcome.report.bytes_sent > sum(carried.values())
+
+
+@pytest.mark.parametrize("step", [0, 5 << 20])
+def test_batches_are_large_in_one_run_and_bounded_in_several(
+    outcomes: list[Outcome], step: int
+) -> None:
+    sent: list[tuple[int, int]] = []
+
+    def note(_role: Role, _number: int, kind: RecordType, record: bytes) -> bytes:
+        if kind is RecordType.PAGES and record[18] == DataEncoding.RAW:
+            sent.append((int.from_bytes(record[16:18], "little"), len(record)))
+        return record
+
+    machine = FakeMachine(describe(0xA00_0000))
+    data = machine.memory.regions[0].data
+    data[:] = 0x5A
+    for start in range(0, data.size if step else 0, step or 1):
+        data[start : start + PAGE] = 0
+    machine.resume()
+    outcome = Migration(machine, MigrationOptions(verify=True, timeouts=PATIENT), rule=note).run()
+    outcomes.append(outcome)
+
+    moved(outcome)
+    assert max(size for runs, size in sent if runs == 1) > MAX_COPIED_BYTES or step
+    assert max([size for runs, size in sent if runs > 1], default=0) < MAX_COPIED_BYTES + (1 << 20)
+    assert any(runs > 1 for runs, _ in sent) == bool(step)
 
 
 def test_migration_over_a_channel_that_breaks_ends_with_the_guest_here(

@@ -9,6 +9,7 @@ import pytest
 import xxhash
 from numpy.typing import NDArray
 
+from tagalong._native import library
 from tagalong.errors import HostError, MigrationCancelledError
 from tagalong.migrate.channel import Channel
 from tagalong.migrate.pump import PeerClosedError, Segments, receive_pages, send_pages
@@ -39,6 +40,22 @@ def test_page_digests_equal_the_librarys(page: int) -> None:
     digests = page_digests((data.data,), page)
 
     assert digests.tolist() == python_digests(data.tobytes(), page)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_digests_are_the_same_in_registers_of_all_widths(page: int) -> None:
+    data = random_bytes(5 * page)
+    expected, variant = python_digests(data.tobytes(), page), 0
+
+    while True:
+        digests = np.zeros(5, np.uint64)
+        arguments = data.ctypes.data, 5, page, digests.ctypes.data
+        if not library().ta_hash_pages_as(variant, *arguments):
+            break
+        assert digests.tolist() == expected
+        variant += 1
+
+    assert variant >= 1
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tagalong.wire import limits
 from tagalong.wire.layout import MalformedError
-from tagalong.wire.planes import PAGES_HEAD, RUN, decode_batch, decode_head
+from tagalong.wire.planes import PAGES_HEAD, RUN, DataEncoding, decode_batch, decode_head
 from tagalong.wire.records import Machine, Region
 
 PAGE = 0x4000
@@ -72,6 +72,54 @@ def test_runs_the_first_that_is_wrong_is_refused_and_none_that_is_right(
     text, offset = expected
     assert text in str(caught.value)
     assert caught.value.offset == offset
+
+
+def decode_large(runs: Sequence[tuple[int, int]], encoding: DataEncoding, data_bytes: int) -> None:
+    head = PAGES_HEAD.pack(
+        run_count=len(runs), data_encoding=encoding, tag_encoding=2, tag_bytes=0,
+        data_bytes=data_bytes,
+    )  # fmt: skip
+    machine = Machine(PAGE, 1, 1, (Region(0, 2 * limits.MAX_BATCH_BYTES),))
+    decode_batch(decode_head(head), np.array(runs, "<u8").tobytes(), machine, 0b111)
+
+
+MOST_COPIED = limits.MAX_COPIED_BYTES // PAGE
+
+
+@pytest.mark.parametrize(
+    ("runs", "encoding", "data_bytes"),
+    [
+        ([(0, MOST_PAGES)], DataEncoding.RAW, limits.MAX_BATCH_BYTES),
+        ([(0, 1), (2 * PAGE, MOST_COPIED - 1)], DataEncoding.RAW, limits.MAX_COPIED_BYTES),
+        ([(0, MOST_COPIED)], DataEncoding.ZSTD, 9),
+        ([(0, 1), (2 * PAGE, MOST_PAGES - 1)], DataEncoding.ZERO, 0),
+        ([(0, 1), (2 * PAGE, MOST_PAGES - 1)], DataEncoding.KEPT, 0),
+    ],
+)
+def test_data_as_large_as_a_receiver_has_room_for_are_taken(
+    runs: Sequence[tuple[int, int]], encoding: DataEncoding, data_bytes: int
+) -> None:
+    decode_large(runs, encoding, data_bytes)
+
+
+@pytest.mark.parametrize(
+    ("runs", "encoding", "data_bytes"),
+    [
+        ([(0, 1), (2 * PAGE, MOST_COPIED)], DataEncoding.RAW, limits.MAX_COPIED_BYTES + PAGE),
+        ([(0, MOST_COPIED + 1)], DataEncoding.ZSTD, 9),
+    ],
+)
+def test_data_that_a_receiver_would_have_to_hold_are_limited(
+    runs: Sequence[tuple[int, int]], encoding: DataEncoding, data_bytes: int
+) -> None:
+    with pytest.raises(MalformedError) as caught:
+        decode_large(runs, encoding, data_bytes)
+
+    assert str(caught.value) == (
+        f"0x1004000 bytes of pages as {encoding.name} data, in {len(runs):#x} runs: 0x1000000 are "
+        "possible, more only uncompressed and in one run"
+    )
+    assert caught.value.offset == 2
 
 
 def test_runs_as_many_as_a_record_may_have_are_taken() -> None:
