@@ -27,6 +27,7 @@ from tagalong.migrate import (
     receive_from,
 )
 from tagalong.wire import Role
+from tests.support.caller import ring_off
 from tests.support.fault_proxy import Fault, FaultProxy, Kind, Observer
 
 # Long enough for a busy host, short enough for hundreds of stalls.
@@ -71,6 +72,8 @@ class Case:
                 thread = threading.Thread(target=self._receive, args=(listener,))
                 thread.start()
                 self._migrate(f"unix:{path}")
+                if self.source_error is not None:
+                    ring_off(listener.address)
                 thread.join(_JOIN_S)
                 if thread.is_alive():
                     raise AssertionError(f"{self.fault}: the destination hangs")
