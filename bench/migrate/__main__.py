@@ -3,6 +3,7 @@
     python -m bench.migrate [--ram MIB] [--zero PERCENT] [--runs 5] [--no-qemu] [--json]
     python -m bench.migrate --grow [--runs 5] [--no-qemu] [--json]
     python -m bench.migrate --sparse MIB [--runs 5] [--json]
+    python -m bench.migrate --churn [--runs 100] [--max-downtime MS] [--no-qemu] [--json]
 
 All contestants take turns; every figure is the median. The memory of all destinations is
 there before the clock starts, except with --sparse.
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from bench.migrate import churn
 from bench.migrate.guest import Content
 from bench.migrate.series import Figures, measure, ratios
 from bench.migrate.sparse import migrate_sparse
@@ -23,6 +25,8 @@ from bench.migrate.sparse import migrate_sparse
 MIB = 1 << 20
 GROWING_MIB = (256, 1024, 4096, 8192)
 SPARSE_USED_BYTES = 64 * MIB
+RUNS = 5
+CHURN_RUNS = 100
 
 
 def main() -> None:
@@ -34,19 +38,33 @@ def main() -> None:
     parser.add_argument("--zero", type=int, default=0, metavar="PERCENT")
     parser.add_argument("--sparse", type=int, metavar="MIB")
     parser.add_argument("--grow", action="store_true")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--churn", action="store_true")
+    parser.add_argument("--max-downtime", type=int, default=300, metavar="MS")
+    parser.add_argument("--runs", type=int)
     parser.add_argument("--no-qemu", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.churn:
+        _show(
+            churn.measure(
+                churn.Workload(),
+                arguments.runs or CHURN_RUNS,
+                arguments.max_downtime / 1e3,
+                with_qemu=not arguments.no_qemu,
+            ),
+            as_json=arguments.json,
+        )
+        return
+    runs = arguments.runs or RUNS
     if arguments.sparse:
-        _show({"sparse": _sparse(arguments.sparse * MIB, arguments.runs)}, as_json=arguments.json)
+        _show({"sparse": _sparse(arguments.sparse * MIB, runs)}, as_json=arguments.json)
         return
     sizes = GROWING_MIB if arguments.grow else (arguments.ram,)
     results = {}
     for ram_mib in sizes:
         content = Content(ram_mib * MIB, arguments.zero)
-        title = f"{ram_mib} MiB, {arguments.zero} % zero pages, {arguments.runs} runs"
-        results[title] = measure(content, arguments.runs, with_qemu=not arguments.no_qemu)
+        title = f"{ram_mib} MiB, {arguments.zero} % zero pages, {runs} runs"
+        results[title] = measure(content, runs, with_qemu=not arguments.no_qemu)
     _show(results, as_json=arguments.json)
 
 
@@ -79,6 +97,12 @@ def _show(results: dict[str, dict[str, Figures]], *, as_json: bool) -> None:
 
 def _print(title: str, figures: dict[str, Figures]) -> None:
     names = list(next(iter(figures.values())))
+    if len(figures) < len(names) // 2:  # narrow rather than wide
+        table = Table("", *figures, title=title)
+        for name in names:
+            table.add_row(name.replace("_", " "), *(_text(each[name]) for each in figures.values()))
+        Console().print(table)
+        return
     table = Table("", *(name.replace("_", " ") for name in names), title=title)
     for who, values in figures.items():
         table.add_row(who, *(_text(values[name]) for name in names))

@@ -72,7 +72,7 @@ def ratios(figures: dict[str, Figures]) -> dict[str, float]:
         return choose([value for value in values if value is not None])
 
     found: dict[str, float] = {}
-    if not any(name.startswith("tagalong") for name in figures):
+    if not any(name.startswith("plain copy") for name in figures):
         return found
     for channels in CHANNELS:
         mine, plainly = figures[f"tagalong, {channels}"], figures[f"plain copy, {channels}"]
