@@ -9,6 +9,7 @@ import select
 import socket
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +41,12 @@ LOOK_UP_S: Final = 0.1
 
 MAX_PENDING: Final = 16
 """How many who have not shown yet that they are the source are heard at once."""
+
+FAREWELL_S: Final = 1.0
+"""How long the connection of somebody who was turned away stays open.
+
+Closed at once with bytes unread it would be reset, and the reason lost.
+"""
 
 LEAST_S: Final = 0.5
 """When all places are taken: after this time the oldest has to give its place to who comes.
@@ -106,6 +113,7 @@ class SocketListener(Listener):
         self._context = tls.context(TlsRole.SERVER) if tls is not None else None
         self.refused = refused
         self._pending: dict[int, _Pending] = {}  # by the time at which they came
+        self._leaving: deque[_Pending] = deque()
         sock.setblocking(False)
 
     def accept(
@@ -135,6 +143,7 @@ class SocketListener(Listener):
         None also as soon as one of the descriptors `others` can be read. Without `has_room`
         only those are let in who have begun a handshake. Raises HostError.
         """
+        self._see_off(MAX_PENDING)
         ready = self._poll(wait_s, others, has_room=has_room)
         if self._sock.fileno() in ready and (channel := self._greet(idle_s)):
             return channel
@@ -188,9 +197,17 @@ class SocketListener(Listener):
         self._drop(oldest, HostError(f"{oldest.shake.name}: too many connect without TLS"))
 
     def _drop(self, pending: "_Pending", error: HostError) -> None:
+        """Turn somebody away; what TLS has to say about it may be heard for a moment."""
         del self._pending[pending.shake.fileno()]
-        pending.shake.close()
+        pending.shake.hang_up()
+        self._leaving.append(_Pending(pending.shake, time.monotonic()))
+        self._see_off(MAX_PENDING)
         self.refused(error)
+
+    def _see_off(self, most: int) -> None:
+        """Close who was turned away a while ago, and the first of more than `most`."""
+        while self._leaving and (self._leaving[0].age_s > FAREWELL_S or len(self._leaving) > most):
+            self._leaving.popleft().shake.close()
 
     def _shake_hands(self, ready: set[int], idle_s: float) -> Channel | None:
         """Let the handshakes go on; return the channel of the first that succeeds."""
@@ -225,6 +242,7 @@ class SocketListener(Listener):
         for pending in self._pending.values():
             pending.shake.close()
         self._pending.clear()
+        self._see_off(0)
         if self._sock.fileno() >= 0:
             self._sock.close()
             if isinstance(self.address, UnixAddress):

@@ -12,18 +12,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
 
 from tagalong import wire
 from tagalong.errors import HostError, TagalongError
 from tagalong.migrate.channel import Channel, Interrupt, never
 from tagalong.migrate.connector import tune
 from tagalong.migrate.link import error_of, reason_of
-from tagalong.migrate.listener import LEAST_S, LOOK_UP_S, MAX_PENDING, SocketListener
-
-# So long does the connection of somebody who was told why not stay open: closed at once
-# with bytes unread, it would be reset, and the reason lost.
-_FAREWELL_S: Final = 1.0
+from tagalong.migrate.listener import FAREWELL_S, LEAST_S, LOOK_UP_S, MAX_PENDING, SocketListener
 
 
 @dataclass(frozen=True)
@@ -170,7 +165,7 @@ class _Caller:
 
     def say_why(self, error: TagalongError) -> None:
         """Tell the peer why it is turned away; it has a moment to hear that. Never waits."""
-        self.is_leaving, self._until = True, time.monotonic() + _FAREWELL_S
+        self.is_leaving, self._until = True, time.monotonic() + FAREWELL_S
         with suppress(TagalongError, OSError):
             # It fits into the socket's buffer, or the peer does not want to know.
             abort = self._connection.send(wire.Abort(reason_of(error), str(error)))

@@ -12,6 +12,7 @@ destination's certificate names the host that it connected to, and the destinati
 have a list of the names that it admits. Nothing below TLS 1.3 is spoken (RFC 8446).
 """
 
+import contextlib
 import select
 import socket
 import ssl
@@ -171,8 +172,14 @@ class Handshake:
         shown = ", ".join(sorted(names)) or "without a name"
         return f"{self.name}: the client {shown} is not admitted"
 
+    def hang_up(self) -> None:
+        """Send nothing more; the peer can still hear what was sent, until `close`."""
+        with contextlib.suppress(OSError):
+            # The class's own: that of a TLS socket would forget what OpenSSL has to say.
+            socket.socket.shutdown(self._sock, socket.SHUT_WR)
+
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket. Safe to call twice."""
         self._sock.close()
 
 
