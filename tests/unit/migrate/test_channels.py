@@ -1,6 +1,7 @@
 """Migrations over several connections, and over connections that break and come back."""
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 
 from tagalong.errors import HandoverUncertainError, MigrationError, UsageError
-from tagalong.machine import RunState
+from tagalong.machine import MachineDescription, RunState
+from tagalong.memory import Gpa
 from tagalong.migrate import MigrationOptions, Progress, Stage, Timeouts, migrate_to
 from tagalong.migrate.compression import parse_compression
 from tagalong.wire import RecordType, Role
+from tagalong.wire.planes import DataEncoding
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.migration import PATIENT, Migration, Outcome
 from tests.support.proxy import Fate
@@ -79,11 +82,16 @@ def test_migration_over_channels_spreads_the_pages(
     source: FakeMachine, outcomes: list[Outcome]
 ) -> None:
     carried: dict[int, int] = {}
+    are_two = threading.Event()
 
     def note(role: Role, _number: int, kind: RecordType, record: bytes) -> bytes:
         if role is Role.SOURCE and kind is RecordType.PAGES:
             thread = threading.get_ident()
             carried[thread] = carried.get(thread, 0) + len(record)
+            if len(carried) >= 2:
+                are_two.set()
+            # Nobody gets far before another one has begun, however late that is.
+            are_two.wait(PATIENT.idle_s / 2)
         return record
 
     # With a limit, batches are small enough for everybody to get some.
@@ -171,10 +179,27 @@ def test_connection_that_breaks_in_precopy_is_resumed(
 def test_resumed_migration_sends_again_only_what_is_not_held(
     source: FakeMachine, outcomes: list[Outcome]
 ) -> None:
-    broken, rule = cut_once(Fate.CUT, (Role.SOURCE, 6))
+    built: list[FakeMachine] = []
+    broken: list[int] = []
+    last: list[int] = []
+
+    def build(description: MachineDescription) -> FakeMachine:
+        built.append(FakeMachine(description))
+        return built[-1]
+
+    def cut(role: Role, number: int, kind: RecordType, record: bytes) -> bytes | Fate:
+        if (role, number) == (Role.SOURCE, 6) and not broken:
+            broken.append(number)
+            wait_for_page(built[0], last[-1])
+            return Fate.CUT
+        is_data = kind is RecordType.PAGES and record[18] == DataEncoding.RAW
+        if role is Role.SOURCE and is_data:
+            last.append(last_gpa(record))
+        return record
+
     options = MigrationOptions(reconnect_s=20, verify=True, timeouts=RETURNING)
 
-    outcome = Migration(source, options, rule=rule).run()  # type: ignore[arg-type]
+    outcome = Migration(source, options, build=build, rule=cut).run()
     outcomes.append(outcome)
 
     assert broken
@@ -184,6 +209,20 @@ def test_resumed_migration_sends_again_only_what_is_not_held(
     whole = 10 << 20
     # One batch was on its way when the connection broke.
     assert whole <= data_bytes <= whole + (8 << 20)
+
+
+def last_gpa(record: bytes) -> int:
+    """Return the last page of a batch on the wire (stream.md, section 4)."""
+    (runs,) = struct.unpack_from("<H", record, 16)
+    first_gpa, page_count = struct.unpack_from("<QQ", record, 32 + (runs - 1) * 16)
+    return int(first_gpa + (page_count - 1) * PAGE)
+
+
+def wait_for_page(machine: FakeMachine, gpa: int) -> None:
+    """Wait until a machine has a page: what was forwarded has been taken in up to there."""
+    deadline = time.monotonic() + 10
+    while not any(machine.memory.read(Gpa(gpa), PAGE)) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def test_source_whose_destination_does_not_come_back_keeps_the_guest(
