@@ -12,6 +12,7 @@ there before the clock starts, except with --sparse.
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from bench.migrate import churn
 from bench.migrate.guest import Content
-from bench.migrate.series import Figures, measure, ratios
+from bench.migrate.series import Figures, has_room, measure, ratios
 from bench.migrate.sparse import migrate_sparse
 
 MIB = 1 << 20
@@ -63,9 +64,15 @@ def main() -> None:
     results = {}
     for ram_mib in sizes:
         content = Content(ram_mib * MIB, arguments.zero)
+        if arguments.grow and not has_room(2, content):
+            print(f"{ram_mib} MiB: left out, the memory is not there", file=sys.stderr)
+            continue
         title = f"{ram_mib} MiB, {arguments.zero} % zero pages, {runs} runs"
         results[title] = measure(content, runs, with_qemu=not arguments.no_qemu)
-    _show(results, as_json=arguments.json)
+        if not arguments.json:
+            _print(title, results[title])
+    if arguments.json:
+        _show(results, as_json=True)
 
 
 def _sparse(ram_bytes: int, runs: int) -> dict[str, Figures]:

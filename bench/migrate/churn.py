@@ -17,6 +17,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from statistics import median
 
+from rich.console import Console
 from rich.progress import track
 
 from bench.migrate import heap
@@ -194,7 +195,8 @@ def measure(
 ) -> dict[str, dict[str, Figures]]:
     """Return what `runs` migrations came to, and what the tags of the heap take."""
     with rig(workload) as made:
-        trials = list(track(_trials(made, runs, max_downtime_s), total=runs, transient=True))
+        each = _trials(made, runs, max_downtime_s)
+        trials = list(track(each, total=runs, transient=True, console=Console(stderr=True)))
         tags = heap.measure(made.machine, with_qemu=with_qemu)
     name = f"churn on {workload.heap_mib} of {workload.ram_mib} MiB"
     return {name: {"tagalong": _figures(trials, max_downtime_s)}, "its tags": tags}

@@ -12,6 +12,7 @@ from rich.progress import (
     TaskID,
     TextColumn,
 )
+from rich.table import Column
 
 from tagalong.vmm.record import MigrationStatus
 from tagalong.vmm.save_record import SaveStatus
@@ -31,14 +32,15 @@ def migration_bar(console: Console | None = None) -> Iterator[Callable[[Info], N
     if not console.is_terminal:
         yield _ignore
         return
+    # The figures are what somebody looks for: where there is little room the bar is short.
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        DownloadColumn(binary_units=True, table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True)),
     )
     # Shown with the first answer and gone with the last: other lines stand before and after.
-    progress = Progress(*columns, console=console, transient=True)
+    progress = Progress(*columns, console=console, transient=True, expand=True)
     task = progress.add_task("migrating", total=None, rate="")
     try:
         yield lambda info: _update(progress, task, info)
@@ -93,7 +95,7 @@ def _update(progress: Progress, task: TaskID, info: Info) -> None:
         return  # the first round has not begun
     progress.update(
         task,
-        description=f"migrating, round {ram['dirty-sync-count']}",
+        description=f"round {ram['dirty-sync-count']}",
         total=ram["total"],
         completed=ram["total"] - ram["remaining"],
         rate=", ".join(_figures(info, ram)),
@@ -105,8 +107,8 @@ def _figures(info: Info, ram: Mapping[str, int]) -> Iterator[str]:
     if ram["mbps"]:
         yield f"{ram['mbps'] / _BITS_PER_BYTE:,.0f} MB/s"
     if dirty := ram.get("dirty-pages-rate"):
-        yield f"guest dirties {dirty * ram['page-size'] / 1e6:,.0f} MB/s"
+        yield f"guest {dirty * ram['page-size'] / 1e6:,.0f} MB/s"
     if (expected := info.get("expected-downtime")) is not None:
         yield f"downtime {expected} ms"
     if throttled := info.get("cpu-throttle-percentage"):
-        yield f"guest slowed by {throttled} %"
+        yield f"slowed {throttled} %"
