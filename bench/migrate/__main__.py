@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bench.migrate import churn
 from bench.migrate.guest import Content
@@ -110,7 +110,7 @@ def _print(title: str, figures: dict[str, Figures]) -> None:
             table.add_row(name.replace("_", " "), *(_text(each[name]) for each in figures.values()))
         Console().print(table)
         return
-    table = Table("", *(name.replace("_", " ") for name in names), title=title)
+    table = Table(Column(no_wrap=True), *(name.replace("_", " ") for name in names), title=title)
     for who, values in figures.items():
         table.add_row(who, *(_text(values[name]) for name in names))
     Console().print(table)

@@ -267,6 +267,27 @@ def test_strangers_at_the_door_change_nothing(source: FakeMachine, outcomes: lis
         sock.close()
 
 
+def test_silent_strangers_at_the_door_do_not_keep_channels_out(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    strangers: list[socket.socket] = []
+    where: list[int] = []
+
+    def crowd(_role: Role, _number: int, kind: RecordType, record: bytes) -> bytes:
+        if kind is RecordType.ACCEPT:  # the door is open, and no channel has come yet
+            strangers.extend(socket.create_connection(("127.0.0.1", where[0])) for _ in range(100))
+        return record
+
+    options = MigrationOptions(channels=4, verify=True, timeouts=PATIENT)
+    outcome = Migration(source, options, rule=crowd, target=where).run()
+    outcomes.append(outcome)
+
+    assert len(strangers) == 100
+    moved(outcome)
+    for sock in strangers:
+        sock.close()
+
+
 @pytest.mark.parametrize("wish", [{"channels": 2}, {"reconnect_s": 1}])
 def test_several_connections_where_there_is_one_are_refused(
     source: FakeMachine, wish: dict[str, int]
