@@ -52,14 +52,19 @@ class Reception:
 
         Raises HostError if nobody can be listened for any more, and what `interrupt` raises.
         """
+        greeting: Greeting | None = None
         try:
-            while True:
+            while greeting is None:
                 interrupt()
                 self._let_in(idle_s)
-                if (greeting := self._hear_all()) is not None:
-                    return greeting
+                greeting = self._hear_all()
         finally:
-            self._send_home()
+            self._send_home(
+                "another source was faster: its migration has begun"
+                if greeting is not None
+                else "no source is awaited here any more"
+            )
+        return greeting
 
     def _hear_all(self) -> Greeting | None:
         """Return the first greeting that is complete; turn away who will not have one."""
@@ -106,10 +111,10 @@ class Reception:
         caller.channel.close()
         self._callers.remove(caller)
 
-    def _send_home(self) -> None:
+    def _send_home(self, why: str) -> None:
         for caller in self._callers:
             if not caller.is_leaving:
-                caller.say_why(HostError("another source was faster: its migration has begun"))
+                caller.say_why(HostError(why))
             caller.channel.close()
         self._callers.clear()
 

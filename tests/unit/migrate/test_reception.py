@@ -284,11 +284,16 @@ def test_migration_that_has_begun_and_fails_ends_the_wait(
     assert not refused
 
 
-def test_wait_that_is_cancelled_ends(start: Start) -> None:
+def test_wait_that_is_cancelled_ends(start: Start, refused: list[HostError]) -> None:
     destination = start()
-    with call(destination.address):
+    with call(destination.address) as stranger:
+        stranger.sendall(greeting()[:1])
+        with call(destination.address) as later:  # heard after the one before
+            later.sendall(b"rubbish" * 3)
+            wait_for(lambda: refused)
         destination.cancel.set()
         destination.join()
+        assert heard(stranger).text == "no source is awaited here any more"
 
     assert isinstance(destination.error, MigrationCancelledError)
 
