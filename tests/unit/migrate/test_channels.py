@@ -23,6 +23,9 @@ from tests.support.proxy import Fate
 PAGE = 4096
 RETURNING = Timeouts(idle_s=2.0, farewell_s=0.3)
 
+# A downtime that a busy host keeps: else its guest would not be stopped, and stay.
+BUSY_S = 5.0
+
 
 @pytest.fixture
 def source() -> FakeMachine:
@@ -70,6 +73,7 @@ def test_migration_over_channels_moves_everything(
         channels=channels,
         compression=parse_compression(compression),
         verify=True,
+        max_downtime_s=BUSY_S,
         timeouts=PATIENT,
     )
     outcome = Migration(source, options).run()
@@ -95,7 +99,9 @@ def test_migration_over_channels_spreads_the_pages(
         return record
 
     # With a limit, batches are small enough for everybody to get some.
-    options = MigrationOptions(channels=3, max_bandwidth=40e6, verify=True, timeouts=PATIENT)
+    options = MigrationOptions(
+        channels=3, max_bandwidth=40e6, verify=True, max_downtime_s=BUSY_S, timeouts=PATIENT
+    )
     outcome = Migration(source, options, rule=note).run()
     outcomes.append(outcome)
 
@@ -115,7 +121,9 @@ def test_migration_over_a_channel_that_breaks_ends_with_the_guest_here(
         is_channel = role is Role.SOURCE and kind is not RecordType.MACHINE and number == 1
         return Fate.CUT_ONE if is_channel else record
 
-    outcome = Migration(source, MigrationOptions(channels=2, timeouts=PATIENT), rule=cut).run()
+    outcome = Migration(
+        source, MigrationOptions(channels=2, max_downtime_s=BUSY_S, timeouts=PATIENT), rule=cut
+    ).run()
     outcomes.append(outcome)
 
     assert isinstance(outcome.source_error, MigrationError)
@@ -161,7 +169,7 @@ def test_connection_that_breaks_in_precopy_is_resumed(
         reconnect_s=20,
         verify=True,
         timeouts=RETURNING,
-        max_downtime_s=5,
+        max_downtime_s=BUSY_S,
     )
     stages: list[Stage] = []
 
@@ -197,7 +205,9 @@ def test_resumed_migration_sends_again_only_what_is_not_held(
             last.append(last_gpa(record))
         return record
 
-    options = MigrationOptions(reconnect_s=20, verify=True, timeouts=RETURNING)
+    options = MigrationOptions(
+        reconnect_s=20, verify=True, max_downtime_s=BUSY_S, timeouts=RETURNING
+    )
 
     outcome = Migration(source, options, build=build, rule=cut).run()
     outcomes.append(outcome)
@@ -238,7 +248,7 @@ def test_source_whose_destination_does_not_come_back_keeps_the_guest(
 
     assert "did not come back in 1 s" in str(outcome.source_error)
     assert "did not come back in 1 s" in str(outcome.destination_error)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 15
     assert outcome.source.run_state is RunState.RUNNING
     assert outcome.destination.is_closed
     assert not outcome.destination.was_ever_resumed
@@ -256,7 +266,9 @@ def test_strangers_at_the_door_change_nothing(source: FakeMachine, outcomes: lis
                 strangers.append(sock)
         return record
 
-    options = MigrationOptions(channels=2, reconnect_s=5, verify=True, timeouts=PATIENT)
+    options = MigrationOptions(
+        channels=2, reconnect_s=5, verify=True, max_downtime_s=BUSY_S, timeouts=PATIENT
+    )
     migration = Migration(source, options, rule=intrude, target=where)
     outcome = migration.run()
     outcomes.append(outcome)
@@ -278,7 +290,7 @@ def test_silent_strangers_at_the_door_do_not_keep_channels_out(
             strangers.extend(socket.create_connection(("127.0.0.1", where[0])) for _ in range(100))
         return record
 
-    options = MigrationOptions(channels=4, verify=True, timeouts=PATIENT)
+    options = MigrationOptions(channels=4, verify=True, max_downtime_s=BUSY_S, timeouts=PATIENT)
     outcome = Migration(source, options, rule=crowd, target=where).run()
     outcomes.append(outcome)
 
@@ -323,7 +335,9 @@ def test_tag_only_changes_send_tags_only(outcomes: list[Outcome]) -> None:
     region = machine.memory.regions[0]
     region.data[:] = np.random.default_rng(1).integers(0, 256, region.data.size, np.uint8)
     machine.resume()
-    outcome = Migration(machine, MigrationOptions(verify=True, timeouts=PATIENT)).run()
+    outcome = Migration(
+        machine, MigrationOptions(verify=True, max_downtime_s=BUSY_S, timeouts=PATIENT)
+    ).run()
     outcomes.append(outcome)
 
     moved(outcome)
