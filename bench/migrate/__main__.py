@@ -11,6 +11,7 @@ there before the clock starts, except with --sparse.
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,8 @@ def main() -> None:
     parser.add_argument("--no-qemu", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    # Ended as by Ctrl-C: with its processes, and with the RAM that QEMU was given as a file.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if arguments.churn:
         _show(
             churn.measure(
