@@ -5,5 +5,6 @@ plain    two Python processes that copy, with no protocol, no tags and no checks
 ours     a destination process, ready, and a migration to it
 qemu     two QEMUs, paused, ready, and a migration between them
 series   all of them in turn, again and again
-table    what came out
+sparse   a large guest that has used little
+churn    a guest that works, over a link that is just fast enough; heap, what its tags take
 """

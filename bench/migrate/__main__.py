@@ -3,6 +3,7 @@
     python -m bench.migrate [--ram MIB] [--zero PERCENT] [--runs 5] [--no-qemu] [--json]
     python -m bench.migrate --grow [--runs 5] [--no-qemu] [--json]
     python -m bench.migrate --sparse MIB [--runs 5] [--json]
+    python -m bench.migrate --churn [--runs 100] [--max-downtime MS] [--no-qemu] [--json]
 
 All contestants take turns; every figure is the median. The memory of all destinations is
 there before the clock starts, except with --sparse.
@@ -10,19 +11,24 @@ there before the clock starts, except with --sparse.
 
 import argparse
 import json
+import signal
 import statistics
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from bench.migrate import churn
 from bench.migrate.guest import Content
-from bench.migrate.series import Figures, measure, ratios
+from bench.migrate.series import Figures, has_room, measure, ratios
 from bench.migrate.sparse import migrate_sparse
 
 MIB = 1 << 20
 GROWING_MIB = (256, 1024, 4096, 8192)
 SPARSE_USED_BYTES = 64 * MIB
+RUNS = 5
+CHURN_RUNS = 100
 
 
 def main() -> None:
@@ -34,20 +40,42 @@ def main() -> None:
     parser.add_argument("--zero", type=int, default=0, metavar="PERCENT")
     parser.add_argument("--sparse", type=int, metavar="MIB")
     parser.add_argument("--grow", action="store_true")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--churn", action="store_true")
+    parser.add_argument("--max-downtime", type=int, default=300, metavar="MS")
+    parser.add_argument("--runs", type=int)
     parser.add_argument("--no-qemu", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    # Ended as by Ctrl-C: with its processes, and with the RAM that QEMU was given as a file.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if arguments.churn:
+        _show(
+            churn.measure(
+                churn.Workload(),
+                arguments.runs or CHURN_RUNS,
+                arguments.max_downtime / 1e3,
+                with_qemu=not arguments.no_qemu,
+            ),
+            as_json=arguments.json,
+        )
+        return
+    runs = arguments.runs or RUNS
     if arguments.sparse:
-        _show({"sparse": _sparse(arguments.sparse * MIB, arguments.runs)}, as_json=arguments.json)
+        _show({"sparse": _sparse(arguments.sparse * MIB, runs)}, as_json=arguments.json)
         return
     sizes = GROWING_MIB if arguments.grow else (arguments.ram,)
     results = {}
     for ram_mib in sizes:
         content = Content(ram_mib * MIB, arguments.zero)
-        title = f"{ram_mib} MiB, {arguments.zero} % zero pages, {arguments.runs} runs"
-        results[title] = measure(content, arguments.runs, with_qemu=not arguments.no_qemu)
-    _show(results, as_json=arguments.json)
+        if arguments.grow and not has_room(2, content):
+            print(f"{ram_mib} MiB: left out, the memory is not there", file=sys.stderr)
+            continue
+        title = f"{ram_mib} MiB, {arguments.zero} % zero pages, {runs} runs"
+        results[title] = measure(content, runs, with_qemu=not arguments.no_qemu)
+        if not arguments.json:
+            _print(title, results[title])
+    if arguments.json:
+        _show(results, as_json=True)
 
 
 def _sparse(ram_bytes: int, runs: int) -> dict[str, Figures]:
@@ -79,7 +107,13 @@ def _show(results: dict[str, dict[str, Figures]], *, as_json: bool) -> None:
 
 def _print(title: str, figures: dict[str, Figures]) -> None:
     names = list(next(iter(figures.values())))
-    table = Table("", *(name.replace("_", " ") for name in names), title=title)
+    if len(figures) < len(names) // 2:  # narrow rather than wide
+        table = Table("", *figures, title=title)
+        for name in names:
+            table.add_row(name.replace("_", " "), *(_text(each[name]) for each in figures.values()))
+        Console().print(table)
+        return
+    table = Table(Column(no_wrap=True), *(name.replace("_", " ") for name in names), title=title)
     for who, values in figures.items():
         table.add_row(who, *(_text(values[name]) for name in names))
     Console().print(table)

@@ -1,6 +1,7 @@
 """What guest RAM holds: random data and tags, and zero pages that were touched."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,23 @@ TAGS_SHARE = 32
 
 # Repeated: no compressor that anybody uses for RAM looks back so far.
 _RANDOM_BYTES = 64 << 20
+
+
+class Planes(Protocol):
+    """Fills the planes of a guest's RAM."""
+
+    @property
+    def ram_bytes(self) -> int:
+        """Return the size of guest RAM."""
+        ...
+
+    def fill(self, data: NDArray[np.uint8]) -> None:
+        """Fill a data plane."""
+        ...
+
+    def fill_tags(self, tags: NDArray[np.uint8]) -> None:
+        """Fill a packed tag plane."""
+        ...
 
 
 @dataclass(frozen=True)

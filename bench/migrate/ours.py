@@ -41,6 +41,7 @@ def migrate(machine: SoftMachine, options: MigrationOptions, *, ready: bool = Tr
         destination_cpu_s,
         downtime_ms=report.downtime.total_s * 1e3,
         tag_bytes=sum(each.tag_bytes_wire for each in report.rounds),
+        data_bytes=sum(each.data_bytes_wire for each in report.rounds),
     )
 
 

@@ -17,12 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from qemu.qmp import QMPClient
 
-from bench.migrate.guest import TAGS_SHARE, Content
+from bench.migrate.guest import TAGS_SHARE, Planes
 from bench.migrate.sample import Sample
 from tagalong.errors import LabError
 from tagalong.lab.cache import default_folder
@@ -74,7 +75,7 @@ def _candidates() -> Iterator[list[str]]:
             continue
 
 
-def migrate(content: Content, setting: Setting) -> Sample:
+def migrate(content: Planes, setting: Setting) -> Sample:
     """Migrate a guest with that content between two QEMUs."""
     with TemporaryDirectory(prefix="tagalong-bench-", dir=_shared_memory()) as scratch:
         folder = Path(scratch)
@@ -95,24 +96,24 @@ def _shared_memory() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def _write_ram(path: Path, content: Content) -> None:
+def _write_ram(path: Path, content: Planes) -> None:
     with path.open("w+b") as file:
         file.truncate(content.ram_bytes)
         content.fill(np.frombuffer(mmap.mmap(file.fileno(), content.ram_bytes), np.uint8))
 
 
-def _file_backend(path: Path, content: Content) -> str:
+def _file_backend(path: Path, content: Planes) -> str:
     return f"memory-backend-file,id=ram,size={content.ram_bytes},mem-path={path},share=on"
 
 
-def _ready_backend(content: Content) -> str:
+def _ready_backend(content: Planes) -> str:
     return f"memory-backend-memfd,id=ram,size={content.ram_bytes},share=on,prealloc=on"
 
 
 class _Qemu:
     """A QEMU that is ready and paused; ended at the end of a `with` statement."""
 
-    def __init__(self, socket: Path, options: list[str], content: Content) -> None:
+    def __init__(self, socket: Path, options: list[str], content: Planes) -> None:
         self.socket = socket
         self._tag_bytes = content.ram_bytes // TAGS_SHARE
         self._process = subprocess.Popen(
@@ -145,7 +146,7 @@ class _Qemu:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def fill_tags(self, content: Content, place: int) -> None:
+    def fill_tags(self, content: Planes, place: int) -> None:
         """Give the guest's granules their tags, which QEMU keeps at `place`."""
         tags = np.empty(self._tag_bytes, np.uint8)
         content.fill_tags(tags)
@@ -161,7 +162,7 @@ class _Qemu:
             memory.write(tags.data)
 
 
-async def _migrate(source: _Qemu, destination: _Qemu, setting: Setting, content: Content) -> Sample:
+async def _migrate(source: _Qemu, destination: _Qemu, setting: Setting, content: Planes) -> Sample:
     ours, theirs = QMPClient("source"), QMPClient("destination")
     await ours.connect(str(source.socket))
     await theirs.connect(str(destination.socket))
@@ -183,7 +184,7 @@ async def _migrate(source: _Qemu, destination: _Qemu, setting: Setting, content:
         source.cpu_s - cpu_s[0],
         destination.cpu_s - cpu_s[1],
         downtime_ms=float(facts["downtime"]),
-        tag_bytes=None,
+        wire_bytes=facts["ram"]["transferred"],
     )
     await ours.disconnect()
     await theirs.disconnect()
@@ -215,7 +216,7 @@ async def _listening(client: QMPClient) -> str:
     return f"tcp:{address['host']}:{address['port']}"
 
 
-async def _completed(client: QMPClient) -> dict[str, float]:
+async def _completed(client: QMPClient) -> dict[str, Any]:
     while True:
         facts = await client.execute("query-migrate")
         assert isinstance(facts, dict)

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sample:
-    """`seconds` from the order until the destination has all; processor time of both ends."""
+    """`seconds` from the order until the destination has all; processor time of both ends.
+
+    `data_bytes` and `tag_bytes`: of pages, as they were sent. `wire_bytes`: all of guest RAM with
+    its tags, where nobody tells them apart.
+    """
 
     ram_bytes: int
     seconds: float
@@ -13,6 +17,8 @@ class Sample:
     destination_cpu_s: float
     downtime_ms: float | None = None
     tag_bytes: int | None = None
+    data_bytes: int | None = None
+    wire_bytes: int | None = None
 
     @property
     def gb_per_s(self) -> float:

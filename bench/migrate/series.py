@@ -3,15 +3,19 @@
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
+from rich.console import Console
 from rich.progress import Progress
 
 from bench.migrate import ours, plain, qemu
-from bench.migrate.guest import Content
+from bench.migrate.guest import TAGS_SHARE, Content
 from bench.migrate.sample import Sample
 from tagalong.migrate import MigrationOptions
+from tagalong.soft import SoftMachine
 
 CHANNELS = (1, 2, 4)
+_SPARE_BYTES = 1 << 30  # processes, and QEMU's own
 QEMU_SETTINGS = (qemu.Setting(), qemu.Setting(2), qemu.Setting(4))
 
 Figures = dict[str, float | int | None]
@@ -19,26 +23,70 @@ Contestants = dict[str, Callable[[], Sample]]
 
 
 def measure(content: Content, runs: int, *, with_qemu: bool) -> dict[str, Figures]:
-    """Return the medians of `runs` samples of each contestant, by name."""
+    """Return the medians of `runs` samples of each contestant, by name.
+
+    QEMU comes after all others if the host has no memory for the source of both at once. Raises
+    SystemExit if it has not enough for one migration.
+    """
+    require_room(2, content)
     machine = ours.guest(content)
+    contestants = _ours_and_plain(machine)
+    later = _qemus(content) if with_qemu else {}
+    if has_room(2, content):  # besides the machine that is there now
+        contestants, later = contestants | later, {}
+    samples = _sample(contestants, runs)
+    machine.close()
+    samples |= _sample(later, runs)
+    return {name: _medians(each) for name, each in samples.items()}
+
+
+def _ours_and_plain(machine: SoftMachine) -> Contestants:
     (region,) = machine.memory.regions
     contestants: Contestants = {}
     for channels in CHANNELS:
         options = MigrationOptions(channels=channels)
         contestants[f"plain copy, {channels}"] = partial(plain.copy, region.data, channels)
         contestants[f"tagalong, {channels}"] = partial(ours.migrate, machine, options)
-    if with_qemu:
-        for setting in QEMU_SETTINGS:
-            contestants[f"QEMU, {setting}"] = partial(qemu.migrate, content, setting)
+    return contestants
+
+
+def _qemus(content: Content) -> Contestants:
+    return {
+        f"QEMU, {setting}": partial(qemu.migrate, content, setting) for setting in QEMU_SETTINGS
+    }
+
+
+def _sample(contestants: Contestants, runs: int) -> dict[str, list[Sample]]:
     samples: dict[str, list[Sample]] = {name: [] for name in contestants}
     for name, run in _in_turn(contestants, runs):
         samples[name].append(run())
-    machine.close()
-    return {name: _medians(each) for name, each in samples.items()}
+    return samples
+
+
+def require_room(guests: int, content: Content) -> None:
+    """Raise SystemExit unless the host has memory for so many guests."""
+    if not has_room(guests, content):
+        raise SystemExit(
+            f"not enough memory for {guests} guests of {content.ram_bytes >> 20} MiB: "
+            f"{_available_bytes() >> 20} MiB are available"
+        )
+
+
+def has_room(guests: int, content: Content) -> bool:
+    """Return whether the host has memory for so many guests, with some to spare."""
+    each = content.ram_bytes + content.ram_bytes // TAGS_SHARE
+    return guests * each + _SPARE_BYTES < _available_bytes()
+
+
+def _available_bytes() -> int:
+    """Return MemAvailable (Linux, Documentation/filesystems/proc.rst)."""
+    text = Path("/proc/meminfo").read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) << 10
 
 
 def _in_turn(contestants: Contestants, runs: int) -> Iterator[tuple[str, Callable[[], Sample]]]:
-    with Progress(transient=True) as progress:
+    with Progress(transient=True, console=Console(stderr=True)) as progress:
         task = progress.add_task("measuring", total=runs * len(contestants))
         for _ in range(runs):
             for name, run in contestants.items():
@@ -72,7 +120,7 @@ def ratios(figures: dict[str, Figures]) -> dict[str, float]:
         return choose([value for value in values if value is not None])
 
     found: dict[str, float] = {}
-    if not any(name.startswith("tagalong") for name in figures):
+    if not any(name.startswith("plain copy") for name in figures):
         return found
     for channels in CHANNELS:
         mine, plainly = figures[f"tagalong, {channels}"], figures[f"plain copy, {channels}"]

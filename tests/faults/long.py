@@ -49,7 +49,6 @@ def batch(draw: random.Random) -> Tally:
         channels=draw.choice([1, 1, 2, 4]),
         reconnect_s=draw.choice([0, 0, 2]),
         verify=draw.random() < 0.3,
-        max_downtime_s=2.0,
     )
     consoles = no_consoles()
     is_soft = draw.random() < _SOFT_SHARE

@@ -5,14 +5,17 @@ import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 
 import pytest
 import xxhash
 import zstandard
 
 from tagalong import wire
+from tagalong.migrate import UnixAddress
 from tagalong.wire import NoBytes, RecordType, Role, Run, Runs
+from tests.support.caller import call, greeting
 from tests.support.kill_child import HURRIED
 from tests.support.kill_run import Child, fork_server
 
@@ -123,17 +126,9 @@ def attack(server: str, script: Script) -> dict[str, object]:
     return answer
 
 
-def silence(_peer: Peer) -> None:
+def silence(peer: Peer) -> None:
+    peer.introduce()
     time.sleep(HURRIED.idle_s * 2)
-
-
-def slow_loris(peer: Peer) -> None:
-    hello = b"".join(
-        bytes(part) for part in peer.connection.send(wire.Hello(Role.SOURCE, bytes(16)))
-    )
-    for byte in hello:
-        peer.sock.sendall(bytes([byte]))
-        time.sleep(HURRIED.idle_s / 4)
 
 
 def slow_loris_in_a_batch(peer: Peer) -> None:
@@ -238,13 +233,8 @@ def endless_scattered_pages(peer: Peer) -> None:
         peer.say(wire.Pages(runs, data, memoryview(b"\x21" * (128 * PAGE // 32))))
 
 
-def noise(peer: Peer) -> None:
-    peer.sock.sendall(bytes(range(256)) * 4096)
-
-
 ATTACKS: dict[Script, str] = {
     silence: "the peer sent nothing for 0.5 s",
-    slow_loris: "its time is up",
     slow_loris_in_a_batch: "its time is up",
     endless_keepalive: "its time is up",
     half_a_state: "the stream ends in",
@@ -260,7 +250,6 @@ ATTACKS: dict[Script, str] = {
     overlapping_runs: "where the run before it ends",
     endless_pages: "the stream ends in COPYING",
     endless_scattered_pages: "the stream ends in COPYING",
-    noise: "does not start a tagalong stream",
 }
 
 
@@ -279,3 +268,40 @@ def test_attack_ends_in_a_typed_error_soon_and_costs_little_memory(
     assert isinstance(answer["grew_bytes"], int)
     assert answer["grew_bytes"] < RAM_BYTES * 33 // 32 + MOST_BYTES, answer
     print(f"{script.__name__}: {answer}")
+
+
+STRAYS = {
+    "silent": b"",
+    "half a hello": greeting()[:-1],
+    "noise": bytes(range(256)) * 4096,
+    "a state": greeting()[:16] + struct.pack("<HHIQ", RecordType.STATE, 0, 32 << 20, 0),
+}
+STRANGERS = 64
+STRANGERS_MOST_BYTES = 4 << 20
+
+
+@pytest.mark.parametrize("stray", STRAYS.values(), ids=STRAYS)
+def test_strangers_before_the_source_cost_little_and_it_is_heard(server: str, stray: bytes) -> None:
+    with tempfile.TemporaryDirectory(prefix="ta-") as folder, ExitStack() as stack:
+        victim = stack.enter_context(closing(Child(server, "victim", f"{folder}/in")))
+        stack.callback(victim.kill)
+        victim.go()
+        assert victim.answer() == {"listens": True}
+        for _ in range(STRANGERS):
+            stranger = stack.enter_context(call(UnixAddress(Path(folder) / "in")))
+            stranger.setblocking(False)
+            stranger.send(stray)  # as much as the socket takes
+        began = time.monotonic()
+        peer = Peer(f"{folder}/in")
+        stack.enter_context(peer.sock)
+        peer.introduce()
+        waited_s = time.monotonic() - began
+        peer.say(wire.Abort(wire.AbortReason.CANCELLED, "that was all"))
+        answer = victim.answer()
+
+    assert answer is not None, "the destination died"
+    assert "the other end gave up (CANCELLED): that was all" in str(answer["text"])
+    assert isinstance(answer["grew_bytes"], int)
+    assert answer["grew_bytes"] < STRANGERS_MOST_BYTES, answer
+    assert waited_s < MOST_S
+    assert not answer["started"]

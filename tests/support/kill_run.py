@@ -12,7 +12,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tagalong.migrate import UnixAddress
 from tagalong.wire import Role
+from tests.support.caller import ring_off
 from tests.support.fault_proxy import Fault, FaultProxy
 
 _ROOT = Path(__file__).parents[2]
@@ -111,9 +113,10 @@ def kill_at(server: str, fault: Fault, victim: Role) -> Killing:
         with FaultProxy(path, target, fault, kill=children[victim].kill) as proxy:
             source.go()
             try:
-                return Killing(
-                    fault, victim, source.answer(), destination.answer(), proxy.has_struck
-                )
+                said = source.answer()
+                if said is None or said["outcome"] == "stayed":
+                    ring_off(UnixAddress(Path(target)))
+                return Killing(fault, victim, said, destination.answer(), proxy.has_struck)
             finally:
                 for child in children.values():
                     child.kill()

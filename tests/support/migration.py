@@ -8,6 +8,7 @@ from typing import Any
 
 from tagalong.machine import Machine, MachineDescription
 from tagalong.migrate import (
+    Address,
     Arrival,
     CancelToken,
     Channel,
@@ -25,6 +26,7 @@ from tagalong.migrate import (
     receive_from,
     resume_if_it_ran,
 )
+from tests.support.caller import ring_off
 from tests.support.fake_machine import FakeMachine
 from tests.support.proxy import Proxy, Rule
 
@@ -85,7 +87,7 @@ class Migration:
         with listen(parse_address(self.listen_at)) as listener:
             return self._run(
                 lambda build, chosen: receive_from(listener, build, **chosen),
-                lambda outcome: self._send(outcome, str(listener.address)),
+                lambda outcome: self._send_or_ring_off(outcome, listener.address),
             )
 
     def run_over(self, source: Channel, destination: Channel) -> Outcome:
@@ -127,6 +129,11 @@ class Migration:
         assert isinstance(machine, FakeMachine)
         outcome.built.append(machine)
         return machine
+
+    def _send_or_ring_off(self, outcome: Outcome, address: Address) -> None:
+        self._send(outcome, str(address))
+        if outcome.source_error is not None:
+            ring_off(address)
 
     def _send(self, outcome: Outcome, uri: str) -> None:
         if self.rule is None:

@@ -13,6 +13,7 @@ from rich.progress import (
     TaskID,
     TextColumn,
 )
+from rich.table import Column
 
 from tagalong.vmm.record import MigrationStatus
 from tagalong.vmm.save_record import SaveStatus
@@ -29,7 +30,8 @@ def migration_bar(
 
     `console` is standard error unless a test brings another.
     """
-    return _bar(console, "migrating", _update, TextColumn("{task.fields[rate]}"))
+    rate = TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True))
+    return _bar(console, "migrating", _update, rate)
 
 
 def save_bar(console: Console | None = None) -> AbstractContextManager[Callable[[Info], None]]:
@@ -51,9 +53,14 @@ def _bar(
     if not console.is_terminal:
         yield _ignore
         return
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True)
+    # The figures are what somebody looks for: where there is little room the bar is short.
+    columns = (
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        DownloadColumn(binary_units=True, table_column=Column(no_wrap=True)),
+    )
     # Shown with the first answer and gone with the last: other lines stand before and after.
-    progress = Progress(*columns, *more, console=console, transient=True)
+    progress = Progress(*columns, *more, console=console, transient=True, expand=True)
     task = progress.add_task(title, total=None, rate="")
     try:
         yield lambda info: update(progress, task, info)
@@ -89,7 +96,7 @@ def _update(progress: Progress, task: TaskID, info: Info) -> None:
         return  # the first round has not begun
     progress.update(
         task,
-        description=f"migrating, round {ram['dirty-sync-count']}",
+        description=f"round {ram['dirty-sync-count']}",
         total=ram["total"],
         completed=ram["total"] - ram["remaining"],
         rate=", ".join(_figures(info, ram)),
@@ -101,8 +108,8 @@ def _figures(info: Info, ram: Mapping[str, int]) -> Iterator[str]:
     if ram["mbps"]:
         yield f"{ram['mbps'] / _BITS_PER_BYTE:,.0f} MB/s"
     if dirty := ram.get("dirty-pages-rate"):
-        yield f"guest dirties {dirty * ram['page-size'] / 1e6:,.0f} MB/s"
+        yield f"guest {dirty * ram['page-size'] / 1e6:,.0f} MB/s"
     if (expected := info.get("expected-downtime")) is not None:
         yield f"downtime {expected} ms"
     if throttled := info.get("cpu-throttle-percentage"):
-        yield f"guest slowed by {throttled} %"
+        yield f"slowed {throttled} %"

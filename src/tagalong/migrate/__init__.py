@@ -4,6 +4,7 @@ address       where to: tcp, unix, fd, exec and file URIs
 channel       sockets in which no wait is without an end
 tls           who may talk to whom: TLS 1.3 with certificates on both sides
 connector     the source's end of an address; listener, the destination's
+reception     who is heard at the destination: a source, and nobody else
 archive       streams that go one way; sink, descriptor: files, commands, pipes
 link          records over a channel
 digest        one value for all memory and tags

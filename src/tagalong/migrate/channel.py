@@ -68,6 +68,11 @@ class Channel:
         self._sock = sock
 
     @property
+    def sock(self) -> socket.socket:
+        """Return the socket, to poll and to tune; what moves over it is the channel's affair."""
+        return self._sock
+
+    @property
     def plain_descriptor(self) -> int | None:
         """Return the descriptor that bytes may be moved on directly, None if they may not.
 
@@ -123,7 +128,7 @@ class Channel:
         with contextlib.suppress(OSError, HostError):
             socket.socket.shutdown(self._sock, socket.SHUT_WR)
             sink = memoryview(bytearray(_SINK_BYTES))
-            while self.receive_into(sink, deadline=deadline):
+            while self.receive_into(sink, deadline=deadline) and time.monotonic() < deadline:
                 pass
 
     def break_off(self) -> None:

@@ -8,6 +8,7 @@ never comes to an end by itself: auto-converge slows it down in steps, as QEMU's
 either, the migration gives up and says why.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
@@ -18,6 +19,12 @@ from tagalong.mte import PACKED_RATIO
 
 # A shorter round is mostly waiting for answers and says little about the channel.
 _TELLING_BYTES = 1 << 20
+
+# What a page takes is the most of so many rounds, with something to spare, and never less than
+# this share of its size: a guest may stop retagging or clearing pages, and fill them.
+_RECENT_ROUNDS = 3
+_SPARE = 1.1
+_LEAST_SHARE = 0.25
 
 # QEMU's: a round counts as too fast if it leaves more than this share of what it sent, and
 # the second such round in a row asks for a step.
@@ -92,7 +99,9 @@ class Estimate:
     """The channel and the guest as far as they were measured.
 
     `rate`: bytes a second of pages with their tags. `dirty_rate`: bytes a second that the
-    guest changes, counted in pages.
+    guest changes, counted in pages. A page that was changed takes less than its size where
+    only its tags were, where it is zero now or where data are compressed: how much less is
+    seen in all rounds but the first, which has pages of another kind.
     """
 
     page_size_bytes: int
@@ -100,6 +109,18 @@ class Estimate:
     dirty_rate: float | None = None
     fixed: FixedCosts = field(default_factory=FixedCosts)
     switchover_rate: float | None = None
+    _rounds: int = field(default=0, init=False)
+    _taken_bytes: deque[float] = field(
+        default_factory=lambda: deque(maxlen=_RECENT_ROUNDS), init=False
+    )
+
+    @property
+    def changed_page_bytes(self) -> float:
+        """Return what a page that the guest has changed is expected to take on the wire."""
+        if not self._taken_bytes:
+            return self.unit_bytes
+        likely = max(self._taken_bytes) * _SPARE
+        return min(max(likely, self.unit_bytes * _LEAST_SHARE), self.unit_bytes)
 
     @property
     def unit_bytes(self) -> int:
@@ -113,6 +134,9 @@ class Estimate:
         faster than it is; only if there was nothing else does `ram_bytes` in `duration_s`
         have to do.
         """
+        self._rounds += 1
+        if self._rounds > 1 and ram_bytes:
+            self._taken_bytes.append(wire_bytes * self.page_size_bytes / ram_bytes)
         if wire_bytes >= _TELLING_BYTES or (self.rate is None and wire_bytes):
             self.rate = wire_bytes / max(busy_s, 1e-6)
         elif self.rate is None and ram_bytes:
@@ -133,7 +157,7 @@ class Estimate:
         if not rate:
             return None
         late_bytes = (self.dirty_rate or 0.0) * self.fixed.stop_s
-        return self.fixed.total_s + (pages * self.unit_bytes + late_bytes) / rate
+        return self.fixed.total_s + (pages * self.changed_page_bytes + late_bytes) / rate
 
     def has_converged(self, pages: int, max_downtime_s: float) -> bool:
         """Return whether the guest can be stopped with so many pages left to send.

@@ -33,6 +33,7 @@ from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.listener import Listener, SocketListener
 from tagalong.migrate.monitor import CancelToken, check_cancelled
 from tagalong.migrate.page_taker import Holdings, PageTaker
+from tagalong.migrate.reception import Greeting, Reception
 
 _LOOK_UP_S = 0.1
 
@@ -76,14 +77,22 @@ def receive_from(
 ) -> Arrival:
     """Wait for a source to connect, without a time limit, and `receive` from it.
 
-    Where `listener` is a socket, further channels and a source that comes back after a broken
-    connection are let in meanwhile.
+    Where `listener` is a socket, who connects and says no HELLO in `timeouts.idle_s` is turned
+    away, and further channels and a source that comes back after a broken connection are let
+    in later.
     """
     timeouts = timeouts or Timeouts()
-    channel = listener.accept(idle_s=timeouts.idle_s, interrupt=lambda: check_cancelled(cancel))
-    with channel:
-        destination = _Destination(channel, build, take_over, timeouts, cancel)
-        return destination.run(listener if isinstance(listener, SocketListener) else None)
+    destination = _Destination(build, take_over, timeouts, cancel)
+    idle_s = timeouts.idle_s
+
+    def interrupt() -> None:
+        check_cancelled(cancel)
+
+    if not isinstance(listener, SocketListener):
+        channel = listener.accept(idle_s=idle_s, interrupt=interrupt)
+        return destination.run(Greeting(channel, destination.new_connection()))
+    reception = Reception(listener, idle_s, destination.new_connection)
+    return destination.run(reception.first(idle_s=idle_s, interrupt=interrupt), listener)
 
 
 def receive(
@@ -103,9 +112,8 @@ def receive(
     Raises MigrationError or one of its subclasses, with the cause chained: the machine is
     closed, was never started, and the source keeps the VM.
     """
-    with channel:
-        destination = _Destination(channel, build, take_over, timeouts or Timeouts(), cancel)
-        return destination.run(None)
+    destination = _Destination(build, take_over, timeouts or Timeouts(), cancel)
+    return destination.run(Greeting(channel, destination.new_connection()))
 
 
 class _Destination:
@@ -113,7 +121,6 @@ class _Destination:
 
     def __init__(
         self,
-        channel: Channel,
         build: MachineBuilder,
         take_over: TakeOver,
         timeouts: Timeouts,
@@ -122,8 +129,6 @@ class _Destination:
         self._build = build
         self._take_over = take_over
         self._cancel = cancel
-        connection = wire.Connection(wire.Role.DESTINATION, self._place)
-        self._link = Link(channel, connection, timeouts)
         self._machine: Machine | None = None
         self._digest: bytes | None = None
         self._timeouts = timeouts
@@ -133,10 +138,15 @@ class _Destination:
         self._has_tags = True
         self._has_taken_over = False
 
-    def run(self, listener: Listener | None) -> Arrival:
+    def new_connection(self) -> wire.Connection:
+        """Return what parses the records of a connection that may become the first one."""
+        return wire.Connection(wire.Role.DESTINATION, self._place)
+
+    def run(self, greeting: Greeting, listener: SocketListener | None = None) -> Arrival:
+        self._link = Link(greeting.channel, greeting.connection, self._timeouts)
         self._link.interrupt_with(self._check)
         try:
-            return self._receive(listener)
+            return self._receive(greeting.hello, listener)
         except BaseException as error:
             if self._door is not None:
                 self._door.close()
@@ -159,8 +169,8 @@ class _Destination:
         if self._door is not None:
             self._door.check()
 
-    def _receive(self, listener: Listener | None) -> Arrival:
-        hello = self._link.expect(wire.Hello)
+    def _receive(self, hello: wire.Hello | None, listener: SocketListener | None) -> Arrival:
+        hello = hello or self._link.expect(wire.Hello)
         self._granted = wire.Hello(
             wire.Role.DESTINATION,
             hello.migration_id,
@@ -193,7 +203,7 @@ class _Destination:
         )
 
     def _open_door(
-        self, listener: Listener, record: wire.Machine, machine: Machine, holdings: Holdings
+        self, listener: SocketListener, record: wire.Machine, machine: Machine, holdings: Holdings
     ) -> None:
         granted, features = self._granted, self._link.features
         if granted.channels == 1 and not granted.reconnect_s:

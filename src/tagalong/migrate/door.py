@@ -15,7 +15,7 @@ from tagalong import wire
 from tagalong.errors import HostError, RemoteProtocolError, TagalongError
 from tagalong.migrate.channel import Channel, never
 from tagalong.migrate.link import Link, Timeouts
-from tagalong.migrate.listener import Listener
+from tagalong.migrate.listener import LEAST_S, Listener
 from tagalong.migrate.page_taker import PageTaker
 
 _MAX_GUESTS = 32
@@ -60,6 +60,7 @@ class Door:
         self._channels: dict[int, Link] = {}
         self._at_work: set[Link] = set()
         self._guests: set[threading.Thread] = set()
+        self._strangers: dict[Link, float] = {}
         self._lock = threading.Condition()
         self._is_open = True
         self._thread = threading.Thread(target=self._run, name="door", daemon=True)
@@ -124,17 +125,27 @@ class Door:
 
     def _run(self) -> None:
         while self._is_open:
+            if not self._has_room():
+                time.sleep(_LOOK_UP_S)  # who has to leave takes a moment
+                continue
             with suppress(HostError):
                 channel = self._listener.accept(
                     idle_s=self._timeouts.idle_s, timeout_s=_LOOK_UP_S, interrupt=self._check_open
                 )
                 self._let_in(channel)
 
-    def _let_in(self, channel: Channel) -> None:
+    def _has_room(self) -> bool:
+        """Return whether one more may come in; if not, let those leave who say nothing."""
         self._guests = {guest for guest in self._guests if guest.is_alive()}
-        if len(self._guests) >= _MAX_GUESTS:
-            channel.close()
-            return
+        if len(self._guests) < _MAX_GUESTS:
+            return True
+        with self._lock:
+            for link, since in self._strangers.items():
+                if time.monotonic() - since > LEAST_S:
+                    link.interrupt_with(_make_room)
+        return False
+
+    def _let_in(self, channel: Channel) -> None:
         guest = threading.Thread(target=self._greet, args=(channel,), name="guest", daemon=True)
         self._guests.add(guest)
         guest.start()
@@ -146,7 +157,7 @@ class Door:
         link = Link(channel, connection, self._timeouts, taker)
         link.interrupt_with(self._check_open)
         try:
-            record = link.receive()
+            record = self._hear_first(link)
             if isinstance(record, wire.Channel):
                 self._serve(link, record, taker)
             elif isinstance(record, wire.Hello):
@@ -155,6 +166,17 @@ class Door:
         except TagalongError as error:
             link.abort(error)
         link.close()
+
+    def _hear_first(self, link: Link) -> wire.Record:
+        """Return what a new connection says first. Until then it is a stranger's."""
+        with self._lock:
+            self._strangers[link] = time.monotonic()
+        try:
+            return link.receive()
+        finally:
+            with self._lock:
+                del self._strangers[link]
+                link.interrupt_with(self._check_open)
 
     def _take_back(self, link: Link, hello: wire.Hello, taker: PageTaker) -> None:
         if not self._granted.reconnect_s:
@@ -202,6 +224,10 @@ def _take_all(link: Link, taker: PageTaker) -> None:
             taker.take(record)
         elif isinstance(record, wire.Round):
             link.send(wire.Round(record.number, taker.end_round()))
+
+
+def _make_room() -> None:
+    raise DoorClosedError("others wait to be let in, and this connection has said nothing yet")
 
 
 def _refuse() -> None:

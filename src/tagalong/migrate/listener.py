@@ -9,8 +9,10 @@ import select
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -31,12 +33,26 @@ from tagalong.migrate.descriptor import connected_socket
 from tagalong.migrate.tls import Handshake, TlsCredentials, TlsRole
 
 _OWNER_ONLY: Final = 0o600
-_LOOK_UP_S: Final = 0.1
-_BACKLOG: Final = 16
-
-# Handshakes at once; who comes when all places are taken waits in the kernel's queue.
-_MAX_PENDING: Final = 16
+_BACKLOG: Final = 128
 _HANDSHAKE_S: Final = 10.0
+
+LOOK_UP_S: Final = 0.1
+"""How long a wait may go on before somebody has to look up."""
+
+MAX_PENDING: Final = 16
+"""How many who have not shown yet that they are the source are heard at once."""
+
+FAREWELL_S: Final = 1.0
+"""How long the connection of somebody who was turned away stays open.
+
+Closed at once with bytes unread it would be reset, and the reason lost.
+"""
+
+LEAST_S: Final = 0.5
+"""When all places are taken: after this time the oldest has to give its place to who comes.
+
+Until then newcomers wait in the kernel's queue. A source shows at once what it is.
+"""
 
 Refused = Callable[[HostError], None]
 
@@ -81,7 +97,7 @@ class Listener(ABC):
 class SocketListener(Listener):
     """Listens on a socket. A Unix socket is open to its owner only and removed by `close`.
 
-    `refused` is called with the reason for each peer that TLS keeps out.
+    `refused` is called with the reason for each peer that is turned away.
     """
 
     def __init__(
@@ -95,8 +111,9 @@ class SocketListener(Listener):
         self._sock = sock
         self._tls = tls
         self._context = tls.context(TlsRole.SERVER) if tls is not None else None
-        self._refused = refused
-        self._pending: dict[int, tuple[Handshake, int, float]] = {}
+        self.refused = refused
+        self._pending: dict[int, _Pending] = {}  # by the time at which they came
+        self._leaving: deque[_Pending] = deque()
         sock.setblocking(False)
 
     def accept(
@@ -106,13 +123,31 @@ class SocketListener(Listener):
         deadline = time.monotonic() + timeout_s
         while True:
             interrupt()
-            ready = self._poll(min(_LOOK_UP_S, max(0.0, deadline - time.monotonic())))
-            if self._sock.fileno() in ready and (channel := self._greet(idle_s)):
-                return channel
-            if channel := self._shake_hands(ready, idle_s):
+            left_s = max(0.0, deadline - time.monotonic())
+            if channel := self.look_up(min(LOOK_UP_S, left_s), idle_s=idle_s):
+                tune(channel.sock)
                 return channel
             if time.monotonic() >= deadline:
                 raise HostError(f"{self.address}: nobody connected in {timeout_s:.1f} s")
+
+    def look_up(
+        self,
+        wait_s: float,
+        *,
+        idle_s: float,
+        others: Sequence[int] = (),
+        has_room: bool = True,
+    ) -> Channel | None:
+        """Return the channel to a peer, None if nobody comes in `wait_s`.
+
+        None also as soon as one of the descriptors `others` can be read. Without `has_room`
+        only those are let in who have begun a handshake. Raises HostError.
+        """
+        self._see_off(MAX_PENDING)
+        ready = self._poll(wait_s, others, has_room=has_room)
+        if self._sock.fileno() in ready and (channel := self._greet(idle_s)):
+            return channel
+        return self._shake_hands(ready, idle_s)
 
     def move_to(self, address: SocketAddress) -> None:
         """Listen at another address from now on; from any thread.
@@ -127,47 +162,68 @@ class SocketListener(Listener):
         if isinstance(before[1], UnixAddress):
             before[1].path.unlink(missing_ok=True)
 
-    def _poll(self, timeout_s: float) -> set[int]:
+    def _poll(self, timeout_s: float, others: Sequence[int], *, has_room: bool) -> set[int]:
         poller = select.poll()
-        if len(self._pending) < _MAX_PENDING:
+        if has_room and (len(self._pending) < MAX_PENDING or self._oldest().may_be_replaced):
             poller.register(self._sock.fileno(), select.POLLIN)
-        for descriptor, (_, event, _) in self._pending.items():
-            poller.register(descriptor, event)
+        for descriptor, pending in self._pending.items():
+            poller.register(descriptor, pending.event)
+        for descriptor in others:
+            poller.register(descriptor, select.POLLIN)
         return {descriptor for descriptor, _ in poller.poll(timeout_s * 1000)}
 
     def _greet(self, idle_s: float) -> Channel | None:
         """Let one in: at once without TLS, else to its handshake."""
         try:
-            sock, _ = self._sock.accept()
+            sock, peer = self._sock.accept()
         except (BlockingIOError, ConnectionAbortedError):  # it was there, and has gone again
             return None
         except OSError as error:
             raise HostError(f"{self.address}: cannot accept: {error}") from error
-        tune(sock)
-        name = str(self.address)
+        name = _name(self.address, peer)
         if self._tls is None or self._context is None:
             return Channel(sock, name, idle_s=idle_s)
+        if len(self._pending) >= MAX_PENDING:
+            self._replace_oldest()
         shake = Handshake(sock, self._tls, self._context, server_name=None, name=name)
-        until = time.monotonic() + _HANDSHAKE_S
-        self._pending[shake.fileno()] = (shake, select.POLLIN, until)
+        self._pending[shake.fileno()] = _Pending(shake, time.monotonic())
         return None
+
+    def _oldest(self) -> "_Pending":
+        return next(iter(self._pending.values()))
+
+    def _replace_oldest(self) -> None:
+        oldest = self._oldest()
+        self._drop(oldest, HostError(f"{oldest.shake.name}: too many connect without TLS"))
+
+    def _drop(self, pending: "_Pending", error: HostError) -> None:
+        """Turn somebody away; what TLS has to say about it may be heard for a moment."""
+        del self._pending[pending.shake.fileno()]
+        pending.shake.hang_up()
+        self._leaving.append(_Pending(pending.shake, time.monotonic()))
+        self._see_off(MAX_PENDING)
+        self.refused(error)
+
+    def _see_off(self, most: int) -> None:
+        """Close who was turned away a while ago, and the first of more than `most`."""
+        while self._leaving and (self._leaving[0].age_s > FAREWELL_S or len(self._leaving) > most):
+            self._leaving.popleft().shake.close()
 
     def _shake_hands(self, ready: set[int], idle_s: float) -> Channel | None:
         """Let the handshakes go on; return the channel of the first that succeeds."""
-        for descriptor, (shake, _, until) in list(self._pending.items()):
+        for descriptor, pending in list(self._pending.items()):
+            shake = pending.shake
             try:
                 if descriptor in ready:
                     event = shake.step()
                     if event is None:
                         del self._pending[descriptor]
                         return self._admit(shake, idle_s)
-                    self._pending[descriptor] = (shake, event, until)
-                elif time.monotonic() > until:
-                    raise HostError(f"{self.address}: a peer did not finish its TLS handshake")
+                    pending.event = event
+                elif pending.age_s > _HANDSHAKE_S:
+                    raise HostError(f"{shake.name}: a peer did not finish its TLS handshake")
             except HostError as error:
-                self._pending.pop(descriptor, None)
-                shake.close()
-                self._refused(error)
+                self._drop(pending, error)
         return None
 
     def _admit(self, shake: Handshake, idle_s: float) -> Channel | None:
@@ -178,18 +234,45 @@ class SocketListener(Listener):
         error = AuthenticationError(objection)
         with channel:
             _turn_away(channel, error)
-        self._refused(error)
+        self.refused(error)
         return None
 
     def close(self) -> None:
         """As Listener."""
-        for shake, _, _ in self._pending.values():
-            shake.close()
+        for pending in self._pending.values():
+            pending.shake.close()
         self._pending.clear()
+        self._see_off(0)
         if self._sock.fileno() >= 0:
             self._sock.close()
             if isinstance(self.address, UnixAddress):
                 self.address.path.unlink(missing_ok=True)
+
+
+@dataclass
+class _Pending:
+    """A handshake under way since a time (monotonic), and the poll event it waits for."""
+
+    shake: Handshake
+    since: float
+    event: int = select.POLLIN
+
+    @property
+    def age_s(self) -> float:
+        """Return for how long it has been under way."""
+        return time.monotonic() - self.since
+
+    @property
+    def may_be_replaced(self) -> bool:
+        """Return whether a newcomer has a better right to the place."""
+        return self.age_s > LEAST_S
+
+
+def _name(address: Address, peer: object) -> str:
+    """Return the name of a connection: where it was accepted, and whence it came."""
+    if isinstance(address, TcpAddress) and isinstance(peer, tuple):
+        return f"{address} (from {TcpAddress(*peer[:2])})".replace("from tcp:", "from ")
+    return str(address)
 
 
 def _turn_away(channel: Channel, error: AuthenticationError) -> None:
@@ -231,7 +314,7 @@ def listen(
     """Listen at `address`.
 
     Raises HostError if that is not possible, as when it is in use, UsageError where TLS has
-    no meaning. `refused` hears of each peer that TLS keeps out.
+    no meaning. `refused` hears of each peer that is turned away.
     """
     if not isinstance(address, TcpAddress | UnixAddress):
         if tls is not None:

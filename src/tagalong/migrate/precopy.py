@@ -138,14 +138,17 @@ class PreCopy:
     def _send(
         self, pages: Sequence[PageBitmap], stage: Stage, tally: Tally, *, is_live: bool
     ) -> None:
-        count = _count(pages)
+        count, began = _count(pages), time.monotonic()
         sent_before = self._monitor.progress.pages_sent
         self._monitor.update(stage=stage, round_number=len(self.rounds) + 1)
 
         def tell(now: Tally) -> None:
             self._tick()
             left = max(0, count - now.pages)
+            passed_s = max(time.monotonic() - began, 1e-6)
             self._monitor.update(
+                # A large guest's first round is long: a rate is shown before it ends.
+                throughput_bytes_per_s=self.estimate.rate or now.wire_bytes / passed_s or None,
                 pages_sent=sent_before + now.pages,
                 pages_remaining=left,
                 bytes_remaining=left * self.estimate.unit_bytes,

@@ -12,6 +12,7 @@ destination's certificate names the host that it connected to, and the destinati
 have a list of the names that it admits. Nothing below TLS 1.3 is spoken (RFC 8446).
 """
 
+import contextlib
 import select
 import socket
 import ssl
@@ -110,7 +111,7 @@ def _require(path: Path) -> None:
 class Handshake:
     """A TLS handshake on a connected socket, made in steps, so that none holds up others.
 
-    Owns `sock` until `channel` was called or `close`.
+    Owns `sock` until `channel` was called or `close`. `name` is for people.
     """
 
     def __init__(
@@ -124,8 +125,8 @@ class Handshake:
     ) -> None:
         """Begin, as the client if there is a `server_name` to be proven, else as the server."""
         sock.setblocking(False)
+        self.name = name
         self._credentials = credentials
-        self._name = name
         try:
             self._sock = context.wrap_socket(
                 sock,
@@ -154,14 +155,14 @@ class Handshake:
         except ssl.SSLWantWriteError:
             return select.POLLOUT
         except ssl.SSLError as error:
-            raise _refused(self._name, error) from error
+            raise _refused(self.name, error) from error
         except OSError as error:
-            raise HostError(f"{self._name}: the TLS handshake broke off: {error}") from error
+            raise HostError(f"{self.name}: the TLS handshake broke off: {error}") from error
         return None
 
     def channel(self, *, idle_s: float) -> "TlsChannel":
         """Return the channel, once `step` has returned None."""
-        return TlsChannel(self._sock, self._name, idle_s=idle_s)
+        return TlsChannel(self._sock, self.name, idle_s=idle_s)
 
     def objection(self) -> str | None:
         """Return why the client must not come in although it was vouched for, None if it may."""
@@ -169,10 +170,16 @@ class Handshake:
         if not self._credentials.admitted or names & set(self._credentials.admitted):
             return None
         shown = ", ".join(sorted(names)) or "without a name"
-        return f"{self._name}: the client {shown} is not admitted"
+        return f"{self.name}: the client {shown} is not admitted"
+
+    def hang_up(self) -> None:
+        """Send nothing more; the peer can still hear what was sent, until `close`."""
+        with contextlib.suppress(OSError):
+            # The class's own: that of a TLS socket would forget what OpenSSL has to say.
+            socket.socket.shutdown(self._sock, socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket. Safe to call twice."""
         self._sock.close()
 
 

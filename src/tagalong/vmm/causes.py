@@ -1,6 +1,7 @@
 """Errors with what caused them, in one line; and what to make of a bug of ours."""
 
 import logging
+import ssl
 
 from tagalong.errors import MigrationError
 
@@ -14,7 +15,7 @@ def with_causes(error: BaseException) -> str:
     parts = [_text(error)]
     cause = error.__cause__
     while cause is not None:
-        if not any(_text(cause) in part for part in parts):
+        if not any(_gist(cause) in part for part in parts):
             parts.append(_text(cause))
         cause = cause.__cause__
     return ": ".join(parts).replace("\n", " ")
@@ -22,6 +23,16 @@ def with_causes(error: BaseException) -> str:
 
 def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
+
+
+def _gist(error: BaseException) -> str:
+    """Return what of an error must have been said already if it adds nothing."""
+    gist: str | None = None
+    if isinstance(error, ssl.SSLCertVerificationError):
+        gist = error.verify_message
+    elif isinstance(error, OSError):
+        gist = error.strerror
+    return gist or _text(error)
 
 
 def unexpected(error: Exception) -> MigrationError:

@@ -29,7 +29,7 @@ def test_migration_bar_on_a_terminal_shows_round_and_amount() -> None:
         show({"status": "setup"})
         show(ACTIVE)
 
-    assert "migrating, round 2" in output.getvalue()
+    assert "round 2" in output.getvalue()
     assert "75.0/100.0 MiB" in output.getvalue()
     assert "100 MB/s" in output.getvalue()
 
@@ -62,11 +62,13 @@ def test_migration_bar_shows_what_the_guest_does_and_what_it_would_cost() -> Non
     ram = {**cast("dict[str, object]", ACTIVE["ram"]), "dirty-pages-rate": 1000, "page-size": 4096}
     info = {**ACTIVE, "ram": ram, "expected-downtime": 42, "cpu-throttle-percentage": 30}
 
-    with migration_bar(Console(file=output, force_terminal=True, width=140)) as show:
+    with migration_bar(Console(file=output, force_terminal=True, width=80)) as show:
         show(info)
 
-    shown = "100 MB/s, guest dirties 4 MB/s, downtime 42 ms, guest slowed by 30 %"
-    assert shown in output.getvalue()
+    line = "100 MB/s, guest 4 MB/s, downtime 42 ms, slowed 30 %"
+    assert "round 2" in output.getvalue()
+    assert "75.0/100.0 MiB" in output.getvalue()
+    assert line in output.getvalue()
 
 
 def test_save_bar_on_a_terminal_shows_stage_round_and_amount() -> None:

@@ -1,5 +1,6 @@
 """Channels: addresses, connecting, and the promise that no wait is without an end."""
 
+import contextlib
 import socket
 import stat
 import threading
@@ -275,3 +276,23 @@ def test_finish_lets_the_peer_hear_the_last_word() -> None:
 
     assert not closer.is_alive()
     assert target[:count] == b"last word"
+
+
+def test_finish_ends_in_time_although_the_peer_never_stops(pair: tuple[Channel, Channel]) -> None:
+    is_over = threading.Event()
+
+    def flood() -> None:
+        with contextlib.suppress(HostError):
+            while not is_over.is_set():
+                pair[1].send([bytes(1 << 16)])
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    began = time.monotonic()
+    pair[0].finish(began + 0.3)
+    took_s = time.monotonic() - began
+    is_over.set()
+    pair[0].close()
+    thread.join()
+
+    assert took_s < 3

@@ -59,6 +59,32 @@ def test_estimate_keeps_its_rate_through_a_short_round() -> None:
     assert estimate.rate == pytest.approx(100 * MIB)
 
 
+def test_estimate_counts_a_changed_page_as_rounds_of_changed_pages_say() -> None:
+    estimate = Estimate(4096)
+    estimate.sent(wire_bytes=100 * MIB, busy_s=1.0, ram_bytes=200 * MIB, duration_s=1.0)
+    assert estimate.changed_page_bytes == 4224  # the first round says nothing about them
+
+    for share in (0.5, 0.3, 0.4):
+        wire_bytes = int(100 * MIB * share)
+        estimate.sent(wire_bytes, busy_s=share, ram_bytes=100 * MIB, duration_s=share)
+    assert estimate.changed_page_bytes == pytest.approx(4096 * 0.5 * 1.1, rel=1e-3)
+    assert estimate.downtime_s(1000) == pytest.approx(1000 * 2253 / (100 * MIB), rel=1e-3)
+
+    estimate.sent(40 * MIB, busy_s=0.4, ram_bytes=100 * MIB, duration_s=0.4)
+    assert estimate.changed_page_bytes == pytest.approx(4096 * 0.4 * 1.1, rel=1e-3)
+
+
+@pytest.mark.parametrize(("wire_bytes", "expected"), [(0, 1056), (200 * MIB, 4224)])
+def test_estimate_of_a_changed_page_stays_between_a_quarter_and_all_of_it(
+    wire_bytes: int, expected: int
+) -> None:
+    estimate = Estimate(4096)
+    for _ in range(2):
+        estimate.sent(wire_bytes, busy_s=1.0, ram_bytes=100 * MIB, duration_s=1.0)
+
+    assert estimate.changed_page_bytes == expected
+
+
 def test_estimate_counts_what_a_hand_over_costs_anyway() -> None:
     estimate = Estimate(4096)
     estimate.sent(wire_bytes=100 * MIB, busy_s=1.0, ram_bytes=100 * MIB, duration_s=1.0)

@@ -186,6 +186,9 @@ def test_record_damaged_on_its_way_is_never_accepted(
     outcomes.append(outcome)
 
     error = stayed(outcome)
+    if case == (Role.SOURCE, 0):  # no migration yet: the destination says why, and waits on
+        assert "the other end gave up (PROTOCOL): " in str(error)
+        return
     listener_error = outcome.destination_error if case[0] is Role.SOURCE else error
     assert listener_error is not None
     assert isinstance(listener_error.__cause__, RemoteProtocolError)

@@ -235,6 +235,21 @@ def test_client_of_another_authority_hears_that_it_is_not_accepted(
         near.receive_into(memoryview(bytearray(1)))
 
 
+def test_source_of_another_authority_hears_that_it_is_not_accepted(
+    authority: Authority, ours: TlsCredentials, tmp_path: Path
+) -> None:
+    mixed = Authority(tmp_path)
+    (tmp_path / "ca-cert.pem").write_bytes((authority.folder / "ca-cert.pem").read_bytes())
+    source = FakeMachine()
+    source.resume()
+    with Reception(ours) as reception:
+        # Its HELLO comes with its certificate, and is never read.
+        options = MigrationOptions(tls=TlsCredentials(mixed.folder), timeouts=PATIENT)
+        with pytest.raises(MigrationError, match=r"do not accept each other: .*unknown ca"):
+            migrate_to(str(reception.listener.address), source, options)
+    source.close()
+
+
 def test_server_that_is_another_host_is_not_trusted(tmp_path: Path) -> None:
     tls = TlsCredentials(Authority(tmp_path, host="other.example").folder)
 

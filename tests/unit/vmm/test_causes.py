@@ -30,3 +30,10 @@ def test_with_causes_repeats_nothing() -> None:
 
 def test_with_causes_is_one_line_and_never_empty() -> None:
     assert with_causes(chained(MigrationError("a\nb"), EOFError())) == "a b: EOFError"
+
+
+def test_with_causes_does_not_repeat_what_the_system_said() -> None:
+    cause = FileNotFoundError(2, "No such file or directory", "/x")
+    error = chained(MigrationError("/x: cannot be opened: No such file or directory"), cause)
+
+    assert with_causes(error) == "/x: cannot be opened: No such file or directory"
