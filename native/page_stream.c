@@ -13,8 +13,8 @@
 
 /* What is hashed ahead of the send, or asked for at once: fits into a second-level cache. */
 #define WINDOW_BYTES (512 << 10)
-#define MAX_IOVECS 64
-#define PORTION_BYTES (256 << 10)
+#define MAX_IOVECS 128
+#define PORTION_BYTES (1 << 20)
 
 uint32_t ta_page_stream_size(void)
 {
@@ -143,8 +143,8 @@ int ta_send_pages(struct ta_page_stream *stream, uint32_t timeout_ms)
 }
 
 /* Lets the kernel wake us for a portion worth waking for; never for more than is to come. The
- * portion is far smaller than the receive window (migrate/connector.py), or the sender would
- * stand while we read. */
+ * portion is smaller than the receive window (migrate/connector.py), or the sender would stand
+ * while we read. */
 static void ask_for(int fd, uint64_t bytes)
 {
     int mark = bytes < PORTION_BYTES ? (int)bytes : PORTION_BYTES;

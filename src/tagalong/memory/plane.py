@@ -27,6 +27,9 @@ from tagalong.memory.reserve import take_reserved
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
+# The unit of stat's st_blocks, whatever a file's blocks are (stat(3type)).
+_BLOCK_BYTES = 512
+
 # Extents that are asked for in one call: 64 KiB for the answer.
 _EXTENTS_AT_ONCE = 4096
 
@@ -149,6 +152,9 @@ class Plane:
         Touches no memory. Every start is a multiple of the host's page size. Raises
         RunStateError after close(), HostError if the host cannot tell.
         """
+        if self._has_no_hole():
+            yield 0, self.array.size
+            return
         found = np.empty((_EXTENTS_AT_ONCE, 2), np.uint64)
         count, stop = _EXTENTS_AT_ONCE, 0
         while count == _EXTENTS_AT_ONCE:
@@ -158,6 +164,10 @@ class Plane:
                 raise HostError(f"lseek of {self._name} from {stop:#x} on failed: {reason}")
             for start, stop in found[:count].tolist():
                 yield start, stop
+
+    def _has_no_hole(self) -> bool:
+        """Return whether all is there: the kernel counts, where finding extents it would walk."""
+        return os.fstat(self.fd).st_blocks * _BLOCK_BYTES >= self.array.size
 
     def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
         """Return, for `count` pages from byte `start` on, whether each is no hole.

@@ -286,6 +286,36 @@ def test_sparse_64_gib_region_costs_next_to_nothing() -> None:
         assert resident_bytes() - before < 16 * MIB
 
 
+class TestDataPages:
+    def test_data_pages_of_a_full_region_are_all(self, region: Region) -> None:
+        region.data.reshape(-1, HOST_PAGE)[:, 0] = 1
+
+        assert region.data_pages().count() == region.page_count
+
+    def test_data_pages_with_one_hole_are_the_others(self, region: Region) -> None:
+        region.data.reshape(-1, HOST_PAGE)[:-1, 0] = 1
+
+        pages = region.data_pages()
+
+        assert pages.runs().tolist() == [[0, region.page_count - HOST_PAGE // 4096]]
+
+    def test_known_data_are_those_that_were_found_last(self, region: Region) -> None:
+        region.data[0] = 1
+        assert not region.has_known_data(0, 1)
+
+        region.data_pages()
+
+        assert region.has_known_data(0, 1)
+        assert not region.has_known_data(region.page_count - 2, 2)
+        with pytest.raises(UsageError, match="are not in a bitmap"):
+            region.has_known_data(region.page_count, 1)
+
+    def test_known_data_do_not_follow_what_others_add_to_the_answer(self, region: Region) -> None:
+        region.data_pages().set_range(0, region.page_count)
+
+        assert not region.has_known_data(0, 1)
+
+
 class TestScatteredPages:
     PAGES = np.array([1, 2, 3, 70, 500, 1023], np.int64)
 
