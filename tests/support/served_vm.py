@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tagalong.errors import MigrationCancelledError, TagalongError
 from tagalong.machine import Machine
-from tagalong.migrate import Recovery
+from tagalong.migrate import Steering
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.messages import Event
 from tagalong.vmm.outgoing import Outgoing
@@ -43,10 +43,10 @@ class Migration:
         request: MigrationRequest,
         progress: Callable[[MigrationProgress], None],
         cancelled: threading.Event,
-        recovery: Recovery,
+        steering: Steering,
     ) -> Mapping[str, object]:
         """Do as told, once `finish` is set, or be cancelled before."""
-        del recovery
+        del steering
         self.requests.append(request)
         progress(PROGRESS)
         while not self.finish.wait(0.001):

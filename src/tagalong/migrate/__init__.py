@@ -13,7 +13,7 @@ page_sender   pages out; team, over several connections; compression, whether to
 page_taker    pages in; door, over further connections; held, what is to be told of them
 reach         how a source gets back to its destination; prepare, memory made ready
 precopy       rounds, convergence when to stop
-monitor       progress and cancellation; recovery, pausing and going on elsewhere
+monitor       progress and cancellation; steering, an operator's hand on it
 report        what it cost; options, what was asked for
 source        sends a machine away; destination takes one in
 """
@@ -51,7 +51,6 @@ from tagalong.migrate.listener import Listener, SocketListener, listen
 from tagalong.migrate.monitor import CancelToken, ProgressCallback
 from tagalong.migrate.options import MigrationOptions
 from tagalong.migrate.prepare import Preparation
-from tagalong.migrate.recovery import Recovery
 from tagalong.migrate.report import (
     DowntimeParts,
     MigrationReport,
@@ -60,6 +59,7 @@ from tagalong.migrate.report import (
     Stage,
 )
 from tagalong.migrate.source import migrate, migrate_to
+from tagalong.migrate.steering import Steering
 from tagalong.migrate.tls import TlsCredentials
 from tagalong.wire.limits import MAX_CHANNELS, MAX_RECONNECT_S
 
@@ -86,10 +86,10 @@ __all__ = [
     "Preparation",
     "Progress",
     "ProgressCallback",
-    "Recovery",
     "RoundReport",
     "SocketListener",
     "Stage",
+    "Steering",
     "TakeOver",
     "TcpAddress",
     "Timeouts",

@@ -171,19 +171,23 @@ class Estimate:
 class Convergence:
     """Decides after each round whether to stop the guest, to go on, or to give up.
 
-    `throttle` slows the guest down to a percentage; `throttle_percent` is the present one.
+    `limits` is asked after each round, for an operator may change them. `throttle` slows the guest
+    down to a percentage; `throttle_percent` is the present one.
     """
 
-    def __init__(self, limits: Limits, estimate: Estimate, throttle: Callable[[int], None]) -> None:
+    def __init__(
+        self, limits: Callable[[], Limits], estimate: Estimate, throttle: Callable[[int], None]
+    ) -> None:
         self.throttle_percent = 0
-        self._limits = limits
+        self._ask_limits = limits
+        self._limits = limits()
         self._estimate = estimate
         self._throttle = throttle
         self._rounds = 0
         self._fast_rounds = 0
         self._best_s = float("inf")
         self._best_round = 0
-        estimate.switchover_rate = limits.switchover_rate
+        estimate.switchover_rate = self._limits.switchover_rate
 
     def may_stop(self, pages_sent: int, pages_left: int) -> bool:
         """Take in a round and return whether the guest can be stopped now.
@@ -191,6 +195,8 @@ class Convergence:
         Raises ConvergenceError if that cannot be expected any more.
         """
         self._rounds += 1
+        self._limits = self._ask_limits()
+        self._estimate.switchover_rate = self._limits.switchover_rate
         if self._estimate.has_converged(pages_left, self._limits.max_downtime_s):
             return True
         self._compare(pages_left)

@@ -16,7 +16,8 @@ _CREDIT_S = 0.1
 class Pacer:
     """Waits so that no more than `bytes_per_s` leave; never, if that is None.
 
-    `waited_s` is the time spent on that so far. Any number of threads may wait.
+    `waited_s` is the time spent on that so far. Any number of threads may wait, and anybody
+    may set another rate meanwhile.
     """
 
     bytes_per_s: float | None
@@ -36,16 +37,20 @@ class Pacer:
 
         `tick` is called meanwhile and may raise.
         """
-        if self.bytes_per_s is None:
+        rate = self.bytes_per_s
+        if rate is None:
+            self._total = max(self._total, total_bytes)
             return
         began = time.monotonic()
         with self._lock:
             self._due = max(self._due, began - _CREDIT_S)
-            self._due += max(0, total_bytes - self._total) / self.bytes_per_s
+            self._due += max(0, total_bytes - self._total) / rate
             self._total = max(self._total, total_bytes)
             due = self._due
-        while (left := due - time.monotonic()) > 0:
+        while (left := due - time.monotonic()) > 0 and self.bytes_per_s == rate:
             tick()
             time.sleep(min(left, _LOOK_UP_S))
         with self._lock:
+            if self.bytes_per_s != rate:  # what the old one would have made others wait for
+                self._due = time.monotonic()
             self.waited_s += time.monotonic() - began

@@ -49,11 +49,11 @@ class PreCopy:
         self._pacer = pacer
         self._harvested = time.monotonic()
 
-    def run(self, limits: Limits, recover: Recover) -> list[PageBitmap]:
+    def run(self, limits: Callable[[], Limits], recover: Recover) -> list[PageBitmap]:
         """Send rounds until the guest may be stopped; return the pages left to send.
 
-        The dirty log is on from here. Raises ConvergenceError if the guest is too fast,
-        MigrationError if it ended.
+        `limits` is asked after each round. The dirty log is on from here. Raises
+        ConvergenceError if the guest is too fast, MigrationError if it ended.
         """
         # The log first: a page that is used after this question is dirty in the log.
         self._machine.start_dirty_log()

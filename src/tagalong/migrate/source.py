@@ -39,8 +39,8 @@ from tagalong.migrate.pacer import Pacer
 from tagalong.migrate.page_sender import PageSender, SentData
 from tagalong.migrate.precopy import PreCopy
 from tagalong.migrate.reach import Dial, Reach, Resumption
-from tagalong.migrate.recovery import Recovery
 from tagalong.migrate.report import DowntimeParts, MigrationReport, Stage
+from tagalong.migrate.steering import Steering
 from tagalong.migrate.team import Team
 from tagalong.wire.codec import MIGRATION_ID_BYTES
 from tagalong.wire.limits import MAX_BATCH_BYTES
@@ -55,28 +55,29 @@ def migrate_to(
     *,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
-    recovery: Recovery | None = None,
+    steering: Steering | None = None,
 ) -> MigrationReport:
     """Connect to the destination at `uri` and migrate `machine` there.
 
-    `recovery` lets an operator pause it and say where it goes on. Raises UsageError for a URI
-    that is none, MigrationError if nobody listens there, and all that `migrate` raises.
+    `steering` lets an operator pause it, say where it goes on and set other limits. Raises
+    UsageError for a URI that is none, MigrationError if nobody listens there, and all that
+    `migrate` raises.
 
     >>> migrate_to("tcp:127.0.0.1:4444", machine)  # doctest: +SKIP
     """
     options = options or MigrationOptions()
     address = parse_address(uri)
-    recovery = recovery or Recovery()
+    steering = steering or Steering()
 
     def dial() -> Channel:
         channel = connect(
-            recovery.address or address,
+            steering.address or address,
             timeout_s=options.timeouts.connect_s,
             idle_s=options.timeouts.idle_s,
             interrupt=lambda: check_cancelled(cancel),
             tls=options.tls,
         )
-        return recovery.watch(channel)
+        return steering.watch(channel)
 
     try:
         require_possible(address, options)
@@ -86,7 +87,7 @@ def migrate_to(
     again = dial if isinstance(address, TcpAddress | UnixAddress) else None
     with channel:
         source = _Source(channel, machine, options, progress, cancel)
-        return source.run(again, recovery)
+        return source.run(again, steering)
 
 
 def migrate(
@@ -111,7 +112,7 @@ def migrate(
     """
     with channel:
         source = _Source(channel, machine, options or MigrationOptions(), progress, cancel)
-        return source.run(dial, Recovery())
+        return source.run(dial, Steering())
 
 
 class _Source:
@@ -132,10 +133,10 @@ class _Source:
         self._link = Link(channel, wire.Connection(wire.Role.SOURCE), options.timeouts)
         self._monitor = Monitor(machine.description, progress)
         self._sent = SentData(machine)
-        pacer = Pacer(options.max_bandwidth)
+        pacer = self._pacer = Pacer(options.max_bandwidth)
         self._team = Team(
             machine.description.page_size_bytes,
-            pacer.portion_bytes(MAX_BATCH_BYTES),
+            lambda: pacer.portion_bytes(MAX_BATCH_BYTES),
             lambda tick: pacer.wait(self._team.bytes_sent, tick),
             lambda: check_cancelled(cancel),
         )
@@ -149,8 +150,8 @@ class _Source:
         self._digests: tuple[bytes, bytes] | None = None
         self._began = time.monotonic()
 
-    def run(self, dial: Dial | None, recovery: Recovery) -> MigrationReport:
-        self._recovery = recovery
+    def run(self, dial: Dial | None, steering: Steering) -> MigrationReport:
+        self._steering = steering
         try:
             downtime = self._migrate(dial)
         except BaseException as error:
@@ -163,7 +164,7 @@ class _Source:
                 raise self._failure(error) from error
             raise
         finally:
-            recovery.allow(False)
+            steering.allow(False)
             self._leave_machine_as_it_was()
             self._team.disband()
         return self._report(downtime)
@@ -178,13 +179,13 @@ class _Source:
     def _migrate(self, dial: Dial | None) -> DowntimeParts:
         self._link.disturb(self._cancel)
         self._set_up(dial)
-        self._recovery.allow(bool(self._granted.reconnect_s))
-        left = self._precopy.run(self._limits(), self._recover)
-        self._recovery.allow(False)
+        self._steering.allow(bool(self._granted.reconnect_s))
+        left = self._precopy.run(self._limits, self._recover)
+        self._steering.allow(False)
         return self._stop_and_hand_over(left)
 
     def _limits(self) -> Limits:
-        options = self._options
+        options = self._steering.tuned(self._options)
         return Limits(
             options.max_downtime_s,
             options.max_rounds,
@@ -253,7 +254,7 @@ class _Source:
         while True:
             check_cancelled(self._cancel)
             try:
-                if self._recovery.is_paused:
+                if self._steering.is_paused:
                     raise HostError("the migration is paused")
                 return reach.resume(rounds)
             except (HostError, RemoteProtocolError) as again:
@@ -311,7 +312,8 @@ class _Source:
             )
 
     def _work(self) -> None:
-        """Stay in touch during long work."""
+        """Stay in touch during long work, with the operator too."""
+        self._pacer.bytes_per_s = self._steering.tuned(self._options).max_bandwidth
         self._heed()
         self._link.keep_alive()
 

@@ -36,19 +36,22 @@ class StoppedError(HostError):
 class Team:
     """The links of one migration with a sender each, the first link first.
 
-    Batches have the size that a connection takes a while for, at most `most_bytes` of data:
+    Batches have the size that a connection takes a while for, at most `most_bytes()` of data:
     large ones cost less, small ones keep us responsive on a slow link. `pace` is called after
     each batch of a live round, in any thread, with what it has to call while it waits.
     `interrupt` ends waits for answers, by raising.
     """
 
     def __init__(
-        self, page_bytes: int, most_bytes: int, pace: Pace, interrupt: Interrupt = never
+        self,
+        page_bytes: int,
+        most_bytes: Callable[[], int],
+        pace: Pace,
+        interrupt: Interrupt = never,
     ) -> None:
         self._page_bytes = page_bytes
-        self._most_pages = min(most_bytes, MAX_BATCH_BYTES) // page_bytes
-        self._least_pages = _LEAST_BYTES // page_bytes
-        self._batch_pages = min(self._most_pages, _FIRST_BYTES // page_bytes)
+        self._most_bytes = most_bytes
+        self._batch_pages = _FIRST_BYTES // page_bytes
         self._pace = pace
         self._interrupt = interrupt
         self._members: list[_Member] = []
@@ -109,11 +112,15 @@ class Team:
             tally.add_later(_sum(tallies))
         work.raise_failure(self._members[0].link)
 
+    @property
+    def _most_pages(self) -> int:
+        return min(self._most_bytes(), MAX_BATCH_BYTES) // self._page_bytes
+
     def _most_of(self, left: int) -> int:
         """Return how many pages the next batch should have, with so many left for all."""
-        # The last ones are smaller, so that no connection works while the others have none.
-        share = left // (2 * len(self._members))
-        return max(min(self._batch_pages, share), min(self._least_pages, self._most_pages))
+        # The last ones are smaller, so that no connection works for long while others have none.
+        share = max(left // len(self._members), _FIRST_BYTES // self._page_bytes)
+        return min(self._batch_pages, share, self._most_pages)
 
     def _lead(self, work: "_Work", tallies: list[Tally], tell: Tell, *, is_live: bool) -> None:
         def wait() -> None:
@@ -143,7 +150,8 @@ class Team:
             pages = int(numbers.size * _BATCH_S / max(time.monotonic() - began, 1e-6))
             # By steps, for one batch may have met a buffer that was empty, or a busy host.
             pages = max(numbers.size // 2, min(pages, numbers.size * 2))
-            self._batch_pages = min(max(self._least_pages, pages), self._most_pages)
+            least = _LEAST_BYTES // self._page_bytes
+            self._batch_pages = min(max(least, pages), MAX_BATCH_BYTES // self._page_bytes)
 
     def end_round(self, number: int) -> None:
         """Say on all connections that the round is over, and wait for all answers.

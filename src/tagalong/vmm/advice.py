@@ -7,6 +7,7 @@ from tagalong.errors import (
     MachineMismatchError,
     MigrationCancelledError,
     TagalongError,
+    UsageError,
 )
 
 _AGAIN = "start a new destination (tagalong run --incoming) and migrate again"
@@ -34,6 +35,8 @@ def _whereabouts(source_state: str | None) -> str:
 
 def _remedy(error: TagalongError) -> str:
     match error:
+        case UsageError():
+            return "Nobody was called yet: correct the command and migrate again"
         case MigrationCancelledError():
             return f"To move it after all, {_AGAIN}"
         case ConvergenceError():

@@ -154,8 +154,11 @@ class VmCommands:
 
     def _set_parameters(self, arguments: JsonObject) -> None:
         self._settings = self._settings.with_parameters(arguments)
+        self._outgoing.tune(self._settings)
 
     def _set_capabilities(self, arguments: JsonObject) -> None:
+        if self._outgoing.is_under_way:
+            raise RunStateError("There's a migration process in progress")
         self._settings = self._settings.with_capabilities(arguments["capabilities"])
 
     def _recover_incoming(self, arguments: JsonObject) -> None:

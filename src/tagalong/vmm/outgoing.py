@@ -23,7 +23,7 @@ from tagalong.errors import (
     TagalongError,
 )
 from tagalong.machine import Machine
-from tagalong.migrate import Recovery
+from tagalong.migrate import Steering
 from tagalong.vmm.causes import unexpected
 from tagalong.vmm.handover import Purpose
 from tagalong.vmm.record import (
@@ -32,6 +32,7 @@ from tagalong.vmm.record import (
     MigrationRequest,
     MigrationStatus,
 )
+from tagalong.vmm.settings import MigrationSettings
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Vm
 
@@ -52,7 +53,7 @@ class Sender(Protocol):
         request: MigrationRequest,
         progress: Callable[[MigrationProgress], None],
         cancelled: threading.Event,
-        recovery: Recovery,
+        steering: Steering,
         /,
     ) -> Mapping[str, object]:
         """Return the report once the destination owns the VM. Raises TagalongError."""
@@ -68,7 +69,7 @@ class Outgoing:
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._cancelled = threading.Event()
-        self._recovery = Recovery()
+        self._steering = Steering()
         self._done = asyncio.Event()
 
     def start(self, request: MigrationRequest) -> None:
@@ -80,7 +81,7 @@ class Outgoing:
         machine = self._vm.gated_machine(Purpose.MIGRATION)
         self.record = MigrationRecord()
         self._cancelled, self._done = threading.Event(), asyncio.Event()
-        self._recovery = Recovery()
+        self._steering = Steering()
         self._vm.emit_migration(self.record.status.value)
         run = partial(self._run, machine, request)
         threading.Thread(target=run, name="migration", daemon=True).start()
@@ -90,13 +91,17 @@ class Outgoing:
 
         Raises UsageError if it is not one that can go on.
         """
-        self._recovery.pause()
+        self._steering.pause()
         self._advance(MigrationStatus.PAUSED)
 
     def resume(self, uri: str | None) -> None:
         """Let a paused migration go on, at `uri` if there is one. Raises UsageError."""
-        self._recovery.resume(uri)
+        self._steering.resume(uri)
         self._advance(MigrationStatus.RECOVER)
+
+    def tune(self, settings: MigrationSettings) -> None:
+        """Let the limits in `settings` count for a migration under way, if there is one."""
+        self._steering.tune(settings.options())
 
     def cancel(self) -> None:
         """Ask a migration under way to stop; its status tells when it has."""
@@ -123,9 +128,9 @@ class Outgoing:
 
     def _run(self, machine: Machine, request: MigrationRequest) -> None:
         """Migrate, in the migration's thread."""
-        cancelled, recovery = self._cancelled, self._recovery
+        cancelled, steering = self._cancelled, self._steering
         try:
-            report = self._send(machine, request, self._tell_progress, cancelled, recovery)
+            report = self._send(machine, request, self._tell_progress, cancelled, steering)
         except TagalongError as error:
             self._call(partial(self._failed, error))
         except Exception as error:  # noqa: BLE001 (a bug of ours must not lose the VM)

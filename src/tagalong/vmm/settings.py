@@ -17,7 +17,10 @@ from tagalong.migrate import (
     MAX_COMPRESSION_LEVEL,
     MAX_RECONNECT_S,
     MIN_COMPRESSION_LEVEL,
+    AutoConverge,
+    Compression,
     CompressionMode,
+    MigrationOptions,
 )
 from tagalong.vmm.arguments import Argument, Kind
 from tagalong.vmm.messages import JsonObject, QmpError
@@ -25,6 +28,7 @@ from tagalong.vmm.messages import JsonObject, QmpError
 MAX_DOWNTIME_LIMIT_MS: Final = 2_000_000
 _MAX_BANDWIDTH: Final = (1 << 63) - 1
 _MAX_ROUNDS: Final = 1_000_000
+_MS_PER_S: Final = 1000.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,24 @@ class MigrationSettings:
     x_reconnect: int = 0
     auto_converge: bool = False
     multifd: bool = False
+
+    def options(self) -> MigrationOptions:
+        """Return what they ask of a migration, without TLS."""
+        throttling = AutoConverge(
+            self.cpu_throttle_initial, self.cpu_throttle_increment, self.max_cpu_throttle
+        )
+        return MigrationOptions(
+            max_downtime_s=self.downtime_limit / _MS_PER_S,
+            max_rounds=self.x_max_rounds,
+            max_bandwidth=self.max_bandwidth or None,
+            switchover_bandwidth=self.avail_switchover_bandwidth or None,
+            auto_converge=throttling if self.auto_converge else None,
+            channels=self.multifd_channels if self.multifd else 1,
+            compression=Compression(
+                CompressionMode(self.multifd_compression), self.multifd_zstd_level
+            ),
+            reconnect_s=self.x_reconnect,
+        )
 
     def parameters(self) -> dict[str, object]:
         """Return what QMP's query-migrate-parameters says."""

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from tagalong import migrate
@@ -10,15 +11,12 @@ from tagalong.errors import HostError, UsageError
 from tagalong.machine import Machine
 from tagalong.migrate import (
     Address,
-    AutoConverge,
-    Compression,
-    CompressionMode,
     FdAddress,
     MigrationOptions,
     Progress,
-    Recovery,
     SocketListener,
     Stage,
+    Steering,
     TcpAddress,
     TlsCredentials,
     UnixAddress,
@@ -37,7 +35,7 @@ def send(
     request: MigrationRequest,
     progress: Callable[[MigrationProgress], None],
     cancelled: threading.Event,
-    recovery: Recovery,
+    steering: Steering,
 ) -> Mapping[str, object]:
     """Migrate `machine` away as an outgoing.Sender does."""
     choice = None if request.access is None else machine.use_access(request.access)
@@ -48,32 +46,17 @@ def send(
         options,
         progress=lambda moment: progress(_progress(moment)),
         cancel=cancelled,
-        recovery=recovery,
+        steering=steering,
     )
     return {**report.to_json(), **describe_access(choice)}
 
 
 def _options(request: MigrationRequest) -> MigrationOptions:
-    settings = request.settings
-    throttling = AutoConverge(
-        settings.cpu_throttle_initial,
-        settings.cpu_throttle_increment,
-        settings.max_cpu_throttle,
-    )
-    return MigrationOptions(
-        max_downtime_s=settings.downtime_limit / _MS_PER_S,
-        max_rounds=settings.x_max_rounds,
-        max_bandwidth=settings.max_bandwidth or None,
-        switchover_bandwidth=settings.avail_switchover_bandwidth or None,
-        auto_converge=throttling if settings.auto_converge else None,
-        channels=settings.multifd_channels if settings.multifd else 1,
-        compression=Compression(
-            CompressionMode(settings.multifd_compression), settings.multifd_zstd_level
-        ),
-        reconnect_s=settings.x_reconnect,
+    return replace(
+        request.settings.options(),
         verify=request.verify,
         drop_tags=request.drop_tags,
-        tls=_credentials(settings),
+        tls=_credentials(request.settings),
     )
 
 

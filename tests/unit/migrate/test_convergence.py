@@ -121,8 +121,8 @@ class Rig:
         self.estimate = Estimate(4096)
         self.estimate.sent(100_000_000, 1.0, 100_000_000, 1.0)
         self.estimate.dirtied(pages=100_000, period_s=2.0)
-        limits = Limits(0.3, max_rounds, auto)
-        self.convergence = Convergence(limits, self.estimate, self.throttles.append)
+        self.limits = Limits(0.3, max_rounds, auto)
+        self.convergence = Convergence(lambda: self.limits, self.estimate, self.throttles.append)
 
     def rounds(self, count: int, sent: int, left: int) -> None:
         for _ in range(count):
@@ -135,6 +135,14 @@ def test_convergence_stops_when_the_rest_fits() -> None:
 
     assert rig.convergence.may_stop(100_000, 7000)
     assert not rig.throttles
+
+
+def test_convergence_follows_limits_that_are_changed() -> None:
+    rig = Rig()
+    rig.rounds(1, 100_000, 50_000)
+    rig.limits = Limits(5.0, 40)
+
+    assert rig.convergence.may_stop(100_000, 50_000)
 
 
 def test_convergence_that_gives_up_says_the_figures_and_what_helps() -> None:

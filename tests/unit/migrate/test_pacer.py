@@ -51,6 +51,30 @@ def test_pacer_stops_waiting_when_it_is_told_to() -> None:
         Pacer(1.0).wait(1_000_000, tick)
 
 
+def test_pacer_follows_a_rate_that_is_set_while_it_waits() -> None:
+    pacer = Pacer(1.0)
+
+    def tick() -> None:
+        pacer.bytes_per_s = 1_000_000.0
+
+    pacer.wait(1_000_000, tick)  # at the first rate twelve days
+    began = time.monotonic()
+    pacer.wait(1_300_000, lambda: None)
+
+    assert 0.19 <= time.monotonic() - began < 2.0
+
+
+def test_pacer_does_not_ask_for_what_was_sent_without_a_limit() -> None:
+    pacer = Pacer(None)
+    pacer.wait(1 << 40, pytest.fail)
+    pacer.bytes_per_s = 1_000_000.0
+    began = time.monotonic()
+
+    pacer.wait((1 << 40) + 1000, lambda: None)
+
+    assert time.monotonic() - began < 2.0
+
+
 def test_migration_with_a_bandwidth_takes_as_long_as_it_must() -> None:
     source = FakeMachine(describe(0x40_0000))
     source.memory.regions[0].data[:] = 0x5A

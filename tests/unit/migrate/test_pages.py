@@ -45,7 +45,7 @@ def sent_records(machine: FakeMachine, *numbers: int, is_live: bool) -> list[Pag
         for number in numbers:
             bitmaps[0].set_range(number, 1)
         tally = Tally()
-        team = Team(PAGE, 4 << 20, lambda _: None)
+        team = Team(PAGE, lambda: 4 << 20, lambda _: None)
         team.add(link, PageSender(machine, link, SentData(machine)))
         team.send(bitmaps, tally, lambda _: None, is_live=is_live)
         link.flush()

@@ -207,6 +207,16 @@ def test_migrate_while_one_is_under_way_is_refused() -> None:
     assert play(script).requests[0].drop_tags
 
 
+def test_capabilities_while_a_migration_is_under_way_are_refused() -> None:
+    def script(scene: Scene) -> None:
+        scene.run("migrate", uri="unix:/x")
+        wanted = [{"capability": "auto-converge", "state": True}]
+        with pytest.raises(RunStateError, match=r"^There's a migration process in progress$"):
+            scene.run("migrate-set-capabilities", capabilities=wanted)
+
+    play(script)
+
+
 def test_migrate_cancel_without_migration_is_fine() -> None:
     def script(scene: Scene) -> None:
         assert scene.run("migrate_cancel") == {}

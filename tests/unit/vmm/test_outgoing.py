@@ -18,10 +18,11 @@ from tagalong.errors import (
     TagalongError,
 )
 from tagalong.machine import Machine
-from tagalong.migrate import Recovery
+from tagalong.migrate import MigrationOptions, Steering
 from tagalong.vmm.messages import Event
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
+from tagalong.vmm.settings import MigrationSettings
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Vm
 from tests.support.scripted_machine import ScriptedMachine
@@ -51,6 +52,7 @@ class ScriptedSender:
         self.freezes = freezes
         self.release = threading.Event()
         self.request: MigrationRequest | None = None
+        self.steering: Steering | None = None
 
     def __call__(
         self,
@@ -58,9 +60,9 @@ class ScriptedSender:
         request: MigrationRequest,
         progress: Callable[[MigrationProgress], None],
         cancelled: threading.Event,
-        recovery: Recovery,
+        steering: Steering,
     ) -> Mapping[str, object]:
-        del recovery
+        self.steering = steering
         self.request = request
         progress(PROGRESS)
         while not self.release.wait(0.001):
@@ -110,6 +112,26 @@ def play(sender: ScriptedSender, script: Callable[[Scene], Awaitable[None]]) -> 
     return asyncio.run(run())
 
 
+def test_tune_hands_limits_to_the_migration_under_way_and_to_no_later_one() -> None:
+    async def script(scene: Scene) -> None:
+        began = MigrationOptions(channels=2)
+        scene.outgoing.tune(MigrationSettings(downtime_limit=1))  # there is none yet
+        scene.outgoing.start(REQUEST)
+        await scene.until("active")
+        assert scene.sender.steering is not None
+        assert scene.sender.steering.tuned(began) == began
+
+        scene.outgoing.tune(MigrationSettings(downtime_limit=7, max_bandwidth=9, multifd=True))
+
+        assert scene.sender.steering.tuned(began) == MigrationOptions(
+            max_downtime_s=0.007, max_bandwidth=9, channels=2
+        )
+        scene.sender.release.set()
+        await scene.until("completed")
+
+    play(ScriptedSender(None), script)
+
+
 def test_start_migration_that_succeeds_ends_in_postmigrate() -> None:
     async def script(scene: Scene) -> None:
         scene.outgoing.start(REQUEST)
@@ -157,12 +179,12 @@ def test_every_round_is_announced_once() -> None:
             request: MigrationRequest,
             progress: Callable[[MigrationProgress], None],
             cancelled: threading.Event,
-            recovery: Recovery,
+            steering: Steering,
         ) -> Mapping[str, object]:
             for rounds in (0, 1, 1, 2, 2, 3):
                 progress(dataclasses.replace(PROGRESS, rounds=rounds))
             self.release.set()
-            return super().__call__(machine, request, lambda _: None, cancelled, recovery)
+            return super().__call__(machine, request, lambda _: None, cancelled, steering)
 
     async def script(scene: Scene) -> None:
         scene.outgoing.start(REQUEST)
@@ -178,13 +200,13 @@ def test_every_round_is_announced_once() -> None:
 def test_broken_and_paused_connections_show_in_the_status() -> None:
     class Breaking(ScriptedSender):
         def __call__(self, *arguments: Any) -> Mapping[str, object]:
-            progress, recovery = arguments[2], arguments[4]
-            recovery.allow(True)
+            progress, steering = arguments[2], arguments[4]
+            steering.allow(True)
             progress(PROGRESS)
             progress(dataclasses.replace(PROGRESS, is_reconnecting=True))
             progress(PROGRESS)
             paused.wait(TIMEOUT_S)
-            while recovery.is_paused:
+            while steering.is_paused:
                 progress(dataclasses.replace(PROGRESS, is_reconnecting=True))
                 time.sleep(0.01)
             return super().__call__(*arguments)

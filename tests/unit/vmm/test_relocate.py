@@ -17,6 +17,7 @@ from tagalong.errors import (
     MigrationCancelledError,
     MigrationError,
     TagalongError,
+    UsageError,
 )
 from tagalong.vmm.advice import next_steps
 from tagalong.vmm.cancellation import follow_or_cancel
@@ -122,6 +123,7 @@ def test_migrate_vm_cancelled_before_it_began_cancels_what_began_meanwhile(
     ("error", "remedy"),
     [
         (MigrationError("x"), f"{REMOVE}, {AGAIN}"),
+        (UsageError("x"), "Nobody was called yet: correct the command and migrate again."),
         (MigrationCancelledError("x"), f"To move it after all, {AGAIN}"),
         (
             ConvergenceError("x"),

@@ -18,8 +18,8 @@ from tagalong.migrate import (
     FileAddress,
     MigrationOptions,
     Progress,
-    Recovery,
     Stage,
+    Steering,
     TcpAddress,
     TlsCredentials,
     UnixAddress,
@@ -47,25 +47,25 @@ def test_send_passes_options_and_converts_progress(monkeypatch: pytest.MonkeyPat
         *,
         progress: Callable[[Progress], None],
         cancel: threading.Event,
-        recovery: Recovery,
+        steering: Steering,
     ) -> Report:
-        seen.extend([uri, machine, options, cancel, recovery])
+        seen.extend([uri, machine, options, cancel, steering])
         progress(Progress(Stage.PRECOPY, 2, 1000, 3, 4, 600, 400, 1e6, 5.0, 0.25))
         progress(Progress(Stage.SETUP, 0, 1000, 0, 0, 1000, 0))
         return Report()
 
     monkeypatch.setattr(migrate, "migrate_to", migrate_to)
-    machine, cancelled, recovery = ScriptedMachine(), threading.Event(), Recovery()
+    machine, cancelled, steering = ScriptedMachine(), threading.Event(), Steering()
     moments: list[MigrationProgress] = []
 
     request = MigrationRequest(
         "tcp:host.example:1", MigrationSettings(downtime_limit=250), verify=True
     )
-    report = transfer.send(machine, request, moments.append, cancelled, recovery)
+    report = transfer.send(machine, request, moments.append, cancelled, steering)
 
     assert report == {"rounds": 2}
     options = MigrationOptions(max_downtime_s=0.25, verify=True, drop_tags=False)
-    assert seen == ["tcp:host.example:1", machine, options, cancelled, recovery]
+    assert seen == ["tcp:host.example:1", machine, options, cancelled, steering]
     assert moments == [
         MigrationProgress(1000, 400, 600, 2, 1e6, 250.0, 5.0, 0, "pre-copy", 3),
         MigrationProgress(1000, 0, 1000, 0, 0.0, None, stage="setup"),
@@ -101,7 +101,7 @@ def test_send_passes_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
     request = MigrationRequest("tcp:host.example:1", settings)
-    transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event(), Recovery())
+    transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event(), Steering())
 
     assert seen == [
         MigrationOptions(
@@ -128,7 +128,7 @@ def test_send_with_a_host_name_but_no_certificates_is_refused() -> None:
     request = MigrationRequest("tcp:host.example:1", MigrationSettings(tls_hostname="host.example"))
 
     with pytest.raises(UsageError, match="means nothing without tls-creds"):
-        transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event(), Recovery())
+        transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event(), Steering())
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,6 @@ def test_send_uses_the_access_strategy_that_is_asked_for_and_reports_it(
     request = MigrationRequest("tcp:host.example:1", access="tco")
     machine = ScriptedMachine()
 
-    report = transfer.send(machine, request, lambda _: None, threading.Event(), Recovery())
+    report = transfer.send(machine, request, lambda _: None, threading.Event(), Steering())
 
     assert report == {"rounds": 2, "access": "tco", "access_reason": "asked for"}

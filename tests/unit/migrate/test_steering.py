@@ -11,9 +11,9 @@ from tagalong.machine import RunState
 from tagalong.migrate import (
     MigrationOptions,
     Progress,
-    Recovery,
     SocketListener,
     Stage,
+    Steering,
     TcpAddress,
     Timeouts,
     TlsCredentials,
@@ -34,7 +34,7 @@ class Rig:
     """A migration that is paused at its first page, and goes on as `go_on` says."""
 
     def __init__(self, *, reconnect_s: int = 20, tls: TlsCredentials | None = None) -> None:
-        self.recovery = Recovery()
+        self.steering = Steering()
         self.stages: list[Stage] = []
         self.options = MigrationOptions(
             verify=True, reconnect_s=reconnect_s, channels=2, timeouts=TIMEOUTS, tls=tls
@@ -61,7 +61,7 @@ class Rig:
     def run(self, go_on: threading.Timer | None) -> None:
         def watch(progress: Progress) -> None:
             if progress.stage is Stage.PRECOPY and Stage.PRECOPY not in self.stages:
-                self.recovery.pause()
+                self.steering.pause()
                 if go_on is not None:
                     go_on.start()
             self.stages.append(progress.stage)
@@ -71,7 +71,7 @@ class Rig:
             self.source,
             self.options,
             progress=watch,
-            recovery=self.recovery,
+            steering=self.steering,
         )
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ def assert_moved(rig: Rig) -> None:
 def test_paused_migration_goes_on_when_it_is_told_to(rigs: list[Rig]) -> None:
     rigs.append(rig := Rig())
 
-    rig.run(threading.Timer(0.5, rig.recovery.resume))
+    rig.run(threading.Timer(0.5, rig.steering.resume))
 
     assert_moved(rig)
 
@@ -108,7 +108,7 @@ def test_paused_migration_goes_on_when_it_is_told_to(rigs: list[Rig]) -> None:
 def test_paused_migration_goes_on_over_tls(rigs: list[Rig], tmp_path: Path) -> None:
     rigs.append(rig := Rig(tls=TlsCredentials(Authority(tmp_path).folder)))
 
-    rig.run(threading.Timer(0.5, rig.recovery.resume))
+    rig.run(threading.Timer(0.5, rig.steering.resume))
 
     assert_moved(rig)
 
@@ -119,7 +119,7 @@ def test_paused_migration_goes_on_at_another_address(rigs: list[Rig], tmp_path: 
 
     def move() -> None:
         rig.listener.move_to(elsewhere)
-        rig.recovery.resume(str(elsewhere))
+        rig.steering.resume(str(elsewhere))
 
     rig.run(threading.Timer(0.5, move))
 
@@ -148,24 +148,24 @@ def test_migration_that_may_not_reconnect_cannot_be_paused(rigs: list[Rig]) -> N
 
 
 def test_recovery_of_nothing_is_refused() -> None:
-    recovery = Recovery()
+    steering = Steering()
 
     with pytest.raises(UsageError, match="can be paused"):
-        recovery.pause()
+        steering.pause()
     with pytest.raises(UsageError, match="no migration is paused"):
-        recovery.resume()
+        steering.resume()
 
 
 @pytest.mark.parametrize("uri", ["file:/tmp/x", "exec:cat", "fd:3"])
 def test_paused_migration_does_not_go_on_where_nobody_could_come_back(uri: str) -> None:
-    recovery = Recovery()
-    recovery.allow(True)
-    recovery.pause()
+    steering = Steering()
+    steering.allow(True)
+    steering.pause()
 
     with pytest.raises(UsageError, match="a migration goes on at tcp:HOST:PORT or unix:PATH"):
-        recovery.resume(uri)
+        steering.resume(uri)
 
-    assert recovery.is_paused
+    assert steering.is_paused
 
 
 def test_listener_moves_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -191,3 +191,41 @@ def test_listener_that_cannot_move_stays(tmp_path: Path) -> None:
 
         with connect(listener.address, timeout_s=1, idle_s=1):
             listener.accept(idle_s=1, timeout_s=1).close()
+
+
+def test_limits_that_are_tuned_count_at_once() -> None:
+    source = FakeMachine(describe(0x200_0000))
+    source.memory.regions[0].data[:] = 0x5A
+    source.resume()
+    steering, arrived = Steering(), []
+
+    def watch(progress: Progress) -> None:
+        if progress.pages_sent:
+            steering.tune(MigrationOptions())
+
+    with listen(ANY) as listener:
+        thread = threading.Thread(
+            target=lambda: arrived.append(receive_from(listener, FakeMachine).machine)
+        )
+        thread.start()
+        # At this rate it would take more than eight hours.
+        slow = MigrationOptions(max_bandwidth=1000.0)
+        report = migrate_to(str(listener.address), source, slow, progress=watch, steering=steering)
+        thread.join(20)
+
+    assert report.duration_s < 60
+    assert arrived[0].run_state is RunState.RUNNING
+    for machine in (source, *arrived):
+        machine.close()
+
+
+def test_tuning_leaves_alone_what_is_no_limit() -> None:
+    steering = Steering()
+    began = MigrationOptions(channels=3, verify=True, max_rounds=7)
+    assert steering.tuned(began) is began
+
+    steering.tune(MigrationOptions(channels=9, max_rounds=8, max_bandwidth=5.0))
+
+    assert steering.tuned(began) == MigrationOptions(
+        channels=3, verify=True, max_rounds=8, max_bandwidth=5.0
+    )

@@ -1,18 +1,21 @@
-"""An operator's hand on a migration's connections: broken off on purpose, taken up elsewhere.
+"""An operator's hand on a migration under way: its connections and its limits.
 
 What QMP's migrate-pause does, and `migrate` with `resume`: the connections of a pre-copy are
 broken as a fault would break them, and nothing is dialled until the operator says so, at the
 same address or at another. The destination waits as long as it was told to (`reconnect_s`).
+What QMP's migrate-set-parameters does: other limits count at once, as they do in QEMU.
 """
 
 import threading
+from dataclasses import replace
 
 from tagalong.errors import UsageError
 from tagalong.migrate.address import SocketAddress, TcpAddress, UnixAddress, parse_address
 from tagalong.migrate.channel import Channel
+from tagalong.migrate.options import MigrationOptions
 
 
-class Recovery:
+class Steering:
     """Shared by an operator's thread and a migration's; any method from any thread.
 
     `address` is where to dial instead of where the migration began, None for there.
@@ -20,6 +23,7 @@ class Recovery:
 
     def __init__(self) -> None:
         self.address: SocketAddress | None = None
+        self._tuned: MigrationOptions | None = None
         self._lock = threading.Lock()
         self._is_possible = False
         self._is_paused = False
@@ -57,7 +61,28 @@ class Recovery:
             self.address = address or self.address
             self._is_paused = False
 
+    def tune(self, options: MigrationOptions) -> None:
+        """Let the limits in `options` count from now on; all else stays as it began.
+
+        Limits are the allowed downtime, the rounds, both bandwidths and how to slow a guest down.
+        """
+        self._tuned = options
+
     # --- the migration's ---
+
+    def tuned(self, options: MigrationOptions) -> MigrationOptions:
+        """Return `options`, with the limits of the last `tune` if there was one."""
+        limits = self._tuned
+        if limits is None:
+            return options
+        return replace(
+            options,
+            max_downtime_s=limits.max_downtime_s,
+            max_rounds=limits.max_rounds,
+            max_bandwidth=limits.max_bandwidth,
+            switchover_bandwidth=limits.switchover_bandwidth,
+            auto_converge=limits.auto_converge,
+        )
 
     @property
     def is_paused(self) -> bool:
