@@ -38,9 +38,12 @@ lint: $(VENV)/.installed-dev ## check style and format
 types: $(VENV)/.installed-dev ## check types
 	@$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev ## measure the interpreter, cores and snapshots, and migrations against QEMU 10 (of `make lab`) and plain copies
+bench: $(VENV)/.installed-dev ## measure the interpreter, cores and snapshots, and migrations against QEMU 10 (of `make lab`) and plain copies (20 minutes)
 	@$(BIN)/python -m bench
 	@$(BIN)/python -m bench.migrate $(ARGS)
+	@$(BIN)/python -m bench.migrate --zero 90 $(ARGS)
+	@$(BIN)/python -m bench.migrate --sparse 65536 $(ARGS)
+	@$(BIN)/python -m bench.migrate --churn $(ARGS)
 
 long: $(VENV)/.installed-dev ## compare random programs with QEMU for ten minutes
 	@$(BIN)/python -m tests.support.fetch_qemu

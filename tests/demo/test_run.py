@@ -12,8 +12,9 @@ import pytest
 from tagalong.errors import HostError
 from tagalong.kvm import why_not
 from tagalong.vmm.launch import RunOptions, run_vm
+from tagalong.wire import Connection, Hello, Role
 from tests.support.tiny_guest import write_guest
-from tests.support.vm_processes import TAGALONG, Qmp, tagalong, until, vm_process
+from tests.support.vm_processes import TAGALONG, Qmp, VmProcess, tagalong, until, vm_process
 
 CHURN = ("--guest", "churn", "--guest-args", "report=512", "--ram", "16M")
 
@@ -173,16 +174,36 @@ def test_run_that_cannot_start_says_why_in_one_line(
     assert not control.exists()
 
 
-def test_run_stream_that_is_rubbish_ends_with_a_typed_error(tmp_path: Path) -> None:
+def connect_to(vm: VmProcess) -> socket.socket:
+    host, port = vm.incoming_uri().removeprefix("tcp:").rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def test_run_keeps_waiting_after_a_stranger_and_says_who_it_was(tmp_path: Path) -> None:
     with vm_process(tmp_path, "vm", "--incoming", "tcp:127.0.0.1:0") as vm, vm.qmp() as qmp:
-        host, port = vm.incoming_uri().removeprefix("tcp:").rsplit(":", 1)
-        with socket.create_connection((host, int(port))) as intruder:
-            intruder.sendall(b"GET / HTTP/1.0\r\n\r\n" + bytes(1000))
+        with connect_to(vm) as stranger:
+            stranger.sendall(b"GET / HTTP/1.0\r\n\r\n" + bytes(1000))
+            name = "{}:{}".format(*stranger.getsockname())
+            while stranger.recv(4096):
+                pass
+        assert qmp.state() == "inmigrate"
+        qmp.execute("quit")
+        assert vm.status() == 0
+
+    assert name in vm.messages
+    assert vm.console == ""
+
+
+def test_run_source_that_turns_to_rubbish_ends_with_a_typed_error(tmp_path: Path) -> None:
+    hello = b"".join(Connection(Role.SOURCE).send(Hello(Role.SOURCE, bytes(range(16)))))
+    with vm_process(tmp_path, "vm", "--incoming", "tcp:127.0.0.1:0") as vm, vm.qmp() as qmp:
+        with connect_to(vm) as source:
+            source.sendall(hello + b"\xff" * 1000)
             assert vm.status() == 40
         names = [event["event"] for event in qmp.rest()]
 
     assert "tagalong: error: " in vm.messages
-    assert "stream offset 0x0" in vm.messages
+    assert f"stream offset {len(hello):#x}" in vm.messages
     assert "migration failed; nothing was started here" in vm.messages
     assert names[-2:] == ["MIGRATION", "SHUTDOWN"]
     assert vm.console == ""
