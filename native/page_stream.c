@@ -78,6 +78,8 @@ static size_t vectors_at(const struct ta_page_stream *stream, struct ta_page_cur
 /* Hashes whole pages from stream->hashed on, as far as `end`; with a stage, copies of them. */
 static void hash_until(struct ta_page_stream *stream, uint64_t end)
 {
+    if (stream->digests == NULL)
+        return;
     struct ta_page_cursor *at = &stream->hashed;
     uint64_t page = stream->page_bytes;
     for (uint8_t *copy = stream->stage; at->total + page <= end;) {

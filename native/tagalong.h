@@ -46,7 +46,7 @@ TA_EXPORT int ta_hash_pages_as(uint32_t variant, const uint8_t *data, size_t cou
 
 struct ta_segment {
     uint64_t address;
-    uint64_t bytes; /* a multiple of the page size, not 0 */
+    uint64_t bytes; /* not 0; of pages, a multiple of their size */
 };
 
 struct ta_page_cursor {
@@ -60,7 +60,8 @@ struct ta_page_stream {
     const struct ta_segment *segments;
     uint64_t segment_count;
     uint64_t total_bytes; /* of all segments */
-    uint64_t *digests;    /* room for one a page: ta_hash_pages of each, when it is done */
+    uint64_t *digests;    /* room for one a page: ta_hash_pages of each, when it is done;
+                           * receiving: NULL for bytes that are no pages */
     uint8_t *stage;       /* sending: NULL, or pages are copied here first, for others may
                            * write to them meanwhile; a multiple of the page size */
     uint64_t stage_bytes;

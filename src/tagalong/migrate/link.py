@@ -26,7 +26,13 @@ from tagalong.errors import (
 )
 from tagalong.migrate.channel import Channel, Interrupt
 from tagalong.migrate.monitor import CancelToken, check_cancelled
-from tagalong.migrate.pump import PeerClosedError, Segments, receive_pages, send_pages
+from tagalong.migrate.pump import (
+    PeerClosedError,
+    Segments,
+    receive_bytes,
+    receive_pages,
+    send_pages,
+)
 from tagalong.wire import (
     NEED_DATA,
     Abort,
@@ -43,6 +49,7 @@ from tagalong.wire import (
 
 _KEEPALIVE_S = 1.0
 _STEPS_AT_ONCE = 100
+_BULK_BYTES = 128 << 10
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -263,7 +270,7 @@ class Link:
         try:
             if not self._receive_batch(deadline):
                 buffer = self._connection.receive_buffer()
-                count = self._channel.receive_into(buffer, deadline=deadline)
+                count = self._receive_into(buffer, deadline)
                 self._connection.received(count)
                 if not count:
                     raise PeerClosedError(f"{self._channel.name}: the peer closed the connection")
@@ -274,6 +281,13 @@ class Link:
         except HostError:
             self.is_lost = True
             raise
+
+    def _receive_into(self, buffer: memoryview, deadline: float) -> int:
+        if len(buffer) < _BULK_BYTES or not self.streams_pages:
+            return self._channel.receive_into(buffer, deadline=deadline)
+        # Tags of a large batch come in many portions, which native code takes in one call.
+        receive_bytes(self._channel, buffer, deadline)
+        return len(buffer)
 
     def _receive_batch(self, deadline: float) -> bool:
         """Receive the data of a batch straight to their place, if they come next and can be."""

@@ -74,6 +74,17 @@ def receive_pages(channel: Channel, segments: Segments, deadline: float) -> NDAr
     return _move(library().ta_receive_pages, channel, segments, None, deadline)
 
 
+def receive_bytes(channel: Channel, target: memoryview, deadline: float) -> None:
+    """Fill `target`, which is not empty, with bytes that are no pages.
+
+    Raises as `receive_pages`.
+    """
+    memory = np.frombuffer(target, np.uint8)
+    array = np.array([[memory.ctypes.data, memory.size]], np.uint64)
+    segments = Segments(array, page_bytes=1, owner=memory)
+    _run(library().ta_receive_pages, channel, _stream(channel, segments), deadline)
+
+
 def _move(
     function: Callable[..., int],
     channel: Channel,
@@ -81,18 +92,29 @@ def _move(
     stage: NDArray[np.uint8] | None,
     deadline: float,
 ) -> NDArray[np.uint64]:
-    total_bytes = segments.total_bytes
-    digests = np.empty(total_bytes // segments.page_bytes, np.uint64)
-    stream = PageStream(
+    digests = np.empty(segments.total_bytes // segments.page_bytes, np.uint64)
+    stream = _stream(channel, segments)
+    stream.digests = digests.ctypes.data
+    if stage is not None:
+        stream.stage, stream.stage_bytes = stage.ctypes.data, stage.size
+    _run(function, channel, stream, deadline)
+    return digests
+
+
+def _stream(channel: Channel, segments: Segments) -> PageStream:
+    return PageStream(
         fd=channel.plain_descriptor,
         page_bytes=segments.page_bytes,
         segments=segments.array.ctypes.data,
         segment_count=len(segments.array),
-        total_bytes=total_bytes,
-        digests=digests.ctypes.data,
-        stage=None if stage is None else stage.ctypes.data,
-        stage_bytes=0 if stage is None else stage.size,
+        total_bytes=segments.total_bytes,
     )
+
+
+def _run(
+    function: Callable[..., int], channel: Channel, stream: PageStream, deadline: float
+) -> None:
+    total_bytes = stream.total_bytes
     began = moved_at = time.monotonic()
     moved = 0
     while (result := function(ctypes.byref(stream), _LOOK_UP_MS)) == 0:
@@ -108,7 +130,6 @@ def _move(
             )
     if result < 0:
         _fail(channel, -result)
-    return digests
 
 
 def _fail(channel: Channel, code: int) -> None:

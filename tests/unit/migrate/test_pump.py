@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from tagalong._native import library
 from tagalong.errors import HostError, MigrationCancelledError
 from tagalong.migrate.channel import Channel
-from tagalong.migrate.pump import PeerClosedError, Segments, receive_pages, send_pages
+from tagalong.migrate.pump import (
+    PeerClosedError,
+    Segments,
+    receive_bytes,
+    receive_pages,
+    send_pages,
+)
 from tagalong.wire.integrity import page_digests
 from tests.support.migration import channel_pair
 
@@ -168,3 +174,25 @@ def test_more_bytes_than_the_batch_has_stay_in_the_socket() -> None:
 
         assert far.receive_into(memoryview(rest)) == 4
         assert rest[:4] == b"next"
+
+
+def test_bytes_that_are_no_pages_arrive_whole() -> None:
+    data, target = random_bytes(300_001).tobytes(), bytearray(300_001)
+    near, far = channel_pair(idle_s=10)
+    with near, far:
+        sender = threading.Thread(target=lambda: near.send([data]))
+        sender.start()
+        receive_bytes(far, memoryview(target), FOREVER)
+        sender.join()
+
+    assert bytes(target) == data
+
+
+def test_bytes_that_are_no_pages_end_early_with_the_peer() -> None:
+    near, far = channel_pair(idle_s=10)
+    with far:
+        near.send([b"few"])
+        near.close()
+
+        with pytest.raises(PeerClosedError, match="the peer closed the connection"):
+            receive_bytes(far, memoryview(bytearray(200_000)), FOREVER)
