@@ -112,15 +112,11 @@ class Team:
             tally.add_later(_sum(tallies))
         work.raise_failure(self._members[0].link)
 
-    @property
-    def _most_pages(self) -> int:
-        return min(self._most_bytes(), MAX_BATCH_BYTES) // self._page_bytes
-
     def _most_of(self, left: int) -> int:
         """Return how many pages the next batch should have, with so many left for all."""
         # The last ones are smaller, so that no connection works for long while others have none.
         share = max(left // len(self._members), _FIRST_BYTES // self._page_bytes)
-        return min(self._batch_pages, share, self._most_pages)
+        return min(self._batch_pages, share, self._most_bytes() // self._page_bytes)
 
     def _lead(self, work: "_Work", tallies: list[Tally], tell: Tell, *, is_live: bool) -> None:
         def wait() -> None:
