@@ -7,16 +7,14 @@ migration of the same shape, whatever the records hold.
 import random
 import select
 import socket
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from types import TracebackType
-from typing import Self
 
 from tagalong.wire import Role
+from tests.support.relay import Relay
 
 HEADER_BYTES = 16
 _NEXT_RECORD_S = 0.1
@@ -64,7 +62,7 @@ Observer = Callable[[Role, int, bytes], None]
 """Told of each record that passes: who sent it, its number, the record."""
 
 
-class FaultProxy:
+class FaultProxy(Relay):
     """Listens at the unix socket `path` and forwards to the unix socket `target`.
 
     `has_struck` says whether the fault's place was reached.
@@ -84,35 +82,10 @@ class FaultProxy:
         self._fault = fault
         self._kill = kill
         self._observe = observe
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen(8)
-        self._sockets: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-        self._start(self._accept)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._cut()
-        for thread in self._threads:
-            thread.join(10)
-        for sock in self._sockets:
-            sock.close()
-
-    def _start(self, run: Callable[[], None]) -> None:
-        thread = threading.Thread(target=run, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen(8)
+        super().__init__(listener)
 
     def _accept(self) -> None:
         number = 0
@@ -125,11 +98,6 @@ class FaultProxy:
                 self._start(_Pump(self, Role.SOURCE, source, destination, number).run)
                 self._start(_Pump(self, Role.DESTINATION, destination, source, number).run)
                 number += 1
-
-    def _cut(self) -> None:
-        for sock in self._sockets:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
 
     # --- what a pump asks for ---
 

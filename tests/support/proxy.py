@@ -1,14 +1,13 @@
 """Stands between two ends of a migration and does to their records what a test asks for."""
 
 import socket
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
-from types import TracebackType
-from typing import Self
+from functools import partial
 
 from tagalong.wire import RecordType, Role
+from tests.support.relay import Relay, shut
 
 HEADER_BYTES = 16
 _BACK = Role.DESTINATION
@@ -33,52 +32,30 @@ def forward(_role: Role, _number: int, _kind: RecordType, record: bytes) -> byte
     return record
 
 
-class Proxy:
+class Proxy(Relay):
     """Listens at `uri` and forwards every connection to the TCP address of `target`."""
 
     def __init__(self, target: str, rule: Rule) -> None:
         host, port = target.removeprefix("tcp:").rsplit(":", 1)
         self._target = (host, int(port))
         self._rule = rule
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.uri = f"tcp:127.0.0.1:{self._listener.getsockname()[1]}"
-        self._sockets: list[socket.socket] = []
         self._is_open = True
-        self._threads = [threading.Thread(target=self._run)]
-        self._threads[0].start()
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.uri = f"tcp:127.0.0.1:{listener.getsockname()[1]}"
+        super().__init__(listener)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._cut()
-        for thread in self._threads:
-            thread.join(10)
-        for sock in self._sockets:
-            sock.close()
-
-    def _run(self) -> None:
+    def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 source, _ = self._listener.accept()
                 self._sockets.append(source)
                 if not self._is_open:
-                    _shut(source)
+                    shut(source)
                     continue
                 destination = socket.create_connection(self._target)
                 self._sockets.append(destination)
                 for ends in ((source, destination, Role.SOURCE), (destination, source, _BACK)):
-                    pump = threading.Thread(target=self._pump, args=ends)
-                    self._threads.append(pump)
-                    pump.start()
+                    self._start(partial(self._pump, *ends))
 
     def _pump(self, incoming: socket.socket, outgoing: socket.socket, role: Role) -> None:
         with suppress(OSError, EOFError):
@@ -105,20 +82,11 @@ class Proxy:
         if fate is Fate.CUT_MID_RECORD:
             outgoing.sendall(record[: len(record) // 2])
         if fate is Fate.CUT_ONE:
-            _shut(incoming)
-            _shut(outgoing)
+            shut(incoming)
+            shut(outgoing)
             return
         self._is_open = fate is not Fate.CUT_FOR_EVER
         self._cut()
-
-    def _cut(self) -> None:
-        for sock in self._sockets:
-            _shut(sock)
-
-
-def _shut(sock: socket.socket) -> None:
-    with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _read(sock: socket.socket, size: int) -> bytes:
