@@ -4,7 +4,6 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -45,14 +44,6 @@ def source() -> FakeMachine:
     machine.resume()
     machine.calls.clear()
     return machine
-
-
-@pytest.fixture
-def outcomes() -> Iterator[list[Outcome]]:
-    collected: list[Outcome] = []
-    yield collected
-    for outcome in collected:
-        outcome.close()
 
 
 def moved(outcome: Outcome) -> Outcome:

@@ -2,7 +2,6 @@
 
 import socket
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -64,14 +63,6 @@ def source() -> FakeMachine:
     machine.resume()
     machine.calls.clear()
     return machine
-
-
-@pytest.fixture
-def outcomes() -> Iterator[list[Outcome]]:
-    collected: list[Outcome] = []
-    yield collected
-    for outcome in collected:
-        outcome.close()
 
 
 def name(case: tuple[Role, int]) -> str:

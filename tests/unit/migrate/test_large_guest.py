@@ -1,7 +1,6 @@
 """A guest with much RAM, of which little is used: what is not used costs nothing."""
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,14 +11,6 @@ from tests.support.migration import PATIENT, Migration, Outcome
 RAM_BYTES = 64 << 30
 STRETCH = 1 << 20
 USED_BYTES = 64 * STRETCH
-
-
-@pytest.fixture
-def outcomes() -> Iterator[list[Outcome]]:
-    collected: list[Outcome] = []
-    yield collected
-    for outcome in collected:
-        outcome.close()
 
 
 def resident_bytes() -> int:

@@ -1,7 +1,6 @@
 """Migrations that succeed: what arrives is what was there, and the report says what it cost."""
 
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -37,14 +36,6 @@ def running(machine: FakeMachine) -> FakeMachine:
     machine.was_ever_resumed = False
     machine.calls.clear()
     return machine
-
-
-@pytest.fixture
-def outcomes() -> Iterator[list[Outcome]]:
-    collected: list[Outcome] = []
-    yield collected
-    for outcome in collected:
-        outcome.close()
 
 
 def moved(outcome: Outcome) -> None:

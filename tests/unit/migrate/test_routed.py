@@ -1,7 +1,5 @@
 """Migrations of guest RAM that an access strategy reads and writes, at one end or at both."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -57,14 +55,6 @@ def source() -> FakeMachine:
         region.tags[: half // 32] = draw.integers(0, 256, half // 32, np.uint8)
     machine.resume()
     return machine
-
-
-@pytest.fixture
-def outcomes() -> Iterator[list[Outcome]]:
-    collected: list[Outcome] = []
-    yield collected
-    for outcome in collected:
-        outcome.close()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
