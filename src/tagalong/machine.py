@@ -203,11 +203,14 @@ class Machine(Protocol):
         """
         ...
 
-    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read_page_tags(
+        self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Return the packed allocation tags of scattered pages of region number `region`.
 
         `pages`: numbers in the region, ascending. Returns a copy of shape
-        (pages, page size / 32). Costs far less than read_tags for each. Raises AddressError.
+        (pages, page size / 32); in `out`, C-contiguous and of that shape, if it is given. Costs
+        far less than read_tags for each. Raises AddressError; what `out` has then is open.
         """
         ...
 

@@ -85,6 +85,9 @@ def test_tags_of_scattered_pages_are_those_that_the_guest_set(bare: Maker) -> No
     assert before[[0, 2], 0].tolist() == [0x06, 0x09]
     assert np.count_nonzero(before) == 2
     assert np.array_equal(machine.read_page_tags(0, pages), rows)
+    out = np.full_like(rows, 0xEE)
+    assert machine.read_page_tags(0, pages, out) is out
+    assert np.array_equal(out, rows)
     packed = machine.read_tags(Gpa(DATA), 16 * PAGE).reshape(16, -1)
     assert np.array_equal(packed[[0, 1, 5, 9]], rows)
     assert not packed[[2, 3, 4, 6, 7, 8]].any()

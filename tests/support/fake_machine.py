@@ -193,8 +193,10 @@ class FakeMachine:
     def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
         self.memory.write_tags(gpa, packed)
 
-    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self.memory.region_of_pages(region, pages).read_page_tags(pages)
+    def read_page_tags(
+        self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        return self.memory.region_of_pages(region, pages).read_page_tags(pages, out)
 
     def write_page_tags(
         self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]

@@ -95,7 +95,9 @@ class ScriptedMachine:
     def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         raise NotImplementedError
 
-    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read_page_tags(
+        self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         raise NotImplementedError
 
     def write_page_tags(

@@ -40,10 +40,11 @@ from tagalong.wire import (
     Running,
     Runs,
     State,
+    TagPlacement,
     Vcpu,
     Verify,
 )
-from tagalong.wire.connection import own_memory
+from tagalong.wire.connection import own_memory, own_tags
 
 PAGE = 4096
 RAM = 0x4000_0000
@@ -170,9 +171,16 @@ class Pair:
     destination: Connection
 
     @classmethod
-    def new(cls, *place: Placement, joining: Joining | None = None) -> "Pair":
-        placement = place[0] if place else own_memory
-        return cls(Connection(SOURCE, joining=joining), Connection(DESTINATION, placement, joining))
+    def new(
+        cls,
+        place: Placement = own_memory,
+        joining: Joining | None = None,
+        place_tags: TagPlacement = own_tags,
+    ) -> "Pair":
+        return cls(
+            Connection(SOURCE, joining=joining),
+            Connection(DESTINATION, place, joining, place_tags),
+        )
 
     def end(self, role: Role) -> Connection:
         return self.source if role is SOURCE else self.destination
@@ -196,12 +204,17 @@ def play_to(phase: Phase) -> Play:
     return Play(PLAYS["resume"].script if phase is Phase.ABORTED else SCRIPT, JOINING)
 
 
-def pair_in(phase: Phase, *place: Placement, joining: Joining | None = None) -> Pair:
+def pair_in(
+    phase: Phase,
+    place: Placement = own_memory,
+    joining: Joining | None = None,
+    place_tags: TagPlacement = own_tags,
+) -> Pair:
     """Return both ends of a conversation that a script has brought to `phase`."""
     play = play_to(phase)
     if phase is Phase.DONE:
         play = PLAYS["main"]
-    pair = Pair.new(*place, joining=joining or play.joining)
+    pair = Pair.new(place, joining or play.joining, place_tags)
     for role, record in play.script:
         pair.say(role, record)
     assert pair.source.phase is phase

@@ -68,15 +68,18 @@ class TagAccess:
             part = packed[start // PACKED_RATIO : stop // PACKED_RATIO]
             self._set(gpa + start, part)
 
-    def read_pages(self, number: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return packed tags of pages of region `number`, one row each, as `read`."""
+    def read_pages(
+        self, number: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Return packed tags of pages of region `number`, one row each, as `read`; in `out`."""
         region = self._memory.region_of_pages(number, pages)
         row_bytes = region.page_size_bytes // PACKED_RATIO
         used = self._find_used_pages(region, pages)
         found = self.port.read_runs(region.gpa_runs(page_runs(pages[used]))).reshape(-1, row_bytes)
-        if used.all():
+        if out is None and used.all():
             return found
-        rows = np.zeros((pages.size, row_bytes), np.uint8)
+        rows = np.empty((pages.size, row_bytes), np.uint8) if out is None else out
+        rows[~used] = 0
         rows[used] = found
         return rows
 

@@ -54,6 +54,8 @@ def run_pages(runs: NDArray[np.int64]) -> NDArray[np.int64]:
     >>> run_pages(np.array([[1, 3], [70, 1]])).tolist()
     [1, 2, 3, 70]
     """
+    if len(runs) == 1:
+        return np.arange(runs[0, 0], runs[0].sum())
     first, count = runs.T
     numbers: NDArray[np.int64] = np.arange(count.sum()) + np.repeat(
         first - np.cumsum(count) + count, count
@@ -299,6 +301,8 @@ def _check_words(words: NDArray[np.uint64], word_count: int) -> None:
 
 
 def _bit_numbers(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    if words.size and words.min() == _ALL:  # the first round of a guest that is full
+        return np.arange(words.size * WORD_BITS)
     # Only words with a bit are taken apart: bitmaps are mostly empty.
     places = np.flatnonzero(words)
     bits = np.unpackbits(words[places].view(np.uint8), bitorder="little")

@@ -244,13 +244,16 @@ class Region:
         found[:, 0] += self.gpa
         return found
 
-    def read_page_tags(self, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read_page_tags(
+        self, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Return the packed tags of pages, given by number; shape (pages, page size / 32).
 
-        The caller has checked the numbers. Holes stay holes; raises as `read_data`.
+        In `out`, C-contiguous, if it is given. The caller has checked the numbers. Holes stay
+        holes; raises as `read_data`.
         """
         row_bytes = self.page_size_bytes // PACKED_RATIO
-        rows = np.empty((pages.size, row_bytes), np.uint8)
+        rows = np.empty((pages.size, row_bytes), np.uint8) if out is None else out
         self._tags.read_pages_into(rows, row_bytes, pages)
         return rows
 

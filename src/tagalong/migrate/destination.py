@@ -32,7 +32,7 @@ from tagalong.migrate.held import records_of_held
 from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.listener import Listener, SocketListener
 from tagalong.migrate.monitor import CancelToken, check_cancelled
-from tagalong.migrate.page_taker import Holdings, PageTaker
+from tagalong.migrate.page_taker import Holdings, PageTaker, one_place_for_tags
 from tagalong.migrate.reception import Greeting, Reception
 
 _LOOK_UP_S = 0.1
@@ -140,7 +140,8 @@ class _Destination:
 
     def new_connection(self) -> wire.Connection:
         """Return what parses the records of a connection that may become the first one."""
-        return wire.Connection(wire.Role.DESTINATION, self._place)
+        place_tags = one_place_for_tags()
+        return wire.Connection(wire.Role.DESTINATION, self._place, place_tags=place_tags)
 
     def run(self, greeting: Greeting, listener: SocketListener | None = None) -> Arrival:
         self._link = Link(greeting.channel, greeting.connection, self._timeouts)

@@ -16,7 +16,7 @@ from tagalong.errors import HostError, RemoteProtocolError, TagalongError
 from tagalong.migrate.channel import Channel, never
 from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.listener import LEAST_S, Listener
-from tagalong.migrate.page_taker import PageTaker
+from tagalong.migrate.page_taker import PageTaker, one_place_for_tags
 
 _MAX_GUESTS = 32
 _LOOK_UP_S = 0.1
@@ -153,7 +153,9 @@ class Door:
     def _greet(self, channel: Channel) -> None:
         """Hear what a new connection is for. Who cannot say it is sent away."""
         taker = self._new_taker()
-        connection = wire.Connection(wire.Role.DESTINATION, taker.place, self._joining())
+        connection = wire.Connection(
+            wire.Role.DESTINATION, taker.place, self._joining(), one_place_for_tags()
+        )
         link = Link(channel, connection, self._timeouts, taker)
         link.interrupt_with(self._check_open)
         try:

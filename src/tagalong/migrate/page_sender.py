@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from tagalong import wire
 from tagalong.machine import Machine
 from tagalong.memory import PageBitmap, Region, page_index, page_runs
-from tagalong.memory.sparse import sparse_zeros
+from tagalong.memory.zeros import dense_zeros, sparse_zeros
 from tagalong.migrate.compression import Compression, Compressor
 from tagalong.migrate.link import Link
 from tagalong.migrate.pump import STAGE_BYTES, Segments, segments_of
+from tagalong.mte import PACKED_RATIO
 from tagalong.mte.tags import zero_rows
 from tagalong.wire.integrity import page_digests
 from tagalong.wire.limits import MAX_BATCH_BYTES, MAX_COPIED_BYTES, MAX_RUNS
@@ -86,6 +87,12 @@ class SentData:
         regions = machine.memory.regions
         self.digests = [sparse_zeros(region.page_count, np.uint64) for region in regions]
 
+    def expect(self, pages: Sequence[PageBitmap]) -> None:
+        """Prepare for these pages of each region, the first that will be sent."""
+        for number, bitmap in enumerate(pages):
+            if bitmap.count() > bitmap.page_count // 2:
+                self.digests[number] = dense_zeros(bitmap.page_count, np.uint64)
+
     def forget(self, pages: Sequence[PageBitmap]) -> None:
         """Forget these pages of each region: nobody knows what arrived."""
         for digests, bitmap in zip(self.digests, pages, strict=True):
@@ -115,9 +122,10 @@ class PageSender:
         self._sends_tags = self._has_tags and not drop_tags
         self._compressor = Compressor(compression)
         self._page_bytes = machine.description.page_size_bytes
-        # Allocated, but not touched before they are needed.
-        self._buffer = np.empty(COPIED_BYTES, np.uint8)
-        self._stage = np.empty(STAGE_BYTES, np.uint8)
+        # Not touched before they are needed, and used again and again.
+        self._buffer = dense_zeros(COPIED_BYTES, np.uint8)
+        self._stage = dense_zeros(STAGE_BYTES, np.uint8)
+        self._tags = dense_zeros(MAX_BATCH_BYTES // PACKED_RATIO, np.uint8)
 
     def send(self, region: int, numbers: Pages, tally: Tally) -> None:
         """Send one batch, pages by number in ascending order, and add it to `tally`.
@@ -129,7 +137,7 @@ class PageSender:
         wire_bytes = tally.wire_bytes
         # Which plane is read first does not matter: the guest's change of either in between
         # marks the page dirty, and both are sent again.
-        tags = self._machine.read_page_tags(region, numbers) if self._sends_tags else None
+        tags = self._read_tags(region, numbers) if self._sends_tags else None
         tally.tags_s += time.monotonic() - began
         batch = _Batch(region, self._machine.memory.regions[region], numbers, tags)
         if self._may_stream(batch) and batch.is_new(self._sent):
@@ -139,6 +147,11 @@ class PageSender:
                 self._send_copied(part, tally)
         if tally.wire_bytes > wire_bytes:
             tally.busy_s += time.monotonic() - began
+
+    def _read_tags(self, region: int, numbers: Pages) -> NDArray[np.uint8]:
+        row_bytes = self._page_bytes // PACKED_RATIO
+        rows = self._tags[: numbers.size * row_bytes].reshape(-1, row_bytes)
+        return self._machine.read_page_tags(region, numbers, rows)
 
     def _may_stream(self, batch: "_Batch") -> bool:
         is_plain = self._link.streams_pages and not self._compressor.is_on

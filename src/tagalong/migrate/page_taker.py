@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from tagalong import wire
 from tagalong.machine import Machine
 from tagalong.memory import Gpa, PageBitmap, page_index, run_pages
-from tagalong.memory.sparse import sparse_zeros
+from tagalong.memory.zeros import dense_zeros
 from tagalong.migrate.pump import Segments, segments_of
 from tagalong.mte import PACKED_RATIO
+from tagalong.wire.limits import MAX_BATCH_TAG_BYTES
 
 Flags = list[NDArray[np.bool_]]
 Pages = NDArray[np.int64]
@@ -32,6 +33,8 @@ class Holdings:
     def __init__(self, machine: Machine, channels: int = 1) -> None:
         used = _used_pages(machine)
         self.data_used, self.tags_used, self.stale = ([_flags(it) for it in used] for _ in range(3))
+        # A new machine holds nothing: then the flags need not even be looked at.
+        self.has_stale = any(bitmap.count() for bitmap in used)
         self.placed = self._none_placed()
         self.channels = channels
         self.rounds = 0
@@ -40,7 +43,7 @@ class Holdings:
         self._lock = threading.Condition()
 
     def _none_placed(self) -> Flags:
-        return [sparse_zeros(flags.size, np.bool_) for flags in self.data_used]
+        return [dense_zeros(flags.size, np.bool_) for flags in self.data_used]
 
     def note_pages(self, count: int) -> None:
         """Count pages that were received."""
@@ -84,7 +87,16 @@ def _used_pages(machine: Machine) -> list[PageBitmap]:
 
 
 def _flags(bitmap: PageBitmap) -> NDArray[np.bool_]:
-    return bitmap.flags() if bitmap.count() else sparse_zeros(bitmap.page_count, np.bool_)
+    return bitmap.flags() if bitmap.count() else dense_zeros(bitmap.page_count, np.bool_)
+
+
+def one_place_for_tags() -> wire.TagPlacement:
+    """Return what lets the tags of all batches of a connection into the same memory.
+
+    For who takes a batch before the next one comes, as `PageTaker.take` does.
+    """
+    memory = dense_zeros(MAX_BATCH_TAG_BYTES, np.uint8).data
+    return lambda size_bytes: memory[:size_bytes]
 
 
 class PageTaker:
@@ -144,7 +156,8 @@ class PageTaker:
                 self._scatter(number, pages, batch.data[0], at)
             self._take_tags(number, pages, batch.tags, at)
             index = page_index(pages)
-            self._holdings.stale[number][index] = False
+            if self._holdings.has_stale:
+                self._holdings.stale[number][index] = False
             self._holdings.placed[number][index] = True
             at += pages.size
         self._holdings.note_pages(batch.page_count)
@@ -161,7 +174,7 @@ class PageTaker:
 
         A new machine has none; but what is not received has to be zero, not left to luck.
         """
-        for number, stale in enumerate(self._holdings.stale):
+        for number, stale in enumerate(self._holdings.stale if self._holdings.has_stale else ()):
             pages = np.flatnonzero(stale)
             for at in range(0, pages.size, _ZEROED_AT_ONCE):
                 self._zero_data(number, pages[at : at + _ZEROED_AT_ONCE])

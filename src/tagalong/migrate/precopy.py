@@ -59,6 +59,7 @@ class PreCopy:
         self._machine.start_dirty_log()
         self._harvested = time.monotonic()
         pages = self._machine.populated_pages()
+        self._sent.expect(pages)
         convergence = Convergence(limits, self.estimate, self._throttle)
         while True:
             pages = self._round(pages, recover)

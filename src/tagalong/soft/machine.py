@@ -222,9 +222,11 @@ class SoftMachine:
         """Set allocation tags from a page-aligned gpa on."""
         self._ram.write_tags(gpa, packed)
 
-    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read_page_tags(
+        self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Return packed allocation tags of scattered pages, a row each, as a copy."""
-        return self._ram.read_page_tags(region, pages)
+        return self._ram.read_page_tags(region, pages, out)
 
     def write_page_tags(
         self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]

@@ -58,13 +58,19 @@ class SoftRam:
         else:
             self._accessor.write_tags(gpa, packed)
 
-    def read_page_tags(self, number: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read_page_tags(
+        self, number: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None
+    ) -> NDArray[np.uint8]:
         """Return packed allocation tags of scattered pages, a row each, as a copy."""
         region = self._memory.region_of_pages(number, pages)
         if self._accessor is None:
-            return region.read_page_tags(pages)
+            return region.read_page_tags(pages, out)
         packed = self._accessor.read_runs(region.gpa_runs(page_runs(pages)))
-        return packed.reshape(-1, PAGE_BYTES // PACKED_RATIO)
+        rows = packed.reshape(-1, PAGE_BYTES // PACKED_RATIO)
+        if out is None:
+            return rows
+        out[...] = rows
+        return out
 
     def write_page_tags(
         self, number: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]

@@ -168,9 +168,11 @@ class GatedMachine:
         """As Machine.write_tags."""
         self._machine.write_tags(gpa, packed)
 
-    def read_page_tags(self, region: int, pages: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read_page_tags(
+        self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """As Machine.read_page_tags."""
-        return self._machine.read_page_tags(region, pages)
+        return self._machine.read_page_tags(region, pages, out)
 
     def write_page_tags(
         self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]

@@ -22,7 +22,7 @@ from tagalong.wire.codec import pages_overhead_bytes
 from tagalong.wire.connection import NEED_DATA, Connection, NeedData
 from tagalong.wire.conversation import Joining
 from tagalong.wire.layout import Buffer
-from tagalong.wire.receiver import Placement
+from tagalong.wire.receiver import Placement, TagPlacement
 from tagalong.wire.records import (
     SUPPORTED_FEATURES,
     Abort,
@@ -96,6 +96,7 @@ __all__ = [
     "Running",
     "Runs",
     "State",
+    "TagPlacement",
     "Vcpu",
     "Verify",
     "pages_overhead_bytes",

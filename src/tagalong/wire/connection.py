@@ -32,7 +32,7 @@ from tagalong.wire.planes import (
     EncodedData,
     encode_head,
 )
-from tagalong.wire.receiver import Placement, Receiver
+from tagalong.wire.receiver import Placement, Receiver, TagPlacement
 from tagalong.wire.records import Abort, NoBytes, Pages, Record, RecordType, Role, Runs
 from tagalong.wire.states import Phase
 
@@ -52,21 +52,33 @@ def own_memory(_gpa: int, size_bytes: int) -> memoryview:
     return memoryview(bytearray(size_bytes))
 
 
+def own_tags(size_bytes: int) -> memoryview:
+    """Place received tags in memory of their own."""
+    return memoryview(bytearray(size_bytes))
+
+
 class Connection:
     """One end of one conversation, in the role of source or destination.
 
     `place` says where received data go (by gpa and size; it returns a writable memoryview
     of that size); it is asked only for ranges inside of the machine's regions. Without it
-    every batch has memory of its own. `joining`: the migration that this connection is one
-    more of. `data_bytes_sent` counts what pages' data took so far. Belongs to one thread.
+    every batch has memory of its own. `place_tags` says the same of tags, which are asked for
+    before anything about them is checked: so it is never guest memory, but it may be the same
+    for every batch of somebody who keeps no record beyond the next. `joining`: the migration
+    that this connection is one more of. `data_bytes_sent` counts what pages' data took so far.
+    Belongs to one thread.
     """
 
     def __init__(
-        self, role: Role, place: Placement = own_memory, joining: Joining | None = None
+        self,
+        role: Role,
+        place: Placement = own_memory,
+        joining: Joining | None = None,
+        place_tags: TagPlacement = own_tags,
     ) -> None:
         self.role = role
         self._conversation = Conversation(joining)
-        self._receiver = Receiver(self._conversation, role.peer, place)
+        self._receiver = Receiver(self._conversation, role.peer, place, place_tags)
         self._planes = PlaneCodec()
         self._input: deque[memoryview] = deque()
         self._error: RemoteProtocolError | None = None

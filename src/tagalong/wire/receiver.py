@@ -43,6 +43,9 @@ Placement = Callable[[int, int], memoryview]
 Asked only for batches of one run.
 """
 
+TagPlacement = Callable[[int], memoryview]
+"""Returns the memory, of so many bytes, that a batch's tags are received into as they are sent."""
+
 _CHUNK_BYTES = 64 << 10
 _NOTHING = memoryview(b"")
 
@@ -53,10 +56,17 @@ class Receiver:
     Their offsets count from `record_start`, the place of the record being received.
     """
 
-    def __init__(self, conversation: Conversation, sender: Role, place: Placement) -> None:
+    def __init__(
+        self,
+        conversation: Conversation,
+        sender: Role,
+        place: Placement,
+        place_tags: TagPlacement,
+    ) -> None:
         self._conversation = conversation
         self._sender = sender
         self._place = place
+        self._place_tags = place_tags
         self._tags = PlaneCodec()
         self._sequence = 0
         self.offset = 0
@@ -154,7 +164,7 @@ class Receiver:
                 self._head, runs, self._conversation.machine, self._conversation.features
             )
         self._require_batch_size()
-        self._expect(bytearray(self._head.tag_bytes), self._batch_tags)
+        self._expect(self._place_tags(self._head.tag_bytes), self._batch_tags)
 
     def _require_batch_size(self) -> None:
         given, expected = self._header.payload_bytes, self._batch.payload_bytes

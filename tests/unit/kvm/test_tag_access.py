@@ -142,6 +142,21 @@ def test_read_pages_asks_for_the_runs_of_those_that_are_used(tags: Fixture) -> N
     assert tags.vm.calls == [("copy", 2 * PAGE, 512), ("copy", 9 * PAGE, 256)]
 
 
+@pytest.mark.parametrize("used", [(2, 9), (1, 2, 9)])
+def test_read_pages_into_given_memory_overwrites_all_of_it(
+    tags: Fixture, used: tuple[int, ...]
+) -> None:
+    tags.use(*used)
+    tags.vm.tags[2 * 256], tags.vm.tags[9 * 256 + 255] = 5, 7
+    out = np.full((3, 128), 0xEE, np.uint8)
+
+    rows = tags.access.read_pages(0, np.array([1, 2, 9], np.int64), out)
+
+    assert rows is out
+    assert (out[1, 0], out[2, 127]) == (0x05, 0x70)
+    assert np.count_nonzero(out) == 2
+
+
 def test_write_pages_leaves_holes_that_stay_zero(tags: Fixture) -> None:
     tags.use(1)
     tags.vm.tags[:] = 3

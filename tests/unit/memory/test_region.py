@@ -342,6 +342,16 @@ class TestScatteredPages:
         assert (rows == rows[:, :1]).all()
         assert allocated_bytes(region.tags_fd) == before
 
+    def test_read_page_tags_into_given_memory_overwrites_all_of_it(self, region: Region) -> None:
+        region.tags.reshape(-1, 128)[[2, 500]] = [[0x21], [0x43]]
+        out = np.full((6, 128), 0xEE, np.uint8)
+
+        rows = region.read_page_tags(self.PAGES, out)
+
+        assert rows is out
+        assert out[:, 0].tolist() == [0, 0x21, 0, 0, 0x43, 0]
+        assert (out == out[:, :1]).all()
+
     def test_read_pages_beyond_the_end_raises(self, region: Region) -> None:
         with pytest.raises(HostError, match="reading pages of tagalong-ram failed"):
             region.read_pages_into(np.zeros(4096, np.uint8), np.array([1024], np.int64))

@@ -42,11 +42,14 @@ def test_tags_and_data_written_by_a_strategy_are_there_for_all(
     machine.write_page_tags(0, np.array([5, 9], np.int64), rows)
     machine.memory.write(Gpa(RAM_GPA + 7), b"guest")
     seen = machine.read_tags(RAM_GPA, 4 * PAGE), machine.read_page_tags(0, np.array([1, 5, 9]))
+    out = np.full((3, PAGE // 32), 0xEE, np.uint8)
+    assert machine.read_page_tags(0, np.array([1, 5, 9]), out) is out
     machine.use_access("auto")
 
     np.testing.assert_array_equal(seen[0], machine.read_tags(RAM_GPA, 4 * PAGE))
     np.testing.assert_array_equal(seen[0][128:384], packed)
     np.testing.assert_array_equal(seen[1], np.vstack([packed[None, :128], rows]))
+    np.testing.assert_array_equal(seen[1], out)
     assert machine.memory.read(Gpa(RAM_GPA + 6), 7) == b"\0guest\0"
 
 

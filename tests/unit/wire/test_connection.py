@@ -279,3 +279,21 @@ def test_rounds_count_their_pages() -> None:
     assert pair.say(SOURCE, Round(1, 5)) == Round(1, 5)
     assert pair.say(Role.DESTINATION, Round(1, 5)) == Round(1, 5)
     assert pair.say(SOURCE, Round(2, 0)) == Round(2, 0)
+
+
+def test_tags_are_received_where_the_placement_says() -> None:
+    memory = memoryview(bytearray(2 * len(RAW_TAGS)))
+    asked: list[int] = []
+
+    def place_tags(size_bytes: int) -> memoryview:
+        asked.append(size_bytes)
+        return memory[:size_bytes]
+
+    pair = pair_in(Phase.COPYING, place_tags=place_tags)
+    for tags in (RAW_TAGS, RAW_TAGS[::-1]):
+        batch = Pages(Runs([Run(RAM, 1)]), (RAW_DATA,), memoryview(bytes(tags)))
+        fill(pair.destination, joined(pair.source.send(batch)))
+
+        assert memory[: len(RAW_TAGS)] == tags
+        assert not any(memory[len(RAW_TAGS) :])
+    assert asked == [len(RAW_TAGS)] * 2

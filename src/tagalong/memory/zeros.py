@@ -1,0 +1,40 @@
+"""Memory of zeros that takes only what is touched, in small pages or in huge ones."""
+
+import mmap
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Linux, include/uapi/asm-generic/mman-common.h
+_MADV_HUGEPAGE: Final = 14
+_MADV_NOHUGEPAGE: Final = 15
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+def sparse_zeros(count: int, kind: type[_Scalar]) -> NDArray[_Scalar]:
+    """Return `count` zeros of which few are ever used: they take memory only there.
+
+    Other than numpy's, which the kernel may give memory 2 MiB at a time.
+    """
+    return _zeros(count, kind, _MADV_NOHUGEPAGE)
+
+
+def dense_zeros(count: int, kind: type[_Scalar]) -> NDArray[_Scalar]:
+    """Return `count` zeros most of which are used soon, if any: memory comes 2 MiB at a time.
+
+    A page fault costs more than copying a page, and most of all where several threads have them
+    side by side. Where the kernel has no huge pages to give, they are small ones.
+    """
+    return _zeros(count, kind, _MADV_HUGEPAGE)
+
+
+def _zeros(count: int, kind: type[_Scalar], advice: int) -> NDArray[_Scalar]:
+    size_bytes = max(1, count * np.dtype(kind).itemsize)
+    memory = mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without huge pages
+        memory.madvise(advice)
+    array: NDArray[Any] = np.frombuffer(memory, kind, count)
+    return array
