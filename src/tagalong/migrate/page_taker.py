@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tagalong import wire
 from tagalong.machine import Machine
 from tagalong.memory import Gpa, PageBitmap, page_index, run_pages
-from tagalong.memory.zeros import dense_zeros
+from tagalong.memory.zeros import dense_zeros, sparse_zeros
 from tagalong.migrate.pump import Segments, segments_of
 from tagalong.mte import PACKED_RATIO
 from tagalong.wire.limits import MAX_BATCH_TAG_BYTES
@@ -43,7 +43,7 @@ class Holdings:
         self._lock = threading.Condition()
 
     def _none_placed(self) -> Flags:
-        return [dense_zeros(flags.size, np.bool_) for flags in self.data_used]
+        return [sparse_zeros(flags.size, np.bool_) for flags in self.data_used]
 
     def note_pages(self, count: int) -> None:
         """Count pages that were received."""
@@ -87,7 +87,7 @@ def _used_pages(machine: Machine) -> list[PageBitmap]:
 
 
 def _flags(bitmap: PageBitmap) -> NDArray[np.bool_]:
-    return bitmap.flags() if bitmap.count() else dense_zeros(bitmap.page_count, np.bool_)
+    return bitmap.flags() if bitmap.count() else sparse_zeros(bitmap.page_count, np.bool_)
 
 
 def one_place_for_tags() -> wire.TagPlacement:
