@@ -46,7 +46,7 @@ def test_outcome_inside_the_lab_is_the_outcome_outside(
 def test_outcomes_are_counted_and_a_lost_machine_is_no_failure(output: str) -> None:
     last_line = output.strip().splitlines()[-1]
 
-    assert "1 failed, 1 passed, 1 skipped, 1 xfailed, 3 errors" in last_line
+    assert "1 failed, 1 passed, 1 skipped, 1 xfailed, 3 errors" in last_line, output
 
 
 def test_failure_inside_the_lab_shows_its_assertion(output: str) -> None:
