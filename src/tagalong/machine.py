@@ -210,7 +210,8 @@ class Machine(Protocol):
 
         `pages`: numbers in the region, ascending. Returns a copy of shape
         (pages, page size / 32); in `out`, C-contiguous and of that shape, if it is given. Costs
-        far less than read_tags for each. Raises AddressError; what `out` has then is open.
+        far less than read_tags for each. Raises AddressError, UsageError for another `out`; what
+        `out` holds after an error is open.
         """
         ...
 

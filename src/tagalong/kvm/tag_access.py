@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tagalong.errors import AddressError, UsageError
 from tagalong.kvm.tag_port import TagPort
-from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region, page_runs
+from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region, page_runs, tag_rows
 from tagalong.memory.pagemap import runs_of
 from tagalong.mte import PACKED_RATIO
 from tagalong.mte.tags import zero_pages
@@ -78,7 +78,7 @@ class TagAccess:
         found = self.port.read_runs(region.gpa_runs(page_runs(pages[used]))).reshape(-1, row_bytes)
         if out is None and used.all():
             return found
-        rows = np.empty((pages.size, row_bytes), np.uint8) if out is None else out
+        rows = tag_rows(pages.size, region.page_size_bytes, out)
         rows[~used] = 0
         rows[used] = found
         return rows

@@ -10,7 +10,7 @@ from tagalong.memory.bitmap import PageBitmap, page_index, page_runs, run_pages
 from tagalong.memory.guest_memory import GuestMemory
 from tagalong.memory.plane import AnyPlane, Plane
 from tagalong.memory.private import FileRange, PrivatePlane, RegionSource
-from tagalong.memory.region import DataRoute, Region
+from tagalong.memory.region import DataRoute, Region, tag_rows
 
 __all__ = [
     "AnyPlane",
@@ -26,4 +26,5 @@ __all__ = [
     "page_index",
     "page_runs",
     "run_pages",
+    "tag_rows",
 ]

@@ -249,11 +249,11 @@ class Region:
     ) -> NDArray[np.uint8]:
         """Return the packed tags of pages, given by number; shape (pages, page size / 32).
 
-        In `out`, C-contiguous, if it is given. The caller has checked the numbers. Holes stay
-        holes; raises as `read_data`.
+        `out`: as `tag_rows`. The caller has checked the numbers. Holes stay holes; raises as
+        `read_data`.
         """
         row_bytes = self.page_size_bytes // PACKED_RATIO
-        rows = np.empty((pages.size, row_bytes), np.uint8) if out is None else out
+        rows = tag_rows(pages.size, self.page_size_bytes, out)
         self._tags.read_pages_into(rows, row_bytes, pages)
         return rows
 
@@ -345,6 +345,25 @@ def check_region(gpa: Gpa, size_bytes: int, page_size_bytes: int) -> None:
     check_range(gpa, size_bytes, page_size_bytes)
     if size_bytes == 0:
         raise AddressError(f"a region at gpa {gpa:#x} must have at least one page")
+
+
+def tag_rows(
+    page_count: int, page_size_bytes: int, out: NDArray[np.uint8] | None
+) -> NDArray[np.uint8]:
+    """Return memory for the packed tags of pages, a row each: `out`, or new if that is None.
+
+    Raises UsageError if `out` is not uint8, C-contiguous and of shape
+    (page_count, page_size_bytes / 32).
+    """
+    shape = (page_count, page_size_bytes // PACKED_RATIO)
+    if out is None:
+        return np.empty(shape, np.uint8)
+    if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise UsageError(
+            f"tags of {page_count} pages need contiguous uint8 of shape {shape}, not {out.dtype} "
+            f"of shape {out.shape}"
+        )
+    return out
 
 
 def _whole_units(plane: AnyPlane, unit_bytes: int) -> Iterator[tuple[int, int]]:

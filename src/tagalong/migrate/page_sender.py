@@ -27,7 +27,12 @@ from tagalong.migrate.pump import STAGE_BYTES, Segments, segments_of
 from tagalong.mte import PACKED_RATIO
 from tagalong.mte.tags import zero_rows
 from tagalong.wire.integrity import page_digests
-from tagalong.wire.limits import MAX_BATCH_BYTES, MAX_COPIED_BYTES, MAX_RUNS
+from tagalong.wire.limits import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_TAG_BYTES,
+    MAX_COPIED_BYTES,
+    MAX_RUNS,
+)
 
 # What passes through a copy goes in such portions, and what is split into so many runs.
 COPIED_BYTES = 4 << 20
@@ -125,7 +130,7 @@ class PageSender:
         # Not touched before they are needed, and used again and again.
         self._buffer = dense_zeros(COPIED_BYTES, np.uint8)
         self._stage = dense_zeros(STAGE_BYTES, np.uint8)
-        self._tags = dense_zeros(MAX_BATCH_BYTES // PACKED_RATIO, np.uint8)
+        self._tags = dense_zeros(MAX_BATCH_TAG_BYTES, np.uint8)
 
     def send(self, region: int, numbers: Pages, tally: Tally) -> None:
         """Send one batch, pages by number in ascending order, and add it to `tally`.

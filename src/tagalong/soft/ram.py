@@ -11,7 +11,7 @@ from tagalong.access.choice import AUTO, PREFERENCE
 from tagalong.access.ioctl import Ioctl
 from tagalong.errors import AddressError
 from tagalong.machine import AccessChoice
-from tagalong.memory import Gpa, GuestMemory, page_index, page_runs
+from tagalong.memory import Gpa, GuestMemory, page_index, page_runs, tag_rows
 from tagalong.mte import PACKED_RATIO
 from tagalong.soft.description import PAGE_BYTES
 
@@ -65,12 +65,9 @@ class SoftRam:
         region = self._memory.region_of_pages(number, pages)
         if self._accessor is None:
             return region.read_page_tags(pages, out)
-        packed = self._accessor.read_runs(region.gpa_runs(page_runs(pages)))
-        rows = packed.reshape(-1, PAGE_BYTES // PACKED_RATIO)
-        if out is None:
-            return rows
-        out[...] = rows
-        return out
+        rows = tag_rows(pages.size, PAGE_BYTES, out)
+        rows.reshape(-1)[:] = self._accessor.read_runs(region.gpa_runs(page_runs(pages)))
+        return rows
 
     def write_page_tags(
         self, number: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tagalong.errors import AddressError, HostError, RunStateError, UsageError
 from tagalong.memory import Gpa, PageBitmap, Region
@@ -351,6 +352,24 @@ class TestScatteredPages:
         assert rows is out
         assert out[:, 0].tolist() == [0, 0x21, 0, 0, 0x43, 0]
         assert (out == out[:, :1]).all()
+
+    @pytest.mark.parametrize(
+        "out",
+        [
+            np.zeros((5, 128), np.uint8),
+            np.zeros((6, 127), np.uint8),
+            np.zeros(6 * 128, np.uint8),
+            np.zeros((6, 128), np.uint16),
+            np.zeros((6, 256), np.uint8)[:, ::2],
+        ],
+    )
+    def test_read_page_tags_into_memory_of_another_form_raises(
+        self, region: Region, out: NDArray[np.uint8]
+    ) -> None:
+        with pytest.raises(UsageError, match=r"tags of 6 pages need contiguous uint8 of shape"):
+            region.read_page_tags(self.PAGES, out)
+
+        assert not out.any()
 
     def test_read_pages_beyond_the_end_raises(self, region: Region) -> None:
         with pytest.raises(HostError, match="reading pages of tagalong-ram failed"):
