@@ -38,7 +38,8 @@ def main() -> int:
         wrong += len(tally.wrong)
         for text in tally.wrong:
             say(f"WRONG: {text}")
-        say(f"{struck} faults in {time.monotonic() - began:.0f} s, {wrong} wrong; last: {tally}")
+        ends = f"{tally.moved} moved, {tally.stayed} stayed, {tally.uncertain} uncertain"
+        say(f"{struck} faults in {time.monotonic() - began:.0f} s, {wrong} wrong; last {ends}")
     return int(wrong > 0)
 
 
