@@ -15,7 +15,6 @@ from typing import Final
 from tagalong.errors import HostError
 
 # Linux, include/uapi/asm-generic/mman-common.h
-_MADV_HUGEPAGE: Final = 14
 _MADV_POPULATE_WRITE: Final = 23
 
 _STEP_BYTES: Final = 32 << 20
@@ -48,7 +47,7 @@ def reserve(size_bytes: int, is_enough: Callable[[], bool]) -> None:
 
 def _populate(mapping: mmap.mmap, size_bytes: int, is_enough: Callable[[], bool]) -> None:
     with contextlib.suppress(OSError):  # a kernel without huge pages
-        mapping.madvise(_MADV_HUGEPAGE)
+        mapping.madvise(mmap.MADV_HUGEPAGE)
     for start in range(0, size_bytes, _STEP_BYTES):
         if is_enough():
             return

@@ -2,14 +2,10 @@
 
 import mmap
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-# Linux, include/uapi/asm-generic/mman-common.h
-_MADV_HUGEPAGE: Final = 14
-_MADV_NOHUGEPAGE: Final = 15
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -19,7 +15,7 @@ def sparse_zeros(count: int, kind: type[_Scalar]) -> NDArray[_Scalar]:
 
     Other than numpy's, which the kernel may give memory 2 MiB at a time.
     """
-    return _zeros(count, kind, _MADV_NOHUGEPAGE)
+    return _zeros(count, kind, mmap.MADV_NOHUGEPAGE)
 
 
 def dense_zeros(count: int, kind: type[_Scalar]) -> NDArray[_Scalar]:
@@ -28,7 +24,7 @@ def dense_zeros(count: int, kind: type[_Scalar]) -> NDArray[_Scalar]:
     A page fault costs more than copying a page, and most of all where several threads have them
     side by side. Where the kernel has no huge pages to give, they are small ones.
     """
-    return _zeros(count, kind, _MADV_HUGEPAGE)
+    return _zeros(count, kind, mmap.MADV_HUGEPAGE)
 
 
 def _zeros(count: int, kind: type[_Scalar], advice: int) -> NDArray[_Scalar]:

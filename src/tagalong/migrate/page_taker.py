@@ -26,15 +26,16 @@ class Holdings:
     """What a destination's machine holds, a flag a page for each region.
 
     Channels use it side by side for different pages. `data_used`, `tags_used`: something may be
-    there. `stale`: it was there before the migration. `placed`: received whole in the round
-    under way. `rounds` have ended on all of `channels` connections, `pages` were received in all.
+    there. `stale`: it was there before the migration; no flags at all if nothing was anywhere.
+    `placed`: received whole in the round under way. `rounds` have ended on all of `channels`
+    connections, `pages` were received in all.
     """
 
     def __init__(self, machine: Machine, channels: int = 1) -> None:
         used = _used_pages(machine)
-        self.data_used, self.tags_used, self.stale = ([_flags(it) for it in used] for _ in range(3))
-        # A new machine holds nothing: then the flags need not even be looked at.
-        self.has_stale = any(bitmap.count() for bitmap in used)
+        self.data_used, self.tags_used = ([_flags(it) for it in used] for _ in range(2))
+        holds_nothing = not any(bitmap.count() for bitmap in used)
+        self.stale = [] if holds_nothing else [_flags(it) for it in used]
         self.placed = self._none_placed()
         self.channels = channels
         self.rounds = 0
@@ -156,7 +157,7 @@ class PageTaker:
                 self._scatter(number, pages, batch.data[0], at)
             self._take_tags(number, pages, batch.tags, at)
             index = page_index(pages)
-            if self._holdings.has_stale:
+            if self._holdings.stale:
                 self._holdings.stale[number][index] = False
             self._holdings.placed[number][index] = True
             at += pages.size
@@ -174,7 +175,7 @@ class PageTaker:
 
         A new machine has none; but what is not received has to be zero, not left to luck.
         """
-        for number, stale in enumerate(self._holdings.stale if self._holdings.has_stale else ()):
+        for number, stale in enumerate(self._holdings.stale):
             pages = np.flatnonzero(stale)
             for at in range(0, pages.size, _ZEROED_AT_ONCE):
                 self._zero_data(number, pages[at : at + _ZEROED_AT_ONCE])
