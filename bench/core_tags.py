@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tagalong import register_ids
 from tagalong.core import CoreNotes, CoreSegment, CoreWriter, open_core
 from tagalong.machine import (
     MachineDescription,
@@ -21,6 +20,7 @@ from tagalong.machine import (
     PowerState,
     RegionDescription,
     VcpuState,
+    register_ids,
 )
 from tagalong.memory import Gpa
 from tests.support.fetch_debuggers import GDB, LLDB, Debugger, DebuggerMissingError

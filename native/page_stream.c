@@ -145,7 +145,7 @@ int ta_send_pages(struct ta_page_stream *stream, uint32_t timeout_ms)
 }
 
 /* Lets the kernel wake us for a portion worth waking for; never for more than is to come. The
- * portion is smaller than the receive window (migrate/connector.py), or the sender would stand
+ * portion is smaller than the receive window (migrate/transport/connector.py), or the sender would stand
  * while we read. */
 static void ask_for(int fd, uint64_t bytes)
 {

@@ -12,10 +12,10 @@ import pytest
 
 from tagalong.access import STRATEGIES, Outcome
 from tagalong.cli.access_text import access_report
-from tagalong.comparison import CONTROL, Looks, Options, Report, compare
-from tagalong.comparison.machines import machine_maker
-from tagalong.comparison.race import Retagger, retagger
-from tagalong.race.options import RaceOptions, run_races
+from tagalong.studies.comparison import CONTROL, Looks, Options, Report, compare
+from tagalong.studies.comparison.machines import machine_maker
+from tagalong.studies.comparison.race import Retagger, retagger
+from tagalong.studies.race.options import RaceOptions, run_races
 from tests.access.conftest import INSIDE_LAB
 
 KIND = "kvm" if INSIDE_LAB else "soft"

@@ -11,9 +11,9 @@ from functools import partial
 
 import pytest
 
-from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.kvm import KvmMachine, why_not
 from tagalong.machine import Machine, MachineDescription
+from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.migrate import MachineBuilder
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import SoftMachine

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tagalong import register_ids
 from tagalong.core import Core, open_core
 from tagalong.core.check import check_core
-from tagalong.machine import Machine
+from tagalong.machine import Machine, register_ids
 from tests.support.bare import DATA, get, get_x
 from tests.support.guest_core import (
     GRANULES,

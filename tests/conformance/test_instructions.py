@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tagalong import register_ids
+from tagalong.machine import register_ids
 from tagalong.memory import Gpa
 from tagalong.mte.registers import TagCheckMode
 from tests.support import a64

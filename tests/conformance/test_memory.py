@@ -7,7 +7,7 @@ import numpy as np
 
 from tagalong.memory import Gpa
 from tagalong.migrate import MachineBuilder
-from tagalong.migrate.digest import memory_digest
+from tagalong.migrate.pages.digest import memory_digest
 from tagalong.soft import RAM_GPA
 from tests.support import a64
 from tests.support.bare import CODE, DATA, TABLES, VECTORS, tagged

@@ -4,9 +4,9 @@ from functools import partial
 
 import pytest
 
-from tagalong.cpu_match import CpuPolicy
 from tagalong.errors import MigrationError
 from tagalong.machine import Machine
+from tagalong.machine.cpu_match import CpuPolicy
 from tests.conformance.conftest import arrive
 from tests.support.move import move
 from tests.support.running_guest import Boot, Listener

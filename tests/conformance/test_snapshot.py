@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tagalong.core import Space, open_core
-from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.errors import HostError
 from tagalong.machine import Machine, MachineDescription
+from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.memory import Gpa, RegionSource
 from tagalong.migrate import MigrationOptions
 from tagalong.mte.tags import unpack

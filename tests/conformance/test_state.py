@@ -2,9 +2,8 @@
 
 import pytest
 
-from tagalong import register_ids
 from tagalong.errors import RunStateError, StateError
-from tagalong.machine import MachineState, PowerState, RegisterId, VcpuState
+from tagalong.machine import MachineState, PowerState, RegisterId, VcpuState, register_ids
 from tagalong.memory import Gpa
 from tests.support import a64
 from tests.support.bare import DATA, tagged

@@ -136,7 +136,7 @@ def test_run_says_by_which_strategy_it_touches_ram(tmp_path: Path, name: str, sa
 def test_run_kvm_where_it_cannot_be_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tagalong.kvm.system.platform.machine", lambda: "s390x")
+    monkeypatch.setattr("tagalong.kvm.kvm_fd.platform.machine", lambda: "s390x")
     options = RunOptions(control=tmp_path / "vm.sock", guest="churn", machine="kvm")
 
     with pytest.raises(HostError) as caught:

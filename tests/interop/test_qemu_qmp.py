@@ -14,7 +14,7 @@ from qemu.qmp import ConnectError, EventListener, ExecuteError, QMPClient
 from qemu.qmp.qmp_client import ExecInterruptedError
 
 from tagalong import __version__
-from tagalong.vmm.framing import MAX_MESSAGE_BYTES
+from tagalong.qmp.framing import MAX_MESSAGE_BYTES
 from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 20.0

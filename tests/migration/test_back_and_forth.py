@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 
-from tagalong.demo.process import VmProcess, start
+from tagalong.studies.demo.process import VmProcess, start
 from tagalong.vmm.record import MigrationRequest
 
 MIGRATIONS = 100

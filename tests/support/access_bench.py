@@ -12,13 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from tagalong.access import STRATEGIES, Host, Need, Strategy, View, system, why_not
-from tagalong.comparison.measure import checking
 from tagalong.kvm import KvmMachine
 from tagalong.machine import Machine
 from tagalong.memory import Gpa
 from tagalong.mte import PACKED_RATIO
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import SoftMachine
+from tagalong.studies.comparison.measure import checking
 
 RAM_PAGES = 64
 

@@ -6,8 +6,7 @@ exception ends in a loop at its vector, where tests find it.
 
 from collections.abc import Callable, Sequence
 
-from tagalong import register_ids
-from tagalong.machine import Machine, RegisterId
+from tagalong.machine import Machine, RegisterId, register_ids
 from tagalong.memory import Gpa
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA, SoftMachine

@@ -7,8 +7,7 @@ they hold what the power-off call returned.
 
 from collections.abc import Callable, Sequence
 
-from tagalong import register_ids
-from tagalong.machine import Machine, RunState
+from tagalong.machine import Machine, RunState, register_ids
 from tagalong.mte.registers import TagCheckMode
 from tests.support import a64, bare
 

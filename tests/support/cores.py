@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong import register_ids as ids
 from tagalong.core import CoreNotes, CoreReport, CoreSegment, CoreWriter, Space
 from tagalong.machine import (
     MachineDescription,
@@ -17,6 +16,7 @@ from tagalong.machine import (
     RegisterId,
     VcpuState,
 )
+from tagalong.machine import register_ids as ids
 from tagalong.memory import Gpa
 
 PAGE = 4096

@@ -5,8 +5,8 @@ python -m tests.support.draw_example
 
 from collections.abc import Iterator
 
+from tagalong.binary.layout import Layout
 from tagalong.wire import RecordType, codec
-from tagalong.wire.layout import Layout
 from tagalong.wire.machine_state import STATE_HEAD
 from tagalong.wire.planes import PAGES_HEAD, RUN, DataEncoding, TagEncoding
 from tests.golden.build_streams import PATHS

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, Cap, Ioctl, MemoryFlag
 from tagalong.kvm.descriptor import IoctlError
-from tagalong.kvm.vm import Slot
+from tagalong.kvm.vm_fd import Slot
 from tagalong.memory import PageBitmap
 
 PAGE = 4096

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tagalong.wire.layout import Layout
+from tagalong.binary.layout import Layout
 
 _FORMATS = Path(__file__).parents[2] / "docs" / "formats"
 _SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}

@@ -12,8 +12,8 @@ import mmap
 import random
 import struct
 
-from tagalong import register_ids
 from tagalong._native import Exit, library
+from tagalong.machine import register_ids
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA
 from tests.support import bare

@@ -9,8 +9,7 @@ import struct
 
 import numpy as np
 
-from tagalong import register_ids
-from tagalong.machine import PowerState, RegisterId, VcpuState
+from tagalong.machine import PowerState, RegisterId, VcpuState, register_ids
 from tagalong.memory import Gpa
 from tagalong.mte import tags as tag_arrays
 from tagalong.soft import SoftMachine

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tagalong.mte.registers import TagCheckMode
-from tagalong.race.code import GuestCode, Side
-from tagalong.race.explore import Reading
-from tagalong.race.run import own_code, own_reading
-from tagalong.race.world import Saved, World
+from tagalong.studies.race.code import GuestCode, Side
+from tagalong.studies.race.explore import Reading
+from tagalong.studies.race.run import own_code, own_reading
+from tagalong.studies.race.world import Saved, World
 
 
 @dataclass

@@ -9,12 +9,12 @@ from pathlib import Path
 from tagalong.errors import MigrationCancelledError, TagalongError
 from tagalong.machine import Machine
 from tagalong.migrate import Steering
+from tagalong.qmp.messages import Event
+from tagalong.qmp.server import ControlServer
 from tagalong.vmm.commands import VmCommands
-from tagalong.vmm.messages import Event
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
 from tagalong.vmm.saving import Saving
-from tagalong.vmm.server import ControlServer
 from tagalong.vmm.vm import Vm
 from tests.support.scripted_machine import ScriptedMachine
 from tests.support.scripted_storer import ScriptedStorer

@@ -7,7 +7,7 @@ import click
 from tagalong.cli.access_text import access_report
 from tagalong.cli.message import announce
 from tagalong.cli.options import machine_option
-from tagalong.comparison import Options, compare
+from tagalong.studies.comparison import Options, compare
 
 _EPILOG = """\b
 Examples:

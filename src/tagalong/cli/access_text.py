@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from tagalong.comparison import Looks, Operation, Report, StrategyReport, SystemCalls
+from tagalong.studies.comparison import Looks, Operation, Report, StrategyReport, SystemCalls
 
 _OPERATIONS = {
     "read_data": "read data",

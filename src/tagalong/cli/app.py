@@ -10,8 +10,8 @@ import click
 
 from tagalong import __version__
 from tagalong.cli.text import error_line
+from tagalong.control.interrupt import Interrupted
 from tagalong.errors import TagalongError
-from tagalong.vmm.interrupt import Interrupted
 
 _COMMANDS = (
     "access", "check", "demo", "dump", "info", "lab", "migrate", "probe", "race", "restore", "run",

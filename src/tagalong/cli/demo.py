@@ -10,8 +10,8 @@ from tagalong.cli.message import announce
 from tagalong.cli.options import access_option, machine_option, max_downtime_option, size
 from tagalong.cli.progress import migration_bar
 from tagalong.cli.text import demo_report
-from tagalong.demo import DemoObserver, DemoOptions, run_demo
-from tagalong.vmm.interrupt import run_interruptible
+from tagalong.control.interrupt import run_interruptible
+from tagalong.studies.demo import DemoObserver, DemoOptions, run_demo
 
 _EPILOG = """\b
 Examples:

@@ -18,6 +18,7 @@ import click
 
 from tagalong.cli.lab_setup import setup_bars, setup_report
 from tagalong.cli.options import size
+from tagalong.control.interrupt import Interrupted
 from tagalong.lab import (
     DEFAULT_KERNEL,
     KERNELS,
@@ -32,7 +33,6 @@ from tagalong.lab import (
 )
 from tagalong.lab import run as run_in_lab
 from tagalong.lab import shell as shell_in_lab
-from tagalong.vmm.interrupt import Interrupted
 
 _EPILOG = """\b
 Examples:

@@ -10,10 +10,10 @@ import click
 from tagalong.cli.options import access_change_option, max_downtime_option, size
 from tagalong.cli.progress import migration_bar
 from tagalong.cli.text import migration_report
+from tagalong.control.interrupt import run_interruptible
+from tagalong.control.migration import migrate_vm
 from tagalong.migrate import MAX_CHANNELS, MAX_RECONNECT_S, parse_compression
-from tagalong.vmm.interrupt import run_interruptible
 from tagalong.vmm.record import MigrationRequest
-from tagalong.vmm.relocate import migrate_vm
 from tagalong.vmm.settings import MigrationSettings
 
 _DEFAULTS = MigrationSettings()

@@ -5,7 +5,7 @@ import json
 import click
 
 from tagalong.cli.text import probe_report
-from tagalong.probe import probe
+from tagalong.studies.probe import probe
 
 _EPILOG = """\b
 Examples:

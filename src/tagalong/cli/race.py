@@ -7,8 +7,15 @@ from typing import Any
 import click
 
 from tagalong.cli.race_text import races_report
-from tagalong.race.guests import GUESTS
-from tagalong.race.options import ACCESS_NAMES, METHODS, MODES, ORDERS, RaceOptions, run_races
+from tagalong.studies.race.guests import GUESTS
+from tagalong.studies.race.options import (
+    ACCESS_NAMES,
+    METHODS,
+    MODES,
+    ORDERS,
+    RaceOptions,
+    run_races,
+)
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from tagalong.access.outcome import Outcome
-from tagalong.race.code import Side
-from tagalong.race.explore import Method
-from tagalong.race.report import Line, Report, Step
-from tagalong.race.world import Granule
+from tagalong.studies.race.code import Side
+from tagalong.studies.race.explore import Method
+from tagalong.studies.race.report import Line, Report, Step
+from tagalong.studies.race.world import Granule
 
 _GUEST_WIDTH = 26
 _VMM_WIDTH = 34

@@ -10,8 +10,8 @@ import click
 from tagalong.cli.options import access_change_option, max_downtime_option
 from tagalong.cli.progress import save_bar
 from tagalong.cli.text import save_report
-from tagalong.vmm.interrupt import run_interruptible
-from tagalong.vmm.keep import save_vm
+from tagalong.control.interrupt import run_interruptible
+from tagalong.control.saving import save_vm
 from tagalong.vmm.save_record import SaveRequest
 
 _EPILOG = """\b

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import cast
 
-from tagalong.demo.report import DemoReport, GuestProgress
 from tagalong.errors import TagalongError
-from tagalong.probe import Report as ProbeReport
+from tagalong.studies.demo.report import DemoReport, GuestProgress
+from tagalong.studies.probe import Report as ProbeReport
 from tagalong.vmm.causes import with_causes
 
 Report = Mapping[str, object]

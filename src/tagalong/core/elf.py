@@ -7,7 +7,7 @@ arch/arm64/include/uapi/asm/ptrace.h; Linux Documentation/arch/arm64/memory-tagg
 
 from enum import IntEnum
 
-from tagalong.wire.layout import Layout
+from tagalong.binary.layout import Layout
 
 MAGIC = b"\x7fELF"
 CLASS_64 = 2

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tagalong import __version__
-from tagalong.core.archive import SeekableSource
+from tagalong.core.compressed import SeekableSource
 from tagalong.core.notes import CoreVcpu
 from tagalong.core.reader import Core
 from tagalong.core.thread_notes import AT_HWCAP2, HWCAP2_MTE

@@ -9,6 +9,7 @@ from enum import IntEnum
 import xxhash
 
 from tagalong import wire
+from tagalong.binary.layout import Buffer, Layout, MalformedError
 from tagalong.errors import UsageError
 from tagalong.machine import MachineDescription, MachineState
 from tagalong.machine_records import (
@@ -18,7 +19,6 @@ from tagalong.machine_records import (
     state_of_record,
 )
 from tagalong.wire.codec import decode_payload, encode_payload
-from tagalong.wire.layout import Buffer, Layout, MalformedError
 
 VERSION = 1
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong.binary.layout import Layout
 from tagalong.core import elf, thread_notes
 from tagalong.core.elf import NoteType
 from tagalong.core.headers import ProgramHeader
 from tagalong.core.source import Source
 from tagalong.errors import MalformedCoreError
-from tagalong.wire.layout import Layout
 
 MAX_NOTES = 1 << 20
 MAX_NOTE_SEGMENT_BYTES = 256 << 20

@@ -10,7 +10,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from tagalong.core.archive import (
+from tagalong.core.compressed import (
     FRAME_BYTES,
     HAS_CHECKSUMS,
     SEEK_ENTRY,

@@ -10,8 +10,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong.binary.layout import MalformedError
 from tagalong.core import elf
-from tagalong.core.archive import SeekableSource, is_archive
+from tagalong.core.compressed import SeekableSource, is_archive
 from tagalong.core.coverage import Coverage, Piece
 from tagalong.core.elf import SegmentType
 from tagalong.core.headers import ProgramHeader, read_headers
@@ -36,7 +37,6 @@ from tagalong.errors import (
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAGS_PER_BYTE
 from tagalong.mte.pointers import address_of
 from tagalong.mte.tags import pack, unpack
-from tagalong.wire.layout import MalformedError
 
 
 def open_file(path: Path) -> FileSource:

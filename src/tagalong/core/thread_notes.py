@@ -7,13 +7,13 @@ include/uapi/linux/prctl.h (PR_SET_TAGGED_ADDR_CTRL), include/uapi/linux/auxvec.
 
 from collections.abc import Iterator, Mapping
 
-from tagalong import register_ids as ids
+from tagalong.binary.layout import Layout
 from tagalong.core import elf
 from tagalong.core.elf import NoteType
 from tagalong.core.machine_note import CoreNotes, encode_machine_note
 from tagalong.machine import RegisterId
+from tagalong.machine import register_ids as ids
 from tagalong.mte.registers import Gcr, MteVersion, Pstate, Sctlr, TagCheckMode, Tcr
-from tagalong.wire.layout import Layout
 
 GENERAL_REGISTERS = 31
 VECTOR_REGISTERS = 32

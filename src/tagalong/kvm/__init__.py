@@ -2,6 +2,6 @@
 
 from tagalong.kvm.build import RAM_GPA
 from tagalong.kvm.machine import KvmMachine, why_not
-from tagalong.kvm.processor import KvmVcpu
+from tagalong.kvm.vcpu import KvmVcpu
 
 __all__ = ["RAM_GPA", "KvmMachine", "KvmVcpu", "why_not"]

@@ -7,16 +7,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from tagalong import register_ids
-from tagalong.cpu_match import is_identification
 from tagalong.errors import HostError, UsageError
 from tagalong.kvm.abi import KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, Cap
 from tagalong.kvm.descriptor import IoctlError
+from tagalong.kvm.kvm_fd import System
 from tagalong.kvm.ram import create_region
-from tagalong.kvm.system import System
-from tagalong.kvm.vcpu import VcpuDescriptor
-from tagalong.kvm.vm import Slot, Vm
-from tagalong.machine import MachineDescription, RegionDescription, RegisterId
+from tagalong.kvm.vcpu_fd import VcpuDescriptor
+from tagalong.kvm.vm_fd import Slot, Vm
+from tagalong.machine import MachineDescription, RegionDescription, RegisterId, register_ids
+from tagalong.machine.cpu_match import is_identification
 from tagalong.memory import Gpa, GuestMemory, Region, RegionSource
 from tagalong.mte.registers import IdAa64pfr1
 

@@ -8,7 +8,7 @@ it on CPUs without FEAT_ECV.
 """
 
 from tagalong.kvm.abi import KVM_REG_ARM_PTIMER_CNT, KVM_REG_ARM_TIMER_CNT
-from tagalong.kvm.vcpu import VcpuDescriptor
+from tagalong.kvm.vcpu_fd import VcpuDescriptor
 from tagalong.machine import RegisterId
 
 _VIRTUAL = RegisterId(KVM_REG_ARM_TIMER_CNT)

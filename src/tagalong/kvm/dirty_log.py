@@ -15,7 +15,7 @@ import numpy as np
 
 from tagalong.errors import RunStateError
 from tagalong.kvm.abi import KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, Cap, MemoryFlag
-from tagalong.kvm.vm import Slot, Vm
+from tagalong.kvm.vm_fd import Slot, Vm
 from tagalong.memory import PageBitmap
 from tagalong.memory.bitmap import WORD_BITS
 

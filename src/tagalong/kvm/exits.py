@@ -4,13 +4,12 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from tagalong import register_ids
 from tagalong.devices import PL011_BYTES, PL011_GPA, Pl011
 from tagalong.errors import MachineError
 from tagalong.kvm.abi import ExitReason, SystemEvent
 from tagalong.kvm.descriptor import IoctlError
-from tagalong.kvm.vcpu import VcpuDescriptor
-from tagalong.machine import RunState
+from tagalong.kvm.vcpu_fd import VcpuDescriptor
+from tagalong.machine import RunState, register_ids
 
 End = Callable[[RunState, Exception | None], None]
 

@@ -12,7 +12,6 @@ from tagalong.access import Direction, View, choose
 from tagalong.access.accessor import Accessor
 from tagalong.access.ioctl import Ioctl
 from tagalong.access.native_host import NativeHost
-from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.devices import Pl011
 from tagalong.errors import RunStateError, StateError, TagalongError
 from tagalong.kvm import pending
@@ -21,10 +20,10 @@ from tagalong.kvm.build import RAM_GPA, Parts, build
 from tagalong.kvm.clock import VirtualTime
 from tagalong.kvm.dirty_log import DirtyLog
 from tagalong.kvm.exits import ExitHandler
-from tagalong.kvm.processor import KvmVcpu
+from tagalong.kvm.runner import VcpuThreads
 from tagalong.kvm.tag_access import TagAccess
 from tagalong.kvm.tag_port import IoctlPort
-from tagalong.kvm.threads import VcpuThreads
+from tagalong.kvm.vcpu import KvmVcpu
 from tagalong.machine import (
     AccessChoice,
     MachineDescription,
@@ -32,8 +31,9 @@ from tagalong.machine import (
     RegionDescription,
     RunState,
 )
+from tagalong.machine.cpu_match import STRICT, CpuPolicy
+from tagalong.machine.throttle import Throttle
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
-from tagalong.throttle import Throttle
 
 _UART: Final = "pl011"
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.descriptor import IoctlError
-from tagalong.kvm.vm import Vm
+from tagalong.kvm.vm_fd import Vm
 from tagalong.mte import GRANULE_BYTES
 from tagalong.mte.tags import pack, unpack
 

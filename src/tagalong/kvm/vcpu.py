@@ -1,137 +1,174 @@
-"""The descriptor of a vCPU: run, registers, power, pending exceptions."""
+"""One vCPU of a KVM machine: its state by the Protocol's names."""
 
-import ctypes
 import errno
-import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
-from tagalong.kvm.abi import (
-    KVM_REG_SIZE_MASK,
-    KVM_REG_SIZE_SHIFT,
-    ExitReason,
-    Ioctl,
-    kvm_mp_state,
-    kvm_one_reg,
-    kvm_reg_list,
-    kvm_run,
-    kvm_signal_mask,
-    kvm_vcpu_events,
-    kvm_vcpu_init,
+from tagalong.errors import StateError
+from tagalong.kvm.abi import MpState
+from tagalong.kvm.clock import VirtualTime
+from tagalong.kvm.descriptor import IoctlError
+from tagalong.kvm.vcpu_fd import VcpuDescriptor, register_bytes
+from tagalong.machine import PowerState, RegisterId, VcpuState
+from tagalong.machine.cpu_match import (
+    CpuPolicy,
+    accept_differences,
+    differing_identification,
+    match_registers,
+    objections,
+    wanted_registers,
 )
-from tagalong.kvm.descriptor import Descriptor, IoctlError
-from tagalong.machine import RegisterId
+from tagalong.machine.register_ids import register_name
 
-_SIGNALS = 64
+_MP_STATES = {
+    PowerState.ON: MpState.KVM_MP_STATE_RUNNABLE,
+    PowerState.OFF: MpState.KVM_MP_STATE_STOPPED,
+}
+_POWER = {mp_state: power for power, mp_state in _MP_STATES.items()}
 
 
-def register_bytes(register: int) -> int:
-    """Return a register's size, which its id holds.
+class KvmVcpu:
+    """Implements the Vcpu Protocol; `paused` guards every use of the vCPU's state.
 
-    >>> register_bytes(0x6040000000100054)
-    16
+    `identity` is what its identification registers say once it runs; KVM settles some of
+    them at the first entry, and until then they read differently.
     """
-    return 1 << ((register & KVM_REG_SIZE_MASK) >> KVM_REG_SIZE_SHIFT)
 
+    def __init__(
+        self,
+        index: int,
+        descriptor: VcpuDescriptor,
+        time: VirtualTime,
+        policy: CpuPolicy,
+        paused: Callable[[], AbstractContextManager[None]],
+        identity: Mapping[RegisterId, int],
+    ) -> None:
+        self._index = index
+        self._time = time
+        self._policy = policy
+        self._paused = paused
+        self._identity = dict(identity)
+        self.descriptor = descriptor
+        self._ids = descriptor.register_ids()
+        self._reset = self._registers()
 
-class VcpuDescriptor(Descriptor):
-    """One vCPU; `run` is the page that it shares with KVM."""
-
-    def __init__(self, fd: int, run_bytes: int) -> None:
-        super().__init__(fd)
-        self._pages = mmap.mmap(fd, run_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self.run = kvm_run.from_buffer(self._pages)
-
-    def initialise(self, kind: kvm_vcpu_init, features: Sequence[int]) -> None:
-        """Make it a vCPU of `kind` with these features. Raises IoctlError."""
-        request = kvm_vcpu_init(target=kind.target)
-        for feature in features:
-            request.features[feature // 32] |= 1 << feature % 32
-        self.ioctl(Ioctl.KVM_ARM_VCPU_INIT, request)
-
-    def set_signal_mask(self, blocked: Sequence[int]) -> None:
-        """Say which signals stay blocked while the guest runs. Raises IoctlError."""
-        mask = sum(1 << (number - 1) for number in blocked)
-        request = kvm_signal_mask(len=_SIGNALS // 8)
-        request.sigset[:] = mask.to_bytes(_SIGNALS // 8, "little")
-        self.ioctl(Ioctl.KVM_SET_SIGNAL_MASK, request)
-
-    def enter(self) -> int | None:
-        """Run the guest; return the exit's reason, None if a signal or nothing ended it.
-
-        What the VMM left in `run` for the last exit is taken up first. Raises IoctlError.
-        """
-        try:
-            self.ioctl(Ioctl.KVM_RUN)
-        except IoctlError as error:
-            if error.errno in (errno.EINTR, errno.EAGAIN):
-                return None
-            raise
-        reason = int(self.run.exit_reason)
-        return None if reason == ExitReason.KVM_EXIT_INTR else reason
-
-    def finish_exit(self) -> None:
-        """Complete the instruction of the last exit without running on. Raises IoctlError."""
-        self.run.immediate_exit = 1
-        try:
-            self.enter()
-        finally:
-            self.run.immediate_exit = 0
-
-    def register_ids(self) -> tuple[RegisterId, ...]:
-        """Return the ids of all registers that make up its state. Raises IoctlError."""
-        count = self._register_count()
-
-        class List(ctypes.Structure):
-            _fields_ = (("n", ctypes.c_uint64), ("reg", ctypes.c_uint64 * count))
-
-        ids = List(n=count)
-        self.ioctl(Ioctl.KVM_GET_REG_LIST, ids)
-        return tuple(RegisterId(each) for each in ids.reg[: ids.n])
-
-    def _register_count(self) -> int:
-        head = kvm_reg_list(n=0)
-        try:
-            self.ioctl(Ioctl.KVM_GET_REG_LIST, head)
-        except IoctlError as error:
-            if error.errno != errno.E2BIG:
-                raise
-        return int(head.n)
+    @property
+    def index(self) -> int:
+        """Return the vCPU's number."""
+        return self._index
 
     def get_register(self, register: RegisterId) -> int:
-        """Return a register's value. Raises IoctlError: ENOENT if there is no such."""
-        buffer = (ctypes.c_uint8 * register_bytes(register))()
-        self.ioctl(Ioctl.KVM_GET_ONE_REG, kvm_one_reg(id=register, addr=ctypes.addressof(buffer)))
-        return int.from_bytes(buffer, "little")
+        """Return one register. Raises StateError, RunStateError."""
+        with self._paused():
+            try:
+                return self._get(register)
+            except IoctlError as error:
+                raise StateError(f"vCPU {self._index} has no {register_name(register)}") from error
 
     def set_register(self, register: RegisterId, value: int) -> None:
-        """Write a register; `value` fits into it. Raises IoctlError."""
-        size = register_bytes(register)
-        buffer = (ctypes.c_uint8 * size)(*value.to_bytes(size, "little"))
-        self.ioctl(Ioctl.KVM_SET_ONE_REG, kvm_one_reg(id=register, addr=ctypes.addressof(buffer)))
+        """Write one register. Raises StateError, RunStateError; unchanged then."""
+        with self._paused():
+            refused = self._set(register, value)
+        if refused is not None:
+            raise StateError(
+                f"vCPU {self._index} does not take {register_name(register)} = {value:#x}"
+            ) from refused
 
-    def get_mp_state(self) -> int:
-        """Return whether the vCPU is on. Raises IoctlError."""
-        state = kvm_mp_state()
-        self.ioctl(Ioctl.KVM_GET_MP_STATE, state)
-        return int(state.mp_state)
+    def save(self) -> VcpuState:
+        """Return the whole state. Raises RunStateError while the machine runs, StateError."""
+        with self._paused():
+            return self.peek()
 
-    def set_mp_state(self, value: int) -> None:
-        """Switch the vCPU on or off. Raises IoctlError."""
-        self.ioctl(Ioctl.KVM_SET_MP_STATE, kvm_mp_state(mp_state=value))
+    def peek(self) -> VcpuState:
+        """Return the whole state of a vCPU that stands. Raises StateError."""
+        # The registers first: reading them carries out what a PSCI call left to do.
+        registers = self._registers()
+        mp_state = self.descriptor.get_mp_state()
+        if mp_state not in _POWER:
+            raise StateError(f"vCPU {self._index} has mp_state {mp_state:#x}: no known power state")
+        return VcpuState(registers, _POWER[MpState(mp_state)])
 
-    def get_events(self) -> kvm_vcpu_events:
-        """Return the exceptions that it is still to take. Raises IoctlError."""
-        events = kvm_vcpu_events()
-        self.ioctl(Ioctl.KVM_GET_VCPU_EVENTS, events)
-        return events
+    def load(self, state: VcpuState) -> None:
+        """Take over a whole state. Raises StateError by name; unchanged then."""
+        with self._paused():
+            self._load(state.registers, self._policy)
+            self.descriptor.set_mp_state(_MP_STATES[state.power])
 
-    def set_events(self, events: kvm_vcpu_events) -> None:
-        """Make exceptions pending. Raises IoctlError."""
-        self.ioctl(Ioctl.KVM_SET_VCPU_EVENTS, events)
+    @property
+    def _who(self) -> str:
+        return f"vCPU {self._index}"
 
-    def close(self) -> None:
-        """Unmap the shared pages and close the descriptor."""
-        if self._fd is not None:
-            del self.run
-            self._pages.close()
-        super().close()
+    def objection(self, state: VcpuState) -> str:
+        """Return, with all names, why load() would refuse `state`, "" if it would not."""
+        given, before = state.registers, self._registers()
+        wanted = wanted_registers(given, self._reset)
+        # Which values a register takes, only the kernel knows: write them, and undo it.
+        found = objections(
+            (
+                lambda: match_registers(given, self._reset, who=self._who),
+                lambda: self._identify_as(given, self._policy.quietly()),
+                lambda: self._write(wanted, before),
+            )
+        )
+        self._restore(before)
+        return found
+
+    def _load(self, given: Mapping[RegisterId, int], policy: CpuPolicy) -> None:
+        wanted = match_registers(given, self._reset, who=self._who)
+        before = self._registers()
+        try:
+            self._identify_as(given, policy)
+            self._write(wanted, before)
+        except StateError:
+            self._restore(before)
+            raise
+
+    def _restore(self, registers: Mapping[RegisterId, int]) -> None:
+        for register, value in registers.items():
+            self._set(register, value)
+
+    def _identify_as(self, given: Mapping[RegisterId, int], policy: CpuPolicy) -> None:
+        """Become the CPU that `given` says, as far as KVM lets a vCPU be another CPU."""
+        own = dict(self._identity)
+        left = [
+            register
+            for register in differing_identification(given, own)
+            if register not in given
+            or register not in own
+            or self._set(register, given[register]) is not None
+        ]
+        accept_differences(left, given, own, policy, who=self._who)
+
+    def _write(self, wanted: Mapping[RegisterId, int], before: Mapping[RegisterId, int]) -> None:
+        refused = [
+            f"{register_name(register)} = {value:#x}"
+            for register, value in wanted.items()
+            if value != before[register] and self._set(register, value) is not None
+        ]
+        if refused:
+            raise StateError(f"{self._who} cannot take {', '.join(refused)}")
+
+    def _registers(self) -> dict[RegisterId, int]:
+        return {register: self._get(register) for register in self._ids}
+
+    def _get(self, register: RegisterId) -> int:
+        if register in self._identity:
+            return self._identity[register]
+        stopped = self._time.get(register)
+        return self.descriptor.get_register(register) if stopped is None else stopped
+
+    def _set(self, register: RegisterId, value: int) -> Exception | None:
+        """Write a register; return why that was not possible."""
+        if not 0 <= value < 1 << 8 * register_bytes(register):
+            return StateError(f"{value:#x} has more than {register_bytes(register)} bytes")
+        if self._time.set(register, value) or self._identity.get(register) == value:
+            return None
+        try:
+            self.descriptor.set_register(register, value)
+        except IoctlError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL, errno.EBUSY, errno.EPERM):
+                return error
+            raise
+        if register in self._identity:
+            self._identity[register] = value
+        return None

@@ -25,15 +25,15 @@ from tagalong.machine_records import (
     record_of_description,
     state_of_record,
 )
-from tagalong.migrate.channel import Channel
-from tagalong.migrate.digest import memory_digest
+from tagalong.migrate.acceptance import Greeting, Reception
 from tagalong.migrate.door import Door, ReturnedError
-from tagalong.migrate.held import records_of_held
 from tagalong.migrate.link import Link, Timeouts
-from tagalong.migrate.listener import Listener, SocketListener
 from tagalong.migrate.monitor import CancelToken, check_cancelled
-from tagalong.migrate.page_taker import Holdings, PageTaker, one_place_for_tags
-from tagalong.migrate.reception import Greeting, Reception
+from tagalong.migrate.pages.digest import memory_digest
+from tagalong.migrate.pages.placed import records_of_held
+from tagalong.migrate.pages.receiver import Holdings, PageTaker, one_place_for_tags
+from tagalong.migrate.transport.channel import Channel
+from tagalong.migrate.transport.listener import Listener, SocketListener
 
 _LOOK_UP_S = 0.1
 

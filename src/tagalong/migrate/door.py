@@ -13,10 +13,10 @@ from contextlib import suppress
 
 from tagalong import wire
 from tagalong.errors import HostError, RemoteProtocolError, TagalongError
-from tagalong.migrate.channel import Channel, never
 from tagalong.migrate.link import Link, Timeouts
-from tagalong.migrate.listener import LEAST_S, Listener
-from tagalong.migrate.page_taker import PageTaker, one_place_for_tags
+from tagalong.migrate.pages.receiver import PageTaker, one_place_for_tags
+from tagalong.migrate.transport.channel import Channel, never
+from tagalong.migrate.transport.listener import LEAST_S, Listener
 
 _MAX_GUESTS = 32
 _LOOK_UP_S = 0.1

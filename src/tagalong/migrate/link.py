@@ -24,15 +24,15 @@ from tagalong.errors import (
     RemoteProtocolError,
     StateError,
 )
-from tagalong.migrate.channel import Channel, Interrupt
 from tagalong.migrate.monitor import CancelToken, check_cancelled
-from tagalong.migrate.pump import (
+from tagalong.migrate.pages.pump import (
     PeerClosedError,
     Segments,
     receive_bytes,
     receive_pages,
     send_pages,
 )
+from tagalong.migrate.transport.channel import Channel, Interrupt
 from tagalong.wire import (
     NEED_DATA,
     Abort,

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 
 from tagalong.errors import UsageError
-from tagalong.migrate.address import Address, TcpAddress, UnixAddress
-from tagalong.migrate.compression import Compression
-from tagalong.migrate.connector import is_one_way
 from tagalong.migrate.convergence import AutoConverge
 from tagalong.migrate.link import Timeouts
-from tagalong.migrate.tls import TlsCredentials
+from tagalong.migrate.pages.compression import Compression
+from tagalong.migrate.transport.address import Address, TcpAddress, UnixAddress
+from tagalong.migrate.transport.connector import is_one_way
+from tagalong.migrate.transport.tls import TlsCredentials
 from tagalong.wire.limits import MAX_CHANNELS, MAX_RECONNECT_S
 
 

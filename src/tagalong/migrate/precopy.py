@@ -7,12 +7,12 @@ from tagalong.errors import HostError, MigrationError, RemoteProtocolError
 from tagalong.machine import Machine, RunState
 from tagalong.memory import PageBitmap
 from tagalong.migrate.convergence import Convergence, Estimate, Limits
-from tagalong.migrate.digest import Tick
 from tagalong.migrate.monitor import Monitor
-from tagalong.migrate.pacer import Pacer
-from tagalong.migrate.page_sender import SentData, Tally
+from tagalong.migrate.pages.digest import Tick
+from tagalong.migrate.pages.pacer import Pacer
+from tagalong.migrate.pages.sender import SentData, Tally
+from tagalong.migrate.pages.sender_group import Team
 from tagalong.migrate.report import RoundReport, Stage
-from tagalong.migrate.team import Team
 from tagalong.mte import PACKED_RATIO
 
 Recover = Callable[[Exception, int], list[PageBitmap] | None]

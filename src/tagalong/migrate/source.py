@@ -27,21 +27,21 @@ from tagalong.errors import (
 from tagalong.machine import Machine, RunState
 from tagalong.machine_records import record_of_description, record_of_state
 from tagalong.memory import PageBitmap
-from tagalong.migrate.address import TcpAddress, UnixAddress, parse_address
-from tagalong.migrate.channel import Channel
-from tagalong.migrate.connector import connect
 from tagalong.migrate.convergence import Limits
-from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Link
 from tagalong.migrate.monitor import CancelToken, Monitor, ProgressCallback, check_cancelled
 from tagalong.migrate.options import MigrationOptions, require_possible
-from tagalong.migrate.pacer import Pacer
-from tagalong.migrate.page_sender import PageSender, SentData
+from tagalong.migrate.pages.digest import memory_digest
+from tagalong.migrate.pages.pacer import Pacer
+from tagalong.migrate.pages.sender import PageSender, SentData
+from tagalong.migrate.pages.sender_group import Team
 from tagalong.migrate.precopy import PreCopy
-from tagalong.migrate.reach import Dial, Reach, Resumption
+from tagalong.migrate.reconnection import Dial, Reach, Resumption
 from tagalong.migrate.report import DowntimeParts, MigrationReport, Stage
 from tagalong.migrate.steering import Steering
-from tagalong.migrate.team import Team
+from tagalong.migrate.transport.address import TcpAddress, UnixAddress, parse_address
+from tagalong.migrate.transport.channel import Channel
+from tagalong.migrate.transport.connector import connect
 from tagalong.wire.codec import MIGRATION_ID_BYTES
 from tagalong.wire.limits import MAX_BATCH_BYTES
 

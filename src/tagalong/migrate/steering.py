@@ -10,9 +10,9 @@ import threading
 from dataclasses import replace
 
 from tagalong.errors import UsageError
-from tagalong.migrate.address import SocketAddress, TcpAddress, UnixAddress, parse_address
-from tagalong.migrate.channel import Channel
 from tagalong.migrate.options import MigrationOptions
+from tagalong.migrate.transport.address import SocketAddress, TcpAddress, UnixAddress, parse_address
+from tagalong.migrate.transport.channel import Channel
 
 
 class Steering:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Self
 
-from tagalong import register_ids
 from tagalong.errors import TranslationError
-from tagalong.machine import RegisterId
+from tagalong.machine import RegisterId, register_ids
 from tagalong.memory import Gpa
 
 _SCTLR_M: Final = 1

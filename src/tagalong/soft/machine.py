@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong._native import Exit
-from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.devices import PL011_BYTES, PL011_GPA, Pl011
 from tagalong.errors import (
     AddressError,
@@ -26,9 +25,11 @@ from tagalong.machine import (
     RegionDescription,
     RunState,
 )
+from tagalong.machine.cpu_match import STRICT, CpuPolicy
+from tagalong.machine.throttle import Throttle
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 from tagalong.mte.registers import MteVersion
-from tagalong.soft.description import PAGE_BYTES, create_memory, refuse_foreign
+from tagalong.soft.build import PAGE_BYTES, create_memory, refuse_foreign
 from tagalong.soft.dirty_log import DirtyLog
 from tagalong.soft.disassembly import disassemble
 from tagalong.soft.exits import DeviceExits
@@ -38,7 +39,6 @@ from tagalong.soft.psci import Psci
 from tagalong.soft.ram import SoftRam
 from tagalong.soft.runner import Runner
 from tagalong.soft.vcpu import SoftVcpu
-from tagalong.throttle import Throttle
 
 RAM_GPA: Final = Gpa(0x4000_0000)
 

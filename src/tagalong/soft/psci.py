@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Final
 
-from tagalong import register_ids
-from tagalong.machine import PowerState
+from tagalong.machine import PowerState, register_ids
 from tagalong.soft.vcpu import SoftVcpu
 
 _AARCH64: Final = 0x4000_0000

@@ -13,7 +13,7 @@ from tagalong.errors import AddressError
 from tagalong.machine import AccessChoice
 from tagalong.memory import Gpa, GuestMemory, page_index, page_runs, tag_rows
 from tagalong.mte import PACKED_RATIO
-from tagalong.soft.description import PAGE_BYTES
+from tagalong.soft.build import PAGE_BYTES
 
 
 class SoftRam:

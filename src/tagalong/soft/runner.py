@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from tagalong._native import Exit
-from tagalong.holds import Holds
+from tagalong.machine.holds import Holds
 
 _BUDGET: Final = 1 << 40  # instructions; run() is ended by interrupt(), not by its budget
 _IDLE_WAIT_S: Final = 0.001

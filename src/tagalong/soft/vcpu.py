@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 from tagalong._native import Exit
-from tagalong.cpu_match import (
+from tagalong.errors import StateError
+from tagalong.machine import PowerState, RegisterId, VcpuState
+from tagalong.machine.cpu_match import (
     CpuPolicy,
     accept_differences,
     differing_identification,
@@ -12,9 +14,7 @@ from tagalong.cpu_match import (
     objections,
     wanted_registers,
 )
-from tagalong.errors import StateError
-from tagalong.machine import PowerState, RegisterId, VcpuState
-from tagalong.register_ids import register_name
+from tagalong.machine.register_ids import register_name
 from tagalong.soft.native import ExitReason, NativeMachine, register_ids
 
 

@@ -1,19 +1,14 @@
-"""A running VM: run states, the QMP control socket, migrations, and the client for it all.
+"""The process that runs a VM.
 
 states        run states by QMP's names, and the moves between them
 vm            the VM: machine, run state, events
-handover      who may let the guest run while a migration hands it over
+handover      decides who may let the guest run while a migration or a snapshot has it
 watcher       notices that a machine ended
-framing       bytes into QMP messages
-messages      QMP's messages as values; arguments checks them
-session       one client's conversation, without I/O
-server        sessions on a unix socket, made by socketfile
 commands      what the control socket can do; census counts tags
-record        what is known of a migration
+record        what is known of a migration; save_record, of a snapshot or a dump
 outgoing      migrates the VM away; incoming awaits one; transfer joins both to tagalong.migrate
-factory       machines by name; guest finds guest programs
+saving        saves the VM to a file; storage joins it to tagalong.snapshot
+factory       machines by name
 console       the guest's output
-launch        the process of one VM; announcement is what it says, parent its tie to a parent
-client        the other end of the control socket; relocate moves a VM through it
-advice        what to do after a failed migration; causes, interrupt help the commands
+launch        the process itself; announcement is what it prints, parent its tie to a parent process
 """

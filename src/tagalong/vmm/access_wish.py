@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from tagalong.access import ACCESS_NAMES
 from tagalong.machine import AccessChoice
-from tagalong.vmm.messages import JsonObject, QmpError
+from tagalong.qmp.messages import JsonObject, QmpError
 
 
 def access_argument(arguments: JsonObject) -> str | None:

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tagalong.errors import RunStateError
-from tagalong.vmm import messages
+from tagalong.qmp import messages
+from tagalong.qmp.arguments import Argument, Kind, check_arguments
+from tagalong.qmp.messages import ErrorClass, JsonObject, QmpError
+from tagalong.qmp.session import NEGOTIATE
 from tagalong.vmm.access_wish import access_argument
-from tagalong.vmm.arguments import Argument, Kind, check_arguments
 from tagalong.vmm.census import take_census
-from tagalong.vmm.messages import ErrorClass, JsonObject, QmpError
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationRecord, MigrationRequest
 from tagalong.vmm.save_commands import (
@@ -22,7 +23,6 @@ from tagalong.vmm.save_commands import (
 )
 from tagalong.vmm.save_record import NOTHING_SAVED, SaveRequest
 from tagalong.vmm.saving import Saving
-from tagalong.vmm.session import NEGOTIATE
 from tagalong.vmm.settings import PARAMETER_SCHEMA, MigrationSettings
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from tagalong.cpu_match import STRICT, CpuPolicy
 from tagalong.errors import MachineMismatchError, UsageError
 from tagalong.machine import Machine, MachineDescription
+from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.memory import RegionSource
 
 ConsoleSink = Callable[[bytes], None]

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from tagalong import access
 from tagalong.boot import boot_guest
-from tagalong.cpu_match import CpuPolicy
+from tagalong.boot.choice import read_guest
 from tagalong.errors import MachineError, TagalongError, UsageError
 from tagalong.machine import Machine, MachineDescription
+from tagalong.machine.cpu_match import CpuPolicy
 from tagalong.mte import PACKED_RATIO
+from tagalong.qmp.messages import Event
+from tagalong.qmp.server import ControlServer
 from tagalong.vmm.announcement import announcement, save_announcement
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.console import ConsoleWriter
@@ -23,14 +26,11 @@ from tagalong.vmm.factory import (
     choose_machine,
     machine_factory,
 )
-from tagalong.vmm.guest import read_guest
 from tagalong.vmm.incoming import Incoming
-from tagalong.vmm.messages import Event
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.parent import exit_with_parent
 from tagalong.vmm.record import MigrationRecord
 from tagalong.vmm.saving import Saving
-from tagalong.vmm.server import ControlServer
 from tagalong.vmm.storage import load, store
 from tagalong.vmm.transfer import listen, send
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm

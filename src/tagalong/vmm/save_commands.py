@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from tagalong.errors import MachineError
+from tagalong.qmp.arguments import Argument, Kind
+from tagalong.qmp.messages import JsonObject, QmpError
 from tagalong.vmm.access_wish import access_argument
-from tagalong.vmm.arguments import Argument, Kind
 from tagalong.vmm.causes import with_causes
-from tagalong.vmm.messages import JsonObject, QmpError
 from tagalong.vmm.save_record import SaveKind, SaveRecord, SaveRequest
 from tagalong.vmm.saving import Saving
 from tagalong.vmm.storage import SPACES

@@ -15,9 +15,9 @@ from typing import Protocol
 
 from tagalong.errors import RunStateError, TagalongError
 from tagalong.machine import Machine
+from tagalong.qmp.messages import Event
 from tagalong.vmm.causes import unexpected
 from tagalong.vmm.handover import Purpose
-from tagalong.vmm.messages import Event
 from tagalong.vmm.save_record import SaveMoment, SaveRecord, SaveRequest, SaveStatus
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Vm

@@ -22,8 +22,8 @@ from tagalong.migrate import (
     CompressionMode,
     MigrationOptions,
 )
-from tagalong.vmm.arguments import Argument, Kind
-from tagalong.vmm.messages import JsonObject, QmpError
+from tagalong.qmp.arguments import Argument, Kind
+from tagalong.qmp.messages import JsonObject, QmpError
 
 MAX_DOWNTIME_LIMIT_MS: Final = 2_000_000
 _MAX_BANDWIDTH: Final = (1 << 63) - 1

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tagalong import snapshot
 from tagalong.core import Space
-from tagalong.cpu_match import CpuPolicy
 from tagalong.machine import Machine, MachineDescription
+from tagalong.machine.cpu_match import CpuPolicy
 from tagalong.memory import RegionSource
 from tagalong.snapshot import Restored, SaveOptions, SaveProgress
 from tagalong.vmm.access_wish import describe_access

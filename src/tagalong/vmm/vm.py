@@ -12,8 +12,8 @@ from functools import partial
 
 from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.machine import Machine, RunState
+from tagalong.qmp.messages import Event
 from tagalong.vmm.handover import GatedMachine, HandoverGate, Purpose
-from tagalong.vmm.messages import Event
 from tagalong.vmm.states import VmState, check_transition
 from tagalong.vmm.watcher import MachineWatcher
 

@@ -18,10 +18,10 @@ No socket, no thread, no clock: tests run both ends in lockstep, and whatever ca
 bytes is somebody else's choice.
 """
 
+from tagalong.binary.layout import Buffer
 from tagalong.wire.codec import pages_overhead_bytes
 from tagalong.wire.connection import NEED_DATA, Connection, NeedData
 from tagalong.wire.conversation import Joining
-from tagalong.wire.layout import Buffer
 from tagalong.wire.receiver import Placement, TagPlacement
 from tagalong.wire.records import (
     SUPPORTED_FEATURES,

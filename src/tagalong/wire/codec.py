@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tagalong.binary.layout import Buffer, Layout, MalformedError
 from tagalong.mte import PAGE_SIZES_BYTES
 from tagalong.wire import limits
-from tagalong.wire.layout import Buffer, Layout, MalformedError
 from tagalong.wire.machine_state import STATE_HEAD, VCPU_HEAD, decode_state, encode_state
 from tagalong.wire.planes import PAGES_HEAD, RUN, SEAL_BYTES
 from tagalong.wire.records import (

@@ -17,12 +17,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong.binary.layout import Buffer, MalformedError
 from tagalong.errors import LocalProtocolError, RemoteProtocolError
 from tagalong.mte import PACKED_RATIO
 from tagalong.wire.codec import checked_header, encode_payload, encode_stream_header
 from tagalong.wire.conversation import Conversation, Joining
 from tagalong.wire.integrity import NO_DIGESTS, RecordHash, frame_digest, page_digests, seal
-from tagalong.wire.layout import Buffer, MalformedError
 from tagalong.wire.plane_codec import PlaneCodec
 from tagalong.wire.planes import (
     PAGES_HEAD,

@@ -6,8 +6,8 @@ and after it was received. So what one end may send is exactly what the other ac
 
 from dataclasses import dataclass
 
+from tagalong.binary.layout import MalformedError
 from tagalong.wire.codec import CHANNEL, HELD_HEAD, HELLO, MIGRATION_ID_BYTES, RESUMED, ROUND
-from tagalong.wire.layout import MalformedError
 from tagalong.wire.machine_state import STATE_HEAD
 from tagalong.wire.records import (
     Channel,

@@ -13,7 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from tagalong._native import library
-from tagalong.wire.layout import Buffer
+from tagalong.binary.layout import Buffer
 
 
 class RecordHash:

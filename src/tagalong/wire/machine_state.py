@@ -5,8 +5,8 @@ Ids and names ascend strictly, so nothing appears twice and equal states have eq
 
 from collections.abc import Iterator
 
+from tagalong.binary.layout import Buffer, Layout, MalformedError
 from tagalong.wire import limits
-from tagalong.wire.layout import Buffer, Layout, MalformedError
 from tagalong.wire.records import Power, State, Vcpu
 
 STATE_HEAD = Layout(("vcpu_count", "u32"), ("device_count", "u32"))

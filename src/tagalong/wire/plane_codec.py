@@ -9,9 +9,9 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from tagalong.binary.layout import Buffer, MalformedError
 from tagalong.mte import PACKED_RATIO, TAG_BITS, TAG_MASK
 from tagalong.mte.tags import uniform_pages
-from tagalong.wire.layout import Buffer, MalformedError
 from tagalong.wire.planes import Batch, DataEncoding, EncodedData, EncodedTags, TagEncoding
 from tagalong.wire.records import Feature, NoBytes, Pages
 

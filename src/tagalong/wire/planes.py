@@ -6,9 +6,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from tagalong.binary.layout import Buffer, Layout, MalformedError
 from tagalong.mte import PACKED_RATIO
 from tagalong.wire import limits
-from tagalong.wire.layout import Buffer, Layout, MalformedError
 from tagalong.wire.records import Feature, Machine, Run, Runs
 
 PAGES_HEAD = Layout(

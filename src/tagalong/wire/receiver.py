@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong.binary.layout import Buffer, MalformedError
 from tagalong.wire.codec import (
     RECORD_HEADER,
     STREAM_HEADER,
@@ -25,7 +26,6 @@ from tagalong.wire.integrity import (
     page_digests,
     seal,
 )
-from tagalong.wire.layout import Buffer, MalformedError
 from tagalong.wire.plane_codec import PlaneCodec
 from tagalong.wire.planes import (
     PAGES_HEAD,

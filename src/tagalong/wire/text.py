@@ -2,8 +2,8 @@
 
 import unicodedata
 
+from tagalong.binary.layout import MalformedError
 from tagalong.wire import limits
-from tagalong.wire.layout import MalformedError
 
 
 def presentable(text: str) -> bytes:

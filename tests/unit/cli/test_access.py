@@ -8,8 +8,15 @@ import pytest
 from tagalong.cli import access as command
 from tagalong.cli.access_text import access_report
 from tagalong.cli.app import invoke
-from tagalong.comparison import Looks, Operation, Options, RaceResult, Report, StrategyReport
-from tests.unit.comparison.test_report import GOOD, report
+from tagalong.studies.comparison import (
+    Looks,
+    Operation,
+    Options,
+    RaceResult,
+    Report,
+    StrategyReport,
+)
+from tests.unit.studies.comparison.test_report import GOOD, report
 
 COST = Operation(0.05, 2048.0, 0.0)
 MEASURED = replace(

@@ -9,8 +9,8 @@ import pytest
 import tagalong
 from tagalong.cli import app
 from tagalong.cli.app import invoke
+from tagalong.control.interrupt import Interrupted
 from tagalong.errors import DigestMismatchError, HostError, MigrationError
-from tagalong.vmm.interrupt import Interrupted
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from tagalong.cli.text import demo_report, error_line, migration_report
-from tagalong.demo.report import DemoReport, GuestProgress
 from tagalong.errors import MigrationError
+from tagalong.studies.demo.report import DemoReport, GuestProgress
 
 MIGRATION: dict[str, object] = {
     "verified": True,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.core import Space, archive, elf, machine_note, thread_notes
+from tagalong.core import Space, elf, machine_note, thread_notes
+from tagalong.core import compressed as archive
 from tagalong.core.check import check_core
 from tagalong.core.findings import Rule
 from tagalong.core.reader import open_core

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import xxhash
 
+from tagalong.binary.layout import MalformedError
 from tagalong.core.machine_note import (
     MACHINE_NOTE,
     Space,
@@ -13,7 +14,6 @@ from tagalong.core.machine_note import (
 )
 from tagalong.errors import UsageError
 from tagalong.machine import MachineState, RegisterId
-from tagalong.wire.layout import MalformedError
 from tests.support.cores import notes
 
 NOTES = replace(notes(vcpus=2, space=Space.KERNEL), vcpu=1, running=True)

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tagalong import register_ids as ids
 from tagalong.core import open_core
 from tagalong.core.thread_notes import (
     FPREGSET,
     PRSTATUS,
     tagged_address_control,
 )
+from tagalong.machine import register_ids as ids
 from tagalong.mte.registers import MteVersion
 from tests.support.cores import SCTLR, TCR, notes, registers, write_core
 

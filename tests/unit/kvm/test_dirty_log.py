@@ -6,7 +6,7 @@ import pytest
 
 from tagalong.errors import RunStateError
 from tagalong.kvm.dirty_log import DirtyLog
-from tagalong.kvm.vm import Slot, Vm
+from tagalong.kvm.vm_fd import Slot, Vm
 from tests.support.fake_vm import FakeVm
 
 PAGES = 200_000

@@ -16,7 +16,7 @@ from tagalong.memory import Gpa, GuestMemory, PageBitmap
 from tests.support.fake_vm import PAGE, FakeVm
 
 if TYPE_CHECKING:
-    from tagalong.kvm.vm import Vm
+    from tagalong.kvm.vm_fd import Vm
 
 BASE = Gpa(0x4000_0000)
 PAGES = 3000

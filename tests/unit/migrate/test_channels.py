@@ -12,7 +12,7 @@ from tagalong.errors import HandoverUncertainError, MigrationError, UsageError
 from tagalong.machine import MachineDescription, RunState
 from tagalong.memory import Gpa
 from tagalong.migrate import MigrationOptions, Progress, Stage, Timeouts, migrate_to
-from tagalong.migrate.compression import parse_compression
+from tagalong.migrate.pages.compression import parse_compression
 from tagalong.wire import RecordType, Role
 from tagalong.wire.limits import MAX_COPIED_BYTES
 from tagalong.wire.planes import DataEncoding

@@ -28,7 +28,7 @@ from tagalong.migrate import (
     Timeouts,
     migrate_to,
 )
-from tagalong.migrate.channel import Buffers
+from tagalong.migrate.transport.channel import Buffers
 from tagalong.wire import RecordType, Role
 from tests.support.fake_machine import RAM, X0, FakeMachine, contents, describe, refuse
 from tests.support.migration import PATIENT, QUICK, Migration, Outcome

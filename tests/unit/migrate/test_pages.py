@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from tagalong.machine_records import record_of_description, record_of_state
 from tagalong.memory import Gpa, PageBitmap
 from tagalong.migrate import Timeouts
-from tagalong.migrate.digest import memory_digest
 from tagalong.migrate.link import Link
-from tagalong.migrate.page_sender import PageSender, SentData, Tally, batches
-from tagalong.migrate.page_taker import Holdings, PageTaker
-from tagalong.migrate.team import Team
+from tagalong.migrate.pages.digest import memory_digest
+from tagalong.migrate.pages.receiver import Holdings, PageTaker
+from tagalong.migrate.pages.sender import PageSender, SentData, Tally, batches
+from tagalong.migrate.pages.sender_group import Team
 from tagalong.wire import Accept, Hello, NoBytes, Pages, Role, Run, Runs
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.migration import channel_pair

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tagalong import register_ids
 from tagalong.errors import MachineMismatchError, MigrationError, StateError
-from tagalong.machine import MachineDescription, MachineState, RegisterId, RunState
+from tagalong.machine import MachineDescription, MachineState, RegisterId, RunState, register_ids
 from tagalong.migrate import MigrationOptions, listen, migrate_to, parse_address, receive_from
 from tagalong.soft import SoftMachine
 from tests.support.migration import PATIENT, TCP

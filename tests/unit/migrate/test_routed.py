@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from tagalong.machine import MachineDescription
 from tagalong.memory import Gpa, Region
 from tagalong.migrate import MigrationOptions
-from tagalong.migrate.compression import parse_compression
+from tagalong.migrate.pages.compression import parse_compression
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.migration import PATIENT, Migration, Outcome
 

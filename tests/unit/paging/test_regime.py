@@ -2,9 +2,8 @@
 
 import pytest
 
-from tagalong import register_ids
 from tagalong.errors import TranslationError
-from tagalong.machine import RegisterId
+from tagalong.machine import RegisterId, register_ids
 from tagalong.paging import Half, Regime
 
 TG0 = {12: 0, 14: 2, 16: 1}

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tagalong import register_ids
 from tagalong.errors import (
     AddressError,
     RunStateError,
@@ -14,7 +13,7 @@ from tagalong.errors import (
     UnsupportedInstructionError,
     UsageError,
 )
-from tagalong.machine import MachineDescription, MachineState, PowerState, RunState
+from tagalong.machine import MachineDescription, MachineState, PowerState, RunState, register_ids
 from tagalong.memory import Gpa, PageBitmap
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA, SoftMachine

@@ -1,7 +1,6 @@
 import pytest
 
-from tagalong import register_ids
-from tagalong.machine import PowerState, RunState
+from tagalong.machine import PowerState, RunState, register_ids
 from tagalong.soft import SoftMachine
 from tests.support import a64, bare
 

@@ -1,5 +1,5 @@
-from tagalong import register_ids
 from tagalong._native import Exit
+from tagalong.machine import register_ids
 from tagalong.memory import Region
 from tagalong.soft import RAM_GPA
 from tagalong.soft.native import NativeMachine

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tagalong import register_ids
+from tagalong.machine import register_ids
 from tagalong.memory import Gpa
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import SoftMachine

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tagalong import register_ids
+from tagalong.machine import register_ids
 from tagalong.memory import Gpa
 from tagalong.mte import pointers, tags
 from tagalong.mte.checks import Access, tag_check_mode

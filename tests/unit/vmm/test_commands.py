@@ -16,8 +16,8 @@ from tagalong.errors import (
     UsageError,
 )
 from tagalong.machine import Machine
+from tagalong.qmp.messages import ErrorClass, QmpError
 from tagalong.vmm.commands import VmCommands
-from tagalong.vmm.messages import ErrorClass, QmpError
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationRecord, MigrationRequest
 from tagalong.vmm.save_record import SaveKind, SaveRequest

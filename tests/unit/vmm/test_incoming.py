@@ -8,8 +8,8 @@ import pytest
 
 from tagalong.errors import MachineMismatchError, RemoteProtocolError, RunStateError
 from tagalong.machine import Machine, MachineDescription
+from tagalong.qmp.messages import Event
 from tagalong.vmm.incoming import Build, Incoming, TakeOver
-from tagalong.vmm.messages import Event
 from tagalong.vmm.record import MigrationStatus
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm

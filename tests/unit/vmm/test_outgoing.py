@@ -19,7 +19,7 @@ from tagalong.errors import (
 )
 from tagalong.machine import Machine
 from tagalong.migrate import MigrationOptions, Steering
-from tagalong.vmm.messages import Event
+from tagalong.qmp.messages import Event
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationProgress, MigrationRequest
 from tagalong.vmm.settings import MigrationSettings

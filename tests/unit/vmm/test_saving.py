@@ -8,7 +8,7 @@ import pytest
 
 from tagalong.errors import HostError, RunStateError
 from tagalong.machine import RunState
-from tagalong.vmm.messages import Event
+from tagalong.qmp.messages import Event
 from tagalong.vmm.save_record import SaveRequest
 from tagalong.vmm.saving import Saving
 from tagalong.vmm.vm import Vm

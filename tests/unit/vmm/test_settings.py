@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tagalong.vmm.messages import QmpError
+from tagalong.qmp.messages import QmpError
 from tagalong.vmm.settings import PARAMETER_SCHEMA, MigrationSettings
 
 

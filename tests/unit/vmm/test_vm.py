@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tagalong.errors import RunStateError, UnsupportedInstructionError
-from tagalong.vmm.messages import Event
+from tagalong.qmp.messages import Event
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 from tests.support.scripted_machine import ScriptedMachine

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tagalong.binary.layout import MalformedError
 from tagalong.wire import limits
-from tagalong.wire.layout import MalformedError
 from tagalong.wire.planes import PAGES_HEAD, RUN, DataEncoding, decode_batch, decode_head
 from tagalong.wire.records import Machine, Region
 

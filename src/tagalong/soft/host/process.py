@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from tagalong import register_ids
 from tagalong._native import Exit
 from tagalong.errors import (
     AddressError,
@@ -20,10 +19,10 @@ from tagalong.errors import (
     StateError,
     UnsupportedInstructionError,
 )
-from tagalong.machine import RegisterId
+from tagalong.machine import RegisterId, register_ids
+from tagalong.machine.register_ids import register_name
 from tagalong.memory import Gpa, Region
 from tagalong.mte.registers import Sctlr, TagCheckMode
-from tagalong.register_ids import register_name
 from tagalong.soft.disassembly import disassemble
 from tagalong.soft.host.stage1 import PAGE_BYTES, Kind, Stage1
 from tagalong.soft.native import ExitReason, NativeMachine

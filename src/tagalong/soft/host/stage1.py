@@ -10,9 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong import register_ids
 from tagalong.errors import HostError
-from tagalong.machine import RegisterId
+from tagalong.machine import RegisterId, register_ids
 from tagalong.memory import Gpa
 
 PAGE_BYTES: Final = 4096

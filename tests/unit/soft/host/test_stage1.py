@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from tagalong.errors import HostError
+from tagalong.machine.register_ids import TTBR0_EL1
 from tagalong.memory import Gpa
-from tagalong.register_ids import TTBR0_EL1
 from tagalong.soft.host.stage1 import PAGE_BYTES, Kind, Stage1
 
 TABLES = Gpa(1 << 46)

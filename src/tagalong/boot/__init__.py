@@ -1,0 +1,23 @@
+"""Puts a program into a new machine.
+
+program  loads a guest program and writes its boot block
+choice   finds the guest program that a command names
+"""
+
+from tagalong.boot.program import (
+    BOOT_BLOCK,
+    BOOT_MAGIC,
+    COMMAND_LINE_MAX_BYTES,
+    boot_guest,
+    guest_image_path,
+    parse_image,
+)
+
+__all__ = [
+    "BOOT_BLOCK",
+    "BOOT_MAGIC",
+    "COMMAND_LINE_MAX_BYTES",
+    "boot_guest",
+    "guest_image_path",
+    "parse_image",
+]

@@ -1,0 +1,77 @@
+"""Saves a VM through its control socket, or another core out of a core file."""
+
+import asyncio
+import os
+import stat
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from tagalong.control.cancellation import cancellation_is_dealt_with, follow_or_cancel
+from tagalong.control.client import Answer, connect
+from tagalong.errors import CommandError, HostError, TagalongError, UsageError
+from tagalong.vmm.save_record import SaveMoment, SaveRecord, SaveRequest
+from tagalong.vmm.storage import convert
+
+OnProgress = Callable[[Answer], None]
+
+
+def is_control_socket(path: Path) -> bool:
+    """Return whether there is a socket at `path`. Raises HostError if there is nothing."""
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError as error:
+        raise HostError(f"cannot look at {path}: {error.strerror}") from error
+
+
+async def save_vm(control: Path, request: SaveRequest, on_progress: OnProgress) -> Answer:
+    """Let the VM behind the socket `control` save itself and return the report.
+
+    `on_progress` gets what QMP's query-dump says, ten times a second. Cancelling the task
+    cancels the saving; the report is returned all the same if it was too late. Raises the
+    error that ended it, with a note that the VM goes on; ControlError if the socket cannot be
+    reached.
+    """
+    # The VM's process has another working folder than its operator.
+    request = replace(request, path=request.path.absolute())
+    async with connect(control) as client:
+        try:
+            return await follow_or_cancel(
+                client.begin_save(request),
+                partial(client.follow_save, on_progress),
+                partial(client.cancel_save, on_progress),
+            )
+        except CommandError:
+            raise  # refused: nothing began
+        except TagalongError as error:
+            error.add_note(f"The VM goes on as it was. Nothing new is at {request.path}.")
+            raise
+
+
+async def convert_core(source: Path, request: SaveRequest, on_progress: OnProgress) -> Answer:
+    """Write the machine in the core `source` as `request` says and return the report.
+
+    Cancelling the task cancels the work. Raises what snapshot.dump_core raises, UsageError if
+    source and target are one file, or for an access strategy.
+    """
+    if request.access is not None:
+        raise UsageError(f"{source} is a file: access strategies are for the RAM of running VMs")
+    if request.path.exists() and request.path.samefile(source):
+        raise UsageError(f"{source} cannot be dumped onto itself")
+    cancelled = threading.Event()
+    record = SaveRecord(request)
+    loop = asyncio.get_running_loop()
+
+    def tell(moment: SaveMoment) -> None:
+        record.moment = moment
+        loop.call_soon_threadsafe(on_progress, record.to_qmp())
+
+    work = asyncio.ensure_future(asyncio.to_thread(convert, source, request, tell, cancelled))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        cancellation_is_dealt_with()
+        cancelled.set()
+        return await work

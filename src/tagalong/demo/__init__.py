@@ -1,6 +1,0 @@
-"""The demo: a guest moves between two real processes and confirms that its tags came along."""
-
-from tagalong.demo.report import DemoReport, GuestProgress
-from tagalong.demo.scenario import DemoObserver, DemoOptions, run_demo
-
-__all__ = ["DemoObserver", "DemoOptions", "DemoReport", "GuestProgress", "run_demo"]

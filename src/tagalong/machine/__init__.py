@@ -1,0 +1,35 @@
+"""The seam between machines and what stands above: Protocols, and the values they exchange.
+
+protocols     Machine and Vcpu, which `soft` and `kvm` implement
+state         descriptions and states, as values
+register_ids  names for registers: KVM's ONE_REG ids
+cpu_match     whether a vCPU can take the registers of another CPU
+holds         keeps the vCPUs of a machine between two instructions
+throttle      slows a guest down
+"""
+
+from tagalong.machine.protocols import MAX_THROTTLE_PERCENT, Machine, Vcpu
+from tagalong.machine.state import (
+    AccessChoice,
+    MachineDescription,
+    MachineState,
+    PowerState,
+    RegionDescription,
+    RegisterId,
+    RunState,
+    VcpuState,
+)
+
+__all__ = [
+    "MAX_THROTTLE_PERCENT",
+    "AccessChoice",
+    "Machine",
+    "MachineDescription",
+    "MachineState",
+    "PowerState",
+    "RegionDescription",
+    "RegisterId",
+    "RunState",
+    "Vcpu",
+    "VcpuState",
+]

@@ -1,0 +1,215 @@
+"""The one seam: what a machine is, whatever implements it.
+
+`soft` (the embedded interpreter) and `kvm` (a real /dev/kvm) implement these Protocols;
+everything above sees nothing else.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.machine.state import (
+    AccessChoice,
+    MachineDescription,
+    MachineState,
+    RegisterId,
+    RunState,
+    VcpuState,
+)
+from tagalong.memory import Gpa, GuestMemory, PageBitmap
+
+MAX_THROTTLE_PERCENT = 99
+"""A throttled guest runs for at least a hundredth of the time (Machine.throttle)."""
+
+
+class Vcpu(Protocol):
+    """One virtual CPU. Its state can be read and written only while the machine is paused."""
+
+    @property
+    def index(self) -> int:
+        """Return the vCPU's number, from 0; also its MPIDR_EL1.Aff0."""
+        ...
+
+    def get_register(self, register: RegisterId) -> int:
+        """Return one register's value. Raises StateError if the vCPU has no such register."""
+        ...
+
+    def set_register(self, register: RegisterId, value: int) -> None:
+        """Write one register. Raises StateError; the register is unchanged then."""
+        ...
+
+    def save(self) -> VcpuState:
+        """Return the whole state. Raises RunStateError while the machine runs."""
+        ...
+
+    def load(self, state: VcpuState) -> None:
+        """Take over a whole state.
+
+        Raises StateError naming every register that this vCPU does not have or cannot
+        take; the vCPU is unchanged then. Raises RunStateError while the machine runs.
+        """
+        ...
+
+
+class Machine(Protocol):
+    """One VM: RAM with tags, vCPUs, devices.
+
+    A new machine is PAUSED with vCPU 0 on and all others off. All methods may be called
+    from any thread. Guest faults are the guest's business and never surface here.
+    """
+
+    @property
+    def description(self) -> MachineDescription:
+        """Return what a destination must provide to hold this machine."""
+        ...
+
+    @property
+    def memory(self) -> GuestMemory:
+        """Return guest RAM. Its data planes may be read and written at any time."""
+        ...
+
+    @property
+    def vcpus(self) -> Sequence[Vcpu]:
+        """Return the vCPUs in order of their index."""
+        ...
+
+    @property
+    def run_state(self) -> RunState:
+        """Return what the machine is doing now."""
+        ...
+
+    @property
+    def failure(self) -> Exception | None:
+        """Return why the machine is FAILED, else None."""
+        ...
+
+    def resume(self) -> None:
+        """Let all vCPUs run. Raises RunStateError after SHUTDOWN, FAILED or close()."""
+        ...
+
+    def pause(self) -> None:
+        """Stop all vCPUs between instructions, with no exit left unfinished.
+
+        Returns when they stand. A machine that is not running stays as it is.
+        """
+        ...
+
+    def wait(self, timeout_s: float | None = None) -> RunState:
+        """Block until the machine is not RUNNING, or `timeout_s` has passed."""
+        ...
+
+    def throttle(self, percent: int) -> None:
+        """Make all vCPUs stand for `percent` of the time that the machine runs; 0 ends that.
+
+        0 to MAX_THROTTLE_PERCENT. They stand between instructions, in slices of milliseconds.
+        Raises UsageError for other values, RunStateError after close().
+        """
+        ...
+
+    def standing(self) -> AbstractContextManager[bool]:
+        """Keep the vCPUs of a machine that is not RUNNING from running for the length of a block.
+
+        Gives whether they stand; False does nothing more. Who resumes the machine meanwhile
+        finds it RUNNING at once, and its vCPUs run when the block ends.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop and release memory and host resources. Safe to call twice."""
+        ...
+
+    def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """Return the packed allocation tags of a page-aligned gpa range, as a copy.
+
+        Shape (length_bytes / 32,), low nibble first. Raises AddressError.
+        """
+        ...
+
+    def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
+        """Set the allocation tags from `gpa` on; `packed` as read_tags returns it.
+
+        Raises AddressError; no tag has changed then. Not recorded in the dirty log.
+        """
+        ...
+
+    def read_page_tags(
+        self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Return the packed allocation tags of scattered pages of region number `region`.
+
+        `pages`: numbers in the region, ascending. Returns a copy of shape
+        (pages, page size / 32); in `out`, C-contiguous and of that shape, if it is given. Costs
+        far less than read_tags for each. Raises AddressError, UsageError for another `out`; what
+        `out` holds after an error is open.
+        """
+        ...
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        """Set the allocation tags of pages as read_page_tags returns them.
+
+        Raises AddressError; no tag has changed then. Not recorded in the dirty log.
+        """
+        ...
+
+    def use_access(self, name: str) -> AccessChoice:
+        """Touch guest RAM by the access strategy `name` from now on; "auto" is the best.
+
+        That is what read_tags, write_tags and their kin do, and all copies of data by the
+        methods of `memory` and its regions. Raises UsageError for a name that is none,
+        HostError saying what the host lacks for it; then nothing has changed.
+        """
+        ...
+
+    def populated_pages(self) -> list[PageBitmap]:
+        """Return, for each region, the pages that may hold data or tags other than zero.
+
+        Finding out touches no page: a page never used by guest or host stays a hole.
+        """
+        ...
+
+    def start_dirty_log(self) -> None:
+        """Record from now on which pages the guest changes, in data or in tags."""
+        ...
+
+    def harvest_dirty_log(self) -> list[PageBitmap]:
+        """Return, for each region, the pages changed since the last harvest; start anew.
+
+        No change is lost: what is not in this harvest is in a later one. Raises
+        RunStateError if the log was not started.
+        """
+        ...
+
+    def stop_dirty_log(self) -> None:
+        """Stop recording and forget what was recorded."""
+        ...
+
+    def save_state(self) -> MachineState:
+        """Return the state of all vCPUs and devices. Raises RunStateError while running."""
+        ...
+
+    def peek_state(self) -> MachineState:
+        """Return the state as of now; allowed while running.
+
+        The vCPUs are held between two instructions for that moment.
+        """
+        ...
+
+    def check_state(self, state: MachineState) -> None:
+        """Raise StateError naming everything that load_state would refuse.
+
+        Nothing changes. Raises RunStateError while running.
+        """
+        ...
+
+    def load_state(self, state: MachineState) -> None:
+        """Take over a whole machine state; the machine stays PAUSED.
+
+        Raises StateError naming everything that this machine cannot take. Raises
+        RunStateError while running. After an error the machine must not be resumed.
+        """
+        ...

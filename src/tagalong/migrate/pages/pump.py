@@ -1,0 +1,138 @@
+"""Moves the data of a batch between guest RAM and a channel, without a copy in between.
+
+The native library sends from and receives into the pages themselves, wherever they are, and
+hashes them on the way (native/page_stream.c). It needs a descriptor that carries the bytes as
+they are; where there is none, as with TLS, `Channel.plain_descriptor` is None and the data go
+through the channel like everything else.
+"""
+
+import ctypes
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong._native import PageStream, library
+from tagalong.errors import HostError
+from tagalong.memory import Region
+from tagalong.migrate.transport.channel import Channel
+
+_LOOK_UP_MS = 100
+STAGE_BYTES = 256 << 10
+"""What is copied and hashed ahead of the send of a running guest: fits into a cache."""
+
+
+class PeerClosedError(HostError):
+    """The peer has closed its stream in the middle of a batch."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Pieces of memory: shape (pieces, 2), uint64, address and bytes, whole pages each.
+
+    `owner` keeps what the addresses point into alive.
+    """
+
+    array: NDArray[np.uint64]
+    page_bytes: int
+    owner: object
+
+    @property
+    def total_bytes(self) -> int:
+        """Return the bytes of all pieces."""
+        return int(self.array[:, 1].sum())
+
+
+def segments_of(region: Region, ranges: NDArray[np.int64]) -> Segments:
+    """Return where the data of pages lie; `ranges`: first page and number of pages each."""
+    array = ranges * region.page_size_bytes
+    array[:, 0] += region.data.ctypes.data
+    return Segments(array.view(np.uint64), region.page_size_bytes, region.data)
+
+
+def send_pages(
+    channel: Channel, segments: Segments, stage: NDArray[np.uint8] | None, deadline: float
+) -> NDArray[np.uint64]:
+    """Send all pieces over `channel` and return the pages' digests.
+
+    `stage`: memory of whole pages that the data are copied to first, for somebody may write
+    to them meanwhile; what is sent is then what was hashed. Raises as `Channel.send`.
+    """
+    channel.is_mid_record = True
+    return _move(library().ta_send_pages, channel, segments, stage, deadline)
+
+
+def receive_pages(channel: Channel, segments: Segments, deadline: float) -> NDArray[np.uint64]:
+    """Fill all pieces from `channel` and return the pages' digests.
+
+    Raises as `Channel.receive_into`, PeerClosedError if the peer closes before the end.
+    """
+    return _move(library().ta_receive_pages, channel, segments, None, deadline)
+
+
+def receive_bytes(channel: Channel, target: memoryview, deadline: float) -> None:
+    """Fill `target`, which is not empty, with bytes that are no pages.
+
+    Raises as `receive_pages`.
+    """
+    memory = np.frombuffer(target, np.uint8)
+    array = np.array([[memory.ctypes.data, memory.size]], np.uint64)
+    segments = Segments(array, page_bytes=1, owner=memory)
+    _run(library().ta_receive_pages, channel, _stream(channel, segments), deadline)
+
+
+def _move(
+    function: Callable[..., int],
+    channel: Channel,
+    segments: Segments,
+    stage: NDArray[np.uint8] | None,
+    deadline: float,
+) -> NDArray[np.uint64]:
+    digests = np.empty(segments.total_bytes // segments.page_bytes, np.uint64)
+    stream = _stream(channel, segments)
+    stream.digests = digests.ctypes.data
+    if stage is not None:
+        stream.stage, stream.stage_bytes = stage.ctypes.data, stage.size
+    _run(function, channel, stream, deadline)
+    return digests
+
+
+def _stream(channel: Channel, segments: Segments) -> PageStream:
+    return PageStream(
+        fd=channel.plain_descriptor,
+        page_bytes=segments.page_bytes,
+        segments=segments.array.ctypes.data,
+        segment_count=len(segments.array),
+        total_bytes=segments.total_bytes,
+    )
+
+
+def _run(
+    function: Callable[..., int], channel: Channel, stream: PageStream, deadline: float
+) -> None:
+    total_bytes = stream.total_bytes
+    began = moved_at = time.monotonic()
+    moved = 0
+    while (result := function(ctypes.byref(stream), _LOOK_UP_MS)) == 0:
+        channel.interrupt()
+        now = time.monotonic()
+        if stream.moved.total > moved:
+            moved, moved_at = stream.moved.total, now
+        if now >= deadline or now - moved_at >= channel.idle_s:
+            raise HostError(
+                f"{channel.name}: {moved:#x} of {total_bytes:#x} bytes of a batch moved in "
+                f"{now - began:.1f} s, none in the last {now - moved_at:.1f} s: is the peer "
+                "overloaded, or the network broken?"
+            )
+    if result < 0:
+        _fail(channel, -result)
+
+
+def _fail(channel: Channel, code: int) -> None:
+    if code == errno.ENODATA:
+        raise PeerClosedError(f"{channel.name}: the peer closed the connection inside of a batch")
+    raise HostError(f"{channel.name}: cannot move pages: {os.strerror(code)}")

@@ -1,0 +1,222 @@
+"""Puts received pages into a machine, and leaves alone what is zero there anyway."""
+
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong import wire
+from tagalong.machine import Machine
+from tagalong.memory import Gpa, PageBitmap, page_index, run_pages
+from tagalong.memory.zeros import dense_zeros, sparse_zeros
+from tagalong.migrate.pages.pump import Segments, segments_of
+from tagalong.mte import PACKED_RATIO
+from tagalong.wire.limits import MAX_BATCH_TAG_BYTES
+
+Flags = list[NDArray[np.bool_]]
+Pages = NDArray[np.int64]
+
+# Pages that are zeroed at once: bounds the memory for the zeros.
+_ZEROED_AT_ONCE = 4096
+
+
+class Holdings:
+    """What a destination's machine holds, a flag a page for each region.
+
+    Channels use it side by side for different pages. `data_used`, `tags_used`: something may be
+    there. `stale`: it was there before the migration; no flags at all if nothing was anywhere.
+    `placed`: received whole in the round under way. `rounds` have ended on all of `channels`
+    connections, `pages` were received in all.
+    """
+
+    def __init__(self, machine: Machine, channels: int = 1) -> None:
+        used = _used_pages(machine)
+        self.data_used, self.tags_used = ([_flags(it) for it in used] for _ in range(2))
+        holds_nothing = not any(bitmap.count() for bitmap in used)
+        self.stale = [] if holds_nothing else [_flags(it) for it in used]
+        self.placed = self._none_placed()
+        self.channels = channels
+        self.rounds = 0
+        self.pages = 0
+        self._ended = 0
+        self._lock = threading.Condition()
+
+    def _none_placed(self) -> Flags:
+        return [sparse_zeros(flags.size, np.bool_) for flags in self.data_used]
+
+    def note_pages(self, count: int) -> None:
+        """Count pages that were received."""
+        with self._lock:
+            self.pages += count
+
+    def end_round(self) -> None:
+        """Note that one connection has ended its round."""
+        with self._lock:
+            self._ended += 1
+            if self._ended == self.channels:
+                self.rounds += 1
+                self._ended = 0
+                self.placed = self._none_placed()
+            self._lock.notify_all()
+
+    def wait_for_others(self, timeout_s: float) -> bool:
+        """Return whether all connections but one have ended the round, after at most a while."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self._ended == self.channels - 1, timeout_s)
+
+    def interrupt_round(self) -> None:
+        """Forget which connections have ended the round: new ones will, all of them."""
+        with self._lock:
+            self._ended = 0
+
+
+def _used_pages(machine: Machine) -> list[PageBitmap]:
+    """Return the pages of each region in which something may be."""
+    regions = machine.memory.regions
+    nothing = [PageBitmap(region.page_count) for region in regions]
+    # Reserved memory is there, and zero: what arrives as zero need not touch it.
+    if all(region.was_reserved for region in regions):
+        return nothing
+    return [
+        empty if region.was_reserved else populated
+        for region, empty, populated in zip(
+            regions, nothing, machine.populated_pages(), strict=True
+        )
+    ]
+
+
+def _flags(bitmap: PageBitmap) -> NDArray[np.bool_]:
+    return bitmap.flags() if bitmap.count() else sparse_zeros(bitmap.page_count, np.bool_)
+
+
+def one_place_for_tags() -> wire.TagPlacement:
+    """Return what lets the tags of all batches of a connection into the same memory.
+
+    For who takes a batch before the next one comes, as `PageTaker.take` does.
+    """
+    memory = dense_zeros(MAX_BATCH_TAG_BYTES, np.uint8).data
+    return lambda size_bytes: memory[:size_bytes]
+
+
+class PageTaker:
+    """Receives pages over one connection into `machine`, which is paused.
+
+    Keeps in `holdings` which planes of which pages hold something, so that what comes as zero and
+    was never used stays a hole. `pages_in_round` counts up to `end_round`.
+    """
+
+    def __init__(self, machine: Machine, holdings: Holdings, *, has_tags: bool) -> None:
+        self.pages_in_round = 0
+        self._machine = machine
+        self._holdings = holdings
+        self._has_tags = has_tags
+        self._placed: memoryview | None = None
+        self._page_bytes = machine.description.page_size_bytes
+        self._starts = np.array([region.gpa for region in machine.memory.regions], np.int64)
+
+    def place(self, gpa: int, size_bytes: int) -> memoryview:
+        """Return where the data of a batch of one run are to be received into: guest RAM.
+
+        Where guest RAM is written by an access strategy it is memory of ours, until `take`.
+        """
+        number = int(np.searchsorted(self._starts, gpa, "right")) - 1
+        first = (gpa - int(self._starts[number])) // self._page_bytes
+        self._holdings.data_used[number][first : first + size_bytes // self._page_bytes] = True
+        if self._machine.memory.regions[number].is_routed:
+            return memoryview(bytearray(size_bytes))
+        self._placed = self._machine.memory.view(Gpa(gpa), size_bytes).data
+        return self._placed
+
+    def segments(self, runs: wire.Runs) -> Segments | None:
+        """Return the guest RAM that the data of any batch are to be received into.
+
+        None where an access strategy writes it: see `place`.
+        """
+        if any(region.is_routed for region in self._machine.memory.regions):
+            return None
+        parts = []
+        for number, ranges in self._ranges(runs):
+            self._holdings.data_used[number][page_index(run_pages(ranges))] = True
+            parts.append(segments_of(self._machine.memory.regions[number], ranges))
+        array = np.concatenate([part.array for part in parts])
+        return Segments(array, self._page_bytes, [part.owner for part in parts])
+
+    def take(self, batch: wire.Pages) -> None:
+        """Complete a batch; data that were received where they belong are in place already.
+
+        Raises what Machine.write_page_tags raises.
+        """
+        at = 0
+        for number, ranges in self._ranges(batch.runs):
+            pages = run_pages(ranges)
+            if batch.data is wire.NoBytes.ZERO:
+                self._zero_data(number, pages)
+            elif not isinstance(batch.data, wire.NoBytes) and batch.data[0] is not self._placed:
+                self._scatter(number, pages, batch.data[0], at)
+            self._take_tags(number, pages, batch.tags, at)
+            index = page_index(pages)
+            if self._holdings.stale:
+                self._holdings.stale[number][index] = False
+            self._holdings.placed[number][index] = True
+            at += pages.size
+        self._holdings.note_pages(batch.page_count)
+        self.pages_in_round += batch.page_count
+
+    def end_round(self) -> int:
+        """Return how many pages were taken in this round, and begin the next one."""
+        pages, self.pages_in_round = self.pages_in_round, 0
+        self._holdings.end_round()
+        return pages
+
+    def clear_stale(self) -> None:
+        """Zero the pages that held something from the start and were not received.
+
+        A new machine has none; but what is not received has to be zero, not left to luck.
+        """
+        for number, stale in enumerate(self._holdings.stale):
+            pages = np.flatnonzero(stale)
+            for at in range(0, pages.size, _ZEROED_AT_ONCE):
+                self._zero_data(number, pages[at : at + _ZEROED_AT_ONCE])
+                self._zero_tags(number, pages[at : at + _ZEROED_AT_ONCE])
+
+    def _ranges(self, runs: wire.Runs) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield each region's number with its runs, in order: first page, number of pages."""
+        ranges = runs.array.astype(np.int64)
+        regions = np.searchsorted(self._starts, ranges[:, 0], "right") - 1
+        ranges[:, 0] = (ranges[:, 0] - self._starts[regions]) // self._page_bytes
+        # The runs ascend, so those of a region stand together.
+        edges = [0, *(np.flatnonzero(np.diff(regions)) + 1).tolist(), len(ranges)]
+        for start, stop in pairwise(edges):
+            yield int(regions[start]), ranges[start:stop]
+
+    def _scatter(self, number: int, pages: Pages, data: memoryview, at: int) -> None:
+        rows = np.frombuffer(data, np.uint8).reshape(-1, self._page_bytes)
+        region = self._machine.memory.regions[number]
+        region.write_pages(pages, rows[at : at + pages.size])
+        self._holdings.data_used[number][pages] = True
+
+    def _take_tags(
+        self, number: int, pages: Pages, tags: memoryview | wire.NoBytes, at: int
+    ) -> None:
+        if isinstance(tags, wire.NoBytes):
+            self._zero_tags(number, pages)
+            return
+        rows = np.frombuffer(tags, np.uint8).reshape(-1, self._page_bytes // PACKED_RATIO)
+        self._machine.write_page_tags(number, pages, rows[at : at + pages.size])
+        self._holdings.tags_used[number][page_index(pages)] = True
+
+    def _zero_data(self, number: int, pages: Pages) -> None:
+        used = pages[self._holdings.data_used[number][pages]]
+        if used.size:
+            zero = np.zeros((1, self._page_bytes), np.uint8)
+            self._machine.memory.regions[number].write_pages(used, zero)
+            self._holdings.data_used[number][used] = False
+
+    def _zero_tags(self, number: int, pages: Pages) -> None:
+        used = pages[self._holdings.tags_used[number][pages]]
+        if self._has_tags and used.size:
+            zeros = np.zeros((used.size, self._page_bytes // PACKED_RATIO), np.uint8)
+            self._machine.write_page_tags(number, used, zeros)
+            self._holdings.tags_used[number][used] = False

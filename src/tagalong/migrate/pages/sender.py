@@ -1,0 +1,318 @@
+"""Sends pages over one channel: gathers them into batches, leaves out what need not travel.
+
+Pages that are all zero travel as such, and of pages whose data are those that were sent last
+only the tags do. The others leave guest RAM for the socket without a copy in between, if the
+guest stands; while it runs it may write to a page between the moment its digest is taken
+and the moment its bytes leave, so they pass through a buffer that stays in the processor's
+cache. What the guest writes after that is in the dirty log. RAM that an access strategy reads
+is always copied, by it.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong import wire
+from tagalong.machine import Machine
+from tagalong.memory import PageBitmap, Region, page_index, page_runs
+from tagalong.memory.zeros import dense_zeros, sparse_zeros
+from tagalong.migrate.link import Link
+from tagalong.migrate.pages.compression import Compression, Compressor
+from tagalong.migrate.pages.pump import STAGE_BYTES, Segments, segments_of
+from tagalong.mte import PACKED_RATIO
+from tagalong.mte.tags import zero_rows
+from tagalong.wire.integrity import page_digests
+from tagalong.wire.limits import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_TAG_BYTES,
+    MAX_COPIED_BYTES,
+    MAX_RUNS,
+)
+
+# What passes through a copy goes in such portions, and what is split into so many runs.
+COPIED_BYTES = 4 << 20
+
+_PLAIN = Compression()
+
+# Page numbers are unpacked from a bitmap for so many words at a time.
+_WINDOW_WORDS = 1024
+_WORD_BITS = 64
+
+Pages = NDArray[np.int64]
+
+
+@dataclass
+class Tally:
+    """What was sent; `busy_s` is the time spent on batches of which bytes were sent.
+
+    `kept_pages` are those of which only the tags were sent; `tags_s` is the time that reading
+    tags out of the machine took.
+    """
+
+    pages: int = 0
+    kept_pages: int = 0
+    data_bytes_wire: int = 0
+    tag_bytes_wire: int = 0
+    busy_s: float = 0.0
+    tags_s: float = 0.0
+
+    @property
+    def wire_bytes(self) -> int:
+        """Return the bytes of both planes on the wire."""
+        return self.data_bytes_wire + self.tag_bytes_wire
+
+    def add(self, other: "Tally") -> None:
+        """Add what another channel has sent in the same time."""
+        self.pages += other.pages
+        self.kept_pages += other.kept_pages
+        self.data_bytes_wire += other.data_bytes_wire
+        self.tag_bytes_wire += other.tag_bytes_wire
+        self.busy_s = max(self.busy_s, other.busy_s)
+        self.tags_s = max(self.tags_s, other.tags_s)
+
+    def add_later(self, other: "Tally") -> None:
+        """Add what was sent after this."""
+        busy_s, tags_s = self.busy_s + other.busy_s, self.tags_s + other.tags_s
+        self.add(other)
+        self.busy_s, self.tags_s = busy_s, tags_s
+
+
+class SentData:
+    """The digest of what the destination was last sent of each page; 0 where it is not known.
+
+    Eight bytes a page that was sent. Channels may use it side by side for different pages.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        regions = machine.memory.regions
+        self.digests = [sparse_zeros(region.page_count, np.uint64) for region in regions]
+
+    def expect(self, pages: Sequence[PageBitmap]) -> None:
+        """Prepare for these pages of each region, the first that will be sent."""
+        for number, bitmap in enumerate(pages):
+            if bitmap.count() > bitmap.page_count // 2:
+                self.digests[number] = dense_zeros(bitmap.page_count, np.uint64)
+
+    def forget(self, pages: Sequence[PageBitmap]) -> None:
+        """Forget these pages of each region: nobody knows what arrived."""
+        for digests, bitmap in zip(self.digests, pages, strict=True):
+            digests[bitmap.pages()] = 0
+
+
+class PageSender:
+    """Sends pages of `machine` over `link`; belongs to one thread at a time.
+
+    With `drop_tags` all tags are sent as zero: the control experiment, which shows what is
+    lost without them.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        link: Link,
+        sent: SentData,
+        *,
+        drop_tags: bool = False,
+        compression: Compression = _PLAIN,
+    ) -> None:
+        self._machine = machine
+        self._link = link
+        self._sent = sent
+        self._has_tags = machine.description.mte_version != 0
+        self._sends_tags = self._has_tags and not drop_tags
+        self._compressor = Compressor(compression)
+        self._page_bytes = machine.description.page_size_bytes
+        # Not touched before they are needed, and used again and again.
+        self._buffer = dense_zeros(COPIED_BYTES, np.uint8)
+        self._stage = dense_zeros(STAGE_BYTES, np.uint8)
+        self._tags = dense_zeros(MAX_BATCH_TAG_BYTES, np.uint8)
+
+    def send(self, region: int, numbers: Pages, tally: Tally) -> None:
+        """Send one batch, pages by number in ascending order, and add it to `tally`.
+
+        Raises what `Link.send` raises, HostError if RAM cannot be read. A guest that stands and
+        is resumed by somebody else runs once its batch has left.
+        """
+        began = time.monotonic()
+        wire_bytes = tally.wire_bytes
+        # Which plane is read first does not matter: the guest's change of either in between
+        # marks the page dirty, and both are sent again.
+        tags = self._read_tags(region, numbers) if self._sends_tags else None
+        tally.tags_s += time.monotonic() - began
+        batch = _Batch(region, self._machine.memory.regions[region], numbers, tags)
+        if self._may_stream(batch) and batch.is_new(self._sent):
+            self._send_new(batch, tally)
+        else:
+            for part in batch.parts(COPIED_BYTES):
+                self._send_copied(part, tally)
+        if tally.wire_bytes > wire_bytes:
+            tally.busy_s += time.monotonic() - began
+
+    def _read_tags(self, region: int, numbers: Pages) -> NDArray[np.uint8]:
+        row_bytes = self._page_bytes // PACKED_RATIO
+        rows = self._tags[: numbers.size * row_bytes].reshape(-1, row_bytes)
+        return self._machine.read_page_tags(region, numbers, rows)
+
+    def _may_stream(self, batch: "_Batch") -> bool:
+        is_plain = self._link.streams_pages and not self._compressor.is_on
+        return is_plain and not batch.ram.is_routed
+
+    def _send_new(self, batch: "_Batch", tally: Tally) -> None:
+        """Send pages that were never sent, from guest RAM, but for those that are zero."""
+        is_zero = self._zero_pages(batch)
+        if is_zero.any():
+            self._send_without_data(batch.only(is_zero), tally, wire.NoBytes.ZERO)
+            batch = batch.only(~is_zero)
+        if batch.numbers.size:
+            with self._machine.standing() as stands:
+                for part in batch.sound_parts(MAX_COPIED_BYTES):
+                    self._stream(part, tally, None if stands else self._stage)
+
+    def _stream(self, batch: "_Batch", tally: Tally, stage: NDArray[np.uint8] | None) -> None:
+        with self._counting(batch, tally):
+            self._sent.digests[batch.region][batch.index] = self._link.stream_pages(
+                batch.runs(), self._plane(batch.tags), batch.segments(), stage
+            )
+
+    def _zero_pages(self, batch: "_Batch") -> NDArray[np.bool_]:
+        """Return which pages are zero, without filling holes."""
+        page, index = self._page_bytes, batch.index
+        if isinstance(index, slice) and batch.ram.has_known_data(index.start, batch.numbers.size):
+            return zero_rows(batch.ram.data[index.start * page : index.stop * page], page)
+        parts = [zero_rows(self._copy(part), page) for part in batch.parts(COPIED_BYTES)]
+        return np.concatenate(parts)
+
+    def _send_copied(self, batch: "_Batch", tally: Tally) -> None:
+        """Send pages by way of a copy, and of those that were sent so before only the tags."""
+        data = self._copy(batch)
+        is_zero = zero_rows(data, self._page_bytes)
+        digests = page_digests((data.data,), self._page_bytes)
+        sent = self._sent.digests[batch.region]
+        is_kept = ~is_zero & (digests == sent[batch.index])
+        tally.kept_pages += int(is_kept.sum())
+        self._send_without_data(batch.only(is_zero), tally, wire.NoBytes.ZERO)
+        self._send_without_data(batch.only(is_kept), tally, wire.NoBytes.KEPT)
+        sent[batch.numbers[is_zero]] = 0
+        rest = ~(is_zero | is_kept)
+        if rest.any():
+            if not rest.all():
+                data = data.reshape(-1, self._page_bytes)[rest].reshape(-1)
+            batch = batch.only(rest)
+            self._send_data(batch, data, digests[rest], tally)
+            sent[batch.index] = digests[rest]
+
+    def _send_data(
+        self, batch: "_Batch", data: NDArray[np.uint8], digests: NDArray[np.uint64], tally: Tally
+    ) -> None:
+        began = time.monotonic()
+        level = self._compressor.level(data)
+        runs, tags = batch.runs(), self._plane(batch.tags)
+        with self._counting(batch, tally):
+            if level is None:
+                self._link.send_pages(runs, tags, data.data, digests)
+            else:
+                self._link.send(wire.Pages(runs, (data.data,), tags, level))
+        self._compressor.sent(data.size, time.monotonic() - began, compressed=level is not None)
+
+    def _send_without_data(self, batch: "_Batch", tally: Tally, data: wire.NoBytes) -> None:
+        for part in batch.sound_parts() if batch.numbers.size else ():
+            with self._counting(part, tally):
+                self._link.send(wire.Pages(part.runs(), data, self._plane(part.tags)))
+
+    def _copy(self, batch: "_Batch") -> NDArray[np.uint8]:
+        copy = self._buffer[: batch.numbers.size * self._page_bytes]
+        # Reading by the descriptor and not through the mapping fills no hole.
+        batch.ram.read_pages_into(copy, batch.numbers)
+        return copy
+
+    def _plane(self, tags: NDArray[np.uint8] | None) -> memoryview | wire.NoBytes:
+        if tags is None:
+            return wire.NoBytes.ZERO if self._has_tags else wire.NoBytes.ABSENT
+        return tags.reshape(-1).data
+
+    @contextlib.contextmanager
+    def _counting(self, batch: "_Batch", tally: Tally) -> Iterator[None]:
+        """Add to `tally` what is sent of this batch."""
+        before, data_before = self._link.bytes_sent, self._link.data_bytes_sent
+        yield
+        data_bytes = self._link.data_bytes_sent - data_before
+        overhead = wire.pages_overhead_bytes(len(batch.ranges))
+        tally.pages += batch.numbers.size
+        tally.data_bytes_wire += data_bytes
+        tally.tag_bytes_wire += self._link.bytes_sent - before - data_bytes - overhead
+
+
+class _Batch:
+    """Pages of one region, with their tags if those are sent."""
+
+    def __init__(
+        self, region: int, ram: Region, numbers: Pages, tags: NDArray[np.uint8] | None
+    ) -> None:
+        self.region = region
+        self.ram = ram
+        self.numbers = numbers
+        self.tags = tags
+
+    def only(self, chosen: NDArray[np.bool_]) -> "_Batch":
+        """Return the batch of some of the pages."""
+        tags = None if self.tags is None else self.tags[chosen]
+        return _Batch(self.region, self.ram, self.numbers[chosen], tags)
+
+    def is_new(self, sent: SentData) -> bool:
+        """Return whether none of the pages was sent before."""
+        return not sent.digests[self.region][self.index].any()
+
+    def parts(self, most_bytes: int) -> "Iterator[_Batch]":
+        """Yield batches of the pages in order, of at most so many bytes of data each."""
+        most = most_bytes // self.ram.page_size_bytes
+        for at in range(0, self.numbers.size, most):
+            tags = None if self.tags is None else self.tags[at : at + most]
+            yield _Batch(self.region, self.ram, self.numbers[at : at + most], tags)
+
+    def sound_parts(self, most_bytes: int = MAX_BATCH_BYTES) -> "Iterator[_Batch]":
+        """Yield batches that a record may hold: few enough runs, `most_bytes` if several."""
+        page = self.ram.page_size_bytes
+        if len(self.ranges) > MAX_RUNS:
+            yield from self.parts(min(MAX_RUNS * page, most_bytes))
+        elif len(self.ranges) > 1 and self.numbers.size * page > most_bytes:
+            yield from self.parts(most_bytes)
+        else:
+            yield self
+
+    @cached_property
+    def index(self) -> slice | Pages:
+        """Return what picks the pages from an array that has one entry for each of the region."""
+        return page_index(self.numbers)
+
+    @cached_property
+    def ranges(self) -> NDArray[np.int64]:
+        """Return the runs: first page, number of pages."""
+        return page_runs(self.numbers)
+
+    def runs(self) -> wire.Runs:
+        """Return the runs as a record has them."""
+        runs = self.ram.gpa_runs(self.ranges)
+        runs[:, 1] = self.ranges[:, 1]  # a record counts pages
+        return wire.Runs(runs.view(np.uint64))
+
+    def segments(self) -> Segments:
+        """Return where the data lie."""
+        return segments_of(self.ram, self.ranges)
+
+
+def batches(bitmap: PageBitmap, most: Callable[[], int]) -> Iterator[Pages]:
+    """Yield the numbers of a bitmap's pages in order, at most `most()` at a time."""
+    for start in range(0, bitmap.words.size, _WINDOW_WORDS):
+        first = start * _WORD_BITS
+        count = min(_WINDOW_WORDS * _WORD_BITS, bitmap.page_count - first)
+        window = PageBitmap(count, bitmap.words[start : start + _WINDOW_WORDS])
+        numbers = window.pages() + first
+        while numbers.size:
+            count = most()
+            yield numbers[:count]
+            numbers = numbers[count:]

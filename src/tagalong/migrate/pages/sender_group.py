@@ -1,0 +1,250 @@
+"""The source's connections: who sends which batch, and the marks that end a round on all.
+
+The first connection carries the conversation and pages; the others, the channels, carry
+pages only, each in a thread of its own. Batches are dealt out one by one, so that a channel
+that is slow gets fewer.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+from tagalong import wire
+from tagalong.errors import HostError, TagalongError
+from tagalong.memory import PageBitmap
+from tagalong.migrate.link import Link
+from tagalong.migrate.pages.sender import Pages, PageSender, Tally, batches
+from tagalong.migrate.transport.channel import Interrupt, never
+from tagalong.wire.limits import MAX_BATCH_BYTES
+
+_LOOK_UP_S = 0.02
+
+# How long a batch should take, and its size before that is known.
+_BATCH_S = 0.1
+_FIRST_BYTES = 4 << 20
+_LEAST_BYTES = 1 << 20
+
+Tell = Callable[[Tally], None]
+Pace = Callable[[Callable[[], None]], None]
+
+
+class StoppedError(HostError):
+    """Another connection of the same migration has failed."""
+
+
+class Team:
+    """The links of one migration with a sender each, the first link first.
+
+    Batches have the size that a connection takes a while for, at most `most_bytes()` of data:
+    large ones cost less, small ones keep us responsive on a slow link. `pace` is called after
+    each batch of a live round, in any thread, with what it has to call while it waits.
+    `interrupt` ends waits for answers, by raising.
+    """
+
+    def __init__(
+        self,
+        page_bytes: int,
+        most_bytes: Callable[[], int],
+        pace: Pace,
+        interrupt: Interrupt = never,
+    ) -> None:
+        self._page_bytes = page_bytes
+        self._most_bytes = most_bytes
+        self._batch_pages = _FIRST_BYTES // page_bytes
+        self._pace = pace
+        self._interrupt = interrupt
+        self._members: list[_Member] = []
+        self._bytes_before = 0
+
+    def add(self, link: Link, sender: PageSender) -> None:
+        """Add a connection."""
+        self._members.append(_Member(link, sender))
+
+    @property
+    def bytes_sent(self) -> int:
+        """Return how many bytes all connections have sent so far."""
+        return self._bytes_before + sum(member.link.bytes_sent for member in self._members)
+
+    @property
+    def is_lost(self) -> bool:
+        """Return whether any connection broke."""
+        return any(member.link.is_lost for member in self._members)
+
+    def disband(self) -> None:
+        """Close all connections; new ones may be added then."""
+        self._bytes_before = self.bytes_sent
+        for member in self._members:
+            member.link.close()
+        self._members.clear()
+
+    def send(self, pages: Sequence[PageBitmap], tally: Tally, tell: Tell, *, is_live: bool) -> None:
+        """Send the pages of each region over all connections; add what was sent to `tally`.
+
+        `tell` is called in this thread before each batch and while others still send, with what
+        was sent so far; it may raise. Raises what `PageSender.send` raises.
+        """
+        work = _Work(pages, self._most_of, self._batch_pages)
+        tallies = [Tally() for _ in self._members]
+        helpers = [
+            threading.Thread(
+                target=self._help, args=(work, member, part, is_live), name="channel", daemon=True
+            )
+            for member, part in zip(self._members[1:], tallies[1:], strict=True)
+        ]
+        # Threads for what one connection sends at once would only cost time.
+        helpers = helpers if work.is_large else []
+        try:
+            for helper in helpers:
+                helper.start()
+            self._lead(work, tallies, tell, is_live=is_live)
+            while any(helper.is_alive() for helper in helpers):
+                helpers[-1].join(_LOOK_UP_S)
+                helpers = [helper for helper in helpers if helper.is_alive()]
+                tell(_sum(tallies))
+        finally:
+            work.stop()
+            for helper in helpers:
+                helper.join()
+            for member, part in zip(self._members, tallies, strict=True):
+                member.pages += part.pages
+                member.link.interrupt_with(self._interrupt)
+            tally.add_later(_sum(tallies))
+        work.raise_failure(self._members[0].link)
+
+    def _most_of(self, left: int) -> int:
+        """Return how many pages the next batch should have, with so many left for all."""
+        # The last ones are smaller, so that no connection works for long while others have none.
+        share = max(left // len(self._members), _FIRST_BYTES // self._page_bytes)
+        return min(self._batch_pages, share, self._most_bytes() // self._page_bytes)
+
+    def _lead(self, work: "_Work", tallies: list[Tally], tell: Tell, *, is_live: bool) -> None:
+        def wait() -> None:
+            tell(_sum(tallies))
+
+        for region, numbers in work:
+            wait()
+            self._send(self._members[0], region, numbers, tallies[0])
+            if is_live:
+                self._pace(wait)
+
+    def _help(self, work: "_Work", member: "_Member", tally: Tally, is_live: bool) -> None:
+        member.link.interrupt_with(work.check)
+        try:
+            for region, numbers in work:
+                self._send(member, region, numbers, tally)
+                if is_live:
+                    self._pace(work.check)
+            member.link.flush()
+        except Exception as error:  # noqa: BLE001 (raised again in the leader's thread)
+            work.fail(error)
+
+    def _send(self, member: "_Member", region: int, numbers: Pages, tally: Tally) -> None:
+        began = time.monotonic()
+        member.sender.send(region, numbers, tally)
+        if numbers.size == self._batch_pages:
+            pages = int(numbers.size * _BATCH_S / max(time.monotonic() - began, 1e-6))
+            # By steps, for one batch may have met a buffer that was empty, or a busy host.
+            pages = max(numbers.size // 2, min(pages, numbers.size * 2))
+            least = _LEAST_BYTES // self._page_bytes
+            self._batch_pages = min(max(least, pages), MAX_BATCH_BYTES // self._page_bytes)
+
+    def end_round(self, number: int) -> None:
+        """Say on all connections that the round is over, and wait for all answers.
+
+        Raises as `Link.send` and `Link.receive`.
+        """
+        for member in self._members:
+            member.say_round(number)
+        for member in self._members:
+            member.link.expect(wire.Round)
+
+    def end_last_round(self, number: int) -> None:
+        """Say on the channels that the last pages were sent: STATE says it on the first."""
+        for member in self._members[1:]:
+            member.say_round(number)
+
+    def dismiss_channels(self) -> None:
+        """Say that no more comes over the channels, and close them. Raises nothing."""
+        for member in self._members[1:]:
+            with suppress(TagalongError):
+                member.link.expect(wire.Round)
+                member.link.send(wire.End())
+            member.link.close()
+
+
+class _Member:
+    def __init__(self, link: Link, sender: PageSender) -> None:
+        self.link = link
+        self.sender = sender
+        self.pages = 0
+
+    def say_round(self, number: int) -> None:
+        pages, self.pages = self.pages, 0
+        self.link.send(wire.Round(number, pages))
+
+
+class _Work:
+    """Batches to be sent, dealt out to threads; ends for all when one fails or stops.
+
+    `most_of` says how many pages a batch should have, with so many left.
+    """
+
+    def __init__(
+        self, pages: Sequence[PageBitmap], most_of: Callable[[int], int], few_pages: int
+    ) -> None:
+        self._left = sum(bitmap.count() for bitmap in pages)
+        self.is_large = self._left > few_pages
+        self._batches = _all_batches(pages, lambda: most_of(self._left))
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._failure: Exception | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, Pages]]:
+        while (batch := self._next()) is not None:
+            yield batch
+
+    def _next(self) -> tuple[int, Pages] | None:
+        with self._lock:
+            batch = None if self._is_over else next(self._batches, None)
+            self._left -= 0 if batch is None else batch[1].size
+            return batch
+
+    def stop(self) -> None:
+        """Deal out nothing more, and end the waits of all."""
+        self._is_over = True
+
+    def check(self) -> None:
+        """Raise if the work was stopped."""
+        if self._is_over:
+            raise StoppedError("another connection of the migration has failed")
+
+    def fail(self, error: Exception) -> None:
+        """Stop, because of this error; the first one counts."""
+        with self._lock:
+            if self._failure is None and not isinstance(error, StoppedError):
+                self._failure = error
+            self._is_over = True
+
+    def raise_failure(self, first: Link) -> None:
+        """Raise what has failed, if anything: best what the destination says on `first`."""
+        if self._failure is None:
+            return
+        with suppress(HostError):
+            first.hear_why()
+        raise self._failure
+
+
+def _all_batches(
+    pages: Sequence[PageBitmap], most: Callable[[], int]
+) -> Iterator[tuple[int, Pages]]:
+    for region, bitmap in enumerate(pages):
+        for numbers in batches(bitmap, most):
+            yield region, numbers
+
+
+def _sum(tallies: Sequence[Tally]) -> Tally:
+    total = Tally()
+    for tally in tallies:
+        total.add(tally)
+    return total

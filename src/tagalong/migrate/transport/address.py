@@ -1,0 +1,126 @@
+"""Where a migration goes: tcp:, unix:, fd:, exec: and file: URIs, as QEMU writes them.
+
+tcp, unix and an fd that is a socket are connections: the peer answers. A file, what a
+command (exec:) takes or gives, and an fd that is a pipe or a file go one way; what that
+changes stands in `tagalong.migrate.transport.one_way`.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tagalong.errors import UsageError
+
+_MAX_PORT = 0xFFFF
+_MAX_FD = 0x7FFF_FFFF
+_MAX_OFFSET = (1 << 63) - 1
+_OFFSET = ",offset="
+_DECIMAL = re.compile(r"[0-9]{1,19}")
+_HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]{1,16}")
+_FORMS = "tcp:HOST:PORT, tcp:[IPV6]:PORT, unix:PATH, fd:NUMBER, exec:COMMAND or file:PATH"
+
+
+@dataclass(frozen=True)
+class TcpAddress:
+    """A TCP endpoint; port 0 asks a listener for any that is free."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp:{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class UnixAddress:
+    """A Unix socket in the file system."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True)
+class FdAddress:
+    """An open descriptor of this process: a connected stream socket, a pipe or a file."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"fd:{self.number}"
+
+
+@dataclass(frozen=True)
+class ExecAddress:
+    """A shell command: the stream goes to its standard input, or comes from its output."""
+
+    command: str
+
+    def __str__(self) -> str:
+        return f"exec:{self.command}"
+
+
+@dataclass(frozen=True)
+class FileAddress:
+    """A file, in which the stream starts at `offset` (bytes)."""
+
+    path: Path
+    offset: int = 0
+
+    def __str__(self) -> str:
+        return f"file:{self.path}" + (f"{_OFFSET}{self.offset:#x}" if self.offset else "")
+
+
+SocketAddress = TcpAddress | UnixAddress
+Address = SocketAddress | FdAddress | ExecAddress | FileAddress
+
+
+def parse_address(uri: str) -> Address:
+    """Return the address that a URI names. Raises UsageError if it names none.
+
+    >>> parse_address("tcp:[::1]:4444")
+    TcpAddress(host='::1', port=4444)
+    """
+    scheme, _, rest = uri.partition(":")
+    match scheme:
+        case "tcp":
+            return _parse_tcp(uri, rest)
+        case "unix" if rest:
+            return UnixAddress(Path(rest))
+        case "fd":
+            return FdAddress(_number(uri, rest, "descriptor", _MAX_FD))
+        case "exec" if rest.strip():
+            return ExecAddress(rest)
+        case "file" if rest:
+            return _parse_file(uri, rest)
+    raise UsageError(f"{uri!r} is no migration address: it must be {_FORMS}")
+
+
+def _parse_tcp(uri: str, rest: str) -> TcpAddress:
+    host, _, port = rest.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise UsageError(f"{uri!r}: an IPv6 address stands in brackets, as in tcp:[::1]:4444")
+    if not host:
+        raise UsageError(f"{uri!r} names no host: it must be {_FORMS}")
+    return TcpAddress(host, _number(uri, port, "port", _MAX_PORT))
+
+
+def _parse_file(uri: str, rest: str) -> FileAddress:
+    path, found, offset = rest.rpartition(_OFFSET)
+    if not found:
+        return FileAddress(Path(rest))
+    if not path:
+        raise UsageError(f"{uri!r} names no file: it must be file:PATH or file:PATH,offset=N")
+    if _HEXADECIMAL.fullmatch(offset):
+        offset = str(int(offset, 16))
+    return FileAddress(Path(path), _number(uri, offset, "offset", _MAX_OFFSET))
+
+
+def _number(uri: str, text: str, what: str, most: int) -> int:
+    if _DECIMAL.fullmatch(text) and int(text) <= most:
+        return int(text)
+    raise UsageError(f"{uri!r}: {text!r} is no {what}, which is 0 to {most}")

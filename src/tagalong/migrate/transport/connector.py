@@ -1,0 +1,141 @@
+"""Reaches a destination: the source's end of every kind of address."""
+
+import os
+import select
+import socket
+import time
+
+from tagalong.errors import HostError, UsageError
+from tagalong.migrate.transport.address import (
+    Address,
+    FdAddress,
+    SocketAddress,
+    TcpAddress,
+    UnixAddress,
+)
+from tagalong.migrate.transport.channel import Channel, Interrupt, never, wait_ready
+from tagalong.migrate.transport.inherited import connected_socket, is_socket
+from tagalong.migrate.transport.one_way import keep
+from tagalong.migrate.transport.tls import Handshake, TlsCredentials, TlsRole
+
+_UNIX_BUFFER_BYTES = 4 << 20
+_WINDOW_BYTES = 3 << 20
+
+
+def is_one_way(address: Address) -> bool:
+    """Return whether no peer answers there: a file, a command, a pipe."""
+    if isinstance(address, FdAddress):
+        return not is_socket(address)
+    return not isinstance(address, TcpAddress | UnixAddress)
+
+
+def connect(
+    address: Address,
+    *,
+    timeout_s: float,
+    idle_s: float,
+    interrupt: Interrupt = never,
+    tls: TlsCredentials | None = None,
+) -> Channel:
+    """Connect to a destination and return the channel.
+
+    Raises HostError if nobody listens there or no answer comes in `timeout_s`,
+    AuthenticationError if the peer does not prove what `tls` asks of it, UsageError where
+    TLS has no meaning. Nothing is left open then.
+    """
+    if is_one_way(address):
+        if tls is not None:
+            raise UsageError(f"{address}: there is no peer that TLS could authenticate")
+        return keep(address, idle_s=idle_s)
+    deadline = time.monotonic() + timeout_s
+    sock = _connected(address, deadline, interrupt)
+    if tls is None:
+        return Channel(sock, str(address), idle_s=idle_s)
+    return _secured(sock, address, tls, deadline, interrupt).channel(idle_s=idle_s)
+
+
+def _connected(address: Address, deadline: float, interrupt: Interrupt) -> socket.socket:
+    if isinstance(address, FdAddress):
+        return connected_socket(address)
+    assert isinstance(address, TcpAddress | UnixAddress)  # noqa: S101 (the others go one way)
+    failure: OSError | None = None
+    for family, where in resolve(address):
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            _connect(sock, where, deadline, interrupt)
+            tune(sock)
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise HostError(
+        f"{address}: cannot connect: {failure}; does a destination wait there?"
+    ) from failure
+
+
+def resolve(address: SocketAddress) -> list[tuple[int, object]]:
+    """Return families and system addresses to try, in order. Raises HostError."""
+    if isinstance(address, UnixAddress):
+        return [(socket.AF_UNIX, str(address.path))]
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise HostError(f"{address}: cannot find the host: {error}") from error
+    return [(family, where) for family, _, _, _, where in found]
+
+
+def _connect(sock: socket.socket, where: object, deadline: float, interrupt: Interrupt) -> None:
+    sock.setblocking(False)
+    try:
+        sock.connect(where)  # type: ignore[arg-type]
+    except BlockingIOError:
+        if not wait_ready(sock.fileno(), select.POLLOUT, deadline, interrupt):
+            raise TimeoutError("no answer in time") from None
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code)) from None
+
+
+def tune(sock: socket.socket) -> None:
+    """Set what a migration's socket needs."""
+    if sock.family == socket.AF_UNIX:
+        # By default it holds a fifth of a batch. TCP's buffers grow by themselves, and a
+        # size that is asked for would end that.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNIX_BUFFER_BYTES)
+    else:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The kernel makes the receive window fit what a reader waits for, and leaves it so.
+        # Else it would fit the small portions that are waited for later, and both ends would
+        # take turns instead of working side by side.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _WINDOW_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def _secured(
+    sock: socket.socket,
+    address: Address,
+    tls: TlsCredentials,
+    deadline: float,
+    interrupt: Interrupt,
+) -> Handshake:
+    expected = tls.hostname or (address.host if isinstance(address, TcpAddress) else None)
+    try:
+        if expected is None:
+            raise UsageError(f"{address}: say which host must answer there (--tls-hostname)")
+        context = tls.context(TlsRole.CLIENT)
+    except BaseException:
+        sock.close()
+        raise
+    handshake = Handshake(sock, tls, context, server_name=expected, name=str(address))
+    try:
+        while (event := handshake.step()) is not None:
+            if not wait_ready(handshake.fileno(), event, deadline, interrupt):
+                raise HostError(f"{address}: the TLS handshake took too long")
+    except BaseException:
+        handshake.close()
+        raise
+    return handshake

@@ -1,0 +1,233 @@
+"""Streams that go one way: into a file, a command or a pipe, and out of them again.
+
+The protocol is a conversation. Where nobody can answer, a thread of this process does:
+
+- `keep` gives the source a peer that speaks the destination's part and writes down what the
+  source says. Its READY means: everything before was handed to the kernel and, in a file,
+  is on the disk. A file gets its name only after COMMIT, so whatever has that name is whole.
+  What was written is exactly the source's stream (docs/formats/stream.md).
+- `replay` gives the destination a peer that says what was written down, and hears nothing.
+
+Digests cannot be compared this way. Whoever loads a stream twice has the VM twice: that
+only one of them runs is up to the operator.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from tagalong import wire
+from tagalong.errors import HostError, MigrationError, TagalongError
+from tagalong.migrate.link import Link, Timeouts
+from tagalong.migrate.transport.address import Address
+from tagalong.migrate.transport.channel import Channel
+from tagalong.migrate.transport.sink import Child, Sink, open_sink, open_source
+
+_BUFFER_BYTES: Final = 4 << 20
+_CHUNK_BYTES: Final = 1 << 20
+_WORK_STEP_S: Final = 0.5
+
+# A source may think between two records for as long as it likes: it is in this process.
+_PATIENT: Final = Timeouts(idle_s=float("inf"), record_s=float("inf"), answer_s=float("inf"))
+
+
+def keep(address: Address, *, idle_s: float) -> Channel:
+    """Return a channel to a peer that keeps the stream at `address`.
+
+    Raises HostError if it cannot be written there.
+    """
+    near, far = _pair()
+    gone = threading.Event()
+
+    def interrupt() -> None:
+        if gone.is_set():
+            raise HostError(f"{address}: the migration was given up")
+
+    try:
+        sink = open_sink(address, interrupt)
+    except BaseException:
+        near.close()
+        far.close()
+        raise
+    keeper = _Keeper(far, sink, str(address))
+    threading.Thread(target=keeper.run, name="keeper", daemon=True).start()
+    return _Watched(near, str(address), idle_s=idle_s, on_close=gone.set)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    pair = socket.socketpair()
+    for sock in pair:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+    return pair
+
+
+class _Watched(Channel):
+    """A channel that tells when it is closed."""
+
+    is_one_way = True
+
+    def __init__(
+        self, sock: socket.socket, name: str, *, idle_s: float, on_close: Callable[[], None]
+    ) -> None:
+        super().__init__(sock, name, idle_s=idle_s)
+        self._on_close = on_close
+
+    def close(self) -> None:
+        self._on_close()
+        super().close()
+
+
+class _Tee(Channel):
+    """A channel whose incoming bytes go into a sink before anybody sees them."""
+
+    def __init__(self, sock: socket.socket, name: str, sink: Sink) -> None:
+        super().__init__(sock, name, idle_s=float("inf"))
+        self._sink: Sink | None = sink
+
+    @property
+    def plain_descriptor(self) -> None:
+        """Return None: the bytes must come through here."""
+        return
+
+    def _receive_some(self, target: memoryview) -> int:
+        count = super()._receive_some(target)
+        if self._sink is not None:
+            self._sink.write(target[:count])
+        return count
+
+    def forget_sink(self) -> None:
+        """Let bytes pass unkept: the sink is closed."""
+        self._sink = None
+
+
+class _Keeper:
+    """Speaks the destination's part, and has everything written down."""
+
+    def __init__(self, sock: socket.socket, sink: Sink, name: str) -> None:
+        self._sink = sink
+        self._channel = _Tee(sock, name, sink)
+        self._link = Link(self._channel, wire.Connection(wire.Role.DESTINATION), _PATIENT)
+        self._has_commit = False
+
+    def run(self) -> None:
+        with self._channel:
+            try:
+                self._keep()
+            except TagalongError as error:
+                self._channel.forget_sink()
+                self._sink.discard()
+                # ABORT promises that nothing can be started from what was written.
+                if self._sink.is_revocable or not self._has_commit:
+                    self._link.abort(error)
+
+    def _keep(self) -> None:
+        hello = self._link.expect(wire.Hello)
+        self._link.send(wire.Hello(wire.Role.DESTINATION, hello.migration_id))
+        self._link.expect(wire.Machine)
+        self._link.expect(wire.State)
+        self._link.send(wire.Accept())
+        self._take_all()
+        self._while_alive(self._sink.secure)
+        self._link.send(wire.Ready())
+        self._link.expect(wire.Commit)
+        self._has_commit = True
+        self._channel.forget_sink()
+        self._while_alive(self._sink.complete)
+        self._link.send(wire.Running())
+
+    def _take_all(self) -> None:
+        """Take in everything up to PREPARE."""
+        pages = 0
+        while not isinstance(record := self._link.receive(), wire.Prepare):
+            match record:
+                case wire.Pages():
+                    pages += record.page_count
+                case wire.Round():
+                    self._link.send(wire.Round(record.number, pages))
+                    pages = 0
+                case wire.Verify():
+                    raise MigrationError("what is kept can be verified only when it is loaded")
+
+    def _while_alive(self, work: Callable[[], None]) -> None:
+        """Do what may take long, and stay in touch with the source."""
+        failure: list[TagalongError] = []
+
+        def run() -> None:
+            try:
+                work()
+            except TagalongError as error:
+                failure.append(error)
+
+        thread = threading.Thread(target=run, name="keeper-disk", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(_WORK_STEP_S)
+            with contextlib.suppress(HostError):  # a source that has gone is noticed later
+                self._link.keep_alive()
+        if failure:
+            raise failure[0]
+
+
+def replay(address: Address, *, idle_s: float) -> Channel:
+    """Return a channel to a peer that says what was kept at `address`.
+
+    Raises HostError if that cannot be opened.
+    """
+    descriptor, child = open_source(address)
+    near, far = _pair()
+    far.setblocking(False)
+    teller = _Teller(descriptor, child, far)
+    threading.Thread(target=teller.run, name="teller", daemon=True).start()
+    return Channel(near, str(address), idle_s=idle_s)
+
+
+class _Teller:
+    """Moves bytes from a descriptor to a socket, and throws away what comes back."""
+
+    def __init__(self, descriptor: int, child: Child | None, sock: socket.socket) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+        self._child = child
+        self._sock = sock
+        self._left = memoryview(b"")
+        self._is_at_end = False
+
+    def run(self) -> None:
+        try:
+            with contextlib.suppress(OSError):
+                while self._step():
+                    pass
+        finally:
+            os.close(self._descriptor)
+            self._sock.close()
+            if self._child is not None:
+                self._child.end()
+
+    def _step(self) -> bool:
+        """Wait, then move what can be moved; return False once the listener has gone."""
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN | (select.POLLOUT if self._left else 0))
+        if not self._left and not self._is_at_end:
+            poller.register(self._descriptor, select.POLLIN)
+        ready = dict(poller.poll())
+        events = ready.get(self._sock.fileno(), 0)
+        if events & select.POLLIN and not self._sock.recv(_CHUNK_BYTES):
+            return False
+        if events & (select.POLLHUP | select.POLLERR) and not events & select.POLLIN:
+            return False
+        if events & select.POLLOUT:
+            self._left = self._left[self._sock.send(self._left) :]
+        if self._descriptor in ready:
+            self._read()
+        return True
+
+    def _read(self) -> None:
+        data = os.read(self._descriptor, _CHUNK_BYTES)
+        self._left = memoryview(data)
+        if not data:
+            self._is_at_end = True
+            self._sock.shutdown(socket.SHUT_WR)

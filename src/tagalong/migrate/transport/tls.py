@@ -1,0 +1,282 @@
+"""TLS 1.3 with certificates on both sides: a peer that nobody vouches for sends no record.
+
+The certificates lie in a folder, under the names that QEMU (tls-creds-x509) and libvirt use:
+
+    ca-cert.pem                         who vouches: certificates of authorities
+    ca-crl.pem                          certificates that they took back; optional
+    server-cert.pem, server-key.pem     of the destination, which listens
+    client-cert.pem, client-key.pem     of the source, which connects
+
+Both sides check the other's chain up to ca-cert.pem. The source checks besides that the
+destination's certificate names the host that it connected to, and the destination may
+have a list of the names that it admits. Nothing below TLS 1.3 is spoken (RFC 8446).
+"""
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from tagalong.errors import AuthenticationError, HostError
+from tagalong.migrate.transport.channel import Blocked, Channel
+
+_CA: Final = "ca-cert.pem"
+_REVOKED: Final = "ca-crl.pem"
+
+# What one call of OpenSSL gets: it holds this much back encrypted while the socket is full.
+_SEND_BYTES: Final = 256 << 10
+_AHEAD_BYTES: Final = 16 << 10
+
+
+class TlsRole(Enum):
+    """Which end of a TLS connection; the values begin the names of its files."""
+
+    SERVER = "server"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True)
+class TlsCredentials:
+    """Who we are and whom we trust.
+
+    `folder` has the files above. `hostname` is the name that a server has to prove, where it
+    is not the host that was connected to. `admitted` are the names that a client may have
+    (DNS names or the common name of its certificate); all that the authority vouches for if
+    there are none.
+    """
+
+    folder: Path
+    hostname: str | None = None
+    admitted: tuple[str, ...] = ()
+
+    def context(self, role: TlsRole) -> ssl.SSLContext:
+        """Return what OpenSSL needs. Raises HostError naming the file that is not as it must be."""
+        is_server = role is TlsRole.SERVER
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        if is_server:
+            # Tickets are for coming back without the certificates; and what arrives unasked
+            # after the handshake would look like the peer's first byte.
+            context.num_tickets = 0
+        self._load_authority(context)
+        self._load_own(context, role)
+        return context
+
+    def _load_authority(self, context: ssl.SSLContext) -> None:
+        _load(self.folder / _CA, lambda path: context.load_verify_locations(cafile=path))
+        revoked = self.folder / _REVOKED
+        if revoked.exists():
+            _load(revoked, lambda path: context.load_verify_locations(cafile=path))
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+    def _load_own(self, context: ssl.SSLContext, role: TlsRole) -> None:
+        key = self.folder / f"{role.value}-key.pem"
+        _require(key)
+
+        def refuse_password() -> str:
+            raise HostError(f"{key}: the key is encrypted, and nobody is here to ask: decrypt it")
+
+        _load(
+            self.folder / f"{role.value}-cert.pem",
+            lambda path: context.load_cert_chain(path, key, password=refuse_password),
+        )
+
+
+def _load(path: Path, load: Callable[[Path], None]) -> None:
+    _require(path)
+    try:
+        load(path)
+    except (ssl.SSLError, OSError) as error:
+        raise HostError(f"{path}: cannot be used for TLS: {_reason(error)}") from error
+
+
+def _require(path: Path) -> None:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise HostError(
+            f"{path}: cannot be read for TLS: {error.strerror}; a folder for TLS has {_CA} and "
+            "for each role a -cert.pem and a -key.pem"
+        ) from error
+
+
+class Handshake:
+    """A TLS handshake on a connected socket, made in steps, so that none holds up others.
+
+    Owns `sock` until `channel` was called or `close`. `name` is for people.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        credentials: TlsCredentials,
+        context: ssl.SSLContext,
+        *,
+        server_name: str | None,
+        name: str,
+    ) -> None:
+        """Begin, as the client if there is a `server_name` to be proven, else as the server."""
+        sock.setblocking(False)
+        self.name = name
+        self._credentials = credentials
+        try:
+            self._sock = context.wrap_socket(
+                sock,
+                server_side=server_name is None,
+                server_hostname=server_name,
+                do_handshake_on_connect=False,
+            )
+        except (OSError, ValueError) as error:
+            sock.close()
+            raise HostError(f"{name}: cannot begin TLS: {error}") from error
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._sock.fileno()
+
+    def step(self) -> int | None:
+        """Go as far as possible; return the poll event to wait for, None when it is done.
+
+        Raises AuthenticationError if the peer is not whom it has to be or refuses us,
+        HostError if the connection is gone.
+        """
+        try:
+            self._sock.do_handshake()
+        except ssl.SSLWantReadError:
+            return select.POLLIN
+        except ssl.SSLWantWriteError:
+            return select.POLLOUT
+        except ssl.SSLError as error:
+            raise _refused(self.name, error) from error
+        except OSError as error:
+            raise HostError(f"{self.name}: the TLS handshake broke off: {error}") from error
+        return None
+
+    def channel(self, *, idle_s: float) -> "TlsChannel":
+        """Return the channel, once `step` has returned None."""
+        return TlsChannel(self._sock, self.name, idle_s=idle_s)
+
+    def objection(self) -> str | None:
+        """Return why the client must not come in although it was vouched for, None if it may."""
+        names = _names(self._sock.getpeercert() or {})
+        if not self._credentials.admitted or names & set(self._credentials.admitted):
+            return None
+        shown = ", ".join(sorted(names)) or "without a name"
+        return f"{self.name}: the client {shown} is not admitted"
+
+    def hang_up(self) -> None:
+        """Send nothing more; the peer can still hear what was sent, until `close`."""
+        with contextlib.suppress(OSError):
+            # The class's own: that of a TLS socket would forget what OpenSSL has to say.
+            socket.socket.shutdown(self._sock, socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the socket. Safe to call twice."""
+        self._sock.close()
+
+
+def _names(certificate: Mapping[str, Any]) -> set[str]:
+    """Return the DNS names and the common name of what SSLSocket.getpeercert returns."""
+    pairs = [
+        *certificate.get("subjectAltName", ()),
+        *(pair for group in certificate.get("subject", ()) for pair in group),
+    ]
+    return {value for kind, value in pairs if kind in ("DNS", "commonName")}
+
+
+class TlsChannel(Channel):
+    """A channel over a TLS connection that stands.
+
+    OpenSSL keeps what it has encrypted while the socket is full, and would send it with
+    whatever is written next. So after a failed `send` nothing must be sent any more, not
+    even the closing alert: a COMMIT that counts as not sent could go out with it.
+    `is_mid_record` says so, and `finish` closes the socket's side without OpenSSL.
+    """
+
+    def __init__(self, sock: ssl.SSLSocket, name: str, *, idle_s: float) -> None:
+        super().__init__(sock, name, idle_s=idle_s)
+        self._tls = sock
+        self._lock = threading.Lock()
+        self._ahead = memoryview(b"")
+
+    @property
+    def plain_descriptor(self) -> None:
+        """Return None: the descriptor's bytes are encrypted."""
+        return
+
+    def is_readable(self) -> bool:
+        """Return whether bytes, or the peer's end, can be received without waiting."""
+        if self._ahead:
+            return True
+        # What the socket has may be no byte of the stream but TLS's own business.
+        target = memoryview(bytearray(_AHEAD_BYTES))
+        try:
+            count = self._read(target)
+        except Blocked:
+            return False
+        except (OSError, HostError):
+            return True  # whoever receives will see it
+        self._ahead = target[:count]
+        return True
+
+    def _send_some(self, buffers: list[memoryview]) -> int:
+        # From now on some of it may leave, whatever comes of the call.
+        self.is_mid_record = True
+        with self._lock, _Translated(self.name):
+            return self._tls.send(buffers[0][:_SEND_BYTES])
+
+    def _receive_some(self, target: memoryview) -> int:
+        if self._ahead:
+            count = min(len(target), len(self._ahead))
+            target[:count] = self._ahead[:count]
+            self._ahead = self._ahead[count:]
+            return count
+        return self._read(target)
+
+    def _read(self, target: memoryview) -> int:
+        with self._lock, _Translated(self.name):
+            return self._tls.recv_into(target)
+
+
+class _Translated:
+    """Turns OpenSSL's exceptions into the channel's."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, ssl.SSLWantReadError):
+            raise Blocked(select.POLLIN) from None
+        if isinstance(error, ssl.SSLWantWriteError):
+            raise Blocked(select.POLLOUT) from None
+        if isinstance(error, ssl.SSLError):
+            raise _refused(self._name, error) from error
+
+
+def _refused(name: str, error: ssl.SSLError) -> HostError:
+    """Return the error for a handshake that failed, or for the peer's verdict on it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return AuthenticationError(f"{name}: the peer is not trusted: {error.verify_message}")
+    reason = _reason(error)
+    if "ALERT" in (error.reason or "") or "CERTIFICATE" in (error.reason or ""):
+        return AuthenticationError(f"{name}: the peers do not accept each other: {reason}")
+    return AuthenticationError(
+        f"{name}: no TLS 1.3 with the peer: {reason}; does it have TLS switched on?"
+    )
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return error.strerror or str(error)

@@ -1,6 +1,0 @@
-"""What this host can do for guests with MTE, each item found out by trying it."""
-
-from tagalong.probe.findings import Answer, Finding, Report
-from tagalong.probe.run import probe
-
-__all__ = ["Answer", "Finding", "Report", "probe"]

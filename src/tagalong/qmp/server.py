@@ -1,0 +1,134 @@
+"""Serves the control socket: asyncio around sessions.
+
+Everything happens in the event loop's thread, so replies and events leave in the order in
+which they came to be. A client that does not read is disconnected when more than
+MAX_UNSENT_BYTES wait for it: neither the VM nor other clients wait for anybody.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from tagalong.qmp import messages
+from tagalong.qmp.messages import Event
+from tagalong.qmp.session import Commands, Session
+from tagalong.qmp.socket_file import SocketFile
+
+MAX_UNSENT_BYTES = 1024 * 1024
+
+_FLUSH_TIMEOUT_S = 1.0
+
+
+class ControlServer:
+    """The VM's QMP server on a unix socket.
+
+    >>> server = ControlServer(commands)
+    >>> await server.start(Path("vm.sock"))
+    >>> server.broadcast(Event("STOP"))
+    >>> await server.close()
+    """
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+        self._clients: set[_Client] = set()
+        self._socket_file: SocketFile | None = None
+        self._server: asyncio.Server | None = None
+
+    async def start(self, path: Path) -> None:
+        """Create the socket and accept clients. Raises UsageError or HostError."""
+        self._socket_file = SocketFile(path)
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            self._new_client, sock=self._socket_file.socket
+        )
+
+    def broadcast(self, event: Event) -> None:
+        """Send `event` to every client that has finished negotiation."""
+        line = messages.encode(event.to_json())
+        for client in tuple(self._clients):
+            client.notify(line)
+
+    async def close(self) -> None:
+        """Remove the socket file, send what is queued (for a second at most), disconnect."""
+        if self._server is not None:
+            self._server.close()
+        if self._socket_file is not None:
+            self._socket_file.remove()
+        clients = tuple(self._clients)
+        for client in clients:
+            client.close()
+        if clients:
+            await asyncio.wait([client.closed for client in clients], timeout=_FLUSH_TIMEOUT_S)
+        for client in clients:
+            client.abort()
+
+    def _new_client(self) -> "_Client":
+        return _Client(Session(self._commands), self._clients)
+
+
+class _Client(asyncio.Protocol):
+    """One connection; a member of `clients` for as long as it lasts."""
+
+    def __init__(self, session: Session, clients: "set[_Client]") -> None:
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._session = session
+        self._clients = clients
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._clients.add(self)
+        self._send(self._session.greeting())
+
+    def data_received(self, data: bytes) -> None:
+        self._answer(self._session.receive(data))
+
+    def _answer(self, replies: Iterator[bytes | asyncio.Future[bytes]]) -> None:
+        """Send replies in order; read no further while a command takes its time."""
+        for reply in replies:
+            if isinstance(reply, asyncio.Future):
+                self._pause()
+                reply.add_done_callback(lambda done: self._go_on(done, replies))
+                return
+            self._send(reply)
+        if self._session.finished:
+            self.close()
+
+    def _go_on(
+        self,
+        done: asyncio.Future[bytes],
+        replies: Iterator[bytes | asyncio.Future[bytes]],
+    ) -> None:
+        if done.cancelled() or self._transport is None or self._transport.is_closing():
+            return
+        self._send(done.result())
+        self._transport.resume_reading()
+        self._answer(replies)
+
+    def _pause(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's name)
+        self._clients.discard(self)
+        self.closed.set_result(None)
+
+    def notify(self, line: bytes) -> None:
+        if self._session.negotiated:
+            self._send(line)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _send(self, line: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(line)
+        if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            transport.abort()

@@ -1,0 +1,117 @@
+"""One client's conversation with the VM, without any I/O.
+
+    greeting sent -> qmp_capabilities -> commands and events
+
+Bytes go in, the bytes of the replies come out; a session knows nothing of sockets. A command
+may take its time: then a future of its reply comes out, and no further command of this
+client runs before that is done.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Protocol
+
+from tagalong.errors import TagalongError
+from tagalong.qmp import messages
+from tagalong.qmp.arguments import Argument, Kind, check_arguments
+from tagalong.qmp.framing import MessageSplitter, OversizedMessageError
+from tagalong.qmp.messages import ErrorClass, JsonObject, QmpError, Request
+
+NEGOTIATE = "qmp_capabilities"
+
+_NEGOTIATE_ARGUMENTS = {"enable": Argument(Kind.ARRAY)}
+
+
+class Commands(Protocol):
+    """What a session can ask of the VM."""
+
+    def execute(self, command: str, arguments: JsonObject) -> object:
+        """Run a command and return its value, or a future of it.
+
+        Raises QmpError or TagalongError; so may the future.
+        """
+        ...
+
+
+class Session:
+    """The server's side of one connection.
+
+    `negotiated` says whether the client may get events. `finished` is True after a
+    message that was too long: send what came back, then close the connection.
+    """
+
+    def __init__(self, commands: Commands) -> None:
+        self.negotiated = False
+        self.finished = False
+        self._commands = commands
+        self._splitter = MessageSplitter()
+
+    def greeting(self) -> bytes:
+        """Return what the client is sent first."""
+        return messages.encode(messages.greeting())
+
+    def receive(self, data: bytes) -> Iterator[bytes | asyncio.Future[bytes]]:
+        """Run the commands in `data` one by one and yield the reply of each, or a future.
+
+        Each command runs when the iterator is advanced, so that events which it causes
+        can go out between the replies, in the order in which things happened. After a future
+        it must not be advanced before that is done.
+        """
+        try:
+            for message in self._splitter.feed(data):
+                answer = self._answer(message)
+                if isinstance(answer, asyncio.Future):
+                    yield answer
+                else:
+                    yield messages.encode(answer)
+        except OversizedMessageError as error:
+            self.finished = True
+            yield messages.encode(messages.failure(QmpError(str(error))))
+
+    def _answer(self, message: bytes) -> JsonObject | asyncio.Future[bytes]:
+        try:
+            request = messages.parse_request(message)
+        except QmpError as error:
+            return messages.failure(error)
+        try:
+            value = self._execute(request)
+        except (QmpError, TagalongError) as error:
+            return _failure(error, request)
+        if isinstance(value, asyncio.Future):
+            return asyncio.ensure_future(_later(value, request))
+        return messages.success(value, request.request_id)
+
+    def _execute(self, request: Request) -> object:
+        if request.command == NEGOTIATE:
+            return self._negotiate(request.arguments)
+        if not self.negotiated:
+            raise QmpError(
+                f"Expecting capabilities negotiation with '{NEGOTIATE}'",
+                error_class=ErrorClass.COMMAND_NOT_FOUND,
+            )
+        return self._commands.execute(request.command, request.arguments)
+
+    def _negotiate(self, arguments: JsonObject) -> object:
+        if self.negotiated:
+            raise QmpError(
+                "Capabilities negotiation is already complete, command ignored",
+                error_class=ErrorClass.COMMAND_NOT_FOUND,
+            )
+        check_arguments(arguments, _NEGOTIATE_ARGUMENTS)
+        if wanted := arguments.get("enable"):
+            raise QmpError(f"Capabilities are not available: {wanted}")
+        self.negotiated = True
+        return {}
+
+
+async def _later(value: asyncio.Future[object], request: Request) -> bytes:
+    try:
+        return messages.encode(messages.success(await value, request.request_id))
+    except (QmpError, TagalongError) as error:
+        return messages.encode(_failure(error, request))
+
+
+def _failure(error: QmpError | TagalongError, request: Request) -> JsonObject:
+    refusal = error if isinstance(error, QmpError) else QmpError(str(error))
+    refusal.request_id = request.request_id
+    return messages.failure(refusal)

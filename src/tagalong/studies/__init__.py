@@ -1,0 +1,7 @@
+"""What tagalong finds out about tags, machines and hosts by running them.
+
+demo        one guest, moved between two processes
+comparison  the access strategies, side by side
+race        a guest's and a VMM's instructions in all their interleavings
+probe       what this host can do
+"""

@@ -1,0 +1,81 @@
+"""Reads what the guest program `churn` says on its console.
+
+Two kinds of lines matter; the words before the first pair tell them apart:
+
+    churn: progress vcpu=0 ops=4096 blocks=300 retags=120 faults=64
+    churn: FAIL vcpu=0 ops=5000 allocation tag at 0x40255420: expected 0xc got 0
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tagalong.studies.demo.report import GuestProgress
+
+_PROGRESS = re.compile(
+    r"churn: progress vcpu=(\d+) ops=(\d+) blocks=(\d+) retags=(\d+) faults=(\d+)"
+)
+_FAIL = re.compile(r"churn: FAIL\b")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One vCPU's counters since the guest began; they only grow, but for `blocks`.
+
+    `operations` counts steps of the workload, `blocks` those alive now, `retags` changes
+    of tags alone, `faults` tag check faults that the guest provoked and got.
+    """
+
+    vcpu: int
+    operations: int
+    blocks: int
+    retags: int
+    faults: int
+
+
+def parse_progress(line: str) -> Progress | None:
+    """Return the counters in a progress line, None for any other line."""
+    found = _PROGRESS.match(line)
+    return Progress(*(int(number) for number in found.groups())) if found else None
+
+
+class ChurnLog:
+    """What one side's console has shown so far, and a way to wait for more."""
+
+    def __init__(self) -> None:
+        self.failures: list[str] = []
+        self.ended = False
+        self._last: dict[int, Progress] = {}
+        self._reports: dict[int, int] = {}
+        self._changed = asyncio.Event()
+
+    def add(self, line: str) -> None:
+        """Take one line of console output."""
+        progress = parse_progress(line)
+        if progress is not None:
+            self._last[progress.vcpu] = progress
+            self._reports[progress.vcpu] = self._reports.get(progress.vcpu, 0) + 1
+        elif _FAIL.match(line):
+            self.failures.append(line.rstrip())
+        self._changed.set()
+
+    def end(self) -> None:
+        """Record that no more will come."""
+        self.ended = True
+        self._changed.set()
+
+    def progress(self) -> GuestProgress:
+        """Return what all vCPUs together have reported here last."""
+        last = self._last.values()
+        return GuestProgress(sum(p.operations for p in last), sum(p.faults for p in last))
+
+    def reports(self, vcpu_count: int) -> int:
+        """Return how many progress lines every one of `vcpu_count` vCPUs has at least."""
+        return min(self._reports.get(vcpu, 0) for vcpu in range(vcpu_count))
+
+    async def wait_until(self, condition: Callable[["ChurnLog"], bool]) -> None:
+        """Return once `condition` holds or nothing more will come."""
+        while not (condition(self) or self.ended):
+            self._changed.clear()
+            await self._changed.wait()

@@ -1,0 +1,162 @@
+"""The demo: two processes, one guest, moved from one to the other while it runs.
+
+    source                                     destination
+    `tagalong run --guest churn`               `tagalong run --incoming tcp:127.0.0.1:0`
+      guest reports progress
+                      ---- migrate, tags included, digests compared ---->
+      ends                                       guest reports further progress
+
+The guest checks its own tags all the time and says FAIL at the first broken invariant; so
+what it says at the destination is the proof, not what we say.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from tagalong import access
+from tagalong.errors import MachineError
+from tagalong.studies.demo.churn import ChurnLog
+from tagalong.studies.demo.process import VmProcess, start
+from tagalong.studies.demo.report import DemoReport
+from tagalong.vmm.factory import AUTO
+from tagalong.vmm.record import MigrationRequest
+from tagalong.vmm.settings import MigrationSettings
+
+# Operations between two lines of progress: several a second, so that nobody waits for long.
+_REPORT_OFTEN = "report=512"
+
+# How many lines of progress every vCPU has to print before and after the move.
+_REPORTS_BEFORE = 2
+_REPORTS_AFTER = 3
+
+_PROGRESS_TIMEOUT_S = 60.0
+
+Answer = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What `tagalong demo` was asked for."""
+
+    ram_bytes: int
+    vcpu_count: int
+    guest_arguments: str
+    max_downtime_ms: int
+    drop_tags: bool = False
+    machine: str = AUTO
+    access: str = access.AUTO
+
+
+@dataclass(frozen=True)
+class DemoObserver:
+    """Gets told how far the demo is: a word on each step, and the migration's progress."""
+
+    step: Callable[[str], None]
+    progress: Callable[[Answer], None]
+
+
+async def run_demo(options: DemoOptions, observer: DemoObserver) -> DemoReport:
+    """Run the demo and return what happened.
+
+    Raises the error of whatever did not work. Both processes are gone when it returns,
+    raises or is cancelled.
+    """
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tagalong-")))
+        observer.step("starting two processes: a guest at the source, an empty destination")
+        source = await stack.enter_async_context(
+            start("source", folder / "a", _source_options(options))
+        )
+        destination = await stack.enter_async_context(
+            start("destination", folder / "b", _destination_options(options))
+        )
+        await _wait_for_progress(source, options, _REPORTS_BEFORE)
+        observer.step("the guest runs; migrating it")
+        migration = await _migrate(source, destination, options, observer)
+        census = await _count_tags(source)
+        await source.stop()
+        observer.step("the guest is at the destination; waiting for what it says there")
+        await _wait_for_progress(destination, options, _REPORTS_AFTER, more_than=source.log)
+        await destination.stop()
+        return DemoReport(
+            tags_dropped=options.drop_tags,
+            migration=migration,
+            granules=census["granules"],
+            tagged_granules=census["tagged-granules"],
+            before=source.log.progress(),
+            after=destination.log.progress(),
+            failures=tuple(source.log.failures + destination.log.failures),
+        )
+
+
+def _source_options(options: DemoOptions) -> tuple[str, ...]:
+    return (
+        "--guest", "churn",
+        "--guest-args", f"{_REPORT_OFTEN} {options.guest_arguments}".strip(),
+        "--ram", str(options.ram_bytes),
+        "--vcpus", str(options.vcpu_count),
+        "--machine", options.machine,
+        "--access", options.access,
+    )  # fmt: skip
+
+
+def _destination_options(options: DemoOptions) -> tuple[str, ...]:
+    return (
+        "--incoming", "tcp:127.0.0.1:0",
+        "--machine", options.machine,
+        "--access", options.access,
+    )  # fmt: skip
+
+
+async def _migrate(
+    source: VmProcess, destination: VmProcess, options: DemoOptions, observer: DemoObserver
+) -> Answer:
+    # Without tags the digests cannot be equal: to see the guest notice, do not ask for them.
+    request = MigrationRequest(
+        uri=await _incoming_uri(destination),
+        # A host may be so slow, as an emulated one is, that the guest would never be caught up.
+        settings=MigrationSettings(downtime_limit=options.max_downtime_ms, auto_converge=True),
+        verify=not options.drop_tags,
+        drop_tags=options.drop_tags,
+    )
+    async with source.client() as client:
+        return await client.migrate(request, observer.progress)
+
+
+async def _incoming_uri(destination: VmProcess) -> str:
+    async with destination.client() as client:
+        info = await client.migration()
+    (address,) = cast("list[dict[str, str]]", info["socket-address"])
+    return f"tcp:{address['host']}:{address['port']}"
+
+
+async def _count_tags(source: VmProcess) -> Mapping[str, int]:
+    """Count the tags in the copy that the source keeps: the guest as it left."""
+    async with source.client() as client:
+        return cast("Mapping[str, int]", await client.execute("x-query-tags"))
+
+
+async def _wait_for_progress(
+    vm: VmProcess, options: DemoOptions, reports: int, more_than: ChurnLog | None = None
+) -> None:
+    """Return when every vCPU has reported, or the guest has found something broken."""
+    before = more_than.progress().operations if more_than is not None else 0
+
+    def enough(log: ChurnLog) -> bool:
+        reported = log.reports(options.vcpu_count) >= reports and log.progress().operations > before
+        return reported or bool(log.failures)
+
+    try:
+        async with asyncio.timeout(_PROGRESS_TIMEOUT_S):
+            await vm.log.wait_until(enough)
+    except TimeoutError as error:
+        raise MachineError(
+            f"the guest at the {vm.name} made no progress in {_PROGRESS_TIMEOUT_S:.0f} s"
+        ) from error
+    if not enough(vm.log):
+        raise await vm.ended_early()

@@ -1,0 +1,169 @@
+"""Moving a VM through its control socket, and the advice when that fails."""
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tagalong.control.advice import next_steps
+from tagalong.control.cancellation import follow_or_cancel
+from tagalong.control.client import connect
+from tagalong.control.migration import migrate_vm
+from tagalong.errors import (
+    CommandError,
+    ControlError,
+    ConvergenceError,
+    DigestMismatchError,
+    HandoverUncertainError,
+    MachineMismatchError,
+    MigrationCancelledError,
+    MigrationError,
+    TagalongError,
+    UsageError,
+)
+from tagalong.vmm.record import MigrationRequest
+from tagalong.vmm.settings import MigrationSettings
+from tests.support.served_vm import ServedVm, served_vm
+
+TIMEOUT_S = 20.0
+REMOVE = "Remove the cause (--reconnect SECONDS bridges a link that breaks now and then)"
+REQUEST = MigrationRequest("tcp:host.example:1", MigrationSettings(downtime_limit=42))
+AGAIN = "start a new destination (tagalong run --incoming) and migrate again."
+HERE = "The VM is at the source (running); nothing was started at the destination."
+
+
+def ignore(_: Mapping[str, object]) -> None:
+    pass
+
+
+def prepare(served: ServedVm, error: TagalongError | None) -> None:
+    served.vm.cont()
+    served.migration.error = error
+    served.migration.finish.set()
+
+
+def test_migrate_vm_returns_the_report(tmp_path: Path) -> None:
+    async def run() -> Mapping[str, object]:
+        async with asyncio.timeout(TIMEOUT_S), served_vm(tmp_path / "vm.sock") as served:
+            prepare(served, None)
+            return await migrate_vm(served.path, REQUEST, ignore)
+
+    assert asyncio.run(run()) == {"downtime_ms": 3.0}
+
+
+def test_migrate_vm_failure_carries_a_note_on_what_to_do(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(TIMEOUT_S), served_vm(tmp_path / "vm.sock") as served:
+            prepare(served, MigrationError("no route"))
+            await migrate_vm(served.path, REQUEST, ignore)
+
+    with pytest.raises(MigrationError) as caught:
+        asyncio.run(run())
+
+    assert str(caught.value) == "no route"
+    assert caught.value.__notes__ == [f"{HERE} {REMOVE}, {AGAIN}"]
+
+
+def test_migrate_vm_refused_carries_no_note(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(TIMEOUT_S), served_vm(tmp_path / "vm.sock") as served:
+            prepare(served, None)
+            await migrate_vm(served.path, REQUEST, ignore)
+            await migrate_vm(served.path, REQUEST, ignore)
+
+    with pytest.raises(CommandError, match=r"paused due to previous migration$") as caught:
+        asyncio.run(run())
+
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_migrate_vm_cancelled_task_cancels_the_migration(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(TIMEOUT_S), served_vm(tmp_path / "vm.sock") as served:
+            served.vm.cont()
+            task = asyncio.create_task(migrate_vm(served.path, REQUEST, ignore))
+            while not served.migration.requests:
+                await asyncio.sleep(0.001)
+            task.cancel()
+            await task
+
+    with pytest.raises(MigrationCancelledError) as caught:
+        asyncio.run(run())
+
+    assert str(caught.value) == "cancelled on request"
+    assert caught.value.__notes__ == [f"{HERE} To move it after all, {AGAIN}"]
+
+
+def test_migrate_vm_cancelled_before_it_began_cancels_what_began_meanwhile(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        async with (
+            asyncio.timeout(TIMEOUT_S),
+            served_vm(tmp_path / "vm.sock") as served,
+            connect(served.path) as client,
+        ):
+            moving = follow_or_cancel(
+                client.begin_migration(REQUEST),
+                partial(client.follow_migration, ignore),
+                partial(client.cancel_migration, ignore),
+            )
+            task = asyncio.create_task(moving)
+            await asyncio.sleep(0)
+            task.cancel()
+            await task
+
+    with pytest.raises(MigrationCancelledError, match=r"^cancelled on request$"):
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (MigrationError("x"), f"{REMOVE}, {AGAIN}"),
+        (UsageError("x"), "Nobody was called yet: correct the command and migrate again."),
+        (MigrationCancelledError("x"), f"To move it after all, {AGAIN}"),
+        (
+            ConvergenceError("x"),
+            "Allow more downtime (--max-downtime), let the guest be slowed down (--auto-converge), "
+            f"compress (--compress auto) or use a faster link; then {AGAIN}",
+        ),
+        (
+            MigrationError("the migration failed (setup), the VM stays here: reset"),
+            "Look at what the destination says: does it want TLS (--tls-dir), or speak another "
+            f"version? If it has ended, {AGAIN}",
+        ),
+        (
+            MigrationError("the migration did not begin: refused"),
+            "See that the destination waits there, or that the file can be written, and, with TLS, "
+            "that each side's certificate is one that the other trusts; then migrate again.",
+        ),
+        (
+            MachineMismatchError("x"),
+            f"Give the destination the source's --machine, --ram and --vcpus: {AGAIN}",
+        ),
+        (
+            DigestMismatchError("x"),
+            "Source and destination differ although every record was whole: report this.",
+        ),
+    ],
+)
+def test_next_steps_say_where_the_vm_is_and_what_helps(error: TagalongError, remedy: str) -> None:
+    assert next_steps(error, "running") == f"{HERE} {remedy}"
+
+
+def test_next_steps_silent_source_is_not_guessed_about() -> None:
+    assert next_steps(ControlError("lost"), None) == (
+        "The source does not answer, so where the VM is cannot be told from here. "
+        f"{REMOVE}, {AGAIN}"
+    )
+
+
+def test_next_steps_uncertain_handover_sends_to_the_destination() -> None:
+    assert next_steps(HandoverUncertainError("x"), "postmigrate") == (
+        "The source holds the VM stopped, and the destination may be running it. Ask the "
+        "destination (query-status): if it has the VM, tell the source to quit; if it has "
+        "not, the source's copy is the VM: tell it x-reclaim and cont."
+    )

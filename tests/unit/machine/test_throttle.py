@@ -1,0 +1,77 @@
+"""How much of the time a throttled guest runs."""
+
+import threading
+import time
+
+import pytest
+
+from tagalong.errors import UsageError
+from tagalong.machine.holds import Holds
+from tagalong.machine.throttle import Throttle
+
+
+class Clock(Holds):
+    """Counts how often and how long the vCPUs stood."""
+
+    def __init__(self) -> None:
+        condition = threading.Condition()
+        super().__init__(condition, self._stand)
+        self.stood_s = 0.0
+        self.stops = 0
+        self._since = 0.0
+        self.throttle = Throttle(condition, self)
+
+    def _stand(self) -> None:
+        self.stops += 1
+        self._since = time.monotonic()
+
+    def let_go(self) -> None:
+        super().let_go()
+        self.stood_s += time.monotonic() - self._since
+
+
+def throttle_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "throttle"]
+
+
+@pytest.mark.parametrize("percent", [20, 50, 90])
+def test_throttle_makes_the_vcpus_stand_for_its_share(percent: int) -> None:
+    clock, began = Clock(), time.monotonic()
+
+    clock.throttle.set(percent)
+    time.sleep(0.6)
+    clock.throttle.set(0)
+
+    share = clock.stood_s / (time.monotonic() - began)
+    # Wake-ups come late on a busy host, and late on both sides.
+    assert share == pytest.approx(percent / 100, abs=0.2)
+
+
+def test_throttle_that_ends_lets_go_at_once_and_leaves_no_thread() -> None:
+    clock = Clock()
+    clock.throttle.set(99)
+    while not clock.stops:
+        time.sleep(0.005)
+
+    began = time.monotonic()
+    clock.throttle.set(0)
+    for thread in throttle_threads():
+        thread.join(5)
+
+    assert time.monotonic() - began < 0.5  # not the 0.99 s that it would have stood
+    assert not throttle_threads()
+
+
+def test_throttle_set_again_uses_the_same_thread() -> None:
+    clock = Clock()
+    clock.throttle.set(10)
+    clock.throttle.set(60)
+
+    assert len(throttle_threads()) == 1
+    clock.throttle.set(0)
+
+
+@pytest.mark.parametrize("percent", [-1, 100])
+def test_throttle_out_of_range_is_refused(percent: int) -> None:
+    with pytest.raises(UsageError, match=f"a throttle of {percent} %: 0 to 99 is possible"):
+        Clock().throttle.set(percent)

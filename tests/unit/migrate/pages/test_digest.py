@@ -1,0 +1,127 @@
+"""The digest: as the document defines it, and the same whatever is a hole."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+
+from tagalong.memory import Gpa
+from tagalong.migrate import memory_digest
+from tests.support.fake_machine import RAM, FakeMachine, describe
+
+BLOCK = 65536
+DOCUMENT = Path(__file__).parents[4] / "docs" / "formats" / "stream.md"
+
+
+def by_the_document(machine: FakeMachine, *, has_tags: bool) -> bytes:
+    """Return section 9 of the document, word for word and slowly."""
+    content = b"tagalong-digest1"
+    for region in machine.memory.regions:
+        for start in range(0, region.size_bytes, BLOCK):
+            size = min(BLOCK, region.size_bytes - start)
+            data = machine.memory.read(Gpa(region.gpa + start), size)
+            tags = machine.memory.read_tags(Gpa(region.gpa + start), size).tobytes()
+            if not has_tags:
+                tags = b""
+            if any(data) or any(tags):
+                content += (region.gpa + start).to_bytes(8, "little")
+                content += size.to_bytes(8, "little") + data + tags
+    return xxhash.xxh3_128(content).digest()
+
+
+@pytest.fixture
+def machine() -> Iterator[FakeMachine]:
+    machine = FakeMachine(describe(0x28_0000, 0x3000))
+    draw = np.random.default_rng(5)
+    first, second = machine.memory.regions
+    first.data[:0x12_3000] = draw.integers(0, 256, 0x12_3000, np.uint8)
+    first.tags[: 0x12_3000 // 32] = draw.integers(0, 256, 0x12_3000 // 32, np.uint8)
+    first.data[0x20_5000] = 1  # one page of a block, the others holes
+    first.tags[0x27_F000 // 32] = 0x80  # tags alone
+    second.data[-1] = 0xFF  # a region shorter than a block
+    yield machine
+    machine.close()
+
+
+def quiet() -> None:
+    pass
+
+
+@pytest.mark.parametrize("has_tags", [True, False])
+def test_digest_equals_the_definition(machine: FakeMachine, has_tags: bool) -> None:
+    digest = memory_digest(machine, quiet, has_tags=has_tags)
+
+    assert digest == by_the_document(machine, has_tags=has_tags)
+
+
+def test_digest_is_the_one_in_the_document() -> None:
+    machine = FakeMachine(describe(0x2_0000))
+    machine.memory.write(Gpa(RAM + 0x1_0000), b"tagalong")
+    machine.memory.write_tags(Gpa(RAM + 0x1_0000), np.array([0x21], np.uint8))
+
+    digest = memory_digest(machine, quiet, has_tags=True)
+    machine.close()
+
+    assert digest.hex() == "1cf93e9935d0d1b646a84c2ab03f54e9"
+    assert digest.hex() in DOCUMENT.read_text("utf-8")
+
+
+def test_digest_of_nothing_is_that_of_its_prefix() -> None:
+    machine = FakeMachine(describe(0x2_0000))
+
+    digest = memory_digest(machine, quiet, has_tags=True)
+    machine.close()
+
+    assert digest == xxhash.xxh3_128(b"tagalong-digest1").digest()
+
+
+def test_digest_is_the_same_for_holes_and_zeros_and_fills_no_hole(machine: FakeMachine) -> None:
+    before = memory_digest(machine, quiet, has_tags=True)
+    holes = machine.populated_pages()
+    assert machine.populated_pages() == holes
+    region = machine.memory.regions[0]
+    region.data[0x15_0000:0x16_0000] = 0
+    region.data[0x20_6000:0x20_8000] = 0
+    region.tags[0x18_0000 // 32 : 0x19_0000 // 32] = 0
+
+    after = memory_digest(machine, quiet, has_tags=True)
+
+    assert machine.populated_pages() != holes
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("plane", "place"), [("data", 0x3), ("data", 0x20_5001), ("tags", 0x13_0000)]
+)
+def test_digest_changes_with_any_byte_of_either_plane(
+    machine: FakeMachine, plane: str, place: int
+) -> None:
+    before = memory_digest(machine, quiet, has_tags=True)
+    region = machine.memory.regions[0]
+    if plane == "data":
+        region.data[place] ^= 1
+    else:
+        region.tags[place // 32] ^= 1
+
+    assert memory_digest(machine, quiet, has_tags=True) != before
+
+
+def test_digest_changes_when_a_page_moves() -> None:
+    digests = set()
+    for place in (0, 0x1000, 0x1_0000, 0x2_0000):
+        machine = FakeMachine(describe(0x4_0000))
+        machine.memory.regions[0].data[place : place + 0x1000] = 7
+        digests.add(memory_digest(machine, quiet, has_tags=True))
+        machine.close()
+
+    assert len(digests) == 4
+
+
+def test_digest_can_be_interrupted(machine: FakeMachine) -> None:
+    def stop() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        memory_digest(machine, stop, has_tags=True)

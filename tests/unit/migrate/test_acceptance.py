@@ -1,0 +1,332 @@
+"""Who is heard by a destination that waits: strangers cost it little, and hold up nobody."""
+
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from tagalong import wire
+from tagalong.errors import HostError, MigrationCancelledError, TagalongError
+from tagalong.machine import RunState
+from tagalong.migrate import (
+    Listener,
+    MigrationOptions,
+    TcpAddress,
+    Timeouts,
+    TlsCredentials,
+    UnixAddress,
+    connect,
+    listen,
+    migrate_to,
+    receive_from,
+)
+from tagalong.migrate.transport.listener import MAX_PENDING
+from tests.support.caller import call, greeting, ring_off, said
+from tests.support.certificates import Authority
+from tests.support.fake_machine import FakeMachine, contents, describe
+
+ANY = TcpAddress("127.0.0.1", 0)
+TIMEOUTS = Timeouts(farewell_s=0.3)
+HURRIED = Timeouts(idle_s=0.4, farewell_s=0.3)
+
+
+class Destination:
+    """Waits for a VM in a thread; remembers whom it turned away."""
+
+    def __init__(self, listener: Listener, timeouts: Timeouts) -> None:
+        self.address = listener.address
+        self.arrived: list[FakeMachine] = []
+        self.error: TagalongError | None = None
+        self._listener = listener
+        self._timeouts = timeouts
+        self.cancel = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            arrival = receive_from(
+                self._listener, FakeMachine, timeouts=self._timeouts, cancel=self.cancel
+            )
+        except TagalongError as error:
+            self.error = error
+        else:
+            assert isinstance(arrival.machine, FakeMachine)
+            self.arrived.append(arrival.machine)
+
+    def join(self) -> None:
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "the destination hangs"
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            ring_off(self.address)
+        self.join()
+        self._listener.close()
+        for machine in self.arrived:
+            machine.close()
+
+
+@pytest.fixture
+def refused() -> list[HostError]:
+    return []
+
+
+@pytest.fixture
+def start(refused: list[HostError]) -> Iterator[Callable[..., Destination]]:
+    started: list[Destination] = []
+
+    def begin(
+        timeouts: Timeouts = TIMEOUTS, address: object = ANY, tls: TlsCredentials | None = None
+    ) -> Destination:
+        listener = listen(address, tls=tls, refused=refused.append)  # type: ignore[arg-type]
+        started.append(Destination(listener, timeouts))
+        return started[-1]
+
+    yield begin
+    for destination in started:
+        destination.close()
+
+
+Start = Callable[..., Destination]
+
+
+def wait_for(condition: Callable[[], object], patience_s: float = 5.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+def assert_moves_to(destination: Destination, tls: TlsCredentials | None = None) -> None:
+    source = FakeMachine(describe(0x40_0000))
+    source.memory.regions[0].data[:0x8000] = 0x5A
+    source.memory.regions[0].tags[:0x400] = 0x37
+    source.resume()
+    options = MigrationOptions(verify=True, timeouts=TIMEOUTS, tls=tls)
+
+    report = migrate_to(str(destination.address), source, options)
+
+    destination.join()
+    assert report.verified
+    assert contents(destination.arrived[0]) == contents(source)
+    assert source.run_state is RunState.PAUSED
+    source.close()
+
+
+OTHER_VERSION = b"TAGALONG" + struct.pack("<II", 9, 0) + greeting()[16:]
+CHANNEL_OF_NOBODY = said(
+    wire.Channel(bytes(16), 1),
+    joining=wire.Joining(
+        bytes(16), wire.Machine(4096, 1, 3, (wire.Region(0, 4096),)), features=0, rounds=0
+    ),
+)
+
+STRAYS = {
+    b"GET / HTTP/1.1\r\n\r\n": "does not start a tagalong stream",
+    bytes(range(256)) * 4096: "does not start a tagalong stream",
+    b"": "the peer closed the connection without a word",
+    greeting()[:20]: "the stream ends in START, 0x4 bytes into a record",
+    OTHER_VERSION: "version 0x9",
+    CHANNEL_OF_NOBODY: "there is no migration here",
+    said(wire.Abort(wire.AbortReason.CANCELLED, "wrong number")): "gave up (CANCELLED): wrong",
+    greeting()[:16] + bytes(64): "0x0 is no record type",
+}
+
+
+@pytest.mark.parametrize("said_first", STRAYS, ids=lambda said: STRAYS[said].replace(" ", "-"))
+def test_stranger_is_turned_away_and_the_source_let_in(
+    start: Start, refused: list[HostError], said_first: bytes
+) -> None:
+    destination = start()
+    with suppress(ConnectionError), call(destination.address) as stranger:
+        name = f"127.0.0.1:{stranger.getsockname()[1]}"
+        stranger.sendall(said_first)
+    wait_for(lambda: refused)
+
+    assert STRAYS[said_first] in str(refused[0])
+    assert str(refused[0]).startswith(f"{destination.address} (from {name}): ")
+    assert_moves_to(destination)
+
+
+def test_stranger_that_resets_is_turned_away(start: Start, refused: list[HostError]) -> None:
+    destination = start()
+    with call(destination.address) as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_for(lambda: refused)
+
+    assert "reset by peer" in str(refused[0])
+    assert_moves_to(destination)
+
+
+def test_stranger_that_stays_silent_holds_up_nobody(start: Start) -> None:
+    destination = start()
+    with call(destination.address):
+        began = time.monotonic()
+        assert_moves_to(destination)
+
+    assert time.monotonic() - began < TIMEOUTS.idle_s / 2
+
+
+def test_stranger_that_stays_silent_is_turned_away_in_time(
+    start: Start, refused: list[HostError]
+) -> None:
+    destination = start(HURRIED)
+    with call(destination.address) as stranger:
+        wait_for(lambda: refused)
+        assert heard(stranger).text == "no HELLO came in time"
+
+    assert "no HELLO came in time" in str(refused[0])
+
+
+def test_slow_loris_is_turned_away_in_time(start: Start, refused: list[HostError]) -> None:
+    destination = start(HURRIED)
+    began = time.monotonic()
+    with suppress(OSError), call(destination.address) as stranger:
+        for byte in greeting():
+            stranger.sendall(bytes([byte]))
+            time.sleep(HURRIED.idle_s / 8)
+            if refused:
+                break
+
+    assert "no HELLO came in time" in str(refused[0])
+    assert time.monotonic() - began < HURRIED.idle_s * 8
+
+
+def test_stranger_hears_why(start: Start) -> None:
+    with call(start().address) as stranger:
+        stranger.sendall(OTHER_VERSION)
+
+        assert "version 0x9" in heard(stranger).text
+
+
+def heard(peer: socket.socket) -> wire.Abort:
+    """Return the ABORT that a destination sends to who has sent nothing that it could take."""
+    connection = wire.Connection(wire.Role.SOURCE)
+    while isinstance(record := connection.next_record(), wire.NeedData):
+        connection.receive_data(peer.recv(4096))
+    assert isinstance(record, wire.Abort)
+    return record
+
+
+def test_many_strangers_take_few_places_and_no_threads_and_the_source_is_let_in(
+    start: Start, refused: list[HostError]
+) -> None:
+    destination = start()
+    threads, files = threading.active_count(), open_files()
+    count = 3 * MAX_PENDING
+    with ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(call(destination.address))
+        wait_for(lambda: open_files() >= files + count + MAX_PENDING)
+
+        assert threading.active_count() == threads
+        began = time.monotonic()
+        assert_moves_to(destination)
+        assert time.monotonic() - began < TIMEOUTS.idle_s / 2
+        assert open_files() <= files + count + MAX_PENDING
+
+    assert len(refused) >= count - MAX_PENDING
+    assert "too many connect, and this one has said no HELLO" in str(refused[0])
+
+
+def open_files() -> int:
+    """Return how many descriptors this process has: those of the strangers are its own too."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_flood_of_strangers_does_not_keep_the_source_out(start: Start) -> None:
+    destination = start()
+    is_over = threading.Event()
+
+    def flood() -> None:
+        while not is_over.is_set():
+            with suppress(OSError), call(destination.address, timeout_s=0.3) as stranger:
+                stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+
+    floods = [threading.Thread(target=flood) for _ in range(4)]
+    for thread in floods:
+        thread.start()
+    try:
+        assert_moves_to(destination)
+    finally:
+        is_over.set()
+        for thread in floods:
+            thread.join()
+
+
+def test_first_hello_counts_and_others_hear_so(start: Start) -> None:
+    destination = start()
+    with call(destination.address) as other:
+        other.sendall(greeting()[:-1])
+        assert_moves_to(destination)
+
+        assert heard(other).text == "another source was faster: its migration has begun"
+
+
+def test_migration_that_has_begun_and_fails_ends_the_wait(
+    start: Start, refused: list[HostError]
+) -> None:
+    destination = start()
+    with call(destination.address) as source:
+        source.sendall(greeting())
+        assert len(source.recv(4096)) == len(greeting())
+    destination.join()
+
+    assert destination.error is not None
+    assert "the stream ends in AGREED" in str(destination.error)
+    assert not refused
+
+
+def test_wait_that_is_cancelled_ends(start: Start, refused: list[HostError]) -> None:
+    destination = start()
+    with call(destination.address) as stranger:
+        stranger.sendall(greeting()[:1])
+        with call(destination.address) as later:  # heard after the one before
+            later.sendall(b"rubbish" * 3)
+            wait_for(lambda: refused)
+        destination.cancel.set()
+        destination.join()
+        assert heard(stranger).text == "no source is awaited here any more"
+
+    assert isinstance(destination.error, MigrationCancelledError)
+
+
+def test_strangers_at_a_unix_socket_hold_up_nobody(start: Start, tmp_path: Path) -> None:
+    destination = start(address=UnixAddress(tmp_path / "in"))
+    with call(destination.address), call(destination.address) as noisy:
+        noisy.sendall(b"rubbish" * 100)
+        assert_moves_to(destination)
+
+
+def test_peer_that_tls_lets_in_but_is_no_source_is_turned_away(
+    start: Start, refused: list[HostError], tmp_path: Path
+) -> None:
+    tls = TlsCredentials(Authority(tmp_path).folder)
+    destination = start(tls=tls)
+    with connect(destination.address, timeout_s=3, idle_s=3, tls=tls) as silent:
+        with connect(destination.address, timeout_s=3, idle_s=3, tls=tls) as noisy:
+            noisy.send([b"GET / HTTP/1.1\r\n\r\n"])
+            wait_for(lambda: refused)
+        assert_moves_to(destination, tls)
+        assert not silent.is_closed
+
+    assert "does not start a tagalong stream" in str(refused[0])
+
+
+def test_many_without_tls_do_not_keep_the_source_out(start: Start, tmp_path: Path) -> None:
+    tls = TlsCredentials(Authority(tmp_path).folder)
+    destination = start(tls=tls)
+    with ExitStack() as stack:
+        for _ in range(2 * MAX_PENDING):
+            stack.enter_context(call(destination.address))
+        began = time.monotonic()
+        assert_moves_to(destination, tls)
+
+    assert time.monotonic() - began < TIMEOUTS.idle_s / 2

@@ -1,0 +1,373 @@
+"""TLS: who is let in, who is not, and that nothing leaves after a send that failed."""
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tagalong.errors import (
+    AuthenticationError,
+    HostError,
+    MigrationError,
+    TagalongError,
+    UsageError,
+)
+from tagalong.migrate import (
+    Channel,
+    MigrationOptions,
+    TcpAddress,
+    TlsCredentials,
+    UnixAddress,
+    connect,
+    listen,
+    migrate_to,
+    parse_address,
+    receive_from,
+)
+from tagalong.migrate.transport.tls import TlsRole
+from tests.support.certificates import Authority
+from tests.support.fake_machine import FakeMachine, contents, describe
+from tests.support.migration import PATIENT
+
+ANY = TcpAddress("127.0.0.1", 0)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def ours(authority: Authority) -> TlsCredentials:
+    return TlsCredentials(authority.folder)
+
+
+class Reception:
+    """A destination that accepts one peer in a thread, and remembers whom it refused."""
+
+    def __init__(self, tls: TlsCredentials | None, address: object = ANY) -> None:
+        self.refused: list[HostError] = []
+        self.channels: list[Channel] = []
+        self.listener = listen(address, tls=tls, refused=self.refused.append)  # type: ignore[arg-type]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._accept)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(HostError, StopIteration):
+            self.channels.append(self.listener.accept(idle_s=2, interrupt=self._look_up))
+
+    def _look_up(self) -> None:
+        if self._stop.is_set():
+            raise StopIteration
+
+    def __enter__(self) -> "Reception":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(5)
+        self.listener.close()
+        for channel in self.channels:
+            channel.close()
+
+    def wait(self) -> Channel:
+        self._thread.join(5)
+        return self.channels[0]
+
+    def wait_for_refusal(self) -> HostError:
+        for _ in range(100):
+            if self.refused:
+                break
+            time.sleep(0.02)
+        return self.refused[0]
+
+
+def reach(reception: Reception, tls: TlsCredentials | None) -> Channel:
+    return connect(reception.listener.address, timeout_s=3, idle_s=3, tls=tls)
+
+
+@contextlib.contextmanager
+def connected(ours: TlsCredentials, idle_s: float = 2) -> Iterator[tuple[Channel, Channel]]:
+    with Reception(ours) as reception, reach(reception, ours) as near:
+        near.idle_s = idle_s
+        yield near, reception.wait()
+
+
+def test_channel_carries_bytes_both_ways(ours: TlsCredentials) -> None:
+    content = bytes(range(256)) * 20_000
+    received = bytearray()
+    with connected(ours) as (near, far):
+
+        def drain() -> None:
+            target = memoryview(bytearray(1 << 20))
+            while count := far.receive_into(target):
+                received.extend(target[:count])
+
+        thread = threading.Thread(target=drain)
+        thread.start()
+        near.send([content[:3], b"", content[3:]])
+        far.send([b"back"])
+        target = bytearray(10)
+        assert near.receive_into(memoryview(target)) == 4
+        near.finish(time.monotonic() + 0.1)
+        near.close()
+        thread.join(5)
+
+    assert received == content
+    assert near.plain_descriptor is None
+
+
+def test_migration_over_tls_arrives_verified(ours: TlsCredentials) -> None:
+    source = FakeMachine(describe(0x40_0000))
+    source.memory.regions[0].data[:0x8000] = 0x5A
+    source.memory.regions[0].tags[:0x400] = 0x37
+    source.resume()
+    with listen(ANY, tls=ours) as listener:
+        arrived: list[FakeMachine] = []
+
+        def receive() -> None:
+            machine = receive_from(listener, FakeMachine, timeouts=PATIENT).machine
+            assert isinstance(machine, FakeMachine)
+            arrived.append(machine)
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+        options = MigrationOptions(verify=True, tls=ours, timeouts=PATIENT)
+        report = migrate_to(str(listener.address), source, options)
+        thread.join(10)
+
+    assert report.verified
+    assert contents(arrived[0]) == contents(source)
+    for machine in (source, arrived[0]):
+        machine.close()
+
+
+def test_is_readable_is_not_fooled_by_what_tls_says_for_itself(ours: TlsCredentials) -> None:
+    with connected(ours) as (near, far):
+        assert not near.is_readable()
+        assert not far.is_readable()
+        far.send([b"xyz"])
+        for _ in range(100):
+            if near.is_readable():
+                break
+            time.sleep(0.01)
+        assert near.is_readable()
+        first, rest = bytearray(1), bytearray(9)
+        assert near.receive_into(memoryview(first)) == 1
+        assert near.is_readable()
+        assert near.receive_into(memoryview(rest)) == 2
+        assert (first + rest)[:3] == b"xyz"
+
+
+def test_peer_without_a_certificate_is_refused_and_the_next_one_let_in(
+    authority: Authority, ours: TlsCredentials
+) -> None:
+    context = ssl.create_default_context(cafile=str(authority.folder / "ca-cert.pem"))
+    with Reception(ours) as reception:
+        assert isinstance(reception.listener.address, TcpAddress)
+        port = reception.listener.address.port
+        with (
+            socket.create_connection(("127.0.0.1", port)) as plain,
+            contextlib.suppress(ssl.SSLError),
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as peer,
+        ):
+            peer.recv(1)
+        error = reception.wait_for_refusal()
+        with reach(reception, ours):
+            reception.wait()
+
+    assert isinstance(error, AuthenticationError)
+    assert "peer did not return a certificate" in str(error)
+
+
+def test_peer_without_tls_is_refused_and_the_next_one_let_in(ours: TlsCredentials) -> None:
+    with Reception(ours) as reception:
+        with reach(reception, None) as plain:
+            plain.send([b"TAGALONG" + bytes(100)])
+            error = reception.wait_for_refusal()
+        with reach(reception, ours):
+            reception.wait()
+
+    assert isinstance(error, AuthenticationError)
+    assert "no TLS 1.3 with the peer" in str(error)
+    assert "does it have TLS switched on?" in str(error)
+
+
+def test_silent_peers_do_not_hold_up_the_awaited_one(ours: TlsCredentials) -> None:
+    with Reception(ours) as reception, contextlib.ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(reach(reception, None))
+        time.sleep(0.1)
+        began = time.monotonic()
+        with reach(reception, ours):
+            reception.wait()
+
+    assert time.monotonic() - began < 3
+
+
+def test_peer_of_another_authority_is_not_trusted_by_either(
+    ours: TlsCredentials, tmp_path: Path
+) -> None:
+    theirs = TlsCredentials(Authority(tmp_path).folder)
+    with (
+        Reception(theirs) as reception,
+        pytest.raises(AuthenticationError, match=r"the peer is not trusted: .*certificate"),
+    ):
+        reach(reception, ours)
+
+
+def test_client_of_another_authority_hears_that_it_is_not_accepted(
+    authority: Authority, tmp_path: Path
+) -> None:
+    mixed = Authority(tmp_path)
+    (tmp_path / "ca-cert.pem").write_bytes((authority.folder / "ca-cert.pem").read_bytes())
+    with (
+        Reception(TlsCredentials(authority.folder)) as reception,
+        reach(reception, TlsCredentials(mixed.folder)) as near,
+        pytest.raises(AuthenticationError, match=r"do not accept each other: .*unknown ca"),
+    ):
+        near.receive_into(memoryview(bytearray(1)))
+
+
+def test_source_of_another_authority_hears_that_it_is_not_accepted(
+    authority: Authority, ours: TlsCredentials, tmp_path: Path
+) -> None:
+    mixed = Authority(tmp_path)
+    (tmp_path / "ca-cert.pem").write_bytes((authority.folder / "ca-cert.pem").read_bytes())
+    source = FakeMachine()
+    source.resume()
+    with Reception(ours) as reception:
+        # Its HELLO comes with its certificate, and is never read.
+        options = MigrationOptions(tls=TlsCredentials(mixed.folder), timeouts=PATIENT)
+        with pytest.raises(MigrationError, match=r"do not accept each other: .*unknown ca"):
+            migrate_to(str(reception.listener.address), source, options)
+    source.close()
+
+
+def test_server_that_is_another_host_is_not_trusted(tmp_path: Path) -> None:
+    tls = TlsCredentials(Authority(tmp_path, host="other.example").folder)
+
+    with (
+        Reception(tls) as reception,
+        pytest.raises(AuthenticationError, match=r"not trusted: .*127\.0\.0\.1"),
+    ):
+        reach(reception, tls)
+
+
+def test_server_may_prove_another_name_if_that_is_asked_for(tmp_path: Path) -> None:
+    tls = TlsCredentials(Authority(tmp_path, host="other.example").folder, "other.example")
+
+    with Reception(tls) as reception, reach(reception, tls):
+        assert reception.wait()
+
+
+def test_unix_socket_needs_the_name_that_the_server_must_prove(
+    ours: TlsCredentials, tmp_path: Path
+) -> None:
+    with Reception(ours, UnixAddress(tmp_path / "in")) as reception:
+        with pytest.raises(UsageError, match="say which host must answer there"):
+            reach(reception, ours)
+        with reach(reception, TlsCredentials(ours.folder, "127.0.0.1")):
+            assert reception.wait()
+
+
+def test_client_that_is_not_on_the_list_is_turned_away_with_the_reason(
+    ours: TlsCredentials,
+) -> None:
+    strict = TlsCredentials(ours.folder, admitted=("somebody.else",))
+    source = FakeMachine()
+    source.resume()
+    with Reception(strict) as reception:
+        options = MigrationOptions(tls=ours, timeouts=PATIENT)
+        with pytest.raises(MigrationError, match=r"client source\.example is not admitted"):
+            migrate_to(str(reception.listener.address), source, options)
+        assert "client source.example is not admitted" in str(reception.wait_for_refusal())
+        assert not reception.channels
+    source.close()
+
+
+def test_client_that_is_on_the_list_is_let_in(ours: TlsCredentials) -> None:
+    strict = TlsCredentials(ours.folder, admitted=("source.example",))
+
+    with Reception(strict) as reception, reach(reception, ours):
+        assert reception.wait()
+
+
+def test_older_tls_is_refused(authority: Authority, ours: TlsCredentials) -> None:
+    context = ours.context(TlsRole.CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    del authority
+    with Reception(ours) as reception:
+        assert isinstance(reception.listener.address, TcpAddress)
+        port = reception.listener.address.port
+        with (
+            socket.create_connection(("127.0.0.1", port)) as sock,
+            pytest.raises(ssl.SSLError),
+            context.wrap_socket(sock, server_hostname="127.0.0.1"),
+        ):
+            pass
+        assert "unsupported protocol" in str(reception.wait_for_refusal())
+
+
+@pytest.mark.parametrize("name", ["ca-cert.pem", "server-cert.pem", "server-key.pem"])
+def test_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = Authority(tmp_path).folder
+    (folder / name).unlink()
+
+    with pytest.raises(HostError, match=f"{name}: cannot be read for TLS: No such file"):
+        listen(ANY, tls=TlsCredentials(folder))
+
+
+@pytest.mark.parametrize("name", ["ca-cert.pem", "server-cert.pem"])
+def test_file_that_is_no_certificate_is_named(tmp_path: Path, name: str) -> None:
+    folder = Authority(tmp_path).folder
+    (folder / name).write_text("rubbish")
+
+    with pytest.raises(HostError, match=f"{name}: cannot be used for TLS"):
+        listen(ANY, tls=TlsCredentials(folder))
+
+
+@pytest.mark.parametrize("uri", ["file:/tmp/vm", "exec:cat", "fd:0"])
+def test_tls_where_nobody_could_be_authenticated_is_refused(ours: TlsCredentials, uri: str) -> None:
+    with pytest.raises(UsageError, match="TLS needs a listener"):
+        listen(parse_address(uri), tls=ours)
+
+
+def test_listener_without_its_certificates_leaves_no_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+
+    with pytest.raises(HostError, match="cannot be read for TLS"):
+        listen(parse_address(f"unix:{path}"), tls=TlsCredentials(tmp_path / "none"))
+
+    assert not path.exists()
+
+
+def test_failed_send_lets_nothing_out_later(ours: TlsCredentials) -> None:
+    """OpenSSL holds back what it has encrypted; no later call may set it free."""
+    with connected(ours, idle_s=0.3) as (near, far):
+        with pytest.raises(HostError, match="the peer took nothing"):
+            near.send([bytes(64 << 20), b"COMMIT"])
+        assert near.is_mid_record
+        received = bytearray()
+
+        def drain() -> None:
+            target = memoryview(bytearray(1 << 20))
+            with contextlib.suppress(TagalongError):
+                while count := far.receive_into(target):
+                    received.extend(target[:count])
+
+        thread = threading.Thread(target=drain)
+        thread.start()
+        near.finish(time.monotonic() + 0.5)
+        near.close()
+        thread.join(5)
+
+    assert b"COMMIT" not in received
+    assert len(received) < 64 << 20

@@ -1,0 +1,53 @@
+"""What the probe makes of what a host has and has not."""
+
+import json
+
+import pytest
+
+from tagalong.errors import HostError
+from tagalong.studies.probe import Answer, Finding, Report, probe
+from tagalong.studies.probe.findings import CannotTryError, attempt
+
+
+def failing(error: Exception) -> Finding:
+    def trial() -> str:
+        raise error
+
+    return attempt("it", trial)
+
+
+def test_attempt_that_works_is_a_yes_with_its_value() -> None:
+    assert attempt("it", lambda: "4 of them") == Finding("it", Answer.YES, "4 of them")
+
+
+@pytest.mark.parametrize("error", [HostError("not there"), OSError("not there")])
+def test_attempt_that_the_host_refuses_is_a_no_with_the_reason(error: Exception) -> None:
+    assert failing(error) == Finding("it", Answer.NO, "not there")
+
+
+def test_attempt_that_cannot_be_made_is_no_no() -> None:
+    assert failing(CannotTryError("no pages")) == Finding("it", Answer.UNKNOWN, "no pages")
+
+
+def test_attempt_that_fails_for_a_bug_of_ours_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        failing(ZeroDivisionError())
+
+
+def test_probe_of_this_host_answers_every_question() -> None:
+    report = probe()
+
+    assert report["kernel"].answer is Answer.YES
+    assert report["page_size"].detail.endswith(" bytes")
+    assert report["machine_kvm"].answer in {Answer.YES, Answer.NO}
+    assert len({finding.name for finding in report.findings}) == len(report.findings)
+
+
+def test_report_as_json_has_an_answer_and_a_detail_for_each() -> None:
+    report = Report((Finding("kvm", Answer.NO, "there is no /dev/kvm"),))
+
+    text = json.dumps(report.to_json())
+
+    assert json.loads(text) == {"kvm": {"answer": "no", "detail": "there is no /dev/kvm"}}
+    with pytest.raises(KeyError):
+        report["other"]
