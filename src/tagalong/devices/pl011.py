@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Final
 
 from tagalong.errors import StateError
-from tagalong.memory import Gpa
+from tagalong.machine import DEFAULT_CONSOLE
 
-PL011_GPA: Final = Gpa(0x0900_0000)
-PL011_BYTES: Final = 0x1000
+PL011_GPA: Final = DEFAULT_CONSOLE.gpa
+PL011_BYTES: Final = DEFAULT_CONSOLE.size_bytes
 
 _UARTDR: Final = 0x000
 _UARTFR: Final = 0x018

@@ -10,7 +10,9 @@ throttle      slows a guest down
 
 from tagalong.machine.protocols import MAX_THROTTLE_PERCENT, Machine, Vcpu
 from tagalong.machine.state import (
+    DEFAULT_CONSOLE,
     AccessChoice,
+    DeviceDescription,
     MachineDescription,
     MachineState,
     PowerState,
@@ -21,8 +23,10 @@ from tagalong.machine.state import (
 )
 
 __all__ = [
+    "DEFAULT_CONSOLE",
     "MAX_THROTTLE_PERCENT",
     "AccessChoice",
+    "DeviceDescription",
     "Machine",
     "MachineDescription",
     "MachineState",

@@ -4,11 +4,13 @@ Register ids are KVM's own (KVM_GET_ONE_REG, Linux Documentation/virt/kvm/api.rs
 a state saved by one machine means the same to the other.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NewType
+from typing import Final, NewType
 
+from tagalong.errors import UsageError
 from tagalong.memory import Gpa
 
 RegisterId = NewType("RegisterId", int)
@@ -40,16 +42,48 @@ class RegionDescription:
 
 
 @dataclass(frozen=True)
+class DeviceDescription:
+    """What a guest sees of one device; what backs it on the host is not part of this.
+
+    `name`: unique in the machine; its state and its host side are given under it.
+    `kind`: which model it is, such as "pl011".
+    `gpa`, `size_bytes`: its window of registers.
+    `interrupt`: the architectural INTID of its line (32 and up: SPIs), None without a line.
+    `config`: what else the guest can see and the state does not say, in the device's own
+    versioned form; empty for a kind that has no choices.
+    """
+
+    name: str
+    kind: str
+    gpa: Gpa
+    size_bytes: int
+    interrupt: int | None = None
+    config: bytes = b""
+
+
+DEFAULT_CONSOLE: Final = DeviceDescription("pl011", "pl011", Gpa(0x0900_0000), 0x1000)
+"""The console of a machine whose description names no devices: no line, no choices."""
+
+
+@dataclass(frozen=True)
 class MachineDescription:
     """What a destination must know before it can hold a machine.
 
     `mte_version` is ID_AA64PFR1_EL1.MTE: 0 no tags, 2 MTE2, 3 with asymmetric checking.
+    `devices`: in the order of the guest's view of them; without it, one PL011 as the console.
+    Raises UsageError if two devices have one name.
     """
 
     page_size_bytes: int
     vcpu_count: int
     mte_version: int
     regions: tuple[RegionDescription, ...]
+    devices: tuple[DeviceDescription, ...] = (DEFAULT_CONSOLE,)
+
+    def __post_init__(self) -> None:
+        counts = Counter(device.name for device in self.devices)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise UsageError(f"devices of a machine have the same name: {', '.join(twice)}")
 
     @property
     def ram_bytes(self) -> int:
