@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "machine": {"mte", "memory"},
     "access": {"mte", "memory"},
     "paging": {"mte", "memory", "machine"},
-    "devices": {"mte", "memory"},
+    "devices": {"mte", "memory", "machine"},
     "boot": {"mte", "memory", "machine"},
     "soft": {"mte", "memory", "machine", "devices", "access"},
     "kvm": {"mte", "memory", "machine", "devices", "access"},
