@@ -12,7 +12,7 @@ import pytest
 
 from tagalong.access import STRATEGIES, Outcome
 from tagalong.cli.access_text import access_report
-from tagalong.studies.comparison import CONTROL, Looks, Options, Report, compare
+from tagalong.studies.comparison import CONTROL, ComparisonOptions, ComparisonReport, Looks, compare
 from tagalong.studies.comparison.machines import machine_maker
 from tagalong.studies.comparison.race import Retagger, retagger
 from tagalong.studies.race.options import RaceOptions, run_races
@@ -31,9 +31,9 @@ ABSENT = {"alias"} if OLD else set()
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
+def report() -> ComparisonReport:
     """Return the whole comparison, with its races."""
-    found = compare(Options(KIND, RACE_S))
+    found = compare(ComparisonOptions(KIND, RACE_S))
     print(access_report(found))
     return found
 
@@ -44,7 +44,7 @@ def guest() -> Iterator[Retagger]:
         yield running
 
 
-def looks_of(report: Report, name: str) -> tuple[Looks, Looks]:
+def looks_of(report: ComparisonReport, name: str) -> tuple[Looks, Looks]:
     row = report.of(name)
     if name in ABSENT:
         pytest.skip(f"{name}: {row.reason}")
@@ -63,14 +63,14 @@ def outcomes(looks: Looks) -> set[Outcome]:
     return {outcome for outcome, count in counts.items() if count}
 
 
-def test_every_strategy_works_here_and_does_what_it_promises(report: Report) -> None:
+def test_every_strategy_works_here_and_does_what_it_promises(report: ComparisonReport) -> None:
     assert [row.name for row in report.strategies] == [CONTROL, *STRATEGIES]
     assert {row.name for row in report.strategies if not row.works} == ABSENT
     assert report.is_as_promised
     assert report.chosen == "ioctl"
 
 
-def test_control_faults_under_checking_and_race_or_no_race(report: Report) -> None:
+def test_control_faults_under_checking_and_race_or_no_race(report: ComparisonReport) -> None:
     control = report.of(CONTROL)
 
     assert control.attempts == 32
@@ -81,7 +81,9 @@ def test_control_faults_under_checking_and_race_or_no_race(report: Report) -> No
 
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "match"])
-def test_strategy_never_faults_under_a_guest_that_changes_tags(report: Report, name: str) -> None:
+def test_strategy_never_faults_under_a_guest_that_changes_tags(
+    report: ComparisonReport, name: str
+) -> None:
     running, _ = looks_of(report, name)
 
     assert running.looks > 0
@@ -89,7 +91,7 @@ def test_strategy_never_faults_under_a_guest_that_changes_tags(report: Report, n
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_race_is_not_there_while_the_guest_is_paused(report: Report, name: str) -> None:
+def test_race_is_not_there_while_the_guest_is_paused(report: ComparisonReport, name: str) -> None:
     _, paused = looks_of(report, name)
 
     assert outcomes(paused) == {Outcome.RIGHT}
@@ -111,7 +113,7 @@ def test_match_faults_under_a_guest_that_changes_tags_and_not_when_it_is_paused(
 
 
 @pytest.mark.parametrize("name", EXPLORED)
-def test_explorer_knows_every_outcome_that_was_seen(report: Report, name: str) -> None:
+def test_explorer_knows_every_outcome_that_was_seen(report: ComparisonReport, name: str) -> None:
     (explored,) = run_races(RaceOptions(access=name))
     possible = {outcome for outcome, count in explored.outcomes.items() if count}
 
@@ -121,7 +123,7 @@ def test_explorer_knows_every_outcome_that_was_seen(report: Report, name: str) -
     assert Outcome.FAULT not in possible or name == "match"
 
 
-def test_system_calls_take_what_the_strategy_says(report: Report) -> None:
+def test_system_calls_take_what_the_strategy_says(report: ComparisonReport) -> None:
     sync = {
         row.name: row.system_calls["sync"].write for row in report.strategies if row.system_calls
     }
@@ -134,7 +136,7 @@ def test_system_calls_take_what_the_strategy_says(report: Report) -> None:
     assert set(sync.values()) == {"ok", "EFAULT"}
 
 
-def test_costs_are_those_of_the_strategies(report: Report) -> None:
+def test_costs_are_those_of_the_strategies(report: ComparisonReport) -> None:
     operations = {
         name: report.of(name).operations or {} for name in STRATEGIES if name not in ABSENT
     }

@@ -7,7 +7,7 @@ import click
 from tagalong.cli.access_text import access_report
 from tagalong.cli.message import announce
 from tagalong.cli.options import machine_option
-from tagalong.studies.comparison import Options, compare
+from tagalong.studies.comparison import ComparisonOptions, compare
 
 _EPILOG = """\b
 Examples:
@@ -40,6 +40,6 @@ def command(context: click.Context, /, *, machine: str, race_s: float, as_json: 
     --race what a running guest does to it. The row (plain) is the control: accesses without
     any strategy.
     """
-    report = compare(Options(machine, race_s), announce)
+    report = compare(ComparisonOptions(machine, race_s), announce)
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else access_report(report))
     context.exit(0 if report.is_as_promised else 1)

@@ -2,7 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-from tagalong.studies.comparison import Looks, Operation, Report, StrategyReport, SystemCalls
+from tagalong.studies.comparison import (
+    ComparisonReport,
+    Looks,
+    Operation,
+    StrategyReport,
+    SystemCalls,
+)
 
 _OPERATIONS = {
     "read_data": "read data",
@@ -13,7 +19,7 @@ _OPERATIONS = {
 _SMALL = 0.1
 
 
-def access_report(report: Report) -> str:
+def access_report(report: ComparisonReport) -> str:
     """Return all tables, and what auto would take."""
     working = [row for row in report.strategies if row.works]
     parts = [

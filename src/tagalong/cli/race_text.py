@@ -6,7 +6,7 @@ from itertools import groupby
 from tagalong.access.outcome import Outcome
 from tagalong.studies.race.code import Side
 from tagalong.studies.race.explore import Method
-from tagalong.studies.race.report import Line, Report, Step
+from tagalong.studies.race.report import OutcomeLine, RaceReport, Step
 from tagalong.studies.race.world import Granule
 
 _GUEST_WIDTH = 26
@@ -19,12 +19,12 @@ _MEANING = {
 }
 
 
-def races_report(reports: Sequence[Report], *, full: bool) -> str:
+def races_report(reports: Sequence[RaceReport], *, full: bool) -> str:
     """Return one race with its interleavings, several as a table."""
     return race_report(reports[0], full=full) if len(reports) == 1 else races_table(reports)
 
 
-def race_report(report: Report, *, full: bool) -> str:
+def race_report(report: RaceReport, *, full: bool) -> str:
     """Return what was found, and a shortest interleaving for each outcome.
 
     Unless `full`, what concerns its own side alone is left out of those.
@@ -46,7 +46,7 @@ def race_report(report: Report, *, full: bool) -> str:
     return "\n".join(lines)
 
 
-def races_table(reports: Sequence[Report]) -> str:
+def races_table(reports: Sequence[RaceReport]) -> str:
     """Return one line for each report: the share of each outcome."""
     first = reports[0]
     heads = "".join(f"{outcome.value:>9}" for outcome in first.outcomes)
@@ -65,7 +65,7 @@ def races_table(reports: Sequence[Report]) -> str:
     return "\n".join(lines)
 
 
-def _circumstances(report: Report) -> str:
+def _circumstances(report: RaceReport) -> str:
     order = "" if report.order is None else f"{report.order.value}, "
     return f"{order}checking {report.mode.name.lower()}"
 
@@ -74,7 +74,7 @@ def _instructions(count: int) -> str:
     return f"{count} instruction{'' if count == 1 else 's'}"
 
 
-def _method(report: Report) -> str:
+def _method(report: RaceReport) -> str:
     explored = report.exploration
     count = f"{explored.interleavings:,}"
     match explored.method:
@@ -89,12 +89,12 @@ def _method(report: Report) -> str:
             return f"Sampling: {count} interleavings drawn at random; an outcome may be missing"
 
 
-def _outcome(report: Report, outcome: Outcome, count: int) -> str:
+def _outcome(report: RaceReport, outcome: Outcome, count: int) -> str:
     share = _share(report, count)
     return f"  {outcome.value:8} {count:>14,} {share:>8}  {_MEANING[outcome]}"
 
 
-def _share(report: Report, count: int) -> str:
+def _share(report: RaceReport, count: int) -> str:
     """Return a percentage; what happens at all never shows as 0."""
     if not count:
         return "0 %" if report.exploration.method is not Method.REDUCED else "no"
@@ -104,7 +104,7 @@ def _share(report: Report, count: int) -> str:
     return f"{percent:.1f} %" if percent >= 0.05 else "< 0.1 %"
 
 
-def _interleaving(report: Report, line: Line, *, full: bool) -> list[str]:
+def _interleaving(report: RaceReport, line: OutcomeLine, *, full: bool) -> list[str]:
     return [
         f"{line.outcome.value}, for instance ({_instructions(len(line.steps))}):",
         f"  {'guest':{_GUEST_WIDTH}}{'VMM':{_VMM_WIDTH}}granule: {_granule(report.start)}",
@@ -144,7 +144,7 @@ def _step(step: Step) -> str:
     return f"  {guest:{_GUEST_WIDTH}}{vmm:{_VMM_WIDTH}}{changed}".rstrip()
 
 
-def _end(line: Line) -> str:
+def _end(line: OutcomeLine) -> str:
     if line.end.fault is not None:
         return f"{line.end.fault.name}"
     return f"has read {', '.join(map(_granule, line.end.reading or ()))}"

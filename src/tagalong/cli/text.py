@@ -5,7 +5,7 @@ from typing import cast
 
 from tagalong.errors import TagalongError
 from tagalong.studies.demo.report import DemoReport, GuestProgress
-from tagalong.studies.probe import Report as ProbeReport
+from tagalong.studies.probe import ProbeReport
 from tagalong.vmm.causes import with_causes
 
 Report = Mapping[str, object]

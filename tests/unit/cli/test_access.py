@@ -9,11 +9,11 @@ from tagalong.cli import access as command
 from tagalong.cli.access_text import access_report
 from tagalong.cli.app import invoke
 from tagalong.studies.comparison import (
+    ComparisonOptions,
+    ComparisonReport,
     Looks,
     Operation,
-    Options,
     RaceResult,
-    Report,
     StrategyReport,
 )
 from tests.unit.studies.comparison.test_report import GOOD, report
@@ -78,9 +78,9 @@ def test_race_gives_shares_of_the_granules_seen() -> None:
 def test_command_prints_json_and_exits_by_the_promise(
     good: bool, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[Options] = []
+    asked: list[ComparisonOptions] = []
 
-    def compare(options: Options, step: object) -> Report:
+    def compare(options: ComparisonOptions, step: object) -> ComparisonReport:
         assert callable(step)
         step("tco on machine soft")
         asked.append(options)
@@ -90,7 +90,7 @@ def test_command_prints_json_and_exits_by_the_promise(
 
     assert invoke(["access", "--machine", "soft", "--race", "0.5", "--json"]) == status
     said = capsys.readouterr()
-    assert asked == [Options("soft", 0.5)]
+    assert asked == [ComparisonOptions("soft", 0.5)]
     assert json.loads(said.out)["strategies"][0]["name"] == "tco"
     assert said.err == "tagalong: tco on machine soft\n"
 

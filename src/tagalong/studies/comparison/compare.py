@@ -11,7 +11,7 @@ from tagalong.studies.comparison.control import Plain
 from tagalong.studies.comparison.machines import MachineMaker, machine_maker
 from tagalong.studies.comparison.measure import MODES, measure_all, try_all, try_system_calls
 from tagalong.studies.comparison.race import retagger
-from tagalong.studies.comparison.report import RaceResult, Report, StrategyReport
+from tagalong.studies.comparison.report import ComparisonReport, RaceResult, StrategyReport
 from tagalong.vmm.factory import AUTO as AUTO_MACHINE
 from tagalong.vmm.factory import choose_machine
 
@@ -26,14 +26,14 @@ Step = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Options:
+class ComparisonOptions:
     """`race_s`: seconds of looks at a running guest for each strategy; 0 for none."""
 
     machine: str = AUTO_MACHINE
     race_s: float = 0.0
 
 
-def compare(options: Options, step: Step = lambda _: None) -> Report:
+def compare(options: ComparisonOptions, step: Step = lambda _: None) -> ComparisonReport:
     """Return what every strategy does on a machine of this kind.
 
     `step` gets a word on each step. Raises HostError if this host has no such machine. A
@@ -50,7 +50,7 @@ def compare(options: Options, step: Step = lambda _: None) -> Report:
             row = replace(row, race=_race(strategy, make, options.race_s))
         rows.append(row)
     chosen, reason = _choose(make)
-    return Report(machine.name, machine.reason, chosen, reason, tuple(rows))
+    return ComparisonReport(machine.name, machine.reason, chosen, reason, tuple(rows))
 
 
 def _compare_one(kind: type[Strategy], make: MachineMaker) -> StrategyReport:

@@ -77,7 +77,7 @@ class StrategyReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class ComparisonReport:
     """All strategies, the control first; `machine` and `chosen` are names, with the reasons."""
 
     machine: str

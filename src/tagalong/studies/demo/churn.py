@@ -20,7 +20,7 @@ _FAIL = re.compile(r"churn: FAIL\b")
 
 
 @dataclass(frozen=True)
-class Progress:
+class ChurnProgress:
     """One vCPU's counters since the guest began; they only grow, but for `blocks`.
 
     `operations` counts steps of the workload, `blocks` those alive now, `retags` changes
@@ -34,10 +34,10 @@ class Progress:
     faults: int
 
 
-def parse_progress(line: str) -> Progress | None:
+def parse_progress(line: str) -> ChurnProgress | None:
     """Return the counters in a progress line, None for any other line."""
     found = _PROGRESS.match(line)
-    return Progress(*(int(number) for number in found.groups())) if found else None
+    return ChurnProgress(*(int(number) for number in found.groups())) if found else None
 
 
 class ChurnLog:
@@ -46,7 +46,7 @@ class ChurnLog:
     def __init__(self) -> None:
         self.failures: list[str] = []
         self.ended = False
-        self._last: dict[int, Progress] = {}
+        self._last: dict[int, ChurnProgress] = {}
         self._reports: dict[int, int] = {}
         self._changed = asyncio.Event()
 

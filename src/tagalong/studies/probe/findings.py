@@ -20,7 +20,7 @@ class CannotTryError(Exception):
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProbeFinding:
     """The answer to one question. `detail`: a value, or why not."""
 
     name: str
@@ -29,12 +29,12 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class ProbeReport:
     """All findings, in the order in which they were tried."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[ProbeFinding, ...]
 
-    def __getitem__(self, name: str) -> Finding:
+    def __getitem__(self, name: str) -> ProbeFinding:
         """Return a finding by its name. Raises KeyError."""
         for finding in self.findings:
             if finding.name == name:
@@ -46,11 +46,11 @@ class Report:
         return {f.name: {"answer": f.answer.value, "detail": f.detail} for f in self.findings}
 
 
-def attempt(name: str, trial: Callable[[], str]) -> Finding:
+def attempt(name: str, trial: Callable[[], str]) -> ProbeFinding:
     """Return what a trial finds: yes with what it returns, or why it failed."""
     try:
-        return Finding(name, Answer.YES, trial())
+        return ProbeFinding(name, Answer.YES, trial())
     except CannotTryError as reason:
-        return Finding(name, Answer.UNKNOWN, str(reason))
+        return ProbeFinding(name, Answer.UNKNOWN, str(reason))
     except (TagalongError, OSError) as error:
-        return Finding(name, Answer.NO, str(error))
+        return ProbeFinding(name, Answer.NO, str(error))

@@ -15,7 +15,7 @@ from typing import Final
 
 from tagalong.kvm.abi import PROT_MTE
 from tagalong.memory import Plane
-from tagalong.studies.probe.findings import CannotTryError, Finding, attempt
+from tagalong.studies.probe.findings import CannotTryError, ProbeFinding, attempt
 
 _ARM64: Final = "aarch64"
 _AT_HWCAP2: Final = 26
@@ -32,7 +32,7 @@ _UFFDIO_REGISTER_MODE_MINOR: Final = 1 << 2
 _HUGE_PAGES: Final = Path("/sys/kernel/mm/hugepages")
 
 
-def host_findings() -> list[Finding]:
+def host_findings() -> list[ProbeFinding]:
     """Return what there is to know of kernel, CPU and memory."""
     return [
         attempt("kernel", lambda: f"{platform.system()} {platform.release()}"),

@@ -27,7 +27,7 @@ from tagalong.kvm.vm_fd import Slot, Vm
 from tagalong.machine import RegionDescription, register_ids
 from tagalong.memory import Gpa, Region
 from tagalong.mte.registers import IdAa64pfr1
-from tagalong.studies.probe.findings import Answer, CannotTryError, Finding, attempt
+from tagalong.studies.probe.findings import Answer, CannotTryError, ProbeFinding, attempt
 
 _GPA: Final = Gpa(0x4000_0000)
 _PAGES: Final = 4
@@ -36,7 +36,7 @@ _MFD_HUGETLB: Final = 4
 _SPEED_BYTES: Final = 16 << 20
 
 
-def kvm_findings() -> list[Finding]:
+def kvm_findings() -> list[ProbeFinding]:
     """Return what KVM can do; if it cannot be opened, only why."""
     opened = attempt("kvm", _open)
     findings = [opened]

@@ -49,7 +49,7 @@ class GuestCode:
 
 
 @dataclass(frozen=True)
-class Call:
+class VmmCall:
     """A piece of VMM code: from `va` until it returns, or to `end_va` if that is given."""
 
     what: str
@@ -67,7 +67,7 @@ class VmmCode:
     """
 
     name: str
-    calls: tuple[Call, ...]
+    calls: tuple[VmmCall, ...]
     words: tuple[int, ...] = ()
     scratch: bytes = field(default=b"", repr=False)
 

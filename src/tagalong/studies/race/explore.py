@@ -45,7 +45,7 @@ class Method(Enum):
     """Some, drawn at random: an outcome may be missed."""
 
 
-class End(NamedTuple):
+class LookEnd(NamedTuple):
     """How one interleaving ended: what the look gave (None if it faulted) and the fault."""
 
     outcome: Outcome
@@ -60,7 +60,7 @@ class Found:
     count: int
     schedule: str
     """A letter of Side for each instruction, up to the end of the look."""
-    end: End
+    end: LookEnd
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Exploration:
         """Return how many there were, as `method` counts them."""
         return sum(found.count for found in self.found.values()) + self.unfinished
 
-    def add(self, end: End, schedule: str, count: int) -> None:
+    def add(self, end: LookEnd, schedule: str, count: int) -> None:
         """Take note of `count` interleavings that begin as `schedule` does."""
         known = self.found.get(end.outcome)
         if known is None:
@@ -193,7 +193,7 @@ class _Explorer:
 
     def _moves(
         self, node: _Node, method: Method
-    ) -> Iterator[tuple[Side, Saved, frozenset[Content], End | None]]:
+    ) -> Iterator[tuple[Side, Saved, frozenset[Content], LookEnd | None]]:
         """Yield what each side that may move makes of a state."""
         self._world.restore(node.saved)
         sides = self._sides(method)
@@ -208,7 +208,7 @@ class _Explorer:
 
     def _other_side(
         self, node: _Node, side: Side
-    ) -> Iterator[tuple[Side, Saved, frozenset[Content], End | None]]:
+    ) -> Iterator[tuple[Side, Saved, frozenset[Content], LookEnd | None]]:
         self._world.restore(node.saved)
         other = Side.GUEST if side is Side.VMM else Side.VMM
         if not self._world.is_done(other):
@@ -224,16 +224,16 @@ class _Explorer:
 
     def _step(
         self, side: Side, contents: frozenset[Content]
-    ) -> tuple[frozenset[Content], End | None]:
+    ) -> tuple[frozenset[Content], LookEnd | None]:
         fault = self._world.step(side)
         if fault is not None:
-            return contents, End(Outcome.FAULT, None, fault)
+            return contents, LookEnd(Outcome.FAULT, None, fault)
         now = self._world.content()
         contents |= {now}
         if not self._world.is_done(Side.VMM):
             return contents, None
         reading = self._look(self._world)
-        return contents, End(judge(reading, contents, now), reading, None)
+        return contents, LookEnd(judge(reading, contents, now), reading, None)
 
     def _continuations(self, saved: Saved, method: Method) -> int:
         """Return in how many ways both sequences could go on from the end of a look."""
@@ -257,7 +257,7 @@ class _Explorer:
             else:
                 result.add(end, schedule, 1)
 
-    def _one_run(self, source: random.Random) -> tuple[str, End | None]:
+    def _one_run(self, source: random.Random) -> tuple[str, LookEnd | None]:
         contents: frozenset[Content] = frozenset({self._world.content()})
         schedule: list[str] = []
         left = dict(zip(Side, self._lengths, strict=True))

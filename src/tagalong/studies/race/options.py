@@ -13,7 +13,7 @@ from tagalong.studies.race.code import GuestCode, Order
 from tagalong.studies.race.code_file import read_words
 from tagalong.studies.race.explore import Method
 from tagalong.studies.race.guests import guest_code
-from tagalong.studies.race.report import Report
+from tagalong.studies.race.report import RaceReport
 from tagalong.studies.race.run import Race, run_race
 
 ALL: Final = "all"
@@ -43,7 +43,7 @@ class RaceOptions:
     seed: int = 0
 
 
-def run_races(options: RaceOptions) -> list[Report]:
+def run_races(options: RaceOptions) -> list[RaceReport]:
     """Run what is asked for: one race, or with access "all" one for each strategy.
 
     Raises UsageError for options that contradict each other and for files that are no code;

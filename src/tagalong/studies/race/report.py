@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tagalong.access.outcome import Outcome
 from tagalong.mte.registers import TagCheckMode
 from tagalong.studies.race.code import Order, Side
-from tagalong.studies.race.explore import SEVERITY, End, Exploration
+from tagalong.studies.race.explore import SEVERITY, Exploration, LookEnd
 from tagalong.studies.race.world import Granule, Saved, World
 
 
@@ -40,13 +40,13 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Line:
+class OutcomeLine:
     """One outcome: how many interleavings have it, and the shortest of them."""
 
     outcome: Outcome
     count: int
     steps: tuple[Step, ...]
-    end: End
+    end: LookEnd
 
     def to_json(self) -> dict[str, object]:
         """Return it as JSON has it."""
@@ -60,7 +60,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Report:
+class RaceReport:
     """One race; `lines` from the worst outcome to the best, those alone that exist."""
 
     guest: str
@@ -70,7 +70,7 @@ class Report:
     mode: TagCheckMode
     exploration: Exploration
     start: Granule
-    lines: tuple[Line, ...]
+    lines: tuple[OutcomeLine, ...]
 
     @property
     def outcomes(self) -> Mapping[Outcome, int]:
@@ -100,16 +100,16 @@ class Report:
 
 def make_report(
     world: World, start: Saved, exploration: Exploration, order: Order | None, mode: TagCheckMode
-) -> Report:
+) -> RaceReport:
     """Return the report of an exploration of `world` from `start`."""
     world.restore(start)
     first = world.content()[0]
     lines = tuple(
-        Line(outcome, found.count, _play(world, start, found.schedule), found.end)
+        OutcomeLine(outcome, found.count, _play(world, start, found.schedule), found.end)
         for outcome in SEVERITY
         if (found := exploration.found.get(outcome)) is not None
     )
-    return Report(
+    return RaceReport(
         world.guest_code.name, world.vmm_code.name, order, mode, exploration, first, lines
     )
 

@@ -9,9 +9,9 @@ from tagalong.mte import GRANULE_BYTES
 from tagalong.mte.pointers import logical_tag
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft.host.process import PLAIN_VA, TAGGED_VA
-from tagalong.studies.race.code import RACED_GPA, Call, GuestCode, Order, VmmCode
+from tagalong.studies.race.code import RACED_GPA, GuestCode, Order, VmmCall, VmmCode
 from tagalong.studies.race.explore import Method, Reading, explore
-from tagalong.studies.race.report import Report, make_report
+from tagalong.studies.race.report import RaceReport, make_report
 from tagalong.studies.race.trace import strategy_code, strategy_reading
 from tagalong.studies.race.world import OWN_CODE_VA, Granule, World, scratch_address
 
@@ -36,7 +36,7 @@ class Race:
     seed: int = 0
 
 
-def run_race(race: Race) -> Report:
+def run_race(race: Race) -> RaceReport:
     """Explore a race and report what came out.
 
     Raises UsageError for a race without a VMM or with two, or with a strategy that there is not;
@@ -51,7 +51,7 @@ def run_race(race: Race) -> Report:
     return _explore(race, code, lambda world: strategy_reading(name, race.order, world))
 
 
-def _explore(race: Race, code: VmmCode, look: Callable[[World], Reading]) -> Report:
+def _explore(race: Race, code: VmmCode, look: Callable[[World], Reading]) -> RaceReport:
     world = World(race.guest, code)
     try:
         start = world.save()
@@ -66,7 +66,7 @@ def own_code(words: tuple[int, ...], mode: TagCheckMode) -> VmmCode:
     """Return the VMM's code for `words`, see Race."""
     arguments = (TAGGED_VA + RACED_GPA, PLAIN_VA + RACED_GPA, 0, 0, 0, scratch_address(0))
     end = OWN_CODE_VA + 4 * len(words)
-    return VmmCode(OWN_CODE, (Call(OWN_CODE, OWN_CODE_VA, arguments, mode, end),), words)
+    return VmmCode(OWN_CODE, (VmmCall(OWN_CODE, OWN_CODE_VA, arguments, mode, end),), words)
 
 
 def own_reading(world: World) -> Reading:

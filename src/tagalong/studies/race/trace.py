@@ -33,7 +33,7 @@ from tagalong.mte.tags import get_tag, unpack
 from tagalong.soft.host.process import CODE_VA, PLAIN_VA, TAGGED_VA
 from tagalong.soft.host.stage1 import PAGE_BYTES
 from tagalong.soft.host.thread import ThreadState
-from tagalong.studies.race.code import LOOK_BYTES, RACED_GPA, Call, Order, VmmCode
+from tagalong.studies.race.code import LOOK_BYTES, RACED_GPA, Order, VmmCall, VmmCode
 from tagalong.studies.race.explore import Reading
 from tagalong.studies.race.world import Granule, World, scratch_address
 
@@ -80,7 +80,7 @@ class Trace:
     """
 
     def __init__(self, mode: TagCheckMode, after: bytes | None = None) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[VmmCall] = []
         self.scratch = bytearray(after or bytes(PAGE_BYTES))
         self._is_replay = after is not None
         self._used = 0
@@ -179,7 +179,7 @@ class Trace:
         self, what: str, routine: Routine, arguments: tuple[int, ...], mode: TagCheckMode | None
     ) -> None:
         va = CODE_VA + load_blob().offsets[routine]
-        self.calls.append(Call(what, va, arguments, self._thread.mode if mode is None else mode))
+        self.calls.append(VmmCall(what, va, arguments, self._thread.mode if mode is None else mode))
 
 
 def _only_from_guest(direction: Direction) -> None:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from tagalong.studies.comparison import (
     CONTROL,
+    ComparisonReport,
     Looks,
     RaceResult,
-    Report,
     StrategyReport,
     SystemCalls,
 )
@@ -25,8 +25,8 @@ GOOD = StrategyReport(
 )
 
 
-def report(*rows: StrategyReport) -> Report:
-    return Report("soft", "asked for", "ioctl", "it is the best", rows)
+def report(*rows: StrategyReport) -> ComparisonReport:
+    return ComparisonReport("soft", "asked for", "ioctl", "it is the best", rows)
 
 
 def test_faults_of_the_control_and_of_a_race_break_no_promise() -> None:

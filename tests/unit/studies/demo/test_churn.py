@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tagalong.studies.demo.churn import ChurnLog, Progress, parse_progress
+from tagalong.studies.demo.churn import ChurnLog, ChurnProgress, parse_progress
 from tagalong.studies.demo.report import GuestProgress
 
 
@@ -15,7 +15,7 @@ def line(vcpu: int, ops: int, faults: int = 0) -> str:
 def test_parse_progress_reads_all_counters() -> None:
     text = "churn: progress vcpu=1 ops=4096 blocks=300 retags=120 faults=64\n"
 
-    assert parse_progress(text) == Progress(1, 4096, 300, 120, 64)
+    assert parse_progress(text) == ChurnProgress(1, 4096, 300, 120, 64)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from tagalong.errors import HostError
-from tagalong.studies.probe import Answer, Finding, Report, probe
+from tagalong.studies.probe import Answer, ProbeFinding, ProbeReport, probe
 from tagalong.studies.probe.findings import CannotTryError, attempt
 
 
-def failing(error: Exception) -> Finding:
+def failing(error: Exception) -> ProbeFinding:
     def trial() -> str:
         raise error
 
@@ -17,16 +17,16 @@ def failing(error: Exception) -> Finding:
 
 
 def test_attempt_that_works_is_a_yes_with_its_value() -> None:
-    assert attempt("it", lambda: "4 of them") == Finding("it", Answer.YES, "4 of them")
+    assert attempt("it", lambda: "4 of them") == ProbeFinding("it", Answer.YES, "4 of them")
 
 
 @pytest.mark.parametrize("error", [HostError("not there"), OSError("not there")])
 def test_attempt_that_the_host_refuses_is_a_no_with_the_reason(error: Exception) -> None:
-    assert failing(error) == Finding("it", Answer.NO, "not there")
+    assert failing(error) == ProbeFinding("it", Answer.NO, "not there")
 
 
 def test_attempt_that_cannot_be_made_is_no_no() -> None:
-    assert failing(CannotTryError("no pages")) == Finding("it", Answer.UNKNOWN, "no pages")
+    assert failing(CannotTryError("no pages")) == ProbeFinding("it", Answer.UNKNOWN, "no pages")
 
 
 def test_attempt_that_fails_for_a_bug_of_ours_is_not_hidden() -> None:
@@ -44,7 +44,7 @@ def test_probe_of_this_host_answers_every_question() -> None:
 
 
 def test_report_as_json_has_an_answer_and_a_detail_for_each() -> None:
-    report = Report((Finding("kvm", Answer.NO, "there is no /dev/kvm"),))
+    report = ProbeReport((ProbeFinding("kvm", Answer.NO, "there is no /dev/kvm"),))
 
     text = json.dumps(report.to_json())
 

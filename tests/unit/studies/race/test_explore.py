@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tagalong.access.outcome import Outcome
 from tagalong.errors import MachineError
 from tagalong.mte.registers import TagCheckMode
-from tagalong.studies.race.code import Call, GuestCode, Order, Side, VmmCode
+from tagalong.studies.race.code import GuestCode, Order, Side, VmmCall, VmmCode
 from tagalong.studies.race.explore import Method, Reading, explore, judge
 from tagalong.studies.race.guests import GUESTS
 from tagalong.studies.race.run import Race, run_race
@@ -279,4 +279,4 @@ def test_guest_code_that_is_too_long_is_refused() -> None:
         GuestCode("long", (a64.hint(0),) * 257)
     with pytest.raises(UsageError, match="the VMM's code 'none' is empty"):
         VmmCode("none", ())
-    assert Call("x", 0, (), TagCheckMode.NONE).end_va is None
+    assert VmmCall("x", 0, (), TagCheckMode.NONE).end_va is None
