@@ -33,6 +33,7 @@ from tagalong.wire import (
     limits,
 )
 from tagalong.wire.codec import PAYLOAD_BYTES
+from tests.support.cases import check_each
 from tests.support.wire_session import (
     DESTINATION,
     JOINING,
@@ -295,7 +296,9 @@ COMMIT_CASES = [
     (struct.pack("<II", 1, 1), 4, "a reserved field is 0x1 and must be zero"),
 ]
 
-CASES = [
+Case = tuple[Phase, RecordType, bytes, int, str]
+
+CASES: list[Case] = [
     *((Phase.START, RecordType.HELLO, *case) for case in HELLO_CASES),
     *((Phase.AGREED, RecordType.MACHINE, *case) for case in MACHINE_CASES),
     *((Phase.COPYING, RecordType.PAGES, *case) for case in PAGES_CASES),
@@ -306,7 +309,7 @@ CASES = [
 ]
 
 
-ANSWERS = [
+ANSWERS: list[Case] = [
     *((Phase.RESUMING, RecordType.HELD, *case) for case in HELD_CASES),
     *((Phase.RESUMING, RecordType.RESUMED, *case) for case in RESUMED_CASES),
     *((Phase.CHANNEL_SENT, RecordType.CHANNEL, *case) for case in CHANNEL_CASES),
@@ -321,14 +324,21 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize(("phase", "kind", "payload", "offset", "message"), ANSWERS)
-def test_answer_malformed_is_refused_at_its_offset(
-    phase: Phase, kind: RecordType, payload: bytes, offset: int, message: str
-) -> None:
-    said, where = refused(phase, kind, payload, DESTINATION)
+def name(case: Case) -> str:
+    phase, kind, payload, offset, message = case
+    return f"{kind.name} in {phase.name} of {payload[:64].hex()}, {message!r} at {offset:#x}"
+
+
+def check_refused(case: Case, sender: Role = SOURCE) -> None:
+    phase, kind, payload, offset, message = case
+    said, where = refused(phase, kind, payload, sender)
 
     assert message in said
     assert where == HEADER + offset
+
+
+def test_answer_malformed_is_refused_at_its_offset() -> None:
+    check_each(ANSWERS, lambda case: check_refused(case, DESTINATION), name)
 
 
 def test_held_pages_that_overlap_are_refused() -> None:
@@ -368,14 +378,8 @@ def test_hello_of_another_migration_is_refused_where_one_is_under_way() -> None:
         pair.source.send(Hello(SOURCE, bytes(16)))
 
 
-@pytest.mark.parametrize(("phase", "kind", "payload", "offset", "message"), CASES)
-def test_payload_malformed_is_refused_at_its_offset(
-    phase: Phase, kind: RecordType, payload: bytes, offset: int, message: str
-) -> None:
-    said, where = refused(phase, kind, payload)
-
-    assert message in said
-    assert where == HEADER + offset
+def test_payload_malformed_is_refused_at_its_offset() -> None:
+    check_each(CASES, check_refused, name)
 
 
 def test_register_cut_off_is_refused_at_the_register() -> None:

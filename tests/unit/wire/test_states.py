@@ -15,6 +15,7 @@ from tagalong.wire import (
     Round,
 )
 from tagalong.wire.codec import PAYLOAD_BYTES
+from tests.support.cases import check_each
 from tests.support.wire_session import (
     DESTINATION,
     JOINING,
@@ -28,11 +29,14 @@ from tests.support.wire_session import (
     records_said_by,
 )
 
-EVERYTHING = [(phase, role, kind) for phase in Phase for role in Role for kind in RecordType]
+Case = tuple[Phase, Role, RecordType]
+
+EVERYTHING: list[Case] = [(phase, role, kind) for phase in Phase for role in Role
+                          for kind in RecordType]  # fmt: skip
 FORBIDDEN = [case for case in EVERYTHING if case not in TRANSITIONS]
 
 
-def name(case: tuple[Phase, Role, RecordType]) -> str:
+def name(case: Case) -> str:
     phase, role, kind = case
     return f"{phase.name}-{role.name}-{kind.name}".lower()
 
@@ -53,10 +57,12 @@ def test_script_passes_through_the_exact_sequence_of_phases() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", FORBIDDEN, ids=name)
-def test_record_sent_in_the_wrong_phase_raises_and_changes_nothing(
-    case: tuple[Phase, Role, RecordType],
-) -> None:
+def test_record_sent_in_the_wrong_phase_raises_and_changes_nothing() -> None:
+    assert len(FORBIDDEN) > 500
+    check_each(FORBIDDEN, check_sending_is_refused, name)
+
+
+def check_sending_is_refused(case: Case) -> None:
     phase, role, kind = case
     end = pair_in(phase).end(role)
     sent = end.bytes_sent
@@ -69,11 +75,14 @@ def test_record_sent_in_the_wrong_phase_raises_and_changes_nothing(
     assert end.phase is phase
 
 
-# Whoever ends the conversation hears nothing more; test_connection.py has what the other hears.
-@pytest.mark.parametrize("case", [case for case in FORBIDDEN if not case[0].is_final], ids=name)
-def test_record_received_in_the_wrong_phase_raises_before_its_payload(
-    case: tuple[Phase, Role, RecordType],
-) -> None:
+# An end in a final phase receives nothing more; test_connection.py has what the other one hears.
+def test_record_received_in_the_wrong_phase_raises_before_its_payload() -> None:
+    cases = [case for case in FORBIDDEN if not case[0].is_final]
+    assert len(cases) > 500
+    check_each(cases, check_receiving_is_refused, name)
+
+
+def check_receiving_is_refused(case: Case) -> None:
     phase, role, kind = case
     listener = pair_in(phase).end(role.peer)
     start = listener.bytes_received
@@ -90,10 +99,11 @@ def test_record_received_in_the_wrong_phase_raises_before_its_payload(
     assert caught.value.offset == start
 
 
-@pytest.mark.parametrize("case", list(TRANSITIONS), ids=name)
-def test_record_allowed_by_the_table_moves_both_ends_alike(
-    case: tuple[Phase, Role, RecordType],
-) -> None:
+def test_record_allowed_by_the_table_moves_both_ends_alike() -> None:
+    check_each(TRANSITIONS, check_both_ends_move, name)
+
+
+def check_both_ends_move(case: Case) -> None:
     phase, role, kind = case
     joins = kind in (RecordType.CHANNEL, RecordType.RESUME)
     pair = pair_in(phase, joining=JOINING if joins else None)
