@@ -15,20 +15,20 @@ _POWER = {PowerState.ON: wire.Power.ON, PowerState.OFF: wire.Power.OFF}
 _POWER_BACK = {power: state for state, power in _POWER.items()}
 
 
-def record_of_description(description: MachineDescription) -> wire.Machine:
+def record_of_description(description: MachineDescription) -> wire.MachineRecord:
     """Return the MACHINE record of a machine."""
-    return wire.Machine(
+    return wire.MachineRecord(
         page_size_bytes=description.page_size_bytes,
         vcpu_count=description.vcpu_count,
         mte_version=description.mte_version,
         regions=tuple(
-            wire.Region(region.gpa, region.size_bytes)
+            wire.RegionEntry(region.gpa, region.size_bytes)
             for region in sorted(description.regions, key=lambda region: region.gpa)
         ),
     )
 
 
-def description_of_record(record: wire.Machine) -> MachineDescription:
+def description_of_record(record: wire.MachineRecord) -> MachineDescription:
     """Return what a MACHINE record describes."""
     return MachineDescription(
         page_size_bytes=record.page_size_bytes,
@@ -40,17 +40,17 @@ def description_of_record(record: wire.Machine) -> MachineDescription:
     )
 
 
-def record_of_state(state: MachineState) -> wire.State:
+def record_of_state(state: MachineState) -> wire.StateRecord:
     """Return the STATE record of a machine's state."""
-    return wire.State(
+    return wire.StateRecord(
         vcpus=tuple(
-            wire.Vcpu(_POWER[vcpu.power], dict(vcpu.registers.items())) for vcpu in state.vcpus
+            wire.VcpuEntry(_POWER[vcpu.power], dict(vcpu.registers.items())) for vcpu in state.vcpus
         ),
         devices=state.devices,
     )
 
 
-def state_of_record(record: wire.State) -> MachineState:
+def state_of_record(record: wire.StateRecord) -> MachineState:
     """Return the machine state that a STATE record holds."""
     return MachineState(
         vcpus=tuple(

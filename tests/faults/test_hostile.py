@@ -22,9 +22,9 @@ from tests.support.kill_run import Child, fork_server
 RAM = 0x4000_0000
 RAM_BYTES = 0x10_0000
 PAGE = 4096
-MACHINE = wire.Machine(PAGE, 1, 3, (wire.Region(RAM, RAM_BYTES),))
-STATE = wire.State(
-    (wire.Vcpu(wire.Power.ON, {0x6030_0000_0010_0000: 0, 0x6030_0000_0013_C086: 0}),),
+MACHINE = wire.MachineRecord(PAGE, 1, 3, (wire.RegionEntry(RAM, RAM_BYTES),))
+STATE = wire.StateRecord(
+    (wire.VcpuEntry(wire.Power.ON, {0x6030_0000_0010_0000: 0, 0x6030_0000_0013_C086: 0}),),
     {"console": b""},
 )
 
@@ -158,7 +158,7 @@ def huge_lengths(peer: Peer) -> None:
 
 def huge_machine(peer: Peer) -> None:
     peer.introduce()
-    peer.say(wire.Machine(PAGE, 1, 3, (wire.Region(0, 1 << 51),)), STATE)
+    peer.say(wire.MachineRecord(PAGE, 1, 3, (wire.RegionEntry(0, 1 << 51),)), STATE)
     peer.hear()
 
 

@@ -12,16 +12,16 @@ from tagalong.wire import (
     AbortReason,
     Accept,
     Buffer,
-    Channel,
+    ChannelRecord,
     Commit,
     Connection,
     Digest,
-    End,
+    EndRecord,
     Held,
     Hello,
     Joining,
     KeepAlive,
-    Machine,
+    MachineRecord,
     NoBytes,
     Pages,
     Phase,
@@ -31,7 +31,7 @@ from tagalong.wire import (
     Ready,
     Record,
     RecordType,
-    Region,
+    RegionEntry,
     Resume,
     Resumed,
     Role,
@@ -39,9 +39,9 @@ from tagalong.wire import (
     Run,
     Running,
     Runs,
-    State,
+    StateRecord,
     TagPlacement,
-    Vcpu,
+    VcpuEntry,
     Verify,
 )
 from tagalong.wire.connection import own_memory, own_tags
@@ -49,11 +49,11 @@ from tagalong.wire.connection import own_memory, own_tags
 PAGE = 4096
 RAM = 0x4000_0000
 MIGRATION_ID = bytes(range(0xA0, 0xB0))
-MACHINE = Machine(
+MACHINE = MachineRecord(
     page_size_bytes=PAGE,
     vcpu_count=2,
     mte_version=3,
-    regions=(Region(RAM, 0x10_0000), Region(RAM + 0x20_0000, 0x8000)),
+    regions=(RegionEntry(RAM, 0x10_0000), RegionEntry(RAM + 0x20_0000, 0x8000)),
 )
 
 SOURCE, DESTINATION = Role.SOURCE, Role.DESTINATION
@@ -70,15 +70,15 @@ TEXT_DATA = plane(b"tagalong" * (PAGE // 8))
 EVEN_TAGS = plane(b"\x55" * (PAGE // 32))
 
 X0 = 0x6030_0000_0010_0000
-STATE = State(
+STATE = StateRecord(
     vcpus=(
-        Vcpu(Power.ON, {X0: 0x1234, 0x6030_0000_0013_C086: 0x1_0001}),
-        Vcpu(Power.OFF, {0x6020_0000_0010_00D4: 0x10, 0x6040_0000_0010_0054: 1 << 127}),
+        VcpuEntry(Power.ON, {X0: 0x1234, 0x6030_0000_0013_C086: 0x1_0001}),
+        VcpuEntry(Power.OFF, {0x6020_0000_0010_00D4: 0x10, 0x6040_0000_0010_0054: 1 << 127}),
     ),
     devices={"pl011": b"\x01\x00", "psci": b""},
 )
-PREVIEW = State(
-    vcpus=(Vcpu(Power.ON, {**STATE.vcpus[0].registers, X0: 0x1000}), STATE.vcpus[1]),
+PREVIEW = StateRecord(
+    vcpus=(VcpuEntry(Power.ON, {**STATE.vcpus[0].registers, X0: 0x1000}), STATE.vcpus[1]),
     devices=STATE.devices,
 )
 DIGEST = bytes(range(16))
@@ -111,13 +111,13 @@ SCRIPT: tuple[tuple[Role, Record], ...] = (
 """A migration with verification over one connection."""
 
 CHANNEL_SCRIPT: tuple[tuple[Role, Record], ...] = (
-    (SOURCE, Channel(MIGRATION_ID, 1)),
-    (DESTINATION, Channel(MIGRATION_ID, 1)),
+    (SOURCE, ChannelRecord(MIGRATION_ID, 1)),
+    (DESTINATION, ChannelRecord(MIGRATION_ID, 1)),
     (SOURCE, Pages(Runs([Run(RAM + 0x2000, 1)]), NoBytes.ZERO, EVEN_TAGS)),
     (SOURCE, KeepAlive()),
     (SOURCE, Round(2, 1)),
     (DESTINATION, Round(2, 1)),
-    (SOURCE, End()),
+    (SOURCE, EndRecord()),
 )
 """One more connection of that migration, from its second round on."""
 

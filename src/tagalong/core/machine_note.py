@@ -131,8 +131,8 @@ def _decode_payload(head: dict[str, int], payload: memoryview) -> CoreNotes:
     cut = head["machine_bytes"]
     machine = _decode(wire.RecordType.MACHINE, payload[:cut], MACHINE_NOTE.size)
     state = _decode(wire.RecordType.STATE, payload[cut:], MACHINE_NOTE.size + cut)
-    assert isinstance(machine, wire.Machine)  # noqa: S101 (what was asked for)
-    assert isinstance(state, wire.State)  # noqa: S101
+    assert isinstance(machine, wire.MachineRecord)  # noqa: S101 (what was asked for)
+    assert isinstance(state, wire.StateRecord)  # noqa: S101
     vcpus = machine.vcpu_count
     if head["vcpu"] >= vcpus:
         raise MalformedError(

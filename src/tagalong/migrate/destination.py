@@ -31,7 +31,7 @@ from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.monitor import CancelToken, check_cancelled
 from tagalong.migrate.pages.digest import memory_digest
 from tagalong.migrate.pages.placed import records_of_held
-from tagalong.migrate.pages.receiver import Holdings, PageTaker, one_place_for_tags
+from tagalong.migrate.pages.receiver import PageInventory, PageReceiver, one_place_for_tags
 from tagalong.migrate.transport.channel import Channel
 from tagalong.migrate.transport.listener import Listener, SocketListener
 
@@ -132,7 +132,7 @@ class _Destination:
         self._machine: Machine | None = None
         self._digest: bytes | None = None
         self._timeouts = timeouts
-        self._taker: PageTaker | None = None
+        self._taker: PageReceiver | None = None
         self._door: Door | None = None
         self._granted = wire.Hello(wire.Role.DESTINATION, b"")
         self._has_tags = True
@@ -179,11 +179,11 @@ class _Destination:
             reconnect_s=hello.reconnect_s if listener else 0,
         )
         self._link.send(self._granted)
-        record = self._link.expect(wire.Machine)
+        record = self._link.expect(wire.MachineRecord)
         machine = self._build_machine(record)
-        machine.check_state(state_of_record(self._link.expect(wire.State)))
-        holdings = Holdings(machine, self._granted.channels)
-        taker = self._taker = PageTaker(machine, holdings, has_tags=self._has_tags)
+        machine.check_state(state_of_record(self._link.expect(wire.StateRecord)))
+        holdings = PageInventory(machine, self._granted.channels)
+        taker = self._taker = PageReceiver(machine, holdings, has_tags=self._has_tags)
         self._link.find_ram_in(taker)
         if listener is not None:
             self._open_door(listener, record, machine, holdings)
@@ -204,7 +204,11 @@ class _Destination:
         )
 
     def _open_door(
-        self, listener: SocketListener, record: wire.Machine, machine: Machine, holdings: Holdings
+        self,
+        listener: SocketListener,
+        record: wire.MachineRecord,
+        machine: Machine,
+        holdings: PageInventory,
     ) -> None:
         granted, features = self._granted, self._link.features
         if granted.channels == 1 and not granted.reconnect_s:
@@ -214,10 +218,10 @@ class _Destination:
             self._timeouts,
             granted,
             lambda: wire.Joining(granted.migration_id, record, features, holdings.rounds),
-            lambda: PageTaker(machine, holdings, has_tags=self._has_tags),
+            lambda: PageReceiver(machine, holdings, has_tags=self._has_tags),
         )
 
-    def _build_machine(self, record: wire.Machine) -> Machine:
+    def _build_machine(self, record: wire.MachineRecord) -> Machine:
         machine = self._machine = self._build(description_of_record(record))
         built = record_of_description(machine.description)
         if built != replace(record, mte_version=built.mte_version):
@@ -236,7 +240,7 @@ class _Destination:
         assert self._taker is not None  # noqa: S101 (no PAGES before ACCEPT)
         return self._taker.place(gpa, size_bytes)
 
-    def _fill(self, machine: Machine, holdings: Holdings) -> None:
+    def _fill(self, machine: Machine, holdings: PageInventory) -> None:
         """Take in everything up to PREPARE, whatever connections that takes."""
         while True:
             try:
@@ -248,7 +252,7 @@ class _Destination:
             else:
                 return
 
-    def _take_until_prepare(self, machine: Machine, holdings: Holdings) -> None:
+    def _take_until_prepare(self, machine: Machine, holdings: PageInventory) -> None:
         assert self._taker is not None  # noqa: S101 (no PAGES before ACCEPT)
         taker = self._taker
         while not isinstance(record := self._link.receive(), wire.Prepare):
@@ -258,7 +262,7 @@ class _Destination:
                     taker.take(record)
                 case wire.Round():
                     self._link.send(wire.Round(record.number, taker.end_round()))
-                case wire.State():
+                case wire.StateRecord():
                     self._await_channels(holdings)
                     taker.clear_stale()
                     machine.load_state(state_of_record(record))
@@ -267,7 +271,7 @@ class _Destination:
                 case wire.Digest():
                     self._compare(record.digest)
 
-    def _await_channels(self, holdings: Holdings) -> None:
+    def _await_channels(self, holdings: PageInventory) -> None:
         """Wait until the channels have carried all they were given, and let nobody else in."""
         if self._door is None:
             return
@@ -288,7 +292,7 @@ class _Destination:
         is_copying = self._link.phase in (wire.Phase.COPYING, wire.Phase.ROUND_ENDED)
         return bool(self._granted.reconnect_s) and is_lost and is_copying
 
-    def _resume(self, holdings: Holdings, error: Exception) -> None:
+    def _resume(self, holdings: PageInventory, error: Exception) -> None:
         """Wait for the source to come back, and tell it what is here. Raises if it does not."""
         assert self._door is not None and self._machine is not None  # noqa: S101, PT018 (granted)
         self._link.close()

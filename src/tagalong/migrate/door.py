@@ -14,7 +14,7 @@ from contextlib import suppress
 from tagalong import wire
 from tagalong.errors import HostError, RemoteProtocolError, TagalongError
 from tagalong.migrate.link import Link, Timeouts
-from tagalong.migrate.pages.receiver import PageTaker, one_place_for_tags
+from tagalong.migrate.pages.receiver import PageReceiver, one_place_for_tags
 from tagalong.migrate.transport.channel import Channel, never
 from tagalong.migrate.transport.listener import LEAST_S, Listener
 
@@ -46,7 +46,7 @@ class Door:
         timeouts: Timeouts,
         granted: wire.Hello,
         joining: Callable[[], wire.Joining],
-        new_taker: Callable[[], PageTaker],
+        new_taker: Callable[[], PageReceiver],
     ) -> None:
         self.failure: Exception | None = None
         self.is_lost = False
@@ -55,7 +55,7 @@ class Door:
         self._granted = granted
         self._joining = joining
         self._new_taker = new_taker
-        self._returned: tuple[Link, PageTaker] | None = None
+        self._returned: tuple[Link, PageReceiver] | None = None
         self._returned_at = 0.0
         self._channels: dict[int, Link] = {}
         self._at_work: set[Link] = set()
@@ -86,7 +86,7 @@ class Door:
 
     def wait_for_return(
         self, deadline_s: float, check: Callable[[], None]
-    ) -> tuple[Link, PageTaker] | None:
+    ) -> tuple[Link, PageReceiver] | None:
         """Return the link on which the source has come back, None if it does not in time.
 
         With it comes who takes the pages that it brings. `check` is called meanwhile.
@@ -160,7 +160,7 @@ class Door:
         link.interrupt_with(self._check_open)
         try:
             record = self._hear_first(link)
-            if isinstance(record, wire.Channel):
+            if isinstance(record, wire.ChannelRecord):
                 self._serve(link, record, taker)
             elif isinstance(record, wire.Hello):
                 self._take_back(link, record, taker)
@@ -180,7 +180,7 @@ class Door:
                 del self._strangers[link]
                 link.interrupt_with(self._check_open)
 
-    def _take_back(self, link: Link, hello: wire.Hello, taker: PageTaker) -> None:
+    def _take_back(self, link: Link, hello: wire.Hello, taker: PageReceiver) -> None:
         if not self._granted.reconnect_s:
             raise RemoteProtocolError("this migration is not to be resumed", offset=0)
         link.send(
@@ -198,7 +198,7 @@ class Door:
         if before is not None:
             before[0].close()
 
-    def _serve(self, link: Link, record: wire.Channel, taker: PageTaker) -> None:
+    def _serve(self, link: Link, record: wire.ChannelRecord, taker: PageReceiver) -> None:
         """Take pages from a channel until it ends."""
         with self._lock:
             if record.number >= self._granted.channels or record.number in self._channels:
@@ -208,7 +208,7 @@ class Door:
             link.interrupt_with(never)
         try:
             link.be_patient()
-            link.send(wire.Channel(record.migration_id, record.number))
+            link.send(wire.ChannelRecord(record.migration_id, record.number))
             _take_all(link, taker)
         except TagalongError as error:
             if self._channels.get(record.number) is link:
@@ -220,8 +220,8 @@ class Door:
                 self._lock.notify_all()
 
 
-def _take_all(link: Link, taker: PageTaker) -> None:
-    while not isinstance(record := link.receive(), wire.End):
+def _take_all(link: Link, taker: PageReceiver) -> None:
+    while not isinstance(record := link.receive(), wire.EndRecord):
         if isinstance(record, wire.Pages):
             taker.take(record)
         elif isinstance(record, wire.Round):

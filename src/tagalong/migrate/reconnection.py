@@ -38,8 +38,8 @@ class Reach:
         """Open channel `number` after so many rounds. Raises as `Link.send` and `receive`."""
         link = self._link(rounds)
         try:
-            link.send(wire.Channel(self.hello.migration_id, number))
-            link.expect(wire.Channel)
+            link.send(wire.ChannelRecord(self.hello.migration_id, number))
+            link.expect(wire.ChannelRecord)
         except BaseException:
             link.close()
             raise

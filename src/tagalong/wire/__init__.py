@@ -11,7 +11,7 @@
     integrity       checksums
     states          the transition table
     conversation    what may be said now
-    receiver        the incoming stream
+    reader          the incoming stream
     connection      one end: the entry point
 
 No socket, no thread, no clock: tests run both ends in lockstep, and whatever carries the
@@ -22,21 +22,21 @@ from tagalong.binary.layout import Buffer
 from tagalong.wire.codec import pages_overhead_bytes
 from tagalong.wire.connection import NEED_DATA, Connection, NeedData
 from tagalong.wire.conversation import Joining
-from tagalong.wire.receiver import Placement, TagPlacement
+from tagalong.wire.reader import Placement, TagPlacement
 from tagalong.wire.records import (
     SUPPORTED_FEATURES,
     Abort,
     AbortReason,
     Accept,
-    Channel,
+    ChannelRecord,
     Commit,
     Digest,
-    End,
+    EndRecord,
     Feature,
     Held,
     Hello,
     KeepAlive,
-    Machine,
+    MachineRecord,
     NoBytes,
     Pages,
     Power,
@@ -44,7 +44,7 @@ from tagalong.wire.records import (
     Ready,
     Record,
     RecordType,
-    Region,
+    RegionEntry,
     Resume,
     Resumed,
     Role,
@@ -52,8 +52,8 @@ from tagalong.wire.records import (
     Run,
     Running,
     Runs,
-    State,
-    Vcpu,
+    StateRecord,
+    VcpuEntry,
     Verify,
 )
 from tagalong.wire.states import TRANSITIONS, Phase
@@ -66,17 +66,17 @@ __all__ = [
     "AbortReason",
     "Accept",
     "Buffer",
-    "Channel",
+    "ChannelRecord",
     "Commit",
     "Connection",
     "Digest",
-    "End",
+    "EndRecord",
     "Feature",
     "Held",
     "Hello",
     "Joining",
     "KeepAlive",
-    "Machine",
+    "MachineRecord",
     "NeedData",
     "NoBytes",
     "Pages",
@@ -87,7 +87,7 @@ __all__ = [
     "Ready",
     "Record",
     "RecordType",
-    "Region",
+    "RegionEntry",
     "Resume",
     "Resumed",
     "Role",
@@ -95,9 +95,9 @@ __all__ = [
     "Run",
     "Running",
     "Runs",
-    "State",
+    "StateRecord",
     "TagPlacement",
-    "Vcpu",
+    "VcpuEntry",
     "Verify",
     "pages_overhead_bytes",
 ]

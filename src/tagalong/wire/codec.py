@@ -17,19 +17,19 @@ from tagalong.wire.records import (
     Abort,
     AbortReason,
     Accept,
-    Channel,
+    ChannelRecord,
     Commit,
     Digest,
-    End,
+    EndRecord,
     Held,
     Hello,
     KeepAlive,
-    Machine,
+    MachineRecord,
     Prepare,
     Ready,
     Record,
     RecordType,
-    Region,
+    RegionEntry,
     Resume,
     Resumed,
     Role,
@@ -226,7 +226,7 @@ def _decode_hello(payload: Buffer) -> Hello:
     return Hello(role=role, **values)
 
 
-def _encode_machine(machine: Machine) -> bytes:
+def _encode_machine(machine: MachineRecord) -> bytes:
     head = MACHINE_HEAD.pack(
         page_size_bytes=machine.page_size_bytes,
         vcpu_count=machine.vcpu_count,
@@ -239,7 +239,7 @@ def _encode_machine(machine: Machine) -> bytes:
     return payload
 
 
-def _decode_machine(payload: Buffer) -> Machine:
+def _decode_machine(payload: Buffer) -> MachineRecord:
     values = MACHINE_HEAD.unpack(payload)
     _require_choice(MACHINE_HEAD, values, "page_size_bytes", PAGE_SIZES_BYTES)
     _require_count(MACHINE_HEAD, values, "vcpu_count", limits.MAX_VCPUS)
@@ -252,14 +252,14 @@ def _decode_machine(payload: Buffer) -> Machine:
             f"{count:#x} regions take a payload of {expected:#x} bytes, not {len(payload):#x}",
             offset=MACHINE_HEAD.offsets["region_count"],
         )
-    return Machine(regions=_decode_regions(payload, values["page_size_bytes"]), **values)
+    return MachineRecord(regions=_decode_regions(payload, values["page_size_bytes"]), **values)
 
 
-def _decode_regions(payload: Buffer, page_size: int) -> tuple[Region, ...]:
-    regions: list[Region] = []
+def _decode_regions(payload: Buffer, page_size: int) -> tuple[RegionEntry, ...]:
+    regions: list[RegionEntry] = []
     end = 0
     for at in range(MACHINE_HEAD.size, len(payload), REGION.size):
-        region = Region(**REGION.unpack(payload, at))
+        region = RegionEntry(**REGION.unpack(payload, at))
         if region.gpa % page_size or region.size_bytes % page_size or not region.size_bytes:
             raise MalformedError(
                 f"region [{region.gpa:#x}, {region.end:#x}) is empty or not of whole pages of "
@@ -306,10 +306,10 @@ def _decode_commit(payload: Buffer) -> Commit:
     return Commit(run=bool(values["run"]))
 
 
-def _decode_channel(payload: Buffer) -> Channel:
+def _decode_channel(payload: Buffer) -> ChannelRecord:
     values = CHANNEL.unpack(payload)
     _require_count(CHANNEL, values, "number", limits.MAX_CHANNELS - 1)
-    return Channel(values["migration_id"], values["number"])
+    return ChannelRecord(values["migration_id"], values["number"])
 
 
 def _encode_held(held: Held) -> bytes:
@@ -384,7 +384,7 @@ _DECODERS: dict[RecordType, Callable[[Buffer], Record]] = {
     RecordType.ABORT: _decode_abort,
     RecordType.KEEPALIVE: lambda _: KeepAlive(),
     RecordType.CHANNEL: _decode_channel,
-    RecordType.END: lambda _: End(),
+    RecordType.END: lambda _: EndRecord(),
     RecordType.RESUME: lambda payload: Resume(RESUME.unpack(payload)["rounds"]),
     RecordType.HELD: _decode_held,
     RecordType.RESUMED: lambda payload: Resumed(RESUMED.unpack(payload)["rounds"]),

@@ -32,7 +32,7 @@ from tagalong.wire.planes import (
     EncodedData,
     encode_head,
 )
-from tagalong.wire.receiver import Placement, Receiver, TagPlacement
+from tagalong.wire.reader import Placement, RecordReader, TagPlacement
 from tagalong.wire.records import Abort, NoBytes, Pages, Record, RecordType, Role, Runs
 from tagalong.wire.states import Phase
 
@@ -78,7 +78,7 @@ class Connection:
     ) -> None:
         self.role = role
         self._conversation = Conversation(joining)
-        self._receiver = Receiver(self._conversation, role.peer, place, place_tags)
+        self._reader = RecordReader(self._conversation, role.peer, place, place_tags)
         self._planes = PlaneCodec()
         self._input: deque[memoryview] = deque()
         self._error: RemoteProtocolError | None = None
@@ -106,7 +106,7 @@ class Connection:
     @property
     def bytes_received(self) -> int:
         """Return how many received bytes were parsed so far."""
-        return self._receiver.offset
+        return self._reader.offset
 
     def send(self, record: Record) -> list[Buffer]:
         """Return the bytes to send for `record`: all of them, in this order, nothing between.
@@ -210,7 +210,7 @@ class Connection:
         Valid after `next_record` has returned NEED_DATA and until it is called again.
         Raises LocalProtocolError if nothing more is to be received.
         """
-        buffer = self._receiver.buffer()
+        buffer = self._reader.buffer()
         if self._error is not None or self.phase.is_final or self._input or not buffer:
             raise LocalProtocolError(
                 f"no bytes can be taken in {self.phase.name}", offset=self._bytes_sent
@@ -224,15 +224,15 @@ class Connection:
         Valid after NEED_DATA. They can be received in any way that a reader likes, into
         wherever they belong, and reported with `data_placed`; or as everything else.
         """
-        return None if self._input else self._receiver.awaited_batch
+        return None if self._input else self._reader.awaited_batch
 
     def data_placed(self, digests: NDArray[np.uint64]) -> None:
         """Note that all data of `awaited_batch` were received; digests as in `end_pages`."""
-        self._receiver.data_placed(digests)
+        self._reader.data_placed(digests)
 
     def received(self, count: int) -> None:
         """Note that the first `count` bytes of `receive_buffer` have been filled."""
-        self._receiver.filled(count)
+        self._reader.filled(count)
 
     def next_record(self) -> Record | NeedData:
         """Return the next record that has arrived, or NEED_DATA.
@@ -245,7 +245,7 @@ class Connection:
         try:
             return self._parse()
         except MalformedError as error:
-            raise self._broken(str(error), self._receiver.record_start + error.offset) from error
+            raise self._broken(str(error), self._reader.record_start + error.offset) from error
 
     def receive_eof(self) -> None:
         """Note that the peer has closed its stream.
@@ -256,13 +256,13 @@ class Connection:
             raise self._error
         if self.phase.is_final:
             return
-        inside = self._receiver.offset - self._receiver.record_start
+        inside = self._reader.offset - self._reader.record_start
         where = f"{inside:#x} bytes into a record" if inside else "between two records"
-        raise self._broken(f"the stream ends in {self.phase.name}, {where}", self._receiver.offset)
+        raise self._broken(f"the stream ends in {self.phase.name}, {where}", self._reader.offset)
 
     def _parse(self) -> Record | NeedData:
         while not self.phase.is_final:
-            record = self._receiver.record()
+            record = self._reader.record()
             if record is not None:
                 return record
             if not self._input:
@@ -277,10 +277,10 @@ class Connection:
 
     def _feed(self) -> None:
         data = self._input.popleft()
-        target = self._receiver.buffer()
+        target = self._reader.buffer()
         count = min(len(data), len(target))
         target[:count] = data[:count]
-        self._receiver.filled(count)
+        self._reader.filled(count)
         if count < len(data):
             self._input.appendleft(data[count:])
 

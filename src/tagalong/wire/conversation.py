@@ -10,10 +10,10 @@ from tagalong.binary.layout import MalformedError
 from tagalong.wire.codec import CHANNEL, HELD_HEAD, HELLO, MIGRATION_ID_BYTES, RESUMED, ROUND
 from tagalong.wire.machine_state import STATE_HEAD
 from tagalong.wire.records import (
-    Channel,
+    ChannelRecord,
     Held,
     Hello,
-    Machine,
+    MachineRecord,
     Pages,
     Record,
     RecordType,
@@ -21,7 +21,7 @@ from tagalong.wire.records import (
     Resumed,
     Role,
     Round,
-    State,
+    StateRecord,
 )
 from tagalong.wire.states import TRANSITIONS, Phase, allowed
 
@@ -36,7 +36,7 @@ class Joining:
     """
 
     migration_id: bytes
-    machine: Machine
+    machine: MachineRecord
     features: int
     rounds: int
 
@@ -56,7 +56,7 @@ class Conversation:
         self._held_until = 0
 
     @property
-    def machine(self) -> Machine:
+    def machine(self) -> MachineRecord:
         """Return the machine that was described. Raises before it was."""
         if self._machine is None:
             raise MalformedError("no MACHINE was sent yet")
@@ -81,11 +81,11 @@ class Conversation:
             self._check_hello(sender, record)
         elif isinstance(record, Round):
             self._check_round(sender, record)
-        elif isinstance(record, State):
+        elif isinstance(record, StateRecord):
             self._check_state(record)
-        elif isinstance(record, Machine):
+        elif isinstance(record, MachineRecord):
             self._check_machine()
-        elif isinstance(record, Channel):
+        elif isinstance(record, ChannelRecord):
             self._check_channel(sender, record)
         elif isinstance(record, Resume):
             self._require_joining()
@@ -102,7 +102,7 @@ class Conversation:
             if sender.peer in self.hello:
                 other = self.hello[sender.peer]
                 self.features = record.offered_features & other.offered_features
-        elif isinstance(record, Machine):
+        elif isinstance(record, MachineRecord):
             self._machine = record
         elif isinstance(record, Pages):
             self._pages_in_round += record.page_count
@@ -111,7 +111,7 @@ class Conversation:
             self._pages_in_round = 0
         elif isinstance(record, Resume | Resumed):
             self._round = Round(record.rounds, 0)
-        elif isinstance(record, Channel):
+        elif isinstance(record, ChannelRecord):
             self._channel = record.number
         elif isinstance(record, Held):
             self._held_until = record.first_gpa + record.page_count * self.machine.page_size_bytes
@@ -163,7 +163,7 @@ class Conversation:
         if self._joining is not None:
             raise MalformedError("a connection that resumes describes no machine")
 
-    def _check_channel(self, sender: Role, channel: Channel) -> None:
+    def _check_channel(self, sender: Role, channel: ChannelRecord) -> None:
         self._require_migration(channel.migration_id, CHANNEL.offsets["migration_id"])
         if sender is Role.DESTINATION and channel.number != self._channel:
             raise MalformedError(
@@ -204,7 +204,7 @@ class Conversation:
                     offset=ROUND.offsets[name],
                 )
 
-    def _check_state(self, state: State) -> None:
+    def _check_state(self, state: StateRecord) -> None:
         expected = self.machine.vcpu_count
         if len(state.vcpus) != expected:
             raise MalformedError(

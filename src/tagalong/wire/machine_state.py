@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tagalong.binary.layout import Buffer, Layout, MalformedError
 from tagalong.wire import limits
-from tagalong.wire.records import Power, State, Vcpu
+from tagalong.wire.records import Power, StateRecord, VcpuEntry
 
 STATE_HEAD = Layout(("vcpu_count", "u32"), ("device_count", "u32"))
 VCPU_HEAD = Layout(("power", "u32"), ("register_count", "u32"))
@@ -20,7 +20,7 @@ _SIZE_MASK = 0xF
 _NAME_CHARACTERS = frozenset(range(0x21, 0x7F))
 
 
-def encode_state(state: State) -> bytes:
+def encode_state(state: StateRecord) -> bytes:
     """Return the payload of STATE. Raises MalformedError for what the format cannot hold."""
     payload = b"".join(_parts(state))
     if len(payload) > limits.MAX_STATE_BYTES:
@@ -32,7 +32,7 @@ def encode_state(state: State) -> bytes:
     return payload
 
 
-def _parts(state: State) -> Iterator[bytes]:
+def _parts(state: StateRecord) -> Iterator[bytes]:
     yield STATE_HEAD.pack(vcpu_count=len(state.vcpus), device_count=len(state.devices))
     for vcpu in state.vcpus:
         yield VCPU_HEAD.pack(power=vcpu.power, register_count=len(vcpu.registers))
@@ -62,7 +62,7 @@ def register_bytes(register: int) -> int:
     return 1 << (register >> _SIZE_SHIFT & _SIZE_MASK)
 
 
-def decode_state(payload: Buffer) -> State:
+def decode_state(payload: Buffer) -> StateRecord:
     """Return the state that a payload holds.
 
     Raises MalformedError, its offset counted from the payload's start.
@@ -74,7 +74,7 @@ def decode_state(payload: Buffer) -> State:
     vcpus = tuple(_decode_vcpu(reader) for _ in range(head["vcpu_count"]))
     devices = _decode_devices(reader, head["device_count"])
     reader.finish()
-    return State(vcpus, devices)
+    return StateRecord(vcpus, devices)
 
 
 class _Reader:
@@ -110,7 +110,7 @@ class _Reader:
             raise MalformedError(f"{left:#x} bytes are left over behind the state", offset=self.at)
 
 
-def _decode_vcpu(reader: _Reader) -> Vcpu:
+def _decode_vcpu(reader: _Reader) -> VcpuEntry:
     at = reader.at
     head = reader.take(VCPU_HEAD)
     if head["power"] not in tuple(Power):
@@ -133,7 +133,7 @@ def _decode_vcpu(reader: _Reader) -> Vcpu:
         value = reader.take_bytes(size, f"register {register:#x}", at=at)
         registers[register] = int.from_bytes(value, "little")
         previous = register
-    return Vcpu(Power(head["power"]), registers)
+    return VcpuEntry(Power(head["power"]), registers)
 
 
 def _decode_devices(reader: _Reader, count: int) -> dict[str, bytes]:

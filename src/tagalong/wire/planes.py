@@ -9,7 +9,7 @@ import numpy as np
 from tagalong.binary.layout import Buffer, Layout, MalformedError
 from tagalong.mte import PACKED_RATIO
 from tagalong.wire import limits
-from tagalong.wire.records import Feature, Machine, Run, Runs
+from tagalong.wire.records import Feature, MachineRecord, Run, Runs
 
 PAGES_HEAD = Layout(
     ("run_count", "u16"),
@@ -123,7 +123,7 @@ def _encoding(kind: type[_Encoding], values: dict[str, int], name: str) -> _Enco
         raise _wrong(name, f"{values[name]:#x} is no {name.replace('_', ' ')}") from None
 
 
-def decode_batch(head: BatchHead, runs: Buffer, machine: Machine, features: int) -> Batch:
+def decode_batch(head: BatchHead, runs: Buffer, machine: MachineRecord, features: int) -> Batch:
     """Return the batch of a head and the bytes of its runs.
 
     Raises MalformedError (offsets from the payload's start) for runs outside of the
@@ -142,7 +142,7 @@ def decode_batch(head: BatchHead, runs: Buffer, machine: Machine, features: int)
     return batch
 
 
-def _require_runs(runs: Runs, machine: Machine) -> None:
+def _require_runs(runs: Runs, machine: MachineRecord) -> None:
     """Raise MalformedError for the first run that is none, too large, in disorder or outside.
 
     What could overflow is brought down first to what is refused in any case, so all that stands
@@ -189,7 +189,7 @@ def _outside(run: Run, page: int, at: int) -> MalformedError:
     return MalformedError(f"pages [{run.first_gpa:#x}, {end:#x}) are not in one region", offset=at)
 
 
-def _require_encodings(head: BatchHead, machine: Machine, features: int) -> None:
+def _require_encodings(head: BatchHead, machine: MachineRecord, features: int) -> None:
     has_tags = machine.mte_version != 0
     if (head.tag_encoding is TagEncoding.ABSENT) == has_tags:
         raise _wrong(
@@ -274,7 +274,7 @@ class EncodedData:
 
 
 def encode_head(
-    runs: Runs, tags: EncodedTags, data: EncodedData, machine: Machine, features: int
+    runs: Runs, tags: EncodedTags, data: EncodedData, machine: MachineRecord, features: int
 ) -> tuple[bytes, bytes]:
     """Return the head of a batch, and its runs.
 

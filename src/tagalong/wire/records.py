@@ -120,7 +120,7 @@ class Hello:
 
 
 @dataclass(frozen=True)
-class Region:
+class RegionEntry:
     """One range of guest RAM, in bytes."""
 
     gpa: int
@@ -133,7 +133,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineRecord:
     """What the destination must provide before it can hold the VM."""
 
     type: ClassVar = RecordType.MACHINE
@@ -141,7 +141,7 @@ class Machine:
     page_size_bytes: int
     vcpu_count: int
     mte_version: int
-    regions: tuple[Region, ...]
+    regions: tuple[RegionEntry, ...]
 
     @cached_property
     def region_starts(self) -> NDArray[np.uint64]:
@@ -242,7 +242,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Vcpu:
+class VcpuEntry:
     """One vCPU: register values by KVM ONE_REG id, and its power state."""
 
     power: Power
@@ -250,12 +250,12 @@ class Vcpu:
 
 
 @dataclass(frozen=True)
-class State:
+class StateRecord:
     """Everything the machine is besides its memory and tags."""
 
     type: ClassVar = RecordType.STATE
 
-    vcpus: tuple[Vcpu, ...]
+    vcpus: tuple[VcpuEntry, ...]
     devices: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -323,7 +323,7 @@ class KeepAlive:
 
 
 @dataclass(frozen=True)
-class Channel:
+class ChannelRecord:
     """Open one more connection of a migration, number 1 and up, or accept it."""
 
     type: ClassVar = RecordType.CHANNEL
@@ -333,7 +333,7 @@ class Channel:
 
 
 @dataclass(frozen=True)
-class End:
+class EndRecord:
     """No more comes over this channel."""
 
     type: ClassVar = RecordType.END
@@ -370,11 +370,11 @@ class Resumed:
 
 Record: TypeAlias = (
     Hello
-    | Machine
+    | MachineRecord
     | Accept
     | Pages
     | Round
-    | State
+    | StateRecord
     | Verify
     | Digest
     | Prepare
@@ -383,8 +383,8 @@ Record: TypeAlias = (
     | Running
     | Abort
     | KeepAlive
-    | Channel
-    | End
+    | ChannelRecord
+    | EndRecord
     | Resume
     | Held
     | Resumed

@@ -122,9 +122,12 @@ def assert_moves_to(destination: Destination, tls: TlsCredentials | None = None)
 
 OTHER_VERSION = b"TAGALONG" + struct.pack("<II", 9, 0) + greeting()[16:]
 CHANNEL_OF_NOBODY = said(
-    wire.Channel(bytes(16), 1),
+    wire.ChannelRecord(bytes(16), 1),
     joining=wire.Joining(
-        bytes(16), wire.Machine(4096, 1, 3, (wire.Region(0, 4096),)), features=0, rounds=0
+        bytes(16),
+        wire.MachineRecord(4096, 1, 3, (wire.RegionEntry(0, 4096),)),
+        features=0,
+        rounds=0,
     ),
 )
 

@@ -18,12 +18,21 @@ from tagalong.errors import (
 )
 from tagalong.migrate import Channel, Timeouts
 from tagalong.migrate.link import Link, error_of, reason_of
-from tagalong.wire import Abort, AbortReason, Connection, Hello, KeepAlive, Machine, Region, Role
+from tagalong.wire import (
+    Abort,
+    AbortReason,
+    Connection,
+    Hello,
+    KeepAlive,
+    MachineRecord,
+    RegionEntry,
+    Role,
+)
 from tests.support.migration import channel_pair
 from tests.support.wire_session import MIGRATION_ID, joined
 
 TIMEOUTS = Timeouts(idle_s=0.3, record_s=0.6, answer_s=1.0, farewell_s=0.3)
-MACHINE = Machine(4096, 1, 3, (Region(0, 4096),))
+MACHINE = MachineRecord(4096, 1, 3, (RegionEntry(0, 4096),))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tagalong.memory import Gpa, PageBitmap
 from tagalong.migrate import Timeouts
 from tagalong.migrate.link import Link
 from tagalong.migrate.pages.digest import memory_digest
-from tagalong.migrate.pages.receiver import Holdings, PageTaker
+from tagalong.migrate.pages.receiver import PageInventory, PageReceiver
 from tagalong.migrate.pages.sender import PageSender, SentData, Tally, batches
 from tagalong.migrate.pages.sender_group import Team
 from tagalong.wire import Accept, Hello, NoBytes, Pages, Role, Run, Runs
@@ -122,7 +122,7 @@ def machine() -> Iterator[FakeMachine]:
 
 
 def test_taker_given_zero_for_holes_leaves_them(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, Holdings(machine), has_tags=True)
+    taker = PageReceiver(machine, PageInventory(machine), has_tags=True)
 
     taker.take(Pages(Runs([Run(RAM, 0x100)]), NoBytes.ZERO, NoBytes.ZERO))
 
@@ -131,7 +131,7 @@ def test_taker_given_zero_for_holes_leaves_them(machine: FakeMachine) -> None:
 
 
 def test_taker_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, Holdings(machine), has_tags=True)
+    taker = PageReceiver(machine, PageInventory(machine), has_tags=True)
     placed = taker.place(RAM + 4 * PAGE, 2 * PAGE)
     placed[:] = bytes([9]) * (2 * PAGE)
     tags = memoryview(bytes([0x11]) * 256)
@@ -148,7 +148,7 @@ def test_taker_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMach
 
 
 def test_taker_given_tags_alone_writes_no_data(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, Holdings(machine), has_tags=True)
+    taker = PageReceiver(machine, PageInventory(machine), has_tags=True)
 
     taker.take(Pages(Runs([Run(RAM + PAGE, 1)]), NoBytes.ZERO, memoryview(bytes([0x22]) * 128)))
 
@@ -158,7 +158,7 @@ def test_taker_given_tags_alone_writes_no_data(machine: FakeMachine) -> None:
 
 
 def test_taker_deals_the_tags_out_to_the_runs(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, Holdings(machine), has_tags=True)
+    taker = PageReceiver(machine, PageInventory(machine), has_tags=True)
     tags = memoryview(b"\x11" * 128 + b"\x22" * 256)
 
     taker.take(Pages(Runs([Run(RAM, 1), Run(RAM + 5 * PAGE, 2)]), NoBytes.ZERO, tags))
@@ -174,7 +174,7 @@ def test_taker_clears_what_was_there_and_never_came(machine: FakeMachine) -> Non
     for region in machine.memory.regions:
         region.data[: 3 * PAGE] = 5
         region.tags[: 3 * 128] = 0x55
-    taker = PageTaker(machine, Holdings(machine), has_tags=True)
+    taker = PageReceiver(machine, PageInventory(machine), has_tags=True)
     placed = taker.place(RAM, PAGE)
     placed[:] = bytes([6]) * PAGE
     taker.take(Pages(Runs([Run(RAM, 1)]), (placed,), NoBytes.ZERO))
@@ -190,7 +190,7 @@ def test_taker_clears_what_was_there_and_never_came(machine: FakeMachine) -> Non
 
 
 def test_taker_deals_scattered_pages_out_to_both_regions(machine: FakeMachine) -> None:
-    taker = PageTaker(machine, Holdings(machine), has_tags=True)
+    taker = PageReceiver(machine, PageInventory(machine), has_tags=True)
     low, high = machine.memory.regions
     runs = Runs([Run(RAM + PAGE, 1), Run(RAM + 3 * PAGE, 2), Run(high.gpa, 1)])
     data = memoryview(b"".join(bytes([fill]) * PAGE for fill in (1, 2, 3, 4)))
@@ -238,7 +238,7 @@ def test_sender_reads_routed_memory_by_its_route_even_if_the_guest_stands(
 def test_taker_writes_routed_memory_by_its_route_once_the_batch_is_complete(
     machine: FakeMachine,
 ) -> None:
-    route, taker = Route(machine), PageTaker(machine, Holdings(machine), has_tags=True)
+    route, taker = Route(machine), PageReceiver(machine, PageInventory(machine), has_tags=True)
     one, two = memoryview(bytes([9]) * (2 * PAGE)), memoryview(bytes([8]) * (2 * PAGE))
 
     taker.place(RAM + 4 * PAGE, 2 * PAGE)[:] = one

@@ -17,7 +17,7 @@ from tagalong.wire import (
     Round,
     Run,
     Runs,
-    State,
+    StateRecord,
 )
 from tests.support.wire_session import (
     PAGE,
@@ -236,7 +236,7 @@ def test_head_damaged_is_detected_before_anything_is_placed() -> None:
 
 def test_state_of_many_chunks_arrives_whole() -> None:
     pair = pair_in(Phase.COPYING)
-    state = State(STATE.vcpus, {"disk": bytes(range(256)) * 4000, "uart": b"x" * 70_000})
+    state = StateRecord(STATE.vcpus, {"disk": bytes(range(256)) * 4000, "uart": b"x" * 70_000})
 
     incoming = joined(pair.source.send(state))
     steps = fill(pair.destination, incoming)

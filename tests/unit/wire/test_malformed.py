@@ -11,25 +11,25 @@ from tagalong.wire import (
     AbortReason,
     Accept,
     Buffer,
-    Channel,
+    ChannelRecord,
     Commit,
     Held,
     Hello,
-    Machine,
+    MachineRecord,
     NoBytes,
     Pages,
     Phase,
     Power,
     Record,
     RecordType,
-    Region,
+    RegionEntry,
     Resume,
     Role,
     Round,
     Run,
     Runs,
-    State,
-    Vcpu,
+    StateRecord,
+    VcpuEntry,
     limits,
 )
 from tagalong.wire.codec import PAYLOAD_BYTES
@@ -356,7 +356,7 @@ def test_compressed_data_of_another_size_are_refused() -> None:
     assert where == HEADER + 32
 
 
-@pytest.mark.parametrize("record", [Channel(MIGRATION_ID, 1), Resume(1)])
+@pytest.mark.parametrize("record", [ChannelRecord(MIGRATION_ID, 1), Resume(1)])
 def test_connection_that_joins_nothing_is_refused(record: Record) -> None:
     pair = pair_in(Phase.AGREED if isinstance(record, Resume) else Phase.START)
 
@@ -451,8 +451,8 @@ def test_tags_on_a_machine_without_tags_are_refused() -> None:
     pair = Pair.new()
     pair.say(SOURCE, Hello(SOURCE, MIGRATION_ID))
     pair.say(DESTINATION, Hello(DESTINATION, MIGRATION_ID))
-    pair.say(SOURCE, Machine(PAGE, 1, 0, (Region(RAM, PAGE),)))
-    pair.say(SOURCE, State(PREVIEW.vcpus[:1]))
+    pair.say(SOURCE, MachineRecord(PAGE, 1, 0, (RegionEntry(RAM, PAGE),)))
+    pair.say(SOURCE, StateRecord(PREVIEW.vcpus[:1]))
     pair.destination.send(Accept())
     pair.destination.receive_data(raw_record(3, RecordType.PAGES, pages(tags=2)))
 
@@ -519,8 +519,8 @@ WRONG_TO_SEND: list[tuple[Phase, Role, Record, str]] = [
     (Phase.START, SOURCE, Hello(SOURCE, b"short"), "migration_id has 0x5 bytes, not 0x10"),
     (Phase.START, SOURCE, Hello(SOURCE, MIGRATION_ID, 1 << 64), "do not fit their fields"),
     (Phase.START, SOURCE, Hello(DESTINATION, MIGRATION_ID), "the peer is a destination too"),
-    (Phase.AGREED, SOURCE, Machine(PAGE, 1, 3, ()), "region_count is 0x0"),
-    (Phase.AGREED, SOURCE, Machine(1000, 1, 3, MACHINE.regions), "page_size_bytes is 0x3e8"),
+    (Phase.AGREED, SOURCE, MachineRecord(PAGE, 1, 3, ()), "region_count is 0x0"),
+    (Phase.AGREED, SOURCE, MachineRecord(1000, 1, 3, MACHINE.regions), "page_size_bytes is 0x3e8"),
     (Phase.COPYING, SOURCE, Pages(Runs([]), NoBytes.ZERO, NoBytes.ZERO), "0x0 runs"),
     (Phase.COPYING, SOURCE, zero_pages(Run(0, 1)), "are not in one region"),
     (Phase.COPYING, SOURCE, Pages(ONE, NoBytes.ABSENT, NoBytes.ZERO), "never absent"),
@@ -540,30 +540,32 @@ WRONG_TO_SEND: list[tuple[Phase, Role, Record, str]] = [
         "0x1f4 bytes of tags for a batch that has 0x80",
     ),
     (Phase.COPYING, SOURCE, Round(1, 1), "round has the page_count 0x1, not 0x0"),
-    (Phase.COPYING, SOURCE, State(STATE.vcpus[:1]), "a state of 0x1 vCPUs"),
+    (Phase.COPYING, SOURCE, StateRecord(STATE.vcpus[:1]), "a state of 0x1 vCPUs"),
     (
         Phase.COPYING,
         SOURCE,
-        State((Vcpu(Power.ON, {X0: 1 << 64}), STATE.vcpus[1])),
+        StateRecord((VcpuEntry(Power.ON, {X0: 1 << 64}), STATE.vcpus[1])),
         "register 0x6030000000100000 cannot hold 0x10000000000000000: it has 0x8 bytes",
     ),
     (
         Phase.COPYING,
         SOURCE,
-        State((Vcpu(Power.ON, {1 << 64: 1}), STATE.vcpus[1])),
+        StateRecord((VcpuEntry(Power.ON, {1 << 64: 1}), STATE.vcpus[1])),
         "0x10000000000000000 is no register id of 64 bits",
     ),
-    (Phase.COPYING, SOURCE, State(STATE.vcpus, {"a b": b""}), "is no device name"),
+    (Phase.COPYING, SOURCE, StateRecord(STATE.vcpus, {"a b": b""}), "is no device name"),
     (
         Phase.COPYING,
         SOURCE,
-        State(STATE.vcpus, {"uart": bytes(limits.MAX_DEVICE_STATE_BYTES + 1)}),
+        StateRecord(STATE.vcpus, {"uart": bytes(limits.MAX_DEVICE_STATE_BYTES + 1)}),
         "0x100001 bytes in a device's state",
     ),
     (
         Phase.COPYING,
         SOURCE,
-        State(STATE.vcpus, {f"d{n:02}": bytes(limits.MAX_DEVICE_STATE_BYTES) for n in range(32)}),
+        StateRecord(
+            STATE.vcpus, {f"d{n:02}": bytes(limits.MAX_DEVICE_STATE_BYTES) for n in range(32)}
+        ),
         "a state of 0x2000",
     ),
 ]

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from tagalong.binary.layout import MalformedError
 from tagalong.wire import limits
 from tagalong.wire.planes import PAGES_HEAD, RUN, DataEncoding, decode_batch, decode_head
-from tagalong.wire.records import Machine, Region
+from tagalong.wire.records import MachineRecord, RegionEntry
 
 PAGE = 0x4000
-MACHINE = Machine(
+MACHINE = MachineRecord(
     PAGE, 1, 0,
     (
-        Region(0, 4 * PAGE),
-        Region(8 * PAGE, 8 * PAGE),
-        Region(16 * PAGE, 40 * PAGE),
-        Region(limits.MAX_GPA - 4 * PAGE, 4 * PAGE),
+        RegionEntry(0, 4 * PAGE),
+        RegionEntry(8 * PAGE, 8 * PAGE),
+        RegionEntry(16 * PAGE, 40 * PAGE),
+        RegionEntry(limits.MAX_GPA - 4 * PAGE, 4 * PAGE),
     ),
 )  # fmt: skip
 MOST_PAGES = limits.MAX_BATCH_BYTES // PAGE
@@ -79,7 +79,7 @@ def decode_large(runs: Sequence[tuple[int, int]], encoding: DataEncoding, data_b
         run_count=len(runs), data_encoding=encoding, tag_encoding=2, tag_bytes=0,
         data_bytes=data_bytes,
     )  # fmt: skip
-    machine = Machine(PAGE, 1, 1, (Region(0, 2 * limits.MAX_BATCH_BYTES),))
+    machine = MachineRecord(PAGE, 1, 1, (RegionEntry(0, 2 * limits.MAX_BATCH_BYTES),))
     decode_batch(decode_head(head), np.array(runs, "<u8").tobytes(), machine, 0b111)
 
 
@@ -123,7 +123,7 @@ def test_data_that_a_receiver_would_have_to_hold_are_limited(
 
 
 def test_runs_as_many_as_a_record_may_have_are_taken() -> None:
-    one_page = Machine(0x1000, 1, 0, (Region(0, 1 << 30),))
+    one_page = MachineRecord(0x1000, 1, 0, (RegionEntry(0, 1 << 30),))
     runs = np.array([(2 * n * 0x1000, 1) for n in range(limits.MAX_RUNS)], "<u8")
     head = PAGES_HEAD.pack(
         run_count=len(runs), data_encoding=2, tag_encoding=1, tag_bytes=0, data_bytes=0

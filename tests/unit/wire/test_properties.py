@@ -17,18 +17,18 @@ from tagalong.wire import (
     Digest,
     Hello,
     KeepAlive,
-    Machine,
+    MachineRecord,
     NoBytes,
     Pages,
     Phase,
     Power,
     Record,
-    Region,
+    RegionEntry,
     Role,
     Run,
     Runs,
-    State,
-    Vcpu,
+    StateRecord,
+    VcpuEntry,
 )
 from tagalong.wire.machine_state import register_bytes
 from tests.support.wire_session import (
@@ -46,7 +46,7 @@ PAGE_SIZES = st.sampled_from([4096, 16384, 65536])
 
 
 @st.composite
-def machines(draw: st.DrawFn) -> Machine:
+def machines(draw: st.DrawFn) -> MachineRecord:
     page = draw(PAGE_SIZES)
     sizes = draw(
         st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=9)
@@ -54,10 +54,10 @@ def machines(draw: st.DrawFn) -> Machine:
     regions = []
     end = 0
     for gap, pages in sizes:
-        regions.append(Region(end + gap * page, pages * page))
+        regions.append(RegionEntry(end + gap * page, pages * page))
         end = regions[-1].end
     vcpus = draw(st.integers(1, 512))
-    return Machine(page, vcpus, draw(st.sampled_from([0, 2, 3])), tuple(regions))
+    return MachineRecord(page, vcpus, draw(st.sampled_from([0, 2, 3])), tuple(regions))
 
 
 @st.composite
@@ -76,10 +76,10 @@ def registers(draw: st.DrawFn) -> dict[int, int]:
     return {each: draw(st.integers(0, 256 ** register_bytes(each) - 1)) for each in ids}
 
 
-VCPUS = st.builds(Vcpu, st.sampled_from(list(Power)), registers())
+VCPUS = st.builds(VcpuEntry, st.sampled_from(list(Power)), registers())
 NAMES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=64)
 STATES = st.builds(
-    State,
+    StateRecord,
     st.tuples(VCPUS, VCPUS),
     st.dictionaries(NAMES, st.binary(max_size=300), max_size=5),
 )
@@ -176,9 +176,9 @@ def backwards(mapping: Mapping[Key, Value]) -> dict[Key, Value]:
 
 @given(STATES)
 @settings(max_examples=50, deadline=None)
-def test_state_has_one_encoding_whatever_its_order(state: State) -> None:
-    reordered = State(
-        tuple(Vcpu(it.power, backwards(it.registers)) for it in state.vcpus),
+def test_state_has_one_encoding_whatever_its_order(state: StateRecord) -> None:
+    reordered = StateRecord(
+        tuple(VcpuEntry(it.power, backwards(it.registers)) for it in state.vcpus),
         backwards(state.devices),
     )
 

@@ -22,7 +22,7 @@ Pages = NDArray[np.int64]
 _ZEROED_AT_ONCE = 4096
 
 
-class Holdings:
+class PageInventory:
     """What a destination's machine holds, a flag a page for each region.
 
     Channels use it side by side for different pages. `data_used`, `tags_used`: something may be
@@ -94,20 +94,20 @@ def _flags(bitmap: PageBitmap) -> NDArray[np.bool_]:
 def one_place_for_tags() -> wire.TagPlacement:
     """Return what lets the tags of all batches of a connection into the same memory.
 
-    For who takes a batch before the next one comes, as `PageTaker.take` does.
+    For who takes a batch before the next one comes, as `PageReceiver.take` does.
     """
     memory = dense_zeros(MAX_BATCH_TAG_BYTES, np.uint8).data
     return lambda size_bytes: memory[:size_bytes]
 
 
-class PageTaker:
+class PageReceiver:
     """Receives pages over one connection into `machine`, which is paused.
 
     Keeps in `holdings` which planes of which pages hold something, so that what comes as zero and
     was never used stays a hole. `pages_in_round` counts up to `end_round`.
     """
 
-    def __init__(self, machine: Machine, holdings: Holdings, *, has_tags: bool) -> None:
+    def __init__(self, machine: Machine, holdings: PageInventory, *, has_tags: bool) -> None:
         self.pages_in_round = 0
         self._machine = machine
         self._holdings = holdings

@@ -169,7 +169,7 @@ class Team:
         for member in self._members[1:]:
             with suppress(TagalongError):
                 member.link.expect(wire.Round)
-                member.link.send(wire.End())
+                member.link.send(wire.EndRecord())
             member.link.close()
 
 

@@ -127,8 +127,8 @@ class _Keeper:
     def _keep(self) -> None:
         hello = self._link.expect(wire.Hello)
         self._link.send(wire.Hello(wire.Role.DESTINATION, hello.migration_id))
-        self._link.expect(wire.Machine)
-        self._link.expect(wire.State)
+        self._link.expect(wire.MachineRecord)
+        self._link.expect(wire.StateRecord)
         self._link.send(wire.Accept())
         self._take_all()
         self._while_alive(self._sink.secure)

@@ -50,7 +50,7 @@ _CHUNK_BYTES = 64 << 10
 _NOTHING = memoryview(b"")
 
 
-class Receiver:
+class RecordReader:
     """Parses the stream that `sender` sends. Errors are MalformedErrors.
 
     Their offsets count from `record_start`, the place of the record being received.
