@@ -115,7 +115,7 @@ def test_snapshot_to_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> No
         result = tagalong("snapshot", str(vm.control), str(tmp_path / "no" / "vm.core"))
 
     assert result.returncode == 10
-    assert "cannot create the core" in result.stderr
+    assert "cannot create " in result.stderr
 
 
 def test_snapshot_without_a_vm_is_a_control_error(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong.core import CoreNotes, CoreReport, CoreSegment, CoreWriter, Space
+from tagalong.core import CoreNotes, CoreSegment, CoreWriter, Space
+from tagalong.files import WrittenFile
 from tagalong.machine import (
     MachineDescription,
     MachineState,
@@ -79,7 +80,7 @@ def write_core(
     about: CoreNotes,
     data: Sequence[NDArray[np.uint8]],
     tags: Sequence[NDArray[np.uint8]] = (),
-) -> CoreReport:
+) -> WrittenFile:
     """Write a physical core whose segments are the machine's regions."""
     description = about.description
     with CoreWriter(

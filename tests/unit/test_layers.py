@@ -14,6 +14,7 @@ SOURCE = Path(tagalong.__file__).parent
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_native": set(),
+    "files": set(),
     "binary": set(),
     "mte": set(),
     "memory": {"mte"},
@@ -26,9 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "kvm": {"mte", "memory", "machine", "devices", "access"},
     "wire": {"binary", "mte"},
     "machine_records": {"machine", "memory", "wire"},
-    "migrate": {"mte", "memory", "machine", "machine_records", "wire"},
-    "core": {"binary", "mte", "memory", "machine", "machine_records", "wire"},
-    "snapshot": {"mte", "memory", "machine", "core", "paging"},
+    "migrate": {"files", "mte", "memory", "machine", "machine_records", "wire"},
+    "core": {"binary", "files", "mte", "memory", "machine", "machine_records", "wire"},
+    "snapshot": {"files", "mte", "memory", "machine", "core", "paging"},
     "qmp": set(),
     "vmm": {
         "mte", "memory", "machine", "boot", "soft", "kvm", "migrate", "core", "access", "snapshot",

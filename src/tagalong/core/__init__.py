@@ -3,7 +3,6 @@
 elf            numbers and byte tables of ELF
 plan           what goes where in a file
 sparse         planes written so that zero is a hole
-new_file       a file that gets its name when it is complete
 thread_notes   registers as debuggers read them
 machine_note   the vendor note: the whole machine
 writer         the way to write a core
@@ -18,24 +17,24 @@ reader         open_core: the way to read a core, whoever wrote it
 """
 
 from tagalong.core.machine_note import CoreNotes, Space
-from tagalong.core.new_file import CoreReport
 from tagalong.core.notes import CoreVcpu, Note
 from tagalong.core.packing import pack, unpack
 from tagalong.core.plan import CoreSegment
 from tagalong.core.reader import Core, open_core
 from tagalong.core.regions import CoreRegion
 from tagalong.core.writer import CoreWriter
+from tagalong.files import WrittenFile
 
 __all__ = [
     "Core",
     "CoreNotes",
     "CoreRegion",
-    "CoreReport",
     "CoreSegment",
     "CoreVcpu",
     "CoreWriter",
     "Note",
     "Space",
+    "WrittenFile",
     "open_core",
     "pack",
     "unpack",

@@ -22,10 +22,10 @@ from tagalong.core.compressed import (
     frame_checksum,
     is_archive,
 )
-from tagalong.core.new_file import CoreReport, NewFile
 from tagalong.core.reader import open_file
 from tagalong.core.sparse import SparseExtent, extents, read_some
 from tagalong.errors import UsageError
+from tagalong.files import NewFile, WrittenFile
 
 LEVEL = 3
 """zstd's own default: on random tags higher levels gain nothing."""
@@ -41,7 +41,7 @@ def pack(
     level: int = LEVEL,
     overwrite: bool = True,
     progress: Progress | None = None,
-) -> CoreReport:
+) -> WrittenFile:
     """Write the archive of the core `source` to `target`; the core stays as it is.
 
     All CPUs compress; memory stays bounded by a few frames for each. Raises UsageError if
@@ -121,7 +121,7 @@ def _compress(content: NDArray[np.uint8], level: int) -> tuple[bytes, int, int]:
 
 def unpack(
     source: Path, target: Path, *, overwrite: bool = True, progress: Progress | None = None
-) -> CoreReport:
+) -> WrittenFile:
     """Write the core in the archive `source` to `target`, sparse as it was.
 
     Raises UsageError if `source` is no archive, MalformedCoreError if it is damaged,

@@ -1,6 +1,6 @@
 """Writes a core: planes in any order and as often as one likes, notes at the end.
 
-Nothing is to be seen under the final name before `commit` has succeeded (`new_file`).
+Nothing is to be seen under the final name before `commit` has succeeded (`tagalong.files`).
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.core.machine_note import CoreNotes
-from tagalong.core.new_file import CoreReport, NewFile
 from tagalong.core.plan import CorePlan, CoreSegment
 from tagalong.core.sparse import SparseExtent
 from tagalong.core.thread_notes import encode_notes
 from tagalong.errors import RunStateError, UsageError
+from tagalong.files import NewFile, WrittenFile
 from tagalong.mte import PACKED_RATIO
 
 
@@ -119,7 +119,7 @@ class CoreWriter:
         self._check_pages(segment, offset, length)
         self._data[segment].copy(offset, source_fd, source_offset, length)
 
-    def commit(self, notes: CoreNotes) -> CoreReport:
+    def commit(self, notes: CoreNotes) -> WrittenFile:
         """Write the notes and the headers, bring all of it to the disk, give it its name.
 
         Raises UsageError for notes that the format cannot hold, RunStateError the second

@@ -12,6 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from tagalong.core import pack
+from tagalong.files import examine_output
 from tagalong.snapshot.report import Monitor, SaveReport, Stage
 
 _NAME_BYTES = 100
@@ -48,7 +49,8 @@ def write_packed(
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    plain = path.with_name(f".{path.name[:_NAME_BYTES]}.{token_hex(8)}.plain")
+    target = examine_output(path).target
+    plain = target.with_name(f".{target.name[:_NAME_BYTES]}.{token_hex(8)}.plain")
     try:
         yield plain
     finally:

@@ -1,0 +1,269 @@
+"""The one writer of files: a file gets its name when it is complete.
+
+`NewFile` writes beside the final name and renames. `examine_output` looks at the final name
+first, so that a name that cannot be written is rejected before anything moves:
+
+    nothing, a regular file    it is replaced in one step
+    a symbolic link            what it leads to is replaced; the link stays
+    a FIFO, a character device `open_stream` writes to it, for what is written front to back
+    anything else              rejected: a directory, a socket, a block device
+
+A replaced name is why this matters: rename(2) replaces a device, a FIFO or a link as readily
+as a file, and a program that runs as root would replace /dev/null itself.
+
+The temporary file has no name at all where the file system supports that (O_TMPFILE), so that
+a writer that is killed leaves nothing. Elsewhere it is the hidden file `.NAME.RANDOM.partial`,
+which two writers never share and which nobody can prepare: O_EXCL and O_NOFOLLOW. Either
+way it is readable for its owner only, since it holds a guest's memory.
+"""
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+
+from tagalong.errors import HostError
+
+_SECTOR_BYTES = 512
+_OWNER_ONLY = 0o600
+_NAME_BYTES = 100
+_DESCRIPTORS = Path("/proc/self/fd")
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+
+_STREAMS = {stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a character device"}
+_OTHERS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a block device",
+}
+
+
+@dataclass(frozen=True)
+class OutputName:
+    """What a name leads to when something is to be written under it.
+
+    `path`: the name as it was given. `target`: the file that is replaced or created, with all
+    links followed. `stream`: "a FIFO" or "a character device" if it is one, which can only be
+    written to; else None.
+    """
+
+    path: Path
+    target: Path
+    stream: str | None
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that was written: its size, and what of it is no hole (as the host counts it)."""
+
+    path: Path
+    size_bytes: int
+    disk_bytes: int
+
+
+def examine_output(path: Path) -> OutputName:
+    """Return what a name to write to leads to; nothing is created or opened.
+
+    Raises HostError for a directory, a socket, a block device, a loop of links, and for a link
+    that leads to a file without a name.
+    """
+    try:
+        found = _stat(path)
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if found is None or stat.S_ISREG(found.st_mode):
+            _require_same(path, target, found)
+    except (OSError, ValueError) as error:
+        raise _failure("open", path, error) from error
+    kind = stat.S_IFMT(found.st_mode) if found else stat.S_IFREG
+    if kind in _OTHERS or not target.name:
+        raise HostError(
+            f"cannot open {path}: it is {_OTHERS.get(kind, 'a directory')}; give a file name"
+        )
+    return OutputName(path, target, _STREAMS.get(kind))
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _require_same(path: Path, target: Path, found: os.stat_result | None) -> None:
+    """Raise HostError if the links' names lead elsewhere than the kernel went.
+
+    A link in /proc/PID/fd leads to a file whatever its name is now, even to one that has none.
+    """
+    there = target.lstat() if os.path.lexists(target) else None
+    if (found and (found.st_dev, found.st_ino)) != (there and (there.st_dev, there.st_ino)):
+        raise HostError(
+            f"cannot open {path}: it is a link to a file without a name; give a file name"
+        )
+
+
+def open_stream(output: OutputName) -> int:
+    """Return a descriptor to write to a FIFO or a character device, close-on-exec.
+
+    It does not block; the caller closes it. Raises HostError if the name is no FIFO or
+    character device any more, if nothing reads from the FIFO, or if it cannot be opened.
+    """
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(output.path, flags)
+    except OSError as error:
+        if error.errno == errno.ENXIO and output.stream == _STREAMS[stat.S_IFIFO]:
+            raise HostError(
+                f"cannot open {output.path}: nothing reads from this FIFO; start the reader first"
+            ) from error
+        raise _failure("open", output.path, error) from error
+    if stat.S_IFMT(os.fstat(descriptor).st_mode) not in _STREAMS:
+        os.close(descriptor)
+        raise HostError(f"cannot open {output.path}: it is no longer {output.stream}; try again")
+    return descriptor
+
+
+class NewFile:
+    """A file in the making; nothing is under its name before `publish`.
+
+    `path`: the final name, see the module. With `overwrite` false an existing file is never
+    replaced, not even one that appears in the meantime. `fd` can be read and written, and is
+    open until `close`.
+
+    Everything raises HostError if the host cannot; the constructor also for a name that
+    `examine_output` rejects, and for a FIFO or a character device.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = True) -> None:
+        output = examine_output(path)
+        if output.stream:
+            raise HostError(f"cannot open {path}: it is {output.stream}; give a file name")
+        if not overwrite and os.path.lexists(path):
+            raise _failure("create", path, OSError(errno.EEXIST, os.strerror(errno.EEXIST)))
+        self.is_closed = False
+        self._path = path
+        self._name = output.target.name
+        self._overwrite = overwrite
+        self._hidden = _hidden_name(self._name)
+        try:
+            self._folder = os.open(
+                output.target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            )
+        except OSError as error:
+            raise _failure("create", path, error) from error
+        try:
+            self.fd, self._is_hidden = self._open()
+        except OSError as error:
+            os.close(self._folder)
+            raise _failure("create", path, error) from error
+
+    def _open(self) -> tuple[int, bool]:
+        """Return the descriptor, and whether the file has its hidden name already."""
+        flags = os.O_RDWR | os.O_CLOEXEC
+        if _DESCRIPTORS.exists():
+            try:
+                unnamed = os.open(".", flags | os.O_TMPFILE, _OWNER_ONLY, dir_fd=self._folder)
+            except OSError as error:
+                if error.errno not in _NO_TMPFILE:
+                    raise
+            else:
+                return unnamed, False
+        flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        return os.open(self._hidden, flags, _OWNER_ONLY, dir_fd=self._folder), True
+
+    def write(self, offset: int, content: bytes) -> None:
+        """Write all of `content` at byte `offset`."""
+        done = 0
+        while done < len(content):
+            try:
+                done += os.pwrite(self.fd, content[done:], offset + done)
+            except OSError as error:
+                raise _failure("write", self._path, error) from error
+
+    def set_size(self, size_bytes: int) -> None:
+        """Let the file end at `size_bytes`, in a hole if nothing was written there."""
+        try:
+            os.ftruncate(self.fd, size_bytes)
+        except OSError as error:
+            raise _failure("write", self._path, error) from error
+
+    def sync(self) -> None:
+        """Bring what was written to the disk. `publish` does that too."""
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            raise _failure("write", self._path, error) from error
+
+    def publish(self) -> WrittenFile:
+        """Bring the file to the disk, give it its name and close it.
+
+        After an error nothing of it is under that name. What was there before is there as it
+        was, unless only the folder could not be brought to the disk.
+        """
+        try:
+            os.fsync(self.fd)
+            status = os.fstat(self.fd)
+            self._show()
+            self._give_name()
+            self._sync_folder()
+        except OSError as error:
+            raise _failure("finish", self._path, error) from error
+        finally:
+            self.close()
+        return WrittenFile(self._path, status.st_size, status.st_blocks * _SECTOR_BYTES)
+
+    def _show(self) -> None:
+        """Give a file without a name the hidden one."""
+        if not self._is_hidden:
+            # With a folder's descriptor the os module follows the link to the file itself.
+            os.link(
+                _DESCRIPTORS / str(self.fd), self._hidden, dst_dir_fd=self._folder,
+                follow_symlinks=True,
+            )  # fmt: skip
+            self._is_hidden = True
+
+    def _give_name(self) -> None:
+        folder = self._folder
+        if not self._overwrite:
+            # This fails if the name is taken, in one step.
+            os.link(self._hidden, self._name, src_dir_fd=folder, dst_dir_fd=folder)
+            return
+        # Time has passed since the name was examined.
+        with suppress(FileNotFoundError):
+            mode = os.stat(self._name, dir_fd=folder, follow_symlinks=False).st_mode
+            if not stat.S_ISREG(mode):
+                raise FileExistsError(errno.EEXIST, "it is no regular file any more")
+        os.replace(self._hidden, self._name, src_dir_fd=folder, dst_dir_fd=folder)
+        self._is_hidden = False
+
+    def _sync_folder(self) -> None:
+        try:
+            os.fsync(self._folder)
+        except OSError:
+            # An error means that there is no file: a caller may have promised just that.
+            os.unlink(self._name, dir_fd=self._folder)
+            raise
+
+    def close(self) -> None:
+        """Give up a file that was not published; it leaves nothing. Safe to call twice."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        if self._is_hidden:
+            with suppress(OSError):
+                os.unlink(self._hidden, dir_fd=self._folder)
+        os.close(self.fd)
+        os.close(self._folder)
+
+
+def _hidden_name(name: str) -> str:
+    """Return a name that no other writer has, short enough for any file system."""
+    start = os.fsencode(name)[:_NAME_BYTES].decode("utf-8", "ignore")
+    return f".{start}.{token_hex(8)}.partial"
+
+
+def _failure(verb: str, path: Path, error: OSError | ValueError) -> HostError:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return HostError(f"cannot {verb} {path}: {reason}")

@@ -1,0 +1,322 @@
+"""The one writer of files, against every kind of thing that a name can lead to."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tagalong import files
+from tagalong.errors import HostError
+from tagalong.files import NewFile, examine_output, open_stream
+
+
+@pytest.fixture(params=["nameless", "hidden"], autouse=True)
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write to a file without a name, and as on a file system that has none."""
+    if request.param == "hidden":
+        monkeypatch.setattr(files, "_DESCRIPTORS", Path("/nonexistent"))
+
+
+def write(path: Path, content: bytes = b"new", *, overwrite: bool = True) -> files.WrittenFile:
+    new = NewFile(path, overwrite=overwrite)
+    try:
+        new.write(0, content)
+        return new.publish()
+    finally:
+        new.close()
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+def make_device(path: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+
+
+def make_block_device(path: Path) -> None:
+    os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(7, 255))
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+UNWRITABLE: list[tuple[Callable[[Path], None], str]] = [
+    (Path.mkdir, "it is a directory; give a file name"),
+    (make_socket, "it is a socket; give a file name"),
+    (os.mkfifo, "it is a FIFO; give a file name"),
+    (make_loop, "Too many levels of symbolic links"),
+]
+DEVICES: list[tuple[Callable[[Path], None], str]] = [
+    (make_device, "it is a character device; give a file name"),
+    (make_block_device, "it is a block device; give a file name"),
+]
+
+
+def can_make_devices(folder: Path) -> bool:
+    try:
+        make_device(folder / "probe")
+    except PermissionError:
+        return False
+    (folder / "probe").unlink()
+    return True
+
+
+def test_new_file_over_what_is_no_file_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    kinds = UNWRITABLE + (DEVICES if can_make_devices(tmp_path) else [])
+    for number, (make, reason) in enumerate(kinds):
+        path = tmp_path / f"{number}"
+        make(path)
+        before = path.lstat()
+
+        with pytest.raises(HostError) as caught:
+            NewFile(path)
+
+        assert str(caught.value) == f"cannot open {path}: {reason}"
+        assert path.lstat().st_ino == before.st_ino
+        assert len(names_in(tmp_path)) == number + 1
+
+
+def test_new_file_behind_a_link_to_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    for number, (make, reason) in enumerate(UNWRITABLE[:3]):
+        target, link = tmp_path / f"target{number}", tmp_path / f"link{number}"
+        make(target)
+        link.symlink_to(target)
+
+        with pytest.raises(HostError) as caught:
+            NewFile(link)
+
+        assert str(caught.value) == f"cannot open {link}: {reason}"
+        assert link.is_symlink()
+
+
+def test_new_file_over_a_link_replaces_what_the_link_leads_to(tmp_path: Path) -> None:
+    target, link = tmp_path / "sub" / "vm.core", tmp_path / "latest.core"
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    link.symlink_to("sub/vm.core")
+
+    report = write(link)
+
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert report.path == link
+    assert names_in(tmp_path) == ["latest.core", "sub"]
+    assert names_in(target.parent) == ["vm.core"]
+
+
+def test_new_file_over_a_link_to_nothing_creates_what_it_leads_to(tmp_path: Path) -> None:
+    link = tmp_path / "latest.core"
+    link.symlink_to("vm.core")
+
+    write(link)
+
+    assert link.is_symlink()
+    assert (tmp_path / "vm.core").read_bytes() == b"new"
+
+
+def test_new_file_over_a_link_of_proc_replaces_the_open_file(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with path.open("wb") as stream:
+        write(Path(f"/proc/self/fd/{stream.fileno()}"))
+
+    assert path.read_bytes() == b"new"
+    assert names_in(tmp_path) == ["out"]
+
+
+def test_new_file_over_a_link_of_proc_to_a_removed_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with path.open("wb") as stream:
+        path.unlink()
+        link = Path(f"/proc/self/fd/{stream.fileno()}")
+
+        with pytest.raises(HostError) as caught:
+            NewFile(link)
+
+    assert str(caught.value) == (
+        f"cannot open {link}: it is a link to a file without a name; give a file name"
+    )
+    assert names_in(tmp_path) == []
+
+
+def test_new_file_over_a_pipe_of_proc_is_refused() -> None:
+    reader, writer = os.pipe()
+    try:
+        with pytest.raises(HostError, match="it is a FIFO; give a file name"):
+            NewFile(Path(f"/proc/self/fd/{writer}"))
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_new_file_where_a_device_appears_meanwhile_leaves_it(tmp_path: Path) -> None:
+    path = tmp_path / "vm.core"
+    new = NewFile(path)
+    os.mkfifo(path)
+
+    with pytest.raises(HostError, match=r"cannot finish .*it is no regular file any more"):
+        new.publish()
+
+    assert stat.S_ISFIFO(path.lstat().st_mode)
+    assert names_in(tmp_path) == ["vm.core"]
+
+
+def test_new_file_with_a_name_that_is_none_is_refused(tmp_path: Path) -> None:
+    wrong = {
+        "a\0b": "embedded null",
+        "n" * 256: "File name too long",
+        "\ud800": "surrogates not allowed",
+        "absent/vm.core": "No such file or directory",
+        ".": "it is a directory",
+    }
+    for name, reason in wrong.items():
+        with pytest.raises(HostError, match=reason):
+            NewFile(tmp_path / name)
+
+
+def test_new_file_with_the_longest_name_of_wide_characters_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("\N{CRAB}" * 63)
+
+    write(path)
+
+    assert path.read_bytes() == b"new"
+
+
+def test_new_file_is_for_its_owner_only_whatever_it_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "vm.core"
+    path.write_bytes(b"old")
+    path.chmod(0o666)
+    new = NewFile(path)
+
+    mode_while_written = os.fstat(new.fd).st_mode
+    new.publish()
+
+    assert stat.S_IMODE(mode_while_written) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_two_writers_to_one_name_share_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "vm.core"
+    first, second = NewFile(path), NewFile(path)
+    first.write(0, b"first")
+    second.write(0, b"second")
+
+    first.publish()
+    after_first = path.read_bytes()
+    second.write(6, b"!")
+    second.publish()
+
+    assert after_first == b"first"
+    assert path.read_bytes() == b"second!"
+    assert names_in(tmp_path) == ["vm.core"]
+
+
+def test_new_file_whose_folder_cannot_be_synced_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "vm.core"
+    new = NewFile(path)
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(5, "Input/output error")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    with pytest.raises(HostError, match=rf"cannot finish {path}: Input/output error"):
+        new.publish()
+
+    assert names_in(tmp_path) == []
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from tagalong.files import NewFile
+new = NewFile(Path(sys.argv[1]))
+new.write(0, b"half")
+print("writing", flush=True)
+time.sleep(600)
+"""
+
+
+def test_killed_writer_leaves_nothing_under_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "vm.core"
+    arguments = [sys.executable, "-c", KILLED, str(path)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    assert names_in(tmp_path) == []
+
+
+def test_stream_to_a_fifo_reaches_its_reader_and_leaves_the_fifo(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    output = examine_output(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+    descriptor = open_stream(output)
+    os.write(descriptor, b"stream")
+    os.close(descriptor)
+    received = os.read(reader, 100)
+    os.close(reader)
+
+    assert received == b"stream"
+    assert output.stream == "a FIFO"
+    assert stat.S_ISFIFO(path.lstat().st_mode)
+
+
+def test_stream_to_a_device_reaches_it_and_leaves_it(tmp_path: Path) -> None:
+    if not can_make_devices(tmp_path):
+        pytest.skip("needs the right to make device nodes (CAP_MKNOD)")
+    path = tmp_path / "null"
+    make_device(path)
+
+    descriptor = open_stream(examine_output(path))
+    written = os.write(descriptor, b"stream")
+    os.close(descriptor)
+
+    assert written == 6
+    assert stat.S_ISCHR(path.lstat().st_mode)
+
+
+def test_stream_to_a_fifo_without_a_reader_says_so_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+
+    with pytest.raises(HostError) as caught:
+        open_stream(examine_output(path))
+
+    assert str(caught.value) == (
+        f"cannot open {path}: nothing reads from this FIFO; start the reader first"
+    )
+
+
+def test_stream_to_a_name_that_became_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    output = examine_output(path)
+    path.unlink()
+    path.write_bytes(b"a file")
+
+    with pytest.raises(HostError, match="it is no longer a FIFO; try again"):
+        open_stream(output)
+
+    assert path.read_bytes() == b"a file"
