@@ -28,8 +28,8 @@ from tagalong.migrate import (
     Channel,
     MigrationOptions,
     MigrationReport,
+    MigrationStage,
     Progress,
-    Stage,
     TcpAddress,
     Timeouts,
     listen,
@@ -122,7 +122,10 @@ class Rig:
         expected: list[float] = []
 
         def watch(progress: Progress) -> None:
-            if progress.stage is Stage.LAST_PAGES and progress.expected_downtime_s is not None:
+            if (
+                progress.stage is MigrationStage.LAST_PAGES
+                and progress.expected_downtime_s is not None
+            ):
                 expected[:] = [progress.expected_downtime_s]
 
         options = MigrationOptions(max_downtime_s=max_downtime_s)

@@ -40,6 +40,7 @@ Guest tag check faults are not in this tree: they are the guest's own business a
 as values (ESR, FAR). Exceptions are for failures of the host and of the tool.
 """
 
+from enum import Enum
 from typing import ClassVar
 
 
@@ -159,10 +160,33 @@ class RemoteProtocolError(WireError):
     exit_code = 32
 
 
+class MigrationStage(Enum):
+    """How far the source of a migration is; the values are the words shown to people.
+
+    From LAST_PAGES on the guest is paused. In COMMIT the destination says whether it holds
+    everything; with COMMITTED the right to run has left, and only the destination can return it.
+    """
+
+    CONNECT = "connecting"
+    SETUP = "setup"
+    PRECOPY = "pre-copy"
+    RECONNECT = "reconnecting"
+    LAST_PAGES = "last pages"
+    STATE = "machine state"
+    DIGEST = "digest"
+    COMMIT = "commit"
+    COMMITTED = "committed"
+
+
 class MigrationError(TagalongError):
-    """The migration failed and the VM is still at the source, which can run it."""
+    """The migration failed and the VM is still at the source, which can run it.
+
+    `stage` is what the source was at. Every MigrationError that leaves `migrate` or `migrate_to`
+    has one; it is None in an error that comes from the destination's side.
+    """
 
     exit_code = 40
+    stage: MigrationStage | None = None
 
 
 class MachineMismatchError(MigrationError):

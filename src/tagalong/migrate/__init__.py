@@ -12,6 +12,7 @@ transport/    addresses, sockets, TLS, files, commands
 pages/        pages between guest RAM and the stream
 """
 
+from tagalong.errors import MigrationStage
 from tagalong.migrate.convergence import AutoConverge
 from tagalong.migrate.destination import (
     Arrival,
@@ -38,7 +39,6 @@ from tagalong.migrate.report import (
     MigrationReport,
     Progress,
     RoundReport,
-    Stage,
 )
 from tagalong.migrate.source import migrate, migrate_to
 from tagalong.migrate.steering import Steering
@@ -77,12 +77,12 @@ __all__ = [
     "MachineBuilder",
     "MigrationOptions",
     "MigrationReport",
+    "MigrationStage",
     "Preparation",
     "Progress",
     "ProgressCallback",
     "RoundReport",
     "SocketListener",
-    "Stage",
     "Steering",
     "TakeOver",
     "TcpAddress",

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from tagalong.errors import MigrationCancelledError
+from tagalong.errors import MigrationCancelledError, MigrationStage
 from tagalong.machine import MachineDescription
-from tagalong.migrate.report import Progress, Stage
+from tagalong.migrate.report import Progress
 
 _EVERY_S = 0.1
 
@@ -33,16 +33,20 @@ class Monitor:
 
     def __init__(self, description: MachineDescription, callback: ProgressCallback | None) -> None:
         self.progress = Progress(
-            Stage.SETUP, 0, description.ram_bytes, 0, 0, 0, 0,
+            MigrationStage.CONNECT, 0, description.ram_bytes, 0, 0, 0, 0,
             page_size_bytes=description.page_size_bytes,
         )  # fmt: skip
         self._callback = callback
         self._due = 0.0
 
+    def note(self, **changed: object) -> None:
+        """Take in what has changed without a call: raises nothing."""
+        self.progress = replace(self.progress, **changed)  # type: ignore[arg-type]
+
     def update(self, **changed: object) -> None:
         """Take in what has changed, by field name of Progress. Raises what the callback raises."""
         before = self.progress
-        self.progress = replace(before, **changed)  # type: ignore[arg-type]
+        self.note(**changed)
         now = time.monotonic()
         is_step = (self.progress.stage, self.progress.round_number) != (
             before.stage,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from tagalong.errors import HostError, MigrationError, RemoteProtocolError
+from tagalong.errors import HostError, MigrationError, MigrationStage, RemoteProtocolError
 from tagalong.machine import Machine, RunState
 from tagalong.memory import PageBitmap
 from tagalong.migrate.convergence import Convergence, Estimate, Limits
@@ -12,7 +12,7 @@ from tagalong.migrate.pages.digest import Tick
 from tagalong.migrate.pages.pacer import Pacer
 from tagalong.migrate.pages.sender import SentData, Tally
 from tagalong.migrate.pages.sender_group import Team
-from tagalong.migrate.report import RoundReport, Stage
+from tagalong.migrate.report import RoundReport
 from tagalong.mte import PACKED_RATIO
 
 Recover = Callable[[Exception, int], list[PageBitmap] | None]
@@ -79,7 +79,7 @@ class PreCopy:
         """Send `pages` of a guest that stands; return the seconds that reading their tags took."""
         began = time.monotonic()
         tally = Tally()
-        self._send(pages, Stage.LAST_PAGES, tally, is_live=False)
+        self._send(pages, MigrationStage.LAST_PAGES, tally, is_live=False)
         self._team.end_last_round(len(self.rounds) + 1)
         self.rounds.append(self._report(tally, began, dirty_pages_left=0))
         return tally.tags_s
@@ -108,7 +108,7 @@ class PreCopy:
         while True:
             sent = time.monotonic()
             try:
-                self._send(pages, Stage.PRECOPY, tally, is_live=True)
+                self._send(pages, MigrationStage.PRECOPY, tally, is_live=True)
                 sent = time.monotonic()
                 self._team.end_round(number)
             except (HostError, RemoteProtocolError) as error:
@@ -137,7 +137,7 @@ class PreCopy:
         return dirty
 
     def _send(
-        self, pages: Sequence[PageBitmap], stage: Stage, tally: Tally, *, is_live: bool
+        self, pages: Sequence[PageBitmap], stage: MigrationStage, tally: Tally, *, is_live: bool
     ) -> None:
         count, began = _count(pages), time.monotonic()
         sent_before = self._monitor.progress.pages_sent

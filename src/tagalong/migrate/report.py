@@ -1,23 +1,11 @@
 """What a migration cost, as values: while it runs (Progress) and in the end (the reports)."""
 
 from dataclasses import asdict, dataclass
-from enum import Enum
 
+from tagalong.errors import MigrationStage
 from tagalong.mte import PACKED_RATIO
 
 _MS = 1000.0
-
-
-class Stage(Enum):
-    """What the source is at; the values are the words shown to people."""
-
-    SETUP = "setup"
-    PRECOPY = "pre-copy"
-    RECONNECT = "reconnecting"
-    LAST_PAGES = "last pages"
-    STATE = "machine state"
-    DIGEST = "digest"
-    COMMIT = "commit"
 
 
 @dataclass(frozen=True)
@@ -28,7 +16,7 @@ class Progress:
     `throttle_percent` is the share of the time that the guest is made to stand.
     """
 
-    stage: Stage
+    stage: MigrationStage
     round_number: int
     ram_bytes: int
     pages_sent: int

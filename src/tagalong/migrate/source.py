@@ -14,6 +14,7 @@ HandoverUncertainError (docs/formats/stream.md, section 8, names every moment).
 import contextlib
 import secrets
 import time
+from collections.abc import Iterator
 
 from tagalong import wire
 from tagalong.errors import (
@@ -21,6 +22,7 @@ from tagalong.errors import (
     HandoverUncertainError,
     HostError,
     MigrationError,
+    MigrationStage,
     RemoteProtocolError,
     TagalongError,
 )
@@ -37,7 +39,7 @@ from tagalong.migrate.pages.sender import PageSender, SentData
 from tagalong.migrate.pages.sender_group import Team
 from tagalong.migrate.precopy import PreCopy
 from tagalong.migrate.reconnection import Dial, Reach, Resumption
-from tagalong.migrate.report import DowntimeParts, MigrationReport, Stage
+from tagalong.migrate.report import DowntimeParts, MigrationReport
 from tagalong.migrate.steering import Steering
 from tagalong.migrate.transport.address import TcpAddress, UnixAddress, parse_address
 from tagalong.migrate.transport.channel import Channel
@@ -79,15 +81,16 @@ def migrate_to(
         )
         return steering.watch(channel)
 
-    try:
-        require_possible(address, options)
-        channel = dial()
-    except HostError as error:
-        raise MigrationError(f"the migration did not begin: {error}") from error
-    again = dial if isinstance(address, TcpAddress | UnixAddress) else None
-    with channel:
-        source = _Source(channel, machine, options, progress, cancel)
-        return source.run(again, steering)
+    monitor = Monitor(machine.description, progress)
+    require_possible(address, options)
+    with _errors_name_their_stage(monitor):
+        try:
+            channel = dial()
+        except HostError as error:
+            raise MigrationError(f"the migration did not begin: {error}") from error
+        again = dial if isinstance(address, TcpAddress | UnixAddress) else None
+        with channel:
+            return _Source(channel, machine, options, monitor, cancel).run(again, steering)
 
 
 def migrate(
@@ -110,9 +113,20 @@ def migrate(
     then as it was, and runs if it ran before. The one exception is HandoverUncertainError:
     the machine is paused, and stays so until a person has looked at the destination.
     """
-    with channel:
-        source = _Source(channel, machine, options or MigrationOptions(), progress, cancel)
+    monitor = Monitor(machine.description, progress)
+    with channel, _errors_name_their_stage(monitor):
+        source = _Source(channel, machine, options or MigrationOptions(), monitor, cancel)
         return source.run(dial, Steering())
+
+
+@contextlib.contextmanager
+def _errors_name_their_stage(monitor: Monitor) -> Iterator[None]:
+    """Let every MigrationError that leaves carry what the source was at."""
+    try:
+        yield
+    except MigrationError as error:
+        error.stage = monitor.progress.stage
+        raise
 
 
 class _Source:
@@ -123,7 +137,7 @@ class _Source:
         channel: Channel,
         machine: Machine,
         options: MigrationOptions,
-        progress: ProgressCallback | None,
+        monitor: Monitor,
         cancel: CancelToken | None,
     ) -> None:
         self._machine = machine
@@ -131,7 +145,7 @@ class _Source:
         self._cancel = cancel
         self._is_one_way = channel.is_one_way
         self._link = Link(channel, wire.Connection(wire.Role.SOURCE), options.timeouts)
-        self._monitor = Monitor(machine.description, progress)
+        self._monitor = monitor
         self._sent = SentData(machine)
         pacer = self._pacer = Pacer(options.max_bandwidth)
         self._team = Team(
@@ -199,7 +213,7 @@ class _Source:
         self._link.heed_peer()
 
     def _set_up(self, dial: Dial | None) -> None:
-        self._monitor.update(stage=Stage.SETUP)
+        self._monitor.update(stage=MigrationStage.SETUP)
         check_cancelled(self._cancel)
         watch, fixed = _Stopwatch(), self._precopy.estimate.fixed
         options = self._options
@@ -241,7 +255,7 @@ class _Source:
         """Come back after a broken connection, as precopy.Recover."""
         if self._reach is None or not self._granted.reconnect_s or not self._team.is_lost:
             raise error
-        self._monitor.update(stage=Stage.RECONNECT)
+        self._monitor.update(stage=MigrationStage.RECONNECT)
         self._team.disband()
         resumption = self._resume(self._reach, error, rounds)
         self._link = resumption.link
@@ -295,11 +309,11 @@ class _Source:
             ) from self._machine.failure
 
     def _send_state(self) -> None:
-        self._monitor.update(stage=Stage.STATE)
+        self._monitor.update(stage=MigrationStage.STATE)
         self._link.send(record_of_state(self._machine.save_state()))
 
     def _verify(self) -> None:
-        self._monitor.update(stage=Stage.DIGEST)
+        self._monitor.update(stage=MigrationStage.DIGEST)
         self._link.send(wire.Verify())
         ours = memory_digest(self._machine, self._work, has_tags=self._has_tags)
         self._link.send(wire.Digest(ours))
@@ -318,7 +332,7 @@ class _Source:
         self._link.keep_alive()
 
     def _prepare(self) -> None:
-        self._monitor.update(stage=Stage.COMMIT)
+        self._monitor.update(stage=MigrationStage.COMMIT)
         self._link.send(wire.Prepare())
         self._link.expect(wire.Ready)
         self._heed()
@@ -332,11 +346,13 @@ class _Source:
 
     def _commit(self) -> None:
         self._has_committed = True
+        self._monitor.note(stage=MigrationStage.COMMITTED)
         try:
             self._link.send(wire.Commit(run=self._must_resume))
         except TagalongError:
             # The channel has not taken COMMIT's last byte, so nobody has a whole COMMIT.
             self._has_committed = False
+            self._monitor.note(stage=MigrationStage.COMMIT)
             raise
 
     def _fall_back(self, error: BaseException) -> None:

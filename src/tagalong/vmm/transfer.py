@@ -13,9 +13,9 @@ from tagalong.migrate import (
     Address,
     FdAddress,
     MigrationOptions,
+    MigrationStage,
     Progress,
     SocketListener,
-    Stage,
     Steering,
     TcpAddress,
     TlsCredentials,
@@ -82,7 +82,7 @@ def _progress(moment: Progress) -> MigrationProgress:
         stage=moment.stage.value,
         pages_sent=moment.pages_sent,
         page_size_bytes=moment.page_size_bytes,
-        is_reconnecting=moment.stage is Stage.RECONNECT,
+        is_reconnecting=moment.stage is MigrationStage.RECONNECT,
     )
 
 

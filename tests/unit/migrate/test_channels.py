@@ -11,7 +11,7 @@ import pytest
 from tagalong.errors import HandoverUncertainError, MigrationError, UsageError
 from tagalong.machine import MachineDescription, RunState
 from tagalong.memory import Gpa
-from tagalong.migrate import MigrationOptions, Progress, Stage, Timeouts, migrate_to
+from tagalong.migrate import MigrationOptions, MigrationStage, Progress, Timeouts, migrate_to
 from tagalong.migrate.pages.compression import parse_compression
 from tagalong.wire import RecordType, Role
 from tagalong.wire.limits import MAX_COPIED_BYTES
@@ -189,7 +189,7 @@ def test_connection_that_breaks_in_precopy_is_resumed(
         timeouts=RETURNING,
         max_downtime_s=BUSY_S,
     )
-    stages: list[Stage] = []
+    stages: list[MigrationStage] = []
 
     def note(progress: Progress) -> None:
         stages.append(progress.stage)
@@ -199,7 +199,7 @@ def test_connection_that_breaks_in_precopy_is_resumed(
 
     assert broken
     moved(outcome)
-    assert Stage.RECONNECT in stages
+    assert MigrationStage.RECONNECT in stages
 
 
 def test_resumed_migration_sends_again_only_what_is_not_held(

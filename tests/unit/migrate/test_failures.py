@@ -23,8 +23,8 @@ from tagalong.machine import Machine, MachineDescription, RegisterId, RunState
 from tagalong.migrate import (
     Channel,
     MigrationOptions,
+    MigrationStage,
     Progress,
-    Stage,
     Timeouts,
     migrate_to,
 )
@@ -35,6 +35,10 @@ from tests.support.migration import PATIENT, QUICK, Migration, Outcome
 from tests.support.proxy import Fate
 from tests.support.wire_session import sealed_pages
 
+UNINTERRUPTED = [
+    MigrationStage.SETUP, MigrationStage.PRECOPY, MigrationStage.LAST_PAGES, MigrationStage.STATE,
+    MigrationStage.DIGEST, MigrationStage.COMMIT, MigrationStage.COMMITTED,
+]  # fmt: skip
 SOURCE_RECORDS = [
     "HELLO", "MACHINE", "STATE", "PAGES", "PAGES", "ROUND", "PAGES", "STATE", "VERIFY", "DIGEST",
     "PREPARE", "COMMIT",
@@ -69,6 +73,10 @@ def name(case: tuple[Role, int]) -> str:
     role, number = case
     records = SOURCE_RECORDS if role is Role.SOURCE else DESTINATION_RECORDS
     return f"{role.name}-{number}-{records[number]}".lower()
+
+
+# What the source is at while it waits for each record.
+AWAITED_IN = ["SETUP", "SETUP", "PRECOPY", "DIGEST", "COMMIT", "COMMITTED"]
 
 
 def stayed(outcome: Outcome, before: list[tuple[bytes, bytes]] | None = None) -> MigrationError:
@@ -121,6 +129,10 @@ def test_connection_stalled_before_any_record_leaves_exactly_one_end(
 
 
 def exactly_one_end(outcome: Outcome, case: tuple[Role, int]) -> None:
+    assert isinstance(outcome.source_error, MigrationError)
+    assert outcome.source_error.stage is not None
+    if case[0] is Role.DESTINATION:
+        assert outcome.source_error.stage.name == AWAITED_IN[case[1]]
     if case == (Role.SOURCE, SOURCE_RECORDS.index("COMMIT")):
         # Given to a network that lost it: nobody runs, and the source may not know. Only if
         # the destination's own ABORT still gets through does the source know better.
@@ -385,6 +397,7 @@ def test_migrate_to_where_nobody_waits_raises_and_changes_nothing(source: FakeMa
         migrate_to("unix:/no/such/socket", source)
 
     assert isinstance(caught.value.__cause__, HostError)
+    assert caught.value.stage is MigrationStage.CONNECT
     assert not source.calls
     source.close()
 
@@ -431,9 +444,9 @@ def test_guest_that_dirties_too_fast_runs_on_and_the_error_says_what_helps(
     assert isinstance(outcome.destination_error, ConvergenceError)
 
 
-@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.RECONNECT])
+@pytest.mark.parametrize("stage", UNINTERRUPTED[:-1])
 def test_cancel_in_any_stage_leaves_the_guest_running(
-    source: FakeMachine, outcomes: list[Outcome], stage: Stage
+    source: FakeMachine, outcomes: list[Outcome], stage: MigrationStage
 ) -> None:
     cancel = threading.Event()
 
@@ -447,6 +460,7 @@ def test_cancel_in_any_stage_leaves_the_guest_running(
     error = stayed(outcome)
     assert isinstance(error, MigrationCancelledError)
     assert str(error) == "the migration was cancelled"
+    assert error.stage is stage
     assert isinstance(outcome.destination_error, MigrationCancelledError)
     assert "the other end gave up (CANCELLED)" in str(outcome.destination_error)
 
@@ -554,7 +568,7 @@ def test_callback_that_raises_does_not_lose_the_guest(
     source: FakeMachine, outcomes: list[Outcome]
 ) -> None:
     def broken(progress: Progress) -> None:
-        if progress.stage is Stage.COMMIT:
+        if progress.stage is MigrationStage.COMMIT:
             raise ZeroDivisionError("a bug of the caller")
 
     outcome = Migration(source, VERIFIED, progress=broken).run()

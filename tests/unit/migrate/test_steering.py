@@ -10,9 +10,9 @@ from tagalong.errors import HostError, MigrationError, UsageError
 from tagalong.machine import RunState
 from tagalong.migrate import (
     MigrationOptions,
+    MigrationStage,
     Progress,
     SocketListener,
-    Stage,
     Steering,
     TcpAddress,
     Timeouts,
@@ -35,7 +35,7 @@ class Rig:
 
     def __init__(self, *, reconnect_s: int = 20, tls: TlsCredentials | None = None) -> None:
         self.steering = Steering()
-        self.stages: list[Stage] = []
+        self.stages: list[MigrationStage] = []
         self.options = MigrationOptions(
             verify=True, reconnect_s=reconnect_s, channels=2, timeouts=TIMEOUTS, tls=tls
         )
@@ -60,7 +60,10 @@ class Rig:
 
     def run(self, go_on: threading.Timer | None) -> None:
         def watch(progress: Progress) -> None:
-            if progress.stage is Stage.PRECOPY and Stage.PRECOPY not in self.stages:
+            if (
+                progress.stage is MigrationStage.PRECOPY
+                and MigrationStage.PRECOPY not in self.stages
+            ):
                 self.steering.pause()
                 if go_on is not None:
                     go_on.start()
@@ -91,7 +94,7 @@ def rigs() -> Iterator[list[Rig]]:
 
 def assert_moved(rig: Rig) -> None:
     rig.thread.join(20)
-    assert Stage.RECONNECT in rig.stages
+    assert MigrationStage.RECONNECT in rig.stages
     assert rig.source.run_state is RunState.PAUSED
     assert rig.arrived[0].run_state is RunState.RUNNING
     assert contents(rig.arrived[0]) == contents(rig.source)

@@ -17,8 +17,8 @@ from tagalong.migrate import (
     FdAddress,
     FileAddress,
     MigrationOptions,
+    MigrationStage,
     Progress,
-    Stage,
     Steering,
     TcpAddress,
     TlsCredentials,
@@ -50,8 +50,8 @@ def test_send_passes_options_and_converts_progress(monkeypatch: pytest.MonkeyPat
         steering: Steering,
     ) -> Report:
         seen.extend([uri, machine, options, cancel, steering])
-        progress(Progress(Stage.PRECOPY, 2, 1000, 3, 4, 600, 400, 1e6, 5.0, 0.25))
-        progress(Progress(Stage.SETUP, 0, 1000, 0, 0, 1000, 0))
+        progress(Progress(MigrationStage.PRECOPY, 2, 1000, 3, 4, 600, 400, 1e6, 5.0, 0.25))
+        progress(Progress(MigrationStage.SETUP, 0, 1000, 0, 0, 1000, 0))
         return Report()
 
     monkeypatch.setattr(migrate, "migrate_to", migrate_to)

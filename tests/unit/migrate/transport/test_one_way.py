@@ -21,8 +21,8 @@ from tagalong.errors import (
 from tagalong.machine import RunState
 from tagalong.migrate import (
     MigrationOptions,
+    MigrationStage,
     Progress,
-    Stage,
     listen,
     migrate_to,
     parse_address,
@@ -166,7 +166,7 @@ def test_cancelled_file_leaves_the_guest_running_and_no_file(
     cancel = threading.Event()
 
     def watch(progress: Progress) -> None:
-        if progress.stage is Stage.STATE:
+        if progress.stage is MigrationStage.STATE:
             cancel.set()
 
     with pytest.raises(MigrationCancelledError):
