@@ -9,7 +9,7 @@ CONSTRAIN := -c constraints.txt
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install $(CONSTRAIN)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab kernels lint types bench long faults fuzz clean
+.PHONY: help demo test docs lab kernels lint types bench long faults fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -23,6 +23,9 @@ test: $(VENV)/.installed-dev ## run all tests (options: ARGS="-k name")
 	@$(BIN)/python -m tests.support.fetch_debuggers
 	-@$(BIN)/tagalong lab setup >/dev/null
 	@$(BIN)/python -m pytest $(ARGS)
+
+docs: $(VENV)/.installed-docs ## build the documentation site in build/site (warnings are errors, links are checked)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict $(ARGS)
 
 lab: $(VENV)/.installed-dev ## set up the emulated Arm host and run the tests on its KVM
 	@$(BIN)/tagalong lab setup
@@ -77,4 +80,9 @@ $(VENV)/.installed: $(VENV)/.toolchain pyproject.toml $(NATIVE)
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Fetching the test tools ..." >&2
 	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	@echo "Fetching the documentation tools ..." >&2
+	@$(PIP) --no-build-isolation --editable '.[docs]'
 	@touch $@

@@ -1,21 +1,104 @@
 """tagalong carries an Arm MTE guest's allocation tags along with its memory.
 
-`open_core` reads snapshots and dumps, and cores that others wrote (`tagalong.core`).
+The public API is this package: the names below, and what the `__all__` of each of these
+packages lists. Everything else is private and may change in any release.
+
+    access    the ways for a VMM to touch tagged guest memory
+    boot      puts a guest program into a new machine
+    core      ELF cores: memory, tags, registers, machine state
+    errors    the tree of errors
+    kvm       the machine on a real /dev/kvm
+    machine   what a machine is: the Protocols, and the values that they exchange
+    memory    guest RAM: regions with data and tags, addresses, page bitmaps
+    migrate   moves a running machine over a channel
+    mte       the architecture: tags, pointers, registers, as pure values and functions
+    paging    walks a guest's stage-1 translation tables
+    snapshot  saves a machine to a core, restores it, writes dumps
+    soft      the embedded machine
+
+Names and packages load when they are used, so `import tagalong` costs nothing.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tagalong.core import open_core
+    from tagalong import (
+        access,
+        boot,
+        core,
+        errors,
+        kvm,
+        machine,
+        memory,
+        migrate,
+        mte,
+        paging,
+        snapshot,
+        soft,
+    )
+    from tagalong.boot import boot_guest, guest_image_path
+    from tagalong.core import Core, CoreWriter, open_core
+    from tagalong.errors import TagalongError
+    from tagalong.kvm import KvmMachine
+    from tagalong.machine import Machine, Vcpu
+    from tagalong.memory import Gpa
+    from tagalong.soft import SoftMachine
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "open_core"]
+__all__ = [
+    "Core",
+    "CoreWriter",
+    "Gpa",
+    "KvmMachine",
+    "Machine",
+    "SoftMachine",
+    "TagalongError",
+    "Vcpu",
+    "__version__",
+    "access",
+    "boot",
+    "boot_guest",
+    "core",
+    "errors",
+    "guest_image_path",
+    "kvm",
+    "machine",
+    "memory",
+    "migrate",
+    "mte",
+    "open_core",
+    "paging",
+    "snapshot",
+    "soft",
+]
+
+_HOME = {
+    "Core": "core",
+    "CoreWriter": "core",
+    "Gpa": "memory",
+    "KvmMachine": "kvm",
+    "Machine": "machine",
+    "SoftMachine": "soft",
+    "TagalongError": "errors",
+    "Vcpu": "machine",
+    "boot_guest": "boot",
+    "guest_image_path": "boot",
+    "open_core": "core",
+}
 
 
 def __getattr__(name: str) -> object:
-    """Load the public functions when they are used: the command starts without them."""
-    if name == "open_core":
-        return import_module("tagalong.core").open_core
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Load a public name or package when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_HOME.get(name, name)}")
+    found = getattr(module, name) if name in _HOME else module
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """List what is public, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -4,4 +4,6 @@ client        talks to a control socket through the qemu.qmp package
 migration     moves a VM; saving, snapshots and dumps of it
 advice        what to do after a migration that failed
 cancellation  what becomes of work whose command was cancelled; interrupt, of a command at a signal
+
+Private: scripts use the command, or QMP.
 """

@@ -1,4 +1,7 @@
-"""Device models that both machines share; they know neither."""
+"""Device models that both machines share; they know neither.
+
+Private: machines put them together.
+"""
 
 from tagalong.devices.pl011 import PL011_BYTES, PL011_GPA, Pl011
 

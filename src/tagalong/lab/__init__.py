@@ -4,6 +4,8 @@ QEMU's `virt` machine under TCG boots a Debian kernel at EL2 in seconds; in it, 
 KVM_CAP_ARM_MTE are there. `set_up` fetches and builds what that takes, without root;
 `run` boots it, runs a command with the current checkout's code, and returns its status.
 docs/guide/lab.md is the user's view.
+
+Private: scripts use `tagalong lab`.
 """
 
 from tagalong.lab.cache import default_folder

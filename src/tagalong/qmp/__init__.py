@@ -5,4 +5,6 @@ messages     requests, replies, errors and events as values
 arguments    checks a command's arguments against a small schema
 session      one client's conversation, without any I/O
 server       sessions on a Unix socket, which socket_file creates
+
+Private: scripts use QMP clients.
 """

@@ -11,4 +11,6 @@ saving        saves the VM to a file; storage joins it to tagalong.snapshot
 factory       machines by name
 console       the guest's output
 launch        the process itself; announcement is what it prints, parent its tie to a parent process
+
+Private: scripts use `tagalong run` and its control socket.
 """

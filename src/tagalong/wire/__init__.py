@@ -16,6 +16,8 @@
 
 No socket, no thread, no clock: tests run both ends in lockstep, and whatever carries the
 bytes is somebody else's choice.
+
+Private: the stream is public, its codec is not.
 """
 
 from tagalong.binary.layout import Buffer
