@@ -40,11 +40,9 @@ from tagalong.wire import (
     Running,
     Runs,
     StateRecord,
-    TagPlacement,
     VcpuEntry,
     Verify,
 )
-from tagalong.wire.connection import own_memory, own_tags
 
 PAGE = 4096
 RAM = 0x4000_0000
@@ -173,14 +171,10 @@ class Pair:
     @classmethod
     def new(
         cls,
-        place: Placement = own_memory,
+        placement: Placement | None = None,
         joining: Joining | None = None,
-        place_tags: TagPlacement = own_tags,
     ) -> "Pair":
-        return cls(
-            Connection(SOURCE, joining=joining),
-            Connection(DESTINATION, place, joining, place_tags),
-        )
+        return cls(Connection(SOURCE, joining), Connection(DESTINATION, joining, placement))
 
     def end(self, role: Role) -> Connection:
         return self.source if role is SOURCE else self.destination
@@ -206,15 +200,14 @@ def play_to(phase: Phase) -> Play:
 
 def pair_in(
     phase: Phase,
-    place: Placement = own_memory,
+    placement: Placement | None = None,
     joining: Joining | None = None,
-    place_tags: TagPlacement = own_tags,
 ) -> Pair:
     """Return both ends of a conversation that a script has brought to `phase`."""
     play = play_to(phase)
     if phase is Phase.DONE:
         play = PLAYS["main"]
-    pair = Pair.new(place, joining or play.joining, place_tags)
+    pair = Pair.new(placement, joining or play.joining)
     for role, record in play.script:
         pair.say(role, record)
     assert pair.source.phase is phase

@@ -31,7 +31,7 @@ from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.monitor import CancelToken, check_cancelled
 from tagalong.migrate.pages.digest import memory_digest
 from tagalong.migrate.pages.placed import records_of_held
-from tagalong.migrate.pages.receiver import PageInventory, PageReceiver, one_place_for_tags
+from tagalong.migrate.pages.receiver import PageInventory, PageReceiver
 from tagalong.migrate.transport.channel import Channel
 from tagalong.migrate.transport.listener import Listener, SocketListener
 
@@ -140,8 +140,7 @@ class _Destination:
 
     def new_connection(self) -> wire.Connection:
         """Return what parses the records of a connection that may become the first one."""
-        place_tags = one_place_for_tags()
-        return wire.Connection(wire.Role.DESTINATION, self._place, place_tags=place_tags)
+        return wire.Connection(wire.Role.DESTINATION)
 
     def run(self, greeting: Greeting, listener: SocketListener | None = None) -> Arrival:
         self._link = Link(greeting.channel, greeting.connection, self._timeouts)
@@ -183,8 +182,8 @@ class _Destination:
         machine = self._build_machine(record)
         machine.check_state(state_of_record(self._link.expect(wire.StateRecord)))
         holdings = PageInventory(machine, self._granted.channels)
-        taker = self._taker = PageReceiver(machine, holdings, has_tags=self._has_tags)
-        self._link.find_ram_in(taker)
+        taker = self._taker = self._new_taker(machine, holdings, self._link.streams_pages)
+        self._link.place_with(taker)
         if listener is not None:
             self._open_door(listener, record, machine, holdings)
         self._link.send(wire.Accept())
@@ -218,8 +217,13 @@ class _Destination:
             self._timeouts,
             granted,
             lambda: wire.Joining(granted.migration_id, record, features, holdings.rounds),
-            lambda: PageReceiver(machine, holdings, has_tags=self._has_tags),
+            lambda channel: self._new_taker(
+                machine, holdings, channel.plain_descriptor is not None
+            ),
         )
+
+    def _new_taker(self, machine: Machine, holdings: PageInventory, scatters: bool) -> PageReceiver:
+        return PageReceiver(machine, holdings, has_tags=self._has_tags, scatters=scatters)
 
     def _build_machine(self, record: wire.MachineRecord) -> Machine:
         machine = self._machine = self._build(description_of_record(record))
@@ -235,10 +239,6 @@ class _Destination:
             )
         self._has_tags = record.mte_version != 0
         return machine
-
-    def _place(self, gpa: int, size_bytes: int) -> memoryview:
-        assert self._taker is not None  # noqa: S101 (no PAGES before ACCEPT)
-        return self._taker.place(gpa, size_bytes)
 
     def _fill(self, machine: Machine, holdings: PageInventory) -> None:
         """Take in everything up to PREPARE, whatever connections that takes."""

@@ -14,7 +14,7 @@ from contextlib import suppress
 from tagalong import wire
 from tagalong.errors import HostError, RemoteProtocolError, TagalongError
 from tagalong.migrate.link import Link, Timeouts
-from tagalong.migrate.pages.receiver import PageReceiver, one_place_for_tags
+from tagalong.migrate.pages.receiver import PageReceiver
 from tagalong.migrate.transport.channel import Channel, never
 from tagalong.migrate.transport.listener import LEAST_S, Listener
 
@@ -46,7 +46,7 @@ class Door:
         timeouts: Timeouts,
         granted: wire.Hello,
         joining: Callable[[], wire.Joining],
-        new_taker: Callable[[], PageReceiver],
+        new_taker: Callable[[Channel], PageReceiver],
     ) -> None:
         self.failure: Exception | None = None
         self.is_lost = False
@@ -152,11 +152,9 @@ class Door:
 
     def _greet(self, channel: Channel) -> None:
         """Hear what a new connection is for. Who cannot say it is sent away."""
-        taker = self._new_taker()
-        connection = wire.Connection(
-            wire.Role.DESTINATION, taker.place, self._joining(), one_place_for_tags()
-        )
-        link = Link(channel, connection, self._timeouts, taker)
+        taker = self._new_taker(channel)
+        connection = wire.Connection(wire.Role.DESTINATION, self._joining(), taker)
+        link = Link(channel, connection, self._timeouts)
         link.interrupt_with(self._check_open)
         try:
             record = self._hear_first(link)

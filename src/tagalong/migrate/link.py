@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ from tagalong.wire import (
     NeedData,
     NoBytes,
     Phase,
+    Placement,
     Record,
     Runs,
 )
@@ -70,33 +71,17 @@ class Timeouts:
     farewell_s: float = 1.0
 
 
-class Ram(Protocol):
-    """Finds the memory that the data of a batch are to be received into."""
-
-    def segments(self, runs: Runs) -> Segments | None:
-        """Return the memory of these runs, which are sound; None if they are to be copied."""
-        ...
-
-
 class Link:
     """One end's connection to its peer over `channel`, which stays the caller's to close.
 
-    `ram`: where batches go; without it they go where the connection says. `is_lost` tells
-    whether the connection broke or the peer has left, in the middle of things.
+    `is_lost` tells whether the connection broke or the peer has left, in the middle of things.
     """
 
-    def __init__(
-        self,
-        channel: Channel,
-        connection: Connection,
-        timeouts: Timeouts,
-        ram: Ram | None = None,
-    ) -> None:
+    def __init__(self, channel: Channel, connection: Connection, timeouts: Timeouts) -> None:
         self.is_lost = False
         self._channel = channel
         self._connection = connection
         self._timeouts = timeouts
-        self._ram = ram
         self._seal: list[Buffer] = []
         self._last_sent = time.monotonic()
 
@@ -105,9 +90,9 @@ class Link:
         """Return whether `send_pages` is possible."""
         return self._channel.plain_descriptor is not None
 
-    def find_ram_in(self, ram: Ram) -> None:
-        """Receive batches into `ram` from now on."""
-        self._ram = ram
+    def place_with(self, placement: Placement) -> None:
+        """Receive batches into the memory that `placement` names from now on."""
+        self._connection.placement = placement
 
     def be_patient(self) -> None:
         """Wait for bytes as long as for an answer: another connection tells of life."""
@@ -290,14 +275,11 @@ class Link:
         return len(buffer)
 
     def _receive_batch(self, deadline: float) -> bool:
-        """Receive the data of a batch straight to their place, if they come next and can be."""
-        batch = self._connection.awaited_batch
-        if batch is None or self._ram is None or not self.streams_pages:
+        """Receive all data of a batch by native code, if they come next and that is possible."""
+        landing = self._connection.awaited_data
+        if not self.streams_pages or not isinstance(landing, Segments):
             return False
-        segments = self._ram.segments(batch.runs)
-        if segments is None:
-            return False
-        self._connection.data_placed(receive_pages(self._channel, segments, deadline))
+        self._connection.data_received(receive_pages(self._channel, landing, deadline))
         return True
 
     def heed_peer(self) -> None:

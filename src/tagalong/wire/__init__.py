@@ -11,6 +11,7 @@
     integrity       checksums
     states          the transition table
     conversation    what may be said now
+    placement       where the bytes of received batches land
     reader          the incoming stream
     connection      one end: the entry point
 
@@ -24,7 +25,8 @@ from tagalong.binary.layout import Buffer
 from tagalong.wire.codec import pages_overhead_bytes
 from tagalong.wire.connection import NEED_DATA, Connection, NeedData
 from tagalong.wire.conversation import Joining
-from tagalong.wire.reader import Placement, TagPlacement
+from tagalong.wire.placement import OwnMemory, Placement
+from tagalong.wire.planes import Batch
 from tagalong.wire.records import (
     SUPPORTED_FEATURES,
     Abort,
@@ -67,6 +69,7 @@ __all__ = [
     "Abort",
     "AbortReason",
     "Accept",
+    "Batch",
     "Buffer",
     "ChannelRecord",
     "Commit",
@@ -81,6 +84,7 @@ __all__ = [
     "MachineRecord",
     "NeedData",
     "NoBytes",
+    "OwnMemory",
     "Pages",
     "Phase",
     "Placement",
@@ -98,7 +102,6 @@ __all__ = [
     "Running",
     "Runs",
     "StateRecord",
-    "TagPlacement",
     "VcpuEntry",
     "Verify",
     "pages_overhead_bytes",

@@ -11,6 +11,7 @@ it and reports with `received`. The whole protocol is in docs/formats/stream.md.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
@@ -23,17 +24,17 @@ from tagalong.mte import PACKED_RATIO
 from tagalong.wire.codec import checked_header, encode_payload, encode_stream_header
 from tagalong.wire.conversation import Conversation, Joining
 from tagalong.wire.integrity import NO_DIGESTS, RecordHash, frame_digest, page_digests, seal
+from tagalong.wire.placement import OwnMemory, Placement
 from tagalong.wire.plane_codec import PlaneCodec
 from tagalong.wire.planes import (
     PAGES_HEAD,
     SEAL_BYTES,
-    Batch,
     DataEncoding,
     EncodedData,
     encode_head,
 )
-from tagalong.wire.reader import Placement, RecordReader, TagPlacement
-from tagalong.wire.records import Abort, NoBytes, Pages, Record, RecordType, Role, Runs
+from tagalong.wire.reader import RecordReader
+from tagalong.wire.records import NoBytes, Pages, Record, RecordType, Role, Runs
 from tagalong.wire.states import Phase
 
 
@@ -47,43 +48,26 @@ NEED_DATA: Final = NeedData.NEED_DATA
 """What `next_record` returns while the next record is not complete."""
 
 
-def own_memory(_gpa: int, size_bytes: int) -> memoryview:
-    """Place received data in memory of their own, wherever they belong in the guest."""
-    return memoryview(bytearray(size_bytes))
-
-
-def own_tags(size_bytes: int) -> memoryview:
-    """Place received tags in memory of their own."""
-    return memoryview(bytearray(size_bytes))
-
-
 class Connection:
     """One end of one conversation, in the role of source or destination.
 
-    `place` says where received data go (by gpa and size; it returns a writable memoryview
-    of that size); it is asked only for ranges inside of the machine's regions. Without it
-    every batch has memory of its own. `place_tags` says the same of tags, which are asked for
-    before anything about them is checked: so it is never guest memory, but it may be the same
-    for every batch of somebody who keeps no record beyond the next. `joining`: the migration
-    that this connection is one more of. `data_bytes_sent` counts what pages' data took so far.
-    Belongs to one thread.
+    `joining`: the migration that this connection is one more of. `placement` names the memory
+    that batches are received into, by default new memory for each; it is asked only about
+    pages inside the machine's regions, and may be replaced between two batches.
+    `data_bytes_sent` counts what pages' data took so far. Belongs to one thread.
     """
 
     def __init__(
-        self,
-        role: Role,
-        place: Placement = own_memory,
-        joining: Joining | None = None,
-        place_tags: TagPlacement = own_tags,
+        self, role: Role, joining: Joining | None = None, placement: Placement | None = None
     ) -> None:
         self.role = role
         self._conversation = Conversation(joining)
-        self._reader = RecordReader(self._conversation, role.peer, place, place_tags)
+        self._reader = RecordReader(self._conversation, role.peer, placement or OwnMemory())
         self._planes = PlaneCodec()
         self._input: deque[memoryview] = deque()
         self._error: RemoteProtocolError | None = None
         self._ended_here = False
-        self._open_batch: tuple[Pages, int] | None = None
+        self._open_batch: tuple[int, int] | None = None  # pages, checksum
         self.data_bytes_sent = 0
         self._records_sent = 0
         self._bytes_sent = 0
@@ -116,9 +100,11 @@ class Connection:
         has changed then.
         """
         with _Local(self):
-            self._require_sendable(record)
+            self._require_may_send(record.type)
+            self._conversation.check(self.role, record)
             buffers = self._encode(record)
-            self._sent(record, buffers)
+        self._conversation.advance(self.role, record)
+        self._sent(buffers)
         return buffers
 
     def begin_pages(self, runs: Runs, tags: memoryview | NoBytes) -> list[Buffer]:
@@ -127,42 +113,37 @@ class Connection:
         The data of all runs follow, then what `end_pages` returns: so nobody has to have
         hashed the data before the first of them leave. `tags` are not copied. Raises as `send`.
         """
-        pages = Pages(runs, NoBytes.PLACED, tags)
         with _Local(self):
-            self._require_sendable(pages)
+            self._require_may_send(RecordType.PAGES)
             size_bytes = runs.page_count * self._conversation.machine.page_size_bytes
             head, checksum = self._encode_batch_head(
-                pages, EncodedData(DataEncoding.RAW, size_bytes)
+                runs, tags, EncodedData(DataEncoding.RAW, size_bytes)
             )
-        self._open_batch = (pages, checksum)
+        self._open_batch = (runs.page_count, checksum)
         self._bytes_sent += sum(len(buffer) for buffer in head) + size_bytes
         return head
 
     def end_pages(self, digests: NDArray[np.uint64]) -> Buffer:
         """Return the bytes to send behind the data; `digests`: XXH3-64 of each page."""
         assert self._open_batch is not None  # noqa: S101 (begin_pages came before)
-        pages, checksum = self._open_batch
+        page_count, checksum = self._open_batch
         self._open_batch = None
         tail = seal(self._records_sent, checksum, digests)
-        self._sent(pages, [tail])
+        self._conversation.advance_batch(self.role, page_count)
+        self._sent([tail])
         return tail
 
-    def _require_sendable(self, record: Record) -> None:
-        self._require_no_error(record)
-        self._conversation.require_allowed(self.role, record.type)
-        self._conversation.check(self.role, record)
+    def _require_may_send(self, kind: RecordType) -> None:
+        if self._open_batch is not None:
+            raise MalformedError("the data of a batch are still to be sent")
+        if self._error is not None and kind is not RecordType.ABORT:
+            raise MalformedError(f"only ABORT may follow an error of the peer ({self._error})")
+        self._conversation.require_allowed(self.role, kind)
 
-    def _sent(self, record: Record, buffers: list[Buffer]) -> None:
-        self._conversation.advance(self.role, record)
+    def _sent(self, buffers: list[Buffer]) -> None:
         self._ended_here = self.phase.is_final
         self._records_sent += 1
         self._bytes_sent += sum(len(buffer) for buffer in buffers)
-
-    def _require_no_error(self, record: Record) -> None:
-        if self._open_batch is not None:
-            raise MalformedError("the data of a batch are still to be sent")
-        if self._error is not None and not isinstance(record, Abort):
-            raise MalformedError(f"only ABORT may follow an error of the peer ({self._error})")
 
     def _encode(self, record: Record) -> list[Buffer]:
         if isinstance(record, Pages):
@@ -173,27 +154,32 @@ class Connection:
         return [prefix + sealed + payload]
 
     def _encode_pages(self, pages: Pages) -> list[Buffer]:
+        _require_data_bytes(pages, self._conversation.machine.page_size_bytes)
         data = self._planes.encode_data(pages, self.features)
-        head, checksum = self._encode_batch_head(pages, data)
+        head, checksum = self._encode_batch_head(pages.runs, pages.tags, data)
         if data.encoding is DataEncoding.RAW:
             digests = page_digests(data.pieces, self._conversation.machine.page_size_bytes)
         else:
             digests = frame_digest(data.pieces[0]) if data.pieces else NO_DIGESTS
         return [*head, *data.pieces, seal(self._records_sent, checksum, digests)]
 
-    def _encode_batch_head(self, pages: Pages, data: EncodedData) -> tuple[list[Buffer], int]:
-        """Return what stands before the data, and the record's checksum."""
+    def _encode_batch_head(
+        self, runs: Runs, tags: memoryview | NoBytes, data: EncodedData
+    ) -> tuple[list[Buffer], int]:
+        """Return the bytes before the data, and the record's checksum."""
         machine, features = self._conversation.machine, self.features
-        _require_planes(pages, machine.page_size_bytes)
-        tags = self._planes.encode_tags(pages.tags, machine.page_size_bytes, features)
-        head, runs = encode_head(pages.runs, tags, data, machine, features)
+        _require_tag_bytes(runs, tags, machine.page_size_bytes)
+        encoded = self._planes.encode_tags(tags, machine.page_size_bytes, features)
+        head, table = encode_head(runs, encoded, data, machine, features)
         self.data_bytes_sent += data.size_bytes
-        size_bytes = PAGES_HEAD.size + len(runs) + len(tags.payload) + data.size_bytes + SEAL_BYTES
+        size_bytes = (
+            PAGES_HEAD.size + len(table) + len(encoded.payload) + data.size_bytes + SEAL_BYTES
+        )
         checked = checked_header(RecordType.PAGES, size_bytes)
         prefix = b"" if self._records_sent else encode_stream_header()
-        sealed = self._seal(checked, head, runs, tags.payload)
+        sealed = self._seal(checked, head, table, encoded.payload)
         checksum = int.from_bytes(sealed[-8:], "little")
-        return [b"".join((prefix, sealed, head, runs)), tags.payload], checksum
+        return [b"".join((prefix, sealed, head, table)), encoded.payload], checksum
 
     def _seal(self, checked: bytes, *payload: Buffer) -> bytes:
         record_hash = RecordHash(self._records_sent, checked)
@@ -218,17 +204,26 @@ class Connection:
         return buffer
 
     @property
-    def awaited_batch(self) -> Batch | None:
-        """Return the batch whose uncompressed data come next, or None.
+    def placement(self) -> Placement:
+        """Return the object that names the memory for batches."""
+        return self._reader.placement
 
-        Valid after NEED_DATA. They can be received in any way that a reader likes, into
-        wherever they belong, and reported with `data_placed`; or as everything else.
+    @placement.setter
+    def placement(self, placement: Placement) -> None:
+        self._reader.placement = placement
+
+    @property
+    def awaited_data(self) -> Sequence[memoryview] | None:
+        """Return the memory that the next bytes, all data of a batch, belong into; else None.
+
+        Valid after NEED_DATA. A reader may fill it by any means and report that with
+        `data_received`; or go on with `receive_buffer` as for everything else.
         """
-        return None if self._input else self._reader.awaited_batch
+        return None if self._input else self._reader.awaited_data
 
-    def data_placed(self, digests: NDArray[np.uint64]) -> None:
-        """Note that all data of `awaited_batch` were received; digests as in `end_pages`."""
-        self._reader.data_placed(digests)
+    def data_received(self, digests: NDArray[np.uint64]) -> None:
+        """Note that all of `awaited_data` was filled; `digests`: XXH3-64 of each page."""
+        self._reader.data_received(digests)
 
     def received(self, count: int) -> None:
         """Note that the first `count` bytes of `receive_buffer` have been filled."""
@@ -289,18 +284,20 @@ class Connection:
         return self._error
 
 
-def _require_planes(pages: Pages, page_bytes: int) -> None:
-    """Raise unless the planes have the sizes that the runs say."""
-    ram_bytes = pages.page_count * page_bytes
-    if not isinstance(pages.data, NoBytes):
-        given = sum(piece.nbytes for piece in pages.data)
-        if given != ram_bytes:
-            raise MalformedError(f"{given:#x} bytes of data for a batch that has {ram_bytes:#x}")
-    packed_bytes = ram_bytes // PACKED_RATIO
-    if isinstance(pages.tags, memoryview) and pages.tags.nbytes != packed_bytes:
-        raise MalformedError(
-            f"{pages.tags.nbytes:#x} bytes of tags for a batch that has {packed_bytes:#x}"
-        )
+def _require_data_bytes(pages: Pages, page_bytes: int) -> None:
+    """Raise unless the data have the size that the runs say."""
+    if isinstance(pages.data, NoBytes):
+        return
+    given, expected = sum(piece.nbytes for piece in pages.data), pages.page_count * page_bytes
+    if given != expected:
+        raise MalformedError(f"{given:#x} bytes of data for a batch that has {expected:#x}")
+
+
+def _require_tag_bytes(runs: Runs, tags: memoryview | NoBytes, page_bytes: int) -> None:
+    """Raise unless the tags have the size that the runs say."""
+    expected = runs.page_count * page_bytes // PACKED_RATIO
+    if isinstance(tags, memoryview) and tags.nbytes != expected:
+        raise MalformedError(f"{tags.nbytes:#x} bytes of tags for a batch that has {expected:#x}")
 
 
 class _Local:

@@ -4,7 +4,9 @@ One object serves both directions: a record is judged by the same code before it
 and after it was received. So what one end may send is exactly what the other accepts.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tagalong.binary.layout import MalformedError
 from tagalong.wire.codec import CHANNEL, HELD_HEAD, HELLO, MIGRATION_ID_BYTES, RESUMED, ROUND
@@ -77,44 +79,17 @@ class Conversation:
 
         Offsets count from the payload's start. Nothing changes.
         """
-        if isinstance(record, Hello):
-            self._check_hello(sender, record)
-        elif isinstance(record, Round):
-            self._check_round(sender, record)
-        elif isinstance(record, StateRecord):
-            self._check_state(record)
-        elif isinstance(record, MachineRecord):
-            self._check_machine()
-        elif isinstance(record, ChannelRecord):
-            self._check_channel(sender, record)
-        elif isinstance(record, Resume):
-            self._require_joining()
-        elif isinstance(record, Held):
-            self._check_held(record)
-        elif isinstance(record, Resumed):
-            self._check_resumed(record)
+        _CHECKS.get(record.type, _accept_any)(self, sender, record)
 
     def advance(self, sender: Role, record: Record) -> None:
         """Take in a record that was checked and has been sent or received whole."""
+        _EFFECTS.get(record.type, _accept_any)(self, sender, record)
         self.phase = TRANSITIONS[self.phase, sender, record.type]
-        if isinstance(record, Hello):
-            self.hello[sender] = record
-            if sender.peer in self.hello:
-                other = self.hello[sender.peer]
-                self.features = record.offered_features & other.offered_features
-        elif isinstance(record, MachineRecord):
-            self._machine = record
-        elif isinstance(record, Pages):
-            self._pages_in_round += record.page_count
-        elif isinstance(record, Round):
-            self._round = record
-            self._pages_in_round = 0
-        elif isinstance(record, Resume | Resumed):
-            self._round = Round(record.rounds, 0)
-        elif isinstance(record, ChannelRecord):
-            self._channel = record.number
-        elif isinstance(record, Held):
-            self._held_until = record.first_gpa + record.page_count * self.machine.page_size_bytes
+
+    def advance_batch(self, sender: Role, page_count: int) -> None:
+        """Take in a PAGES record of so many pages, as `advance` does."""
+        self._pages_in_round += page_count
+        self.phase = TRANSITIONS[self.phase, sender, RecordType.PAGES]
 
     def _check_hello(self, sender: Role, hello: Hello) -> None:
         if hello.role is not sender:
@@ -146,6 +121,11 @@ class Conversation:
                     offset=HELLO.offsets[name],
                 )
 
+    def _take_hello(self, sender: Role, hello: Hello) -> None:
+        self.hello[sender] = hello
+        if sender.peer in self.hello:
+            self.features = hello.offered_features & self.hello[sender.peer].offered_features
+
     def _require_joining(self) -> Joining:
         if self._joining is None:
             raise MalformedError("there is no migration here that this connection could belong to")
@@ -159,9 +139,21 @@ class Conversation:
                 offset=offset,
             )
 
-    def _check_machine(self) -> None:
+    def _check_machine(self, _sender: Role, _machine: MachineRecord) -> None:
         if self._joining is not None:
             raise MalformedError("a connection that resumes describes no machine")
+
+    def _take_machine(self, _sender: Role, machine: MachineRecord) -> None:
+        self._machine = machine
+
+    def _check_resume(self, _sender: Role, _resume: Resume) -> None:
+        self._require_joining()
+
+    def _take_rounds(self, _sender: Role, record: Resume | Resumed) -> None:
+        self._round = Round(record.rounds, 0)
+
+    def _take_pages(self, _sender: Role, pages: Pages) -> None:
+        self._pages_in_round += pages.page_count
 
     def _check_channel(self, sender: Role, channel: ChannelRecord) -> None:
         self._require_migration(channel.migration_id, CHANNEL.offsets["migration_id"])
@@ -171,7 +163,10 @@ class Conversation:
                 offset=CHANNEL.offsets["number"],
             )
 
-    def _check_held(self, held: Held) -> None:
+    def _take_channel(self, _sender: Role, channel: ChannelRecord) -> None:
+        self._channel = channel.number
+
+    def _check_held(self, _sender: Role, held: Held) -> None:
         page = self.machine.page_size_bytes
         end = held.first_gpa + held.page_count * page
         inside = any(it.gpa <= held.first_gpa < end <= it.end for it in self.machine.regions)
@@ -182,7 +177,10 @@ class Conversation:
                 offset=HELD_HEAD.offsets["first_gpa"],
             )
 
-    def _check_resumed(self, resumed: Resumed) -> None:
+    def _take_held(self, _sender: Role, held: Held) -> None:
+        self._held_until = held.first_gpa + held.page_count * self.machine.page_size_bytes
+
+    def _check_resumed(self, _sender: Role, resumed: Resumed) -> None:
         # The answer to the last ROUND may have been lost with the connection.
         if not 0 <= resumed.rounds - self._round.number <= 1:
             raise MalformedError(
@@ -204,10 +202,46 @@ class Conversation:
                     offset=ROUND.offsets[name],
                 )
 
-    def _check_state(self, state: StateRecord) -> None:
+    def _take_round(self, _sender: Role, mark: Round) -> None:
+        self._round = mark
+        self._pages_in_round = 0
+
+    def _check_state(self, _sender: Role, state: StateRecord) -> None:
         expected = self.machine.vcpu_count
         if len(state.vcpus) != expected:
             raise MalformedError(
                 f"a state of {len(state.vcpus):#x} vCPUs for a machine of {expected:#x}",
                 offset=STATE_HEAD.offsets["vcpu_count"],
             )
+
+
+# One row for each record that depends on earlier ones, or that later ones depend on. Any: the
+# type of a record is known only by its number here, and each method names the one it gets.
+_Rule = Callable[[Conversation, Role, Any], None]
+
+
+def _accept_any(_conversation: Conversation, _sender: Role, _record: Record) -> None:
+    """Do nothing: the transition table says all there is to say about this record."""
+
+
+_CHECKS: dict[RecordType, _Rule] = {
+    RecordType.HELLO: Conversation._check_hello,
+    RecordType.MACHINE: Conversation._check_machine,
+    RecordType.STATE: Conversation._check_state,
+    RecordType.ROUND: Conversation._check_round,
+    RecordType.CHANNEL: Conversation._check_channel,
+    RecordType.RESUME: Conversation._check_resume,
+    RecordType.HELD: Conversation._check_held,
+    RecordType.RESUMED: Conversation._check_resumed,
+}
+
+_EFFECTS: dict[RecordType, _Rule] = {
+    RecordType.HELLO: Conversation._take_hello,
+    RecordType.MACHINE: Conversation._take_machine,
+    RecordType.PAGES: Conversation._take_pages,
+    RecordType.ROUND: Conversation._take_round,
+    RecordType.CHANNEL: Conversation._take_channel,
+    RecordType.RESUME: Conversation._take_rounds,
+    RecordType.HELD: Conversation._take_held,
+    RecordType.RESUMED: Conversation._take_rounds,
+}

@@ -1,5 +1,6 @@
 """PAGES: the head and the runs of a batch, and what they must be."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeVar
@@ -270,7 +271,7 @@ class EncodedData:
 
     encoding: DataEncoding
     size_bytes: int
-    pieces: tuple[Buffer, ...] = ()
+    pieces: Sequence[Buffer] = ()
 
 
 def encode_head(

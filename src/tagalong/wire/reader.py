@@ -5,7 +5,7 @@ Data of PAGES thereby go straight into guest RAM, nothing is read ahead, and mem
 payload grows with the bytes that arrive, not with the length that a header claims.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,28 +26,18 @@ from tagalong.wire.integrity import (
     page_digests,
     seal,
 )
+from tagalong.wire.placement import Placement
 from tagalong.wire.plane_codec import PlaneCodec
 from tagalong.wire.planes import (
     PAGES_HEAD,
     SEAL_BYTES,
-    Batch,
     DataEncoding,
     decode_batch,
     decode_head,
 )
 from tagalong.wire.records import NoBytes, Pages, Record, RecordType, Role
 
-Placement = Callable[[int, int], memoryview]
-"""Returns the memory that the data of `[gpa, gpa + size)` are to be received into.
-
-Asked only for batches of one run.
-"""
-
-TagPlacement = Callable[[int], memoryview]
-"""Returns the memory, of so many bytes, that a batch's tags are received into as they are sent."""
-
 _CHUNK_BYTES = 64 << 10
-_NOTHING = memoryview(b"")
 
 
 class RecordReader:
@@ -60,26 +50,23 @@ class RecordReader:
         self,
         conversation: Conversation,
         sender: Role,
-        place: Placement,
-        place_tags: TagPlacement,
+        placement: Placement,
     ) -> None:
+        self.placement = placement
         self._conversation = conversation
         self._sender = sender
-        self._place = place
-        self._place_tags = place_tags
         self._tags = PlaneCodec()
         self._sequence = 0
         self.offset = 0
         self.record_start = 0
         self._awaits_data = False
-        self._received_data: tuple[memoryview, ...] | NoBytes = NoBytes.KEPT
+        self._received_data: Sequence[memoryview] | NoBytes = NoBytes.KEPT
         self._on_filled: Callable[[], Record | None] = self._stream_header
         self._expect(bytearray(STREAM_HEADER.size), self._stream_header)
 
     def buffer(self) -> memoryview:
         """Return where the next bytes go; not empty after `record` returned None."""
-        if self._awaits_data:
-            self._place_data()
+        self._awaits_data = False
         return self._target[self._filled :]
 
     def filled(self, count: int) -> None:
@@ -89,24 +76,25 @@ class RecordReader:
 
     def record(self) -> Record | None:
         """Return the next record if its last byte has come."""
-        while self._filled == len(self._target) and not self._awaits_data:
+        while self._filled == len(self._target):
             record = self._on_filled()
             if record is not None:
                 return record
         return None
 
     @property
-    def awaited_batch(self) -> Batch | None:
-        """Return the batch whose uncompressed data come next and were not asked for yet."""
-        return self._batch if self._awaits_data else None
+    def awaited_data(self) -> Sequence[memoryview] | None:
+        """Return the memory that all uncompressed data of a batch belong into, if they come next.
 
-    def data_placed(self, digests: NDArray[np.uint64]) -> None:
-        """Note that somebody has received the awaited batch's data, and what they hash to."""
+        None once the first of them were asked for with `buffer`.
+        """
+        return self._landing if self._awaits_data else None
+
+    def data_received(self, digests: NDArray[np.uint64]) -> None:
+        """Note that `awaited_data` was filled by other means, and the digest of each page."""
         self._awaits_data = False
         self.offset += self._batch.ram_bytes
-        self._digests = digests
-        self._received_data = NoBytes.PLACED
-        self._expect_seal()
+        self._have_data(digests)
 
     def _expect(self, target: bytearray | memoryview, then: Callable[[], Record | None]) -> None:
         self._target = memoryview(target)
@@ -164,7 +152,7 @@ class RecordReader:
                 self._head, runs, self._conversation.machine, self._conversation.features
             )
         self._require_batch_size()
-        self._expect(self._place_tags(self._head.tag_bytes), self._batch_tags)
+        self._expect(self.placement.tags(self._head.tag_bytes), self._batch_tags)
 
     def _require_batch_size(self) -> None:
         given, expected = self._header.payload_bytes, self._batch.payload_bytes
@@ -183,28 +171,34 @@ class RecordReader:
         self._digests = NO_DIGESTS
         encoding = self._head.data_encoding
         if encoding is DataEncoding.RAW:
-            self._awaits_data = True
-            self._expect(_NOTHING, self._data)
+            self._land_data()
         elif encoding is DataEncoding.ZSTD:
             self._expect(bytearray(self._head.data_bytes), self._frame)
         else:
             self._received_data = NoBytes.ZERO if encoding is DataEncoding.ZERO else NoBytes.KEPT
             self._expect_seal()
 
-    def _place_data(self) -> None:
-        self._awaits_data = False
-        runs = self._batch.runs
-        # One piece for many runs: a record of scattered pages would else be received
-        # page by page.
-        self._target = (
-            self._place(runs[0].first_gpa, self._batch.ram_bytes)
-            if len(runs) == 1
-            else memoryview(bytearray(self._batch.ram_bytes))
-        )
+    def _land_data(self) -> None:
+        self._landing = self.placement.data(self._batch)
+        self._pieces: Iterator[memoryview] = iter(self._landing)
+        self._piece_digests: list[NDArray[np.uint64]] = []
+        self._next_piece()
+        self._awaits_data = True
 
-    def _data(self) -> None:
-        self._digests = page_digests((self._target,), self._batch.page_size_bytes)
-        self._received_data = (self._target,)
+    def _next_piece(self) -> None:
+        piece = next(self._pieces, None)
+        if piece is None:
+            self._have_data(np.concatenate(self._piece_digests))
+        else:
+            self._expect(piece, self._piece)
+
+    def _piece(self) -> None:
+        self._piece_digests.append(page_digests((self._target,), self._batch.page_size_bytes))
+        self._next_piece()
+
+    def _have_data(self, digests: NDArray[np.uint64]) -> None:
+        self._digests = digests
+        self._received_data = self._landing
         self._expect_seal()
 
     def _frame(self) -> None:

@@ -86,13 +86,12 @@ class NoBytes(Enum):
     """What stands in for a plane that is not sent: things that must not be confused.
 
     ABSENT: there is no such plane. ZERO: all of it is zero. KEPT: it is what the receiver
-    has. (Bytes: it is these.) PLACED: received data that are in guest RAM already.
+    has. (Bytes: it is these.)
     """
 
     ABSENT = "absent"
     ZERO = "zero"
     KEPT = "kept"
-    PLACED = "placed"
 
 
 @dataclass(frozen=True)
@@ -212,16 +211,16 @@ class Pages:
     """Data and tags of runs of pages; both planes are replaced as a whole.
 
     `data` has the bytes of all runs in order, in pieces of whole pages, or is ZERO, or KEPT
-    where only tags have changed. Received data are in one piece: where they belong if there
-    is one run and they were not compressed, else in memory of their own; or they are PLACED.
-    `tags` are the packed allocation tags of all runs, or ZERO, or ABSENT if the machine has
-    none. `level`: compress the data with Zstandard at this level, if that makes them smaller.
+    where only tags have changed. Received data are what the connection's `Placement` named for
+    them, filled; data that came compressed are one piece of new memory. `tags` are the packed
+    allocation tags of all runs, or ZERO, or ABSENT if the machine has none. `level`: compress
+    the data with Zstandard at this level, if that makes them smaller.
     """
 
     type: ClassVar = RecordType.PAGES
 
     runs: Runs
-    data: tuple[memoryview, ...] | NoBytes
+    data: Sequence[memoryview] | NoBytes
     tags: memoryview | NoBytes
     level: int | None = field(default=None, compare=False)
 

@@ -1,7 +1,7 @@
 """Which records a batch becomes, and what is touched at the receiving end."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -17,7 +17,8 @@ from tagalong.migrate.pages.digest import memory_digest
 from tagalong.migrate.pages.receiver import PageInventory, PageReceiver
 from tagalong.migrate.pages.sender import PageSender, SentData, Tally, batches
 from tagalong.migrate.pages.sender_group import Team
-from tagalong.wire import Accept, Hello, NoBytes, Pages, Role, Run, Runs
+from tagalong.wire import Accept, Batch, Hello, NoBytes, Pages, Role, Run, Runs
+from tagalong.wire.planes import BatchHead, DataEncoding, TagEncoding
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.migration import channel_pair
 from tests.support.wire_session import MIGRATION_ID, Pair
@@ -121,23 +122,38 @@ def machine() -> Iterator[FakeMachine]:
     machine.close()
 
 
-def test_taker_given_zero_for_holes_leaves_them(machine: FakeMachine) -> None:
-    taker = PageReceiver(machine, PageInventory(machine), has_tags=True)
+def batch_of(*runs: tuple[int, int]) -> Batch:
+    """Return the head of a batch of uncompressed data with zero tags."""
+    table = Runs(runs)
+    head = BatchHead(len(runs), DataEncoding.RAW, TagEncoding.ZERO, 0, table.page_count * PAGE)
+    return Batch(head, table, PAGE)
 
-    taker.take(Pages(Runs([Run(RAM, 0x100)]), NoBytes.ZERO, NoBytes.ZERO))
+
+def land(receiver: PageReceiver, data: bytes, *runs: tuple[int, int]) -> Sequence[memoryview]:
+    """Receive `data` into the memory that the receiver names for these runs."""
+    landing = receiver.data(batch_of(*runs))
+    for piece in landing:
+        piece[:], data = data[: len(piece)], data[len(piece) :]
+    assert not data
+    return landing
+
+
+def test_receiver_given_zero_for_holes_leaves_them(machine: FakeMachine) -> None:
+    receiver = PageReceiver(machine, PageInventory(machine), has_tags=True)
+
+    receiver.take(Pages(Runs([Run(RAM, 0x100)]), NoBytes.ZERO, NoBytes.ZERO))
 
     assert [bitmap.count() for bitmap in machine.populated_pages()] == [0, 0]
-    assert (taker.end_round(), taker.end_round()) == (0x100, 0)
+    assert (receiver.end_round(), receiver.end_round()) == (0x100, 0)
 
 
-def test_taker_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMachine) -> None:
-    taker = PageReceiver(machine, PageInventory(machine), has_tags=True)
-    placed = taker.place(RAM + 4 * PAGE, 2 * PAGE)
-    placed[:] = bytes([9]) * (2 * PAGE)
+def test_receiver_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMachine) -> None:
+    receiver = PageReceiver(machine, PageInventory(machine), has_tags=True)
+    placed = land(receiver, bytes([9]) * (2 * PAGE), (RAM + 4 * PAGE, 2))
     tags = memoryview(bytes([0x11]) * 256)
-    taker.take(Pages(Runs([Run(RAM + 4 * PAGE, 2)]), (placed,), tags))
+    receiver.take(Pages(Runs([Run(RAM + 4 * PAGE, 2)]), placed, tags))
 
-    taker.take(Pages(Runs([Run(RAM, 5)]), NoBytes.ZERO, NoBytes.ZERO))
+    receiver.take(Pages(Runs([Run(RAM, 5)]), NoBytes.ZERO, NoBytes.ZERO))
 
     data, packed = contents(machine)[0]
     assert not any(data[: 5 * PAGE])
@@ -147,39 +163,38 @@ def test_taker_given_zero_after_bytes_clears_those_pages_alone(machine: FakeMach
     assert machine.populated_pages()[0].pages().tolist() == [4, 5]
 
 
-def test_taker_given_tags_alone_writes_no_data(machine: FakeMachine) -> None:
-    taker = PageReceiver(machine, PageInventory(machine), has_tags=True)
+def test_receiver_given_tags_alone_writes_no_data(machine: FakeMachine) -> None:
+    receiver = PageReceiver(machine, PageInventory(machine), has_tags=True)
 
-    taker.take(Pages(Runs([Run(RAM + PAGE, 1)]), NoBytes.ZERO, memoryview(bytes([0x22]) * 128)))
+    receiver.take(Pages(Runs([Run(RAM + PAGE, 1)]), NoBytes.ZERO, memoryview(bytes([0x22]) * 128)))
 
     region = machine.memory.regions[0]
     assert machine.populated_pages()[0].pages().tolist() == [1]
     assert not any(region.read_data(0, region.size_bytes))
 
 
-def test_taker_deals_the_tags_out_to_the_runs(machine: FakeMachine) -> None:
-    taker = PageReceiver(machine, PageInventory(machine), has_tags=True)
+def test_receiver_deals_the_tags_out_to_the_runs(machine: FakeMachine) -> None:
+    receiver = PageReceiver(machine, PageInventory(machine), has_tags=True)
     tags = memoryview(b"\x11" * 128 + b"\x22" * 256)
 
-    taker.take(Pages(Runs([Run(RAM, 1), Run(RAM + 5 * PAGE, 2)]), NoBytes.ZERO, tags))
+    receiver.take(Pages(Runs([Run(RAM, 1), Run(RAM + 5 * PAGE, 2)]), NoBytes.ZERO, tags))
 
     packed = contents(machine)[0][1]
     assert packed[:128] == b"\x11" * 128
     assert not any(packed[128 : 5 * 128])
     assert packed[5 * 128 : 7 * 128] == b"\x22" * 256
-    assert taker.pages_in_round == 3
+    assert receiver.pages_in_round == 3
 
 
-def test_taker_clears_what_was_there_and_never_came(machine: FakeMachine) -> None:
+def test_receiver_clears_what_was_there_and_never_came(machine: FakeMachine) -> None:
     for region in machine.memory.regions:
         region.data[: 3 * PAGE] = 5
         region.tags[: 3 * 128] = 0x55
-    taker = PageReceiver(machine, PageInventory(machine), has_tags=True)
-    placed = taker.place(RAM, PAGE)
-    placed[:] = bytes([6]) * PAGE
-    taker.take(Pages(Runs([Run(RAM, 1)]), (placed,), NoBytes.ZERO))
+    receiver = PageReceiver(machine, PageInventory(machine), has_tags=True)
+    placed = land(receiver, bytes([6]) * PAGE, (RAM, 1))
+    receiver.take(Pages(Runs([Run(RAM, 1)]), placed, NoBytes.ZERO))
 
-    taker.clear_stale()
+    receiver.clear_stale()
 
     (data, tags), (other_data, other_tags) = contents(machine)
     assert data[:PAGE] == bytes([6]) * PAGE
@@ -189,20 +204,42 @@ def test_taker_clears_what_was_there_and_never_came(machine: FakeMachine) -> Non
     assert not any(other_tags)
 
 
-def test_taker_deals_scattered_pages_out_to_both_regions(machine: FakeMachine) -> None:
-    taker = PageReceiver(machine, PageInventory(machine), has_tags=True)
+def test_receiver_deals_scattered_pages_out_to_both_regions(machine: FakeMachine) -> None:
+    receiver = PageReceiver(machine, PageInventory(machine), has_tags=True)
     low, high = machine.memory.regions
     runs = Runs([Run(RAM + PAGE, 1), Run(RAM + 3 * PAGE, 2), Run(high.gpa, 1)])
     data = memoryview(b"".join(bytes([fill]) * PAGE for fill in (1, 2, 3, 4)))
     tags = memoryview(b"".join(bytes([fill]) * 128 for fill in (0x11, 0x22, 0x33, 0x44)))
 
-    taker.take(Pages(runs, (data,), tags))
+    receiver.take(Pages(runs, (data,), tags))
 
     assert [bitmap.pages().tolist() for bitmap in machine.populated_pages()] == [[1, 3, 4], [0]]
     assert low.data[::PAGE].tolist()[:6] == [0, 1, 0, 2, 3, 0]
     assert low.tags[::128].tolist()[:6] == [0, 0x11, 0, 0x22, 0x33, 0]
     assert (high.data[0], high.data[PAGE], high.tags[127], high.tags[128]) == (4, 0, 0x44, 0)
-    assert taker.end_round() == 4
+    assert receiver.end_round() == 4
+
+
+def test_receiver_places_scattered_runs_in_guest_ram_only_if_its_reader_scatters(
+    machine: FakeMachine,
+) -> None:
+    high = machine.memory.regions[1]
+    runs, data = ((RAM + PAGE, 1), (high.gpa, 2)), b"\1" * PAGE + b"\2" * (2 * PAGE)
+    inventory = PageInventory(machine)
+
+    directly = land(PageReceiver(machine, inventory, has_tags=True), data, *runs)
+
+    assert [len(piece) for piece in directly] == [PAGE, 2 * PAGE]
+    assert (machine.memory.regions[0].data[PAGE], high.data[2 * PAGE - 1]) == (1, 2)
+
+    machine.memory.regions[0].data[PAGE : 2 * PAGE] = 0
+    slow = PageReceiver(machine, inventory, has_tags=True, scatters=False)
+    buffered = land(slow, data, *runs)
+
+    assert [len(piece) for piece in buffered] == [3 * PAGE]
+    assert machine.memory.regions[0].data[PAGE] == 0
+    slow.take(Pages(Runs(runs), buffered, NoBytes.ZERO))
+    assert machine.memory.regions[0].data[PAGE] == 1
 
 
 class Route:
@@ -235,17 +272,17 @@ def test_sender_reads_routed_memory_by_its_route_even_if_the_guest_stands(
     assert route.reads == 1
 
 
-def test_taker_writes_routed_memory_by_its_route_once_the_batch_is_complete(
+def test_receiver_writes_routed_memory_by_its_route_once_the_batch_is_complete(
     machine: FakeMachine,
 ) -> None:
-    route, taker = Route(machine), PageReceiver(machine, PageInventory(machine), has_tags=True)
+    route, receiver = Route(machine), PageReceiver(machine, PageInventory(machine), has_tags=True)
     one, two = memoryview(bytes([9]) * (2 * PAGE)), memoryview(bytes([8]) * (2 * PAGE))
 
-    taker.place(RAM + 4 * PAGE, 2 * PAGE)[:] = one
+    landing = land(receiver, one.tobytes(), (RAM + 4 * PAGE, 2))
     assert not route.region.data.any()
-    taker.take(Pages(Runs([Run(RAM + 4 * PAGE, 2)]), (one,), NoBytes.ZERO))
-    taker.take(Pages(Runs([Run(RAM, 1), Run(RAM + 9 * PAGE, 1)]), (two,), NoBytes.ZERO))
-    taker.take(Pages(Runs([Run(RAM + 5 * PAGE, 1)]), NoBytes.ZERO, NoBytes.ZERO))
+    receiver.take(Pages(Runs([Run(RAM + 4 * PAGE, 2)]), landing, NoBytes.ZERO))
+    receiver.take(Pages(Runs([Run(RAM, 1), Run(RAM + 9 * PAGE, 1)]), (two,), NoBytes.ZERO))
+    receiver.take(Pages(Runs([Run(RAM + 5 * PAGE, 1)]), NoBytes.ZERO, NoBytes.ZERO))
 
     rows = route.region.data.reshape(-1, PAGE)
     assert {number: int(rows[number, 7]) for number in (0, 4, 5, 9)} == {0: 8, 4: 9, 5: 0, 9: 8}

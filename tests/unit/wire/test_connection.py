@@ -1,5 +1,7 @@
 """One end by itself: portions of any size, placement, the end of the stream, errors for ever."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from tagalong.errors import LocalProtocolError, RemoteProtocolError
@@ -7,9 +9,11 @@ from tagalong.wire import (
     NEED_DATA,
     Abort,
     AbortReason,
+    Batch,
     Connection,
     KeepAlive,
     NoBytes,
+    OwnMemory,
     Pages,
     Phase,
     RecordType,
@@ -19,6 +23,7 @@ from tagalong.wire import (
     Runs,
     StateRecord,
 )
+from tagalong.wire.integrity import page_digests
 from tests.support.wire_session import (
     PAGE,
     RAM,
@@ -63,20 +68,31 @@ def test_stream_in_portions_gives_the_same_records(role: Role, portion: int) -> 
     assert connection.bytes_sent == len(streams()[role])
 
 
+class RamPlacement(OwnMemory):
+    """Places data into `ram`, a piece for each run; records the runs that it was asked about."""
+
+    def __init__(self) -> None:
+        self.ram = bytearray(0x10_0000)
+        self.asked: list[Runs] = []
+
+    def data(self, batch: Batch) -> Sequence[memoryview]:
+        self.asked.append(batch.runs)
+        ram = memoryview(self.ram)
+        return tuple(
+            ram[run.first_gpa - RAM :][: run.page_count * batch.page_size_bytes]
+            for run in batch.runs
+        )
+
+
 def test_receive_buffer_leads_data_straight_to_their_place() -> None:
-    ram = bytearray(0x10_0000)
-    asked: list[tuple[int, int]] = []
-
-    def place(gpa: int, size_bytes: int) -> memoryview:
-        asked.append((gpa, size_bytes))
-        return memoryview(ram)[gpa - RAM : gpa - RAM + size_bytes]
-
-    pair = pair_in(Phase.COPYING, place)
+    placement = RamPlacement()
+    ram = placement.ram
+    pair = pair_in(Phase.COPYING, placement)
     incoming = joined(pair.source.send(Pages(Runs([Run(RAM + PAGE, 1)]), (RAW_DATA,), RAW_TAGS)))
 
     steps = fill(pair.destination, incoming)
 
-    assert asked == [(RAM + PAGE, PAGE)]
+    assert placement.asked == [Runs([Run(RAM + PAGE, 1)])]
     assert ram[PAGE : 2 * PAGE] == RAW_DATA
     assert not any(ram[:PAGE])
     assert not any(ram[2 * PAGE :])
@@ -111,17 +127,38 @@ def test_receive_buffer_after_the_end_raises() -> None:
         source.receive_buffer()
 
 
-def test_data_of_several_runs_come_in_one_piece_and_are_not_placed() -> None:
-    def place(gpa: int, size_bytes: int) -> memoryview:
-        raise AssertionError(f"asked for {gpa:#x}+{size_bytes:#x}")
-
-    pair = pair_in(Phase.COPYING, place)
+def test_data_of_several_runs_land_in_the_pieces_of_the_placement() -> None:
+    placement = RamPlacement()
+    pair = pair_in(Phase.COPYING, placement)
     runs = Runs([Run(RAM, 1), Run(RAM + 3 * PAGE, 2)])
-    data = memoryview(b"a" * PAGE + b"b" * PAGE + b"c" * PAGE)
+    data = (memoryview(b"a" * PAGE), memoryview(b"b" * PAGE + b"c" * PAGE))
 
-    record = pair.say(SOURCE, Pages(runs, (data[:PAGE], data[PAGE:]), NoBytes.ZERO))
+    steps = fill(pair.destination, joined(pair.source.send(Pages(runs, data, NoBytes.ZERO))))
 
-    assert record == Pages(runs, (data,), NoBytes.ZERO)
+    assert steps == [16, 16, 32, PAGE, 2 * PAGE, 8]
+    assert placement.ram[:PAGE] == b"a" * PAGE
+    assert placement.ram[3 * PAGE : 5 * PAGE] == b"b" * PAGE + b"c" * PAGE
+    assert not any(placement.ram[PAGE : 3 * PAGE])
+
+
+def test_awaited_data_filled_by_other_means_are_the_record() -> None:
+    placement = RamPlacement()
+    pair = pair_in(Phase.COPYING, placement)
+    batch = Pages(Runs([Run(RAM, 1)]), (RAW_DATA,), RAW_TAGS)
+    incoming = joined(pair.source.send(batch))
+    at = incoming.index(RAW_DATA)
+    pair.destination.receive_data(incoming[:at])
+    assert pair.destination.next_record() is NEED_DATA
+
+    landing = pair.destination.awaited_data
+    assert landing is not None
+    landing[0][:] = RAW_DATA
+    pair.destination.data_received(page_digests((RAW_DATA,), PAGE))
+    pair.destination.receive_data(incoming[at + PAGE :])
+
+    assert pair.destination.next_record() == batch
+    assert pair.destination.awaited_data is None
+    assert pair.destination.bytes_received == pair.source.bytes_sent
 
 
 def test_runs_of_values_that_are_no_u64_raise() -> None:
@@ -217,13 +254,8 @@ def test_data_changed_after_they_were_sealed_are_detected() -> None:
 
 
 def test_head_damaged_is_detected_before_anything_is_placed() -> None:
-    asked: list[int] = []
-
-    def place(gpa: int, size_bytes: int) -> memoryview:
-        asked.append(gpa)
-        return memoryview(bytearray(size_bytes))
-
-    pair = pair_in(Phase.COPYING, place)
+    placement = RamPlacement()
+    pair = pair_in(Phase.COPYING, placement)
     sent = bytearray(joined(pair.source.send(Pages(Runs([Run(RAM, 1)]), (RAW_DATA,), RAW_TAGS))))
     sent[16 + 16 + 1] ^= 0x10  # the gpa
 
@@ -231,7 +263,7 @@ def test_head_damaged_is_detected_before_anything_is_placed() -> None:
 
     with pytest.raises(RemoteProtocolError, match=r"checksum .* of record 0x3 \(PAGES\)"):
         pair.destination.next_record()
-    assert not asked
+    assert not placement.asked
 
 
 def test_state_of_many_chunks_arrives_whole() -> None:
@@ -285,11 +317,12 @@ def test_tags_are_received_where_the_placement_says() -> None:
     memory = memoryview(bytearray(2 * len(RAW_TAGS)))
     asked: list[int] = []
 
-    def place_tags(size_bytes: int) -> memoryview:
-        asked.append(size_bytes)
-        return memory[:size_bytes]
+    class TagMemory(OwnMemory):
+        def tags(self, size_bytes: int) -> memoryview:
+            asked.append(size_bytes)
+            return memory[:size_bytes]
 
-    pair = pair_in(Phase.COPYING, place_tags=place_tags)
+    pair = pair_in(Phase.COPYING, TagMemory())
     for tags in (RAW_TAGS, RAW_TAGS[::-1]):
         batch = Pages(Runs([Run(RAM, 1)]), (RAW_DATA,), memoryview(bytes(tags)))
         fill(pair.destination, joined(pair.source.send(batch)))

@@ -524,7 +524,6 @@ WRONG_TO_SEND: list[tuple[Phase, Role, Record, str]] = [
     (Phase.COPYING, SOURCE, Pages(Runs([]), NoBytes.ZERO, NoBytes.ZERO), "0x0 runs"),
     (Phase.COPYING, SOURCE, zero_pages(Run(0, 1)), "are not in one region"),
     (Phase.COPYING, SOURCE, Pages(ONE, NoBytes.ABSENT, NoBytes.ZERO), "never absent"),
-    (Phase.COPYING, SOURCE, Pages(ONE, NoBytes.PLACED, NoBytes.ZERO), "never placed"),
     (Phase.COPYING, SOURCE, Pages(ONE, NoBytes.ZERO, NoBytes.KEPT), "tags are never kept"),
     (Phase.COPYING, SOURCE, Pages(ONE, NoBytes.ZERO, NoBytes.ABSENT), "tag encoding ABSENT"),
     (

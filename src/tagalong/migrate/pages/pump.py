@@ -10,8 +10,9 @@ import ctypes
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +32,29 @@ class PeerClosedError(HostError):
 
 
 @dataclass(frozen=True)
-class Segments:
+class Segments(Sequence[memoryview]):
     """Pieces of memory: shape (pieces, 2), uint64, address and bytes, whole pages each.
 
-    `owner` keeps what the addresses point into alive.
+    `owner` keeps what the addresses point into alive. As a sequence they are writable views of
+    the pieces, valid as long as the segments are.
     """
 
     array: NDArray[np.uint64]
     page_bytes: int
     owner: object
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @overload
+    def __getitem__(self, place: int) -> memoryview: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Segments": ...
+    def __getitem__(self, place: int | slice) -> "memoryview | Segments":
+        if isinstance(place, slice):
+            return Segments(self.array[place], self.page_bytes, self.owner)
+        address, size_bytes = self.array[place].tolist()
+        return memoryview((ctypes.c_ubyte * size_bytes).from_address(address)).cast("B")
 
     @property
     def total_bytes(self) -> int:

@@ -1,7 +1,7 @@
 """Puts received pages into a machine, and leaves alone what is zero there anyway."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tagalong import wire
 from tagalong.machine import Machine
-from tagalong.memory import Gpa, PageBitmap, page_index, run_pages
+from tagalong.memory import PageBitmap, page_index, run_pages
 from tagalong.memory.zeros import dense_zeros, sparse_zeros
 from tagalong.migrate.pages.pump import Segments, segments_of
 from tagalong.mte import PACKED_RATIO
@@ -91,54 +91,52 @@ def _flags(bitmap: PageBitmap) -> NDArray[np.bool_]:
     return bitmap.flags() if bitmap.count() else sparse_zeros(bitmap.page_count, np.bool_)
 
 
-def one_place_for_tags() -> wire.TagPlacement:
-    """Return what lets the tags of all batches of a connection into the same memory.
-
-    For who takes a batch before the next one comes, as `PageReceiver.take` does.
-    """
-    memory = dense_zeros(MAX_BATCH_TAG_BYTES, np.uint8).data
-    return lambda size_bytes: memory[:size_bytes]
-
-
 class PageReceiver:
-    """Receives pages over one connection into `machine`, which is paused.
+    """Receives pages over one connection into `machine`, which is paused; a wire.Placement.
 
-    Keeps in `holdings` which planes of which pages hold something, so that what comes as zero and
-    was never used stays a hole. `pages_in_round` counts up to `end_round`.
+    Records in `inventory` which planes of which pages hold something, so that what comes as
+    zero and was never used stays a hole. `scatters`: whether the reader of the connection fills
+    scattered pieces of memory at no cost for each (native code does; Python would take one
+    system call for each run). `pages_in_round` counts up to `end_round`.
     """
 
-    def __init__(self, machine: Machine, holdings: PageInventory, *, has_tags: bool) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        inventory: PageInventory,
+        *,
+        has_tags: bool,
+        scatters: bool = True,
+    ) -> None:
         self.pages_in_round = 0
         self._machine = machine
-        self._holdings = holdings
+        self._inventory = inventory
         self._has_tags = has_tags
-        self._placed: memoryview | None = None
+        self._scatters = scatters
+        self._tags = dense_zeros(MAX_BATCH_TAG_BYTES, np.uint8).data
         self._page_bytes = machine.description.page_size_bytes
         self._starts = np.array([region.gpa for region in machine.memory.regions], np.int64)
 
-    def place(self, gpa: int, size_bytes: int) -> memoryview:
-        """Return where the data of a batch of one run are to be received into: guest RAM.
+    def tags(self, size_bytes: int) -> memoryview:
+        """As wire.Placement: the same memory each time, since a batch is taken before the next."""
+        return self._tags[:size_bytes]
 
-        Where guest RAM is written by an access strategy it is memory of ours, until `take`.
+    def data(self, batch: wire.Batch) -> Sequence[memoryview]:
+        """As wire.Placement: guest RAM itself, as Segments, or a buffer that `take` copies from.
+
+        A buffer where an access strategy writes guest RAM: no pointer into that RAM may leave its
+        region. And where many runs would be received one by one.
         """
-        number = int(np.searchsorted(self._starts, gpa, "right")) - 1
-        first = (gpa - int(self._starts[number])) // self._page_bytes
-        self._holdings.data_used[number][first : first + size_bytes // self._page_bytes] = True
-        if self._machine.memory.regions[number].is_routed:
-            return memoryview(bytearray(size_bytes))
-        self._placed = self._machine.memory.view(Gpa(gpa), size_bytes).data
-        return self._placed
+        is_routed = any(region.is_routed for region in self._machine.memory.regions)
+        if is_routed or (len(batch.runs) > 1 and not self._scatters):
+            return (memoryview(bytearray(batch.ram_bytes)),)
+        return self._in_place(batch.runs)
 
-    def segments(self, runs: wire.Runs) -> Segments | None:
-        """Return the guest RAM that the data of any batch are to be received into.
-
-        None where an access strategy writes it: see `place`.
-        """
-        if any(region.is_routed for region in self._machine.memory.regions):
-            return None
+    def _in_place(self, runs: wire.Runs) -> Segments:
         parts = []
         for number, ranges in self._ranges(runs):
-            self._holdings.data_used[number][page_index(run_pages(ranges))] = True
+            # From its first byte on the page may hold something, whatever becomes of the batch.
+            self._inventory.data_used[number][page_index(run_pages(ranges))] = True
             parts.append(segments_of(self._machine.memory.regions[number], ranges))
         array = np.concatenate([part.array for part in parts])
         return Segments(array, self._page_bytes, [part.owner for part in parts])
@@ -153,21 +151,21 @@ class PageReceiver:
             pages = run_pages(ranges)
             if batch.data is wire.NoBytes.ZERO:
                 self._zero_data(number, pages)
-            elif not isinstance(batch.data, wire.NoBytes) and batch.data[0] is not self._placed:
+            elif not isinstance(batch.data, wire.NoBytes | Segments):
                 self._scatter(number, pages, batch.data[0], at)
             self._take_tags(number, pages, batch.tags, at)
             index = page_index(pages)
-            if self._holdings.stale:
-                self._holdings.stale[number][index] = False
-            self._holdings.placed[number][index] = True
+            if self._inventory.stale:
+                self._inventory.stale[number][index] = False
+            self._inventory.placed[number][index] = True
             at += pages.size
-        self._holdings.note_pages(batch.page_count)
+        self._inventory.note_pages(batch.page_count)
         self.pages_in_round += batch.page_count
 
     def end_round(self) -> int:
         """Return how many pages were taken in this round, and begin the next one."""
         pages, self.pages_in_round = self.pages_in_round, 0
-        self._holdings.end_round()
+        self._inventory.end_round()
         return pages
 
     def clear_stale(self) -> None:
@@ -175,7 +173,7 @@ class PageReceiver:
 
         A new machine has none; but what is not received has to be zero, not left to luck.
         """
-        for number, stale in enumerate(self._holdings.stale):
+        for number, stale in enumerate(self._inventory.stale):
             pages = np.flatnonzero(stale)
             for at in range(0, pages.size, _ZEROED_AT_ONCE):
                 self._zero_data(number, pages[at : at + _ZEROED_AT_ONCE])
@@ -195,7 +193,7 @@ class PageReceiver:
         rows = np.frombuffer(data, np.uint8).reshape(-1, self._page_bytes)
         region = self._machine.memory.regions[number]
         region.write_pages(pages, rows[at : at + pages.size])
-        self._holdings.data_used[number][pages] = True
+        self._inventory.data_used[number][pages] = True
 
     def _take_tags(
         self, number: int, pages: Pages, tags: memoryview | wire.NoBytes, at: int
@@ -205,18 +203,18 @@ class PageReceiver:
             return
         rows = np.frombuffer(tags, np.uint8).reshape(-1, self._page_bytes // PACKED_RATIO)
         self._machine.write_page_tags(number, pages, rows[at : at + pages.size])
-        self._holdings.tags_used[number][page_index(pages)] = True
+        self._inventory.tags_used[number][page_index(pages)] = True
 
     def _zero_data(self, number: int, pages: Pages) -> None:
-        used = pages[self._holdings.data_used[number][pages]]
+        used = pages[self._inventory.data_used[number][pages]]
         if used.size:
             zero = np.zeros((1, self._page_bytes), np.uint8)
             self._machine.memory.regions[number].write_pages(used, zero)
-            self._holdings.data_used[number][used] = False
+            self._inventory.data_used[number][used] = False
 
     def _zero_tags(self, number: int, pages: Pages) -> None:
-        used = pages[self._holdings.tags_used[number][pages]]
+        used = pages[self._inventory.tags_used[number][pages]]
         if self._has_tags and used.size:
             zeros = np.zeros((used.size, self._page_bytes // PACKED_RATIO), np.uint8)
             self._machine.write_page_tags(number, used, zeros)
-            self._holdings.tags_used[number][used] = False
+            self._inventory.tags_used[number][used] = False
