@@ -22,14 +22,14 @@ ALLOWED: dict[str, set[str]] = {
     "access": {"mte", "memory"},
     "paging": {"mte", "memory", "machine"},
     "devices": {"mte", "memory", "machine"},
-    "boot": {"mte", "memory", "machine"},
+    "boot": {"binary", "mte", "memory", "machine"},
     "soft": {"mte", "memory", "machine", "devices", "access"},
     "kvm": {"mte", "memory", "machine", "devices", "access"},
     "wire": {"binary", "mte"},
     "machine_records": {"machine", "memory", "wire"},
     "migrate": {"files", "mte", "memory", "machine", "machine_records", "wire"},
     "core": {"binary", "files", "mte", "memory", "machine", "machine_records", "wire"},
-    "snapshot": {"files", "mte", "memory", "machine", "core", "paging"},
+    "snapshot": {"binary", "files", "mte", "memory", "machine", "core", "paging"},
     "qmp": set(),
     "vmm": {
         "mte", "memory", "machine", "boot", "soft", "kvm", "migrate", "core", "access", "snapshot",
@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "studies": {
         "access", "mte", "memory", "machine", "boot", "soft", "kvm", "vmm", "control",
     },
-    "lab": set(),
+    "lab": {"binary"},
     "cli": {
         "access", "boot", "control", "core", "lab", "migrate", "mte", "snapshot", "studies", "vmm",
     },

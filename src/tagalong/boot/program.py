@@ -6,10 +6,13 @@ Source for the image: System V ABI, chapters 4 and 5 (ELF header, program header
 """
 
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from tagalong._native import LIBRARY_FOLDER
+from tagalong.binary import elf
+from tagalong.binary.layout import MalformedError
 from tagalong.errors import AddressError, GuestImageError
 from tagalong.machine import Machine, register_ids
 from tagalong.memory import Gpa
@@ -18,19 +21,15 @@ BOOT_MAGIC: Final = int.from_bytes(b"AGALTBT1", "little")
 BOOT_BLOCK: Final = struct.Struct("<QQQIIQ")
 COMMAND_LINE_MAX_BYTES: Final = 2048
 
-_ELF_HEADER: Final = struct.Struct("<16sHHIQQQIHHHHHH")
-_PROGRAM_HEADER: Final = struct.Struct("<IIQQQQQQ")
-_ELF64_LITTLE_ENDIAN: Final = b"\x7fELF\x02\x01\x01"
-_EM_AARCH64: Final = 183
-_PT_LOAD: Final = 1
+_MAX_PROGRAM_HEADERS: Final = 1024
 _PSTATE_EL1H_MASKED: Final = 0x3C5
 
 
 class Segment(NamedTuple):
-    """One PT_LOAD: where it goes, its bytes, and its size in memory."""
+    """One PT_LOAD: where it goes, its bytes (a view of the image), and its size in memory."""
 
     gpa: Gpa
-    data: bytes
+    data: memoryview
     memory_bytes: int
 
 
@@ -56,38 +55,48 @@ def guest_image_path(name: str) -> Path:
 def parse_image(image: bytes) -> GuestImage:
     """Parse a static AArch64 ELF64 executable.
 
-    Raises GuestImageError naming the offset of what is wrong; nothing is allocated by what
-    the file claims beyond its own size.
+    Raises GuestImageError naming the offset of what is wrong. Segments are views of `image`
+    and must not overlap in memory, so an image costs no more than its own size and the RAM
+    that it fills, whatever it claims.
     """
-    if len(image) < _ELF_HEADER.size or not image.startswith(_ELF64_LITTLE_ENDIAN):
-        raise GuestImageError("guest image offset 0x0: not a little-endian ELF64 file")
-    fields = _ELF_HEADER.unpack_from(image)
-    machine, entry, table = fields[2], fields[4], fields[5]
-    entry_size, count = fields[9], fields[10]
-    if machine != _EM_AARCH64:
-        raise GuestImageError(f"guest image offset 0x12: e_machine {machine}, expected AArch64")
-    if entry_size != _PROGRAM_HEADER.size or table + count * entry_size > len(image):
+    view = elf.view_of(image)
+    try:
+        header = elf.read_elf_header(view, len(image))
+        machine_at = elf.ELF_HEADER.offsets["e_machine"]
+        elf.require_field("e_machine (AArch64)", header.machine, elf.EM_AARCH64, machine_at)
+        headers = elf.read_program_headers(view, len(image), header, most=_MAX_PROGRAM_HEADERS)
+    except MalformedError as error:
+        raise GuestImageError(f"guest image offset {error.offset:#x}: {error}") from error
+    segments = tuple(
+        _segment(image, each)
+        for each in headers
+        if each.type == elf.PT_LOAD and (each.size_bytes or each.file_bytes)
+    )
+    if not segments:
+        raise GuestImageError(f"guest image offset {header.phoff:#x}: no PT_LOAD segment")
+    _require_apart(segments)
+    return GuestImage(header.entry, segments)
+
+
+def _segment(image: bytes, header: elf.ProgramHeader) -> Segment:
+    size = header.file_bytes
+    if header.is_cut or size > header.size_bytes:
         raise GuestImageError(
-            f"guest image offset 0x20: {count} program headers at {table:#x} do not fit in "
+            f"guest image offset {header.at:#x}: segment of {size:#x} bytes at "
+            f"{header.offset:#x} (in memory {header.size_bytes:#x}) does not fit in "
             f"{len(image):#x} bytes"
         )
-    offsets = range(table, table + count * entry_size, entry_size)
-    segments = tuple(s for s in (_parse_segment(image, offset) for offset in offsets) if s)
-    if not segments:
-        raise GuestImageError(f"guest image offset {table:#x}: no PT_LOAD segment")
-    return GuestImage(entry, segments)
+    content = memoryview(image)[header.offset : header.offset + size]
+    return Segment(Gpa(header.physical), content, header.size_bytes)
 
 
-def _parse_segment(image: bytes, offset: int) -> Segment | None:
-    kind, _, start, _, gpa, size, memory_size, _ = _PROGRAM_HEADER.unpack_from(image, offset)
-    if kind != _PT_LOAD:
-        return None
-    if start + size > len(image) or size > memory_size:
-        raise GuestImageError(
-            f"guest image offset {offset:#x}: segment of {size:#x} bytes at {start:#x} (in "
-            f"memory {memory_size:#x}) does not fit in {len(image):#x} bytes"
-        )
-    return Segment(Gpa(gpa), image[start : start + size], memory_size)
+def _require_apart(segments: tuple[Segment, ...]) -> None:
+    for below, above in pairwise(sorted(segments, key=lambda segment: segment.gpa)):
+        if below.gpa + below.memory_bytes > above.gpa:
+            raise GuestImageError(
+                f"guest segments {below.gpa:#x}+{below.memory_bytes:#x} and "
+                f"{above.gpa:#x}+{above.memory_bytes:#x} overlap"
+            )
 
 
 def boot_guest(machine: Machine, image: bytes, *, command_line: str = "", seed: int = 0) -> None:

@@ -1,6 +1,6 @@
 """ELF cores that hold memory, allocation tags and a machine (docs/formats/core.md is normative).
 
-elf            numbers and byte tables of ELF
+note_types     types of segments and notes, owners of notes
 plan           what goes where in a file
 sparse         planes written so that zero is a hole
 thread_notes   registers as debuggers read them

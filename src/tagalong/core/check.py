@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from tagalong.core import elf
-from tagalong.core.elf import NoteType, SegmentType
+from tagalong.binary.elf import ProgramHeader
 from tagalong.core.findings import (
     DEBUGGERS,
     Effect,
@@ -21,7 +20,7 @@ from tagalong.core.findings import (
     Tags,
     Verdict,
 )
-from tagalong.core.headers import ProgramHeader
+from tagalong.core.note_types import OWNER_LINUX, NoteType, SegmentType
 from tagalong.core.notes import Note, is_core, threads_of
 from tagalong.core.reader import Core
 from tagalong.core.thread_notes import AT_HWCAP2, HWCAP2_MTE
@@ -130,9 +129,8 @@ def _tagged_addr_ctrl(core: Core, notes: tuple[Note, ...]) -> Iterator[Finding]:
         for thread in threads_of(notes)
         if not any(is_core(note, NoteType.NT_ARM_TAGGED_ADDR_CTRL) for note in thread)
     ]
-    is_linux = any(note.owner == elf.OWNER_LINUX for note in notes)
-    osabi = int(core.source.view(elf.IDENT.offsets["ei_osabi"], 1)[0])
-    if not is_linux and osabi != _ELFOSABI_GNU:
+    is_linux = any(note.owner == OWNER_LINUX for note in notes)
+    if not is_linux and core.osabi != _ELFOSABI_GNU:
         yield Finding(
             Rule.NO_TAGGED_ADDR_CTRL,
             Level.WARNING,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tagalong.core.headers import ProgramHeader
+from tagalong.binary.elf import ProgramHeader
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong.binary import elf
+from tagalong.binary.elf import ProgramHeader
 from tagalong.binary.layout import Layout
-from tagalong.core import elf, thread_notes
-from tagalong.core.elf import NoteType
-from tagalong.core.headers import ProgramHeader
+from tagalong.core import thread_notes
+from tagalong.core.note_types import OWNER_CORE, OWNER_LINUX, NoteType
 from tagalong.core.source import Source
 from tagalong.errors import MalformedCoreError
 
@@ -62,7 +63,7 @@ def read_notes(source: Source, headers: Sequence[ProgramHeader]) -> list[Note]:
     """
     notes: list[Note] = []
     for header in headers:
-        if header.type == elf.SegmentType.PT_NOTE:
+        if header.type == elf.PT_NOTE:
             for note in _notes_in(source, header):
                 if len(notes) == MAX_NOTES:
                     raise MalformedCoreError(
@@ -86,18 +87,12 @@ def _notes_in(source: Source, header: ProgramHeader) -> Iterator[Note]:
         )
     content = source.view(header.offset, header.file_bytes)
     # Linux says 4, or 0 for it, even where it could be 8; gABI's 8 is seen in other files.
-    wider = _alignment(source, header) == _WIDER_ALIGNMENT
+    wider = header.alignment == _WIDER_ALIGNMENT
     align = _WIDER_ALIGNMENT if wider else elf.NOTE_ALIGNMENT
     at = 0
     while at < content.size:
         note, at = _note_at(content, at, header.offset, align)
         yield note
-
-
-def _alignment(source: Source, header: ProgramHeader) -> int:
-    raw = source.view(header.at, elf.PROGRAM_HEADER.size).tobytes()
-    alignment: int = elf.PROGRAM_HEADER.unpack(raw)["p_align"]
-    return alignment
 
 
 def _note_at(content: NDArray[np.uint8], at: int, base: int, align: int) -> tuple[Note, int]:
@@ -139,7 +134,7 @@ def threads_of(notes: Sequence[Note]) -> list[list[Note]]:
 def is_core(note: Note, kind: NoteType) -> bool:
     """Return whether this is a note of type `kind` as the kernel writes it."""
     linux = kind is NoteType.NT_ARM_TAGGED_ADDR_CTRL
-    return note.type == kind and note.owner == (elf.OWNER_LINUX if linux else elf.OWNER_CORE)
+    return note.type == kind and note.owner == (OWNER_LINUX if linux else OWNER_CORE)
 
 
 def vcpu_of(notes: Sequence[Note]) -> CoreVcpu:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tagalong.core import elf
-from tagalong.core.elf import SegmentType
+from tagalong.binary import elf
+from tagalong.core.note_types import SegmentType
 from tagalong.errors import UsageError
 from tagalong.memory import Gpa
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
@@ -86,19 +86,13 @@ class CorePlan:
     def headers(self, notes_bytes: int) -> bytes:
         """Return the ELF header and all program headers of a file with so many note bytes."""
         many = self.header_count >= elf.PN_XNUM
-        ident = elf.IDENT.pack(
-            magic=elf.MAGIC, ei_class=elf.CLASS_64, ei_data=elf.DATA_LITTLE,
-            ei_version=elf.VERSION, ei_osabi=0, ei_abiversion=0, ei_pad=bytes(7),
-        )  # fmt: skip
-        header = elf.ELF_HEADER.pack(
-            e_ident=ident, e_type=elf.ET_CORE, e_machine=elf.EM_AARCH64, e_version=elf.VERSION,
-            e_entry=0, e_phoff=elf.ELF_HEADER.size,
-            e_shoff=self.section_header_offset(notes_bytes) if many else 0,
-            e_flags=0, e_ehsize=elf.ELF_HEADER.size, e_phentsize=elf.PROGRAM_HEADER.size,
-            e_phnum=elf.PN_XNUM if many else self.header_count,
-            e_shentsize=elf.SECTION_HEADER.size if many else 0, e_shnum=int(many), e_shstrndx=0,
-        )  # fmt: skip
-        return header + b"".join(self._program_headers(notes_bytes))
+        header = elf.ElfHeader.new(
+            kind=elf.ET_CORE,
+            machine=elf.EM_AARCH64,
+            phnum=self.header_count,
+            shoff=self.section_header_offset(notes_bytes) if many else 0,
+        )
+        return header.pack() + b"".join(self._program_headers(notes_bytes))
 
     def section_header_offset(self, notes_bytes: int) -> int:
         """Return where the section header stands in a file with PN_XNUM."""

@@ -1,7 +1,6 @@
 """Reads cores: ours, those that Linux writes for a process, and those of others."""
 
 import os
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -10,13 +9,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong.binary import elf
+from tagalong.binary.elf import ProgramHeader
 from tagalong.binary.layout import MalformedError
-from tagalong.core import elf
 from tagalong.core.compressed import SeekableSource, is_archive
 from tagalong.core.coverage import Coverage, Piece
-from tagalong.core.elf import SegmentType
-from tagalong.core.headers import ProgramHeader, read_headers
+from tagalong.core.headers import CoreHeaders, data_bytes, read_headers, tagged_bytes
 from tagalong.core.machine_note import CoreNotes, decode_machine_note
+from tagalong.core.note_types import OWNER_TAGALONG, SegmentType, VendorNoteType
 from tagalong.core.notes import (
     CoreVcpu,
     Note,
@@ -84,14 +84,15 @@ class Core:
     their offsets mean.
     """
 
-    def __init__(self, source: Source, headers: Sequence[ProgramHeader]) -> None:
+    def __init__(self, source: Source, headers: CoreHeaders) -> None:
         self.source = source
-        self.headers = tuple(headers)
+        self.osabi = headers.elf.osabi
+        self.headers = headers.segments
         self.loads = self._of_type(SegmentType.PT_LOAD)
         self.tag_segments = self._of_type(SegmentType.PT_AARCH64_MEMTAG_MTE)
-        self._data = Coverage([(h, h.address + h.data_bytes) for h in self.loads])
+        self._data = Coverage([(h, h.address + data_bytes(h)) for h in self.loads])
         self._described = Coverage([(h, h.end) for h in self.loads])
-        self._tags = Coverage([(h, h.address + h.tagged_bytes) for h in self.tag_segments])
+        self._tags = Coverage([(h, h.address + tagged_bytes(h)) for h in self.tag_segments])
 
     def _of_type(self, kind: SegmentType) -> tuple[ProgramHeader, ...]:
         return tuple(header for header in self.headers if header.type == kind)
@@ -173,7 +174,10 @@ class Core:
         Raises MalformedCoreError if the note about it is damaged or of a newer version.
         """
         for note in self.notes:
-            if (note.owner, note.type) == (elf.OWNER_TAGALONG, elf.VendorNoteType.MACHINE):
+            if (note.owner, note.type) == (
+                OWNER_TAGALONG,
+                VendorNoteType.MACHINE,
+            ):
                 try:
                     return decode_machine_note(note.content.tobytes())
                 except MalformedError as error:

@@ -7,10 +7,16 @@ include/uapi/linux/prctl.h (PR_SET_TAGGED_ADDR_CTRL), include/uapi/linux/auxvec.
 
 from collections.abc import Iterator, Mapping
 
+from tagalong.binary import elf
 from tagalong.binary.layout import Layout
-from tagalong.core import elf
-from tagalong.core.elf import NoteType
 from tagalong.core.machine_note import CoreNotes, encode_machine_note
+from tagalong.core.note_types import (
+    OWNER_CORE,
+    OWNER_LINUX,
+    OWNER_TAGALONG,
+    NoteType,
+    VendorNoteType,
+)
 from tagalong.machine import RegisterId
 from tagalong.machine import register_ids as ids
 from tagalong.mte.registers import Gcr, MteVersion, Pstate, Sctlr, TagCheckMode, Tcr
@@ -77,14 +83,14 @@ def _parts(notes: CoreNotes) -> Iterator[bytes]:
     version = MteVersion(notes.description.mte_version)
     for number, vcpu in enumerate(notes.state.vcpus):
         # Threads are numbered from 1, as QEMU does: to gdb 0 is no thread.
-        yield _note(elf.OWNER_CORE, NoteType.NT_PRSTATUS, _prstatus(vcpu.registers, number + 1))
+        yield _note(OWNER_CORE, NoteType.NT_PRSTATUS, _prstatus(vcpu.registers, number + 1))
         if not number:
             auxv = _auxv(notes.description.page_size_bytes, version)
-            yield _note(elf.OWNER_CORE, NoteType.NT_AUXV, auxv)
-        yield _note(elf.OWNER_CORE, NoteType.NT_FPREGSET, _fpregset(vcpu.registers))
+            yield _note(OWNER_CORE, NoteType.NT_AUXV, auxv)
+        yield _note(OWNER_CORE, NoteType.NT_FPREGSET, _fpregset(vcpu.registers))
         control = TAGGED_ADDR_CTRL.pack(control=tagged_address_control(vcpu.registers, version))
-        yield _note(elf.OWNER_LINUX, NoteType.NT_ARM_TAGGED_ADDR_CTRL, control)
-    yield _note(elf.OWNER_TAGALONG, elf.VendorNoteType.MACHINE, machine)
+        yield _note(OWNER_LINUX, NoteType.NT_ARM_TAGGED_ADDR_CTRL, control)
+    yield _note(OWNER_TAGALONG, VendorNoteType.MACHINE, machine)
 
 
 def _note(owner: str, kind: int, content: bytes) -> bytes:

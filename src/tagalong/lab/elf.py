@@ -1,11 +1,11 @@
 """Takes from a shared library what the loader does not read: a cpio is copied at every boot."""
 
-import struct
+from typing import Final
 
-_ELF64_LITTLE = b"\x7fELF\x02\x01"
-_HEADER_BYTES = 64
-_PHOFF, _SHOFF, _PHENTSIZE, _SHNUM = 32, 40, 54, 60
-_P_OFFSET, _P_FILESZ = 8, 32
+from tagalong.binary.elf import ELF_HEADER, read_elf_header, read_program_headers, view_of
+from tagalong.binary.layout import MalformedError
+
+_MAX_PROGRAM_HEADERS: Final = 1024
 
 
 def stripped(data: bytes) -> bytes:
@@ -13,18 +13,15 @@ def stripped(data: bytes) -> bytes:
 
     Anything that is not a 64-bit little-endian ELF file with segments comes back as it is.
     """
-    if data[: len(_ELF64_LITTLE)] != _ELF64_LITTLE or len(data) < _HEADER_BYTES:
+    view = view_of(data)
+    try:
+        header = read_elf_header(view, len(data))
+        segments = read_program_headers(view, len(data), header, most=_MAX_PROGRAM_HEADERS)
+    except MalformedError:
         return data
-    (table,) = struct.unpack_from("<Q", data, _PHOFF)
-    entry, count = struct.unpack_from("<HH", data, _PHENTSIZE)
-    end = table + entry * count
-    if count == 0 or end > len(data):
+    if not segments:
         return data
-    for place in range(table, end, entry):
-        (offset,) = struct.unpack_from("<Q", data, place + _P_OFFSET)
-        (size,) = struct.unpack_from("<Q", data, place + _P_FILESZ)
-        end = max(end, offset + size)
-    kept = bytearray(data[:end])
-    struct.pack_into("<Q", kept, _SHOFF, 0)
-    struct.pack_into("<HH", kept, _SHNUM, 0, 0)
-    return bytes(kept)
+    table_end = header.phoff + len(segments) * header.phentsize
+    end = max(table_end, *(segment.offset + segment.file_bytes for segment in segments))
+    head = header._replace(shoff=0, shnum=0, shstrndx=0).pack()
+    return head + data[ELF_HEADER.size : end]

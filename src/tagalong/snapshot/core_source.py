@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong.binary.elf import ProgramHeader
 from tagalong.core import Core, CoreNotes, Space
-from tagalong.core.headers import ProgramHeader
 from tagalong.errors import AddressError, CoreError, NotInCoreError
 from tagalong.machine import MachineDescription, RegionDescription
 from tagalong.memory import FileRange, Gpa, PageBitmap, RegionSource

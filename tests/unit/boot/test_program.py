@@ -60,10 +60,15 @@ def test_boot_guest_pages_not_in_the_image_stay_holes() -> None:
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (b"", r"offset 0x0: not a little-endian ELF64 file"),
-        (b"\x7fELF\x01" + bytes(100), r"offset 0x0: not a little-endian ELF64 file"),
-        (image(machine=62), r"offset 0x12: e_machine 62, expected AArch64"),
-        (image()[:100], r"offset 0x20: 1 program headers at 0x40 do not fit in 0x64 bytes"),
+        (b"", r"offset 0x0: the ELF header take \[0x0, 0x40\), but the file ends at 0x0"),
+        (b"\x7fELF\x01" + bytes(100), r"offset 0x4: EI_CLASS \(64 bits\) is 0x1, not 0x2"),
+        (image(machine=62), r"offset 0x12: e_machine \(AArch64\) is 0x3e, not 0xb7"),
+        (image()[:100], r"offset 0x64: the program headers take \[0x40, 0x78\), but the file"),
+        (image(((0x40200000, b"a", 2),) * 1025), r"offset 0x38: 0x401 program headers: 0x400 are"),
+        (
+            image(((0x40200000, b"a", 0x2000), (0x40201000, b"b", 1))),
+            r"guest segments 0x40200000\+0x2000 and 0x40201000\+0x1 overlap",
+        ),
         (image(()), r"offset 0x40: no PT_LOAD segment"),
         (image()[:-1], r"offset 0x40: segment of 0x4 bytes at 0x78 .* does not fit in 0x7b"),
         (image(((0x40200000, b"code", 2),)), r"offset 0x40: segment of 0x4 bytes .*memory 0x2"),

@@ -5,15 +5,15 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tagalong.binary.elf import ProgramHeader
 from tagalong.core.coverage import Coverage
-from tagalong.core.headers import ProgramHeader
 from tagalong.core.regions import overlay
 
 END = 40
 
 
 def header(at: int, start: int, size: int) -> ProgramHeader:
-    return ProgramHeader(at, 1, 7, 0, start, 0, size, size, size)
+    return ProgramHeader(at, 1, 7, 0, start, 0, size, size, 0, size)
 
 
 @st.composite

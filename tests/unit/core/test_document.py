@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.core import Space, elf, machine_note, thread_notes
+from tagalong.binary import elf
+from tagalong.core import Space, machine_note, note_types, thread_notes
 from tagalong.core import compressed as archive
 from tagalong.core.check import check_core
 from tagalong.core.findings import Rule
@@ -49,8 +50,8 @@ def test_document_byte_table_equals_the_layout(title: str) -> None:
 @pytest.mark.parametrize(
     ("marker", "members"),
     [
-        ("| `p_type` | name", [elf.SegmentType]),
-        ("| `n_type` | name", [elf.NoteType, elf.VendorNoteType]),
+        ("| `p_type` | name", [note_types.SegmentType]),
+        ("| `n_type` | name", [note_types.NoteType, note_types.VendorNoteType]),
         ("| `space` | name", [Space]),
     ],
     ids=["segments", "notes", "spaces"],

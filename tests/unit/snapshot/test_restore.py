@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tagalong.binary.elf import ELF_HEADER, PROGRAM_HEADER
 from tagalong.core import CoreNotes, CoreSegment, CoreWriter, Space, open_core
-from tagalong.core.elf import ELF_HEADER, PROGRAM_HEADER, SegmentType
+from tagalong.core.note_types import SegmentType
 from tagalong.errors import (
     CoreError,
     HostError,
