@@ -4,10 +4,12 @@ protocols     Machine and Vcpu, which `soft` and `kvm` implement
 state         descriptions and states, as values
 register_ids  names for registers: KVM's ONE_REG ids
 cpu_match     whether a vCPU can take the registers of another CPU
+freezer       stops a guest for a migration or a snapshot, and lets it run again
 holds         keeps the vCPUs of a machine between two instructions
 throttle      slows a guest down
 """
 
+from tagalong.machine.freezer import Freezer, MachineFreezer, require_paused
 from tagalong.machine.protocols import MAX_THROTTLE_PERCENT, Machine, Vcpu
 from tagalong.machine.state import (
     DEFAULT_CONSOLE,
@@ -27,8 +29,10 @@ __all__ = [
     "MAX_THROTTLE_PERCENT",
     "AccessChoice",
     "DeviceDescription",
+    "Freezer",
     "Machine",
     "MachineDescription",
+    "MachineFreezer",
     "MachineState",
     "PowerState",
     "RegionDescription",
@@ -36,4 +40,5 @@ __all__ = [
     "RunState",
     "Vcpu",
     "VcpuState",
+    "require_paused",
 ]

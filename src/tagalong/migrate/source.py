@@ -24,9 +24,10 @@ from tagalong.errors import (
     MigrationError,
     MigrationStage,
     RemoteProtocolError,
+    RunStateError,
     TagalongError,
 )
-from tagalong.machine import Machine, RunState
+from tagalong.machine import Freezer, Machine, MachineFreezer
 from tagalong.machine_records import record_of_description, record_of_state
 from tagalong.memory import PageBitmap
 from tagalong.migrate.convergence import Limits
@@ -61,9 +62,9 @@ def migrate_to(
 ) -> MigrationReport:
     """Connect to the destination at `uri` and migrate `machine` there.
 
-    `steering` lets an operator pause it, say where it goes on and set other limits. Raises
-    UsageError for a URI that is none, MigrationError if nobody listens there, and all that
-    `migrate` raises.
+    `steering` lets an operator pause it, say where it continues, set other limits and decide about
+    the guest's stop. Raises UsageError for a URI that is none, MigrationError if nobody listens
+    there, and all that `migrate` raises.
 
     >>> migrate_to("tcp:127.0.0.1:4444", machine)  # doctest: +SKIP
     """
@@ -141,6 +142,7 @@ class _Source:
         cancel: CancelToken | None,
     ) -> None:
         self._machine = machine
+        self._freezer: Freezer = MachineFreezer(machine)
         self._options = options
         self._cancel = cancel
         self._is_one_way = channel.is_one_way
@@ -159,13 +161,14 @@ class _Source:
         self._reach: Reach | None = None
         self._id = secrets.token_bytes(MIGRATION_ID_BYTES)
         self._has_tags = machine.description.mte_version != 0
-        self._must_resume = False
+        self._ran = False
         self._has_committed = False
         self._digests: tuple[bytes, bytes] | None = None
         self._began = time.monotonic()
 
     def run(self, dial: Dial | None, steering: Steering) -> MigrationReport:
         self._steering = steering
+        self._freezer = steering.freezer or self._freezer
         try:
             downtime = self._migrate(dial)
         except BaseException as error:
@@ -300,13 +303,10 @@ class _Source:
         )
 
     def _stop(self) -> None:
-        self._must_resume = self._machine.run_state is RunState.RUNNING
-        self._machine.pause()
-        state = self._machine.run_state
-        if state is not RunState.PAUSED:
-            raise MigrationError(
-                f"the guest ended ({state.value}) before it could be moved"
-            ) from self._machine.failure
+        try:
+            self._ran = self._freezer.freeze()
+        except RunStateError as error:
+            raise MigrationError(f"the migration failed: {error}") from error
 
     def _send_state(self) -> None:
         self._monitor.update(stage=MigrationStage.STATE)
@@ -348,7 +348,7 @@ class _Source:
         self._has_committed = True
         self._monitor.note(stage=MigrationStage.COMMITTED)
         try:
-            self._link.send(wire.Commit(run=self._must_resume))
+            self._link.send(wire.Commit(run=self._ran))
         except TagalongError:
             # The channel has not taken COMMIT's last byte, so nobody has a whole COMMIT.
             self._has_committed = False
@@ -359,8 +359,7 @@ class _Source:
         """Let the guest go on here, then tell the destination."""
         self._leave_machine_as_it_was()
         try:
-            if self._must_resume and self._machine.run_state is RunState.PAUSED:
-                self._machine.resume()
+            self._freezer.thaw()
         except TagalongError as problem:
             error.add_note(f"and the guest could not be resumed: {problem}")
         self._link.abort(error)
@@ -391,7 +390,7 @@ class _Source:
             bytes_sent=self._team.bytes_sent,
             throughput_bytes_per_s=self._team.bytes_sent / max(copying_s, 1e-6),
             dirty_rate_bytes_per_s=self._precopy.estimate.dirty_rate or 0.0,
-            was_running=self._must_resume,
+            was_running=self._ran,
             tags_dropped=self._options.drop_tags,
             throttle_percent=self._monitor.progress.throttle_percent,
             one_way=self._is_one_way,

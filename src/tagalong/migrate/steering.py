@@ -10,6 +10,7 @@ import threading
 from dataclasses import replace
 
 from tagalong.errors import UsageError
+from tagalong.machine import Freezer
 from tagalong.migrate.options import MigrationOptions
 from tagalong.migrate.transport.address import SocketAddress, TcpAddress, UnixAddress, parse_address
 from tagalong.migrate.transport.channel import Channel
@@ -18,10 +19,12 @@ from tagalong.migrate.transport.channel import Channel
 class Steering:
     """Shared by an operator's thread and a migration's; any method from any thread.
 
-    `address` is where to dial instead of where the migration began, None for there.
+    `address` is where to dial instead of where the migration began, None for there. `freezer` stops
+    the guest; None: nobody but the migration starts and stops it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, freezer: Freezer | None = None) -> None:
+        self.freezer = freezer
         self.address: SocketAddress | None = None
         self._tuned: MigrationOptions | None = None
         self._lock = threading.Lock()

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Final
 
 from tagalong.core import CoreNotes, CoreWriter, Space
-from tagalong.errors import CoreError, TagalongError, UsageError
-from tagalong.machine import Machine, MachineState, RunState
+from tagalong.errors import CoreError, RunStateError, TagalongError, UsageError
+from tagalong.machine import Freezer, Machine, MachineFreezer, MachineState, RunState
 from tagalong.memory import PageBitmap
 from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
 from tagalong.snapshot.packed import write_packed
@@ -67,11 +67,13 @@ def save(
     *,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
+    freezer: Freezer | None = None,
 ) -> SaveReport:
     """Write `machine` to a core at `path`.
 
-    `progress` is called in this thread. Afterwards, whether this succeeds or not, the machine
-    runs if it ran before, unless it ended meanwhile.
+    `freezer` stops the guest and lets it run again. `progress` is called in this thread.
+    Afterwards, whether this succeeds or not, the machine runs if it ran before, unless it ended
+    meanwhile.
 
     Raises HostError if the file cannot be written (nothing is under its name then, or what
     was there before), SnapshotCancelledError, CoreError if the guest ended meanwhile,
@@ -82,7 +84,7 @@ def save(
     options, monitor = options or SaveOptions(), Monitor(progress, cancel)
 
     def write(target: Path) -> SaveReport:
-        return _Save(machine, target, options, monitor).run()
+        return _Save(machine, target, options, monitor, freezer).run()
 
     if options.compress:
         return write_packed(path, monitor, write, overwrite=options.overwrite)
@@ -91,14 +93,21 @@ def save(
 
 class _Save:
     def __init__(
-        self, machine: Machine, path: Path, options: SaveOptions, monitor: Monitor
+        self,
+        machine: Machine,
+        path: Path,
+        options: SaveOptions,
+        monitor: Monitor,
+        freezer: Freezer | None,
     ) -> None:
         self._machine = machine
+        self._freezer = freezer or MachineFreezer(machine)
         self._path = path
         self._options = options
         self._monitor = monitor
         self._source = MachineSource(machine, stands=not options.live)
-        self._must_resume = False
+        self._was_running = False
+        self._is_frozen = False
         self._copied_bytes = 0
         self._rounds = 0
         self._stopped_at = 0.0
@@ -186,25 +195,24 @@ class _Save:
     @contextmanager
     def _stopped(self) -> Iterator[None]:
         """Keep the guest stopped until `_go_on`, or else to the end of the block."""
-        self._must_resume = self._machine.run_state is RunState.RUNNING
-        self._was_running = self._must_resume
         self._stopped_at = time.monotonic()
-        self._machine.pause()
         try:
-            state = self._machine.run_state
-            if state is not RunState.PAUSED:
-                raise CoreError(
-                    f"the guest ended ({state.value}) before it could be saved"
-                ) from self._machine.failure
+            self._was_running = self._freezer.freeze()
+        except RunStateError as error:
+            raise CoreError(f"nothing was saved: {error}") from error
+        self._is_frozen = True
+        try:
             yield
         finally:
             self._go_on()
 
     def _go_on(self) -> None:
-        if self._must_resume and self._machine.run_state is RunState.PAUSED:
-            self._machine.resume()
+        if not self._is_frozen:
+            return
+        self._is_frozen = False
+        self._freezer.thaw()
+        if self._was_running:
             self._downtime_s = time.monotonic() - self._stopped_at
-        self._must_resume = False
 
     def _finish(self, writer: CoreWriter, layout: MemoryLayout, state: MachineState) -> SaveReport:
         notes = CoreNotes(

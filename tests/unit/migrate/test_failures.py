@@ -527,9 +527,10 @@ def test_guest_that_fails_at_the_last_moment_is_not_moved(outcomes: list[Outcome
     outcome = Migration(machine).run()
     outcomes.append(outcome)
 
-    assert "the guest ended (internal-error) before it could be moved" in str(outcome.source_error)
+    assert "the guest ended (internal-error) before it was stopped" in str(outcome.source_error)
     assert outcome.source_error is not None
-    assert outcome.source_error.__cause__ is failure
+    assert outcome.source_error.__cause__ is not None
+    assert outcome.source_error.__cause__.__cause__ is failure
     nothing_started(outcome)
 
 

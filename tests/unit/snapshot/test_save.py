@@ -174,7 +174,9 @@ def test_save_of_guest_that_ended_is_refused(tmp_path: Path) -> None:
     machine = FakeMachine(describe(SIZE))
     machine.end(RunState.SHUTDOWN)
 
-    with pytest.raises(CoreError, match=r"^the guest ended \(shutdown\) before it could be saved$"):
+    with pytest.raises(
+        CoreError, match=r"^nothing was saved: the guest ended \(shutdown\) before it was stopped$"
+    ):
         save(machine, tmp_path / "vm.core")
 
     assert list(tmp_path.iterdir()) == []
