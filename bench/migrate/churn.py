@@ -29,7 +29,7 @@ from tagalong.migrate import (
     MigrationOptions,
     MigrationReport,
     MigrationStage,
-    Progress,
+    SendProgress,
     TcpAddress,
     Timeouts,
     listen,
@@ -121,7 +121,7 @@ class Rig:
         time.sleep(_BETWEEN_S)
         expected: list[float] = []
 
-        def watch(progress: Progress) -> None:
+        def watch(progress: SendProgress) -> None:
             if (
                 progress.stage is MigrationStage.LAST_PAGES
                 and progress.expected_downtime_s is not None

@@ -6,7 +6,7 @@ import pytest
 
 from tagalong.errors import ConvergenceError
 from tagalong.machine import RunState
-from tagalong.migrate import AutoConverge, MigrationOptions, MigrationReport, Progress
+from tagalong.migrate import AutoConverge, MigrationOptions, MigrationReport, SendProgress
 from tagalong.soft import SoftMachine
 from tests.support.fault_run import Case
 from tests.support.running_guest import RunningGuest
@@ -51,7 +51,7 @@ def test_guest_that_is_slowed_down_moves_and_runs_at_full_speed_there(guest: Run
 def migrate_slowed_down(guest: RunningGuest) -> tuple[MigrationReport, list[int]]:
     steps: list[int] = []
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: SendProgress) -> None:
         steps.append(progress.throttle_percent)
 
     options = MigrationOptions(

@@ -19,6 +19,7 @@ from tagalong.migrate import (
     MigrationOptions,
     MigrationReport,
     ProgressCallback,
+    SendProgress,
     Timeouts,
     UnixAddress,
     listen,
@@ -55,7 +56,7 @@ class Case:
     fault: Fault | None = None
     options: MigrationOptions = OPTIONS
     observe: Observer = lambda *_: None
-    progress: ProgressCallback | None = None
+    progress: ProgressCallback[SendProgress] | None = None
     report: MigrationReport | None = None
     source_error: BaseException | None = None
     arrival: Arrival | None = None

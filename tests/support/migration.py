@@ -15,7 +15,7 @@ from tagalong.migrate import (
     MachineBuilder,
     MigrationOptions,
     MigrationReport,
-    Progress,
+    SendProgress,
     TakeOver,
     Timeouts,
     listen,
@@ -78,7 +78,7 @@ class Migration:
     take_over: TakeOver = resume_if_it_ran
     rule: Rule | None = None
     target: list[int] | None = None  # gets the listener's port
-    progress: Callable[[Progress], None] | None = None
+    progress: Callable[[SendProgress], None] | None = None
     cancel: CancelToken | None = None
     cancel_destination: CancelToken | None = None
 

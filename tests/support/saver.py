@@ -2,7 +2,7 @@
 
     python -m tests.support.saver PATH MOMENT [live] [zstd]
 
-MOMENT is the value of a Stage, or the name of a function of `os` that finishing the file
+MOMENT is the value of a SaveStage, or the name of a function of `os` that finishing the file
 calls. With MOMENT "never" it ends with status 0 and prints what it passed.
 """
 

@@ -10,10 +10,11 @@ from tests.support.cases import check_each
 
 SOURCE = Path(tagalong.__file__).parent
 
-# What each part may import of the others; "errors" and "_native" are open to all.
+# What each part may import of the others; "errors", "_native" and "progress" are open to all.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_native": set(),
+    "progress": set(),
     "files": set(),
     "binary": set(),
     "mte": set(),
@@ -45,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "__main__": {"cli"},
 }  # fmt: skip
-OPEN_TO_ALL = {"errors", "_native", ""}
+OPEN_TO_ALL = {"errors", "_native", "progress", ""}
 
 # What the package itself offers; it imports them when they are used.
 PUBLIC = {

@@ -6,7 +6,7 @@ acceptance    finds the source among all connections; door, admits further conne
 reconnection  how a source gets back to its destination
 link          records over a channel
 prepare       memory made ready while a destination waits
-monitor       progress and cancellation; steering, an operator's changes under way
+steering      an operator's changes under way; cancellation, the operator's wish to stop
 report        what it cost; options, what was asked for
 transport/    addresses, sockets, TLS, files, commands
 pages/        pages between guest RAM and the stream
@@ -23,7 +23,6 @@ from tagalong.migrate.destination import (
     resume_if_it_ran,
 )
 from tagalong.migrate.link import Timeouts
-from tagalong.migrate.monitor import CancelToken, ProgressCallback
 from tagalong.migrate.options import MigrationOptions
 from tagalong.migrate.pages.compression import (
     MAX_COMPRESSION_LEVEL,
@@ -37,8 +36,8 @@ from tagalong.migrate.prepare import Preparation
 from tagalong.migrate.report import (
     DowntimeParts,
     MigrationReport,
-    Progress,
     RoundReport,
+    SendProgress,
 )
 from tagalong.migrate.source import migrate, migrate_to
 from tagalong.migrate.steering import Steering
@@ -55,6 +54,7 @@ from tagalong.migrate.transport.channel import Channel
 from tagalong.migrate.transport.connector import connect, is_one_way
 from tagalong.migrate.transport.listener import Listener, SocketListener, listen
 from tagalong.migrate.transport.tls import TlsCredentials
+from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.wire.limits import MAX_CHANNELS, MAX_RECONNECT_S
 
 __all__ = [
@@ -79,9 +79,9 @@ __all__ = [
     "MigrationReport",
     "MigrationStage",
     "Preparation",
-    "Progress",
     "ProgressCallback",
     "RoundReport",
+    "SendProgress",
     "SocketListener",
     "Steering",
     "TakeOver",

@@ -26,14 +26,15 @@ from tagalong.machine_records import (
     state_of_record,
 )
 from tagalong.migrate.acceptance import Greeting, Reception
+from tagalong.migrate.cancellation import check_cancelled
 from tagalong.migrate.door import Door, ReturnedError
 from tagalong.migrate.link import Link, Timeouts
-from tagalong.migrate.monitor import CancelToken, check_cancelled
 from tagalong.migrate.pages.digest import memory_digest
 from tagalong.migrate.pages.placed import records_of_held
 from tagalong.migrate.pages.receiver import PageInventory, PageReceiver
 from tagalong.migrate.transport.channel import Channel
 from tagalong.migrate.transport.listener import Listener, SocketListener
+from tagalong.progress import CancelToken
 
 _LOOK_UP_S = 0.1
 

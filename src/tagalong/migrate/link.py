@@ -24,7 +24,7 @@ from tagalong.errors import (
     RemoteProtocolError,
     StateError,
 )
-from tagalong.migrate.monitor import CancelToken, check_cancelled
+from tagalong.migrate.cancellation import check_cancelled
 from tagalong.migrate.pages.pump import (
     PeerClosedError,
     Segments,
@@ -33,6 +33,7 @@ from tagalong.migrate.pages.pump import (
     send_pages,
 )
 from tagalong.migrate.transport.channel import Channel, Interrupt
+from tagalong.progress import CancelToken
 from tagalong.wire import (
     NEED_DATA,
     Abort,

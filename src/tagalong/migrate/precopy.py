@@ -7,13 +7,13 @@ from tagalong.errors import HostError, MigrationError, MigrationStage, RemotePro
 from tagalong.machine import Machine, RunState
 from tagalong.memory import PageBitmap
 from tagalong.migrate.convergence import Convergence, Estimate, Limits
-from tagalong.migrate.monitor import Monitor
 from tagalong.migrate.pages.digest import Tick
 from tagalong.migrate.pages.pacer import Pacer
 from tagalong.migrate.pages.sender import SentData, Tally
 from tagalong.migrate.pages.sender_group import Team
-from tagalong.migrate.report import RoundReport
+from tagalong.migrate.report import RoundReport, SendProgress
 from tagalong.mte import PACKED_RATIO
+from tagalong.progress import Monitor
 
 Recover = Callable[[Exception, int], list[PageBitmap] | None]
 """Brings the connections back after an error, with so many rounds ended.
@@ -35,7 +35,7 @@ class PreCopy:
         machine: Machine,
         team: Team,
         sent: SentData,
-        monitor: Monitor,
+        monitor: Monitor[SendProgress],
         tick: Tick,
         pacer: Pacer,
     ) -> None:
@@ -140,7 +140,7 @@ class PreCopy:
         self, pages: Sequence[PageBitmap], stage: MigrationStage, tally: Tally, *, is_live: bool
     ) -> None:
         count, began = _count(pages), time.monotonic()
-        sent_before = self._monitor.progress.pages_sent
+        sent_before = self._monitor.moment.pages_sent
         self._monitor.update(stage=stage, round_number=len(self.rounds) + 1)
 
         def tell(now: Tally) -> None:

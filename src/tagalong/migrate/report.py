@@ -1,4 +1,4 @@
-"""What a migration cost, as values: while it runs (Progress) and in the end (the reports)."""
+"""What a migration cost, as values: while it runs (SendProgress) and in the end (the reports)."""
 
 from dataclasses import asdict, dataclass
 
@@ -9,7 +9,7 @@ _MS = 1000.0
 
 
 @dataclass(frozen=True)
-class Progress:
+class SendProgress:
     """A moment of a migration. `throughput` and what follows is None while not measured.
 
     `pages_remaining` are those of the round under way. Rates are in bytes of guest RAM.
@@ -28,6 +28,11 @@ class Progress:
     expected_downtime_s: float | None = None
     throttle_percent: int = 0
     page_size_bytes: int = 4096
+
+    @property
+    def step(self) -> object:
+        """As progress.Moment."""
+        return self.stage, self.round_number
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ from tagalong.errors import (
 from tagalong.machine import Freezer, Machine, MachineFreezer
 from tagalong.machine_records import record_of_description, record_of_state
 from tagalong.memory import PageBitmap
+from tagalong.migrate.cancellation import cancelled, check_cancelled
 from tagalong.migrate.convergence import Limits
 from tagalong.migrate.link import Link
-from tagalong.migrate.monitor import CancelToken, Monitor, ProgressCallback, check_cancelled
 from tagalong.migrate.options import MigrationOptions, require_possible
 from tagalong.migrate.pages.digest import memory_digest
 from tagalong.migrate.pages.pacer import Pacer
@@ -40,11 +40,12 @@ from tagalong.migrate.pages.sender import PageSender, SentData
 from tagalong.migrate.pages.sender_group import Team
 from tagalong.migrate.precopy import PreCopy
 from tagalong.migrate.reconnection import Dial, Reach, Resumption
-from tagalong.migrate.report import DowntimeParts, MigrationReport
+from tagalong.migrate.report import DowntimeParts, MigrationReport, SendProgress
 from tagalong.migrate.steering import Steering
 from tagalong.migrate.transport.address import TcpAddress, UnixAddress, parse_address
 from tagalong.migrate.transport.channel import Channel
 from tagalong.migrate.transport.connector import connect
+from tagalong.progress import CancelToken, Monitor, ProgressCallback
 from tagalong.wire.codec import MIGRATION_ID_BYTES
 from tagalong.wire.limits import MAX_BATCH_BYTES
 
@@ -56,7 +57,7 @@ def migrate_to(
     machine: Machine,
     options: MigrationOptions | None = None,
     *,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback[SendProgress] | None = None,
     cancel: CancelToken | None = None,
     steering: Steering | None = None,
 ) -> MigrationReport:
@@ -82,7 +83,7 @@ def migrate_to(
         )
         return steering.watch(channel)
 
-    monitor = Monitor(machine.description, progress)
+    monitor = _new_monitor(machine, progress, cancel)
     require_possible(address, options)
     with _errors_name_their_stage(monitor):
         try:
@@ -99,7 +100,7 @@ def migrate(
     machine: Machine,
     options: MigrationOptions | None = None,
     *,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback[SendProgress] | None = None,
     cancel: CancelToken | None = None,
     dial: Dial | None = None,
 ) -> MigrationReport:
@@ -114,19 +115,30 @@ def migrate(
     then as it was, and runs if it ran before. The one exception is HandoverUncertainError:
     the machine is paused, and stays so until a person has looked at the destination.
     """
-    monitor = Monitor(machine.description, progress)
+    monitor = _new_monitor(machine, progress, cancel)
     with channel, _errors_name_their_stage(monitor):
         source = _Source(channel, machine, options or MigrationOptions(), monitor, cancel)
         return source.run(dial, Steering())
 
 
+def _new_monitor(
+    machine: Machine, progress: ProgressCallback[SendProgress] | None, cancel: CancelToken | None
+) -> Monitor[SendProgress]:
+    description = machine.description
+    beginning = SendProgress(
+        MigrationStage.CONNECT, 0, description.ram_bytes, 0, 0, 0, 0,
+        page_size_bytes=description.page_size_bytes,
+    )  # fmt: skip
+    return Monitor(beginning, progress, cancel, cancelled)
+
+
 @contextlib.contextmanager
-def _errors_name_their_stage(monitor: Monitor) -> Iterator[None]:
+def _errors_name_their_stage(monitor: Monitor[SendProgress]) -> Iterator[None]:
     """Let every MigrationError that leaves carry what the source was at."""
     try:
         yield
     except MigrationError as error:
-        error.stage = monitor.progress.stage
+        error.stage = monitor.moment.stage
         raise
 
 
@@ -138,7 +150,7 @@ class _Source:
         channel: Channel,
         machine: Machine,
         options: MigrationOptions,
-        monitor: Monitor,
+        monitor: Monitor[SendProgress],
         cancel: CancelToken | None,
     ) -> None:
         self._machine = machine
@@ -365,7 +377,7 @@ class _Source:
         self._link.abort(error)
 
     def _failure(self, error: BaseException) -> MigrationError:
-        stage = self._monitor.progress.stage.value
+        stage = self._monitor.moment.stage.value
         return MigrationError(f"the migration failed ({stage}), the VM stays here: {error}")
 
     def _uncertain(self, error: BaseException) -> HandoverUncertainError:
@@ -392,7 +404,7 @@ class _Source:
             dirty_rate_bytes_per_s=self._precopy.estimate.dirty_rate or 0.0,
             was_running=self._ran,
             tags_dropped=self._options.drop_tags,
-            throttle_percent=self._monitor.progress.throttle_percent,
+            throttle_percent=self._monitor.moment.throttle_percent,
             one_way=self._is_one_way,
             source_digest=source.hex() if source else None,
             destination_digest=destination.hex() if destination else None,

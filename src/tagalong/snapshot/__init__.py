@@ -6,8 +6,9 @@ convert    a core to a core that is keyed by other addresses
 layout     which memory goes where, for physical and for virtual addresses
 """
 
+from tagalong.progress import CancelToken
 from tagalong.snapshot.convert import dump_core
-from tagalong.snapshot.report import CancelToken, SaveProgress, SaveReport, Stage
+from tagalong.snapshot.report import SaveProgress, SaveReport, SaveStage
 from tagalong.snapshot.restore import Restored, restore
 from tagalong.snapshot.save import SaveOptions, save
 
@@ -17,7 +18,7 @@ __all__ = [
     "SaveOptions",
     "SaveProgress",
     "SaveReport",
-    "Stage",
+    "SaveStage",
     "dump_core",
     "restore",
     "save",

@@ -4,11 +4,12 @@ import time
 from pathlib import Path
 
 from tagalong.core import CoreNotes, CoreWriter, Space, open_core
+from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.snapshot.core_source import CoreSource
 from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
 from tagalong.snapshot.packed import write_packed
 from tagalong.snapshot.pages import PageCopier
-from tagalong.snapshot.report import CancelToken, Monitor, ProgressCallback, SaveReport, Stage
+from tagalong.snapshot.report import SaveMonitor, SaveProgress, SaveReport, SaveStage
 from tagalong.snapshot.save import SaveOptions
 
 
@@ -17,7 +18,7 @@ def dump_core(
     path: Path,
     options: SaveOptions | None = None,
     *,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback[SaveProgress] | None = None,
     cancel: CancelToken | None = None,
 ) -> SaveReport:
     """Write the machine in the core at `source` to a core at `path`, keyed by another space.
@@ -26,7 +27,7 @@ def dump_core(
     MalformedCoreError if a part of it is missing, and all that `save` raises; no file is
     written then.
     """
-    options, monitor = options or SaveOptions(), Monitor(progress, cancel)
+    options, monitor = options or SaveOptions(), SaveMonitor(progress, cancel)
 
     def write(target: Path) -> SaveReport:
         return _convert(source, target, options, monitor)
@@ -36,7 +37,7 @@ def dump_core(
     return write(path)
 
 
-def _convert(source: Path, path: Path, options: SaveOptions, monitor: Monitor) -> SaveReport:
+def _convert(source: Path, path: Path, options: SaveOptions, monitor: SaveMonitor) -> SaveReport:
     began = time.monotonic()
     with open_core(source) as core:
         memory = CoreSource(core, source)
@@ -49,9 +50,9 @@ def _convert(source: Path, path: Path, options: SaveOptions, monitor: Monitor) -
             copier = PageCopier(memory, writer, layout.pieces, monitor.advance)
             pages = memory.populated_pages()
             total = copier.count(pages)
-            monitor.enter(Stage.COPY, total)
+            monitor.enter(SaveStage.COPY, total)
             copier.copy(pages)
-            monitor.enter(Stage.FINISH)
+            monitor.enter(SaveStage.FINISH)
             written = writer.commit(_notes(memory, options))
     return SaveReport(
         path=path.absolute(),

@@ -13,13 +13,13 @@ from secrets import token_hex
 
 from tagalong.core import pack
 from tagalong.files import examine_output
-from tagalong.snapshot.report import Monitor, SaveReport, Stage
+from tagalong.snapshot.report import SaveMonitor, SaveReport, SaveStage
 
 _NAME_BYTES = 100
 
 
 def write_packed(
-    path: Path, monitor: Monitor, write: Callable[[Path], SaveReport], *, overwrite: bool
+    path: Path, monitor: SaveMonitor, write: Callable[[Path], SaveReport], *, overwrite: bool
 ) -> SaveReport:
     """Let `write` make a plain core, and compress it to `path`; return the report of both.
 
@@ -30,12 +30,12 @@ def write_packed(
     began = time.monotonic()
     with _beside(path) as plain:
         report = write(plain)
-        monitor.enter(Stage.COMPRESS, report.size_bytes)
+        monitor.enter(SaveStage.COMPRESS, report.size_bytes)
         written = pack(
             plain,
             path,
             overwrite=overwrite,
-            progress=lambda done, _: monitor.advance(done - monitor.progress.done_bytes),
+            progress=lambda done, _: monitor.advance(done - monitor.moment.done_bytes),
         )
     return replace(
         report,

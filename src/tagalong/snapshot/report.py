@@ -1,19 +1,17 @@
 """What is said of a snapshot or a dump, while it is written and afterwards."""
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
 
 from tagalong.errors import SnapshotCancelledError
+from tagalong.progress import CancelToken, Monitor, ProgressCallback
 
-_EVERY_S = 0.1
 _MS_PER_S = 1000.0
 
 
-class Stage(Enum):
+class SaveStage(Enum):
     """What is being done; the values are the words shown to people."""
 
     COPY = "copying"
@@ -27,48 +25,36 @@ class Stage(Enum):
 class SaveProgress:
     """A moment; bytes are bytes of data. `round_number` counts the rounds of a live snapshot."""
 
-    stage: Stage = Stage.COPY
+    stage: SaveStage = SaveStage.COPY
     round_number: int = 0
     done_bytes: int = 0
     total_bytes: int = 0
 
-
-ProgressCallback = Callable[[SaveProgress], None]
-
-
-class CancelToken(Protocol):
-    """Says whether to give up; a threading.Event is one."""
-
-    def is_set(self) -> bool:
-        """Return whether to."""
-        ...
+    @property
+    def step(self) -> object:
+        """As progress.Moment."""
+        return self.stage, self.round_number
 
 
-class Monitor:
-    """Calls `callback` at every change of stage or round, and else ten times a second."""
+class SaveMonitor(Monitor[SaveProgress]):
+    """Counts the bytes of one stage after the other."""
 
-    def __init__(self, callback: ProgressCallback | None, cancel: CancelToken | None) -> None:
-        self.progress = SaveProgress()
-        self._callback = callback
-        self._cancel = cancel
-        self._due = 0.0
+    def __init__(
+        self, callback: ProgressCallback[SaveProgress] | None, cancel: CancelToken | None
+    ) -> None:
+        super().__init__(SaveProgress(), callback, cancel, _cancelled)
 
-    def enter(self, stage: Stage, total_bytes: int = 0, *, round_number: int = 0) -> None:
+    def enter(self, stage: SaveStage, total_bytes: int = 0, *, round_number: int = 0) -> None:
         """Begin a stage. Raises SnapshotCancelledError."""
-        self.progress = SaveProgress(stage, round_number, 0, total_bytes)
-        self._due = 0.0
-        self.advance(0)
+        self.update(stage=stage, round_number=round_number, done_bytes=0, total_bytes=total_bytes)
 
     def advance(self, done_bytes: int) -> None:
         """Count bytes that were dealt with. Raises SnapshotCancelledError."""
-        if self._cancel is not None and self._cancel.is_set():
-            raise SnapshotCancelledError("cancelled on request: no file was written")
-        done = self.progress.done_bytes + done_bytes
-        self.progress = replace(self.progress, done_bytes=done)
-        now = time.monotonic()
-        if self._callback is not None and now >= self._due:
-            self._due = now + _EVERY_S
-            self._callback(self.progress)
+        self.update(done_bytes=self.moment.done_bytes + done_bytes)
+
+
+def _cancelled() -> SnapshotCancelledError:
+    return SnapshotCancelledError("cancelled on request: no file was written")
 
 
 @dataclass(frozen=True)

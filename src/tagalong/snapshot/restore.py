@@ -26,8 +26,9 @@ from tagalong.machine import Machine, MachineDescription
 from tagalong.memory import Gpa, PageBitmap, Region, RegionSource
 from tagalong.memory.pagemap import runs_of
 from tagalong.mte.tags import zero_pages, zero_rows
+from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.snapshot.core_source import CoreSource
-from tagalong.snapshot.report import CancelToken, Monitor, ProgressCallback, Stage
+from tagalong.snapshot.report import SaveMonitor, SaveProgress, SaveStage
 from tagalong.snapshot.source import CHUNK_BYTES
 
 Build = Callable[[MachineDescription, Sequence[RegionSource] | None], Machine]
@@ -53,7 +54,7 @@ def restore(
     path: Path,
     build: Build,
     *,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback[SaveProgress] | None = None,
     cancel: CancelToken | None = None,
 ) -> Restored:
     """Return the machine of the snapshot at `path`, plain or compressed.
@@ -68,11 +69,11 @@ def restore(
     >>> restore(Path("vm.core"), build).machine.resume()  # doctest: +SKIP
     """
     with open_core(path) as core:
-        return _Restore(core, path, build, Monitor(progress, cancel)).run()
+        return _Restore(core, path, build, SaveMonitor(progress, cancel)).run()
 
 
 class _Restore:
-    def __init__(self, core: Core, path: Path, build: Build, monitor: Monitor) -> None:
+    def __init__(self, core: Core, path: Path, build: Build, monitor: SaveMonitor) -> None:
         self._source = CoreSource(core, path)
         self._path = path
         self._build = build
@@ -114,7 +115,7 @@ class _Restore:
             if has_tags and not region.has_file_tags:
                 jobs.append((region, self._source.tag_pages(number), self._fill_tags))
         total = sum(pages.count() * region.page_size_bytes for region, pages, _ in jobs)
-        self._monitor.enter(Stage.COPY, total)
+        self._monitor.enter(SaveStage.COPY, total)
         for region, pages, fill in jobs:
             for gpa, length in _chunks(region, pages):
                 fill(machine, gpa, length)

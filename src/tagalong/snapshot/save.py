@@ -24,10 +24,11 @@ from tagalong.core import CoreNotes, CoreWriter, Space
 from tagalong.errors import CoreError, RunStateError, TagalongError, UsageError
 from tagalong.machine import Freezer, Machine, MachineFreezer, MachineState, RunState
 from tagalong.memory import PageBitmap
+from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
 from tagalong.snapshot.packed import write_packed
 from tagalong.snapshot.pages import PageCopier
-from tagalong.snapshot.report import CancelToken, Monitor, ProgressCallback, SaveReport, Stage
+from tagalong.snapshot.report import SaveMonitor, SaveProgress, SaveReport, SaveStage
 from tagalong.snapshot.source import MachineSource
 
 # A guest that dirties memory as fast as the file is written is stopped after so many rounds.
@@ -65,7 +66,7 @@ def save(
     path: Path,
     options: SaveOptions | None = None,
     *,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback[SaveProgress] | None = None,
     cancel: CancelToken | None = None,
     freezer: Freezer | None = None,
 ) -> SaveReport:
@@ -81,7 +82,7 @@ def save(
 
     >>> save(machine, Path("vm.core"))  # doctest: +SKIP
     """
-    options, monitor = options or SaveOptions(), Monitor(progress, cancel)
+    options, monitor = options or SaveOptions(), SaveMonitor(progress, cancel)
 
     def write(target: Path) -> SaveReport:
         return _Save(machine, target, options, monitor, freezer).run()
@@ -97,7 +98,7 @@ class _Save:
         machine: Machine,
         path: Path,
         options: SaveOptions,
-        monitor: Monitor,
+        monitor: SaveMonitor,
         freezer: Freezer | None,
     ) -> None:
         self._machine = machine
@@ -122,7 +123,7 @@ class _Save:
             layout = self._layout()
             with self._writer(layout) as writer:
                 copier = PageCopier(self._source, writer, layout.pieces, self._tick)
-                self._copy(copier, self._source.populated_pages(), Stage.COPY)
+                self._copy(copier, self._source.populated_pages(), SaveStage.COPY)
                 return self._finish(writer, layout, self._machine.save_state())
 
     def _layout(self) -> MemoryLayout:
@@ -151,14 +152,14 @@ class _Save:
             with self._stopped():
                 dirty = self._machine.harvest_dirty_log()
                 last = [before | since for before, since in zip(left, dirty, strict=True)]
-                self._copy(copier, last, Stage.LAST_PAGES)
+                self._copy(copier, last, SaveStage.LAST_PAGES)
                 return self._finish(writer, layout, self._machine.save_state())
 
     def _precopy(self, copier: PageCopier, pages: list[PageBitmap]) -> list[PageBitmap]:
         """Copy rounds of pages; return the pages that are left for the stop."""
         while True:
             began = time.monotonic()
-            copied = self._copy(copier, pages, Stage.PRECOPY)
+            copied = self._copy(copier, pages, SaveStage.PRECOPY)
             duration_s = max(time.monotonic() - began, 1e-6)
             pages = self._machine.harvest_dirty_log()
             left = copier.count(pages)
@@ -181,7 +182,7 @@ class _Save:
 
     # --- both ---
 
-    def _copy(self, copier: PageCopier, pages: Sequence[PageBitmap], stage: Stage) -> int:
+    def _copy(self, copier: PageCopier, pages: Sequence[PageBitmap], stage: SaveStage) -> int:
         total = copier.count(pages)
         self._rounds += 1
         self._monitor.enter(stage, total, round_number=self._rounds)
@@ -223,7 +224,7 @@ class _Save:
             running=self._was_running,
         )
         self._go_on()
-        self._monitor.enter(Stage.FINISH)
+        self._monitor.enter(SaveStage.FINISH)
         written = writer.commit(notes)
         return SaveReport(
             path=self._path.absolute(),

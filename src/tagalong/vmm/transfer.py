@@ -14,7 +14,7 @@ from tagalong.migrate import (
     FdAddress,
     MigrationOptions,
     MigrationStage,
-    Progress,
+    SendProgress,
     SocketListener,
     Steering,
     TcpAddress,
@@ -68,7 +68,7 @@ def _credentials(settings: MigrationSettings) -> TlsCredentials | None:
     return TlsCredentials(Path(settings.tls_creds), settings.tls_hostname or None)
 
 
-def _progress(moment: Progress) -> MigrationProgress:
+def _progress(moment: SendProgress) -> MigrationProgress:
     expected_s = moment.expected_downtime_s
     return MigrationProgress(
         total_bytes=moment.ram_bytes,

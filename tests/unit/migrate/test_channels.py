@@ -11,7 +11,7 @@ import pytest
 from tagalong.errors import HandoverUncertainError, MigrationError, UsageError
 from tagalong.machine import MachineDescription, RunState
 from tagalong.memory import Gpa
-from tagalong.migrate import MigrationOptions, MigrationStage, Progress, Timeouts, migrate_to
+from tagalong.migrate import MigrationOptions, MigrationStage, SendProgress, Timeouts, migrate_to
 from tagalong.migrate.pages.compression import parse_compression
 from tagalong.wire import RecordType, Role
 from tagalong.wire.limits import MAX_COPIED_BYTES
@@ -191,7 +191,7 @@ def test_connection_that_breaks_in_precopy_is_resumed(
     )
     stages: list[MigrationStage] = []
 
-    def note(progress: Progress) -> None:
+    def note(progress: SendProgress) -> None:
         stages.append(progress.stage)
 
     outcome = Migration(source, options, rule=rule, progress=note).run()  # type: ignore[arg-type]

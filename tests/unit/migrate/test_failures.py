@@ -24,7 +24,7 @@ from tagalong.migrate import (
     Channel,
     MigrationOptions,
     MigrationStage,
-    Progress,
+    SendProgress,
     Timeouts,
     migrate_to,
 )
@@ -450,7 +450,7 @@ def test_cancel_in_any_stage_leaves_the_guest_running(
 ) -> None:
     cancel = threading.Event()
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: SendProgress) -> None:
         if progress.stage is stage:
             cancel.set()
 
@@ -460,7 +460,7 @@ def test_cancel_in_any_stage_leaves_the_guest_running(
     error = stayed(outcome)
     assert isinstance(error, MigrationCancelledError)
     assert str(error) == "the migration was cancelled"
-    assert error.stage is not None
+    assert error.stage is stage
     assert isinstance(outcome.destination_error, MigrationCancelledError)
     assert "the other end gave up (CANCELLED)" in str(outcome.destination_error)
 
@@ -568,7 +568,7 @@ def test_guest_that_cannot_be_resumed_is_told_of_in_a_note(outcomes: list[Outcom
 def test_callback_that_raises_does_not_lose_the_guest(
     source: FakeMachine, outcomes: list[Outcome]
 ) -> None:
-    def broken(progress: Progress) -> None:
+    def broken(progress: SendProgress) -> None:
         if progress.stage is MigrationStage.COMMIT:
             raise ZeroDivisionError("a bug of the caller")
 

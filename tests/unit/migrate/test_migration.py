@@ -9,7 +9,7 @@ import pytest
 
 from tagalong.machine import PowerState, RunState
 from tagalong.memory import PageBitmap
-from tagalong.migrate import MigrationOptions, Progress
+from tagalong.migrate import MigrationOptions, SendProgress
 from tests.support.fake_machine import GCR, RAM, X0, FakeMachine, contents, describe
 from tests.support.migration import PATIENT, TCP, Migration, Outcome
 
@@ -261,7 +261,7 @@ def test_migrate_vcpus_that_are_off_stay_off(outcomes: list[Outcome]) -> None:
 
 def test_migrate_reports_what_it_cost(outcomes: list[Outcome]) -> None:
     source = running(fill(FakeMachine(guest=lambda it: it.guest_write(RAM, b"tick"))))
-    seen: list[Progress] = []
+    seen: list[SendProgress] = []
 
     outcome = Migration(
         source, MigrationOptions(verify=True, timeouts=PATIENT), progress=seen.append

@@ -11,7 +11,7 @@ from tagalong.machine import RunState
 from tagalong.migrate import (
     MigrationOptions,
     MigrationStage,
-    Progress,
+    SendProgress,
     SocketListener,
     Steering,
     TcpAddress,
@@ -59,7 +59,7 @@ class Rig:
         self.arrived.append(machine)
 
     def run(self, go_on: threading.Timer | None) -> None:
-        def watch(progress: Progress) -> None:
+        def watch(progress: SendProgress) -> None:
             if (
                 progress.stage is MigrationStage.PRECOPY
                 and MigrationStage.PRECOPY not in self.stages
@@ -202,7 +202,7 @@ def test_limits_that_are_tuned_count_at_once() -> None:
     source.resume()
     steering, arrived = Steering(), []
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: SendProgress) -> None:
         if progress.pages_sent:
             steering.tune(MigrationOptions())
 

@@ -24,7 +24,7 @@ from tagalong.errors import (
 )
 from tagalong.machine import RunState
 from tagalong.memory import Gpa
-from tagalong.snapshot import SaveOptions, SaveProgress, Stage, save
+from tagalong.snapshot import SaveOptions, SaveProgress, SaveStage, save
 from tests.support.fake_machine import RAM, FakeMachine, describe
 from tests.support.saver import FINISHING, SIZE, machine_with_content
 
@@ -136,15 +136,15 @@ def test_save_tells_stages_and_bytes_in_order(machine: FakeMachine, tmp_path: Pa
     save(machine, tmp_path / "vm.core", SaveOptions(live=True), progress=told.append)
 
     stages = list(dict.fromkeys(moment.stage for moment in told))
-    assert stages == [Stage.PRECOPY, Stage.LAST_PAGES, Stage.FINISH]
-    assert next(m.round_number for m in told if m.stage is Stage.LAST_PAGES) == 2
+    assert stages == [SaveStage.PRECOPY, SaveStage.LAST_PAGES, SaveStage.FINISH]
+    assert next(m.round_number for m in told if m.stage is SaveStage.LAST_PAGES) == 2
     assert all(m.done_bytes <= m.total_bytes for m in told)
 
 
 class CancelAt:
     """A token that is set once a stage has been told."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: SaveStage) -> None:
         self._stage = stage
         self._reached = False
 
@@ -155,9 +155,9 @@ class CancelAt:
         return self._reached
 
 
-@pytest.mark.parametrize("stage", [Stage.PRECOPY, Stage.LAST_PAGES, Stage.COMPRESS])
+@pytest.mark.parametrize("stage", [SaveStage.PRECOPY, SaveStage.LAST_PAGES, SaveStage.COMPRESS])
 def test_save_cancelled_leaves_nothing_and_the_guest_goes_on(
-    machine: FakeMachine, tmp_path: Path, stage: Stage
+    machine: FakeMachine, tmp_path: Path, stage: SaveStage
 ) -> None:
     cancel = CancelAt(stage)
     options = SaveOptions(live=True, compress=True)

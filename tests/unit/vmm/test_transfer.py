@@ -18,7 +18,7 @@ from tagalong.migrate import (
     FileAddress,
     MigrationOptions,
     MigrationStage,
-    Progress,
+    SendProgress,
     Steering,
     TcpAddress,
     TlsCredentials,
@@ -45,13 +45,13 @@ def test_send_passes_options_and_converts_progress(monkeypatch: pytest.MonkeyPat
         machine: object,
         options: MigrationOptions,
         *,
-        progress: Callable[[Progress], None],
+        progress: Callable[[SendProgress], None],
         cancel: threading.Event,
         steering: Steering,
     ) -> Report:
         seen.extend([uri, machine, options, cancel, steering])
-        progress(Progress(MigrationStage.PRECOPY, 2, 1000, 3, 4, 600, 400, 1e6, 5.0, 0.25))
-        progress(Progress(MigrationStage.SETUP, 0, 1000, 0, 0, 1000, 0))
+        progress(SendProgress(MigrationStage.PRECOPY, 2, 1000, 3, 4, 600, 400, 1e6, 5.0, 0.25))
+        progress(SendProgress(MigrationStage.SETUP, 0, 1000, 0, 0, 1000, 0))
         return Report()
 
     monkeypatch.setattr(migrate, "migrate_to", migrate_to)

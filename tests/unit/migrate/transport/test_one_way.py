@@ -22,7 +22,7 @@ from tagalong.machine import RunState
 from tagalong.migrate import (
     MigrationOptions,
     MigrationStage,
-    Progress,
+    SendProgress,
     listen,
     migrate_to,
     parse_address,
@@ -165,7 +165,7 @@ def test_cancelled_file_leaves_the_guest_running_and_no_file(
 ) -> None:
     cancel = threading.Event()
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: SendProgress) -> None:
         if progress.stage is MigrationStage.STATE:
             cancel.set()
 
