@@ -1,4 +1,4 @@
-"""What tagalong finds out about tags, machines and hosts by running them.
+"""Studies of tags, machines and hosts: each result is found by running something.
 
 demo        one guest, moved between two processes
 comparison  the access strategies, side by side

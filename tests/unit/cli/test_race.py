@@ -10,7 +10,7 @@ from tagalong.cli.app import invoke
 
 ONE = """\
 Guest retag-once: 3 instructions. VMM own code: 3 instructions, checking sync.
-Exhaustive: all 20 interleavings, in 14 states (at most a dozen instructions a side).
+Exhaustive: all 20 interleavings, in 14 states (at most a dozen instructions per side).
 
   fault                 6   30.0 %  the VMM took a tag check fault
   torn                  0      0 %  tag and data that were never there at one time
@@ -125,9 +125,9 @@ def test_race_as_json_is_one_object_or_a_list(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "a race is with one strategy, or with code of your own"),
+        ([], "no VMM code to race: give --access NAME or --vmm-code FILE"),
         (["--access", "luck"], "Invalid value for '--access'"),
-        (["--vmm-code", "/nowhere"], "cannot read the code: [Errno 2] No such file or directory"),
+        (["--vmm-code", "/nowhere"], "cannot read the code in /nowhere: No such file or directory"),
     ],
 )
 def test_race_that_makes_no_sense_is_refused(

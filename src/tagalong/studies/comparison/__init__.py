@@ -1,4 +1,4 @@
-"""The comparison of the access strategies: every entry found by running it on a machine."""
+"""Compares the access strategies; every entry is found by running a strategy on a machine."""
 
 from tagalong.studies.comparison.compare import ComparisonOptions, compare
 from tagalong.studies.comparison.report import (

@@ -1,4 +1,4 @@
-"""Runs every strategy on a machine, and the control."""
+"""Runs every strategy, and the control, each on a machine of its own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ _RAM_BYTES: Final = 16 << 20
 _TRIED_AT: Final = 1 << 20
 _MEASURED_AT: Final = 8 << 20
 
-# The plain one first: it is what the others are compared with.
+# The control comes first: the others are compared with it.
 _COMPARED: Final[tuple[type[Strategy], ...]] = (Plain, *STRATEGIES.values())
 
 Step = Callable[[str], None]
@@ -27,7 +27,7 @@ Step = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """`race_s`: seconds of looks at a running guest for each strategy; 0 for none."""
+    """What to compare. `race_s`: seconds of looks at a running guest per strategy, 0 for none."""
 
     machine: str = AUTO_MACHINE
     race_s: float = 0.0
@@ -36,8 +36,8 @@ class ComparisonOptions:
 def compare(options: ComparisonOptions, step: Step = lambda _: None) -> ComparisonReport:
     """Return what every strategy does on a machine of this kind.
 
-    `step` gets a word on each step. Raises HostError if this host has no such machine. A
-    strategy that the host lacks something for is in the report, with the reason.
+    `step` is called with the title of each step. Raises HostError if this host cannot run such a
+    machine. A strategy that does not work on this host is in the report, with the reason.
     """
     machine = choose_machine(options.machine)
     make = machine_maker(machine.name)
@@ -54,7 +54,7 @@ def compare(options: ComparisonOptions, step: Step = lambda _: None) -> Comparis
 
 
 def _compare_one(kind: type[Strategy], make: MachineMaker) -> StrategyReport:
-    """Run one strategy on a machine of its own: its views are made anew."""
+    """Run one strategy on a machine of its own, so that all mappings are new."""
     machine = make(ram_bytes=_RAM_BYTES)
     try:
         row = StrategyReport(

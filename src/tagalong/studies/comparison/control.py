@@ -1,4 +1,4 @@
-"""The control: plain accesses through the view with PROT_MTE, as if there were no tags."""
+"""The control: plain accesses through the mapping with PROT_MTE, as if there were no tags."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from tagalong.studies.comparison.report import CONTROL
 
 
 class Plain(Mapped):
-    """Not a strategy: what all of them are there to avoid."""
+    """What the strategies avoid: it takes tag check faults wherever checking is on."""
 
     name: ClassVar[str] = CONTROL
     summary: ClassVar[str] = "plain accesses through a mapping with PROT_MTE: the control"

@@ -1,4 +1,4 @@
-"""The machines that a comparison runs on: those that have a host."""
+"""The machines that a comparison runs on: those that expose their host."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +10,7 @@ from tagalong.vmm.factory import ConsoleSink, machine_factory
 
 
 class HostedMachine(Machine, Protocol):
-    """A machine that shows its strategies the host that it runs on. Both kinds do."""
+    """A machine that exposes the host on which its strategies run. Both kinds do."""
 
     @property
     def host(self) -> Host:
@@ -23,7 +23,7 @@ MachineMaker = Callable[..., HostedMachine]
 
 
 def machine_maker(name: str) -> MachineMaker:
-    """Return what makes machines of kind `name`. Raises UsageError if there is none."""
+    """Return a maker of machines of kind `name`. Raises UsageError for an unknown kind."""
     return partial(_make, name)
 
 

@@ -1,4 +1,4 @@
-"""What one strategy does on a paused machine: correctness, system calls, cost."""
+"""Measures one strategy on a paused machine: correctness, system calls, cost."""
 
 import errno
 import time
@@ -27,7 +27,7 @@ _MEASURED_BYTES = 1 << 20
 
 @contextmanager
 def checking(host: Host, mode: TagCheckMode) -> Iterator[None]:
-    """Have this thread's accesses checked in `mode` for a `with` block."""
+    """Check this thread's accesses in `mode` for the length of a `with` block."""
     before = host.get_tagged_addr_ctrl()
     try:
         host.set_tagged_addr_ctrl(tagged_addr_ctrl(mode))
@@ -37,14 +37,18 @@ def checking(host: Host, mode: TagCheckMode) -> Iterator[None]:
 
 
 class Truth:
-    """Guest RAM past all strategies: by KVM's ioctl and its own mapping, with checking off."""
+    """Guest RAM without any strategy: KVM's ioctl, and a mapping with checking off.
+
+    A strategy is judged by what this class reads and writes, so it uses nothing that a
+    strategy under test uses with checking on.
+    """
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._tags = Ioctl(host)
 
     def read(self, gpa: Gpa, size_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return data and packed tags of whole pages; the tags are looked at first."""
+        """Return data and packed tags of whole pages; the tags are read first."""
         packed = np.empty(size_bytes // PACKED_RATIO, np.uint8)
         with checking(self._host, TagCheckMode.NONE):
             self._tags.read_tags(gpa, packed)
@@ -59,7 +63,7 @@ class Truth:
 
 
 def random_pages(size_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return data and packed tags for some pages; no granule has tag 0."""
+    """Return random data and packed tags; no granule has tag 0."""
     random = np.random.default_rng(1)
     data = random.integers(0, 256, size_bytes, np.uint8)
     low, high = random.integers(1, 16, (2, size_bytes // PACKED_RATIO), np.uint8)
@@ -68,7 +72,7 @@ def random_pages(size_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 @dataclass
 class Tries:
-    """How many operations were tried, faulted, and did something wrong."""
+    """How many operations were tried, faulted, and gave or left wrong bytes."""
 
     attempts: int = 0
     faults: int = 0
@@ -84,7 +88,7 @@ class Tries:
 
 
 def try_all(host: Host, strategy: Strategy, gpa: Gpa, mode: TagCheckMode) -> Tries:
-    """Read and write data and tags of some pages from `gpa` on, with checks in `mode`."""
+    """Read and write data and tags of eight pages from `gpa` on, with checks in `mode`."""
     page, truth, tries = host.memory.regions[0].page_size_bytes, Truth(host), Tries()
     for number in range(_PAGES_TRIED):
         _try_page(host, strategy, Page(truth, Gpa(gpa + number * page), page), mode, tries)
@@ -93,14 +97,14 @@ def try_all(host: Host, strategy: Strategy, gpa: Gpa, mode: TagCheckMode) -> Tri
 
 @dataclass(frozen=True)
 class Page:
-    """A page of guest RAM, looked at past the strategies."""
+    """A page of guest RAM, seen without any strategy."""
 
     truth: Truth
     gpa: Gpa
     size_bytes: int
 
     def holds(self, data: NDArray[np.uint8], packed: NDArray[np.uint8]) -> bool:
-        """Return whether that is what the guest would find."""
+        """Return whether the guest would read these data and tags."""
         found = self.truth.read(self.gpa, self.size_bytes)
         return np.array_equal(found[0], data) and np.array_equal(found[1], packed)
 
@@ -122,7 +126,7 @@ def _try_page(host: Host, strategy: Strategy, page: Page, mode: TagCheckMode, tr
 
 
 def try_system_calls(host: Host, strategy: Strategy, gpa: Gpa, mode: TagCheckMode) -> SystemCalls:
-    """Hand what the strategy lends of a page at `gpa` to write(2) and read(2)."""
+    """Pass the memory that the strategy lends at `gpa` to write(2) and read(2)."""
     page = host.memory.regions[0].page_size_bytes
     Truth(host).write(gpa, *random_pages(page))
     with checking(host, mode), strategy.lend(gpa, _LENT_BYTES) as address:
@@ -134,7 +138,7 @@ def try_system_calls(host: Host, strategy: Strategy, gpa: Gpa, mode: TagCheckMod
 
 
 def measure_all(host: Host, strategy: Strategy, gpa: Gpa) -> dict[str, Operation]:
-    """Measure the four copies over some pages from `gpa` on, with synchronous checks."""
+    """Measure the four copies over 1 MiB from `gpa` on, with synchronous checks."""
     data, packed = random_pages(_MEASURED_BYTES)
     Truth(host).write(gpa, data, packed)
     copies: dict[str, Callable[[], Fault | None]] = {

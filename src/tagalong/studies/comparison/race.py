@@ -55,12 +55,12 @@ class Retagger:
         return Looks(*counts.tolist())
 
     def now(self) -> Granules:
-        """Return data and packed tags of the buffer, past all strategies."""
+        """Return data and packed tags of the buffer, read without any strategy."""
         data, packed = Truth(self.host).read(self.gpa, self._page_bytes)
         return data[:_LOOK_BYTES], packed[: _LOOK_BYTES // PACKED_RATIO]
 
     def _look(self, strategy: Strategy) -> NDArray[np.int64]:
-        """Return looks, faults, and the granules torn, stale and right of one look."""
+        """Return looks, faults, and the torn, stale and right granules of one look."""
         data = np.empty(_LOOK_BYTES, np.uint8)
         page = np.empty(self._page_bytes // PACKED_RATIO, np.uint8)
         if strategy.read_tags(self.gpa, page) or strategy.read(self.gpa, data):
@@ -73,10 +73,10 @@ class Retagger:
 
 
 def are_torn(data: NDArray[np.uint8], packed: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return, for each granule, whether tag and data are of no one moment of `retag`'s.
+    """Return per granule whether its tag and data never existed together.
 
-    The guest stores round n's tag, then twice the word n: between the two there is a moment
-    with the tag of round n and the data of round n - 1.
+    In round n the guest `retag` stores the tag of round n, then the word n twice. Between the two
+    stores the granule has the tag of round n and the data of round n - 1; both are legitimate.
     """
     first, second = data.view("<u8").reshape(-1, 2).T
     tags = unpack(packed).astype(np.uint64) - np.uint64(1)
@@ -88,7 +88,7 @@ def are_torn(data: NDArray[np.uint8], packed: NDArray[np.uint8]) -> NDArray[np.b
 
 
 def are_same(then: Granules, now: Granules) -> NDArray[np.bool_]:
-    """Return, for each granule, whether data and tag are what they were."""
+    """Return per granule whether data and tag are unchanged."""
     words = then[0].view("<u8").reshape(-1, 2) == now[0].view("<u8").reshape(-1, 2)
     same: NDArray[np.bool_] = words.all(axis=1) & (unpack(then[1]) == unpack(now[1]))
     return same
@@ -96,7 +96,7 @@ def are_same(then: Granules, now: Granules) -> NDArray[np.bool_]:
 
 @contextmanager
 def retagger(make: MachineMaker) -> Iterator[Retagger]:
-    """Boot the guest and wait until it is at it. Raises MachineError if it does not get there."""
+    """Boot the guest and wait for its first round. Raises MachineError if that takes too long."""
     console = _Console()
     machine = make(ram_bytes=_RAM_BYTES, console=console.hear)
     try:
@@ -112,14 +112,14 @@ def retagger(make: MachineMaker) -> Iterator[Retagger]:
 
 @dataclass
 class _Console:
-    """What the guest has said, from the machine's thread."""
+    """Console output of the guest, delivered by the machine's thread."""
 
     def __post_init__(self) -> None:
         self._said = bytearray()
         self._changed = threading.Condition()
 
     def hear(self, data: bytes) -> None:
-        """Take some output."""
+        """Append some output."""
         with self._changed:
             self._said += data
             self._changed.notify_all()
@@ -131,8 +131,9 @@ class _Console:
             found = _BUFFER.search(self._said)
         if found is None:
             raise MachineError(
-                f"the guest retag did not say where its buffer is: {bytes(self._said)!r}, "
-                f"{machine.run_state.value}, {machine.failure}"
+                f"the guest retag printed no buffer address within {_START_TIMEOUT_S:.0f} s: "
+                f"it printed {bytes(self._said)!r}; the machine is {machine.run_state.value} "
+                f"({machine.failure or 'no failure'})"
             )
         return Gpa(int(found[1], 16))
 
@@ -142,5 +143,8 @@ def _wait_for_first_round(found: Retagger) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while not unpack(found.now()[1]).all():
         if time.monotonic() > deadline:
-            raise MachineError(f"the guest retag has tagged nothing at gpa {found.gpa:#x}")
+            raise MachineError(
+                f"the guest retag did not finish its first round within {_START_TIMEOUT_S:.0f} s: "
+                f"granules at gpa {found.gpa:#x} have no tag yet"
+            )
         time.sleep(_POLL_S)

@@ -1,15 +1,15 @@
-"""What the comparison found, as values and as JSON."""
+"""The results of a comparison, as values and as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 CONTROL = "(plain)"
-"""The name of the control: plain accesses through the view with PROT_MTE."""
+"""The name of the control: plain accesses through the mapping with PROT_MTE."""
 
 
 @dataclass(frozen=True)
 class SystemCalls:
-    """What became of write(2) from guest memory and read(2) into it: "ok" or an errno's name."""
+    """Results of write(2) from guest memory and read(2) into it: "ok" or the name of an errno."""
 
     write: str
     read: str
@@ -17,7 +17,7 @@ class SystemCalls:
 
 @dataclass(frozen=True)
 class Operation:
-    """What copying costs; GiB are of guest RAM, for tags too."""
+    """The cost of a copy. GiB are of guest RAM, for tags too."""
 
     gib_per_s: float
     system_calls_per_gib: float
@@ -28,8 +28,8 @@ class Operation:
 class Looks:
     """Looks at a buffer: its tags, then its data.
 
-    `faults` of them ended in a tag check fault; of the others, `torn`, `stale` and `right`
-    count granules (tagalong.access.Outcome says what these are).
+    `faults` counts the looks that ended in a tag check fault. `torn`, `stale` and `right` count
+    granules of the others (tagalong.access.Outcome defines them).
     """
 
     looks: int
@@ -52,10 +52,10 @@ class RaceResult:
 class StrategyReport:
     """One strategy on one machine.
 
-    `reason`: why it does not work, None if it does; then the rest is there. `faults`: how many
-    of the reads and writes faulted, `wrong`: how many gave or left something wrong, both of
-    `attempts` in each checking mode. `system_calls` by mode, `operations` by name, measured with
-    synchronous checks; `race` if it was asked for.
+    `reason`: why it does not work; None if it works, and then the other fields are set. `faults`
+    and `wrong`: by checking mode, how many of `attempts` reads and writes faulted, and how many
+    read or left wrong bytes. `system_calls`: by checking mode. `operations`: by name, measured
+    with synchronous checks. `race`: only if it was asked for.
     """
 
     name: str
@@ -78,7 +78,7 @@ class StrategyReport:
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """All strategies, the control first; `machine` and `chosen` are names, with the reasons."""
+    """All strategies, the control first. `machine` and `chosen`: names, each with its reason."""
 
     machine: str
     machine_reason: str
@@ -88,7 +88,7 @@ class ComparisonReport:
 
     @property
     def is_as_promised(self) -> bool:
-        """Return whether no strategy faulted or did wrong while the guest stood."""
+        """Return whether no strategy faulted or was wrong while the guest was paused."""
         rows = [each for each in self.strategies if each.works and each.name != CONTROL]
         counts = [n for row in rows for by in (row.faults, row.wrong) for n in (by or {}).values()]
         in_pause = [row.race.paused for row in rows if row.race is not None]
@@ -99,7 +99,7 @@ class ComparisonReport:
         return next(each for each in self.strategies if each.name == name)
 
     def to_json(self) -> dict[str, object]:
-        """Return the report as JSON values."""
+        """Return the report as what `json.dumps` takes."""
         rows = [asdict(each) | {"works": each.works} for each in self.strategies]
         return {
             "machine": self.machine,

@@ -1,6 +1,6 @@
-"""Reads what the guest program `churn` says on its console.
+"""Reads what the guest program `churn` prints on its console.
 
-Two kinds of lines matter; the words before the first pair tell them apart:
+Two kinds of lines matter; the words before the first `key=value` distinguish them:
 
     churn: progress vcpu=0 ops=4096 blocks=300 retags=120 faults=64
     churn: FAIL vcpu=0 ops=5000 allocation tag at 0x40255420: expected 0xc got 0
@@ -21,10 +21,10 @@ _FAIL = re.compile(r"churn: FAIL\b")
 
 @dataclass(frozen=True)
 class ChurnProgress:
-    """One vCPU's counters since the guest began; they only grow, but for `blocks`.
+    """One vCPU's counters since the guest started. All but `blocks` only grow.
 
-    `operations` counts steps of the workload, `blocks` those alive now, `retags` changes
-    of tags alone, `faults` tag check faults that the guest provoked and got.
+    `operations` counts steps of the workload, `blocks` live blocks, `retags` changes of tags
+    alone, `faults` tag check faults that the guest provoked and took.
     """
 
     vcpu: int
@@ -41,7 +41,7 @@ def parse_progress(line: str) -> ChurnProgress | None:
 
 
 class ChurnLog:
-    """What one side's console has shown so far, and a way to wait for more."""
+    """The console output of one side so far, and a way to wait for more."""
 
     def __init__(self) -> None:
         self.failures: list[str] = []
@@ -51,7 +51,7 @@ class ChurnLog:
         self._changed = asyncio.Event()
 
     def add(self, line: str) -> None:
-        """Take one line of console output."""
+        """Record one line of console output."""
         progress = parse_progress(line)
         if progress is not None:
             self._last[progress.vcpu] = progress
@@ -61,21 +61,21 @@ class ChurnLog:
         self._changed.set()
 
     def end(self) -> None:
-        """Record that no more will come."""
+        """Record that no more output will come."""
         self.ended = True
         self._changed.set()
 
     def progress(self) -> GuestProgress:
-        """Return what all vCPUs together have reported here last."""
+        """Return the sum of what each vCPU reported last."""
         last = self._last.values()
         return GuestProgress(sum(p.operations for p in last), sum(p.faults for p in last))
 
     def reports(self, vcpu_count: int) -> int:
-        """Return how many progress lines every one of `vcpu_count` vCPUs has at least."""
+        """Return the number of progress lines of the vCPU that has the fewest."""
         return min(self._reports.get(vcpu, 0) for vcpu in range(vcpu_count))
 
     async def wait_until(self, condition: Callable[["ChurnLog"], bool]) -> None:
-        """Return once `condition` holds or nothing more will come."""
+        """Return once `condition` holds or no more output will come."""
         while not (condition(self) or self.ended):
             self._changed.clear()
             await self._changed.wait()

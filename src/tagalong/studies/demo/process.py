@@ -1,4 +1,4 @@
-"""One of the demo's two processes: a real `tagalong run`, watched and never left behind."""
+"""One of the demo's two processes: a real `tagalong run`, which never outlives the demo."""
 
 import asyncio
 import os
@@ -19,20 +19,20 @@ from tagalong.studies.demo.churn import ChurnLog
 _START_TIMEOUT_S = 20.0
 _POLL_S = 0.01
 _STOP_TIMEOUT_S = 5.0
-_KEPT_MESSAGES = 20
+_LAST_MESSAGES = 20
 _MAX_LINE_BYTES = 1 << 20
 _PREFIX = "tagalong: error: "
 
 
 class VmProcess:
-    """A running `tagalong run`; made by `start`. `log` is its guest's console."""
+    """A running `tagalong run`, made by `start`. `log`: the console of its guest."""
 
     def __init__(self, name: str, control: Path, process: Process) -> None:
         self.name = name
         self.control = control
         self.log = ChurnLog()
         self._process = process
-        self._messages: deque[str] = deque(maxlen=_KEPT_MESSAGES)
+        self._messages: deque[str] = deque(maxlen=_LAST_MESSAGES)
         self._readers = [
             asyncio.create_task(self._read_console(cast("StreamReader", process.stdout))),
             asyncio.create_task(self._read_messages(cast("StreamReader", process.stderr))),
@@ -41,11 +41,14 @@ class VmProcess:
     async def ended_early(self) -> MachineError:
         """Wait for the end of a process that should not end; return the error for it."""
         await self.stop()
-        last = self._messages[-1] if self._messages else "it did not say why"
-        return MachineError(f"the {self.name} process ended: {last.removeprefix(_PREFIX)}")
+        last = self._messages[-1] if self._messages else "it printed no message"
+        return MachineError(
+            f"the {self.name} process ended with status {self._process.returncode}: "
+            f"{last.removeprefix(_PREFIX)}"
+        )
 
     async def stop(self) -> None:
-        """End the process, by force if it does not listen, and read all it had to say.
+        """End the process, with SIGKILL if SIGTERM does not, and read the rest of its output.
 
         The log is complete then. Safe to call twice.
         """
@@ -61,10 +64,10 @@ class VmProcess:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[ControlClient]:
-        """Connect to the control socket, as soon as the process serves it.
+        """Connect to the control socket as soon as the process serves it.
 
-        Raises MachineError with the process's own words if it ends before that, and
-        ControlError if it takes too long.
+        Raises MachineError with the process's last message if it ends before that, and
+        ControlError after 20 s.
         """
         async with AsyncExitStack() as stack:
             deadline = time.monotonic() + _START_TIMEOUT_S
@@ -92,10 +95,10 @@ class VmProcess:
 
 @asynccontextmanager
 async def start(name: str, control: Path, options: Sequence[str]) -> AsyncIterator[VmProcess]:
-    """Run `tagalong run` with `options` for the time of a `with` block.
+    """Run `tagalong run` with `options` for the length of a `with` block.
 
-    Whatever happens, the process is gone when the block is left; should this process be
-    killed itself, the kernel ends that one too.
+    The process has ended when the block ends, whatever happened. If this process is killed, the
+    kernel ends that one too.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tagalong", "run",

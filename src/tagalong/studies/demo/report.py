@@ -1,4 +1,4 @@
-"""What a demo found out: numbers, and whether it went well."""
+"""The report of a demo: numbers, and whether it succeeded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ _COPIED = (
 
 @dataclass(frozen=True)
 class GuestProgress:
-    """What the guest had reported, of all vCPUs together, when it left one side.
+    """The guest's last report at one side, summed over all vCPUs.
 
     `operations` are steps of its workload, `faults` tag check faults that it provoked and
-    got; both count from the guest's start.
+    took. Both count from the guest's start.
     """
 
     operations: int
@@ -28,10 +28,10 @@ class GuestProgress:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """A demo from start to end.
+    """A whole demo.
 
-    `migration` is the source's report, `failures` the guest's own FAIL lines. A granule is
-    tagged if its tag is not 0; counted at the source when the guest stood.
+    `migration`: the source's report. `failures`: the guest's own FAIL lines. `tagged_granules`:
+    granules whose tag is not 0, counted at the source after the guest left.
     """
 
     tags_dropped: bool
@@ -44,9 +44,9 @@ class DemoReport:
 
     @property
     def succeeded(self) -> bool:
-        """Return whether the guest went on unharmed and both sides held the same."""
-        went_on = self.after.operations > self.before.operations
-        return went_on and not self.failures and self.migration["verified"] is True
+        """Return whether the guest ran on unharmed and the digests of both sides were equal."""
+        ran_on = self.after.operations > self.before.operations
+        return ran_on and not self.failures and self.migration["verified"] is True
 
     def to_json(self) -> dict[str, object]:
         """Return the report as what `json.dumps` takes. Keys are stable; new ones may come."""

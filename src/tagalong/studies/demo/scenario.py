@@ -6,8 +6,8 @@
                       ---- migrate, tags included, digests compared ---->
       ends                                       guest reports further progress
 
-The guest checks its own tags all the time and says FAIL at the first broken invariant; so
-what it says at the destination is the proof, not what we say.
+The guest checks its own tags all the time and prints FAIL at the first broken invariant. So the
+proof is what the guest prints at the destination, not what tagalong reports.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ from tagalong.vmm.factory import AUTO
 from tagalong.vmm.record import MigrationRequest
 from tagalong.vmm.settings import MigrationSettings
 
-# Operations between two lines of progress: several a second, so that nobody waits for long.
+# Operations between two progress lines: several lines per second, so that the demo is short.
 _REPORT_OFTEN = "report=512"
 
-# How many lines of progress every vCPU has to print before and after the move.
+# How many progress lines each vCPU has to print before and after the migration.
 _REPORTS_BEFORE = 2
 _REPORTS_AFTER = 3
 
@@ -41,7 +41,7 @@ Answer = Mapping[str, object]
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What `tagalong demo` was asked for."""
+    """The options of `tagalong demo`."""
 
     ram_bytes: int
     vcpu_count: int
@@ -54,17 +54,17 @@ class DemoOptions:
 
 @dataclass(frozen=True)
 class DemoObserver:
-    """Gets told how far the demo is: a word on each step, and the migration's progress."""
+    """Called with the title of each step, and with the migration's progress."""
 
     step: Callable[[str], None]
     progress: Callable[[Answer], None]
 
 
 async def run_demo(options: DemoOptions, observer: DemoObserver) -> DemoReport:
-    """Run the demo and return what happened.
+    """Run the demo and report it.
 
-    Raises the error of whatever did not work. Both processes are gone when it returns,
-    raises or is cancelled.
+    Raises the error of the step that failed. Both processes have ended when this returns, raises
+    or is cancelled.
     """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tagalong-")))
@@ -80,7 +80,7 @@ async def run_demo(options: DemoOptions, observer: DemoObserver) -> DemoReport:
         migration = await _migrate(source, destination, options, observer)
         census = await _count_tags(source)
         await source.stop()
-        observer.step("the guest is at the destination; waiting for what it says there")
+        observer.step("the guest runs at the destination; waiting for what it prints there")
         await _wait_for_progress(destination, options, _REPORTS_AFTER, more_than=source.log)
         await destination.stop()
         return DemoReport(
@@ -116,10 +116,10 @@ def _destination_options(options: DemoOptions) -> tuple[str, ...]:
 async def _migrate(
     source: VmProcess, destination: VmProcess, options: DemoOptions, observer: DemoObserver
 ) -> Answer:
-    # Without tags the digests cannot be equal: to see the guest notice, do not ask for them.
+    # Without tags the digests cannot be equal, and the guest is to notice: compare none.
     request = MigrationRequest(
         uri=await _incoming_uri(destination),
-        # A host may be so slow, as an emulated one is, that the guest would never be caught up.
+        # A host may be too slow to keep up with the guest, as an emulated one is: throttle it.
         settings=MigrationSettings(downtime_limit=options.max_downtime_ms, auto_converge=True),
         verify=not options.drop_tags,
         drop_tags=options.drop_tags,
@@ -136,7 +136,7 @@ async def _incoming_uri(destination: VmProcess) -> str:
 
 
 async def _count_tags(source: VmProcess) -> Mapping[str, int]:
-    """Count the tags in the copy that the source keeps: the guest as it left."""
+    """Count the tags in the source's copy: the guest as it was when it left."""
     async with source.client() as client:
         return cast("Mapping[str, int]", await client.execute("x-query-tags"))
 
@@ -144,7 +144,7 @@ async def _count_tags(source: VmProcess) -> Mapping[str, int]:
 async def _wait_for_progress(
     vm: VmProcess, options: DemoOptions, reports: int, more_than: ChurnLog | None = None
 ) -> None:
-    """Return when every vCPU has reported, or the guest has found something broken."""
+    """Return when every vCPU has reported, or the guest has found a broken invariant."""
     before = more_than.progress().operations if more_than is not None else 0
 
     def enough(log: ChurnLog) -> bool:
@@ -156,7 +156,7 @@ async def _wait_for_progress(
             await vm.log.wait_until(enough)
     except TimeoutError as error:
         raise MachineError(
-            f"the guest at the {vm.name} made no progress in {_PROGRESS_TIMEOUT_S:.0f} s"
+            f"the guest at the {vm.name} reported no progress within {_PROGRESS_TIMEOUT_S:.0f} s"
         ) from error
     if not enough(vm.log):
         raise await vm.ended_early()

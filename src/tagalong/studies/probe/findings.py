@@ -1,4 +1,4 @@
-"""What a probe finds: an answer to each question, and what the answer rests on."""
+"""The findings of a probe: an answer per question, and what the answer rests on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from tagalong.errors import TagalongError
 
 
 class Answer(Enum):
-    """Whether the host can do something; what could not be tried is not a no."""
+    """Whether the host can do something. UNKNOWN: it could not be tried."""
 
     YES = "yes"
     NO = "no"
@@ -16,7 +16,7 @@ class Answer(Enum):
 
 
 class CannotTryError(Exception):
-    """A trial that needs something which is not there; the message says what."""
+    """A trial cannot be made because something that it needs is missing; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ProbeReport:
 
 
 def attempt(name: str, trial: Callable[[], str]) -> ProbeFinding:
-    """Return what a trial finds: yes with what it returns, or why it failed."""
+    """Return the finding of a trial: YES with what it returns, or why it failed."""
     try:
         return ProbeFinding(name, Answer.YES, trial())
     except CannotTryError as reason:

@@ -1,4 +1,4 @@
-"""What the host's kernel and CPU can do without KVM.
+"""Probes what the host's kernel and CPU can do without KVM.
 
 Sources: Linux include/uapi/linux/userfaultfd.h, arch/arm64/include/uapi/asm/hwcap.h.
 """
@@ -33,7 +33,7 @@ _HUGE_PAGES: Final = Path("/sys/kernel/mm/hugepages")
 
 
 def host_findings() -> list[ProbeFinding]:
-    """Return what there is to know of kernel, CPU and memory."""
+    """Return the findings on kernel, CPU and memory."""
     return [
         attempt("kernel", lambda: f"{platform.system()} {platform.release()}"),
         attempt("architecture", _architecture),
@@ -48,7 +48,7 @@ def host_findings() -> list[ProbeFinding]:
 def _architecture() -> str:
     machine = platform.machine()
     if machine != _ARM64:
-        raise OSError(f"{machine}: guests with MTE run on arm64 hosts; here on machine 'soft' only")
+        raise OSError(f"{machine}: machine 'kvm' needs an arm64 host; machine 'soft' works here")
     return machine
 
 
@@ -58,7 +58,7 @@ def _huge_pages() -> str:
         for folder in _HUGE_PAGES.glob("hugepages-*kB")
     }
     if not sizes:
-        raise OSError("this kernel has none")
+        raise OSError("this kernel has no huge pages")
     return ", ".join(
         f"{size} kB: {(folder / 'nr_hugepages').read_text().strip()} reserved"
         for size, folder in sorted(sizes.items())
@@ -94,7 +94,7 @@ def _prot_mte() -> str:
 def _minor_faults() -> str:
     number = _SYS_USERFAULTFD.get(platform.machine())
     if number is None:
-        raise CannotTryError(f"system call number not known on {platform.machine()}")
+        raise CannotTryError(f"the number of userfaultfd on {platform.machine()} is not known")
     libc = ctypes.CDLL(None, use_errno=True)
     fd = libc.syscall(number, os.O_CLOEXEC)
     if fd < 0 and ctypes.get_errno() == errno.EPERM:

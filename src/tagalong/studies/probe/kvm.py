@@ -1,4 +1,4 @@
-"""What KVM on this host can do, tried with VMs that are made for it and never run a guest."""
+"""Probes what KVM on this host can do, with VMs that never run a guest."""
 
 import errno
 import mmap
@@ -37,7 +37,7 @@ _SPEED_BYTES: Final = 16 << 20
 
 
 def kvm_findings() -> list[ProbeFinding]:
-    """Return what KVM can do; if it cannot be opened, only why."""
+    """Return the findings on KVM; only the reason if /dev/kvm cannot be opened."""
     opened = attempt("kvm", _open)
     findings = [opened]
     if opened.answer is Answer.YES:
@@ -57,7 +57,7 @@ def _capability(cap: Cap) -> Callable[[], str]:
         with System() as system:
             value = system.check(cap)
         if not value:
-            raise HostError("KVM_CHECK_EXTENSION says 0")
+            raise HostError("KVM_CHECK_EXTENSION returns 0")
         return str(value)
 
     return ask
@@ -72,7 +72,7 @@ def _vm() -> Iterator[tuple[System, Vm]]:
 
 @contextmanager
 def _vm_with_ram(size_bytes: int = _PAGES * mmap.PAGESIZE) -> Iterator[tuple[Vm, Slot, Region]]:
-    """Make a VM with MTE and RAM of a kind that it takes."""
+    """Make a VM with MTE, and with shared RAM if this kernel accepts that, else private RAM."""
     with ExitStack() as stack:
         _, vm = stack.enter_context(_vm())
         for shared in (True, False):
@@ -113,13 +113,13 @@ def _hugetlb_slot() -> str:
     try:
         fd = os.memfd_create("probe", os.MFD_CLOEXEC | _MFD_HUGETLB)
     except OSError as error:
-        raise CannotTryError(f"no hugetlb memfd: {error.strerror}") from error
+        raise CannotTryError(f"cannot create a hugetlb memfd: {error.strerror}") from error
     size_bytes = _default_huge_page_bytes()
     try:
         os.ftruncate(fd, size_bytes)
         mapping = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED)
     except OSError as error:
-        raise CannotTryError(f"no huge page to be had: {error.strerror}") from error
+        raise CannotTryError(f"cannot map a huge page: {error.strerror}") from error
     finally:
         os.close(fd)
     view = np.frombuffer(mapping, np.uint8)
@@ -139,7 +139,7 @@ def _default_huge_page_bytes() -> int:
 def _dirty_ring() -> str:
     with _vm() as (_, vm):
         vm.enable(Cap.KVM_CAP_DIRTY_LOG_RING_ACQ_REL, _RING_BYTES)
-    return f"{_RING_BYTES} bytes a vCPU"
+    return f"{_RING_BYTES} bytes per vCPU"
 
 
 def _dirty_log() -> str:
@@ -149,7 +149,7 @@ def _dirty_log() -> str:
         count = log.harvest()[0].count()
         log.stop()
     if count:
-        raise HostError(f"{count} pages dirty that nobody wrote to")
+        raise HostError(f"{count} pages are marked dirty although nothing was written")
     return "with manual protection" if log.is_manual else "plain"
 
 

@@ -1,4 +1,4 @@
-"""The probe: everything is tried, nothing is left behind."""
+"""Runs the probe; nothing on the host changes."""
 
 from tagalong.studies.probe.findings import ProbeReport
 from tagalong.studies.probe.host import host_findings
@@ -6,5 +6,5 @@ from tagalong.studies.probe.kvm import kvm_findings
 
 
 def probe() -> ProbeReport:
-    """Try everything and return what was found. Raises nothing for what the host lacks."""
+    """Try everything and return the findings. What the host lacks is a finding, not an error."""
     return ProbeReport((*host_findings(), *kvm_findings()))

@@ -1,4 +1,4 @@
-"""What the two sides of a race run: guest code, and a VMM's code as a row of calls."""
+"""What the two sides of a race run: guest code, and VMM code as a sequence of calls."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -12,7 +12,7 @@ from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA
 
 RACED_GPA: Final = RAM_GPA
-"""The granule that both sides fight for; the one behind it shares its byte of packed tags."""
+"""The granule that both sides access; the next one shares its byte of packed tags."""
 LOOK_BYTES: Final = PACKED_RATIO
 
 FIRST_TAG: Final = 1
@@ -20,14 +20,14 @@ MAX_WORDS: Final = 256
 
 
 class Side(Enum):
-    """Who executes an instruction; the value is a letter in a schedule."""
+    """The side that executes an instruction; the value is a letter in a schedule."""
 
     GUEST = "g"
     VMM = "v"
 
 
 class Order(Enum):
-    """Which of the two a look begins with; the values are the words shown to people."""
+    """What a look reads first; the values are the words shown to people."""
 
     TAGS_FIRST = "tags first"
     DATA_FIRST = "data first"
@@ -37,8 +37,8 @@ class Order(Enum):
 class GuestCode:
     """A guest's instructions at EL1 with the MMU on and synchronous checks, as `words`.
 
-    They begin with x0 pointing at the granule through its tag, x1 to x4 holding data of two
-    owners to come, and end behind the last word. Raises UsageError for more than MAX_WORDS.
+    At their start x0 points at the granule through its tag, and x1 to x4 hold the data of the
+    next two owners. They end after the last word. Raises UsageError for more than MAX_WORDS.
     """
 
     name: str
@@ -50,7 +50,7 @@ class GuestCode:
 
 @dataclass(frozen=True)
 class VmmCall:
-    """A piece of VMM code: from `va` until it returns, or to `end_va` if that is given."""
+    """A piece of VMM code, from `va` until it returns or arrives at `end_va`, if that is set."""
 
     what: str
     va: int
@@ -61,9 +61,9 @@ class VmmCall:
 
 @dataclass(frozen=True)
 class VmmCode:
-    """A VMM's look at the granule: calls one after the other, at EL0.
+    """A VMM's look at the granule: a sequence of calls at EL0.
 
-    `words`: code of its own, at OWN_CODE_VA. `scratch`: what its scratch memory holds at first.
+    `words`: code of the user's own, at OWN_CODE_VA. `scratch`: the initial scratch memory.
     """
 
     name: str
@@ -78,9 +78,11 @@ class VmmCode:
 
 
 def check_length(name: str, words: tuple[int, ...]) -> None:
-    """Raise UsageError for a sequence that is too long for its place."""
+    """Raise UsageError for a sequence of more than MAX_WORDS instructions."""
     if len(words) > MAX_WORDS:
-        raise UsageError(f"{name}: {len(words)} instructions, at most {MAX_WORDS}")
+        raise UsageError(
+            f"cannot race {name}: it has {len(words)} instructions; the limit is {MAX_WORDS}"
+        )
 
 
 def owner_data(owner: int) -> int:

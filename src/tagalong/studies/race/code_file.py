@@ -1,4 +1,4 @@
-"""Sequences of users' own, from a file: A64 words or assembly."""
+"""Reads a user's own instruction sequence from a file: A64 words or assembly."""
 
 import importlib.util
 import subprocess
@@ -19,9 +19,10 @@ _FILE_BYTES_MAX: Final = 1 << 16
 def read_words(path: Path) -> tuple[int, ...]:
     """Return the instructions in a file.
 
-    NAME.s and NAME.S are assembly and need the package `ziglang`; NAME.bin is little-endian
-    words; anything else is text with words in hex, and comments from `#` or `;` to the line's
-    end. Raises UsageError for a file that is none of these, is too long or does not assemble.
+    NAME.s and NAME.S are assembly and need the package `ziglang`. NAME.bin is little-endian
+    words. Any other file is text: words in hex, with comments from `#` or `;` to the end of the
+    line. Raises UsageError for a file that cannot be read, is none of these, is too long or
+    does not assemble.
     """
     content = _read(path)
     if path.suffix in _ASSEMBLY:
@@ -36,22 +37,30 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise UsageError(f"cannot read the code: {error}") from error
+        raise UsageError(f"cannot read the code in {path}: {error.strerror}") from error
     if len(content) > _FILE_BYTES_MAX:
-        raise UsageError(f"{path}: longer than {_FILE_BYTES_MAX:#x} bytes")
+        raise UsageError(
+            f"cannot race {path}: it is longer than {_FILE_BYTES_MAX} bytes; a sequence has at "
+            f"most {MAX_WORDS} instructions"
+        )
     return content
 
 
 def _split(path: Path, code: bytes) -> tuple[int, ...]:
     if len(code) % _WORD_BYTES:
-        raise UsageError(f"{path}: {len(code):#x} bytes of code are not whole instructions")
+        raise UsageError(
+            f"cannot race {path}: {len(code)} bytes of code are not a multiple of 4, the size of "
+            "an instruction"
+        )
     words = (code[at : at + _WORD_BYTES] for at in range(0, len(code), _WORD_BYTES))
     return _checked(path, [int.from_bytes(word, "little") for word in words])
 
 
 def _checked(path: Path, words: list[int]) -> tuple[int, ...]:
     if len(words) > MAX_WORDS:
-        raise UsageError(f"{path}: {len(words)} instructions, at most {MAX_WORDS}")
+        raise UsageError(
+            f"cannot race {path}: it has {len(words)} instructions; the limit is {MAX_WORDS}"
+        )
     return tuple(words)
 
 
@@ -70,15 +79,18 @@ def _parse_word(where: str, text: str) -> int:
     except ValueError:
         word = -1
     if not 0 <= word < 1 << 32:
-        raise UsageError(f"{where}: {text!r} is no 32-bit instruction in hex")
+        raise UsageError(
+            f"{where}: {text!r} is not a 32-bit instruction in hex, such as d503201f; assembly "
+            "goes into a file named *.S"
+        )
     return word
 
 
 def _assemble(path: Path) -> bytes:
     if importlib.util.find_spec("ziglang") is None:
         raise UsageError(
-            f"{path}: assembling needs the package ziglang (`pip install ziglang`); without it, "
-            "give the instructions in hex or as a .bin file"
+            f"cannot assemble {path}: the package ziglang is not installed; install it, or give "
+            "the instructions in hex or as a .bin file"
         )
     with tempfile.TemporaryDirectory(prefix="tagalong-") as folder:
         _zig(path, "cc", *_TARGET, "-c", str(path.absolute()), "-o", f"{folder}/code.o")
@@ -90,4 +102,4 @@ def _zig(path: Path, *arguments: str) -> None:
     command = (sys.executable, "-m", "ziglang", *arguments)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UsageError(f"{path} does not assemble:\n{done.stderr.strip()}")
+        raise UsageError(f"cannot assemble {path}:\n{done.stderr.strip()}")

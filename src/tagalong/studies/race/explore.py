@@ -1,9 +1,15 @@
-"""All interleavings of two sides' instructions, or what stands for all, or a sample of them.
+"""Explores all interleavings of two sides' instructions, a reduced set, or a random sample.
 
-States that are equal are visited once, with the number of ways that lead there, so that the
-number of states grows with the product of the two lengths while the number of interleavings
-grows as a binomial coefficient. What a look gave is judged against every content that the
-granules had up to its end (`tagalong.access.outcome`), so those contents are part of a state.
+The explorer counts paths and does not run them. Two interleavings that lead to equal states
+behave the same from there on, so each state is visited once and carries the number of paths
+that lead to it. The number of states grows with the product of the two lengths; the number of
+interleavings grows as a binomial coefficient. A million interleavings are some hundred states.
+
+Equal states must mean an equal future, and also an equal verdict. The verdict on a look
+compares it with every content that the granules had until the look ended
+(`tagalong.access.outcome`). The set of these contents is therefore part of a state's key:
+without it, a path that went through content X would merge with one that did not, and a look
+that saw X would be stale on one and torn on the other.
 """
 
 import random
@@ -21,7 +27,7 @@ from tagalong.studies.race.code import Side
 from tagalong.studies.race.world import Content, Granule, Saved, World
 
 Reading = Content
-"""What a look gave, granule by granule; `data` may be shorter than a granule."""
+"""What a look returned, granule by granule; `data` may be shorter than a granule."""
 
 SEVERITY: Final = (Outcome.FAULT, Outcome.TORN, Outcome.STALE, Outcome.RIGHT)
 """The outcome of a look at several granules is the first of these that one of them had."""
@@ -29,24 +35,24 @@ SEVERITY: Final = (Outcome.FAULT, Outcome.TORN, Outcome.STALE, Outcome.RIGHT)
 DOZEN: Final = 12
 STATES_MAX: Final = 40_000
 SAMPLES: Final = 2_000
-_STEPS_MAX: Final = 20_000  # of one side alone; a loop that waits for the other is not for us
-_PATIENCE: Final = 4  # times the lengths of both sides alone: retries are allowed that much
+_STEPS_MAX: Final = 20_000  # of one side alone; code that waits for the other side is rejected
+_LENGTH_FACTOR: Final = 4  # bounds an interleaving, in lengths of both sides alone: retries count
 
 
 class Method(Enum):
     """How interleavings were chosen; the values are the words shown to people."""
 
     EXHAUSTIVE = "exhaustive"
-    """All of them; the numbers are exact. A look that faults is cut short: it counts as all the
-    interleavings of both whole sequences that begin as it does."""
+    """All interleavings; counts are exact. A look that faults ends early and counts as every
+    interleaving of the two whole sequences that begins as it does."""
     REDUCED = "partial-order reduction"
-    """One for each class of equivalent ones: every outcome is found, the numbers are of classes."""
+    """One interleaving per equivalence class: no outcome is lost, counts are of classes."""
     SAMPLED = "sampling"
-    """Some, drawn at random: an outcome may be missed."""
+    """Random interleavings: an outcome may be missed."""
 
 
 class LookEnd(NamedTuple):
-    """How one interleaving ended: what the look gave (None if it faulted) and the fault."""
+    """How one interleaving ended: what the look returned (None if it faulted) and the fault."""
 
     outcome: Outcome
     reading: Reading | None
@@ -55,7 +61,7 @@ class LookEnd(NamedTuple):
 
 @dataclass
 class Found:
-    """All interleavings with one outcome, and the shortest with the fewest changes of side."""
+    """All interleavings with one outcome; the shortest one has the fewest changes of side."""
 
     count: int
     schedule: str
@@ -65,14 +71,14 @@ class Found:
 
 @dataclass
 class Exploration:
-    """What came out. `lengths`: instructions of guest and VMM when each runs alone."""
+    """The result. `lengths`: instructions of guest and VMM when each runs alone."""
 
     method: Method
     reason: str
     lengths: tuple[int, int]
     states: int = 0
     unfinished: int = 0
-    """Interleavings given up because the VMM's code went on and on."""
+    """Interleavings given up because the VMM's code did not end."""
     found: dict[Outcome, Found] = field(default_factory=dict)
 
     @property
@@ -81,7 +87,7 @@ class Exploration:
         return sum(found.count for found in self.found.values()) + self.unfinished
 
     def add(self, end: LookEnd, schedule: str, count: int) -> None:
-        """Take note of `count` interleavings that begin as `schedule` does."""
+        """Record `count` interleavings that begin as `schedule` does."""
         known = self.found.get(end.outcome)
         if known is None:
             self.found[end.outcome] = Found(count, schedule, end)
@@ -92,25 +98,29 @@ class Exploration:
 
 
 class TooManyStatesError(Exception):
-    """An exploration was given up: nothing for users, the caller tries another way."""
+    """An exploration exceeded its limit; the caller tries another method. Never shown to users."""
 
 
 Look = Callable[[World], Reading]
-"""What the VMM has seen, from its memory and registers once its code is done."""
+"""Returns what the VMM has read, from its memory and registers once its code is done."""
 
 
 @dataclass
 class _Node:
-    """A state, the contents so far, and the ways that lead here: how many, and the best."""
+    """A state, the contents so far, and the paths that lead here: their number and the best.
+
+    `best` keeps one schedule per side that moved last. The cost of a schedule counts changes
+    of side, so whether the next step is a change depends on who moved last: the cheapest path
+    to here need not be the beginning of the cheapest path from here.
+    """
 
     saved: Saved
     contents: frozenset[Content]
-    ways: int = 0
+    paths: int = 0
     best: dict[str, str] = field(default_factory=dict)
-    """By the last side that moved, since that decides what the next change costs."""
 
-    def reach(self, ways: int, schedules: list[str]) -> None:
-        self.ways += ways
+    def add_paths(self, paths: int, schedules: list[str]) -> None:
+        self.paths += paths
         for schedule in schedules:
             last = schedule[-1:]
             if last not in self.best or _cost(schedule) < _cost(self.best[last]):
@@ -120,13 +130,15 @@ class _Node:
 def explore(
     world: World, look: Look, *, method: Method | None = None, seed: int = 0
 ) -> Exploration:
-    """Explore `world`, which stands at its start, by `method` or by what suits it.
+    """Explore `world`, which must be at its start, by `method` or by the best that is possible.
 
-    Left to itself: exhaustively up to a dozen instructions a side, and beyond as long as the
-    states stay below STATES_MAX; else reduced, with the same limit; else by SAMPLES seeded
-    samples. Raises MachineError for code that does not end by itself or that takes an
-    exception other than a tag check fault, UnsupportedInstructionError for code that the
-    interpreter does not run.
+    Without `method` it is exhaustive up to a dozen instructions per side, and beyond that as
+    long as there are at most STATES_MAX states; otherwise reduced, with the same limit;
+    otherwise SAMPLES random interleavings drawn with `seed`.
+
+    Raises MachineError for code that does not end or takes an exception other than a tag check
+    fault, UnsupportedInstructionError for code that the interpreter does not implement. The
+    state of `world` is undefined afterwards; `World.restore` resets it.
     """
     start = world.save()
     lengths = _length_alone(world, start, Side.GUEST), _length_alone(world, start, Side.VMM)
@@ -134,7 +146,7 @@ def explore(
     if method is not None:
         return explorer.run(method, "asked for", seed)
     if max(lengths) <= DOZEN:
-        return explorer.run(Method.EXHAUSTIVE, "at most a dozen instructions a side", seed)
+        return explorer.run(Method.EXHAUSTIVE, "at most a dozen instructions per side", seed)
     return explorer.run_best(seed)
 
 
@@ -144,7 +156,7 @@ class _Explorer:
         self._look = look
         self._start = start
         self._lengths = lengths
-        self._longest = _PATIENCE * sum(lengths)
+        self._longest = _LENGTH_FACTOR * sum(lengths)
 
     def run(self, method: Method, reason: str, seed: int) -> Exploration:
         result = Exploration(method, reason, self._lengths)
@@ -165,7 +177,12 @@ class _Explorer:
             return result
         return self.run(Method.SAMPLED, f"{counted} have more than {STATES_MAX:,} states", seed)
 
-    # --- all of them ---
+    # --- exhaustive and reduced ---
+
+    # The search is breadth-first by the number of instructions executed. All paths to a state
+    # in a layer therefore have the same length, and every path into a state is known before the
+    # state is expanded: its `paths` is final, and each state needs one expansion only. (A state
+    # that recurs in a later layer, as in a retry loop, is another node: `Saved.steps` differs.)
 
     def _visit_all(self, result: Exploration, states_max: int | None) -> None:
         self._world.restore(self._start)
@@ -175,7 +192,7 @@ class _Explorer:
             if states_max is not None and result.states > states_max:
                 raise TooManyStatesError
             layer = self._next_layer(result, layer)
-        result.unfinished = sum(node.ways for node in layer.values())
+        result.unfinished = sum(node.paths for node in layer.values())
 
     def _next_layer(self, result: Exploration, layer: dict[bytes, _Node]) -> dict[bytes, _Node]:
         following: dict[bytes, _Node] = {}
@@ -183,18 +200,18 @@ class _Explorer:
             for side, saved, contents, end in self._moves(node, result.method):
                 schedules = [before + side.value for before in node.best.values()]
                 if end is not None:
-                    ways = node.ways * self._continuations(saved, result.method)
-                    result.add(end, min(schedules, key=_cost), ways)
+                    count = node.paths * self._continuations(saved, result.method)
+                    result.add(end, min(schedules, key=_cost), count)
                     continue
                 key = saved.digest() + repr(sorted(contents)).encode()
-                reached = following.setdefault(key, _Node(saved, contents))
-                reached.reach(node.ways, schedules)
+                successor = following.setdefault(key, _Node(saved, contents))
+                successor.add_paths(node.paths, schedules)
         return following
 
     def _moves(
         self, node: _Node, method: Method
     ) -> Iterator[tuple[Side, Saved, frozenset[Content], LookEnd | None]]:
-        """Yield what each side that may move makes of a state."""
+        """Yield the successor of a state for each side that may move."""
         self._world.restore(node.saved)
         sides = self._sides(method)
         for number, side in enumerate(sides):
@@ -203,7 +220,9 @@ class _Explorer:
             contents, end = self._step(side, node.contents)
             yield side, self._world.save(), contents, end
             if end is not None and len(sides) == 1 and method is Method.REDUCED:
-                # The end of the look commutes with nothing that changes what was looked at.
+                # A local instruction that ends the look is not independent after all: the
+                # verdict compares the look with what the granules hold at that moment, so it
+                # matters whether the other side's next store came before. Both orders count.
                 yield from self._other_side(node, side)
 
     def _other_side(
@@ -216,6 +235,12 @@ class _Explorer:
             yield other, self._world.save(), contents, end
 
     def _sides(self, method: Method) -> list[Side]:
+        """Return the sides to move. Reduced, a local instruction is a persistent set of one.
+
+        An instruction that touches only its own side's state commutes with everything that
+        the other side can do until its own side's next one, so one order stands for all
+        (`locality`). Without such an instruction both sides have to move.
+        """
         sides = [side for side in Side if not self._world.is_done(side)]
         if method is Method.REDUCED and len(sides) > 1:
             alone = [side for side in sides if self._world.is_local(side)]
@@ -236,7 +261,13 @@ class _Explorer:
         return contents, LookEnd(judge(reading, contents, now), reading, None)
 
     def _continuations(self, saved: Saved, method: Method) -> int:
-        """Return in how many ways both sequences could go on from the end of a look."""
+        """Return how many interleavings of both whole sequences begin with this ended look.
+
+        A look ends early when it faults, and before the guest is done in most interleavings.
+        What would follow cannot change the outcome, so it is counted and not run: that many
+        orders of the remaining instructions, which makes outcomes of different lengths
+        comparable. Retries may exceed the length alone; then nothing remains of that side.
+        """
         if method is Method.REDUCED:
             return 1
         left = [
@@ -244,7 +275,7 @@ class _Explorer:
         ]
         return comb(sum(left), left[0])
 
-    # --- some of them ---
+    # --- sampled ---
 
     def _sample(self, result: Exploration, seed: int) -> None:
         source = random.Random(seed)  # noqa: S311 (a schedule, not a secret)
@@ -263,7 +294,9 @@ class _Explorer:
         left = dict(zip(Side, self._lengths, strict=True))
         while len(schedule) < self._longest:
             sides = [side for side in Side if not self._world.is_done(side)]
-            # In proportion to what each has left, all interleavings are equally likely.
+            # Drawn in proportion to what each side has left, every interleaving is equally
+            # likely: of the orders of m and n remaining instructions, m / (m + n) begin with
+            # the first side. A fair coin would favour orders that alternate.
             weights = [max(left[side], 1) for side in sides]
             (side,) = source.choices(sides, weights)
             left[side] -= 1
@@ -275,9 +308,9 @@ class _Explorer:
 
 
 def judge(reading: Reading, contents: frozenset[Content], now: Content) -> Outcome:
-    """Return what a look that gave `reading` is worth; see Outcome.
+    """Return the outcome of a look that returned `reading`; see Outcome.
 
-    `contents`: all that the granules held up to the end of the look, `now` the last of it.
+    `contents`: everything that the granules held until the look ended, `now` the last of it.
 
     >>> old, new = (Granule(1, b"old"),), (Granule(2, b"new"),)
     >>> judge((Granule(1, b"new"),), frozenset({old, new}), new).name
@@ -301,7 +334,7 @@ def _agrees(seen: Granule, held: Granule) -> bool:
 
 
 def _length_alone(world: World, start: Saved, side: Side) -> int:
-    """Return how many instructions a side executes while the other stands at its start."""
+    """Return how many instructions a side executes while the other one stays at its start."""
     world.restore(start)
     for length in range(_STEPS_MAX):
         if world.is_done(side):
@@ -310,8 +343,11 @@ def _length_alone(world: World, start: Saved, side: Side) -> int:
         if world.step(side) is not None:
             world.restore(start)
             return length + 1
-    who = "guest" if side is Side.GUEST else "VMM"
-    raise MachineError(f"the {who}'s code does not end within {_STEPS_MAX} instructions")
+    name = "guest" if side is Side.GUEST else "VMM"
+    raise MachineError(
+        f"the {name}'s code does not end within {_STEPS_MAX:,} instructions when it runs alone; "
+        "the explorer takes code that ends without the other side"
+    )
 
 
 def _cost(schedule: str) -> tuple[int, int, str]:

@@ -1,8 +1,8 @@
-"""Guest sequences that come with the explorer: what an allocator does to a granule.
+"""The built-in guest sequences: what an allocator does to a granule.
 
-Each starts as GuestCode says: x0 points at the granule through its tag, x1 and x2 are the next
-owner's data, x3 and x4 those of the one after. The words are A64; the comments are what an
-assembler would be given.
+GuestCode says how they start: x0 points at the granule through its tag, x1 and x2 are the next
+owner's data, x3 and x4 those of the one after. The words are A64; the comments beside them are
+the assembly.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ SUMMARIES: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def guest_code(name: str) -> GuestCode:
-    """Return the guest sequence `name`. Raises UsageError naming those that exist."""
+    """Return the guest sequence `name`. Raises UsageError that lists those that exist."""
     if name not in GUESTS:
-        raise UsageError(f"no guest sequence is called {name!r}: {', '.join(GUESTS)}")
+        raise UsageError(f"unknown guest sequence {name!r}; there are {', '.join(GUESTS)}")
     return GUESTS[name]

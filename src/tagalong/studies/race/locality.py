@@ -1,9 +1,9 @@
-"""Which instructions touch nothing but their own CPU: the basis of the reduction.
+"""Which instructions touch only their own CPU's state: the basis of the reduction.
 
 An instruction that neither reads nor writes memory that both sides use commutes with
 everything that the other side does, so one order of the two stands for both (Godefroid,
 "Partial-Order Methods for the Verification of Concurrent Systems", 1996: a persistent set of
-one). In doubt an instruction counts as shared, which costs time and never an outcome.
+one). In doubt an instruction counts as shared. That costs time and never loses an outcome.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def touches_memory(word: int) -> bool:
 
 
 def base_register(word: int) -> int | None:
-    """Return Rn of a load or store whose address is near it, None if that is not so simple."""
+    """Return Rn of a load or store whose address is near it, None for any other addressing."""
     unknown = _is(word, _LITERAL_LOAD) or _is(word, _REGISTER_OFFSET) or _is(word, _SYSTEM)
     return None if unknown else word >> 5 & 31
 
@@ -36,8 +36,8 @@ def base_register(word: int) -> int | None:
 def is_local(word: int, register: Callable[[int], int], private: range) -> bool:
     """Return whether the instruction certainly touches no memory outside `private`.
 
-    `register` gives the value of register n, 31 being SP; `private`: addresses that the
-    other side cannot reach.
+    `register` returns the value of register n, 31 being SP. `private`: addresses that the
+    other side cannot access.
 
     >>> is_local(0x91000400, lambda n: 0, range(0))  # add x0, x0, #1
     True

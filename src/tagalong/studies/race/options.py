@@ -1,4 +1,4 @@
-"""What a user asks for, by name and by file, and the races that this means."""
+"""The options of `tagalong race`, by name and by file, and the races that they mean."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -44,10 +44,10 @@ class RaceOptions:
 
 
 def run_races(options: RaceOptions) -> list[RaceReport]:
-    """Run what is asked for: one race, or with access "all" one for each strategy.
+    """Run one race, or with access "all" one per strategy.
 
-    Raises UsageError for options that contradict each other and for files that are no code;
-    and as `run_race`.
+    Raises UsageError for options that contradict each other and for files that hold no code,
+    and whatever `run_race` raises.
     """
     race = Race(
         _guest(options),
@@ -65,7 +65,7 @@ def run_races(options: RaceOptions) -> list[RaceReport]:
 def _own_words(path: Path) -> tuple[int, ...]:
     words = read_words(path)
     if not words:
-        raise UsageError(f"{path} holds no instruction")
+        raise UsageError(f"cannot race {path}: the file holds no instruction")
     return words
 
 
@@ -73,5 +73,5 @@ def _guest(options: RaceOptions) -> GuestCode:
     if options.guest_code is None:
         return guest_code(options.guest or DEFAULT_GUEST)
     if options.guest is not None:
-        raise UsageError("give --guest or --guest-code, not both")
+        raise UsageError("--guest and --guest-code exclude each other; give one of them")
     return GuestCode(options.guest_code.name, read_words(options.guest_code))

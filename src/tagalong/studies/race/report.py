@@ -1,4 +1,4 @@
-"""What a race came to, with each shortest interleaving played once more and written down."""
+"""The report of a race; each shortest interleaving is replayed and written down."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from tagalong.studies.race.world import Granule, Saved, World
 
 @dataclass(frozen=True)
 class Step:
-    """One instruction of an interleaving and what it did to the first granule.
+    """One instruction of an interleaving and its effect on the first granule.
 
-    `granule` is what that holds afterwards, None if the step did not change it. `is_local`:
-    it certainly concerns its own side alone. `what`: the call that it belongs to.
+    `granule`: what the granule holds afterwards, None if the step did not change it.
+    `is_local`: the instruction touches only its own side's state. `what`: the call that it
+    belongs to.
     """
 
     side: Side
@@ -27,7 +28,7 @@ class Step:
     granule: Granule | None
 
     def to_json(self) -> dict[str, object]:
-        """Return it as JSON has it."""
+        """Return the step as what `json.dumps` takes."""
         return {
             "side": self.side.name.lower(),
             "pc": self.pc,
@@ -41,7 +42,7 @@ class Step:
 
 @dataclass(frozen=True)
 class OutcomeLine:
-    """One outcome: how many interleavings have it, and the shortest of them."""
+    """One outcome: how many interleavings have it, and the shortest one."""
 
     outcome: Outcome
     count: int
@@ -49,7 +50,7 @@ class OutcomeLine:
     end: LookEnd
 
     def to_json(self) -> dict[str, object]:
-        """Return it as JSON has it."""
+        """Return the outcome as what `json.dumps` takes."""
         reading = self.end.reading
         return {
             "interleavings": self.count,
@@ -61,7 +62,7 @@ class OutcomeLine:
 
 @dataclass(frozen=True)
 class RaceReport:
-    """One race; `lines` from the worst outcome to the best, those alone that exist."""
+    """One race. `lines`: the outcomes that occurred, from the worst to the best."""
 
     guest: str
     vmm: str
@@ -74,12 +75,12 @@ class RaceReport:
 
     @property
     def outcomes(self) -> Mapping[Outcome, int]:
-        """Return the number of interleavings of each outcome, 0 included."""
+        """Return the number of interleavings per outcome, zeros included."""
         counts = {line.outcome: line.count for line in self.lines}
         return {outcome: counts.get(outcome, 0) for outcome in SEVERITY}
 
     def to_json(self) -> dict[str, object]:
-        """Return it as JSON has it."""
+        """Return the report as what `json.dumps` takes."""
         explored = self.exploration
         return {
             "guest": self.guest,

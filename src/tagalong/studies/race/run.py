@@ -1,4 +1,4 @@
-"""One race from names and files to its report."""
+"""Runs one race and reports it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ OWN_CODE: Final = "own code"
 class Race:
     """What to explore: a guest's code against a strategy's look, or against `words`.
 
-    `words`: a VMM's own code. It begins with x0 pointing at the granule through the mapping
-    with PROT_MTE, x1 through the one without, x5 at 4096 bytes of scratch memory; x2 and x3
-    hold the granule's data when it ends, and x4 a pointer with its tag, as LDG leaves it.
+    `words` is VMM code of the user's own. At its start x0 points at the granule through the
+    mapping with PROT_MTE, x1 through the one without, and x5 at 4096 bytes of scratch memory. At
+    its end x2 and x3 hold the granule's data, and x4 a pointer with its tag, as LDG leaves it.
     """
 
     guest: GuestCode
@@ -37,13 +37,15 @@ class Race:
 
 
 def run_race(race: Race) -> RaceReport:
-    """Explore a race and report what came out.
+    """Explore a race and return its report.
 
-    Raises UsageError for a race without a VMM or with two, or with a strategy that there is not;
-    and as `explore` does.
+    Raises UsageError for a race with neither a strategy nor `words`, for one with both, and for
+    an unknown strategy; and whatever `explore` raises.
     """
-    if (race.access is None) == (not race.words):
-        raise UsageError("a race is with one strategy, or with code of your own")
+    if race.access is None and not race.words:
+        raise UsageError("no VMM code to race: give --access NAME or --vmm-code FILE")
+    if race.access is not None and race.words:
+        raise UsageError("--access and --vmm-code exclude each other; give one of them")
     if race.access is None:
         return _explore(race, own_code(race.words, race.mode), own_reading)
     name = race.access
@@ -70,6 +72,6 @@ def own_code(words: tuple[int, ...], mode: TagCheckMode) -> VmmCode:
 
 
 def own_reading(world: World) -> Reading:
-    """Return what `words` have seen once they are done, see Race."""
+    """Return what `words` have read once they are done, see Race."""
     data = b"".join(world.vmm_x(number).to_bytes(8, "little") for number in (2, 3))
     return (Granule(logical_tag(world.vmm_x(4)), data[:GRANULE_BYTES]),)

@@ -1,9 +1,11 @@
 """A strategy's look at a granule, as the code that it has the CPU run.
 
-The strategies are written against `Host`. `Trace` is one that runs nothing itself: it takes
-down which routines are called with what, and what the kernel is asked to do as the routine
-that does the same. Once a CPU has run them, the strategy looks again, at a trace that hands it
-the memory as those calls left it: so what the look gave is what the strategy makes of it.
+The explorer needs a strategy as instructions, and a second, hand-written list of them could
+differ from the strategy. Strategies are written against `Host`, so `Trace` implements `Host`
+and runs nothing: it records which routines are called with which arguments, and records a
+system call as the routine that does the same. After a CPU has run the recorded calls, the
+strategy runs again on a trace that returns memory as those calls left it. What the look
+returned is therefore what the strategy's own code makes of that memory.
 """
 
 from collections.abc import Iterator
@@ -42,9 +44,9 @@ _LINE_BYTES: Final = 64
 
 
 def strategy_code(name: str, order: Order, mode: TagCheckMode) -> VmmCode:
-    """Return the code of the strategy `name`'s look, in a thread that checks as `mode` says.
+    """Return the code of the look of strategy `name`, in a thread that checks in `mode`.
 
-    Raises UsageError for a name that is none.
+    Raises UsageError for an unknown name.
     """
     trace = Trace(mode)
     _look(name, order, trace)
@@ -52,13 +54,13 @@ def strategy_code(name: str, order: Order, mode: TagCheckMode) -> VmmCode:
 
 
 def strategy_reading(name: str, order: Order, world: World) -> Reading:
-    """Return what the strategy's look has given in `world`, whose VMM is done."""
+    """Return what the strategy's look has read in `world`, whose VMM is done."""
     return _look(name, order, Trace(TagCheckMode.NONE, world.scratch()))
 
 
 def _look(name: str, order: Order, trace: "Trace") -> Reading:
     if name not in STRATEGIES:
-        raise UsageError(f"no access strategy is called {name!r}: {', '.join(STRATEGIES)}")
+        raise UsageError(f"unknown access strategy {name!r}; there are {', '.join(STRATEGIES)}")
     strategy = STRATEGIES[name](trace)
     data = np.zeros(GRANULE_BYTES, np.uint8)
     packed = np.zeros(LOOK_BYTES // PACKED_RATIO, np.uint8)
@@ -73,10 +75,10 @@ def _look(name: str, order: Order, trace: "Trace") -> Reading:
 
 
 class Trace:
-    """Implements the Host Protocol for reading; with `after`, the memory that calls left.
+    """Implements the Host Protocol for reading; `after`: memory as the recorded calls left it.
 
-    Its guest RAM is one piece that it takes for a page: a look at a page's tags is then as
-    short as a byte of packed tags allows.
+    Guest RAM is two granules, declared as one page: a look at a page's tags is then as short
+    as one byte of packed tags allows.
     """
 
     def __init__(self, mode: TagCheckMode, after: bytes | None = None) -> None:
@@ -91,7 +93,7 @@ class Trace:
 
     @property
     def memory(self) -> GuestMemory:
-        """Return guest RAM of the right size and place; nobody reads it."""
+        """Return guest RAM of the right size at the right gpa; its content is not used."""
         return self._memory
 
     @property
@@ -115,7 +117,7 @@ class Trace:
 
     @contextmanager
     def borrow(self, array: NDArray[np.uint8]) -> Iterator[int]:
-        """Give an array a place of its own, which no later one gets again."""
+        """Lend an array a place of its own, which no later array gets again."""
         start = self._allocate(array.size)
         if not self._is_replay:
             self.scratch[start : start + array.size] = array.tobytes()
@@ -123,7 +125,7 @@ class Trace:
         array[:] = np.frombuffer(self.scratch, np.uint8, array.size, start)
 
     def call(self, routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE) -> Result:
-        """Take a call down."""
+        """Record a call."""
         off = CallFlags.CHECKS_OFF in flags
         self._note(routine.value, routine, arguments, TagCheckMode.NONE if off else None)
         return Result(0)
@@ -133,11 +135,11 @@ class Trace:
         return self._thread.ctrl
 
     def set_tagged_addr_ctrl(self, value: int) -> None:
-        """Set the thread's control word for the calls to come."""
+        """Set the thread's control word for later calls."""
         self._thread.set_ctrl(value)
 
     def copy_tags(self, gpa: Gpa, tags: NDArray[np.uint8], direction: Direction) -> None:
-        """Take down what KVM_ARM_MTE_COPY_TAGS does: LDG for each granule."""
+        """Record what KVM_ARM_MTE_COPY_TAGS does: one LDG per granule."""
         _only_from_guest(direction)
         packed = np.zeros(tags.size // TAGS_PER_BYTE, np.uint8)
         address = self.address(View.TAGGED, gpa, packed.size * PACKED_RATIO)
@@ -149,7 +151,7 @@ class Trace:
     def kernel_copy(
         self, door: Door, address: int, array: NDArray[np.uint8], direction: Direction
     ) -> int:
-        """Take down what the kernel does: loads that are not checked."""
+        """Record what the kernel does: loads that are not checked."""
         _only_from_guest(direction)
         with self.borrow(array) as buffer:
             arguments = buffer, address, array.size
@@ -157,22 +159,25 @@ class Trace:
         return 0
 
     def write_syscall(self, address: int, length_bytes: int) -> int:
-        """Refuse: a look passes nothing on to system calls."""
+        """Raise HostError: a look passes no memory to system calls."""
         raise HostError(f"write(2) of {address:#x}+{length_bytes:#x} has no instructions to race")
 
     def read_syscall(self, address: int, data: bytes) -> int:
-        """Refuse, as write_syscall."""
+        """Raise HostError, as write_syscall does."""
         raise HostError(f"read(2) of {len(data)} bytes to {address:#x} has no instructions to race")
 
     def close(self) -> None:
-        """Give up the memory that nobody read."""
+        """Release the memory."""
         self._memory.close()
 
     def _allocate(self, size_bytes: int) -> int:
         start = self._used
         self._used += -(-size_bytes // _LINE_BYTES) * _LINE_BYTES
         if self._used > PAGE_BYTES:
-            raise UsageError(f"a look that borrows {self._used:#x} bytes: at most {PAGE_BYTES:#x}")
+            raise UsageError(
+                f"the look borrows {self._used:#x} bytes of scratch memory; there are "
+                f"{PAGE_BYTES:#x}"
+            )
         return start
 
     def _note(

@@ -1,8 +1,8 @@
-"""The two CPUs of a race and all the memory they have, small enough to be copied at each step.
+"""The two CPUs of a race and all of their memory, small enough to be copied at each step.
 
 vCPU 0 is the guest at EL1, vCPU 1 the VMM's process at EL0 (tagalong.soft.host.process). They
-share one page of guest RAM; each has its code and the like for itself. An instruction is
-the unit: nothing of the other side happens within one.
+share one page of guest RAM; code, stack and tables are each side's own. An instruction is the
+unit: the other side does nothing within one.
 """
 
 from typing import Final, NamedTuple
@@ -57,31 +57,31 @@ _GUEST_SCTLR: Final = 0x30D0_1805 & ~(1 << 3)
 _GUEST_PSTATE: Final = 0x3C5
 _GCR: Final = 0x10001  # IRG chooses freely, but never tag 0
 
-# Whatever an address in these ranges leads to, it is not what the other side has.
+# Whatever an address in these ranges leads to, the other side cannot access it.
 _GUEST_PRIVATE: Final = range(_GUEST_PRIVATE_GPA - (1 << 20), _GUEST_PRIVATE_GPA + (1 << 30))
 _VMM_PRIVATE: Final = range(0x7000_0000_0000 - (1 << 20), 0x7001_0000_0000)
 
 
 class Granule(NamedTuple):
-    """What a granule holds at a moment: its tag and its 16 bytes."""
+    """What a granule holds at one moment: its tag and its 16 bytes."""
 
     tag: int
     data: bytes
 
 
 Content = tuple[Granule, ...]
-"""The granules that are looked at, from RACED_GPA on."""
+"""The granules that a look reads, from RACED_GPA on."""
 
 
 class Saved(NamedTuple):
-    """Everything that is, between two instructions."""
+    """The whole state between two instructions."""
 
     guest: bytes
     vmm: bytes
     memory: tuple[bytes, ...]
-    """A digest for each piece of memory; the world keeps the bytes."""
+    """A digest per plane of memory; the world stores the bytes, once per distinct content."""
     call: int
-    """Which call of the VMM's comes next or is under way."""
+    """The VMM's call that comes next or is under way."""
     steps: tuple[int, int]
 
     def digest(self) -> bytes:
@@ -91,9 +91,9 @@ class Saved(NamedTuple):
 
 
 class World:
-    """A guest's and a VMM's code, both standing before their first instruction.
+    """A guest's and a VMM's code, both before their first instruction.
 
-    Raises HostError if the host has no memory for it; close it after use.
+    Raises HostError if the host lacks the memory. Close it after use.
     """
 
     def __init__(self, guest: GuestCode, vmm: VmmCode) -> None:
@@ -133,8 +133,8 @@ class World:
     def step(self, side: Side) -> Fault | None:
         """Execute one instruction of a side that is not done; return the VMM's tag check fault.
 
-        A fault found at the end of a call (asynchronous checks) counts as that of its last
-        instruction. Raises UnsupportedInstructionError, and MachineError for any other
+        An asynchronous fault is found at the end of a call and counts as the fault of the call's
+        last instruction. Raises UnsupportedInstructionError, and MachineError for any other
         exception of the VMM's code.
         """
         self._steps[side] += 1
@@ -147,7 +147,7 @@ class World:
         return None
 
     def is_done(self, side: Side) -> bool:
-        """Return whether a side has nothing left to execute; a guest that faulted has not."""
+        """Return whether a side is at its end; a guest that faulted is."""
         if side is Side.VMM:
             return self._call == len(self.vmm_code.calls)
         pc = self._get(_GUEST, register_ids.PC)
@@ -155,7 +155,7 @@ class World:
         return pc == end or _GUEST_VECTORS <= pc < _GUEST_VECTORS + PAGE_BYTES
 
     def is_local(self, side: Side) -> bool:
-        """Return whether the side's next instruction certainly concerns that side alone."""
+        """Return whether the side's next instruction certainly touches only that side's state."""
         private = _VMM_PRIVATE if side is Side.VMM else _GUEST_PRIVATE
         return is_local(self._word(side), lambda number: self._base(side, number), private)
 
@@ -165,15 +165,15 @@ class World:
         return pc, word, disassemble(word, pc)
 
     def what(self, side: Side) -> str:
-        """Return what the side is doing: the name of the guest's code or of the VMM's call."""
+        """Return the name of the guest's code, or of the VMM's present call."""
         if side is Side.GUEST:
             return self.guest_code.name
         return self.vmm_code.calls[self._call].what
 
-    # --- all of it ---
+    # --- the whole state ---
 
     def save(self) -> Saved:
-        """Return the state; restore() comes back to it."""
+        """Return the state, for restore()."""
         return Saved(
             self._native.save_snapshot(_GUEST),
             self._native.save_snapshot(_VMM),
@@ -183,7 +183,7 @@ class World:
         )
 
     def restore(self, saved: Saved) -> None:
-        """Come back to a state that save() of this world returned."""
+        """Return to a state that save() of this world returned."""
         self._native.load_snapshot(_GUEST, saved.guest)
         self._native.load_snapshot(_VMM, saved.vmm)
         for plane, digest in zip(self._planes, saved.memory, strict=True):
@@ -191,10 +191,10 @@ class World:
         self._call = saved.call
         self._steps = {Side.GUEST: saved.steps[0], Side.VMM: saved.steps[1]}
 
-    # --- what is looked at, and what the VMM has seen ---
+    # --- what a look reads, and what the VMM has read ---
 
     def content(self) -> Content:
-        """Return what the granules hold now."""
+        """Return what the granules hold at present."""
         data = self._raced.data[:LOOK_BYTES].tobytes()
         packed = self._raced.tags[: LOOK_BYTES // 32]
         return tuple(
@@ -235,7 +235,10 @@ class World:
         trap = self._process.trap()
         fault = fault_of(self._process, trap)
         if not fault.is_tag_check:
-            raise MachineError(f"the VMM's code at pc {trap.pc:#x} took {fault}, ESR {trap.esr:#x}")
+            raise MachineError(
+                f"the VMM's code at pc {trap.pc:#x} took {fault}, ESR {trap.esr:#x}; a look may "
+                "take tag check faults only"
+            )
         return fault
 
     def _enter_call(self) -> None:
@@ -289,5 +292,5 @@ def _bytes(words: tuple[int, ...]) -> bytes:
 
 
 def scratch_address(offset: int) -> int:
-    """Return where the VMM finds byte `offset` of its scratch memory."""
+    """Return the VMM's address of byte `offset` of its scratch memory."""
     return SCRATCH_VA + offset

@@ -182,7 +182,7 @@ def test_dozen_a_side_is_explored_exhaustively_whatever_it_takes() -> None:
 
     assert found.lengths == (12, 12)
     assert found.method is Method.EXHAUSTIVE
-    assert found.reason == "at most a dozen instructions a side"
+    assert found.reason == "at most a dozen instructions per side"
     assert found.interleavings == comb(24, 12)
 
 
@@ -224,8 +224,8 @@ def test_vmm_that_waits_for_ever_in_some_interleavings_is_given_up_there() -> No
 @pytest.mark.parametrize(
     ("guest", "vmm", "message"),
     [
-        ([a64.b(0)], [LOAD_PLAIN], "the guest's code does not end within 20000 instructions"),
-        ([], [a64.b(0)], "the VMM's code does not end within 20000 instructions"),
+        ([a64.b(0)], [LOAD_PLAIN], "the guest's code does not end within 20,000 instructions"),
+        ([], [a64.b(0)], "the VMM's code does not end within 20,000 instructions"),
         ([], [a64.ldr(2, 6)], r"pc 0x\w+ took SEGV_MAPERR at 0x0, ESR 0x92"),
         ([], [a64.udf(1)], r"took signal 4 code 1 at 0x\w+, ESR 0x2000000"),
     ],
@@ -275,7 +275,9 @@ def test_judge_several_granules_counts_the_worst() -> None:
 def test_guest_code_that_is_too_long_is_refused() -> None:
     from tagalong.errors import UsageError  # noqa: PLC0415
 
-    with pytest.raises(UsageError, match="long: 257 instructions, at most 256"):
+    with pytest.raises(
+        UsageError, match="cannot race long: it has 257 instructions; the limit is 256"
+    ):
         GuestCode("long", (a64.hint(0),) * 257)
     with pytest.raises(UsageError, match="the VMM's code 'none' is empty"):
         VmmCode("none", ())

@@ -47,5 +47,5 @@ def test_guest_does_to_the_granule_what_its_summary_says(name: str) -> None:
 
 
 def test_unknown_guest_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="no guest sequence is called 'x': retag, retag-once"):
+    with pytest.raises(UsageError, match="unknown guest sequence 'x'; there are retag, retag-once"):
         guest_code("x")

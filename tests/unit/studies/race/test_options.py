@@ -94,12 +94,12 @@ def test_method_that_is_asked_for_is_taken(method: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (RaceOptions(), "a race is with one strategy, or with code of your own"),
-        (RaceOptions(access="luck"), "no access strategy is called 'luck'"),
-        (RaceOptions(access="tco", guest="x"), "no guest sequence is called 'x'"),
+        (RaceOptions(), "no VMM code to race: give --access NAME or --vmm-code FILE"),
+        (RaceOptions(access="luck"), "unknown access strategy 'luck'"),
+        (RaceOptions(access="tco", guest="x"), "unknown guest sequence 'x'"),
         (
             RaceOptions(access="tco", guest="pair", guest_code=Path("x")),
-            "give --guest or --guest-code, not both",
+            "--guest and --guest-code exclude each other",
         ),
     ],
 )
@@ -111,7 +111,7 @@ def test_options_that_make_no_race_are_refused(options: RaceOptions, message: st
 def test_strategy_and_code_of_one_s_own_are_refused(tmp_path: Path) -> None:
     file = hex_file(tmp_path, a64.hint(0))
 
-    with pytest.raises(UsageError, match="with one strategy, or with code of your own"):
+    with pytest.raises(UsageError, match="--access and --vmm-code exclude each other"):
         run_races(RaceOptions(access="tco", vmm_code=file))
     with pytest.raises(UsageError, match="holds no instruction"):
         run_races(RaceOptions(vmm_code=hex_file(tmp_path)))

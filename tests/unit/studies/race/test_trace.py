@@ -39,7 +39,7 @@ def test_code_of_a_strategy_is_what_it_calls(name: str, order: Order) -> None:
 
 
 def test_unknown_strategy_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="no access strategy is called 'luck': ioctl, alias"):
+    with pytest.raises(UsageError, match="unknown access strategy 'luck'; there are ioctl, alias"):
         strategy_code("luck", Order.TAGS_FIRST, SYNC)
 
 
@@ -54,7 +54,9 @@ def test_borrowed_arrays_have_places_of_their_own_and_their_bytes_there() -> Non
 
     assert second - first == 128
     assert trace.scratch[128 : 128 + 70] == bytes(range(70))
-    with pytest.raises(UsageError, match="a look that borrows 0x1040 bytes: at most 0x1000"):
+    with pytest.raises(
+        UsageError, match="the look borrows 0x1040 bytes of scratch memory; there are 0x1000"
+    ):
         trace.borrow(np.zeros(3841, np.uint8)).__enter__()
     trace.close()
 
