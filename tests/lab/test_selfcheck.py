@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from tagalong.errors import SelfCheckError
-from tagalong.lab import DEFAULT_KERNEL, Silence, set_up
+from tagalong.lab import DEFAULT_KERNEL, SilentObserver, set_up
 from tagalong.lab.apt import Apt, host_architecture, system_mirror
+from tagalong.lab.boot import LabImage
 from tagalong.lab.cache import Cache
 from tagalong.lab.deb import unpack
-from tagalong.lab.machine import System
 from tagalong.lab.packages import QEMU_PACKAGES, STABLE
 from tagalong.lab.qemu import Qemu, ask_version, unpacked_command
 from tagalong.lab.selfcheck import check_tags
@@ -26,8 +26,8 @@ def old_qemu() -> Qemu:
     def make(folder: Path) -> dict[str, object]:
         mirror = wanted.mirror or system_mirror()
         apt = Apt(cache.folder("apt") / "stable", architecture=host_architecture(), mirror=mirror)
-        apt.update((STABLE,), Silence())
-        for deb in apt.download(QEMU_PACKAGES, STABLE, Silence()):
+        apt.update((STABLE,), SilentObserver())
+        for deb in apt.download(QEMU_PACKAGES, STABLE, SilentObserver()):
             unpack(deb, folder)
         apt.clean()
         return {}
@@ -52,19 +52,18 @@ def test_old_qemu_is_refused_by_its_version_with_the_reason(old_qemu: Qemu, prog
 
     assert run.returncode == 64
     assert run.stderr.decode() == (
-        f"tagalong: error: QEMU {old_qemu.version} cannot be believed: before 8.0, system mode "
-        "keeps one pair of tags for a whole page of 0x1000 bytes, not a tag for each granule of "
-        "0x10 bytes; take QEMU 8.0 or newer\n"
+        f"tagalong: error: cannot use QEMU {old_qemu.version}: before 8.0, system mode stores one "
+        "pair of tags for a whole page of 0x1000 bytes, not a tag for each granule of 0x10 bytes; "
+        "give QEMU 8.0 or newer\n"
     )
 
 
 def test_old_qemu_fails_the_check_of_256_granules(old_qemu: Qemu) -> None:
-    good = set_up(request(DEFAULT_KERNEL), Silence()).system
+    good = set_up(request(DEFAULT_KERNEL), SilentObserver()).system
 
     with pytest.raises(SelfCheckError) as caught:
-        check_tags(System(old_qemu, good.kernel, good.archives))
+        check_tags(LabImage(old_qemu, good.kernel, good.archives))
 
-    assert str(caught.value).startswith(f"QEMU {old_qemu.version} keeps allocation tags wrongly: ")
-    assert "of the 256 granules of a page read back another tag than was written" in str(
-        caught.value
-    )
+    said = str(caught.value)
+    assert said.startswith(f"cannot use QEMU {old_qemu.version}: it stores allocation tags wrongly")
+    assert "of the 256 granules of a page read back a tag other than the one written" in said

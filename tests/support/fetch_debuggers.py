@@ -21,9 +21,9 @@ from pathlib import Path
 
 from tagalong.errors import LabError
 from tagalong.lab.apt import Apt, host_architecture, system_mirror
-from tagalong.lab.cache import Cache, Piece, Record, default_folder
+from tagalong.lab.cache import Cache, CachedPiece, Record, default_folder
 from tagalong.lab.deb import unpack
-from tagalong.lab.observer import Silence
+from tagalong.lab.observer import SilentObserver
 from tagalong.lab.packages import STABLE
 
 _TIMEOUT_S = 60
@@ -70,7 +70,7 @@ class Debugger:
         return {"form": _FORM, "packages": list(self.packages), "suite": STABLE}
 
     def _make(self, folder: Path) -> Record:
-        observer = Silence()
+        observer = SilentObserver()
         apt = Apt(_cache().folder("apt"), architecture=host_architecture(), mirror=system_mirror())
         apt.update((STABLE,), observer)
         for deb in apt.download(self.packages, STABLE, observer):
@@ -78,7 +78,7 @@ class Debugger:
         apt.clean()
         return {}
 
-    def _command(self, piece: Piece) -> list[str]:
+    def _command(self, piece: CachedPiece) -> list[str]:
         folder = piece.folder
         loaders = sorted(folder.glob("lib*/ld-linux-*.so.*"))
         libraries = (*folder.glob("lib/*-linux-gnu"), *folder.glob("usr/lib/*-linux-gnu"))

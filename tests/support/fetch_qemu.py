@@ -2,14 +2,13 @@
 
     python -m tests.support.fetch_qemu
 
-`make test` runs this before the tests. Taken is, in this order: what the environment variable
-TAGALONG_QEMU_AARCH64 names, qemu-aarch64 or qemu-aarch64-static on PATH, the one fetched before
-(.cache/qemu-user of the checkout). If none of them is new enough, the distribution's package is
-downloaded through apt with a state of its own in a scratch folder: nothing of the system's apt
-changes, and the mirrors are the ones that the system itself has configured. Only the one
-executable is kept.
+`make test` runs this before the tests. The search order is: the environment variable
+TAGALONG_QEMU_AARCH64, qemu-aarch64 or qemu-aarch64-static on PATH, the one fetched before. If
+none of them is new enough, the lab's private apt downloads Debian's package, and its one
+executable goes into a cache beside the lab's (~/.cache/tagalong/oracle).
 
-Without QEMU the oracle tests are skipped and say so; this command says why, and exits with 0.
+Without QEMU the oracle tests are skipped and name the reason; this command prints it and exits
+with 0.
 """
 
 import os
@@ -17,24 +16,28 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
 from pathlib import Path
+
+from tagalong.errors import LabError
+from tagalong.lab.apt import Apt, host_architecture, system_mirror
+from tagalong.lab.cache import Cache, Record, default_folder
+from tagalong.lab.deb import files_of
+from tagalong.lab.observer import SilentObserver
+from tagalong.lab.packages import STABLE
 
 MINIMUM = (7, 2)
 VARIABLE = "TAGALONG_QEMU_AARCH64"
-CACHE = Path(__file__).resolve().parents[2] / ".cache" / "qemu-user"
 
 _NAMES = ("qemu-aarch64", "qemu-aarch64-static")
-# Where the executable is linked statically: in the first until Debian 12 and Ubuntu 24.04, in
-# the second after them.
-_PACKAGES = ("qemu-user-static", "qemu-user")
-_VERSION_TIMEOUT_S = 20
-_APT_TIMEOUT_S = 600
+# The statically linked one: it runs on any distribution.
+_PACKAGE = "qemu-user-static"
+_EXECUTABLE = "qemu-aarch64-static"
+_MADE_FROM: Record = {"form": 1, "package": _PACKAGE, "suite": STABLE}
+_VERSION_TIMEOUT_S = 120
 
 
 class QemuMissingError(Exception):
-    """There is no usable qemu-aarch64; the message says what was tried."""
+    """No usable qemu-aarch64 was found; the message lists what was tried."""
 
 
 def find_qemu() -> Path:
@@ -52,17 +55,24 @@ def find_qemu() -> Path:
             return path
         complaints.append(f"{path}: {complaint}")
     raise QemuMissingError(
-        "; ".join(complaints) or f"none of {', '.join(_NAMES)} on PATH, none in {CACHE}"
+        "; ".join(complaints) or f"none of {', '.join(_NAMES)} on PATH, none in {_folder()}"
     )
 
 
 def _candidates() -> list[Path]:
-    on_path = [Path(found) for name in _NAMES if (found := shutil.which(name))]
-    return on_path + [path for name in _NAMES if (path := CACHE / name).exists()]
+    found = [Path(path) for name in _NAMES if (path := shutil.which(name))]
+    if _folder().exists():
+        piece = Cache(_folder()).find("qemu", _MADE_FROM)
+        found += [piece.folder / _EXECUTABLE] if piece else []
+    return found
+
+
+def _folder() -> Path:
+    return default_folder().parent / "oracle"
 
 
 def _complaint(path: Path) -> str:
-    """Return why the executable at `path` cannot be used, or nothing."""
+    """Return why the executable at `path` cannot be used, or an empty text."""
     try:
         done = subprocess.run(
             [str(path), "--version"],
@@ -72,7 +82,7 @@ def _complaint(path: Path) -> str:
         return f"does not run: {error}"
     found = re.search(r"version (\d+)\.(\d+)", done.stdout)
     if not found:
-        return f"--version says {done.stdout.partition(chr(10))[0]!r}"
+        return f"--version prints {done.stdout.partition(chr(10))[0]!r}"
     version = (int(found[1]), int(found[2]))
     if version < MINIMUM:
         return f"version {version[0]}.{version[1]} is older than {MINIMUM[0]}.{MINIMUM[1]}"
@@ -80,110 +90,36 @@ def _complaint(path: Path) -> str:
 
 
 def fetch() -> Path:
-    """Download the distribution's package and keep its executable. Raises QemuMissingError."""
-    missing = [tool for tool in ("apt-get", "dpkg-deb") if not shutil.which(tool)]
-    if missing:
-        raise QemuMissingError(f"cannot fetch it here: this host has no {' and no '.join(missing)}")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    # On the cache's own file system, so that the executable can be renamed into place.
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=CACHE) as scratch:
-        apt = _private_apt(Path(scratch))
-        complaints = _failures_of_update(apt, Path(scratch))
-        for package in _PACKAGES:
-            try:
-                return _install(apt, package, Path(scratch))
-            except QemuMissingError as error:
-                complaints.append(f"{package}: {error}")
-    raise QemuMissingError("; ".join(complaints))
-
-
-def _failures_of_update(apt: list[str], scratch: Path) -> list[str]:
-    """Fetch the lists of packages; one broken source of many need not matter."""
+    """Download Debian's package and return its executable. Raises QemuMissingError."""
     try:
-        _run([*apt, "update"], scratch)
-    except QemuMissingError as error:
-        return [str(error)]
-    return []
-
-
-def _private_apt(scratch: Path) -> list[str]:
-    """Return an apt-get command whose state and cache are in `scratch`, and nobody else's."""
-    configuration = scratch / "apt.conf"
-    for folder in ("lists/partial", "cache/archives/partial"):
-        (scratch / folder).mkdir(parents=True)
-    # Hooks of the system would act on the system's cache, and some need root.
-    configuration.write_text(
-        f'Dir::State::Lists "{scratch}/lists";\n'
-        f'Dir::Cache "{scratch}/cache";\n'
-        'Dir::Log "/dev/null";\n'
-        'APT::Sandbox::User "";\n'
-        'Acquire::Languages "none";\n'
-        'APT::Update::Error-Mode "any";\n'
-        "#clear APT::Update::Pre-Invoke;\n"
-        "#clear APT::Update::Post-Invoke;\n"
-        "#clear APT::Update::Post-Invoke-Success;\n"
-        "#clear DPkg::Pre-Invoke;\n"
-        "#clear DPkg::Post-Invoke;\n"
-    )
-    return ["apt-get", "--quiet", f"--config-file={configuration}"]
-
-
-def _install(apt: list[str], package: str, scratch: Path) -> Path:
-    """Download one package and move its executable into the cache, if it can be used."""
-    _run([*apt, "download", package], scratch)
-    archives = sorted(scratch.glob(f"{package}_*.deb"))
-    if not archives:
-        raise QemuMissingError("apt-get download left no package")
-    extracted = _extract(archives[0], scratch)
-    complaint = _complaint(extracted)
+        piece = Cache(_folder()).piece("qemu", _MADE_FROM, _make)
+    except LabError as error:
+        notes = " ".join(getattr(error, "__notes__", ()))
+        raise QemuMissingError(f"{error}: {notes}" if notes else str(error)) from error
+    executable = piece.folder / _EXECUTABLE
+    complaint = _complaint(executable)
     if complaint:
-        raise QemuMissingError(complaint)
-    return extracted.replace(CACHE / extracted.name)
+        raise QemuMissingError(f"{executable}: {complaint}")
+    return executable
 
 
-def _extract(archive: Path, scratch: Path) -> Path:
+def _make(folder: Path) -> Record:
     """Unpack the executable alone: the whole package has some 200 MB of other machines."""
-    command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
-    try:
-        with (
-            subprocess.Popen(command, stdout=subprocess.PIPE) as process,
-            tarfile.open(fileobj=process.stdout, mode="r|") as files,
-        ):
-            for member in files:
-                if member.isfile() and Path(member.name).name in _NAMES:
-                    target = _write(files, member, scratch)
-                    process.kill()
-                    return target
-    except (OSError, tarfile.TarError) as error:
-        raise QemuMissingError(f"{archive.name}: {error}") from error
-    raise QemuMissingError(f"{archive.name} has no {' or '.join(_NAMES)}")
-
-
-def _write(files: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> Path:
-    target = folder / Path(member.name).name
-    content = files.extractfile(member)
-    if content is not None:
-        with content, target.open("wb") as sink:
-            shutil.copyfileobj(content, sink)
-        target.chmod(0o755)
-    return target
-
-
-def _run(command: list[str], folder: Path) -> None:
-    try:
-        subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, timeout=_APT_TIMEOUT_S, check=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-    except subprocess.CalledProcessError as error:
-        last = " ".join(error.output.split()[-40:])
-        raise QemuMissingError(f"{' '.join(command[:1] + command[3:])} failed: {last}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise QemuMissingError(str(error)) from error
+    observer = SilentObserver()
+    downloads = Cache(_folder()).folder("apt")
+    apt = Apt(downloads, architecture=host_architecture(), mirror=system_mirror())
+    apt.update((STABLE,), observer)
+    for deb in apt.download_only((_PACKAGE,), STABLE, observer):
+        for file in files_of(deb):
+            if Path(file.path).name == _EXECUTABLE:
+                (folder / _EXECUTABLE).write_bytes(file.read())
+                (folder / _EXECUTABLE).chmod(0o755)
+    apt.clean()
+    return {}
 
 
 def main() -> None:
-    """Find or fetch, and say on stderr what the oracle tests will use."""
+    """Find or fetch, and print on stderr what the oracle tests will use."""
     try:
         say(f"oracle: {find_qemu()}")
         return
@@ -192,7 +128,7 @@ def main() -> None:
     if os.environ.get(VARIABLE):
         say("The oracle tests will be skipped.")
         return
-    say("Fetching QEMU's user mode for the oracle tests (once, 20 to 60 MB) ...")
+    say("Fetching QEMU's user mode for the oracle tests (once, 60 MB) ...")
     try:
         say(f"oracle: {fetch()}")
     except QemuMissingError as error:

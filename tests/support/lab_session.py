@@ -14,9 +14,9 @@ from pathlib import Path
 from tagalong.errors import LostMachineError, TagalongError
 from tagalong.lab import (
     DEFAULT_KERNEL,
-    MachineOptions,
-    Request,
-    Silence,
+    EmulatorOptions,
+    LabRequest,
+    SilentObserver,
     Streams,
     default_folder,
     run,
@@ -39,10 +39,10 @@ def why_not() -> str | None:
     return "apt-get is not on the PATH, and TAGALONG_LAB_QEMU names no emulator"
 
 
-def request(kernel: str) -> Request:
+def request(kernel: str) -> LabRequest:
     """Return the lab that the environment asks for, as `tagalong lab` understands it."""
     folder, rootfs = (os.environ.get(f"TAGALONG_LAB_{name}") for name in ("DIR", "ROOTFS"))
-    return Request(
+    return LabRequest(
         Path(folder) if folder else default_folder(),
         kernel,
         qemu=os.environ.get("TAGALONG_LAB_QEMU"),
@@ -126,11 +126,11 @@ class LabSession:
                 self._changed.notify_all()
 
     def _boot_and_run(self) -> int:
-        lab = set_up(request(self._kernel), Silence())
+        lab = set_up(request(self._kernel), SilentObserver())
         command = ["python3", "-m", "pytest", "-p", "tests.support.lab_reporter",
                    "-p", "no:cacheprovider", "-q", *self._ids]  # fmt: skip
         streams = Streams(self._hear, self._other.extend)
-        options = MachineOptions(timeout_s=TIMEOUT_S)
+        options = EmulatorOptions(timeout_s=TIMEOUT_S)
         return run(lab.system, f"exec {shlex.join(command)}\n", options, streams)
 
     def _hear(self, data: bytes) -> None:

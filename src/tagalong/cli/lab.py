@@ -22,9 +22,9 @@ from tagalong.control.interrupt import Interrupted
 from tagalong.lab import (
     DEFAULT_KERNEL,
     KERNELS,
+    EmulatorOptions,
     Lab,
-    MachineOptions,
-    Request,
+    LabRequest,
     Streams,
     Terminal,
     default_folder,
@@ -47,8 +47,8 @@ Examples:
   tagalong lab run -- tagalong run --guest selftest --control /tmp/c
   tagalong lab run --kernel 7.3 --ram 4G --smp 4 -- sh -c 'dmesg | grep -i kvm'
 \b
-Exit status: that of COMMAND; 60 to 64 if the lab itself failed, among them
-62 if the machine was lost and 63 if the time was up: then COMMAND has neither
+Exit status: that of COMMAND, or 60 to 64 if the lab itself failed: 62 if the
+machine was lost, 63 if the time was up. In these cases COMMAND has neither
 passed nor failed.
 """
 
@@ -60,7 +60,7 @@ _FILE = click.Path(path_type=Path)
 
 
 def _options(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
-    """Join several of click's option decorators; they appear in this order."""
+    """Combine several of click's option decorators; --help lists them in this order."""
 
     def decorate(function: _F) -> _F:
         for option in reversed(options):
@@ -75,14 +75,14 @@ _LAB_OPTIONS = _options(
                  envvar="TAGALONG_LAB_KERNEL",
                  help=f"Linux {', '.join(KERNELS)} from Debian, or your own arm64 image."),
     click.option("--dir", "folder", type=_FILE, envvar="TAGALONG_LAB_DIR",
-                 help="Where the lab is kept. Default: the user's cache folder."),
+                 help="The lab's folder. Default: in the user's cache."),
     click.option("--qemu", metavar="PROGRAM", envvar="TAGALONG_LAB_QEMU",
                  help="Your own qemu-system-aarch64, 8.0 or newer."),
     click.option("--rootfs", type=_FILE, envvar="TAGALONG_LAB_ROOTFS",
                  help="Your own root file system: a folder or a tar archive with Python and "
                       "busybox for arm64."),
     click.option("--mirror", metavar="URI", envvar="TAGALONG_LAB_MIRROR",
-                 help="A mirror of Debian. Default: the one that this system's apt uses."),
+                 help="A Debian mirror. Default: the mirror of this system's apt."),
 )  # fmt: skip
 
 
@@ -102,17 +102,23 @@ def _machine_options(timeout_s: float) -> Callable[[_F], _F]:
 def command() -> None:
     """Run commands on an emulated Arm host with KVM and MTE.
 
-    The host boots in seconds, on any machine, from pieces that `setup` fetches without root;
-    each run sees the current checkout's code, and starts from scratch.
+    The host boots in seconds on any machine, from pieces that `setup` fetches without root.
+    Each run starts from scratch, with the code of the current checkout.
     """
 
 
 @command.command()
 @_LAB_OPTIONS
-@click.option("--update", is_flag=True, help="Fetch everything anew: newer packages, kernels.")
-@click.option("--json", "as_json", is_flag=True, help="Print what the lab is made of as JSON.")
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Fetch all packages and kernels again, in their current versions.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the versions of the lab's pieces as JSON."
+)
 def setup(*, update: bool, as_json: bool, **values: Any) -> None:
-    """Fetch, build and check everything that the lab needs, as far as it is missing."""
+    """Fetch, build and check the missing pieces of the lab."""
     request = _request(**values)
     if update:
         forget(request.folder)
@@ -128,7 +134,7 @@ def setup(*, update: bool, as_json: bool, **values: Any) -> None:
     "--stdin",
     "takes_input",
     is_flag=True,
-    help="Pass standard input on; it is empty otherwise.",
+    help="Pass on standard input. Default: COMMAND has empty input.",
 )
 @click.argument("arguments", metavar="-- COMMAND...", nargs=-1, required=True)
 @click.pass_context
@@ -142,11 +148,11 @@ def run(
 ) -> None:
     """Boot, run COMMAND in the checkout's folder, and pass on its output and exit status.
 
-    The lab is set up first if it is not.
+    Sets the lab up first if a piece is missing.
     """
     options = _take_machine_options(values)
     lab = _set_up(_request(**values))
-    with _signals("the machine was ended"), _pipes():
+    with _signals("the machine was killed"), _exit_141_if_the_reader_leaves():
         streams = _streams(takes_input=takes_input)
         status = run_in_lab(lab.system, f"exec {shlex.join(arguments)}\n", options, streams)
     context.exit(status)
@@ -157,14 +163,14 @@ def run(
 @_machine_options(_SHELL_TIMEOUT_S)
 @click.pass_context
 def shell(context: click.Context, /, **values: Any) -> None:
-    """Boot and give a prompt inside.
+    """Boot and open a shell inside.
 
-    Ctrl-D or `exit` powers the machine off; Ctrl-] ends it at once, whatever it is doing.
-    What comes from a pipe is run as a script, without a prompt.
+    Ctrl-D or `exit` powers the machine off; Ctrl-] kills it at once. If standard input is
+    not a terminal, it is run as a script, without a prompt.
     """
     options = _take_machine_options(values)
     lab = _set_up(_request(**values))
-    with _signals("the machine was ended"), _pipes():
+    with _signals("the machine was killed"), _exit_141_if_the_reader_leaves():
         if not sys.stdin.isatty():
             status = run_in_lab(lab.system, "exec sh", options, _streams(takes_input=True))
         else:
@@ -173,17 +179,17 @@ def shell(context: click.Context, /, **values: Any) -> None:
     context.exit(status)
 
 
-def _request(*, folder: Path | None, **values: Any) -> Request:
-    return Request(folder=folder or default_folder(), **values)
+def _request(*, folder: Path | None, **values: Any) -> LabRequest:
+    return LabRequest(folder=folder or default_folder(), **values)
 
 
-def _take_machine_options(values: dict[str, Any]) -> MachineOptions:
+def _take_machine_options(values: dict[str, Any]) -> EmulatorOptions:
     names = ("ram_bytes", "cpu_count", "timeout_s")
-    return MachineOptions(**{name: values.pop(name) for name in names})
+    return EmulatorOptions(**{name: values.pop(name) for name in names})
 
 
-def _set_up(request: Request) -> Lab:
-    with _signals("what is complete stays"), setup_bars() as observer:
+def _set_up(request: LabRequest) -> Lab:
+    with _signals("complete pieces stay in the cache"), setup_bars() as observer:
         return set_up(request, observer)
 
 
@@ -205,7 +211,7 @@ def _writer(stream: BinaryIO) -> Callable[[bytes], None]:
 
 @contextmanager
 def _signals(outcome: str) -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the work, as SIGINT does by itself; `outcome` is said then."""
+    """Raise Interrupted at SIGTERM and SIGHUP, with the words `outcome`."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
         raise Interrupted(number, outcome)
@@ -220,19 +226,17 @@ def _signals(outcome: str) -> Iterator[None]:
 
 
 @contextmanager
-def _pipes() -> Iterator[None]:
-    """End as a shell expects if nobody reads our output any more."""
+def _exit_141_if_the_reader_leaves() -> Iterator[None]:
+    """End as a shell expects of a command whose output has lost its reader (SIGPIPE)."""
     try:
         yield
     except BrokenPipeError:
-        # Python would complain once more when it flushes the stream at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
 
 
 @contextmanager
 def _raw_terminal() -> Iterator[Terminal]:
-    """Give the terminal, which hands every key to the guest as it is, Ctrl-C too."""
+    """Yield the terminal in raw mode: every key goes to the guest, Ctrl-C included."""
     descriptor = sys.stdin.fileno()
     columns, lines = shutil.get_terminal_size()
     kind = os.environ.get("TERM", "dumb")

@@ -1,4 +1,4 @@
-"""What a set-up of the lab shows: its steps while it is at work, and what there is at its end."""
+"""What `tagalong lab setup` shows: its steps while it works, and a summary at the end."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _DETAIL_WIDTH = 40
 
 
 class _Lines:
-    """Says each step in a line: standard error is a file or a pipe."""
+    """Prints a line per step, for a standard error that is a file or a pipe."""
 
     def step(self, title: str) -> None:
         announce(f"{title} ...")
@@ -23,7 +23,7 @@ class _Lines:
 
 
 class _Bars:
-    """Draws a bar for each step; those that are done stay."""
+    """Draws a bar per step; finished bars stay on the terminal."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -42,21 +42,21 @@ class _Bars:
             )
 
     def finish(self) -> None:
-        """Show that the last step is done."""
+        """Show the last step as done."""
         if self._task is not None:
             self._progress.update(self._task, total=1.0, completed=1.0, detail="")
 
     def close(self) -> None:
-        """Leave the steps on the terminal as they are."""
+        """Stop drawing; the bars stay on the terminal."""
         self._progress.stop()
 
 
 @contextmanager
 def setup_bars(console: Console | None = None) -> Iterator[_Lines | _Bars]:
-    """Show a set-up's steps for the time of a `with` block, which gives the observer.
+    """Yield an observer that shows the steps of a set-up.
 
-    `console` is standard error unless a test brings another; without a terminal the steps
-    are lines, and a set-up that has nothing to do shows nothing either way.
+    `console` defaults to standard error. Without a terminal, steps are lines. A set-up with
+    nothing to do shows nothing.
     """
     console = console or Console(stderr=True)
     if not console.is_terminal:
@@ -78,12 +78,12 @@ def setup_bars(console: Console | None = None) -> Iterator[_Lines | _Bars]:
 
 
 def setup_report(facts: Mapping[str, object]) -> str:
-    """Return in words what the lab is made of."""
+    """Return a summary of the lab's pieces in words."""
     packages = ", ".join(cast("list[str]", facts["packages"]))
     rows = {
         "folder": facts["folder"],
-        "emulator": f"QEMU {facts['qemu']}, {facts['granules_checked']} granules of a page "
-        "tagged and read back right",
+        "emulator": f"QEMU {facts['qemu']}; {facts['granules_checked']} granules of a page "
+        "tagged and read back correctly",
         "kernel": f"Linux {facts['kernel']}",
         "Python": f"{facts['python']} with {packages}",
         "checkout": facts["checkout"],

@@ -1,30 +1,30 @@
 """The lab: an emulated Arm host with a real kernel, a real KVM and MTE, on any machine.
 
-QEMU's `virt` machine under TCG boots a Debian kernel at EL2 in seconds; in it, /dev/kvm and
-KVM_CAP_ARM_MTE are there. `set_up` fetches and builds what that takes, without root;
-`run` boots it, runs a command with the current checkout's code, and returns its status.
-docs/guide/lab.md is the user's view.
+QEMU's `virt` machine under TCG boots a Debian kernel at EL2 in seconds; that kernel offers
+/dev/kvm with KVM_CAP_ARM_MTE. `set_up` fetches and builds the pieces without root; `run` boots
+them, runs a command with the code of the current checkout, and returns its exit status.
+docs/guide/lab.md describes the lab for users.
 
 Private: scripts use `tagalong lab`.
 """
 
+from tagalong.lab.boot import LabImage, Streams, Terminal, run, shell
 from tagalong.lab.cache import default_folder
-from tagalong.lab.machine import Streams, System, Terminal, run, shell
-from tagalong.lab.observer import Observer, Silence
+from tagalong.lab.observer import Observer, SilentObserver
 from tagalong.lab.packages import DEFAULT_KERNEL, KERNELS
-from tagalong.lab.qemu import MachineOptions
-from tagalong.lab.setup import Lab, Request, forget, set_up
+from tagalong.lab.qemu import EmulatorOptions
+from tagalong.lab.setup import Lab, LabRequest, forget, set_up
 
 __all__ = [
     "DEFAULT_KERNEL",
     "KERNELS",
+    "EmulatorOptions",
     "Lab",
-    "MachineOptions",
+    "LabImage",
+    "LabRequest",
     "Observer",
-    "Request",
-    "Silence",
+    "SilentObserver",
     "Streams",
-    "System",
     "Terminal",
     "default_folder",
     "forget",

@@ -1,8 +1,8 @@
-"""A private apt: its own lists, cache and package state, in a folder that is ours.
+"""A private apt: package lists, download cache and package state in a folder of the lab.
 
-Needs no root and leaves the system's state alone; of the system it reads its mirror, its
-proxy and its keys. As no package counts as installed here, apt's resolver lists everything
-that a piece needs. It checks the archive's signature and every file's hash.
+Needs no root and never writes to the system's apt. It uses the system's mirror, proxy and keys.
+No package counts as installed here, so apt's resolver lists everything that a piece needs,
+its C library included. apt checks the archive's signature and the hash of each file.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tagalong.lab.observer import Observer
 from tagalong.lab.packages import (
-    Archive,
+    DebPackage,
     debian_mirror,
     parse_madison,
     parse_simulation,
@@ -24,10 +24,10 @@ _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 def system_mirror() -> str:
-    """Return the Debian mirror that this system's own apt uses. Raises LabSetupError."""
+    """Return the Debian mirror that the system's apt uses. Raises LabSetupError."""
     require("apt-get", "fetch the lab's pieces")
-    # Without --no-release-info, suites of which no list was ever fetched are left out: all
-    # of them, in a fresh container.
+    # Without --no-release-info, apt leaves out suites whose lists were never fetched. In a
+    # fresh container that is every suite.
     text = output_of(
         ["apt-get", "indextargets", "--no-release-info", "--format", "$(REPO_URI) $(RELEASE)",
          "Created-By: Packages"],
@@ -37,9 +37,11 @@ def system_mirror() -> str:
 
 
 def host_architecture() -> str:
-    """Return Debian's name of this host's architecture. Raises LabSetupError."""
+    """Return Debian's name for the architecture of this host. Raises LabSetupError."""
     require("dpkg-deb", "unpack the lab's pieces")
-    return output_of(["dpkg", "--print-architecture"], "ask for this host's architecture").strip()
+    return output_of(
+        ["dpkg", "--print-architecture"], "find out the architecture of this host"
+    ).strip()
 
 
 class Apt:
@@ -52,13 +54,13 @@ class Apt:
         self._suites: tuple[str, ...] = ()
 
     def update(self, suites: Sequence[str], observer: Observer) -> None:
-        """Fetch the lists of `suites`, as far as they changed. Raises LabSetupError."""
+        """Fetch the package lists of `suites` that changed. Raises LabSetupError."""
         self._suites = tuple(dict.fromkeys((*self._suites, *suites)))
         self._write_configuration()
         self._follow(["update"], f"fetch the package lists of {', '.join(suites)}", observer)
 
-    def closure(self, packages: Sequence[str], suite: str) -> list[Archive]:
-        """Return `packages` and all that they depend on, preferring `suite`.
+    def closure(self, packages: Sequence[str], suite: str) -> list[DebPackage]:
+        """Return `packages` and their dependencies, from `suite` where it has them.
 
         Raises LabSetupError if apt cannot resolve them.
         """
@@ -69,7 +71,7 @@ class Apt:
         return parse_simulation(text)
 
     def offered(self, package: str) -> list[tuple[str, str]]:
-        """Return version and suite of each `package` in the lists, the newest first."""
+        """Return version and suite of each `package` in the lists, newest first."""
         text = output_of(
             ["apt-cache", f"--config-file={self._configuration}", "madison", package],
             f"look for {package}",
@@ -77,9 +79,9 @@ class Apt:
         return parse_madison(text)
 
     def download(self, packages: Sequence[str], suite: str, observer: Observer) -> list[Path]:
-        """Fetch `packages` and all that they depend on; return the .deb files.
+        """Download `packages` and their dependencies; return the .deb files.
 
-        What was fetched before, even in part, is not fetched again. Raises LabSetupError.
+        Files that are already there, even in part, are not downloaded again. Raises LabSetupError.
         """
         archives = self.closure(packages, suite)
         self._follow(
@@ -90,16 +92,16 @@ class Apt:
         return [self._archives / archive.file_name for archive in archives]
 
     def download_only(self, packages: Sequence[str], suite: str, observer: Observer) -> list[Path]:
-        """Fetch `packages` and nothing that they depend on. Raises LabSetupError."""
+        """Download `packages` without their dependencies. Raises LabSetupError."""
         wanted = [a for a in self.closure(packages, suite) if a.package in packages]
-        # `apt-get download` writes to the current folder and has no option for another.
+        # `apt-get download` writes to the current folder; no option names another one.
         enter = ["env", "--chdir", str(self._archives)]
         exact = [f"{archive.package}={archive.version}" for archive in wanted]
         self._follow(["download", *exact], f"download {', '.join(packages)}", observer, enter)
         return [self._archives / archive.file_name for archive in wanted]
 
     def clean(self) -> None:
-        """Remove the downloaded packages: what was needed of them is unpacked by now."""
+        """Remove the downloaded packages; call it when they have been unpacked."""
         for file in (*self._archives.glob("*.deb"), *self._archives.parent.glob("*.bin")):
             file.unlink()
 
@@ -158,15 +160,15 @@ class Apt:
             "APT::Default-Release": "",
             "APT::Get::List-Cleanup": "false",
             "APT::Keep-Downloaded-Packages": "true",
-            # Otherwise a mirror that does not answer is only worth a warning.
+            # By default apt only warns if a mirror does not answer.
             "APT::Update::Error-Mode": "any",
-            # For root, apt would give up its rights to a user who cannot read our folder.
+            # As root, apt would switch to a user who cannot read this folder.
             "APT::Sandbox::User": pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() == 0 else "",
             "Acquire::GzipIndexes": "true",
             "Acquire::Languages": "none",
             "Acquire::Retries": "3",
         }
-        # Hooks of the system are about the system's state.
+        # The system's hooks concern the system's package state.
         cleared = (
             "APT::Architectures", "APT::Update::Pre-Invoke", "APT::Update::Post-Invoke",
             "APT::Update::Post-Invoke-Success", "DPkg::Pre-Invoke", "DPkg::Post-Invoke",

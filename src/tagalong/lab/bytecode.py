@@ -1,7 +1,7 @@
-"""Compiles Python files for the lab on the host, which is a hundred times as fast.
+"""Compiles Python files for the lab on the host, a hundred times faster than under emulation.
 
-Byte code belongs to one version of Python (PEP 3147). If the host's version is another one,
-the lab compiles what it imports by itself, in every run: slower, and nothing else.
+Byte code belongs to one version of Python (PEP 3147). If the host runs another version, the lab
+compiles its imports itself in every run, which is slower and otherwise the same.
 """
 
 import importlib.util
@@ -15,12 +15,12 @@ from tagalong.lab.cpio import CpioWriter
 
 _TIMESTAMP_BASED = 0
 
-# What archives with byte code are made from, beside their sources.
+# Part of the key of each archive with byte code.
 HOST_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def add_python(writer: CpioWriter, path: str, source: bytes, *, mtime_s: int, python: str) -> None:
-    """Add a Python file, and its byte code for Python `python` ("3.11") if we can make it."""
+    """Add a Python file, with byte code if the host runs the same Python `python` ("3.11")."""
     writer.add_file(path, source, mtime_s=mtime_s)
     if python != HOST_PYTHON:
         return
@@ -34,7 +34,7 @@ def add_python(writer: CpioWriter, path: str, source: bytes, *, mtime_s: int, py
 
 
 def _compile(path: str, source: bytes, mtime_s: int) -> bytes | None:
-    """Return the contents of a .pyc file (PEP 552), or None if the source is not valid."""
+    """Return the contents of a .pyc file (PEP 552), or None if the source does not compile."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

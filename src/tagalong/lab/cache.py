@@ -1,9 +1,9 @@
-"""Where the lab keeps what it fetched and built, and how it knows what is complete.
+"""The lab's cache of fetched and built pieces.
 
-A piece is a folder `NAME/KEY` in the cache. Its key is a digest of all that it was made
-from, so that several checkouts share one cache. It is made beside and renamed when it is
-complete, so that an interrupted set-up makes that piece again and none else. What takes time
-to download is kept outside of the pieces until they are complete.
+A piece is a folder `NAME/KEY`. Its key is a digest of everything it was made from, so that
+several checkouts share one cache. A piece is made in a folder beside its final place and
+renamed when it is complete: an interrupted set-up repeats that piece alone. Large downloads
+stay outside of the pieces until they are complete.
 """
 
 import fcntl
@@ -39,9 +39,10 @@ def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 class Cache:
-    """The folder `root`, created if need be. Raises LabSetupError if that is not possible.
+    """The cache in the folder `root`, which is created if it does not exist.
 
-    `waiting` is called when somebody else makes a piece and we have to wait for it.
+    `waiting` is called before waiting for another process that makes a piece. Raises
+    LabSetupError if the folder cannot be created.
     """
 
     def __init__(self, root: Path, waiting: Callable[[], None] = lambda: None) -> None:
@@ -52,35 +53,34 @@ class Cache:
             self._lock_file.touch()
         except OSError as error:
             raise LabSetupError(
-                f"cannot use {root} as the lab's folder; name another with --dir"
+                f"cannot use {root} as the lab's folder: {error.strerror}; name another with --dir"
             ) from error
 
     def folder(self, name: str) -> Path:
-        """Return a folder for `name`, created if need be."""
+        """Return the folder `name` of the cache, which is created if it does not exist."""
         folder = self.root / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def piece(self, name: str, made_from: Record, make: Callable[[Path], Record]) -> "Piece":
-        """Return the piece `name` made from `made_from`, which JSON can tell.
+    def piece(self, name: str, made_from: Record, make: Callable[[Path], Record]) -> "CachedPiece":
+        """Return the piece `name` made from `made_from` (JSON values); make it if it is missing.
 
-        Unless it is complete, `make` is called with its empty folder and returns what is
-        worth knowing about it; one piece of the cache is made at a time. Whatever `make`
-        raises leaves the piece incomplete.
+        `make` gets an empty folder to fill and returns facts about the piece. Processes make
+        one piece at a time. If `make` raises, the piece stays missing.
         """
         return self.find(name, made_from) or self._make(name, made_from, make)
 
-    def find(self, name: str, made_from: Record) -> "Piece | None":
-        """Return the piece if it is complete."""
+    def find(self, name: str, made_from: Record) -> "CachedPiece | None":
+        """Return the piece if it is complete, else None."""
         folder = self._place(name, made_from)
         try:
             facts = json.loads((folder / _RECORD).read_text())["facts"]
             os.utime(folder / _RECORD)
         except (OSError, ValueError, LookupError, TypeError):
             return None
-        return Piece(folder, facts)
+        return CachedPiece(folder, facts)
 
-    def _make(self, name: str, made_from: Record, make: Callable[[Path], Record]) -> "Piece":
+    def _make(self, name: str, made_from: Record, make: Callable[[Path], Record]) -> "CachedPiece":
         with self._locked():
             made_meanwhile = self.find(name, made_from)
             if made_meanwhile is not None:
@@ -88,7 +88,7 @@ class Cache:
             folder = self._place(name, made_from)
             for leftover in folder.parent.glob(f"*{_PARTIAL}"):
                 shutil.rmtree(leftover, ignore_errors=True)
-            # A name of its own: a tool that outlived an interrupted set-up may still write.
+            # With the pid, because a tool of an interrupted set-up may still be writing.
             partial = folder.with_name(f"{folder.name}.{os.getpid()}{_PARTIAL}")
             partial.mkdir(parents=True)
             facts = make(partial)
@@ -96,7 +96,7 @@ class Cache:
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
             self._prune(name)
-            return Piece(folder, facts)
+            return CachedPiece(folder, facts)
 
     @property
     def _lock_file(self) -> Path:
@@ -113,7 +113,7 @@ class Cache:
             yield
 
     def forget(self, name: str) -> None:
-        """Remove all pieces `name`."""
+        """Remove all pieces called `name`."""
         shutil.rmtree(self.root / name, ignore_errors=True)
 
     def _place(self, name: str, made_from: Record) -> Path:
@@ -121,26 +121,26 @@ class Cache:
         return self.root / name / hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
 
     def _prune(self, name: str) -> None:
-        """Keep the pieces used last; another checkout may be at work with its own."""
+        """Keep the pieces used last: other checkouts may be using theirs."""
         records = sorted((self.root / name).glob(f"*/{_RECORD}"), key=_age, reverse=True)
         for record in records[_KEPT:]:
             shutil.rmtree(record.parent, ignore_errors=True)
 
 
-class Piece:
-    """A complete piece: its folder, and the facts noted when it was made."""
+class CachedPiece:
+    """A complete piece: its folder, and the facts recorded when it was made."""
 
     def __init__(self, folder: Path, facts: Record) -> None:
         self.folder = folder
         self.facts = facts
 
     def text(self, fact: str) -> str:
-        """Return the fact `fact`, which is a text."""
+        """Return the fact `fact`, which must be a string."""
         return cast("str", self.facts[fact])
 
     @property
     def key(self) -> str:
-        """Return the digest of what the piece was made from."""
+        """Return the digest of everything the piece was made from."""
         return self.folder.name
 
 
@@ -155,16 +155,16 @@ def digest_of_files(root: Path, files: list[Path]) -> str:
 
 
 def identity_of(path: Path) -> str:
-    """Return a text that changes when the file, or any file below the folder, does.
+    """Return a digest that changes with the file, or with any file below the folder, at `path`.
 
-    Raises LabSetupError if there is nothing at `path`.
+    Covers names, sizes and modification times. Raises LabSetupError if nothing is at `path`.
     """
     try:
         resolved = path.resolve(strict=True)
         files = sorted(p for p in resolved.rglob("*") if not p.is_symlink()) or [resolved]
         facts = [(str(f), f.lstat().st_size, f.lstat().st_mtime_ns) for f in files]
     except OSError as error:
-        raise LabSetupError(f"cannot read {path}") from error
+        raise LabSetupError(f"cannot read {path}: {error.strerror}") from error
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What the lab takes from the current checkout: its code, its tests, its library for arm64."""
+"""Packs the current checkout for the lab: code, tests, and the native library for arm64."""
 
 import os
 import sys
@@ -14,14 +14,14 @@ from tagalong.lab.wheels import SCRIPTS, script
 
 ARCHIVE = "checkout.cpio"
 
-# Where the checkout stands in the lab.
+# The checkout's folder in the lab.
 PLACE = "tagalong"
 
 _FOLDERS = ("src", "tests", "bench", "docs", "native", "guests")
 _FILES = ("pyproject.toml", "constraints.txt", "README.md", "ARCHITECTURE.md", "Makefile")
 _SOURCES = ("native", "guests", "tests/programs")
 
-# What is built for the host, and what tools leave behind.
+# Built for the host, or left behind by tools.
 _NOT_TAKEN = frozenset(("_lib", "__pycache__"))
 
 _LIBRARY_FOLDER = f"{PLACE}/src/tagalong/_lib"
@@ -45,12 +45,12 @@ def native_sources(root: Path) -> list[Path]:
 
 
 def all_files(root: Path) -> list[Path]:
-    """Return all files of the checkout that belong into the lab."""
+    """Return all files of the checkout that the lab needs."""
     return [*_files_below(root, _FOLDERS), *(f for n in _FILES if (f := root / n).exists())]
 
 
 def cross_build(root: Path, out: Path, zig_cache: Path) -> None:
-    """Build native library and guests of the checkout `root` for arm64. Raises LabSetupError."""
+    """Build the native library and the guests of `root` for arm64. Raises LabSetupError."""
     toolchain = root / "native" / "toolchain.py"
     caches = {name: os.environ.get(name, str(zig_cache)) for name in
               ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")}  # fmt: skip
@@ -62,7 +62,7 @@ def cross_build(root: Path, out: Path, zig_cache: Path) -> None:
 
 
 def write(root: Path, files: Sequence[Path], built: Path, target: Path, *, python: str) -> None:
-    """Write the archive `target`: `files` of the checkout, and what was built into `built`."""
+    """Write the archive `target` from `files` of the checkout and the build results in `built`."""
     with target.open("wb") as out:
         writer = CpioWriter(out)
         for file in files:
@@ -77,7 +77,7 @@ def write(root: Path, files: Sequence[Path], built: Path, target: Path, *, pytho
 def _add(writer: CpioWriter, file: Path, path: str, python: str) -> None:
     status = file.stat()
     data, mtime_s = file.read_bytes(), int(status.st_mtime)
-    # pytest compiles test modules by itself, to rewrite their assertions.
+    # pytest compiles test modules itself, to rewrite their assertions.
     if file.suffix == ".py" and not file.name.startswith(_TEST_PREFIX):
         add_python(writer, path, data, mtime_s=mtime_s, python=python)
     else:

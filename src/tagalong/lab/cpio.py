@@ -1,7 +1,7 @@
-"""Writes cpio archives in the "newc" form, which the kernel unpacks as its initial root.
+"""Writes cpio archives in the "newc" format, which the kernel unpacks as its initial root.
 
-Needs no root: owner, mode and device numbers are just fields. Archives may be joined end to
-end; a file in a later one replaces the same file of an earlier one.
+Needs no root: owner, mode and device numbers are fields of the format. Archives may be
+concatenated; a file in a later one replaces the file of the same path in an earlier one.
 
 Format: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst.
 """
@@ -19,10 +19,9 @@ _FIELD_LIMIT = 1 << 32
 
 
 class CpioWriter:
-    r"""Writes one archive to `out`, from its present position on; everything belongs to root.
+    r"""Writes one archive to `out`, from its current position; root owns every entry.
 
-    Folders on the way to a file are added by themselves. `close` ends the archive and leaves
-    `out` open.
+    Parent folders are added automatically. `close` ends the archive and leaves `out` open.
 
     >>> with open("root.cpio", "wb") as out:
     ...     writer = CpioWriter(out)
@@ -38,7 +37,7 @@ class CpioWriter:
     def add_file(
         self, path: str, data: bytes, *, permissions: int = 0o644, mtime_s: int = 0
     ) -> None:
-        """Add a regular file. Raises ValueError if it cannot be told in 32 bits."""
+        """Add a regular file. Raises ValueError if a field does not fit in 32 bits."""
         self._add_parents(path)
         mode = stat.S_IFREG | permissions & _PERMISSIONS
         self._add(path, mode, data=data, mtime_s=mtime_s)
@@ -84,12 +83,14 @@ class CpioWriter:
         name = _normal(path).encode() + b"\0"
         self._entries += 1
         # ino, mode, uid, gid, nlink, mtime, filesize, dev major and minor, rdev major and
-        # minor, namesize, check. A number per entry keeps the kernel from seeing hard links.
+        # minor, namesize, check. Each entry has its own ino: equal ones would be hard links.
         fields = (
             self._entries, mode, 0, 0, 1, mtime_s, len(data), 0, 0, *device, len(name), 0,
         )  # fmt: skip
         if not all(0 <= field < _FIELD_LIMIT for field in fields):
-            raise ValueError(f"{path}: {len(data):#x} bytes of time {mtime_s}: not in 32 bits")
+            raise ValueError(
+                f"{path}: {len(data):#x} bytes, time {mtime_s}: does not fit in 32 bits"
+            )
         head = _MAGIC + b"".join(b"%08X" % field for field in fields) + name
         for part in (head, data):
             self._out.write(part)
@@ -97,5 +98,5 @@ class CpioWriter:
 
 
 def _normal(path: str) -> str:
-    """Return `path` as archives name it: relative, without a dot or a slash at either end."""
+    """Return `path` in the form that archives use: relative, no slash or "." at either end."""
     return str(PurePosixPath("/", path).relative_to("/"))

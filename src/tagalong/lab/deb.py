@@ -16,8 +16,8 @@ _CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
-class Member:
-    """A file or symbolic link of a root file system; `path` has no slash in front."""
+class ArchiveMember:
+    """A file or symbolic link of a root file system; `path` does not begin with a slash."""
 
     path: str
     mode: int
@@ -27,7 +27,7 @@ class Member:
 
 @dataclass(frozen=True)
 class PackedFile:
-    """A regular file in a package; `read` it before the next one is asked for."""
+    """A regular file in a package. `read` it before advancing to the next one."""
 
     path: str
     _info: tarfile.TarInfo
@@ -40,31 +40,31 @@ class PackedFile:
 
 
 def unpack(deb: Path, folder: Path) -> None:
-    """Unpack the files of a Debian package below `folder`. Raises LabSetupError."""
+    """Unpack a Debian package into `folder`. Raises LabSetupError."""
     output_of(["dpkg-deb", "--extract", str(deb), str(folder)], f"unpack {deb.name}")
 
 
 def files_of(deb: Path) -> Iterator[PackedFile]:
-    """Give the regular files of a Debian package. Raises LabSetupError."""
+    """Yield the regular files of a Debian package. Raises LabSetupError."""
     with _archive_in(deb) as archive:
         for info in archive:
             if info.isreg():
                 yield PackedFile(_normal(info.name), info, archive)
 
 
-def members_of(deb: Path) -> Iterator[Member]:
-    """Give files and symbolic links of a Debian package. Raises LabSetupError."""
+def members_of(deb: Path) -> Iterator[ArchiveMember]:
+    """Yield the files and symbolic links of a Debian package. Raises LabSetupError."""
     with _archive_in(deb) as archive:
         yield from members_of_tar(archive)
 
 
-def members_of_tar(archive: tarfile.TarFile) -> Iterator[Member]:
-    """Give files and symbolic links of a tar archive; a hard link becomes a copy."""
+def members_of_tar(archive: tarfile.TarFile) -> Iterator[ArchiveMember]:
+    """Yield the files and symbolic links of a tar archive; a hard link becomes a copy."""
     contents: dict[str, bytes] = {}
     for info in archive:
         path, mtime_s = _normal(info.name), max(int(info.mtime), 0)
         if info.issym():
-            yield Member(path, stat.S_IFLNK | 0o777, info.linkname.encode(), mtime_s)
+            yield ArchiveMember(path, stat.S_IFLNK | 0o777, info.linkname.encode(), mtime_s)
             continue
         if info.islnk():
             contents[path] = contents[_normal(info.linkname)]
@@ -72,7 +72,7 @@ def members_of_tar(archive: tarfile.TarFile) -> Iterator[Member]:
             contents[path] = PackedFile(path, info, archive).read()
         else:
             continue
-        yield Member(path, stat.S_IFREG | info.mode, contents[path], mtime_s)
+        yield ArchiveMember(path, stat.S_IFREG | info.mode, contents[path], mtime_s)
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def _archive_in(deb: Path) -> Iterator[tarfile.TarFile]:
                 yield archive
         except tarfile.TarError as error:
             check(child.returncode, command, f"read {deb.name}", complaints)
-            raise LabSetupError(f"cannot read {deb.name}: it is damaged") from error
+            raise LabSetupError(f"cannot read {deb.name}: the package is damaged") from error
         check(child.returncode, command, f"read {deb.name}", complaints)
 
 
@@ -96,7 +96,7 @@ def _archive_in(deb: Path) -> Iterator[tarfile.TarFile]:
 def _stream(pipe: IO[bytes] | None) -> Iterator[IO[bytes]]:
     assert pipe is not None  # noqa: S101 (for the type checker: stdout is a pipe)
     yield pipe
-    # The padding after the archive's end: dpkg-deb would take a closed pipe for an error.
+    # Read the padding behind the archive: dpkg-deb fails if its pipe is closed early.
     while pipe.read(_CHUNK_BYTES):
         pass
 

@@ -1,4 +1,4 @@
-"""Takes from a shared library what the loader does not read: a cpio is copied at every boot."""
+"""Strips shared libraries of what the loader does not read; each boot copies the archive."""
 
 from typing import Final
 
@@ -9,9 +9,9 @@ _MAX_PROGRAM_HEADERS: Final = 1024
 
 
 def stripped(data: bytes) -> bytes:
-    """Return the ELF file `data` without sections: no symbols for debuggers, none to link.
+    """Return the ELF file `data` without sections, and so without symbols for debuggers or linkers.
 
-    Anything that is not a 64-bit little-endian ELF file with segments comes back as it is.
+    Anything but a 64-bit little-endian ELF file with segments is returned unchanged.
     """
     view = view_of(data)
     try:

@@ -1,10 +1,9 @@
-"""Runs inside the lab, by itself: tags the granules of one page and reads the tags back.
+"""Runs inside the lab on its own: tags every granule of one page and reads the tags back.
 
-Needs nothing but the standard library. Prints JSON: what was written and what was read,
-a tag for each granule of the page.
+Needs only the standard library. Prints the tags written and read, one per granule, as JSON.
 
-The code is machine code because Python has no other way to execute STG and LDG; it is
-called through ctypes with the address of the granule in x0.
+Python cannot execute STG and LDG, so they are machine code in an executable mapping, called
+through ctypes with the granule's address in x0.
 """
 
 import ctypes
@@ -23,7 +22,7 @@ _PR_MTE_TAG_MASK = 0xFFFF << 3
 _PAGE_BYTES, _GRANULE_BYTES, _TAG_SHIFT = 4096, 16, 56
 _GRANULES = _PAGE_BYTES // _GRANULE_BYTES
 
-# The exit status where there are no tags at all.
+# The exit status if the kernel offers no MTE.
 NO_MTE = 3
 
 _STG_X0_X0 = 0xD9200800  # stg x0, [x0]
@@ -32,7 +31,7 @@ _RET = 0xD65F03C0
 
 
 def tag_of(granule: int) -> int:
-    """Return the tag that the granule gets: unlike its neighbours', unlike the next row's.
+    """Return the tag for a granule; neighbours differ, and so do rows of sixteen granules.
 
     >>> [tag_of(granule) for granule in range(8)]
     [0, 7, 14, 5, 12, 3, 10, 1]
@@ -41,13 +40,13 @@ def tag_of(granule: int) -> int:
 
 
 def main() -> None:
-    """Tag the page, read it back, print both."""
+    """Tag the page, read the tags back, print both."""
     libc = ctypes.CDLL(None, use_errno=True)
     control = _PR_TAGGED_ADDR_ENABLE | _PR_MTE_TAG_MASK
     if libc.prctl(_PR_SET_TAGGED_ADDR_CTRL, control, 0, 0, 0) != 0:
         print(f"prctl(PR_SET_TAGGED_ADDR_CTRL): {os.strerror(ctypes.get_errno())}", file=sys.stderr)  # noqa: T201
         raise SystemExit(NO_MTE)
-    # Not freed: the process ends here.
+    # Never unmapped: the process ends here.
     code = mmap.mmap(-1, _PAGE_BYTES, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     code.write(struct.pack("<4I", _STG_X0_X0, _RET, _LDG_X0_X0, _RET))
     page = mmap.mmap(-1, _PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,

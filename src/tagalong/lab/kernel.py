@@ -1,4 +1,4 @@
-"""A kernel for the lab: its image, and the modules without which our ports do not work."""
+"""A kernel for the lab: its image, and the modules that the lab's virtio ports need."""
 
 import lzma
 import re
@@ -12,10 +12,10 @@ from tagalong.lab.deb import files_of
 IMAGE = "Image"
 MODULES = "modules.cpio"
 
-# In the lab; PID 1 loads them in the order of their names.
+# A folder in the lab; PID 1 loads the modules in the order of their names.
 MODULE_FOLDER = "lab/modules"
 
-# What the lab talks through. Debian builds them into the kernel from 6.12 on.
+# The drivers of the lab's ports. From 6.12 on, Debian builds them into the kernel.
 _NEEDED = ("virtio_pci", "virtio_console")
 
 _MODULE = re.compile(r".*/kernel/.*/(?P<name>virtio[^/.]*)\.ko(?P<packed>\.xz)?")
@@ -26,7 +26,7 @@ _RELEASE = re.compile(r"(?:usr/)?(?:lib/modules/|boot/vmlinuz-)(?P<release>[^/]+
 def extract(debs: Iterable[Path], folder: Path) -> str:
     """Write image and modules of the kernel in `debs` into `folder`; return its release.
 
-    Raises LabSetupError if there is no image in them.
+    Raises LabSetupError if they contain no image.
     """
     image, release, modules = b"", "", dict[str, bytes]()
     for deb in debs:
@@ -38,16 +38,16 @@ def extract(debs: Iterable[Path], folder: Path) -> str:
                 modules[name] = lzma.decompress(file.read()) if found["packed"] else file.read()
     if not image:
         names = ", ".join(deb.name for deb in debs)
-        raise LabSetupError(f"there is no kernel image in {names}")
+        raise LabSetupError(f"cannot find a kernel image in {names}")
     (folder / IMAGE).write_bytes(image)
     _write_modules(folder / MODULES, modules)
     return release
 
 
 def load_order(modules: Mapping[str, bytes]) -> list[str]:
-    """Return which of `modules` to load, each after those it depends on.
+    """Return which of `modules` to load, each after its dependencies.
 
-    A needed module that is not among them is part of the kernel.
+    A needed module that is missing from `modules` is built into the kernel.
     """
     order: list[str] = []
 
@@ -63,7 +63,7 @@ def load_order(modules: Mapping[str, bytes]) -> list[str]:
 
 
 def dependencies(module: bytes) -> list[str]:
-    """Return the modules that a module needs, from its .modinfo section."""
+    """Return the modules that a module depends on, from its .modinfo section."""
     found = re.search(rb"\0depends=([^\0]*)\0", module)
     return [name for name in found[1].decode().split(",") if name] if found else []
 

@@ -1,20 +1,20 @@
-"""How a set-up tells what it is doing; the command line draws it."""
+"""How a set-up reports its progress; the command line draws it."""
 
 from typing import Protocol
 
 
 class Observer(Protocol):
-    """Hears of a set-up's steps, one after the other."""
+    """Receives the steps of a set-up, one after the other."""
 
     def step(self, title: str) -> None:
-        """Take note that the step `title` begins, and the one before it is over."""
+        """Record that the step `title` begins and the step before it has ended."""
 
     def progress(self, fraction: float | None, detail: str) -> None:
-        """Take note how much of the step is done (0 to 1, None: unknown), and what it is at."""
+        """Record which share of the step is done (0 to 1; None: unknown) and what it works on."""
 
 
-class Silence:
-    """An observer that says nothing."""
+class SilentObserver:
+    """An observer that reports nothing."""
 
     def step(self, title: str) -> None:
         """Do nothing."""

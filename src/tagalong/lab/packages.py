@@ -1,6 +1,6 @@
-"""Which Debian packages the lab is made of, and how apt's answers about them are read.
+"""The Debian packages that the lab is made of, and parsers of apt's answers about them.
 
-No version stands here: they rotate on every mirror, and apt says what there is.
+No version is written here: mirrors rotate them, and apt reports which ones exist.
 """
 
 import re
@@ -14,11 +14,11 @@ STABLE_BACKPORTS = "bookworm-backports"
 NEXT = "trixie"
 NEXT_BACKPORTS = "trixie-backports"
 
-# Debian 12's own QEMU 7.2 keeps tags wrongly, so QEMU comes from backports.
+# QEMU 7.2 of Debian 12 stores tags wrongly (qemu.py), so QEMU comes from backports.
 QEMU_SUITE = STABLE_BACKPORTS
 QEMU_PACKAGES = ("qemu-system-arm",)
 
-# numpy's wheels need libstdc++6 and do not bring it.
+# numpy's wheels need libstdc++6 and do not include it.
 USERLAND_SUITE = STABLE
 USERLAND_PACKAGES = ("python3", "busybox-static", "libstdc++6")
 
@@ -26,7 +26,7 @@ KERNEL_PACKAGE = "linux-image-cloud-arm64"
 KERNELS = ("6.1", "6.12", "7.3")
 DEFAULT_KERNEL = "6.12"
 
-# The packages behind it with the image and the modules; Debian splits them from 7.x on.
+# Its dependencies with the image and the modules; from 7.x on they are separate packages.
 _KERNEL_PARTS = re.compile(r"linux-(image|binary|modules)-\d.*")
 
 _DEBIAN_RELEASES = frozenset(
@@ -39,7 +39,7 @@ _INSTALLED = re.compile(r"Inst (?P<package>\S+) \((?P<version>\S+) .*\[(?P<archi
 
 
 @dataclass(frozen=True)
-class Archive:
+class DebPackage:
     """One Debian package in one version."""
 
     package: str
@@ -48,28 +48,28 @@ class Archive:
 
     @property
     def file_name(self) -> str:
-        """Return its name in apt's download folder, where a version's colon is escaped."""
+        """Return its file name in apt's download folder, which escapes the version's colon."""
         return f"{self.package}_{self.version.replace(':', '%3a')}_{self.architecture}.deb"
 
 
 @dataclass(frozen=True)
-class Target:
-    """One index of the system's own apt configuration."""
+class AptIndex:
+    """One package index of the system's apt configuration."""
 
     repository: str
     suite: str
 
 
-def parse_targets(text: str) -> list[Target]:
-    """Read lines "REPOSITORY SUITE", as `apt-get indextargets` was asked to write them."""
+def parse_targets(text: str) -> list[AptIndex]:
+    """Parse lines "REPOSITORY SUITE", the format requested from `apt-get indextargets`."""
     fields = (line.split() for line in text.splitlines())
-    return [Target(*pair) for pair in fields if len(pair) == 2]
+    return [AptIndex(*pair) for pair in fields if len(pair) == 2]
 
 
-def debian_mirror(targets: Iterable[Target]) -> str:
+def debian_mirror(targets: Iterable[AptIndex]) -> str:
     """Return the mirror of Debian's main archive among `targets`.
 
-    Raises LabSetupError if the system has none: it may be another distribution.
+    Raises LabSetupError if there is none, as on another distribution.
     """
     for target in targets:
         release, _, part = target.suite.partition("-")
@@ -77,22 +77,23 @@ def debian_mirror(targets: Iterable[Target]) -> str:
             return target.repository
     suites = sorted({target.suite for target in targets})
     raise LabSetupError(
-        f"apt on this system has no mirror of Debian (suites: {', '.join(suites) or 'none'}); "
-        "name one with --mirror, or your own --qemu, --kernel and --rootfs"
+        "cannot find a Debian mirror in this system's apt configuration (its suites: "
+        f"{', '.join(suites) or 'none'}); name one with --mirror, or give your own --qemu, "
+        "--kernel and --rootfs"
     )
 
 
-def parse_simulation(text: str) -> list[Archive]:
-    """Read what `apt-get --simulate install` says it would install.
+def parse_simulation(text: str) -> list[DebPackage]:
+    """Parse the packages that `apt-get --simulate install` would install.
 
-    (`--print-uris` would be no help: it leaves out what has been downloaded already.)
+    `--print-uris` does not serve: it omits packages that are already downloaded.
     """
     found = (_INSTALLED.fullmatch(line.strip()) for line in text.splitlines())
-    return [Archive(**match.groupdict()) for match in found if match]
+    return [DebPackage(**match.groupdict()) for match in found if match]
 
 
 def parse_madison(text: str) -> list[tuple[str, str]]:
-    """Read `apt-cache madison`: pairs of version and suite, the newest first."""
+    """Parse `apt-cache madison` into pairs of version and suite, newest first."""
     pairs = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split("|")]
@@ -103,12 +104,12 @@ def parse_madison(text: str) -> list[tuple[str, str]]:
 
 
 def choose_kernel(wanted: str, offered: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
-    """Return version and suite of the newest kernel `wanted` ("6.12"), None if there is none."""
+    """Return version and suite of the newest kernel `wanted` ("6.12"), or None."""
     return next(
         (pair for pair in offered if re.match(rf"{re.escape(wanted)}[.~+-]", pair[0])), None
     )
 
 
-def kernel_parts(archives: Iterable[Archive]) -> list[str]:
-    """Return the packages among `archives` that hold a kernel's image and modules."""
+def kernel_parts(archives: Iterable[DebPackage]) -> list[str]:
+    """Return the names of those `archives` that contain a kernel's image or modules."""
     return [a.package for a in archives if _KERNEL_PARTS.fullmatch(a.package)]

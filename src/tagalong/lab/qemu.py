@@ -1,4 +1,4 @@
-"""The emulator: which one, whether it can be trusted with tags, and its command line."""
+"""The emulator: how to start it, which versions store tags correctly, its command line."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,7 @@ from tagalong.lab.tools import output_of
 
 OLDEST_MAJOR = 8
 
-# A real boot is faithful without these: no random layout, which TCG cannot translate ahead,
-# and no self-tests of cryptography.
+# For speed alone: a fixed kernel layout, and no self-tests of the kernel's cryptography.
 _KERNEL_ARGUMENTS = "console=ttyAMA0 panic=-1 nokaslr cryptomgr.notests"
 
 _VERSION = re.compile(r"QEMU emulator version ((\d+)\.\d+[.\d]*)")
@@ -19,7 +18,7 @@ _VERSION = re.compile(r"QEMU emulator version ((\d+)\.\d+[.\d]*)")
 
 @dataclass(frozen=True)
 class Qemu:
-    """A qemu-system-aarch64: how to start it, its version, and what tells it from others."""
+    """A qemu-system-aarch64: its command, its version, and a digest that identifies it."""
 
     command: tuple[str, ...]
     version: str
@@ -27,8 +26,8 @@ class Qemu:
 
 
 @dataclass(frozen=True)
-class MachineOptions:
-    """The emulated host's size, and how long it may run."""
+class EmulatorOptions:
+    """The size of the emulated host, and the time after which its run is ended."""
 
     ram_bytes: int = 2 << 30
     cpu_count: int = 2
@@ -37,7 +36,7 @@ class MachineOptions:
 
 @dataclass(frozen=True)
 class Wiring:
-    """What a machine is connected to: files, and the host's ends of its ports."""
+    """The files and descriptors that a machine is connected to."""
 
     kernel: Path
     initrd: str
@@ -47,17 +46,17 @@ class Wiring:
 
 
 def unpacked_command(folder: Path) -> tuple[str, ...]:
-    """Return how to start the QEMU in `folder`, with the loader and libraries beside it.
+    """Return the command of the QEMU in `folder`, with its own loader and libraries.
 
-    So it runs on a host of any other distribution as well. Raises LabSetupError.
+    With those it runs on any distribution. Raises LabSetupError if a part is missing.
     """
     loaders = sorted(folder.glob("lib*/ld-linux-*.so.*"))
     program = folder / "usr" / "bin" / "qemu-system-aarch64"
     if not loaders or not program.exists():
-        raise LabSetupError(f"there is no QEMU with its loader in {folder}")
+        raise LabSetupError(f"cannot find QEMU and its loader in {folder}")
     libraries = sorted(map(str, (*folder.glob("lib/*-linux-gnu"), *folder.glob("usr/lib/*-gnu"))))
     return (
-        # The host's own libraries and modules, of other versions, are none of its business.
+        # Libraries and modules of the host may have other versions.
         "env", "-u", "LD_LIBRARY_PATH", "-u", "LD_PRELOAD", f"QEMU_MODULE_DIR={folder}",
         str(loaders[0]), "--library-path", ":".join(libraries),
         str(program), "-L", str(folder / "usr" / "share" / "qemu"),
@@ -66,21 +65,21 @@ def unpacked_command(folder: Path) -> tuple[str, ...]:
 
 def ask_version(command: Sequence[str]) -> str:
     """Return the version of the QEMU that `command` starts. Raises LabSetupError."""
-    return parse_version(output_of([*command, "--version"], "ask QEMU for its version"))
+    return parse_version(output_of([*command, "--version"], "read QEMU's version"))
 
 
 def check_version(qemu: Qemu) -> None:
-    """Raise SelfCheckError if versions like this are known to keep tags wrongly."""
+    """Raise SelfCheckError if this version is known to store tags wrongly."""
     major = int(qemu.version.partition(".")[0])
     if major < OLDEST_MAJOR:
         raise SelfCheckError(
-            f"QEMU {qemu.version} cannot be believed: before 8.0, system mode keeps one pair of "
-            "tags for a whole page of 0x1000 bytes, not a tag for each granule of 0x10 bytes; "
-            f"take QEMU {OLDEST_MAJOR}.0 or newer"
+            f"cannot use QEMU {qemu.version}: before 8.0, system mode stores one pair of tags for "
+            "a whole page of 0x1000 bytes, not a tag for each granule of 0x10 bytes; give QEMU "
+            f"{OLDEST_MAJOR}.0 or newer"
         )
 
 
-def command_line(qemu: Qemu, options: MachineOptions, wiring: Wiring) -> list[str]:
+def command_line(qemu: Qemu, options: EmulatorOptions, wiring: Wiring) -> list[str]:
     """Return the command that boots the emulated host, at EL2 and with MTE."""
     command = [
         *qemu.command,
@@ -107,13 +106,16 @@ def command_line(qemu: Qemu, options: MachineOptions, wiring: Wiring) -> list[st
 
 
 def parse_version(text: str) -> str:
-    """Return the version that `--version` printed. Raises LabSetupError."""
+    """Return the version in the output of `--version`. Raises LabSetupError."""
     found = _VERSION.match(text)
     if found is None:
-        raise LabSetupError(f"this is no QEMU system emulator; it says {text[:80]!r}")
+        raise LabSetupError(
+            f"cannot read QEMU's version: the program printed {text[:80]!r}; "
+            "give a qemu-system-aarch64"
+        )
     return found[1]
 
 
 def _escaped(path: Path) -> str:
-    """Write a path as a value in QEMU's comma-separated options."""
+    """Return a path as a value in QEMU's comma-separated options."""
     return str(path).replace(",", ",,")

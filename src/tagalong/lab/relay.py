@@ -1,6 +1,6 @@
-"""Carries bytes between sockets, a terminal and callbacks, in one thread.
+"""Relays bytes between sockets, a terminal and callbacks, in one thread.
 
-No side waits for another: a machine that floods its output can still be typed at.
+No direction blocks another: a machine that floods its output still receives keystrokes.
 """
 
 import os
@@ -15,37 +15,37 @@ Sink = Callable[[bytes], None]
 
 
 class Relay:
-    """Calls a sink with what arrives at each socket; feeds one of them from a descriptor."""
+    """Passes bytes that arrive at each socket to its sink, and feeds a socket from a descriptor."""
 
     def __init__(self) -> None:
-        # poll(2), because epoll does not take regular files, and input may be one.
+        # poll(2): epoll rejects regular files, and the input may be one.
         self._selector = selectors.PollSelector()
         self._sinks: dict[socket, Sink] = {}
         self._feeds: list[_Feed] = []
 
     @property
     def is_over(self) -> bool:
-        """Return True when all sockets have been closed by their peers."""
+        """Return True if the peers have closed all sockets."""
         return not self._sinks
 
     def add_output(self, end: socket, sink: Sink) -> None:
-        """Call `sink` with what arrives at `end`, until its peer closes it."""
+        """Call `sink` with the bytes that arrive at `end`, until the peer closes it."""
         self._sinks[end] = sink
         self._selector.register(end, selectors.EVENT_READ, lambda: self._receive(end))
 
     def add_input(self, descriptor: int, end: socket) -> None:
-        """Send to `end` what can be read from `descriptor`, and then its end."""
+        """Send the bytes read from `descriptor` to `end`; at end of file, shut `end` down."""
         self._feeds.append(_Feed(self._selector, descriptor, end))
 
     def turn(self, seconds: float) -> bool:
-        """Wait for something to do, and do it; return False if it took `seconds` or more."""
+        """Wait for events and handle them; return False if none came within `seconds`."""
         ready = self._selector.select(max(seconds, 0))
         for key, _ in ready:
             key.data()
         return bool(ready) and seconds > 0
 
     def close(self) -> None:
-        """Forget everything; the sockets stay as they are."""
+        """Close the selector and the feeds; the sockets passed in stay open."""
         for feed in self._feeds:
             feed.close()
         self._selector.close()
@@ -63,19 +63,19 @@ class Relay:
 
 
 class _Feed:
-    """Sends what it reads from a descriptor; reads no more until that is sent."""
+    """Sends the bytes it reads from a descriptor; reads more when those are sent."""
 
     def __init__(self, selector: selectors.BaseSelector, descriptor: int, end: socket) -> None:
         self._selector = selector
         self._descriptor = descriptor
-        # Another descriptor of the same socket: the first is registered for reading.
+        # A duplicate, because the socket itself is registered for reading.
         self._end = end.dup()
         self._end.setblocking(False)
         self._unsent = b""
         self._listen()
 
     def close(self) -> None:
-        """Close what is our own."""
+        """Close the duplicate of the socket."""
         self._end.close()
 
     def _listen(self) -> None:
@@ -84,7 +84,7 @@ class _Feed:
     def _take(self) -> None:
         data = os.read(self._descriptor, _CHUNK_BYTES)
         if _ESCAPE in data and os.isatty(self._descriptor):
-            # Ctrl-C belongs to the machine; this is what a person has for us.
+            # The machine receives Ctrl-C; Ctrl-] ends the machine.
             raise KeyboardInterrupt
         self._selector.unregister(self._descriptor)
         if data:
@@ -99,7 +99,7 @@ class _Feed:
         except BlockingIOError:
             return
         except ConnectionError:
-            # The machine has ended: nobody wants the rest.
+            # The machine has ended; drop the rest.
             self._selector.unregister(self._end)
             return
         if not self._unsent:

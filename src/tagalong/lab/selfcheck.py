@@ -1,33 +1,34 @@
-"""Asks an emulator for proof that it keeps a tag for each granule, before it is believed."""
+"""Checks that an emulator stores one tag per granule before the lab uses it."""
 
 import json
 from collections.abc import Sequence
 
 from tagalong.errors import LabSetupError, SelfCheckError
+from tagalong.lab.boot import LabImage, Streams, run
 from tagalong.lab.granules import NO_MTE
-from tagalong.lab.machine import Streams, System, run
-from tagalong.lab.qemu import MachineOptions
+from tagalong.lab.qemu import EmulatorOptions
 
 _SCRIPT = "exec python3 /lab/granules.py"
 _TIMEOUT_S = 120.0
 _GRANULE_BYTES = 16
 
 
-def check_tags(system: System) -> int:
+def check_tags(system: LabImage) -> int:
     """Boot `system`, tag every granule of one page in it, and read the tags back.
 
-    Returns the number of granules. Raises SelfCheckError if a tag is not what was written,
-    or if there is no MTE in it; LabSetupError if the check cannot run; what `run` raises if the
-    machine is lost.
+    Returns the number of granules. Raises SelfCheckError if a tag differs from the one written
+    or if the emulator has no MTE, LabSetupError if the check cannot run, and the errors of `run`.
     """
     out, complaints = bytearray(), bytearray()
     streams = Streams(out.extend, complaints.extend)
-    status = run(system, _SCRIPT, MachineOptions(timeout_s=_TIMEOUT_S), streams)
+    status = run(system, _SCRIPT, EmulatorOptions(timeout_s=_TIMEOUT_S), streams)
     if status == NO_MTE:
-        raise SelfCheckError(f"QEMU {system.qemu.version} emulates no MTE: {_words(complaints)}")
+        raise SelfCheckError(
+            f"cannot use QEMU {system.qemu.version}: it does not emulate MTE: {_words(complaints)}"
+        )
     if status != 0:
         raise LabSetupError(
-            f"the self-check cannot run in the lab, status {status}: {_words(complaints)}"
+            f"cannot run the self-check in the lab: status {status}: {_words(complaints)}"
         )
     answer = json.loads(out)
     compare(answer["written"], answer["read"], system.qemu.version)
@@ -35,17 +36,17 @@ def check_tags(system: System) -> int:
 
 
 def compare(written: Sequence[int], read: Sequence[int], version: str) -> None:
-    """Raise SelfCheckError unless all granules of a page read back what was written."""
+    """Raise SelfCheckError unless every granule reads back the tag written to it."""
     wrong = [i for i, pair in enumerate(zip(written, read, strict=True)) if pair[0] != pair[1]]
     if wrong:
         first = wrong[0]
         raise SelfCheckError(
-            f"QEMU {version} keeps allocation tags wrongly: {len(wrong)} of the {len(written)} "
-            f"granules of a page read back another tag than was written, the first at "
-            f"{first * _GRANULE_BYTES:#x} (wrote {written[first]:#x}, read {read[first]:#x}); "
-            "before 8.0, QEMU is known for that"
+            f"cannot use QEMU {version}: it stores allocation tags wrongly: {len(wrong)} of the "
+            f"{len(written)} granules of a page read back a tag other than the one written, the "
+            f"first at {first * _GRANULE_BYTES:#x} (wrote {written[first]:#x}, read "
+            f"{read[first]:#x}); give QEMU 8.0 or newer"
         )
 
 
 def _words(complaints: bytearray) -> str:
-    return complaints.decode(errors="replace").strip() or "it said nothing"
+    return complaints.decode(errors="replace").strip() or "it printed no message"

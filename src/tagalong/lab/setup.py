@@ -1,7 +1,12 @@
-"""Sets the lab up: fetches, builds and checks what is missing, and returns a bootable system.
+"""Sets the lab up: fetches, builds and checks missing pieces, and returns a bootable image.
 
-Each piece is made once (cache.py). With everything in place this reads a few records and the
-checkout's files, and takes a fraction of a second.
+Each piece is made once (cache.py). If all of them exist, this reads a few records and the
+checkout's files and takes a fraction of a second.
+
+No version and no address is written down. A private apt (apt.py) asks the mirror that the
+system's own apt uses, and counts no package as installed, so that it lists all that an emulator
+needs with its C library; so the emulator runs on any distribution. And no emulator is used before
+it has read back a tag for each of the 256 granules of a page (selfcheck.py).
 """
 
 import re
@@ -13,15 +18,15 @@ from pathlib import Path
 from tagalong.errors import LabSetupError
 from tagalong.lab import checkout, kernel, packages, userland, wheels
 from tagalong.lab.apt import Apt, host_architecture, system_mirror
+from tagalong.lab.boot import LabImage
 from tagalong.lab.bytecode import HOST_PYTHON
-from tagalong.lab.cache import Cache, Piece, Record, digest_of_files, identity_of
+from tagalong.lab.cache import Cache, CachedPiece, Record, digest_of_files, identity_of
 from tagalong.lab.deb import unpack
-from tagalong.lab.machine import System
 from tagalong.lab.observer import Observer
 from tagalong.lab.qemu import Qemu, ask_version, check_version, unpacked_command
 from tagalong.lab.selfcheck import check_tags
 
-# Raised when what is made from the same sources comes out differently.
+# Increase it when the same sources are to give another piece.
 _FORM = 1
 
 _GUEST_ARCHITECTURE = "arm64"
@@ -29,10 +34,10 @@ _DEBIAN_KERNEL = re.compile(r"\d+\.\d+")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the lab shall be made of; None: Debian's, fetched with apt.
+class LabRequest:
+    """What to make the lab of. None selects Debian's, fetched with apt.
 
-    `kernel` is a version ("6.12") or the path of an arm64 image; `qemu` a program; `rootfs` a
+    `kernel` is a version ("6.12") or the path of an arm64 image, `qemu` a program, `rootfs` a
     folder or a tar archive with Python and busybox for arm64.
     """
 
@@ -45,31 +50,31 @@ class Request:
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab that is set up: what it boots, and what it is made of, for people."""
+    """A lab that is set up: the image it boots, and facts about its pieces for people."""
 
-    system: System
+    system: LabImage
     facts: Record
 
 
-def set_up(request: Request, observer: Observer) -> Lab:
-    """Make what is missing and return the lab.
+def set_up(request: LabRequest, observer: Observer) -> Lab:
+    """Make missing pieces and return the lab.
 
-    Raises LabSetupError if a piece cannot be made, SelfCheckError if the emulator keeps tags
-    wrongly, LostMachineError if it does not survive that check. What is complete stays;
-    the next call goes on from there.
+    Raises LabSetupError if a piece cannot be made, SelfCheckError if the emulator stores tags
+    wrongly, LostMachineError if it ends during that check. Complete pieces stay in the cache,
+    and the next call continues with the rest.
     """
     return _Setup(request, observer).lab()
 
 
 def forget(folder: Path) -> None:
-    """Forget what was fetched: the next set-up takes what the mirror has by then."""
+    """Remove the fetched pieces; the next set-up fetches the mirror's current versions."""
     cache = Cache(folder)
     for name in ("qemu", "kernel", "userland", "packages"):
         cache.forget(name)
 
 
 class _Setup:
-    def __init__(self, request: Request, observer: Observer) -> None:
+    def __init__(self, request: LabRequest, observer: Observer) -> None:
         self._request = request
         self._observer = observer
         self._cache = Cache(request.folder, self._wait)
@@ -81,7 +86,7 @@ class _Setup:
         image, modules, release = self._kernel()
         base = (self._userland.folder / userland.ARCHIVE, *modules)
         packages_piece, checkout_piece = self._packages(), self._checkout()
-        checked = self._check(System(qemu, image, base))
+        checked = self._check(LabImage(qemu, image, base))
         archives = (
             *base,
             packages_piece.folder / wheels.ARCHIVE,
@@ -96,14 +101,14 @@ class _Setup:
             "checkout": str(self._root),
             "granules_checked": checked.facts["granules"],
         }
-        return Lab(System(qemu, image, archives), facts)
+        return Lab(LabImage(qemu, image, archives), facts)
 
     def _qemu(self) -> Qemu:
         own = self._request.qemu
         if own is not None:
             found = shutil.which(own)
             if found is None:
-                raise LabSetupError(f"--qemu {own}: there is no such program")
+                raise LabSetupError(f"cannot use --qemu {own}: no such program is on the PATH")
             program = Path(found).absolute()
             return Qemu((str(program),), ask_version([str(program)]), identity_of(program))
 
@@ -124,13 +129,13 @@ class _Setup:
         return Qemu(unpacked_command(piece.folder), piece.text("version"), piece.key)
 
     def _kernel(self) -> tuple[Path, tuple[Path, ...], str]:
-        """Return the image, the archive with its modules, and its name."""
+        """Return the kernel's image, the archives with its modules, and its release."""
         wanted = self._request.kernel
         if not _DEBIAN_KERNEL.fullmatch(wanted):
             image = Path(wanted)
             if not image.is_file():
                 raise LabSetupError(
-                    f"--kernel {wanted} is neither a version, as in 6.12, nor a file"
+                    f"cannot use --kernel {wanted}: it is neither a version, as in 6.12, nor a file"
                 )
             return image, (), str(image)
 
@@ -157,10 +162,10 @@ class _Setup:
             if found is not None:
                 return found
         there = ", ".join(f"{version} ({suite})" for version, suite in offered) or "none"
-        raise LabSetupError(f"the mirror has no Linux {wanted} for arm64; it has {there}")
+        raise LabSetupError(f"cannot find Linux {wanted} for arm64 on the mirror; it has {there}")
 
     @cached_property
-    def _userland(self) -> Piece:
+    def _userland(self) -> CachedPiece:
         own = self._request.rootfs
 
         def make(folder: Path) -> Record:
@@ -187,8 +192,8 @@ class _Setup:
     def _python_facts(self) -> Record:
         return {"form": _FORM, "python": self._python, "bytecode": HOST_PYTHON}
 
-    def _packages(self) -> Piece:
-        wanted = wheels.Requirements.of_checkout(self._root)
+    def _packages(self) -> CachedPiece:
+        wanted = wheels.WheelRequirements.of_checkout(self._root)
 
         def make(folder: Path) -> Record:
             self._observer.step("Fetching Python packages for arm64")
@@ -206,7 +211,7 @@ class _Setup:
         made_from: Record = {**wanted.made_from(), **self._python_facts}
         return self._cache.piece("packages", made_from, make)
 
-    def _native(self) -> Piece:
+    def _native(self) -> CachedPiece:
         def make(folder: Path) -> Record:
             self._observer.step("Building the native library for arm64")
             checkout.cross_build(self._root, folder, self._cache.folder("zig"))
@@ -215,7 +220,7 @@ class _Setup:
         sources = digest_of_files(self._root, checkout.native_sources(self._root))
         return self._cache.piece("native", {"form": _FORM, "sources": sources}, make)
 
-    def _checkout(self) -> Piece:
+    def _checkout(self) -> CachedPiece:
         native = self._native()
         files = checkout.all_files(self._root)
 
@@ -232,9 +237,9 @@ class _Setup:
         }
         return self._cache.piece("checkout", made_from, make)
 
-    def _check(self, system: System) -> Piece:
+    def _check(self, system: LabImage) -> CachedPiece:
         def make(_: Path) -> Record:
-            self._observer.step(f"Checking that QEMU {system.qemu.version} keeps tags")
+            self._observer.step(f"Checking that QEMU {system.qemu.version} stores tags")
             return {"granules": check_tags(system)}
 
         made_from: Record = {

@@ -1,4 +1,4 @@
-"""Runs tools of the host (apt, dpkg-deb, pip, zig) and says what they said if they fail."""
+"""Runs tools of the host (apt, dpkg-deb, pip, zig); their failures carry their messages."""
 
 import os
 import shutil
@@ -14,9 +14,8 @@ from tagalong.errors import LabSetupError
 
 _SHOWN_LINES = 8
 
-# Becomes another program, after it asked the kernel to end it when we end, however that
-# happens (PR_SET_PDEATHSIG, SIGKILL). A function between fork and exec would do the same
-# and is not safe in a process with threads.
+# Executes another program, which the kernel kills when this process ends for any reason
+# (PR_SET_PDEATHSIG, SIGKILL). A preexec_fn would do the same and is unsafe with threads.
 _LAUNCHER = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
@@ -26,7 +25,7 @@ if os.getppid() == int(sys.argv[1]):
 
 
 def ending_with_us(command: Sequence[str]) -> list[str]:
-    """Return how to start `command` so that it ends with the thread that starts it."""
+    """Return a command that runs `command` and is killed when the thread that starts it ends."""
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
 
 
@@ -34,8 +33,8 @@ def require(tool: str, purpose: str) -> None:
     """Raise LabSetupError unless `tool` is on the PATH."""
     if shutil.which(tool) is None:
         raise LabSetupError(
-            f"{tool} is not on the PATH, and is needed to {purpose}; on a host without apt, "
-            "name your own --qemu, --kernel and --rootfs"
+            f"cannot {purpose}: {tool} is not on the PATH; on a host without apt, give your own "
+            "--qemu, --kernel and --rootfs"
         )
 
 
@@ -65,8 +64,8 @@ def follow(
 ) -> None:
     """Run `command` and call `on_line` with each line it prints. Raises LabSetupError.
 
-    With `status`, the lines are read from a descriptor of their own: `status(descriptor)`
-    returns the arguments that tell the command to write there.
+    With `status`, the lines come from a descriptor of their own; `status(descriptor)` returns
+    the arguments that make the command write there.
     """
     read_end, write_end = os.pipe()
     with complaints_of_a_tool() as complaints, os.fdopen(read_end, errors="replace") as lines:
@@ -83,7 +82,7 @@ def follow(
                 on_line(line.rstrip("\n"))
             child.wait()
         finally:
-            # Only if on_line raised, or somebody interrupts: no download goes on unseen.
+            # Has an effect only if on_line raised or a signal came: no download continues unseen.
             child.kill()
             child.wait()
         check(child.returncode, command, doing, complaints)
@@ -91,22 +90,22 @@ def follow(
 
 @contextmanager
 def complaints_of_a_tool() -> Iterator[IO[bytes]]:
-    """Give a file for what a tool writes to standard error; `check` reads it."""
+    """Yield a file for a tool's standard error, which `check` reads."""
     with tempfile.TemporaryFile() as complaints:
         yield complaints
 
 
 def _environment(changes: Mapping[str, str] | None) -> dict[str, str]:
-    # Messages of apt and pip are shown and some are parsed: in one language.
+    # Messages of apt and pip are parsed and shown, so they must be in one language.
     return {**os.environ, "LC_ALL": "C.UTF-8", **(changes or {})}
 
 
 def check(status: int, command: Sequence[str], doing: str, complaints: IO[bytes]) -> None:
-    """Raise LabSetupError with the tool's own words if its `status` is not 0."""
+    """Raise LabSetupError with the tool's own message if `status` is not 0."""
     if status == 0:
         return
     complaints.seek(0)
     said = complaints.read().decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:]
     error = LabSetupError(f"cannot {doing}: {Path(command[0]).name} ended with status {status}")
-    error.add_note("\n".join(said) or "it said nothing")
+    error.add_note("\n".join(said) or "it printed no message")
     raise error

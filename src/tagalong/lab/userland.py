@@ -1,4 +1,4 @@
-"""The lab's root file system below our own files: libc, busybox, CPython."""
+"""The base of the lab's root file system: libc, busybox, CPython."""
 
 import os
 import re
@@ -11,13 +11,13 @@ from tagalong.errors import LabSetupError
 from tagalong.lab.bytecode import HOST_PYTHON, add_python
 from tagalong.lab.cache import Record, identity_of
 from tagalong.lab.cpio import CpioWriter
-from tagalong.lab.deb import Member, members_of, members_of_tar
+from tagalong.lab.deb import ArchiveMember, members_of, members_of_tar
 from tagalong.lab.packages import USERLAND_PACKAGES
 
 ARCHIVE = "userland.cpio"
 
-# What Python's packages depend on and nothing in the lab uses. The kernel copies all of the
-# archive at every boot, at some 100 MB/s.
+# Dependencies of Python's packages that nothing in the lab uses. The kernel unpacks the whole
+# archive at every boot, at about 100 MB/s.
 _LEFT_OUT_PACKAGES = frozenset(
     ("dpkg", "tar", "libacl1", "libselinux1", "libpcre2-8-0", "libmd0", "gcc-12-base",
      "libtirpc3", "libtirpc-common", "libnsl2", "libkrb5-3", "libk5crypto3", "libkrb5support0",
@@ -29,7 +29,7 @@ _LEFT_OUT = re.compile(
     r"|usr/lib/python3[^/]*/(test|idlelib|lib2to3|pydoc_data|turtledemo|__pycache__))(/.*)?"
 )
 
-# The commands of busybox that scripts and people expect to find on the PATH.
+# The busybox commands that scripts and people expect on the PATH.
 _APPLETS = """
     ash awk base64 basename cat chgrp chmod chown chroot clear cmp cp cut date dd df diff
     dirname dmesg du echo egrep env expr false fgrep find free grep gunzip gzip head hexdump
@@ -55,22 +55,22 @@ _FOLDERS = ("dev", "proc", "sys", "run", "tmp", "root", "mnt")
 
 
 def made_from(own: Path | None) -> Record:
-    """Return what decides how the archive comes out. Raises LabSetupError."""
+    """Return the inputs that determine the archive. Raises LabSetupError."""
     source = list(USERLAND_PACKAGES) if own is None else identity_of(own)
     return {"source": source, "bytecode": HOST_PYTHON}
 
 
-def from_packages(debs: Iterable[Path]) -> Iterator[Member]:
-    """Give what the lab needs of Debian packages. Raises LabSetupError."""
+def from_packages(debs: Iterable[Path]) -> Iterator[ArchiveMember]:
+    """Yield the files of Debian packages that the lab needs. Raises LabSetupError."""
     for deb in debs:
         if deb.name.partition("_")[0] not in _LEFT_OUT_PACKAGES:
             yield from (m for m in members_of(deb) if not _LEFT_OUT.fullmatch(m.path))
 
 
-def from_own(rootfs: Path) -> Iterator[Member]:
-    """Give the root file system that the user named: a folder, or a tar archive.
+def from_own(rootfs: Path) -> Iterator[ArchiveMember]:
+    """Yield the files of the user's root file system, a folder or a tar archive.
 
-    Raises LabSetupError if it is neither.
+    Raises LabSetupError if `rootfs` is neither.
     """
     if rootfs.is_dir():
         yield from _from_folder(rootfs)
@@ -79,20 +79,22 @@ def from_own(rootfs: Path) -> Iterator[Member]:
         with tarfile.open(rootfs) as archive:
             yield from members_of_tar(archive)
     except (OSError, tarfile.TarError) as error:
-        raise LabSetupError(f"--rootfs {rootfs} is no folder and no tar archive") from error
+        raise LabSetupError(
+            f"cannot use --rootfs {rootfs}: it is neither a folder nor a tar archive"
+        ) from error
 
 
-def write(members: Iterable[Member], target: Path) -> str:
-    """Write the archive `target`, with what every root needs; return Python's "3.N".
+def write(members: Iterable[ArchiveMember], target: Path) -> str:
+    """Write the archive `target` from `members` and the common files; return Python's "3.N".
 
-    Raises LabSetupError if there is no Python or no busybox among `members`.
+    Raises LabSetupError if `members` lack Python or busybox.
     """
-    # Twice over the members: Python's version is known when all names are.
+    # Two passes, because byte code needs Python's version, which the names tell.
     kept = {member.path: member for member in members}
     interpreter = _find_python(kept)
     python = interpreter.rpartition("python")[2]
     if "bin/busybox" not in kept and "usr/bin/busybox" not in kept:
-        raise LabSetupError("the root file system has no /bin/busybox")
+        raise LabSetupError("cannot use this root file system: it has no /bin/busybox")
     with target.open("wb") as out:
         writer = CpioWriter(out)
         for member in kept.values():
@@ -109,14 +111,16 @@ def _find_python(names: Iterable[str]) -> str:
     found = (_INTERPRETER.fullmatch(name) for name in names)
     versions = {int(m["minor"]): m[0] for m in found if m}
     if not versions:
-        raise LabSetupError("the root file system has no /usr/bin/python3.N")
+        raise LabSetupError("cannot use this root file system: it has no /usr/bin/python3.N")
     newest = max(versions)
     if newest < _OLDEST_PYTHON_MINOR:
-        raise LabSetupError(f"the root file system has Python 3.{newest}; 3.11 is needed")
+        raise LabSetupError(
+            f"cannot use this root file system: it has Python 3.{newest}, and 3.11 is needed"
+        )
     return versions[newest]
 
 
-def _add(writer: CpioWriter, member: Member, python: str) -> None:
+def _add(writer: CpioWriter, member: ArchiveMember, python: str) -> None:
     if stat.S_ISLNK(member.mode):
         writer.add_symlink(member.path, member.data.decode())
     elif member.path.endswith(".py"):
@@ -128,7 +132,7 @@ def _add(writer: CpioWriter, member: Member, python: str) -> None:
 def _add_common(writer: CpioWriter, present: set[str]) -> None:
     for folder in _FOLDERS:
         writer.add_folder(folder)
-    # The kernel opens it for PID 1 before anything is mounted.
+    # The kernel opens it for PID 1 before any mount.
     writer.add_character_device("dev/console", 5, 1)
     for path, text in _FILES.items():
         if path not in present:
@@ -137,12 +141,12 @@ def _add_common(writer: CpioWriter, present: set[str]) -> None:
     for applet in _APPLETS.split():
         if present.isdisjoint({f"bin/{applet}", f"usr/bin/{applet}"}):
             writer.add_symlink(f"usr/bin/{applet}", busybox)
-    # Where /bin is a link to /usr/bin, the shell is there by now.
+    # If /bin is a link to /usr/bin, the loop above has added the shell.
     if present.isdisjoint({"bin", "bin/sh"}):
         writer.add_symlink("bin/sh", busybox)
 
 
-def _from_folder(root: Path) -> Iterator[Member]:
+def _from_folder(root: Path) -> Iterator[ArchiveMember]:
     for folder, folders, files in os.walk(root):
         links = [name for name in folders if Path(folder, name).is_symlink()]
         for name in sorted([*files, *links]):
@@ -155,4 +159,4 @@ def _from_folder(root: Path) -> Iterator[Member]:
                 data = place.read_bytes()
             else:
                 continue
-            yield Member(path, status.st_mode, data, max(int(status.st_mtime), 0))
+            yield ArchiveMember(path, status.st_mode, data, max(int(status.st_mtime), 0))

@@ -1,7 +1,7 @@
 """The project's run-time dependencies and the test tools, as wheels for arm64.
 
-pip fetches them from the index that it is configured for, checks their hashes, and pins
-them to the checkout's constraints: the lab runs what the project is tested with.
+pip downloads them from its configured index, checks their hashes and applies the checkout's
+constraints, so the lab runs the versions that the project is tested with.
 """
 
 import calendar
@@ -22,11 +22,11 @@ from tagalong.lab.tools import follow
 
 ARCHIVE = "packages.cpio"
 
-# Where they stand in the lab, on PYTHONPATH and PATH.
+# Their folders in the lab, on PYTHONPATH and PATH.
 PACKAGES = "opt/tagalong/packages"
 SCRIPTS = "opt/tagalong/bin"
 
-# Of the extra "dev": what runs tests. Linters and compilers stay on the host.
+# From the extra "dev", only what runs tests. Linters and compilers stay on the host.
 _TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")
 
 _NEWEST_GLIBC_MINOR = 36
@@ -35,7 +35,7 @@ _PLATFORMS = (
     "manylinux2014_aarch64",
 )
 
-# Tests of the packages themselves, and what only compilers and type checkers read.
+# The packages' own tests, and files for compilers and type checkers.
 _LEFT_OUT = re.compile(r"(.*/)?tests/.*|.*\.(pyi|pxd|h|hpp|a)")
 
 _SCRIPT = """#!/usr/bin/env python3
@@ -46,15 +46,15 @@ sys.exit({name}())
 
 
 @dataclass(frozen=True)
-class Requirements:
-    """What pip shall fetch: requirements, and a file with the versions to take."""
+class WheelRequirements:
+    """Requirements for pip, and a constraints file with the versions to use."""
 
     requirements: tuple[str, ...]
     constraints: Path | None
 
     @classmethod
-    def of_checkout(cls, root: Path) -> "Requirements":
-        """Read them from the checkout at `root`: pyproject.toml and constraints.txt."""
+    def of_checkout(cls, root: Path) -> "WheelRequirements":
+        """Read pyproject.toml and constraints.txt of the checkout at `root`."""
         project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
         constraints = root / "constraints.txt"
         return cls(
@@ -63,17 +63,17 @@ class Requirements:
         )
 
     def made_from(self) -> dict[str, object]:
-        """Return what decides which wheels these are."""
+        """Return the inputs that determine the wheels."""
         text = self.constraints.read_text() if self.constraints else ""
         return {"requirements": list(self.requirements), "constraints": text}
 
 
 def download(
-    requirements: Requirements, *, python: str, folder: Path, cache: Path, observer: Observer
+    requirements: WheelRequirements, *, python: str, folder: Path, cache: Path, observer: Observer
 ) -> list[Path]:
-    """Fetch wheels for arm64 and Python `python` ("3.11") into `folder`.
+    """Download wheels for arm64 and Python `python` ("3.11") into `folder`.
 
-    `cache` keeps finished files if the work is interrupted. Raises LabSetupError.
+    Finished files stay in `cache` if the download is interrupted. Raises LabSetupError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     constrain = ["--constraint", str(requirements.constraints)] if requirements.constraints else []
@@ -110,7 +110,7 @@ def write(wheels: Sequence[Path], target: Path, *, python: str) -> list[str]:
 
 
 def script(entry_point: str) -> str:
-    """Return the command for an entry point, as in "pytest:console_main"."""
+    """Return the script of an entry point such as "pytest:console_main"."""
     module, _, name = entry_point.partition(":")
     return _SCRIPT.format(module=module, name=name)
 
@@ -133,7 +133,7 @@ def _add(writer: CpioWriter, archive: zipfile.ZipFile, python: str) -> None:
 
 
 def _place(name: str) -> str | None:
-    """Return where a wheel's file belongs (PEP 427), None if the lab does not need it."""
+    """Return the path of a wheel's file in the lab (PEP 427), or None to leave it out."""
     if _LEFT_OUT.fullmatch(name):
         return None
     first, *rest = PurePosixPath(name).parts

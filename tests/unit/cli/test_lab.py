@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from tagalong.cli import lab
 from tagalong.cli.app import invoke
 from tagalong.cli.lab_setup import setup_bars, setup_report
 from tagalong.errors import LabSetupError, LostMachineError
-from tagalong.lab import Lab, MachineOptions, Observer, Request, Streams, System
+from tagalong.lab import EmulatorOptions, Lab, LabImage, LabRequest, Observer, Streams
 from tagalong.lab.qemu import Qemu
 
 FACTS: dict[str, object] = {
@@ -24,28 +26,31 @@ FACTS: dict[str, object] = {
     "checkout": "/src/tagalong",
     "granules_checked": 256,
 }
-SYSTEM = System(Qemu(("qemu",), "10.0.2", "id"), Path("Image"), ())
+SYSTEM = LabImage(Qemu(("qemu",), "10.0.2", "id"), Path("Image"), ())
 
 
 @dataclass
 class Played:
     """Stands where the lab is, and notes what it is asked for."""
 
-    requests: list[Request] = field(default_factory=list)
+    requests: list[LabRequest] = field(default_factory=list)
     scripts: list[str] = field(default_factory=list)
-    options: list[MachineOptions] = field(default_factory=list)
+    options: list[EmulatorOptions] = field(default_factory=list)
     streams: list[Streams] = field(default_factory=list)
     status: int = 0
     error: Exception | None = None
+    output: bytes = b""
 
-    def set_up(self, request: Request, _: Observer) -> Lab:
+    def set_up(self, request: LabRequest, _: Observer) -> Lab:
         self.requests.append(request)
         return Lab(SYSTEM, FACTS)
 
-    def run(self, _: System, script: str, options: MachineOptions, streams: Streams) -> int:
+    def run(self, _: LabImage, script: str, options: EmulatorOptions, streams: Streams) -> int:
         self.scripts.append(script)
         self.options.append(options)
         self.streams.append(streams)
+        if self.output:
+            streams.stdout(self.output)
         if self.error:
             raise self.error
         return self.status
@@ -85,8 +90,8 @@ def test_run_returns_the_commands_status(played: Played, status: int) -> None:
 def test_run_defaults(played: Played) -> None:
     invoke(["lab", "run", "--", "true"])
 
-    assert played.requests == [Request(Path("/cache/tagalong/lab"), "6.12")]
-    assert played.options == [MachineOptions(ram_bytes=2 << 30, cpu_count=2, timeout_s=600)]
+    assert played.requests == [LabRequest(Path("/cache/tagalong/lab"), "6.12")]
+    assert played.options == [EmulatorOptions(ram_bytes=2 << 30, cpu_count=2, timeout_s=600)]
     assert played.streams[0].stdin_fd is None
 
 
@@ -96,9 +101,9 @@ def test_run_options_reach_the_machine(played: Played) -> None:
          "--qemu", "q", "--rootfs", "/r", "--mirror", "http://mirror.example", "--", "true"]
     )  # fmt: skip
 
-    assert played.options == [MachineOptions(ram_bytes=4 << 30, cpu_count=3, timeout_s=9.5)]
+    assert played.options == [EmulatorOptions(ram_bytes=4 << 30, cpu_count=3, timeout_s=9.5)]
     assert played.requests == [
-        Request(Path("/d"), "6.12", "q", Path("/r"), "http://mirror.example")
+        LabRequest(Path("/d"), "6.12", "q", Path("/r"), "http://mirror.example")
     ]
 
 
@@ -108,7 +113,7 @@ def test_environment_stands_for_options(played: Played, monkeypatch: pytest.Monk
 
     invoke(["lab", "setup"])
 
-    assert played.requests == [Request(Path("/d"), "7.3")]
+    assert played.requests == [LabRequest(Path("/d"), "7.3")]
 
 
 @pytest.mark.usefixtures("played")
@@ -141,10 +146,22 @@ def test_lost_machine_is_62_and_shows_the_console(
     )
 
 
-def test_reader_that_went_away_is_141(played: Played) -> None:
-    played.error = BrokenPipeError()
+def test_reader_that_went_away_is_141_and_the_streams_stay_what_they_were(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    before = [os.fstat(number) for number in (1, 2, write_end)]
+    stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(write_end, "w")))
+    monkeypatch.setattr(sys, "stdout", stdout)
+    played.output = b"y\n" * 1000
 
     assert invoke(["lab", "run", "--", "yes"]) == 141
+
+    after = [os.fstat(number) for number in (1, 2, write_end)]
+    assert [(s.st_dev, s.st_ino) for s in after] == [(s.st_dev, s.st_ino) for s in before]
+    with pytest.raises(BrokenPipeError):
+        stdout.close()
 
 
 @pytest.mark.usefixtures("played")
@@ -180,7 +197,7 @@ def test_setup_report_names_every_piece() -> None:
         "The lab is ready: an Arm host with KVM and MTE.\n"
         "\n"
         "  folder    /cache/tagalong/lab\n"
-        "  emulator  QEMU 10.0.2, 256 granules of a page tagged and read back right\n"
+        "  emulator  QEMU 10.0.2; 256 granules of a page tagged and read back correctly\n"
         "  kernel    Linux 6.12.95-cloud-arm64\n"
         "  Python    3.11 with numpy 2.4.6, pytest 9.2.0\n"
         "  checkout  /src/tagalong\n"

@@ -8,7 +8,7 @@ import pytest
 
 from tagalong.errors import LabSetupError
 from tagalong.lab.apt import Apt, system_mirror
-from tagalong.lab.observer import Silence
+from tagalong.lab.observer import SilentObserver
 
 pytestmark = pytest.mark.skipif(
     shutil.which("apt-get") is None, reason="apt-get is not on the PATH"
@@ -23,7 +23,7 @@ def apt(tmp_path: Path) -> Apt:
     """Return an apt whose mirror does not answer; its configuration is written."""
     apt = Apt(tmp_path / "apt", architecture="arm64", mirror=NOWHERE)
     with pytest.raises(LabSetupError):
-        apt.update(("bookworm",), Silence())
+        apt.update(("bookworm",), SilentObserver())
     return apt
 
 
@@ -39,7 +39,7 @@ def test_mirror_that_does_not_answer_is_an_error_with_apts_words(tmp_path: Path)
     apt = Apt(tmp_path / "apt", architecture="arm64", mirror=NOWHERE)
 
     with pytest.raises(LabSetupError) as caught:
-        apt.update(("bookworm", "trixie"), Silence())
+        apt.update(("bookworm", "trixie"), SilentObserver())
 
     assert str(caught.value).startswith("cannot fetch the package lists of bookworm, trixie: ")
     assert NOWHERE in "\n".join(caught.value.__notes__)

@@ -129,7 +129,9 @@ def test_forget_removes_all_pieces_of_a_name(tmp_path: Path) -> None:
 def test_folder_that_cannot_be_used_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(LabSetupError, match=r"cannot use .*/file/lab as the lab's folder; name"):
+    with pytest.raises(
+        LabSetupError, match=r"cannot use .*/file/lab as the lab's folder: Not a directory; name"
+    ):
         Cache(tmp_path / "file" / "lab")
 
 

@@ -84,7 +84,7 @@ def test_archives_joined_end_to_end_stay_aligned() -> None:
 
 @pytest.mark.parametrize("mtime_s", [-1, 1 << 32])
 def test_add_file_time_that_does_not_fit_is_refused(mtime_s: int) -> None:
-    with pytest.raises(ValueError, match=rf"a: 0x0 bytes of time {mtime_s}: not in 32 bits"):
+    with pytest.raises(ValueError, match=rf"a: 0x0 bytes, time {mtime_s}: does not fit in 32 bits"):
         written(("add_file", "a", b""), mtime_s=mtime_s)
 
 

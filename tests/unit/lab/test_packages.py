@@ -4,8 +4,8 @@ import pytest
 
 from tagalong.errors import LabSetupError
 from tagalong.lab.packages import (
-    Archive,
-    Target,
+    AptIndex,
+    DebPackage,
     choose_kernel,
     debian_mirror,
     kernel_parts,
@@ -35,14 +35,14 @@ linux-image-cloud-arm64 |  6.1.176-1 | http://mirror.example/archive bookworm/ma
 
 def test_parse_simulation_reads_what_would_be_installed() -> None:
     assert parse_simulation(SIMULATION) == [
-        Archive("gcc-12-base", "12.2.0-14+deb12u1", "arm64"),
-        Archive("libc6", "2.36-9+deb12u14", "arm64"),
-        Archive("qemu-system-data", "1:10.0.2+ds-2+deb13u1~bpo12+1", "all"),
+        DebPackage("gcc-12-base", "12.2.0-14+deb12u1", "arm64"),
+        DebPackage("libc6", "2.36-9+deb12u14", "arm64"),
+        DebPackage("qemu-system-data", "1:10.0.2+ds-2+deb13u1~bpo12+1", "all"),
     ]
 
 
 def test_archive_file_name_is_apts_with_the_epochs_colon_escaped() -> None:
-    archive = Archive("qemu-system-data", "1:10.0.2+ds-2~bpo12+1", "all")
+    archive = DebPackage("qemu-system-data", "1:10.0.2+ds-2~bpo12+1", "all")
 
     assert archive.file_name == "qemu-system-data_1%3a10.0.2+ds-2~bpo12+1_all.deb"
 
@@ -78,7 +78,7 @@ def test_kernel_parts_are_image_and_modules_only() -> None:
         "linux-modules-cloud-arm64", "udev",
     ]  # fmt: skip
 
-    assert kernel_parts(Archive(name, "1", "arm64") for name in names) == [
+    assert kernel_parts(DebPackage(name, "1", "arm64") for name in names) == [
         "linux-binary-7.3.4+deb13-cloud-arm64",
         "linux-image-7.3.4+deb13-cloud-arm64",
         "linux-modules-7.3.4+deb13-cloud-arm64",
@@ -87,17 +87,17 @@ def test_kernel_parts_are_image_and_modules_only() -> None:
 
 def test_parse_targets_leaves_out_what_is_no_pair() -> None:
     assert parse_targets("http://mirror.example/archive/ bookworm\n\nodd\n") == [
-        Target("http://mirror.example/archive/", "bookworm")
+        AptIndex("http://mirror.example/archive/", "bookworm")
     ]
 
 
 @pytest.mark.parametrize("suite", ["bookworm", "stable", "sid", "trixie-updates", "testing"])
 def test_debian_mirror_is_the_first_with_debians_main_archive(suite: str) -> None:
     targets = [
-        Target("http://other.example/archive/", "nodistro"),
-        Target("http://security.example/archive/", "bookworm-security"),
-        Target("http://one.example/archive/", suite),
-        Target("http://two.example/archive/", "bookworm"),
+        AptIndex("http://other.example/archive/", "nodistro"),
+        AptIndex("http://security.example/archive/", "bookworm-security"),
+        AptIndex("http://one.example/archive/", suite),
+        AptIndex("http://two.example/archive/", "bookworm"),
     ]
 
     assert debian_mirror(targets) == "http://one.example/archive/"
@@ -107,12 +107,12 @@ def test_debian_mirror_on_another_distribution_says_what_to_do() -> None:
     with pytest.raises(LabSetupError) as caught:
         debian_mirror(
             [
-                Target("http://mirror.example/archive/", "noble"),
-                Target("http://mirror.example/archive/", "noble-updates"),
+                AptIndex("http://mirror.example/archive/", "noble"),
+                AptIndex("http://mirror.example/archive/", "noble-updates"),
             ]
         )
 
     assert str(caught.value) == (
-        "apt on this system has no mirror of Debian (suites: noble, noble-updates); "
-        "name one with --mirror, or your own --qemu, --kernel and --rootfs"
+        "cannot find a Debian mirror in this system's apt configuration (its suites: noble, "
+        "noble-updates); name one with --mirror, or give your own --qemu, --kernel and --rootfs"
     )

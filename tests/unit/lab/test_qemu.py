@@ -7,7 +7,7 @@ import pytest
 
 from tagalong.errors import LabSetupError, SelfCheckError
 from tagalong.lab.qemu import (
-    MachineOptions,
+    EmulatorOptions,
     Qemu,
     Wiring,
     check_version,
@@ -34,7 +34,7 @@ def test_parse_version_reads_what_qemu_prints(text: str, version: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "qemu-aarch64 version 7.2.22 (Debian)"])
 def test_parse_version_of_something_else_is_refused(text: str) -> None:
-    with pytest.raises(LabSetupError, match=r"^this is no QEMU system emulator; it says"):
+    with pytest.raises(LabSetupError, match=r"^cannot read QEMU's version: the program printed"):
         parse_version(text)
 
 
@@ -49,14 +49,20 @@ def test_check_version_refuses_old_ones_with_the_reason(version: str) -> None:
         check_version(Qemu(("q",), version, "id"))
 
     assert str(caught.value) == (
-        f"QEMU {version} cannot be believed: before 8.0, system mode keeps one pair of tags for a "
-        "whole page of 0x1000 bytes, not a tag for each granule of 0x10 bytes; take QEMU 8.0 or "
+        f"cannot use QEMU {version}: before 8.0, system mode stores one pair of tags for a "
+        "whole page of 0x1000 bytes, not a tag for each granule of 0x10 bytes; give QEMU 8.0 or "
         "newer"
     )
 
 
-def test_compare_equal_tags_are_fine() -> None:
+def test_compare_accepts_equal_tags_and_rejects_any_that_differs() -> None:
     compare([1, 2, 3], [1, 2, 3], "10.0.2")
+
+    for place in range(3):
+        read = [1, 2, 3]
+        read[place] ^= 8
+        with pytest.raises(SelfCheckError, match=f"the first at {place * 16:#x} "):
+            compare([1, 2, 3], read, "10.0.2")
 
 
 def test_compare_names_how_many_granules_and_the_first() -> None:
@@ -64,9 +70,9 @@ def test_compare_names_how_many_granules_and_the_first() -> None:
         compare([1, 2, 3, 4], [1, 2, 9, 9], "7.2.22")
 
     assert str(caught.value) == (
-        "QEMU 7.2.22 keeps allocation tags wrongly: 2 of the 4 granules of a page read back "
-        "another tag than was written, the first at 0x20 (wrote 0x3, read 0x9); before 8.0, QEMU "
-        "is known for that"
+        "cannot use QEMU 7.2.22: it stores allocation tags wrongly: 2 of the 4 granules of a page "
+        "read back a tag other than the one written, the first at 0x20 (wrote 0x3, read 0x9); "
+        "give QEMU 8.0 or newer"
     )
 
 
@@ -77,7 +83,7 @@ def options_of(command: list[str], name: str) -> list[str]:
 def test_command_line_has_el2_mte_and_the_size() -> None:
     wiring = Wiring(Path("/k/Image"), "/proc/self/fd/9", Path("/t/console"), {})
 
-    command = command_line(QEMU, MachineOptions(ram_bytes=3 << 30, cpu_count=4), wiring)
+    command = command_line(QEMU, EmulatorOptions(ram_bytes=3 << 30, cpu_count=4), wiring)
 
     assert command[0] == "/q/qemu-system-aarch64"
     assert options_of(command, "-machine") == ["virt,virtualization=on,mte=on,gic-version=3"]
@@ -92,7 +98,7 @@ def test_command_line_has_el2_mte_and_the_size() -> None:
 def test_command_line_connects_each_port_by_its_name() -> None:
     wiring = Wiring(Path("k"), "i", Path("c"), {"stdout": 5, "status": 6})
 
-    command = command_line(QEMU, MachineOptions(), wiring)
+    command = command_line(QEMU, EmulatorOptions(), wiring)
 
     assert options_of(command, "-chardev")[1:] == [
         "socket,id=stdout,fd=5",
@@ -107,7 +113,7 @@ def test_command_line_connects_each_port_by_its_name() -> None:
 
 def test_command_line_terminal_is_a_console() -> None:
     command = command_line(
-        QEMU, MachineOptions(), Wiring(Path("k"), "i", Path("c"), {}, terminal=7)
+        QEMU, EmulatorOptions(), Wiring(Path("k"), "i", Path("c"), {}, terminal=7)
     )
 
     assert options_of(command, "-chardev")[-1] == "socket,id=terminal,fd=7"
@@ -115,7 +121,7 @@ def test_command_line_terminal_is_a_console() -> None:
 
 
 def test_command_line_comma_in_a_path_is_doubled() -> None:
-    command = command_line(QEMU, MachineOptions(), Wiring(Path("k"), "i", Path("/a,b/c"), {}))
+    command = command_line(QEMU, EmulatorOptions(), Wiring(Path("k"), "i", Path("/a,b/c"), {}))
 
     assert options_of(command, "-chardev") == ["file,id=console,path=/a,,b/c"]
 
@@ -136,5 +142,5 @@ def test_unpacked_command_uses_the_loader_beside_it(tmp_path: Path) -> None:
 
 
 def test_unpacked_command_without_a_qemu_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(LabSetupError, match="there is no QEMU with its loader in"):
+    with pytest.raises(LabSetupError, match="cannot find QEMU and its loader in"):
         unpacked_command(tmp_path)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tagalong.errors import LabSetupError, SelfCheckError
-from tagalong.lab import Request, Silence, forget, set_up
+from tagalong.lab import LabRequest, SilentObserver, forget, set_up
 from tagalong.lab.cache import Cache
 
 
@@ -23,38 +23,44 @@ def program(path: Path, version: str) -> Path:
 def test_old_qemu_is_refused_at_once(tmp_path: Path) -> None:
     old = program(tmp_path / "old", "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)")
 
-    with pytest.raises(SelfCheckError, match=r"^QEMU 7\.2\.22 cannot be believed: before 8\.0"):
-        set_up(Request(tmp_path / "lab", qemu=str(old)), Silence())
+    with pytest.raises(SelfCheckError, match=r"^cannot use QEMU 7\.2\.22: before 8\.0"):
+        set_up(LabRequest(tmp_path / "lab", qemu=str(old)), SilentObserver())
 
 
 def test_qemu_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LabSetupError, match=r"^--qemu no-such-qemu: there is no such program$"):
-        set_up(Request(tmp_path / "lab", qemu="no-such-qemu"), Silence())
+    with pytest.raises(
+        LabSetupError, match=r"^cannot use --qemu no-such-qemu: no such program is on the PATH$"
+    ):
+        set_up(LabRequest(tmp_path / "lab", qemu="no-such-qemu"), SilentObserver())
 
 
 def test_qemu_is_found_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path / "qemu-of-mine", "QEMU emulator version 6.0.0")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
 
-    with pytest.raises(SelfCheckError, match=r"^QEMU 6\.0\.0"):
-        set_up(Request(tmp_path / "lab", qemu="qemu-of-mine"), Silence())
+    with pytest.raises(SelfCheckError, match=r"^cannot use QEMU 6\.0\.0"):
+        set_up(LabRequest(tmp_path / "lab", qemu="qemu-of-mine"), SilentObserver())
 
 
 def test_kernel_that_is_neither_version_nor_file_is_refused(tmp_path: Path, qemu: Path) -> None:
     with pytest.raises(LabSetupError) as caught:
-        set_up(Request(tmp_path / "lab", kernel="newest", qemu=str(qemu)), Silence())
+        set_up(LabRequest(tmp_path / "lab", kernel="newest", qemu=str(qemu)), SilentObserver())
 
-    assert str(caught.value) == "--kernel newest is neither a version, as in 6.12, nor a file"
+    assert str(caught.value) == (
+        "cannot use --kernel newest: it is neither a version, as in 6.12, nor a file"
+    )
 
 
 def test_rootfs_without_python_is_refused(tmp_path: Path, qemu: Path) -> None:
     image = tmp_path / "Image"
     image.touch()
     (tmp_path / "root").mkdir()
-    request = Request(tmp_path / "lab", kernel=str(image), qemu=str(qemu), rootfs=tmp_path / "root")
+    request = LabRequest(
+        tmp_path / "lab", kernel=str(image), qemu=str(qemu), rootfs=tmp_path / "root"
+    )
 
     with pytest.raises(LabSetupError, match=r"has no /usr/bin/python3\.N$"):
-        set_up(request, Silence())
+        set_up(request, SilentObserver())
 
 
 def test_forget_leaves_what_was_built_and_removes_what_was_fetched(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_output_of_a_silent_failure_says_so() -> None:
     with pytest.raises(LabSetupError) as caught:
         output_of(["false"], "fetch it")
 
-    assert caught.value.__notes__ == ["it said nothing"]
+    assert caught.value.__notes__ == ["it printed no message"]
 
 
 def test_output_of_a_program_that_is_not_there() -> None:
@@ -107,6 +107,6 @@ def test_require_names_the_tool_and_the_way_out() -> None:
         require("no-such-apt", "fetch the lab's pieces")
 
     assert str(caught.value) == (
-        "no-such-apt is not on the PATH, and is needed to fetch the lab's pieces; on a host "
-        "without apt, name your own --qemu, --kernel and --rootfs"
+        "cannot fetch the lab's pieces: no-such-apt is not on the PATH; on a host without apt, "
+        "give your own --qemu, --kernel and --rootfs"
     )

@@ -9,20 +9,20 @@ import pytest
 
 from tagalong.errors import LabSetupError
 from tagalong.lab.bytecode import HOST_PYTHON
-from tagalong.lab.deb import Member
+from tagalong.lab.deb import ArchiveMember
 from tagalong.lab.userland import from_own, made_from, write
 from tests.support.cpio_reader import Entry, read_by_path
 
 
-def member(path: str, data: bytes = b"", mode: int = stat.S_IFREG | 0o755) -> Member:
-    return Member(path, mode, data, 1000)
+def member(path: str, data: bytes = b"", mode: int = stat.S_IFREG | 0o755) -> ArchiveMember:
+    return ArchiveMember(path, mode, data, 1000)
 
 
 PYTHON = member(f"usr/bin/python{HOST_PYTHON}", b"python")
 BUSYBOX = member("bin/busybox", b"busybox")
 
 
-def written(tmp_path: Path, *members: Member) -> dict[str, Entry]:
+def written(tmp_path: Path, *members: ArchiveMember) -> dict[str, Entry]:
     target = tmp_path / "userland.cpio"
     write(members, target)
     return read_by_path(target.read_bytes())
@@ -62,7 +62,7 @@ def test_write_replaces_nothing_that_is_there(tmp_path: Path) -> None:
 
 
 def test_write_merged_usr_is_left_merged(tmp_path: Path) -> None:
-    link = Member("bin", stat.S_IFLNK | 0o777, b"usr/bin", 0)
+    link = ArchiveMember("bin", stat.S_IFLNK | 0o777, b"usr/bin", 0)
 
     entries = written(tmp_path, PYTHON, link, member("usr/bin/busybox"))
 
@@ -80,16 +80,16 @@ def test_write_python_files_get_byte_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ((BUSYBOX,), "the root file system has no /usr/bin/python3.N"),
-        ((PYTHON,), "the root file system has no /bin/busybox"),
+        ((BUSYBOX,), "cannot use this root file system: it has no /usr/bin/python3.N"),
+        ((PYTHON,), "cannot use this root file system: it has no /bin/busybox"),
         (
             (BUSYBOX, member("usr/bin/python3.10")),
-            "the root file system has Python 3.10; 3.11 is needed",
+            "cannot use this root file system: it has Python 3.10, and 3.11 is needed",
         ),
     ],
 )
 def test_write_without_what_the_lab_needs_is_refused(
-    tmp_path: Path, members: tuple[Member, ...], message: str
+    tmp_path: Path, members: tuple[ArchiveMember, ...], message: str
 ) -> None:
     with pytest.raises(LabSetupError) as caught:
         write(members, tmp_path / "u.cpio")
@@ -135,7 +135,9 @@ def test_from_own_tar_gives_files_links_and_copies_of_hard_links(tmp_path: Path)
 def test_from_own_that_is_neither_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "text").write_text("not an archive")
 
-    with pytest.raises(LabSetupError, match=rf"--rootfs .*/{name} is no folder and no tar archive"):
+    with pytest.raises(
+        LabSetupError, match=rf"--rootfs .*/{name}: it is neither a folder nor a tar"
+    ):
         list(from_own(tmp_path / name))
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from tagalong.errors import LabSetupError
 from tagalong.lab.bytecode import HOST_PYTHON
-from tagalong.lab.observer import Silence
-from tagalong.lab.wheels import Requirements, download, write
+from tagalong.lab.observer import SilentObserver
+from tagalong.lab.wheels import WheelRequirements, download, write
 from tests.support.cpio_reader import Entry, read_by_path
 
 ROOT = Path(__file__).parents[3]
@@ -61,7 +61,7 @@ def test_write_makes_a_command_for_each_entry_point(tmp_path: Path) -> None:
 
 
 def test_requirements_of_this_checkout_are_its_dependencies_and_the_test_tools() -> None:
-    wanted = Requirements.of_checkout(ROOT)
+    wanted = WheelRequirements.of_checkout(ROOT)
 
     names = [text.split(">")[0] for text in wanted.requirements]
     assert {"numpy", "click", "rich", "pytest", "hypothesis"} <= set(names)
@@ -72,22 +72,22 @@ def test_requirements_of_this_checkout_are_its_dependencies_and_the_test_tools()
 def test_requirements_change_with_the_constraints(tmp_path: Path) -> None:
     constraints = tmp_path / "constraints.txt"
     constraints.write_text("numpy==2.0\n")
-    before = Requirements(("numpy",), constraints).made_from()
+    before = WheelRequirements(("numpy",), constraints).made_from()
     constraints.write_text("numpy==2.1\n")
 
-    assert Requirements(("numpy",), constraints).made_from() != before
+    assert WheelRequirements(("numpy",), constraints).made_from() != before
 
 
 def test_download_that_pip_cannot_do_has_pips_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    wanted = Requirements(("tagalong-no-such-package",), None)
+    wanted = WheelRequirements(("tagalong-no-such-package",), None)
 
     with pytest.raises(LabSetupError) as caught:
         download(
             wanted, python="3.11", folder=tmp_path / "w", cache=tmp_path / "c",
-            observer=Silence(),
+            observer=SilentObserver(),
         )  # fmt: skip
 
     assert str(caught.value).startswith("cannot download the Python packages for arm64: ")

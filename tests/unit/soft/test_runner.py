@@ -1,6 +1,7 @@
 """Who may touch the interpreter's state: the runner, or others while it stands."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from tagalong._native import Exit
 from tagalong.soft.runner import Runner
 
-TIMEOUT_S = 10
+TIMEOUT_S = 50
 
 
 class Scene:
@@ -119,14 +120,43 @@ def test_stand_in_the_runner_s_own_thread_returns_at_once(scene: Scene) -> None:
     assert done.wait(TIMEOUT_S)
 
 
-def test_idle_ends_at_once_when_the_runner_must_stand(scene: Scene) -> None:
+def test_idle_ends_at_once_when_the_runner_must_stand(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tagalong.soft.runner._IDLE_WAIT_S", 60.0)
+    began = time.monotonic()
+
     scene.is_wanted = False
-
     scene.runner.idle()
-
     with scene.runner.holds.held():
         scene.is_wanted = True
         scene.runner.idle()
+
+    assert time.monotonic() - began < 30
+
+
+def test_idle_of_a_runner_that_may_run_lasts_until_it_must_stand(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tagalong.soft.runner._IDLE_WAIT_S", 60.0)
+    idle = threading.Thread(target=scene.runner.idle)
+    idle.start()
+
+    idle.join(0.1)
+    assert idle.is_alive()
+    with scene.condition:
+        scene.is_wanted = False
+        scene.condition.notify_all()
+    idle.join(TIMEOUT_S)
+    assert not idle.is_alive()
+
+
+def test_idle_with_nothing_to_wait_for_ends_by_itself(scene: Scene) -> None:
+    began = time.monotonic()
+
+    scene.runner.idle()
+
+    assert time.monotonic() - began < TIMEOUT_S
 
 
 def test_error_of_a_handler_is_told_and_leaves_the_runner_standing(scene: Scene) -> None:

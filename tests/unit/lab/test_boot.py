@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from tagalong.errors import LabError, LabTimeoutError, LostMachineError, UsageError
-from tagalong.lab.machine import Streams, System, run
-from tagalong.lab.qemu import MachineOptions, Qemu
+from tagalong.lab.boot import LabImage, Streams, run
+from tagalong.lab.qemu import EmulatorOptions, Qemu
 from tests.support.cpio_reader import HEADER_BYTES
 
 PLAYER = Path(__file__).parents[2] / "support" / "play_qemu.py"
-SOON = MachineOptions(timeout_s=30)
+SOON = EmulatorOptions(timeout_s=30)
 
 
-def system(scene: str, archives: tuple[Path, ...] = ()) -> System:
+def system(scene: str, archives: tuple[Path, ...] = ()) -> LabImage:
     command = (sys.executable, "-I", "-S", str(PLAYER), scene)
-    return System(Qemu(command, "10.0", "id"), Path("Image"), archives)
+    return LabImage(Qemu(command, "10.0", "id"), Path("Image"), archives)
 
 
 class Heard:
@@ -124,7 +124,7 @@ def test_run_emulator_that_is_killed_is_named() -> None:
         run(system("is_killed"), "true", SOON, Heard().streams)
 
     assert str(caught.value) == (
-        "the lab's machine ended without a result; QEMU ended with status -9: it said nothing"
+        "the lab's machine ended without a result; QEMU ended with status -9: it printed no message"
     )
 
 
@@ -138,7 +138,7 @@ def test_run_emulator_that_does_not_start_is_no_lost_machine() -> None:
 
 def test_run_out_of_time_ends_the_emulator_and_shows_the_console() -> None:
     with pytest.raises(LabTimeoutError) as caught:
-        run(system("hangs"), "sleep 1000", MachineOptions(timeout_s=1.5), Heard().streams)
+        run(system("hangs"), "sleep 1000", EmulatorOptions(timeout_s=1.5), Heard().streams)
 
     assert str(caught.value) == "the lab's machine had no result within 1.5 s"
     assert caught.value.console == "up"
@@ -148,14 +148,14 @@ def test_run_out_of_time_ends_the_emulator_and_shows_the_console() -> None:
 def test_run_with_too_little_ram_is_refused_before_anything_starts(tmp_path: Path) -> None:
     archive = tmp_path / "base.cpio"
     archive.write_bytes(bytes(1 << 20))
-    options = MachineOptions(ram_bytes=(4 << 20) - 1)
+    options = EmulatorOptions(ram_bytes=(4 << 20) - 1)
 
     with pytest.raises(UsageError) as caught:
         run(system("answers", (archive,)), "true", options, Heard().streams)
 
     assert str(caught.value) == (
-        "0x3fffff bytes of RAM are too few for the lab: its root file system takes 0x100000 "
-        "bytes, and 4 times as many are needed"
+        "cannot boot the lab with 0x3fffff bytes of RAM: its root file system takes 0x100000 "
+        "bytes and needs 4 times as many; give more with --ram"
     )
 
 

@@ -1,7 +1,9 @@
-"""Boots the lab's machine, carries bytes between it and us, and learns how it ended.
+"""Boots the lab's machine, relays its input and output, and reports how it ended.
 
-Two ends are possible, and they are never mixed up: PID 1 in the lab writes an exit status
-to the port `status`; or it does not, and then the machine was lost, whatever else it said.
+A result from the lab is a result or none. PID 1 in the lab writes the command's exit status to
+a virtio port of its own, with the number of bytes it wrote to the other ports; the run ends when
+all of them have arrived. A machine that ends without that report was lost, whatever else it
+printed: an error of its own, neither a pass nor a failure of the command.
 """
 
 import io
@@ -18,7 +20,7 @@ from socket import AF_UNIX, SOCK_STREAM, socket, socketpair
 
 from tagalong.errors import LabError, LabTimeoutError, LostMachineError, UsageError
 from tagalong.lab.cpio import CpioWriter
-from tagalong.lab.qemu import MachineOptions, Qemu, Wiring, command_line
+from tagalong.lab.qemu import EmulatorOptions, Qemu, Wiring, command_line
 from tagalong.lab.relay import Relay, Sink
 from tagalong.lab.tools import ending_with_us
 
@@ -28,14 +30,14 @@ _COUNTED = ("stdout", "stderr")
 _SHOWN_LINES = 60
 _CHUNK_BYTES = 1 << 30
 
-# The archive, what is unpacked of it, and the kernel gives the root no more than half.
+# RAM holds the archive and its unpacked files, and the kernel gives half of RAM to the root.
 _RAM_PER_ROOT = 4
 _END_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
-class System:
-    """All that a machine is booted from: an emulator, a kernel and cpio archives."""
+class LabImage:
+    """Everything that a machine is booted from: an emulator, a kernel, cpio archives."""
 
     qemu: Qemu
     kernel: Path
@@ -44,7 +46,7 @@ class System:
 
 @dataclass(frozen=True)
 class Streams:
-    """Where a command's output goes, and the descriptor of its input, if it has any."""
+    """The sinks of a command's output, and the descriptor of its input, if any."""
 
     stdout: Sink
     stderr: Sink
@@ -53,7 +55,7 @@ class Streams:
 
 @dataclass(frozen=True)
 class Terminal:
-    """The host's terminal that a shell in the lab is connected to; it is in raw mode."""
+    """The host's terminal, in raw mode, to which a shell in the lab is connected."""
 
     input_fd: int
     output: Sink
@@ -62,12 +64,12 @@ class Terminal:
     kind: str = "dumb"
 
 
-def run(system: System, script: str, options: MachineOptions, streams: Streams) -> int:
+def run(system: LabImage, script: str, options: EmulatorOptions, streams: Streams) -> int:
     """Boot, run the shell script `script`, and return its exit status.
 
-    What it writes goes to `streams` as it comes. Raises LostMachineError if the machine ends
-    without a status, LabTimeoutError if it takes longer than its time, LabError if QEMU does
-    not start. The machine is gone then, in every case.
+    Its output goes to `streams` as it arrives. Raises LostMachineError if the machine ends
+    without a status, LabTimeoutError if it exceeds `options.timeout_s`, LabError if QEMU does
+    not start. In every case the machine has ended.
     """
     with _Boot(system, options, {"lab/command": script}) as boot:
         boot.add_output("stdout", streams.stdout)
@@ -78,8 +80,8 @@ def run(system: System, script: str, options: MachineOptions, streams: Streams) 
         return boot.status()
 
 
-def shell(system: System, options: MachineOptions, terminal: Terminal) -> int:
-    """Boot, connect `terminal` with a shell, and return the shell's exit status.
+def shell(system: LabImage, options: EmulatorOptions, terminal: Terminal) -> int:
+    """Boot, connect `terminal` to a shell, and return the shell's exit status.
 
     Raises as `run` does, and KeyboardInterrupt at Ctrl-].
     """
@@ -95,9 +97,11 @@ def shell(system: System, options: MachineOptions, terminal: Terminal) -> int:
 
 
 class _Boot:
-    """One machine, from its wiring to its end; leaving the `with` block ends it."""
+    """One machine, from its wiring to its end. Leaving the `with` block kills it."""
 
-    def __init__(self, system: System, options: MachineOptions, files: Mapping[str, str]) -> None:
+    def __init__(
+        self, system: LabImage, options: EmulatorOptions, files: Mapping[str, str]
+    ) -> None:
         self._system = system
         self._options = options
         self._files = files
@@ -119,7 +123,7 @@ class _Boot:
         self._stack.close()
 
     def port(self, name: str) -> socket:
-        """Return our end of the port `name`."""
+        """Return the host's end of the port `name`."""
         if name not in self._ends:
             pair = socketpair(AF_UNIX, SOCK_STREAM)
             for end in pair:
@@ -128,7 +132,7 @@ class _Boot:
         return self._ends[name][0]
 
     def add_output(self, name: str, sink: Sink) -> None:
-        """Call `sink` with what the machine writes to the port `name`."""
+        """Call `sink` with the bytes that the machine writes to the port `name`."""
         self._received[name] = 0
 
         def count(data: bytes) -> None:
@@ -138,7 +142,7 @@ class _Boot:
         self.relay.add_output(self.port(name), count)
 
     def start(self) -> None:
-        """Start QEMU; its ends of the ports are its own from then on."""
+        """Start QEMU, which inherits the machine's ends of the ports."""
         self._check_ram()
         theirs = {name: pair[1] for name, pair in self._ends.items()}
         ports = {name: end.fileno() for name, end in theirs.items()}
@@ -159,12 +163,13 @@ class _Boot:
         root_bytes = sum(archive.stat().st_size for archive in self._system.archives)
         if self._options.ram_bytes < root_bytes * _RAM_PER_ROOT:
             raise UsageError(
-                f"{self._options.ram_bytes:#x} bytes of RAM are too few for the lab: its root file "
-                f"system takes {root_bytes:#x} bytes, and {_RAM_PER_ROOT} times as many are needed"
+                f"cannot boot the lab with {self._options.ram_bytes:#x} bytes of RAM: its root "
+                f"file system takes {root_bytes:#x} bytes and needs {_RAM_PER_ROOT} times as many; "
+                "give more with --ram"
             )
 
     def status(self) -> int:
-        """Carry bytes until the machine reports a status, and return it."""
+        """Relay bytes until the machine reports a status, and return it."""
         deadline = time.monotonic() + self._options.timeout_s
         while not self._is_complete():
             if self.relay.is_over:
@@ -177,14 +182,14 @@ class _Boot:
         return int(self._status.split()[0])
 
     def _is_complete(self) -> bool:
-        """Return True when there is a status, and with it all that was written before it.
+        """Return True if the status has arrived, and all output written before it.
 
-        "7 300 20" is the status 7 after 300 bytes to stdout and 20 to stderr, which may
-        arrive later: each port is a queue of its own.
+        "7 300 20" is status 7 after 300 bytes to stdout and 20 to stderr. Those bytes may
+        arrive later than the status, because each port is a queue of its own.
         """
         if not self._status.endswith(b"\n"):
             return False
-        # A shell on a terminal reports no counts.
+        # A shell on a terminal reports a status without counts.
         written = dict(zip(_COUNTED, map(int, self._status.split()[1:]), strict=False))
         return all(self._received[name] >= count for name, count in written.items())
 
@@ -195,14 +200,14 @@ class _Boot:
             ending_with_us(command),
             stdin=subprocess.DEVNULL, stdout=self._complaints, stderr=self._complaints,
             pass_fds=descriptors,
-            # A terminal's Ctrl-C is for us; we end QEMU.
+            # The terminal's Ctrl-C must not reach QEMU; this process ends it.
             start_new_session=True,
         )  # fmt: skip
         self._stack.callback(_end, process)
         return process
 
     def _lost(self) -> LabError:
-        """Return what to say of a machine that ended without a result."""
+        """Return the error for a machine that ended without a result."""
         status = self._process.wait(_END_TIMEOUT_S)
         console = self._console_text()
         if status > 0 and not console:
@@ -220,12 +225,12 @@ class _Boot:
     def _complaint(self) -> str:
         self._complaints.seek(0)
         said = self._complaints.read().decode(errors="replace").strip()
-        return said.splitlines()[-1] if said else "it said nothing"
+        return said.splitlines()[-1] if said else "it printed no message"
 
 
 @contextmanager
 def _initrd(archives: Sequence[Path], files: Mapping[str, str]) -> Iterator[int]:
-    """Give a descriptor of all archives in one, in memory: nothing to clean up on a disk."""
+    """Yield a memfd with all archives concatenated, so that no file needs cleaning up."""
     descriptor = os.memfd_create("initrd")
     try:
         for archive in archives:
