@@ -89,7 +89,7 @@ class FixedCosts:
         """Return the sum."""
         return self.stop_s + self.state_s + 2 * (self.answer_s or 0.0)
 
-    def answered(self, after_s: float) -> None:
+    def note_answer(self, after_s: float) -> None:
         """Take in how long the destination took for an answer."""
         self.answer_s = after_s if self.answer_s is None else min(self.answer_s, after_s)
 
@@ -127,7 +127,7 @@ class Estimate:
         """Return the size of a page with its tags."""
         return self.page_size_bytes + self.page_size_bytes // PACKED_RATIO
 
-    def sent(self, wire_bytes: int, busy_s: float, ram_bytes: int, duration_s: float) -> None:
+    def note_round(self, wire_bytes: int, busy_s: float, ram_bytes: int, duration_s: float) -> None:
         """Take in a round: its bytes on the wire and the time spent on those.
 
         Pages that are all zero take almost no time and must not make the channel seem
@@ -142,7 +142,7 @@ class Estimate:
         elif self.rate is None and ram_bytes:
             self.rate = ram_bytes / max(duration_s, 1e-6)
 
-    def dirtied(self, pages: int, period_s: float) -> None:
+    def note_dirtied(self, pages: int, period_s: float) -> None:
         """Take in how many pages the guest changed in a period."""
         self.dirty_rate = pages * self.page_size_bytes / max(period_s, 1e-6)
 

@@ -191,7 +191,7 @@ class _Destination:
         self._fill(machine, holdings)
         self._link.send(wire.Ready())
         commit = self._link.expect(wire.Commit)
-        self._link.disturb(None)
+        self._link.cancel_with(None)
         self._take_over(machine, commit.run)
         self._has_taken_over = True
         return Arrival(
@@ -283,7 +283,7 @@ class _Destination:
             if time.monotonic() > deadline:
                 raise HostError("the channels do not deliver what was sent over them")
         self._door.shut()
-        self._link.disturb(self._cancel)
+        self._link.cancel_with(self._cancel)
 
     # --- a connection that breaks ---
 

@@ -205,7 +205,7 @@ class Door:
             self._at_work.add(link)
             link.interrupt_with(never)
         try:
-            link.be_patient()
+            link.allow_silence()
             link.send(wire.ChannelRecord(record.migration_id, record.number))
             _take_all(link, taker)
         except TagalongError as error:

@@ -95,7 +95,7 @@ class Link:
         """Receive batches into the memory that `placement` names from now on."""
         self._connection.placement = placement
 
-    def be_patient(self) -> None:
+    def allow_silence(self) -> None:
         """Wait for bytes as long as for an answer: another connection tells of life."""
         self._channel.idle_s = self._timeouts.answer_s
 
@@ -128,7 +128,7 @@ class Link:
         """Return how many of those were data of pages."""
         return self._connection.data_bytes_sent
 
-    def disturb(self, cancel: CancelToken | None) -> None:
+    def cancel_with(self, cancel: CancelToken | None) -> None:
         """Let `cancel` end waits from now on; None lets nobody."""
         self.interrupt_with(lambda: check_cancelled(cancel))
 
@@ -205,13 +205,13 @@ class Link:
             yield
         except HostError:
             self.is_lost = True
-            self.hear_why()
+            self.raise_abort()
             raise
 
-    def hear_why(self) -> None:
+    def raise_abort(self) -> None:
         """Raise what the peer has said with ABORT, if it did: better than "broken pipe"."""
         with contextlib.suppress(HostError, RemoteProtocolError):
-            self.heed_peer()
+            self.poll_peer()
 
     def keep_alive(self) -> None:
         """Tell the peer that we are at work, if it has not heard from us for a while."""
@@ -283,7 +283,7 @@ class Link:
         self._connection.data_received(receive_pages(self._channel, landing, deadline))
         return True
 
-    def heed_peer(self) -> None:
+    def poll_peer(self) -> None:
         """Take in what the peer has said unasked: KEEPALIVE, or an ABORT, which is raised.
 
         Never waits, and leaves the rest for the next time if the peer says too much.
@@ -298,7 +298,7 @@ class Link:
         """Tell the peer why it ends here, if it can still be told. Raises nothing."""
         abort = Abort(reason_of(error), str(error))
         deadline = time.monotonic() + self._timeouts.farewell_s
-        self.disturb(None)
+        self.cancel_with(None)
         if not self._channel.is_mid_record:
             try:
                 self._channel.send([*self._seal, *self._connection.send(abort)], deadline=deadline)

@@ -10,7 +10,7 @@ from tagalong.migrate.convergence import Convergence, Estimate, Limits
 from tagalong.migrate.pages.digest import Tick
 from tagalong.migrate.pages.pacer import Pacer
 from tagalong.migrate.pages.sender import SentData, Tally
-from tagalong.migrate.pages.sender_group import Team
+from tagalong.migrate.pages.sender_group import SenderGroup
 from tagalong.migrate.report import RoundReport, SendProgress
 from tagalong.mte import PACKED_RATIO
 from tagalong.progress import Monitor
@@ -33,7 +33,7 @@ class PreCopy:
     def __init__(
         self,
         machine: Machine,
-        team: Team,
+        senders: SenderGroup,
         sent: SentData,
         monitor: Monitor[SendProgress],
         tick: Tick,
@@ -42,7 +42,7 @@ class PreCopy:
         self.rounds: list[RoundReport] = []
         self.estimate = Estimate(machine.description.page_size_bytes)
         self._machine = machine
-        self._team = team
+        self._senders = senders
         self._sent = sent
         self._monitor = monitor
         self._tick = tick
@@ -59,7 +59,7 @@ class PreCopy:
         self._machine.start_dirty_log()
         self._harvested = time.monotonic()
         pages = self._machine.populated_pages()
-        self._sent.expect(pages)
+        self._sent.prepare(pages)
         convergence = Convergence(limits, self.estimate, self._throttle)
         while True:
             pages = self._round(pages, recover)
@@ -80,7 +80,7 @@ class PreCopy:
         began = time.monotonic()
         tally = Tally()
         self._send(pages, MigrationStage.LAST_PAGES, tally, is_live=False)
-        self._team.end_last_round(len(self.rounds) + 1)
+        self._senders.end_last_round(len(self.rounds) + 1)
         self.rounds.append(self._report(tally, began, dirty_pages_left=0))
         return tally.tags_s
 
@@ -94,8 +94,8 @@ class PreCopy:
         page = self._machine.description.page_size_bytes
         # What a limited channel could carry besides is not known: its limit counts.
         busy_s = tally.busy_s + waited_s + answer_s
-        self.estimate.fixed.answered(answer_s)
-        self.estimate.sent(tally.wire_bytes, busy_s, tally.pages * page, ended - began)
+        self.estimate.fixed.note_answer(answer_s)
+        self.estimate.note_round(tally.wire_bytes, busy_s, tally.pages * page, ended - began)
         dirty = self._harvest()
         self.rounds.append(self._report(tally, began, dirty_pages_left=_count(dirty)))
         self._require_alive()
@@ -110,7 +110,7 @@ class PreCopy:
             try:
                 self._send(pages, MigrationStage.PRECOPY, tally, is_live=True)
                 sent = time.monotonic()
-                self._team.end_round(number)
+                self._senders.end_round(number)
             except (HostError, RemoteProtocolError) as error:
                 held = recover(error, number - 1)
                 if held is not None:
@@ -124,7 +124,7 @@ class PreCopy:
         dirty = self._machine.harvest_dirty_log()
         now = time.monotonic()
         self.estimate.fixed.stop_s = now - began
-        self.estimate.dirtied(_count(dirty), now - self._harvested)
+        self.estimate.note_dirtied(_count(dirty), now - self._harvested)
         self._harvested = now
         left = _count(dirty)
         self._monitor.update(
@@ -153,10 +153,10 @@ class PreCopy:
                 pages_sent=sent_before + now.pages,
                 pages_remaining=left,
                 bytes_remaining=left * self.estimate.unit_bytes,
-                bytes_sent=self._team.bytes_sent,
+                bytes_sent=self._senders.bytes_sent,
             )
 
-        self._team.send(pages, tally, tell, is_live=is_live)
+        self._senders.send(pages, tally, tell, is_live=is_live)
         tell(tally)
 
     def _report(self, tally: Tally, began: float, *, dirty_pages_left: int) -> RoundReport:

@@ -11,7 +11,7 @@ from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.pages.placed import add_held
 from tagalong.migrate.transport.channel import Channel
 
-Dial = Callable[[], Channel]
+Connect = Callable[[], Channel]
 """Opens one more connection to the same destination. Raises HostError."""
 
 
@@ -25,16 +25,16 @@ class Resumption:
 
 
 @dataclass(frozen=True)
-class Reach:
+class FurtherConnections:
     """What further connections of one migration need: its id, and what was agreed on."""
 
-    dial: Dial
+    connect_again: Connect
     machine: Machine
     hello: wire.Hello
     features: int
     timeouts: Timeouts
 
-    def channel(self, number: int, rounds: int) -> Link:
+    def open_channel(self, number: int, rounds: int) -> Link:
         """Open channel `number` after so many rounds. Raises as `Link.send` and `receive`."""
         link = self._link(rounds)
         try:
@@ -76,4 +76,4 @@ class Reach:
             rounds,
         )
         connection = wire.Connection(wire.Role.SOURCE, joining=joining)
-        return Link(self.dial(), connection, self.timeouts)
+        return Link(self.connect_again(), connection, self.timeouts)

@@ -37,9 +37,9 @@ from tagalong.migrate.options import MigrationOptions, require_possible
 from tagalong.migrate.pages.digest import memory_digest
 from tagalong.migrate.pages.pacer import Pacer
 from tagalong.migrate.pages.sender import PageSender, SentData
-from tagalong.migrate.pages.sender_group import Team
+from tagalong.migrate.pages.sender_group import SenderGroup
 from tagalong.migrate.precopy import PreCopy
-from tagalong.migrate.reconnection import Dial, Reach, Resumption
+from tagalong.migrate.reconnection import Connect, FurtherConnections, Resumption
 from tagalong.migrate.report import DowntimeParts, MigrationReport, SendProgress
 from tagalong.migrate.steering import Steering
 from tagalong.migrate.transport.address import TcpAddress, UnixAddress, parse_address
@@ -73,7 +73,7 @@ def migrate_to(
     address = parse_address(uri)
     steering = steering or Steering()
 
-    def dial() -> Channel:
+    def connect_again() -> Channel:
         channel = connect(
             steering.address or address,
             timeout_s=options.timeouts.connect_s,
@@ -81,16 +81,16 @@ def migrate_to(
             interrupt=lambda: check_cancelled(cancel),
             tls=options.tls,
         )
-        return steering.watch(channel)
+        return steering.register(channel)
 
     monitor = _new_monitor(machine, progress, cancel)
     require_possible(address, options)
     with _errors_name_their_stage(monitor):
         try:
-            channel = dial()
+            channel = connect_again()
         except HostError as error:
             raise MigrationError(f"the migration did not begin: {error}") from error
-        again = dial if isinstance(address, TcpAddress | UnixAddress) else None
+        again = connect_again if isinstance(address, TcpAddress | UnixAddress) else None
         with channel:
             return _Source(channel, machine, options, monitor, cancel).run(again, steering)
 
@@ -102,12 +102,12 @@ def migrate(
     *,
     progress: ProgressCallback[SendProgress] | None = None,
     cancel: CancelToken | None = None,
-    dial: Dial | None = None,
+    connect_again: Connect | None = None,
 ) -> MigrationReport:
     """Migrate `machine` to the destination at the other end of `channel`, which is closed.
 
-    `dial` opens further connections to it; without it there is one, whatever `options` ask for.
-    `progress` is called in this thread. Afterwards the machine here is paused and must not
+    `connect_again` opens further connections to it; without it there is one, whatever `options`
+    ask for. `progress` is called in this thread. Afterwards the machine here is paused and must not
     be resumed: the destination has it. Whether it runs there depends on whether it ran
     here when it was stopped for its last pages.
 
@@ -118,7 +118,7 @@ def migrate(
     monitor = _new_monitor(machine, progress, cancel)
     with channel, _errors_name_their_stage(monitor):
         source = _Source(channel, machine, options or MigrationOptions(), monitor, cancel)
-        return source.run(dial, Steering())
+        return source.run(connect_again, Steering())
 
 
 def _new_monitor(
@@ -162,15 +162,17 @@ class _Source:
         self._monitor = monitor
         self._sent = SentData(machine)
         pacer = self._pacer = Pacer(options.max_bandwidth)
-        self._team = Team(
+        self._senders = SenderGroup(
             machine.description.page_size_bytes,
             lambda: pacer.portion_bytes(MAX_BATCH_BYTES),
-            lambda tick: pacer.wait(self._team.bytes_sent, tick),
+            lambda tick: pacer.wait(self._senders.bytes_sent, tick),
             lambda: check_cancelled(cancel),
         )
-        self._precopy = PreCopy(machine, self._team, self._sent, self._monitor, self._work, pacer)
+        self._precopy = PreCopy(
+            machine, self._senders, self._sent, self._monitor, self._work, pacer
+        )
         self._granted = wire.Hello(wire.Role.DESTINATION, b"")
-        self._reach: Reach | None = None
+        self._further: FurtherConnections | None = None
         self._id = secrets.token_bytes(MIGRATION_ID_BYTES)
         self._has_tags = machine.description.mte_version != 0
         self._ran = False
@@ -178,11 +180,11 @@ class _Source:
         self._digests: tuple[bytes, bytes] | None = None
         self._began = time.monotonic()
 
-    def run(self, dial: Dial | None, steering: Steering) -> MigrationReport:
+    def run(self, connect_again: Connect | None, steering: Steering) -> MigrationReport:
         self._steering = steering
         self._freezer = steering.freezer or self._freezer
         try:
-            downtime = self._migrate(dial)
+            downtime = self._migrate(connect_again)
         except BaseException as error:
             if self._has_committed and not self._link.was_aborted_by_peer:
                 raise self._uncertain(error) from error
@@ -193,9 +195,9 @@ class _Source:
                 raise self._failure(error) from error
             raise
         finally:
-            steering.allow(False)
+            steering.set_pausable(False)
             self._leave_machine_as_it_was()
-            self._team.disband()
+            self._senders.close()
         return self._report(downtime)
 
     def _leave_machine_as_it_was(self) -> None:
@@ -205,12 +207,12 @@ class _Source:
         with contextlib.suppress(TagalongError):
             self._machine.stop_dirty_log()
 
-    def _migrate(self, dial: Dial | None) -> DowntimeParts:
-        self._link.disturb(self._cancel)
-        self._set_up(dial)
-        self._steering.allow(bool(self._granted.reconnect_s))
+    def _migrate(self, connect_again: Connect | None) -> DowntimeParts:
+        self._link.cancel_with(self._cancel)
+        self._set_up(connect_again)
+        self._steering.set_pausable(bool(self._granted.reconnect_s))
         left = self._precopy.run(self._limits, self._recover)
-        self._steering.allow(False)
+        self._steering.set_pausable(False)
         return self._stop_and_hand_over(left)
 
     def _limits(self) -> Limits:
@@ -225,9 +227,9 @@ class _Source:
     def _heed(self) -> None:
         """Heed whoever wants to end this: the caller, or the destination."""
         check_cancelled(self._cancel)
-        self._link.heed_peer()
+        self._link.poll_peer()
 
-    def _set_up(self, dial: Dial | None) -> None:
+    def _set_up(self, connect_again: Connect | None) -> None:
         self._monitor.update(stage=MigrationStage.SETUP)
         check_cancelled(self._cancel)
         watch, fixed = _Stopwatch(), self._precopy.estimate.fixed
@@ -235,57 +237,59 @@ class _Source:
         hello = wire.Hello(
             wire.Role.SOURCE,
             self._id,
-            channels=options.channels if dial else 1,
-            reconnect_s=options.reconnect_s if dial else 0,
+            channels=options.channels if connect_again else 1,
+            reconnect_s=options.reconnect_s if connect_again else 0,
         )
         self._link.send(hello)
         self._granted = self._link.expect(wire.Hello)
-        fixed.answered(watch.lap())
+        fixed.note_answer(watch.lap())
         self._link.send(record_of_description(self._machine.description))
         # What the destination cannot take it refuses now, while the guest runs.
         watch.lap()
         self._link.send(record_of_state(self._machine.peek_state()))
         fixed.state_s = watch.lap()
         self._link.expect(wire.Accept)
-        if dial is not None:
+        if connect_again is not None:
             features, timeouts = self._link.features, options.timeouts
-            self._reach = Reach(dial, self._machine, hello, features, timeouts)
+            self._further = FurtherConnections(
+                connect_again, self._machine, hello, features, timeouts
+            )
         self._assemble(rounds=0)
 
     def _assemble(self, rounds: int) -> None:
         """Let the first connection and all channels that were granted carry pages."""
         self._enlist(self._link)
         for number in range(1, self._granted.channels):
-            assert self._reach is not None  # noqa: S101 (else one connection was asked for)
-            self._enlist(self._reach.channel(number, rounds))
+            assert self._further is not None  # noqa: S101 (else one connection was asked for)
+            self._enlist(self._further.open_channel(number, rounds))
 
     def _enlist(self, link: Link) -> None:
         drop_tags, compression = self._options.drop_tags, self._options.compression
         sender = PageSender(
             self._machine, link, self._sent, drop_tags=drop_tags, compression=compression
         )
-        self._team.add(link, sender)
+        self._senders.add(link, sender)
 
     def _recover(self, error: Exception, rounds: int) -> list[PageBitmap] | None:
         """Come back after a broken connection, as precopy.Recover."""
-        if self._reach is None or not self._granted.reconnect_s or not self._team.is_lost:
+        if self._further is None or not self._granted.reconnect_s or not self._senders.is_lost:
             raise error
         self._monitor.update(stage=MigrationStage.RECONNECT)
-        self._team.disband()
-        resumption = self._resume(self._reach, error, rounds)
+        self._senders.close()
+        resumption = self._resume(self._further, error, rounds)
         self._link = resumption.link
-        self._link.disturb(self._cancel)
+        self._link.cancel_with(self._cancel)
         self._assemble(resumption.rounds)
         return resumption.held if resumption.rounds == rounds else None
 
-    def _resume(self, reach: Reach, error: Exception, rounds: int) -> Resumption:
+    def _resume(self, further: FurtherConnections, error: Exception, rounds: int) -> Resumption:
         deadline = time.monotonic() + self._granted.reconnect_s
         while True:
             check_cancelled(self._cancel)
             try:
                 if self._steering.is_paused:
                     raise HostError("the migration is paused")
-                return reach.resume(rounds)
+                return further.resume(rounds)
             except (HostError, RemoteProtocolError) as again:
                 if time.monotonic() > deadline:
                     raise HostError(
@@ -351,10 +355,10 @@ class _Source:
 
     def _hand_over(self) -> None:
         # From here on nobody can cancel, and no callback of the caller is called.
-        self._link.disturb(None)
+        self._link.cancel_with(None)
         self._commit()
         self._link.expect(wire.Running)
-        self._team.dismiss_channels()
+        self._senders.end_channels()
 
     def _commit(self) -> None:
         self._has_committed = True
@@ -399,8 +403,8 @@ class _Source:
             rounds=rounds,
             downtime=downtime,
             duration_s=time.monotonic() - self._began,
-            bytes_sent=self._team.bytes_sent,
-            throughput_bytes_per_s=self._team.bytes_sent / max(copying_s, 1e-6),
+            bytes_sent=self._senders.bytes_sent,
+            throughput_bytes_per_s=self._senders.bytes_sent / max(copying_s, 1e-6),
             dirty_rate_bytes_per_s=self._precopy.estimate.dirty_rate or 0.0,
             was_running=self._ran,
             tags_dropped=self._options.drop_tags,

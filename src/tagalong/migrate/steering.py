@@ -19,8 +19,8 @@ from tagalong.migrate.transport.channel import Channel
 class Steering:
     """Shared by an operator's thread and a migration's; any method from any thread.
 
-    `address` is where to dial instead of where the migration began, None for there. `freezer` stops
-    the guest; None: nobody but the migration starts and stops it.
+    `address` is where to connect instead of where the migration began, None for there. `freezer`
+    stops the guest; None: nobody but the migration starts and stops it.
     """
 
     def __init__(self, freezer: Freezer | None = None) -> None:
@@ -35,7 +35,7 @@ class Steering:
     # --- the operator's ---
 
     def pause(self) -> None:
-        """Break all connections, and dial none until `resume`.
+        """Break all connections, and open none until `resume`.
 
         Raises UsageError unless the migration copies pages and may reconnect.
         """
@@ -92,12 +92,12 @@ class Steering:
         """Return whether to wait for `resume`."""
         return self._is_paused
 
-    def allow(self, possible: bool) -> None:
+    def set_pausable(self, possible: bool) -> None:
         """Say whether `pause` is possible from now on; it is not before that."""
         with self._lock:
             self._is_possible = possible
 
-    def watch(self, channel: Channel) -> Channel:
+    def register(self, channel: Channel) -> Channel:
         """Take in a connection, and return it."""
         with self._lock:
             self._channels = [each for each in self._channels if not each.is_closed]

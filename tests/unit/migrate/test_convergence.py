@@ -27,7 +27,7 @@ def test_estimate_with_nothing_left_has_converged_always() -> None:
 
 def test_estimate_counts_a_page_with_its_tags() -> None:
     estimate = Estimate(4096)
-    estimate.sent(wire_bytes=100 * MIB, busy_s=1.0, ram_bytes=100 * MIB, duration_s=1.0)
+    estimate.note_round(wire_bytes=100 * MIB, busy_s=1.0, ram_bytes=100 * MIB, duration_s=1.0)
 
     assert estimate.unit_bytes == 4096 + 128
     assert estimate.downtime_s(1000) == pytest.approx(1000 * 4224 / (100 * MIB))
@@ -37,40 +37,40 @@ def test_estimate_counts_a_page_with_its_tags() -> None:
 
 def test_estimate_is_not_fooled_by_zero_pages() -> None:
     estimate = Estimate(4096)
-    estimate.sent(wire_bytes=10 * MIB, busy_s=0.1, ram_bytes=1000 * MIB, duration_s=0.2)
+    estimate.note_round(wire_bytes=10 * MIB, busy_s=0.1, ram_bytes=1000 * MIB, duration_s=0.2)
 
     assert estimate.rate == pytest.approx(100 * MIB)
 
 
 def test_estimate_of_zero_pages_alone_takes_what_there_is() -> None:
     estimate = Estimate(4096)
-    estimate.sent(wire_bytes=0, busy_s=0.0, ram_bytes=100 * MIB, duration_s=0.1)
+    estimate.note_round(wire_bytes=0, busy_s=0.0, ram_bytes=100 * MIB, duration_s=0.1)
     assert estimate.rate == pytest.approx(1000 * MIB)
 
-    estimate.sent(wire_bytes=2 * MIB, busy_s=0.1, ram_bytes=2 * MIB, duration_s=0.1)
+    estimate.note_round(wire_bytes=2 * MIB, busy_s=0.1, ram_bytes=2 * MIB, duration_s=0.1)
     assert estimate.rate == pytest.approx(20 * MIB)
 
 
 def test_estimate_keeps_its_rate_through_a_short_round() -> None:
     estimate = Estimate(4096)
-    estimate.sent(wire_bytes=100 * MIB, busy_s=1.0, ram_bytes=100 * MIB, duration_s=1.0)
-    estimate.sent(wire_bytes=4096, busy_s=0.01, ram_bytes=4096, duration_s=0.01)
+    estimate.note_round(wire_bytes=100 * MIB, busy_s=1.0, ram_bytes=100 * MIB, duration_s=1.0)
+    estimate.note_round(wire_bytes=4096, busy_s=0.01, ram_bytes=4096, duration_s=0.01)
 
     assert estimate.rate == pytest.approx(100 * MIB)
 
 
 def test_estimate_counts_a_changed_page_as_rounds_of_changed_pages_say() -> None:
     estimate = Estimate(4096)
-    estimate.sent(wire_bytes=100 * MIB, busy_s=1.0, ram_bytes=200 * MIB, duration_s=1.0)
+    estimate.note_round(wire_bytes=100 * MIB, busy_s=1.0, ram_bytes=200 * MIB, duration_s=1.0)
     assert estimate.changed_page_bytes == 4224  # the first round says nothing about them
 
     for share in (0.5, 0.3, 0.4):
         wire_bytes = int(100 * MIB * share)
-        estimate.sent(wire_bytes, busy_s=share, ram_bytes=100 * MIB, duration_s=share)
+        estimate.note_round(wire_bytes, busy_s=share, ram_bytes=100 * MIB, duration_s=share)
     assert estimate.changed_page_bytes == pytest.approx(4096 * 0.5 * 1.1, rel=1e-3)
     assert estimate.downtime_s(1000) == pytest.approx(1000 * 2253 / (100 * MIB), rel=1e-3)
 
-    estimate.sent(40 * MIB, busy_s=0.4, ram_bytes=100 * MIB, duration_s=0.4)
+    estimate.note_round(40 * MIB, busy_s=0.4, ram_bytes=100 * MIB, duration_s=0.4)
     assert estimate.changed_page_bytes == pytest.approx(4096 * 0.4 * 1.1, rel=1e-3)
 
 
@@ -80,19 +80,19 @@ def test_estimate_of_a_changed_page_stays_between_a_quarter_and_all_of_it(
 ) -> None:
     estimate = Estimate(4096)
     for _ in range(2):
-        estimate.sent(wire_bytes, busy_s=1.0, ram_bytes=100 * MIB, duration_s=1.0)
+        estimate.note_round(wire_bytes, busy_s=1.0, ram_bytes=100 * MIB, duration_s=1.0)
 
     assert estimate.changed_page_bytes == expected
 
 
 def test_estimate_counts_what_a_hand_over_costs_anyway() -> None:
     estimate = Estimate(4096)
-    estimate.sent(wire_bytes=100 * MIB, busy_s=1.0, ram_bytes=100 * MIB, duration_s=1.0)
+    estimate.note_round(wire_bytes=100 * MIB, busy_s=1.0, ram_bytes=100 * MIB, duration_s=1.0)
     estimate.fixed.stop_s, estimate.fixed.state_s = 0.010, 0.003
-    estimate.fixed.answered(0.2)
-    estimate.fixed.answered(0.002)
-    estimate.fixed.answered(0.5)
-    estimate.dirtied(pages=25_600, period_s=1.0)  # 100 MiB/s
+    estimate.fixed.note_answer(0.2)
+    estimate.fixed.note_answer(0.002)
+    estimate.fixed.note_answer(0.5)
+    estimate.note_dirtied(pages=25_600, period_s=1.0)  # 100 MiB/s
 
     assert estimate.fixed.total_s == pytest.approx(0.017)
     assert estimate.downtime_s(0) == pytest.approx(0.017)
@@ -108,7 +108,7 @@ def test_estimate_with_nothing_left_has_converged_whatever_a_hand_over_costs() -
 
 def test_estimate_expects_of_the_switchover_what_the_operator_says() -> None:
     estimate = Estimate(4096, switchover_rate=1000.0 * MIB)
-    estimate.sent(wire_bytes=10 * MIB, busy_s=1.0, ram_bytes=10 * MIB, duration_s=1.0)
+    estimate.note_round(wire_bytes=10 * MIB, busy_s=1.0, ram_bytes=10 * MIB, duration_s=1.0)
 
     assert estimate.downtime_s(1000) == pytest.approx(1000 * 4224 / (1000 * MIB))
 
@@ -119,8 +119,8 @@ class Rig:
     def __init__(self, *, auto: AutoConverge | None = None, max_rounds: int = 40) -> None:
         self.throttles: list[int] = []
         self.estimate = Estimate(4096)
-        self.estimate.sent(100_000_000, 1.0, 100_000_000, 1.0)
-        self.estimate.dirtied(pages=100_000, period_s=2.0)
+        self.estimate.note_round(100_000_000, 1.0, 100_000_000, 1.0)
+        self.estimate.note_dirtied(pages=100_000, period_s=2.0)
         self.limits = Limits(0.3, max_rounds, auto)
         self.convergence = Convergence(lambda: self.limits, self.estimate, self.throttles.append)
 

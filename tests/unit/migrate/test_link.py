@@ -153,9 +153,9 @@ def test_heed_peer_with_nothing_said_returns_at_once(
 ) -> None:
     link, far, peer = ends
     began = time.monotonic()
-    link.heed_peer()
+    link.poll_peer()
     far.send(peer.send(KeepAlive()))
-    link.heed_peer()
+    link.poll_peer()
 
     assert time.monotonic() - began < 0.2
 
@@ -167,10 +167,10 @@ def test_heed_peer_that_floods_returns_all_the_same(
     for _ in range(150):
         far.send(peer.send(KeepAlive()))
 
-    link.heed_peer()
+    link.poll_peer()
 
     assert link._channel.is_readable()
-    link.heed_peer()
+    link.poll_peer()
 
 
 def test_keep_alive_speaks_only_after_a_silence(ends: tuple[Link, Channel, Connection]) -> None:

@@ -16,7 +16,7 @@ from tagalong.migrate.link import Link
 from tagalong.migrate.pages.digest import memory_digest
 from tagalong.migrate.pages.receiver import PageInventory, PageReceiver
 from tagalong.migrate.pages.sender import PageSender, SentData, Tally, batches
-from tagalong.migrate.pages.sender_group import Team
+from tagalong.migrate.pages.sender_group import SenderGroup
 from tagalong.wire import Accept, Batch, Hello, NoBytes, Pages, Role, Run, Runs
 from tagalong.wire.planes import BatchHead, DataEncoding, TagEncoding
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
@@ -46,9 +46,9 @@ def sent_records(machine: FakeMachine, *numbers: int, is_live: bool) -> list[Pag
         for number in numbers:
             bitmaps[0].set_range(number, 1)
         tally = Tally()
-        team = Team(PAGE, lambda: 4 << 20, lambda _: None)
-        team.add(link, PageSender(machine, link, SentData(machine)))
-        team.send(bitmaps, tally, lambda _: None, is_live=is_live)
+        senders = SenderGroup(PAGE, lambda: 4 << 20, lambda _: None)
+        senders.add(link, PageSender(machine, link, SentData(machine)))
+        senders.send(bitmaps, tally, lambda _: None, is_live=is_live)
         link.flush()
         target = bytearray(4 << 20)
         count = far.receive_into(memoryview(target))

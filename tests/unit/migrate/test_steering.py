@@ -162,7 +162,7 @@ def test_recovery_of_nothing_is_refused() -> None:
 @pytest.mark.parametrize("uri", ["file:/tmp/x", "exec:cat", "fd:3"])
 def test_paused_migration_does_not_go_on_where_nobody_could_come_back(uri: str) -> None:
     steering = Steering()
-    steering.allow(True)
+    steering.set_pausable(True)
     steering.pause()
 
     with pytest.raises(UsageError, match="a migration goes on at tcp:HOST:PORT or unix:PATH"):

@@ -201,7 +201,7 @@ def test_broken_and_paused_connections_show_in_the_status() -> None:
     class Breaking(ScriptedSender):
         def __call__(self, *arguments: Any) -> Mapping[str, object]:
             progress, steering = arguments[2], arguments[4]
-            steering.allow(True)
+            steering.set_pausable(True)
             progress(PROGRESS)
             progress(dataclasses.replace(PROGRESS, is_reconnecting=True))
             progress(PROGRESS)

@@ -98,7 +98,7 @@ class Compressor:
         is_faster = self._rates[True] > self._rates[False]
         return is_faster != (self._batches % _TRY_AGAIN == 0)
 
-    def sent(self, ram_bytes: int, seconds: float, *, compressed: bool) -> None:
+    def note_batch(self, ram_bytes: int, seconds: float, *, compressed: bool) -> None:
         """Note how long a batch took, compressing included."""
         rate = ram_bytes / max(seconds, 1e-6)
         before = self._rates.get(compressed, rate)

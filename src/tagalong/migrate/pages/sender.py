@@ -50,12 +50,12 @@ Pages = NDArray[np.int64]
 class Tally:
     """What was sent; `busy_s` is the time spent on batches of which bytes were sent.
 
-    `kept_pages` are those of which only the tags were sent; `tags_s` is the time that reading
+    `tags_only_pages` are those of which only the tags were sent; `tags_s` is the time that reading
     tags out of the machine took.
     """
 
     pages: int = 0
-    kept_pages: int = 0
+    tags_only_pages: int = 0
     data_bytes_wire: int = 0
     tag_bytes_wire: int = 0
     busy_s: float = 0.0
@@ -69,7 +69,7 @@ class Tally:
     def add(self, other: "Tally") -> None:
         """Add what another channel has sent in the same time."""
         self.pages += other.pages
-        self.kept_pages += other.kept_pages
+        self.tags_only_pages += other.tags_only_pages
         self.data_bytes_wire += other.data_bytes_wire
         self.tag_bytes_wire += other.tag_bytes_wire
         self.busy_s = max(self.busy_s, other.busy_s)
@@ -92,7 +92,7 @@ class SentData:
         regions = machine.memory.regions
         self.digests = [sparse_zeros(region.page_count, np.uint64) for region in regions]
 
-    def expect(self, pages: Sequence[PageBitmap]) -> None:
+    def prepare(self, pages: Sequence[PageBitmap]) -> None:
         """Prepare for these pages of each region, the first that will be sent."""
         for number, bitmap in enumerate(pages):
             if bitmap.count() > bitmap.page_count // 2:
@@ -193,12 +193,12 @@ class PageSender:
         is_zero = zero_rows(data, self._page_bytes)
         digests = page_digests((data.data,), self._page_bytes)
         sent = self._sent.digests[batch.region]
-        is_kept = ~is_zero & (digests == sent[batch.index])
-        tally.kept_pages += int(is_kept.sum())
+        is_unchanged = ~is_zero & (digests == sent[batch.index])
+        tally.tags_only_pages += int(is_unchanged.sum())
         self._send_without_data(batch.only(is_zero), tally, wire.NoBytes.ZERO)
-        self._send_without_data(batch.only(is_kept), tally, wire.NoBytes.KEPT)
+        self._send_without_data(batch.only(is_unchanged), tally, wire.NoBytes.KEPT)
         sent[batch.numbers[is_zero]] = 0
-        rest = ~(is_zero | is_kept)
+        rest = ~(is_zero | is_unchanged)
         if rest.any():
             if not rest.all():
                 data = data.reshape(-1, self._page_bytes)[rest].reshape(-1)
@@ -217,7 +217,9 @@ class PageSender:
                 self._link.send_pages(runs, tags, data.data, digests)
             else:
                 self._link.send(wire.Pages(runs, (data.data,), tags, level))
-        self._compressor.sent(data.size, time.monotonic() - began, compressed=level is not None)
+        self._compressor.note_batch(
+            data.size, time.monotonic() - began, compressed=level is not None
+        )
 
     def _send_without_data(self, batch: "_Batch", tally: Tally, data: wire.NoBytes) -> None:
         for part in batch.sound_parts() if batch.numbers.size else ():

@@ -33,7 +33,7 @@ class StoppedError(HostError):
     """Another connection of the same migration has failed."""
 
 
-class Team:
+class SenderGroup:
     """The links of one migration with a sender each, the first link first.
 
     Batches have the size that a connection takes a while for, at most `most_bytes()` of data:
@@ -71,7 +71,7 @@ class Team:
         """Return whether any connection broke."""
         return any(member.link.is_lost for member in self._members)
 
-    def disband(self) -> None:
+    def close(self) -> None:
         """Close all connections; new ones may be added then."""
         self._bytes_before = self.bytes_sent
         for member in self._members:
@@ -164,7 +164,7 @@ class Team:
         for member in self._members[1:]:
             member.say_round(number)
 
-    def dismiss_channels(self) -> None:
+    def end_channels(self) -> None:
         """Say that no more comes over the channels, and close them. Raises nothing."""
         for member in self._members[1:]:
             with suppress(TagalongError):
@@ -231,7 +231,7 @@ class _Work:
         if self._failure is None:
             return
         with suppress(HostError):
-            first.hear_why()
+            first.raise_abort()
         raise self._failure
 
 

@@ -61,7 +61,7 @@ def test_compressor_auto_learns_which_way_is_faster(is_faster: bool) -> None:
         level = auto.level(TEXT)
         chosen.append(level is not None)
         seconds = 0.001 if (level is not None) == is_faster else 0.01
-        auto.sent(TEXT.size, seconds, compressed=level is not None)
+        auto.note_batch(TEXT.size, seconds, compressed=level is not None)
 
     # Now and then the other way is tried again, for links change.
     assert 85 <= sum(choice == is_faster for choice in chosen) <= 95
