@@ -7,7 +7,7 @@ from tests.support.vm_processes import tagalong
 
 def demo(machine: str, *options: str) -> tuple[int, dict[str, object]]:
     """Run the demo and return its exit status and its report."""
-    result = tagalong("demo", "--machine", machine, "--json", *options, timeout_s=120)
+    result = tagalong("demo", "--machine", machine, "--json", *options, timeout_s=240)
     assert result.stdout, result.stderr
     report = json.loads(result.stdout)
     assert isinstance(report, dict)

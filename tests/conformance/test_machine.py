@@ -102,7 +102,7 @@ def test_tags_lost_in_the_copy_guest_notices(boot: Boot) -> None:
 
     copy_all(guest.machine, other.machine, with_tags=False)
     other.machine.resume()
-    other.machine.wait(20)
+    other.machine.wait(120)
 
     assert other.lines_with("FAIL")
 
@@ -120,7 +120,7 @@ def test_one_granules_tag_changed_from_outside_guest_notices(boot: Boot) -> None
             machine.write_tags(gpa, np.where(tags, tags ^ 0x33, tags).astype(np.uint8))
 
     machine.resume()
-    machine.wait(20)
+    machine.wait(120)
 
     assert guest.lines_with("FAIL")
 

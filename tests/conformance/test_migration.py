@@ -70,7 +70,7 @@ def incoming(machine: str, *more: str) -> tuple[str, ...]:
 def migrate(source: VmProcess, target: VmProcess, *options: str) -> dict[str, object]:
     """Migrate with the command and return its report."""
     result = tagalong(
-        "migrate", str(source.control), target.incoming_uri(), "--json", *options, timeout_s=120
+        "migrate", str(source.control), target.incoming_uri(), "--json", *options, timeout_s=240
     )
     assert result.returncode == 0, result.stderr + target.messages
     report = json.loads(result.stdout)

@@ -176,7 +176,7 @@ def test_run_that_cannot_start_says_why_in_one_line(
 
 def connect_to(vm: VmProcess) -> socket.socket:
     host, port = vm.incoming_uri().removeprefix("tcp:").rsplit(":", 1)
-    return socket.create_connection((host, int(port)), timeout=30)
+    return socket.create_connection((host, int(port)), timeout=120)
 
 
 def test_run_keeps_waiting_after_a_stranger_and_says_who_it_was(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_run_vm_survives_that_nobody_reads_its_output_any_more(tmp_path: Path, s
                 until(lambda: qmp.migration()["status"] == "failed", "the failure")
                 assert qmp.state() == "running"
                 qmp.execute("quit")
-            assert process.wait(60) == 0
+            assert process.wait(120) == 0
         finally:
             process.kill()
 

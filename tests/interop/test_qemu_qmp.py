@@ -17,7 +17,7 @@ from tagalong import __version__
 from tagalong.qmp.framing import MAX_MESSAGE_BYTES
 from tests.support.served_vm import ServedVm, served_vm
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 Script = Callable[[QMPClient, ServedVm], Awaitable[None]]
 

@@ -1,5 +1,6 @@
 """The same compiler builds the library for the other architecture."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -7,9 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from tagalong.lab import default_folder
+
 ROOT = Path(__file__).parents[2]
 INSTALLED = ROOT / "src" / "tagalong" / "_lib"
 EM_X86_64, EM_AARCH64 = 62, 183
+
+
+def environment() -> dict[str, str]:
+    """Share the lab's compiler cache, if there is one: a C library takes a minute to build."""
+    cache = default_folder() / "zig"
+    if not cache.exists():
+        return {**os.environ}
+    caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(cache))
+    return {**caches, **os.environ}
 
 
 @pytest.mark.parametrize(("target", "machine"), [("x86_64", EM_X86_64), ("aarch64", EM_AARCH64)])
@@ -19,7 +31,7 @@ def test_toolchain_other_target_builds_library_and_the_same_guests(
     subprocess.run(
         [sys.executable, str(ROOT / "native" / "toolchain.py"),
          "--target", target, "--out", str(tmp_path)],
-        check=True, cwd=ROOT,
+        check=True, cwd=ROOT, env=environment(),
     )  # fmt: skip
 
     header = (tmp_path / "libtagalong.so").read_bytes()[:20]

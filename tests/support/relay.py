@@ -39,7 +39,7 @@ class Relay(ABC):
         self._listener.close()
         self._cut()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         for sock in self._sockets:
             sock.close()
 

@@ -34,7 +34,7 @@ class Listener:
     def lines_with(self, text: str) -> list[str]:
         return [line for line in self.lines if text in line]
 
-    def wait_for(self, text: str, count: int, seconds: float = 30) -> None:
+    def wait_for(self, text: str, count: int, seconds: float = 200) -> None:
         """Wait until at least `count` lines contain `text`."""
         end = time.monotonic() + seconds
         with self._heard:
@@ -64,7 +64,7 @@ class RunningGuest(Listener):
         image = guest_image_path(guest).read_bytes()
         boot_guest(self.machine, image, command_line=command_line, seed=seed)
 
-    def run_to_the_end(self, seconds: float = 60) -> list[str]:
+    def run_to_the_end(self, seconds: float = 200) -> list[str]:
         """Run until the guest powers off; return all it said."""
         self.machine.resume()
         state = self.machine.wait(seconds)

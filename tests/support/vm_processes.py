@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 TAGALONG = (sys.executable, "-m", "tagalong")
 

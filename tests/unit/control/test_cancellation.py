@@ -6,7 +6,7 @@ import pytest
 
 from tagalong.control.cancellation import follow_or_cancel
 
-TIMEOUT_S = 10
+TIMEOUT_S = 60.0
 
 
 class Work:

@@ -24,7 +24,7 @@ from tagalong.vmm.record import MigrationRequest
 from tagalong.vmm.settings import MigrationSettings
 from tests.support.served_vm import ServedVm, served_vm
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 REQUEST = MigrationRequest("tcp:host.example:1", MigrationSettings(downtime_limit=42), verify=True)
 
 

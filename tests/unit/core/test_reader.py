@@ -384,8 +384,8 @@ def test_core_of_ours_cut_at_every_structure_says_where(tmp_path: Path) -> None:
             assert caught.value.offset == size
 
 
-def exercise(path: Path) -> None:
-    """Use all of a core; only errors of the package may come."""
+def exercise(path: Path) -> bool:
+    """Use all of a core; only errors of the package may come. Return whether it opened."""
     actions: tuple[Callable[[Core], object], ...] = (
         lambda core: core.regions,
         lambda core: [core.data(r.address, min(r.size_bytes, PAGE)) for r in core.regions],
@@ -398,19 +398,20 @@ def exercise(path: Path) -> None:
     try:
         core = open_core(path)
     except (CoreError, HostError):
-        return
+        return False
     with core:
         for action in actions:
             try:
                 action(core)
             except (CoreError, AddressError, UsageError):
                 continue
+    return True
 
 
 def test_core_cut_at_every_byte_gives_typed_errors_only(tmp_path: Path) -> None:
     path = tmp_path / "a.core"
     write_core(path, notes(PAGE), [random_planes(PAGE)[0]], [random_planes(PAGE)[1]])
-    whole = path.read_bytes()
+    whole, opened = path.read_bytes(), set()
     for size in (
         *range(64 + 3 * 56 + 2),
         *range(PAGE, 3 * PAGE, 97),
@@ -418,7 +419,8 @@ def test_core_cut_at_every_byte_gives_typed_errors_only(tmp_path: Path) -> None:
     ):
         path.write_bytes(whole[:size])
 
-        exercise(path)
+        opened.add(exercise(path))
+    assert opened == {False, True}
 
 
 def test_core_with_any_bit_of_headers_and_notes_flipped_gives_typed_errors_only(
@@ -429,11 +431,13 @@ def test_core_with_any_bit_of_headers_and_notes_flipped_gives_typed_errors_only(
     whole = bytearray(path.read_bytes())
     flips = [(place, bit) for place in range(64 + 3 * 56) for bit in range(8)]
     flips += [(place, place % 8) for place in range(3 * PAGE, len(whole), 5)]
+    opened = set()
     for place, bit in flips:
         whole[place] ^= 1 << bit
         path.write_bytes(whole)
-        exercise(path)
+        opened.add(exercise(path))
         whole[place] ^= 1 << bit
+    assert opened == {False, True}
 
 
 def test_data_of_numpy_type_is_as_documented(opened: Opener) -> None:

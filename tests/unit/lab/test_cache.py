@@ -112,7 +112,7 @@ def test_two_at_once_one_makes_and_the_other_says_that_it_waits(tmp_path: Path) 
     assert waits.wait(10)
     go_on.set()
     for thread in (first, second):
-        thread.join(10)
+        thread.join(60)
 
     assert len(calls) == 1
 

@@ -58,7 +58,7 @@ def test_let_go_wakes_who_waits_to_run() -> None:
     with scene.condition:
         scene.holds.let_go()
 
-    assert ran.wait(10)
+    assert ran.wait(60)
     thread.join()
 
 

@@ -61,7 +61,7 @@ class Destination:
             self.arrived.append(arrival.machine)
 
     def join(self) -> None:
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the destination hangs"
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ def start(refused: list[HostError]) -> Iterator[Callable[..., Destination]]:
 Start = Callable[..., Destination]
 
 
-def wait_for(condition: Callable[[], object], patience_s: float = 5.0) -> None:
+def wait_for(condition: Callable[[], object], patience_s: float = 60.0) -> None:
     deadline = time.monotonic() + patience_s
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -190,16 +190,17 @@ def test_stranger_that_stays_silent_is_turned_away_in_time(
 
 def test_slow_loris_is_turned_away_in_time(start: Start, refused: list[HostError]) -> None:
     destination = start(HURRIED)
-    began = time.monotonic()
+    sent = 0
     with suppress(OSError), call(destination.address) as stranger:
         for byte in greeting():
             stranger.sendall(bytes([byte]))
+            sent += 1
             time.sleep(HURRIED.idle_s / 8)
             if refused:
                 break
 
     assert "no HELLO came in time" in str(refused[0])
-    assert time.monotonic() - began < HURRIED.idle_s * 8
+    assert sent < len(greeting())
 
 
 def test_stranger_hears_why(start: Start) -> None:

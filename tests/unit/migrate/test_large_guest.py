@@ -66,7 +66,7 @@ def test_large_guest_that_has_used_little_costs_what_it_used(
         start = number * (RAM_BYTES // 64)
         assert (arrived.data[start : start + STRETCH] == number + 1).all()
         assert arrived.tags[start // 32] == 0x21
-    assert outcome.report.duration_s < 10
+    assert outcome.report.duration_s < 60
 
 
 def test_zero_pages_that_were_touched_stay_holes_at_the_destination(

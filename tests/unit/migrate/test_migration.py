@@ -169,7 +169,7 @@ def test_migrate_guest_that_writes_all_the_time_arrives_whole(outcomes: list[Out
         outcome = Migration(source, options).run()
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(60)
     outcomes.append(outcome)
 
     moved(outcome)

@@ -12,7 +12,7 @@ from tagalong.qmp import server as server_module
 from tagalong.qmp.messages import Event, JsonObject
 from tagalong.qmp.server import ControlServer
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 NEGOTIATE = b'{"execute": "qmp_capabilities"}'
 
 

@@ -94,7 +94,7 @@ def test_run_guest_powers_off_machine_is_shut_down() -> None:
 
     machine.resume()
 
-    assert machine.wait(5) is RunState.SHUTDOWN
+    assert machine.wait(60) is RunState.SHUTDOWN
     with pytest.raises(RunStateError, match="cannot run on: it is in shutdown"):
         machine.resume()
     machine.close()
@@ -108,7 +108,7 @@ def test_console_guest_writes_to_pl011_bytes_arrive_in_order() -> None:
     machine = bare.machine_with([*words, *power_off()], console=output.append)
 
     machine.resume()
-    machine.wait(5)
+    machine.wait(60)
 
     assert b"".join(output) == b"tags"
     machine.close()
@@ -123,7 +123,7 @@ def test_console_that_raises_machine_fails_and_says_why() -> None:
 
     machine.resume()
 
-    assert machine.wait(5) is RunState.FAILED
+    assert machine.wait(60) is RunState.FAILED
     assert str(machine.failure) == "a device of the machine failed: ValueError('no paper')"
     machine.pause()
     machine.close()
@@ -160,7 +160,7 @@ def test_run_unsupported_instruction_stops_before_it_and_names_it() -> None:
     machine = bare.machine_with([a64.add_imm(0, 0, 1), FADD_D0])
 
     machine.resume()
-    state = machine.wait(5)
+    state = machine.wait(60)
 
     assert state is RunState.FAILED
     assert isinstance(machine.failure, UnsupportedInstructionError)

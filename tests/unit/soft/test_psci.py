@@ -79,5 +79,5 @@ def test_system_off_and_reset_shut_the_machine_down(function: int) -> None:
 
     machine.resume()
 
-    assert machine.wait(5) is RunState.SHUTDOWN
+    assert machine.wait(60) is RunState.SHUTDOWN
     machine.close()

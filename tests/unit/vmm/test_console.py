@@ -101,7 +101,7 @@ def test_close_does_not_wait_for_ever_for_a_stuck_reader() -> None:
     begin = time.monotonic()
     output.close(timeout_s=0.05)
 
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60
     os.close(reader)
     until(lambda: output.broken)
     os.close(writer)

@@ -15,7 +15,7 @@ from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 from tests.support.scripted_machine import DESCRIPTION, ScriptedMachine
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 ADDRESS = {"type": "unix", "path": "/x"}
 REPORT = {"rounds": 1}
 

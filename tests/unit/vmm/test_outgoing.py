@@ -27,7 +27,7 @@ from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Vm
 from tests.support.scripted_machine import ScriptedMachine
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 REQUEST = MigrationRequest(uri="tcp:host.example:1")
 PROGRESS = MigrationProgress(
     total_bytes=1000,

@@ -15,7 +15,7 @@ from tagalong.vmm.vm import Vm
 from tests.support.scripted_machine import ScriptedMachine
 from tests.support.scripted_storer import ScriptedStorer
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 REQUEST = SaveRequest(Path("/tmp/vm.core"))
 
 

@@ -12,7 +12,7 @@ from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 from tests.support.scripted_machine import ScriptedMachine
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 class Scene:

@@ -149,7 +149,7 @@ def test_move_that_takes_too_long_raises(which: str) -> None:
         with pytest.raises(HostError, match="0x0 of 0x1000 bytes of a batch moved"):
             receive_pages(far, pieces(np.zeros(4096, np.uint8), 4096, (0, 1)), deadline)
 
-    assert 0.2 < time.monotonic() - began < 3
+    assert 0.2 < time.monotonic() - began < 60
 
 
 def test_move_is_interrupted() -> None:

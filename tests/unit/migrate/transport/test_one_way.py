@@ -99,7 +99,7 @@ def test_pipe_descriptor_carries_a_guest(source: FakeMachine) -> None:
     thread.start()
 
     migrate_to(f"fd:{writing}", source, OPTIONS)
-    thread.join(10)
+    thread.join(60)
 
     assert_same(source, loaded[0])
 
@@ -113,7 +113,7 @@ def test_socket_descriptor_carries_a_guest_with_verification(source: FakeMachine
     report = migrate_to(
         f"fd:{near.detach()}", source, MigrationOptions(verify=True, timeouts=PATIENT)
     )
-    thread.join(10)
+    thread.join(60)
 
     assert report.verified
     assert_same(source, loaded[0])
@@ -175,7 +175,7 @@ def test_cancelled_file_leaves_the_guest_running_and_no_file(
     assert source.run_state is RunState.RUNNING
     for thread in threading.enumerate():
         if thread.name == "keeper":
-            thread.join(5)
+            thread.join(60)
     assert not list(tmp_path.iterdir())
 
 

@@ -71,13 +71,13 @@ class Reception:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(5)
+        self._thread.join(60)
         self.listener.close()
         for channel in self.channels:
             channel.close()
 
     def wait(self) -> Channel:
-        self._thread.join(5)
+        self._thread.join(60)
         return self.channels[0]
 
     def wait_for_refusal(self) -> HostError:
@@ -117,7 +117,7 @@ def test_channel_carries_bytes_both_ways(ours: TlsCredentials) -> None:
         assert near.receive_into(memoryview(target)) == 4
         near.finish(time.monotonic() + 0.1)
         near.close()
-        thread.join(5)
+        thread.join(60)
 
     assert received == content
     assert near.plain_descriptor is None
@@ -140,7 +140,7 @@ def test_migration_over_tls_arrives_verified(ours: TlsCredentials) -> None:
         thread.start()
         options = MigrationOptions(verify=True, tls=ours, timeouts=PATIENT)
         report = migrate_to(str(listener.address), source, options)
-        thread.join(10)
+        thread.join(60)
 
     assert report.verified
     assert contents(arrived[0]) == contents(source)
@@ -208,7 +208,7 @@ def test_silent_peers_do_not_hold_up_the_awaited_one(ours: TlsCredentials) -> No
         with reach(reception, ours):
             reception.wait()
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15  # one after the other, they would take 20 s
 
 
 def test_peer_of_another_authority_is_not_trusted_by_either(
@@ -367,7 +367,7 @@ def test_failed_send_lets_nothing_out_later(ours: TlsCredentials) -> None:
         thread.start()
         near.finish(time.monotonic() + 0.5)
         near.close()
-        thread.join(5)
+        thread.join(60)
 
     assert b"COMMIT" not in received
     assert len(received) < 64 << 20

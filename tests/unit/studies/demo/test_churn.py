@@ -54,7 +54,7 @@ def test_wait_until_returns_when_the_condition_holds() -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
         log.add(line(0, 2))
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 60)
 
     asyncio.run(run())
 
@@ -65,7 +65,7 @@ def test_wait_until_returns_at_the_end_of_the_output() -> None:
         waiting = asyncio.create_task(log.wait_until(lambda _: False))
         await asyncio.sleep(0)
         log.end()
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 60)
         assert log.ended
 
     asyncio.run(run())
