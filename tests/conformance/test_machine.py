@@ -196,7 +196,7 @@ def test_peek_state_while_running_another_machine_could_take_it(boot: Boot) -> N
 def copy_all(source: Machine, target: Machine, *, with_tags: bool = True) -> None:
     """Copy memory, tags and state; the target has the same description."""
     for region, pages in zip(source.memory.regions, source.populated_pages(), strict=True):
-        target.memory.view(region.gpa, region.size_bytes)[:] = region.data
+        target.memory.write(region.gpa, region.data)
         for first, count in pages.runs().tolist():
             gpa, length = Gpa(region.gpa + first * 4096), count * 4096
             if with_tags:

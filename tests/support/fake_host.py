@@ -77,11 +77,11 @@ class FakeHost:
         self.doors.append(door)
         if code := self.kernel_says.get(door, 0):
             return code
-        view = self.memory.view(Gpa(BASE + address - BASES[View.TAGGED]), array.size)
+        gpa = Gpa(BASE + address - BASES[View.TAGGED])
         if direction is Direction.TO_GUEST:
-            view[:] = array
+            self.memory.write(gpa, array)
         else:
-            array[:] = view
+            array[:] = self.memory.view(gpa, array.size)
         return 0
 
     def write_syscall(self, address: int, length_bytes: int) -> int:

@@ -201,8 +201,7 @@ class FakeMachine:
     def write_page_tags(
         self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
     ) -> None:
-        tags = self.memory.region_of_pages(region, pages).tags
-        tags.reshape(-1, packed.shape[1])[pages] = packed
+        self.memory.region_of_pages(region, pages).write_page_tags(pages, packed)
 
     def use_access(self, name: str) -> AccessChoice:
         return AccessChoice(name, "asked for")

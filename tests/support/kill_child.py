@@ -40,9 +40,9 @@ def make_source() -> FakeMachine:
         guest=lambda it: it.guest_write(RAM + 0x1000, b"again", tags=b"\x12"),
     )
     first, second = machine.memory.regions
-    first.data[:0x8000] = 0x5A
-    first.tags[:0x400] = 0x37
-    second.data[:0x2000] = 0xA5
+    first.raw_data[:0x8000] = 0x5A
+    first.raw_tags[:0x400] = 0x37
+    second.raw_data[:0x2000] = 0xA5
     machine.resume()
     return machine
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.access.host import Direction, Fault, Need, View
-from tagalong.access.strategy import Hazard, Mapped, check_pages, pieces
+from tagalong.access.strategy import Hazard, Mapped, check_pages, pieces, storing
 from tagalong.memory import Gpa
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAGS_PER_BYTE
 from tagalong.mte.tags import pack, unpack
@@ -41,7 +41,9 @@ class Ioctl(Mapped):
         """Have KVM set the tags."""
         check_pages(self.host, gpa, packed)
         for at, part in pieces(packed, _AT_ONCE):
-            self.host.copy_tags(Gpa(gpa + at * PACKED_RATIO), unpack(part), Direction.TO_GUEST)
+            first = Gpa(gpa + at * PACKED_RATIO)
+            with storing(self.host, first, part.size * PACKED_RATIO):
+                self.host.copy_tags(first, unpack(part), Direction.TO_GUEST)
         return None
 
     def write_zeros(self, gpa: Gpa, packed: NDArray[np.uint8]) -> Fault | None:

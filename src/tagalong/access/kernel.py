@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.access.host import Direction, Door, Fault, Host, Need, View
-from tagalong.access.strategy import Hazard, Mapped, pieces
+from tagalong.access.strategy import Hazard, Mapped, pieces, storing
 from tagalong.errors import HostError
 from tagalong.memory import Gpa
 
@@ -36,7 +36,8 @@ class Kernel(Mapped):
 
     def write(self, gpa: Gpa, source: NDArray[np.uint8]) -> Fault | None:
         """Have the kernel write guest memory."""
-        self._copy(gpa, source, Direction.TO_GUEST)
+        with storing(self.host, gpa, source.size):
+            self._copy(gpa, source, Direction.TO_GUEST)
         return None
 
     def _copy(self, gpa: Gpa, array: NDArray[np.uint8], direction: Direction) -> None:

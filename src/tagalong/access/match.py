@@ -12,7 +12,7 @@ import numpy as np
 
 from tagalong.access.host import Need, View
 from tagalong.access.routines import Routine
-from tagalong.access.strategy import Hazard, Mapped
+from tagalong.access.strategy import Hazard, Mapped, storing
 from tagalong.memory import Gpa
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAG_MASK
 from tagalong.mte.pointers import with_logical_tag
@@ -32,12 +32,14 @@ class Match(Mapped):
 
     def lend(self, gpa: Gpa, length_bytes: int) -> AbstractContextManager[int]:
         """Give the address with the first granule's tag: a pointer has but one."""
-        return self._with_tag(gpa, self.host.address(View.TAGGED, gpa, length_bytes))
+        return self._with_tag(gpa, length_bytes)
 
     @contextmanager
-    def _with_tag(self, gpa: Gpa, address: int) -> Iterator[int]:
+    def _with_tag(self, gpa: Gpa, length_bytes: int) -> Iterator[int]:
+        address = self.host.address(View.TAGGED, gpa, length_bytes)
         pair = np.empty(1, np.uint8)
         with self.host.borrow(pair) as buffer:
             self.host.call(Routine.READ_TAGS, buffer, address - gpa % PACKED_RATIO, 1)
         odd = gpa % PACKED_RATIO >= GRANULE_BYTES
-        yield with_logical_tag(address, int(pair[0]) >> 4 * odd & TAG_MASK)
+        with storing(self.host, gpa, length_bytes):
+            yield with_logical_tag(address, int(pair[0]) >> 4 * odd & TAG_MASK)

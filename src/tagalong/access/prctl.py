@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar
 
 from tagalong.access.host import PR_MTE_TCF_MASK, CallFlags, Need, View
-from tagalong.access.strategy import Hazard, Mapped
+from tagalong.access.strategy import Hazard, Mapped, storing
 from tagalong.memory import Gpa
 
 
@@ -26,13 +26,15 @@ class Prctl(Mapped):
 
     def lend(self, gpa: Gpa, length_bytes: int) -> AbstractContextManager[int]:
         """Give the address, with checking off in this thread for the length of the block."""
-        return self._unchecked(self.host.address(View.TAGGED, gpa, length_bytes))
+        return self._unchecked(gpa, length_bytes)
 
     @contextmanager
-    def _unchecked(self, address: int) -> Iterator[int]:
+    def _unchecked(self, gpa: Gpa, length_bytes: int) -> Iterator[int]:
+        address = self.host.address(View.TAGGED, gpa, length_bytes)
         before = self.host.get_tagged_addr_ctrl()
         try:
             self.host.set_tagged_addr_ctrl(before & ~PR_MTE_TCF_MASK)
-            yield address
+            with storing(self.host, gpa, length_bytes):
+                yield address
         finally:
             self.host.set_tagged_addr_ctrl(before)

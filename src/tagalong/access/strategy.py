@@ -1,7 +1,7 @@
 """What every access strategy promises, and what they have in common."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from typing import ClassVar, Protocol
 
@@ -106,7 +106,7 @@ class Mapped:
         """Write data."""
         address = self.host.address(self.view, gpa, source.size)
         for at, part in pieces(source, self.host.largest_bytes):
-            with self.host.borrow(part) as buffer:
+            with storing(self.host, gpa + at, part.size), self.host.borrow(part) as buffer:
                 result = self.host.call(
                     self.store, address + at, buffer, part.size, flags=self.flags
                 )
@@ -136,12 +136,19 @@ class Mapped:
 
     def lend(self, gpa: Gpa, length_bytes: int) -> AbstractContextManager[int]:
         """Give the address in the view that data go through."""
-        return nullcontext(self.host.address(self.view, gpa, length_bytes))
+        return self._lend_marked(gpa, length_bytes)
+
+    @contextmanager
+    def _lend_marked(self, gpa: Gpa, length_bytes: int) -> Iterator[int]:
+        address = self.host.address(self.view, gpa, length_bytes)
+        with storing(self.host, gpa, length_bytes):
+            yield address
 
     def _store_tags(self, routine: Routine, gpa: Gpa, packed: NDArray[np.uint8]) -> Fault | None:
         address = self._tagged(gpa, packed)
         for at, part in pieces(packed, self.host.largest_bytes):
-            with self.host.borrow(part) as buffer:
+            first, length = gpa + at * PACKED_RATIO, part.size * PACKED_RATIO
+            with storing(self.host, first, length), self.host.borrow(part) as buffer:
                 result = self.host.call(routine, address + at * PACKED_RATIO, buffer, part.size)
             if result.fault is not None:
                 return result.fault
@@ -150,6 +157,15 @@ class Mapped:
     def _tagged(self, gpa: Gpa, packed: NDArray[np.uint8]) -> int:
         check_pages(self.host, gpa, packed)
         return self.host.address(View.TAGGED, gpa, packed.size * PACKED_RATIO)
+
+
+def storing(host: Host, gpa: int, length_bytes: int) -> AbstractContextManager[object]:
+    """Put a range of guest RAM into the dirty log, for a block that stores to it somehow.
+
+    No access of the host's own is seen by a machine (memory.stores says why and how). Raises
+    AddressError for a range that is not in one region.
+    """
+    return host.memory.storing(Gpa(gpa), length_bytes)
 
 
 def check_pages(host: Host, gpa: Gpa, packed: NDArray[np.uint8]) -> None:

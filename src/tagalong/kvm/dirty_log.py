@@ -16,7 +16,7 @@ import numpy as np
 from tagalong.errors import RunStateError
 from tagalong.kvm.abi import KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, Cap, MemoryFlag
 from tagalong.kvm.vm_fd import Slot, Vm
-from tagalong.memory import PageBitmap
+from tagalong.memory import PageBitmap, Region
 from tagalong.memory.bitmap import WORD_BITS
 
 # Words of the bitmap that are cleared in one call: the kernel holds its lock meanwhile.
@@ -24,12 +24,15 @@ _WORDS_AT_ONCE: Final = 1 << 10
 
 
 class DirtyLog:
-    """One log of all `slots`; `page_counts` says how many pages each has."""
+    """One log of all `slots`, and of what the host stores to `regions`, which lie in them.
 
-    def __init__(self, vm: Vm, slots: Sequence[Slot], page_counts: Sequence[int]) -> None:
+    KVM logs the stores of vCPUs and nothing else; the region's own log has the others.
+    """
+
+    def __init__(self, vm: Vm, slots: Sequence[Slot], regions: Sequence[Region]) -> None:
         self._vm = vm
         self._slots = slots
-        self._page_counts = page_counts
+        self._regions = regions
         self._lock = threading.Lock()
         self._pending: list[PageBitmap] | None = None
         cap = Cap.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
@@ -43,6 +46,8 @@ class DirtyLog:
         with self._lock:
             if self._pending is not None:
                 self._take()
+            for region in self._regions:
+                region.stores.start()
             self._set_flags(MemoryFlag.KVM_MEM_LOG_DIRTY_PAGES)
             self._pending = self._empty()
 
@@ -52,13 +57,17 @@ class DirtyLog:
             if self._pending is None:
                 raise RunStateError("the dirty log was not started")
             pending, self._pending = self._pending, self._empty()
-            return [old | new for old, new in zip(pending, self._take(), strict=True)]
+            stored = [region.stores.harvest() for region in self._regions]
+            taken = self._take()
+            return [old | new | host for old, new, host in zip(pending, taken, stored, strict=True)]
 
     def stop(self) -> None:
         """Stop recording and forget."""
         with self._lock:
             if self._pending is not None:
                 self._set_flags(0)
+                for region in self._regions:
+                    region.stores.stop()
                 self._pending = None
 
     @contextmanager
@@ -77,7 +86,7 @@ class DirtyLog:
                 self._set_flags(MemoryFlag.KVM_MEM_LOG_DIRTY_PAGES)
 
     def _empty(self) -> list[PageBitmap]:
-        return [PageBitmap(count) for count in self._page_counts]
+        return [PageBitmap(region.page_count) for region in self._regions]
 
     def _set_flags(self, flags: int) -> None:
         for slot in self._slots:

@@ -67,8 +67,7 @@ class KvmMachine:
             lambda error: self._end(RunState.FAILED, error),
         )
         self._throttle = Throttle(self._condition, self._threads.holds)
-        counts = [region.page_count for region in parts.memory.regions]
-        self._log = DirtyLog(parts.vm, parts.slots, counts)
+        self._log = DirtyLog(parts.vm, parts.slots, parts.memory.regions)
         self._host = NativeHost(parts.memory, self._copy_tags)
         self._ioctl = IoctlPort(parts.vm, self._log_suspended)
         self._tags = TagAccess(self._ioctl, parts.memory)

@@ -87,8 +87,10 @@ class TagAccess:
         """Set packed tags of pages of region `number`, one row each, as `write`."""
         region = self._memory.region_of_pages(number, pages)
         wanted = self._find_used_pages(region, pages) | packed.any(axis=1)
-        self.port.write_runs(region.gpa_runs(page_runs(pages[wanted])), packed[wanted].reshape(-1))
-        self._used[region.gpa][pages[wanted]] = True
+        chosen = pages[wanted]
+        with region.stores.storing_pages(chosen):
+            self.port.write_runs(region.gpa_runs(page_runs(chosen)), packed[wanted].reshape(-1))
+        self._used[region.gpa][chosen] = True
 
     def _find_used_pages(self, region: Region, pages: NDArray[np.int64]) -> NDArray[np.bool_]:
         used = self._used[region.gpa][pages]
@@ -102,7 +104,9 @@ class TagAccess:
         return self.port.read_runs(np.array([[gpa, length_bytes]], np.int64))
 
     def _set(self, gpa: int, packed: NDArray[np.uint8]) -> None:
-        self.port.write_runs(np.array([[gpa, packed.size * PACKED_RATIO]], np.int64), packed)
+        length = packed.size * PACKED_RATIO
+        with self._memory.storing(Gpa(gpa), length):
+            self.port.write_runs(np.array([[gpa, length]], np.int64), packed)
 
     def _find_used(self, region: Region, first: int, count: int) -> NDArray[np.bool_]:
         """Return which pages of a region are no holes, and remember them."""

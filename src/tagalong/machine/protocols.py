@@ -131,7 +131,7 @@ class Machine(Protocol):
     def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
         """Set the allocation tags from `gpa` on; `packed` as read_tags returns it.
 
-        Raises AddressError; no tag has changed then. Not recorded in the dirty log.
+        Raises AddressError; no tag has changed then. Recorded in the dirty log.
         """
         ...
 
@@ -152,7 +152,7 @@ class Machine(Protocol):
     ) -> None:
         """Set the allocation tags of pages as read_page_tags returns them.
 
-        Raises AddressError; no tag has changed then. Not recorded in the dirty log.
+        Raises AddressError; no tag has changed then. Recorded in the dirty log.
         """
         ...
 
@@ -173,7 +173,10 @@ class Machine(Protocol):
         ...
 
     def start_dirty_log(self) -> None:
-        """Record from now on which pages the guest changes, in data or in tags."""
+        """Record from now on which pages change, in data or in tags.
+
+        By the guest's stores, or by the host's (`tagalong.memory.stores`).
+        """
         ...
 
     def harvest_dirty_log(self) -> list[PageBitmap]:

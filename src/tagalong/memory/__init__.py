@@ -11,6 +11,7 @@ from tagalong.memory.guest_memory import GuestMemory
 from tagalong.memory.plane import AnyPlane, Plane
 from tagalong.memory.private import FileRange, PrivatePlane, RegionSource
 from tagalong.memory.region import DataRoute, Region, tag_rows
+from tagalong.memory.stores import HostStores
 
 __all__ = [
     "AnyPlane",
@@ -18,6 +19,7 @@ __all__ = [
     "FileRange",
     "Gpa",
     "GuestMemory",
+    "HostStores",
     "PageBitmap",
     "Plane",
     "PrivatePlane",

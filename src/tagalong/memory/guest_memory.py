@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from types import TracebackType
 from typing import Self
@@ -71,12 +72,20 @@ class GuestMemory:
         region.write_data(offset, source)
 
     def view(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
-        """Return guest data without a copy, shape (length_bytes,), writable.
+        """Return guest data without a copy, shape (length_bytes,), read-only.
 
         Reading a page through it fills a hole.
         """
         region, offset = self.locate(gpa, length_bytes)
         return region.data[offset : offset + length_bytes]
+
+    def storing(self, gpa: Gpa, length_bytes: int) -> AbstractContextManager[NDArray[np.uint8]]:
+        """Give a writable view of guest data, for stores within the block of a `with` statement.
+
+        As `Region.storing`: the pages are in the dirty log, and no access strategy is used.
+        """
+        region, offset = self.locate(gpa, length_bytes)
+        return region.storing(offset, length_bytes)
 
     def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
         """Return a copy of the packed tags of a range, shape (length_bytes / 32,).
@@ -103,8 +112,7 @@ class GuestMemory:
                 f"packed tags must be one row of uint8, not {packed.dtype} of shape {packed.shape}"
             )
         region, offset = self._locate_tags(gpa, packed.size * PACKED_RATIO)
-        first = offset // PACKED_RATIO
-        region.tags[first : first + packed.size] = packed
+        region.write_packed_tags(offset, packed)
 
     def close(self) -> None:
         """Close every region. Safe to call twice; arrays taken before stay valid."""

@@ -1,6 +1,7 @@
 """A range of guest RAM: its data and its allocation tags, as two planes of memory."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -12,6 +13,7 @@ from tagalong.memory.address import Gpa, check_range
 from tagalong.memory.bitmap import PageBitmap, page_index, page_runs
 from tagalong.memory.plane import AnyPlane, Plane
 from tagalong.memory.private import PrivatePlane, RegionSource
+from tagalong.memory.stores import HostStores
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
 from tagalong.mte.tags import zero_pages
 
@@ -35,9 +37,11 @@ class DataRoute(Protocol):
 class Region:
     """Guest RAM from `gpa` to `end`; made by `Region.create`, or of planes of another kind.
 
-    Both planes are sparse: a page is a hole until guest or host uses it. Arrays taken from
-    a region stay valid after close(), see `tagalong.memory.plane` for the rule. A region
-    that is used in a `with` statement is closed at its end.
+    Both planes are sparse: a page is a hole until guest or host uses it. Every store of the
+    host is in `stores`, so that a dirty log has it: the methods here see to that, and `storing`
+    for a store that none of them does. Arrays taken from a region stay valid after close(), see
+    `tagalong.memory.plane` for the rule. A region that is used in a `with` statement is closed
+    at its end.
     """
 
     def __init__(self, gpa: Gpa, page_size_bytes: int, data: AnyPlane, tags: AnyPlane) -> None:
@@ -46,6 +50,7 @@ class Region:
         self.page_size_bytes = page_size_bytes
         self._data = data
         self._tags = tags
+        self.stores = HostStores(self.page_count)
         self._route: DataRoute | None = None
         # Of pages whose data were found to be there: they never become holes again.
         self._known_data: PageBitmap | None = None
@@ -67,7 +72,7 @@ class Region:
         or beyond the largest gpa, HostError if the host does not give the memory.
 
         >>> with Region.create(Gpa(0x4000_0000), 0x10000) as region:
-        ...     region.data[0x2000] = 1
+        ...     region.write_data(0x2000, np.ones(1, np.uint8))
         ...     region.populated_pages().pages().tolist()
         [2]
         """
@@ -119,18 +124,32 @@ class Region:
 
     @property
     def data(self) -> NDArray[np.uint8]:
-        """Return the data plane, shape (size_bytes,), as a writable view.
+        """Return the data plane, shape (size_bytes,), as a read-only view.
 
         Reading a page through it fills a hole. Raises RunStateError after close().
+        """
+        return _read_only(self._data.array)
+
+    @property
+    def tags(self) -> NDArray[np.uint8]:
+        """Return the packed tag plane, shape (size_bytes / 32,), as a read-only view.
+
+        Reading through it fills holes of the tag plane. Raises RunStateError after close().
+        """
+        return _read_only(self._tags.array)
+
+    @property
+    def raw_data(self) -> NDArray[np.uint8]:
+        """Return the data plane as `data`, writable: stores through it are in no dirty log.
+
+        For memory that is not a guest's (the embedded host's own), for a machine that nobody
+        logs, and for who marks the pages in `stores` before and after.
         """
         return self._data.array
 
     @property
-    def tags(self) -> NDArray[np.uint8]:
-        """Return the packed tag plane, shape (size_bytes / 32,), as a writable view.
-
-        Reading through it fills holes of the tag plane. Raises RunStateError after close().
-        """
+    def raw_tags(self) -> NDArray[np.uint8]:
+        """Return the packed tag plane as `tags`, writable: see `raw_data`."""
         return self._tags.array
 
     @property
@@ -187,25 +206,67 @@ class Region:
         The caller has checked the range. Raises RunStateError after close(), and what the
         route raises.
         """
-        if self._route is None:
-            self.data[offset : offset + source.size] = source
-        else:
-            self._route.write(Gpa(self.gpa + offset), source)
+        with self._marking(offset, source.size):
+            if self._route is None:
+                self._data.array[offset : offset + source.size] = source
+            else:
+                self._route.write(Gpa(self.gpa + offset), source)
+
+    @contextmanager
+    def storing(self, offset: int, length_bytes: int) -> Iterator[NDArray[np.uint8]]:
+        """Give a writable view of data from byte `offset` on, for stores within the block.
+
+        For who fills guest RAM without a copy, such as a system call: no route is taken. The
+        caller has checked the range. Raises RunStateError after close().
+        """
+        view = self._data.array[offset : offset + length_bytes]
+        with self._marking(offset, length_bytes):
+            yield view
+
+    def _marking(self, offset: int, length_bytes: int) -> AbstractContextManager[None]:
+        """Mark the pages that a byte range touches before and after a block."""
+        first = offset // self.page_size_bytes
+        stop = -(-(offset + length_bytes) // self.page_size_bytes) if length_bytes else first
+        return self.stores.storing(first, stop - first)
 
     def write_pages(self, pages: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
         """Write the data of pages, given by number; `rows` has one for each, or one for all.
 
         The caller has checked the numbers, which ascend. Raises as `write_data`.
         """
+        with self.stores.storing_pages(pages):
+            if self._route is None:
+                self._data.array.reshape(-1, self.page_size_bytes)[page_index(pages)] = rows
+            else:
+                self._write_routed(self._route, pages, rows)
+
+    def _write_routed(
+        self, route: DataRoute, pages: NDArray[np.int64], rows: NDArray[np.uint8]
+    ) -> None:
         page = self.page_size_bytes
-        if self._route is None:
-            self.data.reshape(-1, page)[page_index(pages)] = rows
-            return
         rows, at = np.broadcast_to(rows, (pages.size, page)), 0
         for first, count in page_runs(pages).tolist():
             source = np.ascontiguousarray(rows[at : at + count]).reshape(-1)
-            self._route.write(Gpa(self.gpa + first * page), source)
+            route.write(Gpa(self.gpa + first * page), source)
             at += count
+
+    def write_packed_tags(self, offset: int, packed: NDArray[np.uint8]) -> None:
+        """Set the packed tags, one row of uint8, of the bytes from `offset` on; data stay.
+
+        `offset` is a multiple of 32; the caller has checked it and the range. Raises
+        RunStateError after close().
+        """
+        first = offset // PACKED_RATIO
+        with self._marking(offset, packed.size * PACKED_RATIO):
+            self._tags.array[first : first + packed.size] = packed
+
+    def write_page_tags(self, pages: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
+        """Set the packed tags of pages, given by number; `packed` has a row for each.
+
+        The caller has checked the numbers, which ascend. Raises RunStateError after close().
+        """
+        with self.stores.storing_pages(pages):
+            self._tags.array.reshape(self.page_count, -1)[page_index(pages)] = packed
 
     def read_packed_tags(self, offset: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return a copy of the packed tags of a range of the region; holes stay holes.
@@ -335,6 +396,12 @@ class Region:
 
     def __repr__(self) -> str:
         return f"<Region [{self.gpa:#x}, {self.end:#x})>"
+
+
+def _read_only(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def check_region(gpa: Gpa, size_bytes: int, page_size_bytes: int) -> None:

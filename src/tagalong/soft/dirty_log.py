@@ -1,4 +1,8 @@
-"""The dirty log of an embedded machine: bitmaps in which the interpreter marks changed pages."""
+"""The dirty log of an embedded machine: what its vCPUs change, and what the host stores.
+
+The interpreter marks pages in bitmaps of this log; the host's stores are in the log of each
+region (`tagalong.memory.stores`), those of the access strategies' CPU among them.
+"""
 
 from collections.abc import Sequence
 
@@ -17,6 +21,8 @@ class DirtyLog:
 
     def start(self) -> None:
         """Record changed pages from now on."""
+        for region in self._regions:
+            region.stores.start()
         self._pages = [PageBitmap(region.page_count) for region in self._regions]
         self._attach(self._pages)
 
@@ -24,7 +30,10 @@ class DirtyLog:
         """Return the pages changed since the last harvest. Raises RunStateError if not started."""
         if self._pages is None:
             raise RunStateError("the dirty log was not started")
-        harvest = [bitmap.copy() for bitmap in self._pages]
+        harvest = [
+            bitmap | region.stores.harvest()
+            for bitmap, region in zip(self._pages, self._regions, strict=True)
+        ]
         for bitmap in self._pages:
             bitmap.clear()
         self._attach(self._pages)
@@ -33,6 +42,8 @@ class DirtyLog:
     def stop(self) -> None:
         """Stop recording."""
         self._attach([None] * len(self._regions))
+        for region in self._regions:
+            region.stores.stop()
         self._pages = None
 
     def _attach(self, bitmaps: Sequence[PageBitmap | None]) -> None:

@@ -11,7 +11,7 @@ from tagalong.access.choice import AUTO, PREFERENCE
 from tagalong.access.ioctl import Ioctl
 from tagalong.errors import AddressError
 from tagalong.machine import AccessChoice
-from tagalong.memory import Gpa, GuestMemory, page_index, page_runs, tag_rows
+from tagalong.memory import Gpa, GuestMemory, page_runs, tag_rows
 from tagalong.mte import PACKED_RATIO
 from tagalong.soft.build import PAGE_BYTES
 
@@ -75,8 +75,9 @@ class SoftRam:
         """Set allocation tags of scattered pages, a row each."""
         region = self._memory.region_of_pages(number, pages)
         if self._accessor is None:
-            region.tags.reshape(region.page_count, -1)[page_index(pages)] = packed
-        else:
+            region.write_page_tags(pages, packed)
+            return
+        with region.stores.storing_pages(pages):
             self._accessor.write_runs(
                 region.gpa_runs(page_runs(pages)), np.ascontiguousarray(packed).reshape(-1)
             )

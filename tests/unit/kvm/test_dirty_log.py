@@ -7,6 +7,7 @@ import pytest
 from tagalong.errors import RunStateError
 from tagalong.kvm.dirty_log import DirtyLog
 from tagalong.kvm.vm_fd import Slot, Vm
+from tagalong.memory import Gpa, Region
 from tests.support.fake_vm import FakeVm
 
 PAGES = 200_000
@@ -14,7 +15,8 @@ SLOT = Slot(0, 0x4000_0000, PAGES * 4096, 0)
 
 
 def log_of(vm: FakeVm) -> DirtyLog:
-    return DirtyLog(cast("Vm", vm), (SLOT,), (PAGES,))
+    region = Region.create(Gpa(SLOT.gpa), SLOT.size_bytes)
+    return DirtyLog(cast("Vm", vm), (SLOT,), (region,))
 
 
 @pytest.mark.parametrize("manual", [0, 1, 3])

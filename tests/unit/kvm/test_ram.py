@@ -28,7 +28,7 @@ def test_region_is_all_holes_at_first(region: Region) -> None:
 
 def test_region_used_pages_are_found_and_finding_uses_none(region: Region) -> None:
     for page in (3, 4, 40):
-        region.data[page * PAGE + 5] = 1
+        region.raw_data[page * PAGE + 5] = 1
 
     assert region.populated_pages().pages().tolist() == [3, 4, 40]
     assert np.flatnonzero(region.used_pages(2, 3)).tolist() == [1, 2]
@@ -37,7 +37,7 @@ def test_region_used_pages_are_found_and_finding_uses_none(region: Region) -> No
 
 
 def test_region_read_of_holes_gives_zero_and_keeps_them(region: Region) -> None:
-    region.data[7 * PAGE + 100] = 9
+    region.raw_data[7 * PAGE + 100] = 9
 
     copy = region.read_data(7 * PAGE + 99, 3 * PAGE)
 

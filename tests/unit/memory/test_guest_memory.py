@@ -121,7 +121,7 @@ class TestData:
     def test_write_any_bytes_like_changes_exactly_its_range(
         self, memory: GuestMemory, data: bytes
     ) -> None:
-        memory.view(LOW, SIZE)[:] = 0xEE
+        memory.write(LOW, b"\xee" * SIZE)
 
         memory.write(Gpa(LOW + 5), data)
 
@@ -140,10 +140,26 @@ class TestData:
 
         assert memory.read(Gpa(LOW + SIZE - 2), 2) == b"\0\0"
 
-    def test_view_is_the_memory_itself(self, memory: GuestMemory) -> None:
-        memory.view(Gpa(LOW + 8), 4)[1] = 0x5A
+    def test_view_is_the_memory_itself_and_read_only(self, memory: GuestMemory) -> None:
+        view = memory.view(Gpa(LOW + 8), 4)
 
-        assert memory.read(Gpa(LOW + 8), 4) == b"\0\x5a\0\0"
+        memory.write(Gpa(LOW + 9), b"\x5a")
+
+        assert view.tobytes() == b"\0\x5a\0\0"
+        with pytest.raises(ValueError, match="read-only"):
+            view[0] = 1
+
+    def test_storing_gives_the_memory_itself_and_the_log_has_its_pages(
+        self, memory: GuestMemory
+    ) -> None:
+        stores = memory.regions[0].stores
+        stores.start()
+
+        with memory.storing(Gpa(LOW + 0xFFF), 2) as view:
+            view[:] = (0x5A, 0xA5)
+
+        assert memory.read(Gpa(LOW + 0xFFF), 2) == b"\x5a\xa5"
+        assert stores.harvest().pages().tolist() == [0, 1]
 
     def test_read_and_read_tags_of_unused_pages_leave_them_holes(self, memory: GuestMemory) -> None:
         memory.read(LOW, SIZE)
@@ -167,7 +183,7 @@ class TestTags:
 
     def test_write_tags_changes_exactly_its_range_and_no_data(self, memory: GuestMemory) -> None:
         region = memory.regions[0]
-        region.tags[:] = 0xEE
+        region.raw_tags[:] = 0xEE
 
         memory.write_tags(Gpa(LOW + 0x40), np.array([0x21, 0x43], np.uint8))
 

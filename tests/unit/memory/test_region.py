@@ -95,7 +95,7 @@ class TestCreate:
 
     def test_planes_are_shared_with_whoever_maps_the_descriptors(self, region: Region) -> None:
         other = mmap.mmap(region.data_fd, region.size_bytes)
-        region.data[0x1234] = 0x5A
+        region.raw_data[0x1234] = 0x5A
 
         assert other[0x1234] == 0x5A
         other.close()
@@ -117,9 +117,9 @@ class TestPopulatedPages:
     @pytest.mark.parametrize("page_size", PAGE_SIZES_BYTES)
     def test_pages_with_data_are_found_at_any_page_size(self, page_size: int) -> None:
         with Region.create(GPA, 9 * page_size, page_size_bytes=page_size) as region:
-            region.data[0] = 1
-            region.data[4 * page_size - 1] = 1
-            region.data[-1] = 1
+            region.raw_data[0] = 1
+            region.raw_data[4 * page_size - 1] = 1
+            region.raw_data[-1] = 1
             # A smaller guest page shares the host's page with its neighbours.
             units = max(1, HOST_PAGE // page_size)
             expected = {p // units * units + n for p in (0, 3, 8) for n in range(units)}
@@ -127,7 +127,7 @@ class TestPopulatedPages:
             assert set(region.populated_pages().pages().tolist()) == expected & set(range(9))
 
     def test_data_of_zeros_written_counts_because_it_is_not_read(self, region: Region) -> None:
-        region.data[5 * HOST_PAGE] = 0
+        region.raw_data[5 * HOST_PAGE] = 0
 
         assert 5 * HOST_PAGE // region.page_size_bytes in region.populated_pages()
 
@@ -135,28 +135,28 @@ class TestPopulatedPages:
     def test_pages_with_a_tag_only_are_found_at_any_page_size(self, page_size: int) -> None:
         with Region.create(GPA, 200 * page_size, page_size_bytes=page_size) as region:
             row = page_size // PACKED_RATIO
-            region.tags[1 * row + row - 1] = 0x10
-            region.tags[70 * row] = 0x01
-            region.tags[199 * row + 5] = 0xFF
+            region.raw_tags[1 * row + row - 1] = 0x10
+            region.raw_tags[70 * row] = 0x01
+            region.raw_tags[199 * row + 5] = 0xFF
 
             assert region.populated_pages().pages().tolist() == [1, 70, 199]
 
     def test_tags_of_zero_written_do_not_count(self, region: Region) -> None:
-        region.tags[:] = 0
+        region.raw_tags[:] = 0
 
         assert region.populated_pages().count() == 0
 
     def test_data_and_tags_together_are_one_set(self, region: Region) -> None:
-        region.data[0] = 1
-        region.tags[0] = 1
-        region.tags[-1] = 1
+        region.raw_data[0] = 1
+        region.raw_tags[0] = 1
+        region.raw_tags[-1] = 1
 
         expected = {*range(max(1, HOST_PAGE // 4096)), region.page_count - 1}
         assert set(region.populated_pages().pages().tolist()) == expected
 
     def test_asking_leaves_holes_between_extents_untouched(self, region: Region) -> None:
-        region.data[0] = region.data[2 * MIB] = 1
-        region.tags[0] = region.tags[2 * MIB // PACKED_RATIO] = 1
+        region.raw_data[0] = region.raw_data[2 * MIB] = 1
+        region.raw_tags[0] = region.raw_tags[2 * MIB // PACKED_RATIO] = 1
         data, tags = allocated_bytes(region.data_fd), allocated_bytes(region.tags_fd)
 
         region.populated_pages()
@@ -174,15 +174,15 @@ class TestRead:
         assert allocated_bytes(region.data_fd) == 0
 
     def test_read_packed_tags_is_a_copy_of_what_the_plane_holds(self, region: Region) -> None:
-        region.tags[2:4] = (0x21, 0x43)
+        region.raw_tags[2:4] = (0x21, 0x43)
 
         packed = region.read_packed_tags(64, 64)
-        region.tags[2] = 0
+        region.raw_tags[2] = 0
 
         assert packed.tolist() == [0x21, 0x43]
 
     def test_read_data_sees_writes_through_the_mapping(self, region: Region) -> None:
-        region.data[:] = np.arange(region.size_bytes, dtype=np.uint32).astype(np.uint8)
+        region.raw_data[:] = np.arange(region.size_bytes, dtype=np.uint32).astype(np.uint8)
 
         assert np.array_equal(region.read_data(3, 70_000), region.data[3:70_003])
 
@@ -215,7 +215,7 @@ def failing(*_: object) -> int:
 class TestClose:
     def test_close_with_a_view_alive_keeps_the_view_valid(self) -> None:
         region = Region.create(GPA, MIB)
-        view = region.data[100:200]
+        view = region.raw_data[100:200]
         view[:] = 7
 
         region.close()
@@ -279,8 +279,8 @@ def test_sparse_64_gib_region_costs_next_to_nothing() -> None:
     size = 64 << 30
     before = resident_bytes()
     with Region.create(Gpa(0), size) as region:
-        region.data[0] = region.data[size // 2] = region.data[-1] = 1
-        region.tags[size // 4 // PACKED_RATIO] = 0x20
+        region.raw_data[0] = region.raw_data[size // 2] = region.raw_data[-1] = 1
+        region.raw_tags[size // 4 // PACKED_RATIO] = 0x20
 
         pages = region.populated_pages()
 
@@ -294,19 +294,19 @@ def test_sparse_64_gib_region_costs_next_to_nothing() -> None:
 
 class TestDataPages:
     def test_data_pages_of_a_full_region_are_all(self, region: Region) -> None:
-        region.data.reshape(-1, HOST_PAGE)[:, 0] = 1
+        region.raw_data.reshape(-1, HOST_PAGE)[:, 0] = 1
 
         assert region.data_pages().count() == region.page_count
 
     def test_data_pages_with_one_hole_are_the_others(self, region: Region) -> None:
-        region.data.reshape(-1, HOST_PAGE)[:-1, 0] = 1
+        region.raw_data.reshape(-1, HOST_PAGE)[:-1, 0] = 1
 
         pages = region.data_pages()
 
         assert pages.runs().tolist() == [[0, region.page_count - HOST_PAGE // 4096]]
 
     def test_known_data_are_those_that_were_found_last(self, region: Region) -> None:
-        region.data[0] = 1
+        region.raw_data[0] = 1
         assert not region.has_known_data(0, 1)
 
         region.data_pages()
@@ -326,7 +326,7 @@ class TestScatteredPages:
     PAGES = np.array([1, 2, 3, 70, 500, 1023], np.int64)
 
     def test_read_pages_gives_each_page_and_fills_no_hole(self, region: Region) -> None:
-        rows = region.data.reshape(-1, 4096)
+        rows = region.raw_data.reshape(-1, 4096)
         for page in (2, 70, 1023):
             rows[page] = page % 251
         before = allocated_bytes(region.data_fd)
@@ -338,7 +338,7 @@ class TestScatteredPages:
         assert allocated_bytes(region.data_fd) == before
 
     def test_read_page_tags_gives_a_row_a_page_and_fills_no_hole(self, region: Region) -> None:
-        region.tags.reshape(-1, 128)[[2, 500]] = [[0x21], [0x43]]
+        region.raw_tags.reshape(-1, 128)[[2, 500]] = [[0x21], [0x43]]
         before = allocated_bytes(region.tags_fd)
 
         rows = region.read_page_tags(self.PAGES)
@@ -349,7 +349,7 @@ class TestScatteredPages:
         assert allocated_bytes(region.tags_fd) == before
 
     def test_read_page_tags_into_given_memory_overwrites_all_of_it(self, region: Region) -> None:
-        region.tags.reshape(-1, 128)[[2, 500]] = [[0x21], [0x43]]
+        region.raw_tags.reshape(-1, 128)[[2, 500]] = [[0x21], [0x43]]
         out = np.full((6, 128), 0xEE, np.uint8)
 
         rows = region.read_page_tags(self.PAGES, out)

@@ -25,7 +25,7 @@ def test_region_of_the_reserved_size_takes_it_with_all_pages_there() -> None:
         assert region.was_reserved
         assert region.data_pages().flags().all()
         assert not region.data.any()
-        region.data[5] = 9
+        region.raw_data[5] = 9
         assert os.pread(region.data_fd, 1, 5) == b"\t"
 
     assert take_reserved(SIZE) is None

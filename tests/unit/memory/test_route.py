@@ -16,7 +16,7 @@ class Route:
     """Reads and writes as the region does by itself, and takes notes."""
 
     def __init__(self, region: Region) -> None:
-        self._data = region.data
+        self._data = region.raw_data
         self.seen: list[tuple[str, int, int]] = []
 
     def read(self, gpa: Gpa, target: NDArray[np.uint8]) -> None:
@@ -31,16 +31,16 @@ class Route:
 @pytest.fixture
 def region() -> Iterator[Region]:
     with Region.create(GPA, 16 * PAGE) as region:
-        region.data[2 * PAGE : 4 * PAGE] = 7
-        region.data[9 * PAGE] = 9
+        region.raw_data[2 * PAGE : 4 * PAGE] = 7
+        region.raw_data[9 * PAGE] = 9
         yield region
 
 
 def test_read_asks_the_route_for_used_pages_only(region: Region) -> None:
     expected = region.data.copy()
     with Region.create(GPA, 16 * PAGE) as other:  # the copy above has filled the holes
-        other.data[2 * PAGE : 4 * PAGE] = 7
-        other.data[9 * PAGE] = 9
+        other.raw_data[2 * PAGE : 4 * PAGE] = 7
+        other.raw_data[9 * PAGE] = 9
         route = Route(other)
         other.route(route)
 

@@ -106,8 +106,8 @@ def wait_for(condition: Callable[[], object], patience_s: float = 60.0) -> None:
 
 def assert_moves_to(destination: Destination, tls: TlsCredentials | None = None) -> None:
     source = FakeMachine(describe(0x40_0000))
-    source.memory.regions[0].data[:0x8000] = 0x5A
-    source.memory.regions[0].tags[:0x400] = 0x37
+    source.memory.regions[0].raw_data[:0x8000] = 0x5A
+    source.memory.regions[0].raw_tags[:0x400] = 0x37
     source.resume()
     options = MigrationOptions(verify=True, timeouts=TIMEOUTS, tls=tls)
 

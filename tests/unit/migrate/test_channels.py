@@ -37,10 +37,10 @@ def source() -> FakeMachine:
     draw = np.random.default_rng(7)
     for region in machine.memory.regions:
         half = region.data.size // 2
-        region.data[:half] = draw.integers(0, 256, half, np.uint8)
-        region.tags[: half // 32] = draw.integers(0, 256, half // 32, np.uint8)
-        region.tags[half // 32 : half // 16] = 0x77
-        region.data[half : half + 64 * PAGE] = 0
+        region.raw_data[:half] = draw.integers(0, 256, half, np.uint8)
+        region.raw_tags[: half // 32] = draw.integers(0, 256, half // 32, np.uint8)
+        region.raw_tags[half // 32 : half // 16] = 0x77
+        region.raw_data[half : half + 64 * PAGE] = 0
     machine.resume()
     machine.calls.clear()
     return machine
@@ -115,7 +115,7 @@ def test_batches_are_large_in_one_run_and_bounded_in_several(
         return record
 
     machine = FakeMachine(describe(0xA00_0000))
-    data = machine.memory.regions[0].data
+    data = machine.memory.regions[0].raw_data
     data[:] = 0x5A
     for start in range(0, data.size if step else 0, step or 1):
         data[start : start + PAGE] = 0
@@ -351,7 +351,7 @@ def test_tag_only_changes_send_tags_only(outcomes: list[Outcome]) -> None:
 
     machine = FakeMachine(describe(0x100_0000), guest=guest)
     region = machine.memory.regions[0]
-    region.data[:] = np.random.default_rng(1).integers(0, 256, region.data.size, np.uint8)
+    region.raw_data[:] = np.random.default_rng(1).integers(0, 256, region.data.size, np.uint8)
     machine.resume()
     outcome = Migration(
         machine, MigrationOptions(verify=True, max_downtime_s=BUSY_S, timeouts=PATIENT)

@@ -61,9 +61,9 @@ def source() -> FakeMachine:
         guest=lambda it: it.guest_write(RAM + 0x1000, b"again", tags=b"\x12"),
     )
     first, second = machine.memory.regions
-    first.data[:0x8000] = 0x5A
-    first.tags[:0x400] = 0x37
-    second.data[:0x8000] = 0xA5
+    first.raw_data[:0x8000] = 0x5A
+    first.raw_tags[:0x400] = 0x37
+    second.raw_data[:0x8000] = 0xA5
     machine.resume()
     machine.calls.clear()
     return machine
@@ -227,7 +227,7 @@ def test_verify_with_other_memory_at_the_destination_raises_and_starts_nothing(
 
     # Tags that do not compress: they then stand as they are behind the run.
     draw = np.random.default_rng(3).integers(0, 256, 0x400, np.uint8)
-    source.memory.regions[1].tags[:0x400] = draw
+    source.memory.regions[1].raw_tags[:0x400] = draw
     outcome = Migration(source, VERIFIED, rule=corrupt).run()
     outcomes.append(outcome)
 

@@ -45,8 +45,8 @@ def test_large_guest_that_has_used_little_costs_what_it_used(
     region = source.memory.regions[0]
     for number in range(64):
         start = number * (RAM_BYTES // 64)
-        region.data[start : start + STRETCH] = number + 1
-        region.tags[start // 32] = 0x21
+        region.raw_data[start : start + STRETCH] = number + 1
+        region.raw_tags[start // 32] = 0x21
     before = resident_bytes()
     watch = Watch()
 
@@ -74,8 +74,8 @@ def test_zero_pages_that_were_touched_stay_holes_at_the_destination(
 ) -> None:
     source = FakeMachine(describe(256 << 20))
     region = source.memory.regions[0]
-    region.data[:] = 0
-    region.data[5 * 4096] = 1
+    region.raw_data[:] = 0
+    region.raw_data[5 * 4096] = 1
 
     outcome = Migration(source, MigrationOptions(timeouts=PATIENT)).run().raise_if_failed()
     outcomes.append(outcome)

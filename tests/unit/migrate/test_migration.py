@@ -22,9 +22,9 @@ def fill(machine: FakeMachine, *, seed: int = 1, share: int = 4) -> FakeMachine:
     for region in machine.memory.regions:
         for start in range(0, region.size_bytes, share * 0x10000):
             stop = min(start + 0x10000, region.size_bytes)
-            region.data[start:stop] = draw.integers(0, 256, stop - start, np.uint8)
+            region.raw_data[start:stop] = draw.integers(0, 256, stop - start, np.uint8)
             packed = draw.integers(0, 256, (stop - start) // 32, np.uint8)
-            region.tags[start // 32 : stop // 32] = packed
+            region.raw_tags[start // 32 : stop // 32] = packed
     machine.vcpus[0].set_register(X0, 0x1234_5678_9ABC_DEF0)
     machine.vcpus[0].set_register(GCR, 0x1_0001)
     machine.devices["console"] = b"\x01state"
@@ -181,9 +181,9 @@ def test_migrate_guest_that_writes_all_the_time_arrives_whole(outcomes: list[Out
 def test_migrate_sparse_machine_leaves_holes_at_both_ends(outcomes: list[Outcome]) -> None:
     source = FakeMachine(describe(0x4000_0000))
     region = source.memory.regions[0]
-    region.data[5 * PAGE] = 1
-    region.tags[0x2000_0000 // 32] = 0x21
-    region.data[0x3000_0000 : 0x3000_0000 + 64 * PAGE] = 0  # touched, and zero
+    region.raw_data[5 * PAGE] = 1
+    region.raw_tags[0x2000_0000 // 32] = 0x21
+    region.raw_data[0x3000_0000 : 0x3000_0000 + 64 * PAGE] = 0  # touched, and zero
     before = source.populated_pages()
     running(source)
 
@@ -204,7 +204,7 @@ def test_migrate_into_a_machine_that_is_not_empty_overwrites_all_of_it(
     outcomes: list[Outcome],
 ) -> None:
     source = running(fill(FakeMachine()))
-    source.memory.regions[0].data[0x20_0000 : 0x20_0000 + 64 * PAGE] = 0
+    source.memory.regions[0].raw_data[0x20_0000 : 0x20_0000 + 64 * PAGE] = 0
 
     outcome = Migration(
         source, build=lambda description: fill(FakeMachine(description), seed=9, share=1)
@@ -216,7 +216,7 @@ def test_migrate_into_a_machine_that_is_not_empty_overwrites_all_of_it(
 
 def test_migrate_machine_without_tags_sends_none(outcomes: list[Outcome]) -> None:
     source = running(FakeMachine(describe(mte_version=0)))
-    source.memory.regions[0].data[: 8 * PAGE] = 0x77
+    source.memory.regions[0].raw_data[: 8 * PAGE] = 0x77
 
     outcome = Migration(source, MigrationOptions(verify=True, timeouts=PATIENT)).run()
     outcomes.append(outcome)

@@ -74,8 +74,8 @@ def pair_of(machine: FakeMachine) -> Pair:
 
 @pytest.mark.parametrize("is_live", [True, False])
 def test_sender_puts_scattered_pages_into_one_record(machine: FakeMachine, is_live: bool) -> None:
-    rows = machine.memory.regions[0].data.reshape(-1, PAGE)
-    tags = machine.memory.regions[0].tags.reshape(-1, 128)
+    rows = machine.memory.regions[0].raw_data.reshape(-1, PAGE)
+    tags = machine.memory.regions[0].raw_tags.reshape(-1, 128)
     for number in (2, 3, 9):
         rows[number], tags[number] = number, 0x11 * number
 
@@ -92,8 +92,8 @@ def test_sender_separates_zero_pages_and_keeps_their_tags(
     machine: FakeMachine, is_live: bool
 ) -> None:
     region = machine.memory.regions[0]
-    region.data[: 2 * PAGE : PAGE] = 1
-    region.tags[4 * 128] = 0x70
+    region.raw_data[: 2 * PAGE : PAGE] = 1
+    region.raw_tags[4 * 128] = 0x70
 
     zero, data = sent_records(machine, 0, 1, 4, 5, is_live=is_live)
 
@@ -105,7 +105,7 @@ def test_sender_separates_zero_pages_and_keeps_their_tags(
 
 
 def test_sender_reading_a_live_guest_fills_no_hole(machine: FakeMachine) -> None:
-    machine.memory.regions[0].tags[7 * 128] = 1
+    machine.memory.regions[0].raw_tags[7 * 128] = 1
 
     sent_records(machine, 7, is_live=True)
 
@@ -188,8 +188,8 @@ def test_receiver_deals_the_tags_out_to_the_runs(machine: FakeMachine) -> None:
 
 def test_receiver_clears_what_was_there_and_never_came(machine: FakeMachine) -> None:
     for region in machine.memory.regions:
-        region.data[: 3 * PAGE] = 5
-        region.tags[: 3 * 128] = 0x55
+        region.raw_data[: 3 * PAGE] = 5
+        region.raw_tags[: 3 * 128] = 0x55
     receiver = PageReceiver(machine, PageInventory(machine), has_tags=True)
     placed = land(receiver, bytes([6]) * PAGE, (RAM, 1))
     receiver.take(Pages(Runs([Run(RAM, 1)]), placed, NoBytes.ZERO))
@@ -256,14 +256,14 @@ class Route:
 
     def write(self, gpa: Gpa, source: NDArray[np.uint8]) -> None:
         self.writes += 1
-        self.region.data[gpa - RAM : gpa - RAM + source.size] = source
+        self.region.raw_data[gpa - RAM : gpa - RAM + source.size] = source
 
 
 def test_sender_reads_routed_memory_by_its_route_even_if_the_guest_stands(
     machine: FakeMachine,
 ) -> None:
     route = Route(machine)
-    route.region.data[: 2 * PAGE] = 5
+    route.region.raw_data[: 2 * PAGE] = 5
 
     (record,) = sent_records(machine, 0, 1, is_live=False)
 
@@ -284,13 +284,13 @@ def test_receiver_writes_routed_memory_by_its_route_once_the_batch_is_complete(
     receiver.take(Pages(Runs([Run(RAM, 1), Run(RAM + 9 * PAGE, 1)]), (two,), NoBytes.ZERO))
     receiver.take(Pages(Runs([Run(RAM + 5 * PAGE, 1)]), NoBytes.ZERO, NoBytes.ZERO))
 
-    rows = route.region.data.reshape(-1, PAGE)
+    rows = route.region.raw_data.reshape(-1, PAGE)
     assert {number: int(rows[number, 7]) for number in (0, 4, 5, 9)} == {0: 8, 4: 9, 5: 0, 9: 8}
     assert route.writes == 4
 
 
 def test_digest_reads_routed_memory_by_its_route(machine: FakeMachine) -> None:
-    machine.memory.regions[0].data[: 2 * PAGE] = 5
+    machine.memory.regions[0].raw_data[: 2 * PAGE] = 5
     directly = memory_digest(machine, lambda: None, has_tags=True)
     route = Route(machine)
 

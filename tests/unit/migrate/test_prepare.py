@@ -13,8 +13,8 @@ SIZE = 0x40_0000
 def test_machine_that_arrives_gets_what_was_made_ready() -> None:
     source = FakeMachine(describe(SIZE))
     region = source.memory.regions[0]
-    region.data[: SIZE // 2] = np.random.default_rng(1).integers(0, 256, SIZE // 2, np.uint8)
-    region.data[0x3000:0x5000] = 0
+    region.raw_data[: SIZE // 2] = np.random.default_rng(1).integers(0, 256, SIZE // 2, np.uint8)
+    region.raw_data[0x3000:0x5000] = 0
     preparation = Preparation([SIZE])
     preparation._thread.join()
 

@@ -23,11 +23,11 @@ class Inverse:
 
     def read(self, gpa: Gpa, target: NDArray[np.uint8]) -> None:
         at = gpa - self._region.gpa
-        np.invert(self._region.data[at : at + target.size], out=target)
+        np.invert(self._region.raw_data[at : at + target.size], out=target)
 
     def write(self, gpa: Gpa, source: NDArray[np.uint8]) -> None:
         at = gpa - self._region.gpa
-        np.invert(source, out=self._region.data[at : at + source.size])
+        np.invert(source, out=self._region.raw_data[at : at + source.size])
 
 
 def routed(machine: FakeMachine) -> FakeMachine:
@@ -50,9 +50,9 @@ def source() -> FakeMachine:
     draw = np.random.default_rng(7)
     for region in machine.memory.regions:
         half = region.data.size // 2
-        region.data[:half] = draw.integers(1, 255, half, np.uint8)
-        region.data.reshape(-1, PAGE)[half // PAGE + 2 :: 16] = 3
-        region.tags[: half // 32] = draw.integers(0, 256, half // 32, np.uint8)
+        region.raw_data[:half] = draw.integers(1, 255, half, np.uint8)
+        region.raw_data.reshape(-1, PAGE)[half // PAGE + 2 :: 16] = 3
+        region.raw_tags[: half // 32] = draw.integers(0, 256, half // 32, np.uint8)
     machine.resume()
     return machine
 

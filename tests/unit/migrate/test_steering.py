@@ -40,8 +40,8 @@ class Rig:
             verify=True, reconnect_s=reconnect_s, channels=2, timeouts=TIMEOUTS, tls=tls
         )
         self.source = FakeMachine(describe(0x40_0000))
-        self.source.memory.regions[0].data[:] = 0x5A
-        self.source.memory.regions[0].tags[:0x4000] = 0x37
+        self.source.memory.regions[0].raw_data[:] = 0x5A
+        self.source.memory.regions[0].raw_tags[:0x4000] = 0x37
         self.source.resume()
         found = listen(ANY, tls=tls)
         assert isinstance(found, SocketListener)
@@ -198,7 +198,7 @@ def test_listener_that_cannot_move_stays(tmp_path: Path) -> None:
 
 def test_limits_that_are_tuned_count_at_once() -> None:
     source = FakeMachine(describe(0x200_0000))
-    source.memory.regions[0].data[:] = 0x5A
+    source.memory.regions[0].raw_data[:] = 0x5A
     source.resume()
     steering, arrived = Steering(), []
 

@@ -363,8 +363,8 @@ def test_state_moved_in_mid_run_result_is_the_same() -> None:
     whole.vcpus[0].step(200)
     first.vcpus[0].step(77)
     second.load_state(first.save_state())
-    second.memory.regions[0].data[:] = first.memory.regions[0].data
-    second.memory.regions[0].tags[:] = first.memory.regions[0].tags
+    second.memory.regions[0].raw_data[:] = first.memory.regions[0].data
+    second.memory.regions[0].raw_tags[:] = first.memory.regions[0].tags
     second.vcpus[0].step(123)
 
     assert second.save_state() == whole.save_state()

@@ -12,7 +12,7 @@ WORDS = [a64.addg(0, 0, 16, 1), a64.msr_tco(1), a64.add_imm(1, 1, 3, s=1), a64.l
 def machine() -> tuple[NativeMachine, Region]:
     made, region = NativeMachine(2, 0), Region.create(RAM_GPA, 0x10000)
     made.add_ram(region)
-    region.data[: 4 * len(WORDS)] = memoryview(bare.encoded(WORDS))
+    region.raw_data[: 4 * len(WORDS)] = memoryview(bare.encoded(WORDS))
     made.set_register(0, register_ids.PC, RAM_GPA)
     made.set_register(0, register_ids.x(3), RAM_GPA + 0x1000)
     return made, region
@@ -58,7 +58,7 @@ def test_snapshots_of_equal_states_are_equal_bytes_whatever_was_done_between() -
 def test_exclusive_reservation_comes_back_with_its_snapshot() -> None:
     native, region = machine()
     code = [a64.ldxr(3, 2, 3), a64.stxr(3, 4, 2, 3)]
-    region.data[:8] = memoryview(bare.encoded(code))
+    region.raw_data[:8] = memoryview(bare.encoded(code))
     native.step(0, 1, Exit())
     reserved = native.save_snapshot(0)
     results = []

@@ -172,7 +172,7 @@ def test_tag_stores_set_their_granules_and_no_other(
     machine = bare.machine_with([a64.tag_store(form, a64.POST, 1, 1, 32)])
     region = machine.memory.regions[0]
     start = bare.DATA - RAM_GPA + offset
-    region.data[start - 16 : start + 48] = 0xEE
+    region.raw_data[start - 16 : start + 48] = 0xEE
     bare.set_x(machine, {1: bare.tagged(bare.DATA + offset, 9)})
 
     machine.vcpus[0].step(1)
@@ -189,7 +189,7 @@ def test_ldgm_stgm_stzgm_move_whole_blocks() -> None:
     block = int.from_bytes(bytes(range(0x10, 0x18)), "little")
     machine = bare.machine_with([a64.stgm(2, 1), a64.ldgm(3, 1), a64.stzgm(4, 5)])
     region = machine.memory.regions[0]
-    region.data[bare.DATA - RAM_GPA :][:4096] = 1
+    region.raw_data[bare.DATA - RAM_GPA :][:4096] = 1
     bare.set_x(machine, {1: bare.DATA + 40, 2: block, 4: 0x17, 5: bare.DATA + 1024 + 300})
 
     machine.vcpus[0].step(3)

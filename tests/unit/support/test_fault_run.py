@@ -31,11 +31,11 @@ def both_run(case: Case) -> None:
 
 
 def other_memory(case: Case) -> None:
-    case.source.memory.regions[0].data[0x7000] ^= 1
+    case.source.memory.regions[0].raw_data[0x7000] ^= 1
 
 
 def other_tag(case: Case) -> None:
-    case.source.memory.regions[0].tags[0x10] ^= 0x10
+    case.source.memory.regions[0].raw_tags[0x10] ^= 0x10
 
 
 def destination_denies(case: Case) -> None:

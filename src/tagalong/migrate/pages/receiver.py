@@ -135,9 +135,12 @@ class PageReceiver:
     def _in_place(self, runs: wire.Runs) -> Segments:
         parts = []
         for number, ranges in self._ranges(runs):
+            pages = run_pages(ranges)
             # From its first byte on the page may hold something, whatever becomes of the batch.
-            self._inventory.data_used[number][page_index(run_pages(ranges))] = True
-            parts.append(segments_of(self._machine.memory.regions[number], ranges))
+            self._inventory.data_used[number][page_index(pages)] = True
+            region = self._machine.memory.regions[number]
+            region.stores.mark_pages(pages)
+            parts.append(segments_of(region, ranges))
         array = np.concatenate([part.array for part in parts])
         return Segments(array, self._page_bytes, [part.owner for part in parts])
 
@@ -153,6 +156,9 @@ class PageReceiver:
                 self._zero_data(number, pages)
             elif not isinstance(batch.data, wire.NoBytes | Segments):
                 self._scatter(number, pages, batch.data[0], at)
+            if batch.data is not wire.NoBytes.ZERO:
+                # Data that came into place were marked before they came; see memory.stores.
+                self._machine.memory.regions[number].stores.mark_pages(pages)
             self._take_tags(number, pages, batch.tags, at)
             index = page_index(pages)
             if self._inventory.stale:

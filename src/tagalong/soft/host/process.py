@@ -131,13 +131,13 @@ class Process:
         self._private = Region.create(PRIVATE_GPA, _SCRATCH_AT + scratch_bytes, name="host")
         native.add_ram(self._private)
         self._fill(code)
-        self._stage1 = Stage1(self._private.data[:_TABLES_BYTES], PRIVATE_GPA)
+        self._stage1 = Stage1(self._private.raw_data[:_TABLES_BYTES], PRIVATE_GPA)
         self._map(guest, scratch_bytes)
         self._set(register_ids.VBAR_EL1, VECTORS_VA)
         for register, value in self._stage1.registers().items():
             self._set(register, value)
-        self.stack = self._private.data[_STACK_AT:_SCRATCH_AT]
-        self.scratch = self._private.data[_SCRATCH_AT:]
+        self.stack = self._private.raw_data[_STACK_AT:_SCRATCH_AT]
+        self.scratch = self._private.raw_data[_SCRATCH_AT:]
         self.set_tag_check_mode(TagCheckMode.NONE)
 
     def close(self) -> None:
@@ -220,7 +220,7 @@ class Process:
         if not CODE_VA <= va < CODE_VA + CODE_BYTES:
             return 0
         at = _CODE_AT + va - CODE_VA
-        return int.from_bytes(self._private.data[at : at + 4].tobytes(), "little")
+        return int.from_bytes(self._private.raw_data[at : at + 4].tobytes(), "little")
 
     def trap(self) -> Trap:
         """Return why the process is in its kernel."""
@@ -248,11 +248,11 @@ class Process:
             raise StateError(f"the host's CPU does not take {register_name(register)} = {value:#x}")
 
     def _fill(self, code: bytes) -> None:
-        words = self._private.data.view("<u4")
+        words = self._private.raw_data.view("<u4")
         for vector in range(_VECTORS):
             words[(_VECTORS_AT + vector * _VECTOR_STEP) // 4] = HVC
         words[_RETURN_AT // 4] = SVC
-        self._private.data[_CODE_AT : _CODE_AT + len(code)] = memoryview(code)
+        self._private.raw_data[_CODE_AT : _CODE_AT + len(code)] = memoryview(code)
 
     def _map(self, guest: Sequence[Region], scratch_bytes: int) -> None:
         for va, at, size, kind in (

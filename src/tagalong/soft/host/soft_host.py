@@ -148,13 +148,14 @@ class SoftHost:
     ) -> int:
         """Copy as the kernel does: no tag is checked."""
         self._counts.system_calls += 1
-        window = self._find(address, array.size)
-        if window is None:
+        gpa = self._find(address, array.size)
+        if gpa is None:
             return errno.EFAULT if door is Door.PROCESS_VM else errno.EIO
         if direction is Direction.FROM_GUEST:
-            array[:] = window
+            array[:] = self._memory.view(gpa, array.size)
         else:
-            window[:] = array
+            with self._memory.storing(gpa, array.size) as window:
+                window[:] = array
         return 0
 
     def write_syscall(self, address: int, length_bytes: int) -> int:
@@ -167,10 +168,11 @@ class SoftHost:
         """Do read(2) into a host range: the kernel stores to it."""
         self._counts.system_calls += 1
         checked = self._thread.mode is TagCheckMode.SYNC
-        window = self._find(address, len(data))
-        if window is None or not self._may_copy(address, len(data), checked=checked):
+        gpa = self._find(address, len(data))
+        if gpa is None or not self._may_copy(address, len(data), checked=checked):
             return errno.EFAULT
-        window[:] = np.frombuffer(data, np.uint8)
+        with self._memory.storing(gpa, len(data)) as window:
+            window[:] = np.frombuffer(data, np.uint8)
         return 0
 
     def forbid(self, gpa: Gpa, length_bytes: int) -> None:
@@ -210,16 +212,17 @@ class SoftHost:
         self._thread.tco = bool(self._process.saved_pstate & PSTATE_TCO)
         return Result(self._process.x(0))
 
-    def _find(self, address: int, length_bytes: int) -> NDArray[np.uint8] | None:
-        """Return guest RAM at a host address, None if the process may not access it."""
+    def _find(self, address: int, length_bytes: int) -> Gpa | None:
+        """Return the gpa of a host address, None if the process must not access it."""
         va = address_of(address)
         gpa = Gpa(va - (TAGGED_VA if va >= TAGGED_VA else PLAIN_VA))
         if any(gpa < part.stop and part.start < gpa + length_bytes for part in self._forbidden):
             return None
         try:
-            return self._memory.view(gpa, length_bytes)
-        except TagalongError:
+            self._memory.locate(gpa, length_bytes)
+        except AddressError:
             return None
+        return gpa
 
     def _may_copy(self, address: int, length_bytes: int, *, checked: bool) -> bool:
         """Return whether copy_from_user or copy_to_user get through, with PSTATE.TCO = 0."""

@@ -143,8 +143,8 @@ def _dirty_ring() -> str:
 
 
 def _dirty_log() -> str:
-    with _vm_with_ram() as (vm, slot, _):
-        log = DirtyLog(vm, (slot,), (_PAGES,))
+    with _vm_with_ram() as (vm, slot, region):
+        log = DirtyLog(vm, (slot,), (region,))
         log.start()
         count = log.harvest()[0].count()
         log.stop()
@@ -171,7 +171,7 @@ def _copy_tags() -> str:
 def _copy_tags_speed() -> str:
     tags = np.zeros(_SPEED_BYTES // 16, np.uint8)
     with _vm_with_ram(_SPEED_BYTES) as (vm, _, region):
-        region.data[:] = 1
+        region.raw_data[:] = 1
         vm.copy_tags(_GPA, tags, KVM_ARM_TAGS_TO_GUEST)
         began = time.monotonic()
         vm.copy_tags(_GPA, tags, KVM_ARM_TAGS_FROM_GUEST)

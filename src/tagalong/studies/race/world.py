@@ -109,9 +109,9 @@ class World:
         self._process = Process(self._native, _VMM, [self._raced], code, PAGE_BYTES)
         self._process.scratch[: len(vmm.scratch)] = memoryview(vmm.scratch)
         self._planes = (
-            self._raced.data,
-            self._raced.tags,
-            self._private.data[_STACK_AT:],
+            self._raced.raw_data,
+            self._raced.raw_tags,
+            self._private.raw_data[_STACK_AT:],
             self._process.stack,
             self._process.scratch,
         )
@@ -195,8 +195,8 @@ class World:
 
     def content(self) -> Content:
         """Return what the granules hold at present."""
-        data = self._raced.data[:LOOK_BYTES].tobytes()
-        packed = self._raced.tags[: LOOK_BYTES // 32]
+        data = self._raced.raw_data[:LOOK_BYTES].tobytes()
+        packed = self._raced.raw_tags[: LOOK_BYTES // 32]
         return tuple(
             Granule(tag_plane.get_tag(packed, at // GRANULE_BYTES), data[at : at + GRANULE_BYTES])
             for at in range(0, LOOK_BYTES, GRANULE_BYTES)
@@ -247,12 +247,12 @@ class World:
         self._process.enter(call.va, call.arguments)
 
     def _set_up_guest(self) -> None:
-        private = self._private.data
+        private = self._private.raw_data
         private[_CODE_AT : _CODE_AT + 4 * len(self.guest_code.words)] = memoryview(
             _bytes(self.guest_code.words)
         )
-        self._raced.data[:LOOK_BYTES] = memoryview(granule_of(1) * (LOOK_BYTES // GRANULE_BYTES))
-        tag_plane.fill(self._raced.tags, 0, LOOK_BYTES // GRANULE_BYTES, FIRST_TAG)
+        self._raced.raw_data[:LOOK_BYTES] = memoryview(granule_of(1) * (LOOK_BYTES // GRANULE_BYTES))
+        tag_plane.fill(self._raced.raw_tags, 0, LOOK_BYTES // GRANULE_BYTES, FIRST_TAG)
         stage1 = Stage1(private[:_TABLES_BYTES], _GUEST_PRIVATE_GPA)
         for region in (self._raced, self._private):
             stage1.map(region.gpa, region.gpa, region.size_bytes, Kind.EL1_TAGGED)
@@ -275,7 +275,7 @@ class World:
         if side is Side.VMM:
             return self._process.word(pc)
         offset = pc - _GUEST_PRIVATE_GPA
-        return int.from_bytes(self._private.data[offset : offset + 4].tobytes(), "little")
+        return int.from_bytes(self._private.raw_data[offset : offset + 4].tobytes(), "little")
 
     def _base(self, side: Side, number: int) -> int:
         if number < 31:

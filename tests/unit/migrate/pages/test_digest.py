@@ -36,11 +36,11 @@ def machine() -> Iterator[FakeMachine]:
     machine = FakeMachine(describe(0x28_0000, 0x3000))
     draw = np.random.default_rng(5)
     first, second = machine.memory.regions
-    first.data[:0x12_3000] = draw.integers(0, 256, 0x12_3000, np.uint8)
-    first.tags[: 0x12_3000 // 32] = draw.integers(0, 256, 0x12_3000 // 32, np.uint8)
-    first.data[0x20_5000] = 1  # one page of a block, the others holes
-    first.tags[0x27_F000 // 32] = 0x80  # tags alone
-    second.data[-1] = 0xFF  # a region shorter than a block
+    first.raw_data[:0x12_3000] = draw.integers(0, 256, 0x12_3000, np.uint8)
+    first.raw_tags[: 0x12_3000 // 32] = draw.integers(0, 256, 0x12_3000 // 32, np.uint8)
+    first.raw_data[0x20_5000] = 1  # one page of a block, the others holes
+    first.raw_tags[0x27_F000 // 32] = 0x80  # tags alone
+    second.raw_data[-1] = 0xFF  # a region shorter than a block
     yield machine
     machine.close()
 
@@ -82,9 +82,9 @@ def test_digest_is_the_same_for_holes_and_zeros_and_fills_no_hole(machine: FakeM
     holes = machine.populated_pages()
     assert machine.populated_pages() == holes
     region = machine.memory.regions[0]
-    region.data[0x15_0000:0x16_0000] = 0
-    region.data[0x20_6000:0x20_8000] = 0
-    region.tags[0x18_0000 // 32 : 0x19_0000 // 32] = 0
+    region.raw_data[0x15_0000:0x16_0000] = 0
+    region.raw_data[0x20_6000:0x20_8000] = 0
+    region.raw_tags[0x18_0000 // 32 : 0x19_0000 // 32] = 0
 
     after = memory_digest(machine, quiet, has_tags=True)
 
@@ -101,9 +101,9 @@ def test_digest_changes_with_any_byte_of_either_plane(
     before = memory_digest(machine, quiet, has_tags=True)
     region = machine.memory.regions[0]
     if plane == "data":
-        region.data[place] ^= 1
+        region.raw_data[place] ^= 1
     else:
-        region.tags[place // 32] ^= 1
+        region.raw_tags[place // 32] ^= 1
 
     assert memory_digest(machine, quiet, has_tags=True) != before
 
@@ -112,7 +112,7 @@ def test_digest_changes_when_a_page_moves() -> None:
     digests = set()
     for place in (0, 0x1000, 0x1_0000, 0x2_0000):
         machine = FakeMachine(describe(0x4_0000))
-        machine.memory.regions[0].data[place : place + 0x1000] = 7
+        machine.memory.regions[0].raw_data[place : place + 0x1000] = 7
         digests.add(memory_digest(machine, quiet, has_tags=True))
         machine.close()
 

@@ -77,7 +77,7 @@ def test_pacer_does_not_ask_for_what_was_sent_without_a_limit() -> None:
 
 def test_migration_with_a_bandwidth_takes_as_long_as_it_must() -> None:
     source = FakeMachine(describe(0x40_0000))
-    source.memory.regions[0].data[:] = 0x5A
+    source.memory.regions[0].raw_data[:] = 0x5A
     source.resume()
     options = MigrationOptions(max_bandwidth=2 * 0x40_0000, timeouts=PATIENT)
 

@@ -41,8 +41,8 @@ def source() -> Iterator[FakeMachine]:
         guest=lambda it: it.guest_write(RAM + 0x1000, b"again", tags=b"\x12"),
     )
     region = machine.memory.regions[0]
-    region.data[:0x8000] = 0x5A
-    region.tags[:0x400] = 0x37
+    region.raw_data[:0x8000] = 0x5A
+    region.raw_tags[:0x400] = 0x37
     machine.resume()
     yield machine
     machine.close()
@@ -181,7 +181,7 @@ def test_cancelled_file_leaves_the_guest_running_and_no_file(
 
 def test_command_that_fails_at_once_leaves_the_guest_running(source: FakeMachine) -> None:
     # More than a pipe holds: so it cannot all be written before the command has ended.
-    source.memory.regions[0].data[: 1 << 20] = np.random.default_rng(1).integers(1, 256, 1 << 20)
+    source.memory.regions[0].raw_data[: 1 << 20] = np.random.default_rng(1).integers(1, 256, 1 << 20)
 
     with pytest.raises(MigrationError, match="cannot write: Broken pipe"):
         migrate_to("exec:exit 3", source, OPTIONS)

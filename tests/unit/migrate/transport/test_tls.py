@@ -125,8 +125,8 @@ def test_channel_carries_bytes_both_ways(ours: TlsCredentials) -> None:
 
 def test_migration_over_tls_arrives_verified(ours: TlsCredentials) -> None:
     source = FakeMachine(describe(0x40_0000))
-    source.memory.regions[0].data[:0x8000] = 0x5A
-    source.memory.regions[0].tags[:0x400] = 0x37
+    source.memory.regions[0].raw_data[:0x8000] = 0x5A
+    source.memory.regions[0].raw_tags[:0x400] = 0x37
     source.resume()
     with listen(ANY, tls=ours) as listener:
         arrived: list[FakeMachine] = []

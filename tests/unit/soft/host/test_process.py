@@ -98,7 +98,7 @@ def test_tagged_mapping_is_checked_as_the_mode_says_and_the_plain_one_never(
     results = {}
     for base in (PLAIN_VA, TAGGED_VA):
         with process([a64.str_(1, 0), a64.ret()]) as (made, region):
-            region.tags[0] = 0x66
+            region.raw_tags[0] = 0x66
             made.set_tag_check_mode(mode)
             made.enter(CODE_VA, (base + RAM, 1))
             trap = made.run()
@@ -119,7 +119,7 @@ def test_tagged_mapping_is_checked_as_the_mode_says_and_the_plain_one_never(
 def test_tags_are_reached_through_the_tagged_mapping_alone() -> None:
     words = [a64.ldg(2, 0), a64.ldg(3, 1), a64.stg(4, 1), a64.ret()]
     with process(words) as (made, region):
-        region.tags[0] = 0x66
+        region.raw_tags[0] = 0x66
         made.enter(CODE_VA, (TAGGED_VA + RAM, PLAIN_VA + RAM, 0, 0, bare.tagged(0, 9)))
         made.run()
 
