@@ -232,7 +232,7 @@ def test_receiver_places_scattered_runs_in_guest_ram_only_if_its_reader_scatters
     assert [len(piece) for piece in directly] == [PAGE, 2 * PAGE]
     assert (machine.memory.regions[0].data[PAGE], high.data[2 * PAGE - 1]) == (1, 2)
 
-    machine.memory.regions[0].data[PAGE : 2 * PAGE] = 0
+    machine.memory.regions[0].raw_data[PAGE : 2 * PAGE] = 0
     slow = PageReceiver(machine, inventory, has_tags=True, scatters=False)
     buffered = land(slow, data, *runs)
 

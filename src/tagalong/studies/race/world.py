@@ -251,7 +251,9 @@ class World:
         private[_CODE_AT : _CODE_AT + 4 * len(self.guest_code.words)] = memoryview(
             _bytes(self.guest_code.words)
         )
-        self._raced.raw_data[:LOOK_BYTES] = memoryview(granule_of(1) * (LOOK_BYTES // GRANULE_BYTES))
+        self._raced.raw_data[:LOOK_BYTES] = memoryview(
+            granule_of(1) * (LOOK_BYTES // GRANULE_BYTES)
+        )
         tag_plane.fill(self._raced.raw_tags, 0, LOOK_BYTES // GRANULE_BYTES, FIRST_TAG)
         stage1 = Stage1(private[:_TABLES_BYTES], _GUEST_PRIVATE_GPA)
         for region in (self._raced, self._private):

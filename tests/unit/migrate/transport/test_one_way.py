@@ -181,7 +181,9 @@ def test_cancelled_file_leaves_the_guest_running_and_no_file(
 
 def test_command_that_fails_at_once_leaves_the_guest_running(source: FakeMachine) -> None:
     # More than a pipe holds: so it cannot all be written before the command has ended.
-    source.memory.regions[0].raw_data[: 1 << 20] = np.random.default_rng(1).integers(1, 256, 1 << 20)
+    source.memory.regions[0].raw_data[: 1 << 20] = np.random.default_rng(1).integers(
+        1, 256, 1 << 20
+    )
 
     with pytest.raises(MigrationError, match="cannot write: Broken pipe"):
         migrate_to("exec:exit 3", source, OPTIONS)
