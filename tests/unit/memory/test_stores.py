@@ -1,6 +1,7 @@
 """The log of the host's stores: nothing is lost, whenever a harvest comes."""
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from tagalong.mte import PACKED_RATIO
 
 GPA = Gpa(0x4000_0000)
 PAGE = 4096
+
+Store = Callable[[], None]
 
 
 @pytest.fixture
@@ -70,9 +73,13 @@ def test_store_that_fails_is_in_the_log_twice_too() -> None:
     stores = HostStores(64)
     stores.start()
 
-    with pytest.raises(OSError, match="half done"), stores.storing(5, 1):
-        stores.harvest()
-        raise OSError("half done")
+    def fail_half_way() -> None:
+        with stores.storing(5, 1):
+            stores.harvest()
+            raise OSError("half done")
+
+    with pytest.raises(OSError, match="half done"):
+        fail_half_way()
 
     assert stores.harvest().pages().tolist() == [5]
 
@@ -81,7 +88,7 @@ def test_every_way_to_store_is_in_the_log(region: Region) -> None:
     memory = GuestMemory([region])
     pages = np.array([40, 43], np.int64)
     packed = np.full((2, PAGE // PACKED_RATIO), 0x21, np.uint8)
-    cases = {
+    cases: dict[str, tuple[Store, list[int]]] = {
         "write": (lambda: memory.write(Gpa(GPA + 2 * PAGE - 1), b"ab"), [1, 2]),
         "write nothing": (lambda: memory.write(GPA, b""), []),
         "write_tags": (lambda: memory.write_tags(Gpa(GPA + 5 * PAGE), packed[0]), [5]),
