@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tagalong.machine import MachinePages
 from tagalong.memory import Gpa
 from tagalong.migrate import MachineBuilder
 from tagalong.migrate.pages.digest import memory_digest
@@ -128,7 +129,7 @@ def test_reading_all_of_a_mostly_empty_guest_does_not_fill_its_memory(bare: Make
 
     tags = machine.read_tags(region.gpa, region.size_bytes)
     machine.memory.read(region.gpa, region.size_bytes // 4)
-    memory_digest(machine, lambda: None, has_tags=True)
+    memory_digest(MachinePages(machine), lambda: None, has_tags=True)
     zeros = np.zeros(region.size_bytes // 32, np.uint8)
     zeros[tags.size - 1] = 0x10
     machine.write_tags(region.gpa, zeros)

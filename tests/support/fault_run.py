@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tagalong.errors import HandoverUncertainError, MigrationError
-from tagalong.machine import Machine, RunState
+from tagalong.machine import Machine, MachinePages, RunState
 from tagalong.migrate import (
     Arrival,
     MachineBuilder,
@@ -118,7 +118,7 @@ class Case:
 
 def digest(machine: Machine) -> bytes:
     """Return the digest of all memory and tags."""
-    return memory_digest(machine, lambda: None, has_tags=True)
+    return memory_digest(MachinePages(machine), lambda: None, has_tags=True)
 
 
 def judge(case: Case) -> str | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
-from tagalong.core.check import Report
+from tagalong.core.check import CheckReport
 from tagalong.core.findings import DEBUGGERS, GDB, LLDB, Finding, Rule, Tags, Verdict
 from tagalong.core.info import Info
 from tagalong.core.tag_runs import TagRange, TagRun
@@ -94,12 +94,12 @@ def tags_json(wanted: TagRange, runs: Iterator[TagRun]) -> dict[str, object]:
     }
 
 
-def check_report(report: Report, path: str) -> str:
+def check_report(report: CheckReport, path: str) -> str:
     """Return the findings and what they mean for each debugger, in words."""
     return "\n".join(_check_lines(report, path))
 
 
-def _check_lines(report: Report, path: str) -> Iterator[str]:
+def _check_lines(report: CheckReport, path: str) -> Iterator[str]:
     yield f"{path}: {'nothing is wrong with this core' if report.is_clean else 'FINDINGS'}"
     for verdict in report.verdicts:
         yield f"  {DEBUGGERS[verdict.debugger]:12} {_verdict(verdict)}"
@@ -143,7 +143,7 @@ def _place(finding: Finding) -> str:
     return f" at {', '.join(parts)}" if parts else ""
 
 
-def check_json(report: Report) -> dict[str, object]:
+def check_json(report: CheckReport) -> dict[str, object]:
     """Return the same for JSON; addresses are hex strings."""
     return {
         "clean": report.is_clean,

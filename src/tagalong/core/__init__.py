@@ -14,11 +14,13 @@ coverage       which segment answers for which address
 regions        what there is of data and tags
 notes          registers, read
 reader         open_core: the way to read a core, whoever wrote it
+pages          its memory as a source of pages, for digests, censuses and other cores
 """
 
 from tagalong.core.machine_note import CoreNotes, Space
 from tagalong.core.notes import CoreVcpu, Note
 from tagalong.core.packing import pack, unpack
+from tagalong.core.pages import CorePages
 from tagalong.core.plan import CoreSegment
 from tagalong.core.reader import Core, open_core
 from tagalong.core.regions import CoreRegion
@@ -28,6 +30,7 @@ from tagalong.files import WrittenFile
 __all__ = [
     "Core",
     "CoreNotes",
+    "CorePages",
     "CoreRegion",
     "CoreSegment",
     "CoreVcpu",

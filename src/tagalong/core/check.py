@@ -34,7 +34,7 @@ _NOT_TAGGED = "not in a region mapped with a memory tagging flag"
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """All findings about a core, and what follows for each debugger."""
 
     findings: tuple[Finding, ...]
@@ -46,10 +46,10 @@ class Report:
         return all(finding.level is Level.NOTE for finding in self.findings)
 
 
-def check_core(core: Core) -> Report:
+def check_core(core: Core) -> CheckReport:
     """Look at everything that matters for the tags of an open core. Changes nothing."""
     findings = tuple(chain.from_iterable(rule(core) for rule in _RULES))
-    return Report(findings, tuple(_verdict(core, findings, name) for name in DEBUGGERS))
+    return CheckReport(findings, tuple(_verdict(core, findings, name) for name in DEBUGGERS))
 
 
 def _verdict(core: Core, findings: tuple[Finding, ...], debugger: str) -> Verdict:

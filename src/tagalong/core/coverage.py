@@ -11,7 +11,7 @@ from tagalong.binary.elf import ProgramHeader
 
 
 @dataclass(frozen=True)
-class Piece:
+class OwnedRange:
     """Addresses [start, stop) of which one segment, the first in the file, is the owner."""
 
     start: int
@@ -29,7 +29,7 @@ class Coverage:
         self.pieces = tuple(_sweep(ranges))
         self._starts = [piece.start for piece in self.pieces]
 
-    def cover(self, start: int, stop: int) -> Iterator[Piece]:
+    def cover(self, start: int, stop: int) -> Iterator[OwnedRange]:
         """Yield what lies in [start, stop), cut to it, in order; gaps are left out."""
         index = max(bisect_right(self._starts, start) - 1, 0)
         for place in range(index, len(self.pieces)):
@@ -37,19 +37,19 @@ class Coverage:
             if piece.start >= stop or start >= stop:
                 return
             if piece.stop > start:
-                yield Piece(max(piece.start, start), min(piece.stop, stop), piece.owner)
+                yield OwnedRange(max(piece.start, start), min(piece.stop, stop), piece.owner)
 
 
-def _sweep(ranges: Sequence[tuple[ProgramHeader, int]]) -> Iterator[Piece]:
+def _sweep(ranges: Sequence[tuple[ProgramHeader, int]]) -> Iterator[OwnedRange]:
     """Yield the pieces in order, neighbours of the same owner joined."""
-    pending: Piece | None = None
+    pending: OwnedRange | None = None
     for start, stop, owner in _owners(ranges):
         if pending and pending.owner is owner and pending.stop == start:
-            pending = Piece(pending.start, stop, owner)
+            pending = OwnedRange(pending.start, stop, owner)
             continue
         if pending:
             yield pending
-        pending = Piece(start, stop, owner)
+        pending = OwnedRange(start, stop, owner)
     if pending:
         yield pending
 

@@ -13,7 +13,7 @@ from tagalong.binary import elf
 from tagalong.binary.elf import ProgramHeader
 from tagalong.binary.layout import MalformedError
 from tagalong.core.compressed import SeekableSource, is_archive
-from tagalong.core.coverage import Coverage, Piece
+from tagalong.core.coverage import Coverage, OwnedRange
 from tagalong.core.headers import CoreHeaders, data_bytes, read_headers, tagged_bytes
 from tagalong.core.machine_note import CoreNotes, decode_machine_note
 from tagalong.core.note_types import OWNER_TAGALONG, SegmentType, VendorNoteType
@@ -210,7 +210,7 @@ class Core:
         joined.flags.writeable = False
         return joined
 
-    def _tag_pieces(self, start: int, stop: int) -> list[Piece]:
+    def _tag_pieces(self, start: int, stop: int) -> list[OwnedRange]:
         pieces = list(self._tags.cover(start, stop))
         missing = _first_gap(pieces, start, stop)
         if missing is not None:
@@ -224,7 +224,7 @@ class Core:
                 )
         return pieces
 
-    def _unpacked(self, pieces: list[Piece]) -> NDArray[np.uint8]:
+    def _unpacked(self, pieces: list[OwnedRange]) -> NDArray[np.uint8]:
         """Return the tags of pieces that are whole granules, one a byte."""
         parts = []
         for piece in pieces:
@@ -235,7 +235,7 @@ class Core:
             parts.append(unpack(packed)[skipped : skipped + stop - first])
         return np.concatenate(parts) if parts else np.empty(0, np.uint8)
 
-    def _require_all(self, pieces: list[Piece], start: int, stop: int) -> None:
+    def _require_all(self, pieces: list[OwnedRange], start: int, stop: int) -> None:
         missing = _first_gap(pieces, start, stop)
         if missing is None:
             return
@@ -274,7 +274,7 @@ def _entry(address: int, length: int, alignment: int = 1) -> int:
     return address_of(address)
 
 
-def _first_gap(pieces: list[Piece], start: int, stop: int) -> int | None:
+def _first_gap(pieces: list[OwnedRange], start: int, stop: int) -> int | None:
     """Return the first address of [start, stop) that no piece covers."""
     for piece in pieces:
         if piece.start > start:
@@ -283,7 +283,7 @@ def _first_gap(pieces: list[Piece], start: int, stop: int) -> int | None:
     return start if start < stop else None
 
 
-def _tag_bytes(piece: Piece) -> tuple[int, int]:
+def _tag_bytes(piece: OwnedRange) -> tuple[int, int]:
     """Return offset and size in the file of a piece's tags."""
     first = (piece.start - piece.owner.address) // PACKED_RATIO
     return piece.owner.offset + first, (piece.stop - piece.start) // PACKED_RATIO

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tagalong.core.coverage import Piece
+from tagalong.core.coverage import OwnedRange
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class CoreRegion:
         return self.address + self.size_bytes
 
 
-def overlay(data: Sequence[Piece], tags: Sequence[Piece]) -> Iterator[CoreRegion]:
+def overlay(data: Sequence[OwnedRange], tags: Sequence[OwnedRange]) -> Iterator[CoreRegion]:
     """Yield the regions in order, neighbours of one kind joined.
 
     `data`, `tags`: pieces in order, those of one sequence without overlap.
@@ -52,7 +52,7 @@ def _continues(before: CoreRegion, after: CoreRegion) -> bool:
 class _Walk:
     """Pieces, asked in ascending order of address."""
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
+    def __init__(self, pieces: Sequence[OwnedRange]) -> None:
         self._pieces = pieces
         self._at = 0
 

@@ -1,14 +1,21 @@
 """The tags of a range as runs, for people and for JSON."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tagalong.core.reader import Core
 from tagalong.mte import GRANULE_BYTES
 from tagalong.mte.pointers import address_of, logical_tag
+
+ReadTags = Callable[[int, int], NDArray[np.uint8]]
+"""Returns the tags of a range one a byte, as `Core.granule_tags` and `machine.granule_tags`.
+
+Its arguments: an address and a length in bytes, multiples of 16.
+"""
 
 # Tags of this much memory are looked at in one go: 4 MiB of them, one a byte.
 _PIECE_BYTES = 64 << 20
@@ -51,18 +58,22 @@ def tag_range(pointer: int, length: int) -> TagRange:
 
 
 def tag_runs(core: Core, wanted: TagRange) -> Iterator[TagRun]:
-    """Return the runs of equal tags of a range, in order; memory stays bounded.
+    """Return the runs of equal tags of a range of a core, in order; memory stays bounded.
 
     Raises what `Core.granule_tags` raises, before the first run.
     """
     core.require_tags(wanted.start, wanted.end - wanted.start)
-    return _runs(core, wanted)
+    return runs_of_tags(core.granule_tags, wanted)
 
 
-def _runs(core: Core, wanted: TagRange) -> Iterator[TagRun]:
+def runs_of_tags(read: ReadTags, wanted: TagRange) -> Iterator[TagRun]:
+    """Yield the runs of equal tags of a range of any source, in order.
+
+    Raises what `read` raises, when it is reached.
+    """
     pending: TagRun | None = None
     for start in range(wanted.start, wanted.end, _PIECE_BYTES):
-        tags = core.granule_tags(start, min(_PIECE_BYTES, wanted.end - start))
+        tags = read(start, min(_PIECE_BYTES, wanted.end - start))
         edges = np.flatnonzero(tags[1:] != tags[:-1]) + 1
         bounds = [0, *edges.tolist(), tags.size]
         for first, stop in pairwise(bounds):

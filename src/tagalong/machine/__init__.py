@@ -5,11 +5,19 @@ state         descriptions and states, as values
 register_ids  names for registers: KVM's ONE_REG ids
 cpu_match     whether a vCPU can take the registers of another CPU
 freezer       stops a guest for a migration or a snapshot, and lets it run again
+page_source   where pages and tags come from: the narrow seam for all who read memory
 holds         keeps the vCPUs of a machine between two instructions
 throttle      slows a guest down
 """
 
 from tagalong.machine.freezer import Freezer, MachineFreezer, require_paused
+from tagalong.machine.page_source import (
+    MachinePages,
+    MemoryMap,
+    MemoryRange,
+    PageSource,
+    granule_tags,
+)
 from tagalong.machine.protocols import MAX_THROTTLE_PERCENT, Machine, Vcpu
 from tagalong.machine.state import (
     DEFAULT_CONSOLE,
@@ -33,12 +41,17 @@ __all__ = [
     "Machine",
     "MachineDescription",
     "MachineFreezer",
+    "MachinePages",
     "MachineState",
+    "MemoryMap",
+    "MemoryRange",
+    "PageSource",
     "PowerState",
     "RegionDescription",
     "RegisterId",
     "RunState",
     "Vcpu",
     "VcpuState",
+    "granule_tags",
     "require_paused",
 ]

@@ -19,7 +19,7 @@ from tagalong.errors import (
     RemoteProtocolError,
     TagalongError,
 )
-from tagalong.machine import Machine, MachineDescription
+from tagalong.machine import Machine, MachineDescription, MachinePages
 from tagalong.machine_records import (
     description_of_record,
     record_of_description,
@@ -268,7 +268,9 @@ class _Destination:
                     taker.clear_stale()
                     machine.load_state(state_of_record(record))
                 case wire.Verify():
-                    self._digest = memory_digest(machine, self._work, has_tags=self._has_tags)
+                    self._digest = memory_digest(
+                        MachinePages(machine), self._work, has_tags=self._has_tags
+                    )
                 case wire.Digest():
                     self._compare(record.digest)
 

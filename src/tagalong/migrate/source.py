@@ -27,7 +27,7 @@ from tagalong.errors import (
     RunStateError,
     TagalongError,
 )
-from tagalong.machine import Freezer, Machine, MachineFreezer
+from tagalong.machine import Freezer, Machine, MachineFreezer, MachinePages
 from tagalong.machine_records import record_of_description, record_of_state
 from tagalong.memory import PageBitmap
 from tagalong.migrate.cancellation import cancelled, check_cancelled
@@ -331,7 +331,7 @@ class _Source:
     def _verify(self) -> None:
         self._monitor.update(stage=MigrationStage.DIGEST)
         self._link.send(wire.Verify())
-        ours = memory_digest(self._machine, self._work, has_tags=self._has_tags)
+        ours = memory_digest(MachinePages(self._machine), self._work, has_tags=self._has_tags)
         self._link.send(wire.Digest(ours))
         theirs = self._link.expect(wire.Digest).digest
         self._digests = (ours, theirs)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from tagalong.core import CoreNotes, CoreWriter, Space, open_core
 from tagalong.progress import CancelToken, ProgressCallback
-from tagalong.snapshot.core_source import CoreSource
 from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
 from tagalong.snapshot.packed import write_packed
 from tagalong.snapshot.pages import PageCopier
 from tagalong.snapshot.report import SaveMonitor, SaveProgress, SaveReport, SaveStage
 from tagalong.snapshot.save import SaveOptions
+from tagalong.snapshot.saved_machine import SavedMachine
 
 
 def dump_core(
@@ -40,15 +40,15 @@ def dump_core(
 def _convert(source: Path, path: Path, options: SaveOptions, monitor: SaveMonitor) -> SaveReport:
     began = time.monotonic()
     with open_core(source) as core:
-        memory = CoreSource(core, source)
+        memory = SavedMachine(core, source)
         memory.require_complete()
         layout = _layout(memory, options)
         page = memory.description.page_size_bytes
         with CoreWriter(
             path, layout.segments, page_size_bytes=page, overwrite=options.overwrite
         ) as writer:
-            copier = PageCopier(memory, writer, layout.pieces, monitor.advance)
-            pages = memory.populated_pages()
+            copier = PageCopier(memory.pages, writer, layout.pieces, monitor.advance)
+            pages = memory.pages.populated_pages()
             total = copier.count(pages)
             monitor.enter(SaveStage.COPY, total)
             copier.copy(pages)
@@ -70,14 +70,14 @@ def _convert(source: Path, path: Path, options: SaveOptions, monitor: SaveMonito
     )
 
 
-def _layout(memory: CoreSource, options: SaveOptions) -> MemoryLayout:
+def _layout(memory: SavedMachine, options: SaveOptions) -> MemoryLayout:
     if options.space is Space.PHYSICAL:
         return physical_layout(memory.description)
     state = memory.notes.state
     return virtual_layout(memory.description, state, memory.read, options.space, options.vcpu)
 
 
-def _notes(memory: CoreSource, options: SaveOptions) -> CoreNotes:
+def _notes(memory: SavedMachine, options: SaveOptions) -> CoreNotes:
     vcpu = options.vcpu if options.space is not Space.PHYSICAL else 0
     notes = memory.notes
     return CoreNotes(notes.description, notes.state, options.space, vcpu, notes.running)

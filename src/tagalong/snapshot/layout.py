@@ -16,7 +16,7 @@ _HALVES: Final = {Space.KERNEL: Half.KERNEL, Space.USER: Half.USER}
 
 
 @dataclass(frozen=True)
-class Piece:
+class RamPiece:
     """Guest RAM from `gpa` on, which goes to byte `offset` of a segment."""
 
     segment: int
@@ -35,7 +35,7 @@ class MemoryLayout:
     """
 
     segments: tuple[CoreSegment, ...]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[RamPiece, ...]
     unreadable_tables: tuple[Gpa, ...] = ()
     not_ram_bytes: int = 0
 
@@ -45,7 +45,7 @@ def physical_layout(description: MachineDescription) -> MemoryLayout:
     has_tags = description.mte_version != 0
     segments = [CoreSegment(r.gpa, r.gpa, r.size_bytes, has_tags) for r in description.regions]
     pieces = [
-        Piece(number, 0, region.gpa, region.size_bytes, has_tags)
+        RamPiece(number, 0, region.gpa, region.size_bytes, has_tags)
         for number, region in enumerate(description.regions)
     ]
     return MemoryLayout(tuple(segments), tuple(pieces))
@@ -82,7 +82,7 @@ def virtual_layout(
 
 def _join(mappings: Sequence[Mapping], *, can_have_tags: bool) -> MemoryLayout:
     segments: list[CoreSegment] = []
-    pieces: list[Piece] = []
+    pieces: list[RamPiece] = []
     start = 0
     for index, mapping in enumerate(mappings):
         has_tags = mapping.is_tagged and can_have_tags
@@ -91,7 +91,9 @@ def _join(mappings: Sequence[Mapping], *, can_have_tags: bool) -> MemoryLayout:
         if start == index:
             segments.append(CoreSegment(mapping.address, mapping.gpa, 0, has_tags))
         offset = mapping.address - segments[-1].address
-        pieces.append(Piece(len(segments) - 1, offset, mapping.gpa, mapping.size_bytes, has_tags))
+        pieces.append(
+            RamPiece(len(segments) - 1, offset, mapping.gpa, mapping.size_bytes, has_tags)
+        )
         physical = segments[-1].physical if start == index else Gpa(0)
         size = offset + mapping.size_bytes
         segments[-1] = CoreSegment(segments[-1].address, physical, size, has_tags)

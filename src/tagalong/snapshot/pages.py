@@ -6,44 +6,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.core import CoreWriter
-from tagalong.machine import RegionDescription
-from tagalong.memory import Gpa, PageBitmap
-from tagalong.snapshot.layout import Piece
-from tagalong.snapshot.source import CHUNK_BYTES, PageSource
+from tagalong.machine import PageSource
+from tagalong.machine.page_source import CHUNK_BYTES
+from tagalong.memory import PageBitmap
+from tagalong.snapshot.layout import RamPiece
 
 WINDOW_BYTES = 16 << 20
 """Scattered pages that lie in so many bytes are copied together, with all tags between them."""
 
-Ranges = NDArray[np.int64]
-"""Shape (ranges, 2): [start, stop), in order."""
+PageRanges = NDArray[np.int64]
+"""Shape (ranges, 2): [start, stop) in pages, in order."""
 
-Tick = Callable[[int], None]
+CopyTick = Callable[[int], None]
 """Called with the number of bytes of data that were dealt with since the last call; may raise."""
 
 
 class PageCopier:
-    """Copies from `source` what `pieces` say, and calls `tick` after each chunk."""
+    """Copies from `source` what `pieces` say, and calls `tick` after each chunk.
+
+    Raises AddressError for a piece that is not in one range of the source.
+    """
 
     def __init__(
-        self, source: PageSource, writer: CoreWriter, pieces: Sequence[Piece], tick: Tick
+        self, source: PageSource, writer: CoreWriter, pieces: Sequence[RamPiece], tick: CopyTick
     ) -> None:
         self._source = source
         self._writer = writer
         self._tick = tick
-        self._page_bytes = source.description.page_size_bytes
+        self._page_bytes = source.memory.page_size_bytes
         self._window_pages = WINDOW_BYTES // self._page_bytes
-        self._pieces = [(piece, self._region_of(piece)) for piece in pieces]
-
-    def _region_of(self, piece: Piece) -> int:
-        regions = self._source.description.regions
-        return next(n for n, region in enumerate(regions) if _holds(region, piece.gpa))
+        self._pieces = [
+            (piece, *source.memory.locate(piece.gpa, piece.size_bytes)) for piece in pieces
+        ]
 
     def count(self, pages: Sequence[PageBitmap]) -> int:
         """Return how many bytes of data `copy` would deal with."""
         runs = [bitmap.runs() for bitmap in pages]
         found = 0
-        for piece, number in self._pieces:
-            first, count = self._pages_of(piece, number)
+        for piece, number, offset in self._pieces:
+            first, count = self._pages_of(piece, offset)
             part = _overlapping(runs[number], first, count)
             starts = np.maximum(part[:, 0], first)
             stops = np.minimum(part[:, 0] + part[:, 1], first + count)
@@ -51,42 +52,38 @@ class PageCopier:
         return found * self._page_bytes
 
     def copy(self, pages: Sequence[PageBitmap]) -> None:
-        """Copy those of `pages`, a bitmap for each region, that belong to a piece.
+        """Copy those of `pages`, a bitmap for each range, that belong to a piece.
 
         What is zero becomes a hole, in data and in tags. Raises HostError if the host cannot
         read or write, and what `tick` raises.
         """
         runs = [bitmap.runs() for bitmap in pages]
-        for piece, number in self._pieces:
-            ranges = _cut(runs[number], *self._pages_of(piece, number))
+        for piece, number, offset in self._pieces:
+            first, count = self._pages_of(piece, offset)
+            ranges = _cut(runs[number], first, count)
             for batch in _batches(ranges, CHUNK_BYTES // self._page_bytes, self._window_pages):
-                self._copy_batch(piece, batch * self._page_bytes)
+                self._copy_batch(piece, number, first, batch)
 
-    def _copy_batch(self, piece: Piece, batch: Ranges) -> None:
-        """Copy the data of bytes [start, stop) of a piece, and all tags from first to last."""
+    def _copy_batch(self, piece: RamPiece, number: int, first: int, batch: PageRanges) -> None:
+        """Copy the data of pages [start, stop) of a piece, and all tags from first to last."""
         lengths = batch[:, 1] - batch[:, 0]
-        sources = np.stack((piece.gpa + batch[:, 0], lengths), axis=1)
+        runs = np.stack((first + batch[:, 0], lengths), axis=1)
         # Which plane is read first does not matter: a guest's change of either in between
         # marks the page dirty, and both are written again. So are tags of pages in between.
-        self._writer.write_pages(piece.segment, piece.offset + batch, self._source.gather(sources))
+        data, page = self._source.data(number, runs), self._page_bytes
+        self._writer.write_pages(piece.segment, piece.offset + batch * page, data)
         if piece.has_tags:
-            first, last = int(batch[0, 0]), int(batch[-1, 1])
-            tags = self._source.tags(Gpa(piece.gpa + first), last - first)
-            self._writer.write_tags(piece.segment, piece.offset + first, tags)
-        self._tick(int(lengths.sum()))
+            low, high = int(batch[0, 0]), int(batch[-1, 1])
+            tags = self._source.tags(number, first + low, high - low)
+            self._writer.write_tags(piece.segment, piece.offset + low * page, tags)
+        self._tick(int(lengths.sum()) * page)
 
-    def _pages_of(self, piece: Piece, number: int) -> tuple[int, int]:
-        """Return the first page of a piece in its region, and how many it has."""
-        region = self._source.description.regions[number]
-        first = (piece.gpa - region.gpa) // self._page_bytes
-        return first, piece.size_bytes // self._page_bytes
+    def _pages_of(self, piece: RamPiece, offset: int) -> tuple[int, int]:
+        """Return the first page of a piece in its range, and how many it has."""
+        return offset // self._page_bytes, piece.size_bytes // self._page_bytes
 
 
-def _holds(region: RegionDescription, gpa: Gpa) -> bool:
-    return region.gpa <= gpa < region.gpa + region.size_bytes
-
-
-def _cut(runs: NDArray[np.int64], first: int, count: int) -> Ranges:
+def _cut(runs: NDArray[np.int64], first: int, count: int) -> PageRanges:
     """Return the parts of runs (first page, pages; in order) in [first, first + count).
 
     As [start, stop), counted from `first`.
@@ -104,7 +101,7 @@ def _overlapping(runs: NDArray[np.int64], first: int, count: int) -> NDArray[np.
     return runs[low:high]
 
 
-def _batches(ranges: Ranges, most: int, window: int) -> Iterator[Ranges]:
+def _batches(ranges: PageRanges, most: int, window: int) -> Iterator[PageRanges]:
     """Yield ranges in groups of at most `most` pages that lie in `window` pages."""
     ranges = _short(ranges, most)
     starts, stops = ranges.T
@@ -118,7 +115,7 @@ def _batches(ranges: Ranges, most: int, window: int) -> Iterator[Ranges]:
         at = end
 
 
-def _short(ranges: Ranges, most: int) -> Ranges:
+def _short(ranges: PageRanges, most: int) -> PageRanges:
     """Return the same ranges, those of more than `most` pages in parts of that many."""
     starts, stops = ranges.T
     parts = -(-(stops - starts) // most)

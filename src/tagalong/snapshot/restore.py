@@ -23,13 +23,14 @@ from tagalong.errors import (
     UsageError,
 )
 from tagalong.machine import Machine, MachineDescription
-from tagalong.memory import Gpa, PageBitmap, Region, RegionSource
+from tagalong.machine.page_source import CHUNK_BYTES
+from tagalong.memory import Gpa, PageBitmap, RegionSource
 from tagalong.memory.pagemap import runs_of
+from tagalong.mte import PACKED_RATIO
 from tagalong.mte.tags import zero_pages, zero_rows
 from tagalong.progress import CancelToken, ProgressCallback
-from tagalong.snapshot.core_source import CoreSource
 from tagalong.snapshot.report import SaveMonitor, SaveProgress, SaveStage
-from tagalong.snapshot.source import CHUNK_BYTES
+from tagalong.snapshot.saved_machine import SavedMachine
 
 Build = Callable[[MachineDescription, Sequence[RegionSource] | None], Machine]
 """Makes the machine that a snapshot describes, on top of these sources if it can.
@@ -74,7 +75,7 @@ def restore(
 
 class _Restore:
     def __init__(self, core: Core, path: Path, build: Build, monitor: SaveMonitor) -> None:
-        self._source = CoreSource(core, path)
+        self._source = SavedMachine(core, path)
         self._path = path
         self._build = build
         self._monitor = monitor
@@ -107,42 +108,44 @@ class _Restore:
 
     def _fill(self, machine: Machine) -> None:
         """Bring into memory what could not be mapped."""
-        has_tags = self._source.has_tags
-        jobs: list[tuple[Region, PageBitmap, Callable[[Machine, Gpa, int], None]]] = []
+        pages = self._source.pages
+        jobs: list[tuple[int, PageBitmap, Callable[[Machine, int, int, int], None]]] = []
         for number, region in enumerate(machine.memory.regions):
             if not region.has_file_data:
-                jobs.append((region, self._source.data_pages(number), self._fill_data))
-            if has_tags and not region.has_file_tags:
-                jobs.append((region, self._source.tag_pages(number), self._fill_tags))
-        total = sum(pages.count() * region.page_size_bytes for region, pages, _ in jobs)
-        self._monitor.enter(SaveStage.COPY, total)
-        for region, pages, fill in jobs:
-            for gpa, length in _chunks(region, pages):
-                fill(machine, gpa, length)
-                self._monitor.advance(length)
+                jobs.append((number, pages.data_pages(number), self._fill_data))
+            if self._source.has_tags and not region.has_file_tags:
+                jobs.append((number, pages.tag_pages(number), self._fill_tags))
+        page = pages.memory.page_size_bytes
+        self._monitor.enter(SaveStage.COPY, sum(wanted.count() for _, wanted, _ in jobs) * page)
+        for number, wanted, fill in jobs:
+            for first, count in _chunks(wanted, CHUNK_BYTES // page):
+                fill(machine, number, first, count)
+                self._monitor.advance(count * page)
 
-    def _fill_data(self, machine: Machine, gpa: Gpa, length: int) -> None:
+    def _fill_data(self, machine: Machine, number: int, first: int, count: int) -> None:
         page = self._source.description.page_size_bytes
-        content = self._source.data(gpa, length)
+        content = self._source.pages.data(number, np.array([[first, count]], np.int64))
+        base = machine.memory.regions[number].gpa + first * page
         for start, stop in _runs(~zero_rows(content, page), page):
-            machine.memory.write(Gpa(gpa + start), content[start:stop])
+            machine.memory.write(Gpa(base + start), content[start:stop])
             self._copied_bytes += stop - start
 
-    def _fill_tags(self, machine: Machine, gpa: Gpa, length: int) -> None:
+    def _fill_tags(self, machine: Machine, number: int, first: int, count: int) -> None:
         page = self._source.description.page_size_bytes
-        packed = self._source.tags(gpa, length)
-        ratio = length // packed.size
+        packed = self._source.pages.tags(number, first, count)
+        base = machine.memory.regions[number].gpa + first * page
         # A page whose tags are zero has zero tags already: writing them would copy the page.
         for start, stop in _runs(~zero_pages(packed, page), page):
-            machine.write_tags(Gpa(gpa + start), packed[start // ratio : stop // ratio])
+            machine.write_tags(
+                Gpa(base + start), packed[start // PACKED_RATIO : stop // PACKED_RATIO]
+            )
 
 
-def _chunks(region: Region, pages: PageBitmap) -> Iterator[tuple[Gpa, int]]:
-    page = region.page_size_bytes
+def _chunks(pages: PageBitmap, most: int) -> Iterator[tuple[int, int]]:
+    """Yield the runs of pages, first and number, those of more than `most` in parts."""
     for first, count in pages.runs().tolist():
-        start, stop = region.gpa + first * page, region.gpa + (first + count) * page
-        for gpa in range(start, stop, CHUNK_BYTES):
-            yield Gpa(gpa), min(CHUNK_BYTES, stop - gpa)
+        for start in range(first, first + count, most):
+            yield start, min(most, first + count - start)
 
 
 def _runs(flags: NDArray[np.bool_], page_bytes: int) -> Iterator[tuple[int, int]]:

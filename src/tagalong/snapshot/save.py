@@ -12,7 +12,6 @@ The file has its name when it is complete and on disk, or never. The guest goes 
 case, if it ran, as soon as nothing of it is needed any more.
 """
 
-import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,15 +20,14 @@ from pathlib import Path
 from typing import Final
 
 from tagalong.core import CoreNotes, CoreWriter, Space
-from tagalong.errors import CoreError, RunStateError, TagalongError, UsageError
-from tagalong.machine import Freezer, Machine, MachineFreezer, MachineState, RunState
+from tagalong.errors import CoreError, RunStateError, UsageError
+from tagalong.machine import Freezer, Machine, MachineFreezer, MachinePages, MachineState, RunState
 from tagalong.memory import PageBitmap
 from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
 from tagalong.snapshot.packed import write_packed
 from tagalong.snapshot.pages import PageCopier
 from tagalong.snapshot.report import SaveMonitor, SaveProgress, SaveReport, SaveStage
-from tagalong.snapshot.source import MachineSource
 
 # A guest that dirties memory as fast as the file is written is stopped after so many rounds.
 _MAX_ROUNDS: Final = 30
@@ -106,7 +104,7 @@ class _Save:
         self._path = path
         self._options = options
         self._monitor = monitor
-        self._source = MachineSource(machine, stands=not options.live)
+        self._source = MachinePages(machine, is_running=options.live)
         self._was_running = False
         self._is_frozen = False
         self._copied_bytes = 0
@@ -145,12 +143,11 @@ class _Save:
 
     def _save_live(self) -> SaveReport:
         layout = self._layout()
-        with self._writer(layout) as writer, self._dirty_log():
-            copier = PageCopier(self._source, writer, layout.pieces, self._tick)
-            # The log is on: a page that is used after this question is dirty in it.
-            left = self._precopy(copier, self._source.populated_pages())
+        with self._writer(layout) as writer, self._source as source:
+            copier = PageCopier(source, writer, layout.pieces, self._tick)
+            left = self._precopy(copier, source.changed_pages())
             with self._stopped():
-                dirty = self._machine.harvest_dirty_log()
+                dirty = source.changed_pages()
                 last = [before | since for before, since in zip(left, dirty, strict=True)]
                 self._copy(copier, last, SaveStage.LAST_PAGES)
                 return self._finish(writer, layout, self._machine.save_state())
@@ -161,7 +158,7 @@ class _Save:
             began = time.monotonic()
             copied = self._copy(copier, pages, SaveStage.PRECOPY)
             duration_s = max(time.monotonic() - began, 1e-6)
-            pages = self._machine.harvest_dirty_log()
+            pages = self._source.changed_pages()
             left = copier.count(pages)
             # The rate of this round says what the next one takes: it writes the same pages.
             if left == 0 or left / max(copied, 1) * duration_s <= self._options.max_downtime_s:
@@ -169,16 +166,6 @@ class _Save:
             if self._rounds >= _MAX_ROUNDS or self._machine.run_state is not RunState.RUNNING:
                 self._converged = self._machine.run_state is not RunState.RUNNING
                 return pages
-
-    @contextmanager
-    def _dirty_log(self) -> Iterator[None]:
-        self._machine.start_dirty_log()
-        try:
-            yield
-        finally:
-            # Failing to end the log must lose neither a success nor an error.
-            with contextlib.suppress(TagalongError):
-                self._machine.stop_dirty_log()
 
     # --- both ---
 

@@ -1,12 +1,12 @@
-"""Counts the granules of a machine that carry a tag."""
+"""Counts the granules of a source that carry a tag: a machine, or a core."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong.machine import Machine
-from tagalong.memory import Gpa
+from tagalong.machine import PageSource
 from tagalong.mte import GRANULE_BYTES
 
 _LOW_NIBBLE = np.uint8(0x0F)
@@ -18,31 +18,34 @@ _PIECE_PAGES = 4096
 
 @dataclass(frozen=True)
 class TagCensus:
-    """How many granules of 16 bytes a machine's RAM has, and how many a tag other than 0."""
+    """How many granules of 16 bytes a source has, and how many of them a tag other than 0.
+
+    Memory without tags counts in `granules` alone.
+    """
 
     granules: int
     tagged_granules: int
 
 
-def take_census(machine: Machine) -> TagCensus:
-    """Count the granules of `machine`; exact while it does not run. Touches no hole."""
+def take_census(source: PageSource) -> TagCensus:
+    """Count the granules of `source`; exact while its guest does not run. Touches no hole.
+
+    Raises what the source's `tags` raises.
+    """
     tagged = sum(
-        _count_tagged(machine.read_tags(gpa, length_bytes))
-        for gpa, length_bytes in _populated_pieces(machine)
+        _count_tagged(source.tags(number, first, count))
+        for number, first, count in _populated_pieces(source)
     )
-    return TagCensus(machine.description.ram_bytes // GRANULE_BYTES, tagged)
+    return TagCensus(source.memory.size_bytes // GRANULE_BYTES, tagged)
 
 
-def _populated_pieces(machine: Machine) -> list[tuple[Gpa, int]]:
-    """Return the ranges that may hold tags, as gpa and length in bytes."""
-    page_size = machine.description.page_size_bytes
-    pieces = []
-    for region, pages in zip(machine.memory.regions, machine.populated_pages(), strict=True):
-        for start, count in pages.runs().tolist():
+def _populated_pieces(source: PageSource) -> Iterator[tuple[int, int, int]]:
+    """Yield what may hold tags: number of the range, first page, number of pages."""
+    for number, pages in enumerate(source.populated_pages()):
+        runs = pages.runs().tolist() if source.memory.ranges[number].has_tags else []
+        for start, count in runs:
             for first in range(start, start + count, _PIECE_PAGES):
-                length = min(_PIECE_PAGES, start + count - first) * page_size
-                pieces.append((Gpa(region.gpa + first * page_size), length))
-    return pieces
+                yield number, first, min(_PIECE_PAGES, start + count - first)
 
 
 def _count_tagged(packed: NDArray[np.uint8]) -> int:

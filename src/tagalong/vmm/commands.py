@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tagalong.errors import RunStateError
+from tagalong.machine import MachinePages
 from tagalong.qmp import messages
 from tagalong.qmp.arguments import Argument, Kind, check_arguments
 from tagalong.qmp.messages import ErrorClass, JsonObject, QmpError
@@ -132,7 +133,7 @@ class VmCommands:
         machine = self._vm.machine
         if machine is None:
             raise QmpError("the VM is not here yet: an incoming migration is awaited")
-        census = take_census(machine)
+        census = take_census(MachinePages(machine, is_running=True))
         return {"granules": census.granules, "tagged-granules": census.tagged_granules}
 
     def _query_dump(self) -> object:

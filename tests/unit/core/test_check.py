@@ -5,21 +5,21 @@ from pathlib import Path
 import pytest
 
 from tagalong.core import open_core
-from tagalong.core.check import Report, check_core
+from tagalong.core.check import CheckReport, check_core
 from tagalong.core.findings import GDB, LLDB, Finding, Level, Tags
 from tests.support.core_builder import CoreBuilder, load, prstatus, tag_segment
 from tests.support.core_cases import AT, CASES, DATA, TAGS, built
 from tests.support.cores import notes, random_planes, write_core
 
 
-def checked(path: Path, core: bytes | None = None) -> Report:
+def checked(path: Path, core: bytes | None = None) -> CheckReport:
     if core is not None:
         path.write_bytes(core)
     with open_core(path) as opened:
         return check_core(opened)
 
 
-def only(report: Report, rule: str) -> Finding:
+def only(report: CheckReport, rule: str) -> Finding:
     (found,) = (finding for finding in report.findings if finding.rule.value == rule)
     return found
 

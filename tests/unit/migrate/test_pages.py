@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tagalong.machine import MachinePages
 from tagalong.machine_records import record_of_description, record_of_state
 from tagalong.memory import Gpa, PageBitmap
 from tagalong.migrate import Timeouts
@@ -291,8 +292,8 @@ def test_receiver_writes_routed_memory_by_its_route_once_the_batch_is_complete(
 
 def test_digest_reads_routed_memory_by_its_route(machine: FakeMachine) -> None:
     machine.memory.regions[0].raw_data[: 2 * PAGE] = 5
-    directly = memory_digest(machine, lambda: None, has_tags=True)
+    directly = memory_digest(MachinePages(machine), lambda: None, has_tags=True)
     route = Route(machine)
 
-    assert memory_digest(machine, lambda: None, has_tags=True) == directly
+    assert memory_digest(MachinePages(machine), lambda: None, has_tags=True) == directly
     assert route.reads > 0

@@ -5,7 +5,7 @@ import numpy as np
 from tagalong.core import CoreSegment
 from tagalong.memory import Gpa
 from tagalong.paging import Mapping
-from tagalong.snapshot.layout import Piece, _join, physical_layout
+from tagalong.snapshot.layout import RamPiece, _join, physical_layout
 from tagalong.snapshot.pages import _batches
 from tests.support.fake_machine import RAM, describe
 
@@ -38,8 +38,8 @@ def test_join_of_scattered_neighbours_is_one_segment_without_a_physical_address(
 
     assert layout.segments == (CoreSegment(VA, Gpa(0), 3 * PAGE, has_tags=True),)
     assert layout.pieces == (
-        Piece(0, 0, Gpa(RAM + 9 * PAGE), PAGE, has_tags=True),
-        Piece(0, PAGE, Gpa(RAM + 4 * PAGE), 2 * PAGE, has_tags=True),
+        RamPiece(0, 0, Gpa(RAM + 9 * PAGE), PAGE, has_tags=True),
+        RamPiece(0, PAGE, Gpa(RAM + 4 * PAGE), 2 * PAGE, has_tags=True),
     )
 
 

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from tagalong.machine import MachineDescription, RegionDescription
+from tagalong.machine import MachineDescription, MachinePages, RegionDescription
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
 from tagalong.vmm import census
 from tagalong.vmm.census import TagCensus, take_census
@@ -36,7 +36,7 @@ class TaggedMachine(ScriptedMachine):
 def test_take_census_untouched_machine_has_none_and_touches_nothing() -> None:
     machine = TaggedMachine()
 
-    result = take_census(machine)
+    result = take_census(MachinePages(machine))
 
     assert result == TagCensus(granules=2 * SIZE_BYTES // 16, tagged_granules=0)
     assert os.fstat(machine.ram.regions[0].tags_fd).st_blocks == 0
@@ -49,17 +49,21 @@ def test_take_census_counts_both_nibbles_in_all_regions() -> None:
     machine.ram.write_tags(Gpa(HIGH + SIZE_BYTES - 32), np.array([0x0A], np.uint8))
     machine.ram.write(Gpa(LOW + 0x8000), b"data without tags")
 
-    assert take_census(machine).tagged_granules == 1 + 1 + 2 + 2 + 1
+    assert take_census(MachinePages(machine)).tagged_granules == 1 + 1 + 2 + 2 + 1
     machine.ram.close()
 
 
 def test_take_census_in_pieces_counts_the_same() -> None:
     machine = TaggedMachine()
     machine.ram.write_tags(LOW, np.full(SIZE_BYTES // 32, 0x77, np.uint8))
-    whole = take_census(machine)
+    whole = take_census(MachinePages(machine))
     pieces, census._PIECE_PAGES = census._PIECE_PAGES, 5
     try:
-        assert take_census(machine) == whole == TagCensus(2 * SIZE_BYTES // 16, SIZE_BYTES // 16)
+        assert (
+            take_census(MachinePages(machine))
+            == whole
+            == TagCensus(2 * SIZE_BYTES // 16, SIZE_BYTES // 16)
+        )
     finally:
         census._PIECE_PAGES = pieces
     machine.ram.close()

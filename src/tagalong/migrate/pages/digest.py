@@ -1,7 +1,8 @@
 """The digest of all memory and tags that both ends compare (docs/formats/stream.md, section 9).
 
-It is taken over blocks that are not all zero, so that holes cost nothing and are not
-touched: they count like zeros, which is what they are to the guest.
+It is taken over blocks that are not all zero, so that holes cost nothing and are not touched:
+they count like zeros, which is what they are to the guest. Whose memory it is makes no
+difference: a machine and the core that was saved from it have the same digest.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,8 +11,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from tagalong.machine import Machine
-from tagalong.memory import Gpa, PageBitmap, Region
+from tagalong.machine import PageSource
+from tagalong.memory import PageBitmap
 from tagalong.mte import PACKED_RATIO
 from tagalong.mte.tags import zero_rows
 
@@ -23,45 +24,44 @@ Tick = Callable[[], None]
 """Called every now and then during long work; it may raise to end it."""
 
 
-def memory_digest(machine: Machine, tick: Tick, *, has_tags: bool) -> bytes:
-    """Return the digest (16 bytes) of a paused machine's memory and, with `has_tags`, tags.
+def memory_digest(source: PageSource, tick: Tick, *, has_tags: bool) -> bytes:
+    """Return the digest (16 bytes) of a source's memory and, with `has_tags`, of its tags.
 
-    What `tick` raises passes through. The machine is not changed, no hole is filled.
+    The guest must be paused. Ranges without tags count with their data alone. What `tick` and
+    the source raise passes through. Nothing is changed, no hole is filled.
+
+    >>> from tagalong.machine import MachinePages
+    >>> from tagalong.soft import SoftMachine
+    >>> machine = SoftMachine.create(ram_bytes=1 << 20)
+    >>> memory_digest(MachinePages(machine), lambda: None, has_tags=True).hex()
+    'c840729c73b4aab89aaeb7035d0c992c'
     """
     digest = xxhash.xxh3_128(_DOMAIN)
-    for region, populated in zip(machine.memory.regions, machine.populated_pages(), strict=True):
-        is_used = np.zeros(region.page_count, np.bool_)
-        is_used[populated.pages()] = True
-        for first, stop in _stretches(region, populated):
+    page = source.memory.page_size_bytes
+    populated = source.populated_pages()
+    for number, here in enumerate(source.memory.ranges):
+        for first, stop in _stretches(here.size_bytes, page, populated[number]):
             tick()
-            data = _data(region, is_used, first, stop)
-            size_bytes = stop - first
-            tags = machine.read_tags(Gpa(region.gpa + first), size_bytes) if has_tags else None
-            _add(digest, region.gpa + first, data, tags)
+            start, count = first // page, (stop - first) // page
+            data = source.data(number, np.array([[start, count]], np.int64))
+            tags = source.tags(number, start, count) if has_tags and here.has_tags else None
+            _add(digest, here.address + first, data, tags)
     return digest.digest()
 
 
-def _stretches(region: Region, populated: PageBitmap) -> Iterator[tuple[int, int]]:
+def _stretches(size_bytes: int, page: int, populated: PageBitmap) -> Iterator[tuple[int, int]]:
     """Yield [first, stop) of stretches of whole blocks that may hold anything, in bytes."""
-    pages_per_block = BLOCK_BYTES // region.page_size_bytes
-    block_count = -(-region.size_bytes // BLOCK_BYTES)
+    pages_per_block = BLOCK_BYTES // page
+    block_count = -(-size_bytes // BLOCK_BYTES)
     used = PageBitmap.from_pages(block_count, populated.pages() // pages_per_block)
     for start, count in used.runs().tolist():
         for block in range(start, start + count, _BLOCKS_AT_ONCE):
             stop = min(block + _BLOCKS_AT_ONCE, start + count)
-            yield block * BLOCK_BYTES, min(stop * BLOCK_BYTES, region.size_bytes)
-
-
-def _data(region: Region, is_used: NDArray[np.bool_], first: int, stop: int) -> NDArray[np.uint8]:
-    """Return the data of a stretch: as they lie there, or a copy if that would fill holes."""
-    page = region.page_size_bytes
-    if is_used[first // page : stop // page].all() and not region.is_routed:
-        return region.data[first:stop]
-    return region.read_data(first, stop - first)
+            yield block * BLOCK_BYTES, min(stop * BLOCK_BYTES, size_bytes)
 
 
 def _add(
-    digest: "xxhash.xxh3_128", gpa: int, data: NDArray[np.uint8], tags: NDArray[np.uint8] | None
+    digest: "xxhash.xxh3_128", address: int, data: NDArray[np.uint8], tags: NDArray[np.uint8] | None
 ) -> None:
     whole = data.size // BLOCK_BYTES * BLOCK_BYTES
     for start, stop in ((0, whole), (whole, data.size)):
@@ -74,7 +74,7 @@ def _add(
             is_zero &= zero_rows(packed, size_bytes // PACKED_RATIO)
         for block in np.flatnonzero(~is_zero).tolist():
             at = start + block * size_bytes
-            digest.update((gpa + at).to_bytes(8, "little") + size_bytes.to_bytes(8, "little"))
+            digest.update((address + at).to_bytes(8, "little") + size_bytes.to_bytes(8, "little"))
             digest.update(data[at : at + size_bytes].data)
             if tags is not None:
                 digest.update(tags[at // PACKED_RATIO : (at + size_bytes) // PACKED_RATIO].data)

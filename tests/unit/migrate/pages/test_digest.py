@@ -1,5 +1,6 @@
 """The digest: as the document defines it, and the same whatever is a hole."""
 
+import doctest
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 import xxhash
 
+from tagalong.machine import MachinePages
 from tagalong.memory import Gpa
 from tagalong.migrate import memory_digest
+from tagalong.migrate.pages import digest as digest_module
 from tests.support.fake_machine import RAM, FakeMachine, describe
 
 BLOCK = 65536
@@ -51,7 +54,7 @@ def quiet() -> None:
 
 @pytest.mark.parametrize("has_tags", [True, False])
 def test_digest_equals_the_definition(machine: FakeMachine, has_tags: bool) -> None:
-    digest = memory_digest(machine, quiet, has_tags=has_tags)
+    digest = memory_digest(MachinePages(machine), quiet, has_tags=has_tags)
 
     assert digest == by_the_document(machine, has_tags=has_tags)
 
@@ -61,7 +64,7 @@ def test_digest_is_the_one_in_the_document() -> None:
     machine.memory.write(Gpa(RAM + 0x1_0000), b"tagalong")
     machine.memory.write_tags(Gpa(RAM + 0x1_0000), np.array([0x21], np.uint8))
 
-    digest = memory_digest(machine, quiet, has_tags=True)
+    digest = memory_digest(MachinePages(machine), quiet, has_tags=True)
     machine.close()
 
     assert digest.hex() == "1cf93e9935d0d1b646a84c2ab03f54e9"
@@ -71,14 +74,14 @@ def test_digest_is_the_one_in_the_document() -> None:
 def test_digest_of_nothing_is_that_of_its_prefix() -> None:
     machine = FakeMachine(describe(0x2_0000))
 
-    digest = memory_digest(machine, quiet, has_tags=True)
+    digest = memory_digest(MachinePages(machine), quiet, has_tags=True)
     machine.close()
 
     assert digest == xxhash.xxh3_128(b"tagalong-digest1").digest()
 
 
 def test_digest_is_the_same_for_holes_and_zeros_and_fills_no_hole(machine: FakeMachine) -> None:
-    before = memory_digest(machine, quiet, has_tags=True)
+    before = memory_digest(MachinePages(machine), quiet, has_tags=True)
     holes = machine.populated_pages()
     assert machine.populated_pages() == holes
     region = machine.memory.regions[0]
@@ -86,7 +89,7 @@ def test_digest_is_the_same_for_holes_and_zeros_and_fills_no_hole(machine: FakeM
     region.raw_data[0x20_6000:0x20_8000] = 0
     region.raw_tags[0x18_0000 // 32 : 0x19_0000 // 32] = 0
 
-    after = memory_digest(machine, quiet, has_tags=True)
+    after = memory_digest(MachinePages(machine), quiet, has_tags=True)
 
     assert machine.populated_pages() != holes
     assert after == before
@@ -98,14 +101,14 @@ def test_digest_is_the_same_for_holes_and_zeros_and_fills_no_hole(machine: FakeM
 def test_digest_changes_with_any_byte_of_either_plane(
     machine: FakeMachine, plane: str, place: int
 ) -> None:
-    before = memory_digest(machine, quiet, has_tags=True)
+    before = memory_digest(MachinePages(machine), quiet, has_tags=True)
     region = machine.memory.regions[0]
     if plane == "data":
         region.raw_data[place] ^= 1
     else:
         region.raw_tags[place // 32] ^= 1
 
-    assert memory_digest(machine, quiet, has_tags=True) != before
+    assert memory_digest(MachinePages(machine), quiet, has_tags=True) != before
 
 
 def test_digest_changes_when_a_page_moves() -> None:
@@ -113,7 +116,7 @@ def test_digest_changes_when_a_page_moves() -> None:
     for place in (0, 0x1000, 0x1_0000, 0x2_0000):
         machine = FakeMachine(describe(0x4_0000))
         machine.memory.regions[0].raw_data[place : place + 0x1000] = 7
-        digests.add(memory_digest(machine, quiet, has_tags=True))
+        digests.add(memory_digest(MachinePages(machine), quiet, has_tags=True))
         machine.close()
 
     assert len(digests) == 4
@@ -124,4 +127,10 @@ def test_digest_can_be_interrupted(machine: FakeMachine) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        memory_digest(machine, stop, has_tags=True)
+        memory_digest(MachinePages(machine), stop, has_tags=True)
+
+
+def test_digest_example_in_the_docstring_is_true() -> None:
+    result = doctest.testmod(digest_module)
+
+    assert (result.failed, result.attempted) == (0, 4)

@@ -1,0 +1,123 @@
+"""The memory of a core as a source of pages, whoever wrote the core."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.binary.elf import ProgramHeader
+from tagalong.core.machine_note import Space
+from tagalong.core.reader import Core
+from tagalong.core.regions import CoreRegion
+from tagalong.core.thread_notes import AT_PAGESZ
+from tagalong.errors import NoTagsError
+from tagalong.machine import MemoryMap, MemoryRange
+from tagalong.memory import FileRange, PageBitmap
+from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
+
+
+class CorePages:
+    """The memory of an open core; implements PageSource.
+
+    `path` is for messages. In a core of a whole machine the ranges are the machine's regions.
+    In any other they are what the core has data of, and what is no whole page is left out;
+    neighbours of which only one has tags are two ranges. A core does not change: after the
+    first answer `changed_pages` is empty.
+
+    Raises MalformedCoreError if the notes are damaged. Reading raises NotInCoreError,
+    NoTagsError, and MalformedCoreError if the file was cut short.
+    """
+
+    def __init__(self, core: Core, path: Path) -> None:
+        self._core = core
+        self._path = path
+        self._is_recording = False
+        self.memory = _memory_of(core)
+
+    def populated_pages(self) -> list[PageBitmap]:
+        """As PageSource: what is no hole of the file, in either plane."""
+        numbers = range(len(self.memory.ranges))
+        return [self.data_pages(number) | self.tag_pages(number) for number in numbers]
+
+    def changed_pages(self) -> list[PageBitmap]:
+        """As PageSource."""
+        if not self._is_recording:
+            self._is_recording = True
+            return self.populated_pages()
+        return [PageBitmap(self.memory.page_count(n)) for n in range(len(self.memory.ranges))]
+
+    def data_pages(self, number: int) -> PageBitmap:
+        """Return the pages of a range whose data are no hole of the file."""
+        return self._pages(number, self.data_range(number), 1)
+
+    def tag_pages(self, number: int) -> PageBitmap:
+        """Return the pages of a range whose tags are no hole of the file."""
+        if not self.memory.ranges[number].has_tags:
+            return PageBitmap(self.memory.page_count(number))
+        return self._pages(number, self.tag_range(number), PACKED_RATIO)
+
+    def _pages(self, number: int, content: FileRange | None, ratio: int) -> PageBitmap:
+        whole = (0, self.memory.ranges[number].size_bytes // ratio)
+        extents = [whole] if content is None else content.extents()
+        page = self.memory.page_size_bytes
+        return PageBitmap.from_extents(self.memory.page_count(number), extents, page // ratio)
+
+    def data(self, number: int, runs: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """As PageSource. A single run of a plain file is a view of it."""
+        page, address = self.memory.page_size_bytes, self.memory.ranges[number].address
+        parts = [
+            self._core.data(address + first * page, count * page) for first, count in runs.tolist()
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def tags(self, number: int, first: int, count: int) -> NDArray[np.uint8]:
+        """As PageSource."""
+        page, here = self.memory.page_size_bytes, self.memory.ranges[number]
+        address = here.address + first * page
+        if not here.has_tags:
+            raise NoTagsError("the core has no tags for this memory", address=address)
+        return self._core.tags(address, count * page)
+
+    def data_range(self, number: int) -> FileRange | None:
+        """Return where the data of a range are, None if not in one place of a plain file."""
+        return self._file_range(self.memory.ranges[number], self._core.loads, 1)
+
+    def tag_range(self, number: int) -> FileRange | None:
+        """Return where the tags of a range are, None if not in one place of a plain file."""
+        return self._file_range(self.memory.ranges[number], self._core.tag_segments, PACKED_RATIO)
+
+    def _file_range(
+        self, here: MemoryRange, segments: Sequence[ProgramHeader], ratio: int
+    ) -> FileRange | None:
+        fd = self._core.source.fd
+        covering = [s for s in segments if s.address < here.end and here.address < s.end]
+        if fd is None or len(covering) != 1:
+            return None
+        (segment,) = covering
+        size = here.size_bytes // ratio
+        if (segment.address, segment.size_bytes) != (here.address, here.size_bytes):
+            return None
+        return (
+            FileRange(self._path, fd, segment.offset, size) if segment.available >= size else None
+        )
+
+
+def _memory_of(core: Core) -> MemoryMap:
+    notes = core.machine
+    if notes is not None and notes.space is Space.PHYSICAL:
+        return MemoryMap.of(notes.description)
+    page = notes.description.page_size_bytes if notes else _page_size(core)
+    ranges = [_whole_pages(region, page) for region in core.regions if region.has_data]
+    return MemoryMap(page, tuple(each for each in ranges if each.size_bytes > 0))
+
+
+def _page_size(core: Core) -> int:
+    """Return the page size that the auxiliary vector tells, the usual one if there is none."""
+    size = (core.auxiliary_vector or {}).get(AT_PAGESZ)
+    return size if size in PAGE_SIZES_BYTES else PAGE_SIZES_BYTES[0]
+
+
+def _whole_pages(region: CoreRegion, page: int) -> MemoryRange:
+    start = -(-region.address // page) * page
+    return MemoryRange(start, region.end // page * page - start, region.has_tags)
