@@ -24,6 +24,7 @@
     │   └── HandoverUncertainError      45   the link broke after the commit: look before acting
     ├── ControlError                    50   the control socket
     │   └── CommandError                51   the VM refused a command, with its reason
+    ├── RemoteError                  its own   what ended in the VM's process: that error's code
     ├── LabError                        60   the lab, an emulated Arm host
     │   ├── LabSetupError               61   a piece of it cannot be fetched, verified or built
     │   ├── LostMachineError            62   it ended without a result: neither pass nor fail
@@ -41,13 +42,12 @@ as values (ESR, FAR). Exceptions are for failures of the host and of the tool.
 """
 
 from enum import Enum
-from typing import ClassVar
 
 
 class TagalongError(Exception):
     """Root of all errors raised on purpose; `exit_code` is the command's exit status."""
 
-    exit_code: ClassVar[int] = 99
+    exit_code: int = 99
 
 
 class UsageError(TagalongError):
@@ -235,6 +235,22 @@ class CommandError(ControlError):
     exit_code = 51
 
 
+class RemoteError(TagalongError):
+    """An error that ended something in the VM's process, as its control socket tells it.
+
+    `class_name` names the error's class there; a VM of another version may name one that does not
+    exist here. `exit_code` is that class's. `stage` is what a migration's source was at.
+    """
+
+    def __init__(
+        self, message: str, *, class_name: str, exit_code: int, stage: MigrationStage | None = None
+    ) -> None:
+        self.class_name = class_name
+        self.exit_code = exit_code
+        self.stage = stage
+        super().__init__(message)
+
+
 class LabError(TagalongError):
     """The lab, the emulated Arm host, cannot do what was asked of it."""
 
@@ -322,3 +338,46 @@ class RestoreError(CoreError):
     """A snapshot that cannot be restored here, with all of its tags; nothing was started."""
 
     exit_code = 75
+
+
+# --- errors as words ---
+
+
+def error_class(name: str) -> type[TagalongError] | None:
+    """Return the class of that name in this tree, None if there is none."""
+    pending: list[type[TagalongError]] = [TagalongError]
+    while pending:
+        found = pending.pop()
+        if found.__name__ == name:
+            return found
+        pending += found.__subclasses__()
+    return None
+
+
+def with_causes(error: BaseException) -> str:
+    """Return the error's text and that of each cause which adds something, in one line.
+
+    >>> with_causes(MigrationError("cannot connect to h:1"))  # from ConnectionRefusedError
+    'cannot connect to h:1: [Errno 111] Connection refused'
+    """
+    parts = [_text(error)]
+    cause = error.__cause__
+    while cause is not None:
+        if not any(_gist(cause) in part for part in parts):
+            parts.append(_text(cause))
+        cause = cause.__cause__
+    return ": ".join(parts).replace("\n", " ")
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _gist(error: BaseException) -> str:
+    """Return the part of an error's text that says it all; where it was said it is not repeated."""
+    gist: str | None = None
+    if hasattr(error, "verify_message"):  # ssl.SSLCertVerificationError, without importing ssl
+        gist = str(error.verify_message)
+    elif isinstance(error, OSError):
+        gist = error.strerror
+    return gist or _text(error)

@@ -6,34 +6,31 @@ does that is moved back and forth between two hosts.
 """
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import cast
 
 import pytest
 
+from tagalong.migrate import MigrationReport
+from tagalong.qapi.migration import MigrationRequest
 from tagalong.studies.demo.process import VmProcess, start
-from tagalong.vmm.record import MigrationRequest
 
 MIGRATIONS = 15
 VCPUS = 2
 GUEST = ("--guest", "churn", "--guest-args", "working-set=4M report=4000", "--ram", "32M")
 
-Report = Mapping[str, object]
-
 
 async def incoming_uri(vm: VmProcess) -> str:
     async with vm.client() as client:
-        info = await client.migration()
-    (address,) = cast("list[dict[str, str]]", info["socket-address"])
-    return f"tcp:{address['host']}:{address['port']}"
+        address = (await client.migration()).socket_address
+    assert address is not None
+    return address.uri
 
 
-async def migrate(source: VmProcess, destination: VmProcess) -> Report:
+async def migrate(source: VmProcess, destination: VmProcess) -> MigrationReport:
     request = MigrationRequest(uri=await incoming_uri(destination), verify=True, drop_tags=False)
     async with source.client() as client:
-        return await client.migrate(request, lambda _: None)
+        return (await client.migrate(request, lambda _: None)).report
 
 
 async def progress_on(vm: VmProcess) -> None:
@@ -41,7 +38,7 @@ async def progress_on(vm: VmProcess) -> None:
         await vm.log.wait_until(lambda log: log.reports(VCPUS) >= 1 or bool(log.failures))
 
 
-async def travel(folder: Path, migrations: int) -> tuple[list[Report], list[int]]:
+async def travel(folder: Path, migrations: int) -> tuple[list[MigrationReport], list[int]]:
     """Move the guest on and on; return each report and each stay's operations so far."""
     reports, operations = [], []
     async with AsyncExitStack() as stack:
@@ -68,7 +65,7 @@ def test_migrations_in_a_row_under_churn_guest_keeps_its_invariants(tmp_path: Pa
     reports, operations = asyncio.run(travel(tmp_path, MIGRATIONS))
 
     assert len(reports) == MIGRATIONS
-    assert all(report["verified"] for report in reports)
-    assert all(cast("int", report["tag_bytes_wire"]) > 0 for report in reports)
+    assert all(report.verified for report in reports)
+    assert all(each.tag_bytes_wire > 0 for report in reports for each in report.rounds[:1])
     assert operations == sorted(operations)
     assert operations[-1] > operations[0]

@@ -1,45 +1,48 @@
 """What saves a VM in tests: it does no more than the run states, and ends as told to."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tagalong.errors import SnapshotCancelledError
-from tagalong.machine import Machine, RunState
-from tagalong.vmm.save_record import SaveMoment, SaveRequest
+from tagalong.machine import Freezer, Machine
+from tagalong.qapi.reports import SaveResult
+from tagalong.qapi.saving import SaveRequest
+from tagalong.snapshot import SaveProgress, SaveStage
+from tests.support.results import save_result
 
 
 @dataclass
 class ScriptedStorer:
     """Stops the machine, waits for `finish`, and ends with `report`, or with `error`.
 
-    `stopped` is set once the machine stands; `requests` are those that were asked for.
+    `stopped` is set once the guest is paused; `requests` are those that were asked for.
     """
 
     error: Exception | None = None
-    report: Mapping[str, object] = field(default_factory=lambda: {"downtime_ms": 7.4})
+    report: SaveResult = field(default_factory=save_result)
     finish: threading.Event = field(default_factory=threading.Event)
     stopped: threading.Event = field(default_factory=threading.Event)
     requests: list[SaveRequest] = field(default_factory=list)
 
     def store(
         self,
-        machine: Machine,
+        _machine: Machine,
         request: SaveRequest,
-        progress: Callable[[SaveMoment], None],
+        progress: Callable[[SaveProgress], None],
         cancelled: threading.Event,
-    ) -> Mapping[str, object]:
+        freezer: Freezer,
+    ) -> SaveResult:
         """Save the machine, or be cancelled before `finish`; it stays stopped if that fails."""
         self.requests.append(request)
-        ran = machine.run_state is RunState.RUNNING
-        machine.pause()
-        progress(SaveMoment(400, 1000, "copying", 1))
+        freezer.freeze()
+        progress(SaveProgress(SaveStage.COPY, 1, 400, 1000))
         self.stopped.set()
         while not self.finish.wait(0.001):
             if cancelled.is_set():
                 raise SnapshotCancelledError("cancelled on request")
         if self.error is not None:
             raise self.error
-        if ran:
-            machine.resume()
+        freezer.thaw()
+        progress(SaveProgress(SaveStage.FINISH))
         return self.report

@@ -1,30 +1,35 @@
 """A VM with a real control socket and a scripted machine, in the test's own event loop."""
 
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tagalong.errors import MigrationCancelledError, TagalongError
+from tagalong.errors import MigrationCancelledError, MigrationStage, TagalongError
 from tagalong.machine import Machine
-from tagalong.migrate import Steering
+from tagalong.migrate import SendProgress, Steering
+from tagalong.qapi.migration import MigrationRequest
+from tagalong.qapi.reports import MigrationResult
 from tagalong.qmp.messages import Event
 from tagalong.qmp.server import ControlServer
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.outgoing import Outgoing
-from tagalong.vmm.record import MigrationProgress, MigrationRequest
 from tagalong.vmm.saving import Saving
 from tagalong.vmm.vm import Vm
+from tests.support.results import migration_result
 from tests.support.scripted_machine import ScriptedMachine
 from tests.support.scripted_storer import ScriptedStorer
 
-PROGRESS = MigrationProgress(
-    total_bytes=1 << 20,
-    transferred_bytes=1 << 19,
-    remaining_bytes=1 << 19,
-    rounds=1,
-    bytes_per_s=1e9,
+PROGRESS = SendProgress(
+    stage=MigrationStage.PRECOPY,
+    round_number=1,
+    ram_bytes=1 << 20,
+    pages_sent=128,
+    pages_remaining=128,
+    bytes_remaining=1 << 19,
+    bytes_sent=1 << 19,
+    throughput_bytes_per_s=1e9,
 )
 
 
@@ -32,27 +37,27 @@ PROGRESS = MigrationProgress(
 class Migration:
     """How migrations of the served VM go; `requests` are those that were asked for."""
 
-    report: Mapping[str, object] = field(default_factory=lambda: {"downtime_ms": 3.0})
+    report: MigrationResult = field(default_factory=migration_result)
     error: TagalongError | None = None
     finish: threading.Event = field(default_factory=threading.Event)
     requests: list[MigrationRequest] = field(default_factory=list)
 
     def send(
         self,
-        machine: Machine,
+        _machine: Machine,
         request: MigrationRequest,
-        progress: Callable[[MigrationProgress], None],
+        progress: Callable[[SendProgress], None],
         cancelled: threading.Event,
         steering: Steering,
-    ) -> Mapping[str, object]:
+    ) -> MigrationResult:
         """Do as told, once `finish` is set, or be cancelled before."""
-        del steering
         self.requests.append(request)
         progress(PROGRESS)
         while not self.finish.wait(0.001):
             if cancelled.is_set():
                 raise MigrationCancelledError("cancelled on request")
-        machine.pause()
+        assert steering.freezer is not None
+        steering.freezer.freeze()
         if self.error is not None:
             raise self.error
         return self.report

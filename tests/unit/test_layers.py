@@ -32,17 +32,19 @@ ALLOWED: dict[str, set[str]] = {
     "core": {"binary", "files", "mte", "memory", "machine", "machine_records", "wire"},
     "snapshot": {"binary", "files", "mte", "memory", "machine", "core", "paging"},
     "qmp": set(),
+    "qapi": {"access", "core", "machine", "migrate", "qmp", "snapshot"},
     "vmm": {
         "mte", "memory", "machine", "boot", "soft", "kvm", "migrate", "core", "access", "snapshot",
-        "qmp",
+        "qapi", "qmp",
     },
-    "control": {"vmm", "qmp"},
+    "control": {"migrate", "qapi", "qmp", "snapshot"},
     "studies": {
-        "access", "mte", "memory", "machine", "boot", "soft", "kvm", "vmm", "control",
+        "access", "mte", "memory", "machine", "boot", "soft", "kvm", "qapi", "vmm", "control",
     },
     "lab": {"binary"},
     "cli": {
-        "access", "boot", "control", "core", "lab", "migrate", "mte", "snapshot", "studies", "vmm",
+        "access", "boot", "control", "core", "lab", "migrate", "mte", "qapi", "snapshot", "studies",
+        "vmm",
     },
     "__main__": {"cli"},
 }  # fmt: skip

@@ -12,8 +12,7 @@ from tagalong.cli.progress import save_bar
 from tagalong.cli.text import save_report
 from tagalong.control.interrupt import run_interruptible
 from tagalong.control.saving import convert_core, is_control_socket, save_vm
-from tagalong.vmm.save_record import SaveKind, SaveRequest
-from tagalong.vmm.storage import SPACES
+from tagalong.qapi.saving import SPACES, SaveKind, SaveRequest
 
 _EPILOG = """\b
 Examples:
@@ -29,8 +28,8 @@ Examples:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--space",
-    type=click.Choice(SPACES),
-    default=SPACES[0],
+    type=click.Choice(tuple(SPACES)),
+    default=next(iter(SPACES)),
     show_default=True,
     help="What addresses are: guest physical, or virtual by TTBR1_EL1 or TTBR0_EL1.",
 )
@@ -43,15 +42,16 @@ Examples:
 )
 @access_change_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(source: Path, out: Path, *, as_json: bool, **wishes: Any) -> None:
+def command(source: Path, out: Path, *, space: str, as_json: bool, **wishes: Any) -> None:
     """Write a core of a running VM, or of the one in a snapshot, to OUT.
 
     With --space kernel or user the guest's own translation tables are walked, so that its
     own pointers, with their tags, work in the debugger. Such a core cannot be restored. The
     guest of CONTROL stands meanwhile and then goes on.
     """
-    request = SaveRequest(path=out, kind=SaveKind.DUMP, **wishes)
+    request = SaveRequest(path=out, kind=SaveKind.DUMP, space=SPACES[space], **wishes)
     write = save_vm if is_control_socket(source) else convert_core
     with save_bar() as show:
-        report = run_interruptible(partial(write, source, request, show))
+        result = run_interruptible(partial(write, source, request, show))
+    report = result.to_json()
     click.echo(json.dumps(report, indent=2) if as_json else save_report(report))

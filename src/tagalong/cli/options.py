@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 import click
 
 from tagalong.access import ACCESS_NAMES, AUTO
+from tagalong.qapi.knobs import CommandOption, FreeText, IntegerRange, KnobType, OneOf, Switch, Unit
+from tagalong.qapi.settings import COMMAND_OPTIONS
 from tagalong.vmm.factory import AUTO as AUTO_MACHINE
 from tagalong.vmm.factory import MACHINE_NAMES
-from tagalong.vmm.settings import MAX_DOWNTIME_LIMIT_MS, MigrationSettings
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _POINTER_BITS = 64
@@ -50,19 +51,45 @@ access_change_option = click.option(
 )
 
 
-def max_downtime_option(
-    name: str, help_text: str = "Stop the guest only when the rest takes no longer than this."
-) -> Callable[[_F], _F]:
+def migration_options(command: _F) -> _F:
+    """Add the options of a migration's settings, from the one table of settings."""
+    for option in reversed(COMMAND_OPTIONS):
+        command = _option(option, option.parameter, option.form.help)(command)
+    return command
+
+
+def max_downtime_option(name: str, help_text: str | None = None) -> Callable[[_F], _F]:
     """Return the option --max-downtime, which a command takes as its parameter `name`."""
+    option = next(each for each in COMMAND_OPTIONS if each.form.flag == "--max-downtime")
+    return _option(option, name, help_text or option.form.help)
+
+
+def _option(option: CommandOption, name: str, help_text: str) -> Callable[[_F], _F]:
+    is_switch = isinstance(option.type, Switch)
     return click.option(
-        "--max-downtime",
+        option.form.flag,
         name,
-        type=click.IntRange(0, MAX_DOWNTIME_LIMIT_MS),
-        default=MigrationSettings().downtime_limit,
-        show_default=True,
-        metavar="MS",
+        is_flag=is_switch,
+        type=None if is_switch else _click_type(option.type),
+        default=option.default,
+        # A default of 0 or of nothing is one that the help text explains.
+        show_default=bool(option.default) and not is_switch,
+        metavar=option.form.metavar,
         help=help_text,
     )
+
+
+def _click_type(knob: KnobType) -> Any:
+    match knob:
+        case IntegerRange(unit=Unit.BYTES_PER_S):
+            return size
+        case IntegerRange():
+            return click.IntRange(knob.least, knob.most)
+        case OneOf():
+            return click.Choice(knob.words)
+        case FreeText(is_folder=True):
+            return click.Path(file_okay=False, resolve_path=True)
+    return str
 
 
 def address_range(text: str) -> tuple[int, int]:

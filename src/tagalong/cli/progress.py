@@ -1,8 +1,8 @@
 """Progress bars of long work, on standard error and only if that is a terminal."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import cast
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -15,17 +15,17 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from tagalong.vmm.record import MigrationStatus
-from tagalong.vmm.save_record import SaveStatus
+from tagalong.qapi.migration import MigrationInfo, RamInfo
+from tagalong.qapi.saving import SaveInfo, SaveStatus
 
-Info = Mapping[str, object]
+_Info = TypeVar("_Info")
 
 _BITS_PER_BYTE = 8
 
 
 def migration_bar(
     console: Console | None = None,
-) -> AbstractContextManager[Callable[[Info], None]]:
+) -> AbstractContextManager[Callable[[MigrationInfo], None]]:
     """Show a bar for the time of a `with` block; call what it gives with query-migrate's answers.
 
     `console` is standard error unless a test brings another.
@@ -34,7 +34,7 @@ def migration_bar(
     return _bar(console, "migrating", _update, rate)
 
 
-def save_bar(console: Console | None = None) -> AbstractContextManager[Callable[[Info], None]]:
+def save_bar(console: Console | None = None) -> AbstractContextManager[Callable[[SaveInfo], None]]:
     """Show a bar for a snapshot or a dump; call what it gives with query-dump's answers.
 
     `console` is standard error unless a test brings another.
@@ -46,9 +46,9 @@ def save_bar(console: Console | None = None) -> AbstractContextManager[Callable[
 def _bar(
     console: Console | None,
     title: str,
-    update: Callable[[Progress, TaskID, Info], None],
+    update: Callable[[Progress, TaskID, _Info], None],
     *more: ProgressColumn,
-) -> Iterator[Callable[[Info], None]]:
+) -> Iterator[Callable[[_Info], None]]:
     console = console or Console(stderr=True)
     if not console.is_terminal:
         yield _ignore
@@ -68,48 +68,47 @@ def _bar(
         progress.stop()
 
 
-def _update_save(progress: Progress, task: TaskID, info: Info) -> None:
-    if info["status"] != SaveStatus.ACTIVE.value:
+def _update_save(progress: Progress, task: TaskID, info: SaveInfo) -> None:
+    if info.status is not SaveStatus.ACTIVE:
         progress.stop()
         return
     progress.start()
-    stage, number = str(info.get("x-stage") or "saving"), cast("int", info.get("x-round", 0))
+    stage, number = info.stage or "saving", info.round_number or 0
     progress.update(
         task,
         description=f"{stage}, round {number}" if number > 1 else stage,
-        total=cast("int", info["total"]) or None,
-        completed=cast("int", info["completed"]),
+        total=info.total_bytes or None,
+        completed=info.completed_bytes,
     )
 
 
-def _ignore(_: Info) -> None:
+def _ignore(_: object) -> None:
     pass
 
 
-def _update(progress: Progress, task: TaskID, info: Info) -> None:
-    if MigrationStatus(info["status"]).is_final:
+def _update(progress: Progress, task: TaskID, info: MigrationInfo) -> None:
+    if info.status.is_final:
         progress.stop()
         return
     progress.start()
-    ram = cast("dict[str, int]", info.get("ram", {}))
-    if not ram.get("dirty-sync-count"):
+    if info.ram is None or info.ram.rounds == 0:
         return  # the first round has not begun
     progress.update(
         task,
-        description=f"round {ram['dirty-sync-count']}",
-        total=ram["total"],
-        completed=ram["total"] - ram["remaining"],
-        rate=", ".join(_figures(info, ram)),
+        description=f"round {info.ram.rounds}",
+        total=info.ram.total_bytes,
+        completed=info.ram.total_bytes - info.ram.remaining_bytes,
+        rate=", ".join(_figures(info, info.ram)),
     )
 
 
-def _figures(info: Info, ram: Mapping[str, int]) -> Iterator[str]:
+def _figures(info: MigrationInfo, ram: RamInfo) -> Iterator[str]:
     """Yield what is known: how fast it goes, how fast the guest is, and what that comes to."""
-    if ram["mbps"]:
-        yield f"{ram['mbps'] / _BITS_PER_BYTE:,.0f} MB/s"
-    if dirty := ram.get("dirty-pages-rate"):
-        yield f"guest {dirty * ram['page-size'] / 1e6:,.0f} MB/s"
-    if (expected := info.get("expected-downtime")) is not None:
-        yield f"downtime {expected} ms"
-    if throttled := info.get("cpu-throttle-percentage"):
-        yield f"slowed {throttled} %"
+    if ram.megabits_per_s:
+        yield f"{ram.megabits_per_s / _BITS_PER_BYTE:,.0f} MB/s"
+    if ram.dirty_pages_per_s:
+        yield f"guest {ram.dirty_pages_per_s * ram.page_size_bytes / 1e6:,.0f} MB/s"
+    if info.expected_downtime_ms is not None:
+        yield f"downtime {info.expected_downtime_ms} ms"
+    if info.throttle_percent:
+        yield f"slowed {info.throttle_percent} %"

@@ -12,7 +12,7 @@ from tagalong.cli.progress import save_bar
 from tagalong.cli.text import save_report
 from tagalong.control.interrupt import run_interruptible
 from tagalong.control.saving import save_vm
-from tagalong.vmm.save_record import SaveRequest
+from tagalong.qapi.saving import SaveRequest
 
 _EPILOG = """\b
 Examples:
@@ -42,5 +42,6 @@ def command(control: Path, file: Path, *, zstd: bool, as_json: bool, **wishes: A
     """
     request = SaveRequest(path=file, compress=zstd, **wishes)
     with save_bar() as show:
-        report = run_interruptible(partial(save_vm, control, request, show))
+        result = run_interruptible(partial(save_vm, control, request, show))
+    report = result.to_json()
     click.echo(json.dumps(report, indent=2) if as_json else save_report(report))

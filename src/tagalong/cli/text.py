@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import cast
 
-from tagalong.errors import TagalongError
+from tagalong.errors import TagalongError, with_causes
 from tagalong.studies.demo.report import DemoReport, GuestProgress
 from tagalong.studies.probe import ProbeReport
-from tagalong.vmm.causes import with_causes
 
 Report = Mapping[str, object]
 

@@ -1,30 +1,46 @@
-"""After a migration that did not succeed: who has the VM, and what to do next."""
+"""After a migration that did not succeed: who has the VM, and what to do next.
+
+What decides is the error's class, the stage that the source was at, and the kind of address; never
+the words of a message.
+"""
 
 from tagalong.errors import (
+    AuthenticationError,
     ConvergenceError,
     DigestMismatchError,
     HandoverUncertainError,
     MachineMismatchError,
     MigrationCancelledError,
+    MigrationStage,
+    RemoteError,
     TagalongError,
     UsageError,
+    error_class,
 )
+from tagalong.migrate import Address, ExecAddress, FdAddress, FileAddress, parse_address
+from tagalong.qapi.migration import MigrationRequest
 
 _AGAIN = "start a new destination (tagalong run --incoming) and migrate again"
 
 
-def next_steps(error: TagalongError, source_state: str | None) -> str:
+def next_steps(error: TagalongError, source_state: str | None, request: MigrationRequest) -> str:
     """Return two sentences for the operator.
 
     `source_state` is the source's run state after the failure, None if it does not answer.
     """
-    if isinstance(error, HandoverUncertainError):
+    if issubclass(_class_of(error), HandoverUncertainError):
         return (
-            "The source holds the VM stopped, and the destination may be running it. Ask the "
+            "The source holds the VM paused, and the destination may be running it. Ask the "
             "destination (query-status): if it has the VM, tell the source to quit; if it has "
             "not, the source's copy is the VM: tell it x-reclaim and cont."
         )
-    return f"{_whereabouts(source_state)} {_remedy(error)}."
+    return f"{_whereabouts(source_state)} {_remedy(error, request)}."
+
+
+def _class_of(error: TagalongError) -> type[TagalongError]:
+    if isinstance(error, RemoteError):
+        return error_class(error.class_name) or TagalongError
+    return type(error)
 
 
 def _whereabouts(source_state: str | None) -> str:
@@ -33,37 +49,87 @@ def _whereabouts(source_state: str | None) -> str:
     return f"The VM is at the source ({source_state}); nothing was started at the destination."
 
 
-def _remedy(error: TagalongError) -> str:
-    match error:
-        case UsageError():
-            return "Nobody was called yet: correct the command and migrate again"
-        case MigrationCancelledError():
-            return f"To move it after all, {_AGAIN}"
-        case ConvergenceError():
+# The first class that the error is of decides; `again` is what to do then.
+_REMEDIES: tuple[tuple[type[TagalongError], str], ...] = (
+    (UsageError, "Nothing was sent yet: correct the command and migrate again"),
+    (MigrationCancelledError, "To move it after all, {again}"),
+    (
+        ConvergenceError,
+        "Allow more downtime (--max-downtime), let the guest be slowed down "
+        "(--auto-converge), compress (--compress auto) or use a faster link; then {again}",
+    ),
+    (
+        MachineMismatchError,
+        "Give the destination the source's --machine, --ram and --vcpus: {again}",
+    ),
+    (
+        DigestMismatchError,
+        "Source and destination differ although every record was whole: report this",
+    ),
+    (AuthenticationError, "Correct the certificates in --tls-dir; then {again}"),
+)
+
+
+def _remedy(error: TagalongError, request: MigrationRequest) -> str:
+    address = _address(request.uri)
+    again = _AGAIN if _has_destination(address) else "migrate again"
+    for kind, remedy in _REMEDIES:
+        if issubclass(_class_of(error), kind):
+            return remedy.format(again=again)
+    stage = getattr(error, "stage", None)
+    return _remedy_for_one_way(address, again) or _remedy_for_link(stage, request, again)
+
+
+def _remedy_for_one_way(address: Address | None, again: str) -> str | None:
+    match address:
+        case FileAddress():
+            return f"Make it possible to write {address.path}; then {again}"
+        case ExecAddress():
+            return f"Look at what the command printed and how it ended; then {again}"
+        case FdAddress():
             return (
-                "Allow more downtime (--max-downtime), let the guest be slowed down "
-                f"(--auto-converge), compress (--compress auto) or use a faster link; then {_AGAIN}"
+                f"Look at the process at the other end of descriptor {address.number}; then {again}"
             )
-        case MachineMismatchError():
-            return f"Give the destination the source's --machine, --ram and --vcpus: {_AGAIN}"
-        case DigestMismatchError():
-            return "Source and destination differ although every record was whole: report this"
-        case _:
-            return _remedy_for_host(str(error))
+    return None
 
 
-def _remedy_for_host(text: str) -> str:
+def _remedy_for_link(stage: MigrationStage | None, request: MigrationRequest, again: str) -> str:
     """Return what helps where something between the two, or at one of them, failed."""
-    if "(setup)" in text:
+    if stage is MigrationStage.CONNECT:
+        tls = ", and that each side's certificate is one that the other trusts"
         return (
-            "Look at what the destination says: does it want TLS (--tls-dir), or speak another "
-            f"version? If it has ended, {_AGAIN}"
+            f"See that a destination waits at {request.uri}{tls * _uses_tls(request)}; then "
+            "migrate again"
         )
-    if "did not begin" in text:
+    if stage is MigrationStage.SETUP:
+        return f"{_look_there(request)} If it has ended, {again}"
+    return (
+        f"Remove the cause (--reconnect SECONDS bridges a link that breaks now and then), {again}"
+    )
+
+
+def _look_there(request: MigrationRequest) -> str:
+    if _uses_tls(request):
         return (
-            "See that the destination waits there, or that the file can be written, and, with TLS, "
-            "that each side's certificate is one that the other trusts; then migrate again"
+            "Look at what the destination prints: does it speak TLS (--tls-dir), and does it admit "
+            "the name in this side's certificate (--tls-admit)?"
         )
     return (
-        f"Remove the cause (--reconnect SECONDS bridges a link that breaks now and then), {_AGAIN}"
+        "Look at what the destination prints: does it want TLS (--tls-dir), or speak another "
+        "version?"
     )
+
+
+def _uses_tls(request: MigrationRequest) -> bool:
+    return bool(request.settings.tls_creds)
+
+
+def _address(uri: str) -> Address | None:
+    try:
+        return parse_address(uri)
+    except UsageError:
+        return None
+
+
+def _has_destination(address: Address | None) -> bool:
+    return not isinstance(address, FileAddress | ExecAddress | FdAddress)

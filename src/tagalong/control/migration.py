@@ -1,24 +1,24 @@
 """Moves a VM through its control socket, and says what to do when that does not work."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from tagalong.control.advice import next_steps
 from tagalong.control.cancellation import follow_or_cancel
-from tagalong.control.client import Answer, ControlClient, connect
+from tagalong.control.client import ControlClient, OnMigration, connect
 from tagalong.errors import CommandError, ControlError, TagalongError
-from tagalong.vmm.record import MigrationRequest
+from tagalong.qapi.migration import MigrationRequest
+from tagalong.qapi.reports import MigrationResult
 
 
 async def migrate_vm(
-    control: Path, request: MigrationRequest, on_progress: Callable[[Answer], None]
-) -> Answer:
+    control: Path, request: MigrationRequest, on_progress: OnMigration
+) -> MigrationResult:
     """Migrate the VM behind the control socket `control` and return the source's report.
 
     `on_progress` gets what QMP's query-migrate says, ten times a second. Cancelling the
     task cancels the migration; the report is returned all the same if it was too late.
-    Raises the error that ended the migration, with a note on where the VM is and what to
+    Raises RemoteError if the migration failed, with a note on where the VM is and what to
     do next; ControlError if the socket cannot be reached.
     """
     async with connect(control) as client:
@@ -31,7 +31,7 @@ async def migrate_vm(
         except CommandError:
             raise  # refused: no migration began
         except TagalongError as error:
-            error.add_note(next_steps(error, await _state(client)))
+            error.add_note(next_steps(error, await _state(client), request))
             raise
 
 

@@ -4,18 +4,16 @@ import asyncio
 import os
 import stat
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from tagalong.control.cancellation import cancellation_is_dealt_with, follow_or_cancel
-from tagalong.control.client import Answer, connect
+from tagalong.control.client import OnSave, connect
 from tagalong.errors import CommandError, HostError, TagalongError, UsageError
-from tagalong.vmm.save_record import SaveMoment, SaveRecord, SaveRequest
-from tagalong.vmm.storage import convert
-
-OnProgress = Callable[[Answer], None]
+from tagalong.qapi.reports import SaveResult
+from tagalong.qapi.saving import SaveInfo, SaveRequest, SaveStatus
+from tagalong.snapshot import SaveProgress, dump_core
 
 
 def is_control_socket(path: Path) -> bool:
@@ -26,13 +24,13 @@ def is_control_socket(path: Path) -> bool:
         raise HostError(f"cannot look at {path}: {error.strerror}") from error
 
 
-async def save_vm(control: Path, request: SaveRequest, on_progress: OnProgress) -> Answer:
+async def save_vm(control: Path, request: SaveRequest, on_progress: OnSave) -> SaveResult:
     """Let the VM behind the socket `control` save itself and return the report.
 
     `on_progress` gets what QMP's query-dump says, ten times a second. Cancelling the task
-    cancels the saving; the report is returned all the same if it was too late. Raises the
-    error that ended it, with a note that the VM goes on; ControlError if the socket cannot be
-    reached.
+    cancels the saving; the report is returned all the same if it was too late. Raises
+    RemoteError if that failed, with a note that the VM continues; ControlError if the socket
+    cannot be reached.
     """
     # The VM's process has another working folder than its operator.
     request = replace(request, path=request.path.absolute())
@@ -46,11 +44,11 @@ async def save_vm(control: Path, request: SaveRequest, on_progress: OnProgress) 
         except CommandError:
             raise  # refused: nothing began
         except TagalongError as error:
-            error.add_note(f"The VM goes on as it was. Nothing new is at {request.path}.")
+            error.add_note(f"The VM continues as before. Nothing new is at {request.path}.")
             raise
 
 
-async def convert_core(source: Path, request: SaveRequest, on_progress: OnProgress) -> Answer:
+async def convert_core(source: Path, request: SaveRequest, on_progress: OnSave) -> SaveResult:
     """Write the machine in the core `source` as `request` says and return the report.
 
     Cancelling the task cancels the work. Raises what snapshot.dump_core raises, UsageError if
@@ -61,17 +59,31 @@ async def convert_core(source: Path, request: SaveRequest, on_progress: OnProgre
     if request.path.exists() and request.path.samefile(source):
         raise UsageError(f"{source} cannot be dumped onto itself")
     cancelled = threading.Event()
-    record = SaveRecord(request)
     loop = asyncio.get_running_loop()
 
-    def tell(moment: SaveMoment) -> None:
-        record.moment = moment
-        loop.call_soon_threadsafe(on_progress, record.to_qmp())
+    def tell(progress: SaveProgress) -> None:
+        loop.call_soon_threadsafe(on_progress, _info(request, progress))
 
-    work = asyncio.ensure_future(asyncio.to_thread(convert, source, request, tell, cancelled))
+    def convert() -> SaveResult:
+        report = dump_core(source, request.path, request.options(), progress=tell, cancel=cancelled)
+        return SaveResult(report)
+
+    work = asyncio.ensure_future(asyncio.to_thread(convert))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         cancellation_is_dealt_with()
         cancelled.set()
         return await work
+
+
+def _info(request: SaveRequest, progress: SaveProgress) -> SaveInfo:
+    return SaveInfo(
+        status=SaveStatus.ACTIVE,
+        completed_bytes=progress.done_bytes,
+        total_bytes=progress.total_bytes,
+        kind=request.kind,
+        path=request.path,
+        stage=progress.stage.value,
+        round_number=progress.round_number,
+    )

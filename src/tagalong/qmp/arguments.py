@@ -7,7 +7,7 @@ from enum import Enum
 from tagalong.qmp.messages import JsonObject, QmpError
 
 
-class Kind(Enum):
+class ArgumentType(Enum):
     """The types an argument can have; the values are the words of the error text."""
 
     STRING = "string"
@@ -17,10 +17,10 @@ class Kind(Enum):
 
 
 _PYTHON_TYPES = {
-    Kind.STRING: str,
-    Kind.INTEGER: int,
-    Kind.BOOLEAN: bool,
-    Kind.ARRAY: list,
+    ArgumentType.STRING: str,
+    ArgumentType.INTEGER: int,
+    ArgumentType.BOOLEAN: bool,
+    ArgumentType.ARRAY: list,
 }
 
 
@@ -28,7 +28,7 @@ _PYTHON_TYPES = {
 class Argument:
     """One argument of a command."""
 
-    kind: Kind
+    type: ArgumentType
     required: bool = False
 
 
@@ -40,13 +40,13 @@ def check_arguments(arguments: JsonObject, schema: Mapping[str, Argument]) -> No
     for name, value in arguments.items():
         if name not in schema:
             raise QmpError(f"Parameter '{name}' is unexpected")
-        if not _is_a(value, schema[name].kind):
-            kind = schema[name].kind.value
-            raise QmpError(f"Invalid parameter type for '{name}', expected: {kind}")
+        if not _is_a(value, schema[name].type):
+            wanted = schema[name].type.value
+            raise QmpError(f"Invalid parameter type for '{name}', expected: {wanted}")
 
 
-def _is_a(value: object, kind: Kind) -> bool:
+def _is_a(value: object, wanted: ArgumentType) -> bool:
     # Python's bool is an int, JSON's is not.
     if isinstance(value, bool):
-        return kind is Kind.BOOLEAN
-    return isinstance(value, _PYTHON_TYPES[kind])
+        return wanted is ArgumentType.BOOLEAN
+    return isinstance(value, _PYTHON_TYPES[wanted])

@@ -42,7 +42,7 @@ class QmpError(Exception):
 
 
 @dataclass(frozen=True)
-class Request:
+class QmpRequest:
     """A command as a client sent it; `request_id` is None if it gave no id."""
 
     command: str
@@ -70,12 +70,12 @@ class Event:
         return message
 
 
-def parse_request(message: bytes) -> Request:
+def parse_request(message: bytes) -> QmpRequest:
     """Return the request in `message`. Raises QmpError, with the id where one was given."""
     request = _parse_object(message)
     request_id = request.get("id")
     try:
-        return Request(_command_of(request), _arguments_of(request), request_id)
+        return QmpRequest(_command_of(request), _arguments_of(request), request_id)
     except QmpError as error:
         error.request_id = request_id
         raise

@@ -13,13 +13,13 @@ from typing import Protocol
 
 from tagalong.errors import TagalongError
 from tagalong.qmp import messages
-from tagalong.qmp.arguments import Argument, Kind, check_arguments
+from tagalong.qmp.arguments import Argument, ArgumentType, check_arguments
 from tagalong.qmp.framing import MessageSplitter, OversizedMessageError
-from tagalong.qmp.messages import ErrorClass, JsonObject, QmpError, Request
+from tagalong.qmp.messages import ErrorClass, JsonObject, QmpError, QmpRequest
 
 NEGOTIATE = "qmp_capabilities"
 
-_NEGOTIATE_ARGUMENTS = {"enable": Argument(Kind.ARRAY)}
+_NEGOTIATE_ARGUMENTS = {"enable": Argument(ArgumentType.ARRAY)}
 
 
 class Commands(Protocol):
@@ -81,7 +81,7 @@ class Session:
             return asyncio.ensure_future(_later(value, request))
         return messages.success(value, request.request_id)
 
-    def _execute(self, request: Request) -> object:
+    def _execute(self, request: QmpRequest) -> object:
         if request.command == NEGOTIATE:
             return self._negotiate(request.arguments)
         if not self.negotiated:
@@ -104,14 +104,14 @@ class Session:
         return {}
 
 
-async def _later(value: asyncio.Future[object], request: Request) -> bytes:
+async def _later(value: asyncio.Future[object], request: QmpRequest) -> bytes:
     try:
         return messages.encode(messages.success(await value, request.request_id))
     except (QmpError, TagalongError) as error:
         return messages.encode(_failure(error, request))
 
 
-def _failure(error: QmpError | TagalongError, request: Request) -> JsonObject:
+def _failure(error: QmpError | TagalongError, request: QmpRequest) -> JsonObject:
     refusal = error if isinstance(error, QmpError) else QmpError(str(error))
     refusal.request_id = request.request_id
     return messages.failure(refusal)

@@ -1,30 +1,19 @@
 """Counts the granules of a source that carry a tag: a machine, or a core."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.machine import PageSource
 from tagalong.mte import GRANULE_BYTES
+from tagalong.qapi.census import TagCensus
 
 _LOW_NIBBLE = np.uint8(0x0F)
 _HIGH_NIBBLE = np.uint8(0xF0)
 
 # Tags are counted in pieces, so that a large machine costs little memory.
 _PIECE_PAGES = 4096
-
-
-@dataclass(frozen=True)
-class TagCensus:
-    """How many granules of 16 bytes a source has, and how many of them a tag other than 0.
-
-    Memory without tags counts in `granules` alone.
-    """
-
-    granules: int
-    tagged_granules: int
 
 
 def take_census(source: PageSource) -> TagCensus:

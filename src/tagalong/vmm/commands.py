@@ -6,14 +6,17 @@ from typing import Protocol
 
 from tagalong.errors import RunStateError
 from tagalong.machine import MachinePages
+from tagalong.qapi.access_wish import access_argument
+from tagalong.qapi.migration import MigrationInfo, MigrationRequest
+from tagalong.qapi.saving import SaveInfo, SaveRequest
+from tagalong.qapi.settings import PARAMETER_SCHEMA, MigrationSettings
 from tagalong.qmp import messages
-from tagalong.qmp.arguments import Argument, Kind, check_arguments
+from tagalong.qmp.arguments import Argument, ArgumentType, check_arguments
 from tagalong.qmp.messages import ErrorClass, JsonObject, QmpError
 from tagalong.qmp.session import NEGOTIATE
-from tagalong.vmm.access_wish import access_argument
 from tagalong.vmm.census import take_census
 from tagalong.vmm.outgoing import Outgoing
-from tagalong.vmm.record import MigrationRecord, MigrationRequest
+from tagalong.vmm.record import MigrationRecord
 from tagalong.vmm.save_commands import (
     CAPABILITY,
     DUMP_ARGUMENTS,
@@ -22,13 +25,11 @@ from tagalong.vmm.save_commands import (
     save,
     snapshot_request,
 )
-from tagalong.vmm.save_record import NOTHING_SAVED, SaveRequest
 from tagalong.vmm.saving import Saving
-from tagalong.vmm.settings import PARAMETER_SCHEMA, MigrationSettings
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 
-_OPTIONAL_BOOLEAN = Argument(Kind.BOOLEAN)
+_OPTIONAL_BOOLEAN = Argument(ArgumentType.BOOLEAN)
 
 
 @dataclass(frozen=True)
@@ -76,21 +77,22 @@ class VmCommands:
             "migrate": _Command(
                 self._migrate,
                 {
-                    "uri": Argument(Kind.STRING, required=True),
+                    "uri": Argument(ArgumentType.STRING, required=True),
                     # Sent by clients written for QEMU, which ignores it, too.
                     "detach": _OPTIONAL_BOOLEAN,
                     "resume": _OPTIONAL_BOOLEAN,
                     "x-verify": _OPTIONAL_BOOLEAN,
                     "x-drop-tags": _OPTIONAL_BOOLEAN,
-                    "x-access": Argument(Kind.STRING),
+                    "x-access": Argument(ArgumentType.STRING),
                 },
             ),
             "migrate-pause": _Command(lambda _: self._outgoing.pause()),
             "migrate-recover": _Command(
-                self._recover_incoming, {"uri": Argument(Kind.STRING, required=True)}
+                self._recover_incoming, {"uri": Argument(ArgumentType.STRING, required=True)}
             ),
             "migrate-set-capabilities": _Command(
-                self._set_capabilities, {"capabilities": Argument(Kind.ARRAY, required=True)}
+                self._set_capabilities,
+                {"capabilities": Argument(ArgumentType.ARRAY, required=True)},
             ),
             "migrate-set-parameters": _Command(self._set_parameters, PARAMETER_SCHEMA),
             "migrate_cancel": _Command(lambda _: self._outgoing.cancel()),
@@ -133,12 +135,11 @@ class VmCommands:
         machine = self._vm.machine
         if machine is None:
             raise QmpError("the VM is not here yet: an incoming migration is awaited")
-        census = take_census(MachinePages(machine, is_running=True))
-        return {"granules": census.granules, "tagged-granules": census.tagged_granules}
+        return take_census(MachinePages(machine, is_running=True)).to_qmp()
 
     def _query_dump(self) -> object:
         record = self._saving.record
-        return record.to_qmp() if record is not None else NOTHING_SAVED
+        return (record.info() if record is not None else SaveInfo()).to_qmp()
 
     def _snapshot(self, arguments: JsonObject) -> object:
         return self._save(snapshot_request(arguments, self._settings.downtime_limit), arguments)
@@ -151,7 +152,7 @@ class VmCommands:
     def _query_migrate(self) -> object:
         incoming = self._incoming()
         record = self._outgoing.record or (incoming.record if incoming is not None else None)
-        return record.to_qmp() if record is not None else {}
+        return (record.info() if record is not None else MigrationInfo()).to_qmp()
 
     def _set_parameters(self, arguments: JsonObject) -> None:
         self._settings = self._settings.with_parameters(arguments)

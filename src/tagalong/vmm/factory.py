@@ -63,27 +63,28 @@ MACHINE_NAMES = (AUTO, *_FACTORIES)
 
 
 @dataclass(frozen=True)
-class Choice:
+class MachineChoice:
     """A machine by name, and why it and no other."""
 
     name: str
     reason: str
 
 
-def choose_machine(name: str) -> Choice:
+def choose_machine(name: str) -> MachineChoice:
     """Return the machine to use: `name`, but for "auto" kvm where it works, else soft.
 
     Raises HostError for "kvm" where it does not work: the message says what is missing.
     """
     if name not in (AUTO, "kvm"):
-        return Choice(name, "asked for")
+        return MachineChoice(name, "asked for")
     from tagalong.kvm import why_not  # noqa: PLC0415 (as above)
 
     obstacle = why_not()
     if obstacle is None:
-        return Choice("kvm", "this host runs guests with MTE" if name == AUTO else "asked for")
+        reason = "this host runs guests with MTE" if name == AUTO else "asked for"
+        return MachineChoice("kvm", reason)
     if name == AUTO:
-        return Choice("soft", f"no kvm: {obstacle}")
+        return MachineChoice("soft", f"no kvm: {obstacle}")
     raise obstacle
 
 

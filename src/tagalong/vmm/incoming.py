@@ -9,7 +9,7 @@ it, so that run state and events are right before anybody can hear that the VM m
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -17,8 +17,10 @@ from typing import Protocol
 
 from tagalong.errors import RunStateError, TagalongError
 from tagalong.machine import Machine, MachineDescription
-from tagalong.vmm.causes import unexpected
-from tagalong.vmm.record import MigrationRecord, MigrationStatus
+from tagalong.qapi.migration import MigrationStatus, SocketAddress
+from tagalong.qapi.reports import ArrivalReport
+from tagalong.vmm.bugs import unexpected
+from tagalong.vmm.record import MigrationRecord
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 
@@ -26,15 +28,15 @@ Build = Callable[[MachineDescription], Machine]
 TakeOver = Callable[[Machine, bool], None]
 
 
-class Receiver(Protocol):
+class VmReceiver(Protocol):
     """Listens for one migration; what tagalong.migrate does, behind transfer.py."""
 
     @property
-    def address(self) -> Mapping[str, object] | None:
+    def address(self) -> SocketAddress | None:
         """Return where it listens, as QMP's SocketAddress; None where it has no such form."""
         ...
 
-    def receive(self, build: Build, take_over: TakeOver) -> Mapping[str, object]:
+    def receive(self, build: Build, take_over: TakeOver) -> ArrivalReport:
         """Receive a VM, in the calling thread, and return the report.
 
         `build` makes the machine that the source describes. `take_over` is called once,
@@ -55,7 +57,7 @@ class Receiver(Protocol):
 class Incoming:
     """The migration that brings the VM; `record` is what is known of it."""
 
-    def __init__(self, vm: Vm, receiver: Receiver, build: Build) -> None:
+    def __init__(self, vm: Vm, receiver: VmReceiver, build: Build) -> None:
         self.record = MigrationRecord(socket_address=receiver.address)
         self._vm = vm
         self._receiver = receiver
@@ -115,7 +117,7 @@ class Incoming:
         self._loop.call_soon_threadsafe(arrive)
         outcome.result()
 
-    def _completed(self, report: Mapping[str, object]) -> None:
+    def _completed(self, report: ArrivalReport) -> None:
         self.record.report = report
         self._advance(MigrationStatus.COMPLETED)
         self._done.set()

@@ -1,17 +1,17 @@
 """Migrates a VM away: runs the migration in a thread and keeps the books in the event loop.
 
     setup -> active -> completed                the destination owns the VM: postmigrate
-                    -> failed                   the VM goes on here, as it was
-                    -> cancelling -> cancelled  the VM goes on here, as it was
+                    -> failed                   the VM continues here, as before
+                    -> cancelling -> cancelled  the VM continues here, as before
           active <-> x-precopy-recover          a connection broke, and is dialled again
           active  -> x-precopy-paused -> x-precopy-recover -> active    migrate-pause
 
-One at a time; what became of the last one is kept.
+One at a time; the record of the last one stays.
 """
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -19,20 +19,18 @@ from typing import Protocol
 from tagalong.errors import (
     HandoverUncertainError,
     MigrationCancelledError,
+    MigrationStage,
     RunStateError,
     TagalongError,
 )
 from tagalong.machine import Machine
-from tagalong.migrate import Steering
-from tagalong.vmm.causes import unexpected
-from tagalong.vmm.handover import Purpose
-from tagalong.vmm.record import (
-    MigrationProgress,
-    MigrationRecord,
-    MigrationRequest,
-    MigrationStatus,
-)
-from tagalong.vmm.settings import MigrationSettings
+from tagalong.migrate import SendProgress, Steering
+from tagalong.qapi.migration import MigrationRequest, MigrationStatus
+from tagalong.qapi.reports import MigrationResult
+from tagalong.qapi.settings import MigrationSettings
+from tagalong.vmm.bugs import unexpected
+from tagalong.vmm.handover import FreezePurpose
+from tagalong.vmm.record import MigrationRecord
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Vm
 
@@ -51,12 +49,15 @@ class Sender(Protocol):
         self,
         machine: Machine,
         request: MigrationRequest,
-        progress: Callable[[MigrationProgress], None],
+        progress: Callable[[SendProgress], None],
         cancelled: threading.Event,
         steering: Steering,
         /,
-    ) -> Mapping[str, object]:
-        """Return the report once the destination owns the VM. Raises TagalongError."""
+    ) -> MigrationResult:
+        """Return the result once the destination owns the VM. Raises TagalongError.
+
+        `steering` has the freezer that stops the guest.
+        """
         ...
 
 
@@ -78,10 +79,10 @@ class Outgoing:
             raise RunStateError("There's a migration process in progress")
         if self._vm.state in _REFUSED:
             raise RunStateError(_REFUSED[self._vm.state])
-        machine = self._vm.gated_machine(Purpose.MIGRATION)
+        machine = self._vm.require_machine()
         self.record = MigrationRecord()
         self._cancelled, self._done = threading.Event(), asyncio.Event()
-        self._steering = Steering()
+        self._steering = Steering(self._vm.freezer(FreezePurpose.MIGRATION))
         self._vm.emit_migration(self.record.status.value)
         run = partial(self._run, machine, request)
         threading.Thread(target=run, name="migration", daemon=True).start()
@@ -138,34 +139,35 @@ class Outgoing:
         else:
             self._call(partial(self._completed, report))
 
-    def _tell_progress(self, progress: MigrationProgress) -> None:
+    def _tell_progress(self, progress: SendProgress) -> None:
         self._call(partial(self._progressed, progress))
 
-    def _progressed(self, progress: MigrationProgress) -> None:
+    def _progressed(self, progress: SendProgress) -> None:
         if self.record is None:
             return
         before, self.record.progress = self.record.progress, progress
         self._follow(progress)
         if self.record.status is MigrationStatus.ACTIVE:
-            seen = before.rounds if before is not None else 0
-            for number in range(seen + 1, progress.rounds + 1):
+            seen = before.round_number if before is not None else 0
+            for number in range(seen + 1, progress.round_number + 1):
                 self._vm.emit_migration_pass(number)
         self._vm.watch()
 
-    def _follow(self, progress: MigrationProgress) -> None:
+    def _follow(self, progress: SendProgress) -> None:
         """Take over the status that progress tells of."""
         status = self.record.status if self.record is not None else None
-        if progress.is_reconnecting:
+        if progress.stage is MigrationStage.RECONNECT:
             if status is MigrationStatus.ACTIVE:
                 self._advance(MigrationStatus.RECOVER)
         elif status in (MigrationStatus.SETUP, MigrationStatus.RECOVER):
             self._advance(MigrationStatus.ACTIVE)
 
-    def _completed(self, report: Mapping[str, object]) -> None:
+    def _completed(self, report: MigrationResult) -> None:
         if self.record is not None:
             self.record.report = report
-        # A file or a pipe has confirmed nothing that a machine could: only a person knows.
-        self._vm.handed_over(certain=report.get("one_way") is not True)
+        # A file or a pipe confirms that it has the bytes, not that a machine runs: only a person
+        # knows whether it was loaded.
+        self._vm.handed_over(certain=not report.report.one_way)
         self._end(MigrationStatus.COMPLETED)
 
     def _failed(self, error: TagalongError) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from tagalong.errors import MachineError
-from tagalong.qmp.arguments import Argument, Kind
+from tagalong.core import Space
+from tagalong.errors import MachineError, with_causes
+from tagalong.qapi.access_wish import access_argument
+from tagalong.qapi.saving import SPACES, SaveKind, SaveRequest
+from tagalong.qmp.arguments import Argument, ArgumentType
 from tagalong.qmp.messages import JsonObject, QmpError
-from tagalong.vmm.access_wish import access_argument
-from tagalong.vmm.causes import with_causes
-from tagalong.vmm.save_record import SaveKind, SaveRecord, SaveRequest
+from tagalong.vmm.save_record import SaveRecord
 from tagalong.vmm.saving import Saving
-from tagalong.vmm.storage import SPACES
 
 _FORMAT: Final = "elf"
 _FILE: Final = "file:"
@@ -25,21 +25,21 @@ CAPABILITY: Final = {"formats": [_FORMAT]}
 """What query-dump-guest-memory-capability answers."""
 
 DUMP_ARGUMENTS: Final[Mapping[str, Argument]] = {
-    "paging": Argument(Kind.BOOLEAN, required=True),
-    "protocol": Argument(Kind.STRING, required=True),
-    "detach": Argument(Kind.BOOLEAN),
-    "format": Argument(Kind.STRING),
-    "x-space": Argument(Kind.STRING),
-    "x-vcpu": Argument(Kind.INTEGER),
-    "x-access": Argument(Kind.STRING),
+    "paging": Argument(ArgumentType.BOOLEAN, required=True),
+    "protocol": Argument(ArgumentType.STRING, required=True),
+    "detach": Argument(ArgumentType.BOOLEAN),
+    "format": Argument(ArgumentType.STRING),
+    "x-space": Argument(ArgumentType.STRING),
+    "x-vcpu": Argument(ArgumentType.INTEGER),
+    "x-access": Argument(ArgumentType.STRING),
 }
 
 SNAPSHOT_ARGUMENTS: Final[Mapping[str, Argument]] = {
-    "protocol": Argument(Kind.STRING, required=True),
-    "detach": Argument(Kind.BOOLEAN),
-    "live": Argument(Kind.BOOLEAN),
-    "zstd": Argument(Kind.BOOLEAN),
-    "x-access": Argument(Kind.STRING),
+    "protocol": Argument(ArgumentType.STRING, required=True),
+    "detach": Argument(ArgumentType.BOOLEAN),
+    "live": Argument(ArgumentType.BOOLEAN),
+    "zstd": Argument(ArgumentType.BOOLEAN),
+    "x-access": Argument(ArgumentType.STRING),
 }
 
 
@@ -47,10 +47,10 @@ def dump_request(arguments: JsonObject) -> SaveRequest:
     """Return what dump-guest-memory asks for. Raises QmpError."""
     if arguments.get("format", _FORMAT) != _FORMAT:
         raise QmpError(f"Parameter 'format' does not accept value '{arguments['format']}'")
-    space = str(arguments.get("x-space", SPACES[0]))
-    if space not in SPACES:
+    space = SPACES.get(str(arguments.get("x-space", Space.PHYSICAL.name.lower())))
+    if space is None:
         raise QmpError(f"Parameter 'x-space' expects one of {', '.join(SPACES)}")
-    if arguments["paging"] is not (space != SPACES[0]):
+    if arguments["paging"] is not (space is not Space.PHYSICAL):
         raise QmpError(
             "Parameter 'paging' is for virtual addresses: true with x-space kernel or user, and "
             "only then"

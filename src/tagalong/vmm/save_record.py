@@ -1,59 +1,12 @@
-"""What is asked for and known of a snapshot or a dump, and its form in QMP.
+"""The books of one snapshot or dump; only the event loop's thread writes them."""
 
-Names and meaning are QEMU's (qapi/dump.json, DumpQueryResult); what QEMU does not have is
-prefixed `x-`.
-"""
-
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 from tagalong.errors import TagalongError
-from tagalong.vmm.causes import with_causes
-
-
-class SaveStatus(Enum):
-    """How far a snapshot or a dump is; the values are QMP's DumpStatus."""
-
-    ACTIVE = "active"
-    COMPLETED = "completed"
-    FAILED = "failed"
-
-
-class SaveKind(Enum):
-    """What is written: both are cores, but only a snapshot is made to be restored."""
-
-    SNAPSHOT = "snapshot"
-    DUMP = "dump"
-
-
-@dataclass(frozen=True)
-class SaveRequest:
-    """What the operator asks for; `space` is "physical", "kernel" or "user".
-
-    `access` names the strategy by which the VM's process touches guest RAM from then on; None
-    leaves it as it is.
-    """
-
-    path: Path
-    kind: SaveKind = SaveKind.SNAPSHOT
-    space: str = "physical"
-    vcpu: int = 0
-    live: bool = False
-    compress: bool = False
-    max_downtime_ms: int = 0
-    access: str | None = None
-
-
-@dataclass(frozen=True)
-class SaveMoment:
-    """How far it is: bytes of guest RAM."""
-
-    completed_bytes: int = 0
-    total_bytes: int = 0
-    stage: str = ""
-    round_number: int = 0
+from tagalong.qapi.failure import Failure
+from tagalong.qapi.reports import SaveResult
+from tagalong.qapi.saving import SaveInfo, SaveRequest, SaveStatus
+from tagalong.snapshot import SaveProgress
 
 
 @dataclass
@@ -62,40 +15,38 @@ class SaveRecord:
 
     request: SaveRequest
     status: SaveStatus = SaveStatus.ACTIVE
-    moment: SaveMoment = SaveMoment()
-    report: Mapping[str, object] | None = None
+    progress: SaveProgress = field(default_factory=SaveProgress)
+    report: SaveResult | None = None
     error: TagalongError | None = None
 
-    def result(self) -> dict[str, object]:
-        """Return QMP's DumpQueryResult."""
-        return {
-            "status": self.status.value,
-            "completed": self.moment.completed_bytes,
-            "total": self.moment.total_bytes,
-        }
+    def advance(self, progress: SaveProgress) -> None:
+        """Note how far it is.
 
-    def to_qmp(self) -> dict[str, object]:
-        """Return what query-dump answers."""
-        answer = self.result()
-        answer["x-kind"] = self.request.kind.value
-        answer["x-path"] = str(self.request.path)
-        if self.status is SaveStatus.ACTIVE:
-            answer["x-stage"] = self.moment.stage
-            answer["x-round"] = self.moment.round_number
+        The last stages count no bytes; what was counted before them stays.
+        """
+        if progress.total_bytes == 0:
+            done, total = self.progress.done_bytes, self.progress.total_bytes
+            progress = replace(progress, done_bytes=done, total_bytes=total)
+        self.progress = progress
+
+    def info(self) -> SaveInfo:
+        """Return what query-dump says of it now."""
+        is_active = self.status is SaveStatus.ACTIVE
+        completed, total = self._bytes()
+        return SaveInfo(
+            status=self.status,
+            completed_bytes=completed,
+            total_bytes=total,
+            kind=self.request.kind,
+            path=self.request.path,
+            stage=self.progress.stage.value if is_active else None,
+            round_number=self.progress.round_number if is_active else None,
+            report=self.report,
+            failure=Failure.of(self.error) if self.error is not None else None,
+        )
+
+    def _bytes(self) -> tuple[int, int]:
+        """Return how much is done and how much there is; in the end, what was really copied."""
         if self.report is not None:
-            answer["x-report"] = dict(self.report)
-        if self.error is not None:
-            answer["error-desc"] = with_causes(self.error)
-            answer["x-error-class"] = type(self.error).__name__
-        return answer
-
-    def to_event(self) -> dict[str, object]:
-        """Return the data of DUMP_COMPLETED."""
-        data: dict[str, object] = {"result": self.result()}
-        if self.error is not None:
-            data["error"] = with_causes(self.error)
-        return data
-
-
-NOTHING_SAVED: Mapping[str, object] = {"status": "none", "completed": 0, "total": 0}
-"""What query-dump answers before the first one."""
+            return self.report.report.copied_bytes, self.report.report.copied_bytes
+        return self.progress.done_bytes, self.progress.total_bytes

@@ -1,24 +1,27 @@
 """Saves a VM to a file: writes it in a thread and keeps the books in the event loop.
 
-    active -> completed    the file is complete; the VM goes on as it was
-           -> failed       nothing is under the file's name; the VM goes on as it was
+    active -> completed    the file is complete; the VM continues as before
+           -> failed       nothing is under the file's name; the VM continues as before
 
-One at a time; what became of the last one is kept.
+One at a time; the record of the last one stays.
 """
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
 from tagalong.errors import RunStateError, TagalongError
-from tagalong.machine import Machine
+from tagalong.machine import Freezer, Machine
+from tagalong.qapi.reports import SaveResult
+from tagalong.qapi.saving import SaveRequest, SaveStatus
 from tagalong.qmp.messages import Event
-from tagalong.vmm.causes import unexpected
-from tagalong.vmm.handover import Purpose
-from tagalong.vmm.save_record import SaveMoment, SaveRecord, SaveRequest, SaveStatus
+from tagalong.snapshot import SaveProgress
+from tagalong.vmm.bugs import unexpected
+from tagalong.vmm.handover import FreezePurpose
+from tagalong.vmm.save_record import SaveRecord
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Vm
 
@@ -38,11 +41,12 @@ class Storer(Protocol):
         self,
         machine: Machine,
         request: SaveRequest,
-        progress: Callable[[SaveMoment], None],
+        progress: Callable[[SaveProgress], None],
         cancelled: threading.Event,
+        freezer: Freezer,
         /,
-    ) -> Mapping[str, object]:
-        """Return the report once the file is complete. Raises TagalongError."""
+    ) -> SaveResult:
+        """Return the result once the file is complete. Raises TagalongError."""
         ...
 
 
@@ -72,10 +76,10 @@ class Saving:
             raise RunStateError("there is a dump or a snapshot in progress")
         if self._vm.state in _REFUSED:
             raise RunStateError(_REFUSED[self._vm.state])
-        machine = self._vm.gated_machine(Purpose.SAVING)
+        machine, freezer = self._vm.require_machine(), self._vm.freezer(FreezePurpose.SAVING)
         self.record = SaveRecord(request)
         self._cancelled, self._done = threading.Event(), self._loop.create_future()
-        run = partial(self._run, machine, request, self._cancelled)
+        run = partial(self._run, machine, request, self._cancelled, freezer)
         threading.Thread(target=run, name="saving", daemon=True).start()
         return self._done
 
@@ -90,10 +94,16 @@ class Saving:
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._done), timeout_s)
 
-    def _run(self, machine: Machine, request: SaveRequest, cancelled: threading.Event) -> None:
+    def _run(
+        self,
+        machine: Machine,
+        request: SaveRequest,
+        cancelled: threading.Event,
+        freezer: Freezer,
+    ) -> None:
         """Save, in a thread of its own."""
         try:
-            report = self._store(machine, request, self._tell_progress, cancelled)
+            report = self._store(machine, request, self._tell_progress, cancelled, freezer)
         except TagalongError as error:
             self._call(partial(self._end, SaveStatus.FAILED, None, error))
         except Exception as error:  # noqa: BLE001 (a bug of ours must not lose the VM)
@@ -101,24 +111,24 @@ class Saving:
         else:
             self._call(partial(self._end, SaveStatus.COMPLETED, report, None))
 
-    def _tell_progress(self, moment: SaveMoment) -> None:
-        self._call(partial(self._progressed, moment))
+    def _tell_progress(self, progress: SaveProgress) -> None:
+        self._call(partial(self._progressed, progress))
 
-    def _progressed(self, moment: SaveMoment) -> None:
+    def _progressed(self, progress: SaveProgress) -> None:
         if self.record is not None:
-            self.record.moment = moment
+            self.record.advance(progress)
 
     def _end(
         self,
         status: SaveStatus,
-        report: Mapping[str, object] | None,
+        report: SaveResult | None,
         error: TagalongError | None,
     ) -> None:
         self._vm.thaw()
         if self.record is None:
             return
         self.record.status, self.record.report, self.record.error = status, report, error
-        self._emit(Event("DUMP_COMPLETED", self.record.to_event()))
+        self._emit(Event("DUMP_COMPLETED", self.record.info().to_event()))
         self._done.set_result(self.record)
 
     def _call(self, function: Callable[[], None]) -> None:

@@ -11,9 +11,9 @@ from enum import Enum
 from functools import partial
 
 from tagalong.errors import MachineError, RunStateError, TagalongError
-from tagalong.machine import Machine, RunState
+from tagalong.machine import Freezer, Machine, RunState
 from tagalong.qmp.messages import Event
-from tagalong.vmm.handover import GatedMachine, HandoverGate, Purpose
+from tagalong.vmm.handover import FreezePurpose, GatedFreezer, HandoverGate
 from tagalong.vmm.states import VmState, check_transition
 from tagalong.vmm.watcher import MachineWatcher
 
@@ -24,8 +24,8 @@ _MAYBE_MOVED_AWAY = (
     "x-reclaim the VM here"
 )
 _STOPPED_FOR = {
-    VmState.FINISH_MIGRATE: Purpose.MIGRATION,
-    VmState.SAVE_VM: Purpose.SAVING,
+    VmState.FINISH_MIGRATE: FreezePurpose.MIGRATION,
+    VmState.SAVE_VM: FreezePurpose.SAVING,
 }
 _NOTHING_TO_RECLAIM = "x-reclaim is for a VM whose hand-over ended with nobody to confirm it"
 
@@ -152,10 +152,13 @@ class Vm:
         """Send the MIGRATION_PASS event: round `number` begins."""
         self._emit(Event("MIGRATION_PASS", {"pass": number}))
 
-    def gated_machine(self, purpose: Purpose = Purpose.MIGRATION) -> GatedMachine:
-        """Return the machine for a migration or a snapshot. Raises RunStateError if none."""
-        here = self._require_here()
-        return GatedMachine(here.machine, here.gate, purpose)
+    def require_machine(self) -> Machine:
+        """Return the machine. Raises RunStateError until a migration has brought it."""
+        return self._require_here().machine
+
+    def freezer(self, purpose: FreezePurpose) -> Freezer:
+        """Return what stops the guest for a migration or a snapshot. Raises RunStateError."""
+        return GatedFreezer(self._require_here().gate, purpose)
 
     def watch(self) -> None:
         """See to it that the end of a running machine is noticed."""
@@ -182,9 +185,9 @@ class Vm:
         self._require_here().gate.thaw()
         self._thawed()
 
-    def _froze(self, purpose: Purpose) -> None:
+    def _froze(self, purpose: FreezePurpose) -> None:
         self._before_freeze = self.state
-        saving = purpose is Purpose.SAVING
+        saving = purpose is FreezePurpose.SAVING
         self._enter(VmState.SAVE_VM if saving else VmState.FINISH_MIGRATE)
 
     def _thawed(self) -> None:

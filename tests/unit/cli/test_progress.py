@@ -1,16 +1,26 @@
 """The progress bar: on a terminal, and only there."""
 
 import io
-from typing import cast
+from dataclasses import replace
 
 from rich.console import Console
 
 from tagalong.cli.progress import migration_bar, save_bar
+from tagalong.qapi.migration import MigrationInfo, MigrationStatus, RamInfo
+from tagalong.qapi.saving import SaveInfo, SaveStatus
 
-ACTIVE = {
-    "status": "active",
-    "ram": {"total": 100 << 20, "remaining": 25 << 20, "dirty-sync-count": 2, "mbps": 800.4},
-}
+RAM = RamInfo(
+    total_bytes=100 << 20,
+    transferred_bytes=75 << 20,
+    remaining_bytes=25 << 20,
+    rounds=2,
+    dirty_pages_per_s=0,
+    megabits_per_s=800.4,
+    page_size_bytes=4096,
+    pages_per_s=0,
+    pages_sent=0,
+)
+ACTIVE = MigrationInfo(MigrationStatus.ACTIVE, ram=RAM)
 
 
 def test_migration_bar_without_terminal_prints_nothing() -> None:
@@ -26,7 +36,7 @@ def test_migration_bar_on_a_terminal_shows_round_and_amount() -> None:
     output = io.StringIO()
 
     with migration_bar(Console(file=output, force_terminal=True, width=100)) as show:
-        show({"status": "setup"})
+        show(MigrationInfo(MigrationStatus.SETUP))
         show(ACTIVE)
 
     assert "round 2" in output.getvalue()
@@ -36,10 +46,10 @@ def test_migration_bar_on_a_terminal_shows_round_and_amount() -> None:
 
 def test_migration_bar_before_the_first_round_does_not_look_finished() -> None:
     output = io.StringIO()
-    ram = {"total": 100 << 20, "remaining": 0, "dirty-sync-count": 0, "mbps": 0.0}
+    ram = replace(RAM, remaining_bytes=0, rounds=0, megabits_per_s=0.0)
 
     with migration_bar(Console(file=output, force_terminal=True, width=100)) as show:
-        show({"status": "active", "ram": ram})
+        show(replace(ACTIVE, ram=ram))
 
     assert "100.0/100.0 MiB" not in output.getvalue()
 
@@ -50,7 +60,7 @@ def test_migration_bar_is_gone_after_the_last_answer() -> None:
 
     with migration_bar(console) as show:
         show(ACTIVE)
-        show({"status": "completed"})
+        show(MigrationInfo(MigrationStatus.COMPLETED))
         length = len(output.getvalue())
         console.print("next")
 
@@ -59,8 +69,8 @@ def test_migration_bar_is_gone_after_the_last_answer() -> None:
 
 def test_migration_bar_shows_what_the_guest_does_and_what_it_would_cost() -> None:
     output = io.StringIO()
-    ram = {**cast("dict[str, object]", ACTIVE["ram"]), "dirty-pages-rate": 1000, "page-size": 4096}
-    info = {**ACTIVE, "ram": ram, "expected-downtime": 42, "cpu-throttle-percentage": 30}
+    ram = replace(RAM, dirty_pages_per_s=1000)
+    info = replace(ACTIVE, ram=ram, expected_downtime_ms=42, throttle_percent=30)
 
     with migration_bar(Console(file=output, force_terminal=True, width=80)) as show:
         show(info)
@@ -73,11 +83,11 @@ def test_migration_bar_shows_what_the_guest_does_and_what_it_would_cost() -> Non
 
 def test_save_bar_on_a_terminal_shows_stage_round_and_amount() -> None:
     output = io.StringIO()
-    answer = {"status": "active", "total": 4 << 20, "completed": 1 << 20, "x-stage": "copying"}
+    info = SaveInfo(SaveStatus.ACTIVE, 1 << 20, 4 << 20, stage="copying", round_number=2)
 
     with save_bar(Console(file=output, force_terminal=True, width=100)) as show:
-        show({**answer, "x-round": 2})
-        show({"status": "completed"})
+        show(info)
+        show(SaveInfo(SaveStatus.COMPLETED))
 
     assert "copying, round 2" in output.getvalue()
     assert "1.0/4.0 MiB" in output.getvalue()

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import re
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,14 @@ from tagalong.errors import (
     CommandError,
     ControlError,
     DigestMismatchError,
-    MigrationCancelledError,
     MigrationError,
+    MigrationStage,
+    RemoteError,
     RemoteProtocolError,
-    TagalongError,
 )
-from tagalong.vmm.record import MigrationRequest
-from tagalong.vmm.settings import MigrationSettings
+from tagalong.qapi.migration import MigrationInfo, MigrationRequest
+from tagalong.qapi.settings import MigrationSettings
+from tests.support.results import migration_result
 from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 60.0
@@ -40,7 +41,7 @@ def play(tmp_path: Path, script: Callable[[ControlClient, ServedVm], Awaitable[N
     asyncio.run(run())
 
 
-def ignore(_: Mapping[str, object]) -> None:
+def ignore(_: MigrationInfo) -> None:
     pass
 
 
@@ -66,12 +67,12 @@ def test_execute_refused_command_raises_command_error_with_the_reason(tmp_path: 
 def test_migrate_returns_the_report_and_passes_the_request(tmp_path: Path) -> None:
     seen: list[object] = []
 
-    def watch(info: Mapping[str, object]) -> None:
-        seen.append(info["status"])
+    def watch(info: MigrationInfo) -> None:
+        seen.append(info.status.value)
 
     async def script(client: ControlClient, served: ServedVm) -> None:
         served.migration.finish.set()
-        assert await client.migrate(REQUEST, watch) == {"downtime_ms": 3.0}
+        assert await client.migrate(REQUEST, watch) == migration_result()
         assert served.migration.requests == [REQUEST]
 
     play(tmp_path, script)
@@ -101,24 +102,22 @@ def test_migrate_leaves_the_steps_of_auto_converge_as_they_were_set(tmp_path: Pa
     play(tmp_path, script)
 
 
-@pytest.mark.parametrize(
-    ("error", "raised"),
-    [
-        (DigestMismatchError("they differ"), DigestMismatchError),
-        (MigrationError("no route"), MigrationError),
-        (RemoteProtocolError("type 0x0", offset=0x10), RemoteProtocolError),
-    ],
-)
-def test_migrate_that_fails_raises_the_errors_own_class(
-    tmp_path: Path, error: TagalongError, raised: type[TagalongError]
+def test_migrate_that_fails_raises_one_remote_error_with_the_class_and_status_of_the_vms(
+    tmp_path: Path,
 ) -> None:
+    late = MigrationError("no route")
+    late.stage = MigrationStage.STATE
+    errors = (DigestMismatchError("they differ"), late, RemoteProtocolError("type 0x0", offset=16))
+
     async def script(client: ControlClient, served: ServedVm) -> None:
-        served.migration.error = error
         served.migration.finish.set()
-        with pytest.raises(raised, match=f"^{re.escape(str(error))}$") as caught:
-            await client.migrate(REQUEST, ignore)
-        assert type(caught.value) is raised
-        assert caught.value.exit_code == error.exit_code
+        for error in errors:
+            served.migration.error = error
+            with pytest.raises(RemoteError, match=f"^{re.escape(str(error))}$") as caught:
+                await client.migrate(REQUEST, ignore)
+            assert caught.value.class_name == type(error).__name__
+            assert caught.value.exit_code == error.exit_code
+            assert caught.value.stage is getattr(error, "stage", None)
 
     play(tmp_path, script)
 
@@ -132,8 +131,9 @@ def test_cancel_migration_raises_that_it_was_cancelled(tmp_path: Path) -> None:
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        with pytest.raises(MigrationCancelledError, match=r"^cancelled on request$"):
+        with pytest.raises(RemoteError, match=r"^cancelled on request$") as caught:
             await client.cancel_migration(ignore)
+        assert caught.value.class_name == "MigrationCancelledError"
         assert await client.run_state() == "running"
 
     play(tmp_path, script)
@@ -143,7 +143,7 @@ def test_cancel_migration_too_late_returns_the_report(tmp_path: Path) -> None:
     async def script(client: ControlClient, served: ServedVm) -> None:
         served.migration.finish.set()
         await client.migrate(REQUEST, ignore)
-        assert await client.cancel_migration(ignore) == {"downtime_ms": 3.0}
+        assert await client.cancel_migration(ignore) == migration_result()
 
     play(tmp_path, script)
 

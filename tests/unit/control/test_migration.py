@@ -1,7 +1,6 @@
 """Moving a VM through its control socket, and the advice when that fails."""
 
 import asyncio
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tagalong.control.cancellation import follow_or_cancel
 from tagalong.control.client import connect
 from tagalong.control.migration import migrate_vm
 from tagalong.errors import (
+    AuthenticationError,
     CommandError,
     ControlError,
     ConvergenceError,
@@ -20,11 +20,16 @@ from tagalong.errors import (
     MachineMismatchError,
     MigrationCancelledError,
     MigrationError,
+    MigrationStage,
+    RemoteError,
     TagalongError,
     UsageError,
 )
-from tagalong.vmm.record import MigrationRequest
-from tagalong.vmm.settings import MigrationSettings
+from tagalong.qapi.failure import Failure
+from tagalong.qapi.migration import MigrationInfo, MigrationRequest
+from tagalong.qapi.reports import MigrationResult
+from tagalong.qapi.settings import MigrationSettings
+from tests.support.results import migration_result
 from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 60.0
@@ -34,7 +39,7 @@ AGAIN = "start a new destination (tagalong run --incoming) and migrate again."
 HERE = "The VM is at the source (running); nothing was started at the destination."
 
 
-def ignore(_: Mapping[str, object]) -> None:
+def ignore(_: MigrationInfo) -> None:
     pass
 
 
@@ -45,12 +50,12 @@ def prepare(served: ServedVm, error: TagalongError | None) -> None:
 
 
 def test_migrate_vm_returns_the_report(tmp_path: Path) -> None:
-    async def run() -> Mapping[str, object]:
+    async def run() -> MigrationResult:
         async with asyncio.timeout(TIMEOUT_S), served_vm(tmp_path / "vm.sock") as served:
             prepare(served, None)
             return await migrate_vm(served.path, REQUEST, ignore)
 
-    assert asyncio.run(run()) == {"downtime_ms": 3.0}
+    assert asyncio.run(run()) == migration_result()
 
 
 def test_migrate_vm_failure_carries_a_note_on_what_to_do(tmp_path: Path) -> None:
@@ -59,7 +64,7 @@ def test_migrate_vm_failure_carries_a_note_on_what_to_do(tmp_path: Path) -> None
             prepare(served, MigrationError("no route"))
             await migrate_vm(served.path, REQUEST, ignore)
 
-    with pytest.raises(MigrationError) as caught:
+    with pytest.raises(RemoteError) as caught:
         asyncio.run(run())
 
     assert str(caught.value) == "no route"
@@ -89,7 +94,7 @@ def test_migrate_vm_cancelled_task_cancels_the_migration(tmp_path: Path) -> None
             task.cancel()
             await task
 
-    with pytest.raises(MigrationCancelledError) as caught:
+    with pytest.raises(RemoteError) as caught:
         asyncio.run(run())
 
     assert str(caught.value) == "cancelled on request"
@@ -115,15 +120,25 @@ def test_migrate_vm_cancelled_before_it_began_cancels_what_began_meanwhile(
             task.cancel()
             await task
 
-    with pytest.raises(MigrationCancelledError, match=r"^cancelled on request$"):
+    with pytest.raises(RemoteError, match=r"^cancelled on request$"):
         asyncio.run(run())
 
 
-@pytest.mark.parametrize(
-    ("error", "remedy"),
-    [
-        (MigrationError("x"), f"{REMOVE}, {AGAIN}"),
-        (UsageError("x"), "Nobody was called yet: correct the command and migrate again."),
+def at(stage: MigrationStage, error: MigrationError) -> MigrationError:
+    error.stage = stage
+    return error
+
+
+def remote(error: TagalongError) -> RemoteError:
+    """Return what the client raises for an error of the VM's process."""
+    return Failure.of(error).to_error()
+
+
+def test_next_steps_say_where_the_vm_is_and_what_helps() -> None:
+    failure = MigrationError("x")
+    cases: list[tuple[TagalongError, str]] = [
+        (failure, f"{REMOVE}, {AGAIN}"),
+        (UsageError("x"), "Nothing was sent yet: correct the command and migrate again."),
         (MigrationCancelledError("x"), f"To move it after all, {AGAIN}"),
         (
             ConvergenceError("x"),
@@ -131,14 +146,13 @@ def test_migrate_vm_cancelled_before_it_began_cancels_what_began_meanwhile(
             f"compress (--compress auto) or use a faster link; then {AGAIN}",
         ),
         (
-            MigrationError("the migration failed (setup), the VM stays here: reset"),
-            "Look at what the destination says: does it want TLS (--tls-dir), or speak another "
+            at(MigrationStage.SETUP, MigrationError("reset")),
+            "Look at what the destination prints: does it want TLS (--tls-dir), or speak another "
             f"version? If it has ended, {AGAIN}",
         ),
         (
-            MigrationError("the migration did not begin: refused"),
-            "See that the destination waits there, or that the file can be written, and, with TLS, "
-            "that each side's certificate is one that the other trusts; then migrate again.",
+            at(MigrationStage.CONNECT, MigrationError("refused")),
+            "See that a destination waits at tcp:host.example:1; then migrate again.",
         ),
         (
             MachineMismatchError("x"),
@@ -148,22 +162,49 @@ def test_migrate_vm_cancelled_before_it_began_cancels_what_began_meanwhile(
             DigestMismatchError("x"),
             "Source and destination differ although every record was whole: report this.",
         ),
-    ],
-)
-def test_next_steps_say_where_the_vm_is_and_what_helps(error: TagalongError, remedy: str) -> None:
-    assert next_steps(error, "running") == f"{HERE} {remedy}"
+        (AuthenticationError("x"), f"Correct the certificates in --tls-dir; then {AGAIN}"),
+    ]
+
+    for error, remedy in cases:
+        for told in (error, remote(error)):
+            assert next_steps(told, "running", REQUEST) == f"{HERE} {remedy}", repr(told)
+
+
+def test_next_steps_with_tls_speak_of_certificates() -> None:
+    settings = MigrationSettings(tls_creds="/tls")
+    request = MigrationRequest("tcp:host.example:1", settings)
+
+    connecting = next_steps(at(MigrationStage.CONNECT, MigrationError("x")), "running", request)
+    greeting = next_steps(at(MigrationStage.SETUP, MigrationError("x")), "running", request)
+
+    assert "and that each side's certificate is one that the other trusts" in connecting
+    assert "admit the name in this side's certificate (--tls-admit)?" in greeting
+
+
+def test_next_steps_for_a_file_or_a_command_speak_of_no_destination() -> None:
+    cases = {
+        "file:/srv/vm": "Make it possible to write /srv/vm; then migrate again.",
+        "exec:cat > /srv/vm": (
+            "Look at what the command printed and how it ended; then migrate again."
+        ),
+        "fd:7": "Look at the process at the other end of descriptor 7; then migrate again.",
+    }
+    error = at(MigrationStage.SETUP, MigrationError("x"))
+
+    for uri, remedy in cases.items():
+        assert next_steps(error, "running", MigrationRequest(uri)) == f"{HERE} {remedy}"
 
 
 def test_next_steps_silent_source_is_not_guessed_about() -> None:
-    assert next_steps(ControlError("lost"), None) == (
+    assert next_steps(ControlError("lost"), None, REQUEST) == (
         "The source does not answer, so where the VM is cannot be told from here. "
         f"{REMOVE}, {AGAIN}"
     )
 
 
 def test_next_steps_uncertain_handover_sends_to_the_destination() -> None:
-    assert next_steps(HandoverUncertainError("x"), "postmigrate") == (
-        "The source holds the VM stopped, and the destination may be running it. Ask the "
+    assert next_steps(remote(HandoverUncertainError("x")), "postmigrate", REQUEST) == (
+        "The source holds the VM paused, and the destination may be running it. Ask the "
         "destination (query-status): if it has the VM, tell the source to quit; if it has "
         "not, the source's copy is the VM: tell it x-reclaim and cont."
     )

@@ -6,8 +6,8 @@ import pytest
 
 from tagalong import __version__
 from tagalong.qmp import messages
-from tagalong.qmp.arguments import Argument, Kind, check_arguments
-from tagalong.qmp.messages import ErrorClass, Event, QmpError, Request, parse_request
+from tagalong.qmp.arguments import Argument, ArgumentType, check_arguments
+from tagalong.qmp.messages import ErrorClass, Event, QmpError, QmpRequest, parse_request
 
 
 def test_greeting_has_version_and_no_capabilities() -> None:
@@ -27,11 +27,11 @@ def test_greeting_has_version_and_no_capabilities() -> None:
 def test_parse_request_full_returns_all_members() -> None:
     request = parse_request(b'{"execute": "migrate", "arguments": {"uri": "x"}, "id": [1]}')
 
-    assert request == Request("migrate", {"uri": "x"}, [1])
+    assert request == QmpRequest("migrate", {"uri": "x"}, [1])
 
 
 def test_parse_request_minimal_has_no_arguments_and_no_id() -> None:
-    assert parse_request(b'{"execute": "stop"}') == Request("stop", {}, None)
+    assert parse_request(b'{"execute": "stop"}') == QmpRequest("stop", {}, None)
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_encode_is_one_ascii_line() -> None:
 
 
 SCHEMA = {
-    "uri": Argument(Kind.STRING, required=True),
-    "limit": Argument(Kind.INTEGER),
-    "flag": Argument(Kind.BOOLEAN),
-    "list": Argument(Kind.ARRAY),
+    "uri": Argument(ArgumentType.STRING, required=True),
+    "limit": Argument(ArgumentType.INTEGER),
+    "flag": Argument(ArgumentType.BOOLEAN),
+    "list": Argument(ArgumentType.ARRAY),
 }
 
 

@@ -1,11 +1,15 @@
 """The words for people about migrations."""
 
+import dataclasses
+
 import pytest
 
 from tagalong.errors import HandoverUncertainError, MigrationError
+from tagalong.qapi.migration import MigrationStatus
 from tagalong.vmm.announcement import announcement
-from tagalong.vmm.record import MigrationRecord, MigrationStatus
+from tagalong.vmm.record import MigrationRecord
 from tagalong.vmm.states import VmState
+from tests.support.results import ARRIVAL, migration_result
 
 
 @pytest.mark.parametrize(
@@ -14,7 +18,7 @@ from tagalong.vmm.states import VmState
         (
             "completed",
             VmState.POSTMIGRATE,
-            "the VM has moved to the destination; this process keeps a stopped copy until it is "
+            "the VM has moved to the destination; this process holds a paused copy until it is "
             "told to quit (state postmigrate)",
         ),
         ("completed", VmState.RUNNING, "the VM has arrived and is running"),
@@ -37,12 +41,12 @@ def test_announcement_uncertain_handover_says_both_sides() -> None:
     record = MigrationRecord(MigrationStatus.FAILED, error=HandoverUncertainError("cut"))
 
     assert announcement(record, VmState.POSTMIGRATE) == (
-        "migration failed; the destination may be running the VM, it stays stopped here: cut"
+        "migration failed; the destination may be running the VM, it stays paused here: cut"
     )
 
 
 def test_announcement_source_that_could_not_be_told_is_mentioned() -> None:
-    report = {"acknowledged": False, "migration_id": "abc"}
+    report = dataclasses.replace(ARRIVAL, acknowledged=False, migration_id="abc")
     record = MigrationRecord(MigrationStatus.COMPLETED, report=report)
 
     assert announcement(record, VmState.RUNNING) == (
@@ -52,9 +56,9 @@ def test_announcement_source_that_could_not_be_told_is_mentioned() -> None:
 
 
 def test_announcement_of_a_vm_that_is_kept_in_a_file_says_that_it_waits() -> None:
-    record = MigrationRecord(MigrationStatus.COMPLETED, report={"one_way": True})
+    record = MigrationRecord(MigrationStatus.COMPLETED, report=migration_result(one_way=True))
 
     assert announcement(record, VmState.POSTMIGRATE) == (
-        "the VM has moved to where it is kept until somebody loads it; this process keeps a "
-        "stopped copy until it is told to quit (state postmigrate)"
+        "the VM has moved to where it waits to be loaded; this process holds a "
+        "paused copy until it is told to quit (state postmigrate)"
     )

@@ -6,8 +6,9 @@ import numpy as np
 
 from tagalong.machine import MachineDescription, MachinePages, RegionDescription
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
+from tagalong.qapi.census import TagCensus
 from tagalong.vmm import census
-from tagalong.vmm.census import TagCensus, take_census
+from tagalong.vmm.census import take_census
 from tests.support.scripted_machine import ScriptedMachine
 
 LOW, HIGH = Gpa(0x4000_0000), Gpa(0x1_0000_0000)

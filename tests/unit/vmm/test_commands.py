@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from tagalong.core import Space
 from tagalong.errors import (
     MigrationError,
     RunStateError,
@@ -16,14 +17,17 @@ from tagalong.errors import (
     UsageError,
 )
 from tagalong.machine import Machine
+from tagalong.qapi.migration import MigrationRequest, SocketAddress
+from tagalong.qapi.reports import MigrationResult, SaveResult
+from tagalong.qapi.saving import SaveKind, SaveRequest
+from tagalong.qapi.settings import MigrationSettings
 from tagalong.qmp.messages import ErrorClass, QmpError
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.outgoing import Outgoing
-from tagalong.vmm.record import MigrationRecord, MigrationRequest
-from tagalong.vmm.save_record import SaveKind, SaveRequest
+from tagalong.vmm.record import MigrationRecord
 from tagalong.vmm.saving import Saving
-from tagalong.vmm.settings import MigrationSettings
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
+from tests.support.results import save_result
 from tests.support.scripted_machine import ScriptedMachine
 
 
@@ -32,7 +36,7 @@ class Awaited:
 
     def __init__(self) -> None:
         self.record = MigrationRecord(
-            socket_address={"type": "inet", "host": "127.0.0.1", "port": "4711"}
+            socket_address=SocketAddress("inet", {"host": "127.0.0.1", "port": "4711"})
         )
         self.addresses: list[str] = []
 
@@ -56,7 +60,7 @@ class Scene:
 
     def _refuse_after_noting(
         self, _machine: Machine, request: MigrationRequest, _progress: object, *_: object
-    ) -> Mapping[str, object]:
+    ) -> MigrationResult:
         self.requests.append(request)
         raise MigrationError("not in this test")
 
@@ -66,12 +70,13 @@ class Scene:
         request: SaveRequest,
         _progress: object,
         cancelled: threading.Event,
-    ) -> Mapping[str, object]:
+        _freezer: object,
+    ) -> SaveResult:
         self.saves.append(request)
         while not self.saved.wait(0.001):
             if cancelled.is_set():
                 raise SnapshotCancelledError("cancelled")
-        return {"disk_bytes": 1}
+        return save_result(copied_bytes=5000)
 
     def run(self, command: str, **arguments: object) -> object:
         names = {name.replace("_", "-"): value for name, value in arguments.items()}
@@ -252,7 +257,7 @@ def test_dump_guest_memory_detached_asks_for_what_the_arguments_say() -> None:
 
     scene = play(script)
 
-    assert scene.saves == [SaveRequest(Path("/tmp/d"), SaveKind.DUMP, space="kernel", vcpu=1)]
+    assert scene.saves == [SaveRequest(Path("/tmp/d"), SaveKind.DUMP, space=Space.KERNEL, vcpu=1)]
 
 
 def test_dump_guest_memory_without_detach_is_answered_when_it_is_complete() -> None:
@@ -266,11 +271,11 @@ def test_dump_guest_memory_without_detach_is_answered_when_it_is_complete() -> N
         assert await answer == {}
         assert scene.run("query-dump") == {
             "status": "completed",
-            "completed": 0,
-            "total": 0,
+            "completed": 5000,
+            "total": 5000,
             "x-kind": "dump",
             "x-path": "/tmp/d",
-            "x-report": {"disk_bytes": 1},
+            "x-report": save_result().to_json(),
         }
 
     asyncio.run(run())

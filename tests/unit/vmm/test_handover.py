@@ -3,8 +3,8 @@
 import pytest
 
 from tagalong.errors import RunStateError
-from tagalong.machine import MachineState, RunState
-from tagalong.vmm.handover import GatedMachine, HandoverGate, Purpose
+from tagalong.machine import RunState
+from tagalong.vmm.handover import FreezePurpose, GatedFreezer, HandoverGate
 from tests.support.scripted_machine import ScriptedMachine
 
 
@@ -47,7 +47,7 @@ def test_freeze_running_machine_stops_it_and_tells(
 ) -> None:
     gate.resume()
 
-    gate.freeze()
+    gate.freeze(FreezePurpose.MIGRATION)
 
     assert machine.run_state is RunState.PAUSED
     assert frozen.times == 1
@@ -56,7 +56,7 @@ def test_freeze_running_machine_stops_it_and_tells(
 def test_resume_while_frozen_is_refused_and_the_guest_stands(
     gate: HandoverGate, machine: ScriptedMachine
 ) -> None:
-    gate.freeze()
+    gate.freeze(FreezePurpose.MIGRATION)
 
     with pytest.raises(RunStateError, match=r"^Migration is not finalized yet$"):
         gate.resume()
@@ -65,21 +65,21 @@ def test_resume_while_frozen_is_refused_and_the_guest_stands(
 
 
 def test_resume_while_frozen_to_be_saved_is_refused_with_the_reason(
-    machine: ScriptedMachine, gate: HandoverGate, frozen: Calls
+    gate: HandoverGate, frozen: Calls
 ) -> None:
-    GatedMachine(machine, gate, Purpose.SAVING).pause()
+    gate.freeze(FreezePurpose.SAVING)
 
-    with pytest.raises(RunStateError, match=r"^the VM is being saved: it goes on by itself"):
+    with pytest.raises(RunStateError, match=r"^the VM is being saved: it continues by itself"):
         gate.resume()
 
-    assert frozen.arguments == [Purpose.SAVING]
+    assert frozen.arguments == [FreezePurpose.SAVING]
 
 
 def test_thaw_guest_that_ran_runs_again(
     gate: HandoverGate, machine: ScriptedMachine, thawed: Calls
 ) -> None:
     gate.resume()
-    gate.freeze()
+    gate.freeze(FreezePurpose.MIGRATION)
 
     gate.thaw()
 
@@ -91,7 +91,7 @@ def test_thaw_guest_that_ran_runs_again(
 def test_thaw_guest_that_was_paused_stays_paused(
     gate: HandoverGate, machine: ScriptedMachine, thawed: Calls
 ) -> None:
-    gate.freeze()
+    gate.freeze(FreezePurpose.MIGRATION)
 
     gate.thaw()
 
@@ -99,11 +99,24 @@ def test_thaw_guest_that_was_paused_stays_paused(
     assert thawed.times == 1
 
 
-def test_thaw_after_stop_in_between_stays_paused(
+def test_pause_while_frozen_for_a_migration_is_refused_and_changes_nothing(
     gate: HandoverGate, machine: ScriptedMachine
 ) -> None:
     gate.resume()
-    gate.freeze()
+    gate.freeze(FreezePurpose.MIGRATION)
+
+    with pytest.raises(RunStateError, match=r"^Migration is not finalized yet: .*stop it there"):
+        gate.pause()
+    gate.thaw()
+
+    assert machine.run_state is RunState.RUNNING
+
+
+def test_thaw_after_stop_while_the_vm_was_saved_stays_paused(
+    gate: HandoverGate, machine: ScriptedMachine
+) -> None:
+    gate.resume()
+    gate.freeze(FreezePurpose.SAVING)
     gate.pause()
 
     gate.thaw()
@@ -126,7 +139,7 @@ def test_thaw_twice_resumes_once(
     gate: HandoverGate, machine: ScriptedMachine, thawed: Calls
 ) -> None:
     gate.resume()
-    gate.freeze()
+    gate.freeze(FreezePurpose.MIGRATION)
     gate.thaw()
     gate.pause()
 
@@ -150,45 +163,18 @@ def test_freeze_machine_that_ended_is_refused(
     assert callable(end)
     end(machine)
 
-    with pytest.raises(RunStateError, match=f"^the guest reached {word} before it was stopped$"):
-        gate.freeze()
+    with pytest.raises(RunStateError, match=rf"^the guest ended \({word}\) before it was stopped$"):
+        gate.freeze(FreezePurpose.MIGRATION)
 
     assert frozen.times == 0
 
 
-def test_migrating_machine_stop_and_go_pass_the_gate(
-    gate: HandoverGate, machine: ScriptedMachine, frozen: Calls
-) -> None:
-    migrating = GatedMachine(machine, gate)
+def test_freezer_tells_whether_the_guest_ran(gate: HandoverGate, frozen: Calls) -> None:
+    freezer = GatedFreezer(gate, FreezePurpose.MIGRATION)
+
+    assert not freezer.freeze()
+    freezer.thaw()
     gate.resume()
+    assert freezer.freeze()
 
-    migrating.pause()
-
-    assert (migrating.run_state, frozen.times) == (RunState.PAUSED, 1)
-    migrating.resume()
-    assert migrating.run_state is RunState.RUNNING
-
-
-def test_migrating_machine_everything_else_is_the_machines_own(
-    gate: HandoverGate, machine: ScriptedMachine
-) -> None:
-    migrating = GatedMachine(machine, gate)
-
-    assert migrating.description is machine.description
-    assert migrating.vcpus == machine.vcpus
-    assert migrating.failure is None
-    assert migrating.wait(0) is RunState.PAUSED
-    for name in (
-        "populated_pages",
-        "start_dirty_log",
-        "harvest_dirty_log",
-        "stop_dirty_log",
-        "peek_state",
-        "save_state",
-    ):
-        with pytest.raises(NotImplementedError):
-            getattr(migrating, name)()
-    with pytest.raises(NotImplementedError):
-        migrating.check_state(MachineState(()))
-    migrating.close()
-    assert machine.closed
+    assert frozen.arguments == [FreezePurpose.MIGRATION] * 2

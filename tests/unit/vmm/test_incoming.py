@@ -2,22 +2,23 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from tagalong.errors import MachineMismatchError, RemoteProtocolError, RunStateError
 from tagalong.machine import Machine, MachineDescription
+from tagalong.qapi.migration import MigrationStatus, SocketAddress
+from tagalong.qapi.reports import ArrivalReport
 from tagalong.qmp.messages import Event
 from tagalong.vmm.incoming import Build, Incoming, TakeOver
-from tagalong.vmm.record import MigrationStatus
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
+from tests.support.results import ARRIVAL
 from tests.support.scripted_machine import DESCRIPTION, ScriptedMachine
 
 TIMEOUT_S = 60.0
-ADDRESS = {"type": "unix", "path": "/x"}
-REPORT = {"rounds": 1}
+ADDRESS = SocketAddress("unix", {"path": "/x"})
 
 
 class ScriptedReceiver:
@@ -26,14 +27,14 @@ class ScriptedReceiver:
     def __init__(
         self, *, ran: bool = True, before: Exception | None = None, after: Exception | None = None
     ) -> None:
-        self.address: Mapping[str, object] = ADDRESS
+        self.address: SocketAddress | None = ADDRESS
         self.ran = ran
         self.before = before
         self.after = after
         self.refusal: Exception | None = None
         self.release = threading.Event()
 
-    def receive(self, build: Build, take_over: TakeOver) -> Mapping[str, object]:
+    def receive(self, build: Build, take_over: TakeOver) -> ArrivalReport:
         self.release.wait(TIMEOUT_S)
         machine = build(DESCRIPTION)
         if self.before is not None:
@@ -45,10 +46,10 @@ class ScriptedReceiver:
             raise
         if self.after is not None:
             raise self.after
-        return REPORT
+        return ARRIVAL
 
     def move_to(self, uri: str) -> None:
-        self.address = {"type": "unix", "path": uri}
+        self.address = SocketAddress("unix", {"path": uri})
 
     def close(self) -> None:
         self.before = self.before or MachineMismatchError("listening was ended")
@@ -91,11 +92,14 @@ def play(receiver: ScriptedReceiver, script: Callable[[Scene], Awaitable[None]])
 
 def test_incoming_vm_that_ran_arrives_and_runs() -> None:
     async def script(scene: Scene) -> None:
-        info = scene.incoming.record.to_qmp()
-        assert (info["status"], info["socket-address"]) == ("setup", [ADDRESS])
+        info = scene.incoming.record.info().to_qmp()
+        assert (info["status"], info["socket-address"]) == (
+            "setup",
+            [{"type": "unix", "path": "/x"}],
+        )
         scene.receiver.release.set()
         await scene.until("completed")
-        assert scene.incoming.record.to_qmp()["x-report"] == REPORT
+        assert scene.incoming.record.info().to_qmp()["x-report"] == ARRIVAL.to_json()
 
     assert play(ScriptedReceiver(), script).log == [
         "MIGRATION setup in inmigrate",
@@ -133,7 +137,10 @@ def test_incoming_failure_before_the_handover_ends_the_process() -> None:
         scene.receiver.release.set()
         ending = await asyncio.wait_for(scene.vm.ended, TIMEOUT_S)
         assert ending == Ending(ShutdownReason.ERROR, 32, error)
-        assert scene.incoming.record.to_qmp()["error-desc"] == "stream offset 0x10: record type 0x0"
+        assert (
+            scene.incoming.record.info().to_qmp()["error-desc"]
+            == "stream offset 0x10: record type 0x0"
+        )
 
     scene = play(ScriptedReceiver(before=error), script)
 
@@ -188,7 +195,7 @@ def test_recover_tells_where_the_vm_is_awaited_now() -> None:
     async def run() -> None:
         scene = Scene(ScriptedReceiver())
         scene.incoming.recover("elsewhere")
-        assert scene.incoming.record.socket_address == {"type": "unix", "path": "elsewhere"}
+        assert scene.incoming.record.socket_address == SocketAddress("unix", {"path": "elsewhere"})
 
         scene.incoming.record.advance(MigrationStatus.COMPLETED)
         with pytest.raises(RunStateError, match="no VM is awaited here"):

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,34 +14,38 @@ from tagalong.errors import (
     HandoverUncertainError,
     MigrationCancelledError,
     MigrationError,
+    MigrationStage,
     RunStateError,
     TagalongError,
 )
 from tagalong.machine import Machine
-from tagalong.migrate import MigrationOptions, Steering
+from tagalong.migrate import MigrationOptions, SendProgress, Steering
+from tagalong.qapi.migration import MigrationRequest
+from tagalong.qapi.reports import MigrationResult
+from tagalong.qapi.settings import MigrationSettings
 from tagalong.qmp.messages import Event
 from tagalong.vmm.outgoing import Outgoing
-from tagalong.vmm.record import MigrationProgress, MigrationRequest
-from tagalong.vmm.settings import MigrationSettings
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Vm
+from tests.support.results import migration_result
 from tests.support.scripted_machine import ScriptedMachine
 
 TIMEOUT_S = 60.0
 REQUEST = MigrationRequest(uri="tcp:host.example:1")
-PROGRESS = MigrationProgress(
-    total_bytes=1000,
-    transferred_bytes=400,
-    remaining_bytes=600,
-    rounds=1,
-    bytes_per_s=1e6,
-    expected_downtime_ms=12.6,
-    dirty_bytes_per_s=1e6,
-    throttle_percent=30,
-    stage="pre-copy",
+PROGRESS = SendProgress(
+    stage=MigrationStage.PRECOPY,
+    round_number=1,
+    ram_bytes=1000,
     pages_sent=7,
+    pages_remaining=1,
+    bytes_remaining=600,
+    bytes_sent=400,
+    throughput_bytes_per_s=1e6,
+    dirty_rate_bytes_per_s=1e6,
+    expected_downtime_s=0.0126,
+    throttle_percent=30,
 )
-REPORT = {"downtime_ms": 7.4, "rounds": 2}
+REPORT = migration_result(stop_s=0.0074)
 
 
 class ScriptedSender:
@@ -56,12 +60,12 @@ class ScriptedSender:
 
     def __call__(
         self,
-        machine: Machine,
+        _machine: Machine,
         request: MigrationRequest,
-        progress: Callable[[MigrationProgress], None],
+        progress: Callable[[SendProgress], None],
         cancelled: threading.Event,
         steering: Steering,
-    ) -> Mapping[str, object]:
+    ) -> MigrationResult:
         self.steering = steering
         self.request = request
         progress(PROGRESS)
@@ -69,7 +73,8 @@ class ScriptedSender:
             if cancelled.is_set():
                 raise MigrationCancelledError("cancelled on request")
         if self.freezes:
-            machine.pause()
+            assert steering.freezer is not None
+            steering.freezer.freeze()
         if self.end is not None:
             raise self.end
         return REPORT
@@ -97,7 +102,7 @@ class Scene:
 
     def info(self) -> dict[str, object]:
         assert self.outgoing.record is not None
-        return self.outgoing.record.to_qmp()
+        return self.outgoing.record.info().to_qmp()
 
 
 def play(sender: ScriptedSender, script: Callable[[Scene], Awaitable[None]]) -> Scene:
@@ -155,7 +160,7 @@ def test_start_migration_that_succeeds_ends_in_postmigrate() -> None:
         scene.sender.release.set()
         completed = await scene.until("completed")
         assert completed["downtime"] == 7
-        assert completed["x-report"] == REPORT
+        assert completed["x-report"] == REPORT.to_json()
         assert scene.vm.state is VmState.POSTMIGRATE
 
     scene = play(ScriptedSender(None), script)
@@ -177,12 +182,12 @@ def test_every_round_is_announced_once() -> None:
             self,
             machine: Machine,
             request: MigrationRequest,
-            progress: Callable[[MigrationProgress], None],
+            progress: Callable[[SendProgress], None],
             cancelled: threading.Event,
             steering: Steering,
-        ) -> Mapping[str, object]:
+        ) -> MigrationResult:
             for rounds in (0, 1, 1, 2, 2, 3):
-                progress(dataclasses.replace(PROGRESS, rounds=rounds))
+                progress(dataclasses.replace(PROGRESS, round_number=rounds))
             self.release.set()
             return super().__call__(machine, request, lambda _: None, cancelled, steering)
 
@@ -199,15 +204,15 @@ def test_every_round_is_announced_once() -> None:
 
 def test_broken_and_paused_connections_show_in_the_status() -> None:
     class Breaking(ScriptedSender):
-        def __call__(self, *arguments: Any) -> Mapping[str, object]:
+        def __call__(self, *arguments: Any) -> MigrationResult:
             progress, steering = arguments[2], arguments[4]
             steering.set_pausable(True)
             progress(PROGRESS)
-            progress(dataclasses.replace(PROGRESS, is_reconnecting=True))
+            progress(dataclasses.replace(PROGRESS, stage=MigrationStage.RECONNECT))
             progress(PROGRESS)
             paused.wait(TIMEOUT_S)
             while steering.is_paused:
-                progress(dataclasses.replace(PROGRESS, is_reconnecting=True))
+                progress(dataclasses.replace(PROGRESS, stage=MigrationStage.RECONNECT))
                 time.sleep(0.01)
             return super().__call__(*arguments)
 
@@ -241,8 +246,9 @@ def test_broken_and_paused_connections_show_in_the_status() -> None:
 
 def test_migration_into_a_file_can_be_reclaimed() -> None:
     class IntoFile(ScriptedSender):
-        def __call__(self, *arguments: Any) -> Mapping[str, object]:
-            return {**super().__call__(*arguments), "one_way": True}
+        def __call__(self, *arguments: Any) -> MigrationResult:
+            super().__call__(*arguments)
+            return migration_result(one_way=True)
 
     async def script(scene: Scene) -> None:
         scene.sender.release.set()
@@ -412,7 +418,7 @@ def test_guest_powers_off_during_migration_fails_it() -> None:
         await asyncio.wait_for(scene.vm.ended, TIMEOUT_S)
         scene.sender.release.set()
         failed = await scene.until("failed")
-        assert failed["error-desc"] == "the guest reached shutdown before it was stopped"
+        assert failed["error-desc"] == "the guest ended (shutdown) before it was stopped"
 
     scene = play(ScriptedSender(None), script)
 

@@ -8,8 +8,9 @@ import pytest
 
 from tagalong.errors import HostError, RunStateError
 from tagalong.machine import RunState
+from tagalong.qapi.saving import SaveRequest
 from tagalong.qmp.messages import Event
-from tagalong.vmm.save_record import SaveRequest
+from tagalong.vmm.handover import FreezePurpose
 from tagalong.vmm.saving import Saving
 from tagalong.vmm.vm import Vm
 from tests.support.scripted_machine import ScriptedMachine
@@ -43,7 +44,7 @@ class Scene:
 
     def info(self) -> dict[str, object]:
         assert self.saving.record is not None
-        return self.saving.record.to_qmp()
+        return self.saving.record.info().to_qmp()
 
 
 def play(
@@ -78,7 +79,7 @@ def test_save_running_vm_stops_it_and_lets_it_go_on() -> None:
 
     assert scene.log == ["STOP in save-vm", "RESUME in running",
                          "DUMP_COMPLETED completed in running"]  # fmt: skip
-    assert scene.info()["x-report"] == scene.storer.report
+    assert scene.info()["x-report"] == scene.storer.report.to_json()
 
 
 def test_save_of_vm_in_prelaunch_leaves_it_there() -> None:
@@ -169,7 +170,7 @@ def test_save_of_vm_that_is_not_here_yet_is_refused() -> None:
 
 def test_save_of_vm_that_moved_away_is_refused() -> None:
     async def script(scene: Scene) -> None:
-        await asyncio.to_thread(scene.vm.gated_machine().pause)
+        await asyncio.to_thread(scene.vm.freezer(FreezePurpose.MIGRATION).freeze)
         await asyncio.sleep(0)
         scene.vm.handed_over()
         with pytest.raises(RunStateError, match=r"^the VM was migrated away: save it where it is$"):

@@ -8,6 +8,7 @@ import pytest
 
 from tagalong import migrate
 from tagalong.errors import MigrationCancelledError, UsageError
+from tagalong.machine import AccessChoice
 from tagalong.migrate import (
     Address,
     AutoConverge,
@@ -17,6 +18,7 @@ from tagalong.migrate import (
     FdAddress,
     FileAddress,
     MigrationOptions,
+    MigrationReport,
     MigrationStage,
     SendProgress,
     Steering,
@@ -24,17 +26,15 @@ from tagalong.migrate import (
     TlsCredentials,
     UnixAddress,
 )
+from tagalong.qapi.migration import MigrationRequest, SocketAddress
+from tagalong.qapi.reports import MigrationResult
+from tagalong.qapi.settings import MigrationSettings
 from tagalong.vmm import transfer
-from tagalong.vmm.record import MigrationProgress, MigrationRequest
-from tagalong.vmm.settings import MigrationSettings
+from tests.support.results import migration_result
 from tests.support.scripted_machine import ScriptedMachine
 
-
-class Report:
-    """A stand-in for the migration's report."""
-
-    def to_json(self) -> dict[str, object]:
-        return {"rounds": 2}
+REPORT = migration_result().report
+MOMENT = SendProgress(MigrationStage.PRECOPY, 2, 1000, 3, 4, 600, 400, 1e6, 5.0, 0.25)
 
 
 def test_send_passes_options_and_converts_progress(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,28 +48,24 @@ def test_send_passes_options_and_converts_progress(monkeypatch: pytest.MonkeyPat
         progress: Callable[[SendProgress], None],
         cancel: threading.Event,
         steering: Steering,
-    ) -> Report:
+    ) -> MigrationReport:
         seen.extend([uri, machine, options, cancel, steering])
-        progress(SendProgress(MigrationStage.PRECOPY, 2, 1000, 3, 4, 600, 400, 1e6, 5.0, 0.25))
-        progress(SendProgress(MigrationStage.SETUP, 0, 1000, 0, 0, 1000, 0))
-        return Report()
+        progress(MOMENT)
+        return REPORT
 
     monkeypatch.setattr(migrate, "migrate_to", migrate_to)
     machine, cancelled, steering = ScriptedMachine(), threading.Event(), Steering()
-    moments: list[MigrationProgress] = []
+    moments: list[SendProgress] = []
 
     request = MigrationRequest(
         "tcp:host.example:1", MigrationSettings(downtime_limit=250), verify=True
     )
-    report = transfer.send(machine, request, moments.append, cancelled, steering)
+    result = transfer.send(machine, request, moments.append, cancelled, steering)
 
-    assert report == {"rounds": 2}
+    assert result == migration_result()
     options = MigrationOptions(max_downtime_s=0.25, verify=True, drop_tags=False)
     assert seen == ["tcp:host.example:1", machine, options, cancelled, steering]
-    assert moments == [
-        MigrationProgress(1000, 400, 600, 2, 1e6, 250.0, 5.0, 0, "pre-copy", 3),
-        MigrationProgress(1000, 0, 1000, 0, 0.0, None, stage="setup"),
-    ]
+    assert moments == [MOMENT]
 
 
 def test_send_passes_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,9 +73,9 @@ def test_send_passes_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def migrate_to(
         _uri: str, _machine: object, options: MigrationOptions, **_rest: object
-    ) -> Report:
+    ) -> MigrationReport:
         seen.append(options)
-        return Report()
+        return REPORT
 
     monkeypatch.setattr(migrate, "migrate_to", migrate_to)
     settings = MigrationSettings(
@@ -121,27 +117,27 @@ def test_send_passes_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_send_without_multifd_uses_one_connection() -> None:
     request = MigrationRequest("tcp:host.example:1", MigrationSettings(multifd_channels=8))
 
-    assert transfer._options(request).channels == 1
+    assert request.options().channels == 1
 
 
 def test_send_with_a_host_name_but_no_certificates_is_refused() -> None:
     request = MigrationRequest("tcp:host.example:1", MigrationSettings(tls_hostname="host.example"))
 
-    with pytest.raises(UsageError, match="means nothing without tls-creds"):
+    with pytest.raises(UsageError, match="needs tls-creds, too"):
         transfer.send(ScriptedMachine(), request, lambda _: None, threading.Event(), Steering())
 
 
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        (TcpAddress("::1", 4444), {"type": "inet", "host": "::1", "port": "4444"}),
-        (UnixAddress(Path("/run/in")), {"type": "unix", "path": "/run/in"}),
-        (FdAddress(5), {"type": "fd", "str": "5"}),
+        (TcpAddress("::1", 4444), SocketAddress("inet", {"host": "::1", "port": "4444"})),
+        (UnixAddress(Path("/run/in")), SocketAddress("unix", {"path": "/run/in"})),
+        (FdAddress(5), SocketAddress("fd", {"str": "5"})),
         (FileAddress(Path("vm")), None),
         (ExecAddress("cat"), None),
     ],
 )
-def test_socket_address_has_qmps_form(address: Address, expected: dict[str, object] | None) -> None:
+def test_socket_address_has_qmps_form(address: Address, expected: SocketAddress | None) -> None:
     assert transfer.socket_address(address) == expected
 
 
@@ -149,7 +145,7 @@ def test_listen_port_0_tells_the_real_port() -> None:
     receiver = transfer.listen("tcp:127.0.0.1:0")
 
     assert receiver.address is not None
-    port = str(receiver.address["port"])
+    port = str(receiver.address.members["port"])
     assert int(port) > 0
     assert receiver.uri == f"tcp:127.0.0.1:{port}"
     receiver.close()
@@ -165,10 +161,10 @@ def test_listen_bad_uri_is_a_usage_error() -> None:
 def test_send_uses_the_access_strategy_that_is_asked_for_and_reports_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(migrate, "migrate_to", lambda *_args, **_options: Report())
+    monkeypatch.setattr(migrate, "migrate_to", lambda *_args, **_options: REPORT)
     request = MigrationRequest("tcp:host.example:1", access="tco")
     machine = ScriptedMachine()
 
-    report = transfer.send(machine, request, lambda _: None, threading.Event(), Steering())
+    result = transfer.send(machine, request, lambda _: None, threading.Event(), Steering())
 
-    assert report == {"rounds": 2, "access": "tco", "access_reason": "asked for"}
+    assert result == MigrationResult(REPORT, AccessChoice("tco", "asked for"))

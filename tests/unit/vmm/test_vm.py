@@ -8,6 +8,7 @@ import pytest
 
 from tagalong.errors import RunStateError, UnsupportedInstructionError
 from tagalong.qmp.messages import Event
+from tagalong.vmm.handover import FreezePurpose
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 from tests.support.scripted_machine import ScriptedMachine
@@ -161,7 +162,7 @@ def test_vm_awaited_cannot_be_migrated() -> None:
     async def script(scene: Scene) -> None:
         message = r"^the VM is not here yet: an incoming migration is awaited$"
         with pytest.raises(RunStateError, match=message):
-            scene.vm.gated_machine()
+            scene.vm.freezer(FreezePurpose.MIGRATION)
 
     play(script, created=False)
 
@@ -169,7 +170,7 @@ def test_vm_awaited_cannot_be_migrated() -> None:
 def test_vm_handed_over_refuses_cont_for_ever() -> None:
     async def script(scene: Scene) -> None:
         scene.vm.cont()
-        scene.vm.gated_machine().pause()
+        scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
         await settle()
         assert scene.vm.state.value == "finish-migrate"
         scene.vm.handed_over()
@@ -190,7 +191,7 @@ def test_vm_handed_over_refuses_cont_for_ever() -> None:
 def test_vm_handed_over_uncertainly_reclaimed_stands_and_can_go_on() -> None:
     async def script(scene: Scene) -> None:
         scene.vm.cont()
-        scene.vm.gated_machine().pause()
+        scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
         await settle()
         scene.vm.handed_over(certain=False)
         scene.vm.reclaim()
@@ -206,7 +207,7 @@ def test_vm_handed_over_uncertainly_reclaimed_stands_and_can_go_on() -> None:
 @pytest.mark.parametrize("moved", [True, False])
 def test_vm_that_is_nobodys_doubt_cannot_be_reclaimed(moved: bool) -> None:
     async def script(scene: Scene) -> None:
-        scene.vm.gated_machine().pause()
+        scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
         await settle()
         if moved:
             scene.vm.handed_over()
@@ -221,7 +222,7 @@ def test_vm_that_is_nobodys_doubt_cannot_be_reclaimed(moved: bool) -> None:
 
 def test_vm_handed_over_uncertainly_refuses_cont_and_says_why() -> None:
     async def script(scene: Scene) -> None:
-        scene.vm.gated_machine().pause()
+        scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
         await settle()
         scene.vm.handed_over(certain=False)
         message = r"^the VM was handed over, but nobody has said that it runs there: the dest"
@@ -234,7 +235,7 @@ def test_vm_handed_over_uncertainly_refuses_cont_and_says_why() -> None:
 def test_vm_handover_fails_running_guest_goes_on() -> None:
     async def script(scene: Scene) -> None:
         scene.vm.cont()
-        scene.vm.gated_machine().pause()
+        scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
         await settle()
         scene.vm.thaw()
         scene.machine.power_off()
@@ -255,7 +256,7 @@ def test_vm_handover_fails_stopped_guest_is_as_before(before: VmState) -> None:
             scene.vm.cont()
             scene.vm.stop()
         scene.log.clear()
-        scene.vm.gated_machine().pause()
+        scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
         await settle()
         scene.vm.thaw()
         assert scene.vm.state is before
@@ -263,22 +264,27 @@ def test_vm_handover_fails_stopped_guest_is_as_before(before: VmState) -> None:
     assert play(script).log == []
 
 
-def test_vm_stop_during_handover_that_fails_leaves_it_paused() -> None:
+def test_vm_stop_during_handover_is_refused_and_changes_nothing() -> None:
     async def script(scene: Scene) -> None:
         scene.vm.cont()
-        scene.vm.gated_machine().pause()
+        scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
         await settle()
-        scene.vm.stop()
+        with pytest.raises(RunStateError, match="whether it runs at the destination is decided"):
+            scene.vm.stop()
         assert scene.vm.state.value == "finish-migrate"
         scene.vm.thaw()
-        assert scene.vm.state is VmState.PAUSED
+        assert scene.vm.state is VmState.RUNNING
 
-    assert play(script).log == ["RESUME in running", "STOP in finish-migrate"]
+    assert play(script).log == [
+        "RESUME in running",
+        "STOP in finish-migrate",
+        "RESUME in running",
+    ]
 
 
 def test_vm_cont_during_handover_is_refused() -> None:
     async def script(scene: Scene) -> None:
-        scene.vm.gated_machine().pause()
+        scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
         with pytest.raises(RunStateError, match=r"^Migration is not finalized yet$"):
             scene.vm.cont()  # the event loop has not heard of the freeze yet
         await settle()
@@ -293,7 +299,7 @@ def test_vm_frozen_by_another_thread_says_so_in_the_event_loops() -> None:
 
     async def script(scene: Scene) -> None:
         scene.vm.cont()
-        thread = threading.Thread(target=scene.vm.gated_machine().pause)
+        thread = threading.Thread(target=scene.vm.freezer(FreezePurpose.MIGRATION).freeze)
         threads.append(thread)
         thread.start()
         while scene.vm.state is not VmState.FINISH_MIGRATE:

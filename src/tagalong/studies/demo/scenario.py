@@ -16,16 +16,16 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from tagalong import access
 from tagalong.errors import MachineError
+from tagalong.qapi.census import TagCensus
+from tagalong.qapi.migration import MigrationInfo, MigrationRequest
+from tagalong.qapi.settings import MigrationSettings
 from tagalong.studies.demo.churn import ChurnLog
 from tagalong.studies.demo.process import VmProcess, start
 from tagalong.studies.demo.report import DemoReport
 from tagalong.vmm.factory import AUTO
-from tagalong.vmm.record import MigrationRequest
-from tagalong.vmm.settings import MigrationSettings
 
 # Operations between two progress lines: several lines per second, so that the demo is short.
 _REPORT_OFTEN = "report=512"
@@ -35,8 +35,6 @@ _REPORTS_BEFORE = 2
 _REPORTS_AFTER = 3
 
 _PROGRESS_TIMEOUT_S = 60.0
-
-Answer = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class DemoObserver:
     """Called with the title of each step, and with the migration's progress."""
 
     step: Callable[[str], None]
-    progress: Callable[[Answer], None]
+    progress: Callable[[MigrationInfo], None]
 
 
 async def run_demo(options: DemoOptions, observer: DemoObserver) -> DemoReport:
@@ -86,8 +84,8 @@ async def run_demo(options: DemoOptions, observer: DemoObserver) -> DemoReport:
         return DemoReport(
             tags_dropped=options.drop_tags,
             migration=migration,
-            granules=census["granules"],
-            tagged_granules=census["tagged-granules"],
+            granules=census.granules,
+            tagged_granules=census.tagged_granules,
             before=source.log.progress(),
             after=destination.log.progress(),
             failures=tuple(source.log.failures + destination.log.failures),
@@ -115,7 +113,7 @@ def _destination_options(options: DemoOptions) -> tuple[str, ...]:
 
 async def _migrate(
     source: VmProcess, destination: VmProcess, options: DemoOptions, observer: DemoObserver
-) -> Answer:
+) -> Mapping[str, object]:
     # Without tags the digests cannot be equal, and the guest is to notice: compare none.
     request = MigrationRequest(
         uri=await _incoming_uri(destination),
@@ -125,20 +123,22 @@ async def _migrate(
         drop_tags=options.drop_tags,
     )
     async with source.client() as client:
-        return await client.migrate(request, observer.progress)
+        result = await client.migrate(request, observer.progress)
+    return result.to_json()
 
 
 async def _incoming_uri(destination: VmProcess) -> str:
     async with destination.client() as client:
         info = await client.migration()
-    (address,) = cast("list[dict[str, str]]", info["socket-address"])
-    return f"tcp:{address['host']}:{address['port']}"
+    if info.socket_address is None:
+        raise MachineError("the destination does not report the address at which it waits")
+    return info.socket_address.uri
 
 
-async def _count_tags(source: VmProcess) -> Mapping[str, int]:
+async def _count_tags(source: VmProcess) -> TagCensus:
     """Count the tags in the source's copy: the guest as it was when it left."""
     async with source.client() as client:
-        return cast("Mapping[str, int]", await client.execute("x-query-tags"))
+        return await client.count_tags()
 
 
 async def _wait_for_progress(

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from tagalong.qapi.settings import PARAMETER_SCHEMA, MigrationSettings
 from tagalong.qmp.messages import QmpError
-from tagalong.vmm.settings import PARAMETER_SCHEMA, MigrationSettings
 
 
 def test_settings_say_their_defaults_in_qmps_form() -> None:

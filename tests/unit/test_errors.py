@@ -1,7 +1,6 @@
 """Errors with their causes, in one line."""
 
-from tagalong.errors import HostError, MigrationError
-from tagalong.vmm.causes import with_causes
+from tagalong.errors import HostError, MigrationError, with_causes
 
 
 def chained(error: Exception, *causes: Exception) -> Exception:
