@@ -1,66 +1,56 @@
-"""Pre-copy: rounds of pages, while the guest runs, until what remains is sent fast enough."""
+"""Pre-copy: rounds of pages while the guest runs, until what remains is sent fast enough.
+
+Rounds end on all connections before a page may be sent again. That barrier is all the ordering
+between connections that there is: an older copy of a page can never be placed over a newer one, and
+no record needs a number that spans connections.
+"""
 
 import time
 from collections.abc import Callable, Sequence
 
 from tagalong.errors import HostError, MigrationError, MigrationStage, RemoteProtocolError
-from tagalong.machine import Machine, RunState
+from tagalong.machine import RunState
 from tagalong.memory import PageBitmap
-from tagalong.migrate.convergence import Convergence, Estimate, Limits
-from tagalong.migrate.pages.digest import Tick
-from tagalong.migrate.pages.pacer import Pacer
-from tagalong.migrate.pages.sender import SentData, Tally
-from tagalong.migrate.pages.sender_group import SenderGroup
-from tagalong.migrate.report import RoundReport, SendProgress
+from tagalong.migrate.convergence import Convergence
+from tagalong.migrate.pages.sender import Tally
+from tagalong.migrate.report import RoundReport
+from tagalong.migrate.session import SourceSession
 from tagalong.mte import PACKED_RATIO
-from tagalong.progress import Monitor
 
 Recover = Callable[[Exception, int], list[PageBitmap] | None]
 """Brings the connections back after an error, with so many rounds ended.
 
-Returns the pages of the round under way that the destination holds, None if all of it.
-Raises the error, or another, if that cannot be done.
+Returns the pages of the round under way that the destination has placed, None if it has placed all
+of them. Raises the error, or another, if that cannot be done.
 """
 
 
 class PreCopy:
-    """Sends a machine's pages; `rounds` is what was sent, `estimate` what was measured.
+    """Sends a machine's pages; `rounds` is what was sent."""
 
-    `tick` is called between batches and during waits, and may raise. `pacer` keeps the rounds
-    of a guest that runs below a bandwidth. `sent` is what the destination was sent.
-    """
-
-    def __init__(
-        self,
-        machine: Machine,
-        senders: SenderGroup,
-        sent: SentData,
-        monitor: Monitor[SendProgress],
-        tick: Tick,
-        pacer: Pacer,
-    ) -> None:
+    def __init__(self, session: SourceSession) -> None:
         self.rounds: list[RoundReport] = []
-        self.estimate = Estimate(machine.description.page_size_bytes)
-        self._machine = machine
-        self._senders = senders
-        self._sent = sent
-        self._monitor = monitor
-        self._tick = tick
-        self._pacer = pacer
+        self._session = session
+        self._machine = session.machine
+        self._senders = session.senders
+        self._sent = session.sent
+        self._monitor = session.monitor
+        self._pacer = session.pacer
+        self._estimate = session.estimate
         self._harvested = time.monotonic()
 
-    def run(self, limits: Callable[[], Limits], recover: Recover) -> list[PageBitmap]:
-        """Send rounds until the guest may be stopped; return the pages left to send.
+    def run(self, recover: Recover) -> list[PageBitmap]:
+        """Send rounds until the guest may be stopped; return the pages that are left to send.
 
-        `limits` is asked after each round. The dirty log is on from here. Raises
-        ConvergenceError if the guest is too fast, MigrationError if it ended.
+        The dirty log is on from here. Raises ConvergenceError if the guest is too fast,
+        MigrationError if it ended, and what sending raises and `recover` does not mend.
         """
         # The log first: a page that is used after this question is dirty in the log.
         self._machine.start_dirty_log()
         self._harvested = time.monotonic()
         pages = self._machine.populated_pages()
         self._sent.prepare(pages)
-        convergence = Convergence(limits, self.estimate, self._throttle)
+        convergence = Convergence(self._session.limits, self._estimate, self._throttle)
         while True:
             pages = self._round(pages, recover)
             if convergence.may_stop(self.rounds[-1].pages, _count(pages)):
@@ -71,12 +61,12 @@ class PreCopy:
         self._monitor.update(throttle_percent=percent)
 
     def collect_last(self, pages: Sequence[PageBitmap]) -> list[PageBitmap]:
-        """Return `pages` and what was changed since, by a guest that stands now."""
+        """Return `pages` and what was changed since, of a guest that is paused now."""
         dirty = self._machine.harvest_dirty_log()
         return [before | since for before, since in zip(pages, dirty, strict=True)]
 
     def send_last(self, pages: Sequence[PageBitmap]) -> float:
-        """Send `pages` of a guest that stands; return the seconds that reading their tags took."""
+        """Send `pages` of a paused guest; return the seconds that reading their tags took."""
         began = time.monotonic()
         tally = Tally()
         self._send(pages, MigrationStage.LAST_PAGES, tally, is_live=False)
@@ -92,10 +82,11 @@ class PreCopy:
         waited_s = self._pacer.waited_s - waited_s
         ended = time.monotonic()
         page = self._machine.description.page_size_bytes
-        # What a limited channel could carry besides is not known: its limit counts.
+        # Time spent below a bandwidth limit counts: what the channel could carry beyond the
+        # limit is not known.
         busy_s = tally.busy_s + waited_s + answer_s
-        self.estimate.fixed.note_answer(answer_s)
-        self.estimate.note_round(tally.wire_bytes, busy_s, tally.pages * page, ended - began)
+        self._estimate.fixed.note_answer(answer_s)
+        self._estimate.note_round(tally.wire_bytes, busy_s, tally.pages * page, ended - began)
         dirty = self._harvest()
         self.rounds.append(self._report(tally, began, dirty_pages_left=_count(dirty)))
         self._require_alive()
@@ -112,9 +103,9 @@ class PreCopy:
                 sent = time.monotonic()
                 self._senders.end_round(number)
             except (HostError, RemoteProtocolError) as error:
-                held = recover(error, number - 1)
-                if held is not None:
-                    pages = [each - there for each, there in zip(pages, held, strict=True)]
+                placed = recover(error, number - 1)
+                if placed is not None:
+                    pages = [each - there for each, there in zip(pages, placed, strict=True)]
                     self._sent.forget(pages)
                     continue
             return tally, time.monotonic() - sent
@@ -123,16 +114,16 @@ class PreCopy:
         began = time.monotonic()
         dirty = self._machine.harvest_dirty_log()
         now = time.monotonic()
-        self.estimate.fixed.stop_s = now - began
-        self.estimate.note_dirtied(_count(dirty), now - self._harvested)
+        self._estimate.fixed.stop_s = now - began
+        self._estimate.note_dirtied(_count(dirty), now - self._harvested)
         self._harvested = now
         left = _count(dirty)
         self._monitor.update(
             pages_remaining=left,
-            bytes_remaining=left * self.estimate.unit_bytes,
-            throughput_bytes_per_s=self.estimate.rate,
-            dirty_rate_bytes_per_s=self.estimate.dirty_rate,
-            expected_downtime_s=self.estimate.downtime_s(left),
+            bytes_remaining=left * self._estimate.unit_bytes,
+            throughput_bytes_per_s=self._estimate.rate,
+            dirty_rate_bytes_per_s=self._estimate.dirty_rate,
+            expected_downtime_s=self._estimate.downtime_s(left),
         )
         return dirty
 
@@ -144,15 +135,15 @@ class PreCopy:
         self._monitor.update(stage=stage, round_number=len(self.rounds) + 1)
 
         def tell(now: Tally) -> None:
-            self._tick()
+            self._session.tick()
             left = max(0, count - now.pages)
             passed_s = max(time.monotonic() - began, 1e-6)
             self._monitor.update(
                 # A large guest's first round is long: a rate is shown before it ends.
-                throughput_bytes_per_s=self.estimate.rate or now.wire_bytes / passed_s or None,
+                throughput_bytes_per_s=self._estimate.rate or now.wire_bytes / passed_s or None,
                 pages_sent=sent_before + now.pages,
                 pages_remaining=left,
-                bytes_remaining=left * self.estimate.unit_bytes,
+                bytes_remaining=left * self._estimate.unit_bytes,
                 bytes_sent=self._senders.bytes_sent,
             )
 

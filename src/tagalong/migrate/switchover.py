@@ -1,0 +1,169 @@
+"""Switch-over: the guest stops here, its last pages and its state follow, and the VM changes hands.
+
+Three promises carry the hand-over (docs/formats/stream.md, section 8):
+
+- READY: the destination holds every page, tag, register and device, and could run them.
+- COMMIT: the source does not run the VM again unless the destination returns it with ABORT.
+- ABORT of the destination: it has not started the VM and never will.
+
+The source has committed when the transport has taken the last byte of COMMIT: before that, the
+destination cannot have a whole COMMIT. So a failed send leaves the VM here, and a connection that
+breaks after a complete one leaves it with the destination or with no one: the source must not
+guess. It keeps the VM paused and reports HandoverUncertainError. From the commit on nobody can
+cancel, and no callback runs: an exception of a caller could only cost the knowledge of who has
+the VM.
+
+Where post-copy belongs
+-----------------------
+Post-copy moves the guest before all of its pages: the destination runs and requests the pages that
+its guest misses. That is a fourth phase behind this one. It takes what this phase returns and the
+pages that are left, and it ends when the destination holds all of them:
+
+    SetUp -> PreCopy -> SwitchOver -> PostCopy
+
+COMMIT keeps its meaning. In COMMITTED the source has nothing to say, because an ABORT of its own
+would be a lie: it has given up the right to run. Post-copy adds a state behind RUNNING instead of
+an exception to that rule. If both HELLOs offer the feature, RUNNING leads to SERVING and not to
+DONE:
+
+    before PREPARE  source       STALE     pages that the guest changed and that were not sent again
+    SERVING         destination  REQUEST   these pages first: the guest waits for them
+    SERVING         source       PAGES     each page once, with data and tags; KEPT is not allowed
+    SERVING         both         KEEPALIVE
+    SERVING         destination  COMPLETE  it holds every page -> DONE
+
+Neither end can send ABORT in SERVING: the source has an old state and the destination lacks pages,
+so the VM can only go forward. A connection that breaks there is resumed as in pre-copy, with HELD
+for what was placed. Until COMPLETE the source keeps its RAM, and a failure there is a class of its
+own: the VM is at the destination, and without the source's RAM it is lost. What is known here as
+`has_committed` stays true from COMMIT on, whatever follows. A digest cannot be compared, because
+the guest runs before its memory is whole.
+"""
+
+from dataclasses import dataclass
+
+from tagalong import wire
+from tagalong.errors import (
+    DigestMismatchError,
+    MigrationError,
+    MigrationStage,
+    RunStateError,
+    TagalongError,
+)
+from tagalong.machine import Freezer, MachineFreezer, MachinePages
+from tagalong.machine_records import record_of_state
+from tagalong.memory import PageBitmap
+from tagalong.migrate.pages.digest import memory_digest
+from tagalong.migrate.precopy import PreCopy
+from tagalong.migrate.report import DowntimeParts
+from tagalong.migrate.session import SourceSession, Stopwatch
+
+
+@dataclass(frozen=True)
+class SwitchedOver:
+    """A VM that the destination has: `ran` until it was stopped here.
+
+    `digests` are the source's and the destination's, None without verification.
+    """
+
+    ran: bool
+    downtime: DowntimeParts
+    digests: tuple[bytes, bytes] | None
+
+
+class SwitchOver:
+    """The last phase. `has_committed`: the right to run has left, and did not come back."""
+
+    def __init__(self, session: SourceSession, precopy: PreCopy) -> None:
+        self.has_committed = False
+        self._session = session
+        self._precopy = precopy
+        machine = session.machine
+        self._freezer: Freezer = session.steering.freezer or MachineFreezer(machine)
+        self._ran = False
+
+    def run(self, left: list[PageBitmap]) -> SwitchedOver:
+        """Stop the guest, send the pages that are `left` and its state, and hand it over.
+
+        Raises MigrationError if the guest ended, DigestMismatchError, and as `Link.send` and
+        `Link.receive`. `undo` lets the guest run again, unless `has_committed`.
+        """
+        watch = Stopwatch()
+        self._stop()
+        last = self._precopy.collect_last(left)
+        stop_s = watch.lap()
+        tags_s = self._precopy.send_last(last)
+        pages_s = watch.lap()
+        self._send_state()
+        state_s = watch.lap()
+        digests = self._verify() if self._is_verified else None
+        digest_s = watch.lap()
+        self._prepare()
+        commit_s = watch.lap()
+        self._hand_over()
+        last_tags_s = min(tags_s, pages_s)  # several channels read side by side
+        downtime = DowntimeParts(
+            stop_s, pages_s - last_tags_s, last_tags_s, state_s, digest_s, commit_s, watch.lap()
+        )
+        return SwitchedOver(self._ran, downtime, digests)
+
+    def undo(self) -> None:
+        """Let the guest run again if it ran. Raises MachineError if it cannot."""
+        self._freezer.thaw()
+
+    @property
+    def _is_verified(self) -> bool:
+        options = self._session.options
+        return options.verify and not options.drop_tags
+
+    def _stop(self) -> None:
+        try:
+            self._ran = self._freezer.freeze()
+        except RunStateError as error:
+            raise MigrationError(f"the migration failed: {error}") from error
+
+    def _send_state(self) -> None:
+        session = self._session
+        session.monitor.update(stage=MigrationStage.STATE)
+        session.link.send(record_of_state(session.machine.save_state()))
+
+    def _verify(self) -> tuple[bytes, bytes]:
+        session, link = self._session, self._session.link
+        session.monitor.update(stage=MigrationStage.DIGEST)
+        link.send(wire.Verify())
+        has_tags = session.machine.description.mte_version != 0
+        pages = MachinePages(session.machine)
+        ours = memory_digest(pages, session.tick, has_tags=has_tags)
+        link.send(wire.Digest(ours))
+        theirs = link.expect(wire.Digest).digest
+        if theirs != ours:
+            raise DigestMismatchError(
+                f"the destination holds other memory or tags: its digest is {theirs.hex()}, the "
+                f"source's {ours.hex()}; nothing was started there"
+            )
+        return ours, theirs
+
+    def _prepare(self) -> None:
+        session = self._session
+        session.monitor.update(stage=MigrationStage.COMMIT)
+        session.link.send(wire.Prepare())
+        session.link.expect(wire.Ready)
+        session.check()
+
+    def _hand_over(self) -> None:
+        session = self._session
+        session.link.cancel_with(None)
+        self._commit()
+        session.link.expect(wire.Running)
+        session.senders.end_channels()
+
+    def _commit(self) -> None:
+        monitor = self._session.monitor
+        self.has_committed = True
+        monitor.note(stage=MigrationStage.COMMITTED)
+        try:
+            self._session.link.send(wire.Commit(run=self._ran))
+        except TagalongError:
+            self.has_committed = False
+            monitor.note(stage=MigrationStage.COMMIT)
+            raise
