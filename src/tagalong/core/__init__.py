@@ -8,7 +8,7 @@ machine_note   the vendor note: the whole machine
 writer         the way to write a core
 
 source         the bytes of a file, mapped
-archive        the bytes of a compressed file; packing makes one, and undoes it
+compressed     the bytes of a compressed core; packing makes one, and undoes it
 headers        ELF header and program headers, read as hostile input
 coverage       which segment answers for which address
 regions        what there is of data and tags

@@ -23,7 +23,7 @@ from tagalong.core.source import FileSource
 from tagalong.errors import MalformedCoreError
 
 FRAME_BYTES = 1 << 20
-"""What each frame of an archive that is written here holds, uncompressed."""
+"""What each frame of a compressed core that is written here holds, uncompressed."""
 
 MAX_FRAME_BYTES = 64 << 20
 """The largest frame that is read: what one access costs in memory."""
@@ -48,9 +48,9 @@ _SKIPPABLE_MASK = 0xFFFF_FFF0
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: where it is in the archive, which bytes of the core it holds.
+    """One frame: where it is in the file, which bytes of the core it holds.
 
-    `checksum`: the lower half of their XXH64, None if the archive has none.
+    `checksum`: the lower half of their XXH64, None if the file has none.
     """
 
     at: int
@@ -65,7 +65,7 @@ def frame_checksum(content: NDArray[np.uint8]) -> int:
     return int(xxhash.xxh64_intdigest(content.data)) & 0xFFFF_FFFF
 
 
-def is_archive(file: FileSource) -> bool:
+def is_compressed(file: FileSource) -> bool:
     """Return whether a file starts as a zstd frame or a skippable frame does."""
     if file.size < _MAGIC_BYTES:
         return False
@@ -74,7 +74,7 @@ def is_archive(file: FileSource) -> bool:
 
 
 class SeekTable:
-    """The frames of an archive, by number; 28 bytes of memory for each.
+    """The frames of a compressed core, by number; 28 bytes of memory for each.
 
     `entries`: compressed and core size of each, and a checksum if there are any.
     """
@@ -89,7 +89,7 @@ class SeekTable:
 
     @property
     def compressed_bytes(self) -> int:
-        """Return the size of all frames in the archive."""
+        """Return the size of all frames in the file."""
         return int(self._stops[-1]) if len(self) else 0
 
     @property
@@ -115,7 +115,7 @@ class SeekTable:
 
 
 def read_seek_table(file: FileSource) -> SeekTable:
-    """Return the frames of an archive.
+    """Return the frames of a compressed core.
 
     Raises MalformedCoreError if the file does not end in a seek table, or if what the table
     says cannot be: sizes that do not add up to the file's, a frame above MAX_FRAME_BYTES.
@@ -172,12 +172,12 @@ def _table(file: FileSource, footer: dict[str, int], footer_at: int) -> SeekTabl
 
 
 def malformed(message: str, offset: int) -> MalformedCoreError:
-    """Return the error about a byte of the archive itself, not of the core in it."""
-    return MalformedCoreError(message, offset=offset, what="archive")
+    """Return the error about a byte of the compressed file, not of the core in it."""
+    return MalformedCoreError(message, offset=offset, what="compressed core")
 
 
 class SeekableSource:
-    """The core in an archive: arrays are copies, decompressed frame by frame when asked for.
+    """A compressed core: arrays are copies, decompressed frame by frame when asked for.
 
     Takes over `file`. Raises as `read_seek_table`; reading raises MalformedCoreError for a
     frame that does not decompress to what the seek table says. Keeps a few frames at hand.
@@ -225,7 +225,7 @@ class SeekableSource:
         return content
 
     def close(self) -> None:
-        """Close the archive."""
+        """Close the file."""
         self._recent.clear()
         self._file.close()
 

@@ -1,4 +1,4 @@
-"""Makes an archive of a core, and a core of an archive (`archive` describes the format)."""
+"""Compresses a core, and undoes it (`compressed` describes the format)."""
 
 import os
 from collections import deque
@@ -20,12 +20,13 @@ from tagalong.core.compressed import (
     SKIPPABLE_MAGIC,
     SeekableSource,
     frame_checksum,
-    is_archive,
+    is_compressed,
 )
 from tagalong.core.reader import open_file
-from tagalong.core.sparse import SparseExtent, extents, read_some
+from tagalong.core.sparse import SparseExtent, read_some
 from tagalong.errors import UsageError
 from tagalong.files import NewFile, WrittenFile
+from tagalong.memory.extents import file_extents
 
 LEVEL = 3
 """zstd's own default: on random tags higher levels gain nothing."""
@@ -42,16 +43,16 @@ def pack(
     overwrite: bool = True,
     progress: Progress | None = None,
 ) -> WrittenFile:
-    """Write the archive of the core `source` to `target`; the core stays as it is.
+    """Write the core `source` compressed to `target`; `source` stays as it is.
 
     All CPUs compress; memory stays bounded by a few frames for each. Raises UsageError if
-    `source` is an archive already, HostError if a file cannot be read or written; `target`
+    `source` is compressed already, HostError if a file cannot be read or written; `target`
     is then as it was before.
     """
     file = open_file(source)
     new = NewFile(target, overwrite=overwrite)
     try:
-        if is_archive(file):
+        if is_compressed(file):
             raise UsageError(f"{source} is compressed already")
         table = []
         at = 0
@@ -98,7 +99,7 @@ def _compressed(fd: int, size: int, level: int) -> Iterator[tuple[bytes, int, in
 
 def _frame_starts(fd: int, size: int) -> Iterator[tuple[int, bool]]:
     """Yield the start of each frame, and whether all of it is a hole."""
-    used = extents(fd, 0, size)
+    used = file_extents(fd, 0, size, "the core")
     start, stop = next(used, (size, size))
     for at in range(0, size, FRAME_BYTES):
         while stop <= at and start < size:
@@ -122,24 +123,24 @@ def _compress(content: NDArray[np.uint8], level: int) -> tuple[bytes, int, int]:
 def unpack(
     source: Path, target: Path, *, overwrite: bool = True, progress: Progress | None = None
 ) -> WrittenFile:
-    """Write the core in the archive `source` to `target`, sparse as it was.
+    """Write the compressed core `source` to `target` as a plain one, sparse as it was.
 
-    Raises UsageError if `source` is no archive, MalformedCoreError if it is damaged,
+    Raises UsageError if `source` is not compressed, MalformedCoreError if it is damaged,
     HostError if a file cannot be read or written; `target` is then as it was before.
     """
     file = open_file(source)
     new = None
     try:
-        if not is_archive(file):
+        if not is_compressed(file):
             raise UsageError(f"{source} is not compressed")
-        archive = SeekableSource(file)
+        packed = SeekableSource(file)
         new = NewFile(target, overwrite=overwrite)
-        extent = SparseExtent(new.fd, target, 0, archive.size)
-        for at, content in archive.frames():
+        extent = SparseExtent(new.fd, target, 0, packed.size)
+        for at, content in packed.frames():
             extent.write(at, content)
             if progress:
-                progress(at + content.size, archive.size)
-        new.set_size(archive.size)
+                progress(at + content.size, packed.size)
+        new.set_size(packed.size)
         return new.publish()
     finally:
         if new:

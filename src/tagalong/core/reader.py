@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tagalong.binary import elf
 from tagalong.binary.elf import ProgramHeader
 from tagalong.binary.layout import MalformedError
-from tagalong.core.compressed import SeekableSource, is_archive
+from tagalong.core.compressed import SeekableSource, is_compressed
 from tagalong.core.coverage import Coverage, OwnedRange
 from tagalong.core.headers import CoreHeaders, data_bytes, read_headers, tagged_bytes
 from tagalong.core.machine_note import CoreNotes, decode_machine_note
@@ -66,7 +66,7 @@ def open_core(path: str | Path) -> "Core":
     file = open_file(Path(path))
     source: Source = file
     try:
-        if is_archive(file):
+        if is_compressed(file):
             source = SeekableSource(file)
         return Core(source, read_headers(source))
     except BaseException:

@@ -1,6 +1,6 @@
 """The bytes of a core file, wherever they are: `FileSource` maps a plain file.
 
-(`archive.SeekableSource` reads the compressed form.)
+(`compressed.SeekableSource` reads the compressed form.)
 """
 
 import mmap

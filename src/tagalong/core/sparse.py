@@ -6,9 +6,8 @@ A hole costs no disk and no time, reads as zero and stays a hole when the file i
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 
 from tagalong._native import library
 from tagalong.errors import HostError
+from tagalong.memory.bitmap import flag_runs
+from tagalong.memory.extents import file_extents
 from tagalong.mte.tags import zero_rows
 
 BLOCK_BYTES = 4096
@@ -59,15 +60,13 @@ class SparseExtent:
 
     def _write_blocks(self, first: int, whole: NDArray[np.uint8]) -> None:
         """Write whole blocks from byte `first` on."""
-        runs = np.array([*_runs(zero_rows(whole, BLOCK_BYTES))], np.int64).reshape(-1, 3)
-        starts, sizes = runs[:, 0] * BLOCK_BYTES, (runs[:, 1] - runs[:, 0]) * BLOCK_BYTES
-        is_zero = runs[:, 2] != 0
+        is_zero = zero_rows(whole, BLOCK_BYTES)
         if first < self._untouched:
-            holes = np.stack((starts[is_zero], sizes[is_zero]), axis=1)
-            for start, size in holes.tolist():
-                self.clear(first + start, size)
-        kept = starts[~is_zero]
-        self._write_parts(np.stack((first + kept, sizes[~is_zero], kept), axis=1), whole)
+            for start, stop in flag_runs(is_zero):
+                self.clear(first + start * BLOCK_BYTES, (stop - start) * BLOCK_BYTES)
+        used = np.array(flag_runs(~is_zero), np.int64).reshape(-1, 2) * BLOCK_BYTES
+        starts, sizes = used[:, 0], used[:, 1] - used[:, 0]
+        self._write_parts(np.stack((first + starts, sizes, starts), axis=1), whole)
 
     def _write_parts(self, writes: NDArray[np.int64], content: NDArray[np.uint8]) -> None:
         """Write parts of `content`: rows of offset, size and where in `content` it begins."""
@@ -131,7 +130,7 @@ class SparseExtent:
         stop = source_offset + length
         _require_size(source_fd, stop)
         at = source_offset
-        for start, end in extents(source_fd, source_offset, stop):
+        for start, end in file_extents(source_fd, source_offset, stop, "the source"):
             self.clear(offset + at - source_offset, start - at)
             self._copy_extent(offset + start - source_offset, source_fd, start, end)
             at = end
@@ -197,30 +196,6 @@ class SparseExtent:
 
 def _os_error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
-
-
-def _runs(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int, bool]]:
-    """Yield the runs of equal flags as [start, stop) and their value."""
-    edges = np.flatnonzero(flags[1:] != flags[:-1]) + 1
-    bounds = [0, *edges.tolist(), flags.size] if flags.size else []
-    for start, stop in pairwise(bounds):
-        yield start, stop, bool(flags[start])
-
-
-def extents(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Yield what of [start, stop) of a file is no hole, in order. Raises HostError."""
-    while start < stop:
-        try:
-            start = os.lseek(fd, start, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
-                return
-            raise HostError(f"lseek of the source at {start:#x} failed: {error}") from error
-        if start >= stop:
-            return
-        end = min(os.lseek(fd, start, os.SEEK_HOLE), stop)
-        yield start, end
-        start = end
 
 
 def read_some(fd: int, target: NDArray[np.uint8], offset: int) -> int:

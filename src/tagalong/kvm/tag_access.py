@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tagalong.errors import AddressError, UsageError
 from tagalong.kvm.tag_port import TagPort
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region, page_runs, tag_rows
-from tagalong.memory.pagemap import runs_of
+from tagalong.memory.bitmap import flag_runs
 from tagalong.mte import PACKED_RATIO
 from tagalong.mte.tags import zero_pages
 
@@ -112,7 +112,7 @@ class TagAccess:
         """Return which pages of a region are no holes, and remember them."""
         known = self._used[region.gpa][first : first + count]
         if not known.all():
-            for start, stop in runs_of(~known):
+            for start, stop in flag_runs(~known):
                 known[start:stop] = region.used_pages(first + start, stop - start)
         return known
 
@@ -126,6 +126,6 @@ class TagAccess:
 
 def _chunks(pages: NDArray[np.bool_], page_bytes: int) -> Iterator[tuple[int, int]]:
     """Yield the byte ranges of the pages that are set, none larger than is copied at once."""
-    for first, last in runs_of(pages):
+    for first, last in flag_runs(pages):
         for start in range(first * page_bytes, last * page_bytes, _CHUNK_BYTES):
             yield start, min(start + _CHUNK_BYTES, last * page_bytes)

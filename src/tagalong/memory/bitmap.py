@@ -63,6 +63,20 @@ def run_pages(runs: NDArray[np.int64]) -> NDArray[np.int64]:
     return numbers
 
 
+def flag_runs(flags: NDArray[np.bool_], first: int = 0) -> list[list[int]]:
+    """Return [start, stop) of the runs of flags that are set; the first flag's number is `first`.
+
+    >>> flag_runs(np.array([False, True, True, False, True]))
+    [[1, 3], [4, 5]]
+    """
+    # A flag that is not set at either end, so that each run has two edges.
+    fenced = np.zeros(flags.size + 2, np.bool_)
+    fenced[1:-1] = flags
+    edges = np.flatnonzero(fenced[1:] != fenced[:-1])
+    pairs: list[list[int]] = (first + edges.reshape(-1, 2)).tolist()
+    return pairs
+
+
 class PageBitmap:
     """A set of pages of one region; mutable, and not hashable for that reason.
 

@@ -36,16 +36,3 @@ def private_pages(address: int, page_count: int, name: str) -> NDArray[np.bool_]
     present = entries & (_PRESENT | _FILE_OR_SHARED) == _PRESENT
     found: NDArray[np.bool_] = present | (entries & _SWAPPED != 0)
     return found
-
-
-def runs_of(flags: NDArray[np.bool_], first: int = 0) -> list[list[int]]:
-    """Return [start, stop) of the runs of flags that are set; the first flag's number is `first`.
-
-    >>> runs_of(np.array([False, True, True, False, True]))
-    [[1, 3], [4, 5]]
-    """
-    fenced = np.zeros(flags.size + 2, np.bool_)
-    fenced[1:-1] = flags
-    edges = np.flatnonzero(fenced[1:] != fenced[:-1])
-    pairs: list[list[int]] = (first + edges.reshape(-1, 2)).tolist()
-    return pairs

@@ -20,18 +20,12 @@ from numpy.typing import NDArray
 
 from tagalong._native import library
 from tagalong.errors import HostError, RunStateError
+from tagalong.memory.extents import file_extents
 from tagalong.memory.reserve import take_reserved
 
 # Nobody who is given the descriptor can cut the file short, which would turn accesses to
 # the mapping into SIGBUS, or change its size at all.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-
-
-# The unit of stat's st_blocks, whatever a file's blocks are (stat(3type)).
-_BLOCK_BYTES = 512
-
-# Extents that are asked for in one call: 64 KiB for the answer.
-_EXTENTS_AT_ONCE = 4096
 
 
 def _new_memfd(name: str) -> int:
@@ -147,27 +141,12 @@ class Plane:
             raise HostError(f"reading pages of {self._name} failed: {os.strerror(-error)}")
 
     def extents(self) -> Iterator[tuple[int, int]]:
-        """Yield the byte ranges [start, stop) that are not holes, in order.
+        """Return the byte ranges [start, stop) that are not holes, in order.
 
         Touches no memory. Every start is a multiple of the host's page size. Raises
         RunStateError after close(), HostError if the host cannot tell.
         """
-        if self._has_no_hole():
-            yield 0, self.array.size
-            return
-        found = np.empty((_EXTENTS_AT_ONCE, 2), np.uint64)
-        count, stop = _EXTENTS_AT_ONCE, 0
-        while count == _EXTENTS_AT_ONCE:
-            count = library().ta_file_extents(self.fd, stop, found.ctypes.data, count)
-            if count < 0:
-                reason = os.strerror(-count)
-                raise HostError(f"lseek of {self._name} from {stop:#x} on failed: {reason}")
-            for start, stop in found[:count].tolist():
-                yield start, stop
-
-    def _has_no_hole(self) -> bool:
-        """Return whether all is there: the kernel counts, where finding extents it would walk."""
-        return os.fstat(self.fd).st_blocks * _BLOCK_BYTES >= self.array.size
+        return file_extents(self.fd, 0, self.array.size, self._name)
 
     def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
         """Return, for `count` pages from byte `start` on, whether each is no hole.

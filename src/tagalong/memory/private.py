@@ -6,7 +6,6 @@ be seen in the file that it was restored from, not even in its size on disk.
 """
 
 import ctypes
-import errno
 import mmap
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.errors import HostError, RunStateError, UsageError
-from tagalong.memory.pagemap import private_pages, runs_of
+from tagalong.memory.bitmap import flag_runs
+from tagalong.memory.extents import file_extents
+from tagalong.memory.pagemap import private_pages
 
 # Pages whose entries are read at once: bounds the memory that a look into pagemap takes.
 _ENTRIES_AT_ONCE: Final = 1 << 18
@@ -26,7 +27,6 @@ _ENTRIES_AT_ONCE: Final = 1 << 18
 # Mappings that one plane may take of the 65530 that Linux allows a process (max_map_count).
 _MAX_MAPPINGS: Final = 4096
 
-_BLOCK_BYTES: Final = 512  # the unit of st_blocks
 _MAP_NORESERVE: Final = 0x4000
 _MAP_FIXED: Final = 0x10
 _READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
@@ -76,30 +76,11 @@ class FileRange:
     def extents(self) -> Iterator[tuple[int, int]]:
         """Yield the ranges [start, stop) that are no holes, counted from `offset`, in order.
 
-        On tmpfs the kernel looks at each page of an extent to find its end; so a file that
-        takes as much space as it is long is not asked, it has no holes. Raises HostError if
-        the host cannot tell.
+        Raises HostError if the host cannot tell.
         """
-        if self._is_solid():
-            yield 0, self.size_bytes
-            return
         end = self.offset + self.size_bytes
-        stop = self.offset
-        while stop < end and (start := self._seek(stop, os.SEEK_DATA)) < end:
-            stop = min(self._seek(start, os.SEEK_HOLE), end)
+        for start, stop in file_extents(self.fd, self.offset, end, str(self.path)):
             yield start - self.offset, stop - self.offset
-
-    def _is_solid(self) -> bool:
-        stat = os.fstat(self.fd)
-        return stat.st_blocks * _BLOCK_BYTES >= stat.st_size >= self.offset + self.size_bytes
-
-    def _seek(self, offset: int, whence: int) -> int:
-        try:
-            return os.lseek(self.fd, offset, whence)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the file's end
-                return self.offset + self.size_bytes
-            raise HostError(f"lseek of {self.path} at {offset:#x} failed: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -181,7 +162,7 @@ class PrivatePlane:
         page = mmap.PAGESIZE
         first, end = offset // page, offset + target.size
         used = self._is_used(first, -(-end // page) - first)
-        for low, high in runs_of(used, first):
+        for low, high in flag_runs(used, first):
             start, stop = max(low * page, offset), min(high * page, end)
             target[start - offset : stop - offset] = self.array[start:stop]
 
@@ -211,7 +192,7 @@ class PrivatePlane:
         page_count = self._page_count
         for first in range(0, page_count, _ENTRIES_AT_ONCE):
             used = self._is_used(first, min(_ENTRIES_AT_ONCE, page_count - first))
-            for low, high in runs_of(used, first):
+            for low, high in flag_runs(used, first):
                 yield low * page, min(high * page, size)
 
     def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Writes a core from another core: a dump of other addresses, or the plain form of an archive."""
+"""Writes a core from another core: keyed by other addresses, compressed or plain."""
 
 import time
 from pathlib import Path

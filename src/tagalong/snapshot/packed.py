@@ -1,6 +1,6 @@
-"""Snapshots in the compressed form: written plain beside the archive first.
+"""Snapshots in the compressed form: written plain beside it first.
 
-A core is written in any order, an archive from its start to its end: and the guest should
+A core is written in any order, a compressed one from its start to its end: and the guest should
 not stand while somebody compresses.
 """
 
@@ -23,7 +23,7 @@ def write_packed(
 ) -> SaveReport:
     """Let `write` make a plain core, and compress it to `path`; return the report of both.
 
-    Raises what `write` raises, HostError if the archive cannot be written,
+    Raises what `write` raises, HostError if the compressed core cannot be written,
     SnapshotCancelledError. Nothing is left then; a process that is killed leaves the hidden
     file `.NAME.RANDOM.plain`.
     """

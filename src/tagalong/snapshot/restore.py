@@ -25,7 +25,7 @@ from tagalong.errors import (
 from tagalong.machine import Machine, MachineDescription
 from tagalong.machine.page_source import CHUNK_BYTES
 from tagalong.memory import Gpa, PageBitmap, RegionSource
-from tagalong.memory.pagemap import runs_of
+from tagalong.memory.bitmap import flag_runs
 from tagalong.mte import PACKED_RATIO
 from tagalong.mte.tags import zero_pages, zero_rows
 from tagalong.progress import CancelToken, ProgressCallback
@@ -150,5 +150,5 @@ def _chunks(pages: PageBitmap, most: int) -> Iterator[tuple[int, int]]:
 
 def _runs(flags: NDArray[np.bool_], page_bytes: int) -> Iterator[tuple[int, int]]:
     """Yield the byte ranges of the pages that are set."""
-    for first, last in runs_of(flags):
+    for first, last in flag_runs(flags):
         yield first * page_bytes, last * page_bytes

@@ -39,7 +39,7 @@ class SaveOptions:
 
     `space`: what the core is keyed by; a snapshot that can be restored is PHYSICAL. `vcpu`:
     whose tables are walked for another space. `live`: let the guest run until little enough
-    is left to be written in `max_downtime_s`. `compress`: write the archive form, after the
+    is left to be written in `max_downtime_s`. `compress`: write the compressed form, after the
     guest went on. `overwrite`: replace a file of that name.
     """
 

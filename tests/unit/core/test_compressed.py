@@ -10,8 +10,8 @@ import pytest
 import zstandard
 from numpy.typing import NDArray
 
-from tagalong.core import Core, open_core, pack, packing, unpack
-from tagalong.core import compressed as archive
+from tagalong.core import Core, compressed, open_core, pack, packing, unpack
+from tagalong.core.compressed import frame_checksum
 from tagalong.core.info import describe
 from tagalong.core.source import FileSource
 from tagalong.errors import HostError, MalformedCoreError, UsageError
@@ -24,7 +24,7 @@ SIZE = 40 * MIB
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sparse core of 40 MiB: random from 1 to 4 MiB on, and its last page."""
-    path = tmp_path_factory.mktemp("archive") / "vm.core"
+    path = tmp_path_factory.mktemp("compressed") / "vm.core"
     data = np.zeros(SIZE, np.uint8)
     tags = np.zeros(SIZE // 32, np.uint8)
     data[MIB : 4 * MIB], tags[MIB // 32 : 4 * MIB // 32] = random_planes(3 * MIB)
@@ -53,7 +53,7 @@ def test_pack_then_unpack_gives_the_same_file_with_the_same_holes(
     assert packed.stat().st_size < 4 * MIB
 
 
-def test_archive_is_undone_by_any_zstd(plain: Path, packed: Path) -> None:
+def test_compressed_core_is_undone_by_any_zstd(plain: Path, packed: Path) -> None:
     reader = zstandard.ZstdDecompressor().stream_reader(
         io.BytesIO(packed.read_bytes()), read_across_frames=True
     )
@@ -61,7 +61,7 @@ def test_archive_is_undone_by_any_zstd(plain: Path, packed: Path) -> None:
     assert reader.read() == plain.read_bytes()
 
 
-def test_core_in_an_archive_reads_as_the_plain_one(plain: Path, packed: Path) -> None:
+def test_compressed_core_reads_as_the_plain_one(plain: Path, packed: Path) -> None:
     with open_core(plain) as expected, open_core(packed) as core:
         for address, length in (
             (RAM, SIZE),
@@ -78,18 +78,18 @@ def test_core_in_an_archive_reads_as_the_plain_one(plain: Path, packed: Path) ->
             core.data(RAM, 1)[0] = 1
 
 
-def test_core_in_an_archive_is_decompressed_only_where_it_is_read(
+def test_compressed_core_is_decompressed_only_where_it_is_read(
     packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_core(packed) as core:
         read: list[int] = []
-        decompress = archive._decompress
+        decompress = compressed._decompress
 
-        def count(file: FileSource, frame: archive.Frame) -> NDArray[np.uint8]:
+        def count(file: FileSource, frame: compressed.Frame) -> NDArray[np.uint8]:
             read.append(frame.core_at)
             return decompress(file, frame)
 
-        monkeypatch.setattr(archive, "_decompress", count)
+        monkeypatch.setattr(compressed, "_decompress", count)
 
         core.data(RAM + 2 * MIB, PAGE)
         core.data(RAM + 2 * MIB + PAGE, PAGE)
@@ -104,7 +104,7 @@ def test_pack_says_how_far_it_is(plain: Path, tmp_path: Path) -> None:
 
     assert said[-1] == (plain.stat().st_size, plain.stat().st_size)
     assert [done for done, _ in said] == sorted({done for done, _ in said})
-    assert len(said) == -(-plain.stat().st_size // archive.FRAME_BYTES)
+    assert len(said) == -(-plain.stat().st_size // compressed.FRAME_BYTES)
 
 
 def test_pack_does_not_read_holes(
@@ -132,7 +132,7 @@ def test_unpack_says_how_far_it_is(packed: Path, plain: Path, tmp_path: Path) ->
     assert said[-1] == (plain.stat().st_size,) * 2
 
 
-def test_pack_of_an_archive_is_refused(packed: Path, tmp_path: Path) -> None:
+def test_pack_of_a_compressed_core_is_refused(packed: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is compressed already"):
         pack(packed, tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
@@ -164,28 +164,30 @@ def opened(tmp_path: Path, raw: bytes) -> Core:
 
 @pytest.fixture(scope="module")
 def small(plain: Path) -> bytes:
-    """An archive of a core of two pages."""
+    """A compressed core of two pages."""
     path = plain.with_name("small.core")
     write_core(path, notes(2 * PAGE), [random_planes(2 * PAGE)[0]])
     pack(path, path.with_suffix(".zst"))
     return path.with_suffix(".zst").read_bytes()
 
 
-def test_archive_cut_at_every_byte_is_refused(small: bytes, tmp_path: Path) -> None:
+def test_compressed_core_cut_at_every_byte_is_refused(small: bytes, tmp_path: Path) -> None:
     for size in (*range(1, 64), *range(64, len(small), 61), *range(len(small) - 40, len(small))):
         with pytest.raises(MalformedCoreError):
             opened(tmp_path, small[:size])
 
 
-def test_archive_cut_short_says_what_it_is(small: bytes, tmp_path: Path) -> None:
+def test_compressed_core_cut_short_says_what_it_is(small: bytes, tmp_path: Path) -> None:
     with pytest.raises(
         MalformedCoreError,
-        match=r"archive offset 0x[0-9a-f]+: the file is zstd but does not end in a seek table",
+        match=r"compressed core offset 0x[0-9a-f]+: the file is zstd but does not end in a seek",
     ):
         opened(tmp_path, small[:-1])
 
 
-def test_archive_with_any_bit_flipped_is_refused_or_harmless(small: bytes, tmp_path: Path) -> None:
+def test_compressed_core_with_any_bit_flipped_is_refused_or_harmless(
+    small: bytes, tmp_path: Path
+) -> None:
     damaged = bytearray(small)
     expected, harmless = random_planes(2 * PAGE)[0], 0
     for place in (*range(40), *range(40, len(small) - 40, 37), *range(len(small) - 40, len(small))):
@@ -201,7 +203,7 @@ def test_archive_with_any_bit_flipped_is_refused_or_harmless(small: bytes, tmp_p
 
 
 def entry_of(archived: bytes) -> tuple[int, int, int]:
-    """Return the only entry of an archive's seek table: sizes and checksum."""
+    """Return the only entry of a compressed core's seek table: sizes and checksum."""
     compressed, core, checksum = struct.unpack_from("<III", archived, len(archived) - 21)
     return compressed, core, checksum
 
@@ -216,7 +218,7 @@ def with_table(
     return frame + head + table + footer
 
 
-def test_archive_without_checksums_is_read(small: bytes, tmp_path: Path) -> None:
+def test_compressed_core_without_checksums_is_read(small: bytes, tmp_path: Path) -> None:
     compressed, core_bytes, _ = entry_of(small)
 
     with opened(
@@ -235,7 +237,7 @@ def test_archive_without_checksums_is_read(small: bytes, tmp_path: Path) -> None
         ((1, 1 << 31, 0), 1, 0x80, "frame 0x0 holds 0x80000000 bytes: 0x4000000 are possible"),
     ],
 )
-def test_archive_with_a_hostile_seek_table_is_refused(
+def test_compressed_core_with_a_hostile_seek_table_is_refused(
     small: bytes, tmp_path: Path, entry: tuple[int, ...], count: int, descriptor: int,
     message: str,
 ) -> None:  # fmt: skip
@@ -259,10 +261,10 @@ def test_frame_that_holds_more_than_the_table_says_is_refused(
         opened(tmp_path, with_table(bomb, (len(bomb), PAGE, 0)))
 
 
-def test_archive_with_empty_frames_is_read(small: bytes, tmp_path: Path) -> None:
+def test_compressed_core_with_empty_frames_is_read(small: bytes, tmp_path: Path) -> None:
     compressed, core_bytes, checksum = entry_of(small)
     nothing = zstandard.ZstdCompressor().compress(b"")
-    empty = (len(nothing), 0, archive.frame_checksum(np.empty(0, np.uint8)))
+    empty = (len(nothing), 0, frame_checksum(np.empty(0, np.uint8)))
     entries = (*empty, compressed, core_bytes, checksum, *empty)
     raw = with_table(nothing + small[:compressed] + nothing, entries, count=3)
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tagalong.binary import elf
-from tagalong.core import Space, machine_note, note_types, thread_notes
-from tagalong.core import compressed as archive
+from tagalong.core import Space, compressed, machine_note, note_types, thread_notes
 from tagalong.core.check import check_core
 from tagalong.core.findings import Rule
 from tagalong.core.reader import open_core
@@ -29,9 +28,9 @@ LAYOUTS = {
     "`NT_ARM_TAGGED_ADDR_CTRL`": thread_notes.TAGGED_ADDR_CTRL,
     "`NT_AUXV` entry": thread_notes.AUXV_ENTRY,
     "The vendor note, `MACHINE`": machine_note.MACHINE_NOTE,
-    "Skippable frame header": archive.SKIPPABLE_HEADER,
-    "Seek table entry": archive.SEEK_ENTRY,
-    "Seek table footer": archive.SEEK_FOOTER,
+    "Skippable frame header": compressed.SKIPPABLE_HEADER,
+    "Seek table entry": compressed.SEEK_ENTRY,
+    "Seek table footer": compressed.SEEK_FOOTER,
 }
 
 
@@ -62,12 +61,12 @@ def test_document_numbers_equal_the_enum(marker: str, members: list[type[IntEnum
     assert {row[1]: int(row[0]) for row in DOCUMENT.rows_after(marker)} == expected
 
 
-def test_document_archive_numbers_equal_the_code() -> None:
+def test_document_compressed_numbers_equal_the_code() -> None:
     numbers = {int(found, 16) for found in re.findall(r"0x[0-9a-f]{8}", DOCUMENT.text)}
 
-    assert numbers == {archive.SKIPPABLE_MAGIC, archive.SEEKABLE_MAGIC}
-    assert f"the next {archive.FRAME_BYTES >> 20} MiB of" in DOCUMENT.text
-    assert f"more than {archive.MAX_FRAME_BYTES >> 20} MiB" in DOCUMENT.text
+    assert numbers == {compressed.SKIPPABLE_MAGIC, compressed.SEEKABLE_MAGIC}
+    assert f"the next {compressed.FRAME_BYTES >> 20} MiB of" in DOCUMENT.text
+    assert f"more than {compressed.MAX_FRAME_BYTES >> 20} MiB" in DOCUMENT.text
 
 
 def test_document_names_every_rule_with_its_level(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tagalong.errors import AddressError, HostError, RunStateError, UsageError
 from tagalong.memory import FileRange, Gpa, PrivatePlane, Region, RegionSource
-from tagalong.memory.pagemap import runs_of
+from tagalong.memory.bitmap import flag_runs
 from tagalong.memory.private import _joined
 
 PAGE = mmap.PAGESIZE
@@ -236,8 +236,8 @@ def test_region_map_misaligned_is_refused(file: FileRange) -> None:
 def test_runs_of_finds_runs_at_both_ends() -> None:
     flags = np.array([True, False, True, True])
 
-    assert runs_of(flags, 10) == [[10, 11], [12, 14]]
-    assert runs_of(np.zeros(3, np.bool_)) == []
+    assert flag_runs(flags, 10) == [[10, 11], [12, 14]]
+    assert flag_runs(np.zeros(3, np.bool_)) == []
 
 
 def test_private_plane_scattered_pages_are_read_and_holes_stay() -> None:

@@ -90,7 +90,9 @@ def test_restore_that_copies_leaves_holes(machine: FakeMachine, snapshot: Path) 
     restored.machine.close()
 
 
-def test_restore_of_archive_has_nothing_to_map(machine: FakeMachine, tmp_path: Path) -> None:
+def test_restore_of_compressed_core_has_nothing_to_map(
+    machine: FakeMachine, tmp_path: Path
+) -> None:
     save(machine, tmp_path / "vm.zst", SaveOptions(compress=True))
     build = Builder()
 
