@@ -2,6 +2,7 @@
 
 from tagalong import wire
 from tagalong.machine import (
+    DeviceDescription,
     MachineDescription,
     MachineState,
     PowerState,
@@ -25,6 +26,7 @@ def record_of_description(description: MachineDescription) -> wire.MachineRecord
             wire.RegionEntry(region.gpa, region.size_bytes)
             for region in sorted(description.regions, key=lambda region: region.gpa)
         ),
+        devices=tuple(wire.DeviceEntry(**vars(device)) for device in description.devices),
     )
 
 
@@ -36,6 +38,17 @@ def description_of_record(record: wire.MachineRecord) -> MachineDescription:
         mte_version=record.mte_version,
         regions=tuple(
             RegionDescription(Gpa(region.gpa), region.size_bytes) for region in record.regions
+        ),
+        devices=tuple(
+            DeviceDescription(
+                device.name,
+                device.kind,
+                Gpa(device.gpa),
+                device.size_bytes,
+                device.interrupt,
+                device.config,
+            )
+            for device in record.devices
         ),
     )
 

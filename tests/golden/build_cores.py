@@ -14,7 +14,8 @@ from tagalong.core import CoreNotes
 from tests.support.cores import PAGE, notes, write_core
 
 FOLDER = Path(__file__).parent
-CORE = FOLDER / "core-v1.core"
+CORE = FOLDER / "core-v2.core"
+V1_CORE = FOLDER / "core-v1.core"
 LINUX_CORE = FOLDER / "linux-6.12-mte.core.zst"
 
 SIZES = (2 * PAGE, PAGE)

@@ -10,11 +10,18 @@ from tagalong.wire import Role
 from tests.support.wire_session import PLAYS, streams
 
 FOLDER = Path(__file__).parent
-PATHS = {
-    (name, role): FOLDER / f"stream-v2-{name}-{role.name.lower()}.bin"
-    for name in PLAYS
-    for role in Role
-}
+
+
+def _paths(version: int) -> dict[tuple[str, Role], Path]:
+    return {
+        (name, role): FOLDER / f"stream-v{version}-{name}-{role.name.lower()}.bin"
+        for name in PLAYS
+        for role in Role
+    }
+
+
+PATHS = _paths(3)
+V2_PATHS = _paths(2)
 
 
 def main() -> None:

@@ -1,13 +1,23 @@
 """The frozen streams: they are still read, still written, and no damage to them is overlooked."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from tagalong.errors import RemoteProtocolError
-from tagalong.wire import NoBytes, Pages, Record, Role
-from tests.golden.build_streams import PATHS
-from tests.support.wire_session import PLAYS, records_in, streams
+from tagalong.wire import (
+    NEED_DATA,
+    Connection,
+    DeviceEntry,
+    MachineRecord,
+    NoBytes,
+    Pages,
+    Record,
+    Role,
+)
+from tests.golden.build_streams import PATHS, V2_PATHS
+from tests.support.wire_session import PLAYS, Play, joined, records_in, streams
 from tests.support.wire_session import hear as hear_play
 
 GOLDEN = {which: path.read_bytes() for which, path in PATHS.items()}
@@ -28,6 +38,66 @@ def hear(which: Which, stream: bytes) -> list[Record]:
 def has_last_word(which: Which) -> bool:
     name, sender = which
     return PLAYS[name].script[-1][0] is sender
+
+
+V2_DEVICES = (DeviceEntry("pl011", "pl011", 0x0900_0000, 0x1000),)
+"""What a machine had when MACHINE did not yet name devices."""
+
+
+def answered(stream: bytes, play: Play) -> tuple[list[Record], bytes]:
+    """Return what a destination accepts from a source's stream, and what it answers."""
+    destination = Connection(Role.DESTINATION, joining=play.joining)
+    destination.receive_data(stream)
+    accepted: list[Record] = []
+    answer = b""
+    for role, record in play.script:
+        if role is Role.SOURCE:
+            received = destination.next_record()
+            assert received is not NEED_DATA
+            accepted.append(received)
+        else:
+            answer += joined(destination.send(record))
+    return accepted, answer
+
+
+def test_golden_stream_of_version_2_is_read_and_answered_as_by_the_release_that_wrote_it() -> None:
+    for name, play in PLAYS.items():
+        joining = play.joining and replace(play.joining, version=2)
+        script = [
+            replace(record, devices=V2_DEVICES) if isinstance(record, MachineRecord) else record
+            for role, record in play.script
+            if role is Role.SOURCE
+        ]
+
+        accepted, answer = answered(
+            V2_PATHS[name, Role.SOURCE].read_bytes(), replace(play, joining=joining)
+        )
+
+        assert accepted == script, name
+        assert answer == V2_PATHS[name, Role.DESTINATION].read_bytes(), name
+
+
+def test_golden_stream_of_version_2_cut_at_every_byte_is_refused() -> None:
+    stream = V2_PATHS["main", Role.SOURCE].read_bytes()
+    for size in range(len(stream)):
+        with pytest.raises(RemoteProtocolError, match="the stream ends in") as caught:
+            hear(("main", Role.SOURCE), stream[:size])
+        assert caught.value.offset == size
+
+
+def test_golden_answer_of_version_2_to_a_stream_of_version_3_is_refused() -> None:
+    for name in PLAYS:
+        with pytest.raises(
+            RemoteProtocolError, match="the destination speaks version 0x2"
+        ) as caught:
+            hear((name, Role.DESTINATION), V2_PATHS[name, Role.DESTINATION].read_bytes())
+        assert caught.value.offset == 8
+
+
+def test_golden_channel_of_version_2_is_refused_by_a_migration_of_version_3() -> None:
+    for name in ("channel", "resume"):
+        with pytest.raises(RemoteProtocolError, match="the migration began in 0x3"):
+            hear((name, Role.SOURCE), V2_PATHS[name, Role.SOURCE].read_bytes())
 
 
 def test_golden_stream_of_version_1_is_refused() -> None:

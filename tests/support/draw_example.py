@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from tagalong.binary.layout import Layout
 from tagalong.wire import RecordType, codec
+from tagalong.wire.machine import MACHINE_DEVICE, MACHINE_HEAD, REGION
 from tagalong.wire.machine_state import STATE_HEAD
 from tagalong.wire.planes import PAGES_HEAD, RUN, DataEncoding, TagEncoding
 from tests.golden.build_streams import PATHS
@@ -18,7 +19,7 @@ _LINE_BYTES = 16
 _MOST_LINES = 2
 _FIXED: dict[RecordType, Layout] = {
     RecordType.HELLO: codec.HELLO,
-    RecordType.MACHINE: codec.MACHINE_HEAD,
+    RecordType.MACHINE: MACHINE_HEAD,
     RecordType.ROUND: codec.ROUND,
     RecordType.STATE: STATE_HEAD,
     RecordType.DIGEST: codec.DIGEST,
@@ -30,7 +31,6 @@ _FIXED: dict[RecordType, Layout] = {
     RecordType.RESUMED: codec.RESUMED,
 }
 _REST = {
-    RecordType.MACHINE: "regions: gpa, size_bytes",
     RecordType.STATE: "vCPUs, then devices",
     RecordType.ABORT: "the text",
     RecordType.HELD: "bits",
@@ -61,11 +61,29 @@ def _parts(kind: RecordType, record: bytes) -> Iterator[tuple[int, int, str]]:
     if kind is RecordType.PAGES:
         yield from _pages(record)
         return
+    if kind is RecordType.MACHINE:
+        yield from _machine(record)
+        return
     if kind in _FIXED:
         layout = _FIXED[kind]
         yield 16, layout.size, ", ".join(layout.offsets)
         if len(record) > 16 + layout.size:
             yield 16 + layout.size, len(record) - 16 - layout.size, _REST[kind]
+
+
+def _machine(record: bytes) -> Iterator[tuple[int, int, str]]:
+    head = MACHINE_HEAD.unpack(record, 16)
+    yield 16, MACHINE_HEAD.size, ", ".join(MACHINE_HEAD.offsets)
+    at = 16 + MACHINE_HEAD.size
+    yield at, REGION.size * head["region_count"], "regions: gpa, size_bytes"
+    at += REGION.size * head["region_count"]
+    for _ in range(head["device_count"]):
+        device = MACHINE_DEVICE.unpack(record, at)
+        yield at, MACHINE_DEVICE.size, "device: " + ", ".join(MACHINE_DEVICE.offsets)
+        at += MACHINE_DEVICE.size
+        size = device["name_bytes"] + device["kind_bytes"] + device["config_bytes"]
+        yield at, size, "name, kind, configuration"
+        at += size
 
 
 def _pages(record: bytes) -> Iterator[tuple[int, int, str]]:

@@ -15,6 +15,7 @@ from tagalong.wire import (
     ChannelRecord,
     Commit,
     Connection,
+    DeviceEntry,
     Digest,
     EndRecord,
     Held,
@@ -52,6 +53,10 @@ MACHINE = MachineRecord(
     vcpu_count=2,
     mte_version=3,
     regions=(RegionEntry(RAM, 0x10_0000), RegionEntry(RAM + 0x20_0000, 0x8000)),
+    devices=(
+        DeviceEntry("pl011", "pl011", 0x0900_0000, 0x1000),
+        DeviceEntry("disk0", "virtio-blk", 0x0A00_0000, 0x200, 48, b"\x01\x00\x00\x02"),
+    ),
 )
 
 SOURCE, DESTINATION = Role.SOURCE, Role.DESTINATION

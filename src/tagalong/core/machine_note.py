@@ -20,7 +20,11 @@ from tagalong.machine_records import (
 )
 from tagalong.wire.codec import decode_payload, encode_payload
 
-VERSION = 1
+VERSION = 2
+"""What is written; its machine is in the form of the stream's version 3."""
+
+_STREAM_VERSIONS = {1: 2, VERSION: 3}
+"""For each version of the note, the version of the stream whose records it holds."""
 
 MACHINE_NOTE = Layout(
     ("version", "u32"),
@@ -101,10 +105,11 @@ def decode_machine_note(content: Buffer) -> CoreNotes:
     Raises MalformedError, its offset counted from the start of the note's description.
     """
     head = MACHINE_NOTE.unpack(content)
-    if head["version"] != VERSION:
+    if head["version"] not in _STREAM_VERSIONS:
+        known = " and ".join(f"{version:#x}" for version in _STREAM_VERSIONS)
         raise MalformedError(
             f"the machine note has version {head['version']:#x}, this release of tagalong "
-            f"reads {VERSION:#x}"
+            f"reads {known}"
         )
     payload = memoryview(content)[MACHINE_NOTE.size :]
     expected = head["machine_bytes"] + head["state_bytes"]
@@ -129,8 +134,9 @@ def _decode_payload(head: dict[str, int], payload: memoryview) -> CoreNotes:
                 offset=MACHINE_NOTE.offsets[name],
             )
     cut = head["machine_bytes"]
-    machine = _decode(wire.RecordType.MACHINE, payload[:cut], MACHINE_NOTE.size)
-    state = _decode(wire.RecordType.STATE, payload[cut:], MACHINE_NOTE.size + cut)
+    version = _STREAM_VERSIONS[head["version"]]
+    machine = _decode(wire.RecordType.MACHINE, payload[:cut], version, MACHINE_NOTE.size)
+    state = _decode(wire.RecordType.STATE, payload[cut:], version, MACHINE_NOTE.size + cut)
     assert isinstance(machine, wire.MachineRecord)  # noqa: S101 (what was asked for)
     assert isinstance(state, wire.StateRecord)  # noqa: S101
     vcpus = machine.vcpu_count
@@ -153,8 +159,8 @@ def _decode_payload(head: dict[str, int], payload: memoryview) -> CoreNotes:
     )
 
 
-def _decode(kind: wire.RecordType, payload: memoryview, base: int) -> wire.Record:
+def _decode(kind: wire.RecordType, payload: memoryview, version: int, base: int) -> wire.Record:
     try:
-        return decode_payload(kind, payload)
+        return decode_payload(kind, payload, version)
     except MalformedError as error:
         raise MalformedError(str(error), offset=base + error.offset) from error

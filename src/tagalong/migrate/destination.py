@@ -229,6 +229,7 @@ class _Destination:
     def _build_machine(self, record: wire.MachineRecord) -> Machine:
         machine = self._machine = self._build(description_of_record(record))
         built = record_of_description(machine.description)
+        _require_devices(record, built)
         if built != replace(record, mte_version=built.mte_version):
             raise MachineMismatchError(
                 f"the machine built here ({built}) is not the one described ({record})"
@@ -348,3 +349,22 @@ class _Destination:
             with contextlib.suppress(TagalongError):
                 self._machine.close()
         self._link.abort(error)
+
+
+def _require_devices(described: wire.MachineRecord, built: wire.MachineRecord) -> None:
+    """Raise MachineMismatchError naming each device that is not the same at both ends."""
+    there = {device.name: device for device in described.devices}
+    here = {device.name: device for device in built.devices}
+    wrong = [
+        *(f"the VM has {there[name]}, which is missing here" for name in there.keys() - here),
+        *(
+            f"the VM has {there[name]}, here it is {here[name]}"
+            for name in there.keys() & here
+            if here[name] != there[name]
+        ),
+        *(f"the VM does not have {here[name]}" for name in here.keys() - there),
+    ]
+    if wrong:
+        raise MachineMismatchError(
+            f"{'; '.join(sorted(wrong))}: give the destination the devices that the VM has"
+        )

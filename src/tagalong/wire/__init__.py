@@ -6,6 +6,8 @@
     planes          batches of pages: heads and runs
     plane_codec     encodings of data and tags
     text            what people read
+    payload         reading payloads of several parts
+    machine         what the destination must provide
     machine_state   registers and devices
     codec           headers and all other payloads
     integrity       checksums
@@ -34,6 +36,7 @@ from tagalong.wire.records import (
     Accept,
     ChannelRecord,
     Commit,
+    DeviceEntry,
     Digest,
     EndRecord,
     Feature,
@@ -74,6 +77,7 @@ __all__ = [
     "ChannelRecord",
     "Commit",
     "Connection",
+    "DeviceEntry",
     "Digest",
     "EndRecord",
     "Feature",

@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tagalong.binary.layout import Buffer, Layout, MalformedError
-from tagalong.mte import PAGE_SIZES_BYTES
 from tagalong.wire import limits
+from tagalong.wire.machine import (
+    MACHINE_BYTES,
+    MACHINE_BYTES_V2,
+    decode_machine,
+    decode_machine_v2,
+    encode_machine,
+)
 from tagalong.wire.machine_state import STATE_HEAD, VCPU_HEAD, decode_state, encode_state
+from tagalong.wire.payload import require_choice, require_count
 from tagalong.wire.planes import PAGES_HEAD, RUN, SEAL_BYTES
 from tagalong.wire.records import (
     Abort,
@@ -24,12 +31,10 @@ from tagalong.wire.records import (
     Held,
     Hello,
     KeepAlive,
-    MachineRecord,
     Prepare,
     Ready,
     Record,
     RecordType,
-    RegionEntry,
     Resume,
     Resumed,
     Role,
@@ -40,10 +45,14 @@ from tagalong.wire.records import (
 from tagalong.wire.text import decode_text, presentable
 
 MAGIC = b"TAGALONG"
-VERSION = 2
+VERSION = 3
+"""What this end speaks unless the peer spoke first."""
+
+VERSIONS = (2, 3)
+"""What this end understands: the older one is in files, and is what an older source speaks."""
+
 MIGRATION_ID_BYTES = 16
 DIGEST_BYTES = 16
-MTE_VERSIONS = (0, 2, 3)
 
 STREAM_HEADER = Layout(("magic", 8), ("version", "u32"), ("reserved", "u32"))
 RECORD_HEADER = Layout(
@@ -61,13 +70,6 @@ HELLO = Layout(
     ("reconnect_s", "u32"),
     ("reserved", "u32"),
 )
-MACHINE_HEAD = Layout(
-    ("page_size_bytes", "u32"),
-    ("vcpu_count", "u32"),
-    ("mte_version", "u32"),
-    ("region_count", "u32"),
-)
-REGION = Layout(("gpa", "u64"), ("size_bytes", "u64"))
 ROUND = Layout(("number", "u32"), ("reserved", "u32"), ("page_count", "u64"))
 DIGEST = Layout(("digest", DIGEST_BYTES))
 COMMIT = Layout(("run", "u32"), ("reserved", "u32"))
@@ -80,10 +82,7 @@ RESUMED = Layout(("rounds", "u32"), ("reserved", "u32"))
 _NOTHING = (0, 0)
 PAYLOAD_BYTES: dict[RecordType, tuple[int, int]] = {
     RecordType.HELLO: (HELLO.size, HELLO.size),
-    RecordType.MACHINE: (
-        MACHINE_HEAD.size + REGION.size,
-        MACHINE_HEAD.size + REGION.size * limits.MAX_REGIONS,
-    ),
+    RecordType.MACHINE: MACHINE_BYTES,
     RecordType.ACCEPT: _NOTHING,
     RecordType.PAGES: (
         PAGES_HEAD.size + RUN.size + SEAL_BYTES,
@@ -111,29 +110,36 @@ PAYLOAD_BYTES: dict[RecordType, tuple[int, int]] = {
 }
 """The smallest and the largest payload of each record type."""
 
+_V2_PAYLOAD_BYTES = {**PAYLOAD_BYTES, RecordType.MACHINE: MACHINE_BYTES_V2}
+
 
 def pages_overhead_bytes(run_count: int) -> int:
     """Return the size of a PAGES record of so many runs without its data and tags."""
     return RECORD_HEADER.size + PAGES_HEAD.size + run_count * RUN.size + SEAL_BYTES
 
 
-def encode_stream_header() -> bytes:
+def encode_stream_header(version: int) -> bytes:
     """Return the first bytes of a stream."""
-    return STREAM_HEADER.pack(magic=MAGIC, version=VERSION)
+    return STREAM_HEADER.pack(magic=MAGIC, version=version)
 
 
-def check_stream_header(header: Buffer) -> None:
-    """Raise MalformedError unless these are the first bytes of a stream of this version."""
+def decode_stream_header(header: Buffer) -> int:
+    """Return the version of the stream that begins so.
+
+    Raises MalformedError unless these are the first bytes of a stream of a known version.
+    """
     magic = bytes(header[: len(MAGIC)])
     if magic != MAGIC:
         raise MalformedError(f"{magic!r} does not start a tagalong stream, {MAGIC!r} does")
-    version = STREAM_HEADER.unpack(header)["version"]
-    if version != VERSION:
+    version: int = STREAM_HEADER.unpack(header)["version"]
+    if version not in VERSIONS:
+        known = " and ".join(f"{each:#x}" for each in VERSIONS)
         raise MalformedError(
-            f"the peer speaks version {version:#x} of the stream, this end {VERSION:#x}: "
+            f"the peer speaks version {version:#x} of the stream, this end {known}: "
             "use the same release of tagalong at both ends",
             offset=STREAM_HEADER.offsets["version"],
         )
+    return version
 
 
 @dataclass(frozen=True)
@@ -146,8 +152,11 @@ class RecordHeader:
     checked: bytes
 
 
-def decode_record_header(header: Buffer) -> RecordHeader:
-    """Return the header. Raises MalformedError for an unknown type, a flag, or a bad size."""
+def decode_record_header(header: Buffer, version: int = VERSION) -> RecordHeader:
+    """Return the header of a record of a stream of `version`.
+
+    Raises MalformedError for an unknown type, a flag, or a bad size.
+    """
     values = RECORD_HEADER.unpack(header)
     try:
         kind = RecordType(values["type"])
@@ -158,7 +167,7 @@ def decode_record_header(header: Buffer) -> RecordHeader:
             f"{kind.name} has the flags {values['flags']:#x}, none is known",
             offset=RECORD_HEADER.offsets["flags"],
         )
-    _require_payload_bytes(kind, values["payload_bytes"])
+    _require_payload_bytes(kind, values["payload_bytes"], version)
     return RecordHeader(
         kind, values["payload_bytes"], values["checksum"], bytes(header[:CHECKED_HEADER_BYTES])
     )
@@ -169,13 +178,13 @@ def checked_header(kind: RecordType, payload_bytes: int) -> bytes:
 
     Raises MalformedError if no record of this type has a payload of this size.
     """
-    _require_payload_bytes(kind, payload_bytes)
+    _require_payload_bytes(kind, payload_bytes, VERSION)
     header = RECORD_HEADER.pack(type=kind, flags=0, payload_bytes=payload_bytes, checksum=0)
     return header[:CHECKED_HEADER_BYTES]
 
 
-def _require_payload_bytes(kind: RecordType, size_bytes: int) -> None:
-    smallest, largest = PAYLOAD_BYTES[kind]
+def _require_payload_bytes(kind: RecordType, size_bytes: int, version: int) -> None:
+    smallest, largest = (PAYLOAD_BYTES if version == VERSION else _V2_PAYLOAD_BYTES)[kind]
     if not smallest <= size_bytes <= largest:
         raise MalformedError(
             f"a {kind.name} payload of {size_bytes:#x} bytes, where {smallest:#x} to "
@@ -190,12 +199,13 @@ def encode_payload(record: Record) -> bytes:
     return encode(record) if encode else b""
 
 
-def decode_payload(kind: RecordType, payload: Buffer) -> Record:
+def decode_payload(kind: RecordType, payload: Buffer, version: int = VERSION) -> Record:
     """Return the record of any type but PAGES; the inverse of `encode_payload`.
 
-    Raises MalformedError, its offset counted from the payload's start.
+    `version`: of the stream; one of VERSIONS. Raises MalformedError, its offset counted from
+    the payload's start.
     """
-    return _DECODERS[kind](payload)
+    return (_DECODERS if version == VERSION else _V2_DECODERS)[kind](payload)
 
 
 def _encode_hello(hello: Hello) -> bytes:
@@ -215,7 +225,7 @@ def _decode_hello(payload: Buffer) -> Hello:
         role = Role(values.pop("role"))
     except ValueError as error:
         raise MalformedError(f"unknown role: {error}", offset=HELLO.offsets["role"]) from None
-    _require_count(HELLO, values, "channels", limits.MAX_CHANNELS)
+    require_count(HELLO, values, "channels", limits.MAX_CHANNELS)
     if values["reconnect_s"] > limits.MAX_RECONNECT_S:
         raise MalformedError(
             f"reconnect_s is {values['reconnect_s']:#x}, possible are 0x0 to "
@@ -226,75 +236,6 @@ def _decode_hello(payload: Buffer) -> Hello:
     return Hello(role=role, **values)
 
 
-def _encode_machine(machine: MachineRecord) -> bytes:
-    head = MACHINE_HEAD.pack(
-        page_size_bytes=machine.page_size_bytes,
-        vcpu_count=machine.vcpu_count,
-        mte_version=machine.mte_version,
-        region_count=len(machine.regions),
-    )
-    regions = [REGION.pack(gpa=each.gpa, size_bytes=each.size_bytes) for each in machine.regions]
-    payload = head + b"".join(regions)
-    _decode_machine(payload)
-    return payload
-
-
-def _decode_machine(payload: Buffer) -> MachineRecord:
-    values = MACHINE_HEAD.unpack(payload)
-    _require_choice(MACHINE_HEAD, values, "page_size_bytes", PAGE_SIZES_BYTES)
-    _require_count(MACHINE_HEAD, values, "vcpu_count", limits.MAX_VCPUS)
-    _require_choice(MACHINE_HEAD, values, "mte_version", MTE_VERSIONS)
-    _require_count(MACHINE_HEAD, values, "region_count", limits.MAX_REGIONS)
-    count = values.pop("region_count")
-    expected = MACHINE_HEAD.size + count * REGION.size
-    if len(payload) != expected:
-        raise MalformedError(
-            f"{count:#x} regions take a payload of {expected:#x} bytes, not {len(payload):#x}",
-            offset=MACHINE_HEAD.offsets["region_count"],
-        )
-    return MachineRecord(regions=_decode_regions(payload, values["page_size_bytes"]), **values)
-
-
-def _decode_regions(payload: Buffer, page_size: int) -> tuple[RegionEntry, ...]:
-    regions: list[RegionEntry] = []
-    end = 0
-    for at in range(MACHINE_HEAD.size, len(payload), REGION.size):
-        region = RegionEntry(**REGION.unpack(payload, at))
-        if region.gpa % page_size or region.size_bytes % page_size or not region.size_bytes:
-            raise MalformedError(
-                f"region [{region.gpa:#x}, {region.end:#x}) is empty or not of whole pages of "
-                f"{page_size:#x}",
-                offset=at,
-            )
-        if region.gpa < end or region.end > limits.MAX_GPA:
-            raise MalformedError(
-                f"region [{region.gpa:#x}, {region.end:#x}) must start at or after {end:#x}, where "
-                f"the one before it ends, and end by {limits.MAX_GPA:#x}",
-                offset=at,
-            )
-        regions.append(region)
-        end = region.end
-    return tuple(regions)
-
-
-def _require_choice(
-    layout: Layout, values: dict[str, int], name: str, choices: tuple[int, ...]
-) -> None:
-    if values[name] not in choices:
-        known = ", ".join(f"{choice:#x}" for choice in choices)
-        raise MalformedError(
-            f"{name} is {values[name]:#x}, possible are {known}", offset=layout.offsets[name]
-        )
-
-
-def _require_count(layout: Layout, values: dict[str, int], name: str, limit: int) -> None:
-    if not 1 <= values[name] <= limit:
-        raise MalformedError(
-            f"{name} is {values[name]:#x}, possible are 0x1 to {limit:#x}",
-            offset=layout.offsets[name],
-        )
-
-
 def _decode_round(payload: Buffer) -> Round:
     values = ROUND.unpack(payload)
     return Round(number=values["number"], page_count=values["page_count"])
@@ -302,13 +243,13 @@ def _decode_round(payload: Buffer) -> Round:
 
 def _decode_commit(payload: Buffer) -> Commit:
     values = COMMIT.unpack(payload)
-    _require_choice(COMMIT, values, "run", (0, 1))
+    require_choice(COMMIT, values, "run", (0, 1))
     return Commit(run=bool(values["run"]))
 
 
 def _decode_channel(payload: Buffer) -> ChannelRecord:
     values = CHANNEL.unpack(payload)
-    _require_count(CHANNEL, values, "number", limits.MAX_CHANNELS - 1)
+    require_count(CHANNEL, values, "number", limits.MAX_CHANNELS - 1)
     return ChannelRecord(values["migration_id"], values["number"])
 
 
@@ -320,7 +261,7 @@ def _encode_held(held: Held) -> bytes:
 
 def _decode_held(payload: Buffer) -> Held:
     values = HELD_HEAD.unpack(payload)
-    _require_count(HELD_HEAD, values, "page_count", limits.MAX_HELD_PAGES)
+    require_count(HELD_HEAD, values, "page_count", limits.MAX_HELD_PAGES)
     bits = bytes(payload[HELD_HEAD.size :])
     count = values["page_count"]
     if len(bits) != -(-count // 8):
@@ -357,7 +298,7 @@ def _decode_abort(payload: Buffer) -> Abort:
 
 _ENCODERS: dict[RecordType, Callable[[Any], bytes]] = {
     RecordType.HELLO: _encode_hello,
-    RecordType.MACHINE: _encode_machine,
+    RecordType.MACHINE: encode_machine,
     RecordType.ROUND: lambda it: ROUND.pack(number=it.number, page_count=it.page_count),
     RecordType.STATE: encode_state,
     RecordType.DIGEST: lambda it: DIGEST.pack(digest=it.digest),
@@ -371,7 +312,7 @@ _ENCODERS: dict[RecordType, Callable[[Any], bytes]] = {
 
 _DECODERS: dict[RecordType, Callable[[Buffer], Record]] = {
     RecordType.HELLO: _decode_hello,
-    RecordType.MACHINE: _decode_machine,
+    RecordType.MACHINE: decode_machine,
     RecordType.ACCEPT: lambda _: Accept(),
     RecordType.ROUND: _decode_round,
     RecordType.STATE: decode_state,
@@ -389,3 +330,5 @@ _DECODERS: dict[RecordType, Callable[[Buffer], Record]] = {
     RecordType.HELD: _decode_held,
     RecordType.RESUMED: lambda payload: Resumed(RESUMED.unpack(payload)["rounds"]),
 }
+
+_V2_DECODERS = {**_DECODERS, RecordType.MACHINE: decode_machine_v2}

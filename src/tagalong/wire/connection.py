@@ -78,6 +78,11 @@ class Connection:
         return self._conversation.phase
 
     @property
+    def version(self) -> int:
+        """Return the version of the stream that both ends speak here."""
+        return self._conversation.version
+
+    @property
     def features(self) -> int:
         """Return the feature bits in use; none before both HELLOs."""
         return self._conversation.features
@@ -150,7 +155,7 @@ class Connection:
             return self._encode_pages(record)
         payload = encode_payload(record)
         sealed = self._seal(checked_header(record.type, len(payload)), payload)
-        prefix = b"" if self._records_sent else encode_stream_header()
+        prefix = b"" if self._records_sent else encode_stream_header(self.version)
         return [prefix + sealed + payload]
 
     def _encode_pages(self, pages: Pages) -> list[Buffer]:
@@ -176,7 +181,7 @@ class Connection:
             PAGES_HEAD.size + len(table) + len(encoded.payload) + data.size_bytes + SEAL_BYTES
         )
         checked = checked_header(RecordType.PAGES, size_bytes)
-        prefix = b"" if self._records_sent else encode_stream_header()
+        prefix = b"" if self._records_sent else encode_stream_header(self.version)
         sealed = self._seal(checked, head, table, encoded.payload)
         checksum = int.from_bytes(sealed[-8:], "little")
         return [b"".join((prefix, sealed, head, table)), encoded.payload], checksum

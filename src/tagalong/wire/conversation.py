@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tagalong.binary.layout import MalformedError
-from tagalong.wire.codec import CHANNEL, HELD_HEAD, HELLO, MIGRATION_ID_BYTES, RESUMED, ROUND
+from tagalong.wire.codec import (
+    CHANNEL,
+    HELD_HEAD,
+    HELLO,
+    MIGRATION_ID_BYTES,
+    RESUMED,
+    ROUND,
+    STREAM_HEADER,
+    VERSION,
+)
 from tagalong.wire.machine_state import STATE_HEAD
 from tagalong.wire.records import (
     ChannelRecord,
@@ -34,13 +43,14 @@ _OURSELVES = Hello(Role.DESTINATION, bytes(MIGRATION_ID_BYTES))
 class Joining:
     """The migration that a further connection belongs to: a channel, or one to resume.
 
-    `features` are those in use, `rounds` those that have ended.
+    `features` are those in use, `rounds` those that have ended, `version` is the stream's.
     """
 
     migration_id: bytes
     machine: MachineRecord
     features: int
     rounds: int
+    version: int = VERSION
 
 
 class Conversation:
@@ -48,6 +58,7 @@ class Conversation:
 
     def __init__(self, joining: Joining | None = None) -> None:
         self.phase = Phase.START
+        self.version = joining.version if joining else VERSION
         self.hello: dict[Role, Hello] = {}
         self.features = joining.features if joining else 0  # the bits in use
         self._joining = joining
@@ -56,6 +67,21 @@ class Conversation:
         self._pages_in_round = 0
         self._channel = 0
         self._held_until = 0
+
+    def open_stream(self, sender: Role, version: int) -> None:
+        """Take in the version that a stream begins with.
+
+        The source speaks first and so chooses it, once for all connections of the migration.
+        Raises if it is to be another one.
+        """
+        if version != self.version and (sender is Role.DESTINATION or self._joining is not None):
+            raise MalformedError(
+                f"the {sender.name.lower()} speaks version {version:#x} of the stream here, the "
+                f"migration began in {self.version:#x}: use the same release of tagalong at both "
+                "ends",
+                offset=STREAM_HEADER.offsets["version"],
+            )
+        self.version = version
 
     @property
     def machine(self) -> MachineRecord:

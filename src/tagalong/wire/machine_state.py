@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from tagalong.binary.layout import Buffer, Layout, MalformedError
 from tagalong.wire import limits
+from tagalong.wire.payload import PayloadReader, require_range
 from tagalong.wire.records import Power, StateRecord, VcpuEntry
 
 STATE_HEAD = Layout(("vcpu_count", "u32"), ("device_count", "u32"))
@@ -17,7 +18,6 @@ _ID_BYTES = 8
 _MAX_ID = (1 << 64) - 1
 _SIZE_SHIFT = 52
 _SIZE_MASK = 0xF
-_NAME_CHARACTERS = frozenset(range(0x21, 0x7F))
 
 
 def encode_state(state: StateRecord) -> bytes:
@@ -67,56 +67,23 @@ def decode_state(payload: Buffer) -> StateRecord:
 
     Raises MalformedError, its offset counted from the payload's start.
     """
-    reader = _Reader(payload)
+    reader = PayloadReader(payload)
     head = reader.take(STATE_HEAD)
-    reader.require("vCPUs", head["vcpu_count"], limits.MAX_VCPUS, at_least=1, at=0)
-    reader.require("devices", head["device_count"], limits.MAX_DEVICES, at=4)
+    require_range("vCPUs", head["vcpu_count"], limits.MAX_VCPUS, at_least=1, at=0)
+    require_range("devices", head["device_count"], limits.MAX_DEVICES, at=4)
     vcpus = tuple(_decode_vcpu(reader) for _ in range(head["vcpu_count"]))
     devices = _decode_devices(reader, head["device_count"])
-    reader.finish()
+    reader.finish("the state")
     return StateRecord(vcpus, devices)
 
 
-class _Reader:
-    """A position in a payload that never passes its end."""
-
-    def __init__(self, payload: Buffer) -> None:
-        self._payload = memoryview(payload)
-        self.at = 0
-
-    def take(self, layout: Layout) -> dict[str, int]:
-        values = layout.unpack(self._payload, self.at)
-        self.at += layout.size
-        return values
-
-    def take_bytes(self, size: int, what: str, *, at: int) -> memoryview:
-        """Return the next bytes; `at` is the field that says how many there are."""
-        left = len(self._payload) - self.at
-        if size > left:
-            raise MalformedError(f"{what} takes {size:#x} bytes, but {left:#x} are left", offset=at)
-        taken = self._payload[self.at : self.at + size]
-        self.at += size
-        return taken
-
-    def require(self, what: str, count: int, limit: int, *, at: int, at_least: int = 0) -> None:
-        if not at_least <= count <= limit:
-            raise MalformedError(
-                f"{count:#x} {what}: {at_least:#x} to {limit:#x} are possible", offset=at
-            )
-
-    def finish(self) -> None:
-        left = len(self._payload) - self.at
-        if left:
-            raise MalformedError(f"{left:#x} bytes are left over behind the state", offset=self.at)
-
-
-def _decode_vcpu(reader: _Reader) -> VcpuEntry:
+def _decode_vcpu(reader: PayloadReader) -> VcpuEntry:
     at = reader.at
     head = reader.take(VCPU_HEAD)
     if head["power"] not in tuple(Power):
         raise MalformedError(f"{head['power']:#x} is no power state", offset=at)
     count = head["register_count"]
-    reader.require(
+    require_range(
         "registers", count, limits.MAX_REGISTERS, at=at + VCPU_HEAD.offsets["register_count"]
     )
     registers: dict[int, int] = {}
@@ -129,14 +96,14 @@ def _decode_vcpu(reader: _Reader) -> VcpuEntry:
                 f"register {register:#x} after {previous:#x}: ids must ascend", offset=at
             )
         size = register_bytes(register)
-        reader.require(f"bytes in register {register:#x}", size, limits.MAX_REGISTER_BYTES, at=at)
+        require_range(f"bytes in register {register:#x}", size, limits.MAX_REGISTER_BYTES, at=at)
         value = reader.take_bytes(size, f"register {register:#x}", at=at)
         registers[register] = int.from_bytes(value, "little")
         previous = register
     return VcpuEntry(Power(head["power"]), registers)
 
 
-def _decode_devices(reader: _Reader, count: int) -> dict[str, bytes]:
+def _decode_devices(reader: PayloadReader, count: int) -> dict[str, bytes]:
     devices: dict[str, bytes] = {}
     previous = ""
     for _ in range(count):
@@ -146,19 +113,16 @@ def _decode_devices(reader: _Reader, count: int) -> dict[str, bytes]:
     return devices
 
 
-def _decode_device(reader: _Reader, previous: str) -> tuple[str, bytes]:
+def _decode_device(reader: PayloadReader, previous: str) -> tuple[str, bytes]:
     at = reader.at
     head = reader.take(DEVICE_HEAD)
     size_at = at + DEVICE_HEAD.offsets["state_bytes"]
     limit = limits.MAX_DEVICE_NAME_BYTES
-    reader.require("bytes in a device's name", head["name_bytes"], limit, at=at, at_least=1)
+    require_range("bytes in a device's name", head["name_bytes"], limit, at=at, at_least=1)
     limit = limits.MAX_DEVICE_STATE_BYTES
-    reader.require("bytes in a device's state", head["state_bytes"], limit, at=size_at)
+    require_range("bytes in a device's state", head["state_bytes"], limit, at=size_at)
     name_at = reader.at
-    raw_name = bytes(reader.take_bytes(head["name_bytes"], "a device's name", at=at))
-    if not _NAME_CHARACTERS.issuperset(raw_name):
-        raise MalformedError(f"{raw_name!r} is no device name", offset=name_at)
-    name = raw_name.decode("ascii")
+    name = reader.take_name(head["name_bytes"], "device name", at=at)
     if name <= previous:
         raise MalformedError(f"device {name} after {previous}: names must ascend", offset=name_at)
     return name, bytes(reader.take_bytes(head["state_bytes"], f"device {name}", at=size_at))

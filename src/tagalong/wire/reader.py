@@ -14,9 +14,9 @@ from tagalong.binary.layout import Buffer, MalformedError
 from tagalong.wire.codec import (
     RECORD_HEADER,
     STREAM_HEADER,
-    check_stream_header,
     decode_payload,
     decode_record_header,
+    decode_stream_header,
 )
 from tagalong.wire.conversation import Conversation
 from tagalong.wire.integrity import (
@@ -102,7 +102,7 @@ class RecordReader:
         self._on_filled = then
 
     def _stream_header(self) -> None:
-        check_stream_header(self._target)
+        self._conversation.open_stream(self._sender, decode_stream_header(self._target))
         self._next_record()
 
     def _next_record(self) -> None:
@@ -110,7 +110,7 @@ class RecordReader:
         self._expect(bytearray(RECORD_HEADER.size), self._record_header)
 
     def _record_header(self) -> None:
-        self._header = header = decode_record_header(self._target)
+        self._header = header = decode_record_header(self._target, self._conversation.version)
         self._conversation.require_allowed(self._sender, header.type)
         self._hash = RecordHash(self._sequence, header.checked)
         if header.type is RecordType.PAGES:
@@ -133,7 +133,7 @@ class RecordReader:
         self._hash.update(self._payload)
         self._require_checksum()
         with _Base(RECORD_HEADER.size):
-            record = decode_payload(self._header.type, self._payload)
+            record = decode_payload(self._header.type, self._payload, self._conversation.version)
         return self._complete(record)
 
     # --- PAGES ---

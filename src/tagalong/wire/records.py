@@ -130,6 +130,41 @@ class RegionEntry:
         """Return the first gpa behind the region."""
         return self.gpa + self.size_bytes
 
+    def __str__(self) -> str:
+        return f"RAM [{self.gpa:#x}, {self.end:#x})"
+
+
+# How much of a device's configuration a message shows.
+_SHOWN_BYTES = 32
+
+
+@dataclass(frozen=True)
+class DeviceEntry:
+    """What the guest sees of one device: `config` is in the form of the device's kind.
+
+    `gpa`, `size_bytes`: its window. `interrupt`: the INTID of its line, None if it has no line.
+    """
+
+    name: str
+    kind: str
+    gpa: int
+    size_bytes: int
+    interrupt: int | None = None
+    config: bytes = b""
+
+    @property
+    def end(self) -> int:
+        """Return the first gpa behind the window."""
+        return self.gpa + self.size_bytes
+
+    def __str__(self) -> str:
+        line = "no interrupt" if self.interrupt is None else f"interrupt {self.interrupt}"
+        shown = self.config[:_SHOWN_BYTES].hex() + ("..." if self.config[_SHOWN_BYTES:] else "")
+        return (
+            f"device {self.name} ({self.kind} at [{self.gpa:#x}, {self.end:#x}), {line}, "
+            f"configuration {shown or 'empty'})"
+        )
+
 
 @dataclass(frozen=True)
 class MachineRecord:
@@ -141,6 +176,7 @@ class MachineRecord:
     vcpu_count: int
     mte_version: int
     regions: tuple[RegionEntry, ...]
+    devices: tuple[DeviceEntry, ...] = ()
 
     @cached_property
     def region_starts(self) -> NDArray[np.uint64]:

@@ -51,7 +51,11 @@ def test_machine_note_with_any_bit_flipped_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "offset", "message"),
     [
-        ({"version": 2}, 0, "the machine note has version 0x2, this release of tagalong reads 0x1"),
+        (
+            {"version": 3},
+            0,
+            "version 0x3, this release of tagalong reads 0x1 and 0x2",
+        ),
         ({"space": 3}, 4, "space is 0x3, possible are 0x0 to 0x2"),
         ({"vcpu": 2}, 8, "vcpu is 0x2, the machine has 0x2 vCPUs"),
         ({"running": 2}, 12, "running is 0x2, possible are 0x0 to 0x1"),

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,15 @@ from tagalong.errors import (
     StateError,
     UsageError,
 )
-from tagalong.machine import Machine, MachineDescription, RegisterId, RunState
+from tagalong.machine import (
+    DEFAULT_CONSOLE,
+    DeviceDescription,
+    Machine,
+    MachineDescription,
+    RegisterId,
+    RunState,
+)
+from tagalong.memory import Gpa
 from tagalong.migrate import (
     Channel,
     MigrationOptions,
@@ -278,6 +287,35 @@ def test_destination_that_built_another_machine_refuses(
     error = stayed(outcome)
     assert isinstance(error, MachineMismatchError)
     assert message in str(error)
+
+
+def test_destination_with_other_devices_refuses_each_by_name(outcomes: list[Outcome]) -> None:
+    there = (
+        DEFAULT_CONSOLE,
+        DeviceDescription("disk0", "virtio-blk", Gpa(0x0A00_0000), 0x200, 48, b"\1\2"),
+        DeviceDescription("net0", "virtio-net", Gpa(0x0A00_0200), 0x200, 49),
+    )
+    here = (replace(there[0], name="uart"), replace(there[1], config=b"\1\3"))
+    source = FakeMachine(replace(describe(0x40_0000), devices=there))
+    source.resume()
+
+    outcome = Migration(
+        source, build=lambda description: FakeMachine(replace(description, devices=here))
+    ).run()
+    outcomes.append(outcome)
+
+    error = stayed(outcome)
+    assert isinstance(error, MachineMismatchError)
+    assert str(error) == (
+        "the other end gave up (MACHINE_MISMATCH): the VM does not have device uart (pl011 at "
+        "[0x9000000, 0x9001000), no interrupt, configuration empty); the VM has device disk0 "
+        "(virtio-blk at [0xa000000, 0xa000200), interrupt 48, configuration 0102), here it is "
+        "device disk0 (virtio-blk at [0xa000000, 0xa000200), interrupt 48, configuration 0103); "
+        "the VM has device net0 (virtio-net at [0xa000200, 0xa000400), interrupt 49, configuration "
+        "empty), which is missing here; the VM has device pl011 (pl011 at [0x9000000, 0x9001000), "
+        "no interrupt, configuration empty), which is missing here: give the destination the "
+        "devices that the VM has"
+    )
 
 
 def test_destination_out_of_memory_refuses(source: FakeMachine, outcomes: list[Outcome]) -> None:

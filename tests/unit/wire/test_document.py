@@ -6,6 +6,7 @@ from enum import IntEnum
 import pytest
 
 from tagalong.wire import TRANSITIONS, AbortReason, Feature, Phase, RecordType, Role, codec, limits
+from tagalong.wire.machine import MACHINE_DEVICE, MACHINE_HEAD, REGION
 from tagalong.wire.machine_state import DEVICE_HEAD, STATE_HEAD, VCPU_HEAD
 from tagalong.wire.planes import PAGES_HEAD, RUN, DataEncoding, TagEncoding
 from tests.golden.build_streams import PATHS
@@ -19,8 +20,9 @@ LAYOUTS = {
     "Stream header": codec.STREAM_HEADER,
     "Record header": codec.RECORD_HEADER,
     "`HELLO` payload": codec.HELLO,
-    "`MACHINE` payload": codec.MACHINE_HEAD,
-    "`MACHINE` region": codec.REGION,
+    "`MACHINE` payload": MACHINE_HEAD,
+    "`MACHINE` region": REGION,
+    "`MACHINE` device": MACHINE_DEVICE,
     "`PAGES` payload": PAGES_HEAD,
     "`PAGES` run": RUN,
     "`ROUND` payload": codec.ROUND,
@@ -85,7 +87,9 @@ def test_document_features_equal_the_code() -> None:
 
 def test_document_limits_equal_the_code() -> None:
     named = {row[0]: int(row[1]) for row in DOCUMENT.rows_after("## 5. Limits")}
-    code = {name: value for name, value in vars(limits).items() if name.startswith("MAX_")}
+    code = {
+        name: value for name, value in vars(limits).items() if name.startswith(("MAX_", "MIN_"))
+    }
 
     assert code.pop("MAX_BATCH_TAG_BYTES") == code["MAX_BATCH_BYTES"] // 32
     assert named == code

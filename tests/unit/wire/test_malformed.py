@@ -32,7 +32,7 @@ from tagalong.wire import (
     VcpuEntry,
     limits,
 )
-from tagalong.wire.codec import PAYLOAD_BYTES
+from tagalong.wire.codec import PAYLOAD_BYTES, VERSION
 from tests.support.cases import check_each
 from tests.support.wire_session import (
     DESTINATION,
@@ -59,7 +59,7 @@ def refused(phase: Phase, kind: int, payload: bytes, sender: Role = SOURCE) -> t
     """Return the message and the offset in the record with which `payload` is refused."""
     listener = pair_in(phase).end(sender.peer)
     start = listener.bytes_received
-    prefix = b"" if start else b"TAGALONG" + (2).to_bytes(8, "little")
+    prefix = b"" if start else b"TAGALONG" + VERSION.to_bytes(8, "little")
     listener.receive_data(prefix + raw_record(records_said_by(sender, phase), kind, payload))
     with pytest.raises(RemoteProtocolError) as caught:
         listener.next_record()
@@ -81,10 +81,24 @@ def hello(**changed: int | bytes) -> bytes:
     return struct.pack("<QQ16sIIII", *fields.values())
 
 
-def machine(*regions: tuple[int, int], head: tuple[int, ...] | None = None) -> bytes:
+def machine(
+    *regions: tuple[int, int],
+    head: tuple[int, ...] | None = None,
+    devices: tuple[bytes, ...] = (),
+    reserved: int = 0,
+) -> bytes:
     regions = regions or ((RAM, 0x10000),)
-    head = head or (PAGE, 1, 3, len(regions))
-    return struct.pack("<IIII", *head) + b"".join(struct.pack("<QQ", *each) for each in regions)
+    head = head or (PAGE, 1, 3, len(regions), len(devices))
+    table = b"".join(struct.pack("<QQ", *each) for each in regions)
+    return struct.pack("<IIIIII", *head, reserved) + table + b"".join(devices)
+
+
+def device(
+    name: bytes = b"d", kind: bytes = b"k", config: bytes = b"", rest: bytes = b"", **changed: int
+) -> bytes:
+    fields = {"gpa": 0x0900_0000, "size": 0x1000, "interrupt": 0, "name": len(name)}
+    fields |= {"kind": len(kind), "config": len(config), "reserved": 0} | changed
+    return struct.pack("<QQIHHII", *fields.values()) + name + kind + config + rest
 
 
 def pages(*runs: tuple[int, int], rest: bytes = b"", **changed: int) -> bytes:
@@ -123,20 +137,60 @@ HELLO_CASES = [
 ]
 
 MACHINE_CASES = [
-    (machine(head=(8192, 1, 3, 1)), 0, "page_size_bytes is 0x2000, possible are 0x1000, 0x4000"),
-    (machine(head=(PAGE, 0, 3, 1)), 4, "vcpu_count is 0x0, possible are 0x1 to 0x200"),
-    (machine(head=(PAGE, 513, 3, 1)), 4, "vcpu_count is 0x201, possible are 0x1 to 0x200"),
-    (machine(head=(PAGE, 1, 1, 1)), 8, "mte_version is 0x1, possible are 0x0, 0x2, 0x3"),
-    (machine(head=(PAGE, 1, 3, 0)), 12, "region_count is 0x0, possible are 0x1 to 0x400"),
-    (machine(head=(PAGE, 1, 3, 0xFFFF_FFFF)), 12, "region_count is 0xffffffff"),
-    (machine(head=(PAGE, 1, 3, 2)), 12, "0x2 regions take a payload of 0x30 bytes, not 0x20"),
-    (machine((RAM + 1, PAGE)), 16, "is empty or not of whole pages of 0x1000"),
-    (machine((RAM, PAGE + 32)), 16, "is empty or not of whole pages of 0x1000"),
-    (machine((RAM, 0)), 16, "is empty or not of whole pages of 0x1000"),
-    (machine((RAM, 0x2000), (RAM + 0x1000, PAGE)), 32, "must start at or after 0x40002000"),
-    (machine((RAM, PAGE), (0, PAGE)), 32, "must start at or after 0x40001000"),
-    (machine((1 << 52, PAGE)), 16, "and end by 0x10000000000000"),
-    (machine((0xFFFF_FFFF_FFFF_F000, 0x2000)), 16, "and end by 0x10000000000000"),
+    (machine(head=(8192, 1, 3, 1, 0)), 0, "page_size_bytes is 0x2000, possible are 0x1000, 0x4000"),
+    (machine(head=(PAGE, 0, 3, 1, 0)), 4, "vcpu_count is 0x0, possible are 0x1 to 0x200"),
+    (machine(head=(PAGE, 513, 3, 1, 0)), 4, "vcpu_count is 0x201, possible are 0x1 to 0x200"),
+    (machine(head=(PAGE, 1, 1, 1, 0)), 8, "mte_version is 0x1, possible are 0x0, 0x2, 0x3"),
+    (machine(head=(PAGE, 1, 3, 0, 0)), 12, "region_count is 0x0, possible are 0x1 to 0x400"),
+    (machine(head=(PAGE, 1, 3, 0xFFFF_FFFF, 0)), 12, "region_count is 0xffffffff"),
+    (machine(head=(PAGE, 1, 3, 2, 0)), 40, "10 bytes are needed for gpa, size_bytes, but 0x0 are"),
+    (machine(reserved=1), 20, "a reserved field is 0x1 and must be zero"),
+    (machine((RAM + 1, PAGE)), 24, "is empty or not of whole pages of 0x1000"),
+    (machine((RAM, PAGE + 32)), 24, "is empty or not of whole pages of 0x1000"),
+    (machine((RAM, 0)), 24, "is empty or not of whole pages of 0x1000"),
+    (machine((RAM, 0x2000), (RAM + 0x1000, PAGE)), 40, "must start at or after 0x40002000"),
+    (machine((RAM, PAGE), (0, PAGE)), 40, "must start at or after 0x40001000"),
+    (machine((1 << 52, PAGE)), 24, "and end by 0x10000000000000"),
+    (machine((0xFFFF_FFFF_FFFF_F000, 0x2000)), 24, "and end by 0x10000000000000"),
+    (machine(head=(PAGE, 1, 3, 1, 257)), 16, "0x101 devices: 0x0 to 0x100 are possible"),
+    (machine(head=(PAGE, 1, 3, 1, 1)), 40, "20 bytes are needed for gpa"),
+    (machine() + b"x", 40, "0x1 bytes are left over after the machine"),
+    (machine(devices=(device(b""),)), 60, "0x0 bytes in a device's name: 0x1 to 0x40"),
+    (machine(devices=(device(b"n" * 65),)), 60, "0x41 bytes in a device's name"),
+    (machine(devices=(device(b"a b"),)), 72, "b'a b' is not a device name"),
+    (machine(devices=(device(b"d", b""),)), 62, "0x0 bytes in a device's kind: 0x1 to 0x40"),
+    (machine(devices=(device(b"d", b"k" * 65),)), 62, "0x41 bytes in a device's kind"),
+    (machine(devices=(device(b"d", b"\x1b"),)), 73, "b'\\x1b' is not a device kind"),
+    (machine(devices=(device(config=bytes(0x10001)),)), 64, "0x10001 bytes in a device's config"),
+    (machine(devices=(device(reserved=1),)), 68, "a reserved field is 0x1"),
+    (machine(devices=(device(config=b"12", rest=b"")[:-1],)), 64, "of d takes 0x2 bytes, but 0x1"),
+    (machine(devices=(device(interrupt=31),)), 56, "0x1f as a device's interrupt: 0x20 to 0x3fb"),
+    (machine(devices=(device(interrupt=1020),)), 56, "0x3fc as a device's interrupt"),
+    (machine(devices=(device(size=0),)), 40, "the window of d, [0x9000000, 0x9000000), is empty"),
+    (machine(devices=(device(gpa=1 << 52),)), 40, "or does not end by 0x10000000000000"),
+    (machine(devices=(device(gpa=(1 << 64) - 1, size=1 << 63),)), 40, "or does not end by"),
+    (
+        machine(devices=(device(), device(gpa=0x0A00_0000))),
+        74,
+        "two devices have the name d",
+    ),
+    (
+        machine(devices=(device(), device(b"e", gpa=0x0900_0FFF))),
+        40,
+        "device d (k at [0x9000000, 0x9001000), no interrupt, configuration empty) and "
+        "device e (k at [0x9000fff, 0x9001fff)",
+    ),
+    (machine(devices=(device(gpa=RAM - 1),)), 40, "and RAM [0x40000000, 0x40010000) overlap"),
+    (
+        machine(
+            devices=tuple(
+                device(b"%d" % number, gpa=number << 12, config=bytes(0x10000))
+                for number in range(16)
+            )
+        ),
+        40 + 15 * (34 + 0x10000) + 5,
+        "bytes of devices: 0x0 to 0x100000 are possible",
+    ),
 ]
 
 ZSTD_128 = zstandard.ZstdCompressor().compress(bytes([1]) * 128)
@@ -234,11 +288,11 @@ STATE_CASES = [
     (two(((X0 + 1, bytes(8)), (X0, bytes(8)))), 32, "ids must ascend"),
     (two(((X0, bytes(8)), (X0, bytes(8)))), 32, "ids must ascend"),
     (two(((0x6090_0000_0010_0000, bytes(512)),)), 16, "0x200 bytes in register 0x60900000001"),
-    (state() + b"x", 24, "0x1 bytes are left over behind the state"),
+    (state() + b"x", 24, "0x1 bytes are left over after the state"),
     (state(devices=((b"", b""),)), 24, "0x0 bytes in a device's name: 0x1 to 0x40 are possible"),
     (state(devices=((b"n" * 65, b""),)), 24, "0x41 bytes in a device's name"),
-    (state(devices=((b"a b", b""),)), 32, "b'a b' is no device name"),
-    (state(devices=((b"\xc3\xa4", b""),)), 32, "is no device name"),
+    (state(devices=((b"a b", b""),)), 32, "b'a b' is not a device name"),
+    (state(devices=((b"\xc3\xa4", b""),)), 32, "is not a device name"),
     (state(devices=((b"b", b""), (b"a", b""))), 41, "device a after b: names must ascend"),
     (state(devices=((b"a", b""), (b"a", b""))), 41, "device a after a: names must ascend"),
     (state(devices=((b"a", b"xyz"),))[:-1], 28, "device a takes 0x3 bytes, but 0x2 are left"),
@@ -491,7 +545,11 @@ def test_round_answer_with_other_numbers_is_refused() -> None:
     ("start", "offset", "message"),
     [
         (b"QEVM" + bytes(12), 0, "does not start a tagalong stream"),
-        (b"TAGALONG\1\0\0\0\0\0\0\0", 8, "the peer speaks version 0x1 of the stream, this end 0x2"),
+        (
+            b"TAGALONG\1\0\0\0\0\0\0\0",
+            8,
+            "version 0x1 of the stream, this end 0x2 and 0x3",
+        ),
         (b"TAGALONG\2\0\0\0\1\0\0\0", 12, "a reserved field is 0x1 and must be zero"),
     ],
 )
@@ -552,7 +610,7 @@ WRONG_TO_SEND: list[tuple[Phase, Role, Record, str]] = [
         StateRecord((VcpuEntry(Power.ON, {1 << 64: 1}), STATE.vcpus[1])),
         "0x10000000000000000 is no register id of 64 bits",
     ),
-    (Phase.COPYING, SOURCE, StateRecord(STATE.vcpus, {"a b": b""}), "is no device name"),
+    (Phase.COPYING, SOURCE, StateRecord(STATE.vcpus, {"a b": b""}), "is not a device name"),
     (
         Phase.COPYING,
         SOURCE,

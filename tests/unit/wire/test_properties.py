@@ -14,6 +14,7 @@ from tagalong.wire import (
     AbortReason,
     Commit,
     Connection,
+    DeviceEntry,
     Digest,
     Hello,
     KeepAlive,
@@ -42,6 +43,7 @@ from tests.support.wire_session import (
     streams,
 )
 
+NAMES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=64)
 PAGE_SIZES = st.sampled_from([4096, 16384, 65536])
 
 
@@ -57,7 +59,21 @@ def machines(draw: st.DrawFn) -> MachineRecord:
         regions.append(RegionEntry(end + gap * page, pages * page))
         end = regions[-1].end
     vcpus = draw(st.integers(1, 512))
-    return MachineRecord(page, vcpus, draw(st.sampled_from([0, 2, 3])), tuple(regions))
+    return MachineRecord(
+        page, vcpus, draw(st.sampled_from([0, 2, 3])), tuple(regions), draw(devices(end))
+    )
+
+
+@st.composite
+def devices(draw: st.DrawFn, start: int) -> tuple[DeviceEntry, ...]:
+    found: dict[str, DeviceEntry] = {}
+    for name in draw(st.lists(NAMES, unique=True, max_size=4)):
+        gpa = start + draw(st.integers(0, 0x2000))
+        interrupt = draw(st.one_of(st.none(), st.integers(32, 1019)))
+        size, config = draw(st.integers(1, 0x1_0000)), draw(st.binary(max_size=40))
+        found[name] = DeviceEntry(name, draw(NAMES), gpa, size, interrupt, config)
+        start = found[name].end
+    return tuple(draw(st.permutations(list(found.values()))))
 
 
 @st.composite
@@ -77,7 +93,6 @@ def registers(draw: st.DrawFn) -> dict[int, int]:
 
 
 VCPUS = st.builds(VcpuEntry, st.sampled_from(list(Power)), registers())
-NAMES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=64)
 STATES = st.builds(
     StateRecord,
     st.tuples(VCPUS, VCPUS),

@@ -14,7 +14,7 @@ from tagalong.wire import (
     Role,
     Round,
 )
-from tagalong.wire.codec import PAYLOAD_BYTES
+from tagalong.wire.codec import PAYLOAD_BYTES, VERSION
 from tests.support.cases import check_each
 from tests.support.wire_session import (
     DESTINATION,
@@ -86,7 +86,7 @@ def check_receiving_is_refused(case: Case) -> None:
     phase, role, kind = case
     listener = pair_in(phase).end(role.peer)
     start = listener.bytes_received
-    header = b"" if start else b"TAGALONG" + (2).to_bytes(8, "little")
+    header = b"" if start else b"TAGALONG" + VERSION.to_bytes(8, "little")
     start = start or len(header)
     payload = bytes(PAYLOAD_BYTES[kind][0])
     record = raw_record(records_said_by(role, phase), kind, payload)
