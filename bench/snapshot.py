@@ -4,18 +4,16 @@
 
 Everything is written to FOLDER, by default /dev/shm (tmpfs): about three times --ram. The
 peers take turns within each run, so that their ratios hold on a noisy machine; every figure
-is the median of --runs runs. QEMU is the one of TAGALONG_LAB_QEMU or of the lab's folder; it
-writes no tags.
+is the median of --runs runs. QEMU is found as for `python -m bench.migrate`; it writes no tags.
 """
 
 import argparse
+import asyncio
 import contextlib
 import json
-import os
-import shlex
-import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +21,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from qemu.qmp import QMPClient
 
+from bench.migrate.qemu import QemuProcess, file_backend, find_qemu
 from tagalong.core import CoreNotes, CoreSegment, CoreWriter
-from tagalong.lab.cache import default_folder
-from tagalong.lab.qemu import unpacked_command
 from tagalong.snapshot import restore, save
 from tagalong.soft import SoftMachine
 
@@ -48,7 +46,7 @@ def random_machine(ram_bytes: int) -> SoftMachine:
     """Return a machine whose data and tags are random: incompressible, and nothing is zero."""
     machine = SoftMachine.create(ram_bytes=ram_bytes)
     region, random = machine.memory.regions[0], np.random.default_rng(1)
-    for plane in (region.data, region.tags):
+    for plane in (region.raw_data, region.raw_tags):
         for at in range(0, plane.size, _CHUNK_BYTES):
             part = plane[at : at + _CHUNK_BYTES]
             part[:] = np.frombuffer(random.bytes(part.size), np.uint8)
@@ -61,8 +59,8 @@ def sparse_machine(ram_bytes: int) -> SoftMachine:
     region, random = machine.memory.regions[0], np.random.default_rng(2)
     count = region.page_count // _TOUCHED_SHARE
     for page in random.choice(region.page_count, count, replace=False).tolist():
-        region.data[page * 4096 : (page + 1) * 4096] = 0xA5
-        region.tags[page * 128 : (page + 1) * 128] = 0x21
+        region.raw_data[page * 4096 : (page + 1) * 4096] = 0xA5
+        region.raw_tags[page * 128 : (page + 1) * 128] = 0x21
     return machine
 
 
@@ -99,8 +97,10 @@ def _rates(samples: Mapping[str, list[float]], ram_bytes: int) -> Figures:
 @contextlib.contextmanager
 def _paused_qemu(folder: Path, machine: SoftMachine) -> Iterator[Callable[[], None] | None]:
     """Give what lets a QEMU with the same RAM content dump it; None if there is no QEMU."""
-    command = _qemu_command()
-    if command is None:
+    try:
+        find_qemu()
+    except SystemExit as reason:
+        print(reason, file=sys.stderr)
         yield None
         return
     ram, control, target = folder / "qemu.ram", folder / "qemu.sock", folder / "qemu.core"
@@ -108,65 +108,19 @@ def _paused_qemu(folder: Path, machine: SoftMachine) -> Iterator[Callable[[], No
     with ram.open("wb") as stream:
         for at in range(0, region.size_bytes, _CHUNK_BYTES):
             stream.write(region.data[at : at + _CHUNK_BYTES].data)
-    size = region.size_bytes
-    arguments = (
-        *("-M", "virt,mte=on,memory-backend=ram", "-cpu", "max", "-accel", "tcg", "-S"),
-        *("-m", f"{size // MIB}M", "-display", "none", "-nodefaults"),
-        *("-object", f"memory-backend-file,id=ram,size={size},mem-path={ram},share=on"),
-        *("-qmp", f"unix:{control},server=on,wait=off"),
-    )
-    process = subprocess.Popen([*command, *arguments])
-    try:
-        with _Qmp(control) as qmp:
+    options = ["-object", file_backend(ram, region.size_bytes)]
+    with QemuProcess(control, options, region.size_bytes), asyncio.Runner() as runner:
+        client = QMPClient("dump")
+        runner.run(client.connect(str(control)))
+        request = {"paging": False, "protocol": f"file:{target}"}
 
-            def dump() -> None:
-                qmp.execute("dump-guest-memory", paging=False, protocol=f"file:{target}")
+        def dump_and_remove() -> None:
+            runner.run(client.execute("dump-guest-memory", request))
+            target.unlink()
 
-            def dump_and_remove() -> None:
-                dump()
-                target.unlink()
-
-            yield dump_and_remove
-    finally:
-        process.kill()
-        process.wait()
-        ram.unlink()
-
-
-def _qemu_command() -> tuple[str, ...] | None:
-    if given := os.environ.get("TAGALONG_LAB_QEMU"):
-        return tuple(shlex.split(given))
-    folders = sorted((default_folder() / "qemu").glob("*/usr/bin/qemu-system-aarch64"))
-    return unpacked_command(folders[-1].parents[2]) if folders else None
-
-
-class _Qmp:
-    """As much of QMP as one command at a time takes."""
-
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        deadline = time.monotonic() + 30
-        while self._socket.connect_ex(str(path)):
-            if time.monotonic() > deadline:
-                raise SystemExit("QEMU does not answer")
-            time.sleep(0.05)
-        self._lines = self._socket.makefile("rb")
-        self._lines.readline()
-        self.execute("qmp_capabilities")
-
-    def execute(self, command: str, **arguments: object) -> None:
-        """Run a command to its end."""
-        self._socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
-        while "return" not in (reply := json.loads(self._lines.readline())):
-            if "error" in reply:
-                raise SystemExit(f"QEMU: {reply['error']['desc']}")
-
-    def __enter__(self) -> "_Qmp":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lines.close()
-        self._socket.close()
+        yield dump_and_remove
+        runner.run(client.disconnect())
+    ram.unlink()
 
 
 def measure_sparse(folder: Path, ram_bytes: int, runs: int) -> Figures:

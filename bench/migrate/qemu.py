@@ -82,11 +82,13 @@ def migrate(content: Planes, setting: Setting) -> Sample:
         ram = folder / "ram"
         _write_ram(ram, content)
         with (
-            _Qemu(folder / "a", ["-object", _file_backend(ram, content)], content) as source,
-            _Qemu(
+            QemuProcess(
+                folder / "a", ["-object", file_backend(ram, content.ram_bytes)], content.ram_bytes
+            ) as source,
+            QemuProcess(
                 folder / "b",
                 ["-object", _ready_backend(content), "-incoming", "defer"],
-                content,
+                content.ram_bytes,
             ) as destination,
         ):
             return asyncio.run(_migrate(source, destination, setting, content))
@@ -102,25 +104,30 @@ def _write_ram(path: Path, content: Planes) -> None:
         content.fill(np.frombuffer(mmap.mmap(file.fileno(), content.ram_bytes), np.uint8))
 
 
-def _file_backend(path: Path, content: Planes) -> str:
-    return f"memory-backend-file,id=ram,size={content.ram_bytes},mem-path={path},share=on"
+def file_backend(path: Path, ram_bytes: int) -> str:
+    """Return the option of a QEMU whose guest RAM is the file `path`."""
+    return f"memory-backend-file,id=ram,size={ram_bytes},mem-path={path},share=on"
 
 
 def _ready_backend(content: Planes) -> str:
     return f"memory-backend-memfd,id=ram,size={content.ram_bytes},share=on,prealloc=on"
 
 
-class _Qemu:
-    """A QEMU that is ready and paused; ended at the end of a `with` statement."""
+class QemuProcess:
+    """A QEMU that is ready and paused; ended at the end of a `with` statement.
 
-    def __init__(self, socket: Path, options: list[str], content: Planes) -> None:
+    `socket`: where its QMP is; `options`: what it gets besides, which must make the memory
+    backend `ram` of `ram_bytes`.
+    """
+
+    def __init__(self, socket: Path, options: list[str], ram_bytes: int) -> None:
         self.socket = socket
-        self._tag_bytes = content.ram_bytes // TAGS_SHARE
+        self._tag_bytes = ram_bytes // TAGS_SHARE
         self._process = subprocess.Popen(
             [
                 *find_qemu(),
                 "-machine", "virt,mte=on,memory-backend=ram", "-cpu", "max",
-                "-m", f"{content.ram_bytes >> 20}M", "-S", "-display", "none",
+                "-m", f"{ram_bytes >> 20}M", "-S", "-display", "none",
                 "-nodefaults", "-no-user-config",
                 "-qmp", f"unix:{socket},server=on,wait=off",
                 *options,
@@ -128,7 +135,7 @@ class _Qemu:
             stderr=sys.stderr,
         )  # fmt: skip
 
-    def __enter__(self) -> "_Qemu":
+    def __enter__(self) -> "QemuProcess":
         deadline = time.monotonic() + _START_S
         while not self.socket.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -162,7 +169,9 @@ class _Qemu:
             memory.write(tags.data)
 
 
-async def _migrate(source: _Qemu, destination: _Qemu, setting: Setting, content: Planes) -> Sample:
+async def _migrate(
+    source: QemuProcess, destination: QemuProcess, setting: Setting, content: Planes
+) -> Sample:
     ours, theirs = QMPClient("source"), QMPClient("destination")
     await ours.connect(str(source.socket))
     await theirs.connect(str(destination.socket))

@@ -48,7 +48,7 @@ def _send(peer: Connection, ram_bytes: int, used_bytes: int) -> None:
     stretch = 1 << 20
     starts = np.linspace(0, ram_bytes - stretch, used_bytes // stretch).astype(np.int64)
     for start in (starts // stretch * stretch).tolist():
-        region.data[start : start + stretch] = 0x5A
+        region.raw_data[start : start + stretch] = 0x5A
     uri = peer.recv()
     before, began = _peak_bytes(), time.perf_counter()
     migrate_to(uri, machine, MigrationOptions())
