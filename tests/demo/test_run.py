@@ -11,7 +11,8 @@ import pytest
 
 from tagalong.errors import HostError
 from tagalong.kvm import why_not
-from tagalong.vmm.launch import RunOptions, run_vm
+from tagalong.vmm.launch import run_vm
+from tagalong.vmm.options import NewVm, RunOptions
 from tagalong.wire import Connection, Hello, Role
 from tests.support.tiny_guest import write_guest
 from tests.support.vm_processes import TAGALONG, Qmp, VmProcess, tagalong, until, vm_process
@@ -137,7 +138,7 @@ def test_run_kvm_where_it_cannot_be_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tagalong.kvm.kvm_fd.platform.machine", lambda: "s390x")
-    options = RunOptions(control=tmp_path / "vm.sock", guest="churn", machine="kvm")
+    options = RunOptions(NewVm("churn"), tmp_path / "vm.sock", machine="kvm")
 
     with pytest.raises(HostError) as caught:
         run_vm(options, lambda _: None)
@@ -266,3 +267,12 @@ def test_run_exit_with_a_parent_that_is_gone_ends_at_once(tmp_path: Path) -> Non
     )
 
     assert result.returncode == -signal.SIGTERM
+
+
+def test_run_without_a_control_socket_runs_the_guest_and_ends_with_it(tmp_path: Path) -> None:
+    result = tagalong("run", "--guest", "selftest", cwd=tmp_path)
+
+    assert result.returncode == 0, result.stderr
+    assert "selftest" in result.stdout
+    assert "control socket" not in result.stderr
+    assert list(tmp_path.iterdir()) == []

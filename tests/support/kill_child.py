@@ -21,7 +21,7 @@ from pathlib import Path
 from tagalong.errors import HandoverUncertainError, TagalongError
 from tagalong.machine import MachineDescription, RunState
 from tagalong.migrate import Timeouts, UnixAddress, listen, migrate_to, receive_from
-from tagalong.vmm.factory import check_description
+from tagalong.vmm.options import ExpectedMachine
 from tests.support.fake_machine import RAM, FakeMachine, describe
 from tests.support.fault_run import OPTIONS, TIMEOUTS, digest
 
@@ -67,9 +67,7 @@ def _suffer(path: str, tell: Tell) -> Answer:
     machines: list[FakeMachine] = []
 
     def build(description: MachineDescription) -> FakeMachine:
-        check_description(
-            description, ram_bytes=None, vcpu_count=None, max_ram_bytes=HOSTILE_MAX_RAM_BYTES
-        )
+        ExpectedMachine(max_ram_bytes=HOSTILE_MAX_RAM_BYTES).check(description)
         machines.append(FakeMachine(description))
         return machines[-1]
 

@@ -17,10 +17,17 @@ TIMEOUT_S = 120.0
 TAGALONG = (sys.executable, "-m", "tagalong")
 
 
-def tagalong(*arguments: str, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+def tagalong(
+    *arguments: str, timeout_s: float = TIMEOUT_S, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in the folder `cwd` if there is one."""
     return subprocess.run(
-        [*TAGALONG, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False
+        [*TAGALONG, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        cwd=cwd,
     )
 
 

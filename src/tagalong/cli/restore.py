@@ -1,10 +1,12 @@
-"""`tagalong restore`: goes on with a VM from a snapshot; short for `run --restore`."""
+"""`tagalong restore`: continues a VM from a snapshot; short for `run --restore`."""
 
 from pathlib import Path
 
 import click
 
 from tagalong.cli import run
+from tagalong.cli.message import announce
+from tagalong.vmm.launch import run_vm
 
 _EPILOG = """\b
 Examples:
@@ -13,23 +15,17 @@ Examples:
   tagalong restore vm.core.zst --control b.sock --paused
 """
 
-_NOT_OF_A_SNAPSHOT = {"guest", "guest_arguments", "seed", "incoming", "restore"}
-
-
-def _options() -> list[click.Parameter]:
-    """Return the options of `run` that mean something for a snapshot."""
-    return [each for each in run.command.params if each.name not in _NOT_OF_A_SNAPSHOT]
-
 
 @click.pass_context
 def _restore(context: click.Context, /, file: Path, **values: object) -> None:
-    """Go on with the VM that was saved in FILE, until its guest powers off.
+    """Continue the VM that was saved in FILE, until its guest powers off.
 
     FILE is mapped copy-on-write, so that the guest runs at once, whatever its size: FILE
     must stay as it is while the VM runs, and what the guest does never reaches it. A
     snapshot whose tags cannot be restored here is refused.
     """
-    context.invoke(run.command, restore=file, **values)
+    options = run.run_options({"restore": file, **values})
+    context.exit(run_vm(options, announce=announce))
 
 
 command = click.Command(
@@ -37,5 +33,5 @@ command = click.Command(
     callback=_restore,
     help=_restore.__doc__,
     epilog=_EPILOG,
-    params=[click.Argument(["file"], type=click.Path(path_type=Path)), *_options()],
+    params=[click.Argument(["file"], type=click.Path(path_type=Path)), *run.COMMON, *run.NOT_NEW],
 )

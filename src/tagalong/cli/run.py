@@ -1,5 +1,6 @@
 """`tagalong run`: a VM with a control socket, new, arriving by migration, or restored."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,19 @@ import click
 
 from tagalong.cli.message import announce
 from tagalong.cli.options import access_option, machine_option, size
-from tagalong.vmm.launch import RunOptions, run_vm
+from tagalong.errors import UsageError
+from tagalong.migrate import TlsCredentials
+from tagalong.vmm.launch import run_vm
+from tagalong.vmm.options import (
+    ArrivingVm,
+    ExpectedMachine,
+    NewVm,
+    RestoredVm,
+    RunOptions,
+    VmOrigin,
+)
+
+_Parameters = tuple[click.Parameter, ...]
 
 _EPILOG = """\b
 Examples:
@@ -20,86 +33,174 @@ Examples:
 """
 
 
-@click.command(epilog=_EPILOG)
-@machine_option
-@access_option
-@click.option(
-    "--ram", "ram_bytes", type=size, metavar="SIZE", help="Guest RAM, as in 64M (the default)."
+def _parameters(*options: Callable[[Callable[[], None]], Callable[[], None]]) -> _Parameters:
+    """Return the options that these decorators add to a command."""
+
+    def command() -> None:
+        pass
+
+    for option in reversed(options):
+        command = option(command)
+    return tuple(click.command(command).params)
+
+
+COMMON = _parameters(
+    machine_option,
+    access_option,
+    click.option(
+        "--ram", "ram_bytes", type=size, metavar="SIZE", help="Guest RAM, as in 64M (the default)."
+    ),
+    click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), help="Default: 1."),
+    click.option(
+        "--control", type=click.Path(path_type=Path), help="QMP control socket to create."
+    ),
+    click.option("--paused", is_flag=True, help="Do not start the guest; QMP's cont does."),
+    click.option(
+        "--exit-with-parent",
+        "parent_pid",
+        type=int,
+        metavar="PID",
+        help="End when the parent process PID ends.",
+    ),
 )
-@click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), help="Default: 1.")
-@click.option(
-    "--guest",
-    metavar="NAME|PATH.elf",
-    help="Guest program: churn, paged, retag, selftest, speed, or a file.",
+
+_NEW = _parameters(
+    click.option(
+        "--guest",
+        metavar="NAME|PATH.elf",
+        help="Guest program: churn, paged, retag, selftest, speed, or a file.",
+    ),
+    click.option("--guest-args", "guest_arguments", metavar='"K=V ..."', help="Its knobs."),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0, max=(1 << 64) - 1),
+        help="Same seed, same run. Default: 0.",
+    ),
 )
-@click.option("--guest-args", "guest_arguments", metavar='"K=V ..."', help="Its knobs.")
-@click.option(
-    "--seed", type=click.IntRange(min=0, max=(1 << 64) - 1), help="Same seed, same run. Default: 0."
+
+_INCOMING = _parameters(
+    click.option(
+        "--incoming",
+        metavar="URI",
+        help="Wait for a migration on tcp:HOST:PORT (port 0: any) or unix:PATH, or take it from "
+        "file:PATH, exec:COMMAND or fd:NUMBER.",
+    ),
+    click.option(
+        "--tls-dir",
+        "tls_folder",
+        type=click.Path(path_type=Path),
+        metavar="FOLDER",
+        help="Take it over TLS only, with ca-cert.pem, server-cert.pem and server-key.pem.",
+    ),
+    click.option(
+        "--tls-admit",
+        "tls_admitted",
+        multiple=True,
+        metavar="NAME",
+        help="Admit only a source whose certificate has this name; may be given again.",
+    ),
+    click.option(
+        "--prealloc",
+        is_flag=True,
+        help="Make the memory (--ram) of an arriving VM ready while waiting (machine soft).",
+    ),
 )
-@click.option(
-    "--control",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="QMP control socket to create.",
+
+_RESTORE = _parameters(
+    click.option(
+        "--restore",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Continue from a snapshot. FILE is mapped: it must stay as it is while the VM runs.",
+    ),
 )
-@click.option(
-    "--incoming",
-    metavar="URI",
-    help="Wait for a migration on tcp:HOST:PORT (port 0: any) or unix:PATH, or take it from "
-    "file:PATH, exec:COMMAND or fd:NUMBER.",
+
+NOT_NEW = _parameters(
+    click.option(
+        "--allow-cpu-mismatch",
+        is_flag=True,
+        help="Accept a VM whose CPU identifies itself differently, and list how.",
+    ),
+    click.option(
+        "--max-ram",
+        "max_ram_bytes",
+        type=size,
+        metavar="SIZE",
+        help="Refuse an arriving or restored VM with more RAM than this. Default: 64G.",
+    ),
 )
-@click.option(
-    "--tls-dir",
-    "tls_folder",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Take it over TLS only, with ca-cert.pem, server-cert.pem and server-key.pem.",
-)
-@click.option(
-    "--tls-admit",
-    "tls_admitted",
-    multiple=True,
-    metavar="NAME",
-    help="Admit only a source whose certificate has this name; may be given again.",
-)
-@click.option(
-    "--restore",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Go on from a snapshot. FILE is mapped: it must stay as it is while the VM runs.",
-)
-@click.option(
-    "--allow-cpu-mismatch",
-    is_flag=True,
-    help="Take a VM whose CPU identifies itself differently, and list how.",
-)
-@click.option("--paused", is_flag=True, help="Do not start the guest; QMP's cont does.")
-@click.option(
-    "--max-ram",
-    "max_ram_bytes",
-    type=size,
-    metavar="SIZE",
-    default="64G",
-    show_default=True,
-    help="Refuse an arriving or restored VM with more RAM than this.",
-)
-@click.option(
-    "--prealloc",
-    is_flag=True,
-    help="Make the memory (--ram) of an arriving VM ready while waiting (machine soft).",
-)
-@click.option(
-    "--exit-with-parent",
-    "parent_pid",
-    type=int,
-    metavar="PID",
-    help="End when the parent process PID ends.",
-)
+
+
 @click.pass_context
-def command(context: click.Context, /, **values: Any) -> None:
+def _run(context: click.Context, /, **values: Any) -> None:
     """Run a VM until its guest powers off.
 
     The guest's console goes to standard output, messages to standard error. Once the VM
     has been migrated away, the process keeps its memory until it is told to quit.
     """
-    context.exit(run_vm(RunOptions(**values), announce=announce))
+    context.exit(run_vm(run_options(values), announce=announce))
+
+
+command = click.Command(
+    "run",
+    callback=_run,
+    help=_run.__doc__,
+    epilog=_EPILOG,
+    params=[*COMMON, *_NEW, *_INCOMING, *_RESTORE, *NOT_NEW],
+)
+
+
+def run_options(values: Mapping[str, Any]) -> RunOptions:
+    """Return what the values of the options ask for; missing ones count as not given.
+
+    Raises UsageError for options that contradict each other.
+    """
+    given = {name: value for name, value in values.items() if _is_given(value)}
+    common = {str(each.name): given.pop(str(each.name)) for each in COMMON if each.name in given}
+    sizes = {"ram_bytes", "vcpu_count"} & set(common)
+    shape: dict[str, Any] = {name: common.pop(name) for name in sizes}
+    return RunOptions(_origin(given, shape), **common)
+
+
+def _origin(given: dict[str, Any], shape: Mapping[str, Any]) -> VmOrigin:
+    incoming, restore = given.pop("incoming", None), given.pop("restore", None)
+    if incoming is not None and restore is not None:
+        raise UsageError("a VM is either awaited (--incoming) or restored (--restore)")
+    if incoming is not None:
+        return _arriving(incoming, given, shape)
+    if restore is not None:
+        _refuse(given, _NEW, "has no meaning with --restore: the guest arrives")
+        _refuse(given, _INCOMING, "has a meaning only with --incoming")
+        return RestoredVm(restore, ExpectedMachine(**shape, **given))
+    return _new(given, shape)
+
+
+def _new(given: Mapping[str, Any], shape: Mapping[str, Any]) -> NewVm:
+    if "guest" not in given:
+        raise UsageError("nothing to run: say --guest, --incoming to wait for a VM, or --restore")
+    _refuse(given, _INCOMING, "has a meaning only with --incoming")
+    _refuse(given, NOT_NEW, "has a meaning only with --incoming or --restore")
+    return NewVm(**given, **shape)
+
+
+def _arriving(uri: str, given: dict[str, Any], shape: Mapping[str, Any]) -> ArrivingVm:
+    _refuse(given, _NEW, "has no meaning with --incoming: the guest arrives")
+    folder, admitted = given.pop("tls_folder", None), given.pop("tls_admitted", ())
+    if admitted and folder is None:
+        raise UsageError("--tls-admit needs --tls-dir: names are those of certificates")
+    return ArrivingVm(
+        uri,
+        prealloc=given.pop("prealloc", False),
+        tls=TlsCredentials(folder, admitted=admitted) if folder is not None else None,
+        expected=ExpectedMachine(**shape, **given),
+    )
+
+
+def _refuse(given: Mapping[str, Any], options: _Parameters, reason: str) -> None:
+    for option in options:
+        if option.name in given:
+            raise UsageError(f"{option.opts[0]} {reason}")
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False and value != ()

@@ -113,31 +113,3 @@ def build_arriving(
         )
     except UsageError as error:
         raise MachineMismatchError(f"machine {name!r} cannot hold the VM: {error}") from error
-
-
-def check_description(
-    description: MachineDescription,
-    *,
-    ram_bytes: int | None,
-    vcpu_count: int | None,
-    max_ram_bytes: int,
-) -> None:
-    """Raise MachineMismatchError unless an arriving machine is what the operator expects.
-
-    `ram_bytes` and `vcpu_count` count only where they are not None. The limit on RAM keeps
-    a stream from making this host map more than it can keep books of.
-    """
-    if description.ram_bytes > max_ram_bytes:
-        raise MachineMismatchError(
-            f"the arriving machine has {description.ram_bytes:#x} bytes of RAM, "
-            f"more than --max-ram allows ({max_ram_bytes:#x})"
-        )
-    if ram_bytes is not None and description.ram_bytes != ram_bytes:
-        raise MachineMismatchError(
-            f"the arriving machine has {description.ram_bytes:#x} bytes of RAM, "
-            f"--ram says {ram_bytes:#x}"
-        )
-    if vcpu_count is not None and description.vcpu_count != vcpu_count:
-        raise MachineMismatchError(
-            f"the arriving machine has {description.vcpu_count} vCPUs, --vcpus says {vcpu_count}"
-        )

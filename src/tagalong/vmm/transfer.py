@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from pathlib import Path
 
 from tagalong import migrate
 from tagalong.errors import HostError, UsageError
@@ -92,18 +91,15 @@ class StreamReceiver:
 def listen(
     uri: str,
     *,
-    tls_folder: Path | None = None,
-    admitted: Sequence[str] = (),
+    tls: TlsCredentials | None = None,
     refused: Callable[[HostError], None] = lambda _: None,
     reserve_bytes: Sequence[int] = (),
 ) -> StreamReceiver:
-    """Listen at `uri`; with TLS if there is a folder of certificates.
+    """Listen at `uri`, with TLS if there are credentials.
 
-    `admitted` are the names that a source may have, all if there are none; `refused` hears
-    of each that was kept out. `reserve_bytes`: sizes of planes to make ready meanwhile.
-    Raises UsageError if `uri` is no address, HostError if listening fails.
+    `refused` hears of each peer that was turned away. `reserve_bytes`: sizes of planes to make
+    ready meanwhile. Raises UsageError if `uri` is no address, HostError if listening fails.
     """
-    tls = TlsCredentials(tls_folder, admitted=tuple(admitted)) if tls_folder is not None else None
     return StreamReceiver(
         migrate.listen(parse_address(uri), tls=tls, refused=refused), reserve_bytes
     )

@@ -1,0 +1,107 @@
+"""What the process of a VM is asked to run, one type per origin of the VM.
+
+An option that makes no sense for an origin has no place in its type: a seed belongs to a new guest
+alone, certificates to an arriving one.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tagalong import access
+from tagalong.errors import MachineMismatchError, UsageError
+from tagalong.machine import MachineDescription
+from tagalong.migrate import TlsCredentials
+from tagalong.vmm.factory import AUTO
+
+DEFAULT_RAM_BYTES: Final = 64 << 20
+DEFAULT_MAX_RAM_BYTES: Final = 64 << 30
+
+
+@dataclass(frozen=True)
+class NewVm:
+    """A guest program that starts; `guest` is a built-in program's name or a file's path."""
+
+    guest: str
+    guest_arguments: str = ""
+    ram_bytes: int = DEFAULT_RAM_BYTES
+    vcpu_count: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ExpectedMachine:
+    """What a machine that arrives or is restored must be.
+
+    `ram_bytes` and `vcpu_count` count only where they are not None. `max_ram_bytes` keeps a stream
+    from making this host map more than it can account for. `allow_cpu_mismatch`: accept the state
+    of a CPU that identifies itself differently, and list how.
+    """
+
+    ram_bytes: int | None = None
+    vcpu_count: int | None = None
+    max_ram_bytes: int = DEFAULT_MAX_RAM_BYTES
+    allow_cpu_mismatch: bool = False
+
+    def check(self, description: MachineDescription) -> None:
+        """Raise MachineMismatchError unless `description` is what is expected."""
+        ram_bytes, vcpu_count = description.ram_bytes, description.vcpu_count
+        if ram_bytes > self.max_ram_bytes:
+            raise MachineMismatchError(
+                f"the arriving machine has {ram_bytes:#x} bytes of RAM, more than --max-ram "
+                f"allows ({self.max_ram_bytes:#x})"
+            )
+        if self.ram_bytes not in (None, ram_bytes):
+            raise MachineMismatchError(
+                f"the arriving machine has {ram_bytes:#x} bytes of RAM, --ram says "
+                f"{self.ram_bytes:#x}"
+            )
+        if self.vcpu_count not in (None, vcpu_count):
+            raise MachineMismatchError(
+                f"the arriving machine has {vcpu_count} vCPUs, --vcpus says {self.vcpu_count}"
+            )
+
+
+@dataclass(frozen=True)
+class ArrivingVm:
+    """A VM that comes by migration, awaited at `uri`.
+
+    `tls`: this side's certificates, and which sources it admits; None without TLS. `prealloc`: make
+    its memory ready while waiting. Raises UsageError if that is asked for without a size.
+    """
+
+    uri: str
+    expected: ExpectedMachine = field(default_factory=ExpectedMachine)
+    tls: TlsCredentials | None = None
+    prealloc: bool = False
+
+    def __post_init__(self) -> None:
+        if self.prealloc and self.expected.ram_bytes is None:
+            raise UsageError("--prealloc needs --ram: how much memory the arriving VM has")
+
+
+@dataclass(frozen=True)
+class RestoredVm:
+    """A VM that continues from a snapshot."""
+
+    path: Path
+    expected: ExpectedMachine = field(default_factory=ExpectedMachine)
+
+
+VmOrigin = NewVm | ArrivingVm | RestoredVm
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `tagalong run` was asked for.
+
+    `control` is the path of the control socket; None for none. `machine` and `access` are names, or
+    "auto". `paused`: leave the guest paused until QMP's cont. `parent_pid`: end with that process.
+    """
+
+    origin: VmOrigin
+    control: Path | None = None
+    machine: str = AUTO
+    access: str = access.AUTO
+    paused: bool = False
+    parent_pid: int | None = None

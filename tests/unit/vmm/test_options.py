@@ -1,0 +1,32 @@
+"""What a VM's process is asked to run, and what an arriving machine must be."""
+
+import pytest
+
+from tagalong.errors import MachineMismatchError, UsageError
+from tagalong.vmm.options import ArrivingVm, ExpectedMachine
+from tests.support.scripted_machine import DESCRIPTION
+
+
+def test_expected_machine_that_fits_passes() -> None:
+    ExpectedMachine(ram_bytes=0x100000, vcpu_count=2, max_ram_bytes=0x100000).check(DESCRIPTION)
+    ExpectedMachine().check(DESCRIPTION)
+
+
+def test_expected_machine_that_does_not_fit_is_a_mismatch() -> None:
+    cases = {
+        "has 0x100000 bytes of RAM, more than --max-ram allows (0xfffff)": ExpectedMachine(
+            max_ram_bytes=0xFFFFF
+        ),
+        "has 0x100000 bytes of RAM, --ram says 0x200000": ExpectedMachine(ram_bytes=0x200000),
+        "has 2 vCPUs, --vcpus says 1": ExpectedMachine(vcpu_count=1),
+    }
+
+    for message, expected in cases.items():
+        with pytest.raises(MachineMismatchError) as caught:
+            expected.check(DESCRIPTION)
+        assert str(caught.value) == f"the arriving machine {message}"
+
+
+def test_arriving_vm_whose_memory_is_prepared_needs_its_size() -> None:
+    with pytest.raises(UsageError, match=r"^--prealloc needs --ram"):
+        ArrivingVm("tcp:host.example:1", prealloc=True)
