@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TA_ABI_VERSION 6
+#define TA_ABI_VERSION 7
 #define TA_EXPORT __attribute__((visibility("default")))
 
 TA_EXPORT uint32_t ta_abi_version(void);
@@ -113,6 +113,7 @@ enum ta_exit_reason {
     TA_EXIT_HVC = 4,         /* HVC executed: x0..x3 hold the call, pc is after it */
     TA_EXIT_IDLE = 5,        /* every vCPU that is on waits in WFI or WFE, or none is on */
     TA_EXIT_UNSUPPORTED = 6, /* allocated but not implemented: insn at pc */
+    TA_EXIT_DEADLINE = 7,    /* the counter has come to the deadline of `vcpu`, which has none now */
 };
 
 struct ta_exit {
@@ -124,7 +125,8 @@ struct ta_exit {
     uint64_t mmio_gpa;
     uint64_t mmio_data;
     uint32_t mmio_is_write;
-    uint32_t reserved;
+    uint32_t mmio_window; /* what ta_machine_add_mmio returned */
+    uint64_t idle_ticks;  /* IDLE: counter ticks until something will happen by itself; ~0: never */
 };
 
 TA_EXPORT uint32_t ta_exit_size(void);
@@ -134,8 +136,10 @@ TA_EXPORT uint32_t ta_exit_size(void);
 TA_EXPORT struct ta_machine *ta_machine_new(uint32_t vcpus, uint64_t seed);
 TA_EXPORT void ta_machine_free(struct ta_machine *machine);
 
-/* All return 0, or -1 for a range that is misaligned, overlaps or is one too many. `data`
- * has `size` bytes, `tags` size/32; both outlive the machine. */
+/* Map a page-aligned range; only while no vCPU runs. `data` has `size` bytes, `tags` size/32;
+ * both outlive the machine. Return the number of the region or window, counted from 0 in the
+ * order of their adding, -EINVAL for a range that is empty, misaligned or overlaps
+ * another, or -ENOMEM. */
 TA_EXPORT int ta_machine_add_ram(struct ta_machine *machine, uint64_t gpa, uint64_t size,
                                  uint8_t *data, uint8_t *tags);
 TA_EXPORT int ta_machine_add_mmio(struct ta_machine *machine, uint64_t gpa, uint64_t size);
@@ -165,6 +169,23 @@ TA_EXPORT void ta_vcpu_abort_mmio(struct ta_machine *machine, uint32_t vcpu);
 TA_EXPORT void ta_vcpu_step(struct ta_machine *machine, uint32_t vcpu, uint64_t count,
                             struct ta_exit *exit);
 TA_EXPORT void ta_vcpu_set_power(struct ta_machine *machine, uint32_t vcpu, uint32_t on);
+
+enum ta_interrupt { TA_INTERRUPT_IRQ = 0, TA_INTERRUPT_FIQ = 1 };
+
+/* Sets the level of one of the vCPU's interrupt inputs. From any thread, at any time: a vCPU that
+ * runs sees it within a few thousand instructions. 0, or -1 if there is no such input. */
+TA_EXPORT int ta_vcpu_set_interrupt(struct ta_machine *machine, uint32_t vcpu, uint32_t line,
+                                    uint32_t level);
+
+/* Ends ta_machine_run and ta_vcpu_step with TA_EXIT_DEADLINE, and WFI with it, as soon as the
+ * counter (CNTVCT_EL0) is `count`; ~0: never. One deadline a vCPU; only while no vCPU runs. 0, or
+ * -1 if there is no such vCPU. */
+TA_EXPORT int ta_vcpu_set_deadline(struct ta_machine *machine, uint32_t vcpu, uint64_t count);
+
+/* The counter, which all vCPUs share: an instruction of any of them is a tick. Idle time does
+ * not count by itself: whoever slept adds it. Only while no vCPU runs. */
+TA_EXPORT uint64_t ta_machine_counter(const struct ta_machine *machine);
+TA_EXPORT void ta_machine_advance(struct ta_machine *machine, uint64_t ticks);
 
 /* Registers by KVM ONE_REG id. 0, or -1 for an id or value that the vCPU does not take. */
 TA_EXPORT int ta_vcpu_get(struct ta_machine *machine, uint32_t vcpu, uint64_t id,

@@ -66,6 +66,7 @@ static void run_hvc(struct vcpu *cpu, const struct insn *insn)
         return;
     }
     cpu->exit_reason = TA_EXIT_HVC;
+    cpu->slice_over = true;
 }
 
 static void run_brk(struct vcpu *cpu, const struct insn *insn)

@@ -35,8 +35,6 @@ enum {
     TLB_ENTRIES = 256,
     FETCH_TLB_ENTRIES = 64,
     INSN_CACHE_ENTRIES = 4096,
-    MAX_RAM_REGIONS = 64,
-    MAX_MMIO_WINDOWS = 16,
     MAX_VCPUS = 512,
     DC_ZVA_BYTES = 512, /* DCZID_EL0.BS = 7 */
     LDGM_BYTES = 256,   /* GMID_EL1.BS = 6 */
@@ -94,7 +92,8 @@ struct span {
 
 struct access {
     struct span spans[2];
-    uint64_t gpa; /* of an MMIO access */
+    uint64_t gpa;    /* of an MMIO access */
+    uint32_t window; /* the one that it hit */
 };
 
 struct system_registers {
@@ -109,6 +108,18 @@ struct exclusive_monitor {
     const uint8_t *data; /* NULL: open */
     uint32_t bytes;
 };
+
+/* What a vCPU waits for; it is set by the last instruction that it executed. */
+enum waiting {
+    WAITING_FOR_NOTHING,
+    WAITING_FOR_EVENT,     /* WFE: it looks again at its next turn */
+    WAITING_FOR_INTERRUPT, /* WFI: it gets no turn before an interrupt is pending */
+};
+
+/* Bits of vcpu.lines, where PSTATE.DAIF has the bits that mask them. */
+enum interrupt_line { LINE_FIQ = 1, LINE_IRQ = 2 };
+
+#define NO_DEADLINE UINT64_MAX
 
 struct vcpu {
     uint64_t x[SLOTS];
@@ -126,19 +137,22 @@ struct vcpu {
     uint64_t fetch_page;
     const uint8_t *fetch_data;
 
-    uint32_t exit_reason; /* 0 while it may go on */
+    uint32_t exit_reason; /* 0 unless the vCPU has to leave to the caller */
     bool powered;
-    bool turn_over; /* gives the rest of its turn away */
-    bool waiting;   /* ... because it has nothing to do */
+    bool slice_over;  /* run_slice() returns after this instruction */
+    bool turn_over;   /* the vCPU gives up the rest of its turn */
+    uint8_t waiting;  /* enum waiting */
+    uint32_t lines;   /* enum interrupt_line; other threads store here, so all access is atomic */
+    uint64_t deadline; /* of the counter, or NO_DEADLINE */
     uint64_t sp_el[2]; /* the stack pointer that is not in x[SLOT_SP] */
     struct system_registers sys;
     struct exclusive_monitor monitor;
     uint64_t instructions;
-    uint64_t counter_offset;
+    uint64_t counted; /* how many of them are part of ta_machine.retired */
 
     struct {
         uint64_t gpa, data;
-        uint32_t size;
+        uint32_t size, window;
         bool is_write, pending, done, aborted;
     } mmio;
 
@@ -158,20 +172,27 @@ struct ram_region {
     uint64_t *dirty;
 };
 
+/* A range of guest physical addresses that is RAM or an MMIO window. */
+struct mapping {
+    uint64_t gpa, size;
+    uint32_t index; /* among the RAM regions or the windows, in the order of their adding */
+    bool is_mmio;
+};
+
 struct ta_machine {
-    struct ram_region ram[MAX_RAM_REGIONS];
-    uint32_t ram_count;
-    struct {
-        uint64_t gpa, size;
-    } mmio[MAX_MMIO_WINDOWS];
-    uint32_t mmio_count;
+    struct mapping *map; /* by gpa */
+    struct ram_region *ram;
+    uint32_t map_count, ram_count, mmio_count;
     uint32_t armed_monitors; /* how many vCPUs hold an exclusive reservation */
+    uint64_t retired;        /* instructions of all vCPUs */
+    uint64_t counter_offset; /* what the counter is ahead of them */
+    uint64_t next_deadline;  /* the earliest of the vCPUs' deadlines */
     int interrupted;         /* accessed atomically */
     bool shares_tags;        /* another machine stores to the same tag planes */
     uint64_t random;         /* decides the length of turns */
     uint64_t seed;
     uint32_t turn;       /* whose */
-    uint32_t idle_turns; /* how many in a row ended waiting */
+    uint32_t idle_turns; /* how many in a row ended in WFE */
     uint64_t turn_left;  /* instructions */
     uint32_t vcpu_count;
     struct vcpu vcpus[];
@@ -289,6 +310,10 @@ void raise_undefined(struct vcpu *cpu);
 void exception_return(struct vcpu *cpu);
 void branch_to(struct vcpu *cpu, uint64_t target);
 void stop_with(struct vcpu *cpu, enum ta_exit_reason reason); /* before this instruction */
+/* Interrupts are taken between two slices: look_for_interrupts() ends this one if the mask that
+ * just changed lets one through, and take_interrupt() enters its vector. */
+void look_for_interrupts(struct vcpu *cpu);
+void take_interrupt(struct vcpu *cpu);
 
 uint64_t pstate_get(const struct vcpu *cpu);
 void pstate_set(struct vcpu *cpu, uint64_t spsr);
@@ -313,7 +338,9 @@ struct translation translate(struct vcpu *cpu, uint64_t address, unsigned flags,
                              unsigned privilege);
 const struct ram_region *find_ram(const struct ta_machine *machine, uint64_t gpa,
                                   uint64_t bytes);
-bool is_mmio(const struct ta_machine *machine, uint64_t gpa, uint64_t bytes);
+/* The RAM or the window that holds all of [gpa, gpa + bytes), or NULL. */
+const struct mapping *find_mapping(const struct ta_machine *machine, uint64_t gpa,
+                                   uint64_t bytes);
 void mark_dirty(const struct ram_region *ram, uint64_t gpa);
 
 /* Finds the host bytes of an access of `size` bytes (512 at most), all checks made and the
@@ -428,8 +455,32 @@ enum sysreg_outcome { SYSREG_OK, SYSREG_UNDEFINED, SYSREG_TRAPPED, SYSREG_UNSUPP
 
 enum sysreg_outcome read_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t *value);
 enum sysreg_outcome write_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t value);
-uint64_t counter(const struct vcpu *cpu);
 void reset_vcpu(struct vcpu *cpu);
+
+/* --- time and interrupts ------------------------------------------------------------------ */
+
+ALWAYS_INLINE uint32_t interrupt_lines(const struct vcpu *cpu)
+{
+    return __atomic_load_n(&cpu->lines, __ATOMIC_RELAXED);
+}
+
+/* The system counter, one for all vCPUs: each instruction of any of them is a tick. */
+ALWAYS_INLINE uint64_t machine_counter(const struct ta_machine *machine)
+{
+    return machine->counter_offset + machine->retired;
+}
+ALWAYS_INLINE uint64_t counter(const struct vcpu *cpu)
+{
+    return machine_counter(cpu->machine) + (cpu->instructions - cpu->counted);
+}
+
+/* Makes the instructions of a slice, or one that is taken back, part of the machine's time. */
+ALWAYS_INLINE void count_instructions(struct vcpu *cpu)
+{
+    cpu->machine->retired += cpu->instructions - cpu->counted;
+    cpu->counted = cpu->instructions;
+}
+void update_next_deadline(struct ta_machine *machine);
 
 /* --- arithmetic shared by the groups ------------------------------------------------------ */
 

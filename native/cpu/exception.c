@@ -6,6 +6,7 @@
 #define ISS_CM (1u << 8)
 
 enum { VECTOR_CURRENT_SP0 = 0x000, VECTOR_CURRENT_SPX = 0x200, VECTOR_LOWER = 0x400 };
+enum { VECTOR_SYNCHRONOUS = 0x000, VECTOR_IRQ = 0x080, VECTOR_FIQ = 0x100 };
 
 uint64_t pstate_get(const struct vcpu *cpu)
 {
@@ -56,19 +57,18 @@ void pstate_set(struct vcpu *cpu, uint64_t spsr)
     update_memory_mode(cpu);
 }
 
-static uint64_t vector(const struct vcpu *cpu)
+static uint64_t vector(const struct vcpu *cpu, unsigned kind)
 {
     unsigned offset = !cpu->el ? VECTOR_LOWER
                       : cpu->sp_select ? VECTOR_CURRENT_SPX : VECTOR_CURRENT_SP0;
-    return cpu->sys.vbar + offset;
+    return cpu->sys.vbar + offset + kind;
 }
 
-static void enter(struct vcpu *cpu, uint64_t return_address, uint32_t ec, uint32_t iss)
+static void enter_vector(struct vcpu *cpu, uint64_t return_address, unsigned kind)
 {
-    uint64_t target = vector(cpu);
+    uint64_t target = vector(cpu, kind);
     cpu->sys.spsr = pstate_get(cpu);
     cpu->sys.elr = return_address;
-    cpu->sys.esr = (uint64_t)ec << 26 | ESR_IL | iss;
     select_stack(cpu, 1, 1);
     cpu->daif = 0xf;
     cpu->tco = 1;
@@ -81,6 +81,12 @@ static void enter(struct vcpu *cpu, uint64_t return_address, uint32_t ec, uint32
     }
     update_memory_mode(cpu);
     cpu->next_pc = target;
+}
+
+static void enter(struct vcpu *cpu, uint64_t return_address, uint32_t ec, uint32_t iss)
+{
+    enter_vector(cpu, return_address, VECTOR_SYNCHRONOUS);
+    cpu->sys.esr = (uint64_t)ec << 26 | ESR_IL | iss;
 }
 
 void raise_exception(struct vcpu *cpu, enum exception_class ec, uint32_t iss)
@@ -127,6 +133,7 @@ void exception_return(struct vcpu *cpu)
     drop_monitor(cpu);
     update_memory_mode(cpu);
     branch_to(cpu, target);
+    look_for_interrupts(cpu);
 }
 
 void branch_to(struct vcpu *cpu, uint64_t target)
@@ -139,5 +146,29 @@ void branch_to(struct vcpu *cpu, uint64_t target)
 void stop_with(struct vcpu *cpu, enum ta_exit_reason reason)
 {
     cpu->exit_reason = reason;
+    cpu->slice_over = true;
     cpu->next_pc = cpu->pc;
+}
+
+/* Both are at EL1 or EL0, where PSTATE.I and F mask what is taken to EL1 (D1.3.6). */
+static uint32_t unmasked_lines(const struct vcpu *cpu)
+{
+    return interrupt_lines(cpu) & ~(uint32_t)cpu->daif;
+}
+
+void look_for_interrupts(struct vcpu *cpu)
+{
+    if (unlikely(unmasked_lines(cpu)))
+        cpu->slice_over = true;
+}
+
+/* ESR_EL1 and FAR_EL1 keep their values. Which of two comes first is ours to choose (D1.3.6):
+ * FIQ, as hardware does. */
+void take_interrupt(struct vcpu *cpu)
+{
+    uint32_t lines = unmasked_lines(cpu);
+    if (likely(!lines))
+        return;
+    enter_vector(cpu, cpu->pc, lines & LINE_FIQ ? VECTOR_FIQ : VECTOR_IRQ);
+    cpu->pc = cpu->next_pc;
 }

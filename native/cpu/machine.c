@@ -1,4 +1,5 @@
 /* The machine: its memory map, its vCPUs' power, and answers to their exits. */
+#include <errno.h>
 #include <stdlib.h>
 
 #include "cpu.h"
@@ -25,10 +26,12 @@ struct ta_machine *ta_machine_new(uint32_t vcpus, uint64_t seed)
     machine->random = seed * 0x9e3779b97f4a7c15ull | 1; /* xorshift must not start at 0 */
     machine->vcpu_count = vcpus;
     machine->turn = vcpus - 1; /* the first turn is vCPU 0's */
+    machine->next_deadline = NO_DEADLINE;
     for (uint32_t i = 0; i < vcpus; i++) {
         machine->vcpus[i].machine = machine;
         machine->vcpus[i].index = i;
         machine->vcpus[i].powered = i == 0;
+        machine->vcpus[i].deadline = NO_DEADLINE;
         /* The word 0 is UDF #0, what an empty entry already seems to hold. */
         for (unsigned entry = 0; entry < INSN_CACHE_ENTRIES; entry++)
             machine->vcpus[i].cache[entry].run = run_undefined;
@@ -39,44 +42,90 @@ struct ta_machine *ta_machine_new(uint32_t vcpus, uint64_t seed)
 
 void ta_machine_free(struct ta_machine *machine)
 {
+    if (!machine)
+        return;
+    free(machine->map);
+    free(machine->ram);
     free(machine);
 }
 
-static bool overlaps(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
+/* The first mapping that starts above `gpa`: its number, or map_count. */
+static uint32_t first_above(const struct ta_machine *machine, uint64_t gpa)
 {
-    return a - b < b_size || b - a < a_size;
+    uint32_t low = 0, high = machine->map_count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (machine->map[middle].gpa > gpa)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+const struct mapping *find_mapping(const struct ta_machine *machine, uint64_t gpa,
+                                   uint64_t bytes)
+{
+    uint32_t above = first_above(machine, gpa);
+    if (!above)
+        return NULL;
+    const struct mapping *mapping = &machine->map[above - 1];
+    uint64_t offset = gpa - mapping->gpa;
+    return offset < mapping->size && bytes <= mapping->size - offset ? mapping : NULL;
+}
+
+const struct ram_region *find_ram(const struct ta_machine *machine, uint64_t gpa,
+                                  uint64_t bytes)
+{
+    const struct mapping *mapping = find_mapping(machine, gpa, bytes);
+    return mapping && !mapping->is_mmio ? &machine->ram[mapping->index] : NULL;
 }
 
 static bool is_free(const struct ta_machine *machine, uint64_t gpa, uint64_t size)
 {
     if (!size || (gpa | size) & (PAGE_BYTES - 1) || gpa + size < gpa)
         return false;
-    for (uint32_t i = 0; i < machine->ram_count; i++)
-        if (overlaps(gpa, size, machine->ram[i].gpa, machine->ram[i].size))
-            return false;
-    for (uint32_t i = 0; i < machine->mmio_count; i++)
-        if (overlaps(gpa, size, machine->mmio[i].gpa, machine->mmio[i].size))
-            return false;
-    return true;
+    uint32_t above = first_above(machine, gpa);
+    if (above < machine->map_count && machine->map[above].gpa - gpa < size)
+        return false;
+    return !above || gpa - machine->map[above - 1].gpa >= machine->map[above - 1].size;
+}
+
+/* Puts the range into the map, which stays sorted. 0, -EINVAL or -ENOMEM. */
+static int add_mapping(struct ta_machine *machine, struct mapping mapping)
+{
+    if (!is_free(machine, mapping.gpa, mapping.size))
+        return -EINVAL;
+    struct mapping *map = realloc(machine->map, (machine->map_count + 1) * sizeof *map);
+    if (!map)
+        return -ENOMEM;
+    machine->map = map;
+    uint32_t at = first_above(machine, mapping.gpa);
+    memmove(&map[at + 1], &map[at], (machine->map_count - at) * sizeof *map);
+    map[at] = mapping;
+    machine->map_count++;
+    return 0;
 }
 
 int ta_machine_add_ram(struct ta_machine *machine, uint64_t gpa, uint64_t size, uint8_t *data,
                        uint8_t *tags)
 {
-    if (machine->ram_count == MAX_RAM_REGIONS || !is_free(machine, gpa, size))
-        return -1;
-    machine->ram[machine->ram_count++] =
+    struct ram_region *ram = realloc(machine->ram, (machine->ram_count + 1) * sizeof *ram);
+    if (!ram)
+        return -ENOMEM;
+    machine->ram = ram;
+    int result = add_mapping(machine, (struct mapping){gpa, size, machine->ram_count, false});
+    if (result)
+        return result;
+    ram[machine->ram_count] =
         (struct ram_region){.gpa = gpa, .size = size, .data = data, .tags = tags};
-    return 0;
+    return (int)machine->ram_count++;
 }
 
 int ta_machine_add_mmio(struct ta_machine *machine, uint64_t gpa, uint64_t size)
 {
-    if (machine->mmio_count == MAX_MMIO_WINDOWS || !is_free(machine, gpa, size))
-        return -1;
-    machine->mmio[machine->mmio_count].gpa = gpa;
-    machine->mmio[machine->mmio_count++].size = size;
-    return 0;
+    int result = add_mapping(machine, (struct mapping){gpa, size, machine->mmio_count, true});
+    return result ? result : (int)machine->mmio_count++;
 }
 
 void ta_machine_share_tags(struct ta_machine *machine, uint32_t shared)
@@ -126,6 +175,47 @@ void ta_vcpu_set_power(struct ta_machine *machine, uint32_t index, uint32_t on)
 {
     if (index < machine->vcpu_count) {
         machine->vcpus[index].powered = on != 0;
-        machine->vcpus[index].waiting = false;
+        machine->vcpus[index].waiting = WAITING_FOR_NOTHING;
     }
+}
+
+int ta_vcpu_set_interrupt(struct ta_machine *machine, uint32_t index, uint32_t line,
+                          uint32_t level)
+{
+    static const uint32_t lines[] = {[TA_INTERRUPT_IRQ] = LINE_IRQ, [TA_INTERRUPT_FIQ] = LINE_FIQ};
+    if (index >= machine->vcpu_count || line > TA_INTERRUPT_FIQ)
+        return -1;
+    uint32_t *target = &machine->vcpus[index].lines;
+    if (level)
+        __atomic_fetch_or(target, lines[line], __ATOMIC_RELEASE);
+    else
+        __atomic_fetch_and(target, ~lines[line], __ATOMIC_RELEASE);
+    return 0;
+}
+
+void update_next_deadline(struct ta_machine *machine)
+{
+    machine->next_deadline = NO_DEADLINE;
+    for (uint32_t i = 0; i < machine->vcpu_count; i++)
+        if (machine->vcpus[i].deadline < machine->next_deadline)
+            machine->next_deadline = machine->vcpus[i].deadline;
+}
+
+int ta_vcpu_set_deadline(struct ta_machine *machine, uint32_t index, uint64_t count)
+{
+    if (index >= machine->vcpu_count)
+        return -1;
+    machine->vcpus[index].deadline = count;
+    update_next_deadline(machine);
+    return 0;
+}
+
+uint64_t ta_machine_counter(const struct ta_machine *machine)
+{
+    return machine_counter(machine);
+}
+
+void ta_machine_advance(struct ta_machine *machine, uint64_t ticks)
+{
+    machine->counter_offset += ticks;
 }

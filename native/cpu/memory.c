@@ -67,7 +67,7 @@ struct piece {
     struct translation page;
     const struct ram_region *ram;
     uint64_t va;
-    uint32_t bytes;
+    uint32_t bytes, window;
 };
 
 static enum memory_result find_page(struct vcpu *cpu, struct piece *piece, uint32_t align,
@@ -88,8 +88,11 @@ static enum memory_result find_page(struct vcpu *cpu, struct piece *piece, uint3
     piece->ram = find_ram(cpu->machine, piece->page.gpa & PAGE_MASK, PAGE_BYTES);
     if (piece->ram)
         return MEMORY_OK;
-    if (is_mmio(cpu->machine, piece->page.gpa, piece->bytes))
+    const struct mapping *device = find_mapping(cpu->machine, piece->page.gpa, piece->bytes);
+    if (device) {
+        piece->window = device->index;
         return MEMORY_MMIO;
+    }
     raise_data_abort(cpu, piece->va, FSC_EXTERNAL, as_read(flags));
     return MEMORY_FAULT;
 }
@@ -146,6 +149,7 @@ enum memory_result resolve(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_
             return MEMORY_FAULT;
         }
         access->gpa = pieces[i].page.gpa;
+        access->window = pieces[i].window;
         if (result != MEMORY_OK)
             return result;
         access->spans[i] = span_of(&pieces[i]);
@@ -186,6 +190,7 @@ static bool mmio_access(struct vcpu *cpu, uint64_t va, const struct access *acce
         return true;
     }
     cpu->mmio.gpa = access->gpa;
+    cpu->mmio.window = access->window;
     cpu->mmio.size = size;
     cpu->mmio.is_write = is_write;
     cpu->mmio.data = is_write ? *data : 0;

@@ -49,27 +49,6 @@ void flush_all_tlbs(struct ta_machine *machine)
         flush_tlb(&machine->vcpus[i]);
 }
 
-const struct ram_region *find_ram(const struct ta_machine *machine, uint64_t gpa,
-                                  uint64_t bytes)
-{
-    for (uint32_t i = 0; i < machine->ram_count; i++) {
-        const struct ram_region *ram = &machine->ram[i];
-        if (gpa - ram->gpa < ram->size && bytes <= ram->size - (gpa - ram->gpa))
-            return ram;
-    }
-    return NULL;
-}
-
-bool is_mmio(const struct ta_machine *machine, uint64_t gpa, uint64_t bytes)
-{
-    for (uint32_t i = 0; i < machine->mmio_count; i++) {
-        uint64_t offset = gpa - machine->mmio[i].gpa;
-        if (offset < machine->mmio[i].size && bytes <= machine->mmio[i].size - offset)
-            return true;
-    }
-    return false;
-}
-
 static struct translation fault(uint32_t fsc)
 {
     return (struct translation){.fsc = fsc};

@@ -7,6 +7,7 @@
 #include "cpu.h"
 
 enum { TURN_MIN = 2000, TURN_SPREAD = 8192, SLICE = 4096 };
+enum { EVENT_TICKS = 62500 }; /* 1 ms: who waits in WFE looks again after that */
 
 static uint64_t next_random(struct ta_machine *machine)
 {
@@ -22,7 +23,8 @@ static uint64_t next_random(struct ta_machine *machine)
  * the word that memory holds now: code that changes needs no invalidation. */
 uint64_t run_slice(struct vcpu *cpu, uint64_t count)
 {
-    uint64_t start = cpu->instructions; /* exact at each instruction: it is the counter too */
+    uint64_t start = cpu->instructions; /* exact at each instruction: the counter needs it */
+    cpu->slice_over = false;
     for (; cpu->instructions - start < count; cpu->instructions++) {
         uint64_t pc = cpu->pc;
         if (unlikely((pc & (PAGE_MASK | 3)) != cpu->fetch_page) && !fetch_page(cpu)) {
@@ -37,11 +39,12 @@ uint64_t run_slice(struct vcpu *cpu, uint64_t count)
         cpu->next_pc = pc + 4;
         insn->run(cpu, insn);
         cpu->pc = cpu->next_pc;
-        if (unlikely(cpu->exit_reason || cpu->turn_over)) {
+        if (unlikely(cpu->slice_over)) {
             cpu->instructions++;
             break;
         }
     }
+    count_instructions(cpu);
     return cpu->instructions - start;
 }
 
@@ -51,6 +54,7 @@ static void fill_exit(const struct vcpu *cpu, uint32_t reason, struct ta_exit *e
     if (reason == TA_EXIT_MMIO) {
         exit->mmio_gpa = cpu->mmio.gpa;
         exit->mmio_size = cpu->mmio.size;
+        exit->mmio_window = cpu->mmio.window;
         exit->mmio_data = cpu->mmio.data;
         exit->mmio_is_write = cpu->mmio.is_write;
     }
@@ -67,60 +71,122 @@ static uint64_t leave(struct vcpu *cpu, uint64_t done, struct ta_exit *exit)
     cpu->exit_reason = 0;
     if (reason != TA_EXIT_HVC) {
         cpu->instructions--;
+        count_instructions(cpu);
         done--;
     }
     fill_exit(cpu, reason, exit);
     return done;
 }
 
-/* Gives the turn to the next vCPU that is on. False if all of them are waiting: nothing will
- * happen before the caller has slept a little or changed something. */
-static bool next_turn(struct ta_machine *machine)
+static bool is_runnable(const struct vcpu *cpu)
 {
-    struct vcpu *last = &machine->vcpus[machine->turn];
-    uint32_t powered = 0;
-    machine->idle_turns = last->waiting ? machine->idle_turns + 1 : 0;
-    last->waiting = false;
-    for (uint32_t i = 0; i < machine->vcpu_count; i++)
-        powered += machine->vcpus[i].powered;
-    for (uint32_t i = 1; i <= machine->vcpu_count; i++) {
-        uint32_t candidate = (machine->turn + i) % machine->vcpu_count;
-        if (machine->vcpus[candidate].powered) {
-            machine->turn = candidate;
-            break;
-        }
-    }
-    machine->turn_left = TURN_MIN + next_random(machine) % TURN_SPREAD;
-    if (machine->idle_turns < powered)
-        return true;
-    machine->idle_turns = 0;
-    return false;
+    return cpu->powered && (cpu->waiting != WAITING_FOR_INTERRUPT || interrupt_lines(cpu));
 }
 
-static bool take_interrupt(struct ta_machine *machine)
+/* Gives the turn to the next vCPU that can run. False if there is none, or if all that can have
+ * ended their last turn in WFE: nothing will happen before time passes or the caller changes
+ * something. A turn that ended in WFI says nothing about the others, which may still run. */
+static bool next_turn(struct ta_machine *machine)
+{
+    const struct vcpu *last = &machine->vcpus[machine->turn];
+    uint32_t runnable = 0, next = machine->turn;
+    if (last->waiting == WAITING_FOR_EVENT)
+        machine->idle_turns++;
+    else if (last->waiting == WAITING_FOR_NOTHING)
+        machine->idle_turns = 0;
+    for (uint32_t i = machine->vcpu_count; i >= 1; i--) {
+        uint32_t candidate = (machine->turn + i) % machine->vcpu_count;
+        if (is_runnable(&machine->vcpus[candidate])) {
+            runnable++;
+            next = candidate;
+        }
+    }
+    bool idle = machine->idle_turns >= runnable; /* also if nothing is runnable */
+    if (idle)
+        machine->idle_turns = 0;
+    if (runnable) {
+        machine->turn = next;
+        machine->turn_left = TURN_MIN + next_random(machine) % TURN_SPREAD;
+    }
+    return !idle;
+}
+
+/* How long the caller may sleep before it runs the machine again, if nothing else happens. */
+static uint64_t idle_ticks(const struct ta_machine *machine)
+{
+    uint64_t now = machine_counter(machine), ticks = NO_DEADLINE;
+    if (machine->next_deadline != NO_DEADLINE)
+        ticks = machine->next_deadline > now ? machine->next_deadline - now : 0;
+    for (uint32_t i = 0; i < machine->vcpu_count; i++)
+        if (machine->vcpus[i].powered && machine->vcpus[i].waiting == WAITING_FOR_EVENT &&
+            ticks > EVENT_TICKS)
+            ticks = EVENT_TICKS;
+    return ticks;
+}
+
+static bool take_interruption(struct ta_machine *machine)
 {
     return __atomic_load_n(&machine->interrupted, __ATOMIC_RELAXED) &&
            __atomic_exchange_n(&machine->interrupted, 0, __ATOMIC_ACQUIRE);
+}
+
+/* Wakes the vCPU and forgets its deadline, so that each deadline is told once. */
+static bool take_deadline(struct vcpu *cpu, struct ta_exit *exit)
+{
+    if (cpu->deadline > machine_counter(cpu->machine))
+        return false;
+    cpu->deadline = NO_DEADLINE;
+    cpu->waiting = WAITING_FOR_NOTHING;
+    update_next_deadline(cpu->machine);
+    fill_exit(cpu, TA_EXIT_DEADLINE, exit);
+    return true;
+}
+
+static bool take_any_deadline(struct ta_machine *machine, struct ta_exit *exit)
+{
+    if (machine->next_deadline > machine_counter(machine))
+        return false;
+    for (uint32_t i = 0; i < machine->vcpu_count; i++)
+        if (take_deadline(&machine->vcpus[i], exit))
+            return true;
+    return false;
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Runs the vCPU for at most `count` instructions, to the deadline at most; an interrupt that is
+ * pending and not masked comes first. */
+static uint64_t run_until(struct vcpu *cpu, uint64_t count, uint64_t deadline)
+{
+    cpu->waiting = WAITING_FOR_NOTHING;
+    take_interrupt(cpu);
+    return run_slice(cpu, least(count, deadline - machine_counter(cpu->machine)));
 }
 
 void ta_machine_run(struct ta_machine *machine, uint64_t budget, struct ta_exit *exit)
 {
     struct vcpu *cpu = &machine->vcpus[machine->turn];
     while (budget) {
-        if (take_interrupt(machine)) {
+        if (take_interruption(machine)) {
             fill_exit(cpu, TA_EXIT_INTERRUPTED, exit);
             return;
         }
+        if (take_any_deadline(machine, exit))
+            return;
         cpu = &machine->vcpus[machine->turn];
-        if (!machine->turn_left || !cpu->powered) {
+        if (!machine->turn_left || !is_runnable(cpu)) {
             if (!next_turn(machine)) {
                 fill_exit(cpu, TA_EXIT_IDLE, exit);
+                exit->idle_ticks = idle_ticks(machine);
                 return;
             }
             continue;
         }
-        uint64_t slice = machine->turn_left < SLICE ? machine->turn_left : SLICE;
-        uint64_t done = run_slice(cpu, slice < budget ? slice : budget);
+        uint64_t slice = least(machine->turn_left, least(SLICE, budget));
+        uint64_t done = run_until(cpu, slice, machine->next_deadline);
         bool leaves = cpu->exit_reason != 0;
         if (leaves)
             done = leave(cpu, done, exit);
@@ -141,8 +207,11 @@ void ta_vcpu_step(struct ta_machine *machine, uint32_t index, uint64_t count,
         return;
     struct vcpu *cpu = &machine->vcpus[index];
     while (count) {
-        uint64_t done = run_slice(cpu, count);
-        cpu->turn_over = cpu->waiting = false;
+        if (take_deadline(cpu, exit))
+            return;
+        uint64_t done = run_until(cpu, count, cpu->deadline);
+        cpu->turn_over = false;
+        cpu->waiting = WAITING_FOR_NOTHING;
         if (cpu->exit_reason) {
             leave(cpu, done, exit);
             return;

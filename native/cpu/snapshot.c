@@ -20,6 +20,7 @@ int ta_vcpu_save_snapshot(struct ta_machine *machine, uint32_t index, uint8_t *s
     cpu->fetch_page = NO_PAGE;
     cpu->fetch_data = NULL;
     cpu->next_pc = cpu->pc;
+    cpu->slice_over = false;
     memcpy(snapshot, cpu, STATE_BYTES);
     return 0;
 }
@@ -30,8 +31,11 @@ int ta_vcpu_load_snapshot(struct ta_machine *machine, uint32_t index, const uint
         return -1;
     struct vcpu *cpu = &machine->vcpus[index];
     machine->armed_monitors -= cpu->monitor.data != NULL;
+    machine->retired -= cpu->counted;
     memcpy(cpu, snapshot, STATE_BYTES);
     machine->armed_monitors += cpu->monitor.data != NULL;
+    machine->retired += cpu->counted;
+    update_next_deadline(machine);
     flush_tlb(cpu); /* translation may be under other registers now */
     return 0;
 }

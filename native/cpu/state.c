@@ -87,6 +87,7 @@ int ta_vcpu_set(struct ta_machine *machine, uint32_t index, uint64_t id, uint64_
     if (!cpu)
         return -1;
     drop_monitor(cpu); /* as after any context switch */
+    cpu->waiting = WAITING_FOR_NOTHING;
     if (is_core(id, &core)) {
         if (core == CORE_PSTATE)
             return set_pstate(cpu, value);
@@ -95,7 +96,7 @@ int ta_vcpu_set(struct ta_machine *machine, uint32_t index, uint64_t id, uint64_
         return 0;
     }
     if (id == ID_TIMER_COUNT) {
-        cpu->counter_offset = value - cpu->instructions;
+        machine->counter_offset = value - machine->retired;
         return 0;
     }
     if (id >> 16 != ID_SYSREG >> 16)

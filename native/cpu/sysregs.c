@@ -85,7 +85,6 @@ static const struct {
     {SYSREG(3, 0, 0, 7, 0), ID_AA64MMFR0},
     {SYSREG(3, 0, 0, 7, 1), ID_AA64MMFR1},
     {SYSREG(3, 0, 0, 7, 2), ID_AA64MMFR2},
-    {SYSREG(3, 0, 12, 1, 0), 0}, /* ISR_EL1: nothing is ever pending */
     {SYSREG(3, 1, 0, 0, 0), 0},  /* CCSIDR_EL1 */
     {SYSREG(3, 1, 0, 0, 1), 0},  /* CLIDR_EL1: no caches */
     {SYSREG(3, 1, 0, 0, 4), GMID},
@@ -114,14 +113,10 @@ enum { CONSTANT_COUNT = sizeof constants / sizeof constants[0] };
 #define SYS_CNTFRQ SYSREG(3, 3, 14, 0, 0)
 #define SYS_CNTPCT SYSREG(3, 3, 14, 0, 1)
 #define SYS_CNTVCT SYSREG(3, 3, 14, 0, 2)
+#define SYS_ISR SYSREG(3, 0, 12, 1, 0)
 #define SYS_OSLAR SYSREG(2, 0, 1, 0, 4)
 #define SYS_OSLSR SYSREG(2, 0, 1, 1, 4)
 #define SYS_OSDLR SYSREG(2, 0, 1, 3, 4)
-
-uint64_t counter(const struct vcpu *cpu)
-{
-    return cpu->instructions + cpu->counter_offset;
-}
 
 uint64_t *sysreg_field(struct vcpu *cpu, const struct sysreg *reg)
 {
@@ -250,6 +245,9 @@ enum sysreg_outcome read_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t *v
     case SYS_CNTPCT: case SYS_CNTVCT:
         *value = counter(cpu);
         return SYSREG_OK;
+    case SYS_ISR:
+        *value = (uint64_t)interrupt_lines(cpu) << 6;
+        return SYSREG_OK;
     case SYS_OSLSR: case SYS_OSDLR:
         *value = 0;
         return SYSREG_OK;
@@ -284,6 +282,7 @@ static bool write_pstate(struct vcpu *cpu, uint32_t encoding, uint64_t value)
         return true;
     case SYS_DAIF:
         cpu->daif = value >> 6 & 0xf;
+        look_for_interrupts(cpu);
         return true;
     case SYS_DIT:
         cpu->dit = (value & SPSR_DIT) != 0;
@@ -325,7 +324,7 @@ enum sysreg_outcome write_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t v
         return SYSREG_OK;
     default:
         if (encoding == SYS_CURRENTEL || encoding == SYS_CNTPCT || encoding == SYS_CNTVCT ||
-            encoding == SYS_OSLSR || find_sysreg_constant(cpu, encoding, &unused))
+            encoding == SYS_OSLSR || encoding == SYS_ISR || find_sysreg_constant(cpu, encoding, &unused))
             return SYSREG_UNDEFINED; /* read-only */
         return judge_unknown(cpu, encoding);
     }

@@ -11,8 +11,9 @@ static void run_nop(struct vcpu *cpu, const struct insn *insn)
     (void)insn;
 }
 
-/* WFE, WFI: there is no interrupt, so that the vCPU only gives up its turn. From EL0 the
- * guest may have asked to see them. */
+/* WFE, WFI: the vCPU gives up its turn, and after WFI gets no other one before an interrupt is
+ * pending, masked or not. WFE is a turn given up and no more: it may end at any time, and there is
+ * no event register. `amount` is 1 for WFI. EL1 may have asked to see those of EL0. */
 static void run_wait(struct vcpu *cpu, const struct insn *insn)
 {
     uint64_t allowed = insn->amount ? SCTLR_NTWI : SCTLR_NTWE;
@@ -20,13 +21,16 @@ static void run_wait(struct vcpu *cpu, const struct insn *insn)
         raise_exception(cpu, EC_WFX, 1u << 24 | 0xeu << 20 | (insn->amount ? 0 : 1));
         return;
     }
-    cpu->turn_over = cpu->waiting = true;
+    if (insn->amount && interrupt_lines(cpu))
+        return;
+    cpu->waiting = insn->amount ? WAITING_FOR_INTERRUPT : WAITING_FOR_EVENT;
+    cpu->turn_over = cpu->slice_over = true;
 }
 
 static void run_yield(struct vcpu *cpu, const struct insn *insn)
 {
     (void)insn;
-    cpu->turn_over = true;
+    cpu->turn_over = cpu->slice_over = true;
 }
 
 static bool decode_hint(uint32_t word, struct insn *insn)
@@ -144,6 +148,7 @@ static void run_msr_daif(struct vcpu *cpu, const struct insn *insn)
         cpu->daif |= insn->imm;
     else
         cpu->daif &= ~insn->imm & 0xf;
+    look_for_interrupts(cpu);
 }
 
 static bool decode_msr_immediate(uint32_t word, struct insn *insn)

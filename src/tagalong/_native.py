@@ -14,7 +14,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 6
+ABI_VERSION = 7
 
 _u8p = ctypes.c_void_p
 _u64 = ctypes.c_uint64
@@ -34,7 +34,8 @@ class Exit(ctypes.Structure):
         ("mmio_gpa", _u64),
         ("mmio_data", _u64),
         ("mmio_is_write", _u32),
-        ("reserved", _u32),
+        ("mmio_window", _u32),
+        ("idle_ticks", _u64),
     )
 
 
@@ -117,6 +118,10 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_vcpu_abort_mmio": (None, (ctypes.c_void_p, _u32)),
     "ta_vcpu_step": (None, (ctypes.c_void_p, _u32, _u64, ctypes.POINTER(Exit))),
     "ta_vcpu_set_power": (None, (ctypes.c_void_p, _u32, _u32)),
+    "ta_vcpu_set_interrupt": (ctypes.c_int, (ctypes.c_void_p, _u32, _u32, _u32)),
+    "ta_vcpu_set_deadline": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64)),
+    "ta_machine_counter": (_u64, (ctypes.c_void_p,)),
+    "ta_machine_advance": (None, (ctypes.c_void_p, _u64)),
     "ta_vcpu_get": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, ctypes.POINTER(_u64))),
     "ta_vcpu_set": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, _u64)),
     "ta_vcpu_register_ids": (_size, (ctypes.POINTER(_u64), _size)),

@@ -307,7 +307,7 @@ class SoftMachine:
                 self._fail(leave)
             case ExitReason.IDLE:
                 self._runner.idle()
-            case ExitReason.BUDGET | ExitReason.INTERRUPTED:
+            case ExitReason.BUDGET | ExitReason.INTERRUPTED | ExitReason.DEADLINE:
                 pass
 
     def _fail(self, leave: Exit) -> None:

@@ -1,15 +1,19 @@
 """The interpreter's C functions as one object; nothing else here calls them."""
 
 import ctypes
+import errno
 from enum import IntEnum
 from functools import cache
+from typing import Final
 
 from tagalong._native import Exit, library
 from tagalong.errors import HostError, UsageError
 from tagalong.machine import RegisterId
 from tagalong.memory import PageBitmap, Region
 
-_MAX_VCPUS = 512
+_MAX_VCPUS: Final = 512
+NO_DEADLINE: Final = (1 << 64) - 1
+"""An exit's `idle_ticks` if no vCPU has a deadline: nothing happens before an interrupt."""
 
 
 class ExitReason(IntEnum):
@@ -21,10 +25,18 @@ class ExitReason(IntEnum):
     HVC = 4
     IDLE = 5
     UNSUPPORTED = 6
+    DEADLINE = 7
+
+
+class InterruptLine(IntEnum):
+    """`enum ta_interrupt`: the interrupt inputs of a vCPU."""
+
+    IRQ = 0
+    FIQ = 1
 
 
 @cache
-def register_ids() -> tuple[RegisterId, ...]:
+def state_register_ids() -> tuple[RegisterId, ...]:
     """Return the ids of every register that makes up a vCPU's state."""
     count = library().ta_vcpu_register_ids(None, 0)
     ids = (ctypes.c_uint64 * count)()
@@ -33,7 +45,10 @@ def register_ids() -> tuple[RegisterId, ...]:
 
 
 class NativeMachine:
-    """Owns one `struct ta_machine`. Only interrupt() may be called while run() runs."""
+    """Owns one `struct ta_machine`.
+
+    While run() runs in one thread, others may call interrupt() and set_interrupt() only.
+    """
 
     def __init__(self, vcpu_count: int, seed: int) -> None:
         if not 1 <= vcpu_count <= _MAX_VCPUS:
@@ -49,22 +64,35 @@ class NativeMachine:
         self._handle = None
 
     def add_ram(self, region: Region) -> None:
-        """Map a region; its planes must stay mapped until close()."""
+        """Map a region; its planes must stay mapped until close().
+
+        Raises UsageError if it is misaligned or overlaps another, HostError without memory.
+        """
         arguments = (
             region.gpa,
             region.size_bytes,
             region.data.ctypes.data,
             region.tags.ctypes.data,
         )
-        if self._library.ta_machine_add_ram(self._handle, *arguments):
-            raise UsageError(
-                f"RAM {region.gpa:#x}+{region.size_bytes:#x} is misaligned or overlaps"
-            )
+        added = self._library.ta_machine_add_ram(self._handle, *arguments)
+        self._require_added(added, f"RAM {region.gpa:#x}+{region.size_bytes:#x}")
 
-    def add_mmio(self, gpa: int, size_bytes: int) -> None:
-        """Make accesses to this range leave the interpreter."""
-        if self._library.ta_machine_add_mmio(self._handle, gpa, size_bytes):
-            raise UsageError(f"MMIO window {gpa:#x}+{size_bytes:#x} overlaps RAM")
+    def add_mmio(self, gpa: int, size_bytes: int) -> int:
+        """Make accesses to this range leave the interpreter; return the window's number.
+
+        Windows are numbered from 0 in the order of their adding; an MMIO exit has the number in
+        `mmio_window`. Raises as add_ram.
+        """
+        added = int(self._library.ta_machine_add_mmio(self._handle, gpa, size_bytes))
+        self._require_added(added, f"MMIO window {gpa:#x}+{size_bytes:#x}")
+        return added
+
+    @staticmethod
+    def _require_added(result: int, what: str) -> None:
+        if result == -errno.ENOMEM:
+            raise HostError(f"cannot map {what}: the host has no memory for it")
+        if result < 0:
+            raise UsageError(f"cannot map {what}: it is misaligned or overlaps another range")
 
     def share_tags(self) -> None:
         """Let another machine, in another thread, store to the same tag planes."""
@@ -86,6 +114,36 @@ class NativeMachine:
     def interrupt(self) -> None:
         """Make the running run(), or else the next, return soon."""
         self._library.ta_machine_interrupt(self._handle)
+
+    def set_interrupt(self, vcpu: int, line: InterruptLine, *, level: bool) -> None:
+        """Set the level of one interrupt input of a vCPU. From any thread, at any time.
+
+        While it is high and PSTATE does not mask it, the vCPU takes the interrupt before its next
+        instruction; masked or not, it ends WFI. A vCPU that runs meanwhile sees it within a few
+        thousand instructions. Levels are no part of a vCPU's registers: whoever drives the line
+        sets it again after a state was loaded. Raises UsageError if there is no such vCPU.
+        """
+        if self._library.ta_vcpu_set_interrupt(self._handle, vcpu, line, int(level)):
+            raise UsageError(f"cannot set {line.name} of vCPU {vcpu}: there is no such vCPU")
+
+    def set_deadline(self, vcpu: int, count: int | None) -> None:
+        """Make run() and step() return DEADLINE, once, when the counter comes to `count`.
+
+        Exact to the instruction, and it ends the vCPU's WFI. The count is in ticks of CNTVCT_EL0;
+        one that has passed counts at once, None takes the deadline back. Raises UsageError if
+        there is no such vCPU.
+        """
+        ticks = NO_DEADLINE if count is None else count
+        if self._library.ta_vcpu_set_deadline(self._handle, vcpu, ticks):
+            raise UsageError(f"cannot set a deadline for vCPU {vcpu}: there is no such vCPU")
+
+    def counter(self) -> int:
+        """Return the system counter, which all vCPUs share: each instruction is a tick."""
+        return int(self._library.ta_machine_counter(self._handle))
+
+    def advance(self, ticks: int) -> None:
+        """Let `ticks` of idle time pass; an IDLE exit's `idle_ticks` says how many may."""
+        self._library.ta_machine_advance(self._handle, ticks)
 
     def complete_mmio(self, vcpu: int, data: int) -> None:
         """Answer an MMIO exit; the instruction is carried out."""

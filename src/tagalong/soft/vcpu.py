@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 from tagalong._native import Exit
 from tagalong.errors import StateError
-from tagalong.machine import PowerState, RegisterId, VcpuState
+from tagalong.machine import PowerState, RegisterId, VcpuState, register_ids
 from tagalong.machine.cpu_match import (
     CpuPolicy,
     accept_differences,
@@ -15,7 +15,7 @@ from tagalong.machine.cpu_match import (
     wanted_registers,
 )
 from tagalong.machine.register_ids import register_name
-from tagalong.soft.native import ExitReason, NativeMachine, register_ids
+from tagalong.soft.native import ExitReason, NativeMachine, state_register_ids
 
 
 class SoftVcpu:
@@ -120,11 +120,11 @@ class SoftVcpu:
 
     def x(self, number: int) -> int:
         """Return x0..x30 for a hypervisor call."""
-        return self._native.get_register(self._index, RegisterId(register_ids()[number])) or 0
+        return self._native.get_register(self._index, RegisterId(state_register_ids()[number])) or 0
 
     def set_x(self, number: int, value: int) -> None:
         """Write x0..x30, truncated to 64 bits."""
-        register = register_ids()[number]
+        register = state_register_ids()[number]
         self._native.set_register(self._index, register, value & (1 << 64) - 1)
 
     def set_power(self, power: PowerState) -> None:
@@ -133,11 +133,13 @@ class SoftVcpu:
         self._native.set_power(self._index, on=power is PowerState.ON)
 
     def reset_to(self, changes: Mapping[RegisterId, int]) -> None:
-        """Bring the vCPU to its reset state but for `changes`."""
-        self._write({**self._reset_state.registers, **changes})
+        """Bring the vCPU to its reset state, except for `changes` and the time, which goes on."""
+        registers = {**self._reset_state.registers, **changes}
+        registers.pop(register_ids.TIMER_COUNT)
+        self._write(registers)
 
     def _registers(self) -> dict[RegisterId, int]:
-        values = ((r, self._native.get_register(self._index, r)) for r in register_ids())
+        values = ((r, self._native.get_register(self._index, r)) for r in state_register_ids())
         return {register: value for register, value in values if value is not None}
 
     def _match(self, state: VcpuState) -> dict[RegisterId, int]:

@@ -63,6 +63,16 @@ def test_cpu_on_starts_the_vcpu_at_its_entry_in_reset_state() -> None:
     machine.close()
 
 
+def test_cpu_on_leaves_the_counter_which_all_vcpus_share_alone() -> None:
+    machine = bare.machine_with([a64.hint(0)] * 100 + [a64.hvc()], vcpu_count=2)
+    machine.vcpus[0].step(100)
+
+    call(machine, 0xC4000003, 1, bare.CODE, 0)
+
+    assert [bare.get(machine, register_ids.TIMER_COUNT, vcpu) for vcpu in (0, 1)] == [101, 101]
+    machine.close()
+
+
 def test_cpu_off_takes_the_vcpu_out() -> None:
     machine = bare.machine_with([a64.hvc(), a64.b(0)])
 

@@ -3,7 +3,7 @@ from tagalong.machine import register_ids
 from tagalong.memory import Region
 from tagalong.soft import RAM_GPA
 from tagalong.soft.native import NativeMachine
-from tagalong.soft.native import register_ids as all_registers
+from tagalong.soft.native import state_register_ids as all_registers
 from tests.support import a64, bare
 
 WORDS = [a64.addg(0, 0, 16, 1), a64.msr_tco(1), a64.add_imm(1, 1, 3, s=1), a64.ldxr(3, 2, 3)]
