@@ -44,7 +44,7 @@ class Interpreter:
                 assert self.native.set_register(vcpu, register, value)
 
     def write(self, gpa: int, words: Sequence[int]) -> None:
-        self.region.data[gpa - RAM_GPA :][: 4 * len(words)] = memoryview(bare.encoded(words))
+        self.region.raw_data[gpa - RAM_GPA :][: 4 * len(words)] = memoryview(bare.encoded(words))
 
     def close(self) -> None:
         self.native.close()
