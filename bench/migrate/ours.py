@@ -17,8 +17,8 @@ def guest(content: Content) -> SoftMachine:
     """Return a machine with that content; its guest is idle."""
     machine = SoftMachine.create(ram_bytes=content.ram_bytes)
     (region,) = machine.memory.regions
-    content.fill(region.data)
-    content.fill_tags(region.tags)
+    content.fill(region.raw_data)
+    content.fill_tags(region.raw_tags)
     return machine
 
 
