@@ -59,16 +59,20 @@ class AutoConverge:
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop the guest, and when to give up.
+    """When to stop the guest, and when to give up; an operator may change them under way.
 
-    `switchover_rate`: bytes a second to expect of the channel for the last pages, where the
-    operator knows better than what was measured under `--max-bandwidth`.
+    `max_downtime_s`: stop the guest when what remains is expected to take no longer.
+    `max_rounds`: give up if that is not so after this many rounds. `max_bandwidth`: bytes per
+    second that pre-copy may send. `switchover_bandwidth`: bytes per second to expect of the channel
+    for the last pages, where the operator knows better than what was measured under
+    `max_bandwidth`. `auto_converge`: slow a guest down that changes memory too fast.
     """
 
-    max_downtime_s: float
-    max_rounds: int
+    max_downtime_s: float = 0.3
+    max_rounds: int = 40
+    max_bandwidth: float | None = None
+    switchover_bandwidth: float | None = None
     auto_converge: AutoConverge | None = None
-    switchover_rate: float | None = None
 
 
 @dataclass
@@ -187,7 +191,7 @@ class Convergence:
         self._fast_rounds = 0
         self._best_s = float("inf")
         self._best_round = 0
-        estimate.switchover_rate = self._limits.switchover_rate
+        estimate.switchover_rate = self._limits.switchover_bandwidth
 
     def may_stop(self, pages_sent: int, pages_left: int) -> bool:
         """Take in a round and return whether the guest can be stopped now.
@@ -196,7 +200,7 @@ class Convergence:
         """
         self._rounds += 1
         self._limits = self._ask_limits()
-        self._estimate.switchover_rate = self._limits.switchover_rate
+        self._estimate.switchover_rate = self._limits.switchover_bandwidth
         if self._estimate.has_converged(pages_left, self._limits.max_downtime_s):
             return True
         self._compare(pages_left)

@@ -1,9 +1,9 @@
 """What an operator asks of a migration."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 from tagalong.errors import UsageError
-from tagalong.migrate.convergence import AutoConverge
+from tagalong.migrate.convergence import Limits
 from tagalong.migrate.link import Timeouts
 from tagalong.migrate.pages.compression import Compression
 from tagalong.migrate.transport.address import Address, TcpAddress, UnixAddress
@@ -13,25 +13,16 @@ from tagalong.wire.limits import MAX_CHANNELS, MAX_RECONNECT_S
 
 
 @dataclass(frozen=True)
-class MigrationOptions:
-    """What the operator asks for. Raises UsageError for what makes no sense.
+class MigrationOptions(Limits):
+    """What the operator asks for. Raises UsageError for values that make no sense.
 
-    `max_downtime_s`: stop the guest when what remains is expected to take no longer.
-    `max_rounds`: give up if that is not so after as many rounds. `max_bandwidth`: bytes a second
-    that pre-copy may send. `switchover_bandwidth`: bytes a second to expect of the channel while
-    the guest stands, if that is not what pre-copy reaches. `auto_converge`: slow a guest down
-    that changes memory too fast. `channels`: connections to spread pages over. `compression`: of
-    data. `reconnect_s`: for how long to try to come back when a connection breaks in pre-copy.
-    `verify`: compare a digest of all memory and tags before the commit. `drop_tags`: send all
-    tags as zero on purpose, unverified: the control experiment. `tls`: who the source is, and
-    whom it trusts.
+    Beside the limits, which may change under way: `channels`: connections to spread pages over.
+    `compression`: of data. `reconnect_s`: for how long to try to reconnect when a connection breaks
+    in pre-copy. `verify`: compare a digest of all memory and tags before the commit. `drop_tags`:
+    send all tags as zero on purpose, unverified: the control experiment. `tls`: the source's
+    certificates, and which authority it trusts.
     """
 
-    max_downtime_s: float = 0.3
-    max_rounds: int = 40
-    max_bandwidth: float | None = None
-    switchover_bandwidth: float | None = None
-    auto_converge: AutoConverge | None = None
     channels: int = 1
     compression: Compression = field(default_factory=Compression)
     reconnect_s: int = 0
@@ -55,16 +46,24 @@ class MigrationOptions:
             )
         for rate in (self.max_bandwidth, self.switchover_bandwidth):
             if rate is not None and not rate > 0:
-                raise UsageError(f"a bandwidth of {rate} bytes a second moves nothing")
+                raise UsageError(
+                    f"a bandwidth of {rate} bytes per second is not possible: more than 0 is"
+                )
+
+    def with_limits(self, limits: Limits) -> "MigrationOptions":
+        """Return the same options with other limits."""
+        return replace(self, **{each.name: getattr(limits, each.name) for each in fields(Limits)})
 
 
 def require_possible(address: Address, options: MigrationOptions) -> None:
-    """Raise UsageError for options that have no meaning at that address."""
+    """Raise UsageError for options that are impossible at that address."""
     if options.verify and is_one_way(address):
-        raise UsageError(f"{address}: nobody answers there whose digest could be compared")
+        raise UsageError(
+            f"{address}: digests cannot be compared (verify), because nothing there answers"
+        )
     is_once = not isinstance(address, TcpAddress | UnixAddress)
     if is_once and (options.channels > 1 or options.reconnect_s):
         raise UsageError(
-            f"{address}: there is one connection and no way to another; several channels and "
-            "reconnecting need tcp:HOST:PORT or unix:PATH"
+            f"{address}: several channels and reconnecting need tcp:HOST:PORT or unix:PATH, "
+            "where more than one connection is possible"
         )

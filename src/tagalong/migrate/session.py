@@ -71,13 +71,7 @@ class SourceSession:
 
     def limits(self) -> Limits:
         """Return the limits as the operator wants them now."""
-        options = self.steering.tuned(self.options)
-        return Limits(
-            options.max_downtime_s,
-            options.max_rounds,
-            options.auto_converge,
-            options.switchover_bandwidth,
-        )
+        return self.steering.tuned(self.options)
 
     def check_cancelled(self) -> None:
         """Raise MigrationCancelledError if the operator has cancelled."""

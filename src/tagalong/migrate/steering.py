@@ -7,10 +7,10 @@ What QMP's migrate-set-parameters does: other limits count at once, as they do i
 """
 
 import threading
-from dataclasses import replace
 
 from tagalong.errors import UsageError
 from tagalong.machine import Freezer
+from tagalong.migrate.convergence import Limits
 from tagalong.migrate.options import MigrationOptions
 from tagalong.migrate.transport.address import SocketAddress, TcpAddress, UnixAddress, parse_address
 from tagalong.migrate.transport.channel import Channel
@@ -26,7 +26,7 @@ class Steering:
     def __init__(self, freezer: Freezer | None = None) -> None:
         self.freezer = freezer
         self.address: SocketAddress | None = None
-        self._tuned: MigrationOptions | None = None
+        self._limits: Limits | None = None
         self._lock = threading.Lock()
         self._is_possible = False
         self._is_paused = False
@@ -64,28 +64,16 @@ class Steering:
             self.address = address or self.address
             self._is_paused = False
 
-    def tune(self, options: MigrationOptions) -> None:
-        """Let the limits in `options` count from now on; all else stays as it began.
-
-        Limits are the allowed downtime, the rounds, both bandwidths and how to slow a guest down.
-        """
-        self._tuned = options
+    def tune(self, limits: Limits) -> None:
+        """Let `limits` count from now on."""
+        self._limits = limits
 
     # --- the migration's ---
 
     def tuned(self, options: MigrationOptions) -> MigrationOptions:
         """Return `options`, with the limits of the last `tune` if there was one."""
-        limits = self._tuned
-        if limits is None:
-            return options
-        return replace(
-            options,
-            max_downtime_s=limits.max_downtime_s,
-            max_rounds=limits.max_rounds,
-            max_bandwidth=limits.max_bandwidth,
-            switchover_bandwidth=limits.switchover_bandwidth,
-            auto_converge=limits.auto_converge,
-        )
+        limits = self._limits  # read once: another thread may change it
+        return options if limits is None else options.with_limits(limits)
 
     @property
     def is_paused(self) -> bool:

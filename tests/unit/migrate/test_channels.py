@@ -322,7 +322,7 @@ def test_silent_strangers_at_the_door_do_not_keep_channels_out(
 def test_several_connections_where_there_is_one_are_refused(
     source: FakeMachine, wish: dict[str, int]
 ) -> None:
-    with pytest.raises(UsageError, match="there is one connection and no way to another"):
+    with pytest.raises(UsageError, match="several channels and reconnecting need tcp:HOST:PORT"):
         migrate_to("exec:cat >/dev/null", source, MigrationOptions(**wish))  # type: ignore[arg-type]
     source.close()
 

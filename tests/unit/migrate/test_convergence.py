@@ -121,7 +121,7 @@ class Rig:
         self.estimate = Estimate(4096)
         self.estimate.note_round(100_000_000, 1.0, 100_000_000, 1.0)
         self.estimate.note_dirtied(pages=100_000, period_s=2.0)
-        self.limits = Limits(0.3, max_rounds, auto)
+        self.limits = Limits(0.3, max_rounds, auto_converge=auto)
         self.convergence = Convergence(lambda: self.limits, self.estimate, self.throttles.append)
 
     def rounds(self, count: int, sent: int, left: int) -> None:
