@@ -4,7 +4,8 @@
     ├── UsageError                       2   ask differently
     ├── HostError                       10   change the host: something is missing or failed
     │   ├── NativeLibraryError          11   build or reinstall the package
-    │   └── AuthenticationError         12   a peer is not who it has to be, or cannot prove it
+    │   ├── AuthenticationError         12   a peer is not who it has to be, or cannot prove it
+    │   └── OutputError                 13   standard output cannot be written
     ├── MachineError                    20   look at the guest or its configuration
     │   ├── AddressError                21   no guest RAM there, or misaligned
     │   ├── GuestImageError             22   the guest program cannot be loaded
@@ -72,6 +73,12 @@ class AuthenticationError(HostError):
     """A peer is not the one that it has to be, or cannot prove it: look at the certificates."""
 
     exit_code = 12
+
+
+class OutputError(HostError):
+    """The command did its work, but standard output is closed, full or broken."""
+
+    exit_code = 13
 
 
 class MachineError(TagalongError):

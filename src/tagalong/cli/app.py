@@ -1,7 +1,8 @@
 """The command `tagalong`: finds the subcommand, and turns errors into a line and a status."""
 
+import contextlib
+import difflib
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import cast
@@ -9,14 +10,34 @@ from typing import cast
 import click
 
 from tagalong import __version__
-from tagalong.cli.text import error_line
+from tagalong.cli.failure import error_line, failure_json, wants_json
+from tagalong.cli.output import guarded_streams
 from tagalong.control.interrupt import Interrupted
-from tagalong.errors import TagalongError
+from tagalong.errors import OutputError, TagalongError
 
-_COMMANDS = (
-    "access", "check", "demo", "dump", "info", "lab", "migrate", "probe", "race", "restore", "run",
-    "snapshot", "tags",
-)  # fmt: skip
+_SECTIONS = {
+    "Run and move VMs": {
+        "run": "Run a VM.",
+        "restore": "Run a VM from a snapshot.",
+        "migrate": "Move a running VM.",
+    },
+    "Save VMs and look at what was saved": {
+        "snapshot": "Save a VM to a file, with its tags.",
+        "dump": "Write a core for debuggers, of a VM or a snapshot.",
+        "info": "Show what is in a core.",
+        "tags": "Print allocation tags of a core.",
+        "check": "Say what gdb and lldb show of a core's tags.",
+    },
+    "Try things": {
+        "demo": "Migrate a guest between two processes and ask it how it is.",
+        "access": "Compare the ways for a VMM to touch tagged memory.",
+        "race": "Explore what a VMM reads while the guest changes tags.",
+        "probe": "Say what this host can do.",
+        "lab": "Run commands on an emulated Arm host with KVM and MTE.",
+        "help": "Show the help of a command.",
+    },
+}
+_COMMANDS = tuple(name for section in _SECTIONS.values() for name in section)
 
 _INTERRUPTED = 128 + 2
 
@@ -64,6 +85,31 @@ class _Subcommands(click.Group):
         module = importlib.import_module(f"tagalong.cli.{cmd_name}")
         return cast("click.Command", module.command)
 
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 (click's name)
+        formatter: click.HelpFormatter,
+    ) -> None:
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([*commands.items()], col_max=10)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-"):
+            ctx.fail(unknown_command(name))
+        return super().resolve_command(ctx, args)
+
+
+def unknown_command(name: str) -> str:
+    """Return what to say about a command that does not exist."""
+    close = difflib.get_close_matches(name, _COMMANDS, n=2)
+    if close:
+        return f"no command is named {name!r}; did you mean {' or '.join(close)}?"
+    return f"no command is named {name!r}; there are {', '.join(_COMMANDS)}"
+
 
 @click.group(
     cls=_Subcommands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
@@ -75,24 +121,32 @@ def tagalong() -> None:
 
 def invoke(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: this process's) and return the status."""
+    given = [*(sys.argv[1:] if arguments is None else arguments)]
     try:
-        status = tagalong.main(
-            args=None if arguments is None else list(arguments),
-            prog_name="tagalong",
-            standalone_mode=False,
-        )
+        status = tagalong.main(args=given, prog_name="tagalong", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        _say_usage(error)
+        return _failed(error, given)
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
     except Interrupted as interruption:
         _say(f"tagalong: {interruption}", interruption)
-        return interruption.exit_code
+        return _failed(interruption, given)
     except TagalongError as error:
         _say(error_line(error), error)
-        return error.exit_code
+        return _failed(error, given)
     return status if isinstance(status, int) else 0
+
+
+def _say_usage(error: click.ClickException) -> None:
+    """Print how the command is used, and what is wrong with how it was."""
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        click.echo(context.get_usage(), err=True)
+    click.echo(f"tagalong: error: {error.format_message()}", err=True)
+    if context is not None:
+        click.echo(f"Try '{context.command_path} --help' for help.", err=True)
 
 
 def _say(line: str, error: BaseException) -> None:
@@ -101,18 +155,19 @@ def _say(line: str, error: BaseException) -> None:
         click.echo(text, err=True)
 
 
-def _finish_output() -> None:
-    """Flush what is left; a reader that has gone away does not change the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            # Python flushes once more on its way out, and would exit with 120.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def _failed(
+    error: click.ClickException | Interrupted | TagalongError, arguments: Sequence[str]
+) -> int:
+    """Print the failure for a script that asked for JSON; return the exit status."""
+    if wants_json(arguments):
+        # If standard output is what failed, the message is on standard error all the same.
+        with contextlib.suppress(OutputError):
+            click.echo(failure_json(error))
+    return error.exit_code
 
 
 def main() -> None:
     """Be the process `tagalong`."""
-    status = invoke()
-    _finish_output()
+    with guarded_streams():
+        status = invoke()
     sys.exit(status)

@@ -19,6 +19,7 @@ import click
 from tagalong.cli.lab_setup import setup_bars, setup_report
 from tagalong.cli.options import size
 from tagalong.control.interrupt import Interrupted
+from tagalong.errors import OutputError
 from tagalong.lab import (
     DEFAULT_KERNEL,
     KERNELS,
@@ -203,8 +204,13 @@ def _streams(*, takes_input: bool) -> Streams:
 
 def _writer(stream: BinaryIO) -> Callable[[bytes], None]:
     def write(data: bytes) -> None:
-        stream.write(data)
-        stream.flush()
+        try:
+            stream.write(data)
+            stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"cannot write what the machine prints: {error.strerror}") from error
 
     return write
 
@@ -227,7 +233,11 @@ def _signals(outcome: str) -> Iterator[None]:
 
 @contextmanager
 def _exit_141_if_the_reader_leaves() -> Iterator[None]:
-    """End as a shell expects of a command whose output has lost its reader (SIGPIPE)."""
+    """End as a shell expects of a command whose output has lost its reader (SIGPIPE).
+
+    The output here is that of a command that may run for ever, so without a reader the machine
+    is killed; a report (cli.output) is just dropped.
+    """
     try:
         yield
     except BrokenPipeError:

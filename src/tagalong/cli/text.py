@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import cast
 
-from tagalong.errors import TagalongError, with_causes
 from tagalong.studies.demo.report import DemoReport, GuestProgress
 from tagalong.studies.probe import ProbeReport
 
@@ -11,11 +10,6 @@ Report = Mapping[str, object]
 
 _KIBI = 1024
 _SHOWN_FAILURES = 3
-
-
-def error_line(error: TagalongError) -> str:
-    """Return one line: what failed, then each cause that adds something."""
-    return f"tagalong: error: {with_causes(error)}"
 
 
 def migration_report(report: Report, uri: str) -> str:

@@ -55,9 +55,35 @@ def test_help_of_every_command_has_examples(
     assert "Examples:" in text
 
 
-def test_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert invoke(["fly"]) == 2
-    assert "No such command 'fly'." in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["migrat"], "no command is named 'migrat'; did you mean migrate?"),
+        (["xyzzy"], "no command is named 'xyzzy'; there are run, restore, migrate, "),
+        (["help", "migrat"], "no command is named 'migrat'; did you mean migrate?"),
+        (["help", "run", "fast"], "'tagalong run' has no command 'fast'"),
+        (["lab", "shel"], "No such command 'shel'. Did you mean 'shell'?"),
+        (["migrate", "--verfy"], "No such option '--verfy'. Did you mean '--verify'?"),
+    ],
+)
+def test_mistyped_word_is_wrong_usage_and_says_what_there_is(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Usage: tagalong ")
+    assert lines[1].startswith(f"tagalong: error: {message}")
+    assert lines[2].endswith("--help' for help.")
+
+
+@pytest.mark.parametrize("names", [[], ["migrate"], ["lab", "run"]])
+def test_help_shows_what_the_option_shows(
+    names: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(["help", *names]) == 0
+    shown = capsys.readouterr().out
+    assert invoke([*names, "--help"]) == 0
+    assert shown == capsys.readouterr().out
 
 
 def test_error_is_one_line_on_stderr_with_its_causes_and_status(

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from tagalong.cli.text import demo_report, error_line, migration_report
-from tagalong.errors import MigrationError
+from tagalong.cli.text import demo_report, migration_report
 from tagalong.studies.demo.report import DemoReport, GuestProgress
 
 MIGRATION: dict[str, object] = {
@@ -50,10 +49,6 @@ A guest that uses MTE was migrated from one process to another while it ran.
 
 It went on where it stood, and its tags still protect it: every wrong-tag access and
 use-after-free that it tried at the destination was caught."""
-
-
-def test_error_line_names_the_program() -> None:
-    assert error_line(MigrationError("no route")) == "tagalong: error: no route"
 
 
 def test_demo_report_success_reads_well() -> None:

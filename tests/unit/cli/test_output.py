@@ -1,0 +1,190 @@
+"""Standard output and error that are closed, full, slow, or that nobody reads any more."""
+
+import io
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TextIO, cast
+
+import pytest
+
+from tagalong.cli.app import _COMMANDS, invoke
+from tagalong.cli.output import MessageStream, ReportStream
+from tagalong.errors import OutputError
+from tests.support.core_cases import CASES
+from tests.support.cores import notes, random_planes, write_core
+
+FULL_DEVICE = os.makedev(1, 7)
+CLOSED = "cannot write to standard output: Bad file descriptor; the report is incomplete"
+FULL = "cannot write to standard output: No space left on device; the report is incomplete"
+TIMEOUT_S = 120
+
+HELP = [*([name, "--help"] for name in _COMMANDS), ["--help"], ["--version"], ["help", "run"]]
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> Path:
+    path = tmp_path / "vm.core"
+    data, tags = random_planes(4 * 4096)
+    write_core(path, notes(), [data], [tags])
+    return path
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """Return a device of our own on which every write fails with ENOSPC."""
+    path = tmp_path / "full"
+    os.mknod(path, stat.S_IFCHR | 0o600, FULL_DEVICE)
+    return path
+
+
+def reports(core: Path) -> list[tuple[list[str], int]]:
+    """Return command lines that print a report, with the status of each."""
+    foreign = core.with_name("foreign.core")
+    foreign.write_bytes(CASES["tags of a part"].core)
+    return [
+        (["check", str(core)], 0),
+        (["check", str(foreign)], 1),
+        (["check", str(foreign), "--json"], 1),
+        (["info", str(core)], 0),
+        (["info", str(core), "--json"], 0),
+        (["tags", str(core), "0x40000000+4K"], 0),
+        (["dump", str(core), f"{core}.out"], 0),
+        (["probe"], 0),
+        (["race", "--access", "ioctl", "--guest", "retag-once"], 0),
+        *((arguments, 0) for arguments in HELP),
+    ]
+
+
+def writing_to(monkeypatch: pytest.MonkeyPatch, stream: TextIO) -> None:
+    monkeypatch.setattr(sys, "stdout", ReportStream(stream))
+
+
+def unread_pipe() -> TextIO:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return open(writing, "w", encoding="utf-8")
+
+
+def closed_file() -> TextIO:
+    """Return a stream whose descriptor takes no writes, as a closed standard output does."""
+    return open(os.open("/dev/null", os.O_RDONLY), "w", encoding="utf-8")
+
+
+def test_every_command_without_a_reader_keeps_its_verdict(
+    core: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments, status in reports(core):
+        with unread_pipe() as stream:
+            writing_to(monkeypatch, stream)
+
+            assert invoke(arguments) == status, arguments
+
+
+def test_every_command_with_a_full_or_closed_output_ends_with_an_error_of_its_own(
+    core: Path, full: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, _ in reports(core):
+        for stream, text in ((full.open("w"), FULL), (closed_file(), CLOSED)):
+            with stream:
+                writing_to(monkeypatch, stream)
+
+                assert invoke(arguments) == OutputError.exit_code, arguments
+            assert capsys.readouterr().err.endswith(f"tagalong: error: {text}\n"), arguments
+
+
+def test_slow_reader_gets_everything(core: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    got: list[bytes] = []
+
+    def read() -> None:
+        with open(reading, "rb", buffering=0) as stream:
+            while part := stream.read(7):
+                got.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with open(writing, "w", encoding="utf-8") as stream:
+        writing_to(monkeypatch, stream)
+        assert invoke(["info", str(core), "--json"]) == 0
+    reader.join()
+
+    assert b"".join(got).startswith(b"{")
+    assert b"".join(got).endswith(b"}\n")
+
+
+def test_messages_that_cannot_be_written_change_nothing(
+    core: Path, full: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stream in (full.open("w"), unread_pipe(), closed_file()):
+        with stream:
+            monkeypatch.setattr(sys, "stderr", MessageStream(stream))
+
+            assert invoke(["info", str(core)]) == 0
+            assert invoke(["info", "/nowhere"]) == 10
+            assert invoke(["nonsense"]) == 2
+    assert "guest physical memory" in capsys.readouterr().out
+
+
+def test_report_stream_fails_again_after_a_library_hid_its_failure(full: Path) -> None:
+    with full.open("w") as inner:
+        stream = ReportStream(inner)
+
+        for _ in range(2):
+            with pytest.raises(OutputError, match="No space left on device"):
+                stream.write("x" * 100_000)
+        with pytest.raises(OutputError, match="No space left on device"):
+            stream.flush()
+
+
+def test_streams_are_otherwise_the_stream_itself() -> None:
+    inner = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+
+    for kind in (ReportStream, MessageStream):
+        stream = cast("TextIO", kind(inner))
+        assert stream.encoding == "utf-8"
+        assert stream.write("é\n") == 2
+        stream.flush()
+    assert inner.buffer.getvalue() == "é\né\n".encode()
+
+
+@pytest.fixture
+def started(core: Path) -> tuple[str, ...]:
+    return sys.executable, "-m", "tagalong", "check", str(core)
+
+
+def test_process_with_closed_streams_ends_with_a_status_and_without_a_traceback(
+    started: tuple[str, ...],
+) -> None:
+    cases = {"1>&-": 13, "2>&-": 0, "0<&-": 0, "0<&- 1>&- 2>&-": 13}
+    for redirection, status in cases.items():
+        ran = subprocess.run(
+            ["sh", "-c", f'exec "$@" {redirection}', "sh", *started],
+            capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+
+        assert ran.returncode == status, redirection
+        assert ran.stderr in {"", f"tagalong: error: {CLOSED}\n"}, redirection
+
+
+def test_process_whose_reader_went_away_has_the_status_of_the_check(
+    started: tuple[str, ...],
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    ran = subprocess.run(started, stdout=writing, stderr=subprocess.PIPE, timeout=TIMEOUT_S,
+                         check=False)  # fmt: skip
+    os.close(writing)
+
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+def test_process_on_a_full_device_says_so_once(started: tuple[str, ...], full: Path) -> None:
+    with full.open("w") as stream:
+        ran = subprocess.run(started, stdout=stream, stderr=subprocess.PIPE, text=True,
+                             timeout=TIMEOUT_S, check=False)  # fmt: skip
+
+    assert (ran.returncode, ran.stderr) == (13, f"tagalong: error: {FULL}\n")
