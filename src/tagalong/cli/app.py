@@ -124,7 +124,6 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
     given = [*(sys.argv[1:] if arguments is None else arguments)]
     try:
         status = tagalong.main(args=given, prog_name="tagalong", standalone_mode=False)
-        sys.stdout.flush()
     except click.ClickException as error:
         _say_usage(error)
         return _failed(error, given)

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from tagalong.cli.message import announce
-from tagalong.cli.options import access_option, machine_option, max_downtime_option, size
+from tagalong.cli.options import access_option, machine_option, max_downtime_option
 from tagalong.cli.progress import migration_bar
 from tagalong.cli.text import demo_report
+from tagalong.cli.values import RAM_SIZE
 from tagalong.control.interrupt import run_interruptible
 from tagalong.studies.demo import DemoObserver, DemoOptions, run_demo
 
@@ -25,7 +26,7 @@ sides were equal, 1 if not.
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--ram", "ram_bytes", type=size, metavar="SIZE", default="64M", show_default=True)
+@click.option("--ram", "ram_bytes", type=RAM_SIZE, metavar="SIZE", default="64M", show_default=True)
 @machine_option
 @access_option
 @click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), default=1, show_default=True)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 import click
 
 from tagalong.cli.lab_setup import setup_bars, setup_report
-from tagalong.cli.options import size
+from tagalong.cli.values import SIZE
 from tagalong.control.interrupt import Interrupted
 from tagalong.errors import OutputError
 from tagalong.lab import (
@@ -89,7 +89,7 @@ _LAB_OPTIONS = _options(
 
 def _machine_options(timeout_s: float) -> Callable[[_F], _F]:
     return _options(
-        click.option("--ram", "ram_bytes", type=size, metavar="SIZE", default="2G",
+        click.option("--ram", "ram_bytes", type=SIZE, metavar="SIZE", default="2G",
                      show_default=True, help="Memory of the emulated host."),
         click.option("--smp", "cpu_count", type=click.IntRange(min=1), default=2,
                      show_default=True, help="CPUs of the emulated host."),

@@ -1,29 +1,18 @@
-"""Options that several commands share, and types of options."""
+"""Options that several commands share."""
 
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from tagalong.access import ACCESS_NAMES, AUTO
+from tagalong.cli.values import SIZE, Milliseconds
 from tagalong.qapi.knobs import CommandOption, FreeText, IntegerRange, KnobType, OneOf, Switch, Unit
 from tagalong.qapi.settings import COMMAND_OPTIONS
 from tagalong.vmm.factory import AUTO as AUTO_MACHINE
 from tagalong.vmm.factory import MACHINE_NAMES
 
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_POINTER_BITS = 64
 _F = TypeVar("_F", bound=Callable[..., Any])
-_SIZE = re.compile(r"(\d{1,20})\s*(?:([KMGT])(?:iB)?)?", re.IGNORECASE)
-
-
-def size(text: str) -> int:
-    """Return a number of bytes, written as 4096, 64M or 1GiB; units are powers of 1024."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None or int(found[1]) == 0:
-        raise click.BadParameter(f"{text!r} is no size: write 4096, 64M or 1G")
-    return int(found[1]) * _UNITS[(found[2] or "").upper()]
 
 
 machine_option = click.option(
@@ -82,7 +71,9 @@ def _option(option: CommandOption, name: str, help_text: str) -> Callable[[_F], 
 def _click_type(knob: KnobType) -> Any:
     match knob:
         case IntegerRange(unit=Unit.BYTES_PER_S):
-            return size
+            return SIZE
+        case IntegerRange(unit=Unit.MILLISECONDS):
+            return Milliseconds(knob.least, knob.most)
         case IntegerRange():
             return click.IntRange(knob.least, knob.most)
         case OneOf():
@@ -90,29 +81,3 @@ def _click_type(knob: KnobType) -> Any:
         case FreeText(is_folder=True):
             return click.Path(file_okay=False, resolve_path=True)
     return str
-
-
-def address_range(text: str) -> tuple[int, int]:
-    """Return address and length in bytes, written as 0x40000000 or 0x40000000+64K.
-
-    The address is hexadecimal, with 0x or without; the length a size, or hexadecimal with 0x.
-    """
-    address, plus, length = text.partition("+")
-    try:
-        start = int(address, 16)
-        if not 0 <= start < 1 << _POINTER_BITS:
-            raise ValueError
-    except ValueError:
-        raise click.BadParameter(f"{address!r} is no address of 64 bits") from None
-    if not plus:
-        return start, 1
-    return start, _length(length)
-
-
-def _length(text: str) -> int:
-    if text.lower().startswith("0x"):
-        try:
-            return max(int(text, 16), 1)
-        except ValueError:
-            raise click.BadParameter(f"{text!r} is no size: write 0x1000, 4096 or 64M") from None
-    return size(text)

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from tagalong.cli.message import announce
-from tagalong.cli.options import access_option, machine_option, size
+from tagalong.cli.options import access_option, machine_option
+from tagalong.cli.values import RAM_SIZE, SIZE
 from tagalong.errors import UsageError
 from tagalong.migrate import TlsCredentials
 from tagalong.vmm.launch import run_vm
@@ -48,7 +49,11 @@ COMMON = _parameters(
     machine_option,
     access_option,
     click.option(
-        "--ram", "ram_bytes", type=size, metavar="SIZE", help="Guest RAM, as in 64M (the default)."
+        "--ram",
+        "ram_bytes",
+        type=RAM_SIZE,
+        metavar="SIZE",
+        help="Guest RAM, as in 64M (the default).",
     ),
     click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), help="Default: 1."),
     click.option(
@@ -124,7 +129,7 @@ NOT_NEW = _parameters(
     click.option(
         "--max-ram",
         "max_ram_bytes",
-        type=size,
+        type=SIZE,
         metavar="SIZE",
         help="Refuse an arriving or restored VM with more RAM than this. Default: 64G.",
     ),

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from tagalong.cli.core_text import tags_json, tags_report
-from tagalong.cli.options import address_range
+from tagalong.cli.values import address_range
 from tagalong.core import open_core
 from tagalong.core.tag_runs import tag_range, tag_runs
 

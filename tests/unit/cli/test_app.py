@@ -181,7 +181,7 @@ def test_run_options_that_contradict_are_wrong_usage(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--guest", "churn", "--ram", "much"), "'much' is no size: write 4096, 64M or 1G"),
+        (("--guest", "churn", "--ram", "much"), "'much' is not a size; write 4096, 64M or 1G"),
         (("--guest", "churn", "--vcpus", "0"), "0 is not in the range x>=1"),
         (("--guest", "churn", "--machine", "hard"), "'hard' is not"),
     ],

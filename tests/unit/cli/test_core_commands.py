@@ -162,12 +162,12 @@ def test_tags_where_there_are_none_is_an_error_of_its_own(
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("ram", "'ram' is no address of 64 bits"),
-        ("0x10000000000000000", "'0x10000000000000000' is no address of 64 bits"),
+        ("ram", "'ram' is not an address of 64 bits"),
+        ("0x10000000000000000", "'0x10000000000000000' is not an address of 64 bits"),
         ("-1", "No such option"),
-        ("0x1000+", "'' is no size"),
-        ("0x1000+x", "'x' is no size"),
-        ("0x1000+0xg", "'0xg' is no size"),
+        ("0x1000+", "'' is not a size"),
+        ("0x1000+x", "'x' is not a size"),
+        ("0x1000+0xg", "'0xg' is not a size"),
     ],
 )
 def test_tags_of_no_range_is_wrong_usage(

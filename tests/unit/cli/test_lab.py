@@ -121,7 +121,7 @@ def test_environment_stands_for_options(played: Played, monkeypatch: pytest.Monk
     ("arguments", "message"),
     [
         (["run"], "Missing argument '-- COMMAND...'"),
-        (["run", "--ram", "much", "--", "true"], "'much' is no size"),
+        (["run", "--ram", "much", "--", "true"], "'much' is not a size"),
         (["run", "--smp", "0", "--", "true"], "0 is not in the range x>=1"),
         (["run", "--timeout", "0", "--", "true"], "0.0 is not in the range x>0"),
         (["fly"], "No such command 'fly'"),

@@ -1,0 +1,81 @@
+"""Sizes, times and addresses on the command line."""
+
+import click
+import pytest
+
+from tagalong.cli.values import RAM_SIZE, SIZE, Milliseconds, address_range
+
+
+def test_size_with_unit_is_in_bytes() -> None:
+    cases = {
+        "4096": 4096,
+        "64M": 64 << 20,
+        "64MiB": 64 << 20,
+        "64MB": 64_000_000,
+        "1g": 1 << 30,
+        " 2 T ": 2 << 40,
+        "3K": 3072,
+        "3kb": 3000,
+    }
+    for text, expected in cases.items():
+        assert SIZE.convert(text, None, None) == expected, text
+
+
+def test_size_that_is_none_is_refused() -> None:
+    for text in ("", "M", "0", "0M", "-1", "1.5G", "64 X", "9" * 21):
+        with pytest.raises(click.BadParameter) as caught:
+            SIZE.convert(text, None, None)
+
+        assert caught.value.message == f"{text!r} is not a size; write 4096, 64M or 1G"
+
+
+def test_size_that_is_a_default_is_taken_as_it_is() -> None:
+    assert SIZE.convert(0, None, None) == 0
+
+
+def test_ram_of_a_few_bytes_is_refused_and_asks_for_the_unit() -> None:
+    cases = {
+        "64": "64 bytes of RAM are too few for a guest; did you mean 64M?",
+        "64K": "65536 bytes of RAM are too few for a guest",
+    }
+    for text, message in cases.items():
+        with pytest.raises(click.BadParameter) as caught:
+            RAM_SIZE.convert(text, None, None)
+
+        assert caught.value.message == message
+    assert RAM_SIZE.convert("1M", None, None) == 1 << 20
+
+
+def test_milliseconds_that_look_like_seconds_say_how_many_they_are() -> None:
+    kind = Milliseconds(0, 2_000_000)
+
+    with pytest.raises(click.BadParameter) as caught:
+        kind.convert("0.3", None, None)
+
+    assert caught.value.message == (
+        "'0.3' is not a whole number of milliseconds; for 0.3 s write 300"
+    )
+    assert kind.convert("300", None, None) == 300
+    for text, message in (("-1", "-1 is not in the range"), ("x", "'x' is not a valid integer")):
+        with pytest.raises(click.BadParameter, match=message):
+            kind.convert(text, None, None)
+
+
+def test_address_range_is_address_and_length() -> None:
+    assert address_range("0x40000000") == (0x4000_0000, 1)
+    assert address_range("40000000+4K") == (0x4000_0000, 4096)
+    assert address_range("0xb000000402f9000+0x20") == (0xB00_0000_402F_9000, 0x20)
+
+
+def test_address_range_that_is_none_is_refused() -> None:
+    cases = {
+        "here": "'here' is not an address of 64 bits; write 0x40000000 or 0x40000000+64K",
+        f"1{'0' * 16}": "is not an address of 64 bits",
+        "0+0x": "'0x' is not a size; write 0x1000, 4096 or 64M",
+        "0+much": "'much' is not a size; write 4096, 64M or 1G",
+    }
+    for text, message in cases.items():
+        with pytest.raises(click.BadParameter) as caught:
+            address_range(text)
+
+        assert message in caught.value.message, text
