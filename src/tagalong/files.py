@@ -13,8 +13,8 @@ as a file, and a program that runs as root would replace /dev/null itself.
 
 The temporary file has no name at all where the file system supports that (O_TMPFILE), so that
 a writer that is killed leaves nothing. Elsewhere it is the hidden file `.NAME.RANDOM.partial`,
-which two writers never share and which nobody can prepare: O_EXCL and O_NOFOLLOW. Either
-way it is readable for its owner only, since it holds a guest's memory.
+which no two writers share and no other user can prepare: O_EXCL and O_NOFOLLOW. In both
+cases it is readable for its owner only, since it holds a guest's memory.
 """
 
 import errno

@@ -11,9 +11,9 @@ source         the bytes of a file, mapped
 compressed     the bytes of a compressed core; packing makes one, and undoes it
 headers        ELF header and program headers, read as hostile input
 coverage       which segment answers for which address
-regions        what there is of data and tags
+regions        which addresses have data, tags, or both
 notes          registers, read
-reader         open_core: the way to read a core, whoever wrote it
+reader         open_core: the way to read any core
 pages          its memory as a source of pages, for digests, censuses and other cores
 """
 

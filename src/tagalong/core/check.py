@@ -223,20 +223,20 @@ def _alignment(core: Core) -> Iterator[Finding]:
 
 def _overlaps(core: Core) -> Iterator[Finding]:
     for headers in (core.loads, core.tag_segments):
-        reach: ProgramHeader | None = None
+        widest: ProgramHeader | None = None
         for header in sorted(headers, key=lambda h: h.address):
-            if reach and header.address < reach.end and header.size_bytes:
+            if widest and header.address < widest.end and header.size_bytes:
                 yield _about(
                     header,
                     Rule.OVERLAP,
                     Level.ERROR,
-                    f"this {_name(header)} overlaps the one of [{reach.address:#x}, "
-                    f"{reach.end:#x}), whose header is at {reach.at:#x}",
+                    f"this {_name(header)} overlaps the one of [{widest.address:#x}, "
+                    f"{widest.end:#x}), whose header is at {widest.at:#x}",
                     gdb=Effect("takes the first in the file"),
                     lldb=Effect("takes the one that starts first"),
                 )
-            if reach is None or header.end > reach.end:
-                reach = header
+            if widest is None or header.end > widest.end:
+                widest = header
 
 
 def _untagged(core: Core) -> Iterator[Finding]:
@@ -248,7 +248,7 @@ def _untagged(core: Core) -> Iterator[Finding]:
         Rule.NO_TAGS_HERE,
         Level.NOTE,
         f"{size:#x} bytes of memory have no tags, {len(bare)} such range(s), this is the first: "
-        "not mapped with PROT_MTE, or nobody wrote them",
+        "not mapped with PROT_MTE, or not written",
         address=bare[0].address,
         end=bare[0].end,
         gdb=Effect(_NOT_TAGGED),

@@ -2,16 +2,17 @@
 
 import heapq
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from tagalong.binary.elf import ProgramHeader
 
+Extent = tuple[ProgramHeader, int]
+"""A segment, and the end of the addresses that it really has."""
 
-@dataclass(frozen=True)
-class OwnedRange:
+
+class OwnedRange(NamedTuple):
     """Addresses [start, stop) of which one segment, the first in the file, is the owner."""
 
     start: int
@@ -20,13 +21,10 @@ class OwnedRange:
 
 
 class Coverage:
-    """The ranges that segments cover, without overlap: the first in the file wins.
+    """The ranges that segments cover, without overlap: the first in the file wins, as in gdb."""
 
-    That is what gdb does. `ranges`: for each segment the end of what it really has.
-    """
-
-    def __init__(self, ranges: Sequence[tuple[ProgramHeader, int]]) -> None:
-        self.pieces = tuple(_sweep(ranges))
+    def __init__(self, extents: Sequence[Extent]) -> None:
+        self.pieces = tuple(_joined(_owned(extents)))
         self._starts = [piece.start for piece in self.pieces]
 
     def cover(self, start: int, stop: int) -> Iterator[OwnedRange]:
@@ -40,36 +38,52 @@ class Coverage:
                 yield OwnedRange(max(piece.start, start), min(piece.stop, stop), piece.owner)
 
 
-def _sweep(ranges: Sequence[tuple[ProgramHeader, int]]) -> Iterator[OwnedRange]:
-    """Yield the pieces in order, neighbours of the same owner joined."""
+def _joined(pieces: Iterator[OwnedRange]) -> Iterator[OwnedRange]:
+    """Yield the pieces, neighbours of the same owner as one."""
     pending: OwnedRange | None = None
-    for start, stop, owner in _owners(ranges):
-        if pending and pending.owner is owner and pending.stop == start:
-            pending = OwnedRange(pending.start, stop, owner)
+    for piece in pieces:
+        if pending and pending.owner is piece.owner and pending.stop == piece.start:
+            pending = OwnedRange(pending.start, piece.stop, piece.owner)
             continue
         if pending:
             yield pending
-        pending = OwnedRange(start, stop, owner)
+        pending = piece
     if pending:
         yield pending
 
 
-def _owners(
-    ranges: Sequence[tuple[ProgramHeader, int]],
-) -> Iterator[tuple[int, int, ProgramHeader]]:
-    """Yield each stretch between two edges that somebody owns: a walk along all edges."""
-    opening = sorted(
-        (header.address, order)
-        for order, (header, stop) in enumerate(ranges)
-        if stop > header.address
-    )
-    edges = sorted({at for at, _ in opening} | {ranges[order][1] for _, order in opening})
-    to_open = deque(opening)
+def _owned(extents: Sequence[Extent]) -> Iterator[OwnedRange]:
+    """Yield the ranges of addresses that have an owner, in ascending order."""
+    used = [(header.address, order) for order, (header, stop) in enumerate(extents)
+            if stop > header.address]  # fmt: skip
+    used.sort()
+    whole = [OwnedRange(start, extents[order][1], extents[order][0]) for start, order in used]
+    # What a writer of sense makes: nothing to decide, and most files are huge only in this form.
+    if all(before.stop <= after.start for before, after in pairwise(whole)):
+        return iter(whole)
+    return _sweep(extents, used)
+
+
+def _sweep(extents: Sequence[Extent], used: Sequence[tuple[int, int]]) -> Iterator[OwnedRange]:
+    """Yield each stretch between two edges that a segment owns.
+
+    A sweep line. `used` has the start and the number of each segment, in order of start. The
+    line stops at every edge, the start or the end of any segment; between two edges the set
+    of segments that cover the line does not change. Of that set only the smallest number
+    matters, the first in the file, so a heap of numbers holds it. A segment enters the heap
+    at its start. It is not taken out at its end, which would need a search: it stays until it
+    is on top, where its end is looked at. Each segment enters and leaves once, so n segments
+    take n log n steps, however they overlap. Asking each segment for each stretch would take
+    n * n, and a hostile file has a quarter of a million.
+    """
+    edges = sorted({start for start, _ in used} | {extents[order][1] for _, order in used})
     candidates: list[int] = []
+    entered = 0
     for start, stop in pairwise(edges):
-        while to_open and to_open[0][0] <= start:
-            heapq.heappush(candidates, to_open.popleft()[1])
-        while candidates and ranges[candidates[0]][1] <= start:
+        while entered < len(used) and used[entered][0] <= start:
+            heapq.heappush(candidates, used[entered][1])
+            entered += 1
+        while candidates and extents[candidates[0]][1] <= start:
             heapq.heappop(candidates)
         if candidates:
-            yield start, stop, ranges[candidates[0]][0]
+            yield OwnedRange(start, stop, extents[candidates[0]][0])

@@ -77,7 +77,7 @@ class Finding:
     """One finding.
 
     `offset` is the place in the file, `address` the one in memory, `end` that behind the
-    range that is meant; None where there is none.
+    range; None if the finding is about no such place.
     """
 
     rule: Rule

@@ -1,4 +1,4 @@
-"""The ELF header and the program headers of a core, whoever wrote it, as hostile input."""
+"""The ELF header and the program headers of any core, read as hostile input."""
 
 from typing import Final, NamedTuple
 

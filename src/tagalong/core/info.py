@@ -48,7 +48,7 @@ def _notes(core: Core) -> Iterator[tuple[str, object]]:
 
 
 def _machine(core: Core) -> Info | None:
-    """Return the machine of a core of ours."""
+    """Return what the vendor note says, None in a core of another writer."""
     notes = core.machine
     if notes is None:
         return None

@@ -17,7 +17,7 @@ from tagalong.errors import MalformedCoreError
 
 MAX_NOTES = 1 << 20
 MAX_NOTE_SEGMENT_BYTES = 256 << 20
-"""Of ours 33 MiB are possible; Linux writes some 4 KiB for each thread."""
+"""tagalong writes at most 33 MiB; Linux writes some 4 KiB for each thread."""
 
 _WIDER_ALIGNMENT = 8
 
@@ -37,10 +37,10 @@ class Note:
 class CoreVcpu:
     """The registers of a vCPU, or of a thread in a core of a process.
 
-    `thread`: its number in the core (pr_pid); a vCPU's index + 1 in ours. `signal`: what
-    stopped it, or 0. `x`: x0 to x30. `v`: v0 to v31 as 128-bit numbers. `fpsr`, `fpcr` and `v` are
-    None where the core has no NT_FPREGSET, `tagged_address_control` (the word of
-    PR_SET_TAGGED_ADDR_CTRL) where it has no NT_ARM_TAGGED_ADDR_CTRL.
+    `thread`: its number in the core (pr_pid); a vCPU's index + 1 in a core of tagalong.
+    `signal`: what stopped it, or 0. `x`: x0 to x30. `v`: v0 to v31 as 128-bit numbers. `fpsr`,
+    `fpcr` and `v` are None if the core has no NT_FPREGSET for it, `tagged_address_control` (the
+    word of PR_SET_TAGGED_ADDR_CTRL) if it has no NT_ARM_TAGGED_ADDR_CTRL.
     """
 
     thread: int
@@ -111,7 +111,7 @@ def _note_at(content: NDArray[np.uint8], at: int, base: int, align: int) -> tupl
     if stop > content.size:
         raise MalformedCoreError(
             f"a note with a name of {head['n_namesz']:#x} and a description of "
-            f"{head['n_descsz']:#x} bytes reaches beyond its segment, which has {left:#x} left",
+            f"{head['n_descsz']:#x} bytes does not fit in its segment, which has {left:#x} left",
             offset=base + at,
         )
     name = content[name_at : name_at + head["n_namesz"]].tobytes()

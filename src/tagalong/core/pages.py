@@ -1,4 +1,4 @@
-"""The memory of a core as a source of pages, whoever wrote the core."""
+"""The memory of a core as a source of pages, for cores of any writer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,7 +113,7 @@ def _memory_of(core: Core) -> MemoryMap:
 
 
 def _page_size(core: Core) -> int:
-    """Return the page size that the auxiliary vector tells, the usual one if there is none."""
+    """Return the page size that NT_AUXV tells, else the usual one."""
     size = (core.auxiliary_vector or {}).get(AT_PAGESZ)
     return size if size in PAGE_SIZES_BYTES else PAGE_SIZES_BYTES[0]
 

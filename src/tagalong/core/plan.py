@@ -95,7 +95,7 @@ class CorePlan:
         return header.pack() + b"".join(self._program_headers(notes_bytes))
 
     def section_header_offset(self, notes_bytes: int) -> int:
-        """Return where the section header stands in a file with PN_XNUM."""
+        """Return where the section header is in a file with PN_XNUM."""
         return elf.align_up(self.notes_offset + notes_bytes, 8)
 
     def section_header(self) -> bytes:

@@ -1,4 +1,4 @@
-"""Reads cores: ours, those that Linux writes for a process, and those of others."""
+"""Reads cores: of tagalong, of Linux for a process, and of any other writer."""
 
 import os
 from functools import cached_property
@@ -42,7 +42,7 @@ from tagalong.mte.tags import pack, unpack
 def open_file(path: Path) -> FileSource:
     """Return the mapped file. Raises HostError if it cannot be opened or mapped."""
     try:
-        # Without waiting for somebody at the other end of a pipe.
+        # Without waiting for a writer at the other end of a FIFO.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise HostError(f"cannot open the core {path}: {error}") from error
@@ -169,7 +169,7 @@ class Core:
 
     @cached_property
     def machine(self) -> CoreNotes | None:
-        """Return the machine that a core of ours holds, None in a core of somebody else.
+        """Return the machine that a core of tagalong holds, None in a core of another writer.
 
         Raises MalformedCoreError if the note about it is damaged or of a newer version.
         """

@@ -43,8 +43,8 @@ class Source(Protocol):
 class FileSource:
     """A file, mapped: arrays look into it without a copy and outlive `close`.
 
-    A file that somebody cuts short while it is mapped ends the process that reads there
-    (SIGBUS), as with every mapped file: cores are replaced, not changed.
+    If the file is cut short while it is mapped, reading there ends the process (SIGBUS), as
+    with every mapped file: replace cores, do not change them.
     """
 
     def __init__(self, fd: int, path: Path) -> None:

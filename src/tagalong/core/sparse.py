@@ -1,6 +1,18 @@
 """Writing a plane of a core so that what is zero is a hole of the file.
 
-A hole costs no disk and no time, reads as zero and stays a hole when the file is mapped.
+A hole costs no disk and no time, reads as zero and stays a hole when the file is mapped. A
+guest of 64 GiB that has used 1 GiB makes a file of 64 GiB that takes 1 GiB.
+
+Holes come in blocks. So a write is cut at block borders: a head and a tail inside one block
+each, and whole blocks between them. Whole blocks are sorted into zero and not zero in one
+pass, and each run of the one or the other is one system call. A head or a tail is written as
+it is; if that leaves its block all zero, the block becomes a hole.
+
+A live snapshot writes a page again when the guest has changed it, so zero must replace what
+was written before: it punches a hole. To know when that is needed without a system call, an
+extent remembers one number: the end of what was ever written. Behind it everything is a hole
+already, and the first copy of a mostly empty guest never punches. Inside it a hole is punched
+whether or not one is there: that is cheaper than a question to the kernel.
 """
 
 import ctypes
@@ -21,7 +33,7 @@ from tagalong.memory.extents import file_extents
 from tagalong.mte.tags import zero_rows
 
 BLOCK_BYTES = 4096
-"""The unit in which Linux's file systems keep holes (a few know larger ones only)."""
+"""The unit of holes in Linux's file systems; a few have larger ones only."""
 
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
@@ -149,7 +161,7 @@ class SparseExtent:
             offset, start = offset + got, start + got
 
     def _copy_in_kernel(self, offset: int, source_fd: int, start: int, stop: int) -> int:
-        """Return how many bytes the kernel copied before it could not go on."""
+        """Return how many bytes the kernel copied: fewer than all where it cannot."""
         done = 0
         while start + done < stop:
             try:

@@ -1,4 +1,4 @@
-"""Where pages and tags come from, whoever runs the guest: the narrow seam.
+"""Where pages and tags come from: the narrow seam, for a guest that any VMM runs.
 
 A `Machine` can do all that a VM does. What reads memory needs far less, and far more can offer
 it: a core, a stream, a guest that another VMM runs. `PageSource` is that much: which memory
@@ -73,7 +73,7 @@ class MemoryMap:
     def locate(self, address: int, length_bytes: int) -> tuple[int, int]:
         """Return the number of the range that holds all of [address, +length_bytes).
 
-        And the offset of `address` in it. Raises AddressError if there is none.
+        And the offset of `address` in it. Raises AddressError if no range holds it.
         """
         starts = [each.address for each in self.ranges]
         number = bisect_right(starts, address) - 1

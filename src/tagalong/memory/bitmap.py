@@ -1,4 +1,4 @@
-"""One bit a page, in the layout of KVM's dirty log.
+"""One bit per page, in the layout of KVM's dirty log.
 
 KVM_GET_DIRTY_LOG (Linux, Documentation/virt/kvm/api.rst 4.8) gives a bitmap of
 little-endian 64-bit words in which bit n is page n of the memory slot, padded with zero
@@ -164,7 +164,7 @@ class PageBitmap:
         return _bit_numbers(self.words)
 
     def flags(self) -> NDArray[np.bool_]:
-        """Return one flag a page, as a new array; the inverse of `from_flags`."""
+        """Return one flag per page, as a new array; the inverse of `from_flags`."""
         bits = np.unpackbits(self.words.view(np.uint8), bitorder="little")
         return bits[: self.page_count].view(np.bool_)
 
@@ -173,9 +173,14 @@ class PageBitmap:
 
         A new array of shape (runs, 2): first page, number of pages.
         """
+        # An edge is a bit that differs from the bit below it: the first page of a run, and the
+        # page behind its last. `below` is the whole bitmap moved up by one bit, with the top
+        # bit of each word carried into the next, so one XOR of words finds all edges at once,
+        # and the work depends on the number of runs and words, not of pages.
         below = self.words << _ONE
         below[1:] |= self.words[:-1] >> _TOP
         edges = _bit_numbers(self.words ^ below)
+        # A run up to the last bit of the last word has its second edge outside the bitmap.
         if edges.size % 2:
             edges = np.append(edges, self.page_count)
         runs = edges.reshape(-1, 2)

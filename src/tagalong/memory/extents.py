@@ -1,6 +1,6 @@
 """What of a file is no hole: the one walk along the extents of memfds, snapshots and copies.
 
-A hole reads as zero, takes no memory and no disk, and must stay a hole: so all who read a
+A hole reads as zero, takes no memory and no disk, and must stay a hole: so readers of a
 sparse file ask first where its content is, and touch nothing else.
 """
 
@@ -48,7 +48,7 @@ def file_extents(fd: int, start: int, stop: int, name: str) -> Iterator[tuple[in
 
 
 def _has_no_hole(fd: int, stop: int, name: str) -> bool:
-    """Return whether a file that reaches to `stop` takes as much space as it is long.
+    """Return whether a file of at least `stop` bytes takes as much space as it is long.
 
     The kernel counts blocks anyway, where it would have to walk to find extents.
     """

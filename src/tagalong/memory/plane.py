@@ -1,10 +1,10 @@
 """One plane of a region: a memfd mapped shared, with a numpy view of it.
 
 Lifetime rule: close() closes the descriptor and forgets the view. The mapping itself goes
-when the last numpy array that looks into it goes, so an array that somebody kept stays
-valid memory (and keeps its pages in use); it never dangles, and close() never fails
+when the last numpy array that looks into it goes, so an array that outlives the plane stays
+valid memory, with its pages in use; it never dangles, and close() never fails
 because of it. A raw pointer taken from the array does not count as a look into it:
-whoever handed one to native code has that code stop using it before close().
+native code that was given one must have stopped using it before close().
 """
 
 import errno
@@ -23,8 +23,8 @@ from tagalong.errors import HostError, RunStateError
 from tagalong.memory.extents import file_extents
 from tagalong.memory.reserve import take_reserved
 
-# Nobody who is given the descriptor can cut the file short, which would turn accesses to
-# the mapping into SIGBUS, or change its size at all.
+# A process that is given the descriptor cannot change the size of the file: a shorter file
+# would turn accesses to the mapping into SIGBUS.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -39,7 +39,7 @@ class AnyPlane(Protocol):
 
     @property
     def fd(self) -> int:
-        """Return the file that the plane is. Raises HostError if it is none."""
+        """Return the file that backs the plane. Raises HostError if no file does."""
         ...
 
     @property

@@ -1,8 +1,8 @@
 """A plane of private memory, which may begin as the content of a file: copy-on-write.
 
-The file is mapped where it has content, and what it has not is anonymous memory: touching a
-hole of a file through a mapping would allocate it on tmpfs, and what a machine does must not
-be seen in the file that it was restored from, not even in its size on disk.
+Only what has content in the file is mapped, and the rest is anonymous memory. Touching a hole
+through a mapping of the file would allocate it on tmpfs, and a machine must leave no trace in
+the file that it was restored from, not even in its size on disk.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 @dataclass(frozen=True)
 class FileRange:
-    """Bytes [offset, offset + size_bytes) of an open file that nobody changes any more.
+    """Bytes [offset, offset + size_bytes) of an open file that does not change any more.
 
     `path` is for messages. The descriptor must stay open until a plane was made of it.
     """
@@ -240,7 +240,7 @@ def _joined(runs: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]
         return list(runs)
     starts, stops = np.array(runs, np.int64).T
     gaps = starts[1:] - stops[:-1]
-    kept = np.sort(np.argsort(gaps, kind="stable")[gaps.size - most + 1 :])
-    firsts = [starts[0], *starts[kept + 1]]
-    lasts = [*stops[kept], stops[-1]]
+    widest = np.sort(np.argsort(gaps, kind="stable")[gaps.size - most + 1 :])
+    firsts = [starts[0], *starts[widest + 1]]
+    lasts = [*stops[widest], stops[-1]]
     return [(int(first), int(last)) for first, last in zip(firsts, lasts, strict=True)]

@@ -1,7 +1,7 @@
 """Shared memory made ready ahead of need: a destination has time while it waits.
 
-The first touch of a page costs more than copying it, for the kernel has to find and clear it. So
-who knows how large an arriving machine is lets the kernel do that before it arrives.
+The first touch of a page costs more than copying it, since the kernel has to find and clear it.
+A destination that knows how large the arriving machine is has that done before it arrives.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ def take_reserved(size_bytes: int) -> Reserved | None:
 
 
 def release_reserved() -> None:
-    """Give back all reserved memory that nobody has taken."""
+    """Give back all reserved memory that is not in use."""
     with _lock:
         for ready in _pool.values():
             for descriptor, mapping in ready:

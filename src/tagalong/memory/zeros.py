@@ -13,16 +13,16 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 def sparse_zeros(count: int, kind: type[_Scalar]) -> NDArray[_Scalar]:
     """Return `count` zeros of which few are ever used: they take memory only there.
 
-    Other than numpy's, which the kernel may give memory 2 MiB at a time.
+    numpy's zeros may take memory 2 MiB at a time instead, where the kernel uses huge pages.
     """
     return _zeros(count, kind, mmap.MADV_NOHUGEPAGE)
 
 
 def dense_zeros(count: int, kind: type[_Scalar]) -> NDArray[_Scalar]:
-    """Return `count` zeros most of which are used soon, if any: memory comes 2 MiB at a time.
+    """Return `count` zeros most of which are used soon, if any: memory is taken 2 MiB at a time.
 
-    A page fault costs more than copying a page, and most of all where several threads have them
-    side by side. Where the kernel has no huge pages to give, they are small ones.
+    A page fault costs more than copying a page, most of all while other threads fault as well.
+    If the kernel has no huge pages, small ones are used.
     """
     return _zeros(count, kind, mmap.MADV_HUGEPAGE)
 

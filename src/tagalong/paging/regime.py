@@ -64,7 +64,7 @@ class Regime:
     def of(cls, registers: Mapping[RegisterId, int], half: Half) -> Self:
         """Return the regime of `half` of the vCPU with these registers.
 
-        Raises TranslationError if there is none: a register is not known, the MMU is off,
+        Raises TranslationError if it translates nothing: a register is not known, the MMU is off,
         walks are disabled, or the granule's code is reserved.
         """
         tcr = _get(registers, register_ids.TCR_EL1)

@@ -1,7 +1,7 @@
 """Snapshots in the compressed form: written plain beside it first.
 
-A core is written in any order, a compressed one from its start to its end: and the guest should
-not stand while somebody compresses.
+A core is written in any order, a compressed one front to back; and the guest must not be
+paused for as long as compressing takes.
 """
 
 import time

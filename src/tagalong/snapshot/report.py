@@ -64,7 +64,7 @@ class SaveReport:
     `copied_bytes`: data that was looked at, pages that were written twice counted twice.
     `disk_bytes`: what the file takes on disk. `downtime_s`: how long the guest stood for it,
     0 if it did not run. `rounds`: of a live snapshot, the stop included. `converged`: its
-    last rounds were short enough to keep to the downtime that was allowed.
+    last rounds were short enough for the downtime that was allowed.
     """
 
     path: Path

@@ -1,15 +1,15 @@
 """Writes a machine to a core: a snapshot of it, or a dump for a debugger.
 
-    copy        everything is copied while the guest stands
+    copy        everything is copied while the guest is paused
   or, live:
     pre-copy    rounds of pages while the guest runs, until little enough remains
-    stop        the guest stands; its last pages follow
+    stop        the guest is paused; its last pages follow
   then
-    state       registers and devices; the guest goes on
+    state       registers and devices; the guest runs again
     finish      notes, headers, fsync, rename
 
-The file has its name when it is complete and on disk, or never. The guest goes on in any
-case, if it ran, as soon as nothing of it is needed any more.
+The file has its name when it is complete and on disk, or never. A guest that ran runs
+again in any case, as soon as nothing of it is needed any more: before fsync.
 """
 
 import time

@@ -95,7 +95,7 @@ def test_check_of_our_core_without_tags_warns(tmp_path: Path) -> None:
         (
             "tags of a part", "no-tags-here", Level.NOTE, None,
             "0x1000 bytes of memory have no tags, 1 such range(s), this is the first: not mapped "
-            "with PROT_MTE, or nobody wrote them",
+            "with PROT_MTE, or not written",
         ),
         (
             "old type", "old-tag-type", Level.ERROR, 0xB0,

@@ -257,7 +257,7 @@ def test_notes_of_eight_byte_alignment_are_read(opened: Opener) -> None:
         (
             auxv() + struct.pack("<III", 5, 0xFFFF_FFFF, 1) + b"CORE\0",
             68,
-            "a note with a name of 0x5 and a description of 0xffffffff bytes reaches beyond",
+            "a note with a name of 0x5 and a description of 0xffffffff bytes does not fit",
         ),
         (note(b"CORE", 1, bytes(391)), 0, "note of type 0x1 has 0x188 bytes on arm64, this one"),
         (prstatus() + note(b"CORE", 2, bytes(8)), 412, "type 0x2 has 0x210 bytes"),
