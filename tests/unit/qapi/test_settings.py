@@ -1,10 +1,19 @@
 """Migration parameters and capabilities: QMP's names, QEMU's ranges, all or nothing."""
 
+import dataclasses
 import re
 
 import pytest
 
-from tagalong.qapi.settings import PARAMETER_SCHEMA, MigrationSettings
+from tagalong.migrate import MigrationOptions
+from tagalong.qapi.migration import MigrationRequest
+from tagalong.qapi.settings import (
+    COMMAND_OPTIONS,
+    KNOBS,
+    PARAMETER_SCHEMA,
+    MigrationSettings,
+    settings_of,
+)
 from tagalong.qmp.messages import QmpError
 
 
@@ -93,3 +102,36 @@ def test_compression_that_is_none_is_refused() -> None:
         QmpError, match=r"^Parameter 'multifd-compression' does not accept value 'zlib'$"
     ):
         MigrationSettings().with_parameters({"multifd-compression": "zlib"})
+
+
+def test_settings_table_has_a_knob_for_each_field_with_a_default_in_range() -> None:
+    defaults = MigrationSettings()
+
+    assert set(KNOBS) == {each.name for each in dataclasses.fields(MigrationSettings)}
+    for name, knob in KNOBS.items():
+        knob.type.check(name, getattr(defaults, name))
+
+
+def test_settings_with_the_options_defaults_are_the_default_settings() -> None:
+    """Only the number of channels differs: it counts with multifd alone."""
+    values = {option.parameter: option.default for option in COMMAND_OPTIONS}
+
+    assert settings_of(values) == MigrationSettings(multifd_channels=1)
+    assert settings_of(values).options() == MigrationSettings().options() == MigrationOptions()
+
+
+def test_each_option_changes_what_a_migration_is_asked_for() -> None:
+    """An option whose value went nowhere would be one that is accepted and ignored."""
+    values = {option.parameter: option.default for option in COMMAND_OPTIONS}
+    other: dict[str, object] = {
+        "max_downtime": 50, "max_bandwidth": 1000, "switchover_bandwidth": 2000,
+        "tls_dir": "/tls", "tls_hostname": "h", "max_rounds": 7, "reconnect": 5,
+        "auto_converge": True, "channels": 4, "compress": "zstd:3",
+    }  # fmt: skip
+    assert set(other) == set(values)
+
+    for parameter, value in other.items():
+        changed = settings_of({**values, "tls_dir": "/", parameter: value})
+        unchanged = settings_of({**values, "tls_dir": "/"})
+        asked = MigrationRequest("tcp:host.example:1", changed).options()
+        assert asked != MigrationRequest("tcp:host.example:1", unchanged).options(), parameter
