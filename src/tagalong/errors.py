@@ -114,7 +114,7 @@ class StateError(MachineError):
 class UnsupportedInstructionError(MachineError):
     """The embedded machine met an allocated instruction that it does not implement.
 
-    The vCPU stands before the instruction; nothing of it was executed.
+    The vCPU is at the instruction; nothing of it was executed.
     """
 
     exit_code = 25
@@ -336,7 +336,7 @@ class NoTagsError(CoreError):
 
 
 class SnapshotCancelledError(CoreError):
-    """A snapshot or dump was cancelled on request: no file was written, the VM goes on."""
+    """A snapshot or dump was cancelled on request: no file was written, the VM continues."""
 
     exit_code = 74
 

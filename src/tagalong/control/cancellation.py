@@ -27,7 +27,7 @@ async def follow_or_cancel(
 
 
 def cancellation_is_dealt_with() -> None:
-    """Make the running task one that nobody cancelled: it tidies up and waits for that."""
+    """Clear the running task's cancellation: it cleans up and waits for the end of that."""
     # While a task counts as being cancelled, asyncio.timeout takes its own time-out for that
     # cancellation (before Python 3.11.4), and the wait for the end would break off.
     task = asyncio.current_task()

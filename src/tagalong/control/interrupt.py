@@ -1,4 +1,4 @@
-"""Lets a command that a signal interrupts put things in order before it ends."""
+"""Lets a command that a signal interrupts clean up before it ends."""
 
 import asyncio
 import signal
@@ -12,7 +12,7 @@ T = TypeVar("T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interrupted(Exception):  # noqa: N818 (not an error: somebody asked for it)
+class Interrupted(Exception):  # noqa: N818 (not an error: the operator asked for it)
     """A signal ended the work; `exit_code` is 128 and its number, as a shell counts."""
 
     def __init__(self, number: int, outcome: str) -> None:

@@ -43,7 +43,7 @@ class QmpError(Exception):
 
 @dataclass(frozen=True)
 class QmpRequest:
-    """A command as a client sent it; `request_id` is None if it gave no id."""
+    """A command as a client sent it; `request_id` is None without an id."""
 
     command: str
     arguments: JsonObject

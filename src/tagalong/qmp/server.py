@@ -1,8 +1,8 @@
 """Serves the control socket: asyncio around sessions.
 
 Everything happens in the event loop's thread, so replies and events leave in the order in
-which they came to be. A client that does not read is disconnected when more than
-MAX_UNSENT_BYTES wait for it: neither the VM nor other clients wait for anybody.
+which they arose. A client that does not read is disconnected when more than MAX_UNSENT_BYTES
+wait for it, so neither the VM nor other clients ever wait for it.
 """
 
 import asyncio

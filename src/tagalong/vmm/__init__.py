@@ -1,16 +1,21 @@
 """The process that runs a VM.
 
-states        run states by QMP's names, and the moves between them
+options       what the process is asked to run: a new, an arriving or a restored VM
+launch        the process itself, from its options to its exit status
+assembly      makes the VM's machine; factory has the kinds of machine by name
+states        run states by QMP's names, and the transitions between them
 vm            the VM: machine, run state, events
-handover      decides who may let the guest run while a migration or a snapshot has it
+handover      the lock on starting and stopping the guest during a migration or a snapshot
 watcher       notices that a machine ended
-commands      what the control socket can do; census counts tags
-record        what is known of a migration; save_record, of a snapshot or a dump
+commands      the commands of the control socket; save_commands those that save the VM
+census        counts tags
 outgoing      migrates the VM away; incoming awaits one; transfer joins both to tagalong.migrate
 saving        saves the VM to a file; storage joins it to tagalong.snapshot
-factory       machines by name
+record        the books of a migration; save_record those of a snapshot or a dump
+announcement  what the process prints about them
 console       the guest's output
-launch        the process itself; announcement is what it prints, parent its tie to a parent process
+parent        ends the process with its parent
+bugs          what becomes of a bug of ours in a thread that works on a VM
 
 Private: scripts use `tagalong run` and its control socket.
 """

@@ -54,7 +54,8 @@ class Awaited(Protocol):
 class VmCommands:
     """Runs QMP commands on a VM; implements session.Commands.
 
-    `incoming` returns the migration that brought the VM, or will, None if there is none.
+    `incoming` returns the migration that brought the VM or is to bring it; None for a VM that did
+    not come by migration.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class VmCommands:
                 self._migrate,
                 {
                     "uri": Argument(ArgumentType.STRING, required=True),
-                    # Sent by clients written for QEMU, which ignores it, too.
+                    # Clients written for QEMU send it; QEMU ignores it, too.
                     "detach": _OPTIONAL_BOOLEAN,
                     "resume": _OPTIONAL_BOOLEAN,
                     "x-verify": _OPTIONAL_BOOLEAN,

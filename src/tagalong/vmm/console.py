@@ -1,9 +1,9 @@
-"""Carries the guest's console output to a file, without ever holding up the guest.
+"""Carries the guest's console output to a file, without ever blocking the guest.
 
-The guest's UART hands over bytes on the machine's own thread. Whoever reads our output may
-be slow or stuck; if the guest waited for it, the machine could not be paused and the
-control socket would hang. So the bytes wait in a bounded buffer for a thread of their own,
-and what does not fit is dropped and said to be dropped.
+The guest's UART passes bytes on in the machine's own thread. The reader of our output may
+be slow or stuck. If the guest waited for it, the machine could not be paused and the
+control socket would hang. So the bytes wait in a bounded buffer for a thread of their own.
+What does not fit is dropped, and a line in the output says how much.
 """
 
 import os

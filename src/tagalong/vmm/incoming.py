@@ -1,10 +1,10 @@
-"""Awaits a VM: runs the destination's side in a thread, keeps the books in the event loop.
+"""Awaits a VM: runs the destination's side in a thread, with its books in the event loop.
 
     setup -> active -> completed    the VM is here, running or paused
                     -> failed       nothing was started: this process ends
 
 The guest starts in the event loop's thread, between the source's COMMIT and our answer to
-it, so that run state and events are right before anybody can hear that the VM moved.
+it, so that run state and events are right before any peer can learn that the VM moved.
 """
 
 import asyncio
@@ -98,7 +98,7 @@ class Incoming:
             self._call(partial(self._completed, report))
 
     def _build_machine(self, description: MachineDescription) -> Machine:
-        """Make the machine: somebody has connected and the migration is on its way."""
+        """Make the machine: a source has connected and the migration is under way."""
         self._call(partial(self._advance, MigrationStatus.ACTIVE))
         return self._build(description)
 

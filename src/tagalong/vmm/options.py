@@ -33,8 +33,8 @@ class NewVm:
 class ExpectedMachine:
     """What a machine that arrives or is restored must be.
 
-    `ram_bytes` and `vcpu_count` count only where they are not None. `max_ram_bytes` keeps a stream
-    from making this host map more than it can account for. `allow_cpu_mismatch`: accept the state
+    `ram_bytes` and `vcpu_count` count only where they are not None. `max_ram_bytes` bounds what
+    a stream can make this host map. `allow_cpu_mismatch`: accept the state
     of a CPU that identifies itself differently, and list how.
     """
 

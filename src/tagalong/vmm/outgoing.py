@@ -1,4 +1,4 @@
-"""Migrates a VM away: runs the migration in a thread and keeps the books in the event loop.
+"""Migrates a VM away: runs the migration in a thread, with its books in the event loop.
 
     setup -> active -> completed                the destination owns the VM: postmigrate
                     -> failed                   the VM continues here, as before
@@ -88,15 +88,15 @@ class Outgoing:
         threading.Thread(target=run, name="migration", daemon=True).start()
 
     def pause(self) -> None:
-        """Break the connections of a migration under way; `resume` lets it go on.
+        """Break the connections of a migration under way until `resume`.
 
-        Raises UsageError if it is not one that can go on.
+        Raises UsageError if it cannot reconnect.
         """
         self._steering.pause()
         self._advance(MigrationStatus.PAUSED)
 
     def resume(self, uri: str | None) -> None:
-        """Let a paused migration go on, at `uri` if there is one. Raises UsageError."""
+        """Let a paused migration reconnect, at `uri` if there is one. Raises UsageError."""
         self._steering.resume(uri)
         self._advance(MigrationStatus.RECOVER)
 

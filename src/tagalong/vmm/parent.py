@@ -1,4 +1,4 @@
-"""Ends this process when the one that started it ends: nobody is left behind."""
+"""Ends this process when the one that started it ends."""
 
 import ctypes
 import os

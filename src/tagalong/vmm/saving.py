@@ -1,4 +1,4 @@
-"""Saves a VM to a file: writes it in a thread and keeps the books in the event loop.
+"""Saves a VM to a file: writes it in a thread, with its books in the event loop.
 
     active -> completed    the file is complete; the VM continues as before
            -> failed       nothing is under the file's name; the VM continues as before
@@ -101,7 +101,7 @@ class Saving:
         cancelled: threading.Event,
         freezer: Freezer,
     ) -> None:
-        """Save, in a thread of its own."""
+        """Save, in the snapshot's thread."""
         try:
             report = self._store(machine, request, self._tell_progress, cancelled, freezer)
         except TagalongError as error:

@@ -1,4 +1,4 @@
-"""The run states of a VM, by QMP's names, and the only moves between them.
+"""The run states of a VM, by QMP's names, and the only transitions between them.
 
     prelaunch       -> running, finish-migrate, save-vm
     inmigrate       -> running, paused
@@ -10,12 +10,11 @@
     shutdown        ->
     internal-error  ->
 
-`finish-migrate` is the downtime at the source: the guest stands, its last pages are on
-their way. From there the VM goes to `postmigrate`, where the destination owns it for good,
-or back to the state it was frozen in. Out of `postmigrate` leads only x-reclaim, for a
-hand-over whose end nobody saw. In `save-vm` the guest stands while it is written to a file;
-from there it goes back to the state that it was in. The names are those of QEMU's
-qapi/run-state.json.
+`finish-migrate` is the downtime at the source: the guest is paused and its last pages are sent.
+From there the VM enters `postmigrate`, where the destination owns it for good, or returns to the
+state it was frozen in. Only x-reclaim leaves `postmigrate`, after a hand-over that the destination
+did not confirm. In `save-vm` the guest is paused while it is written to a file; then the VM returns
+to the state it was in. The names are those of QEMU's qapi/run-state.json.
 """
 
 from collections.abc import Mapping

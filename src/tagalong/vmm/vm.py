@@ -1,7 +1,7 @@
-"""A VM that somebody operates: its machine, its run state, its events.
+"""A VM under an operator's control: its machine, its run state, its events.
 
 Everything here runs in the event loop's thread. The machine and a migration have threads
-of their own; what they have to say arrives through `call_soon_threadsafe`, in order.
+of their own; their reports arrive through `call_soon_threadsafe`, in order.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from tagalong.vmm.watcher import MachineWatcher
 
 _MOVED_AWAY = "the destination owns the VM: it was migrated away and must not run here as well"
 _MAYBE_MOVED_AWAY = (
-    "the VM was handed over, but nobody has said that it runs there: the destination, or who "
-    "loaded the file, may be running it; look there first, and only if it does not run, "
-    "x-reclaim the VM here"
+    "the VM was handed over, and the other side has not confirmed that it runs there: the "
+    "destination, or a process that loaded the file, may be running it; look there first, and "
+    "only if it does not run, x-reclaim the VM here"
 )
 _STOPPED_FOR = {
     VmState.FINISH_MIGRATE: FreezePurpose.MIGRATION,
     VmState.SAVE_VM: FreezePurpose.SAVING,
 }
-_NOTHING_TO_RECLAIM = "x-reclaim is for a VM whose hand-over ended with nobody to confirm it"
+_NOTHING_TO_RECLAIM = "x-reclaim is for a VM whose hand-over the destination did not confirm"
 
 
 class ShutdownReason(Enum):
@@ -61,7 +61,7 @@ class Vm:
     """The VM behind one control socket; in `inmigrate` until it has a machine.
 
     `emit` gets every event, in order. `ended` is set once, when the process should exit.
-    `starts_on_arrival` says whether a VM that comes in by migration goes on at once.
+    `starts_on_arrival` says whether a VM that arrives by migration runs at once.
     """
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
@@ -125,8 +125,8 @@ class Vm:
     def stop(self) -> None:
         """Stop the guest. A VM that does not run stays as it is.
 
-        Said during a handover, it keeps the guest stopped if the handover fails; said while
-        the VM is saved, it keeps the guest stopped after that.
+        While the VM is saved, it makes the guest stay stopped after that. Raises RunStateError
+        while the VM is handed over: see handover.py.
         """
         if self.state is VmState.INMIGRATE:
             self.starts_on_arrival = False
@@ -161,7 +161,7 @@ class Vm:
         return GatedFreezer(self._require_here().gate, purpose)
 
     def watch(self) -> None:
-        """See to it that the end of a running machine is noticed."""
+        """Watch for the end of a machine that runs."""
         if self._here is not None and self.state is VmState.RUNNING:
             self._here.watcher.watch()
 
@@ -171,9 +171,9 @@ class Vm:
         self._enter(VmState.POSTMIGRATE)
 
     def reclaim(self) -> None:
-        """Take the VM back, paused: a person vouches that the destination does not have it.
+        """Take the VM back, paused: the operator guarantees that the destination does not have it.
 
-        Raises RunStateError unless its hand-over ended uncertainly.
+        Raises RunStateError unless its hand-over is unconfirmed.
         """
         if self.state is not VmState.POSTMIGRATE or self._is_certain:
             raise RunStateError(_NOTHING_TO_RECLAIM)
@@ -181,7 +181,7 @@ class Vm:
         self._enter(VmState.PAUSED)
 
     def thaw(self) -> None:
-        """Go on as before a migration or a snapshot froze the guest, if it did."""
+        """Undo what a migration or a snapshot did to the guest, if it froze it."""
         self._require_here().gate.thaw()
         self._thawed()
 
@@ -196,7 +196,7 @@ class Vm:
         self.watch()
 
     def _state_after_thaw(self) -> VmState:
-        # A guest that goes on can have ended by now; the watcher will say so.
+        # A guest that was resumed can have ended by now; the watcher reports that.
         if self._require_here().machine.run_state is not RunState.PAUSED:
             return VmState.RUNNING
         return VmState.PRELAUNCH if self._before_freeze is VmState.PRELAUNCH else VmState.PAUSED

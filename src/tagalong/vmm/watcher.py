@@ -13,8 +13,8 @@ _ENDED = {RunState.SHUTDOWN, RunState.FAILED}
 class MachineWatcher:
     """Calls `on_end` once in the event loop when the machine is SHUTDOWN or FAILED.
 
-    A machine can only be waited for while it runs, so `watch` is to be called whenever it
-    was set going, and does no harm when it was not.
+    A machine can only be waited for while it runs, so `watch` is to be called after each resume;
+    another call does nothing.
     """
 
     def __init__(self, machine: Machine, on_end: Callable[[RunState], None]) -> None:
@@ -24,14 +24,14 @@ class MachineWatcher:
         self._waiting = False
 
     def watch(self) -> None:
-        """See to it that somebody waits for the machine's end."""
+        """Wait for the machine's end in a thread, unless one waits already."""
         if not self._waiting:
             self._waiting = True
             threading.Thread(target=self._wait, name="machine-watch", daemon=True).start()
 
     def _wait(self) -> None:
         self._machine.wait()
-        with suppress(RuntimeError):  # the loop is closed: nobody is interested any more
+        with suppress(RuntimeError):  # the loop is closed: the process ends
             self._loop.call_soon_threadsafe(self._woke)
 
     def _woke(self) -> None:

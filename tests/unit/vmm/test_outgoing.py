@@ -254,7 +254,7 @@ def test_migration_into_a_file_can_be_reclaimed() -> None:
         scene.sender.release.set()
         scene.outgoing.start(REQUEST)
         await scene.until("completed")
-        with pytest.raises(RunStateError, match="who loaded the file, may be running it"):
+        with pytest.raises(RunStateError, match="a process that loaded the file, may be"):
             scene.vm.cont()
         scene.vm.reclaim()
         scene.vm.cont()

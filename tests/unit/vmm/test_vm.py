@@ -212,7 +212,7 @@ def test_vm_that_is_nobodys_doubt_cannot_be_reclaimed(moved: bool) -> None:
         if moved:
             scene.vm.handed_over()
         state = scene.vm.state
-        message = "^x-reclaim is for a VM whose hand-over ended with nobody to confirm it$"
+        message = "^x-reclaim is for a VM whose hand-over the destination did not confirm$"
         with pytest.raises(RunStateError, match=message):
             scene.vm.reclaim()
         assert scene.vm.state is state
@@ -225,7 +225,7 @@ def test_vm_handed_over_uncertainly_refuses_cont_and_says_why() -> None:
         scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
         await settle()
         scene.vm.handed_over(certain=False)
-        message = r"^the VM was handed over, but nobody has said that it runs there: the dest"
+        message = r"^the VM was handed over, and the other side has not confirmed that it runs"
         with pytest.raises(RunStateError, match=message):
             scene.vm.cont()
 
