@@ -39,12 +39,13 @@ ALLOWED: dict[str, set[str]] = {
     },
     "control": {"migrate", "qapi", "qmp", "snapshot"},
     "studies": {
-        "access", "mte", "memory", "machine", "boot", "soft", "kvm", "qapi", "vmm", "control",
+        "access", "mte", "memory", "machine", "boot", "soft", "kvm", "migrate", "qapi", "vmm",
+        "control",
     },
     "lab": {"binary"},
     "cli": {
-        "access", "boot", "control", "core", "lab", "migrate", "mte", "qapi", "snapshot", "studies",
-        "vmm",
+        "access", "boot", "control", "core", "lab", "machine", "migrate", "mte", "qapi", "snapshot",
+        "studies", "vmm",
     },
     "__main__": {"cli"},
 }  # fmt: skip

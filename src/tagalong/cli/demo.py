@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
+from tagalong.cli.demo_text import demo_report
 from tagalong.cli.message import announce
 from tagalong.cli.options import access_option, machine_option, max_downtime_option
 from tagalong.cli.progress import migration_bar
-from tagalong.cli.text import demo_report
 from tagalong.cli.values import RAM_SIZE
 from tagalong.control.interrupt import run_interruptible
 from tagalong.studies.demo import DemoObserver, DemoOptions, run_demo

@@ -9,7 +9,7 @@ import click
 
 from tagalong.cli.options import access_change_option
 from tagalong.cli.progress import save_bar
-from tagalong.cli.text import save_report
+from tagalong.cli.save_text import save_report
 from tagalong.control.interrupt import run_interruptible
 from tagalong.control.saving import convert_core, is_control_socket, save_vm
 from tagalong.qapi.saving import SPACES, SaveKind, SaveRequest
@@ -53,5 +53,4 @@ def command(source: Path, out: Path, *, space: str, as_json: bool, **wishes: Any
     write = save_vm if is_control_socket(source) else convert_core
     with save_bar() as show:
         result = run_interruptible(partial(write, source, request, show))
-    report = result.to_json()
-    click.echo(json.dumps(report, indent=2) if as_json else save_report(report))
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else save_report(result))

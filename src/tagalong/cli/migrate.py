@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from tagalong.cli.migration_text import migration_report
 from tagalong.cli.options import access_change_option, migration_options
 from tagalong.cli.progress import migration_bar
-from tagalong.cli.text import migration_report
 from tagalong.control.interrupt import run_interruptible
 from tagalong.control.migration import migrate_vm
 from tagalong.qapi.migration import MigrationRequest
@@ -47,5 +47,4 @@ def command(uri: str, control: Path, *, as_json: bool, **wishes: Any) -> None:
     )  # fmt: skip
     with migration_bar() as show:
         result = run_interruptible(partial(migrate_vm, control, request, show))
-    report = result.to_json()
-    click.echo(json.dumps(report, indent=2) if as_json else migration_report(report, uri))
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else migration_report(result, uri))

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from tagalong.cli.text import probe_report
+from tagalong.cli.probe_text import probe_report
 from tagalong.studies.probe import probe
 
 _EPILOG = """\b

@@ -9,7 +9,7 @@ import click
 
 from tagalong.cli.options import access_change_option, max_downtime_option
 from tagalong.cli.progress import save_bar
-from tagalong.cli.text import save_report
+from tagalong.cli.save_text import save_report
 from tagalong.control.interrupt import run_interruptible
 from tagalong.control.saving import save_vm
 from tagalong.qapi.saving import SaveRequest
@@ -43,5 +43,4 @@ def command(control: Path, file: Path, *, zstd: bool, as_json: bool, **wishes: A
     request = SaveRequest(path=file, compress=zstd, **wishes)
     with save_bar() as show:
         result = run_interruptible(partial(save_vm, control, request, show))
-    report = result.to_json()
-    click.echo(json.dumps(report, indent=2) if as_json else save_report(report))
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else save_report(result))

@@ -117,6 +117,16 @@ class MigrationReport:
         """Return the packed tags of all pages sent: 1/32 of the data."""
         return self.data_bytes // PACKED_RATIO
 
+    @property
+    def data_bytes_wire(self) -> int:
+        """Return the bytes that the data took on the wire."""
+        return sum(each.data_bytes_wire for each in self.rounds)
+
+    @property
+    def tag_bytes_wire(self) -> int:
+        """Return the bytes that the tags took on the wire."""
+        return sum(each.tag_bytes_wire for each in self.rounds)
+
     def to_json(self) -> dict[str, object]:
         """Return the report as what `json.dumps` takes. Keys are stable; new ones may come."""
         return {
@@ -131,9 +141,9 @@ class MigrationReport:
             "ram_bytes": self.ram_bytes,
             "pages": sum(each.pages for each in self.rounds),
             "data_bytes": self.data_bytes,
-            "data_bytes_wire": sum(each.data_bytes_wire for each in self.rounds),
+            "data_bytes_wire": self.data_bytes_wire,
             "tag_bytes_raw": self.tag_bytes_raw,
-            "tag_bytes_wire": sum(each.tag_bytes_wire for each in self.rounds),
+            "tag_bytes_wire": self.tag_bytes_wire,
             "bytes_sent": self.bytes_sent,
             "throughput_bytes_per_s": self.throughput_bytes_per_s,
             "dirty_rate_bytes_per_s": self.dirty_rate_bytes_per_s,

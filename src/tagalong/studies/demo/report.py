@@ -1,7 +1,8 @@
 """The report of a demo: numbers, and whether it succeeded."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+from tagalong.migrate import MigrationReport
 
 _COPIED = (
     "verified",
@@ -35,7 +36,7 @@ class DemoReport:
     """
 
     tags_dropped: bool
-    migration: Mapping[str, object]
+    migration: MigrationReport
     granules: int
     tagged_granules: int
     before: GuestProgress
@@ -46,12 +47,13 @@ class DemoReport:
     def succeeded(self) -> bool:
         """Return whether the guest ran on unharmed and the digests of both sides were equal."""
         ran_on = self.after.operations > self.before.operations
-        return ran_on and not self.failures and self.migration["verified"] is True
+        return ran_on and not self.failures and self.migration.verified
 
     def to_json(self) -> dict[str, object]:
         """Return the report as what `json.dumps` takes. Keys are stable; new ones may come."""
+        migration = self.migration.to_json()
         return {
-            **{name: self.migration[name] for name in _COPIED},
+            **{name: migration[name] for name in _COPIED},
             "tags_dropped": self.tags_dropped,
             "granules": self.granules,
             "tagged_granules": self.tagged_granules,
@@ -62,5 +64,5 @@ class DemoReport:
             "guest_failures": len(self.failures),
             "guest_failure_lines": list(self.failures),
             "succeeded": self.succeeded,
-            "migration": dict(self.migration),
+            "migration": migration,
         }

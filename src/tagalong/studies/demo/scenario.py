@@ -12,13 +12,14 @@ proof is what the guest prints at the destination, not what tagalong reports.
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from tagalong import access
 from tagalong.errors import MachineError
+from tagalong.migrate import MigrationReport
 from tagalong.qapi.census import TagCensus
 from tagalong.qapi.migration import MigrationInfo, MigrationRequest
 from tagalong.qapi.settings import MigrationSettings
@@ -113,7 +114,7 @@ def _destination_options(options: DemoOptions) -> tuple[str, ...]:
 
 async def _migrate(
     source: VmProcess, destination: VmProcess, options: DemoOptions, observer: DemoObserver
-) -> Mapping[str, object]:
+) -> MigrationReport:
     # Without tags the digests cannot be equal, and the guest is to notice: compare none.
     request = MigrationRequest(
         uri=await _incoming_uri(destination),
@@ -124,7 +125,7 @@ async def _migrate(
     )
     async with source.client() as client:
         result = await client.migrate(request, observer.progress)
-    return result.to_json()
+    return result.report
 
 
 async def _incoming_uri(destination: VmProcess) -> str:

@@ -5,62 +5,46 @@ import json
 
 import pytest
 
-from tagalong.studies.demo.report import DemoReport, GuestProgress
-
-MIGRATION = {
-    "verified": True,
-    "rounds": 3,
-    "downtime_ms": 7.25,
-    "ram_bytes": 67108864,
-    "data_bytes": 1000000,
-    "tag_bytes_raw": 31250,
-    "tag_bytes_wire": 900,
-}
-
-GOOD = DemoReport(
-    tags_dropped=False,
-    migration=MIGRATION,
-    granules=4194304,
-    tagged_granules=1234,
-    before=GuestProgress(100, 10),
-    after=GuestProgress(300, 30),
-    failures=(),
-)
+from tagalong.studies.demo.report import GuestProgress
+from tests.support.demo_report import DEMO, MIGRATION
 
 
 def test_succeeded_guest_went_on_and_digests_equal() -> None:
-    assert GOOD.succeeded
+    assert DEMO.succeeded
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"failures": ("churn: FAIL vcpu=0",)},
-        {"after": GuestProgress(100, 10)},
-        {"migration": {**MIGRATION, "verified": False}},
+        {"after": GuestProgress(120000, 900)},
+        {"migration": dataclasses.replace(MIGRATION, source_digest=None)},
     ],
 )
 def test_succeeded_anything_missing_is_no_success(change: dict[str, object]) -> None:
-    assert not dataclasses.replace(GOOD, **change).succeeded  # type: ignore[arg-type]
+    assert not dataclasses.replace(DEMO, **change).succeeded  # type: ignore[arg-type]
 
 
 def test_to_json_has_the_promised_keys() -> None:
-    found = json.loads(json.dumps(GOOD.to_json()))
+    found = json.loads(json.dumps(DEMO.to_json()))
 
     expected = {
-        **MIGRATION,
-        "guest_progress_before": 100,
-        "guest_progress_after": 300,
+        "verified": True,
+        "rounds": 3,
+        "ram_bytes": 64 << 20,
+        "tag_bytes_wire": 3000,
+        "guest_progress_before": 120000,
+        "guest_progress_after": 190000,
         "guest_failures": 0,
         "granules": 4194304,
-        "tagged_granules": 1234,
+        "tagged_granules": 81234,
         "succeeded": True,
     }
     assert {name: found[name] for name in expected} == expected
 
 
 def test_to_json_failures_are_counted_and_quoted() -> None:
-    report = dataclasses.replace(GOOD, failures=("churn: FAIL a", "churn: FAIL b"))
+    report = dataclasses.replace(DEMO, failures=("churn: FAIL a", "churn: FAIL b"))
 
     found = report.to_json()
 

@@ -1,0 +1,46 @@
+"""The report of a snapshot or a dump in words."""
+
+from tagalong.cli.migration_text import access
+from tagalong.cli.units import count, ms, row, size
+from tagalong.qapi.reports import SaveResult
+from tagalong.snapshot import SaveReport
+
+
+def save_report(result: SaveResult) -> str:
+    """Return what was written, and how long the guest was stopped for it."""
+    report = result.report
+    on_disk = f"{size(report.size_bytes)}, of which {size(report.disk_bytes)} on disk"
+    lines = [
+        f"{report.path} is complete.",
+        "",
+        row("memory", f"{size(report.ram_bytes)} of RAM, {_space(report)}"),
+        row("file", on_disk),
+        row("time", ms(report.duration_s)),
+        row("downtime", _stop(report)),
+        *access(result.access),
+        *_missing(report),
+    ]
+    return "\n".join(lines)
+
+
+def _space(report: SaveReport) -> str:
+    if report.space == "physical":
+        return "by guest physical address"
+    return f"as its {report.space} addresses map it: {count(report.segments, 'piece')}"
+
+
+def _stop(report: SaveReport) -> str:
+    if not report.was_running:
+        return "the guest did not run"
+    live = ""
+    if report.rounds > 1:
+        live = f" after {count(report.rounds - 1, 'round')} while it ran"
+    excess = "" if report.converged else "; it changes memory faster than it can be written"
+    return f"{ms(report.downtime_s)}{live}{excess}"
+
+
+def _missing(report: SaveReport) -> list[str]:
+    if not report.unreadable_tables:
+        return []
+    tables = count(report.unreadable_tables, "translation table")
+    return [row("missing", f"memory mapped by {tables} outside of RAM")]
