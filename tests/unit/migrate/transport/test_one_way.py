@@ -18,7 +18,7 @@ from tagalong.errors import (
     RemoteProtocolError,
     UsageError,
 )
-from tagalong.machine import RunState
+from tagalong.machine import DEFAULT_CONSOLE, RunState
 from tagalong.migrate import (
     MigrationOptions,
     MigrationStage,
@@ -28,8 +28,10 @@ from tagalong.migrate import (
     parse_address,
     receive_from,
 )
+from tagalong.wire import RecordType
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.migration import PATIENT
+from tests.support.wire_session import raw_record, records_in
 
 OPTIONS = MigrationOptions(timeouts=PATIENT)
 
@@ -84,6 +86,30 @@ def test_file_with_an_offset_keeps_what_stands_before_it(
     migrate_to(f"file:{path},offset=512", source, OPTIONS)
 
     assert path.read_bytes()[:520] == b"header".ljust(512, b".") + b"TAGALONG"
+
+
+def as_version_2(stream: bytes) -> bytes:
+    """Return what a release that wrote version 2 would have written."""
+    records = records_in(stream)
+    machine_at, machine = records[1]
+    payload = machine[16:]
+    regions = int.from_bytes(payload[12:16], "little")
+    older = raw_record(1, RecordType.MACHINE, payload[:16] + payload[24 : 24 + 16 * regions])
+    return (
+        b"TAGALONG"
+        + (2).to_bytes(8, "little")
+        + (stream[16:machine_at] + older + stream[machine_at + len(machine) :])
+    )
+
+
+def test_file_of_version_2_still_gives_its_guest(source: FakeMachine, tmp_path: Path) -> None:
+    migrate_to(f"file:{tmp_path}/new", source, OPTIONS)
+    (tmp_path / "old").write_bytes(as_version_2((tmp_path / "new").read_bytes()))
+
+    loaded = load(f"file:{tmp_path}/old")
+
+    assert loaded.description.devices == (DEFAULT_CONSOLE,)
+    assert_same(source, loaded)
 
 
 def test_command_takes_a_guest_and_gives_it_back(source: FakeMachine, tmp_path: Path) -> None:
