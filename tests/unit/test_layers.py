@@ -122,6 +122,14 @@ def test_wire_does_no_io() -> None:
         assert not roots & FORBIDDEN_TO_WIRE, path.name
 
 
+def test_transport_knows_neither_the_protocol_nor_pages() -> None:
+    for path in (SOURCE / "migrate" / "transport").glob("*.py"):
+        own = {name for name in imported_names(path) if name.startswith("tagalong.migrate.")}
+        foreign = {name for name in own if not name.startswith("tagalong.migrate.transport")}
+        assert not foreign, path.name
+        assert imported_parts(path) <= {"errors", "files", "migrate"}, path.name
+
+
 def test_only_the_runtime_dependencies_are_imported() -> None:
     declared = {"capstone", "click", "numpy", "qemu", "rich", "xxhash", "zstandard"}
 

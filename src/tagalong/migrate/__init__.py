@@ -2,8 +2,10 @@
 
 source        sends a machine away; destination receives one
 precopy       rounds of pages; convergence, when to stop the guest
-acceptance    finds the source among all connections; door, admits further connections
+filling       what a destination receives until PREPARE; takeover, who may end it then
+acceptance    finds the source among all connections; joining, accepts further ones
 reconnection  how a source gets back to its destination
+endpoint      both ends of every kind of address; keeper, the peer where none answers
 link          records over a channel
 prepare       memory made ready while a destination waits
 steering      an operator's changes under way; cancellation, the operator's wish to stop
@@ -22,6 +24,7 @@ from tagalong.migrate.destination import (
     receive_from,
     resume_if_it_ran,
 )
+from tagalong.migrate.endpoint import connect, listen
 from tagalong.migrate.link import Timeouts
 from tagalong.migrate.options import MigrationOptions
 from tagalong.migrate.pages.compression import (
@@ -41,6 +44,7 @@ from tagalong.migrate.report import (
 )
 from tagalong.migrate.source import migrate, migrate_to
 from tagalong.migrate.steering import Steering
+from tagalong.migrate.takeover import EndOrder
 from tagalong.migrate.transport.address import (
     Address,
     ExecAddress,
@@ -51,8 +55,8 @@ from tagalong.migrate.transport.address import (
     parse_address,
 )
 from tagalong.migrate.transport.channel import Channel
-from tagalong.migrate.transport.connector import connect, is_one_way
-from tagalong.migrate.transport.listener import Listener, SocketListener, listen
+from tagalong.migrate.transport.connector import is_one_way
+from tagalong.migrate.transport.listener import Listener, SocketListener
 from tagalong.migrate.transport.tls import TlsCredentials
 from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.wire.limits import MAX_CHANNELS, MAX_RECONNECT_S
@@ -70,6 +74,7 @@ __all__ = [
     "Compression",
     "CompressionMode",
     "DowntimeParts",
+    "EndOrder",
     "ExecAddress",
     "FdAddress",
     "FileAddress",

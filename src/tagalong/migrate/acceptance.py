@@ -1,10 +1,12 @@
-"""Finds the source among all who connect: the first whose HELLO is whole and sound.
+"""Finds the source among all connections: the first one whose HELLO is whole and sound.
 
-Who connects by mistake or out of malice (a port scanner, a health check, a browser, somebody
-who says nothing or one byte now and then) is turned away, and the wait goes on. All are
-heard side by side in one thread. Each has a limited time, there are few places, and a newcomer
-may take the place of whoever has had one for a while; of nobody more than a HELLO is
-taken in.
+A destination waits for a source, not for a connection. A port scanner, a health check, a
+browser, or a peer that sends nothing, or a byte now and then, is rejected, and the wait goes on.
+No such connection is worth a thread: one loop serves all of them. Each has limited time, there
+are few places, and when all are taken the oldest connection must give way, never the newest: so
+silent peers cost the real source at most half a second for each sixteen of them. Of each
+connection no more than a HELLO is read. After HELLO every failure ends the wait, as it has to: a
+migration has begun.
 """
 
 import socket
@@ -29,128 +31,130 @@ from tagalong.migrate.transport.listener import (
 
 @dataclass(frozen=True)
 class Greeting:
-    """A connection, and the HELLO that came over it, None if it was not awaited yet."""
+    """A connection, and the HELLO that it began with; None if that was not received yet."""
 
     channel: Channel
     connection: wire.Connection
     hello: wire.Hello | None = None
 
 
-class Reception:
-    """Hears who connects to `listener`; each has `patience_s` for its HELLO.
+class SourceAcceptor:
+    """Accepts connections of `listener`; each has `hello_s` for its HELLO.
 
-    `new_connection` makes what the records of one of them are parsed by.
+    `new_connection` makes the parser of one connection's records.
     """
 
     def __init__(
         self,
         listener: SocketListener,
-        patience_s: float,
+        hello_s: float,
         new_connection: Callable[[], wire.Connection],
     ) -> None:
         self._listener = listener
-        self._patience_s = patience_s
+        self._hello_s = hello_s
         self._new_connection = new_connection
-        self._callers: list[_Caller] = []  # by the time at which they came
+        self._candidates: list[_Candidate] = []  # oldest first
 
     def first(self, *, idle_s: float, interrupt: Interrupt = never) -> Greeting:
-        """Wait for a source, without a time limit; all others are sent away.
+        """Wait for a source, without a time limit, and reject all others.
 
-        Raises HostError if nobody can be listened for any more, and what `interrupt` raises.
+        Raises HostError if listening is not possible any more, and what `interrupt` raises.
         """
         greeting: Greeting | None = None
         try:
             while greeting is None:
                 interrupt()
-                self._let_in(idle_s)
-                greeting = self._hear_all()
+                self._accept(idle_s)
+                greeting = self._read_all()
         finally:
-            self._send_home(
+            self._close_all(
                 "another source was faster: its migration has begun"
                 if greeting is not None
-                else "no source is awaited here any more"
+                else "the destination does not wait for a source any more"
             )
         return greeting
 
-    def _hear_all(self) -> Greeting | None:
-        """Return the first greeting that is complete; turn away who will not have one."""
-        for caller in list(self._callers):
-            if caller.has_left:
-                caller.channel.close()
-                self._callers.remove(caller)
+    def _read_all(self) -> Greeting | None:
+        """Return the first greeting that is complete; reject those that will not have one."""
+        for candidate in list(self._candidates):
+            if candidate.is_over:
+                candidate.channel.close()
+                self._candidates.remove(candidate)
                 continue
             try:
-                greeting = caller.greeting()
-            except TagalongError as error:
-                self._turn_away(caller, error)
+                greeting = candidate.greeting()
+                if greeting is not None:
+                    tune(greeting.channel.sock)
+            except (TagalongError, OSError) as error:
+                # Whatever goes wrong with one peer is that peer's: the wait must outlive it.
+                self._reject(candidate, error)
                 continue
             if greeting is not None:
-                self._callers.remove(caller)
-                tune(caller.channel.sock)
+                self._candidates.remove(candidate)
                 return greeting
         return None
 
-    def _let_in(self, idle_s: float) -> None:
-        """Wait until somebody connects, or somebody who is in has said something."""
-        is_full = len(self._callers) >= MAX_PENDING
+    def _accept(self, idle_s: float) -> None:
+        """Wait until a peer connects, or one that is connected has sent something."""
+        is_full = len(self._candidates) >= MAX_PENDING
         channel = self._listener.look_up(
             LOOK_UP_S,
             idle_s=idle_s,
-            others=[each.channel.sock.fileno() for each in self._callers if not each.is_leaving],
-            has_room=not is_full or any(each.may_be_replaced for each in self._callers),
+            others=[each.channel.sock.fileno() for each in self._candidates if each.is_heard],
+            has_room=not is_full or any(each.may_be_replaced for each in self._candidates),
         )
         if channel is not None:
             if is_full:
                 self._make_room()
-            until = time.monotonic() + self._patience_s
-            self._callers.append(_Caller(channel, self._new_connection(), until))
+            until = time.monotonic() + self._hello_s
+            self._candidates.append(_Candidate(channel, self._new_connection(), until))
 
-    def _turn_away(self, caller: "_Caller", error: TagalongError) -> None:
-        self._listener.refused(HostError(f"{caller.channel.name}: {error}"))
-        caller.say_why(error)
+    def _reject(self, candidate: "_Candidate", error: TagalongError | OSError) -> None:
+        self._listener.refused(HostError(f"{candidate.channel.name}: {error}"))
+        candidate.say_why(error)
 
     def _make_room(self) -> None:
-        leaving = [each for each in self._callers if each.is_leaving]
-        caller = (leaving or self._callers)[0]
-        if not caller.is_leaving:
-            self._turn_away(caller, HostError("too many connect, and this one has said no HELLO"))
-        caller.channel.close()
-        self._callers.remove(caller)
+        rejected = [each for each in self._candidates if not each.is_heard]
+        candidate = (rejected or self._candidates)[0]
+        if candidate.is_heard:
+            self._reject(candidate, HostError("no HELLO yet, and too many others connect"))
+        candidate.channel.close()
+        self._candidates.remove(candidate)
 
-    def _send_home(self, why: str) -> None:
-        for caller in self._callers:
-            if not caller.is_leaving:
-                caller.say_why(HostError(why))
-            caller.channel.close()
-        self._callers.clear()
+    def _close_all(self, why: str) -> None:
+        for candidate in self._candidates:
+            if candidate.is_heard:
+                candidate.say_why(HostError(why))
+            candidate.channel.close()
+        self._candidates.clear()
 
 
-class _Caller:
-    """Somebody who has connected and has `until` (monotonic) for a HELLO."""
+class _Candidate:
+    """A connection that has until `until` (monotonic) to say HELLO; `is_heard` until rejected."""
 
     def __init__(self, channel: Channel, connection: wire.Connection, until: float) -> None:
         self.channel = channel
-        self.is_leaving = False
+        self.is_heard = True
         self._connection = connection
         self._until = until
         self._since = time.monotonic()
 
     @property
     def may_be_replaced(self) -> bool:
-        """Return whether a newcomer has a better right to the place."""
-        return self.is_leaving or time.monotonic() - self._since > LEAST_S
+        """Return whether a new connection may take this one's place."""
+        return not self.is_heard or time.monotonic() - self._since > LEAST_S
 
     @property
-    def has_left(self) -> bool:
-        """Return whether the peer was told why, and has had its time to hear that."""
-        return self.is_leaving and time.monotonic() > self._until
+    def is_over(self) -> bool:
+        """Return whether the peer was told why, and had its time to read that."""
+        return not self.is_heard and time.monotonic() > self._until
 
     def greeting(self) -> Greeting | None:
-        """Return the greeting if it is complete, and take in what has come of it. Never waits.
+        """Read what has arrived; return the greeting if it is complete. Never waits.
 
-        Raises TagalongError for whoever is not, or not in time, a source.
+        Raises TagalongError or OSError if this peer is not a source, or is too slow for one.
         """
-        if self.is_leaving:
+        if not self.is_heard:
             return None
         while True:
             record = self._connection.next_record()
@@ -170,13 +174,13 @@ class _Caller:
         count = self.channel.receive_into(buffer, deadline=time.monotonic())
         self._connection.received(count)
         if not count and not self._connection.bytes_received:
-            raise HostError("the peer closed the connection without a word")
+            raise HostError("the peer closed the connection before it sent anything")
         if not count:
             self._connection.receive_eof()
 
-    def say_why(self, error: TagalongError) -> None:
-        """Tell the peer why it is turned away; it has a moment to hear that. Never waits."""
-        self.is_leaving, self._until = True, time.monotonic() + FAREWELL_S
+    def say_why(self, error: TagalongError | OSError) -> None:
+        """Reject the peer, and tell it why; it has a moment to read that. Never waits."""
+        self.is_heard, self._until = False, time.monotonic() + FAREWELL_S
         with suppress(TagalongError, OSError):
             # It fits into the socket's buffer, or the peer does not want to know.
             abort = self._connection.send(wire.Abort(reason_of(error), str(error)))

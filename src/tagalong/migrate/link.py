@@ -114,6 +114,11 @@ class Link:
         return self._connection.phase
 
     @property
+    def version(self) -> int:
+        """Return the version of the stream that both ends speak."""
+        return self._connection.version
+
+    @property
     def features(self) -> int:
         """Return the feature bits in use."""
         return self._connection.features

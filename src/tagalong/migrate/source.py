@@ -23,6 +23,7 @@ from tagalong.errors import (
 )
 from tagalong.machine import Machine
 from tagalong.migrate.cancellation import cancelled, check_cancelled
+from tagalong.migrate.endpoint import connect
 from tagalong.migrate.options import MigrationOptions, require_possible
 from tagalong.migrate.precopy import PreCopy
 from tagalong.migrate.reconnection import Connect, Recovery
@@ -33,7 +34,6 @@ from tagalong.migrate.steering import Steering
 from tagalong.migrate.switchover import SwitchedOver, SwitchOver
 from tagalong.migrate.transport.address import TcpAddress, UnixAddress, parse_address
 from tagalong.migrate.transport.channel import Channel
-from tagalong.migrate.transport.connector import connect
 from tagalong.progress import CancelToken, Monitor, ProgressCallback
 from tagalong.wire.codec import MIGRATION_ID_BYTES
 

@@ -1,4 +1,4 @@
-"""Who is heard by a destination that waits: strangers cost it little, and hold up nobody."""
+"""A destination that waits for its source: other peers cost it little and hold up none."""
 
 import os
 import socket
@@ -134,7 +134,7 @@ CHANNEL_OF_NOBODY = said(
 STRAYS = {
     b"GET / HTTP/1.1\r\n\r\n": "does not start a tagalong stream",
     bytes(range(256)) * 4096: "does not start a tagalong stream",
-    b"": "the peer closed the connection without a word",
+    b"": "the peer closed the connection before it sent anything",
     greeting()[:20]: "the stream ends in START, 0x4 bytes into a record",
     OTHER_VERSION: "version 0x9",
     CHANNEL_OF_NOBODY: "there is no migration here",
@@ -144,13 +144,13 @@ STRAYS = {
 
 
 @pytest.mark.parametrize("said_first", STRAYS, ids=lambda said: STRAYS[said].replace(" ", "-"))
-def test_stranger_is_turned_away_and_the_source_let_in(
+def test_peer_that_is_no_source_is_rejected_and_the_source_accepted(
     start: Start, refused: list[HostError], said_first: bytes
 ) -> None:
     destination = start()
-    with suppress(ConnectionError), call(destination.address) as stranger:
-        name = f"127.0.0.1:{stranger.getsockname()[1]}"
-        stranger.sendall(said_first)
+    with suppress(ConnectionError), call(destination.address) as peer:
+        name = f"127.0.0.1:{peer.getsockname()[1]}"
+        peer.sendall(said_first)
     wait_for(lambda: refused)
 
     assert STRAYS[said_first] in str(refused[0])
@@ -158,17 +158,17 @@ def test_stranger_is_turned_away_and_the_source_let_in(
     assert_moves_to(destination)
 
 
-def test_stranger_that_resets_is_turned_away(start: Start, refused: list[HostError]) -> None:
+def test_peer_that_resets_is_rejected(start: Start, refused: list[HostError]) -> None:
     destination = start()
-    with call(destination.address) as stranger:
-        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with call(destination.address) as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     wait_for(lambda: refused)
 
     assert "reset by peer" in str(refused[0])
     assert_moves_to(destination)
 
 
-def test_stranger_that_stays_silent_holds_up_nobody(start: Start) -> None:
+def test_silent_peer_holds_up_no_source(start: Start) -> None:
     destination = start()
     with call(destination.address):
         began = time.monotonic()
@@ -177,23 +177,21 @@ def test_stranger_that_stays_silent_holds_up_nobody(start: Start) -> None:
     assert time.monotonic() - began < TIMEOUTS.idle_s / 2
 
 
-def test_stranger_that_stays_silent_is_turned_away_in_time(
-    start: Start, refused: list[HostError]
-) -> None:
+def test_silent_peer_is_rejected_in_time(start: Start, refused: list[HostError]) -> None:
     destination = start(HURRIED)
-    with call(destination.address) as stranger:
+    with call(destination.address) as peer:
         wait_for(lambda: refused)
-        assert heard(stranger).text == "no HELLO came in time"
+        assert heard(peer).text == "no HELLO came in time"
 
     assert "no HELLO came in time" in str(refused[0])
 
 
-def test_slow_loris_is_turned_away_in_time(start: Start, refused: list[HostError]) -> None:
+def test_peer_that_dribbles_is_rejected_in_time(start: Start, refused: list[HostError]) -> None:
     destination = start(HURRIED)
     sent = 0
-    with suppress(OSError), call(destination.address) as stranger:
+    with suppress(OSError), call(destination.address) as peer:
         for byte in greeting():
-            stranger.sendall(bytes([byte]))
+            peer.sendall(bytes([byte]))
             sent += 1
             time.sleep(HURRIED.idle_s / 8)
             if refused:
@@ -203,11 +201,11 @@ def test_slow_loris_is_turned_away_in_time(start: Start, refused: list[HostError
     assert sent < len(greeting())
 
 
-def test_stranger_hears_why(start: Start) -> None:
-    with call(start().address) as stranger:
-        stranger.sendall(OTHER_VERSION)
+def test_rejected_peer_hears_why(start: Start) -> None:
+    with call(start().address) as peer:
+        peer.sendall(OTHER_VERSION)
 
-        assert "version 0x9" in heard(stranger).text
+        assert "version 0x9" in heard(peer).text
 
 
 def heard(peer: socket.socket) -> wire.Abort:
@@ -219,7 +217,7 @@ def heard(peer: socket.socket) -> wire.Abort:
     return record
 
 
-def test_many_strangers_take_few_places_and_no_threads_and_the_source_is_let_in(
+def test_many_silent_peers_take_few_places_and_no_threads_and_the_source_is_accepted(
     start: Start, refused: list[HostError]
 ) -> None:
     destination = start()
@@ -237,22 +235,22 @@ def test_many_strangers_take_few_places_and_no_threads_and_the_source_is_let_in(
         assert open_files() <= files + count + MAX_PENDING
 
     assert len(refused) >= count - MAX_PENDING
-    assert "too many connect, and this one has said no HELLO" in str(refused[0])
+    assert "no HELLO yet, and too many others connect" in str(refused[0])
 
 
 def open_files() -> int:
-    """Return how many descriptors this process has: those of the strangers are its own too."""
+    """Return how many descriptors this process has: those of the peers are its own too."""
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_flood_of_strangers_does_not_keep_the_source_out(start: Start) -> None:
+def test_flood_of_peers_does_not_keep_the_source_out(start: Start) -> None:
     destination = start()
     is_over = threading.Event()
 
     def flood() -> None:
         while not is_over.is_set():
-            with suppress(OSError), call(destination.address, timeout_s=0.3) as stranger:
-                stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            with suppress(OSError), call(destination.address, timeout_s=0.3) as peer:
+                peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
 
     floods = [threading.Thread(target=flood) for _ in range(4)]
     for thread in floods:
@@ -290,26 +288,26 @@ def test_migration_that_has_begun_and_fails_ends_the_wait(
 
 def test_wait_that_is_cancelled_ends(start: Start, refused: list[HostError]) -> None:
     destination = start()
-    with call(destination.address) as stranger:
-        stranger.sendall(greeting()[:1])
+    with call(destination.address) as peer:
+        peer.sendall(greeting()[:1])
         with call(destination.address) as later:  # heard after the one before
             later.sendall(b"rubbish" * 3)
             wait_for(lambda: refused)
         destination.cancel.set()
         destination.join()
-        assert heard(stranger).text == "no source is awaited here any more"
+        assert heard(peer).text == "the destination does not wait for a source any more"
 
     assert isinstance(destination.error, MigrationCancelledError)
 
 
-def test_strangers_at_a_unix_socket_hold_up_nobody(start: Start, tmp_path: Path) -> None:
+def test_silent_peers_at_a_unix_socket_hold_up_no_source(start: Start, tmp_path: Path) -> None:
     destination = start(address=UnixAddress(tmp_path / "in"))
     with call(destination.address), call(destination.address) as noisy:
         noisy.sendall(b"rubbish" * 100)
         assert_moves_to(destination)
 
 
-def test_peer_that_tls_lets_in_but_is_no_source_is_turned_away(
+def test_peer_that_tls_accepts_but_is_no_source_is_rejected(
     start: Start, refused: list[HostError], tmp_path: Path
 ) -> None:
     tls = TlsCredentials(Authority(tmp_path).folder)

@@ -2,7 +2,7 @@
 
 tcp, unix and an fd that is a socket are connections: the peer answers. A file, what a
 command (exec:) takes or gives, and an fd that is a pipe or a file go one way; what that
-changes stands in `tagalong.migrate.transport.one_way`.
+changes is in `tagalong.migrate.keeper`.
 """
 
 import re

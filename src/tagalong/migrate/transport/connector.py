@@ -1,4 +1,4 @@
-"""Reaches a destination: the source's end of every kind of address."""
+"""Connects to a destination: the source's end of every kind of connection."""
 
 import os
 import select
@@ -15,7 +15,6 @@ from tagalong.migrate.transport.address import (
 )
 from tagalong.migrate.transport.channel import Channel, Interrupt, never, wait_ready
 from tagalong.migrate.transport.inherited import connected_socket, is_socket
-from tagalong.migrate.transport.one_way import keep
 from tagalong.migrate.transport.tls import Handshake, TlsCredentials, TlsRole
 
 _UNIX_BUFFER_BYTES = 4 << 20
@@ -23,7 +22,7 @@ _WINDOW_BYTES = 3 << 20
 
 
 def is_one_way(address: Address) -> bool:
-    """Return whether no peer answers there: a file, a command, a pipe."""
+    """Return whether the address is a file, a command or a pipe, where no peer answers."""
     if isinstance(address, FdAddress):
         return not is_socket(address)
     return not isinstance(address, TcpAddress | UnixAddress)
@@ -37,16 +36,12 @@ def connect(
     interrupt: Interrupt = never,
     tls: TlsCredentials | None = None,
 ) -> Channel:
-    """Connect to a destination and return the channel.
+    """Connect to a destination that answers, and return the channel.
 
-    Raises HostError if nobody listens there or no answer comes in `timeout_s`,
-    AuthenticationError if the peer does not prove what `tls` asks of it, UsageError where
-    TLS has no meaning. Nothing is left open then.
+    Raises HostError if nothing listens there or no answer comes in `timeout_s`,
+    AuthenticationError if the peer does not prove what `tls` asks of it, UsageError for TLS
+    without a host name to prove. Nothing is left open then.
     """
-    if is_one_way(address):
-        if tls is not None:
-            raise UsageError(f"{address}: there is no peer that TLS could authenticate")
-        return keep(address, idle_s=idle_s)
     deadline = time.monotonic() + timeout_s
     sock = _connected(address, deadline, interrupt)
     if tls is None:

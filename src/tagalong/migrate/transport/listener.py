@@ -17,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from tagalong import wire
 from tagalong.errors import AuthenticationError, HostError, UsageError
 from tagalong.migrate.transport.address import (
     Address,
@@ -26,10 +25,10 @@ from tagalong.migrate.transport.address import (
     TcpAddress,
     UnixAddress,
 )
-from tagalong.migrate.transport.channel import Channel, Interrupt, never
+from tagalong.migrate.transport.channel import Buffers, Channel, Interrupt, never
 from tagalong.migrate.transport.connector import is_one_way, resolve, tune
 from tagalong.migrate.transport.inherited import connected_socket
-from tagalong.migrate.transport.one_way import replay
+from tagalong.migrate.transport.replay import replay
 from tagalong.migrate.transport.tls import Handshake, TlsCredentials, TlsRole
 
 _OWNER_ONLY: Final = 0o600
@@ -57,8 +56,19 @@ Until then newcomers wait in the kernel's queue. A source shows at once what it 
 Refused = Callable[[HostError], None]
 
 
-def _ignore(_: HostError) -> None:
-    pass
+Farewell = Callable[[HostError], Buffers]
+"""Returns what tells an authenticated peer, in the caller's protocol, why it is rejected.
+
+TLS has no words for a name that is not admitted.
+"""
+
+
+def ignore(_: HostError) -> None:
+    """Tell nobody about a rejected peer."""
+
+
+def _say_nothing(_: HostError) -> Buffers:
+    return ()
 
 
 class Listener(ABC):
@@ -105,9 +115,11 @@ class SocketListener(Listener):
         sock: socket.socket,
         address: SocketAddress,
         tls: TlsCredentials | None = None,
-        refused: Refused = _ignore,
+        refused: Refused = ignore,
+        farewell: Farewell = _say_nothing,
     ) -> None:
         self.address = address
+        self._farewell = farewell
         self._sock = sock
         self._tls = tls
         self._context = tls.context(TlsRole.SERVER) if tls is not None else None
@@ -232,8 +244,9 @@ class SocketListener(Listener):
         if objection is None:
             return channel
         error = AuthenticationError(objection)
-        with channel:
-            _turn_away(channel, error)
+        with channel, suppress(HostError):
+            # It fits into the socket's buffer, or the peer does not want to know.
+            channel.send(self._farewell(error), deadline=time.monotonic())
         self.refused(error)
         return None
 
@@ -275,15 +288,6 @@ def _name(address: Address, peer: object) -> str:
     return str(address)
 
 
-def _turn_away(channel: Channel, error: AuthenticationError) -> None:
-    """Say why, in the stream's own words: TLS has none for a name that is not admitted."""
-    connection = wire.Connection(wire.Role.DESTINATION)
-    abort = connection.send(wire.Abort(wire.AbortReason.HOST, str(error)))
-    with suppress(HostError):
-        # It fits into the socket's buffer, or the peer does not want to know.
-        channel.send(abort, deadline=time.monotonic())
-
-
 class ReadyListener(Listener):
     """A stream that is here already, or comes from a file or a command: one, then no more."""
 
@@ -309,7 +313,11 @@ class ReadyListener(Listener):
 
 
 def listen(
-    address: Address, *, tls: TlsCredentials | None = None, refused: Refused = _ignore
+    address: Address,
+    *,
+    tls: TlsCredentials | None = None,
+    refused: Refused = ignore,
+    farewell: Farewell = _say_nothing,
 ) -> Listener:
     """Listen at `address`.
 
@@ -322,7 +330,7 @@ def listen(
         return ReadyListener(address)
     sock = _bound(address)
     try:
-        return SocketListener(sock, _real(address, sock), tls, refused)
+        return SocketListener(sock, _real(address, sock), tls, refused, farewell)
     except BaseException:
         sock.close()
         if isinstance(address, UnixAddress):

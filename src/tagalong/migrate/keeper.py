@@ -1,20 +1,16 @@
-"""Streams that go one way: into a file, a command or a pipe, and out of them again.
+"""Keeps a stream: the peer of a source whose stream goes into a file, a command or a pipe.
 
-The protocol is a conversation. Where nobody can answer, a thread of this process does:
+The protocol is a conversation, and what goes one way does not answer. So a thread of this process
+speaks the destination's part and writes down what the source says: exactly the source's stream
+(docs/formats/stream.md, section 8b). Source, destination and format know nothing of it, and its
+READY has an exact meaning: everything before was handed to the kernel and, in a file, is on
+the disk. A file gets its name only after COMMIT, so whatever has that name is whole.
 
-- `keep` gives the source a peer that speaks the destination's part and writes down what the
-  source says. Its READY means: everything before was handed to the kernel and, in a file,
-  is on the disk. A file gets its name only after COMMIT, so whatever has that name is whole.
-  What was written is exactly the source's stream (docs/formats/stream.md).
-- `replay` gives the destination a peer that says what was written down, and hears nothing.
-
-Digests cannot be compared this way. Whoever loads a stream twice has the VM twice: that
-only one of them runs is up to the operator.
+Digests cannot be compared this way. A stream that is loaded twice is two VMs: that only one
+of them runs is up to the operator.
 """
 
 import contextlib
-import os
-import select
 import socket
 import threading
 from collections.abc import Callable
@@ -25,10 +21,9 @@ from tagalong.errors import HostError, MigrationError, TagalongError
 from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.transport.address import Address
 from tagalong.migrate.transport.channel import Channel
-from tagalong.migrate.transport.sink import Child, Sink, open_sink, open_source
+from tagalong.migrate.transport.replay import stream_pair
+from tagalong.migrate.transport.sink import Sink, open_sink
 
-_BUFFER_BYTES: Final = 4 << 20
-_CHUNK_BYTES: Final = 1 << 20
 _WORK_STEP_S: Final = 0.5
 
 # A source may think between two records for as long as it likes: it is in this process.
@@ -40,7 +35,7 @@ def keep(address: Address, *, idle_s: float) -> Channel:
 
     Raises HostError if it cannot be written there.
     """
-    near, far = _pair()
+    near, far = stream_pair()
     gone = threading.Event()
 
     def interrupt() -> None:
@@ -56,13 +51,6 @@ def keep(address: Address, *, idle_s: float) -> Channel:
     keeper = _Keeper(far, sink, str(address))
     threading.Thread(target=keeper.run, name="keeper", daemon=True).start()
     return _Watched(near, str(address), idle_s=idle_s, on_close=gone.set)
-
-
-def _pair() -> tuple[socket.socket, socket.socket]:
-    pair = socket.socketpair()
-    for sock in pair:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-    return pair
 
 
 class _Watched(Channel):
@@ -170,64 +158,3 @@ class _Keeper:
                 self._link.keep_alive()
         if failure:
             raise failure[0]
-
-
-def replay(address: Address, *, idle_s: float) -> Channel:
-    """Return a channel to a peer that says what was kept at `address`.
-
-    Raises HostError if that cannot be opened.
-    """
-    descriptor, child = open_source(address)
-    near, far = _pair()
-    far.setblocking(False)
-    teller = _Teller(descriptor, child, far)
-    threading.Thread(target=teller.run, name="teller", daemon=True).start()
-    return Channel(near, str(address), idle_s=idle_s)
-
-
-class _Teller:
-    """Moves bytes from a descriptor to a socket, and throws away what comes back."""
-
-    def __init__(self, descriptor: int, child: Child | None, sock: socket.socket) -> None:
-        os.set_blocking(descriptor, False)
-        self._descriptor = descriptor
-        self._child = child
-        self._sock = sock
-        self._left = memoryview(b"")
-        self._is_at_end = False
-
-    def run(self) -> None:
-        try:
-            with contextlib.suppress(OSError):
-                while self._step():
-                    pass
-        finally:
-            os.close(self._descriptor)
-            self._sock.close()
-            if self._child is not None:
-                self._child.end()
-
-    def _step(self) -> bool:
-        """Wait, then move what can be moved; return False once the listener has gone."""
-        poller = select.poll()
-        poller.register(self._sock, select.POLLIN | (select.POLLOUT if self._left else 0))
-        if not self._left and not self._is_at_end:
-            poller.register(self._descriptor, select.POLLIN)
-        ready = dict(poller.poll())
-        events = ready.get(self._sock.fileno(), 0)
-        if events & select.POLLIN and not self._sock.recv(_CHUNK_BYTES):
-            return False
-        if events & (select.POLLHUP | select.POLLERR) and not events & select.POLLIN:
-            return False
-        if events & select.POLLOUT:
-            self._left = self._left[self._sock.send(self._left) :]
-        if self._descriptor in ready:
-            self._read()
-        return True
-
-    def _read(self) -> None:
-        data = os.read(self._descriptor, _CHUNK_BYTES)
-        self._left = memoryview(data)
-        if not data:
-            self._is_at_end = True
-            self._sock.shutdown(socket.SHUT_WR)
