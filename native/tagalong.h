@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TA_ABI_VERSION 7
+#define TA_ABI_VERSION 8
 #define TA_EXPORT __attribute__((visibility("default")))
 
 TA_EXPORT uint32_t ta_abi_version(void);
@@ -187,12 +187,16 @@ TA_EXPORT int ta_vcpu_set_deadline(struct ta_machine *machine, uint32_t vcpu, ui
 TA_EXPORT uint64_t ta_machine_counter(const struct ta_machine *machine);
 TA_EXPORT void ta_machine_advance(struct ta_machine *machine, uint64_t ticks);
 
-/* Registers by KVM ONE_REG id. 0, or -1 for an id or value that the vCPU does not take. */
-TA_EXPORT int ta_vcpu_get(struct ta_machine *machine, uint32_t vcpu, uint64_t id,
-                          uint64_t *value);
-TA_EXPORT int ta_vcpu_set(struct ta_machine *machine, uint32_t vcpu, uint64_t id, uint64_t value);
+/* Registers by KVM ONE_REG id, as little-endian bytes: as many as the id says (bits 55:52, log2),
+ * and `bytes` is that number. 0, or -1 for an id, a size or a value that the vCPU does not accept;
+ * it keeps its value then. */
+TA_EXPORT int ta_vcpu_get(struct ta_machine *machine, uint32_t vcpu, uint64_t id, void *value,
+                          size_t bytes);
+TA_EXPORT int ta_vcpu_set(struct ta_machine *machine, uint32_t vcpu, uint64_t id,
+                          const void *value, size_t bytes);
 
-/* Writes at most `max_ids` of the ids that every vCPU has and returns how many there are. */
+/* Writes at most `max_ids` of the ids that every vCPU has, in ascending order, and
+ * returns how many there are. */
 TA_EXPORT size_t ta_vcpu_register_ids(uint64_t *ids, size_t max_ids);
 TA_EXPORT uint64_t ta_vcpu_instructions(struct ta_machine *machine, uint32_t vcpu);
 

@@ -36,6 +36,7 @@ enum {
     FETCH_TLB_ENTRIES = 64,
     INSN_CACHE_ENTRIES = 4096,
     MAX_VCPUS = 512,
+    VECTORS = 32,
     DC_ZVA_BYTES = 512, /* DCZID_EL0.BS = 7 */
     LDGM_BYTES = 256,   /* GMID_EL1.BS = 6 */
 };
@@ -101,7 +102,12 @@ struct system_registers {
     uint64_t esr, far, elr, spsr, par;
     uint64_t tpidr_el0, tpidrro_el0, tpidr_el1, csselr, mdscr, cntkctl;
     uint64_t gcr, rgsr, tfsr, tfsre0;
-    uint64_t zero; /* stands for all that read as zero and ignore writes */
+};
+
+/* A SIMD register, the low half first. No instruction of this CPU reaches them yet (its ID
+ * registers claim no FP); they hold what a vCPU's state brings, and travel with it. */
+struct vector {
+    uint64_t half[2];
 };
 
 struct exclusive_monitor {
@@ -146,6 +152,8 @@ struct vcpu {
     uint64_t deadline; /* of the counter, or NO_DEADLINE */
     uint64_t sp_el[2]; /* the stack pointer that is not in x[SLOT_SP] */
     struct system_registers sys;
+    struct vector v[VECTORS];
+    uint32_t fpsr, fpcr;
     struct exclusive_monitor monitor;
     uint64_t instructions;
     uint64_t counted; /* how many of them are part of ta_machine.retired */
@@ -451,10 +459,6 @@ ALWAYS_INLINE bool write_memory(struct vcpu *cpu, uint64_t va, uint32_t size, ui
 #define SYSREG(op0, op1, crn, crm, op2)                                                       \
     ((uint32_t)(op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
 
-enum sysreg_outcome { SYSREG_OK, SYSREG_UNDEFINED, SYSREG_TRAPPED, SYSREG_UNSUPPORTED };
-
-enum sysreg_outcome read_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t *value);
-enum sysreg_outcome write_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t value);
 void reset_vcpu(struct vcpu *cpu);
 
 /* --- time and interrupts ------------------------------------------------------------------ */

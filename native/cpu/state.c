@@ -2,7 +2,12 @@
 #include "cpu.h"
 #include "sysregs.h"
 
-#define ID_CORE 0x6030000000100000ull /* + offset in struct kvm_regs / 4 */
+#define ID_SIZE_SHIFT 52 /* bits 55:52 are log2 of the register's bytes */
+#define ID_SIZE_MASK 0xf
+#define ID_CORE 0x6030000000100000ull   /* + offset in struct kvm_regs / 4 */
+#define ID_VECTOR 0x6040000000100054ull /* V0 to V31, four apart */
+#define ID_FPSR 0x60200000001000d4ull
+#define ID_FPCR 0x60200000001000d5ull
 #define ID_SYSREG 0x6030000000130000ull
 #define ID_TIMER_COUNT 0x603000000013df1aull /* KVM_REG_ARM_TIMER_CNT */
 
@@ -14,6 +19,7 @@ static uint64_t *stack_pointer(struct vcpu *cpu, unsigned which)
     return cpu->sp_select == which ? &cpu->x[SLOT_SP] : &cpu->sp_el[which];
 }
 
+/* Where a 64-bit core register other than PSTATE is. */
 static uint64_t *core_register(struct vcpu *cpu, uint64_t index)
 {
     switch (index) {
@@ -28,7 +34,7 @@ static uint64_t *core_register(struct vcpu *cpu, uint64_t index)
     case CORE_SPSR:
         return &cpu->sys.spsr;
     default:
-        return index < CORE_SP_EL0 ? &cpu->x[index] : NULL;
+        return &cpu->x[index];
     }
 }
 
@@ -38,78 +44,116 @@ static bool is_core(uint64_t id, uint64_t *index)
     return id >= ID_CORE && id < ID_CORE + 2 * CORE_COUNT && !(id & 1);
 }
 
+/* Where a register of the SIMD and floating-point unit is, or NULL if the id names none. */
+static void *fp_register(struct vcpu *cpu, uint64_t id)
+{
+    uint64_t index = (id - ID_VECTOR) / 4;
+    if (id == ID_FPSR)
+        return &cpu->fpsr;
+    if (id == ID_FPCR)
+        return &cpu->fpcr;
+    return id >= ID_VECTOR && index < VECTORS && !(id & 3) ? &cpu->v[index] : NULL;
+}
+
+/* The system register that a state can hold under this id, or NULL. */
+static const struct sysreg *state_sysreg(uint64_t id)
+{
+    const struct sysreg *reg = id >> 16 == ID_SYSREG >> 16 ? find_sysreg(id & 0xffff) : NULL;
+    return reg && reg->flags & (STATE | CONSTANT) ? reg : NULL;
+}
+
 static struct vcpu *vcpu_at(struct ta_machine *machine, uint32_t index)
 {
     return index < machine->vcpu_count ? &machine->vcpus[index] : NULL;
 }
 
-int ta_vcpu_get(struct ta_machine *machine, uint32_t index, uint64_t id, uint64_t *value)
+static size_t register_bytes(uint64_t id)
 {
-    struct vcpu *cpu = vcpu_at(machine, index);
-    uint64_t core;
-    if (!cpu)
-        return -1;
-    if (is_core(id, &core)) {
-        *value = core == CORE_PSTATE ? pstate_get(cpu) : *core_register(cpu, core);
-        return 0;
-    }
-    if (id == ID_TIMER_COUNT) {
-        *value = counter(cpu);
-        return 0;
-    }
-    if (id >> 16 != ID_SYSREG >> 16)
-        return -1;
-    const struct sysreg *reg = find_sysreg((uint32_t)id & 0xffff);
-    if (reg && is_sysreg_state(reg)) {
-        *value = *sysreg_field(cpu, reg);
-        return 0;
-    }
-    return !reg && find_sysreg_constant(cpu, (uint32_t)id & 0xffff, value) ? 0 : -1;
+    return (size_t)1 << (id >> ID_SIZE_SHIFT & ID_SIZE_MASK);
 }
 
-static int set_pstate(struct vcpu *cpu, uint64_t value)
+/* False if the vCPU has no such register of 64 bits. */
+static bool get_u64(struct vcpu *cpu, uint64_t id, uint64_t *value)
+{
+    uint64_t core;
+    const struct sysreg *reg = state_sysreg(id);
+    if (is_core(id, &core))
+        *value = core == CORE_PSTATE ? pstate_get(cpu) : *core_register(cpu, core);
+    else if (id == ID_TIMER_COUNT)
+        *value = counter(cpu);
+    else if (reg)
+        *value = read_sysreg_state(cpu, reg);
+    else
+        return false;
+    return true;
+}
+
+int ta_vcpu_get(struct ta_machine *machine, uint32_t index, uint64_t id, void *value,
+                size_t bytes)
+{
+    struct vcpu *cpu = vcpu_at(machine, index);
+    uint64_t word;
+    if (!cpu || bytes != register_bytes(id))
+        return -1;
+    const void *source = fp_register(cpu, id);
+    if (!source && get_u64(cpu, id, &word))
+        source = &word;
+    if (!source)
+        return -1;
+    memcpy(value, source, bytes);
+    return 0;
+}
+
+static bool set_pstate(struct vcpu *cpu, uint64_t value)
 {
     uint64_t mode = value & SPSR_MODE;
-    /* ALLINT is taken and forgotten: a CPU with FEAT_NMI sets it at each exception, also for a
+    /* ALLINT is accepted and forgotten: a CPU with FEAT_NMI sets it at each exception, also for a
      * guest to which KVM shows no such feature, and it means nothing while SCTLR_EL1.NMI is 0. */
     uint64_t known = NZCV_MASK | SPSR_TCO | SPSR_DIT | SPSR_UAO | SPSR_PAN | SPSR_IL |
                      SPSR_ALLINT | SPSR_SSBS | SPSR_DAIF | SPSR_MODE;
     if ((value & ~known) || (mode != MODE_EL0T && mode != MODE_EL1T && mode != MODE_EL1H))
-        return -1;
+        return false;
     pstate_set(cpu, value);
-    return 0;
+    return true;
 }
 
-int ta_vcpu_set(struct ta_machine *machine, uint32_t index, uint64_t id, uint64_t value)
+/* False if the vCPU has no such register of 64 bits, or it cannot have this value. */
+static bool set_u64(struct vcpu *cpu, uint64_t id, uint64_t value)
+{
+    uint64_t core;
+    const struct sysreg *reg = state_sysreg(id);
+    if (is_core(id, &core) && core == CORE_PSTATE)
+        return set_pstate(cpu, value);
+    if (is_core(id, &core)) {
+        *core_register(cpu, core) = value;
+        cpu->fetch_page = NO_PAGE;
+        return true;
+    }
+    if (id == ID_TIMER_COUNT) {
+        cpu->machine->counter_offset = value - cpu->machine->retired;
+        return true;
+    }
+    return reg && write_sysreg_state(cpu, reg, value);
+}
+
+int ta_vcpu_set(struct ta_machine *machine, uint32_t index, uint64_t id, const void *value,
+                size_t bytes)
 {
     struct vcpu *cpu = vcpu_at(machine, index);
-    uint64_t core, constant;
-    if (!cpu)
+    uint64_t word;
+    if (!cpu || bytes != register_bytes(id))
         return -1;
     drop_monitor(cpu); /* as after any context switch */
     cpu->waiting = WAITING_FOR_NOTHING;
-    if (is_core(id, &core)) {
-        if (core == CORE_PSTATE)
-            return set_pstate(cpu, value);
-        *core_register(cpu, core) = value;
-        cpu->fetch_page = NO_PAGE;
+    void *target = fp_register(cpu, id);
+    if (target) {
+        memcpy(target, value, bytes);
         return 0;
     }
-    if (id == ID_TIMER_COUNT) {
-        machine->counter_offset = value - machine->retired;
-        return 0;
-    }
-    if (id >> 16 != ID_SYSREG >> 16)
+    if (bytes != sizeof word)
         return -1;
-    const struct sysreg *reg = find_sysreg((uint32_t)id & 0xffff);
-    if (reg) {
-        if (!is_sysreg_state(reg) || (value & ~reg->mask))
-            return -1;
-        *sysreg_field(cpu, reg) = value;
-        after_sysreg_write(cpu, reg);
-        return 0;
-    }
-    return find_sysreg_constant(cpu, (uint32_t)id & 0xffff, &constant) && constant == value ? 0 : -1;
+    memcpy(&word, value, bytes);
+    return set_u64(cpu, id, word) ? 0 : -1;
 }
 
 struct id_list {
@@ -132,10 +176,14 @@ static void put_sysreg(void *list, uint32_t encoding)
 size_t ta_vcpu_register_ids(uint64_t *ids, size_t max_ids)
 {
     struct id_list list = {.ids = ids, .max = max_ids};
+    put_id(&list, ID_FPSR);
+    put_id(&list, ID_FPCR);
     for (uint64_t i = 0; i < CORE_COUNT; i++)
         put_id(&list, ID_CORE + 2 * i);
     each_sysreg_state(put_sysreg, &list);
     put_id(&list, ID_TIMER_COUNT);
+    for (uint64_t i = 0; i < VECTORS; i++)
+        put_id(&list, ID_VECTOR + 4 * i);
     return list.count;
 }
 

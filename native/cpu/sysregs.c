@@ -1,4 +1,4 @@
-/* System registers as MRS and MSR reach them; state.c saves them by id. */
+/* The system registers of this CPU: one table, sorted by encoding. */
 #include "cpu.h"
 #include "sysregs.h"
 
@@ -26,8 +26,6 @@
 #define TFSR_BITS 3ull
 #define SCTLR_RES1 0x30500800ull /* LSMAOE, nTLSMD, EIS, TSCXT, EOS: features not here */
 
-#define FIELD(name) offsetof(struct vcpu, sys.name)
-#define ALL_BITS (~0ull)
 /* What is not in the mask of SCTLR_EL1 belongs to features that this CPU does not have. */
 #define SCTLR_BITS                                                                            \
     (SCTLR_M | SCTLR_A | 1ull << 2 | SCTLR_SA | SCTLR_SA0 | SCTLR_UMA | 1ull << 12 |          \
@@ -35,316 +33,336 @@
      1ull << 37 | 3ull << SCTLR_TCF0_SHIFT | 3ull << SCTLR_TCF_SHIFT | SCTLR_ATA0 |           \
      SCTLR_ATA | SCTLR_DSSBS | SCTLR_RES1)
 
+/* --- how a register is read and written --- */
+
+static uint64_t read_field(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    uint64_t value;
+    memcpy(&value, (const char *)cpu + reg->offset, sizeof value);
+    return value;
+}
+
+static void write_field(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    value &= reg->bits;
+    memcpy((char *)cpu + reg->offset, &value, sizeof value);
+}
+
+/* For what changes how memory is reached. */
+static void write_regime(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    write_field(cpu, reg, value);
+    flush_tlb(cpu);
+    update_memory_mode(cpu);
+}
+
+static uint64_t read_constant(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)cpu;
+    return reg->bits;
+}
+
+/* Reads as zero and ignores writes: what belongs to a feature that is not here. */
+static void write_nothing(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    (void)cpu;
+    (void)reg;
+    (void)value;
+}
+
+static uint64_t read_mpidr(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    return reg->bits | cpu->index;
+}
+
+static uint64_t read_dczid(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    bool prohibited = !cpu->el && !(cpu->sys.sctlr & SCTLR_DZE);
+    return reg->bits | (prohibited ? DCZID_DZP : 0);
+}
+
+static uint64_t read_counter(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)reg;
+    return counter(cpu);
+}
+
+static uint64_t read_isr(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)reg;
+    return (uint64_t)interrupt_lines(cpu) << 6;
+}
+
+/* The stack pointer of EL0 while it is not the current one; see check_sp_el0(). */
+static uint64_t read_sp_el0(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)reg;
+    return cpu->sp_el[0];
+}
+
+static void write_sp_el0(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    (void)reg;
+    cpu->sp_el[0] = value;
+}
+
+static uint64_t read_current_el(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)reg;
+    return (uint64_t)cpu->el << 2;
+}
+
+static uint64_t read_spsel(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)reg;
+    return cpu->sp_select;
+}
+
+static void write_spsel(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    (void)reg;
+    select_stack(cpu, cpu->el, value & 1);
+}
+
+static uint64_t read_nzcv(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)reg;
+    return cpu->nzcv;
+}
+
+static void write_nzcv(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    (void)reg;
+    cpu->nzcv = (uint32_t)value & NZCV_MASK;
+}
+
+static uint64_t read_daif(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)reg;
+    return (uint64_t)cpu->daif << 6;
+}
+
+static void write_daif(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    (void)reg;
+    cpu->daif = value >> 6 & 0xf;
+    look_for_interrupts(cpu);
+}
+
+/* A PSTATE flag of one bit: `offset` is its byte in struct vcpu, `bits` its place in the register. */
+static uint64_t read_flag(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    return ((const uint8_t *)cpu)[reg->offset] ? reg->bits : 0;
+}
+
+static void write_flag(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    ((uint8_t *)cpu)[reg->offset] = (value & reg->bits) != 0;
+}
+
+static void write_pan(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    write_flag(cpu, reg, value);
+    flush_tlb(cpu);
+}
+
+static void write_tco(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    write_flag(cpu, reg, value);
+    update_tag_checks(cpu);
+}
+
+/* --- who may access it --- */
+
+/* UNDEFINED while it is the current stack pointer (C5.2.18). */
+static enum sysreg_access check_sp_el0(const struct vcpu *cpu)
+{
+    return cpu->el && cpu->sp_select ? ACCESS_ALLOWED : ACCESS_UNDEFINED;
+}
+
+/* EL1 decides whether EL0 may. */
+static enum sysreg_access if_enabled(const struct vcpu *cpu, uint64_t control, uint64_t enable)
+{
+    return cpu->el || (control & enable) ? ACCESS_ALLOWED : ACCESS_TRAPPED;
+}
+
+static enum sysreg_access check_ctr(const struct vcpu *cpu)
+{
+    return if_enabled(cpu, cpu->sys.sctlr, SCTLR_UCT);
+}
+
+static enum sysreg_access check_daif(const struct vcpu *cpu)
+{
+    return if_enabled(cpu, cpu->sys.sctlr, SCTLR_UMA);
+}
+
+static enum sysreg_access check_frequency(const struct vcpu *cpu)
+{
+    return if_enabled(cpu, cpu->sys.cntkctl, CNTKCTL_EL0PCTEN | CNTKCTL_EL0VCTEN);
+}
+
+static enum sysreg_access check_physical_count(const struct vcpu *cpu)
+{
+    return if_enabled(cpu, cpu->sys.cntkctl, CNTKCTL_EL0PCTEN);
+}
+
+static enum sysreg_access check_virtual_count(const struct vcpu *cpu)
+{
+    return if_enabled(cpu, cpu->sys.cntkctl, CNTKCTL_EL0VCTEN);
+}
+
+/* --- the table --- */
+
+#define FIELD(name) offsetof(struct vcpu, name)
+#define ALL_BITS (~0ull)
+#define EL0_BOTH (EL0_READ | EL0_WRITE)
+#define OP(...) SYSREG(__VA_ARGS__)
+
+#define VALUE(op, field, flags, bits) {op, FIELD(sys.field), flags, bits, read_field, write_field, NULL}
+#define REGIME(op, field, bits) {op, FIELD(sys.field), STATE, bits, read_field, write_regime, NULL}
+#define FIXED(op, value) {op, 0, STATE | CONSTANT, value, read_constant, NULL, NULL}
+#define ZERO(op) {op, 0, STATE, 0, read_constant, write_nothing, NULL}
+#define FLAG(op, field, flags, bit, write) {op, FIELD(field), flags, bit, read_flag, write, NULL}
+#define SPECIAL(op, flags, read, write, check) {op, 0, flags, 0, read, write, check}
+
+/* ELR_EL1, SPSR_EL1 and SP_EL0 have no STATE: KVM has them among the core registers. PSTATE is one
+ * of those too; the counter has an id of its own; ISR_EL1 is what the interrupt lines say. */
 static const struct sysreg registers[] = {
-    {SYSREG(3, 0, 1, 0, 0), FIELD(sctlr), REGIME, SCTLR_BITS},
-    {SYSREG(3, 0, 1, 0, 1), FIELD(zero), 0, 0},
-    {SYSREG(3, 0, 1, 0, 2), FIELD(cpacr), 0, 3ull << CPACR_FPEN_SHIFT},
-    {SYSREG(3, 0, 1, 0, 5), FIELD(rgsr), 0, RGSR_BITS},
-    {SYSREG(3, 0, 1, 0, 6), FIELD(gcr), 0, GCR_BITS},
-    {SYSREG(3, 0, 2, 0, 0), FIELD(ttbr0), REGIME, ALL_BITS},
-    {SYSREG(3, 0, 2, 0, 1), FIELD(ttbr1), REGIME, ALL_BITS},
-    {SYSREG(3, 0, 2, 0, 2), FIELD(tcr), REGIME, ALL_BITS},
-    {SYSREG(3, 0, 4, 0, 0), FIELD(spsr), 0, 0xffffffffull},
-    {SYSREG(3, 0, 4, 0, 1), FIELD(elr), 0, ALL_BITS},
-    {SYSREG(3, 0, 5, 1, 0), FIELD(zero), 0, 0},
-    {SYSREG(3, 0, 5, 1, 1), FIELD(zero), 0, 0},
-    {SYSREG(3, 0, 5, 2, 0), FIELD(esr), 0, ALL_BITS},
-    {SYSREG(3, 0, 5, 6, 0), FIELD(tfsr), 0, TFSR_BITS},
-    {SYSREG(3, 0, 5, 6, 1), FIELD(tfsre0), 0, TFSR_BITS},
-    {SYSREG(3, 0, 6, 0, 0), FIELD(far), 0, ALL_BITS},
-    {SYSREG(3, 0, 7, 4, 0), FIELD(par), 0, ALL_BITS},
-    {SYSREG(3, 0, 10, 2, 0), FIELD(mair), REGIME, ALL_BITS},
-    {SYSREG(3, 0, 10, 3, 0), FIELD(zero), 0, 0},
-    {SYSREG(3, 0, 10, 4, 0), FIELD(zero), 0, 0}, /* LORSA_EL1 and its kin: LORID_EL1 is 0 */
-    {SYSREG(3, 0, 10, 4, 1), FIELD(zero), 0, 0},
-    {SYSREG(3, 0, 10, 4, 2), FIELD(zero), 0, 0},
-    {SYSREG(3, 0, 10, 4, 3), FIELD(zero), 0, 0},
-    {SYSREG(3, 0, 12, 0, 0), FIELD(vbar), 0, ~0x7ffull},
-    {SYSREG(3, 0, 13, 0, 1), FIELD(contextidr), 0, 0xffffffffull},
-    {SYSREG(3, 0, 13, 0, 4), FIELD(tpidr_el1), 0, ALL_BITS},
-    {SYSREG(3, 0, 14, 1, 0), FIELD(cntkctl), 0, 0x3ffull},
-    {SYSREG(3, 2, 0, 0, 0), FIELD(csselr), 0, 0xfull},
-    {SYSREG(3, 3, 13, 0, 2), FIELD(tpidr_el0), EL0_READ | EL0_WRITE, ALL_BITS},
-    {SYSREG(3, 3, 13, 0, 3), FIELD(tpidrro_el0), EL0_READ, ALL_BITS},
-    {SYSREG(2, 0, 0, 2, 2), FIELD(mdscr), 0, 1ull << 12},
+    VALUE(OP(2, 0, 0, 2, 2), mdscr, STATE, 1ull << 12),
+    SPECIAL(OP(2, 0, 1, 0, 4), 0, NULL, write_nothing, NULL),          /* OSLAR_EL1 */
+    SPECIAL(OP(2, 0, 1, 1, 4), 0, read_constant, NULL, NULL),          /* OSLSR_EL1 */
+    SPECIAL(OP(2, 0, 1, 3, 4), 0, read_constant, write_nothing, NULL), /* OSDLR_EL1 */
+    FIXED(OP(3, 0, 0, 0, 0), MIDR),
+    {OP(3, 0, 0, 0, 5), 0, STATE, MPIDR_RES1, read_mpidr, NULL, NULL},
+    FIXED(OP(3, 0, 0, 0, 6), 0), /* REVIDR_EL1 */
+    FIXED(OP(3, 0, 0, 4, 0), ID_AA64PFR0),
+    FIXED(OP(3, 0, 0, 4, 1), ID_AA64PFR1),
+    FIXED(OP(3, 0, 0, 5, 0), ID_AA64DFR0),
+    FIXED(OP(3, 0, 0, 6, 0), ID_AA64ISAR0),
+    FIXED(OP(3, 0, 0, 6, 1), ID_AA64ISAR1),
+    FIXED(OP(3, 0, 0, 7, 0), ID_AA64MMFR0),
+    FIXED(OP(3, 0, 0, 7, 1), ID_AA64MMFR1),
+    FIXED(OP(3, 0, 0, 7, 2), ID_AA64MMFR2),
+    REGIME(OP(3, 0, 1, 0, 0), sctlr, SCTLR_BITS),
+    ZERO(OP(3, 0, 1, 0, 1)), /* ACTLR_EL1 */
+    VALUE(OP(3, 0, 1, 0, 2), cpacr, STATE, 3ull << CPACR_FPEN_SHIFT),
+    VALUE(OP(3, 0, 1, 0, 5), rgsr, STATE, RGSR_BITS),
+    VALUE(OP(3, 0, 1, 0, 6), gcr, STATE, GCR_BITS),
+    REGIME(OP(3, 0, 2, 0, 0), ttbr0, ALL_BITS),
+    REGIME(OP(3, 0, 2, 0, 1), ttbr1, ALL_BITS),
+    REGIME(OP(3, 0, 2, 0, 2), tcr, ALL_BITS),
+    VALUE(OP(3, 0, 4, 0, 0), spsr, 0, 0xffffffffull),
+    VALUE(OP(3, 0, 4, 0, 1), elr, 0, ALL_BITS),
+    SPECIAL(OP(3, 0, 4, 1, 0), 0, read_sp_el0, write_sp_el0, check_sp_el0),
+    SPECIAL(OP(3, 0, 4, 2, 0), 0, read_spsel, write_spsel, NULL),
+    SPECIAL(OP(3, 0, 4, 2, 2), 0, read_current_el, NULL, NULL),
+    FLAG(OP(3, 0, 4, 2, 3), pan, 0, SPSR_PAN, write_pan),
+    FLAG(OP(3, 0, 4, 2, 4), uao, 0, SPSR_UAO, write_flag),
+    ZERO(OP(3, 0, 5, 1, 0)), /* AFSR0_EL1, AFSR1_EL1 */
+    ZERO(OP(3, 0, 5, 1, 1)),
+    VALUE(OP(3, 0, 5, 2, 0), esr, STATE, ALL_BITS),
+    VALUE(OP(3, 0, 5, 6, 0), tfsr, STATE, TFSR_BITS),
+    VALUE(OP(3, 0, 5, 6, 1), tfsre0, STATE, TFSR_BITS),
+    VALUE(OP(3, 0, 6, 0, 0), far, STATE, ALL_BITS),
+    VALUE(OP(3, 0, 7, 4, 0), par, STATE, ALL_BITS),
+    REGIME(OP(3, 0, 10, 2, 0), mair, ALL_BITS),
+    ZERO(OP(3, 0, 10, 3, 0)), /* AMAIR_EL1 */
+    ZERO(OP(3, 0, 10, 4, 0)), /* LORSA_EL1 and its kin: LORID_EL1 is 0 */
+    ZERO(OP(3, 0, 10, 4, 1)),
+    ZERO(OP(3, 0, 10, 4, 2)),
+    ZERO(OP(3, 0, 10, 4, 3)),
+    FIXED(OP(3, 0, 10, 4, 7), 0), /* LORID_EL1: no LORegion */
+    VALUE(OP(3, 0, 12, 0, 0), vbar, STATE, ~0x7ffull),
+    SPECIAL(OP(3, 0, 12, 1, 0), 0, read_isr, NULL, NULL),
+    VALUE(OP(3, 0, 13, 0, 1), contextidr, STATE, 0xffffffffull),
+    VALUE(OP(3, 0, 13, 0, 4), tpidr_el1, STATE, ALL_BITS),
+    VALUE(OP(3, 0, 14, 1, 0), cntkctl, STATE, 0x3ffull),
+    FIXED(OP(3, 1, 0, 0, 0), 0), /* CCSIDR_EL1 */
+    FIXED(OP(3, 1, 0, 0, 1), 0), /* CLIDR_EL1: no caches */
+    FIXED(OP(3, 1, 0, 0, 4), GMID),
+    FIXED(OP(3, 1, 0, 0, 7), 0), /* AIDR_EL1 */
+    VALUE(OP(3, 2, 0, 0, 0), csselr, STATE, 0xfull),
+    {OP(3, 3, 0, 0, 1), 0, EL0_READ | STATE | CONSTANT, CTR, read_constant, NULL, check_ctr},
+    {OP(3, 3, 0, 0, 7), 0, EL0_READ | STATE | CONSTANT, DCZID, read_dczid, NULL, NULL},
+    SPECIAL(OP(3, 3, 4, 2, 0), EL0_BOTH, read_nzcv, write_nzcv, NULL),
+    SPECIAL(OP(3, 3, 4, 2, 1), EL0_BOTH, read_daif, write_daif, check_daif),
+    FLAG(OP(3, 3, 4, 2, 5), dit, EL0_BOTH, SPSR_DIT, write_flag),
+    FLAG(OP(3, 3, 4, 2, 6), ssbs, EL0_BOTH, SPSR_SSBS, write_flag),
+    FLAG(OP(3, 3, 4, 2, 7), tco, EL0_BOTH, SPSR_TCO, write_tco),
+    VALUE(OP(3, 3, 13, 0, 2), tpidr_el0, EL0_BOTH | STATE, ALL_BITS),
+    VALUE(OP(3, 3, 13, 0, 3), tpidrro_el0, EL0_READ | STATE, ALL_BITS),
+    {OP(3, 3, 14, 0, 0), 0, EL0_READ | STATE | CONSTANT, COUNTER_HZ, read_constant, NULL,
+     check_frequency},
+    SPECIAL(OP(3, 3, 14, 0, 1), EL0_READ, read_counter, NULL, check_physical_count),
+    SPECIAL(OP(3, 3, 14, 0, 2), EL0_READ, read_counter, NULL, check_virtual_count),
 };
 
 enum { REGISTER_COUNT = sizeof registers / sizeof registers[0] };
 
-static const struct {
-    uint32_t encoding;
-    uint64_t value;
-} constants[] = {
-    {SYSREG(3, 0, 0, 0, 0), MIDR},
-    {SYSREG(3, 0, 0, 0, 6), 0}, /* REVIDR_EL1 */
-    {SYSREG(3, 0, 0, 4, 0), ID_AA64PFR0},
-    {SYSREG(3, 0, 0, 4, 1), ID_AA64PFR1},
-    {SYSREG(3, 0, 0, 5, 0), ID_AA64DFR0},
-    {SYSREG(3, 0, 0, 6, 0), ID_AA64ISAR0},
-    {SYSREG(3, 0, 0, 6, 1), ID_AA64ISAR1},
-    {SYSREG(3, 0, 0, 7, 0), ID_AA64MMFR0},
-    {SYSREG(3, 0, 0, 7, 1), ID_AA64MMFR1},
-    {SYSREG(3, 0, 0, 7, 2), ID_AA64MMFR2},
-    {SYSREG(3, 1, 0, 0, 0), 0},  /* CCSIDR_EL1 */
-    {SYSREG(3, 1, 0, 0, 1), 0},  /* CLIDR_EL1: no caches */
-    {SYSREG(3, 1, 0, 0, 4), GMID},
-    {SYSREG(3, 1, 0, 0, 7), 0}, /* AIDR_EL1 */
-    {SYSREG(3, 3, 0, 0, 1), CTR},
-    {SYSREG(3, 3, 0, 0, 7), DCZID},
-    {SYSREG(3, 3, 14, 0, 0), COUNTER_HZ},
-    {SYSREG(3, 0, 10, 4, 7), 0}, /* LORID_EL1: no LORegion */
-};
+/* The rest of the ID space reads as zero: "feature not here" (D23.1.3). */
+static const struct sysreg absent_feature = {.flags = CONSTANT, .read = read_constant};
 
-enum { CONSTANT_COUNT = sizeof constants / sizeof constants[0] };
-
-#define SYS_MPIDR SYSREG(3, 0, 0, 0, 5)
-#define SYS_SP_EL0 SYSREG(3, 0, 4, 1, 0)
-#define SYS_SPSEL SYSREG(3, 0, 4, 2, 0)
-#define SYS_CURRENTEL SYSREG(3, 0, 4, 2, 2)
-#define SYS_PAN SYSREG(3, 0, 4, 2, 3)
-#define SYS_UAO SYSREG(3, 0, 4, 2, 4)
-#define SYS_NZCV SYSREG(3, 3, 4, 2, 0)
-#define SYS_DAIF SYSREG(3, 3, 4, 2, 1)
-#define SYS_DIT SYSREG(3, 3, 4, 2, 5)
-#define SYS_SSBS SYSREG(3, 3, 4, 2, 6)
-#define SYS_TCO SYSREG(3, 3, 4, 2, 7)
-#define SYS_CTR SYSREG(3, 3, 0, 0, 1)
-#define SYS_DCZID SYSREG(3, 3, 0, 0, 7)
-#define SYS_CNTFRQ SYSREG(3, 3, 14, 0, 0)
-#define SYS_CNTPCT SYSREG(3, 3, 14, 0, 1)
-#define SYS_CNTVCT SYSREG(3, 3, 14, 0, 2)
-#define SYS_ISR SYSREG(3, 0, 12, 1, 0)
-#define SYS_OSLAR SYSREG(2, 0, 1, 0, 4)
-#define SYS_OSLSR SYSREG(2, 0, 1, 1, 4)
-#define SYS_OSDLR SYSREG(2, 0, 1, 3, 4)
-
-uint64_t *sysreg_field(struct vcpu *cpu, const struct sysreg *reg)
+static const struct sysreg *find_listed(uint32_t encoding)
 {
-    return (uint64_t *)((char *)cpu + reg->offset);
+    uint32_t low = 0, high = REGISTER_COUNT;
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        if (registers[middle].encoding == encoding)
+            return &registers[middle];
+        if (registers[middle].encoding < encoding)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return NULL;
 }
 
 const struct sysreg *find_sysreg(uint32_t encoding)
 {
-    for (unsigned i = 0; i < REGISTER_COUNT; i++)
-        if (registers[i].encoding == encoding)
-            return &registers[i];
-    return NULL;
+    const struct sysreg *reg = find_listed(encoding);
+    bool is_id = encoding >= OP(3, 0, 0, 1, 0) && encoding <= OP(3, 0, 0, 7, 7);
+    return reg || !is_id ? reg : &absent_feature;
 }
 
-bool find_sysreg_constant(const struct vcpu *cpu, uint32_t encoding, uint64_t *value)
-{
-    if (encoding == SYS_MPIDR) {
-        *value = MPIDR_RES1 | cpu->index;
-        return true;
-    }
-    for (unsigned i = 0; i < CONSTANT_COUNT; i++)
-        if (constants[i].encoding == encoding) {
-            *value = constants[i].value;
-            return true;
-        }
-    /* The rest of the ID space reads as zero: "feature not here" (D23.1.3). */
-    *value = 0;
-    return encoding >= SYSREG(3, 0, 0, 1, 0) && encoding <= SYSREG(3, 0, 0, 7, 7);
-}
-
-/* What is left is of features that this CPU does not claim, and so UNDEFINED; only debug,
- * the timers' comparators and FP are claimed by convention and not done. */
-static enum sysreg_outcome judge_unknown(const struct vcpu *cpu, uint32_t encoding)
+/* Debug, the timers' comparators and FP are claimed by convention and not done. What else is not
+ * in the table is of features that this CPU does not claim, and so UNDEFINED. */
+bool is_sysreg_unsupported(uint32_t encoding)
 {
     unsigned op0 = encoding >> 14 & 3, op1 = encoding >> 11 & 7, crn = encoding >> 7 & 15;
     unsigned crm = encoding >> 3 & 15, op2 = encoding & 7;
     bool debug = op0 == 2 && op1 == 0 && crn <= 1;
     bool timer = op0 == 3 && op1 == 3 && crn == 14 && (crm == 2 || crm == 3) && op2 <= 2;
     bool fp = op0 == 3 && op1 == 3 && crn == 4 && crm == 4 && op2 <= 1;
-    if (!cpu->el && !timer && !fp)
-        return SYSREG_UNDEFINED;
-    return debug || timer || fp ? SYSREG_UNSUPPORTED : SYSREG_UNDEFINED;
+    return debug || timer || fp;
 }
 
-/* Those that EL0 can reach only if EL1 lets it. */
-static bool is_trapped(const struct vcpu *cpu, uint32_t encoding)
+bool is_sysreg_field(const struct sysreg *reg)
 {
-    uint64_t sctlr = cpu->sys.sctlr, cntkctl = cpu->sys.cntkctl;
-    switch (encoding) {
-    case SYS_CTR:
-        return !(sctlr & SCTLR_UCT);
-    case SYS_DAIF:
-        return !(sctlr & SCTLR_UMA);
-    case SYS_CNTFRQ:
-        return !(cntkctl & (CNTKCTL_EL0PCTEN | CNTKCTL_EL0VCTEN));
-    case SYS_CNTPCT:
-        return !(cntkctl & CNTKCTL_EL0PCTEN);
-    case SYS_CNTVCT:
-        return !(cntkctl & CNTKCTL_EL0VCTEN);
-    default:
+    return reg->read == read_field;
+}
+
+/* --- as part of a vCPU's state --- */
+
+uint64_t read_sysreg_state(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    return reg->flags & CONSTANT ? reg->bits : reg->read(cpu, reg);
+}
+
+bool write_sysreg_state(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    if ((reg->flags & CONSTANT) || !reg->write)
+        return value == read_sysreg_state(cpu, reg);
+    if (value & ~reg->bits)
         return false;
-    }
+    reg->write(cpu, reg, value);
+    return true;
 }
 
-static bool read_pstate(const struct vcpu *cpu, uint32_t encoding, uint64_t *value)
-{
-    switch (encoding) {
-    case SYS_SPSEL:
-        *value = cpu->sp_select;
-        return true;
-    case SYS_CURRENTEL:
-        *value = (uint64_t)cpu->el << 2;
-        return true;
-    case SYS_PAN:
-        *value = cpu->pan ? SPSR_PAN : 0;
-        return true;
-    case SYS_UAO:
-        *value = cpu->uao ? SPSR_UAO : 0;
-        return true;
-    case SYS_NZCV:
-        *value = cpu->nzcv;
-        return true;
-    case SYS_DAIF:
-        *value = (uint64_t)cpu->daif << 6;
-        return true;
-    case SYS_DIT:
-        *value = cpu->dit ? SPSR_DIT : 0;
-        return true;
-    case SYS_SSBS:
-        *value = cpu->ssbs ? SPSR_SSBS : 0;
-        return true;
-    case SYS_TCO:
-        *value = cpu->tco ? SPSR_TCO : 0;
-        return true;
-    default:
-        return false;
-    }
-}
-
-/* The registers of an op1 other than 3 are EL1's alone. */
-static bool is_privileged(uint32_t encoding)
-{
-    return (encoding >> 11 & 7) != 3;
-}
-
-enum sysreg_outcome read_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t *value)
-{
-    const struct sysreg *reg = find_sysreg(encoding);
-    if (!cpu->el && is_privileged(encoding))
-        return SYSREG_UNDEFINED;
-    if (!cpu->el && is_trapped(cpu, encoding))
-        return SYSREG_TRAPPED;
-    if (reg) {
-        *value = *sysreg_field(cpu, reg);
-        return SYSREG_OK;
-    }
-    if (read_pstate(cpu, encoding, value) || find_sysreg_constant(cpu, encoding, value)) {
-        if (encoding == SYS_DCZID && !cpu->el && !(cpu->sys.sctlr & SCTLR_DZE))
-            *value |= DCZID_DZP;
-        return SYSREG_OK;
-    }
-    switch (encoding) {
-    case SYS_SP_EL0: /* UNDEFINED while it is the current stack pointer */
-        *value = cpu->sp_el[0];
-        return cpu->sp_select ? SYSREG_OK : SYSREG_UNDEFINED;
-    case SYS_CNTPCT: case SYS_CNTVCT:
-        *value = counter(cpu);
-        return SYSREG_OK;
-    case SYS_ISR:
-        *value = (uint64_t)interrupt_lines(cpu) << 6;
-        return SYSREG_OK;
-    case SYS_OSLSR: case SYS_OSDLR:
-        *value = 0;
-        return SYSREG_OK;
-    default:
-        return judge_unknown(cpu, encoding);
-    }
-}
-
-void after_sysreg_write(struct vcpu *cpu, const struct sysreg *reg)
-{
-    if (reg->flags & REGIME) {
-        flush_tlb(cpu);
-        update_memory_mode(cpu);
-    }
-}
-
-static bool write_pstate(struct vcpu *cpu, uint32_t encoding, uint64_t value)
-{
-    switch (encoding) {
-    case SYS_SPSEL:
-        select_stack(cpu, cpu->el, value & 1);
-        return true;
-    case SYS_PAN:
-        cpu->pan = (value & SPSR_PAN) != 0;
-        flush_tlb(cpu);
-        return true;
-    case SYS_UAO:
-        cpu->uao = (value & SPSR_UAO) != 0;
-        return true;
-    case SYS_NZCV:
-        cpu->nzcv = (uint32_t)value & NZCV_MASK;
-        return true;
-    case SYS_DAIF:
-        cpu->daif = value >> 6 & 0xf;
-        look_for_interrupts(cpu);
-        return true;
-    case SYS_DIT:
-        cpu->dit = (value & SPSR_DIT) != 0;
-        return true;
-    case SYS_SSBS:
-        cpu->ssbs = (value & SPSR_SSBS) != 0;
-        return true;
-    case SYS_TCO:
-        cpu->tco = (value & SPSR_TCO) != 0;
-        update_tag_checks(cpu);
-        return true;
-    default:
-        return false;
-    }
-}
-
-enum sysreg_outcome write_sysreg(struct vcpu *cpu, uint32_t encoding, uint64_t value)
-{
-    const struct sysreg *reg = find_sysreg(encoding);
-    uint64_t unused;
-    if (!cpu->el && (is_privileged(encoding) || (reg && !(reg->flags & EL0_WRITE))))
-        return SYSREG_UNDEFINED;
-    if (!cpu->el && is_trapped(cpu, encoding))
-        return SYSREG_TRAPPED;
-    if (reg) {
-        *sysreg_field(cpu, reg) = value & reg->mask;
-        after_sysreg_write(cpu, reg);
-        return SYSREG_OK;
-    }
-    if (write_pstate(cpu, encoding, value))
-        return SYSREG_OK;
-    switch (encoding) {
-    case SYS_SP_EL0:
-        if (!cpu->sp_select)
-            return SYSREG_UNDEFINED;
-        cpu->sp_el[0] = value;
-        return SYSREG_OK;
-    case SYS_OSLAR: case SYS_OSDLR:
-        return SYSREG_OK;
-    default:
-        if (encoding == SYS_CURRENTEL || encoding == SYS_CNTPCT || encoding == SYS_CNTVCT ||
-            encoding == SYS_OSLSR || encoding == SYS_ISR || find_sysreg_constant(cpu, encoding, &unused))
-            return SYSREG_UNDEFINED; /* read-only */
-        return judge_unknown(cpu, encoding);
-    }
-}
-
-/* ELR_EL1 and SPSR_EL1 are core registers to KVM, so that the table's entries are not ids. */
-bool is_sysreg_state(const struct sysreg *reg)
-{
-    return reg->offset != FIELD(elr) && reg->offset != FIELD(spsr);
-}
-
-/* Calls `put` with the encoding of each system register that is part of a vCPU's state. */
 void each_sysreg_state(void (*put)(void *context, uint32_t encoding), void *context)
 {
     for (unsigned i = 0; i < REGISTER_COUNT; i++)
-        if (is_sysreg_state(&registers[i]))
+        if (registers[i].flags & STATE)
             put(context, registers[i].encoding);
-    put(context, SYS_MPIDR);
-    for (unsigned i = 0; i < CONSTANT_COUNT; i++)
-        put(context, constants[i].encoding);
 }
 
 void reset_vcpu(struct vcpu *cpu)

@@ -1,4 +1,4 @@
-/* The table of system registers, for those that execute MRS and MSR and those that save state. */
+/* The table of system registers, for MRS and MSR (system.c) and for a vCPU's state (state.c). */
 #ifndef TA_SYSREGS_H
 #define TA_SYSREGS_H
 
@@ -7,24 +7,32 @@
 enum register_flags {
     EL0_READ = 1,
     EL0_WRITE = 2,
-    READ_ONLY = 4,
-    REGIME = 8, /* a write changes how memory is reached */
+    STATE = 4,    /* part of a vCPU's state, under its ONE_REG id */
+    CONSTANT = 8, /* says what the CPU is: `bits`, and no other value can be loaded */
 };
 
+enum sysreg_access { ACCESS_ALLOWED, ACCESS_UNDEFINED, ACCESS_TRAPPED };
+
+/* A register as MRS and MSR see it. Decoding finds it once for each instruction word; what is
+ * left to do when the instruction runs is to look at the exception level and to call. */
 struct sysreg {
     uint32_t encoding;
-    uint16_t offset; /* in struct vcpu */
-    uint8_t flags;
-    uint64_t mask; /* bits that can be set */
+    uint16_t offset; /* of its field in struct vcpu, if read_field() or write_field() is used */
+    uint16_t flags;  /* enum register_flags */
+    uint64_t bits;   /* those that a write changes; of a constant, its value */
+    uint64_t (*read)(const struct vcpu *cpu, const struct sysreg *reg);              /* or NULL */
+    void (*write)(struct vcpu *cpu, const struct sysreg *reg, uint64_t value);       /* or NULL */
+    enum sysreg_access (*check)(const struct vcpu *cpu); /* NULL: EL0 by the flags, EL1 always */
 };
 
-/* NULL if there is no such register that can be written. */
+/* NULL if this CPU does not have the register. */
 const struct sysreg *find_sysreg(uint32_t encoding);
-/* Registers with a fixed value; false if this is none. */
-bool find_sysreg_constant(const struct vcpu *cpu, uint32_t encoding, uint64_t *value);
-uint64_t *sysreg_field(struct vcpu *cpu, const struct sysreg *reg);
-void after_sysreg_write(struct vcpu *cpu, const struct sysreg *reg);
-bool is_sysreg_state(const struct sysreg *reg);
+/* Whether software expects the register of any CPU and the interpreter does not have it. */
+bool is_sysreg_unsupported(uint32_t encoding);
+bool is_sysreg_field(const struct sysreg *reg); /* reading is a load from `offset` */
+uint64_t read_sysreg_state(const struct vcpu *cpu, const struct sysreg *reg);
+/* False for a value that the register cannot have. */
+bool write_sysreg_state(struct vcpu *cpu, const struct sysreg *reg, uint64_t value);
 void each_sysreg_state(void (*put)(void *context, uint32_t encoding), void *context);
 
 #endif

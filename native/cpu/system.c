@@ -1,6 +1,7 @@
 /* The system instructions: hints, barriers, PSTATE, DC, IC, TLBI, AT, MRS and MSR
  * (DDI 0487 C4.1.93 and C5). */
 #include "cpu.h"
+#include "sysregs.h"
 
 void run_dc_zva(struct vcpu *cpu, const struct insn *insn);
 void run_dc_gva(struct vcpu *cpu, const struct insn *insn);
@@ -314,40 +315,76 @@ static bool decode_sys(uint32_t word, struct insn *insn)
 
 /* --- MRS and MSR --- */
 
-static void refuse(struct vcpu *cpu, const struct insn *insn, enum sysreg_outcome outcome)
+static const struct sysreg *sysreg_of(const struct insn *insn)
 {
-    if (outcome == SYSREG_UNDEFINED)
+    return (const struct sysreg *)(uintptr_t)insn->imm;
+}
+
+/* False if the access is not allowed; the exception was taken. */
+static bool may_access(struct vcpu *cpu, const struct insn *insn, unsigned needed_at_el0)
+{
+    const struct sysreg *reg = sysreg_of(insn);
+    enum sysreg_access access = ACCESS_ALLOWED;
+    if (!cpu->el && !(reg->flags & needed_at_el0))
+        access = ACCESS_UNDEFINED;
+    else if (reg->check)
+        access = reg->check(cpu);
+    if (access == ACCESS_UNDEFINED)
         raise_undefined(cpu);
-    else if (outcome == SYSREG_TRAPPED)
+    else if (access == ACCESS_TRAPPED)
         raise_exception(cpu, EC_SYSTEM_REGISTER, trap_iss(insn));
-    else
-        stop_with(cpu, TA_EXIT_UNSUPPORTED);
+    return access == ACCESS_ALLOWED;
 }
 
 static void run_mrs(struct vcpu *cpu, const struct insn *insn)
 {
-    uint64_t value = 0;
-    enum sysreg_outcome outcome = read_sysreg(cpu, (uint32_t)insn->imm, &value);
-    if (outcome == SYSREG_OK)
-        cpu->x[insn->rd] = value;
+    const struct sysreg *reg = sysreg_of(insn);
+    if (may_access(cpu, insn, EL0_READ))
+        cpu->x[insn->rd] = reg->read(cpu, reg);
+}
+
+/* A register that is a field and has no check of its own; imm is its offset in struct vcpu. */
+static void run_mrs_field(struct vcpu *cpu, const struct insn *insn)
+{
+    if (likely(cpu->el || (insn->flags & EL0_READ)))
+        memcpy(&cpu->x[insn->rd], (const char *)cpu + insn->imm, 8);
     else
-        refuse(cpu, insn, outcome);
+        raise_undefined(cpu);
 }
 
 static void run_msr(struct vcpu *cpu, const struct insn *insn)
 {
-    enum sysreg_outcome outcome = write_sysreg(cpu, (uint32_t)insn->imm, cpu->x[insn->rn]);
-    if (outcome != SYSREG_OK)
-        refuse(cpu, insn, outcome);
+    const struct sysreg *reg = sysreg_of(insn);
+    if (may_access(cpu, insn, EL0_WRITE))
+        reg->write(cpu, reg, cpu->x[insn->rn]);
+}
+
+/* EL0 has none of the debug registers (op0 = 2). */
+static void run_unsupported_at_el1(struct vcpu *cpu, const struct insn *insn)
+{
+    (cpu->el ? run_unsupported : run_undefined)(cpu, insn);
 }
 
 static bool decode_register_move(uint32_t word, struct insn *insn)
 {
-    insn->imm = BITS(word, 20, 5);
+    uint32_t encoding = BITS(word, 20, 5) & 0xffff;
+    const struct sysreg *reg = find_sysreg(encoding);
+    bool is_read = BIT(word, 21);
     insn->rd = slot_target(BITS(word, 4, 0));
     insn->rn = slot_source(BITS(word, 4, 0));
-    insn->run = BIT(word, 21) ? run_mrs : run_msr;
-    return true;
+    if (!reg) {
+        bool debug = BITS(word, 20, 19) == 2;
+        insn->run = debug ? run_unsupported_at_el1 : run_unsupported;
+        return is_sysreg_unsupported(encoding);
+    }
+    insn->imm = (uintptr_t)reg;
+    insn->run = is_read ? run_mrs : run_msr;
+    if (is_read && is_sysreg_field(reg) && !reg->check) {
+        insn->imm = reg->offset;
+        insn->flags = (uint8_t)reg->flags;
+        insn->run = run_mrs_field;
+    }
+    return is_read ? reg->read != NULL : reg->write != NULL;
 }
 
 bool decode_system(uint32_t word, struct insn *insn)

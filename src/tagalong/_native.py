@@ -14,7 +14,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 7
+ABI_VERSION = 8
 
 _u8p = ctypes.c_void_p
 _u64 = ctypes.c_uint64
@@ -122,8 +122,8 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_vcpu_set_deadline": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64)),
     "ta_machine_counter": (_u64, (ctypes.c_void_p,)),
     "ta_machine_advance": (None, (ctypes.c_void_p, _u64)),
-    "ta_vcpu_get": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, ctypes.POINTER(_u64))),
-    "ta_vcpu_set": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, _u64)),
+    "ta_vcpu_get": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, ctypes.c_void_p, _size)),
+    "ta_vcpu_set": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, ctypes.c_char_p, _size)),
     "ta_vcpu_register_ids": (_size, (ctypes.POINTER(_u64), _size)),
     "ta_vcpu_instructions": (_u64, (ctypes.c_void_p, _u32)),
     "ta_vcpu_snapshot_bytes": (_size, ()),

@@ -80,12 +80,16 @@ def run_round(rng: random.Random, data: Guarded, tags: Guarded) -> int:
     for vcpu in range(2):
         native.ta_vcpu_set_power(machine, vcpu, 1)
         for register, value in registers.items():
-            native.ta_vcpu_set(machine, vcpu, register, value)
+            set_register(native, machine, vcpu, register, value)
         for number in range(31):
-            native.ta_vcpu_set(machine, vcpu, register_ids.x(number), interesting_address(rng))
+            set_register(native, machine, vcpu, register_ids.x(number), interesting_address(rng))
     done = run_machine(native, machine, rng)
     native.ta_machine_free(machine)
     return done
+
+
+def set_register(native: ctypes.CDLL, machine: int, vcpu: int, register: int, value: int) -> None:
+    native.ta_vcpu_set(machine, vcpu, register, value.to_bytes(8, "little"), 8)
 
 
 def run_machine(native: ctypes.CDLL, machine: int, rng: random.Random) -> int:
@@ -95,9 +99,8 @@ def run_machine(native: ctypes.CDLL, machine: int, rng: random.Random) -> int:
         if leave.reason == 3:
             native.ta_machine_complete_mmio(machine, leave.vcpu, rng.getrandbits(64))
         elif leave.reason == 6:
-            native.ta_vcpu_set(
-                machine, leave.vcpu, register_ids.PC, bare.CODE + 4 * rng.randrange(1024)
-            )
+            pc = bare.CODE + 4 * rng.randrange(1024)
+            set_register(native, machine, leave.vcpu, register_ids.PC, pc)
     return sum(native.ta_vcpu_instructions(machine, vcpu) for vcpu in range(2))
 
 

@@ -8,7 +8,7 @@ from tagalong.errors import StateError
 from tagalong.kvm.abi import MpState
 from tagalong.kvm.clock import VirtualTime
 from tagalong.kvm.descriptor import IoctlError
-from tagalong.kvm.vcpu_fd import VcpuDescriptor, register_bytes
+from tagalong.kvm.vcpu_fd import VcpuDescriptor
 from tagalong.machine import PowerState, RegisterId, VcpuState
 from tagalong.machine.cpu_match import (
     CpuPolicy,
@@ -18,7 +18,7 @@ from tagalong.machine.cpu_match import (
     objections,
     wanted_registers,
 )
-from tagalong.machine.register_ids import register_name
+from tagalong.machine.register_ids import register_bytes, register_name
 
 _MP_STATES = {
     PowerState.ON: MpState.KVM_MP_STATE_RUNNABLE,

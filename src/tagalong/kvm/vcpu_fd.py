@@ -6,8 +6,6 @@ import mmap
 from collections.abc import Sequence
 
 from tagalong.kvm.abi import (
-    KVM_REG_SIZE_MASK,
-    KVM_REG_SIZE_SHIFT,
     ExitReason,
     Ioctl,
     kvm_mp_state,
@@ -20,17 +18,9 @@ from tagalong.kvm.abi import (
 )
 from tagalong.kvm.descriptor import Descriptor, IoctlError
 from tagalong.machine import RegisterId
+from tagalong.machine.register_ids import register_bytes
 
 _SIGNALS = 64
-
-
-def register_bytes(register: int) -> int:
-    """Return a register's size, which its id holds.
-
-    >>> register_bytes(0x6040000000100054)
-    16
-    """
-    return 1 << ((register & KVM_REG_SIZE_MASK) >> KVM_REG_SIZE_SHIFT)
 
 
 class VcpuDescriptor(Descriptor):

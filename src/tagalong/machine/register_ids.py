@@ -8,6 +8,8 @@ from typing import Final
 from tagalong.machine import RegisterId
 
 _ARM64_U64: Final = 0x6030_0000_0000_0000
+_SIZE_SHIFT: Final = 52
+_SIZE_MASK: Final = 0xF
 _CORE: Final = _ARM64_U64 | 0x10 << 16
 _SYSREG: Final = _ARM64_U64 | 0x13 << 16
 
@@ -80,6 +82,15 @@ _NAMES: Final = {
     for name, value in list(globals().items())
     if name.isupper() and not name.startswith("_") and isinstance(value, int)
 }
+
+
+def register_bytes(register: int) -> int:
+    """Return a register's size in bytes, which its id holds (bits 55:52, log2).
+
+    >>> register_bytes(v(0))
+    16
+    """
+    return 1 << (register >> _SIZE_SHIFT & _SIZE_MASK)
 
 
 _OTHER_KINDS: Final = {

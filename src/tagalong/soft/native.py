@@ -9,6 +9,7 @@ from typing import Final
 from tagalong._native import Exit, library
 from tagalong.errors import HostError, UsageError
 from tagalong.machine import RegisterId
+from tagalong.machine.register_ids import register_bytes
 from tagalong.memory import PageBitmap, Region
 
 _MAX_VCPUS: Final = 512
@@ -158,16 +159,21 @@ class NativeMachine:
         self._library.ta_vcpu_set_power(self._handle, vcpu, int(on))
 
     def get_register(self, vcpu: int, register: RegisterId) -> int | None:
-        """Return a register's value, or None if there is no such register."""
-        value = ctypes.c_uint64()
-        failed = self._library.ta_vcpu_get(self._handle, vcpu, register, ctypes.byref(value))
-        return None if failed else value.value
+        """Return a register's value, or None if there is no such register.
+
+        The value has as many bits as the register's id says: 32, 64 or 128.
+        """
+        value = ctypes.create_string_buffer(register_bytes(register))
+        failed = self._library.ta_vcpu_get(self._handle, vcpu, register, value, len(value))
+        return None if failed else int.from_bytes(value.raw, "little")
 
     def set_register(self, vcpu: int, register: RegisterId, value: int) -> bool:
-        """Write a register; False if the vCPU does not take this id or value."""
-        if not 0 <= value < 1 << 64:
+        """Write a register; False, and no change, if the vCPU rejects this id or value."""
+        size = register_bytes(register)
+        if not 0 <= value < 1 << 8 * size:
             return False
-        return not self._library.ta_vcpu_set(self._handle, vcpu, register, value)
+        raw = value.to_bytes(size, "little")
+        return not self._library.ta_vcpu_set(self._handle, vcpu, register, raw, size)
 
     def instructions(self, vcpu: int) -> int:
         """Return how many instructions the vCPU has executed."""

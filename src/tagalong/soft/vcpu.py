@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import Final
 
 from tagalong._native import Exit
 from tagalong.errors import StateError
@@ -16,6 +17,14 @@ from tagalong.machine.cpu_match import (
 )
 from tagalong.machine.register_ids import register_name
 from tagalong.soft.native import ExitReason, NativeMachine, state_register_ids
+
+_FP_SHIFT: Final = 16  # ID_AA64PFR0_EL1.FP
+_FP_ABSENT: Final = 0xF
+_FP_REGISTERS: Final = (
+    *map(register_ids.v, range(32)),
+    register_ids.FPSR,
+    register_ids.FPCR,
+)
 
 
 class SoftVcpu:
@@ -113,6 +122,7 @@ class SoftVcpu:
         return objections(
             (
                 lambda: self._match(state),
+                lambda: self._require_no_floating_point(state),
                 lambda: self._accept(state, self._policy.quietly()),
                 lambda: self._try(state),
             )
@@ -120,12 +130,11 @@ class SoftVcpu:
 
     def x(self, number: int) -> int:
         """Return x0..x30 for a hypervisor call."""
-        return self._native.get_register(self._index, RegisterId(state_register_ids()[number])) or 0
+        return self._native.get_register(self._index, register_ids.x(number)) or 0
 
     def set_x(self, number: int, value: int) -> None:
         """Write x0..x30, truncated to 64 bits."""
-        register = state_register_ids()[number]
-        self._native.set_register(self._index, register, value & (1 << 64) - 1)
+        self._native.set_register(self._index, register_ids.x(number), value & (1 << 64) - 1)
 
     def set_power(self, power: PowerState) -> None:
         """Switch the vCPU on or off."""
@@ -144,6 +153,25 @@ class SoftVcpu:
 
     def _match(self, state: VcpuState) -> dict[RegisterId, int]:
         return match_registers(state.registers, self._reset_state.registers, who=self._who)
+
+    def _require_no_floating_point(self, state: VcpuState) -> None:
+        """Raise StateError for a guest that has used the FP unit that its CPU claims.
+
+        Its registers would move, and its next instruction that uses them would stop the machine:
+        while the source can still run it, it is better off there. A state of a CPU without the
+        unit moves with whatever the registers hold.
+        """
+        claimed = state.registers.get(register_ids.ID_AA64PFR0_EL1, 0) >> _FP_SHIFT & 0xF
+        used = [
+            f"{register_name(r)} = {state.registers[r]:#x}"
+            for r in _FP_REGISTERS
+            if state.registers.get(r)
+        ]
+        if claimed != _FP_ABSENT and used:
+            raise StateError(
+                f"{self._who} has used floating point ({', '.join(used)}), which the embedded "
+                "machine does not implement"
+            )
 
     def _accept(self, state: VcpuState, policy: CpuPolicy) -> None:
         given, own = state.registers, self._reset_state.registers

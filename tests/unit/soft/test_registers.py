@@ -1,0 +1,110 @@
+"""Registers by id: of every width, in states, and as the table of system registers has them."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tagalong.errors import StateError
+from tagalong.machine import MachineState, PowerState, VcpuState, register_ids
+from tagalong.machine.cpu_match import CpuPolicy
+from tagalong.machine.register_ids import register_bytes
+from tagalong.machine_records import record_of_state, state_of_record
+from tagalong.soft import SoftMachine
+from tagalong.soft.native import NativeMachine, state_register_ids
+from tagalong.wire.machine_state import decode_state, encode_state
+from tests.support import a64, bare
+
+WIDE = 0xFEDC_BA98_7654_3210_0123_4567_89AB_CDEF
+TOP_BIT = 1 << 127
+ID_AA64PFR0_WITH_FP = 0x0001_0000_0000_0011
+
+
+@pytest.fixture
+def native() -> Iterator[NativeMachine]:
+    machine = NativeMachine(2, 0)
+    yield machine
+    machine.close()
+
+
+def test_vector_register_all_128_bits_are_kept_and_no_neighbour_changes(
+    native: NativeMachine,
+) -> None:
+    values = {register_ids.v(number): WIDE >> number for number in range(32)}
+    for register, value in values.items():
+        assert native.set_register(0, register, value)
+
+    assert {register: native.get_register(0, register) for register in values} == values
+    assert native.get_register(1, register_ids.v(5)) == 0
+    assert native.get_register(0, register_ids.PC) == 0
+
+
+def test_register_value_wider_than_its_id_says_is_rejected_and_changes_nothing(
+    native: NativeMachine,
+) -> None:
+    for register in (register_ids.FPSR, register_ids.x(3), register_ids.v(3)):
+        bits = 8 * register_bytes(register)
+        assert native.set_register(0, register, (1 << bits) - 1)
+
+        for value in (1 << bits, -1):
+            assert not native.set_register(0, register, value)
+
+        assert native.get_register(0, register) == (1 << bits) - 1
+
+
+def test_register_id_with_another_size_names_no_register(native: NativeMachine) -> None:
+    for register in state_register_ids():
+        for size in range(9):
+            other = type(register)(register & ~(0xF << 52) | size << 52)
+            if other != register:
+                assert native.get_register(0, other) is None, hex(other)
+                assert not native.set_register(0, other, 0), hex(other)
+
+
+def test_state_register_ids_ascend_and_every_one_can_be_read(native: NativeMachine) -> None:
+    ids = state_register_ids()
+
+    assert list(ids) == sorted(set(ids))
+    assert not [hex(each) for each in ids if native.get_register(0, each) is None]
+    assert {register_bytes(each) for each in ids} == {4, 8, 16}
+
+
+def test_wide_registers_move_with_the_state_through_the_stream() -> None:
+    source, destination = (bare.machine_with([a64.b(0)]) for _ in range(2))
+    for register, value in (
+        (register_ids.v(0), WIDE),
+        (register_ids.v(31), TOP_BIT),
+        (register_ids.FPSR, 0x0800_0000),
+        (register_ids.FPCR, 0x0300_0000),
+    ):
+        source.vcpus[0].set_register(register, value)
+
+    sent = encode_state(record_of_state(source.save_state()))
+    destination.load_state(state_of_record(decode_state(sent)))
+
+    assert destination.save_state() == source.save_state()
+    assert bare.get(destination, register_ids.v(0)) == WIDE
+    source.close()
+    destination.close()
+
+
+def test_load_state_of_a_cpu_that_has_used_its_fp_unit_is_rejected_by_register() -> None:
+    machine = SoftMachine.from_description(
+        SoftMachine.create(ram_bytes=1 << 20).description, policy=CpuPolicy(allow_mismatch=True)
+    )
+    state = machine.save_state()
+    registers = {
+        **state.vcpus[0].registers,
+        register_ids.ID_AA64PFR0_EL1: ID_AA64PFR0_WITH_FP,
+        register_ids.v(3): 1 << 64,
+        register_ids.FPCR: 0x100,
+    }
+    foreign = MachineState((VcpuState(registers, PowerState.ON),), state.devices)
+
+    with pytest.raises(StateError) as caught:
+        machine.check_state(foreign)
+
+    assert str(caught.value) == (
+        "vCPU 0 has used floating point (v3 = 0x10000000000000000, FPCR = 0x100), which the "
+        "embedded machine does not implement"
+    )
+    machine.close()
