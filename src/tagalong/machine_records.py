@@ -1,4 +1,4 @@
-"""Machine values to records of the wire format and back, for whoever sends or stores them."""
+"""Translates machine values to records of the stream and back, to send or to store them."""
 
 from tagalong import wire
 from tagalong.machine import (

@@ -1,4 +1,4 @@
-"""Fixed layouts: the byte tables of docs/formats/stream.md as code.
+"""Fixed layouts: the byte tables of the documents in docs/formats as code.
 
 A `Layout` is one table. A test parses the document and compares the two, so that neither
 can change alone.
@@ -8,7 +8,7 @@ import struct
 from typing import Any, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-"""Contiguous bytes: what is sent, and what received bytes lie in."""
+"""Contiguous bytes, to send or to receive into."""
 
 _CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
 
@@ -16,9 +16,8 @@ _CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
 class MalformedError(Exception):
     """A value that the format does not allow; `offset` counts from the record's start.
 
-    Internal to this package: the connection turns it into a LocalProtocolError or a
-    RemoteProtocolError, for only the connection knows whose bytes they are and where they
-    lie in the stream.
+    Internal to the package: the reader of the whole stream or file turns it into an error that
+    says whose bytes they are and where they are, which only that reader knows.
     """
 
     def __init__(self, message: str, *, offset: int = 0) -> None:
@@ -30,7 +29,7 @@ class Layout:
     """A sequence of fields without padding, little-endian.
 
     `fields` are (name, type) with type u8, u16, u32, u64, or a number of bytes. A field
-    named `reserved` is written as zero and refused if it is not.
+    named `reserved` is written as zero, and rejected if it is not zero.
     """
 
     def __init__(self, *fields: tuple[str, str | int]) -> None:

@@ -13,8 +13,8 @@ Build = Callable[[MachineDescription], Machine]
 class Preparation:
     """Reserves memory for planes of these sizes, in a thread, until a machine is built.
 
-    What was not ready in time is used as it is. `failure` is why nothing, or not all, could be
-    reserved: the migration need not fail for that.
+    Memory that is not ready in time is used as it is. `failure` is why not all could be reserved:
+    the migration need not fail for that.
     """
 
     def __init__(self, sizes_bytes: Sequence[int]) -> None:
@@ -46,6 +46,6 @@ class Preparation:
         self._thread.join()
 
     def close(self) -> None:
-        """Give back what nobody has taken."""
+        """Release reserved memory that no machine uses."""
         self.finish()
         release_reserved()

@@ -17,8 +17,8 @@
     reader          the incoming stream
     connection      one end: the entry point
 
-No socket, no thread, no clock: tests run both ends in lockstep, and whatever carries the
-bytes is somebody else's choice.
+No socket, no thread, no clock: tests run both ends in lockstep, and the caller chooses what
+carries the bytes.
 
 Private: the stream is public, its codec is not.
 """

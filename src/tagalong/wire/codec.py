@@ -1,7 +1,7 @@
 """Headers, and the payload of every record but PAGES (see `planes`): bytes from and to values.
 
-Nothing here knows who speaks or what was said before: what a payload must be in itself is
-checked here, what it must be at this moment in `conversation`.
+A payload is checked here by itself, whoever sends it and whatever was sent before; `conversation`
+checks whether it may come now.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ RECORD_HEADER = Layout(
     ("type", "u16"), ("flags", "u16"), ("payload_bytes", "u32"), ("checksum", "u64")
 )
 CHECKED_HEADER_BYTES = RECORD_HEADER.offsets["checksum"]
-"""What the checksum covers of the header: all that stands before it."""
+"""What the checksum covers of the header: all bytes before it."""
 
 HELLO = Layout(
     ("compatible_features", "u64"),
@@ -161,10 +161,10 @@ def decode_record_header(header: Buffer, version: int = VERSION) -> RecordHeader
     try:
         kind = RecordType(values["type"])
     except ValueError:
-        raise MalformedError(f"{values['type']:#x} is no record type") from None
+        raise MalformedError(f"{values['type']:#x} is not a record type") from None
     if values["flags"]:
         raise MalformedError(
-            f"{kind.name} has the flags {values['flags']:#x}, none is known",
+            f"{kind.name} has the flags {values['flags']:#x}: no flag is defined",
             offset=RECORD_HEADER.offsets["flags"],
         )
     _require_payload_bytes(kind, values["payload_bytes"], version)
@@ -286,7 +286,7 @@ def _decode_abort(payload: Buffer) -> Abort:
     try:
         reason = AbortReason(values["reason"])
     except ValueError:
-        raise MalformedError(f"{values['reason']:#x} is no reason to abort") from None
+        raise MalformedError(f"{values['reason']:#x} is not a reason to abort") from None
     raw = bytes(payload[ABORT_HEAD.size :])
     if len(raw) != values["text_bytes"]:
         raise MalformedError(

@@ -6,8 +6,8 @@
     source.receive_data(...)                # what was read
     record = source.next_record()           # or NEED_DATA
 
-A reader that wants no copy asks `receive_buffer` where the next bytes belong, reads into
-it and reports with `received`. The whole protocol is in docs/formats/stream.md.
+To receive without a copy, ask `receive_buffer` where the next bytes belong, read into it, and
+report that with `received`. The whole protocol is in docs/formats/stream.md.
 """
 
 from collections import deque
@@ -74,7 +74,7 @@ class Connection:
 
     @property
     def phase(self) -> Phase:
-        """Return where the conversation stands."""
+        """Return the state of the conversation."""
         return self._conversation.phase
 
     @property
@@ -98,7 +98,7 @@ class Connection:
         return self._reader.offset
 
     def send(self, record: Record) -> list[Buffer]:
-        """Return the bytes to send for `record`: all of them, in this order, nothing between.
+        """Return the bytes to send for `record`: all of them, in this order, nothing in between.
 
         The planes of Pages are not copied; they must not change until they were sent.
         Raises LocalProtocolError if the record is not allowed now or is not sound; nothing
@@ -115,8 +115,8 @@ class Connection:
     def begin_pages(self, runs: Runs, tags: memoryview | NoBytes) -> list[Buffer]:
         """Return the bytes to send before the uncompressed data of a batch.
 
-        The data of all runs follow, then what `end_pages` returns: so nobody has to have
-        hashed the data before the first of them leave. `tags` are not copied. Raises as `send`.
+        The data of all runs follow, then what `end_pages` returns: so data need not be hashed
+        before the first of them leave. `tags` are not copied. Raises as `send`.
         """
         with _Local(self):
             self._require_may_send(RecordType.PAGES)
@@ -221,8 +221,8 @@ class Connection:
     def awaited_data(self) -> Sequence[memoryview] | None:
         """Return the memory that the next bytes, all data of a batch, belong into; else None.
 
-        Valid after NEED_DATA. A reader may fill it by any means and report that with
-        `data_received`; or go on with `receive_buffer` as for everything else.
+        Valid after NEED_DATA. The caller may fill it by any means and report that with
+        `data_received`, or continue with `receive_buffer` as for all other bytes.
         """
         return None if self._input else self._reader.awaited_data
 
@@ -306,7 +306,7 @@ def _require_tag_bytes(runs: Runs, tags: memoryview | NoBytes, page_bytes: int) 
 
 
 class _Local:
-    """Turns a MalformedError into a LocalProtocolError at the place where it would stand."""
+    """Turns a MalformedError into a LocalProtocolError with the offset of the next byte sent."""
 
     def __init__(self, connection: Connection) -> None:
         self._offset = connection.bytes_sent

@@ -1,7 +1,7 @@
-"""What may be said now: the phase, and what earlier records demand of the next one.
+"""What may be sent now: the phase, and what earlier records demand of the next one.
 
 One object serves both directions: a record is judged by the same code before it is sent
-and after it was received. So what one end may send is exactly what the other accepts.
+and after it was received. So an end may send exactly what its peer accepts.
 """
 
 from collections.abc import Callable
@@ -96,7 +96,7 @@ class Conversation:
             return
         possible = ", ".join(each.name for each in allowed(self.phase, sender)) or "nothing"
         raise MalformedError(
-            f"the {sender.name.lower()} may not send {kind.name} in {self.phase.name}: "
+            f"the {sender.name.lower()} must not send {kind.name} in {self.phase.name}: "
             f"possible are {possible}"
         )
 
@@ -120,8 +120,8 @@ class Conversation:
     def _check_hello(self, sender: Role, hello: Hello) -> None:
         if hello.role is not sender:
             raise MalformedError(
-                f"the peer is a {hello.role.name.lower()} too: one end must be started to send "
-                "and the other to receive",
+                f"the peer is a {hello.role.name.lower()} too: one end must send and the other must "
+                "wait for a migration",
                 offset=HELLO.offsets["role"],
             )
         if self._joining is not None:
@@ -154,7 +154,7 @@ class Conversation:
 
     def _require_joining(self) -> Joining:
         if self._joining is None:
-            raise MalformedError("there is no migration here that this connection could belong to")
+            raise MalformedError("no migration is under way that this connection could join")
         return self._joining
 
     def _require_migration(self, given: bytes, offset: int) -> None:

@@ -1,9 +1,9 @@
 """The checksums of a record (docs/formats/stream.md, section 3).
 
-The seed is the record's place in its stream. A record that is lost, repeated or out of
-order therefore fails like one that was changed, at no byte's cost. A batch has a second
-one behind its data, the seal, for which each page is hashed by itself: so every byte is
-hashed on its way, and what a page held can be compared later.
+The seed is the record's place in its stream. So a record that is lost, repeated or out of
+order fails like one that was changed, without an additional byte. A batch has a second
+checksum after its data, the seal, for which each page is hashed by itself: so every byte is
+hashed on its way, and the content of a page can be compared later.
 """
 
 from collections.abc import Sequence
@@ -49,12 +49,12 @@ NO_DIGESTS = np.empty(0, np.uint64)
 
 
 def frame_digest(frame: Buffer) -> NDArray[np.uint64]:
-    """Return what stands in for the pages' digests where their data are compressed."""
+    """Return what replaces the pages' digests if their data are compressed."""
     return np.array([xxhash.xxh3_64_intdigest(frame)], np.uint64)
 
 
 def seal(sequence: int, checksum: int, digests: NDArray[np.uint64]) -> bytes:
-    """Return the checksum that stands behind a batch's data."""
+    """Return the checksum that follows a batch's data."""
     state = xxhash.xxh3_64(checksum.to_bytes(8, "little"), seed=sequence)
     state.update(digests.astype("<u8", copy=False).data)
     return bytes(reversed(state.digest()))

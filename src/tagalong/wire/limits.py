@@ -1,7 +1,7 @@
 """Every limit of the stream (docs/formats/stream.md, section 5), checked before allocating.
 
 They are generous for real machines and small for a host: a KVM arm64 guest has at most
-512 vCPUs with fewer than 1,000 registers each.
+512 vCPUs, with fewer than 1,000 registers each.
 """
 
 from tagalong.mte import PACKED_RATIO

@@ -1,4 +1,4 @@
-"""STATE: registers and devices, in the one way in which they can be written.
+"""STATE: registers and devices, which have exactly one encoding.
 
 Ids and names ascend strictly, so nothing appears twice and equal states have equal bytes.
 """
@@ -27,7 +27,7 @@ def encode_state(state: StateRecord) -> bytes:
         raise MalformedError(
             f"a state of {len(payload):#x} bytes: {limits.MAX_STATE_BYTES:#x} are possible"
         )
-    # Our own reader is the judge of counts, ids and names: nothing is sent that it refuses.
+    # Our own reader judges counts, ids and names: nothing is sent that it would reject.
     decode_state(payload)
     return payload
 
@@ -47,7 +47,7 @@ def _parts(state: StateRecord) -> Iterator[bytes]:
 
 def _encode_register(register: int, value: int) -> bytes:
     if not 0 <= register <= _MAX_ID:
-        raise MalformedError(f"{register:#x} is no register id of 64 bits")
+        raise MalformedError(f"{register:#x} is not a register id of 64 bits")
     size = register_bytes(register)
     try:
         return register.to_bytes(_ID_BYTES, "little") + value.to_bytes(size, "little")
@@ -81,7 +81,7 @@ def _decode_vcpu(reader: PayloadReader) -> VcpuEntry:
     at = reader.at
     head = reader.take(VCPU_HEAD)
     if head["power"] not in tuple(Power):
-        raise MalformedError(f"{head['power']:#x} is no power state", offset=at)
+        raise MalformedError(f"{head['power']:#x} is not a power state", offset=at)
     count = head["register_count"]
     require_range(
         "registers", count, limits.MAX_REGISTERS, at=at + VCPU_HEAD.offsets["register_count"]

@@ -1,8 +1,8 @@
 """How the planes of a batch are put on the wire: encodings, chosen and undone.
 
-Uncompressed data never pass through here: they go from and to guest RAM as they are. The
-tags take whichever encoding is smallest; most guests leave most tags zero, kernels give
-whole pages one tag, and an allocator's tags compress well.
+Uncompressed data never pass through here: they go from and to guest RAM as they are. Tags
+take whichever encoding is smallest: most guests leave most tags zero, kernels give whole
+pages one tag, and an allocator's tags compress well.
 """
 
 import numpy as np
@@ -97,7 +97,7 @@ class PlaneCodec:
         return memoryview(self._decompress("data", frame, batch.ram_bytes))
 
     def _may_shrink(self, plane: NDArray[np.uint8]) -> bool:
-        """Return whether trying is worth its time: random tags would take it for nothing."""
+        """Return whether compression may pay: random tags would cost its time for nothing."""
         if plane.size < 2 * _SAMPLES * _SAMPLE_BYTES:
             return True
         step = plane.size // _SAMPLES
@@ -129,7 +129,7 @@ class PlaneCodec:
 def _uniform(plane: NDArray[np.uint8], page_bytes: int) -> bytes | None:
     """Return one byte a page (the page's tag in both nibbles) if no page has two tags."""
     row_bytes = page_bytes // PACKED_RATIO
-    # A look at the first bytes spares most planes the whole test.
+    # Most planes fail at their first bytes already: spare them the whole test.
     if plane[0] != plane[row_bytes - 1] or not uniform_pages(plane, page_bytes).all():
         return None
     return plane[::row_bytes].tobytes()

@@ -29,7 +29,7 @@ _Encoding = TypeVar("_Encoding", bound=IntEnum)
 
 
 class DataEncoding(IntEnum):
-    """How the data of a batch stand on the wire."""
+    """How the data of a batch are encoded on the wire."""
 
     RAW = 1
     ZERO = 2
@@ -38,7 +38,7 @@ class DataEncoding(IntEnum):
 
 
 class TagEncoding(IntEnum):
-    """How the tags of a batch stand on the wire."""
+    """How the tags of a batch are encoded on the wire."""
 
     ABSENT = 1
     ZERO = 2
@@ -100,8 +100,8 @@ class Batch:
 def decode_head(payload: Buffer) -> BatchHead:
     """Return the head that a payload starts with.
 
-    Raises MalformedError (offsets from the payload's start) for an encoding that is none
-    or a number of runs that is not possible.
+    Raises MalformedError (offsets from the payload's start) for an unknown encoding or a number
+    of runs that is not possible.
     """
     values = PAGES_HEAD.unpack(payload)
     if not 1 <= values["run_count"] <= limits.MAX_RUNS:
@@ -121,7 +121,7 @@ def _encoding(kind: type[_Encoding], values: dict[str, int], name: str) -> _Enco
     try:
         return kind(values[name])
     except ValueError:
-        raise _wrong(name, f"{values[name]:#x} is no {name.replace('_', ' ')}") from None
+        raise _wrong(name, f"{values[name]:#x} is not a {name.replace('_', ' ')}") from None
 
 
 def decode_batch(head: BatchHead, runs: Buffer, machine: MachineRecord, features: int) -> Batch:
@@ -144,10 +144,11 @@ def decode_batch(head: BatchHead, runs: Buffer, machine: MachineRecord, features
 
 
 def _require_runs(runs: Runs, machine: MachineRecord) -> None:
-    """Raise MalformedError for the first run that is none, too large, in disorder or outside.
+    """Raise MalformedError for the first run that is empty, too large, in disorder or outside.
 
-    What could overflow is brought down first to what is refused in any case, so all that stands
-    before the first run that is refused is exact.
+    All runs are judged at once, as arrays: a batch has up to a thousand, and each batch of each
+    connection passes through here. Values that could overflow are first clipped to values that
+    are rejected in any case, so everything up to the first rejected run is exact.
     """
     page = machine.page_size_bytes
     first, count = runs.array[:, 0], runs.array[:, 1]
@@ -231,7 +232,7 @@ def _require_data_bytes(batch: Batch) -> None:
 
 
 def _require_room(batch: Batch, encoding: DataEncoding) -> None:
-    """Raise if a receiver might have to hold more data than it has promised memory for."""
+    """Raise if a receiver might need a larger buffer than it has promised."""
     is_raw = encoding is DataEncoding.RAW
     is_copied = batch.head.run_count > 1 if is_raw else encoding is DataEncoding.ZSTD
     if is_copied and batch.ram_bytes > limits.MAX_COPIED_BYTES:
@@ -259,7 +260,7 @@ def _wrong(field: str, message: str) -> MalformedError:
 
 @dataclass(frozen=True)
 class EncodedTags:
-    """A batch's tags as they stand on the wire."""
+    """A batch's tags as they are on the wire."""
 
     encoding: TagEncoding
     payload: Buffer
@@ -267,7 +268,7 @@ class EncodedTags:
 
 @dataclass(frozen=True)
 class EncodedData:
-    """A batch's data as they stand on the wire, or are going to."""
+    """A batch's data as they are on the wire, or will be."""
 
     encoding: DataEncoding
     size_bytes: int

@@ -1,8 +1,8 @@
 """One incoming stream: from bytes to records, with every byte's place known.
 
-The receiver always says into which memory the next bytes go and how many it needs there.
-Data of PAGES thereby go straight into guest RAM, nothing is read ahead, and memory for a
-payload grows with the bytes that arrive, not with the length that a header claims.
+The reader always names the memory for the next bytes, and how many it needs there. So data of
+PAGES go straight into guest RAM, nothing is read ahead, and memory for a payload grows with
+the bytes that arrive, not with the length that a header claims.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -163,7 +163,7 @@ class RecordReader:
             )
 
     def _batch_tags(self) -> None:
-        # Only what is checked may say where data land.
+        # Data land only where a head says whose checksum is right.
         self._hash.update(self._target)
         self._require_checksum()
         with _Base(RECORD_HEADER.size + self._batch.tags_at):

@@ -1,7 +1,7 @@
 """The records of the stream as frozen values (docs/formats/stream.md, section 4).
 
-They say what is sent, not how: which encoding a plane takes on the wire is the codec's
-choice. None of them knows a machine; `tagalong.machine_records` translates.
+They say what is sent, not how: the codec chooses the encoding of a plane. None of them depends
+on a machine; `tagalong.machine_records` translates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 class RecordType(IntEnum):
-    """The number of each record type; 0 is none, so zeroed memory is never a record."""
+    """The number of each record type; 0 is invalid, so zeroed memory is never a record."""
 
     HELLO = 1
     MACHINE = 2
@@ -46,7 +46,7 @@ class Role(IntEnum):
 
     @property
     def peer(self) -> "Role":
-        """Return the other end."""
+        """Return the role of the peer."""
         return Role.DESTINATION if self is Role.SOURCE else Role.SOURCE
 
 
@@ -70,7 +70,7 @@ class Power(IntEnum):
 
 
 class AbortReason(IntEnum):
-    """Why an end gave up, for the program at the other end; the text is for the person."""
+    """Why an end gave up, for the peer's program; the text is for a person."""
 
     MACHINE_MISMATCH = 1
     STATE_REFUSED = 2
@@ -83,10 +83,10 @@ class AbortReason(IntEnum):
 
 
 class NoBytes(Enum):
-    """What stands in for a plane that is not sent: things that must not be confused.
+    """What a plane is whose bytes are not sent: things that must not be confused.
 
-    ABSENT: there is no such plane. ZERO: all of it is zero. KEPT: it is what the receiver
-    has. (Bytes: it is these.)
+    ABSENT: the machine has no such plane. ZERO: all of it is zero. KEPT: the receiver's own
+    bytes are still right.
     """
 
     ABSENT = "absent"
@@ -96,11 +96,11 @@ class NoBytes(Enum):
 
 @dataclass(frozen=True)
 class Hello:
-    """Open a conversation: who speaks, and what it can do.
+    """Open a conversation: the sender's role and abilities.
 
-    `channels`: connections that the source wants for this migration, or the destination
+    `channels`: connections that the source asks for in this migration, or the destination
     grants, this one included. `reconnect_s`: how long the source will try to come back
-    after a broken connection, or the destination will wait for that; 0 not at all.
+    after a broken connection, or the destination will wait for that; 0: not at all.
     """
 
     type: ClassVar = RecordType.HELLO
@@ -191,7 +191,7 @@ class MachineRecord:
 
 @dataclass(frozen=True)
 class Accept:
-    """The machine is provided."""
+    """The machine is provided and can be filled."""
 
     type: ClassVar = RecordType.ACCEPT
 
@@ -204,10 +204,10 @@ class Run(NamedTuple):
 
 
 class Runs(Sequence[Run]):
-    """Runs of a batch in one array, so that thousands of scattered pages cost no more than few.
+    """Runs of a batch in one array, so that a thousand runs cost no more than one.
 
     `array`: shape (runs, 2), uint64, gpa of the first page and number of pages; not to be
-    changed. Raises OverflowError for a value that is no u64.
+    changed. Raises OverflowError for a value that does not fit in a u64.
 
     >>> Runs([Run(0x4000_0000, 2)]).page_count
     2
@@ -296,7 +296,7 @@ class StateRecord:
 
 @dataclass(frozen=True)
 class Verify:
-    """Compute the digest of what you hold."""
+    """Ask the destination to compute its digest."""
 
     type: ClassVar = RecordType.VERIFY
 
@@ -312,21 +312,21 @@ class Digest:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Ask whether the destination holds it all: nothing more comes."""
+    """Ask whether the destination has all of it: nothing more comes."""
 
     type: ClassVar = RecordType.PREPARE
 
 
 @dataclass(frozen=True)
 class Ready:
-    """Everything is here and could run."""
+    """Everything has arrived and could run."""
 
     type: ClassVar = RecordType.READY
 
 
 @dataclass(frozen=True)
 class Commit:
-    """The right to run is yours; `run` says whether the guest was running."""
+    """Give the right to run to the destination; `run`: whether the guest was running."""
 
     type: ClassVar = RecordType.COMMIT
 
@@ -342,7 +342,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Abort:
-    """It ends here. From the destination it also promises that nothing was or will be started."""
+    """Give up. From the destination also a promise: nothing was or will be started."""
 
     type: ClassVar = RecordType.ABORT
 
@@ -352,7 +352,7 @@ class Abort:
 
 @dataclass(frozen=True)
 class KeepAlive:
-    """Still at work on what you wait for."""
+    """Still at work on what the peer waits for."""
 
     type: ClassVar = RecordType.KEEPALIVE
 
@@ -376,7 +376,7 @@ class EndRecord:
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on after a broken connection; `rounds` have ended as the source knows."""
+    """Resume after a broken connection; `rounds` have ended as the source knows."""
 
     type: ClassVar = RecordType.RESUME
 
@@ -396,7 +396,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Resumed:
-    """All HELD were sent; `rounds` have ended as the destination knows. Send pages."""
+    """End of the HELD records; `rounds` have ended as the destination knows."""
 
     type: ClassVar = RecordType.RESUMED
 

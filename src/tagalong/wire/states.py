@@ -1,7 +1,7 @@
 """The one table that runs the protocol, for both roles and in both directions.
 
-docs/formats/stream.md, section 7, shows it; a test compares the two. No transition exists
-outside of it.
+docs/formats/stream.md, section 7, shows it, and a test compares the two. There are no other
+transitions.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from tagalong.wire.records import RecordType, Role
 
 
 class Phase(Enum):
-    """Where the conversation stands; both ends share it."""
+    """The state of a conversation; both ends share it."""
 
     START = "START"
     HELLO_SENT = "HELLO_SENT"
@@ -77,8 +77,14 @@ _PROGRESS: dict[_Key, Phase] = {
 
 
 def _attending() -> Iterator[tuple[Phase, Role]]:
-    # Who still has a say in which phase: everyone until the end, except that the source
-    # has nothing more to say once it has given up its right to run.
+    # Both ends may speak in every phase until the end, with one exception that carries the
+    # hand-over: after COMMIT the source is silent. It has given up the right to run, so an ABORT
+    # of its own could not be honoured, and whatever else it sent could not matter any more.
+    #
+    # Post-copy would change that, here and nowhere else: with its feature in use, RUNNING would
+    # lead to a phase of its own, in which the destination asks for pages, the source sends them,
+    # and neither may send ABORT, for then each end has a part of the VM that its peer lacks.
+    # Record types 20 to 31 and feature bit 3 are reserved for it (docs/formats/stream.md, 8c).
     for phase in Phase:
         if not phase.is_final:
             yield phase, _D
@@ -90,16 +96,16 @@ def _build() -> dict[_Key, Phase]:
     table = dict(_PROGRESS)
     for phase, sender in _attending():
         table[phase, sender, RecordType.ABORT] = Phase.ABORTED
-        # Before both have greeted nothing else may be said, not even this.
+        # Before both ends have said HELLO nothing else is allowed, not even this.
         if phase not in (Phase.START, Phase.HELLO_SENT, Phase.CHANNEL_SENT):
             table[phase, sender, RecordType.KEEPALIVE] = phase
     return table
 
 
 TRANSITIONS: Mapping[_Key, Phase] = MappingProxyType(_build())
-"""(phase, sender, record type) -> next phase; what is not in it is not allowed."""
+"""(phase, sender, record type) -> next phase; anything else is not allowed."""
 
 
 def allowed(phase: Phase, sender: Role) -> list[RecordType]:
     """Return what `sender` may send in `phase`."""
-    return [kind for (at, who, kind) in TRANSITIONS if at is phase and who is sender]
+    return [kind for (at, role, kind) in TRANSITIONS if at is phase and role is sender]

@@ -135,7 +135,7 @@ def test_receive_noise_raises_at_once(ends: tuple[Link, Channel, Connection]) ->
     link, far, _ = ends
     far.send([b"GET / HTTP/1.1\r\n\r\n"])
 
-    with pytest.raises(RemoteProtocolError, match="0x4547 is no record type"):
+    with pytest.raises(RemoteProtocolError, match="0x4547 is not a record type"):
         link.receive()
 
 

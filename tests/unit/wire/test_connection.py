@@ -208,7 +208,7 @@ def test_eof_inside_of_a_record_says_how_far_it_came() -> None:
 def test_after_the_peers_error_only_abort_can_be_sent() -> None:
     pair = pair_in(Phase.COPYING)
     pair.destination.receive_data(b"\xff" * 16)
-    with pytest.raises(RemoteProtocolError, match="0xffff is no record type"):
+    with pytest.raises(RemoteProtocolError, match="0xffff is not a record type"):
         pair.destination.next_record()
 
     with pytest.raises(LocalProtocolError, match="only ABORT may follow an error of the peer"):

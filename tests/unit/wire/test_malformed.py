@@ -214,10 +214,10 @@ BOMB_PAGES = 0x80
 PAGES_CASES = [
     (pages(count=0), 0, "0x0 runs: 0x1 to 0x400 are possible"),
     (pages(count=1025), 0, "0x401 runs: 0x1 to 0x400 are possible"),
-    (pages(data=0), 2, "0x0 is no data encoding"),
-    (pages(data=5), 2, "0x5 is no data encoding"),
-    (pages(tags=0), 3, "0x0 is no tag encoding"),
-    (pages(tags=6), 3, "0x6 is no tag encoding"),
+    (pages(data=0), 2, "0x0 is not a data encoding"),
+    (pages(data=5), 2, "0x5 is not a data encoding"),
+    (pages(tags=0), 3, "0x0 is not a tag encoding"),
+    (pages(tags=6), 3, "0x6 is not a tag encoding"),
     (pages(reserved=1), 12, "a reserved field is 0x1 and must be zero"),
     (pages(data=1, data_bytes=4095, rest=bytes(4095)), 8, "0xfff bytes of RAW data for a batch"),
     (pages(data=2, data_bytes=1, rest=b"x"), 8, "0x1 bytes of ZERO data"),
@@ -283,7 +283,7 @@ STATE_CASES = [
     (struct.pack("<II", 513, 0) + bytes(8), 0, "0x201 vCPUs: 0x1 to 0x200 are possible"),
     (struct.pack("<II", 2, 257) + bytes(16), 4, "0x101 devices: 0x0 to 0x100 are possible"),
     (struct.pack("<II", 2, 0) + bytes(8), 16, "8 bytes are needed for power, register_count"),
-    (state(((1, ()), (0, ()))), 8, "0x1 is no power state"),
+    (state(((1, ()), (0, ()))), 8, "0x1 is not a power state"),
     (struct.pack("<IIII", 2, 0, 0, 4097), 12, "0x1001 registers: 0x0 to 0x1000 are possible"),
     (two(((X0 + 1, bytes(8)), (X0, bytes(8)))), 32, "ids must ascend"),
     (two(((X0, bytes(8)), (X0, bytes(8)))), 32, "ids must ascend"),
@@ -338,8 +338,8 @@ CHANNEL_CASES = [
 ]
 
 ABORT_CASES = [
-    (struct.pack("<II", 0, 0), 0, "0x0 is no reason to abort"),
-    (struct.pack("<II", 99, 0), 0, "0x63 is no reason to abort"),
+    (struct.pack("<II", 0, 0), 0, "0x0 is not a reason to abort"),
+    (struct.pack("<II", 99, 0), 0, "0x63 is not a reason to abort"),
     (struct.pack("<II", 4, 3) + b"ab", 4, "a text of 0x3 bytes, but 0x2 follow"),
     (struct.pack("<II", 4, 3) + b"ab\xff", 10, "the text is not UTF-8: invalid start byte"),
     (struct.pack("<II", 4, 4) + b"\xc3\xa4\x1b[", 10, "the text has the control character 0x1b"),
@@ -414,7 +414,7 @@ def test_compressed_data_of_another_size_are_refused() -> None:
 def test_connection_that_joins_nothing_is_refused(record: Record) -> None:
     pair = pair_in(Phase.AGREED if isinstance(record, Resume) else Phase.START)
 
-    with pytest.raises(LocalProtocolError, match="there is no migration here"):
+    with pytest.raises(LocalProtocolError, match="no migration is under way"):
         pair.source.send(record)
 
 
@@ -466,7 +466,7 @@ def test_payload_length_outside_of_the_limits_is_refused_before_the_payload(
 def test_record_type_unknown_is_refused(kind: int) -> None:
     said, where = refused(Phase.COPYING, kind, b"")
 
-    assert f"{kind:#x} is no record type" in said
+    assert f"{kind:#x} is not a record type" in said
     assert where == 0
 
 
@@ -608,7 +608,7 @@ WRONG_TO_SEND: list[tuple[Phase, Role, Record, str]] = [
         Phase.COPYING,
         SOURCE,
         StateRecord((VcpuEntry(Power.ON, {1 << 64: 1}), STATE.vcpus[1])),
-        "0x10000000000000000 is no register id of 64 bits",
+        "0x10000000000000000 is not a register id of 64 bits",
     ),
     (Phase.COPYING, SOURCE, StateRecord(STATE.vcpus, {"a b": b""}), "is not a device name"),
     (

@@ -70,7 +70,7 @@ def check_sending_is_refused(case: Case) -> None:
     with pytest.raises(LocalProtocolError) as caught:
         end.send(SAMPLES[kind])
 
-    assert f"may not send {kind.name} in {phase.name}" in str(caught.value)
+    assert f"must not send {kind.name} in {phase.name}" in str(caught.value)
     assert caught.value.offset == sent == end.bytes_sent
     assert end.phase is phase
 
@@ -95,7 +95,7 @@ def check_receiving_is_refused(case: Case) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         listener.next_record()
 
-    assert f"may not send {kind.name} in {phase.name}" in str(caught.value)
+    assert f"must not send {kind.name} in {phase.name}" in str(caught.value)
     assert caught.value.offset == start
 
 

@@ -1,4 +1,4 @@
-"""Pages that a destination holds, as flags and as the HELD records of a resumed migration."""
+"""Pages that a destination has placed, as flags and as HELD records of a resumed migration."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""Puts received pages into a machine, and leaves alone what is zero there anyway."""
+"""Places received pages in a machine, and leaves pages alone that are zero there already."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,17 +18,17 @@ from tagalong.wire.limits import MAX_BATCH_TAG_BYTES
 Flags = list[NDArray[np.bool_]]
 Pages = NDArray[np.int64]
 
-# Pages that are zeroed at once: bounds the memory for the zeros.
+# Pages that are zeroed at once: a bound on the memory for the zeros.
 _ZEROED_AT_ONCE = 4096
 
 
 class PageInventory:
-    """What a destination's machine holds, a flag a page for each region.
+    """What is known of each page of a destination's machine: flags, an array for each region.
 
-    Channels use it side by side for different pages. `data_used`, `tags_used`: something may be
-    there. `stale`: it was there before the migration; no flags at all if nothing was anywhere.
+    Channels use it side by side, for different pages. `data_used`, `tags_used`: the plane may be
+    other than zero. `stale`: it was so before the migration; an empty list if no page was.
     `placed`: received whole in the round under way. `rounds` have ended on all of `channels`
-    connections, `pages` were received in all.
+    connections, `pages` were received in total.
     """
 
     def __init__(self, machine: Machine, channels: int = 1) -> None:
@@ -62,21 +62,21 @@ class PageInventory:
             self._lock.notify_all()
 
     def wait_for_others(self, timeout_s: float) -> bool:
-        """Return whether all connections but one have ended the round, after at most a while."""
+        """Wait until all connections but one have ended the round; return whether they have."""
         with self._lock:
             return self._lock.wait_for(lambda: self._ended == self.channels - 1, timeout_s)
 
     def interrupt_round(self) -> None:
-        """Forget which connections have ended the round: new ones will, all of them."""
+        """Forget which connections have ended the round: all of them will be replaced."""
         with self._lock:
             self._ended = 0
 
 
 def _used_pages(machine: Machine) -> list[PageBitmap]:
-    """Return the pages of each region in which something may be."""
+    """Return the pages of each region that may be other than zero."""
     regions = machine.memory.regions
     nothing = [PageBitmap(region.page_count) for region in regions]
-    # Reserved memory is there, and zero: what arrives as zero need not touch it.
+    # Reserved memory is populated and zero: a page that arrives as zero need not touch it.
     if all(region.was_reserved for region in regions):
         return nothing
     return [
@@ -145,7 +145,7 @@ class PageReceiver:
         return Segments(array, self._page_bytes, [part.owner for part in parts])
 
     def take(self, batch: wire.Pages) -> None:
-        """Complete a batch; data that were received where they belong are in place already.
+        """Complete a batch; data that are Segments are in place already.
 
         Raises what Machine.write_page_tags raises.
         """
@@ -175,9 +175,9 @@ class PageReceiver:
         return pages
 
     def clear_stale(self) -> None:
-        """Zero the pages that held something from the start and were not received.
+        """Zero the pages that were used before the migration and were not received.
 
-        A new machine has none; but what is not received has to be zero, not left to luck.
+        A new machine has none; but pages that are not received must be zero, not left to luck.
         """
         for number, stale in enumerate(self._inventory.stale):
             pages = np.flatnonzero(stale)
@@ -190,7 +190,7 @@ class PageReceiver:
         ranges = runs.array.astype(np.int64)
         regions = np.searchsorted(self._starts, ranges[:, 0], "right") - 1
         ranges[:, 0] = (ranges[:, 0] - self._starts[regions]) // self._page_bytes
-        # The runs ascend, so those of a region stand together.
+        # The runs ascend, so those of one region are adjacent.
         edges = [0, *(np.flatnonzero(np.diff(regions)) + 1).tolist(), len(ranges)]
         for start, stop in pairwise(edges):
             yield int(regions[start]), ranges[start:stop]
