@@ -120,8 +120,8 @@ class Conversation:
     def _check_hello(self, sender: Role, hello: Hello) -> None:
         if hello.role is not sender:
             raise MalformedError(
-                f"the peer is a {hello.role.name.lower()} too: one end must send and the other must "
-                "wait for a migration",
+                f"the peer is a {hello.role.name.lower()} too: one end must send and the other "
+                "must wait for a migration",
                 offset=HELLO.offsets["role"],
             )
         if self._joining is not None:
