@@ -154,11 +154,11 @@ class _Conversation:
         if self._preview or self._hello is None or self._liar.joining is not None:
             return True
         self._preview = True
-        answered = self._say(Moment.ACCEPT, wire.Accept())
+        # Before the answer: channels may come as soon as it is there.
         self._liar.joining = wire.Joining(
             self._hello.migration_id, self._machine, self._wire.features, rounds=0
         )
-        return answered
+        return self._say(Moment.ACCEPT, wire.Accept())
 
     def _round(self, record: wire.Round) -> bool:
         liar = self._liar
