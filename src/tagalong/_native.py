@@ -22,7 +22,7 @@ _u32 = ctypes.c_uint32
 _size = ctypes.c_size_t
 
 
-class Exit(ctypes.Structure):
+class InterpreterExit(ctypes.Structure):
     """`struct ta_exit`: why ta_machine_run returned."""
 
     _fields_ = (
@@ -39,7 +39,7 @@ class Exit(ctypes.Structure):
     )
 
 
-class Call(ctypes.Structure):
+class RoutineCall(ctypes.Structure):
     """`struct ta_call`: one routine to run, and what came of it. arm64 only."""
 
     _fields_ = (
@@ -112,11 +112,11 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_machine_add_mmio": (ctypes.c_int, (ctypes.c_void_p, _u64, _u64)),
     "ta_machine_share_tags": (None, (ctypes.c_void_p, _u32)),
     "ta_machine_set_dirty_log": (ctypes.c_int, (ctypes.c_void_p, _u32, ctypes.c_void_p)),
-    "ta_machine_run": (None, (ctypes.c_void_p, _u64, ctypes.POINTER(Exit))),
+    "ta_machine_run": (None, (ctypes.c_void_p, _u64, ctypes.POINTER(InterpreterExit))),
     "ta_machine_interrupt": (None, (ctypes.c_void_p,)),
     "ta_machine_complete_mmio": (None, (ctypes.c_void_p, _u32, _u64)),
     "ta_vcpu_abort_mmio": (None, (ctypes.c_void_p, _u32)),
-    "ta_vcpu_step": (None, (ctypes.c_void_p, _u32, _u64, ctypes.POINTER(Exit))),
+    "ta_vcpu_step": (None, (ctypes.c_void_p, _u32, _u64, ctypes.POINTER(InterpreterExit))),
     "ta_vcpu_set_power": (None, (ctypes.c_void_p, _u32, _u32)),
     "ta_vcpu_set_interrupt": (ctypes.c_int, (ctypes.c_void_p, _u32, _u32, _u32)),
     "ta_vcpu_set_deadline": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64)),
@@ -135,7 +135,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
 _ARM64_PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_routines": (ctypes.c_void_p, ()),
     "ta_routines_bytes": (_u64, ()),
-    "ta_call_guarded": (ctypes.c_int, (ctypes.POINTER(Call),)),
+    "ta_call_guarded": (ctypes.c_int, (ctypes.POINTER(RoutineCall),)),
 }
 
 IS_ARM64 = platform.machine() == "aarch64"
@@ -157,7 +157,7 @@ def library() -> ctypes.CDLL:
             f"cannot load {path}: {error}; build it with `pip install -e .` in the source folder"
         ) from error
     sizes = {
-        loaded.ta_exit_size(): ctypes.sizeof(Exit),
+        loaded.ta_exit_size(): ctypes.sizeof(InterpreterExit),
         loaded.ta_page_stream_size(): ctypes.sizeof(PageStream),
     }
     if loaded.ta_abi_version() != ABI_VERSION or any(c != py for c, py in sizes.items()):

@@ -12,7 +12,7 @@ import mmap
 import random
 import struct
 
-from tagalong._native import Exit, library
+from tagalong._native import InterpreterExit, library
 from tagalong.machine import register_ids
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA
@@ -93,7 +93,7 @@ def set_register(native: ctypes.CDLL, machine: int, vcpu: int, register: int, va
 
 
 def run_machine(native: ctypes.CDLL, machine: int, rng: random.Random) -> int:
-    leave = Exit()
+    leave = InterpreterExit()
     for _ in range(STEPS // 50):
         native.ta_machine_run(machine, 50, ctypes.byref(leave))
         if leave.reason == 3:

@@ -13,7 +13,7 @@ from tagalong.machine import PowerState, RegisterId, VcpuState, register_ids
 from tagalong.memory import Gpa
 from tagalong.mte import tags as tag_arrays
 from tagalong.soft import SoftMachine
-from tagalong.soft.native import ExitReason
+from tagalong.soft.native import StopReason
 from tests.support import a64
 from tests.support.a64_code import Code
 from tests.support.oracle_layout import (
@@ -131,9 +131,9 @@ class SoftSide:
         while True:
             reason = self._vcpu.step(_BUDGET)
             pc = self._vcpu.get_register(register_ids.PC)
-            if reason is ExitReason.IDLE:
+            if reason is StopReason.IDLE:
                 return skipped
-            if reason is not ExitReason.UNSUPPORTED:
+            if reason is not StopReason.UNSUPPORTED:
                 raise RuntimeError(f"the program did not end: {reason.name} at {pc:#x}")
             skipped.append(Fault(FaultKind.UNSUPPORTED, pc))
             self._vcpu.set_register(register_ids.PC, pc + 4)

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong._native import IS_ARM64, Call, library
+from tagalong._native import IS_ARM64, RoutineCall, library
 from tagalong.access import system
 from tagalong.access.host import (
     CallFlags,
@@ -102,7 +102,7 @@ class NativeHost:
 
     def call(self, routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE) -> Result:
         """Run a routine on this CPU."""
-        call = Call(routine=_blob().offsets[routine], flags=flags.value)
+        call = RoutineCall(routine=_blob().offsets[routine], flags=flags.value)
         call.arguments[: len(arguments)] = arguments
         code = library().ta_call_guarded(ctypes.byref(call))
         self._counts.system_calls += call.system_calls

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tagalong._native import Exit
+from tagalong._native import InterpreterExit
 from tagalong.devices import PL011_GPA, Pl011
 from tagalong.soft.native import NativeMachine
 from tagalong.soft.psci import Psci
@@ -20,7 +20,7 @@ class DeviceExits:
         self._vcpus = vcpus
         self._psci = psci
 
-    def mmio(self, leave: Exit) -> None:
+    def mmio(self, leave: InterpreterExit) -> None:
         """Do the access; the instruction is carried out before this returns."""
         offset = leave.mmio_gpa - PL011_GPA
         if leave.mmio_is_write:
@@ -29,7 +29,7 @@ class DeviceExits:
         else:
             self._native.complete_mmio(leave.vcpu, self._uart.read(offset))
 
-    def hvc(self, leave: Exit) -> None:
+    def hvc(self, leave: InterpreterExit) -> None:
         """Carry out the call and leave its result in x0."""
         vcpu = self._vcpus[leave.vcpu]
         immediate = leave.insn >> 5 & 0xFFFF

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong._native import Exit
+from tagalong._native import InterpreterExit
 from tagalong.devices import PL011_BYTES, PL011_GPA, Pl011
 from tagalong.errors import (
     AddressError,
@@ -34,7 +34,7 @@ from tagalong.soft.dirty_log import DirtyLog
 from tagalong.soft.disassembly import disassemble
 from tagalong.soft.exits import DeviceExits
 from tagalong.soft.host import SoftHost
-from tagalong.soft.native import ExitReason, NativeMachine
+from tagalong.soft.native import NativeMachine, StopReason
 from tagalong.soft.psci import Psci
 from tagalong.soft.ram import SoftRam
 from tagalong.soft.runner import Runner
@@ -297,20 +297,20 @@ class SoftMachine:
 
     # --- exits ---
 
-    def _handle_exit(self, leave: Exit) -> None:
-        match ExitReason(leave.reason):
-            case ExitReason.MMIO:
+    def _handle_exit(self, leave: InterpreterExit) -> None:
+        match StopReason(leave.reason):
+            case StopReason.MMIO:
                 self._exits.mmio(leave)
-            case ExitReason.HVC:
+            case StopReason.HVC:
                 self._exits.hvc(leave)
-            case ExitReason.UNSUPPORTED:
+            case StopReason.UNSUPPORTED:
                 self._fail(leave)
-            case ExitReason.IDLE:
+            case StopReason.IDLE:
                 self._runner.idle()
-            case ExitReason.BUDGET | ExitReason.INTERRUPTED | ExitReason.DEADLINE:
+            case StopReason.BUDGET | StopReason.INTERRUPTED | StopReason.DEADLINE:
                 pass
 
-    def _fail(self, leave: Exit) -> None:
+    def _fail(self, leave: InterpreterExit) -> None:
         self._failure = UnsupportedInstructionError(
             vcpu=leave.vcpu,
             pc=leave.pc,

@@ -6,7 +6,7 @@ from enum import IntEnum
 from functools import cache
 from typing import Final
 
-from tagalong._native import Exit, library
+from tagalong._native import InterpreterExit, library
 from tagalong.errors import HostError, UsageError
 from tagalong.machine import RegisterId
 from tagalong.machine.register_ids import register_bytes
@@ -17,7 +17,7 @@ NO_DEADLINE: Final = (1 << 64) - 1
 """An exit's `idle_ticks` if no vCPU has a deadline: nothing happens before an interrupt."""
 
 
-class ExitReason(IntEnum):
+class StopReason(IntEnum):
     """`enum ta_exit_reason`: why the interpreter came back."""
 
     BUDGET = 1
@@ -104,11 +104,11 @@ class NativeMachine:
         pointer = None if bitmap is None else bitmap.words.ctypes.data
         self._library.ta_machine_set_dirty_log(self._handle, region, pointer)
 
-    def run(self, budget: int, leave: Exit) -> None:
+    def run(self, budget: int, leave: InterpreterExit) -> None:
         """Run all vCPUs in turn until `leave` says why they stopped. Releases the GIL."""
         self._library.ta_machine_run(self._handle, budget, ctypes.byref(leave))
 
-    def step(self, vcpu: int, count: int, leave: Exit) -> None:
+    def step(self, vcpu: int, count: int, leave: InterpreterExit) -> None:
         """Run one vCPU alone for at most `count` instructions."""
         self._library.ta_vcpu_step(self._handle, vcpu, count, ctypes.byref(leave))
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from tagalong._native import Exit
+from tagalong._native import InterpreterExit
 from tagalong.machine.holds import Holds
 
 _BUDGET: Final = 1 << 40  # instructions; run() is ended by interrupt(), not by its budget
@@ -21,7 +21,7 @@ _IDLE_WAIT_S: Final = 0.001
 class Interpreter(Protocol):
     """What runs; a NativeMachine is one."""
 
-    def run(self, budget: int, leave: Exit) -> None:
+    def run(self, budget: int, leave: InterpreterExit) -> None:
         """Run until `leave` says why it stopped."""
         ...
 
@@ -43,7 +43,7 @@ class Runner:
         condition: threading.Condition,
         interpreter: Interpreter,
         is_wanted: Callable[[], bool],
-        handle: Callable[[Exit], None],
+        handle: Callable[[InterpreterExit], None],
         fail: Callable[[Exception], None],
     ) -> None:
         self._condition = condition
@@ -86,7 +86,7 @@ class Runner:
             self._thread.join()
 
     def _run(self) -> None:
-        leave = Exit()
+        leave = InterpreterExit()
         try:
             while self._take_turn():
                 self._interpreter.run(_BUDGET, leave)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Final
 
-from tagalong._native import Exit
+from tagalong._native import InterpreterExit
 from tagalong.errors import StateError
 from tagalong.machine import PowerState, RegisterId, VcpuState, register_ids
 from tagalong.machine.cpu_match import (
@@ -16,7 +16,7 @@ from tagalong.machine.cpu_match import (
     wanted_registers,
 )
 from tagalong.machine.register_ids import register_name
-from tagalong.soft.native import ExitReason, NativeMachine, state_register_ids
+from tagalong.soft.native import NativeMachine, StopReason, state_register_ids
 
 _FP_SHIFT: Final = 16  # ID_AA64PFR0_EL1.FP
 _FP_ABSENT: Final = 0xF
@@ -35,7 +35,7 @@ class SoftVcpu:
         index: int,
         native: NativeMachine,
         paused: Callable[[], AbstractContextManager[None]],
-        handle_exit: Callable[[Exit], None],
+        handle_exit: Callable[[InterpreterExit], None],
         policy: CpuPolicy,
     ) -> None:
         self._index = index
@@ -79,22 +79,22 @@ class SoftVcpu:
                 raise StateError(objection)
             self.take(state)
 
-    def step(self, count: int) -> ExitReason:
+    def step(self, count: int) -> StopReason:
         """Execute at most `count` instructions of this vCPU alone, devices included.
 
         Returns BUDGET when all were executed, IDLE if the vCPU is off, UNSUPPORTED before an
         instruction that is not implemented. Raises RunStateError while the machine runs.
         """
-        leave = Exit()
+        leave = InterpreterExit()
         with self._paused():
             target = self.instructions + count
             while (left := target - self.instructions) > 0:
                 self._native.step(self._index, left, leave)
-                reason = ExitReason(leave.reason)
-                if reason not in (ExitReason.MMIO, ExitReason.HVC):
+                reason = StopReason(leave.reason)
+                if reason not in (StopReason.MMIO, StopReason.HVC):
                     return reason
                 self._handle_exit(leave)
-        return ExitReason.BUDGET
+        return StopReason.BUDGET
 
     @property
     def instructions(self) -> int:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from tagalong._native import Exit
+from tagalong._native import InterpreterExit
 from tagalong.errors import UsageError
 from tagalong.machine import RegisterId, register_ids
 from tagalong.memory import Region
 from tagalong.soft import RAM_GPA
-from tagalong.soft.native import NO_DEADLINE, ExitReason, InterruptLine, NativeMachine
+from tagalong.soft.native import NO_DEADLINE, InterruptLine, NativeMachine, StopReason
 from tests.support import a64, bare
 
 CODE = RAM_GPA + 0x4000
@@ -59,13 +59,13 @@ class Interpreter:
     def pc(self) -> int:
         return self.get(register_ids.PC)
 
-    def step(self, count: int) -> Exit:
-        leave = Exit()
+    def step(self, count: int) -> InterpreterExit:
+        leave = InterpreterExit()
         self.native.step(0, count, leave)
         return leave
 
-    def run(self, budget: int) -> Exit:
-        leave = Exit()
+    def run(self, budget: int) -> InterpreterExit:
+        leave = InterpreterExit()
         self.native.run(budget, leave)
         return leave
 
@@ -181,10 +181,10 @@ def test_run_all_in_wfi_is_idle_until_an_interrupt_even_if_it_is_masked(
     interpreter.native.set_interrupt(0, InterruptLine.IRQ, level=True)
     third = interpreter.run(1000)
 
-    assert [leave.reason for leave in (first, again)] == [ExitReason.IDLE] * 2
+    assert [leave.reason for leave in (first, again)] == [StopReason.IDLE] * 2
     assert first.idle_ticks == NO_DEADLINE
     assert (before, interpreter.get(register_ids.x(0))) == (0, 1)
-    assert third.reason == ExitReason.BUDGET
+    assert third.reason == StopReason.BUDGET
 
 
 def test_wfi_with_an_interrupt_pending_does_not_wait(make: type[Interpreter]) -> None:
@@ -193,7 +193,7 @@ def test_wfi_with_an_interrupt_pending_does_not_wait(make: type[Interpreter]) ->
 
     leave = interpreter.run(10)
 
-    assert leave.reason == ExitReason.BUDGET
+    assert leave.reason == StopReason.BUDGET
     assert interpreter.get(register_ids.x(0)) == 1
 
 
@@ -202,8 +202,8 @@ def test_wfe_comes_back_by_itself_after_a_millisecond(make: type[Interpreter]) -
 
     first, second = interpreter.run(1000), interpreter.run(1000)
 
-    assert (first.reason, first.idle_ticks) == (ExitReason.IDLE, 62_500)
-    assert second.reason == ExitReason.BUDGET
+    assert (first.reason, first.idle_ticks) == (StopReason.IDLE, 62_500)
+    assert second.reason == StopReason.BUDGET
     assert interpreter.get(register_ids.x(0)) == 1
 
 
@@ -213,7 +213,7 @@ def test_vcpu_in_wfi_leaves_all_turns_to_the_others(make: type[Interpreter]) -> 
 
     leave = interpreter.run(200_000)
 
-    assert leave.reason == ExitReason.BUDGET
+    assert leave.reason == StopReason.BUDGET
     assert interpreter.native.instructions(0) == 2
     assert interpreter.get(register_ids.x(1), vcpu=1) > 90_000
 
@@ -221,7 +221,7 @@ def test_vcpu_in_wfi_leaves_all_turns_to_the_others(make: type[Interpreter]) -> 
 def test_interrupt_from_another_thread_ends_a_guests_loop(make: type[Interpreter]) -> None:
     interpreter = make([a64.b(0)], pstate=IRQ_OPEN)
     interpreter.write(VECTORS + CURRENT_SPX + IRQ, [a64.hvc()])
-    leave = Exit()
+    leave = InterpreterExit()
     runner = threading.Thread(target=interpreter.native.run, args=(1 << 40, leave))
 
     runner.start()
@@ -230,7 +230,7 @@ def test_interrupt_from_another_thread_ends_a_guests_loop(make: type[Interpreter
     runner.join(60)
 
     assert not runner.is_alive()
-    assert leave.reason == ExitReason.HVC
+    assert leave.reason == StopReason.HVC
     assert interpreter.get(register_ids.ELR_EL1) == CODE
 
 
@@ -240,7 +240,7 @@ def test_mmio_answered_while_an_interrupt_is_pending_is_carried_out_first(
     interpreter = make([a64.ldst(a64.LDR_W, 2, 1), a64.b(0)], pstate=IRQ_OPEN)
     interpreter.native.add_mmio(0x0900_0000, 0x1000)
     interpreter.native.set_register(0, register_ids.x(1), 0x0900_0000)
-    assert interpreter.run(10).reason == ExitReason.MMIO
+    assert interpreter.run(10).reason == StopReason.MMIO
 
     interpreter.native.set_interrupt(0, InterruptLine.IRQ, level=True)
     interpreter.native.complete_mmio(0, 0x1234)
@@ -273,9 +273,9 @@ def test_deadline_ends_the_run_at_the_instruction_and_once(make: type[Interprete
 
     first, second = interpreter.run(100_000), interpreter.run(100)
 
-    assert (first.reason, first.vcpu) == (ExitReason.DEADLINE, 0)
+    assert (first.reason, first.vcpu) == (StopReason.DEADLINE, 0)
     assert interpreter.native.instructions(0) == 1001 + 100
-    assert second.reason == ExitReason.BUDGET
+    assert second.reason == StopReason.BUDGET
 
 
 def test_deadline_of_a_vcpu_that_is_off_or_runs_later_is_told_too(make: type[Interpreter]) -> None:
@@ -289,7 +289,7 @@ def test_deadline_of_a_vcpu_that_is_off_or_runs_later_is_told_too(make: type[Int
     leaves = [interpreter.run(100_000) for _ in range(3)]
 
     assert [(leave.reason, leave.vcpu) for leave in leaves[:2]] == [(7, 2), (7, 1)]
-    assert leaves[2].reason == ExitReason.BUDGET
+    assert leaves[2].reason == StopReason.BUDGET
 
 
 def test_wfi_with_a_deadline_says_how_long_to_sleep_and_ends_after_it(
@@ -303,10 +303,10 @@ def test_wfi_with_a_deadline_says_how_long_to_sleep_and_ends_after_it(
     interpreter.native.advance(idle.idle_ticks)
     woken, after = interpreter.run(1000), interpreter.run(10)
 
-    assert (idle.reason, idle.idle_ticks) == (ExitReason.IDLE, 62_500_000 - 1)
-    assert (still.reason, still.idle_ticks) == (ExitReason.IDLE, 62_500_000 - 1)
-    assert (woken.reason, woken.vcpu) == (ExitReason.DEADLINE, 0)
-    assert after.reason == ExitReason.BUDGET
+    assert (idle.reason, idle.idle_ticks) == (StopReason.IDLE, 62_500_000 - 1)
+    assert (still.reason, still.idle_ticks) == (StopReason.IDLE, 62_500_000 - 1)
+    assert (woken.reason, woken.vcpu) == (StopReason.DEADLINE, 0)
+    assert after.reason == StopReason.BUDGET
     assert interpreter.get(register_ids.x(0)) == 1
 
 
@@ -318,7 +318,7 @@ def test_step_ends_at_the_vcpus_own_deadline(make: type[Interpreter]) -> None:
     first = interpreter.step(9)
     second = interpreter.step(5)
 
-    assert (first.reason, second.reason) == (ExitReason.DEADLINE, ExitReason.BUDGET)
+    assert (first.reason, second.reason) == (StopReason.DEADLINE, StopReason.BUDGET)
     assert interpreter.get(register_ids.x(0)) == 9
 
 
@@ -337,8 +337,8 @@ def test_snapshot_holds_lines_deadline_and_what_the_vcpu_waits_for(
     with_both = interpreter.run(100)
 
     assert plain != wanted
-    assert without.reason == ExitReason.IDLE
-    assert with_both.reason == ExitReason.DEADLINE
+    assert without.reason == StopReason.IDLE
+    assert with_both.reason == StopReason.DEADLINE
     assert interpreter.native.counter() == 3
 
 
@@ -367,7 +367,7 @@ def test_mmio_of_many_windows_says_which_was_hit(make: type[Interpreter]) -> Non
         interpreter.native.complete_mmio(0, 0)
 
     assert numbers == list(range(200))
-    assert hit == [(ExitReason.MMIO, number, gpas[number] + 0xFFC) for number in numbers]
+    assert hit == [(StopReason.MMIO, number, gpas[number] + 0xFFC) for number in numbers]
 
 
 def test_map_ranges_that_touch_are_taken_and_overlaps_are_rejected_by_name(

@@ -17,7 +17,7 @@ from tagalong.machine import MachineDescription, MachineState, PowerState, RunSt
 from tagalong.memory import Gpa, PageBitmap
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA, SoftMachine
-from tagalong.soft.native import ExitReason
+from tagalong.soft.native import StopReason
 from tests.support import a64, bare
 from tests.support.a64_code import Code
 
@@ -83,7 +83,7 @@ def test_step_executes_exactly_the_count() -> None:
 
     reason = machine.vcpus[0].step(7)
 
-    assert reason is ExitReason.BUDGET
+    assert reason is StopReason.BUDGET
     assert bare.get_x(machine, 0) == 7
     assert bare.get(machine, register_ids.PC) == bare.CODE + 28
     machine.close()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tagalong._native import Exit
+from tagalong._native import InterpreterExit
 from tagalong.soft.runner import Runner
 
 TIMEOUT_S = 50
@@ -29,7 +29,7 @@ class Scene:
             self.condition, self, lambda: self.is_wanted, lambda _: self.handle(), self._fail
         )
 
-    def run(self, budget: int, leave: Exit) -> None:
+    def run(self, budget: int, leave: InterpreterExit) -> None:
         del budget, leave
         self.runs += 1
         self.running.set()

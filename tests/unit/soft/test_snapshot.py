@@ -1,4 +1,4 @@
-from tagalong._native import Exit
+from tagalong._native import InterpreterExit
 from tagalong.machine import register_ids
 from tagalong.memory import Region
 from tagalong.soft import RAM_GPA
@@ -26,7 +26,7 @@ def test_load_snapshot_brings_every_register_back() -> None:
     native, region = machine()
     before, snapshot = registers(native), native.save_snapshot(0)
 
-    native.step(0, len(WORDS), Exit())
+    native.step(0, len(WORDS), InterpreterExit())
     after = registers(native)
     native.load_snapshot(0, snapshot)
 
@@ -40,12 +40,12 @@ def test_load_snapshot_brings_every_register_back() -> None:
 def test_snapshots_of_equal_states_are_equal_bytes_whatever_was_done_between() -> None:
     native, region = machine()
     start = native.save_snapshot(0)
-    native.step(0, 3, Exit())
+    native.step(0, 3, InterpreterExit())
     first = native.save_snapshot(0)
 
     native.load_snapshot(0, start)
     for _ in range(3):
-        native.step(0, 1, Exit())
+        native.step(0, 1, InterpreterExit())
         native.save_snapshot(0)
     second = native.save_snapshot(0)
 
@@ -59,13 +59,13 @@ def test_exclusive_reservation_comes_back_with_its_snapshot() -> None:
     native, region = machine()
     code = [a64.ldxr(3, 2, 3), a64.stxr(3, 4, 2, 3)]
     region.raw_data[:8] = memoryview(bare.encoded(code))
-    native.step(0, 1, Exit())
+    native.step(0, 1, InterpreterExit())
     reserved = native.save_snapshot(0)
     results = []
 
     for _ in range(2):
         native.load_snapshot(0, reserved)
-        native.step(0, 1, Exit())
+        native.step(0, 1, InterpreterExit())
         results.append(native.get_register(0, register_ids.x(4)))
 
     assert results == [0, 0]

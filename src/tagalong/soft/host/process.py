@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from tagalong._native import Exit
+from tagalong._native import InterpreterExit
 from tagalong.errors import (
     AddressError,
     HostError,
@@ -25,7 +25,7 @@ from tagalong.memory import Gpa, Region
 from tagalong.mte.registers import Sctlr, TagCheckMode
 from tagalong.soft.disassembly import disassemble
 from tagalong.soft.host.stage1 import PAGE_BYTES, Kind, Stage1
-from tagalong.soft.native import ExitReason, NativeMachine
+from tagalong.soft.native import NativeMachine, StopReason
 
 PRIVATE_GPA: Final = Gpa(1 << 46)  # far above any guest's RAM
 
@@ -173,21 +173,21 @@ class Process:
         Raises UnsupportedInstructionError for an instruction that the interpreter does not
         implement, MachineError for a function that does not end.
         """
-        leave = Exit()
+        leave = InterpreterExit()
         self._native.step(self._vcpu, _BUDGET, leave)
-        match ExitReason(leave.reason):
-            case ExitReason.HVC:
+        match StopReason(leave.reason):
+            case StopReason.HVC:
                 return self.trap()
-            case ExitReason.UNSUPPORTED:
+            case StopReason.UNSUPPORTED:
                 raise unsupported(leave)
             case reason:
                 raise MachineError(f"host code at {leave.pc:#x} does not end: {reason.name}")
 
     def step(self) -> bool:
         """Execute one instruction; return whether the process is in its kernel now."""
-        leave = Exit()
+        leave = InterpreterExit()
         self._native.step(self._vcpu, 1, leave)
-        if leave.reason == ExitReason.UNSUPPORTED:
+        if leave.reason == StopReason.UNSUPPORTED:
             raise unsupported(leave)
         return self.in_kernel
 
@@ -274,7 +274,7 @@ def _refuse_beyond_va(region: Region) -> None:
         raise AddressError(f"guest RAM up to {region.end:#x} does not fit the host's mappings")
 
 
-def unsupported(leave: Exit) -> UnsupportedInstructionError:
+def unsupported(leave: InterpreterExit) -> UnsupportedInstructionError:
     """Return the error for an instruction before which a CPU stopped."""
     return UnsupportedInstructionError(
         vcpu=leave.vcpu,

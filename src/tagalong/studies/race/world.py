@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from tagalong._native import Exit
+from tagalong._native import InterpreterExit
 from tagalong.access.host import Fault
 from tagalong.access.routines import load_blob
 from tagalong.errors import MachineError
@@ -24,7 +24,7 @@ from tagalong.soft.disassembly import disassemble
 from tagalong.soft.host.process import CODE_VA, RETURN_VA, SCRATCH_VA, Process, unsupported
 from tagalong.soft.host.stage1 import PAGE_BYTES, Kind, Stage1
 from tagalong.soft.host.thread import async_fault, fault_of
-from tagalong.soft.native import ExitReason, NativeMachine
+from tagalong.soft.native import NativeMachine, StopReason
 from tagalong.studies.race.code import (
     FIRST_TAG,
     LOOK_BYTES,
@@ -140,9 +140,9 @@ class World:
         self._steps[side] += 1
         if side is Side.VMM:
             return self._step_vmm()
-        leave = Exit()
+        leave = InterpreterExit()
         self._native.step(_GUEST, 1, leave)
-        if leave.reason == ExitReason.UNSUPPORTED:
+        if leave.reason == StopReason.UNSUPPORTED:
             raise unsupported(leave)
         return None
 
