@@ -21,6 +21,14 @@ _SECTIONS = {
         "restore": "Run a VM from a snapshot.",
         "migrate": "Move a running VM.",
     },
+    "Control a VM": {
+        "status": "Show what a VM is doing.",
+        "stop": "Pause a VM.",
+        "cont": "Let a paused VM run.",
+        "cancel": "Cancel a migration, a snapshot or a dump.",
+        "events": "Print a VM's events as they happen.",
+        "quit": "End a VM's process.",
+    },
     "Save VMs and look at what was saved": {
         "snapshot": "Save a VM to a file, with its tags.",
         "dump": "Write a core for debuggers, of a VM or a snapshot.",

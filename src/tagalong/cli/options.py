@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from tagalong.access import ACCESS_NAMES, AUTO
-from tagalong.cli.values import SIZE, Milliseconds
+from tagalong.cli.values import FOLDER, SIZE, Milliseconds
 from tagalong.qapi.knobs import CommandOption, FreeText, IntegerRange, KnobType, OneOf, Switch, Unit
 from tagalong.qapi.settings import COMMAND_OPTIONS
 from tagalong.vmm.factory import AUTO as AUTO_MACHINE
@@ -79,5 +79,5 @@ def _click_type(knob: KnobType) -> Any:
         case OneOf():
             return click.Choice(knob.words)
         case FreeText(is_folder=True):
-            return click.Path(file_okay=False, resolve_path=True)
+            return FOLDER
     return str

@@ -73,6 +73,15 @@ class Milliseconds(click.IntRange):
         )
 
 
+class _Folder(click.Path):
+    """The path of a folder, made absolute; an empty text is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path. The empty default must not become the working folder."""
+        return super().convert(value, param, ctx) if value else ""
+
+
+FOLDER = _Folder(file_okay=False, resolve_path=True)
 SIZE = _Size()
 RAM_SIZE = _RamSize()
 

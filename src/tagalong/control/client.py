@@ -14,6 +14,7 @@ from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 
 from tagalong.errors import CommandError, ControlError
 from tagalong.qapi.census import TagCensus
+from tagalong.qapi.events import VmEvent
 from tagalong.qapi.json_fields import JsonFields, printable, text
 from tagalong.qapi.migration import MigrationInfo, MigrationRequest
 from tagalong.qapi.reports import MigrationResult, SaveResult
@@ -61,6 +62,25 @@ class ControlClient:
     async def migration(self) -> MigrationInfo:
         """Return what QMP's query-migrate says."""
         return MigrationInfo.from_qmp(await self.execute("query-migrate"))
+
+    async def saving(self) -> SaveInfo:
+        """Return what QMP's query-dump says."""
+        return SaveInfo.from_qmp(await self.execute("query-dump"))
+
+    async def events(self) -> AsyncIterator[VmEvent]:
+        """Yield the VM's events from now on, until the connection ends."""
+        with self._qmp.listener() as listener:
+            ended = asyncio.ensure_future(self._qmp.runstate_changed())
+            try:
+                while not ended.done() or not listener.empty():
+                    coming = asyncio.ensure_future(listener.get())
+                    await asyncio.wait((coming, ended), return_when=asyncio.FIRST_COMPLETED)
+                    if not coming.done():
+                        coming.cancel()
+                        return
+                    yield VmEvent.from_qmp(coming.result())
+            finally:
+                ended.cancel()
 
     async def count_tags(self) -> TagCensus:
         """Return what x-query-tags says: how many granules carry a tag."""
@@ -119,7 +139,7 @@ class ControlClient:
         listener = EventListener("DUMP_COMPLETED")
         with self._qmp.listen(listener):
             while True:
-                info = SaveInfo.from_qmp(await self.execute("query-dump"))
+                info = await self.saving()
                 on_progress(info)
                 if info.status.is_final:
                     return info.outcome()
@@ -155,11 +175,24 @@ async def connect(path: Path) -> AsyncIterator[ControlClient]:
     except TimeoutError as error:
         raise ControlError(f"no QMP greeting from {path} in {_CONNECT_TIMEOUT_S:.0f} s") from error
     except (QMPError, OSError) as error:
-        raise ControlError(f"cannot connect to the control socket {path}: {error}") from error
+        cause = getattr(error, "exc", error)
+        raise ControlError(
+            f"cannot connect to the control socket {path}: {_why_not(path, cause)}"
+        ) from cause
     try:
         yield ControlClient(qmp, path)
     finally:
         await _disconnect(qmp)
+
+
+def _why_not(path: Path, cause: Exception) -> str:
+    """Return what is wrong with a control socket, and what to do."""
+    reason = printable(str(getattr(cause, "strerror", None) or cause))
+    if isinstance(cause, ConnectionRefusedError) and path.is_socket():
+        return f"{reason}; the VM that made it has ended"
+    if isinstance(cause, ConnectionRefusedError | FileNotFoundError):
+        return f"{reason}; give the --control of a running tagalong run"
+    return reason
 
 
 async def _disconnect(qmp: QMPClient) -> None:

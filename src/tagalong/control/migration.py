@@ -7,7 +7,7 @@ from tagalong.control.advice import next_steps
 from tagalong.control.cancellation import follow_or_cancel
 from tagalong.control.client import ControlClient, OnMigration, connect
 from tagalong.errors import CommandError, ControlError, TagalongError
-from tagalong.qapi.migration import MigrationRequest
+from tagalong.qapi.migration import MigrationRequest, MigrationStatus
 from tagalong.qapi.reports import MigrationResult
 
 
@@ -33,6 +33,30 @@ async def migrate_vm(
         except TagalongError as error:
             error.add_note(next_steps(error, await _state(client), request))
             raise
+
+
+async def start_migration(control: Path, request: MigrationRequest) -> None:
+    """Let the VM behind the control socket `control` begin to migrate, and return.
+
+    Raises CommandError if the VM refuses, ControlError if the socket cannot be reached.
+    """
+    async with connect(control) as client:
+        await client.begin_migration(request)
+
+
+async def await_migration(control: Path, on_progress: OnMigration) -> MigrationResult:
+    """Wait for the end of the VM's migration, and return the report.
+
+    A migration that has ended already is reported in the same way. Cancelling the task ends the
+    waiting; the migration continues. Raises CommandError if the VM has not migrated at all,
+    RemoteError if the migration failed, ControlError if the socket cannot be reached.
+    """
+    async with connect(control) as client:
+        if (await client.migration()).status is MigrationStatus.NONE:
+            raise CommandError(
+                "there is no migration to wait for; start one with tagalong migrate CONTROL URI"
+            )
+        return await client.follow_migration(on_progress)
 
 
 async def _state(client: ControlClient) -> str | None:
