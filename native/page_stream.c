@@ -16,11 +16,6 @@
 #define MAX_IOVECS 128
 #define PORTION_BYTES (1 << 20)
 
-uint32_t ta_page_stream_size(void)
-{
-    return sizeof(struct ta_page_stream);
-}
-
 static int64_t now_ms(void)
 {
     struct timespec time;

@@ -5,10 +5,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TA_ABI_VERSION 8
+#define TA_ABI_VERSION 9
 #define TA_EXPORT __attribute__((visibility("default")))
 
 TA_EXPORT uint32_t ta_abi_version(void);
+
+/* The size of the struct of this name ("ta_exit"), or 0 if the library has no such struct. */
+TA_EXPORT size_t ta_struct_bytes(const char *name);
 
 /* --- tags.c: bulk kernels over tags; each has a numpy twin in tagalong.mte ------------ */
 
@@ -70,8 +73,6 @@ struct ta_page_stream {
     struct ta_page_cursor moved, hashed;
 };
 
-TA_EXPORT uint32_t ta_page_stream_size(void);
-
 /* Move all of the segments to, or from, the socket and hash their pages. 1: done; 0: not in
  * `timeout_ms`: call again; or -errno, -ENODATA where the peer has closed. */
 TA_EXPORT int ta_send_pages(struct ta_page_stream *stream, uint32_t timeout_ms);
@@ -128,8 +129,6 @@ struct ta_exit {
     uint32_t mmio_window; /* what ta_machine_add_mmio returned */
     uint64_t idle_ticks;  /* IDLE: counter ticks until something will happen by itself; ~0: never */
 };
-
-TA_EXPORT uint32_t ta_exit_size(void);
 
 /* NULL if memory is short or vcpus is 0. `seed` decides how the vCPUs interleave and what
  * IRG draws where the architecture leaves it open. */

@@ -4,16 +4,6 @@
 
 #include "cpu.h"
 
-uint32_t ta_abi_version(void)
-{
-    return TA_ABI_VERSION;
-}
-
-uint32_t ta_exit_size(void)
-{
-    return sizeof(struct ta_exit);
-}
-
 struct ta_machine *ta_machine_new(uint32_t vcpus, uint64_t seed)
 {
     if (!vcpus || vcpus > MAX_VCPUS)

@@ -1,7 +1,9 @@
 """Loads the native library and declares its functions; the C side is native/tagalong.h.
 
-The library is plain C without any Python API. Arrays cross as (pointer, length); every
-length is checked on this side, by the callers, before the pointer is handed over.
+The library is plain C without any Python API. Arrays cross as (pointer, length); the callers
+check every length in Python before they pass the pointer. A library of another version, or one
+whose structs have other sizes, is rejected when it is loaded: a call with a wrong prototype
+would corrupt memory.
 """
 
 import ctypes
@@ -14,7 +16,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 8
+ABI_VERSION = 9
 
 _u8p = ctypes.c_void_p
 _u64 = ctypes.c_uint64
@@ -23,7 +25,7 @@ _size = ctypes.c_size_t
 
 
 class InterpreterExit(ctypes.Structure):
-    """`struct ta_exit`: why ta_machine_run returned."""
+    """`struct ta_exit`: why ta_machine_run or ta_vcpu_step returned."""
 
     _fields_ = (
         ("reason", _u32),
@@ -40,7 +42,7 @@ class InterpreterExit(ctypes.Structure):
 
 
 class RoutineCall(ctypes.Structure):
-    """`struct ta_call`: one routine to run, and what came of it. arm64 only."""
+    """`struct ta_call`: one routine to run, and its result. arm64 only."""
 
     _fields_ = (
         ("routine", _u64),
@@ -58,13 +60,13 @@ class RoutineCall(ctypes.Structure):
 
 
 class PageCursor(ctypes.Structure):
-    """`struct ta_page_cursor`: a place in the segments of a page stream."""
+    """`struct ta_page_cursor`: a position in the segments of a page stream."""
 
     _fields_ = (("segment", _u64), ("offset", _u64), ("total", _u64))
 
 
 class PageStream(ctypes.Structure):
-    """`struct ta_page_stream`: the data of a batch on their way, and how far they are."""
+    """`struct ta_page_stream`: the data of a batch in transit, and its progress."""
 
     _fields_ = (
         ("fd", ctypes.c_int32),
@@ -83,8 +85,9 @@ class PageStream(ctypes.Structure):
 
 # name -> (result type, argument types)
 _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
+    # abi.c
     "ta_abi_version": (_u32, ()),
-    "ta_exit_size": (_u32, ()),
+    "ta_struct_bytes": (_size, (ctypes.c_char_p,)),
     # tags.c
     "ta_tags_pack": (None, (_u8p, _u8p, _size)),
     "ta_tags_unpack": (None, (_u8p, _u8p, _size)),
@@ -94,7 +97,6 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_hash_pages": (None, (_u8p, _size, _size, ctypes.c_void_p)),
     "ta_hash_pages_as": (ctypes.c_int, (ctypes.c_uint32, _u8p, _size, _size, ctypes.c_void_p)),
     # page_stream.c
-    "ta_page_stream_size": (_u32, ()),
     "ta_send_pages": (ctypes.c_int, (ctypes.POINTER(PageStream), _u32)),
     "ta_receive_pages": (ctypes.c_int, (ctypes.POINTER(PageStream), _u32)),
     # planes.c
@@ -140,29 +142,58 @@ _ARM64_PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
 
 IS_ARM64 = platform.machine() == "aarch64"
 
+# The C struct that each class declares; the sizes have to agree.
+_STRUCTURES: dict[str, type[ctypes.Structure]] = {
+    "ta_exit": InterpreterExit,
+    "ta_page_cursor": PageCursor,
+    "ta_page_stream": PageStream,
+} | ({"ta_call": RoutineCall} if IS_ARM64 else {})
+
 
 @cache
 def library() -> ctypes.CDLL:
-    """Return the loaded library. Raises NativeLibraryError if it is missing or another's."""
-    path = LIBRARY_FOLDER / "libtagalong.so"
+    """Return the loaded library. Raises NativeLibraryError if it is missing or does not fit."""
+    return load(LIBRARY_FOLDER / "libtagalong.so")
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Load a library and declare its functions. Raises NativeLibraryError as library() does."""
     try:
         loaded = ctypes.CDLL(str(path))
-        prototypes = _PROTOTYPES | (_ARM64_PROTOTYPES if IS_ARM64 else {})
-        for name, (result, arguments) in prototypes.items():
-            function = getattr(loaded, name)
-            function.restype = result
-            function.argtypes = arguments
+        _declare(loaded, {name: _PROTOTYPES[name] for name in ("ta_abi_version",)})
+        if objection := _version_objection(loaded):
+            raise NativeLibraryError(f"cannot use {path}: {objection}; {_REBUILD}")
+        _declare(loaded, _PROTOTYPES | (_ARM64_PROTOTYPES if IS_ARM64 else {}))
     except (OSError, AttributeError) as error:
-        raise NativeLibraryError(
-            f"cannot load {path}: {error}; build it with `pip install -e .` in the source folder"
-        ) from error
-    sizes = {
-        loaded.ta_exit_size(): ctypes.sizeof(InterpreterExit),
-        loaded.ta_page_stream_size(): ctypes.sizeof(PageStream),
-    }
-    if loaded.ta_abi_version() != ABI_VERSION or any(c != py for c, py in sizes.items()):
-        raise NativeLibraryError(
-            f"{path} has ABI version {loaded.ta_abi_version()}, this package needs "
-            f"{ABI_VERSION}: rebuild it with `pip install -e .` in the source folder"
-        )
+        raise NativeLibraryError(f"cannot load {path}: {error}; {_REBUILD}") from error
+    if objections := _size_objections(loaded):
+        raise NativeLibraryError(f"cannot use {path}: {objections}; {_REBUILD}")
     return loaded
+
+
+_REBUILD = "build it with `pip install -e .` in the source folder"
+
+
+def _declare(loaded: ctypes.CDLL, prototypes: dict[str, tuple[object, tuple[object, ...]]]) -> None:
+    for name, (result, arguments) in prototypes.items():
+        function = getattr(loaded, name)
+        function.restype = result
+        function.argtypes = arguments
+
+
+def _version_objection(loaded: ctypes.CDLL) -> str:
+    """Return why the library is another version's, "" if it is not; asked before all else."""
+    found = loaded.ta_abi_version()
+    return "" if found == ABI_VERSION else f"its ABI version is {found}, not {ABI_VERSION}"
+
+
+def _size_objections(loaded: ctypes.CDLL) -> str:
+    sizes = {
+        name: (loaded.ta_struct_bytes(name.encode()), ctypes.sizeof(structure))
+        for name, structure in _STRUCTURES.items()
+    }
+    return ", ".join(
+        f"struct {name} has {there} bytes there and {here} here"
+        for name, (there, here) in sizes.items()
+        if there != here
+    )
