@@ -34,7 +34,7 @@ def test_demo_succeeds_and_a_person_understands_it(scratch: Path) -> None:
     result = tagalong("demo")
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "went on where it stood, and its tags still protect it" in result.stdout
+    assert "runs on at the destination, and its tags still protect it" in result.stdout
     assert "digests of all memory and tags are equal on both sides" in result.stdout
     assert all(line.startswith("tagalong: ") for line in result.stderr.splitlines())
     assert list(scratch.iterdir()) == []
@@ -81,7 +81,7 @@ def test_demo_drop_tags_says_in_words_that_the_guest_noticed(scratch: Path) -> N
 
 
 def test_demo_that_cannot_start_says_why_and_leaves_nothing(scratch: Path) -> None:
-    result = tagalong("demo", "--ram", "4K")
+    result = tagalong("demo", "--ram", "1M")
 
     assert result.returncode == 20
     assert "tagalong: error: the source process ended: guest segment 0x" in result.stderr

@@ -140,9 +140,8 @@ def test_migrate_nobody_there_says_where_the_vm_is_and_it_goes_on(tmp_path: Path
         assert error.startswith("tagalong: error: ")
         assert "cannot connect" in error
         assert advice == (
-            "The VM is at the source (running); nothing was started at the destination. See that "
-            "the destination waits there, or that the file can be written, and, with TLS, that "
-            "each side's certificate is one that the other trusts; then migrate again."
+            "The VM is at the source (running); nothing was started at the destination. "
+            f"See that a destination waits at unix:{tmp_path / 'nobody'}; then migrate again."
         )
         source.wait_for_console("churn: progress", times=len(progress_lines(source)) + 1)
 

@@ -158,7 +158,7 @@ def test_run_kvm_where_it_cannot_be_says_what_is_missing(
             "no built-in guest 'nobody'; there are: churn, paged, retag, selftest, speed",
         ),
         (("--guest", "./no.elf"), 22, "cannot read the guest program no.elf: No such file"),
-        (("--guest", "churn", "--ram", "4096"), 22, "is not in RAM"),
+        (("--guest", "churn", "--ram", "1M"), 22, "is not in RAM"),
         (("--incoming", "pigeon:1"), 2, "'pigeon:1' is no migration address"),
     ],
 )

@@ -93,7 +93,7 @@ def test_snapshot_without_room_says_so_and_the_vm_goes_on(tmp_path: Path) -> Non
 
         assert result.returncode == 10
         assert "tagalong: error: cannot write" in result.stderr
-        assert f"The VM goes on as it was. Nothing new is at {path}." in result.stderr
+        assert f"The VM continues as before. Nothing new is at {path}." in result.stderr
         with vm.qmp() as qmp:
             assert qmp.state() == "running"
     assert path.read_bytes() == b"an older one"
