@@ -1,6 +1,6 @@
-"""Migration measured: ours, QEMU's, and what plain processes reach, in one run.
+"""Migration measured: ours, QEMU's, and plain processes, in one run.
 
-guest    what guest RAM holds, the same for all
+guest    the content of guest RAM, the same for all
 plain    two Python processes that copy, with no protocol, no tags and no checksums
 ours     a destination process, ready, and a migration to it
 qemu     two QEMUs, paused, ready, and a migration between them

@@ -1,4 +1,4 @@
-"""A guest that works: how long it stands where the link is just fast enough, and its tags.
+"""A guest that works: its downtime where the link is just fast enough, and its tags.
 
 The link is a TCP connection that the kernel paces (SO_MAX_PACING_RATE), so that the last pages
 go no faster than all others. Its rate is twice that at which the guest dirties memory, as
@@ -116,7 +116,7 @@ class Rig:
             time.sleep(_SETTLED_S)
 
     def run(self, bytes_per_s: float, max_downtime_s: float) -> Trial:
-        """Migrate the guest over a link of that rate, keep it here, and let it go on."""
+        """Migrate a copy of the guest over a link of that rate; the guest here resumes."""
         self.machine.resume()
         time.sleep(_BETWEEN_S)
         expected: list[float] = []
@@ -169,7 +169,7 @@ def _connect(port: int, bytes_per_s: float) -> Channel:
 
 
 def _hearer(said: list[str]) -> Callable[[bytes], None]:
-    """Return a console that keeps what the guest complains about."""
+    """Return a console that collects the guest's complaints."""
 
     def hear(data: bytes) -> None:
         if b"FAIL" in data:

@@ -1,4 +1,4 @@
-"""What guest RAM holds: random data and tags, and zero pages that were touched."""
+"""The content of guest RAM: random data and tags, and zero pages that were touched."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -23,7 +23,7 @@ def guest(content: Content) -> SoftMachine:
 
 
 def migrate(machine: SoftMachine, options: MigrationOptions, *, ready: bool = True) -> Sample:
-    """Migrate `machine` away, and keep it here; it may be migrated again."""
+    """Migrate a copy of `machine` away; it stays here and may be migrated again."""
     ours, theirs = _SPAWN.Pipe()
     ram_bytes = machine.description.ram_bytes
     process = _SPAWN.Process(target=_receive, args=(theirs, ram_bytes if ready else 0))

@@ -1,4 +1,4 @@
-"""What two Python processes reach with send and recv_into, into memory that is there already."""
+"""The speed of two Python processes with send and recv_into, into populated memory."""
 
 import mmap
 import multiprocessing

@@ -154,7 +154,7 @@ class QemuProcess:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def fill_tags(self, content: Planes, place: int) -> None:
-        """Give the guest's granules their tags, which QEMU keeps at `place`."""
+        """Write the tags of the guest's granules, which QEMU stores at `place`."""
         tags = np.empty(self._tag_bytes, np.uint8)
         content.fill_tags(tags)
         self._write_tags(tags, place)
@@ -201,11 +201,11 @@ async def _migrate(
 
 
 async def _place_of_tags(client: QMPClient) -> int:
-    """Return where in its own memory QEMU keeps the tags."""
+    """Return where in its own memory QEMU stores the tags."""
     listing = await client.execute("human-monitor-command", {"command-line": "info ramblock"})
     found = re.search(r"^\s*mach-virt\.tag .*? (0x[0-9a-f]+)(?: +\w+)?\s*$", str(listing), re.M)
     if found is None:
-        raise SystemExit(f"QEMU does not say where it keeps tags: {listing}")
+        raise SystemExit(f"cannot find QEMU's tag memory in its listing: {listing}")
     return int(found[1], 16)
 
 

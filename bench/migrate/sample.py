@@ -8,7 +8,7 @@ class Sample:
     """`seconds` from the order until the destination has all; processor time of both ends.
 
     `data_bytes` and `tag_bytes`: of pages, as they were sent. `wire_bytes`: all of guest RAM with
-    its tags, where nobody tells them apart.
+    its tags, where they cannot be told apart.
     """
 
     ram_bytes: int

@@ -162,15 +162,26 @@ def huge_machine(peer: Peer) -> None:
     peer.hear()
 
 
+def machine(*, vcpus: int = 1, regions: int = 1, devices: int = 0) -> bytes:
+    head = struct.pack("<IIIIII", PAGE, vcpus, 3, regions, devices, 0)
+    return head + struct.pack("<QQ", RAM, RAM_BYTES)
+
+
+def many_devices(peer: Peer) -> None:
+    peer.introduce()
+    peer.raw(RecordType.MACHINE, machine(devices=0xFFFF_FFFF))
+    peer.hear()
+
+
 def many_vcpus(peer: Peer) -> None:
     peer.introduce()
-    peer.raw(RecordType.MACHINE, struct.pack("<IIIIQQ", PAGE, 0xFFFF_FFFF, 3, 1, RAM, RAM_BYTES))
+    peer.raw(RecordType.MACHINE, machine(vcpus=0xFFFF_FFFF))
     peer.hear()
 
 
 def many_regions(peer: Peer) -> None:
     peer.introduce()
-    peer.raw(RecordType.MACHINE, struct.pack("<IIIIQQ", PAGE, 1, 3, 0xFFFF_FFFF, RAM, RAM_BYTES))
+    peer.raw(RecordType.MACHINE, machine(regions=0xFFFF_FFFF))
     peer.hear()
 
 
@@ -191,7 +202,7 @@ def data_bomb(peer: Peer) -> None:
 
 def bomb_that_lies_about_its_size(peer: Peer) -> None:
     peer.begin()
-    # A frame of 64 MiB whose header says 4096: what it declares is right, what it holds is not.
+    # A frame of 64 MiB whose header says 4096: its declared size is right, its content is not.
     frame = bytearray(zstandard.ZstdCompressor(level=1).compress(bytes(1 << 26)))
     honest = zstandard.ZstdCompressor(level=1).compress(bytes(PAGE))
     header = zstandard.frame_header_size(honest)
@@ -242,6 +253,7 @@ ATTACKS: dict[Script, str] = {
     huge_machine: "0x8000000000000",
     many_vcpus: "vcpu_count",
     many_regions: "region_count",
+    many_devices: "device_count",
     tags_bomb: "declare 0x100000 bytes, not 0x80",
     data_bomb: "compressed data declare 0x4000000 bytes, not 0x1000",
     bomb_that_lies_about_its_size: "compressed data cannot be decompressed",
@@ -276,21 +288,23 @@ STRAYS = {
     "noise": bytes(range(256)) * 4096,
     "a state": greeting()[:16] + struct.pack("<HHIQ", RecordType.STATE, 0, 32 << 20, 0),
 }
-STRANGERS = 64
-STRANGERS_MOST_BYTES = 4 << 20
+STRAY_COUNT = 64
+STRAYS_MOST_BYTES = 4 << 20
 
 
 @pytest.mark.parametrize("stray", STRAYS.values(), ids=STRAYS)
-def test_strangers_before_the_source_cost_little_and_it_is_heard(server: str, stray: bytes) -> None:
+def test_stray_peers_before_the_source_cost_little_and_the_source_is_heard(
+    server: str, stray: bytes
+) -> None:
     with tempfile.TemporaryDirectory(prefix="ta-") as folder, ExitStack() as stack:
         victim = stack.enter_context(closing(Child(server, "victim", f"{folder}/in")))
         stack.callback(victim.kill)
         victim.go()
         assert victim.answer() == {"listens": True}
-        for _ in range(STRANGERS):
-            stranger = stack.enter_context(call(UnixAddress(Path(folder) / "in")))
-            stranger.setblocking(False)
-            stranger.send(stray)  # as much as the socket takes
+        for _ in range(STRAY_COUNT):
+            peer_before = stack.enter_context(call(UnixAddress(Path(folder) / "in")))
+            peer_before.setblocking(False)
+            peer_before.send(stray)  # as much as the socket takes
         began = time.monotonic()
         peer = Peer(f"{folder}/in")
         stack.enter_context(peer.sock)
@@ -302,6 +316,6 @@ def test_strangers_before_the_source_cost_little_and_it_is_heard(server: str, st
     assert answer is not None, "the destination died"
     assert "the other end gave up (CANCELLED): that was all" in str(answer["text"])
     assert isinstance(answer["grew_bytes"], int)
-    assert answer["grew_bytes"] < STRANGERS_MOST_BYTES, answer
+    assert answer["grew_bytes"] < STRAYS_MOST_BYTES, answer
     assert waited_s < MOST_S
     assert not answer["started"]

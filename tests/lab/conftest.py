@@ -1,6 +1,6 @@
 """Runs tests inside the lab and reports each of them here, by name.
 
-`inside.txt` is collected as if it were a file of tests: below it stands a collector for each
+`inside.txt` is collected as if it were a file of tests: below it is a collector per
 kernel (TAGALONG_LAB_KERNELS, separated by blanks), and below that an item for each test that
 runs inside. Each kernel is booted once, with all items that were selected: the first as soon
 as all tests are collected, so that it is at work while the tests of the host are, and those

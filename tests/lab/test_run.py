@@ -14,7 +14,7 @@ import pytest
 from tests.support.lab_command import arguments, lab
 from tests.support.lab_session import KERNELS
 
-# What every test of the kvm machine stands on.
+# The base of every test of the kvm machine.
 PROBE = """
 import ctypes, fcntl, os
 kvm = os.open("/dev/kvm", os.O_RDWR)
@@ -89,7 +89,7 @@ def test_status_is_the_commands_whatever_it_leaves_behind(
 
 
 def test_input_is_passed_on_and_output_arrives_while_the_command_runs() -> None:
-    data = bytes(range(256)) * 200  # fits a pipe: nobody waits
+    data = bytes(range(256)) * 200  # fits into a pipe, so no write blocks
     with subprocess.Popen(
         arguments("run", "-i", "--", "sh", "-c", "echo first; sleep 4; exec sha256sum"),
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The self-check can fail: Debian 12's own QEMU 7.2 keeps tags wrongly, and is refused."""
+"""The self-check can fail: Debian 12's own QEMU 7.2 stores tags wrongly, and is rejected."""
 
 from pathlib import Path
 

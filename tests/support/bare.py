@@ -43,7 +43,7 @@ def machine_with(
     seed: int = 0,
     console: Callable[[bytes], None] | None = None,
 ) -> SoftMachine:
-    """Return a paused machine whose vCPU 0 stands before `words`, at CODE."""
+    """Return a paused machine whose vCPU 0 is about to execute `words`, at CODE."""
     machine = SoftMachine.create(
         ram_bytes=RAM_BYTES, vcpu_count=vcpu_count, seed=seed, console=console
     )

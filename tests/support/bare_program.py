@@ -48,7 +48,7 @@ class BareProgram:
         return self
 
     def run_to_loop(self, seconds: float = 30) -> "BareProgram":
-        """Run until the program stands in its last instruction, a branch to itself; pause."""
+        """Run until the program is in its last instruction, a branch to itself; pause."""
         loop = bare.CODE + self._length - 4
         for _ in range(int(seconds * 50)):
             self.machine.resume()
@@ -60,7 +60,7 @@ class BareProgram:
         return self
 
     def leave_loop(self) -> None:
-        """Set the program, which stands in its loop, behind it."""
+        """Set the pc behind the loop that the program is in."""
         self.machine.vcpus[0].set_register(register_ids.PC, bare.CODE + self._length)
 
     @property

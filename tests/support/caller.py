@@ -1,4 +1,4 @@
-"""A source that gives up at once, for a destination that nobody else will call."""
+"""A source that gives up at once, to end a destination that waits for one."""
 
 import socket
 from contextlib import suppress
@@ -24,7 +24,7 @@ def ring_off(address: Address) -> None:
     One that is further does not notice. Whoever broke a connection before its HELLO was whole
     has to do this: the destination has turned that away and waits for another.
     """
-    abort = wire.Abort(wire.AbortReason.CANCELLED, "nobody will come any more")
+    abort = wire.Abort(wire.AbortReason.CANCELLED, "no source will come")
     with suppress(OSError), call(address) as sock:
         sock.sendall(said(wire.Hello(wire.Role.SOURCE, bytes(16)), abort))
         sock.shutdown(socket.SHUT_WR)

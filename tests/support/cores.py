@@ -29,7 +29,7 @@ TCR = 0x0000_0060_B5A0_3520  # TBI0, TBI1
 
 
 def registers(vcpu: int, **changes: int) -> dict[RegisterId, int]:
-    """Return what a vCPU at EL1 holds, every value different."""
+    """Return registers of a vCPU at EL1, every value different."""
     values = {ids.x(number): 0x100 * (vcpu + 1) + number for number in range(31)}
     values |= {
         ids.SP_EL0: 0xE0,

@@ -2,7 +2,7 @@
 
 It is honest where it matters: the guest can write only while it runs, every write of the
 guest marks its pages, a harvest gives each mark once, and memory that was never used stays
-a hole. `guest` stands in for the instructions of a real one.
+a hole. `guest` is a function in place of the instructions of a real one.
 """
 
 import threading
@@ -123,9 +123,9 @@ class FakeMachine:
     # --- the guest's side ---
 
     def guest_write(self, gpa: int, data: bytes, tags: bytes | None = None) -> None:
-        """Write data, and tags if given, as the guest; raises AssertionError if it stands."""
+        """Write data, and tags if given, as the guest; raises AssertionError if it is paused."""
         with self._lock:
-            assert self._state is RunState.RUNNING, "a guest that stands has written"
+            assert self._state is RunState.RUNNING, "a paused guest has written"
             self._mark(gpa, max(len(data), 32 * len(tags or b""), 1))
             if data:
                 self.memory.write(Gpa(gpa), data)

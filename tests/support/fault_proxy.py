@@ -1,4 +1,4 @@
-"""Stands between two ends of a migration and lets one thing go wrong, at one place.
+"""Forwards a migration between its ends and lets one thing go wrong, at one place.
 
 A place is a record of one stream, by its number, and a byte in it: the same place in every
 migration of the same shape, whatever the records hold.
@@ -26,13 +26,13 @@ class Kind(Enum):
 
     CUT = "cut"  # both directions end at once, with a reset
     TRUNCATE = "truncate"  # this direction ends in an orderly way
-    STALL = "stall"  # nothing more passes in this direction
+    STALL = "stall"  # this direction forwards nothing more
     DELAY = "delay"  # the rest comes later: harmless
     DUPLICATE = "duplicate"  # the record passes twice
     REORDER = "reorder"  # the next record passes first
     DROP = "drop"  # the record passes without some of its bytes
     FLIP = "flip"  # one bit is another one
-    KILL = "kill"  # somebody is told, once all before it has passed
+    KILL = "kill"  # a callback runs when everything before it has passed
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Fault:
 
 
 Observer = Callable[[Role, int, bytes], None]
-"""Told of each record that passes: who sent it, its number, the record."""
+"""Called with each record that passes: its sender, its number, the record."""
 
 
 class FaultProxy(Relay):

@@ -34,8 +34,8 @@ from tests.support.fault_proxy import Fault, FaultProxy, Kind, Observer
 # Long enough for a busy host, short enough for hundreds of stalls.
 TIMEOUTS = Timeouts(connect_s=10.0, idle_s=1.5, record_s=5.0, answer_s=10.0, farewell_s=0.2)
 
-# With a downtime that even a busy host keeps, the guest is stopped after the same round in each
-# migration, so the same fault meets the same record.
+# With a downtime limit that even a busy host meets, the guest is stopped after the same round in
+# each migration, so the same fault meets the same record.
 OPTIONS = MigrationOptions(max_downtime_s=5.0, timeouts=TIMEOUTS)
 
 # For a machine on an emulated host, where everything takes ten times as long.

@@ -2,11 +2,11 @@
 
     python -m tests.support.fetch_debuggers
 
-`make test` runs this before the tests. Taken is, in this order: what the environment variables
-TAGALONG_GDB, TAGALONG_LLDB and TAGALONG_READELF name, gdb-multiarch, lldb-19 and readelf on
-PATH, the ones fetched before. If one is missing, Debian's packages are downloaded with the
+`make test` runs this before the tests. The search order is: the environment variables
+TAGALONG_GDB, TAGALONG_LLDB and TAGALONG_READELF; gdb-multiarch, lldb-19 and readelf on PATH; the
+ones fetched before. If one is missing, Debian's packages are downloaded with the
 lab's private apt, with all that they depend on, the C library included, so that they run on any
-distribution; they are kept beside the lab (~/.cache/tagalong/debuggers).
+distribution; their cache is beside the lab's (~/.cache/tagalong/debuggers).
 
 Without them the tests are skipped and say so; this command says why, and exits with 0.
 """

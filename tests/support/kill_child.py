@@ -142,7 +142,7 @@ def _serve_one(connection: socket.socket) -> None:
 
 def main(path: str) -> None:
     """Fork for each connection, until the parent goes."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies: the exit statuses are not used
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     server.listen(64)

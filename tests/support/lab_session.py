@@ -88,7 +88,7 @@ class LabSession:
         self._unfinished = b""
         self._other = bytearray()
         self._end = ""
-        # A daemon: whoever stops the outer run does not wait for the machine, and QEMU ends
+        # A daemon: an interrupted outer run does not wait for the machine, and QEMU ends
         # with the thread that started it.
         threading.Thread(target=self._run, daemon=True).start()
 

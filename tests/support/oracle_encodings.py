@@ -187,7 +187,7 @@ _SPACES: tuple[tuple[Callable[[Draw], int], int], ...] = (
 
 
 def fuzz(seed: int) -> Program:
-    """Return the program of random words that `seed` stands for."""
+    """Return the program of random words of `seed`."""
     draw = Draw(f"encodings {seed}")
     draw.privileged = bool(draw.bits(1))
     draw.pc = slot_address(seed % SLOTS)

@@ -1,6 +1,6 @@
 """Instruction forms for the program generator: data processing, branches, system.
 
-A form draws one chunk: a list of encodings that makes sense wherever it stands.
+A form draws one chunk: a list of encodings that makes sense at any place.
 """
 
 from collections.abc import Callable, Sequence

@@ -151,7 +151,7 @@ def _address(d: Draw, size_bytes: int) -> list[int]:
 
 
 def _operand(d: Draw) -> int:
-    """Draw any register but the one that holds the address."""
+    """Draw any register except the address register."""
     return _other(d.target, SCRATCH)
 
 

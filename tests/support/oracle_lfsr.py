@@ -1,4 +1,4 @@
-"""What RGSR_EL1 held, from what IRG drew.
+"""Computes the value that RGSR_EL1 had, from the tags that IRG drew.
 
 IRG takes four bits from a 16-bit LFSR and moves on by that many tags from the last one; the
 bits it takes are also what the LFSR shifts in. So after four draws the LFSR consists of known

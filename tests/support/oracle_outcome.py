@@ -65,7 +65,7 @@ class Outcome:
 def differences(ours: Outcome, oracle: Outcome, word_at: Callable[[int], int]) -> list[str]:
     """Return one line for each thing that differs, the first faults first.
 
-    `word_at` tells which instruction stands at a fault's PC. Nothing counts any more after a
+    `word_at` tells which instruction is at a fault's PC. Nothing counts any more after a
     fault that leaves memory UNKNOWN.
     """
     unknown = [i for i, f in enumerate(ours.faults) if _may_be_half_done(f, word_at(f.pc))]

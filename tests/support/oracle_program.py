@@ -59,7 +59,7 @@ class Program:
         return slot_address(slot) + len(self.image) - 4
 
     def word_at(self, slot: int, pc: int) -> int:
-        """Return the instruction that stands at `pc`."""
+        """Return the instruction at `pc`."""
         return self.words[(pc - slot_address(slot)) // 4]
 
     def without(self, first: int, count: int) -> "Program":

@@ -57,7 +57,7 @@ _ASYNCHRONOUS = (SIGSEGV, SEGV_MTEAERR)
 def _fault(signal: int, code: int, pc: int, address: int) -> Fault:
     kind = _KINDS.get((signal, None)) or _KINDS.get((signal, code), FaultKind.OTHER)
     if kind is FaultKind.PERMISSION and not _is_readonly(address):
-        kind = FaultKind.TRANSLATION  # QEMU keeps the gaps of an executable mapped, unreadable
+        kind = FaultKind.TRANSLATION  # QEMU maps the gaps of an executable without access
     detail = f"signal {signal} code {code}" if kind is FaultKind.OTHER else ""
     return Fault(kind, pc, address, detail)
 

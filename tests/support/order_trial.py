@@ -35,7 +35,7 @@ _LOOK_S = 0.02
 
 
 class Client:
-    """A QMP connection to a process that may end at any time; None stands for "it has ended"."""
+    """A QMP connection to a process that may end at any time; None means that it has ended."""
 
     def __init__(self, path: Path) -> None:
         self._qmp: Qmp | None = None
@@ -240,8 +240,8 @@ class _Scene:
         return ("--tls-dir", str(self._certificates)) if is_tls else ()
 
     def _set_up(self, queries: Client) -> None:
-        # With a downtime that a busy host keeps, the guest stops after the first round: the same
-        # record has the same number in every trial.
+        # With a downtime limit that a busy host meets, the guest stops after the first round, and
+        # the same record has the same number in every trial.
         queries.execute("migrate-set-parameters", downtime_limit=20_000)
         if self._plan.reconnect_s:
             queries.execute("migrate-set-parameters", x_reconnect=self._plan.reconnect_s)
@@ -288,7 +288,7 @@ class _Scene:
         if number >= 0:
             self.trial.shape[role].append(len(record))
             is_commit = int.from_bytes(record[:2], "little") == RecordType.COMMIT
-            # The record at the place is held back until the orders have been given.
+            # The record at the place waits until the orders have been given.
             self._is_committed |= is_commit and not at_place
             if at_place and plan.transport is Transport.RECONNECT:
                 self._later(0, self._give_orders)

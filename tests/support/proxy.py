@@ -1,4 +1,4 @@
-"""Stands between two ends of a migration and does to their records what a test asks for."""
+"""Forwards a migration's records between its ends, or changes them as a test asks."""
 
 import socket
 from collections.abc import Callable
@@ -14,13 +14,13 @@ _BACK = Role.DESTINATION
 
 
 class Fate(Enum):
-    """What becomes of the connection instead of a record."""
+    """What happens to the connection instead of forwarding a record."""
 
     CUT = "cut"  # all connections are closed
     CUT_ONE = "cut one"  # this connection is closed
     CUT_MID_RECORD = "cut inside of a record"  # as CUT, after the record's first half
-    CUT_FOR_EVER = "cut for ever"  # as CUT, and nobody gets through any more
-    STALL = "stall"  # nothing is forwarded in this direction any more
+    CUT_FOR_EVER = "cut for ever"  # as CUT, and later connections are closed at once
+    STALL = "stall"  # this direction forwards nothing more
 
 
 Rule = Callable[[Role, int, RecordType, bytes], bytes | Fate]

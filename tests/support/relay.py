@@ -1,4 +1,4 @@
-"""What stands between two ends of a migration: a listener, sockets, threads, and their end."""
+"""The base of the proxies between two ends of a migration: listener, sockets, threads."""
 
 import socket
 import threading
@@ -10,10 +10,9 @@ from typing import Self
 
 
 class Relay(ABC):
-    """Takes connections from `listener` in a thread; all has ended after a `with` statement.
+    """Accepts connections from `listener` in a thread; leaving the `with` block ends everything.
 
-    Whoever derives from it is complete before it calls this constructor, for the thread begins
-    there.
+    A derived class calls this constructor last: it starts the thread.
     """
 
     def __init__(self, listener: socket.socket) -> None:
@@ -24,7 +23,7 @@ class Relay(ABC):
 
     @abstractmethod
     def _accept(self) -> None:
-        """Take connections until the listener fails."""
+        """Accept connections until the listener fails."""
 
     def __enter__(self) -> Self:
         return self
@@ -54,6 +53,6 @@ class Relay(ABC):
 
 
 def shut(sock: socket.socket) -> None:
-    """End both directions of a socket, if there is anything left to end."""
+    """Shut down both directions of a socket; do nothing if it is closed."""
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""A machine with a built-in guest on it, and what its console has said so far."""
+"""A machine with a built-in guest, and its console output so far."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ Boot = Callable[..., "RunningGuest"]
 
 
 class Listener:
-    """What a guest's console has said so far; `hear` takes its output, from any thread."""
+    """A guest's console output so far; `hear` receives it, from any thread."""
 
     def __init__(self) -> None:
         self._output = bytearray()
@@ -65,7 +65,7 @@ class RunningGuest(Listener):
         boot_guest(self.machine, image, command_line=command_line, seed=seed)
 
     def run_to_the_end(self, seconds: float = 200) -> list[str]:
-        """Run until the guest powers off; return all it said."""
+        """Run until the guest powers off; return its console lines."""
         self.machine.resume()
         state = self.machine.wait(seconds)
         assert state is RunState.SHUTDOWN, f"{state}: {self.machine.failure}, {self.lines[-3:]}"

@@ -1,4 +1,4 @@
-"""Real `tagalong` processes for end-to-end tests, none of which outlives its test."""
+"""Real `tagalong` processes for end-to-end tests; none outlives its test."""
 
 import json
 import signal
@@ -40,7 +40,7 @@ def until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S
 
 
 class Qmp:
-    """A plain synchronous QMP connection that keeps the events it meets."""
+    """A plain synchronous QMP connection that collects the events it receives."""
 
     def __init__(self, path: Path) -> None:
         self.events: list[Mapping[str, object]] = []
@@ -113,12 +113,12 @@ class VmProcess:
 
     @property
     def console(self) -> str:
-        """Return what the guest has said."""
+        """Return what the guest has printed."""
         return self._out.read_text("ascii", "replace")
 
     @property
     def messages(self) -> str:
-        """Return what the process has said to people."""
+        """Return the process's messages for people."""
         return self._err.read_text()
 
     def qmp(self) -> Qmp:
