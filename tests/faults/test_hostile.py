@@ -253,7 +253,7 @@ ATTACKS: dict[Script, str] = {
     huge_machine: "0x8000000000000",
     many_vcpus: "vcpu_count",
     many_regions: "region_count",
-    many_devices: "device_count",
+    many_devices: "0xffffffff devices",
     tags_bomb: "declare 0x100000 bytes, not 0x80",
     data_bomb: "compressed data declare 0x4000000 bytes, not 0x1000",
     bomb_that_lies_about_its_size: "compressed data cannot be decompressed",
