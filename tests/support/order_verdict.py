@@ -9,7 +9,7 @@ The promise, exactly:
    had it. An end that the destination was asked for before COMMIT was sent is no such order: it
    aborts the hand-over, and the VM stays at the source. One that came later may end the VM; then
    the destination had said that the VM has arrived, or says at its end that the VM that had
-   arrived has ended with it.
+   arrived has ended with it. One that came between COMMIT and the announcement may be declined.
 3. The operator is told. A source that keeps the VM says that its migration failed or was
    cancelled; one that ends because of a signal has the status of that signal; none shows a
    traceback; every command is answered; nothing hangs.
@@ -110,8 +110,14 @@ def _exit_statuses(trial: Trial) -> list[str]:
     """Judge how a process ended that was given one order, to end."""
     if len(trial.plan.orders) != 1 or not trial.given or not trial.given[0].order.ends:
         return []
-    order = trial.given[0].order
+    return _exit_status(trial, trial.given[0])
+
+
+def _exit_status(trial: Trial, given: Given) -> list[str]:
+    order = given.order
     look = trial.source if order.side is Role.SOURCE else trial.destination
+    if not look.is_gone and _was_declined(trial, given):
+        return []
     if not look.is_gone:
         return [f"{order}: the process is still there, {look}"]
     if look.exit_status is None:
@@ -124,6 +130,12 @@ def _exit_statuses(trial: Trial) -> list[str]:
     if look.exit_status not in expected and not is_error:
         return [f"{order}: exit status {look.exit_status}, expected {expected}"]
     return []
+
+
+def _was_declined(trial: Trial, given: Given) -> bool:
+    """Return whether the order came as the VM arrived, and its operator was told so."""
+    said = trial.messages.get(given.order.side, "") + str(given.reply)
+    return given.order.side is Role.DESTINATION and "the VM arrives at this moment" in said
 
 
 def _run_state(trial: Trial) -> list[str]:

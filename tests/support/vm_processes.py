@@ -46,7 +46,11 @@ class Qmp:
         self.events: list[Mapping[str, object]] = []
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(TIMEOUT_S)
-        self._socket.connect(str(path))
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
         self._lines = self._socket.makefile("rb")
         assert "QMP" in self._next()
         self.execute("qmp_capabilities")

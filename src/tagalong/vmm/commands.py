@@ -105,7 +105,7 @@ class VmCommands:
             "query-migrate-parameters": _Command(lambda _: self._settings.parameters()),
             "query-status": _Command(lambda _: self._query_status()),
             "query-version": _Command(lambda _: messages.version()),
-            "quit": _Command(lambda _: self._vm.end(Ending(ShutdownReason.QUIT))),
+            "quit": _Command(lambda _: self._vm.order_end(Ending(ShutdownReason.QUIT))),
             "stop": _Command(lambda _: self._vm.stop()),
             "x-dump-cancel": _Command(lambda _: self._saving.cancel()),
             "x-query-tags": _Command(lambda _: self._query_tags()),

@@ -5,6 +5,13 @@
 
 The guest starts in the event loop's thread, between the source's COMMIT and our answer to
 it, so that run state and events are right before any peer can learn that the VM moved.
+
+An order to end (a signal, `quit`) is for what the operator was told last. Before COMMIT that is a
+process that waits: the order aborts the hand-over, and the source keeps the VM. After the arrival
+was announced it is a VM that runs here: it ends. In between, when this process has taken the VM
+over and has not said so yet, the order would end a VM of which its operator knows nothing: it is
+declined, with the reason. `VmReceiver.close` decides which of the three it is, under one lock
+with the take-over (tagalong.migrate.takeover).
 """
 
 import asyncio
@@ -49,8 +56,11 @@ class VmReceiver(Protocol):
         """Listen at another address from now on. Raises UsageError, HostError."""
         ...
 
-    def close(self) -> None:
-        """Stop listening and make receive() fail. From any thread."""
+    def close(self) -> bool:
+        """Stop listening and make receive() fail, unless the VM was taken over already.
+
+        Returns whether `take_over` will not be called any more. From any thread.
+        """
         ...
 
 
@@ -64,6 +74,7 @@ class Incoming:
         self._build = build
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
+        vm.before_end = self.prepare_end
 
     def start(self) -> None:
         """Begin to wait for the source."""
@@ -79,6 +90,17 @@ class Incoming:
             raise RunStateError("no VM is awaited here")
         self._receiver.move_to(uri)
         self.record.socket_address = self._receiver.address
+
+    def prepare_end(self) -> None:
+        """Abort the migration, as the operator orders this process to end.
+
+        Raises RunStateError while a VM that was taken over is not yet announced.
+        """
+        if not self._receiver.close() and not self.record.status.is_final:
+            raise RunStateError(
+                "the VM arrives at this moment, and from now on it is here and nowhere else: "
+                "repeat the order to end it"
+            )
 
     async def close(self, timeout_s: float) -> None:
         """Stop listening and wait until the receiving thread has ended."""

@@ -5,9 +5,10 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
-from tagalong.errors import MachineError, TagalongError
+from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.machine import Machine, MachineDescription
 from tagalong.mte import PACKED_RATIO
+from tagalong.qapi.migration import MigrationStatus
 from tagalong.qmp.messages import Event
 from tagalong.qmp.server import ControlServer
 from tagalong.vmm.announcement import announcement, save_announcement
@@ -20,6 +21,7 @@ from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.parent import exit_with_parent
 from tagalong.vmm.record import MigrationRecord
 from tagalong.vmm.saving import Saving
+from tagalong.vmm.states import VmState
 from tagalong.vmm.storage import store
 from tagalong.vmm.transfer import listen, send
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
@@ -126,8 +128,16 @@ class _VmProcess:
         self._server.broadcast(event)
         if event.name == "MIGRATION":
             self._announce_migration()
+        if event.name == "SHUTDOWN" and self._ends_an_arrived_vm():
+            self._announce("the VM, which had arrived by migration, ends with this process")
         if event.name == "DUMP_COMPLETED" and self._saving.record is not None:
             self._announce(save_announcement(self._saving.record))
+
+    def _ends_an_arrived_vm(self) -> bool:
+        """Return whether the order to end may be from before the arrival: then it must be said."""
+        record = self._incoming_record()
+        has_arrived = record is not None and record.status is MigrationStatus.COMPLETED
+        return has_arrived and self._vm.state in (VmState.RUNNING, VmState.PAUSED)
 
     def _announce(self, message: str) -> None:
         # The reader of our messages may have gone away; that must not disturb the VM.
@@ -144,7 +154,13 @@ class _VmProcess:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             ending = Ending(ShutdownReason.SIGNAL, _SIGNAL_STATUS + number)
-            loop.add_signal_handler(number, self._vm.end, ending)
+            loop.add_signal_handler(number, self._order_end, number, ending)
+
+    def _order_end(self, number: signal.Signals, ending: Ending) -> None:
+        try:
+            self._vm.order_end(ending)
+        except RunStateError as error:
+            self._announce(f"{number.name}: {error}")
 
     async def _take_apart(self) -> None:
         await self._outgoing.cancel_and_wait(_CANCEL_TIMEOUT_S)

@@ -51,7 +51,7 @@ class StreamReceiver:
         self.address = socket_address(listener.address)
         self._listener = listener
         self._reserve_bytes = reserve_bytes
-        self._cancelled = threading.Event()
+        self._end = migrate.EndOrder()
 
     def receive(self, build: Build, take_over: TakeOver) -> ArrivalReport:
         """As incoming.VmReceiver."""
@@ -60,7 +60,7 @@ class StreamReceiver:
                 self._listener,
                 preparation.before(build),
                 take_over=take_over,
-                cancel=self._cancelled,
+                cancel=self._end,
             )
         return ArrivalReport(
             migration_id=arrival.migration_id,
@@ -83,9 +83,9 @@ class StreamReceiver:
         self._listener.move_to(address)
         self.uri, self.address = str(self._listener.address), socket_address(self._listener.address)
 
-    def close(self) -> None:
+    def close(self) -> bool:
         """As incoming.VmReceiver."""
-        self._cancelled.set()
+        return self._end.set()
 
 
 def listen(

@@ -48,6 +48,10 @@ class Ending:
     error: Exception | None = None
 
 
+def _accept_end() -> None:
+    """Have nothing against an order to end."""
+
+
 @dataclass(frozen=True)
 class _Running:
     """A machine with what is needed to run it."""
@@ -61,12 +65,14 @@ class Vm:
     """The VM behind one control socket; in `inmigrate` until it has a machine.
 
     `emit` gets every event, in order. `ended` is set once, when the process should exit.
-    `starts_on_arrival` says whether a VM that arrives by migration runs at once.
+    `starts_on_arrival` says whether a VM that arrives by migration runs at once. `before_end` is
+    called before an order to end is carried out, and declines it by raising RunStateError.
     """
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
         self.state = VmState.INMIGRATE
         self.starts_on_arrival = True
+        self.before_end: Callable[[], None] = _accept_end
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self._emit = emit
@@ -135,6 +141,12 @@ class Vm:
         machine_state = self._require_here().gate.pause()
         if self.state is VmState.RUNNING and machine_state is RunState.PAUSED:
             self._enter(VmState.PAUSED)
+
+    def order_end(self, ending: Ending) -> None:
+        """End as the operator orders. Raises RunStateError while a VM is just arriving."""
+        if not self.ended.done():
+            self.before_end()
+        self.end(ending)
 
     def end(self, ending: Ending) -> None:
         """Announce the VM's end; the first ending counts."""

@@ -33,17 +33,22 @@ class ScriptedReceiver:
         self.after = after
         self.refusal: Exception | None = None
         self.release = threading.Event()
+        self.acknowledge = threading.Event()
+        self.acknowledge.set()
+        self.has_taken_over = False
 
     def receive(self, build: Build, take_over: TakeOver) -> ArrivalReport:
         self.release.wait(TIMEOUT_S)
         machine = build(DESCRIPTION)
         if self.before is not None:
             raise self.before
+        self.has_taken_over = True
         try:
             take_over(machine, self.ran)
         except RunStateError as error:
             self.refusal = error
             raise
+        self.acknowledge.wait(TIMEOUT_S)
         if self.after is not None:
             raise self.after
         return ARRIVAL
@@ -51,9 +56,11 @@ class ScriptedReceiver:
     def move_to(self, uri: str) -> None:
         self.address = SocketAddress("unix", {"path": uri})
 
-    def close(self) -> None:
-        self.before = self.before or MachineMismatchError("listening was ended")
+    def close(self) -> bool:
+        if not self.has_taken_over:
+            self.before = self.before or MachineMismatchError("listening was ended")
         self.release.set()
+        return not self.has_taken_over
 
 
 class Scene:
@@ -128,6 +135,36 @@ def test_incoming_stop_meanwhile_keeps_the_vm_paused() -> None:
         await scene.until("completed")
 
     assert play(ScriptedReceiver(), script).vm.state is VmState.PAUSED
+
+
+def test_incoming_order_to_end_before_the_take_over_aborts_it() -> None:
+    async def script(scene: Scene) -> None:
+        scene.vm.order_end(Ending(ShutdownReason.SIGNAL, 143))
+        await scene.until("failed")
+
+    scene = play(ScriptedReceiver(), script)
+
+    assert scene.vm.ended.result() == Ending(ShutdownReason.SIGNAL, 143)
+    assert scene.vm.state is VmState.INMIGRATE
+    assert scene.machine.calls == []
+
+
+def test_incoming_order_to_end_between_take_over_and_announcement_is_declined_once() -> None:
+    async def script(scene: Scene) -> None:
+        scene.receiver.acknowledge.clear()
+        scene.receiver.release.set()
+        async with asyncio.timeout(TIMEOUT_S):
+            while scene.vm.state is not VmState.RUNNING:
+                await asyncio.sleep(0.001)
+        with pytest.raises(RunStateError, match="the VM arrives at this moment, and from now on"):
+            scene.vm.order_end(Ending(ShutdownReason.QUIT))
+        assert not scene.vm.ended.done()
+        scene.receiver.acknowledge.set()
+        await scene.until("completed")
+        scene.vm.order_end(Ending(ShutdownReason.QUIT))
+        assert scene.vm.ended.result() == Ending(ShutdownReason.QUIT)
+
+    play(ScriptedReceiver(), script)
 
 
 def test_incoming_failure_before_the_handover_ends_the_process() -> None:
