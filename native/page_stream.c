@@ -1,6 +1,18 @@
-/* The data of a batch between guest RAM and a socket: each byte is hashed while it is in the
- * processor's cache for the copy that the kernel makes anyway. Without this, memory would be
- * read twice at either end, and Python asked for every portion. */
+/* The data of a batch between guest RAM and a socket.
+ *
+ * A migration's cost is memory traffic. The kernel's copy to or from the socket brings each byte
+ * into the processor's cache once; a checksum made in a second pass, from Python, would read all
+ * memory again. So this loop hashes a window of pages right
+ * before the kernel sends it, or right after the kernel has received it, while the window is still
+ * in the second-level cache. That order is why a batch's seal comes behind its data on the wire,
+ * and why it is made of one digest per page: the digests are useful by themselves.
+ *
+ * What is sent must be what was hashed. A page of a running guest can change between the two, so
+ * it is first copied into a stage that fits into the cache, then hashed and sent from there. A
+ * paused guest's pages need no copy. A receiver needs none either: no other thread writes there.
+ *
+ * The caller owns progress: two cursors count what was moved and what was hashed, and a call that
+ * ran out of time can be repeated. Python looks at cancellation and deadlines between two calls. */
 #define _GNU_SOURCE
 #include "tagalong.h"
 
@@ -11,7 +23,7 @@
 #include <sys/uio.h>
 #include <time.h>
 
-/* What is hashed ahead of the send, or asked for at once: fits into a second-level cache. */
+/* Hashed ahead of the send, or received at once: fits into a second-level cache. */
 #define WINDOW_BYTES (512 << 10)
 #define MAX_IOVECS 128
 #define PORTION_BYTES (1 << 20)
@@ -106,7 +118,7 @@ static ssize_t send_window(const struct ta_page_stream *stream)
     struct msghdr message = {.msg_iov = vectors};
     uint64_t size = stream->hashed.total - stream->moved.total;
     if (stream->stage != NULL) {
-        /* The window is all that was copied last, and ends where hashing ended. */
+        /* The window is the last copy, and ends where hashing ended. */
         vectors[0].iov_base = stream->stage + stream->staged_sent;
         vectors[0].iov_len = size;
         message.msg_iovlen = 1;
@@ -139,9 +151,9 @@ int ta_send_pages(struct ta_page_stream *stream, uint32_t timeout_ms)
     return 1;
 }
 
-/* Lets the kernel wake us for a portion worth waking for; never for more than is to come. The
- * portion is smaller than the receive window (migrate/transport/connector.py), or the sender would stand
- * while we read. */
+/* Makes the kernel wake this thread for a large portion, not for each packet. Never for more than
+ * is still to come, or the last wait would not end; and for less than the receive window (migrate/transport/connector.py), or the sender
+ * would wait for this reader and this reader for the sender. */
 static void ask_for(int fd, uint64_t bytes)
 {
     int mark = bytes < PORTION_BYTES ? (int)bytes : PORTION_BYTES;

@@ -1,4 +1,4 @@
-/* The C interface of libtagalong.so; src/tagalong/_native.py declares the same to ctypes. */
+/* The C interface of libtagalong.so; src/tagalong/_native.py declares it to ctypes. */
 #ifndef TAGALONG_H
 #define TAGALONG_H
 
@@ -40,8 +40,8 @@ TA_EXPORT void ta_pages_zero(const uint8_t *data, size_t pages, size_t page_byte
 TA_EXPORT void ta_hash_pages(const uint8_t *data, size_t count, size_t page_bytes,
                              uint64_t *digests);
 
-/* The same by a certain kind of code, for tests: 0 runs everywhere, a higher one needs wider
- * registers (1: AVX2, 2: AVX-512). Returns 0, and does nothing, where it cannot run. */
+/* The same by a given kind of code, for tests: 0 runs everywhere, a higher one needs wider
+ * registers (1: AVX2, 2: AVX-512). Returns 0, and does nothing, if this processor lacks them. */
 TA_EXPORT int ta_hash_pages_as(uint32_t variant, const uint8_t *data, size_t count,
                                size_t page_bytes, uint64_t *digests);
 
@@ -65,8 +65,8 @@ struct ta_page_stream {
     uint64_t total_bytes; /* of all segments */
     uint64_t *digests;    /* room for one a page: ta_hash_pages of each, when it is done;
                            * receiving: NULL for bytes that are no pages */
-    uint8_t *stage;       /* sending: NULL, or pages are copied here first, for others may
-                           * write to them meanwhile; a multiple of the page size */
+    uint8_t *stage;       /* sending: NULL, or a copy of the pages is made here first, because
+                           * others may write to them meanwhile; a multiple of the page size */
     uint64_t stage_bytes;
     /* Progress; all zero at first. */
     uint64_t staged_sent;
@@ -94,8 +94,8 @@ struct ta_file_write {
 TA_EXPORT int ta_write_ranges(int fd, const struct ta_file_write *writes, size_t count,
                               const uint8_t *source, uint64_t *done);
 
-/* Finds what of a file from byte `from` on is no hole: at most `most` pairs [start, stop), in
- * order. Returns their number, fewer than `most` at the file's end, or -errno. */
+/* Finds the data (SEEK_DATA) of a file from byte `from` on: at most `most` pairs [start, stop),
+ * in order. Returns their number, fewer than `most` at the file's end, or -errno. */
 TA_EXPORT int64_t ta_file_extents(int fd, uint64_t from, uint64_t *extents, size_t most);
 
 /* Makes the same ioctl with each of `count` arguments, until one fails; results[i] is what
@@ -114,7 +114,7 @@ enum ta_exit_reason {
     TA_EXIT_HVC = 4,         /* HVC executed: x0..x3 hold the call, pc is after it */
     TA_EXIT_IDLE = 5,        /* every vCPU that is on waits in WFI or WFE, or none is on */
     TA_EXIT_UNSUPPORTED = 6, /* allocated but not implemented: insn at pc */
-    TA_EXIT_DEADLINE = 7,    /* the counter has come to the deadline of `vcpu`, which has none now */
+    TA_EXIT_DEADLINE = 7,    /* the counter reached the deadline of `vcpu`, which has none now */
 };
 
 struct ta_exit {
@@ -182,7 +182,7 @@ TA_EXPORT int ta_vcpu_set_interrupt(struct ta_machine *machine, uint32_t vcpu, u
 TA_EXPORT int ta_vcpu_set_deadline(struct ta_machine *machine, uint32_t vcpu, uint64_t count);
 
 /* The counter, which all vCPUs share: an instruction of any of them is a tick. Idle time does
- * not count by itself: whoever slept adds it. Only while no vCPU runs. */
+ * not count by itself: a caller that slept adds it. Only while no vCPU runs. */
 TA_EXPORT uint64_t ta_machine_counter(const struct ta_machine *machine);
 TA_EXPORT void ta_machine_advance(struct ta_machine *machine, uint64_t ticks);
 
@@ -224,7 +224,7 @@ struct ta_call {
     uint64_t routine; /* its offset */
     uint64_t arguments[6];
     uint32_t flags;
-    /* Results. `signal` is 0 if nothing happened; else x0 is 0 and the rest says what. `pc` is
+    /* Results. `signal` is 0 without a fault; with one x0 is 0 and the rest describes it. `pc` is
      * an offset if it is in the routines. */
     uint32_t system_calls;
     uint64_t value;
@@ -237,7 +237,7 @@ struct ta_call {
 };
 
 /* Runs one routine in the calling thread. 0, or an errno if it could not be run; a fault in it
- * is a result. SP, TCO, prctl, signal mask and alternate stack are then as before. */
+ * is a result. SP, TCO, prctl, signal mask and alternate stack are as before afterwards. */
 TA_EXPORT int ta_call_guarded(struct ta_call *call);
 
 #endif

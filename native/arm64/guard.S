@@ -1,6 +1,6 @@
-/* The door into the routines: whoever takes a fault behind it comes out at its end.
+/* The guarded call of a routine: a fault inside it ends the call instead of the process.
  *
- * Not part of the blob: it belongs to guard.c and to Linux.
+ * Not part of the blob of routines: it depends on guard.c and on Linux.
  */
     .arch armv8.5-a+memtag
 
@@ -11,10 +11,10 @@
 
     /* u64 ta_guard_enter(struct guard *guard, routine, const u64 arguments[6]);
      *
-     * Notes in *guard where it stands (SP, then the landing's address), and calls. A fault's
-     * handler sets SP and PC to these two; the registers that a call preserves are on the
-     * stack. The system call at the end is where the kernel reports an asynchronous tag
-     * check fault that is due: still behind the door. */
+     * Stores SP and the landing's address in *guard, then calls the routine. The fault handler
+     * sets SP and PC to these two; the registers that a call preserves are on the stack. The
+     * kernel reports an asynchronous tag check fault at the next system call: the one at the
+     * end makes sure that this happens inside the guarded call. */
     .balign 16
     .global ta_guard_enter
     .hidden ta_guard_enter

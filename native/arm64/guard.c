@@ -1,10 +1,14 @@
 /* Runs the routines of routines.S so that a fault in them is a value.
  *
- * One handler for SIGSEGV and SIGBUS, for the whole process; what is none of ours goes on to
- * whoever had the signal before. A thread that is behind the door (guard.S) has a struct guard;
- * if it faults in a routine, the handler notes the signal and lets the thread continue at the
- * door's end, with SP and PSTATE.TCO as they were. Nothing is unwound and no lock is held, so
- * that this works in any thread and at any instruction.
+ * One handler for SIGSEGV and SIGBUS, for the whole process; it passes other faults on to the
+ * previous handler. A thread in a guarded call (guard.S) has a struct guard; if it faults in a
+ * routine, the handler records the signal and makes the thread continue at the end of the guarded
+ * call, with SP and PSTATE.TCO as they were. Nothing is unwound and no lock is held, so this works
+ * in any thread and at any instruction.
+ *
+ * What a call switches (the thread's prctl, its signal mask, its alternate stack) is switched and
+ * restored here in C, around the guarded part: a Python exception could otherwise come between
+ * the two and leave the thread switched.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -26,7 +30,7 @@
 #define GET_TAGGED_ADDR_CTRL 56
 #define TCF_MASK (3UL << 1)
 
-/* A signal frame holds all of the CPU's vector state; the handler itself takes little. */
+/* A signal frame holds all of the CPU's vector state; the handler itself needs little. */
 #define FRAME_BYTES_AT_LEAST 8192
 #define HANDLER_BYTES 16384
 
@@ -66,14 +70,14 @@ static uint64_t read_tco(void) {
     return tco;
 }
 
-/* Only what the routines and the door do is ours: not a fault of a signal handler that
- * interrupts them, and not a signal that somebody sent. */
+/* Only faults of the routines and of ta_guard_enter count: not those of a signal handler that
+ * interrupts them, and not a signal that a process sent (si_code <= 0). */
 static bool is_ours(const siginfo_t *info, uint64_t pc) {
     uint64_t routines = (uint64_t)ta_routines();
     bool in_routines = pc - routines < ta_routines_bytes();
-    uint64_t door = (uint64_t)ta_guard_enter;
-    bool at_door = pc - door < (uint64_t)ta_guard_end - door;
-    return current && info->si_code > 0 && (in_routines || at_door);
+    uint64_t entry = (uint64_t)ta_guard_enter;
+    bool in_entry = pc - entry < (uint64_t)ta_guard_end - entry;
+    return current && info->si_code > 0 && (in_routines || in_entry);
 }
 
 static void note(struct ta_call *call, int number, const siginfo_t *info,
@@ -117,8 +121,8 @@ static void on_fault(int number, siginfo_t *info, void *context) {
     machine->pstate = (machine->pstate & ~PSTATE_TCO) | guard->tco;
 }
 
-/* Others install handlers too (Python's faulthandler): so look each time. Reports also an
- * asynchronous fault of what ran before, outside the door. */
+/* Other code installs handlers too (Python's faulthandler), so this looks each time. Its system
+ * calls also report an asynchronous fault of what ran before, outside the guarded call. */
 static int install(struct ta_call *call) {
     int error = 0;
     for (int i = 0; i < 2 && !error; i++) {
@@ -148,10 +152,10 @@ static void enter(struct ta_call *call) {
     call->value = ta_guard_enter(&guard, routine, call->arguments);
     __asm__ volatile("" ::: "memory");
     current = NULL;
-    call->system_calls++; /* the door's own */
+    call->system_calls++; /* ta_guard_enter's own */
 }
 
-/* SP is about to leave the stack: a fault's handler gets one of its own. */
+/* The routine moves SP off the stack, so the fault handler needs a stack of its own. */
 static int enter_with_stack_apart(struct ta_call *call) {
     size_t frame_bytes = getauxval(AUX_MINSIGSTKSZ);
     if (frame_bytes < FRAME_BYTES_AT_LEAST)

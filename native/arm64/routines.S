@@ -3,8 +3,8 @@
  * Position independent, without libc, data or floating point: linked into libtagalong.so on
  * arm64, and built for every host as src/tagalong/_lib/routines.bin, which runs at any
  * address (on the soft machine's second CPU). Each obeys AAPCS64, uses no stack and changes
- * none but the registers that a call may change; where one changes PSTATE.TCO or SP, both are
- * as before at its end. x0 to x2 are arguments; nothing is returned.
+ * only registers that a call may change; one that changes PSTATE.TCO or SP restores it.
+ * x0 to x2 are arguments; there is no result.
  *
  * The blob starts with an index: the magic, the number of entries, its own size in bytes; then
  * for each routine a name of 24 bytes (ASCII, filled with zeros), its offset from the magic

@@ -135,7 +135,7 @@ struct vcpu {
     /* PSTATE */
     uint8_t el, sp_select, daif, tco, pan, uao, dit, ssbs, il;
 
-    /* What memory accesses need of the system registers; kept by update_memory_mode(). */
+    /* What memory accesses need of the system registers; update_memory_mode() sets it. */
     bool tbi[2];        /* by address bit 55 */
     bool check_tags[2]; /* by privilege: [0] as EL0, [1] as EL1 */
     bool strict_alignment;
@@ -308,7 +308,7 @@ enum fault_status {
     FSC_UNSUPPORTED_ATOMIC = 0x35,
 };
 
-/* All take the exception at once: next_pc is the vector, and the handler that called must
+/* All take the exception at once: next_pc is the vector, and the calling handler must
  * return without changing any state. */
 void raise_exception(struct vcpu *cpu, enum exception_class ec, uint32_t iss);
 void raise_with_address(struct vcpu *cpu, enum exception_class ec, uint32_t iss, uint64_t far);
@@ -319,7 +319,7 @@ void exception_return(struct vcpu *cpu);
 void branch_to(struct vcpu *cpu, uint64_t target);
 void stop_with(struct vcpu *cpu, enum ta_exit_reason reason); /* before this instruction */
 /* Interrupts are taken between two slices: look_for_interrupts() ends this one if the mask that
- * just changed lets one through, and take_interrupt() enters its vector. */
+ * just changed permits one, and take_interrupt() enters its vector. */
 void look_for_interrupts(struct vcpu *cpu);
 void take_interrupt(struct vcpu *cpu);
 

@@ -22,7 +22,7 @@ struct ta_machine *ta_machine_new(uint32_t vcpus, uint64_t seed)
         machine->vcpus[i].index = i;
         machine->vcpus[i].powered = i == 0;
         machine->vcpus[i].deadline = NO_DEADLINE;
-        /* The word 0 is UDF #0, what an empty entry already seems to hold. */
+        /* An empty entry looks as if it held the word 0, UDF #0: so that is what it runs. */
         for (unsigned entry = 0; entry < INSN_CACHE_ENTRIES; entry++)
             machine->vcpus[i].cache[entry].run = run_undefined;
         reset_vcpu(&machine->vcpus[i]);
@@ -146,7 +146,8 @@ static void answer_mmio(struct ta_machine *machine, uint32_t index, uint64_t dat
     cpu->mmio.done = true;
     cpu->mmio.aborted = aborted;
     cpu->mmio.data = data;
-    /* Carried out at once, so that no vCPU ever stands between an access and its answer. */
+    /* The instruction is carried out at once: a paused vCPU is never between an access and its
+     * answer, so that neither has to be part of its state. No interrupt comes before it either. */
     machine->turn_left -= machine->turn_left > 0;
     run_slice(cpu, 1);
 }

@@ -1,4 +1,16 @@
-/* Data accesses: alignment, translation, tag checks (DDI 0487 D10), MMIO, the dirty log. */
+/* Data accesses: alignment, translation, tag checks (DDI 0487 D10), MMIO, the dirty log.
+ *
+ * Two paths. The fast one (read_memory, write_memory in cpu.h) is a TLB hit within one page whose
+ * tags agree; everything else comes here, and here alone the rules are judged, in the manual's
+ * order of priority: alignment, translation, permission, external abort, tag check.
+ *
+ * The dirty log is a property of the TLB: an entry's write key is valid only if the page is marked
+ * already, and each harvest flushes the entries. So the mark always comes before the store, a
+ * store to a marked page costs nothing, and a tag store is a store like any other: a page whose
+ * tags alone changed is in the log.
+ *
+ * An access is judged as a whole before anything changes: both pages of one that crosses a page
+ * are translated and checked first, so that a fault on the second leaves the first untouched. */
 #include "cpu.h"
 
 void mark_dirty(const struct ram_region *ram, uint64_t gpa)
@@ -31,7 +43,7 @@ static unsigned as_read(unsigned flags)
     return flags & ACCESS_READ ? flags & ~(unsigned)ACCESS_WRITE : flags;
 }
 
-/* A mismatch at `va`: true if the access goes on (none, async), false if a fault was taken. */
+/* A mismatch at `va`: true if the access continues (none, async), false if a fault was taken. */
 static bool tag_check_failed(struct vcpu *cpu, uint64_t va, unsigned flags)
 {
     unsigned privilege = privilege_of(cpu, flags);
@@ -107,7 +119,7 @@ static struct span span_of(const struct piece *piece)
     };
 }
 
-/* Marks the page in the dirty log and lets the fast path have it from now on. */
+/* Marks the page in the dirty log and gives the fast path an entry for it. */
 static void commit_page(struct vcpu *cpu, const struct piece *piece, unsigned flags)
 {
     uint64_t address = strip_top_byte(cpu, piece->va), key = address & PAGE_MASK;
@@ -170,8 +182,8 @@ bool resolve_ram(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, u
     return result == MEMORY_OK;
 }
 
-/* The vCPU leaves with the access described; when it comes back the same instruction runs
- * again and finds the answer here. */
+/* The vCPU leaves with the access described in cpu->mmio. With the answer the same instruction
+ * runs again, from its start, and finds it there: no handler needs a half-finished state. */
 static bool mmio_access(struct vcpu *cpu, uint64_t va, const struct access *access,
                         uint32_t size, unsigned flags, uint64_t *data)
 {
@@ -250,8 +262,8 @@ void drop_monitor(struct vcpu *cpu)
     }
 }
 
-/* A store takes away the other vCPUs' reservations of the same 64 bytes (CTR_EL0.ERG = 4).
- * No access is longer than that within one call but DC ZVA, which calls once a granule. */
+/* A store clears the other vCPUs' reservations of the same 64 bytes (CTR_EL0.ERG = 4). No access
+ * within one call is longer than that; DC ZVA calls once per 64 bytes. */
 void clear_monitors(struct vcpu *cpu, const uint8_t *data)
 {
     struct ta_machine *machine = cpu->machine;

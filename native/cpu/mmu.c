@@ -1,4 +1,13 @@
-/* Stage-1 translation with the 4 KiB granule (DDI 0487 D8), and the TLB's upkeep. */
+/* Stage-1 translation with the 4 KiB granule (DDI 0487 D8), and the TLB's upkeep.
+ *
+ * There is no ASID and no VMID: a change of any register of the regime (TTBR0, TTBR1, TCR, MAIR,
+ * SCTLR) and every TLBI flushes all entries of the vCPU, or of all vCPUs. That is allowed (a TLB
+ * may forget at any time) and needs no tracking of what an entry depended on. PSTATE.PAN flushes
+ * as well, because an entry's key already means "this privilege may read here"; privilege itself
+ * has tables of its own, so that LDTR and exceptions flush nothing.
+ *
+ * A walk reads descriptors from RAM as they are now and sets no Access flag (HAFDBS is not
+ * claimed): it has no side effects, and AT and a failed access leave no trace. */
 #include "cpu.h"
 
 enum { OUTPUT_BITS = 48 };
@@ -71,7 +80,7 @@ static struct translation translate_flat(uint64_t address, unsigned flags)
                                 .writable = true};
 }
 
-/* What the levels above the leaf take away; `table` accumulates their limits. */
+/* The limits that the levels above the leaf impose; `table` accumulates them. */
 static bool permits(const struct vcpu *cpu, uint64_t leaf, uint64_t table, unsigned flags,
                     unsigned privilege, struct translation *result)
 {

@@ -1,13 +1,24 @@
-/* The loop, and whose turn it is.
+/* The loop, the vCPUs' turns, and time.
  *
  * All vCPUs of a machine run in the one thread that calls ta_machine_run, each for a turn
  * whose length comes from the machine's seed. What a turn has left survives every return to
  * the caller, so that pausing, MMIO and the size of the budget do not change the order in
- * which the vCPUs' instructions interleave: the same seed gives the same run. */
+ * which the vCPUs' instructions interleave: the same seed gives the same run. One thread also
+ * means that atomics need no host atomics, and that a harvest of the dirty log, which happens
+ * between two calls, cannot fall between a store and its mark.
+ *
+ * The counter (CNTVCT_EL0) is the number of instructions that all vCPUs have executed, plus the
+ * idle time that the caller added. So time is exact at every instruction and part of the same
+ * deterministic run: a deadline always ends the same instruction. The loop gets that for nothing:
+ * it never starts a slice that is longer than the time to the next deadline.
+ *
+ * Interrupts are taken between slices only, so that the fast path has one flag to look at
+ * (slice_over). Whatever may let an interrupt through (MSR DAIF, ERET) sets that flag; a line that
+ * another thread raises is seen when the present slice ends, 4096 instructions later at most. */
 #include "cpu.h"
 
 enum { TURN_MIN = 2000, TURN_SPREAD = 8192, SLICE = 4096 };
-enum { EVENT_TICKS = 62500 }; /* 1 ms: who waits in WFE looks again after that */
+enum { EVENT_TICKS = 62500 }; /* 1 ms: a vCPU that waits in WFE looks again after that */
 
 static uint64_t next_random(struct ta_machine *machine)
 {
@@ -18,9 +29,11 @@ static uint64_t next_random(struct ta_machine *machine)
     return machine->random = x;
 }
 
-/* Runs until `count` instructions are done or the vCPU has a reason to leave; returns how
- * many were executed. Instructions are kept decoded by their address and checked against
- * the word that memory holds now: code that changes needs no invalidation. */
+/* Runs until `count` instructions are done or one of them ends the slice; returns how many were
+ * executed. The cache of decoded instructions is indexed by address, but an entry is valid only
+ * for the word that memory holds now: decoding is a pure function of the word. So a guest that
+ * changes its code needs no invalidation here, whether by its own stores, the host's or a
+ * migration's, and there is no coherence to get wrong; the price is one compare. */
 uint64_t run_slice(struct vcpu *cpu, uint64_t count)
 {
     uint64_t start = cpu->instructions; /* exact at each instruction: the counter needs it */

@@ -1,7 +1,7 @@
-/* A vCPU's whole state as bytes, for those who try the same instruction twice.
+/* A vCPU's whole state as bytes, to execute the same instruction again and differently.
  *
- * Two snapshots are equal if the vCPUs will behave alike: what merely remembers work done
- * (TLBs, decoded instructions, where the last fetch came from) is not in them. They hold host
+ * Two snapshots are equal only if the vCPUs will behave alike: caches of work already done
+ * (TLBs, decoded instructions, where the last fetch came from) are not in them. They hold host
  * addresses and mean nothing in another machine. */
 #include "cpu.h"
 

@@ -211,8 +211,8 @@ static void run_el1_nop(struct vcpu *cpu, const struct insn *insn)
         raise_undefined(cpu);
 }
 
-/* There is no cache, but the address must still translate. `amount`: EL0 may be let in; the
- * others are the invalidations, which need permission to write (D7.5.9). */
+/* There is no cache, but the address must still translate. `amount`: EL1 can allow it to EL0;
+ * the others are the invalidations, which need permission to write (D7.5.9). */
 static void run_dc_address(struct vcpu *cpu, const struct insn *insn)
 {
     struct access access;
@@ -273,7 +273,7 @@ static bool decode_el1_maintenance(unsigned crm, unsigned op2, struct insn *insn
     }
 }
 
-/* CRn = 7 with op1 = 3: what EL0 may be allowed too. */
+/* CRn = 7 with op1 = 3: what EL1 can allow to EL0. */
 static bool decode_el0_maintenance(unsigned crm, unsigned op2, struct insn *insn)
 {
     insn->amount = 1;

@@ -40,8 +40,8 @@ static unsigned random_tag(struct vcpu *cpu)
     return tag;
 }
 
-/* With GCR_EL1.RRND set the choice is ours to make: the same LFSR, so that all of its state
- * stands in RGSR_EL1 and travels with the vCPU. It cannot leave a seed of 0 by itself. */
+/* With GCR_EL1.RRND set the choice is the implementation's. It is the same LFSR, so that all of
+ * its state is RGSR_EL1 and moves with the vCPU. An LFSR cannot leave a seed of 0 by itself. */
 static unsigned draw_tag(struct vcpu *cpu, unsigned exclude)
 {
     bool free_choice = (cpu->sys.gcr & GCR_RRND) != 0;

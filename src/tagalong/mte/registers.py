@@ -44,7 +44,7 @@ class MteVersion(IntEnum):
 
 
 def _bits(high: int, low: int, kind: Callable[[int], object] = int) -> Any:
-    """Declare a register field that stands in bits high:low, as the Arm ARM writes it."""
+    """Declare a register field in bits high:low, as the Arm ARM writes it."""
     mask = (1 << (high - low + 1)) - 1
     return field(default=kind(0), metadata={"low": low, "mask": mask, "kind": kind})
 

@@ -16,7 +16,7 @@ _NUMBER_31: Final = 31
 
 
 def disassemble(encoding: int, pc: int) -> str:
-    """Return what an assembler would write for `encoding`, or that there is no text for it."""
+    """Return the assembler text of `encoding` at `pc`, or "no disassembly"."""
     decoder = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
     for _, _, mnemonic, operands in decoder.disasm_lite(encoding.to_bytes(4, "little"), pc):
         return f"{mnemonic} {operands}".strip()

@@ -53,11 +53,13 @@ class NativeMachine:
 
     def __init__(self, vcpu_count: int, seed: int) -> None:
         if not 1 <= vcpu_count <= _MAX_VCPUS:
-            raise UsageError(f"{vcpu_count} vCPUs: the embedded machine takes 1 to {_MAX_VCPUS}")
+            raise UsageError(
+                f"cannot make {vcpu_count} vCPUs: the embedded machine has 1 to {_MAX_VCPUS}"
+            )
         self._library = library()
         self._handle = self._library.ta_machine_new(vcpu_count, seed & (1 << 64) - 1)
         if not self._handle:
-            raise HostError(f"no memory for {vcpu_count} vCPUs")
+            raise HostError(f"cannot make {vcpu_count} vCPUs: the host has no memory for them")
 
     def close(self) -> None:
         """Free the machine; nothing else may be called after."""
@@ -96,7 +98,7 @@ class NativeMachine:
             raise UsageError(f"cannot map {what}: it is misaligned or overlaps another range")
 
     def share_tags(self) -> None:
-        """Let another machine, in another thread, store to the same tag planes."""
+        """Allow another machine, in another thread, to store to the same tag planes."""
         self._library.ta_machine_share_tags(self._handle, 1)
 
     def set_dirty_log(self, region: int, bitmap: PageBitmap | None) -> None:
@@ -105,7 +107,7 @@ class NativeMachine:
         self._library.ta_machine_set_dirty_log(self._handle, region, pointer)
 
     def run(self, budget: int, leave: InterpreterExit) -> None:
-        """Run all vCPUs in turn until `leave` says why they stopped. Releases the GIL."""
+        """Run all vCPUs in turn; `leave` says why they stopped. Releases the GIL."""
         self._library.ta_machine_run(self._handle, budget, ctypes.byref(leave))
 
     def step(self, vcpu: int, count: int, leave: InterpreterExit) -> None:
@@ -121,18 +123,19 @@ class NativeMachine:
 
         While it is high and PSTATE does not mask it, the vCPU takes the interrupt before its next
         instruction; masked or not, it ends WFI. A vCPU that runs meanwhile sees it within a few
-        thousand instructions. Levels are no part of a vCPU's registers: whoever drives the line
-        sets it again after a state was loaded. Raises UsageError if there is no such vCPU.
+        thousand instructions. Levels are not part of a vCPU's registers: the device that drives
+        the line sets it again after its state was loaded. Raises UsageError if there is no such
+        vCPU.
         """
         if self._library.ta_vcpu_set_interrupt(self._handle, vcpu, line, int(level)):
             raise UsageError(f"cannot set {line.name} of vCPU {vcpu}: there is no such vCPU")
 
     def set_deadline(self, vcpu: int, count: int | None) -> None:
-        """Make run() and step() return DEADLINE, once, when the counter comes to `count`.
+        """Make run() and step() return DEADLINE, once, when the counter reaches `count`.
 
         Exact to the instruction, and it ends the vCPU's WFI. The count is in ticks of CNTVCT_EL0;
-        one that has passed counts at once, None takes the deadline back. Raises UsageError if
-        there is no such vCPU.
+        one in the past is reached at once, None removes the deadline. Raises UsageError if there
+        is no such vCPU.
         """
         ticks = NO_DEADLINE if count is None else count
         if self._library.ta_vcpu_set_deadline(self._handle, vcpu, ticks):
@@ -143,7 +146,7 @@ class NativeMachine:
         return int(self._library.ta_machine_counter(self._handle))
 
     def advance(self, ticks: int) -> None:
-        """Let `ticks` of idle time pass; an IDLE exit's `idle_ticks` says how many may."""
+        """Add `ticks` of idle time to the counter; an IDLE exit's `idle_ticks` is the most to add."""
         self._library.ta_machine_advance(self._handle, ticks)
 
     def complete_mmio(self, vcpu: int, data: int) -> None:
@@ -155,7 +158,7 @@ class NativeMachine:
         self._library.ta_vcpu_abort_mmio(self._handle, vcpu)
 
     def set_power(self, vcpu: int, *, on: bool) -> None:
-        """Let the vCPU take part in turns, or not."""
+        """Switch the vCPU on or off: one that is off gets no turns."""
         self._library.ta_vcpu_set_power(self._handle, vcpu, int(on))
 
     def get_register(self, vcpu: int, register: RegisterId) -> int | None:
@@ -180,11 +183,11 @@ class NativeMachine:
         return int(self._library.ta_vcpu_instructions(self._handle, vcpu))
 
     def save_snapshot(self, vcpu: int) -> bytes:
-        """Return all that a vCPU is; equal bytes mean equal behaviour. Only for load_snapshot."""
+        """Return a vCPU's whole state; equal bytes mean equal behaviour. Only for load_snapshot."""
         snapshot = ctypes.create_string_buffer(self._library.ta_vcpu_snapshot_bytes())
         self._library.ta_vcpu_save_snapshot(self._handle, vcpu, snapshot)
         return snapshot.raw
 
     def load_snapshot(self, vcpu: int, snapshot: bytes) -> None:
-        """Bring a vCPU back to where it was when save_snapshot returned `snapshot`."""
+        """Restore a vCPU to what it was when save_snapshot returned `snapshot`."""
         self._library.ta_vcpu_load_snapshot(self._handle, vcpu, snapshot)

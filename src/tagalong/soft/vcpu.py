@@ -64,7 +64,7 @@ class SoftVcpu:
         with self._paused():
             if not self._native.set_register(self._index, register, value):
                 raise StateError(
-                    f"vCPU {self._index} does not take {register_name(register)} = {value:#x}"
+                    f"vCPU {self._index} rejects {register_name(register)} = {value:#x}"
                 )
 
     def save(self) -> VcpuState:
@@ -73,7 +73,7 @@ class SoftVcpu:
             return self.peek()
 
     def load(self, state: VcpuState) -> None:
-        """Take over a whole state. Raises StateError by name; unchanged then."""
+        """Load a whole state. Raises StateError naming what was rejected; unchanged then."""
         with self._paused():
             if objection := self.objection(state):
                 raise StateError(objection)
@@ -112,13 +112,13 @@ class SoftVcpu:
         return VcpuState(self._registers(), self.power)
 
     def take(self, state: VcpuState) -> None:
-        """Take over a state to which there is no objection; tell what was accepted in it."""
+        """Load a state to which there is no objection; report what the policy accepted in it."""
         self._accept(state, self._policy)
         self._write(self._match(state))
         self.set_power(state.power)
 
     def objection(self, state: VcpuState) -> str:
-        """Return, with all names, why load() would refuse `state`, "" if it would not."""
+        """Return, with all names, why load() would reject `state`, "" if it would not."""
         return objections(
             (
                 lambda: self._match(state),
@@ -142,7 +142,7 @@ class SoftVcpu:
         self._native.set_power(self._index, on=power is PowerState.ON)
 
     def reset_to(self, changes: Mapping[RegisterId, int]) -> None:
-        """Bring the vCPU to its reset state, except for `changes` and the time, which goes on."""
+        """Reset the vCPU, except for `changes` and the counter, which all vCPUs share."""
         registers = {**self._reset_state.registers, **changes}
         registers.pop(register_ids.TIMER_COUNT)
         self._write(registers)
@@ -157,9 +157,9 @@ class SoftVcpu:
     def _require_no_floating_point(self, state: VcpuState) -> None:
         """Raise StateError for a guest that has used the FP unit that its CPU claims.
 
-        Its registers would move, and its next instruction that uses them would stop the machine:
-        while the source can still run it, it is better off there. A state of a CPU without the
-        unit moves with whatever the registers hold.
+        Its registers would move, but its next instruction that uses them would stop the machine,
+        while the source can still run it. The state of a CPU without the unit moves with
+        whatever the registers hold.
         """
         claimed = state.registers.get(register_ids.ID_AA64PFR0_EL1, 0) >> _FP_SHIFT & 0xF
         used = [
@@ -179,12 +179,12 @@ class SoftVcpu:
         accept_differences(differing, given, own, policy, who=self._who)
 
     def _try(self, state: VcpuState) -> None:
-        # Which values a register takes, only the interpreter knows: write them, and undo it.
+        # Only the interpreter knows which values a register accepts: write them, then undo it.
         before = self._registers()
         refused = self._write(wanted_registers(state.registers, self._reset_state.registers))
         self._write(before)
         if refused:
-            raise StateError(f"{self._who} cannot take {', '.join(refused)}")
+            raise StateError(f"{self._who} rejects {', '.join(refused)}")
 
     def _write(self, registers: Mapping[RegisterId, int]) -> list[str]:
         return [

@@ -60,8 +60,8 @@ def test_create_new_machine_is_paused_with_vcpu_0_on() -> None:
         ({"page_size_bytes": 16384}, "page size 16384: the embedded machine has 4096"),
         ({"mte_version": 2}, "MTE version 2: the embedded machine has 3"),
         ({"regions": ()}, "a machine needs at least one RAM region"),
-        ({"vcpu_count": 0}, "0 vCPUs: the embedded machine takes 1 to 512"),
-        ({"vcpu_count": 513}, "513 vCPUs: the embedded machine takes 1 to 512"),
+        ({"vcpu_count": 0}, "cannot make 0 vCPUs: the embedded machine has 1 to 512"),
+        ({"vcpu_count": 513}, "cannot make 513 vCPUs: the embedded machine has 1 to 512"),
     ],
 )
 def test_from_description_foreign_machine_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -453,7 +453,7 @@ def test_check_state_names_all_that_load_state_would_refuse_and_changes_nothing(
         "vCPU 0 is another CPU: ID_AA64PFR1_EL1 0x220 there and 0x320 here; ",
         "vCPU 1 was not given GCR_EL1; ",
         "vCPU 1 is another CPU: ",
-        "vCPU 1 cannot take PSTATE = 0x8000000000000000, ",
+        "vCPU 1 rejects PSTATE = 0x8000000000000000, ",
         "MPIDR_EL1 = 0x0",
     ):
         assert part in said
