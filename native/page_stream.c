@@ -2,10 +2,10 @@
  *
  * A migration's cost is memory traffic. The kernel's copy to or from the socket brings each byte
  * into the processor's cache once; a checksum made in a second pass, from Python, would read all
- * memory again. So this loop hashes a window of pages right
- * before the kernel sends it, or right after the kernel has received it, while the window is still
- * in the second-level cache. That order is why a batch's seal comes behind its data on the wire,
- * and why it is made of one digest per page: the digests are useful by themselves.
+ * memory again. So this loop hashes a window of pages right before the kernel sends it, or right
+ * after the kernel has received it, while the window is still in the second-level cache. That
+ * order is why a batch's seal comes behind its data on the wire, and why the seal is made of one
+ * digest per page: the source keeps them to see later that only tags of a page have changed.
  *
  * What is sent must be what was hashed. A page of a running guest can change between the two, so
  * it is first copied into a stage that fits into the cache, then hashed and sent from there. A

@@ -146,7 +146,7 @@ class NativeMachine:
         return int(self._library.ta_machine_counter(self._handle))
 
     def advance(self, ticks: int) -> None:
-        """Add `ticks` of idle time to the counter; an IDLE exit's `idle_ticks` is the most to add."""
+        """Add `ticks` of idle time to the counter; an IDLE exit has the most in `idle_ticks`."""
         self._library.ta_machine_advance(self._handle, ticks)
 
     def complete_mmio(self, vcpu: int, data: int) -> None:
