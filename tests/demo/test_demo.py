@@ -84,7 +84,8 @@ def test_demo_that_cannot_start_says_why_and_leaves_nothing(scratch: Path) -> No
     result = tagalong("demo", "--ram", "1M")
 
     assert result.returncode == 20
-    assert "tagalong: error: the source process ended: guest segment 0x" in result.stderr
+    error = "tagalong: error: the source process ended with status 22: guest segment 0x"
+    assert error in result.stderr
     assert "Traceback" not in result.stderr
     assert list(scratch.iterdir()) == []
 

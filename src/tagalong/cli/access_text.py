@@ -1,7 +1,8 @@
 """The comparison of the access strategies in words and tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from tagalong.cli.units import wrapped
 from tagalong.studies.comparison import (
     ComparisonReport,
     Looks,
@@ -23,21 +24,30 @@ def access_report(report: ComparisonReport) -> str:
     """Return all tables, and what auto would take."""
     working = [row for row in report.strategies if row.works]
     parts = [
-        f"Machine: {report.machine} ({report.machine_reason}).\n"
-        f"auto takes {report.chosen}: {report.chosen_reason}.",
+        wrapped(f"Machine: {report.machine} ({report.machine_reason}).")
+        + "\n"
+        + wrapped(f"auto takes {report.chosen}: {report.chosen_reason}."),
         *_refused(report.strategies),
-        "Faults while the guest stands, by checking mode, and what write(2) and read(2) say to "
-        "the memory:\n" + _table(_faults(working)),
-        "GiB of guest RAM per second with synchronous checks, and system calls + ioctls per GiB:\n"
-        + _table(_costs(working)),
+        "Faults while the guest is paused, by checking mode, and what write(2) and\n"
+        "read(2) say to the memory:\n" + _table(_faults(working)),
+        "GiB of guest RAM per second with synchronous checks, and system calls + ioctls\n"
+        "per GiB:\n" + _table(_costs(working)),
         *_races(working),
-        "\n".join(_descriptions(report.strategies)),
+        *_descriptions(report.strategies),
     ]
     return "\n\n".join(parts)
 
 
 def _refused(rows: Sequence[StrategyReport]) -> list[str]:
-    lines = [f"{row.name} does not work here: {row.reason}." for row in rows if not row.works]
+    """Return what does not work here; strategies that lack the same thing share a line."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason is not None:
+            reasons.setdefault(row.reason, []).append(row.name)
+    lines = [
+        wrapped(f"{', '.join(names)}: {'does' if len(names) == 1 else 'do'} not work here: {why}.")
+        for why, names in reasons.items()
+    ]
     return ["\n".join(lines)] if lines else []
 
 
@@ -67,23 +77,24 @@ def _cost(cost: Operation) -> str:
 
 
 def _races(rows: Sequence[StrategyReport]) -> list[str]:
-    if all(row.race is None for row in rows):
+    races = {row.name: row.race for row in rows if row.race is not None}
+    if not races:
         return []
-    seconds = next(row.race.seconds for row in rows if row.race is not None)
+    seconds = next(iter(races.values())).seconds
+    running = {name: race.running for name, race in races.items()}
+    paused = {name: race.paused for name, race in races.items()}
     return [
-        f"Looks (tags, then data) for {seconds:g} s at a guest that changes both as fast as it "
-        "can, and at the same\n"
-        "guest paused; torn, stale and right are percentages of the granules seen:\n"
-        + _table(_race_rows(rows))
+        f"Looks (tags, then data) for {seconds:g} s at a guest that changes both as fast as it\n"
+        "can; torn, stale and right are percentages of the granules that were read:\n"
+        + _table(_race_rows(running)),
+        "The same while that guest is paused:\n" + _table(_race_rows(paused)),
     ]
 
 
-def _race_rows(rows: Sequence[StrategyReport]) -> Iterator[Sequence[str]]:
-    heads = ("looks", "faults", "torn", "stale", "right")
-    yield "access", *heads, *(f"paused: {head}" if head == "looks" else head for head in heads)
-    for row in rows:
-        if row.race is not None:
-            yield row.name, *_looks(row.race.running), *_looks(row.race.paused)
+def _race_rows(looks: Mapping[str, Looks]) -> Iterator[Sequence[str]]:
+    yield "access", "looks", "faults", "torn", "stale", "right"
+    for name, each in looks.items():
+        yield name, *_looks(each)
 
 
 def _looks(looks: Looks) -> list[str]:
@@ -96,11 +107,20 @@ def _looks(looks: Looks) -> list[str]:
 
 
 def _descriptions(rows: Sequence[StrategyReport]) -> Iterator[str]:
-    width = max(len(row.name) for row in rows)
+    """Yield what all strategies need, then each with what it needs beside that."""
+    common = set.intersection(*(set(row.needs) for row in rows)) if rows else set()
+    if common:
+        yield wrapped(f"All of them need: {'; '.join(sorted(common))}.")
+    width = max(len(row.name) for row in rows) + 2
+    lines = []
     for row in rows:
-        yield f"{row.name:{width}}  {row.summary}"
-        yield f"{'':{width}}  needs: {'; '.join(row.needs)}"
-        yield f"{'':{width}}  but: {'; '.join(row.hazards)}"
+        lines.append(wrapped(row.summary, f"{row.name:{width}}", " " * width))
+        for title, texts in (("needs", [n for n in row.needs if n not in common]),
+                             ("but", row.hazards)):  # fmt: skip
+            if texts:
+                first = f"{'':{width}}{title}: "
+                lines.append(wrapped("; ".join(texts), first, " " * (width + 2)))
+    yield "\n".join(lines)
 
 
 def _table(rows: Iterator[Sequence[str]]) -> str:

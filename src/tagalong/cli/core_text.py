@@ -1,15 +1,15 @@
 """Words about cores; no output here, so that every text can be tested."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+from tagalong.cli.units import count, row, size, wrapped
 from tagalong.core.check import CheckReport
-from tagalong.core.findings import DEBUGGERS, GDB, LLDB, Finding, Rule, Tags, Verdict
+from tagalong.core.findings import DEBUGGERS, GDB, LLDB, Finding, Level, Rule, Tags, Verdict
 from tagalong.core.info import Info
 from tagalong.core.tag_runs import TagRange, TagRun
 
-_KIB = 1 << 10
-_MIB = 1 << 20
 _SHOWN_OF_A_RULE = 5
 _SPACES = {
     "physical": "guest physical memory",
@@ -25,33 +25,35 @@ def info_report(info: Info, path: str) -> str:
 
 def _info_lines(info: Info, path: str) -> Iterator[str]:
     machine = cast("Mapping[str, object] | None", info.get("machine"))
-    yield f"{path}: {_kind(machine)}{', compressed' if info['compressed'] else ''}"
-    yield ""
+    yield path
+    yield row("core", f"{_kind(machine)}{', compressed' if info['compressed'] else ''}")
     if machine:
-        vcpus = f"{machine['vcpu_count']} vCPU{'' if machine['vcpu_count'] == 1 else 's'}"
-        yield (
-            f"  machine   {vcpus}, {_size(machine['ram_bytes'])} of RAM in "
-            f"pages of {machine['page_size_bytes']} bytes, {machine['mte']}, "
-            f"{'running' if machine['running'] else 'paused'} when it was taken"
-        )
-        yield f"  devices   {', '.join(cast('list[str]', machine['devices'])) or 'none'}"
+        yield row("machine", _machine(machine))
+        yield row("devices", ", ".join(cast("list[str]", machine["devices"])) or "none")
     for region in cast("list[Mapping[str, object]]", info["regions"]):
-        yield (
-            f"  region    [{region['start']}, {region['end']})  {_size(region['size_bytes'])}  "
-            f"{_planes(region)}"
-        )
+        length = size(cast("int", region["size_bytes"]))
+        yield row("region", f"[{region['start']}, {region['end']})  {length}  {_planes(region)}")
     for vcpu in cast("list[Mapping[str, object]]", info.get("vcpus", [])):
         registers = "  ".join(f"{name} {vcpu[name]}" for name in ("pc", "sp", "pstate"))
-        yield f"  thread {vcpu['thread']}  {registers}"
+        yield row(f"thread {vcpu['thread']}", registers)
     if info["cut_short"]:
-        yield "  DAMAGED   the file was cut short: not all of this can be read"
+        yield row("DAMAGED", "the file was cut short: not all of this can be read")
     if "damage" in info:
-        yield f"  DAMAGED   {info['damage']}"
+        yield row("DAMAGED", str(info["damage"]))
+
+
+def _machine(machine: Mapping[str, object]) -> str:
+    return (
+        f"{count(cast('int', machine['vcpu_count']), 'vCPU')}, "
+        f"{size(cast('int', machine['ram_bytes']))} of RAM in pages of "
+        f"{machine['page_size_bytes']} bytes, {machine['mte']}, "
+        f"{'running' if machine['running'] else 'paused'} when it was taken"
+    )
 
 
 def _kind(machine: Mapping[str, object] | None) -> str:
     if machine is None:
-        return "a core that tagalong did not write"
+        return "not written by tagalong: no state of a machine"
     space = str(machine["space"])
     of_vcpu = f" as vCPU {machine['vcpu']} sees it" if space != "physical" else ""
     return f"{_SPACES[space]}{of_vcpu}, and the state of the machine"
@@ -61,11 +63,6 @@ def _planes(region: Mapping[str, object]) -> str:
     if region["data"]:
         return "data and tags" if region["tags"] else "data, no tags"
     return "tags, no data"
-
-
-def _size(size: object) -> str:
-    number = cast("int", size)
-    return f"{number / _MIB:,.1f} MiB" if number >= _MIB else f"{number / _KIB:,.1f} KiB"
 
 
 def tags_report(wanted: TagRange, runs: Iterator[TagRun]) -> Iterator[str]:
@@ -100,9 +97,13 @@ def check_report(report: CheckReport, path: str) -> str:
 
 
 def _check_lines(report: CheckReport, path: str) -> Iterator[str]:
-    yield f"{path}: {'nothing is wrong with this core' if report.is_clean else 'FINDINGS'}"
+    # What each debugger shows comes first: a file without a fault can be one whose tags no
+    # debugger shows.
+    yield path
     for verdict in report.verdicts:
-        yield f"  {DEBUGGERS[verdict.debugger]:12} {_verdict(verdict)}"
+        first = f"  {DEBUGGERS[verdict.debugger]:12} "
+        yield wrapped(_verdict(verdict), first, " " * len(first))
+    yield f"  {'the file':12} {_soundness(report)}"
     for rule in dict.fromkeys(finding.rule for finding in report.findings):
         findings = [finding for finding in report.findings if finding.rule == rule]
         yield ""
@@ -113,12 +114,19 @@ def _check_lines(report: CheckReport, path: str) -> Iterator[str]:
             yield f"... and {more} more of {rule.value} (--json has them all)"
 
 
+def _soundness(report: CheckReport) -> str:
+    counts = Counter(finding.level for finding in report.findings)
+    found = [count(counts[level], level.value) for level in (Level.ERROR, Level.WARNING)
+             if counts[level]]  # fmt: skip
+    return f"has {' and '.join(found)}" if found else "is sound: no errors, no warnings"
+
+
 def _verdict(verdict: Verdict) -> str:
+    because = f" ({_list(verdict.reasons)})" if verdict.reasons else ""
     if verdict.tags is Tags.NONE:
-        return f"shows NO tags: {_list(verdict.reasons)}"
+        return f"shows NO tags{because}"
     some = "" if verdict.tags is Tags.ALL else ", but not of all segments"
     wrong = ", and WRONG ones" if verdict.wrong else ""
-    because = f": {_list(verdict.reasons)}" if verdict.reasons else ""
     return f"shows the tags{some}{wrong}{because}"
 
 
@@ -127,11 +135,12 @@ def _list(reasons: Sequence[Rule]) -> str:
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    yield f"{finding.level.value} {finding.rule.value}{_place(finding)}: {finding.message}"
+    text = f"{finding.level.value} {finding.rule.value}{_place(finding)}: {finding.message}"
+    yield wrapped(text, later="    ")
     for name in (GDB, LLDB):
         effect = finding.effect(name)
         if effect:
-            yield f"    {DEBUGGERS[name]}: {effect.text}"
+            yield wrapped(f"{DEBUGGERS[name]}: {effect.text}", "    ", "    ")
 
 
 def _place(finding: Finding) -> str:

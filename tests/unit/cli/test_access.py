@@ -8,6 +8,7 @@ import pytest
 from tagalong.cli import access as command
 from tagalong.cli.access_text import access_report
 from tagalong.cli.app import invoke
+from tagalong.cli.units import COLUMNS
 from tagalong.studies.comparison import (
     ComparisonOptions,
     ComparisonReport,
@@ -45,7 +46,7 @@ def test_report_says_machine_choice_and_what_does_not_work() -> None:
         "Machine: soft (asked for).",
         "auto takes ioctl: it is the best.",
         "",
-        "alias does not work here: RAM is anonymous.",
+        "alias: does not work here: RAM is anonymous.",
     ]
 
 
@@ -63,15 +64,44 @@ def test_tables_have_a_row_for_each_strategy_that_works() -> None:
     ]  # fmt: skip
 
 
+def test_strategies_that_lack_the_same_share_a_line_and_common_needs_are_said_once() -> None:
+    both = ("an arm64 host", "a CPU with MTE")
+    rows = [
+        replace(MEASURED, needs=both, hazards=("slow",)),
+        replace(REFUSED, needs=(*both, "shared memory")),
+        replace(REFUSED, name="sp", needs=both),
+    ]
+
+    said = lines(*rows)
+
+    assert "alias, sp: do not work here: RAM is anonymous." in said
+    assert "All of them need: a CPU with MTE; an arm64 host." in said
+    assert said[-4:] == [
+        "       but: slow",
+        "alias  two mappings",
+        "       needs: shared memory",
+        "sp     two mappings",
+    ]
+
+
+def test_report_fits_into_80_columns() -> None:
+    long = ("a need that takes a rather long sentence to be understood by a reader",) * 3
+    race = RaceResult(2.5, Looks(10**6, 10**6, 1, 2, 1), Looks(10**6, 0, 1, 2, 1))
+    rows = [replace(MEASURED, needs=long, hazards=long, race=race), replace(REFUSED, needs=long)]
+
+    said = lines(*rows)
+
+    assert [line for line in said if len(line) > COLUMNS] == []
+
+
 def test_race_gives_shares_of_the_granules_seen() -> None:
     nothing = Looks(7, 7, 0, 0, 0)
     said = lines(replace(MEASURED, race=RaceResult(2.5, Looks(10, 3, 1, 2, 1), nothing)))
 
     assert any(line.startswith("Looks (tags, then data) for 2.5 s at a guest") for line in said)
-    row = said[next(n for n, line in enumerate(said) if "paused: looks" in line) + 1]
-    assert row.split() == [
-        "tco", "10", "3", "25.00", "50.00", "25.00", "7", "7", "-", "-", "-",
-    ]  # fmt: skip
+    running, paused = (n + 1 for n, line in enumerate(said) if "looks  faults" in line)
+    assert said[running].split() == ["tco", "10", "3", "25.00", "50.00", "25.00"]
+    assert said[paused].split() == ["tco", "7", "7", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(("good", "status"), [(True, 0), (False, 1)])

@@ -41,14 +41,14 @@ def test_info_says_what_is_in_our_core(core: Path, capsys: pytest.CaptureFixture
 
     assert status == 0
     assert out == (
-        f"{core}: guest physical memory, and the state of the machine\n"
-        "\n"
-        "  machine   2 vCPUs, 16.0 KiB of RAM in pages of 4096 bytes, MTE3, paused when it was "
-        "taken\n"
-        "  devices   pl011\n"
-        "  region    [0x40000000, 0x40004000)  16.0 KiB  data and tags\n"
-        "  thread 1  pc 0x40200000  sp 0x40100000  pstate 0x3c5\n"
-        "  thread 2  pc 0x40200004  sp 0x40100001  pstate 0x3c5\n"
+        f"{core}\n"
+        "  core        guest physical memory, and the state of the machine\n"
+        "  machine     2 vCPUs, 16.0 KiB of RAM in pages of 4096 bytes, MTE3, paused when\n"
+        "              it was taken\n"
+        "  devices     pl011\n"
+        "  region      [0x40000000, 0x40004000)  16.0 KiB  data and tags\n"
+        "  thread 1    pc 0x40200000  sp 0x40100000  pstate 0x3c5\n"
+        "  thread 2    pc 0x40200004  sp 0x40100001  pstate 0x3c5\n"
     )
 
 
@@ -57,11 +57,11 @@ def test_info_of_a_core_of_somebody_else(foreign: Path, capsys: pytest.CaptureFi
 
     assert status == 0
     assert out == (
-        f"{foreign}: a core that tagalong did not write\n"
-        "\n"
-        "  region    [0x10000, 0x11000)  4.0 KiB  data and tags\n"
-        "  region    [0x11000, 0x12000)  4.0 KiB  data, no tags\n"
-        "  thread 1  pc 0x400000  sp 0x7f0000  pstate 0x60000000\n"
+        f"{foreign}\n"
+        "  core        not written by tagalong: no state of a machine\n"
+        "  region      [0x10000, 0x11000)  4.0 KiB  data and tags\n"
+        "  region      [0x11000, 0x12000)  4.0 KiB  data, no tags\n"
+        "  thread 1    pc 0x400000  sp 0x7f0000  pstate 0x60000000\n"
     )
 
 
@@ -99,8 +99,9 @@ def test_info_of_a_compressed_virtual_core_says_so(
     _, out, _ = run(capsys, "info", packed)
 
     assert out.startswith(
-        f"{packed}: the kernel's virtual memory as vCPU 0 sees it, and the state of the machine, "
-        "compressed\n"
+        f"{packed}\n"
+        "  core        the kernel's virtual memory as vCPU 0 sees it, and the state of\n"
+        "              the machine, compressed\n"
     )
 
 
@@ -110,8 +111,8 @@ def test_info_of_a_core_cut_short_says_so(core: Path, capsys: pytest.CaptureFixt
     status, out, _ = run(capsys, "info", core)
 
     assert status == 0
-    assert "  DAMAGED   the file was cut short: not all of this can be read\n" in out
-    assert "  DAMAGED   core offset 0x" in out
+    assert "  DAMAGED     the file was cut short: not all of this can be read\n" in out
+    assert "  DAMAGED     core offset 0x" in out
 
 
 def test_tags_prints_half_open_runs_with_mismatches(
@@ -184,13 +185,14 @@ def test_check_of_our_core_is_0(core: Path, capsys: pytest.CaptureFixture[str]) 
 
     assert status == 0
     assert out == (
-        f"{core}: nothing is wrong with this core\n"
+        f"{core}\n"
         "  gdb 13.1     shows the tags\n"
         "  lldb 19.1.7  shows the tags\n"
+        "  the file     is sound: no errors, no warnings\n"
         "\n"
         "note lldb-last-granule: 1 tag segment, each with an end\n"
-        "    lldb 19.1.7: cannot read a range that ends exactly where a tag segment ends, or "
-        "crosses it: No tag segment that covers this range\n"
+        "    lldb 19.1.7: cannot read a range that ends exactly where a tag segment ends,\n"
+        "    or crosses it: No tag segment that covers this range\n"
     )
 
 
@@ -199,12 +201,13 @@ def test_check_with_findings_is_1(foreign: Path, capsys: pytest.CaptureFixture[s
 
     assert status == 1
     assert out.startswith(
-        f"{foreign}: FINDINGS\n"
+        f"{foreign}\n"
         "  gdb 13.1     shows the tags\n"
-        "  lldb 19.1.7  shows NO tags: unequal-ranges\n"
+        "  lldb 19.1.7  shows NO tags (unequal-ranges)\n"
+        "  the file     has 1 warning\n"
         "\n"
-        "warning unequal-ranges at offset 0xb0, [0x10000, 0x11000): no PT_LOAD has exactly the "
-        "range of this tag segment\n"
+        "warning unequal-ranges at offset 0xb0, [0x10000, 0x11000): no PT_LOAD has\n"
+        "    exactly the range of this tag segment\n"
         "    lldb 19.1.7: not in a memory tagged region\n"
     )
 
@@ -243,7 +246,7 @@ def test_check_of_wrong_tags_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
     status, out, _ = run(capsys, "check", path)
 
     assert status == 1
-    assert "  gdb 13.1     shows the tags, and WRONG ones: tag-size\n" in out
+    assert "  gdb 13.1     shows the tags, and WRONG ones (tag-size)\n" in out
 
 
 def test_check_of_many_findings_shows_some_and_counts_the_rest(
