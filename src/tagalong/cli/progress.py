@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -10,7 +11,6 @@ from rich.progress import (
     DownloadColumn,
     Progress,
     ProgressColumn,
-    TaskID,
     TextColumn,
 )
 from rich.table import Column
@@ -18,7 +18,7 @@ from rich.table import Column
 from tagalong.qapi.migration import MigrationInfo, RamInfo
 from tagalong.qapi.saving import SaveInfo, SaveStatus
 
-_Info = TypeVar("_Info")
+_Info_contra = TypeVar("_Info_contra", contravariant=True)
 
 _BITS_PER_BYTE = 8
 
@@ -26,84 +26,134 @@ _BITS_PER_BYTE = 8
 def migration_bar(
     console: Console | None = None,
 ) -> AbstractContextManager[Callable[[MigrationInfo], None]]:
-    """Show a bar for the time of a `with` block; call what it gives with query-migrate's answers.
+    """Show a bar for the length of a `with` block; call the result with query-migrate's answers.
 
     `console` is standard error unless a test brings another.
     """
     rate = TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True))
-    return _bar(console, "migrating", _update, rate)
+    return _bar(console, MigrationRounds(), rate)
 
 
 def save_bar(console: Console | None = None) -> AbstractContextManager[Callable[[SaveInfo], None]]:
-    """Show a bar for a snapshot or a dump; call what it gives with query-dump's answers.
+    """Show a bar for a snapshot or a dump; call what it yields with query-dump's answers.
 
     `console` is standard error unless a test brings another.
     """
-    return _bar(console, "saving", _update_save)
+    return _bar(console, SavingStages())
+
+
+@dataclass(frozen=True)
+class View:
+    """What a bar shows: a title, how much of how much, and figures."""
+
+    title: str
+    done_bytes: int
+    total_bytes: int
+    figures: str = ""
+
+
+class _Work(Protocol[_Info_contra]):
+    """Turns answers about some work into views of it."""
+
+    def is_over(self, info: _Info_contra) -> bool:
+        """Return whether the work has ended."""
+        ...
+
+    def view(self, info: _Info_contra) -> View | None:
+        """Return what to show; None while there is nothing to count yet."""
+        ...
 
 
 @contextmanager
 def _bar(
-    console: Console | None,
-    title: str,
-    update: Callable[[Progress, TaskID, _Info], None],
-    *more: ProgressColumn,
-) -> Iterator[Callable[[_Info], None]]:
+    console: Console | None, work: _Work[_Info_contra], *more: ProgressColumn
+) -> Iterator[Callable[[_Info_contra], None]]:
     console = console or Console(stderr=True)
     if not console.is_terminal:
         yield _ignore
         return
-    # The figures are what somebody looks for: where there is little room the bar is short.
+    # The figures matter most: where there is little room the bar is short.
     columns = (
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         DownloadColumn(binary_units=True, table_column=Column(no_wrap=True)),
     )
-    # Shown with the first answer and gone with the last: other lines stand before and after.
+    # Shown with the first view and removed with the last: other lines come before and after.
     progress = Progress(*columns, *more, console=console, transient=True, expand=True)
-    task = progress.add_task(title, total=None, rate="")
+    task = progress.add_task("", total=None, rate="")
+
+    def show(info: _Info_contra) -> None:
+        if work.is_over(info):
+            progress.stop()
+        elif (view := work.view(info)) is not None:
+            progress.update(
+                task,
+                description=view.title,
+                completed=view.done_bytes,
+                total=view.total_bytes,
+                rate=view.figures,
+            )
+            progress.start()
+
     try:
-        yield lambda info: update(progress, task, info)
+        yield show
     finally:
         progress.stop()
-
-
-def _update_save(progress: Progress, task: TaskID, info: SaveInfo) -> None:
-    if info.status is not SaveStatus.ACTIVE:
-        progress.stop()
-        return
-    progress.start()
-    stage, number = info.stage or "saving", info.round_number or 0
-    progress.update(
-        task,
-        description=f"{stage}, round {number}" if number > 1 else stage,
-        total=info.total_bytes or None,
-        completed=info.completed_bytes,
-    )
 
 
 def _ignore(_: object) -> None:
     pass
 
 
-def _update(progress: Progress, task: TaskID, info: MigrationInfo) -> None:
-    if info.status.is_final:
-        progress.stop()
-        return
-    progress.start()
-    if info.ram is None or info.ram.rounds == 0:
-        return  # the first round has not begun
-    progress.update(
-        task,
-        description=f"round {info.ram.rounds}",
-        total=info.ram.total_bytes,
-        completed=info.ram.total_bytes - info.ram.remaining_bytes,
-        rate=", ".join(_figures(info, info.ram)),
-    )
+class SavingStages:
+    """A snapshot or a dump."""
+
+    def is_over(self, info: SaveInfo) -> bool:
+        """As in _Work."""
+        return info.status is not SaveStatus.ACTIVE
+
+    def view(self, info: SaveInfo) -> View | None:
+        """As in _Work."""
+        if not info.total_bytes:
+            return None
+        stage, number = info.stage or "saving", info.round_number or 0
+        title = f"{stage}, round {number}" if number > 1 else stage
+        return View(title, info.completed_bytes, info.total_bytes)
+
+
+class MigrationRounds:
+    """A migration, a bar per round.
+
+    A round has no size of its own in query-migrate: that says what is left of it. So a round is as
+    large as the most that was ever left of it. Measured against all of RAM instead, every round
+    but the first would begin almost full.
+    """
+
+    def __init__(self) -> None:
+        self._round = 0
+        self._round_bytes = 0
+
+    def is_over(self, info: MigrationInfo) -> bool:
+        """As in _Work."""
+        return info.status.is_final
+
+    def view(self, info: MigrationInfo) -> View | None:
+        """As in _Work."""
+        ram = info.ram
+        if ram is None or not ram.rounds:
+            return None
+        if ram.rounds != self._round:
+            self._round, self._round_bytes = ram.rounds, 0
+        self._round_bytes = max(self._round_bytes, ram.remaining_bytes)
+        if not self._round_bytes:
+            return None
+        done = self._round_bytes - ram.remaining_bytes
+        figures = ", ".join(_figures(info, ram))
+        return View(f"round {ram.rounds}", done, self._round_bytes, figures)
 
 
 def _figures(info: MigrationInfo, ram: RamInfo) -> Iterator[str]:
-    """Yield what is known: how fast it goes, how fast the guest is, and what that comes to."""
+    """Yield what is known: how fast it is, how fast the guest is, and the downtime to expect."""
     if ram.megabits_per_s:
         yield f"{ram.megabits_per_s / _BITS_PER_BYTE:,.0f} MB/s"
     if ram.dirty_pages_per_s:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from tagalong.cli.progress import migration_bar, save_bar
+from tagalong.cli.progress import MigrationRounds, migration_bar, save_bar
 from tagalong.qapi.migration import MigrationInfo, MigrationStatus, RamInfo
 from tagalong.qapi.saving import SaveInfo, SaveStatus
 
@@ -38,10 +38,27 @@ def test_migration_bar_on_a_terminal_shows_round_and_amount() -> None:
     with migration_bar(Console(file=output, force_terminal=True, width=100)) as show:
         show(MigrationInfo(MigrationStatus.SETUP))
         show(ACTIVE)
+        show(replace(ACTIVE, ram=replace(RAM, remaining_bytes=10 << 20)))
 
     assert "round 2" in output.getvalue()
-    assert "75.0/100.0 MiB" in output.getvalue()
+    assert "15.0/25.0 MiB" in output.getvalue()
     assert "100 MB/s" in output.getvalue()
+
+
+def test_rounds_start_empty_and_never_shrink() -> None:
+    rounds = MigrationRounds()
+    moments = [(0, 0), (1, 0), (1, 64), (1, 48), (1, 16), (1, 0), (2, 0), (2, 8), (2, 2), (2, 0)]
+
+    views = [
+        rounds.view(replace(ACTIVE, ram=replace(RAM, rounds=number, remaining_bytes=left)))
+        for number, left in moments
+    ]
+
+    assert rounds.view(MigrationInfo(MigrationStatus.ACTIVE)) is None
+    assert [view and (view.title, view.done_bytes, view.total_bytes) for view in views] == [
+        None, None, ("round 1", 0, 64), ("round 1", 16, 64), ("round 1", 48, 64),
+        ("round 1", 64, 64), None, ("round 2", 0, 8), ("round 2", 6, 8), ("round 2", 8, 8),
+    ]  # fmt: skip
 
 
 def test_migration_bar_before_the_first_round_does_not_look_finished() -> None:
@@ -77,7 +94,7 @@ def test_migration_bar_shows_what_the_guest_does_and_what_it_would_cost() -> Non
 
     line = "100 MB/s, guest 4 MB/s, downtime 42 ms, slowed 30 %"
     assert "round 2" in output.getvalue()
-    assert "75.0/100.0 MiB" in output.getvalue()
+    assert "0.0/25.0 MiB" in output.getvalue()
     assert line in output.getvalue()
 
 
