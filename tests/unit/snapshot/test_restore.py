@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tagalong import wire
 from tagalong.binary.elf import ELF_HEADER, PROGRAM_HEADER
-from tagalong.core import CoreNotes, CoreSegment, CoreWriter, Space, open_core
+from tagalong.core import CoreNotes, CoreSegment, CoreWriter, Space, machine_note, open_core
 from tagalong.core.note_types import SegmentType
 from tagalong.errors import (
     CoreError,
@@ -22,9 +23,12 @@ from tagalong.errors import (
     TagalongError,
     TranslationError,
 )
-from tagalong.machine import Machine, MachineDescription, RunState
+from tagalong.machine import DEFAULT_CONSOLE, Machine, MachineDescription, RunState
 from tagalong.memory import Gpa, RegionSource
 from tagalong.snapshot import SaveOptions, SaveProgress, dump_core, restore, save
+from tagalong.soft import SoftMachine
+from tagalong.wire.codec import encode_payload
+from tagalong.wire.machine import MACHINE_HEAD, MACHINE_HEAD_V2
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.saver import SIZE, machine_with_content
 
@@ -300,4 +304,35 @@ def test_dump_core_of_a_large_machine_description_needs_no_memory(tmp_path: Path
 
     assert report.copied_bytes == 0
     assert report.disk_bytes < 1 << 16
+    machine.close()
+
+
+def encode_as_version_1(record: wire.Record) -> bytes:
+    """Return a payload as the releases wrote it that had no devices in their descriptions."""
+    payload = encode_payload(record)
+    if not isinstance(record, wire.MachineRecord):
+        return payload
+    regions = payload[MACHINE_HEAD.size : MACHINE_HEAD.size + 16 * len(record.regions)]
+    return payload[: MACHINE_HEAD_V2.size] + regions
+
+
+def test_restore_of_a_core_of_version_1_gives_the_machine_with_its_console(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = SoftMachine.create(ram_bytes=1 << 20)
+    old.memory.write(Gpa(RAM + 0x3000), b"content")
+    with monkeypatch.context() as release:
+        release.setattr(machine_note, "VERSION", 1)
+        release.setattr(machine_note, "encode_payload", encode_as_version_1)
+        save(old, tmp_path / "vm.core")
+    state = old.save_state()
+    old.close()
+
+    machine = restore(
+        tmp_path / "vm.core", lambda about, sources: SoftMachine(about, sources=sources)
+    ).machine
+
+    assert machine.description.devices == (DEFAULT_CONSOLE,)
+    assert machine.memory.read(Gpa(RAM + 0x3000), 7) == b"content"
+    assert machine.save_state() == state
     machine.close()
