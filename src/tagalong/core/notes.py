@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,17 @@ from tagalong.core.note_types import OWNER_CORE, OWNER_LINUX, NoteType
 from tagalong.core.source import Source
 from tagalong.errors import MalformedCoreError
 
-MAX_NOTES = 1 << 20
-MAX_NOTE_SEGMENT_BYTES = 256 << 20
-"""tagalong writes at most 33 MiB; Linux writes some 4 KiB for each thread."""
+MAX_NOTES: Final = 1 << 18
+"""Linux writes some eight for each thread; tagalong at most 2049."""
+
+MAX_NOTES_BYTES: Final = 256 << 20
+"""Of all note segments together. tagalong writes at most 33 MiB; Linux some 4 KiB per thread."""
+
+MAX_THREADS: Final = 1 << 15
+"""Threads whose registers are read: as many as a process has under Linux's usual pid_max."""
+
+MAX_OWNER_BYTES: Final = 1 << 10
+MAX_AUXILIARY_BYTES: Final = 1 << 16
 
 _WIDER_ALIGNMENT = 8
 
@@ -58,19 +66,33 @@ class CoreVcpu:
 def read_notes(source: Source, headers: Sequence[ProgramHeader]) -> list[Note]:
     """Return the notes of all PT_NOTE segments in their order.
 
-    Raises MalformedCoreError for a note that does not fit its segment, and for a segment
-    that the file does not have as a whole.
+    Raises MalformedCoreError for a note that does not fit its segment, for a segment that the
+    file does not have as a whole, and beyond MAX_NOTES and MAX_NOTES_BYTES. These bound the
+    whole file: a small file can name the same bytes in many segments.
     """
+    segments = [header for header in headers if header.type == elf.PT_NOTE]
+    _require_total(segments)
     notes: list[Note] = []
-    for header in headers:
-        if header.type == elf.PT_NOTE:
-            for note in _notes_in(source, header):
-                if len(notes) == MAX_NOTES:
-                    raise MalformedCoreError(
-                        f"more than {MAX_NOTES:#x} notes are not possible", offset=note.at
-                    )
-                notes.append(note)
+    for header in segments:
+        for note in _notes_in(source, header):
+            if len(notes) == MAX_NOTES:
+                raise MalformedCoreError(
+                    f"more than {MAX_NOTES:#x} notes are not possible", offset=note.at
+                )
+            notes.append(note)
     return notes
+
+
+def _require_total(segments: Sequence[ProgramHeader]) -> None:
+    total = 0
+    for header in segments:
+        total += header.file_bytes
+        if total > MAX_NOTES_BYTES:
+            raise MalformedCoreError(
+                f"{total:#x} bytes of notes up to this segment: {MAX_NOTES_BYTES:#x} are possible "
+                "in all segments together",
+                offset=header.at + elf.PROGRAM_HEADER.offsets["p_filesz"],
+            )
 
 
 def _notes_in(source: Source, header: ProgramHeader) -> Iterator[Note]:
@@ -79,11 +101,6 @@ def _notes_in(source: Source, header: ProgramHeader) -> Iterator[Note]:
             f"the notes take [{header.offset:#x}, {header.offset + header.file_bytes:#x}), but "
             f"the file ends at {source.size:#x}",
             offset=source.size,
-        )
-    if header.file_bytes > MAX_NOTE_SEGMENT_BYTES:
-        raise MalformedCoreError(
-            f"{header.file_bytes:#x} bytes of notes: {MAX_NOTE_SEGMENT_BYTES:#x} are possible",
-            offset=header.at + elf.PROGRAM_HEADER.offsets["p_filesz"],
         )
     content = source.view(header.offset, header.file_bytes)
     # Linux says 4, or 0 for it, even where it could be 8; gABI's 8 is seen in other files.
@@ -114,6 +131,11 @@ def _note_at(content: NDArray[np.uint8], at: int, base: int, align: int) -> tupl
             f"{head['n_descsz']:#x} bytes does not fit in its segment, which has {left:#x} left",
             offset=base + at,
         )
+    if head["n_namesz"] > MAX_OWNER_BYTES:
+        raise MalformedCoreError(
+            f"a note whose owner has {head['n_namesz']:#x} bytes: {MAX_OWNER_BYTES:#x} are possible",
+            offset=base + at,
+        )
     name = content[name_at : name_at + head["n_namesz"]].tobytes()
     owner = name.split(b"\0", maxsplit=1)[0].decode("ascii", "backslashreplace")
     note = Note(owner, head["n_type"], content[content_at:stop], base + at, base + content_at)
@@ -121,10 +143,17 @@ def _note_at(content: NDArray[np.uint8], at: int, base: int, align: int) -> tupl
 
 
 def threads_of(notes: Sequence[Note]) -> list[list[Note]]:
-    """Return the notes of each thread: NT_PRSTATUS and what follows it up to the next one."""
+    """Return the notes of each thread: NT_PRSTATUS and what follows it up to the next one.
+
+    Raises MalformedCoreError beyond MAX_THREADS.
+    """
     threads: list[list[Note]] = []
     for note in notes:
         if is_core(note, NoteType.NT_PRSTATUS):
+            if len(threads) == MAX_THREADS:
+                raise MalformedCoreError(
+                    f"more than {MAX_THREADS:#x} threads are not possible", offset=note.at
+                )
             threads.append([])
         if threads:
             threads[-1].append(note)
@@ -182,12 +211,19 @@ def _numbers(raw: bytes, size: int) -> tuple[int, ...]:
 def auxiliary_vector(notes: Sequence[Note]) -> dict[int, int] | None:
     """Return the entries of NT_AUXV by their a_type, None if the core has no such note.
 
-    Raises MalformedCoreError if it does not consist of whole entries.
+    Raises MalformedCoreError if it does not consist of whole entries, or is larger than
+    MAX_AUXILIARY_BYTES.
     """
     note = next((note for note in notes if is_core(note, NoteType.NT_AUXV)), None)
     if note is None:
         return None
     size = thread_notes.AUXV_ENTRY.size
+    if note.content.size > MAX_AUXILIARY_BYTES:
+        raise MalformedCoreError(
+            f"the auxiliary vector has {note.content.size:#x} bytes: {MAX_AUXILIARY_BYTES:#x} are "
+            "possible",
+            offset=note.at,
+        )
     if note.content.size % size:
         raise MalformedCoreError(
             f"the auxiliary vector has {note.content.size:#x} bytes, no multiple of {size:#x}",

@@ -179,7 +179,7 @@ class Core:
                 VendorNoteType.MACHINE,
             ):
                 try:
-                    return decode_machine_note(note.content.tobytes())
+                    return decode_machine_note(note.content.data)
                 except MalformedError as error:
                     raise MalformedCoreError(
                         str(error), offset=note.content_at + error.offset
