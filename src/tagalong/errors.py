@@ -306,12 +306,15 @@ class MalformedCoreError(CoreError):
     """Bytes of a core that the format does not allow, or that the file no longer has.
 
     `offset` is their place in the file; `what` says in which file, if not in the core itself.
+    `reason` is the message without both.
     """
 
     exit_code = 71
 
     def __init__(self, message: str, *, offset: int, what: str = "core") -> None:
         self.offset = offset
+        self.what = what
+        self.reason = message
         super().__init__(f"{what} offset {offset:#x}: {message}")
 
 

@@ -2,7 +2,8 @@
 
 It is frozen: what one release of tagalong wrote, every later one must read. LINUX_CORE is what
 Linux 6.12 wrote in the lab when tests/programs/crash.c died there, packed with
-`tagalong.core.pack`.
+`tagalong.core.pack`. LINUX_FILTERED_CORE is of such a process with coredump_filter 2 (shared
+anonymous memory only): its heap had tags, and they were not written.
 """
 
 from pathlib import Path
@@ -17,6 +18,7 @@ FOLDER = Path(__file__).parent
 CORE = FOLDER / "core-v2.core"
 V1_CORE = FOLDER / "core-v1.core"
 LINUX_CORE = FOLDER / "linux-6.12-mte.core.zst"
+LINUX_FILTERED_CORE = FOLDER / "linux-6.12-filter-2.core.zst"
 
 SIZES = (2 * PAGE, PAGE)
 

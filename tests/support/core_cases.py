@@ -155,6 +155,45 @@ CASES: dict[str, Case] = {
         both(True, True),
         both(True, None),
     ),
+    "tags not written": Case(
+        built(load(AT, DATA), tag_segment(AT, b"", size_bytes=SIZE)),
+        ("tags-not-written", "no-tags-here", *LAST),
+        both(None, None),
+        both(False, False),
+    ),
+    "tags not written, bytes behind": Case(
+        built(
+            load(AT, DATA),
+            tag_segment(AT, b"", size_bytes=SIZE),
+            load(AT + SIZE, RUBBISH),
+        ),
+        ("tags-not-written", "no-tags-here", *LAST),
+        both(None, None),
+        both(False, False),
+    ),
+    "tags of one segment not written": Case(
+        built(
+            load(AT, DATA[:4096]),
+            load(AT + 4096, DATA[4096:]),
+            tag_segment(AT, TAGS[:128]),
+            tag_segment(AT + 4096, b"", size_bytes=4096),
+        ),
+        ("tags-not-written", "no-tags-here", *LAST),
+        both(True, None),
+        both(True, False),
+    ),
+    "tags of the first segment not written": Case(
+        built(
+            load(AT, DATA[:4096]),
+            load(AT + 4096, DATA[4096:]),
+            tag_segment(AT + 4096, TAGS[128:]),
+            tag_segment(AT, b"", size_bytes=4096),
+            load(AT + SIZE, RUBBISH),
+        ),
+        ("tags-not-written", "no-tags-here", *LAST),
+        both(None, True),
+        both(False, True),
+    ),
     "too few tags": Case(
         followed_by_rubbish(),
         ("tag-size", "no-tags-here", *LAST),

@@ -33,6 +33,11 @@ def _info_lines(info: Info, path: str) -> Iterator[str]:
     for region in cast("list[Mapping[str, object]]", info["regions"]):
         length = size(cast("int", region["size_bytes"]))
         yield row("region", f"[{region['start']}, {region['end']})  {length}  {_planes(region)}")
+    for mapping in cast("list[Mapping[str, object]]", info["tags_not_written"]):
+        length = size(cast("int", mapping["size_bytes"]))
+        yield row("tagged", f"[{mapping['start']}, {mapping['end']})  {length}  tags not written")
+    if info.get("other_system"):
+        yield row("registers", f"in notes of {info['other_system']}, which are not read")
     for vcpu in cast("list[Mapping[str, object]]", info.get("vcpus", [])):
         registers = "  ".join(f"{name} {vcpu[name]}" for name in ("pc", "sp", "pstate"))
         yield row(f"thread {vcpu['thread']}", registers)
@@ -123,6 +128,8 @@ def _soundness(report: CheckReport) -> str:
 
 def _verdict(verdict: Verdict) -> str:
     because = f" ({_list(verdict.reasons)})" if verdict.reasons else ""
+    if verdict.tags is Tags.UNKNOWN:
+        return f"was not tried on such a core{because}"
     if verdict.tags is Tags.NONE:
         return f"shows NO tags{because}"
     some = "" if verdict.tags is Tags.ALL else ", but not of all segments"

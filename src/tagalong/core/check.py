@@ -5,7 +5,8 @@ tests/interop runs them on a core for each rule and compares. docs/formats/core.
 lists the rules.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -20,16 +21,21 @@ from tagalong.core.findings import (
     Tags,
     Verdict,
 )
+from tagalong.core.headers import is_not_written
 from tagalong.core.note_types import OWNER_LINUX, NoteType, SegmentType
-from tagalong.core.notes import Note, is_core, threads_of
+from tagalong.core.notes import Note, is_core, other_system, threads_of
 from tagalong.core.reader import Core
 from tagalong.core.thread_notes import AT_HWCAP2, HWCAP2_MTE
 from tagalong.errors import MalformedCoreError
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO
 from tagalong.mte.pointers import LOGICAL_TAG_SHIFT
 
+MAX_FINDINGS = 1000
+"""So many findings of one rule are told: a hostile file makes a million."""
+
 _OLD_MEMTAG = 0x7000_0001
 _ELFOSABI_GNU = 3
+_NO_TAGGING = "Memory tagging not supported or disabled"
 _NOT_TAGGED = "not in a region mapped with a memory tagging flag"
 
 
@@ -47,12 +53,31 @@ class CheckReport:
 
 
 def check_core(core: Core) -> CheckReport:
-    """Look at everything that matters for the tags of an open core. Changes nothing."""
+    """Look at everything that matters for the tags of an open core. Changes nothing.
+
+    Of a rule that a file breaks more than MAX_FINDINGS times the rest is counted only: the
+    last finding says how many. The verdicts are about all of them.
+    """
     findings = tuple(chain.from_iterable(rule(core) for rule in _RULES))
-    return CheckReport(findings, tuple(_verdict(core, findings, name) for name in DEBUGGERS))
+    verdicts = tuple(_verdict(core, findings, name) for name in DEBUGGERS)
+    return CheckReport(tuple(_first_of_each_rule(findings)), verdicts)
 
 
-def _verdict(core: Core, findings: tuple[Finding, ...], debugger: str) -> Verdict:
+def _first_of_each_rule(findings: Sequence[Finding]) -> Iterator[Finding]:
+    totals = Counter(finding.rule for finding in findings)
+    seen: Counter[Rule] = Counter()
+    for finding in findings:
+        seen[finding.rule] += 1
+        if seen[finding.rule] <= MAX_FINDINGS:
+            yield finding
+        elif seen[finding.rule] == totals[finding.rule]:
+            left_out = totals[finding.rule] - MAX_FINDINGS
+            yield Finding(finding.rule, finding.level, f"{left_out} more like these are left out")
+
+
+def _verdict(core: Core, findings: Sequence[Finding], debugger: str) -> Verdict:
+    if any(finding.rule is Rule.OTHER_SYSTEM for finding in findings):
+        return Verdict(debugger, Tags.UNKNOWN, False, (Rule.OTHER_SYSTEM,))
     harmful = [(f, e.harm) for f in findings if (e := f.effect(debugger)) and e.harm]
     reasons = tuple(dict.fromkeys(finding.rule for finding, _ in harmful))
     wrong = any(harm is Harm.WRONG for _, harm in harmful)
@@ -81,7 +106,7 @@ def _no_tag_segments(core: Core) -> Iterator[Finding]:
         Rule.NO_TAG_SEGMENTS,
         Level.WARNING,
         "the core has no tags: not even zero, they are unknown",
-        gdb=Effect("Memory tagging not supported or disabled", Harm.ALL),
+        gdb=Effect(_NO_TAGGING, Harm.ALL),
         lldb=Effect("Process does not support memory tagging", Harm.ALL),
     )
 
@@ -97,6 +122,14 @@ def _notes(core: Core) -> Iterator[Finding]:
         auxiliary = core.auxiliary_vector
     except MalformedCoreError as error:
         yield Finding(Rule.DAMAGED_NOTES, Level.ERROR, str(error), offset=error.offset)
+        return
+    if other := other_system(notes):
+        yield Finding(
+            Rule.OTHER_SYSTEM,
+            Level.WARNING,
+            f"a core of {other}: its registers are in notes of its own, which tagalong does not "
+            "read. Memory and tags are served. What gdb and lldb show of such a core was not tried",
+        )
         return
     if not vcpus:
         yield Finding(
@@ -178,10 +211,35 @@ def _cut_short(core: Core) -> Iterator[Finding]:
         )
 
 
+def _not_written(core: Core) -> Iterator[Finding]:
+    """Say which memory had tags that were not written.
+
+    Linux writes a tag segment for each mapping with PROT_MTE, and no tags if its
+    coredump_filter leaves the mapping out. BFD drops a segment without bytes, so to gdb it is
+    not there; lldb reads 1/32 of p_memsz from p_offset on, whatever p_filesz is.
+    """
+    empty = [header for header in core.tag_segments if is_not_written(header)]
+    all_empty = len(empty) == len(core.tag_segments)
+    gdb = Effect(_NO_TAGGING, Harm.ALL) if all_empty else Effect(_NOT_TAGGED, Harm.HERE)
+    lldb = Effect(
+        "takes the file's bytes behind the segment for tags, zero if there are none", Harm.WRONG
+    )
+    for header in empty:
+        yield _about(
+            header,
+            Rule.TAGS_NOT_WRITTEN,
+            Level.WARNING,
+            f"tags not written: {header.size_bytes:#x} bytes of memory had tags, but their "
+            "segment is empty, as of memory that Linux's coredump_filter leaves out",
+            gdb=gdb,
+            lldb=lldb,
+        )
+
+
 def _tag_sizes(core: Core) -> Iterator[Finding]:
     for header in core.tag_segments:
         needed = -(-header.size_bytes // PACKED_RATIO)
-        if header.file_bytes == needed:
+        if header.file_bytes == needed or is_not_written(header):
             continue
         short = header.file_bytes < needed
         invents = Effect("takes the file's bytes behind the segment for tags", Harm.WRONG)
@@ -306,6 +364,7 @@ _RULES: tuple[Callable[[Core], Iterator[Finding]], ...] = (
     _cut_short,
     _notes,
     _no_tag_segments,
+    _not_written,
     _tag_sizes,
     _alignment,
     _overlaps,

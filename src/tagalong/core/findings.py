@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 GDB = "gdb"
 LLDB = "lldb"
@@ -15,7 +16,7 @@ class Level(Enum):
     ERROR = "error"
     """The file is damaged or contradicts itself."""
     WARNING = "warning"
-    """The file is sound, but a debugger will not give tags that are in it, or registers."""
+    """The file is sound, but a debugger will not show all tags of the memory, or registers."""
     NOTE = "note"
     """Worth knowing; nothing that another file could do better."""
 
@@ -31,6 +32,8 @@ class Rule(Enum):
     """The vendor note cannot be read."""
     NO_REGISTERS = "no-registers"
     """There is no NT_PRSTATUS."""
+    OTHER_SYSTEM = "other-system"
+    """The notes are those of another operating system than Linux."""
     NO_HWCAP2_MTE = "no-hwcap2-mte"
     """Nothing says that the machine has MTE."""
     NO_TAGGED_ADDR_CTRL = "no-tagged-addr-ctrl"
@@ -39,6 +42,8 @@ class Rule(Enum):
     """There are no tags."""
     OLD_TAG_TYPE = "old-tag-type"
     """The tags have the segment type of kernels before 5.18."""
+    TAGS_NOT_WRITTEN = "tags-not-written"
+    """Memory had tags that are not in the core: p_filesz of its tag segment is 0."""
     TAG_SIZE = "tag-size"
     """p_filesz of a tag segment is not 1/32 of p_memsz."""
     NOT_GRANULES = "not-granules"
@@ -64,16 +69,14 @@ class Harm(Enum):
     WRONG = "wrong tags are shown"
 
 
-@dataclass(frozen=True)
-class Effect:
+class Effect(NamedTuple):
     """What one debugger does about a finding, in its own words where it has some."""
 
     text: str
     harm: Harm | None = None
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One finding.
 
     `offset` is the place in the file, `address` the one in memory, `end` that behind the
@@ -100,6 +103,8 @@ class Tags(Enum):
     ALL = "all"
     SOME = "some"
     NONE = "none"
+    UNKNOWN = "unknown"
+    """It was not tried with cores of this kind."""
 
 
 @dataclass(frozen=True)

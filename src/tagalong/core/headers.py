@@ -35,6 +35,11 @@ def tagged_bytes(header: ProgramHeader) -> int:
     return readable // GRANULE_BYTES * GRANULE_BYTES
 
 
+def is_not_written(header: ProgramHeader) -> bool:
+    """Return whether a tag segment says that memory had tags, and has none of them."""
+    return header.file_bytes == 0 < header.size_bytes
+
+
 def read_headers(source: Source) -> CoreHeaders:
     """Return the headers of a core.
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from tagalong import __version__
 from tagalong.core.compressed import SeekableSource
-from tagalong.core.notes import CoreVcpu
+from tagalong.core.headers import is_not_written
+from tagalong.core.notes import CoreVcpu, other_system
 from tagalong.core.reader import Core
 from tagalong.core.thread_notes import AT_HWCAP2, HWCAP2_MTE
 from tagalong.errors import MalformedCoreError
@@ -32,6 +33,11 @@ def describe(core: Core) -> Info:
             }
             for region in core.regions
         ],
+        "tags_not_written": [
+            {"start": hex(each.address), "end": hex(each.end), "size_bytes": each.size_bytes}
+            for each in core.tag_segments
+            if is_not_written(each)
+        ],
         "cut_short": any(header.is_cut for header in core.headers),
     }
     try:
@@ -43,6 +49,7 @@ def describe(core: Core) -> Info:
 
 def _notes(core: Core) -> Iterator[tuple[str, object]]:
     yield "hwcap2_mte", bool((core.auxiliary_vector or {}).get(AT_HWCAP2, 0) & HWCAP2_MTE)
+    yield "other_system", other_system(core.notes)
     yield "vcpus", [_vcpu(vcpu) for vcpu in core.vcpus]
     yield "machine", _machine(core)
 

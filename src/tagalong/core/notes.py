@@ -133,7 +133,7 @@ def _note_at(content: NDArray[np.uint8], at: int, base: int, align: int) -> tupl
         )
     if head["n_namesz"] > MAX_OWNER_BYTES:
         raise MalformedCoreError(
-            f"a note whose owner has {head['n_namesz']:#x} bytes: {MAX_OWNER_BYTES:#x} are possible",
+            f"a note's owner has {head['n_namesz']:#x} bytes: {MAX_OWNER_BYTES:#x} are possible",
             offset=base + at,
         )
     name = content[name_at : name_at + head["n_namesz"]].tobytes()
@@ -158,6 +158,20 @@ def threads_of(notes: Sequence[Note]) -> list[list[Note]]:
         if threads:
             threads[-1].append(note)
     return threads
+
+
+def other_system(notes: Sequence[Note]) -> str | None:
+    """Return the operating system whose own notes these are, None for Linux and unknown ones.
+
+    Source: FreeBSD sys/sys/elf_common.h; NetBSD sys/sys/exec_elf.h; OpenBSD
+    sys/sys/exec_elf.h.
+    """
+    for note in notes:
+        for system in ("FreeBSD", "NetBSD", "OpenBSD"):
+            # NetBSD's and OpenBSD's owners go on with -CORE, @ and the number of a thread.
+            if note.owner == system or note.owner.startswith((f"{system}-CORE", f"{system}@")):
+                return system
+    return None
 
 
 def is_core(note: Note, kind: NoteType) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tagalong.binary import elf
+from tagalong.core.headers import MAX_PROGRAM_HEADERS
 from tagalong.core.note_types import SegmentType
 from tagalong.errors import UsageError
 from tagalong.memory import Gpa
@@ -51,8 +52,9 @@ class Place:
 class CorePlan:
     """The file offsets of a core with these segments.
 
-    Raises UsageError for a page size or a segment that cannot be, and for two segments that
-    overlap in their addresses (two may show the same physical memory).
+    Raises UsageError for a page size or a segment that cannot be, for more segments than a
+    reader accepts, and for two segments that overlap in their addresses (two may show the same
+    physical memory).
     """
 
     def __init__(self, segments: Sequence[CoreSegment], page_size_bytes: int) -> None:
@@ -60,6 +62,11 @@ class CorePlan:
         self.segments = tuple(segments)
         self.page_size_bytes = page_size_bytes
         self.header_count = 1 + sum(2 if segment.has_tags else 1 for segment in segments)
+        if self.header_count > MAX_PROGRAM_HEADERS:
+            raise UsageError(
+                f"a core of {self.header_count:#x} program headers: {MAX_PROGRAM_HEADERS:#x} are "
+                "possible"
+            )
         headers_end = elf.ELF_HEADER.size + self.header_count * elf.PROGRAM_HEADER.size
         data, end = self._row(headers_end, [segment.size_bytes for segment in segments])
         tag_sizes = [s.size_bytes // PACKED_RATIO if s.has_tags else 0 for s in segments]

@@ -14,7 +14,13 @@ from tagalong.binary.elf import ProgramHeader
 from tagalong.binary.layout import MalformedError
 from tagalong.core.compressed import SeekableSource, is_compressed
 from tagalong.core.coverage import Coverage, OwnedRange
-from tagalong.core.headers import CoreHeaders, data_bytes, read_headers, tagged_bytes
+from tagalong.core.headers import (
+    CoreHeaders,
+    data_bytes,
+    is_not_written,
+    read_headers,
+    tagged_bytes,
+)
 from tagalong.core.machine_note import CoreNotes, decode_machine_note
 from tagalong.core.note_types import OWNER_TAGALONG, SegmentType, VendorNoteType
 from tagalong.core.notes import (
@@ -37,6 +43,7 @@ from tagalong.errors import (
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAGS_PER_BYTE
 from tagalong.mte.pointers import address_of
 from tagalong.mte.tags import pack, unpack
+from tagalong.wire.codec import MAGIC as STREAM_MAGIC
 
 
 def open_file(path: Path) -> FileSource:
@@ -44,8 +51,9 @@ def open_file(path: Path) -> FileSource:
     try:
         # Without waiting for a writer at the other end of a FIFO.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise HostError(f"cannot open the core {path}: {error}") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise HostError(f"cannot open {path}: {reason}") from error
     try:
         return FileSource(fd, path)
     except BaseException:
@@ -69,9 +77,27 @@ def open_core(path: str | Path) -> "Core":
         if is_compressed(file):
             source = SeekableSource(file)
         return Core(source, read_headers(source))
+    except MalformedCoreError as error:
+        advice = _what_it_is(file, path)
+        source.close()
+        raise MalformedCoreError(
+            f"{error.reason}{advice}", offset=error.offset, what=f"{path}: {error.what}"
+        ) from error
     except BaseException:
         source.close()
         raise
+
+
+def _what_it_is(file: FileSource, path: str | Path) -> str:
+    """Return what a file is that is no core, and what to do with it, if that can be told."""
+    start = file.view(0, min(file.size, elf.ELF_HEADER.size)).tobytes()
+    if start.startswith(STREAM_MAGIC):
+        return f"; this is a migration stream: load it with `tagalong run --incoming file:{path}`"
+    try:
+        kind = elf.read_elf_header(elf.view_of(start), file.size).type
+    except MalformedError:
+        return ""
+    return "" if kind == elf.ET_CORE else "; this is an ELF program or library, give a core"
 
 
 class Core:
@@ -90,12 +116,22 @@ class Core:
         self.headers = headers.segments
         self.loads = self._of_type(SegmentType.PT_LOAD)
         self.tag_segments = self._of_type(SegmentType.PT_AARCH64_MEMTAG_MTE)
-        self._data = Coverage([(h, h.address + data_bytes(h)) for h in self.loads])
-        self._described = Coverage([(h, h.end) for h in self.loads])
-        self._tags = Coverage([(h, h.address + tagged_bytes(h)) for h in self.tag_segments])
 
     def _of_type(self, kind: SegmentType) -> tuple[ProgramHeader, ...]:
         return tuple(header for header in self.headers if header.type == kind)
+
+    @cached_property
+    def _data(self) -> Coverage:
+        return Coverage([(h, h.address + data_bytes(h)) for h in self.loads])
+
+    @cached_property
+    def _tags(self) -> Coverage:
+        return Coverage([(h, h.address + tagged_bytes(h)) for h in self.tag_segments])
+
+    @cached_property
+    def _described(self) -> Coverage:
+        """Return all memory that the headers name, with bytes in the file or without."""
+        return Coverage([(h, h.end) for h in (*self.loads, *self.tag_segments)])
 
     @cached_property
     def regions(self) -> tuple[CoreRegion, ...]:
@@ -119,7 +155,8 @@ class Core:
         """Return the packed allocation tags of a range, shape (length / 32,).
 
         `address` and `length`: multiples of 32 bytes (`granule_tags` takes any granules).
-        Raises NoTagsError if the core does not have all of them: absent tags are not zero.
+        Raises NoTagsError if the core does not have all of them: absent tags are not zero;
+        NotInCoreError if it does not have the memory either.
         Raises MalformedCoreError if the file was cut short or a tag segment does not start
         at a granule; AddressError for a misaligned range.
         """
@@ -215,7 +252,7 @@ class Core:
         missing = _first_gap(pieces, start, stop)
         if missing is not None:
             self._refuse_cut(self.tag_segments, missing)
-            raise NoTagsError("the core has no tags for this memory", address=missing)
+            raise self._no_tags(missing)
         for piece in pieces:
             if piece.owner.address % GRANULE_BYTES:
                 raise MalformedCoreError(
@@ -223,6 +260,17 @@ class Core:
                     offset=piece.owner.at + elf.PROGRAM_HEADER.offsets["p_vaddr"],
                 )
         return pieces
+
+    def _no_tags(self, address: int) -> NoTagsError | NotInCoreError:
+        """Return why there are no tags for an address: three different things."""
+        segment = next(iter(self._described.cover(address, address + 1)), None)
+        if segment is None:
+            return NotInCoreError("the core has no memory here", address=address)
+        if any(h.address <= address < h.end for h in self.tag_segments if is_not_written(h)):
+            return NoTagsError(
+                "this memory had tags, but they were not written to the core", address=address
+            )
+        return NoTagsError("the core has no tags for this memory", address=address)
 
     def _unpacked(self, pieces: list[OwnedRange]) -> NDArray[np.uint8]:
         """Return the tags of pieces that are whole granules, one a byte."""
@@ -240,13 +288,12 @@ class Core:
         if missing is None:
             return
         self._refuse_cut(self.loads, missing)
-        segment = next(iter(self._described.cover(missing, missing + 1)), None)
+        segment = next((h for h in self.loads if h.address <= missing < h.end), None)
         raise NotInCoreError(
             "the core has no memory here"
             if segment is None
-            else f"memory of the segment at {segment.owner.address:#x} that was not written "
-            f"to the core: {segment.owner.file_bytes:#x} of {segment.owner.size_bytes:#x} "
-            "bytes were",
+            else f"memory of the segment at {segment.address:#x} that was not written "
+            f"to the core: {segment.file_bytes:#x} of {segment.size_bytes:#x} bytes were",
             address=missing,
         )
 

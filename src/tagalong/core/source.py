@@ -52,12 +52,11 @@ class FileSource:
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                raise HostError(f"cannot map the core {path}: it is no regular file")
+                raise HostError(f"cannot open {path}: it is no regular file; give a core file")
             self.size = status.st_size
-            mapping = mmap.mmap(fd, self.size, mmap.MAP_PRIVATE, mmap.PROT_READ)
+            self._bytes = _mapped(fd, self.size)
         except (OSError, ValueError) as error:
             raise HostError(f"cannot map the core {path}: {error}") from error
-        self._bytes = np.frombuffer(mapping, np.uint8)
 
     @property
     def fd(self) -> int:
@@ -76,3 +75,9 @@ class FileSource:
             os.close(self._fd)
             self._fd = -1
             self._bytes = self._bytes[:0].copy()
+
+
+def _mapped(fd: int, size: int) -> NDArray[np.uint8]:
+    if not size:  # what mmap refuses, and is a file like any other to a parser
+        return np.empty(0, np.uint8)
+    return np.frombuffer(mmap.mmap(fd, size, mmap.MAP_PRIVATE, mmap.PROT_READ), np.uint8)

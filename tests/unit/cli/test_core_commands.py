@@ -7,7 +7,8 @@ import pytest
 
 from tagalong.cli.app import invoke
 from tagalong.core import Space, pack
-from tests.support.core_builder import CoreBuilder, tag_segment
+from tests.golden.build_cores import LINUX_FILTERED_CORE
+from tests.support.core_builder import CoreBuilder, load, note, tag_segment
 from tests.support.core_cases import AT, CASES
 from tests.support.cores import RAM, notes, random_planes, write_core
 
@@ -63,6 +64,54 @@ def test_info_of_a_core_of_somebody_else(foreign: Path, capsys: pytest.CaptureFi
         "  region      [0x11000, 0x12000)  4.0 KiB  data, no tags\n"
         "  thread 1    pc 0x400000  sp 0x7f0000  pstate 0x60000000\n"
     )
+
+
+def test_info_and_check_say_which_memory_had_tags_that_were_not_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, info, _ = run(capsys, "info", LINUX_FILTERED_CORE)
+    status, check, _ = run(capsys, "check", LINUX_FILTERED_CORE)
+    absent, _, error = run(capsys, "tags", LINUX_FILTERED_CORE, "0xffff8d022000")
+
+    assert "  tagged      [0xffff8d022000, 0xffff8d032000)  64.0 KiB  tags not written\n" in info
+    assert status == 1
+    assert "warning tags-not-written at offset 0x270, [0xffff8d022000, 0xffff8d032000): " in check
+    assert "error" not in check
+    assert (absent, error) == (
+        73,
+        "tagalong: error: address 0xffff8d022000: this memory had tags, but they were not written "
+        "to the core\n",
+    )
+
+
+def test_info_and_check_of_a_core_of_another_system_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "freebsd.core"
+    path.write_bytes(CoreBuilder([load(0x1_0000, bytes(PAGE))], note(b"FreeBSD", 1, b"")).build())
+
+    _, info, _ = run(capsys, "info", path)
+    _, check, _ = run(capsys, "check", path)
+
+    assert "  registers   in notes of FreeBSD, which are not read\n" in info
+    assert "  gdb 13.1     was not tried on such a core (other-system)\n" in check
+
+
+def test_tags_of_an_address_that_is_not_in_the_core_is_72(
+    core: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = run(capsys, "tags", core, "0x10")
+
+    assert (status, err) == (72, "tagalong: error: address 0x10: the core has no memory here\n")
+
+
+def test_info_of_an_empty_file_is_71(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.core").touch()
+
+    status, _, err = run(capsys, "info", tmp_path / "a.core")
+
+    assert status == 71
+    assert err.startswith(f"tagalong: error: {tmp_path / 'a.core'}: core offset 0x0: ")
 
 
 def test_info_as_json_has_every_register(core: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,12 +321,12 @@ def test_commands_on_what_is_no_core_say_where(
     status, out, err = run(capsys, command, path)
 
     assert (status, out) == (71, "")
-    assert err == "tagalong: error: core offset 0x0: b'hell' does not start an ELF file\n"
+    assert err == f"tagalong: error: {path}: core offset 0x0: b'hell' does not start an ELF file\n"
 
 
 def test_commands_on_no_file_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(capsys, "info", tmp_path / "absent")
 
     assert status == 10
-    assert err.startswith("tagalong: error: cannot open the core ")
+    assert err.startswith("tagalong: error: cannot open ")
     assert err.count("No such file or directory") == 1

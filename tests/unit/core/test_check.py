@@ -6,8 +6,10 @@ import pytest
 
 from tagalong.core import open_core
 from tagalong.core.check import CheckReport, check_core
-from tagalong.core.findings import GDB, LLDB, Finding, Level, Tags
-from tests.support.core_builder import CoreBuilder, load, prstatus, tag_segment
+from tagalong.core.findings import GDB, LLDB, Finding, Level, Rule, Tags
+from tagalong.core.info import describe
+from tests.golden.build_cores import LINUX_FILTERED_CORE
+from tests.support.core_builder import CoreBuilder, load, note, prstatus, tag_segment
 from tests.support.core_cases import AT, CASES, DATA, TAGS, built
 from tests.support.cores import notes, random_planes, write_core
 
@@ -131,6 +133,43 @@ def test_damaged_machine_note_is_an_error_with_its_offset(tmp_path: Path) -> Non
 
     assert found.level is Level.ERROR
     assert "the machine note's checksum is wrong: it was damaged" in found.message
+
+
+@pytest.mark.parametrize("owner", [b"FreeBSD", b"NetBSD-CORE", b"NetBSD-CORE@7", b"OpenBSD@1"])
+def test_core_of_another_system_says_so_and_guesses_nothing(owner: bytes, tmp_path: Path) -> None:
+    core = built(load(AT, DATA), tag_segment(AT, TAGS), notes=note(owner, 1, bytes(392)))
+
+    report = checked(tmp_path / "a.core", core)
+    with open_core(tmp_path / "a.core") as opened:
+        info = describe(opened)
+
+    system = owner.decode().partition("-")[0].partition("@")[0]
+    assert info["other_system"] == system
+    assert only(report, "other-system").message == (
+        f"a core of {system}: its registers are in notes of its own, which tagalong does not read. "
+        "Memory and tags are served. What gdb and lldb show of such a core was not tried"
+    )
+    assert {(v.tags, v.wrong, v.reasons) for v in report.verdicts} == {
+        (Tags.UNKNOWN, False, (Rule.OTHER_SYSTEM,))
+    }
+    assert "no-registers" not in {finding.rule.value for finding in report.findings}
+
+
+def test_core_that_linux_wrote_without_tags_is_normal() -> None:
+    with open_core(LINUX_FILTERED_CORE) as core:
+        report, info = check_core(core), describe(core)
+
+    found = only(report, "tags-not-written")
+    assert (found.level, found.offset) == (Level.WARNING, 0x270)
+    assert found.message == (
+        "tags not written: 0x10000 bytes of memory had tags, but their segment is empty, as of "
+        "memory that Linux's coredump_filter leaves out"
+    )
+    assert (found.gdb and found.gdb.text) == "Memory tagging not supported or disabled"
+    assert all(finding.level is not Level.ERROR for finding in report.findings)
+    assert info["tags_not_written"] == [
+        {"start": "0xffff8d022000", "end": "0xffff8d032000", "size_bytes": 0x10000}
+    ]
 
 
 def test_tag_segment_that_is_no_granules_is_an_error(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tagalong.binary import elf
-from tagalong.core import Space, compressed, machine_note, note_types, thread_notes
+from tagalong.core import Space, compressed, headers, machine_note, note_types, notes, thread_notes
 from tagalong.core.check import check_core
 from tagalong.core.findings import Rule
 from tagalong.core.reader import open_core
@@ -69,6 +69,13 @@ def test_document_compressed_numbers_equal_the_code() -> None:
     assert f"more than {compressed.MAX_FRAME_BYTES >> 20} MiB" in DOCUMENT.text
 
 
+def test_document_limits_equal_the_code() -> None:
+    documented = {row[0]: int(row[1]) for row in DOCUMENT.rows_after("| limit | value")}
+    numbers = {**vars(headers), **vars(notes)}
+
+    assert documented == {name: numbers[name] for name in numbers if name.startswith("MAX_")}
+
+
 def test_document_names_every_rule_with_its_level(tmp_path: Path) -> None:
     documented = {row[0]: row[1] for row in DOCUMENT.rows_after("| rule | level")}
     path = tmp_path / "a.core"
@@ -82,5 +89,7 @@ def test_document_names_every_rule_with_its_level(tmp_path: Path) -> None:
                 assert finding.level.value in documented[finding.rule.value]
                 seen.add(finding.rule)
     # Those of cores that only their own tests in test_check.py build.
-    elsewhere = {Rule.NOT_GRANULES, Rule.DAMAGED_NOTES, Rule.DAMAGED_MACHINE_NOTE}
+    elsewhere = {
+            Rule.NOT_GRANULES, Rule.DAMAGED_NOTES, Rule.DAMAGED_MACHINE_NOTE, Rule.OTHER_SYSTEM,
+        }  # fmt: skip
     assert seen == set(Rule) - elsewhere

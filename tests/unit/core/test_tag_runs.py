@@ -7,7 +7,7 @@ import pytest
 
 from tagalong.core import open_core, tag_runs
 from tagalong.core.tag_runs import TagRange, TagRun, tag_range
-from tagalong.errors import NoTagsError, UsageError
+from tagalong.errors import NotInCoreError, UsageError
 from tests.support.core_builder import CoreBuilder, load, tag_segment
 from tests.support.cores import PAGE
 
@@ -71,7 +71,7 @@ def test_mismatch_is_a_run_with_another_tag_than_the_pointer() -> None:
 
 
 def test_runs_beyond_the_tags_are_refused_before_the_first(path: Path) -> None:
-    with open_core(path) as core, pytest.raises(NoTagsError) as caught:
+    with open_core(path) as core, pytest.raises(NotInCoreError) as caught:
         tag_runs.tag_runs(core, TagRange(AT, AT + 3 * PAGE, 0))
 
     assert caught.value.address == AT + 2 * PAGE
