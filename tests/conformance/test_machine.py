@@ -60,7 +60,7 @@ def test_throttle_and_pause_from_two_threads_do_not_lock_each_other_out(boot: Bo
 
 def test_standing_machine_that_is_resumed_runs_when_the_block_ends(boot: Boot) -> None:
     guest = boot("churn", CHURN)
-    with guest.machine.standing() as stands:
+    with guest.machine.hold_if_paused() as stands:
         assert stands
         guest.machine.resume()
         assert guest.machine.run_state is RunState.RUNNING
@@ -68,7 +68,7 @@ def test_standing_machine_that_is_resumed_runs_when_the_block_ends(boot: Boot) -
         assert not guest.lines
 
     guest.wait_for("progress", 1)
-    with guest.machine.standing() as stands:
+    with guest.machine.hold_if_paused() as stands:
         assert not stands
         guest.wait_for("progress", len(guest.lines_with("progress")) + 1)
 
@@ -77,7 +77,7 @@ def test_throttle_that_is_no_percentage_is_refused(boot: Boot) -> None:
     guest = boot("churn", CHURN)
 
     for percent in (-1, 100):
-        with pytest.raises(UsageError, match="0 to 99 is possible"):
+        with pytest.raises(UsageError, match="give 0 to 99 percent"):
             guest.machine.throttle(percent)
 
 

@@ -47,9 +47,9 @@ class BareProgram:
         assert state is RunState.SHUTDOWN, f"{state} at {self.pc:#x}: {self.machine.failure}"
         return self
 
-    def run_to_loop(self, seconds: float = 30) -> "BareProgram":
-        """Run until the program is in its last instruction, a branch to itself; pause."""
-        loop = bare.CODE + self._length - 4
+    def run_to_loop(self, seconds: float = 30, *, at: int | None = None) -> "BareProgram":
+        """Run to a branch to itself, instruction number `at` or the last one; pause there."""
+        loop = bare.CODE + (self._length - 4 if at is None else 4 * at)
         for _ in range(int(seconds * 50)):
             self.machine.resume()
             self.machine.wait(0.02)

@@ -178,7 +178,7 @@ class FakeMachine:
             self.calls.append(f"throttle {percent}")
         self.throttle_percent = percent
 
-    def standing(self) -> AbstractContextManager[bool]:
+    def hold_if_paused(self) -> AbstractContextManager[bool]:
         return nullcontext(self._state is not RunState.RUNNING)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, Cap, Ioctl, MemoryFlag
+from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, Cap, KvmIoctl, MemoryFlag
 from tagalong.kvm.descriptor import IoctlError
 from tagalong.kvm.vm_fd import Slot
 from tagalong.memory import PageBitmap
@@ -71,5 +71,5 @@ class FakeVm:
             tags[:] = place
             return
         if self.refuses_tags_while_logging and self.flags:
-            raise IoctlError(Ioctl.KVM_ARM_MTE_COPY_TAGS, 0, errno.EBUSY)
+            raise IoctlError(KvmIoctl.KVM_ARM_MTE_COPY_TAGS, 0, errno.EBUSY)
         place[:] = tags

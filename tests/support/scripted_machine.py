@@ -71,7 +71,7 @@ class ScriptedMachine:
     def throttle(self, percent: int) -> None:
         raise NotImplementedError
 
-    def standing(self) -> AbstractContextManager[bool]:
+    def hold_if_paused(self) -> AbstractContextManager[bool]:
         raise NotImplementedError
 
     def close(self) -> None:

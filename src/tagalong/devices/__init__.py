@@ -1,8 +1,29 @@
 """Device models that both machines share; they know neither.
 
-Private: machines put them together.
+device  what every device model is
+bus     the devices of a machine by their addresses
+irq     interrupt lines as values
+models  the models that come with the package, and how a machine gets its devices
+pl011   the UART that is a guest's console
 """
 
-from tagalong.devices.pl011 import PL011_BYTES, PL011_GPA, Pl011
+from tagalong.devices.bus import DeviceBus
+from tagalong.devices.device import ANY_WIDTH, Device, DeviceModel, DeviceModels, Window
+from tagalong.devices.irq import IrqLine, SharedInput, Sink
+from tagalong.devices.models import built_in_models, create_devices
+from tagalong.devices.pl011 import Pl011
 
-__all__ = ["PL011_BYTES", "PL011_GPA", "Pl011"]
+__all__ = [
+    "ANY_WIDTH",
+    "Device",
+    "DeviceBus",
+    "DeviceModel",
+    "DeviceModels",
+    "IrqLine",
+    "Pl011",
+    "SharedInput",
+    "Sink",
+    "Window",
+    "built_in_models",
+    "create_devices",
+]

@@ -4,14 +4,16 @@ Source: Arm PrimeCell UART (PL011) Technical Reference Manual, DDI 0183G, chapte
 """
 
 import struct
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Final
 
-from tagalong.errors import StateError
-from tagalong.machine import DEFAULT_CONSOLE
+from tagalong.devices.device import ANY_WIDTH, Window
+from tagalong.devices.irq import IrqLine
+from tagalong.errors import StateError, UsageError
+from tagalong.machine import DEFAULT_CONSOLE, DeviceDescription
+from tagalong.memory import GuestMemory
 
-PL011_GPA: Final = DEFAULT_CONSOLE.gpa
-PL011_BYTES: Final = DEFAULT_CONSOLE.size_bytes
+_BYTES: Final = 0x1000
 
 _UARTDR: Final = 0x000
 _UARTFR: Final = 0x018
@@ -26,22 +28,51 @@ _STATE_VERSION: Final = 1
 
 
 class Pl011:
-    """One UART; `output` is called with each byte that the guest writes."""
+    """One UART; `output` is called with each byte that the guest writes.
 
-    def __init__(self, output: Callable[[bytes], None] | None = None) -> None:
+    Implements the Device Protocol. Raises UsageError for a description that no PL011 has.
+    """
+
+    KIND: ClassVar = "pl011"
+
+    def __init__(
+        self,
+        output: Callable[[bytes], None] | None = None,
+        description: DeviceDescription = DEFAULT_CONSOLE,
+    ) -> None:
+        given = description.size_bytes, description.interrupt, description.config
+        if given != (_BYTES, None, b""):
+            raise UsageError(
+                f"device {description.name!r} has a window of {description.size_bytes:#x} bytes, "
+                f"interrupt {description.interrupt} and {len(description.config)} bytes of "
+                f"configuration: a PL011 has {_BYTES:#x} bytes, no interrupt and no configuration "
+                "here"
+            )
+        self.description = description
+        self.windows: Sequence[Window] = (Window(description.gpa, description.size_bytes),)
+        self.widths = ANY_WIDTH
         self._output = output
+        self.reset()
+
+    def attach(self, memory: GuestMemory, line: IrqLine | None) -> None:
+        """Take nothing: this model stores to no RAM and has no line."""
+
+    def reset(self) -> None:
+        """Give every register its value at power-on."""
         self._registers = dict(zip(_STORED, _RESET, strict=True))
 
-    def read(self, offset: int) -> int:
+    def read(self, window: int, offset: int, size_bytes: int) -> int:
         """Return the register at `offset`; those that do not exist read as zero."""
+        del window, size_bytes
         if offset == _UARTFR:
             return _FR_RXFE_TXFE
         if offset >= _PERIPHERAL_IDS and offset % 4 == 0:
             return _ID_BYTES[(offset - _PERIPHERAL_IDS) // 4]
         return self._registers.get(offset, 0)
 
-    def write(self, offset: int, value: int) -> None:
+    def write(self, window: int, offset: int, size_bytes: int, value: int) -> None:
         """Write the register at `offset`; writes to those that do not exist are ignored."""
+        del window, size_bytes
         if offset == _UARTDR:
             if self._output is not None:
                 self._output(bytes((value & 0xFF,)))
@@ -55,10 +86,11 @@ class Pl011:
     def objection(self, state: bytes) -> str:
         """Return why load() would refuse `state`, "" if it would not."""
         if len(state) != _STATE.size:
-            return f"pl011 state has {len(state)} bytes, expected {_STATE.size}"
+            return f"{self.description.name} state has {len(state)} bytes, expected {_STATE.size}"
         version, *_ = _STATE.unpack(state)
         if version != _STATE_VERSION:
-            return f"pl011 state has version {version}, expected {_STATE_VERSION}"
+            name = self.description.name
+            return f"{name} state has version {version}, expected {_STATE_VERSION}"
         return ""
 
     def load(self, state: bytes) -> None:

@@ -105,6 +105,12 @@ class kvm_arm_copy_mte_tags(Structure):  # noqa: N801
     )
 
 
+class kvm_irq_level(Structure):  # noqa: N801
+    """An interrupt input and its level; KVM_ARM_IRQ_TYPE_SHIFT and its kin say which input."""
+
+    _fields_ = (("irq", c_uint32), ("level", c_uint32))
+
+
 class kvm_signal_mask(Structure):  # noqa: N801
     """The signals blocked in KVM_RUN; `sigset` is the kernel's own, 8 bytes."""
 
@@ -175,7 +181,7 @@ def _number(direction: int, number: int, argument: type[Structure] | None = None
     return direction << 30 | size << 16 | KVMIO << 8 | number
 
 
-class Ioctl(IntEnum):
+class KvmIoctl(IntEnum):
     """Numbers by the kernel's names."""
 
     KVM_GET_API_VERSION = _number(0, 0x00)
@@ -185,6 +191,7 @@ class Ioctl(IntEnum):
     KVM_CREATE_VCPU = _number(0, 0x41)
     KVM_GET_DIRTY_LOG = _number(_WRITE, 0x42, kvm_dirty_log)
     KVM_SET_USER_MEMORY_REGION = _number(_WRITE, 0x46, kvm_userspace_memory_region)
+    KVM_IRQ_LINE = _number(_WRITE, 0x61, kvm_irq_level)
     KVM_RUN = _number(0, 0x80)
     # The header declares the mask without its bytes: the number holds the size of `len`.
     KVM_SET_SIGNAL_MASK = _WRITE << 30 | 4 << 16 | KVMIO << 8 | 0x8B
@@ -225,7 +232,7 @@ class Cap(IntEnum):
     KVM_CAP_GUEST_MEMFD = 234
 
 
-class ExitReason(IntEnum):
+class KvmExitReason(IntEnum):
     """Why KVM_RUN came back, as far as it can on arm64."""
 
     KVM_EXIT_UNKNOWN = 0
@@ -265,6 +272,9 @@ class MemoryFlag(IntFlag):
 KVM_ARM_VCPU_POWER_OFF: Final = 0
 KVM_ARM_VCPU_PSCI_0_2: Final = 2
 KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE: Final = 1
+KVM_ARM_IRQ_TYPE_SHIFT: Final = 24
+KVM_ARM_IRQ_TYPE_CPU: Final = 0
+KVM_ARM_IRQ_CPU_IRQ: Final = 0
 KVM_ARM_TAGS_TO_GUEST: Final = 0
 KVM_ARM_TAGS_FROM_GUEST: Final = 1
 

@@ -10,11 +10,18 @@ from typing import Final
 from tagalong.errors import HostError, UsageError
 from tagalong.kvm.abi import KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, Cap
 from tagalong.kvm.descriptor import IoctlError
-from tagalong.kvm.kvm_fd import System
+from tagalong.kvm.kvm_fd import KvmSystem
 from tagalong.kvm.ram import create_region
 from tagalong.kvm.vcpu_fd import VcpuDescriptor
-from tagalong.kvm.vm_fd import Slot, Vm
-from tagalong.machine import MachineDescription, RegionDescription, RegisterId, register_ids
+from tagalong.kvm.vm_fd import KvmVm, Slot
+from tagalong.machine import (
+    DEFAULT_CONSOLE,
+    DeviceDescription,
+    MachineDescription,
+    RegionDescription,
+    RegisterId,
+    register_ids,
+)
 from tagalong.machine.cpu_match import is_identification
 from tagalong.memory import Gpa, GuestMemory, Region, RegionSource
 from tagalong.mte.registers import IdAa64pfr1
@@ -43,7 +50,7 @@ class Parts:
     `identity` is what the vCPUs' identification registers say once they run.
     """
 
-    vm: Vm
+    vm: KvmVm
     vcpus: tuple[VcpuDescriptor, ...]
     memory: GuestMemory
     slots: tuple[Slot, ...]
@@ -61,6 +68,7 @@ def build(
     vcpu_count: int,
     *,
     page_size_bytes: int = mmap.PAGESIZE,
+    devices: tuple[DeviceDescription, ...] = (DEFAULT_CONSOLE,),
     sources: Sequence[RegionSource] | None = None,
 ) -> Parts:
     """Return a new VM with MTE whose vCPU 0 is on.
@@ -71,7 +79,7 @@ def build(
     """
     _check(regions, vcpu_count, page_size_bytes)
     with ExitStack() as stack:
-        system = stack.enter_context(System())
+        system = stack.enter_context(KvmSystem())
         for cap, why in _REQUIRED.items():
             system.require(cap, why)
         vm_stack = stack.enter_context(ExitStack())
@@ -87,6 +95,7 @@ def build(
             vcpu_count=vcpu_count,
             mte_version=_mte_version(vcpus[0]),
             regions=tuple(regions),
+            devices=devices,
         )
         identity = _identity(system)
         return Parts(vm, vcpus, memory, slots, identity, description, vm_stack.pop_all())
@@ -103,7 +112,7 @@ def _check(regions: Sequence[RegionDescription], vcpu_count: int, page_size_byte
         raise UsageError("a machine needs at least one RAM region")
 
 
-def _ipa_bits(system: System, regions: Sequence[RegionDescription]) -> int:
+def _ipa_bits(system: KvmSystem, regions: Sequence[RegionDescription]) -> int:
     """Return the width of guest physical addresses to ask for; 0 is KVM's default."""
     needed = max(region.gpa + region.size_bytes - 1 for region in regions).bit_length()
     if needed <= _DEFAULT_IPA_BITS:
@@ -115,7 +124,7 @@ def _ipa_bits(system: System, regions: Sequence[RegionDescription]) -> int:
 
 
 def _add_ram(
-    vm: Vm,
+    vm: KvmVm,
     regions: Sequence[RegionDescription],
     page_size_bytes: int,
     sources: Sequence[RegionSource] | None,
@@ -155,7 +164,7 @@ def _create(
     )
 
 
-def _try_slots(vm: Vm, memory: GuestMemory) -> tuple[Slot, ...] | None:
+def _try_slots(vm: KvmVm, memory: GuestMemory) -> tuple[Slot, ...] | None:
     """Make `memory` the VM's; None, and it is closed, if KVM does not take its kind."""
     try:
         return _add_slots(vm, memory.regions)
@@ -166,7 +175,7 @@ def _try_slots(vm: Vm, memory: GuestMemory) -> tuple[Slot, ...] | None:
         raise
 
 
-def _add_slots(vm: Vm, regions: Sequence[Region]) -> tuple[Slot, ...]:
+def _add_slots(vm: KvmVm, regions: Sequence[Region]) -> tuple[Slot, ...]:
     slots = []
     for number, region in enumerate(regions):
         slot = Slot(number, region.gpa, region.size_bytes, region.data.ctypes.data)
@@ -175,7 +184,9 @@ def _add_slots(vm: Vm, regions: Sequence[Region]) -> tuple[Slot, ...]:
     return tuple(slots)
 
 
-def _add_vcpus(system: System, vm: Vm, count: int, stack: ExitStack) -> tuple[VcpuDescriptor, ...]:
+def _add_vcpus(
+    system: KvmSystem, vm: KvmVm, count: int, stack: ExitStack
+) -> tuple[VcpuDescriptor, ...]:
     kind, run_bytes = vm.preferred_target(), system.run_bytes()
     vcpus = []
     for index in range(count):
@@ -186,7 +197,7 @@ def _add_vcpus(system: System, vm: Vm, count: int, stack: ExitStack) -> tuple[Vc
     return tuple(vcpus)
 
 
-def _identity(system: System) -> dict[RegisterId, int]:
+def _identity(system: KvmSystem) -> dict[RegisterId, int]:
     """Return the identification registers of a vCPU that has run, of a VM made to ask it.
 
     The first entry settles them, and fixes them: the machine's own vCPUs must stay able to

@@ -1,9 +1,9 @@
-"""The guest's time: it stands while the machine does.
+"""The guest's time: it does not pass while the machine is paused.
 
-KVM's counters go on while nobody runs, so a guest that was paused, or migrated, would find
-that time has leapt. The virtual counter is therefore read when all vCPUs stand and put back
-before they go on; it belongs to the VM, and any vCPU's register reaches it. The physical
-counter is kept for the saved state alone: putting it back would make KVM trap every read of
+KVM's counters run while no vCPU does, so a guest that was paused, or migrated, would find that
+time has leapt. The virtual counter is therefore read when all vCPUs are stopped and put back
+before they run; it belongs to the VM, and any vCPU's register reaches it. The physical
+counter is read for the saved state alone: putting it back would make KVM trap every read of
 it on CPUs without FEAT_ECV.
 """
 
@@ -16,7 +16,10 @@ _PHYSICAL = RegisterId(KVM_REG_ARM_PTIMER_CNT)
 
 
 class VirtualTime:
-    """The counters of one VM, reached through `descriptor`, a vCPU of it; at first they stand."""
+    """The counters of one VM, through `descriptor`, a vCPU of it; they begin stopped.
+
+    Implements machine.lifecycle.GuestClock.
+    """
 
     def __init__(self, descriptor: VcpuDescriptor) -> None:
         self._descriptor = descriptor
@@ -26,22 +29,22 @@ class VirtualTime:
         self.stop()
 
     def stop(self) -> None:
-        """Note the time, now that all vCPUs stand. Does nothing if it stands already."""
+        """Note the time, now that all vCPUs are stopped. Does nothing if it is stopped."""
         if not self._stopped:
             self._stopped = {r: self._descriptor.get_register(r) for r in self._registers}
 
-    def go_on(self) -> None:
-        """Let the time go on from where it stopped."""
+    def start(self) -> None:
+        """Let the time go on from where it stopped. Does nothing if it runs."""
         if self._stopped:
             self._descriptor.set_register(_VIRTUAL, self._stopped[_VIRTUAL])
             self._stopped = {}
 
     def get(self, register: RegisterId) -> int | None:
-        """Return a counter's value if `register` is one and the time stands."""
+        """Return a counter's value if `register` is one and the time is stopped."""
         return self._stopped.get(register)
 
     def set(self, register: RegisterId, value: int) -> bool:
-        """Set a counter; return whether `register` is one and the time stands."""
+        """Set a counter; return whether `register` is one and the time is stopped."""
         if register not in self._stopped:
             return False
         if register == _PHYSICAL:

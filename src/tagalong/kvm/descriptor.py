@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tagalong._native import library
 from tagalong.errors import HostError
-from tagalong.kvm.abi import Ioctl
+from tagalong.kvm.abi import KvmIoctl
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.ioctl.restype = ctypes.c_int
@@ -25,7 +25,7 @@ Argument = int | Structure
 class IoctlError(HostError):
     """An ioctl that failed; `errno` is why, the message names it and its arguments."""
 
-    def __init__(self, request: Ioctl, argument: Argument, number: int) -> None:
+    def __init__(self, request: KvmIoctl, argument: Argument, number: int) -> None:
         self.request = request
         self.errno = number
         name = errno.errorcode.get(number, str(number))
@@ -47,7 +47,7 @@ class Descriptor:
             raise HostError(f"the {type(self).__name__} descriptor of KVM is closed")
         return self._fd
 
-    def ioctl(self, request: Ioctl, argument: Argument = 0) -> int:
+    def ioctl(self, request: KvmIoctl, argument: Argument = 0) -> int:
         """Make an ioctl and return what it returns; the GIL is released meanwhile.
 
         Raises IoctlError, EINTR included: the caller knows whether to try again.
@@ -58,7 +58,7 @@ class Descriptor:
             raise IoctlError(request, argument, ctypes.get_errno())
         return result
 
-    def ioctl_each(self, request: Ioctl, arguments: Array[Any]) -> NDArray[np.int32]:
+    def ioctl_each(self, request: KvmIoctl, arguments: Array[Any]) -> NDArray[np.int32]:
         """Make an ioctl with each structure of an array; return what each returned.
 
         Raises IoctlError for the first that failed: the later ones were not made.

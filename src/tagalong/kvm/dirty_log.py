@@ -15,7 +15,7 @@ import numpy as np
 
 from tagalong.errors import RunStateError
 from tagalong.kvm.abi import KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, Cap, MemoryFlag
-from tagalong.kvm.vm_fd import Slot, Vm
+from tagalong.kvm.vm_fd import KvmVm, Slot
 from tagalong.memory import PageBitmap, Region
 from tagalong.memory.bitmap import WORD_BITS
 
@@ -23,13 +23,13 @@ from tagalong.memory.bitmap import WORD_BITS
 _WORDS_AT_ONCE: Final = 1 << 10
 
 
-class DirtyLog:
+class KvmDirtyLog:
     """One log of all `slots`, and of what the host stores to `regions`, which lie in them.
 
     KVM logs the stores of vCPUs and nothing else; the region's own log has the others.
     """
 
-    def __init__(self, vm: Vm, slots: Sequence[Slot], regions: Sequence[Region]) -> None:
+    def __init__(self, vm: KvmVm, slots: Sequence[Slot], regions: Sequence[Region]) -> None:
         self._vm = vm
         self._slots = slots
         self._regions = regions

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Final
 
 from tagalong.errors import HostError
-from tagalong.kvm.abi import KVM_API_VERSION, Cap, Ioctl
+from tagalong.kvm.abi import KVM_API_VERSION, Cap, KvmIoctl
 from tagalong.kvm.descriptor import Descriptor, IoctlError
-from tagalong.kvm.vm_fd import Vm
+from tagalong.kvm.vm_fd import KvmVm
 
 DEVICE: Final = Path("/dev/kvm")
 _ARM64: Final = "aarch64"
 
 
-class System(Descriptor):
+class KvmSystem(Descriptor):
     """An open /dev/kvm on an arm64 host.
 
     Raises HostError that says what is missing: another architecture, no such file, no
@@ -36,7 +36,7 @@ class System(Descriptor):
 
     def _check_version(self, path: Path) -> None:
         try:
-            version = self.ioctl(Ioctl.KVM_GET_API_VERSION)
+            version = self.ioctl(KvmIoctl.KVM_GET_API_VERSION)
         except IoctlError as error:
             raise HostError(f"{path} is not KVM: {error}") from error
         if version != KVM_API_VERSION:
@@ -44,20 +44,20 @@ class System(Descriptor):
 
     def check(self, cap: Cap) -> int:
         """Return what KVM says of a capability; 0 is no."""
-        return self.ioctl(Ioctl.KVM_CHECK_EXTENSION, cap)
+        return self.ioctl(KvmIoctl.KVM_CHECK_EXTENSION, cap)
 
     def require(self, cap: Cap, why: str) -> None:
         """Raise HostError, saying `why`, unless KVM has a capability."""
         if not self.check(cap):
             raise HostError(f"KVM on this host has no {cap.name}: {why}")
 
-    def create_vm(self, ipa_bits: int = 0) -> Vm:
+    def create_vm(self, ipa_bits: int = 0) -> KvmVm:
         """Return a new VM with guest physical addresses of `ipa_bits`; 0: KVM's choice, 40."""
-        return Vm(self.ioctl(Ioctl.KVM_CREATE_VM, ipa_bits))
+        return KvmVm(self.ioctl(KvmIoctl.KVM_CREATE_VM, ipa_bits))
 
     def run_bytes(self) -> int:
         """Return the size of the pages that a vCPU shares with its VMM."""
-        return self.ioctl(Ioctl.KVM_GET_VCPU_MMAP_SIZE)
+        return self.ioctl(KvmIoctl.KVM_GET_VCPU_MMAP_SIZE)
 
 
 def _open(path: Path) -> int:

@@ -2,8 +2,8 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Final
+from contextlib import ExitStack, contextmanager
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,33 +12,39 @@ from tagalong.access import Direction, View, choose
 from tagalong.access.accessor import Accessor
 from tagalong.access.ioctl import Ioctl
 from tagalong.access.native_host import NativeHost
-from tagalong.devices import Pl011
-from tagalong.errors import RunStateError, StateError, TagalongError
+from tagalong.devices import (
+    DeviceBus,
+    DeviceModels,
+    SharedInput,
+    built_in_models,
+    create_devices,
+)
+from tagalong.errors import StateError, TagalongError
 from tagalong.kvm import pending
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.build import RAM_GPA, Parts, build
 from tagalong.kvm.clock import VirtualTime
-from tagalong.kvm.dirty_log import DirtyLog
-from tagalong.kvm.exits import ExitHandler
-from tagalong.kvm.runner import VcpuThreads
+from tagalong.kvm.dirty_log import KvmDirtyLog
+from tagalong.kvm.exits import KvmExits
+from tagalong.kvm.runner import KvmRunner
 from tagalong.kvm.tag_access import TagAccess
 from tagalong.kvm.tag_port import IoctlPort
 from tagalong.kvm.vcpu import KvmVcpu
 from tagalong.machine import (
+    DEFAULT_CONSOLE,
     AccessChoice,
+    DeviceDescription,
     MachineDescription,
     MachineState,
     RegionDescription,
     RunState,
 )
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
-from tagalong.machine.throttle import Throttle
+from tagalong.machine.lifecycle import MachineLifecycle
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 
-_UART: Final = "pl011"
 
-
-class KvmMachine:
+class KvmMachine(MachineLifecycle):
     """Implements the Machine Protocol; see there for what each method promises."""
 
     def __init__(
@@ -47,27 +53,30 @@ class KvmMachine:
         *,
         console: Callable[[bytes], None] | None = None,
         policy: CpuPolicy = STRICT,
+        models: DeviceModels | None = None,
     ) -> None:
-        """Take over `parts`; use `create` or `from_description` to make a machine."""
+        """Take over `parts`; use `create` or `from_description` to make a machine.
+
+        Raises UsageError for devices that cannot be; `parts` are the caller's to close then.
+        """
+        condition = threading.Condition()
         self._parts = parts
-        self._condition = threading.Condition()
-        self._state = RunState.PAUSED
-        self._failure: Exception | None = None
-        self._closed = False
-        self._uart = Pl011(console)
-        self._time = VirtualTime(parts.vcpus[0])
+        self._bus = DeviceBus(
+            create_devices(
+                parts.description.devices, {**built_in_models(console), **(models or {})}
+            ),
+            parts.memory,
+            SharedInput(parts.vm.set_irq),
+        )
+        clock = VirtualTime(parts.vcpus[0])
+        exits = KvmExits(self._bus, self._end)
+        runner = KvmRunner(condition, parts.vcpus, exits.handle, self._fail)
+        super().__init__(condition, runner, clock)
         self._vcpus = tuple(
-            KvmVcpu(index, vcpu, self._time, policy, self._while_paused, parts.identity)
+            KvmVcpu(index, vcpu, clock, policy, self._while_paused, parts.identity)
             for index, vcpu in enumerate(parts.vcpus)
         )
-        self._threads = VcpuThreads(
-            self._condition,
-            parts.vcpus,
-            ExitHandler(self._uart, self._end).handle,
-            lambda error: self._end(RunState.FAILED, error),
-        )
-        self._throttle = Throttle(self._condition, self._threads.holds)
-        self._log = DirtyLog(parts.vm, parts.slots, parts.memory.regions)
+        self._log = KvmDirtyLog(parts.vm, parts.slots, parts.memory.regions)
         self._host = NativeHost(parts.memory, self._copy_tags)
         self._ioctl = IoctlPort(parts.vm, self._log_suspended)
         self._tags = TagAccess(self._ioctl, parts.memory)
@@ -80,14 +89,19 @@ class KvmMachine:
         vcpu_count: int = 1,
         seed: int = 0,
         console: Callable[[bytes], None] | None = None,
-    ) -> "KvmMachine":
+        devices: Sequence[DeviceDescription] = (DEFAULT_CONSOLE,),
+        models: DeviceModels | None = None,
+    ) -> Self:
         """Create a paused machine with one RAM region at RAM_GPA.
 
-        `seed` has no meaning here: real time decides how vCPUs interleave. Raises UsageError
-        for what cannot be, HostError naming what the host lacks.
+        `seed` has no meaning here: real time decides how vCPUs interleave. `models`: kinds of
+        devices beside the built-in ones. Raises UsageError for what cannot be, HostError naming
+        what the host lacks.
         """
         del seed
-        return cls(build((RegionDescription(RAM_GPA, ram_bytes),), vcpu_count), console=console)
+        regions = (RegionDescription(RAM_GPA, ram_bytes),)
+        parts = build(regions, vcpu_count, devices=tuple(devices))
+        return cls._of_parts(parts, console=console, models=models)
 
     @classmethod
     def from_description(
@@ -98,7 +112,8 @@ class KvmMachine:
         console: Callable[[bytes], None] | None = None,
         policy: CpuPolicy = STRICT,
         sources: Sequence[RegionSource] | None = None,
-    ) -> "KvmMachine":
+        models: DeviceModels | None = None,
+    ) -> Self:
         """Create the machine that a stream or a snapshot describes. Raises as create() does.
 
         `sources`: a file's content for the data of each region, taken where
@@ -109,9 +124,25 @@ class KvmMachine:
             description.regions,
             description.vcpu_count,
             page_size_bytes=description.page_size_bytes,
+            devices=description.devices,
             sources=sources,
         )
-        return cls(parts, console=console, policy=policy)
+        return cls._of_parts(parts, console=console, policy=policy, models=models)
+
+    @classmethod
+    def _of_parts(
+        cls,
+        parts: Parts,
+        *,
+        console: Callable[[bytes], None] | None,
+        models: DeviceModels | None,
+        policy: CpuPolicy = STRICT,
+    ) -> Self:
+        try:
+            return cls(parts, console=console, policy=policy, models=models)
+        except BaseException:
+            parts.close()
+            raise
 
     # --- what it is ---
 
@@ -134,75 +165,6 @@ class KvmMachine:
     def host(self) -> NativeHost:
         """Return what access strategies need of this process."""
         return self._host
-
-    @property
-    def run_state(self) -> RunState:
-        """Return what the machine is doing now."""
-        return self._state
-
-    @property
-    def failure(self) -> Exception | None:
-        """Return why the machine is FAILED."""
-        return self._failure
-
-    # --- run and stop ---
-
-    def resume(self) -> None:
-        """Let all vCPUs run."""
-        with self._condition:
-            self._refuse_closed()
-            if self._state not in (RunState.PAUSED, RunState.RUNNING):
-                raise RunStateError(f"the machine cannot run on: it is in {self._state.value}")
-            if self._state is RunState.PAUSED:
-                self._threads.stand()
-                self._time.go_on()
-            self._state = RunState.RUNNING
-            self._threads.go()
-
-    def pause(self) -> None:
-        """Stop all vCPUs between instructions."""
-        with self._condition:
-            if self._state is RunState.RUNNING:
-                self._state = RunState.PAUSED
-            self._threads.stop()
-            self._threads.stand()
-            if self._threads.are_standing() and not self._closed:
-                self._time.stop()
-            self._condition.notify_all()
-
-    def wait(self, timeout_s: float | None = None) -> RunState:
-        """Block until the machine is not RUNNING, and its vCPUs stand."""
-
-        def is_over() -> bool:
-            return self._state is not RunState.RUNNING and self._threads.are_standing()
-
-        with self._condition:
-            self._condition.wait_for(is_over, timeout_s)
-            return self._state
-
-    def throttle(self, percent: int) -> None:
-        """Make the vCPUs stand for a part of the time."""
-        with self._condition:
-            self._refuse_closed()
-            self._throttle.set(percent)
-
-    def standing(self) -> AbstractContextManager[bool]:
-        """Keep the vCPUs of a machine that does not run from running."""
-        return self._threads.holds.held_unless(self._runs)
-
-    def close(self) -> None:
-        """Stop and release everything."""
-        with self._condition:
-            if self._closed:
-                return
-            self._throttle.set(0)
-            self._closed = True
-            if self._state is RunState.RUNNING:
-                self._state = RunState.PAUSED
-            self._condition.notify_all()
-        self._threads.close()
-        self._host.close()
-        self._parts.close()
 
     # --- tags and pages ---
 
@@ -272,41 +234,44 @@ class KvmMachine:
         """Return the state as of now, of a machine that may be running."""
         with self._condition:
             self._refuse_closed()
-        with self._threads.holds.held():
+        with self._runner.holds.held():
             return self._state_now()
 
     def check_state(self, state: MachineState) -> None:
         """Raise StateError naming everything that load_state() would refuse; change nothing."""
         with self._while_paused():
-            self._check_devices(state)
-            pairs = zip(self._vcpus, state.vcpus, strict=True)
-            objections = [text for vcpu, each in pairs if (text := vcpu.objection(each))]
-            if objections:
-                raise StateError("; ".join(objections))
+            if objections := "; ".join(filter(None, self._objections(state))):
+                raise StateError(objections)
 
     def load_state(self, state: MachineState) -> None:
         """Take over a whole machine state; the machine stays paused."""
         with self._while_paused():
-            events = self._check_devices(state)
+            if objections := "; ".join(filter(None, self._device_objections(state))):
+                raise StateError(objections)
+            events = pending.load(state.devices.get(pending.DEVICE), len(self._vcpus))
             for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=True):
                 vcpu.load(vcpu_state)
             for descriptor, each in zip(self._parts.vcpus, events, strict=True):
                 descriptor.set_events(each)
-            self._uart.load(state.devices[_UART])
+            self._bus.load(state.devices)
+
+    def _objections(self, state: MachineState) -> Iterator[str]:
+        yield from self._device_objections(state)
+        for vcpu, each in zip(self._vcpus, state.vcpus, strict=False):
+            yield vcpu.objection(each)
+
+    def _device_objections(self, state: MachineState) -> Iterator[str]:
+        if len(state.vcpus) != len(self._vcpus):
+            yield f"the state is of {len(state.vcpus)} vCPUs, this machine has {len(self._vcpus)}"
+        devices = dict(state.devices)
+        events = devices.pop(pending.DEVICE, None)
+        yield from self._bus.objections(devices)
+        yield pending.objection(events, len(self._vcpus))
 
     def _state_now(self) -> MachineState:
         vcpus = tuple(vcpu.peek() for vcpu in self._vcpus)
         events = pending.save([vcpu.get_events() for vcpu in self._parts.vcpus])
-        return MachineState(vcpus, {_UART: self._uart.save(), **events})
-
-    def _check_devices(self, state: MachineState) -> list[pending.Events]:
-        devices = set(state.devices)
-        if len(state.vcpus) != len(self._vcpus) or devices - {pending.DEVICE} != {_UART}:
-            raise StateError(
-                f"state of {len(state.vcpus)} vCPUs and devices {sorted(devices)}; "
-                f"this machine has {len(self._vcpus)} and {[_UART]}"
-            )
-        return pending.load(state.devices.get(pending.DEVICE), len(self._vcpus))
+        return MachineState(vcpus, {**self._bus.save(), **events})
 
     # --- small help ---
 
@@ -317,35 +282,19 @@ class KvmMachine:
         )
         self._parts.vm.copy_tags(gpa, tags, flags)
 
-    def _end(self, state: RunState, failure: Exception | None) -> None:
-        with self._condition:
-            if self._state in (RunState.RUNNING, RunState.PAUSED):
-                self._state, self._failure = state, failure
-            self._threads.stop()
-            self._condition.notify_all()
+    def _fail(self, error: Exception) -> None:
+        self._end(RunState.FAILED, error)
 
-    @contextmanager
-    def _while_paused(self) -> Iterator[None]:
-        with self._condition:
-            if self._runs():
-                raise RunStateError("the machine is running: pause it first")
-            self._threads.stand()
-            yield
+    def _release(self) -> None:
+        self._host.close()
+        self._parts.close()
 
     @contextmanager
     def _log_suspended(self) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(self._threads.holds.held())
+            stack.enter_context(self._runner.holds.held())
             stack.enter_context(self._log.suspended())
             yield
-
-    def _runs(self) -> bool:
-        self._refuse_closed()
-        return self._state is RunState.RUNNING
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise RunStateError("the machine is closed")
 
 
 def why_not() -> TagalongError | None:

@@ -37,17 +37,25 @@ def save(events: Sequence[Events]) -> dict[str, bytes]:
     return {DEVICE: _HEAD.pack(_VERSION, len(rows)) + body}
 
 
+def objection(state: bytes | None, vcpu_count: int) -> str:
+    """Return why load() would reject a state, "" if it would not."""
+    expected = _HEAD.pack(_VERSION, vcpu_count)
+    length = _HEAD.size + _VCPU.size * vcpu_count
+    if state is None or (state[: _HEAD.size] == expected and len(state) == length):
+        return ""
+    return (
+        f"{DEVICE} state of {len(state)} bytes that begins with {state[: _HEAD.size].hex()}: "
+        f"expected version {_VERSION} for {vcpu_count} vCPUs"
+    )
+
+
 def load(state: bytes | None, vcpu_count: int) -> list[Events]:
     """Return each vCPU's exceptions. Raises StateError for what save() did not write."""
+    if text := objection(state, vcpu_count):
+        raise StateError(text)
     events = [Events() for _ in range(vcpu_count)]
     if state is None:
         return events
-    expected = _HEAD.pack(_VERSION, vcpu_count)
-    if state[: _HEAD.size] != expected or len(state) != _HEAD.size + _VCPU.size * vcpu_count:
-        raise StateError(
-            f"{DEVICE} state of {len(state)} bytes that begins with "
-            f"{state[: _HEAD.size].hex()}: expected version {_VERSION} for {vcpu_count} vCPUs"
-        )
     for each, row in zip(events, _VCPU.iter_unpack(state[_HEAD.size :]), strict=True):
         exception = each.exception
         exception.serror_pending, exception.serror_has_esr = row[0], row[1]

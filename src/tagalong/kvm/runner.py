@@ -1,10 +1,10 @@
-"""The threads of a machine's vCPUs: who may run, and how they are made to stand.
+"""The threads of a machine's vCPUs, and how they are stopped between two instructions.
 
-A vCPU's thread blocks every signal; only KVM_RUN lets one in, the kick. A kick that comes
-before KVM_RUN stays pending and ends it at once, so none is lost, no handler is needed and
-any thread may create a machine. Before a vCPU stands, KVM_RUN is entered once more with
-`immediate_exit`, which completes the instruction of the last exit and runs nothing: so no
-state is saved between a device access and its effect.
+A vCPU's thread blocks every signal; KVM_RUN alone unblocks one, the kick. A kick that comes
+before KVM_RUN stays pending and ends it at once, so none is lost, no handler is needed and any
+thread may create a machine. Before a vCPU counts as stopped, KVM_RUN is entered once more with
+`immediate_exit`, which completes the instruction of the last exit and runs nothing: so no state
+is saved between a device access and its effect.
 """
 
 import signal
@@ -12,18 +12,18 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from tagalong.errors import TagalongError
+from tagalong.errors import MachineError, TagalongError
 from tagalong.kvm.vcpu_fd import VcpuDescriptor
-from tagalong.machine.holds import Holds
+from tagalong.machine.holds import VcpuHolds
 
 KICK: Final = signal.SIGUSR1
 
 HandleExit = Callable[[int, VcpuDescriptor, int], None]
-Fail = Callable[[TagalongError], None]
+Fail = Callable[[Exception], None]
 
 
-class VcpuThreads:
-    """Runs vCPUs while `go` was called last and not `stop`, and nobody has a hold of `holds`.
+class KvmRunner:
+    """Runs vCPUs, each in a thread; implements machine.lifecycle.VcpuRunner.
 
     `condition` guards everything here; its owner waits on it for what happens. `handle` is
     called for each exit, in the vCPU's thread; `fail` with an error that ended one.
@@ -40,38 +40,39 @@ class VcpuThreads:
         self._vcpus = vcpus
         self._handle = handle
         self._fail = fail
-        self._may_go = False
+        self._is_started = False
         self._closed = False
-        self.holds = Holds(condition, self.stand)
+        self.holds = VcpuHolds(condition, self.wait_stopped)
         self._inside: set[int] = set()
         self._threads: list[threading.Thread] = []
         for vcpu in vcpus:
             vcpu.set_signal_mask([n for n in signal.valid_signals() if n != KICK])
 
-    def go(self) -> None:
+    @property
+    def is_stopped(self) -> bool:
+        """Return whether no vCPU runs or has an exit left to handle."""
+        return not self._inside
+
+    def start(self) -> None:
         """Let the vCPUs run."""
         with self._condition:
-            self._may_go = True
+            self._is_started = True
             if not self._threads:
-                self._start()
+                self._create_threads()
             self._condition.notify_all()
 
     def stop(self) -> None:
-        """Make the vCPUs stand soon. From any thread."""
+        """Make the vCPUs stop soon."""
         with self._condition:
-            self._may_go = False
+            self._is_started = False
             self._kick()
 
-    def stand(self) -> None:
-        """Wait until all vCPUs stand, having been told to. In a vCPU's thread: do nothing."""
+    def wait_stopped(self) -> None:
+        """Make the vCPUs stop and return when they have. In a vCPU's thread, do nothing."""
         with self._condition:
             if threading.current_thread() not in self._threads:
                 self._kick()
-                self._condition.wait_for(self.are_standing)
-
-    def are_standing(self) -> bool:
-        """Return whether no vCPU runs or has an exit left to handle."""
-        return not self._inside
+                self._condition.wait_for(lambda: self.is_stopped)
 
     def close(self) -> None:
         """Stop for ever and end the threads. Safe to call twice."""
@@ -83,7 +84,7 @@ class VcpuThreads:
             if thread is not threading.current_thread():
                 thread.join()
 
-    def _start(self) -> None:
+    def _create_threads(self) -> None:
         self._threads = [
             threading.Thread(target=self._run, args=(index, vcpu), name=f"vcpu{index}", daemon=True)
             for index, vcpu in enumerate(self._vcpus)
@@ -106,19 +107,19 @@ class VcpuThreads:
                     _take_kicks()
                 else:
                     self._handle(index, vcpu, reason)
-        except TagalongError as error:
+        except Exception as error:  # noqa: BLE001 - or a dead thread would pass for a running vCPU
             self._leave(index)
-            self._fail(error)
+            self._fail(_failure_of(index, error))
 
     def _enter(self, index: int, vcpu: VcpuDescriptor) -> bool:
         """Wait until the vCPU may run; False when it never will again."""
         with self._condition:
             if index in self._inside:
-                if self._is_free():
+                if self._may_run():
                     return True
                 vcpu.finish_exit()
                 self._leave(index)
-            self._condition.wait_for(lambda: self._closed or self._is_free())
+            self._condition.wait_for(lambda: self._closed or self._may_run())
             if self._closed:
                 return False
             self._inside.add(index)
@@ -129,8 +130,16 @@ class VcpuThreads:
             self._inside.discard(index)
             self._condition.notify_all()
 
-    def _is_free(self) -> bool:
-        return self._may_go and not self.holds.is_held and not self._closed
+    def _may_run(self) -> bool:
+        return self._is_started and not self.holds.is_held and not self._closed
+
+
+def _failure_of(index: int, error: Exception) -> Exception:
+    if isinstance(error, TagalongError):
+        return error
+    failure = MachineError(f"a device of the machine failed while vCPU {index} ran: {error!r}")
+    failure.__cause__ = error
+    return failure
 
 
 def _take_kicks() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.descriptor import IoctlError
-from tagalong.kvm.vm_fd import Vm
+from tagalong.kvm.vm_fd import KvmVm
 from tagalong.mte import GRANULE_BYTES
 from tagalong.mte.tags import pack, unpack
 
@@ -37,7 +37,7 @@ class IoctlPort:
     edge between KVM's form, one tag a byte, and ours.
     """
 
-    def __init__(self, vm: Vm, suspend_log: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, vm: KvmVm, suspend_log: Callable[[], AbstractContextManager[None]]) -> None:
         self._vm = vm
         self._suspend_log = suspend_log
 

@@ -6,8 +6,8 @@ import mmap
 from collections.abc import Sequence
 
 from tagalong.kvm.abi import (
-    ExitReason,
-    Ioctl,
+    KvmExitReason,
+    KvmIoctl,
     kvm_mp_state,
     kvm_one_reg,
     kvm_reg_list,
@@ -36,14 +36,14 @@ class VcpuDescriptor(Descriptor):
         request = kvm_vcpu_init(target=kind.target)
         for feature in features:
             request.features[feature // 32] |= 1 << feature % 32
-        self.ioctl(Ioctl.KVM_ARM_VCPU_INIT, request)
+        self.ioctl(KvmIoctl.KVM_ARM_VCPU_INIT, request)
 
     def set_signal_mask(self, blocked: Sequence[int]) -> None:
         """Say which signals stay blocked while the guest runs. Raises IoctlError."""
         mask = sum(1 << (number - 1) for number in blocked)
         request = kvm_signal_mask(len=_SIGNALS // 8)
         request.sigset[:] = mask.to_bytes(_SIGNALS // 8, "little")
-        self.ioctl(Ioctl.KVM_SET_SIGNAL_MASK, request)
+        self.ioctl(KvmIoctl.KVM_SET_SIGNAL_MASK, request)
 
     def enter(self) -> int | None:
         """Run the guest; return the exit's reason, None if a signal or nothing ended it.
@@ -51,13 +51,13 @@ class VcpuDescriptor(Descriptor):
         What the VMM left in `run` for the last exit is taken up first. Raises IoctlError.
         """
         try:
-            self.ioctl(Ioctl.KVM_RUN)
+            self.ioctl(KvmIoctl.KVM_RUN)
         except IoctlError as error:
             if error.errno in (errno.EINTR, errno.EAGAIN):
                 return None
             raise
         reason = int(self.run.exit_reason)
-        return None if reason == ExitReason.KVM_EXIT_INTR else reason
+        return None if reason == KvmExitReason.KVM_EXIT_INTR else reason
 
     def finish_exit(self) -> None:
         """Complete the instruction of the last exit without running on. Raises IoctlError."""
@@ -75,13 +75,13 @@ class VcpuDescriptor(Descriptor):
             _fields_ = (("n", ctypes.c_uint64), ("reg", ctypes.c_uint64 * count))
 
         ids = List(n=count)
-        self.ioctl(Ioctl.KVM_GET_REG_LIST, ids)
+        self.ioctl(KvmIoctl.KVM_GET_REG_LIST, ids)
         return tuple(RegisterId(each) for each in ids.reg[: ids.n])
 
     def _register_count(self) -> int:
         head = kvm_reg_list(n=0)
         try:
-            self.ioctl(Ioctl.KVM_GET_REG_LIST, head)
+            self.ioctl(KvmIoctl.KVM_GET_REG_LIST, head)
         except IoctlError as error:
             if error.errno != errno.E2BIG:
                 raise
@@ -90,34 +90,36 @@ class VcpuDescriptor(Descriptor):
     def get_register(self, register: RegisterId) -> int:
         """Return a register's value. Raises IoctlError: ENOENT if there is no such."""
         buffer = (ctypes.c_uint8 * register_bytes(register))()
-        self.ioctl(Ioctl.KVM_GET_ONE_REG, kvm_one_reg(id=register, addr=ctypes.addressof(buffer)))
+        request = kvm_one_reg(id=register, addr=ctypes.addressof(buffer))
+        self.ioctl(KvmIoctl.KVM_GET_ONE_REG, request)
         return int.from_bytes(buffer, "little")
 
     def set_register(self, register: RegisterId, value: int) -> None:
         """Write a register; `value` fits into it. Raises IoctlError."""
         size = register_bytes(register)
         buffer = (ctypes.c_uint8 * size)(*value.to_bytes(size, "little"))
-        self.ioctl(Ioctl.KVM_SET_ONE_REG, kvm_one_reg(id=register, addr=ctypes.addressof(buffer)))
+        request = kvm_one_reg(id=register, addr=ctypes.addressof(buffer))
+        self.ioctl(KvmIoctl.KVM_SET_ONE_REG, request)
 
     def get_mp_state(self) -> int:
         """Return whether the vCPU is on. Raises IoctlError."""
         state = kvm_mp_state()
-        self.ioctl(Ioctl.KVM_GET_MP_STATE, state)
+        self.ioctl(KvmIoctl.KVM_GET_MP_STATE, state)
         return int(state.mp_state)
 
     def set_mp_state(self, value: int) -> None:
         """Switch the vCPU on or off. Raises IoctlError."""
-        self.ioctl(Ioctl.KVM_SET_MP_STATE, kvm_mp_state(mp_state=value))
+        self.ioctl(KvmIoctl.KVM_SET_MP_STATE, kvm_mp_state(mp_state=value))
 
     def get_events(self) -> kvm_vcpu_events:
         """Return the exceptions that it is still to take. Raises IoctlError."""
         events = kvm_vcpu_events()
-        self.ioctl(Ioctl.KVM_GET_VCPU_EVENTS, events)
+        self.ioctl(KvmIoctl.KVM_GET_VCPU_EVENTS, events)
         return events
 
     def set_events(self, events: kvm_vcpu_events) -> None:
         """Make exceptions pending. Raises IoctlError."""
-        self.ioctl(Ioctl.KVM_SET_VCPU_EVENTS, events)
+        self.ioctl(KvmIoctl.KVM_SET_VCPU_EVENTS, events)
 
     def close(self) -> None:
         """Unmap the shared pages and close the descriptor."""

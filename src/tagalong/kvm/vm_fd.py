@@ -7,12 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.kvm.abi import (
+    KVM_ARM_IRQ_CPU_IRQ,
+    KVM_ARM_IRQ_TYPE_CPU,
+    KVM_ARM_IRQ_TYPE_SHIFT,
     Cap,
-    Ioctl,
+    KvmIoctl,
     kvm_arm_copy_mte_tags,
     kvm_clear_dirty_log,
     kvm_dirty_log,
     kvm_enable_cap,
+    kvm_irq_level,
     kvm_userspace_memory_region,
     kvm_vcpu_init,
 )
@@ -31,23 +35,23 @@ class Slot:
     hva: int
 
 
-class Vm(Descriptor):
+class KvmVm(Descriptor):
     """One VM."""
 
     def check(self, cap: Cap) -> int:
         """Return what KVM says of a capability of this VM; 0 is no."""
-        return self.ioctl(Ioctl.KVM_CHECK_EXTENSION, cap)
+        return self.ioctl(KvmIoctl.KVM_CHECK_EXTENSION, cap)
 
     def enable(self, cap: Cap, argument: int = 0) -> None:
         """Switch a capability on. Raises IoctlError."""
         request = kvm_enable_cap(cap=cap)
         request.args[0] = argument
-        self.ioctl(Ioctl.KVM_ENABLE_CAP, request)
+        self.ioctl(KvmIoctl.KVM_ENABLE_CAP, request)
 
     def set_slot(self, slot: Slot, flags: int = 0) -> None:
         """Create a slot, or change its flags. Raises IoctlError."""
         self.ioctl(
-            Ioctl.KVM_SET_USER_MEMORY_REGION,
+            KvmIoctl.KVM_SET_USER_MEMORY_REGION,
             kvm_userspace_memory_region(
                 slot=slot.number,
                 flags=flags,
@@ -57,14 +61,22 @@ class Vm(Descriptor):
             ),
         )
 
+    def set_irq(self, level: bool) -> None:
+        """Set the level of vCPU 0's IRQ input, of a VM without an interrupt controller.
+
+        From any thread; a vCPU that runs is made to see it. Raises IoctlError.
+        """
+        irq = KVM_ARM_IRQ_TYPE_CPU << KVM_ARM_IRQ_TYPE_SHIFT | KVM_ARM_IRQ_CPU_IRQ
+        self.ioctl(KvmIoctl.KVM_IRQ_LINE, kvm_irq_level(irq=irq, level=level))
+
     def create_vcpu(self, index: int, run_bytes: int) -> VcpuDescriptor:
         """Return a new vCPU, not yet initialised. Raises IoctlError."""
-        return VcpuDescriptor(self.ioctl(Ioctl.KVM_CREATE_VCPU, index), run_bytes)
+        return VcpuDescriptor(self.ioctl(KvmIoctl.KVM_CREATE_VCPU, index), run_bytes)
 
     def preferred_target(self) -> kvm_vcpu_init:
         """Return the kind of vCPU that suits this host. Raises IoctlError."""
         kind = kvm_vcpu_init()
-        self.ioctl(Ioctl.KVM_ARM_PREFERRED_TARGET, kind)
+        self.ioctl(KvmIoctl.KVM_ARM_PREFERRED_TARGET, kind)
         return kind
 
     def get_dirty_log(self, slot: Slot, words: NDArray[np.uint64]) -> None:
@@ -73,7 +85,7 @@ class Vm(Descriptor):
         Clears the log unless KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is on.
         """
         request = kvm_dirty_log(slot=slot.number, dirty_bitmap=words.ctypes.data)
-        self.ioctl(Ioctl.KVM_GET_DIRTY_LOG, request)
+        self.ioctl(KvmIoctl.KVM_GET_DIRTY_LOG, request)
 
     def clear_dirty_log(
         self, slot: Slot, first_page: int, page_count: int, words: NDArray[np.uint64]
@@ -88,7 +100,7 @@ class Vm(Descriptor):
             first_page=first_page,
             dirty_bitmap=words.ctypes.data,
         )
-        self.ioctl(Ioctl.KVM_CLEAR_DIRTY_LOG, request)
+        self.ioctl(KvmIoctl.KVM_CLEAR_DIRTY_LOG, request)
 
     def copy_tags_of_runs(
         self, runs: NDArray[np.int64], tags: NDArray[np.uint8], direction: int
@@ -106,7 +118,7 @@ class Vm(Descriptor):
         fields[:, :2] = runs
         fields[:, 2] = tags.ctypes.data + starts // GRANULE_BYTES
         fields[:, 3] = direction
-        copied = self.ioctl_each(Ioctl.KVM_ARM_MTE_COPY_TAGS, requests)
+        copied = self.ioctl_each(KvmIoctl.KVM_ARM_MTE_COPY_TAGS, requests)
         for short in np.flatnonzero(copied < runs[:, 1]).tolist():
             gpa, size_bytes = runs[short].tolist()
             at, done = int(starts[short]), int(copied[short])
@@ -128,7 +140,7 @@ class Vm(Descriptor):
                 addr=tags.ctypes.data + done // GRANULE_BYTES,
                 flags=direction,
             )
-            copied = self.ioctl(Ioctl.KVM_ARM_MTE_COPY_TAGS, request)
+            copied = self.ioctl(KvmIoctl.KVM_ARM_MTE_COPY_TAGS, request)
             if copied == 0:
-                raise IoctlError(Ioctl.KVM_ARM_MTE_COPY_TAGS, request, errno.EFAULT)
+                raise IoctlError(KvmIoctl.KVM_ARM_MTE_COPY_TAGS, request, errno.EFAULT)
             done += copied

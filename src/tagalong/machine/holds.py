@@ -1,65 +1,65 @@
-"""Keeping a machine's vCPUs between two instructions, for as long as anybody wants that."""
+"""Holds a machine's vCPUs between two instructions, for as long as any caller needs that."""
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class Holds:
-    """Counts who wants the vCPUs of a machine to stand; whoever lets them run asks `is_held`.
+class VcpuHolds:
+    """Counts the holds on a machine's vCPUs; they may run while there is none.
 
-    `condition` guards the machine. `stand` makes its vCPUs stand and returns when they do; it
-    is called with the condition held.
+    `condition` guards the machine; it is notified when a hold ends. `wait_stopped` stops the
+    vCPUs and returns when none of them runs; it is called with the condition held.
     """
 
-    def __init__(self, condition: threading.Condition, stand: Callable[[], None]) -> None:
+    def __init__(self, condition: threading.Condition, wait_stopped: Callable[[], None]) -> None:
         self._condition = condition
-        self._stand = stand
+        self._wait_stopped = wait_stopped
         self._count = 0
 
     @property
     def is_held(self) -> bool:
-        """Return whether anybody wants the vCPUs to stand."""
+        """Return whether there is a hold."""
         return self._count > 0
 
     def hold(self) -> None:
-        """Make the vCPUs stand until `let_go`; called with the condition held."""
+        """Stop the vCPUs until `release`; called with the condition held."""
         self._count += 1
         try:
-            self._stand()
+            self._wait_stopped()
         except BaseException:
-            self.let_go()
+            self.release()
             raise
 
-    def let_go(self) -> None:
-        """Take one `hold` back; called with the condition held."""
+    def release(self) -> None:
+        """End one hold; called with the condition held."""
         self._count -= 1
         self._condition.notify_all()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Make the vCPUs stand for the length of the block, which has the condition."""
+        """Hold the vCPUs for a block, which has the condition."""
         with self._condition:
             self.hold()
             try:
                 yield
             finally:
-                self.let_go()
+                self.release()
 
     @contextmanager
     def held_unless(self, runs: Callable[[], bool]) -> Iterator[bool]:
-        """Hold the vCPUs for the length of the block unless the machine `runs`.
+        """Hold the vCPUs for a block unless the machine `runs`; yield whether they are held.
 
-        That is asked with the condition held; the block has it no more. Gives whether they
-        stand. Raises what `runs` raises.
+        `runs` is called with the condition held; the block does not have it. Raises what
+        `runs` raises.
         """
         with self._condition:
-            stands = not runs()
-            if stands:
+            is_held = not runs()
+            if is_held:
                 self.hold()
         try:
-            yield stands
+            yield is_held
         finally:
-            if stands:
+            if is_held:
                 with self._condition:
-                    self.let_go()
+                    self.release()

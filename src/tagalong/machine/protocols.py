@@ -93,27 +93,28 @@ class Machine(Protocol):
     def pause(self) -> None:
         """Stop all vCPUs between instructions, with no exit left unfinished.
 
-        Returns when they stand. A machine that is not running stays as it is.
+        Returns when they are stopped. A machine that is not running stays as it is. A guest that
+        powers off just then is SHUTDOWN afterwards, not PAUSED.
         """
         ...
 
     def wait(self, timeout_s: float | None = None) -> RunState:
-        """Block until the machine is not RUNNING, or `timeout_s` has passed."""
+        """Return what the machine does once it is not RUNNING, or after `timeout_s`."""
         ...
 
     def throttle(self, percent: int) -> None:
-        """Make all vCPUs stand for `percent` of the time that the machine runs; 0 ends that.
+        """Stop all vCPUs for `percent` of the time that the machine runs; 0 ends that.
 
-        0 to MAX_THROTTLE_PERCENT. They stand between instructions, in slices of milliseconds.
+        0 to MAX_THROTTLE_PERCENT. They stop between instructions, in slices of milliseconds.
         Raises UsageError for other values, RunStateError after close().
         """
         ...
 
-    def standing(self) -> AbstractContextManager[bool]:
-        """Keep the vCPUs of a machine that is not RUNNING from running for the length of a block.
+    def hold_if_paused(self) -> AbstractContextManager[bool]:
+        """Keep the vCPUs of a machine that is not RUNNING stopped for a block.
 
-        Gives whether they stand; False does nothing more. Who resumes the machine meanwhile
-        finds it RUNNING at once, and its vCPUs run when the block ends.
+        Yields whether they are held; a machine that is RUNNING runs on. One that is resumed within
+        the block counts as RUNNING at once, and its vCPUs run when the block ends.
         """
         ...
 

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
+from tagalong.devices import DeviceBus
 from tagalong.errors import UsageError
 from tagalong.machine import MachineDescription
 from tagalong.memory import GuestMemory, Region, RegionSource
 from tagalong.mte.registers import MteVersion
+from tagalong.soft.native import NativeMachine
 
 PAGE_BYTES: Final = 4096
 
@@ -33,3 +35,14 @@ def refuse_foreign(description: MachineDescription) -> None:
         )
     if not description.regions:
         raise UsageError("a machine needs at least one RAM region")
+
+
+def map_all(native: NativeMachine, memory: GuestMemory, bus: DeviceBus) -> None:
+    """Give the interpreter its guest physical addresses: RAM, and what leaves for a device.
+
+    Raises UsageError for RAM or windows that it cannot map.
+    """
+    for region in memory.regions:
+        native.add_ram(region)
+    for window in bus.page_ranges(PAGE_BYTES):
+        native.add_mmio(window.gpa, window.size_bytes)

@@ -11,7 +11,7 @@ from tagalong.memory import PageBitmap, Region
 from tagalong.soft.native import NativeMachine
 
 
-class DirtyLog:
+class SoftDirtyLog:
     """The pages of `regions` that change; to be called only while no vCPU executes."""
 
     def __init__(self, native: NativeMachine, regions: Sequence[Region]) -> None:

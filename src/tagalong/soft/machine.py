@@ -1,51 +1,54 @@
-"""The embedded machine as a Machine: one thread runs the interpreter, anyone may ask."""
+"""The embedded machine as a Machine: one thread runs the interpreter for all its vCPUs."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tagalong._native import InterpreterExit
-from tagalong.devices import PL011_BYTES, PL011_GPA, Pl011
+from tagalong.devices import (
+    DeviceBus,
+    DeviceModels,
+    SharedInput,
+    built_in_models,
+    create_devices,
+)
 from tagalong.errors import (
     AddressError,
     MachineError,
-    RunStateError,
     StateError,
-    TagalongError,
     UnsupportedInstructionError,
 )
 from tagalong.machine import (
+    DEFAULT_CONSOLE,
     AccessChoice,
+    DeviceDescription,
     MachineDescription,
     MachineState,
     RegionDescription,
     RunState,
 )
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
-from tagalong.machine.throttle import Throttle
+from tagalong.machine.lifecycle import MachineLifecycle
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 from tagalong.mte.registers import MteVersion
-from tagalong.soft.build import PAGE_BYTES, create_memory, refuse_foreign
-from tagalong.soft.dirty_log import DirtyLog
+from tagalong.soft.build import PAGE_BYTES, create_memory, map_all, refuse_foreign
+from tagalong.soft.dirty_log import SoftDirtyLog
 from tagalong.soft.disassembly import disassemble
-from tagalong.soft.exits import DeviceExits
+from tagalong.soft.exits import SoftExits
 from tagalong.soft.host import SoftHost
-from tagalong.soft.native import NativeMachine, StopReason
+from tagalong.soft.native import InterruptLine, NativeMachine, StopReason
 from tagalong.soft.psci import Psci
 from tagalong.soft.ram import SoftRam
-from tagalong.soft.runner import Runner
+from tagalong.soft.runner import SoftRunner
 from tagalong.soft.vcpu import SoftVcpu
 
 RAM_GPA: Final = Gpa(0x4000_0000)
 
-_UART: Final = "pl011"  # its name among the devices of a MachineState
 
-
-class SoftMachine:
+class SoftMachine(MachineLifecycle):
     """Implements the Machine Protocol; see there for what each method promises."""
 
     def __init__(
@@ -56,33 +59,29 @@ class SoftMachine:
         console: Callable[[bytes], None] | None = None,
         policy: CpuPolicy = STRICT,
         sources: Sequence[RegionSource] | None = None,
+        models: DeviceModels | None = None,
     ) -> None:
         """Create a paused machine; `console` gets the guest's output, from the runner thread.
 
-        `sources`: the content of each region, mapped copy-on-write. Raises UsageError for a
-        description that this machine cannot be, HostError if the host has no memory for it.
+        `sources`: the content of each region, mapped copy-on-write. `models`: kinds of devices
+        beside the built-in ones. Raises UsageError for a description that this machine cannot
+        be, HostError if the host has no memory for it.
         """
         refuse_foreign(description)
+        condition = threading.Condition()
         self._description = description
-        self._condition = threading.Condition()
-        self._state = RunState.PAUSED
-        self._failure: TagalongError | None = None
-        self._closed = False
         self._native = NativeMachine(description.vcpu_count, seed)
-        self._runner = Runner(
-            self._condition,
-            self._native,
-            lambda: self._state is RunState.RUNNING,
-            self._handle_exit,
-            self._give_up,
-        )
-        self._throttle = Throttle(self._condition, self._runner.holds)
+        runner = SoftRunner(condition, self._native, self._handle_exit, self._give_up)
+        super().__init__(condition, runner)
+        self._idle = runner.idle
         self._memory = create_memory(description, sources)
-        for region in self._memory.regions:
-            self._native.add_ram(region)
-        self._native.add_mmio(PL011_GPA, PL011_BYTES)
-        self._dirty_log = DirtyLog(self._native, self._memory.regions)
-        self._uart = Pl011(console)
+        self._bus = DeviceBus(
+            create_devices(description.devices, {**built_in_models(console), **(models or {})}),
+            self._memory,
+            SharedInput(self._set_irq),
+        )
+        map_all(self._native, self._memory, self._bus)
+        self._dirty_log = SoftDirtyLog(self._native, self._memory.regions)
         self._host: SoftHost | None = None
         self._ram = SoftRam(self._memory, lambda: self.host)
         self._vcpus = tuple(
@@ -90,7 +89,7 @@ class SoftMachine:
             for i in range(description.vcpu_count)
         )
         psci = Psci(self._vcpus, self._is_ram, lambda: self._end(RunState.SHUTDOWN))
-        self._exits = DeviceExits(self._native, self._uart, self._vcpus, psci)
+        self._exits = SoftExits(self._native, self._bus, self._vcpus, psci)
 
     @classmethod
     def create(
@@ -100,15 +99,18 @@ class SoftMachine:
         vcpu_count: int = 1,
         seed: int = 0,
         console: Callable[[bytes], None] | None = None,
-    ) -> "SoftMachine":
+        devices: Sequence[DeviceDescription] = (DEFAULT_CONSOLE,),
+        models: DeviceModels | None = None,
+    ) -> Self:
         """Create a machine with one RAM region at RAM_GPA. Raises as the class does."""
         description = MachineDescription(
             page_size_bytes=PAGE_BYTES,
             vcpu_count=vcpu_count,
             mte_version=MteVersion.MTE3,
             regions=(RegionDescription(RAM_GPA, ram_bytes),),
+            devices=tuple(devices),
         )
-        return cls(description, seed=seed, console=console)
+        return cls(description, seed=seed, console=console, models=models)
 
     @classmethod
     def from_description(
@@ -119,9 +121,12 @@ class SoftMachine:
         console: Callable[[bytes], None] | None = None,
         policy: CpuPolicy = STRICT,
         sources: Sequence[RegionSource] | None = None,
-    ) -> "SoftMachine":
+        models: DeviceModels | None = None,
+    ) -> Self:
         """Create the machine that a stream or a snapshot describes. Raises as the class does."""
-        return cls(description, seed=seed, console=console, policy=policy, sources=sources)
+        return cls(
+            description, seed=seed, console=console, policy=policy, sources=sources, models=models
+        )
 
     # --- what it is ---
 
@@ -151,66 +156,6 @@ class SoftMachine:
                 self._native.share_tags()
                 self._host = SoftHost(self._memory)
             return self._host
-
-    @property
-    def run_state(self) -> RunState:
-        """Return what the machine is doing now."""
-        return self._state
-
-    @property
-    def failure(self) -> Exception | None:
-        """Return why the machine is FAILED."""
-        return self._failure
-
-    # --- run and stop ---
-
-    def resume(self) -> None:
-        """Let all vCPUs run."""
-        with self._condition:
-            self._refuse_closed()
-            if self._state not in (RunState.PAUSED, RunState.RUNNING):
-                raise RunStateError(f"the machine cannot run on: it is in {self._state.value}")
-            self._state = RunState.RUNNING
-            self._runner.go()
-
-    def pause(self) -> None:
-        """Stop all vCPUs between instructions."""
-        with self._condition:
-            if self._state is RunState.RUNNING:
-                self._state = RunState.PAUSED
-            self._runner.stand()
-
-    def wait(self, timeout_s: float | None = None) -> RunState:
-        """Block until the machine is not RUNNING."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._state is not RunState.RUNNING, timeout_s)
-            return self._state
-
-    def throttle(self, percent: int) -> None:
-        """Make the vCPUs stand for a part of the time."""
-        with self._condition:
-            self._refuse_closed()
-            self._throttle.set(percent)
-
-    def standing(self) -> AbstractContextManager[bool]:
-        """Keep the vCPUs of a machine that does not run from running."""
-        return self._runner.holds.held_unless(self._runs)
-
-    def close(self) -> None:
-        """Stop and release everything."""
-        with self._condition:
-            if self._closed:
-                return
-            self._throttle.set(0)
-            self._closed = True
-            if self._state is RunState.RUNNING:
-                self._state = RunState.PAUSED
-            self._condition.notify_all()
-        self._runner.close()
-        if self._host is not None:
-            self._host.close()
-        self._native.close()
-        self._memory.close()
 
     # --- tags and pages ---
 
@@ -268,7 +213,7 @@ class SoftMachine:
         """Return the state as of now, whether or not the machine runs."""
         with self._held():
             vcpus = tuple(vcpu.peek() for vcpu in self._vcpus)
-            return MachineState(vcpus, {_UART: self._uart.save()})
+            return MachineState(vcpus, self._bus.save())
 
     def check_state(self, state: MachineState) -> None:
         """Refuse what load_state would refuse; nothing changes."""
@@ -280,18 +225,14 @@ class SoftMachine:
         """Take over a whole machine state; the machine stays paused."""
         with self._while_paused():
             self.check_state(state)
-            self._uart.load(state.devices[_UART])
             for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=True):
                 vcpu.take(vcpu_state)
+            self._bus.load(state.devices)
 
     def _objections(self, state: MachineState) -> Iterator[str]:
-        if len(state.vcpus) != len(self._vcpus) or set(state.devices) != {_UART}:
-            yield (
-                f"state of {len(state.vcpus)} vCPUs and devices {sorted(state.devices)}: "
-                f"this machine has {len(self._vcpus)} and {[_UART]}"
-            )
-        if _UART in state.devices:
-            yield self._uart.objection(state.devices[_UART])
+        if len(state.vcpus) != len(self._vcpus):
+            yield f"the state is of {len(state.vcpus)} vCPUs, this machine has {len(self._vcpus)}"
+        yield from self._bus.objections(state.devices)
         for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=False):
             yield vcpu.objection(vcpu_state)
 
@@ -306,46 +247,32 @@ class SoftMachine:
             case StopReason.UNSUPPORTED:
                 self._fail(leave)
             case StopReason.IDLE:
-                self._runner.idle()
+                self._idle()
             case StopReason.BUDGET | StopReason.INTERRUPTED | StopReason.DEADLINE:
                 pass
 
     def _fail(self, leave: InterpreterExit) -> None:
-        self._failure = UnsupportedInstructionError(
+        failure = UnsupportedInstructionError(
             vcpu=leave.vcpu,
             pc=leave.pc,
             encoding=leave.insn,
             disassembly=disassemble(leave.insn, leave.pc),
         )
-        self._end(RunState.FAILED)
+        self._end(RunState.FAILED, failure)
 
     def _give_up(self, error: Exception) -> None:
-        self._failure = MachineError(f"a device of the machine failed: {error!r}")
-        self._failure.__cause__ = error
-        self._end(RunState.FAILED)
+        failure = MachineError(f"a device of the machine failed: {error!r}")
+        failure.__cause__ = error
+        self._end(RunState.FAILED, failure)
 
-    def _end(self, state: RunState) -> None:
-        with self._condition:
-            self._state = state
-            self._condition.notify_all()
+    def _release(self) -> None:
+        if self._host is not None:
+            self._host.close()
+        self._native.close()
+        self._memory.close()
 
-    # --- small help ---
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Keep the vCPUs between instructions for the length of the block."""
-        with self._condition:
-            self._refuse_closed()
-            with self._runner.holds.held():
-                yield
-
-    @contextmanager
-    def _while_paused(self) -> Iterator[None]:
-        with self._condition:
-            if self._runs():
-                raise RunStateError("the machine is running: pause it first")
-            self._runner.stand()
-            yield
+    def _set_irq(self, level: bool) -> None:
+        self._native.set_interrupt(0, InterruptLine.IRQ, level=level)
 
     def _is_ram(self, gpa: int) -> bool:
         try:
@@ -353,11 +280,3 @@ class SoftMachine:
         except AddressError:
             return False
         return True
-
-    def _runs(self) -> bool:
-        self._refuse_closed()
-        return self._state is RunState.RUNNING
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise RunStateError("the machine is closed")

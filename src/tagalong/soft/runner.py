@@ -1,10 +1,10 @@
-"""The thread that runs the interpreter, and how it is made to stand between two instructions.
+"""The thread that runs the interpreter, and how it is stopped between two instructions.
 
-The interpreter's state belongs to whoever holds the condition while the runner stands. The
-runner goes on, and is no longer standing, before it lets go of the condition; it stands again
-when it is back between two instructions with no exit left to handle. To touch the state,
-others either find the machine paused or take a hold, which makes the runner stand aside for
-that moment: so a harvest of the dirty log can never fall between a store and its mark.
+Whoever holds the condition while the runner is stopped owns the interpreter's state. The runner
+counts as running before it gives up the condition, and as stopped when it is back between two
+instructions with no exit left to handle. Others find the machine paused, or take a hold, which
+stops the runner for that moment. So a harvest of the dirty log never falls between a store and
+its mark.
 """
 
 import threading
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from tagalong._native import InterpreterExit
-from tagalong.machine.holds import Holds
+from tagalong.machine.holds import VcpuHolds
 
 _BUDGET: Final = 1 << 40  # instructions; run() is ended by interrupt(), not by its budget
 _IDLE_WAIT_S: Final = 0.001
@@ -30,49 +30,61 @@ class Interpreter(Protocol):
         ...
 
 
-class Runner:
-    """Runs `interpreter` while `is_wanted` and nobody has a hold of `holds`.
+class SoftRunner:
+    """Runs `interpreter`; implements machine.lifecycle.VcpuRunner.
 
-    `condition` guards everything here and what `is_wanted` looks at; whoever changes that
-    notifies it. `handle` is called for each exit and `fail` with an error that ended the
-    thread, both in the thread.
+    `condition` guards everything here. `handle` is called for each exit and `fail` with an
+    error that ended the thread, both in the thread.
     """
 
     def __init__(
         self,
         condition: threading.Condition,
         interpreter: Interpreter,
-        is_wanted: Callable[[], bool],
         handle: Callable[[InterpreterExit], None],
         fail: Callable[[Exception], None],
     ) -> None:
         self._condition = condition
         self._interpreter = interpreter
-        self._is_wanted = is_wanted
         self._handle = handle
         self._fail = fail
-        self._stands = True
+        self._is_started = False
+        self._is_stopped = True
         self._closed = False
-        self.holds = Holds(condition, self.stand)
+        self.holds = VcpuHolds(condition, self.wait_stopped)
         self._thread: threading.Thread | None = None
 
-    def go(self) -> None:
-        """Look again whether to run; called with the condition held."""
+    @property
+    def is_stopped(self) -> bool:
+        """Return whether the thread is between two instructions, with no exit to handle."""
+        return self._is_stopped
+
+    def start(self) -> None:
+        """Let the interpreter run."""
+        self._is_started = True
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="vcpus", daemon=True)
             self._thread.start()
         self._condition.notify_all()
 
-    def stand(self) -> None:
-        """Wait, with the condition held, until the runner stands. In its own thread: do nothing."""
+    def stop(self) -> None:
+        """Make the interpreter stop soon."""
+        self._is_started = False
+        if not self._is_stopped:
+            self._interpreter.interrupt()
+        self._condition.notify_all()
+
+    def wait_stopped(self) -> None:
+        """Make the interpreter stop and return when it has. In its own thread, do nothing."""
         if threading.current_thread() is self._thread:
             return
-        if not self._stands:
+        if not self._is_stopped:
             self._interpreter.interrupt()
-        self._condition.wait_for(lambda: self._stands)
+            self._condition.notify_all()  # for idle(), which would sleep on
+        self._condition.wait_for(lambda: self._is_stopped)
 
     def idle(self) -> None:
-        """Wait a moment for something that the guest could go on with, unless it must stand."""
+        """Wait a moment for something that the guest waits for, or until it must stop."""
         with self._condition:
             self._condition.wait_for(lambda: not self._may_run(), _IDLE_WAIT_S)
 
@@ -80,7 +92,7 @@ class Runner:
         """Stop for ever and end the thread. Safe to call twice, and from the thread itself."""
         with self._condition:
             self._closed = True
-            self.stand()
+            self.wait_stopped()
             self._condition.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
@@ -93,18 +105,18 @@ class Runner:
                 self._handle(leave)
         except Exception as error:  # noqa: BLE001 - or a dead thread would pass for a running guest
             with self._condition:
-                self._stands = True
+                self._is_stopped = True
                 self._condition.notify_all()
             self._fail(error)
 
     def _take_turn(self) -> bool:
         """Wait until the interpreter may run; False when it never will again."""
         with self._condition:
-            self._stands = True
+            self._is_stopped = True
             self._condition.notify_all()
             self._condition.wait_for(self._may_run)
-            self._stands = self._closed
+            self._is_stopped = self._closed
             return not self._closed
 
     def _may_run(self) -> bool:
-        return self._closed or (self._is_wanted() and not self.holds.is_held)
+        return self._closed or (self._is_started and not self.holds.is_held)

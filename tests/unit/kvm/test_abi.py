@@ -18,9 +18,9 @@ from tagalong.kvm import abi
 ROOT = Path(__file__).resolve().parents[3]
 HEADERS = ("linux/kvm.h", "asm/kvm.h", "sys/mman.h", "stddef.h")
 ENUMS: tuple[type[IntEnum], ...] = (
-    abi.Ioctl,
+    abi.KvmIoctl,
     abi.Cap,
-    abi.ExitReason,
+    abi.KvmExitReason,
     abi.SystemEvent,
     abi.MpState,
 )

@@ -5,8 +5,8 @@ from typing import cast
 import pytest
 
 from tagalong.errors import RunStateError
-from tagalong.kvm.dirty_log import DirtyLog
-from tagalong.kvm.vm_fd import Slot, Vm
+from tagalong.kvm.dirty_log import KvmDirtyLog
+from tagalong.kvm.vm_fd import KvmVm, Slot
 from tagalong.memory import Gpa, Region
 from tests.support.fake_vm import FakeVm
 
@@ -14,9 +14,9 @@ PAGES = 200_000
 SLOT = Slot(0, 0x4000_0000, PAGES * 4096, 0)
 
 
-def log_of(vm: FakeVm) -> DirtyLog:
+def log_of(vm: FakeVm) -> KvmDirtyLog:
     region = Region.create(Gpa(SLOT.gpa), SLOT.size_bytes)
-    return DirtyLog(cast("Vm", vm), (SLOT,), (region,))
+    return KvmDirtyLog(cast("KvmVm", vm), (SLOT,), (region,))
 
 
 @pytest.mark.parametrize("manual", [0, 1, 3])

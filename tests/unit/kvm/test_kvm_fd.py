@@ -10,21 +10,21 @@ from typing import cast
 import pytest
 
 from tagalong.errors import HostError
-from tagalong.kvm.abi import Cap, Ioctl, kvm_enable_cap, kvm_one_reg, kvm_userspace_memory_region
+from tagalong.kvm.abi import Cap, KvmIoctl, kvm_enable_cap, kvm_one_reg, kvm_userspace_memory_region
 from tagalong.kvm.descriptor import Descriptor, IoctlError, describe
-from tagalong.kvm.kvm_fd import System
+from tagalong.kvm.kvm_fd import KvmSystem
 
 ARM64 = "aarch64"
 
 
 def test_system_on_another_architecture_says_which() -> None:
     with pytest.raises(HostError, match=r"^this host is riscv64: machine 'kvm' runs arm64"):
-        System(architecture="riscv64")
+        KvmSystem(architecture="riscv64")
 
 
 def test_system_without_device_says_so(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"there is no .*/kvm: the kernel has no KVM"):
-        System(tmp_path / "kvm", architecture=ARM64)
+        KvmSystem(tmp_path / "kvm", architecture=ARM64)
 
 
 def test_system_without_permission_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,12 +34,12 @@ def test_system_without_permission_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("tagalong.kvm.kvm_fd.os.open", refuse)
 
     with pytest.raises(HostError, match=r"no permission for /dev/kvm: become a member"):
-        System(architecture=ARM64)
+        KvmSystem(architecture=ARM64)
 
 
 def test_system_that_is_no_kvm_says_so() -> None:
     with pytest.raises(HostError, match=r"/dev/null is not KVM: KVM_GET_API_VERSION\(0x0\)"):
-        System(Path("/dev/null"), architecture=ARM64)
+        KvmSystem(Path("/dev/null"), architecture=ARM64)
 
 
 def test_ioctl_that_fails_names_itself_its_arguments_and_the_errno() -> None:
@@ -47,7 +47,7 @@ def test_ioctl_that_fails_names_itself_its_arguments_and_the_errno() -> None:
         argument = kvm_userspace_memory_region(slot=3, guest_phys_addr=0x4000_0000)
 
         with pytest.raises(IoctlError) as caught:
-            device.ioctl(Ioctl.KVM_SET_USER_MEMORY_REGION, argument)
+            device.ioctl(KvmIoctl.KVM_SET_USER_MEMORY_REGION, argument)
 
     assert caught.value.errno == errno.ENOTTY
     assert str(caught.value) == (
@@ -63,7 +63,7 @@ def test_descriptor_after_close_refuses() -> None:
     device.close()
 
     with pytest.raises(HostError, match="the Descriptor descriptor of KVM is closed"):
-        device.ioctl(Ioctl.KVM_RUN)
+        device.ioctl(KvmIoctl.KVM_RUN)
 
 
 def test_describe_arrays_without_the_zeros_behind_them() -> None:
@@ -83,10 +83,10 @@ def test_ioctl_each_makes_them_in_order_until_one_fails() -> None:
     os.write(writer, b"abc")
     counts = (ctypes.c_int * 3)()
     with Descriptor(reader) as pipe:
-        results = pipe.ioctl_each(cast("Ioctl", termios.FIONREAD), counts)
+        results = pipe.ioctl_each(cast("KvmIoctl", termios.FIONREAD), counts)
 
         assert (results.tolist(), list(counts)) == ([0, 0, 0], [3, 3, 3])
         with pytest.raises(IoctlError, match=r"KVM_GET_ONE_REG\(id=0x5.*ENOTTY") as caught:
-            pipe.ioctl_each(Ioctl.KVM_GET_ONE_REG, (kvm_one_reg * 2)(kvm_one_reg(id=5)))
+            pipe.ioctl_each(KvmIoctl.KVM_GET_ONE_REG, (kvm_one_reg * 2)(kvm_one_reg(id=5)))
     os.close(writer)
     assert caught.value.errno == errno.ENOTTY

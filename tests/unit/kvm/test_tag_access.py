@@ -16,7 +16,7 @@ from tagalong.memory import Gpa, GuestMemory, PageBitmap
 from tests.support.fake_vm import PAGE, FakeVm
 
 if TYPE_CHECKING:
-    from tagalong.kvm.vm_fd import Vm
+    from tagalong.kvm.vm_fd import KvmVm
 
 BASE = Gpa(0x4000_0000)
 PAGES = 3000
@@ -30,7 +30,7 @@ class Fixture:
         region = create_region(RegionDescription(BASE, PAGES * PAGE), PAGE, shared=True)
         self.memory = GuestMemory([region])
         self.suspensions = 0
-        self.access = TagAccess(IoctlPort(cast("Vm", self.vm), self.suspend), self.memory)
+        self.access = TagAccess(IoctlPort(cast("KvmVm", self.vm), self.suspend), self.memory)
 
     @contextmanager
     def suspend(self) -> Iterator[None]:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from tagalong.kvm.abi import (
     KVM_ARM_TAGS_FROM_GUEST,
     KVM_ARM_TAGS_TO_GUEST,
-    Ioctl,
+    KvmIoctl,
     kvm_arm_copy_mte_tags,
 )
 from tagalong.kvm.descriptor import Argument, IoctlError
 from tagalong.kvm.ram import create_region
 from tagalong.kvm.tag_access import TagAccess
 from tagalong.kvm.tag_port import IoctlPort
-from tagalong.kvm.vm_fd import Vm
+from tagalong.kvm.vm_fd import KvmVm
 from tagalong.machine import RegionDescription
 from tagalong.memory import Gpa, GuestMemory
 
@@ -30,7 +30,7 @@ PAGE_TAGS = PAGE // GRANULE
 BASE = 0x4000_0000
 
 
-class TagsOnly(Vm):
+class TagsOnly(KvmVm):
     """A VM whose KVM answers KVM_ARM_MTE_COPY_TAGS alone, and stops at each of `edges`."""
 
     def __init__(self, pages: int, *edges: int) -> None:
@@ -39,8 +39,8 @@ class TagsOnly(Vm):
         self.requests: list[tuple[int, int]] = []
         self._edges = [*edges, pages * PAGE]
 
-    def ioctl(self, request: Ioctl, argument: Argument = 0) -> int:
-        assert request is Ioctl.KVM_ARM_MTE_COPY_TAGS
+    def ioctl(self, request: KvmIoctl, argument: Argument = 0) -> int:
+        assert request is KvmIoctl.KVM_ARM_MTE_COPY_TAGS
         assert isinstance(argument, kvm_arm_copy_mte_tags)
         start = argument.guest_ipa - BASE
         self.requests.append((start, argument.length))
@@ -55,7 +55,7 @@ class TagsOnly(Vm):
             ours[:] = theirs
         return int(end - start)
 
-    def ioctl_each(self, request: Ioctl, arguments: Array[Any]) -> NDArray[np.int32]:
+    def ioctl_each(self, request: KvmIoctl, arguments: Array[Any]) -> NDArray[np.int32]:
         return np.array([self.ioctl(request, argument) for argument in arguments], np.int32)
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tagalong.errors import RunStateError
-from tagalong.machine.holds import Holds
+from tagalong.machine.holds import VcpuHolds
 
 
 class Scene:
@@ -16,7 +16,7 @@ class Scene:
         self.condition = threading.Condition()
         self.stops = 0
         self.error: BaseException | None = None
-        self.holds = Holds(self.condition, self._stand)
+        self.holds = VcpuHolds(self.condition, self._stand)
 
     def take_condition(self) -> bool:
         with self.condition:
@@ -41,7 +41,7 @@ def test_held_blocks_within_each_other_hold_until_the_last_ends() -> None:
     assert scene.stops == 2
 
 
-def test_let_go_wakes_who_waits_to_run() -> None:
+def test_release_wakes_who_waits_to_run() -> None:
     scene = Scene()
     ran = threading.Event()
 
@@ -56,13 +56,13 @@ def test_let_go_wakes_who_waits_to_run() -> None:
     thread.start()
     assert not ran.wait(0.05)
     with scene.condition:
-        scene.holds.let_go()
+        scene.holds.release()
 
     assert ran.wait(60)
     thread.join()
 
 
-def test_held_block_that_raises_lets_go() -> None:
+def test_held_block_that_raises_releases() -> None:
     scene = Scene()
 
     with pytest.raises(KeyError), scene.holds.held():

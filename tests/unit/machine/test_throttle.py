@@ -6,11 +6,11 @@ import time
 import pytest
 
 from tagalong.errors import UsageError
-from tagalong.machine.holds import Holds
+from tagalong.machine.holds import VcpuHolds
 from tagalong.machine.throttle import Throttle
 
 
-class Clock(Holds):
+class Clock(VcpuHolds):
     """Counts how often and how long the vCPUs stood."""
 
     def __init__(self) -> None:
@@ -25,8 +25,8 @@ class Clock(Holds):
         self.stops += 1
         self._since = time.monotonic()
 
-    def let_go(self) -> None:
-        super().let_go()
+    def release(self) -> None:
+        super().release()
         self.stood_s += time.monotonic() - self._since
 
 
@@ -81,5 +81,5 @@ def test_throttle_set_again_uses_the_same_thread() -> None:
 
 @pytest.mark.parametrize("percent", [-1, 100])
 def test_throttle_out_of_range_is_refused(percent: int) -> None:
-    with pytest.raises(UsageError, match=f"a throttle of {percent} %: 0 to 99 is possible"):
+    with pytest.raises(UsageError, match=f"cannot throttle by {percent} %: give 0 to 99 percent"):
         Clock().throttle.set(percent)

@@ -1,4 +1,4 @@
-"""Who may touch the interpreter's state: the runner, or others while it stands."""
+"""Who may touch the interpreter's state: the runner, or others while it is stopped."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tagalong._native import InterpreterExit
-from tagalong.soft.runner import Runner
+from tagalong.soft.runner import SoftRunner
 
 TIMEOUT_S = 50
 
@@ -17,7 +17,6 @@ class Scene:
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
-        self.is_wanted = True
         self.exits = False
         self.runs = 0
         self.running = threading.Event()
@@ -25,9 +24,7 @@ class Scene:
         self.failed = threading.Event()
         self.errors: list[Exception] = []
         self.handle: Callable[[], None] = lambda: None
-        self.runner = Runner(
-            self.condition, self, lambda: self.is_wanted, lambda _: self.handle(), self._fail
-        )
+        self.runner = SoftRunner(self.condition, self, lambda _: self.handle(), self._fail)
 
     def run(self, budget: int, leave: InterpreterExit) -> None:
         del budget, leave
@@ -41,9 +38,13 @@ class Scene:
     def interrupt(self) -> None:
         self.interrupted.set()
 
-    def go(self) -> None:
+    def start(self) -> None:
         with self.condition:
-            self.runner.go()
+            self.runner.start()
+
+    def stop(self) -> None:
+        with self.condition:
+            self.runner.stop()
 
     def _fail(self, error: Exception) -> None:
         self.errors.append(error)
@@ -58,18 +59,23 @@ def scene() -> Iterator[Scene]:
     assert "vcpus" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_runner_that_nobody_wants_does_not_run(scene: Scene) -> None:
-    scene.is_wanted = False
-    scene.go()
+def test_runner_that_was_stopped_does_not_run_until_it_is_started(scene: Scene) -> None:
+    scene.start()
+    assert scene.running.wait(TIMEOUT_S)
+    scene.stop()
+    with scene.condition:
+        scene.runner.wait_stopped()
+        before = scene.runs
+        scene.condition.notify_all()
 
     assert not scene.running.wait(0.05)
-    scene.is_wanted = True
-    scene.go()
+    assert scene.runs == before
+    scene.start()
     assert scene.running.wait(TIMEOUT_S)
 
 
-def test_held_makes_the_runner_stand_and_go_on_afterwards(scene: Scene) -> None:
-    scene.go()
+def test_held_stops_the_runner_which_runs_again_afterwards(scene: Scene) -> None:
+    scene.start()
     assert scene.running.wait(TIMEOUT_S)
 
     with scene.runner.holds.held():
@@ -85,7 +91,7 @@ def test_held_makes_the_runner_stand_and_go_on_afterwards(scene: Scene) -> None:
     assert scene.runs == before + 1
 
 
-def test_stand_waits_for_the_exit_that_is_being_handled(scene: Scene) -> None:
+def test_wait_stopped_waits_for_the_exit_that_is_being_handled(scene: Scene) -> None:
     entered, finish, handled = threading.Event(), threading.Event(), threading.Event()
 
     def handle() -> None:
@@ -94,61 +100,62 @@ def test_stand_waits_for_the_exit_that_is_being_handled(scene: Scene) -> None:
         handled.set()
 
     scene.handle, scene.exits = handle, True
-    scene.go()
+    scene.start()
     assert entered.wait(TIMEOUT_S)
     threading.Timer(0.05, finish.set).start()
 
     with scene.condition:
-        scene.is_wanted = False
-        scene.runner.stand()
+        scene.runner.stop()
+        scene.runner.wait_stopped()
 
     assert handled.is_set()
 
 
-def test_stand_in_the_runner_s_own_thread_returns_at_once(scene: Scene) -> None:
+def test_wait_stopped_in_the_runner_s_own_thread_returns_at_once(scene: Scene) -> None:
     done = threading.Event()
 
     def handle() -> None:
         with scene.condition:
-            scene.is_wanted = False
-            scene.runner.stand()
+            scene.runner.stop()
+            scene.runner.wait_stopped()
         done.set()
 
     scene.handle, scene.exits = handle, True
-    scene.go()
+    scene.start()
 
     assert done.wait(TIMEOUT_S)
 
 
-def test_idle_ends_at_once_when_the_runner_must_stand(
+def test_idle_of_a_runner_that_must_stop_ends_at_once(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tagalong.soft.runner._IDLE_WAIT_S", 60.0)
-    began = time.monotonic()
-
-    scene.is_wanted = False
-    scene.runner.idle()
-    with scene.runner.holds.held():
-        scene.is_wanted = True
-        scene.runner.idle()
-
-    assert time.monotonic() - began < 30
-
-
-def test_idle_of_a_runner_that_may_run_lasts_until_it_must_stand(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tagalong.soft.runner._IDLE_WAIT_S", 60.0)
+    monkeypatch.setattr("tagalong.soft.runner._IDLE_WAIT_S", 600.0)
     idle = threading.Thread(target=scene.runner.idle)
-    idle.start()
 
-    idle.join(0.1)
-    assert idle.is_alive()
-    with scene.condition:
-        scene.is_wanted = False
-        scene.condition.notify_all()
+    idle.start()  # never started, so it must not run
     idle.join(TIMEOUT_S)
+
     assert not idle.is_alive()
+
+
+def test_idle_of_a_runner_that_may_run_lasts_until_it_must_stop(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tagalong.soft.runner._IDLE_WAIT_S", 600.0)
+    lasted, ended = [], threading.Event()
+
+    def handle() -> None:
+        scene.runner.idle()
+        ended.set()
+
+    scene.handle, scene.exits = handle, True
+    scene.start()
+    lasted.append(not ended.wait(0.1))
+    with scene.runner.holds.held():
+        lasted.append(ended.is_set())
+    scene.stop()
+
+    assert lasted == [True, True]
 
 
 def test_idle_with_nothing_to_wait_for_ends_by_itself(scene: Scene) -> None:
@@ -159,12 +166,12 @@ def test_idle_with_nothing_to_wait_for_ends_by_itself(scene: Scene) -> None:
     assert time.monotonic() - began < TIMEOUT_S
 
 
-def test_error_of_a_handler_is_told_and_leaves_the_runner_standing(scene: Scene) -> None:
+def test_error_of_a_handler_is_told_and_leaves_the_runner_stopped(scene: Scene) -> None:
     def handle() -> None:
         raise KeyError("a bug")
 
     scene.handle, scene.exits = handle, True
-    scene.go()
+    scene.start()
 
     assert scene.failed.wait(TIMEOUT_S)
     with scene.runner.holds.held():
@@ -173,7 +180,7 @@ def test_error_of_a_handler_is_told_and_leaves_the_runner_standing(scene: Scene)
 
 
 def test_close_while_running_ends_the_thread_and_may_be_repeated(scene: Scene) -> None:
-    scene.go()
+    scene.start()
     assert scene.running.wait(TIMEOUT_S)
 
     scene.runner.close()

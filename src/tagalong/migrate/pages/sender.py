@@ -169,7 +169,7 @@ class PageSender:
             self._send_without_data(batch.only(is_zero), tally, wire.NoBytes.ZERO)
             batch = batch.only(~is_zero)
         if batch.numbers.size:
-            with self._machine.standing() as stands:
+            with self._machine.hold_if_paused() as stands:
                 for part in batch.sound_parts(MAX_COPIED_BYTES):
                     self._stream(part, tally, None if stands else self._stage)
 

@@ -20,10 +20,10 @@ from tagalong.kvm.abi import (
     MemoryFlag,
 )
 from tagalong.kvm.descriptor import IoctlError
-from tagalong.kvm.dirty_log import DirtyLog
-from tagalong.kvm.kvm_fd import System
+from tagalong.kvm.dirty_log import KvmDirtyLog
+from tagalong.kvm.kvm_fd import KvmSystem
 from tagalong.kvm.ram import create_region
-from tagalong.kvm.vm_fd import Slot, Vm
+from tagalong.kvm.vm_fd import KvmVm, Slot
 from tagalong.machine import RegionDescription, register_ids
 from tagalong.memory import Gpa, Region
 from tagalong.mte.registers import IdAa64pfr1
@@ -48,13 +48,13 @@ def kvm_findings() -> list[ProbeFinding]:
 
 
 def _open() -> str:
-    with System() as system:
+    with KvmSystem() as system:
         return f"API version 12, vCPU pages {system.run_bytes()} bytes"
 
 
 def _capability(cap: Cap) -> Callable[[], str]:
     def ask() -> str:
-        with System() as system:
+        with KvmSystem() as system:
             value = system.check(cap)
         if not value:
             raise HostError("KVM_CHECK_EXTENSION returns 0")
@@ -64,14 +64,14 @@ def _capability(cap: Cap) -> Callable[[], str]:
 
 
 @contextmanager
-def _vm() -> Iterator[tuple[System, Vm]]:
-    with System() as system, system.create_vm() as vm:
+def _vm() -> Iterator[tuple[KvmSystem, KvmVm]]:
+    with KvmSystem() as system, system.create_vm() as vm:
         vm.enable(Cap.KVM_CAP_ARM_MTE)
         yield system, vm
 
 
 @contextmanager
-def _vm_with_ram(size_bytes: int = _PAGES * mmap.PAGESIZE) -> Iterator[tuple[Vm, Slot, Region]]:
+def _vm_with_ram(size_bytes: int = _PAGES * mmap.PAGESIZE) -> Iterator[tuple[KvmVm, Slot, Region]]:
     """Make a VM with MTE, and with shared RAM if this kernel accepts that, else private RAM."""
     with ExitStack() as stack:
         _, vm = stack.enter_context(_vm())
@@ -144,7 +144,7 @@ def _dirty_ring() -> str:
 
 def _dirty_log() -> str:
     with _vm_with_ram() as (vm, slot, region):
-        log = DirtyLog(vm, (slot,), (region,))
+        log = KvmDirtyLog(vm, (slot,), (region,))
         log.start()
         count = log.harvest()[0].count()
         log.stop()

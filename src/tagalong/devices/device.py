@@ -1,0 +1,103 @@
+"""What every device model is, whatever machine it is part of.
+
+A device knows its registers and nothing of addresses; the bus (`tagalong.devices.bus`) knows
+addresses; a line (`tagalong.devices.irq`) knows its level. So one model serves both machines.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from tagalong.devices.irq import IrqLine
+from tagalong.machine import DeviceDescription
+from tagalong.memory import Gpa, GuestMemory
+
+ANY_WIDTH: Final = frozenset({1, 2, 4, 8})
+"""The sizes in bytes of all accesses that a CPU makes to a device."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A range of registers: first gpa and size in bytes, both multiples of 4."""
+
+    gpa: Gpa
+    size_bytes: int
+
+    @property
+    def end(self) -> int:
+        """Return the first gpa after the window."""
+        return self.gpa + self.size_bytes
+
+    def __str__(self) -> str:
+        return f"[{self.gpa:#x}, {self.end:#x})"
+
+
+class Device(Protocol):
+    """One device of a machine. The bus calls it from one thread at a time.
+
+    Reads and writes come while a vCPU waits for the answer, so whatever a device stores to guest
+    RAM within them is complete before the machine counts as paused.
+    """
+
+    @property
+    def description(self) -> DeviceDescription:
+        """Return what the guest sees of it."""
+        ...
+
+    @property
+    def windows(self) -> Sequence[Window]:
+        """Return its ranges of registers; the first is the description's."""
+        ...
+
+    @property
+    def widths(self) -> frozenset[int]:
+        """Return the sizes in bytes of the accesses that it takes; others abort the guest."""
+        ...
+
+    def attach(self, memory: GuestMemory, line: IrqLine | None) -> None:
+        """Take the guest RAM and the interrupt line of the machine, once, before it runs.
+
+        `line`: None if the description has no interrupt.
+        """
+        ...
+
+    def read(self, window: int, offset: int, size_bytes: int) -> int:
+        """Return what is `offset` bytes into window number `window`, zero-extended."""
+        ...
+
+    def write(self, window: int, offset: int, size_bytes: int, value: int) -> None:
+        """Store `value`, of `size_bytes`, `offset` bytes into window number `window`."""
+        ...
+
+    def reset(self) -> None:
+        """Become what the device is at power-on, its line included."""
+        ...
+
+    def save(self) -> bytes:
+        """Return the state in the device's own form, which begins with a version."""
+        ...
+
+    def objection(self, state: bytes) -> str:
+        """Return why load() would reject `state`, by the device's name; "" if it would not.
+
+        Changes nothing.
+        """
+        ...
+
+    def load(self, state: bytes) -> None:
+        """Take over what save() returned, and set the line's level by it.
+
+        Raises StateError; nothing has changed then.
+        """
+        ...
+
+
+DeviceModel = Callable[[DeviceDescription], Device]
+"""Makes a device from what the guest is to see of it.
+
+Raises UsageError for a description that the model cannot be. What backs the device on the host
+is the maker's business, by the device's name.
+"""
+
+DeviceModels = Mapping[str, DeviceModel]
+"""The models that a machine may be made of, by kind."""

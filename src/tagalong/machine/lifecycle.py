@@ -1,0 +1,226 @@
+"""Runs, pauses and ends a machine: the part of `Machine` that every kind of it shares.
+
+What differs is how vCPUs are run: an interpreter in one thread, KVM in a thread for each. That is
+a `VcpuRunner`. All of this is guarded by one condition, which both share: who holds it and finds
+the vCPUs stopped owns their state.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+from tagalong.errors import RunStateError
+from tagalong.machine.holds import VcpuHolds
+from tagalong.machine.state import MachineDescription, RunState
+from tagalong.machine.throttle import Throttle
+
+
+class VcpuRunner(Protocol):
+    """Runs the vCPUs of one machine; all but `close` is called with the condition held.
+
+    They run after `start` and until `stop`, while `holds` has no hold. Stopped, a vCPU is between
+    two instructions and has no exit left to handle.
+    """
+
+    holds: VcpuHolds
+
+    @property
+    def is_stopped(self) -> bool:
+        """Return whether no vCPU runs or has an exit left to handle."""
+        ...
+
+    def start(self) -> None:
+        """Let the vCPUs run."""
+        ...
+
+    def stop(self) -> None:
+        """Make the vCPUs stop soon; from any thread, a vCPU's own too."""
+        ...
+
+    def wait_stopped(self) -> None:
+        """Make the vCPUs stop and return when they have; in a vCPU's own thread, do nothing.
+
+        They run again if they may and the caller gives up the condition.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop for ever and end all threads, without the condition. Safe to call twice."""
+        ...
+
+
+class GuestClock(Protocol):
+    """The guest's time, which must not pass while the machine is paused."""
+
+    def stop(self) -> None:
+        """Stop the time, now that all vCPUs are stopped. Does nothing if it is stopped."""
+        ...
+
+    def start(self) -> None:
+        """Let the time go on from where it stopped. Does nothing if it runs."""
+        ...
+
+
+class MachineLifecycle:
+    """The run states of one machine; a class that implements Machine inherits it.
+
+    The states and who may leave them:
+
+        PAUSED --resume()--> RUNNING --pause()--> PAUSED
+        PAUSED, RUNNING --the guest powers off--> SHUTDOWN
+        PAUSED, RUNNING --a vCPU or a device fails--> FAILED
+
+    SHUTDOWN and FAILED are final. A guest may power off after pause() was called, in the
+    instruction that a vCPU ends with: the state is SHUTDOWN then, when pause() returns.
+    """
+
+    def __init__(
+        self, condition: threading.Condition, runner: VcpuRunner, clock: GuestClock | None = None
+    ) -> None:
+        """Begin PAUSED, with `clock` stopped if there is one."""
+        self._condition = condition
+        self._runner = runner
+        self._clock = clock
+        self._throttle = Throttle(condition, runner.holds)
+        self._state = RunState.PAUSED
+        self._failure: Exception | None = None
+        self._closed = False
+
+    @property
+    def description(self) -> MachineDescription:
+        """Return what a destination must provide."""
+        raise NotImplementedError
+
+    @property
+    def run_state(self) -> RunState:
+        """Return what the machine is doing now."""
+        return self._state
+
+    @property
+    def failure(self) -> Exception | None:
+        """Return why the machine is FAILED, else None."""
+        return self._failure
+
+    def resume(self) -> None:
+        """Let all vCPUs run; see Machine."""
+        with self._condition:
+            self._refuse_closed()
+            if self._is_over():
+                raise RunStateError(
+                    f"cannot resume the machine: its state is {self._state.value!r}, which is final"
+                )
+            if self._state is RunState.PAUSED:
+                self._runner.wait_stopped()
+                if self._clock is not None:
+                    self._clock.start()
+            self._state = RunState.RUNNING
+            self._runner.start()
+
+    def pause(self) -> None:
+        """Stop all vCPUs between instructions; see Machine."""
+        with self._condition:
+            if self._state is RunState.RUNNING:
+                self._state = RunState.PAUSED
+            self._runner.stop()
+            self._runner.wait_stopped()
+            if self._clock is not None and self._runner.is_stopped and not self._closed:
+                self._clock.stop()
+            self._condition.notify_all()
+
+    def wait(self, timeout_s: float | None = None) -> RunState:
+        """Block until the machine is not RUNNING and its vCPUs are stopped; see Machine."""
+
+        def is_over() -> bool:
+            return self._state is not RunState.RUNNING and self._runner.is_stopped
+
+        with self._condition:
+            self._condition.wait_for(is_over, timeout_s)
+            return self._state
+
+    def throttle(self, percent: int) -> None:
+        """Stop the vCPUs for a part of the time; see Machine."""
+        with self._condition:
+            self._refuse_closed()
+            self._throttle.set(percent)
+
+    def hold_if_paused(self) -> AbstractContextManager[bool]:
+        """Keep the vCPUs of a machine that is not RUNNING stopped for a block; see Machine."""
+        return self._runner.holds.held_unless(self._runs)
+
+    def close(self) -> None:
+        """Stop, and release everything. Safe to call twice."""
+        with self._condition:
+            if self._closed:
+                return
+            self._throttle.set(0)
+            self._closed = True
+            if self._state is RunState.RUNNING:
+                self._state = RunState.PAUSED
+            self._condition.notify_all()
+        self._runner.close()
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._state.value
+        described = self.description
+        return (
+            f"<{type(self).__name__} {state}: {described.vcpu_count} vCPUs, "
+            f"{described.ram_bytes >> 20} MiB of RAM>"
+        )
+
+    def _release(self) -> None:
+        """Release memory and host resources; all vCPU threads have ended."""
+        raise NotImplementedError
+
+    def _end(self, state: RunState, failure: Exception | None = None) -> None:
+        """Enter a final state, for the first reason that comes; from any thread."""
+        with self._condition:
+            if not self._is_over():
+                self._state, self._failure = state, failure
+            self._runner.stop()
+            self._condition.notify_all()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold the vCPUs for a block, which has the condition. Raises RunStateError if closed."""
+        with self._condition:
+            self._refuse_closed()
+            with self._runner.holds.held():
+                yield
+
+    @contextmanager
+    def _while_paused(self) -> Iterator[None]:
+        """Own the state of a paused machine for a block. Raises RunStateError if it runs."""
+        with self._condition:
+            if self._runs():
+                raise RunStateError("the machine is running: pause it first")
+            self._runner.wait_stopped()
+            yield
+
+    def _runs(self) -> bool:
+        self._refuse_closed()
+        return self._state is RunState.RUNNING
+
+    def _is_over(self) -> bool:
+        return self._state in (RunState.SHUTDOWN, RunState.FAILED)
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise RunStateError("the machine is closed")
+
+
+Paused = Callable[[], AbstractContextManager[None]]
+"""Owns the state of a paused machine for a block; raises RunStateError if it runs."""
