@@ -22,7 +22,8 @@
     │   ├── ConvergenceError            42   the guest dirties faster than the channel carries
     │   ├── DigestMismatchError         43   both sides differ: nothing was started
     │   ├── MigrationCancelledError     44   the operator asked for it
-    │   └── HandoverUncertainError      45   the link broke after the commit: look before acting
+    │   ├── HandoverUncertainError      45   the link broke after the commit: look before acting
+    │   └── GuestEndedError             46   the guest ended first: nothing is left to move
     ├── ControlError                    50   the control socket
     │   └── CommandError                51   the VM refused a command, with its reason
     ├── RemoteError                  its own   what ended in the VM's process: that error's code
@@ -228,6 +229,12 @@ class HandoverUncertainError(MigrationError):
     """
 
     exit_code = 45
+
+
+class GuestEndedError(MigrationError):
+    """The guest powered off or its machine failed before it had moved: nothing is left to move."""
+
+    exit_code = 46
 
 
 class ControlError(TagalongError):

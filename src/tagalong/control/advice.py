@@ -4,10 +4,13 @@ What decides is the error's class, the stage that the source was at, and the kin
 the words of a message.
 """
 
+from dataclasses import dataclass
+
 from tagalong.errors import (
     AuthenticationError,
     ConvergenceError,
     DigestMismatchError,
+    GuestEndedError,
     HandoverUncertainError,
     MachineMismatchError,
     MigrationCancelledError,
@@ -23,18 +26,37 @@ from tagalong.qapi.migration import MigrationRequest
 _AGAIN = "start a new destination (tagalong run --incoming) and migrate again"
 
 
-def next_steps(error: TagalongError, source_state: str | None, request: MigrationRequest) -> str:
-    """Return two sentences for the operator.
+@dataclass(frozen=True)
+class SourceState:
+    """What the source says after the failure.
 
-    `source_state` is the source's run state after the failure, None if it does not answer.
+    `run_state` is None if it does not answer; `shutdown_reason` is why its process ends, by QMP's
+    word, None if it has not said that it does.
     """
+
+    run_state: str | None
+    shutdown_reason: str | None = None
+
+
+def next_steps(error: TagalongError, source: SourceState, request: MigrationRequest) -> str:
+    """Return two sentences for the operator: where the VM is, and what helps."""
     if issubclass(_class_of(error), HandoverUncertainError):
         return (
             "The source holds the VM paused, and the destination may be running it. Ask the "
             "destination (query-status): if it has the VM, tell the source to quit; if it has "
             "not, the source's copy is the VM: tell it x-reclaim and cont."
         )
-    return f"{_whereabouts(source_state)} {_remedy(error, request)}."
+    if source.shutdown_reason is not None:
+        return _after_the_end(error, source.shutdown_reason)
+    if source.run_state is None:
+        return (
+            "The source does not answer, so where the VM is cannot be told from here. Ask the "
+            "destination (query-status): if the VM is not there, start it again."
+        )
+    return (
+        f"The VM is at the source ({source.run_state}); nothing was started at the destination. "
+        f"{_remedy(error, request)}."
+    )
 
 
 def _class_of(error: TagalongError) -> type[TagalongError]:
@@ -43,14 +65,24 @@ def _class_of(error: TagalongError) -> type[TagalongError]:
     return type(error)
 
 
-def _whereabouts(source_state: str | None) -> str:
-    if source_state is None:
-        return "The source does not answer, so where the VM is cannot be told from here."
-    return f"The VM is at the source ({source_state}); nothing was started at the destination."
+def _after_the_end(error: TagalongError, reason: str) -> str:
+    """Return what is left to do when the source's process ended during the migration."""
+    if not isinstance(error, RemoteError):
+        return (
+            f"The source's process ended ({reason}) without saying how the migration ended. Ask "
+            "the destination (query-status): if the VM is not there, start it again."
+        )
+    if issubclass(_class_of(error), GuestEndedError):
+        return "The VM has ended and nothing was started at the destination: nothing is to be done."
+    return (
+        f"The source's process ended ({reason}), and the VM with it; nothing was started at the "
+        "destination. Start the VM again; then migrate it."
+    )
 
 
 # The first class that the error is of decides; `again` is what to do then.
 _REMEDIES: tuple[tuple[type[TagalongError], str], ...] = (
+    (GuestEndedError, "The VM has ended: nothing is left to move"),
     (UsageError, "Nothing was sent yet: correct the command and migrate again"),
     (MigrationCancelledError, "To move it after all, {again}"),
     (

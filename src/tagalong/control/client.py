@@ -10,18 +10,21 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
+from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from tagalong.errors import CommandError, ControlError
 from tagalong.qapi.census import TagCensus
 from tagalong.qapi.events import VmEvent
-from tagalong.qapi.json_fields import JsonFields, printable, text
+from tagalong.qapi.json_fields import JsonFields, anything, printable, text
 from tagalong.qapi.migration import MigrationInfo, MigrationRequest
 from tagalong.qapi.reports import MigrationResult, SaveResult
 from tagalong.qapi.saving import SaveInfo, SaveKind, SaveRequest
 
 _CONNECT_TIMEOUT_S = 10.0
 _POLL_S = 0.1
+
+# The events whose data has `x-info`: all that is known of work that has ended.
+_LAST_WORDS = ("MIGRATION", "DUMP_COMPLETED")
 
 # No option of our commands sets these: an operator who set them by QMP wants them to stay.
 _LEFT_ALONE = {"cpu-throttle-initial", "cpu-throttle-increment", "max-cpu-throttle"}
@@ -34,12 +37,56 @@ OnMigration = Callable[[MigrationInfo], None]
 OnSave = Callable[[SaveInfo], None]
 
 
+class _News(EventListener):
+    """What events of a VM say; keeps the last of each kind, so a flood of events costs nothing.
+
+    The package would keep a history of all. `last` has the data of the last event of each name,
+    `arrived` is set by every event.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("SHUTDOWN", *_LAST_WORDS))
+        self.last: dict[str, object] = {}
+        self.arrived = asyncio.Event()
+
+    async def put(self, event: Message) -> None:
+        """Note an event."""
+        if self.accept(event):
+            self.last[str(event["event"])] = event.get("data")
+            self.arrived.set()
+
+    async def wait(self) -> None:
+        """Return at the next event, or when it is time to look at the progress again."""
+        # Not wait_for: before Python 3.12 that loses a cancellation that comes with the event.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_POLL_S):
+                await self.arrived.wait()
+        self.arrived.clear()
+
+
 class ControlClient:
-    """A negotiated connection to one VM; made by `connect`."""
+    """A negotiated connection to one VM; made by `connect`.
+
+    The last words of a VM's process are events: SHUTDOWN with the reason, and MIGRATION or
+    DUMP_COMPLETED with all that is known of the work that the end interrupted. They arrive before
+    the connection ends, so the client can tell what happened although nothing answers any more.
+    """
 
     def __init__(self, qmp: QMPClient, path: Path) -> None:
         self._qmp = qmp
         self._path = path
+        self._news = _News()
+        qmp.register_listener(self._news)
+
+    @property
+    def shutdown_reason(self) -> str | None:
+        """Return why the VM's process ends, by QMP's word; None if it has not said so.
+
+        Raises ControlError if it said something that makes no sense.
+        """
+        if "SHUTDOWN" not in self._news.last:
+            return None
+        return JsonFields(self._news.last["SHUTDOWN"], "SHUTDOWN").read("reason", text)
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Run one command and return its value, as it came from the VM.
@@ -98,6 +145,7 @@ class ControlClient:
         wanted = {name: parameters[name] for name in parameters if name not in _LEFT_ALONE}
         await self.execute("migrate-set-parameters", wanted)
         await self.execute("migrate-set-capabilities", {"capabilities": settings.capabilities()})
+        self._news.last.pop("MIGRATION", None)
         await self.execute("migrate", request.to_arguments())
 
     async def follow_migration(self, on_progress: OnMigration) -> MigrationResult:
@@ -107,14 +155,22 @@ class ControlClient:
         if the migration failed. If the waiting task is cancelled, the migration continues: see
         cancel_migration.
         """
-        listener = EventListener("MIGRATION")
-        with self._qmp.listen(listener):
-            while True:
-                info = await self.migration()
-                on_progress(info)
-                if info.status.is_final:
-                    return info.outcome()
-                await _wait_for_event(listener)
+        while True:
+            info = MigrationInfo.from_qmp(await self._ask("query-migrate", "MIGRATION"))
+            on_progress(info)
+            if info.status.is_final:
+                return info.outcome()
+            await self._news.wait()
+
+    async def _ask(self, command: str, event: str) -> object:
+        """Return the answer of a query, or, if it gets none, what the last event said instead."""
+        try:
+            return await self.execute(command)
+        except ControlError:
+            data = self._news.last.get(event)
+            if data is None or "x-info" not in (members := JsonFields(data, event)):
+                raise
+            return members.read("x-info", anything)
 
     async def cancel_migration(self, on_progress: OnMigration) -> MigrationResult:
         """Cancel the migration and wait for its end; returns and raises as follow_migration."""
@@ -128,6 +184,7 @@ class ControlClient:
         if request.kind is SaveKind.SNAPSHOT:
             limit = {"downtime-limit": request.max_downtime_ms}
             await self.execute("migrate-set-parameters", limit)
+        self._news.last.pop("DUMP_COMPLETED", None)
         await self.execute(request.command, request.to_arguments())
 
     async def follow_save(self, on_progress: OnSave) -> SaveResult:
@@ -136,27 +193,17 @@ class ControlClient:
         `on_progress` gets the answers of query-dump, ten times a second. Raises RemoteError if it
         failed. If the waiting task is cancelled, the VM continues to save: see cancel_save.
         """
-        listener = EventListener("DUMP_COMPLETED")
-        with self._qmp.listen(listener):
-            while True:
-                info = await self.saving()
-                on_progress(info)
-                if info.status.is_final:
-                    return info.outcome()
-                await _wait_for_event(listener)
+        while True:
+            info = SaveInfo.from_qmp(await self._ask("query-dump", "DUMP_COMPLETED"))
+            on_progress(info)
+            if info.status.is_final:
+                return info.outcome()
+            await self._news.wait()
 
     async def cancel_save(self, on_progress: OnSave) -> SaveResult:
         """Cancel saving and wait for its end; returns and raises as follow_save."""
         await self.execute("x-dump-cancel")
         return await self.follow_save(on_progress)
-
-
-async def _wait_for_event(listener: EventListener) -> None:
-    """Return at the next event, or when it is time to look at the progress again."""
-    # Not wait_for: before Python 3.12 that loses a cancellation that comes with the event.
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_POLL_S):
-            await listener.get()
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from tagalong.control.advice import next_steps
+from tagalong.control.advice import SourceState, next_steps
 from tagalong.control.cancellation import follow_or_cancel
 from tagalong.control.client import ControlClient, OnMigration, connect
 from tagalong.errors import CommandError, ControlError, TagalongError
@@ -31,7 +31,7 @@ async def migrate_vm(
         except CommandError:
             raise  # refused: no migration began
         except TagalongError as error:
-            error.add_note(next_steps(error, await _state(client), request))
+            error.add_note(next_steps(error, await _source(client), request))
             raise
 
 
@@ -59,8 +59,9 @@ async def await_migration(control: Path, on_progress: OnMigration) -> MigrationR
         return await client.follow_migration(on_progress)
 
 
-async def _state(client: ControlClient) -> str | None:
+async def _source(client: ControlClient) -> SourceState:
     try:
-        return await client.run_state()
+        state = await client.run_state()
     except ControlError:
-        return None
+        state = None
+    return SourceState(state, client.shutdown_reason)

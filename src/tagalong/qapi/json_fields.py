@@ -34,6 +34,9 @@ class JsonFields:
         self._members = value
         self._what = what
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
     def read(self, name: str, reader: JsonReader[T]) -> T:
         """Return the member `name`. Raises ControlError if it is missing or of another type."""
         if name not in self._members:
@@ -45,6 +48,11 @@ class JsonFields:
         if self._members.get(name) is None:
             return None
         return self.read(name, reader)
+
+
+def anything(value: object, _what: str) -> object:
+    """Return a value that is checked later."""
+    return value
 
 
 def integer(value: object, what: str) -> int:

@@ -141,7 +141,7 @@ class SaveInfo:
 
     def to_event(self) -> dict[str, object]:
         """Return the data of DUMP_COMPLETED."""
-        data: dict[str, object] = {"result": self.result()}
+        data: dict[str, object] = {"result": self.result(), "x-info": self.to_qmp()}
         if self.failure is not None:
             data["error"] = self.failure.text
         return data

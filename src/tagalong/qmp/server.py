@@ -6,6 +6,10 @@ wait for it, so neither the VM nor other clients ever wait for it.
 """
 
 import asyncio
+import fcntl
+import struct
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -18,6 +22,7 @@ from tagalong.qmp.socket_file import SocketFile
 MAX_UNSENT_BYTES = 1024 * 1024
 
 _FLUSH_TIMEOUT_S = 1.0
+_FLUSH_POLL_S = 0.005
 
 
 class ControlServer:
@@ -49,16 +54,24 @@ class ControlServer:
             client.notify(line)
 
     async def close(self) -> None:
-        """Remove the socket file, send what is queued (for a second at most), disconnect."""
+        """Remove the socket file, let clients read what they were sent, disconnect.
+
+        What a VM says last is what a client needs most: why it ended, and how a migration ended.
+        A socket that is closed while a request waits in it is reset, and a client that gets a
+        reset may throw away what it has not parsed yet. So each client sees the end of the stream
+        first, its requests are read and ignored, and the socket is closed once the client has read
+        everything; after a second at the latest.
+        """
         if self._server is not None:
             self._server.close()
         if self._socket_file is not None:
             self._socket_file.remove()
         clients = tuple(self._clients)
         for client in clients:
-            client.close()
-        if clients:
-            await asyncio.wait([client.closed for client in clients], timeout=_FLUSH_TIMEOUT_S)
+            client.finish()
+        deadline = time.monotonic() + _FLUSH_TIMEOUT_S
+        while any(client.has_unread for client in clients) and time.monotonic() < deadline:
+            await asyncio.sleep(_FLUSH_POLL_S)
         for client in clients:
             client.abort()
 
@@ -70,10 +83,10 @@ class _Client(asyncio.Protocol):
     """One connection; a member of `clients` for as long as it lasts."""
 
     def __init__(self, session: Session, clients: "set[_Client]") -> None:
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._session = session
         self._clients = clients
         self._transport: asyncio.Transport | None = None
+        self._is_finished = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -81,7 +94,8 @@ class _Client(asyncio.Protocol):
         self._send(self._session.greeting())
 
     def data_received(self, data: bytes) -> None:
-        self._answer(self._session.receive(data))
+        if not self._is_finished:
+            self._answer(self._session.receive(data))
 
     def _answer(self, replies: Iterator[bytes | asyncio.Future[bytes]]) -> None:
         """Send replies in order; read no further while a command takes its time."""
@@ -111,7 +125,6 @@ class _Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's name)
         self._clients.discard(self)
-        self.closed.set_result(None)
 
     def notify(self, line: bytes) -> None:
         if self._session.negotiated:
@@ -121,6 +134,21 @@ class _Client(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def finish(self) -> None:
+        """Send the end of the stream after what waits, and ignore further requests."""
+        self._is_finished = True
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._transport.write_eof()
+
+    @property
+    def has_unread(self) -> bool:
+        """Return whether the client is there and has not read all that it was sent."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        return transport.get_write_buffer_size() > 0 or _unread_bytes(transport) > 0
+
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
@@ -129,6 +157,16 @@ class _Client(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        transport.write(line)
+        # Looked at before the write: one reply may be larger than what a client may leave unread.
         if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             transport.abort()
+            return
+        transport.write(line)
+
+
+def _unread_bytes(transport: asyncio.Transport) -> int:
+    """Return how much of what was sent the other end has not read: SIOCOUTQ, unix(7)."""
+    answer = fcntl.ioctl(
+        transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(struct.calcsize("i"))
+    )
+    return int(struct.unpack("i", answer)[0])

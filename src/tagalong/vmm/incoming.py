@@ -78,7 +78,7 @@ class Incoming:
 
     def start(self) -> None:
         """Begin to wait for the source."""
-        self._vm.emit_migration(self.record.status.value)
+        self._vm.emit_migration(self.record.info())
         threading.Thread(target=self._run, name="incoming", daemon=True).start()
 
     def recover(self, uri: str) -> None:
@@ -152,8 +152,8 @@ class Incoming:
             self._vm.end(Ending(ShutdownReason.ERROR, error.exit_code, error))
 
     def _advance(self, status: MigrationStatus) -> None:
-        self.record.advance(status)
-        self._vm.emit_migration(status.value)
+        if self.record.advance(status):
+            self._vm.emit_migration(self.record.info())
 
     def _call(self, function: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process ends

@@ -17,28 +17,34 @@ from functools import partial
 from typing import Protocol
 
 from tagalong.errors import (
+    GuestEndedError,
     HandoverUncertainError,
     MigrationCancelledError,
+    MigrationError,
     MigrationStage,
     RunStateError,
     TagalongError,
 )
-from tagalong.machine import Machine
+from tagalong.machine import Machine, RunState
 from tagalong.migrate import SendProgress, Steering
 from tagalong.qapi.migration import MigrationRequest, MigrationStatus
 from tagalong.qapi.reports import MigrationResult
 from tagalong.qapi.settings import MigrationSettings
 from tagalong.vmm.bugs import unexpected
 from tagalong.vmm.handover import FreezePurpose
-from tagalong.vmm.record import MigrationRecord
+from tagalong.vmm.record import MIGRATION_TRANSITIONS, MigrationRecord
 from tagalong.vmm.states import VmState
-from tagalong.vmm.vm import Vm
+from tagalong.vmm.vm import Departure, Vm
 
 _REFUSED = {
     VmState.INMIGRATE: "Guest is waiting for an incoming migration",
-    VmState.POSTMIGRATE: "Can't migrate the vm that was paused due to previous migration",
     VmState.SHUTDOWN: "the guest is powered off: there is nothing to migrate",
     VmState.INTERNAL_ERROR: "the machine failed: there is nothing to migrate",
+}
+
+_ENDED = {
+    RunState.SHUTDOWN: "the guest powered off before it had moved",
+    RunState.FAILED: "the machine failed before the VM had moved",
 }
 
 
@@ -69,6 +75,7 @@ class Outgoing:
         self._vm = vm
         self._send = send
         self._loop = asyncio.get_running_loop()
+        self._uri = ""
         self._cancelled = threading.Event()
         self._steering = Steering()
         self._done = asyncio.Event()
@@ -79,24 +86,38 @@ class Outgoing:
             raise RunStateError("There's a migration process in progress")
         if self._vm.state in _REFUSED:
             raise RunStateError(_REFUSED[self._vm.state])
+        if self._vm.departure is not None:
+            raise RunStateError(
+                "Can't migrate the vm that was paused due to previous migration: "
+                + self._vm.departure.why_not_here()
+            )
         machine = self._vm.require_machine()
         self.record = MigrationRecord()
+        self._uri = request.uri
         self._cancelled, self._done = threading.Event(), asyncio.Event()
         self._steering = Steering(self._vm.freezer(FreezePurpose.MIGRATION))
-        self._vm.emit_migration(self.record.status.value)
+        self._vm.emit_migration(self.record.info())
         run = partial(self._run, machine, request)
         threading.Thread(target=run, name="migration", daemon=True).start()
 
     def pause(self) -> None:
         """Break the connections of a migration under way until `resume`.
 
-        Raises UsageError if it cannot reconnect.
+        Raises RunStateError unless it is under way and neither paused nor being cancelled,
+        UsageError if it cannot reconnect.
         """
+        self._require(MigrationStatus.PAUSED, "no migration is under way that could be paused")
         self._steering.pause()
         self._advance(MigrationStatus.PAUSED)
 
     def resume(self, uri: str | None) -> None:
-        """Let a paused migration reconnect, at `uri` if there is one. Raises UsageError."""
+        """Let a paused migration reconnect, at `uri` if there is one.
+
+        Raises RunStateError unless one is paused, UsageError for a URI that allows no second
+        connection.
+        """
+        if self.record is None or self.record.status is not MigrationStatus.PAUSED:
+            raise RunStateError("no migration is paused: there is nothing to resume")
         self._steering.resume(uri)
         self._advance(MigrationStatus.RECOVER)
 
@@ -122,10 +143,15 @@ class Outgoing:
         """Return whether a migration is."""
         return self.record is not None and not self.record.status.is_final
 
+    def _require(self, wanted: MigrationStatus, refusal: str) -> None:
+        """Raise RunStateError unless the migration can enter the status `wanted` now."""
+        status = self.record.status if self.record is not None else MigrationStatus.NONE
+        if wanted not in MIGRATION_TRANSITIONS[status]:
+            raise RunStateError(f"{refusal} (status {status.value})")
+
     def _advance(self, status: MigrationStatus) -> None:
-        if self.record is not None and self.record.status is not status:
-            self.record.advance(status)
-            self._vm.emit_migration(status.value)
+        if self.record is not None and self.record.advance(status):
+            self._vm.emit_migration(self.record.info())
 
     def _run(self, machine: Machine, request: MigrationRequest) -> None:
         """Migrate, in the migration's thread."""
@@ -167,19 +193,40 @@ class Outgoing:
             self.record.report = report
         # A file or a pipe confirms that it has the bytes, not that a machine runs: only a person
         # knows whether it was loaded.
-        self._vm.handed_over(certain=not report.report.one_way)
+        self._vm.handed_over(Departure(self._uri, is_confirmed=not report.report.one_way))
         self._end(MigrationStatus.COMPLETED)
 
     def _failed(self, error: TagalongError) -> None:
         if self.record is not None:
-            self.record.error = error
+            self.record.error = error = self._explained(error)
         if isinstance(error, HandoverUncertainError):
-            self._vm.handed_over(certain=False)
+            self._vm.handed_over(Departure(self._uri, is_confirmed=False))
             self._end(MigrationStatus.FAILED)
             return
         self._vm.thaw()
         cancelled = isinstance(error, MigrationCancelledError)
         self._end(MigrationStatus.CANCELLED if cancelled else MigrationStatus.FAILED)
+
+    def _explained(self, error: TagalongError) -> TagalongError:
+        """Return `error`, or the end of the VM if that is what ended the migration.
+
+        The migration's thread sees a machine that stopped or a cancellation; why is known here.
+        """
+        machine = self._vm.machine
+        if isinstance(error, HandoverUncertainError) or machine is None:
+            return error
+        failure: MigrationError
+        if machine.run_state in _ENDED:
+            failure = GuestEndedError(_ENDED[machine.run_state])
+        elif self._vm.ended.done():
+            reason = self._vm.ended.result().reason.value
+            failure = MigrationCancelledError(
+                f"the VM's process was told to end ({reason}) before the VM had moved"
+            )
+        else:
+            return error
+        failure.stage, failure.__cause__ = getattr(error, "stage", None), machine.failure
+        return failure
 
     def _end(self, status: MigrationStatus) -> None:
         self._advance(status)

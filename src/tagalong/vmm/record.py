@@ -1,11 +1,22 @@
 """The books of one migration, outgoing or incoming; only the event loop's thread writes them.
 
-A record moves by `advance` alone, and a final status is final: a command that comes late finds
-a finished migration and is refused instead of reviving it.
+    setup       -> active, x-precopy-recover, cancelling, an end
+    active      -> x-precopy-recover, x-precopy-paused, cancelling, an end
+    recover     -> active, x-precopy-paused, cancelling, an end
+    paused      -> x-precopy-recover, cancelling, an end
+    cancelling  -> an end: cancelled, or completed or failed if it was too late
+    an end      -> nothing: cancelled, completed, failed
+
+The thread of a migration and an operator's commands both move the status, and neither knows what
+the other has just done: a `migrate` with `resume` may come after the reconnect time ran out, a
+report of progress after a cancel. So every move goes through `advance`, which makes the ones in
+this table and no other. An end is an end in this one place.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from tagalong.errors import TagalongError
 from tagalong.migrate import SendProgress
@@ -14,6 +25,27 @@ from tagalong.qapi.migration import MigrationInfo, MigrationStatus, RamInfo, Soc
 from tagalong.qapi.reports import ArrivalReport, MigrationResult
 
 _NS_PER_MS = 1_000_000
+
+_ENDS = frozenset(status for status in MigrationStatus if status.is_final)
+_CANCELLING = frozenset({MigrationStatus.CANCELLING})
+
+MIGRATION_TRANSITIONS: Mapping[MigrationStatus, frozenset[MigrationStatus]] = MappingProxyType(
+    {
+        MigrationStatus.NONE: frozenset({MigrationStatus.SETUP}),
+        MigrationStatus.SETUP: frozenset({MigrationStatus.ACTIVE, MigrationStatus.RECOVER})
+        | _CANCELLING
+        | _ENDS,
+        MigrationStatus.ACTIVE: frozenset({MigrationStatus.RECOVER, MigrationStatus.PAUSED})
+        | _CANCELLING
+        | _ENDS,
+        MigrationStatus.RECOVER: frozenset({MigrationStatus.ACTIVE, MigrationStatus.PAUSED})
+        | _CANCELLING
+        | _ENDS,
+        MigrationStatus.PAUSED: frozenset({MigrationStatus.RECOVER}) | _CANCELLING | _ENDS,
+        MigrationStatus.CANCELLING: _ENDS,
+        **{status: frozenset() for status in _ENDS},
+    }
+)
 
 
 @dataclass
@@ -33,13 +65,19 @@ class MigrationRecord:
     set_up_ns: int | None = None
     ended_ns: int | None = None
 
-    def advance(self, status: MigrationStatus) -> None:
-        """Enter `status`; the clock stops with a final one."""
+    def advance(self, status: MigrationStatus) -> bool:
+        """Enter `status` and return True, or return False if the table does not allow that.
+
+        The clock stops with a final status.
+        """
+        if status not in MIGRATION_TRANSITIONS[self.status]:
+            return False
         self.status = status
         if status is MigrationStatus.ACTIVE and self.set_up_ns is None:
             self.set_up_ns = time.monotonic_ns()
         if status.is_final:
             self.ended_ns = time.monotonic_ns()
+        return True
 
     def info(self) -> MigrationInfo:
         """Return what query-migrate says of it now."""

@@ -12,22 +12,39 @@ from functools import partial
 
 from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.machine import Freezer, Machine, RunState
+from tagalong.qapi.migration import MigrationInfo
 from tagalong.qmp.messages import Event
 from tagalong.vmm.handover import FreezePurpose, GatedFreezer, HandoverGate
 from tagalong.vmm.states import VmState, check_transition
 from tagalong.vmm.watcher import MachineWatcher
 
-_MOVED_AWAY = "the destination owns the VM: it was migrated away and must not run here as well"
-_MAYBE_MOVED_AWAY = (
-    "the VM was handed over, and the other side has not confirmed that it runs there: the "
-    "destination, or a process that loaded the file, may be running it; look there first, and "
-    "only if it does not run, x-reclaim the VM here"
-)
+_ENDING = "this process was told to end: it takes no VM over"
 _STOPPED_FOR = {
     VmState.FINISH_MIGRATE: FreezePurpose.MIGRATION,
     VmState.SAVE_VM: FreezePurpose.SAVING,
 }
 _NOTHING_TO_RECLAIM = "x-reclaim is for a VM whose hand-over the destination did not confirm"
+
+
+@dataclass(frozen=True)
+class Departure:
+    """Where a VM was handed over to; `is_confirmed`: the destination confirmed that it runs there.
+
+    What was sent into a file, a command or a pipe is never confirmed: it may have been loaded.
+    """
+
+    uri: str
+    is_confirmed: bool
+
+    def why_not_here(self) -> str:
+        """Return why the VM must not run here, and what to do."""
+        if self.is_confirmed:
+            return f"the VM was migrated to {self.uri}, which owns it: it must not run here as well"
+        return (
+            f"the VM was handed over to {self.uri}, which has not confirmed that it runs there: "
+            "the destination, or a process that loaded the file, may be running it; look there "
+            "first, and only if it does not run, x-reclaim the VM here"
+        )
 
 
 class ShutdownReason(Enum):
@@ -78,7 +95,7 @@ class Vm:
         self._emit = emit
         self._here: _Running | None = None
         self._before_freeze = VmState.PAUSED
-        self._is_certain = True
+        self._departure: Departure | None = None
 
     @property
     def machine(self) -> Machine | None:
@@ -93,8 +110,11 @@ class Vm:
     def arrive(self, machine: Machine, *, ran: bool) -> None:
         """Take a machine that a migration brought, and let it run if it ran at the source.
 
-        Raises RunStateError if it cannot run; the VM is still in `inmigrate` then.
+        Raises RunStateError if it cannot run, or this process is to end; the VM is still in
+        `inmigrate` then.
         """
+        if self.ended.done():
+            raise RunStateError(_ENDING)
         here = self._take(machine)
         if not (ran and self.starts_on_arrival):
             self._enter(VmState.PAUSED)
@@ -119,8 +139,8 @@ class Vm:
             return
         if self.state is VmState.RUNNING:
             return
-        if self.state is VmState.POSTMIGRATE:
-            raise RunStateError(_MOVED_AWAY if self._is_certain else _MAYBE_MOVED_AWAY)
+        if self._departure is not None:
+            raise RunStateError(self._departure.why_not_here())
         if self.state in _STOPPED_FOR:
             raise RunStateError(_STOPPED_FOR[self.state].value)
         check_transition(self.state, VmState.RUNNING)
@@ -156,9 +176,15 @@ class Vm:
         self._emit(Event("SHUTDOWN", {"guest": guest, "reason": ending.reason.value}))
         self.ended.set_result(ending)
 
-    def emit_migration(self, status: str) -> None:
-        """Send the MIGRATION event."""
-        self._emit(Event("MIGRATION", {"status": status}))
+    def emit_migration(self, info: MigrationInfo) -> None:
+        """Send the MIGRATION event.
+
+        The last one has all that is known (`x-info`): the process may end before a client asks.
+        """
+        data: dict[str, object] = {"status": info.status.value}
+        if info.status.is_final:
+            data["x-info"] = info.to_qmp()
+        self._emit(Event("MIGRATION", data))
 
     def emit_migration_pass(self, number: int) -> None:
         """Send the MIGRATION_PASS event: round `number` begins."""
@@ -177,9 +203,14 @@ class Vm:
         if self._here is not None and self.state is VmState.RUNNING:
             self._here.watcher.watch()
 
-    def handed_over(self, *, certain: bool = True) -> None:
-        """Record that the destination owns the VM, or, if not `certain`, may own it."""
-        self._is_certain = certain
+    @property
+    def departure(self) -> Departure | None:
+        """Return where the VM has moved to, None while it is here."""
+        return self._departure
+
+    def handed_over(self, departure: Departure) -> None:
+        """Record that the destination owns the VM, or, if it has not confirmed that, may own it."""
+        self._departure = departure
         self._enter(VmState.POSTMIGRATE)
 
     def reclaim(self) -> None:
@@ -187,8 +218,9 @@ class Vm:
 
         Raises RunStateError unless its hand-over is unconfirmed.
         """
-        if self.state is not VmState.POSTMIGRATE or self._is_certain:
+        if self._departure is None or self._departure.is_confirmed:
             raise RunStateError(_NOTHING_TO_RECLAIM)
+        self._departure = None
         self._require_here().gate.release()
         self._enter(VmState.PAUSED)
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from qemu.qmp import Message
 
 from tagalong.control import client as client_module
 from tagalong.control.client import ControlClient, connect
@@ -15,6 +16,7 @@ from tagalong.errors import (
     CommandError,
     ControlError,
     DigestMismatchError,
+    GuestEndedError,
     MigrationError,
     MigrationStage,
     RemoteError,
@@ -201,5 +203,40 @@ def test_lost_connection_raises_control_error(tmp_path: Path) -> None:
             with pytest.raises(ControlError, match=r"^lost the control socket"):
                 await client.execute("query-status")
             await opened.__aexit__(None, None, None)
+
+    asyncio.run(run())
+
+
+def test_migrate_learns_how_it_ended_although_the_vms_process_ends_at_once(tmp_path: Path) -> None:
+    """What a source says last are events: the guest powers off, and the connection ends."""
+
+    async def run() -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            serving = served_vm(tmp_path / "vm.sock")
+            served = await serving.__aenter__()
+            async with connect(served.path) as client:
+                await client.execute("cont")
+                waiting = asyncio.create_task(client.migrate(REQUEST, ignore))
+                while not served.migration.requests:
+                    await asyncio.sleep(0.001)
+                served.machine.power_off()
+                await served.vm.ended
+                await serving.__aexit__(None, None, None)
+                with pytest.raises(RemoteError, match=r"^the guest powered off") as caught:
+                    await waiting
+                assert caught.value.exit_code == GuestEndedError.exit_code
+                assert client.shutdown_reason == "guest-shutdown"
+
+    asyncio.run(run())
+
+
+def test_events_of_a_vm_that_floods_them_cost_no_memory() -> None:
+    async def run() -> None:
+        news = client_module._News()
+        for number in range(10_000):
+            await news.put(Message({"event": "MIGRATION", "data": {"number": number}}))
+        assert news.history == ()
+        assert news.empty()
+        assert news.last == {"MIGRATION": {"number": 9999}}
 
     asyncio.run(run())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.control.advice import next_steps
+from tagalong.control.advice import SourceState, next_steps
 from tagalong.control.cancellation import follow_or_cancel
 from tagalong.control.client import connect
 from tagalong.control.migration import migrate_vm
@@ -16,6 +16,7 @@ from tagalong.errors import (
     ControlError,
     ConvergenceError,
     DigestMismatchError,
+    GuestEndedError,
     HandoverUncertainError,
     MachineMismatchError,
     MigrationCancelledError,
@@ -36,6 +37,7 @@ TIMEOUT_S = 60.0
 REMOVE = "Remove the cause (--reconnect SECONDS bridges a link that breaks now and then)"
 REQUEST = MigrationRequest("tcp:host.example:1", MigrationSettings(downtime_limit=42))
 AGAIN = "start a new destination (tagalong run --incoming) and migrate again."
+RUNNING = SourceState("running")
 HERE = "The VM is at the source (running); nothing was started at the destination."
 
 
@@ -78,7 +80,10 @@ def test_migrate_vm_refused_carries_no_note(tmp_path: Path) -> None:
             await migrate_vm(served.path, REQUEST, ignore)
             await migrate_vm(served.path, REQUEST, ignore)
 
-    with pytest.raises(CommandError, match=r"paused due to previous migration$") as caught:
+    with pytest.raises(
+        CommandError,
+        match=r"paused due to previous migration: the VM was migrated to tcp:host.example:1, ",
+    ) as caught:
         asyncio.run(run())
 
     assert not hasattr(caught.value, "__notes__")
@@ -167,15 +172,15 @@ def test_next_steps_say_where_the_vm_is_and_what_helps() -> None:
 
     for error, remedy in cases:
         for told in (error, remote(error)):
-            assert next_steps(told, "running", REQUEST) == f"{HERE} {remedy}", repr(told)
+            assert next_steps(told, RUNNING, REQUEST) == f"{HERE} {remedy}", repr(told)
 
 
 def test_next_steps_with_tls_speak_of_certificates() -> None:
     settings = MigrationSettings(tls_creds="/tls")
     request = MigrationRequest("tcp:host.example:1", settings)
 
-    connecting = next_steps(at(MigrationStage.CONNECT, MigrationError("x")), "running", request)
-    greeting = next_steps(at(MigrationStage.SETUP, MigrationError("x")), "running", request)
+    connecting = next_steps(at(MigrationStage.CONNECT, MigrationError("x")), RUNNING, request)
+    greeting = next_steps(at(MigrationStage.SETUP, MigrationError("x")), RUNNING, request)
 
     assert "and that each side's certificate is one that the other trusts" in connecting
     assert "admit the name in this side's certificate (--tls-admit)?" in greeting
@@ -192,18 +197,40 @@ def test_next_steps_for_a_file_or_a_command_speak_of_no_destination() -> None:
     error = at(MigrationStage.SETUP, MigrationError("x"))
 
     for uri, remedy in cases.items():
-        assert next_steps(error, "running", MigrationRequest(uri)) == f"{HERE} {remedy}"
+        assert next_steps(error, RUNNING, MigrationRequest(uri)) == f"{HERE} {remedy}"
 
 
 def test_next_steps_silent_source_is_not_guessed_about() -> None:
-    assert next_steps(ControlError("lost"), None, REQUEST) == (
-        "The source does not answer, so where the VM is cannot be told from here. "
-        f"{REMOVE}, {AGAIN}"
+    assert next_steps(ControlError("lost"), SourceState(None), REQUEST) == (
+        "The source does not answer, so where the VM is cannot be told from here. Ask the "
+        "destination (query-status): if the VM is not there, start it again."
     )
 
 
+def test_next_steps_when_the_sources_process_ended_say_what_became_of_the_vm() -> None:
+    cases = [
+        (
+            remote(GuestEndedError("x")),
+            "The VM has ended and nothing was started at the destination: nothing is to be done.",
+        ),
+        (
+            remote(MigrationCancelledError("x")),
+            "The source's process ended (host-signal), and the VM with it; nothing was started at "
+            "the destination. Start the VM again; then migrate it.",
+        ),
+        (
+            ControlError("lost"),
+            "The source's process ended (host-signal) without saying how the migration ended. Ask "
+            "the destination (query-status): if the VM is not there, start it again.",
+        ),
+    ]
+
+    for error, words in cases:
+        assert next_steps(error, SourceState(None, "host-signal"), REQUEST) == words
+
+
 def test_next_steps_uncertain_handover_sends_to_the_destination() -> None:
-    assert next_steps(remote(HandoverUncertainError("x")), "postmigrate", REQUEST) == (
+    assert next_steps(remote(HandoverUncertainError("x")), SourceState("postmigrate"), REQUEST) == (
         "The source holds the VM paused, and the destination may be running it. Ask the "
         "destination (query-status): if it has the VM, tell the source to quit; if it has "
         "not, the source's copy is the VM: tell it x-reclaim and cont."

@@ -14,7 +14,6 @@ from tagalong.errors import (
     RunStateError,
     SnapshotCancelledError,
     TagalongError,
-    UsageError,
 )
 from tagalong.machine import Machine
 from tagalong.qapi.migration import MigrationRequest, SocketAddress
@@ -383,9 +382,9 @@ def test_snapshot_while_the_vm_migrates_is_refused() -> None:
 
 def test_migrate_pause_and_resume_without_a_migration_are_refused() -> None:
     def script(scene: Scene) -> None:
-        with pytest.raises(UsageError, match="can be paused"):
+        with pytest.raises(RunStateError, match="no migration is under way that could be paused"):
             scene.run("migrate-pause")
-        with pytest.raises(UsageError, match="no migration is paused"):
+        with pytest.raises(RunStateError, match="no migration is paused: there is nothing to"):
             scene.run("migrate", uri="tcp:host.example:1", resume=True)
 
     play(script)

@@ -239,3 +239,17 @@ def test_recover_tells_where_the_vm_is_awaited_now() -> None:
             scene.incoming.recover("nowhere")
 
     asyncio.run(run())
+
+
+def test_take_over_by_a_process_that_ends_is_refused_to_the_source() -> None:
+    """The end came first and the receiver missed it: the VM must stay at the source."""
+
+    async def script(scene: Scene) -> None:
+        scene.vm.end(Ending(ShutdownReason.SIGNAL, 143))
+        scene.receiver.release.set()
+        await scene.until("failed")
+
+    scene = play(ScriptedReceiver(), script)
+
+    assert str(scene.receiver.refusal) == "this process was told to end: it takes no VM over"
+    assert scene.machine.calls == []

@@ -16,17 +16,19 @@ from tagalong.errors import (
     MigrationError,
     MigrationStage,
     RunStateError,
+    StateError,
     TagalongError,
 )
 from tagalong.machine import Machine
 from tagalong.migrate import MigrationOptions, SendProgress, Steering
-from tagalong.qapi.migration import MigrationRequest
+from tagalong.qapi.migration import MigrationInfo, MigrationRequest, MigrationStatus
 from tagalong.qapi.reports import MigrationResult
 from tagalong.qapi.settings import MigrationSettings
 from tagalong.qmp.messages import Event
 from tagalong.vmm.outgoing import Outgoing
+from tagalong.vmm.record import MIGRATION_TRANSITIONS, MigrationRecord
 from tagalong.vmm.states import VmState
-from tagalong.vmm.vm import Vm
+from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 from tests.support.results import migration_result
 from tests.support.scripted_machine import ScriptedMachine
 
@@ -55,6 +57,7 @@ class ScriptedSender:
         self.end = end
         self.freezes = freezes
         self.release = threading.Event()
+        self.stubborn = False
         self.request: MigrationRequest | None = None
         self.steering: Steering | None = None
 
@@ -70,7 +73,7 @@ class ScriptedSender:
         self.request = request
         progress(PROGRESS)
         while not self.release.wait(0.001):
-            if cancelled.is_set():
+            if cancelled.is_set() and not self.stubborn:
                 raise MigrationCancelledError("cancelled on request")
         if self.freezes:
             assert steering.freezer is not None
@@ -91,7 +94,8 @@ class Scene:
         self.outgoing = Outgoing(self.vm, sender)
 
     def _emit(self, event: Event) -> None:
-        what = "".join(f" {value}" for value in (event.data or {}).values())
+        data = event.data or {}
+        what = "".join(f" {value}" for name, value in data.items() if name != "x-info")
         self.log.append(f"{event.name}{what} in {self.vm.state.value}")
 
     async def until(self, status: str) -> dict[str, object]:
@@ -394,7 +398,10 @@ def test_start_after_the_vm_moved_away_is_refused() -> None:
         scene.sender.release.set()
         scene.outgoing.start(REQUEST)
         await scene.until("completed")
-        message = r"^Can't migrate the vm that was paused due to previous migration$"
+        message = (
+            "^Can't migrate the vm that was paused due to previous migration: the VM was migrated "
+            "to tcp:host.example:1, which owns it"
+        )
         with pytest.raises(RunStateError, match=message):
             scene.outgoing.start(REQUEST)
 
@@ -418,7 +425,9 @@ def test_guest_powers_off_during_migration_fails_it() -> None:
         await asyncio.wait_for(scene.vm.ended, TIMEOUT_S)
         scene.sender.release.set()
         failed = await scene.until("failed")
-        assert failed["error-desc"] == "the guest ended (shutdown) before it was stopped"
+        assert failed["error-desc"] == "the guest powered off before it had moved"
+        assert failed["x-error-class"] == "GuestEndedError"
+        assert failed["x-exit-code"] == 46
 
     scene = play(ScriptedSender(None), script)
 
@@ -427,3 +436,102 @@ def test_guest_powers_off_during_migration_fails_it() -> None:
         "SHUTDOWN True guest-shutdown in shutdown",
         "MIGRATION failed in shutdown",
     ]
+
+
+def test_machine_that_fails_during_migration_fails_it_with_its_own_class_and_the_cause() -> None:
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        await scene.until("active")
+        scene.machine.fail(StateError("broken"))
+        scene.sender.release.set()
+        failed = await scene.until("failed")
+        assert failed["error-desc"] == "the machine failed before the VM had moved: broken"
+        assert failed["x-error-class"] == "GuestEndedError"
+
+    play(ScriptedSender(None), script)
+
+
+def test_end_of_the_process_during_migration_cancels_it_and_says_why() -> None:
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        await scene.until("active")
+        scene.vm.order_end(Ending(ShutdownReason.SIGNAL, 143))
+        await scene.outgoing.cancel_and_wait(TIMEOUT_S)
+        assert scene.info()["error-desc"] == (
+            "the VM's process was told to end (host-signal) before the VM had moved"
+        )
+        assert scene.info()["status"] == "cancelled"
+
+    play(ScriptedSender(None), script)
+
+
+def test_last_event_of_a_migration_has_all_that_is_known() -> None:
+    events: list[Event] = []
+
+    async def script(scene: Scene) -> None:
+        scene.vm._emit = events.append
+        scene.outgoing.start(REQUEST)
+        scene.sender.release.set()
+        await scene.until("completed")
+
+    play(ScriptedSender(None), script)
+
+    data = [event.data for event in events if event.name == "MIGRATION" and event.data]
+    assert ["x-info" in each for each in data] == [False, False, True]
+    info = MigrationInfo.from_qmp(data[-1]["x-info"])
+    assert info.outcome() == REPORT
+
+
+def test_status_moves_as_its_table_says_and_an_end_is_an_end() -> None:
+    for status in MigrationStatus:
+        for wanted in MigrationStatus:
+            record = MigrationRecord(status)
+
+            moved = record.advance(wanted)
+
+            assert moved == (wanted in MIGRATION_TRANSITIONS[status])
+            assert record.status is (wanted if moved else status)
+            assert not (moved and status.is_final)
+
+
+def test_pause_and_resume_at_the_wrong_time_are_refused_and_change_no_status() -> None:
+    async def script(scene: Scene) -> None:
+        def refused(what: str) -> None:
+            for command in (scene.outgoing.pause, lambda: scene.outgoing.resume("tcp:h:1")):
+                with pytest.raises(RunStateError, match=r"^no migration is"):
+                    command()
+            assert scene.info()["status"] == what
+
+        scene.sender.stubborn = True
+        scene.outgoing.start(REQUEST)
+        await scene.until("active")
+        assert scene.sender.steering is not None
+        scene.sender.steering.set_pausable(True)
+        scene.outgoing.cancel()
+        refused("cancelling")
+        scene.sender.release.set()
+        await scene.until("cancelled")
+        refused("cancelled")
+
+    play(ScriptedSender(MigrationCancelledError("cancelled on request")), script)
+
+
+def test_resume_after_the_migration_ended_while_paused_is_refused() -> None:
+    """The reconnect time ran out: `migrate` with `resume` must not bring the status to life."""
+
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        await scene.until("active")
+        assert scene.sender.steering is not None
+        scene.sender.steering.set_pausable(True)
+        scene.outgoing.pause()
+        scene.sender.release.set()
+        await scene.until("failed")
+
+        with pytest.raises(RunStateError, match=r"^no migration is paused"):
+            scene.outgoing.resume("tcp:host.example:2")
+
+        assert scene.info()["status"] == "failed"
+        assert not scene.outgoing.is_under_way
+
+    play(ScriptedSender(MigrationError("did not come back in 1 s"), freezes=False), script)

@@ -12,7 +12,7 @@ from tagalong.qapi.saving import SaveRequest
 from tagalong.qmp.messages import Event
 from tagalong.vmm.handover import FreezePurpose
 from tagalong.vmm.saving import Saving
-from tagalong.vmm.vm import Vm
+from tagalong.vmm.vm import Departure, Vm
 from tests.support.scripted_machine import ScriptedMachine
 from tests.support.scripted_storer import ScriptedStorer
 
@@ -172,7 +172,7 @@ def test_save_of_vm_that_moved_away_is_refused() -> None:
     async def script(scene: Scene) -> None:
         await asyncio.to_thread(scene.vm.freezer(FreezePurpose.MIGRATION).freeze)
         await asyncio.sleep(0)
-        scene.vm.handed_over()
+        scene.vm.handed_over(Departure("unix:/in", is_confirmed=True))
         with pytest.raises(RunStateError, match=r"^the VM was migrated away: save it where it is$"):
             scene.saving.start(REQUEST)
 

@@ -10,7 +10,7 @@ from tagalong.errors import RunStateError, UnsupportedInstructionError
 from tagalong.qmp.messages import Event
 from tagalong.vmm.handover import FreezePurpose
 from tagalong.vmm.states import VmState
-from tagalong.vmm.vm import Ending, ShutdownReason, Vm
+from tagalong.vmm.vm import Departure, Ending, ShutdownReason, Vm
 from tests.support.scripted_machine import ScriptedMachine
 
 TIMEOUT_S = 60.0
@@ -173,10 +173,8 @@ def test_vm_handed_over_refuses_cont_for_ever() -> None:
         scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
         await settle()
         assert scene.vm.state.value == "finish-migrate"
-        scene.vm.handed_over()
-        message = (
-            "^the destination owns the VM: it was migrated away and must not run here as well$"
-        )
+        scene.vm.handed_over(Departure("unix:/in", is_confirmed=True))
+        message = "^the VM was migrated to unix:/in, which owns it: it must not run here as well$"
         with pytest.raises(RunStateError, match=message):
             scene.vm.cont()
         scene.vm.stop()
@@ -193,7 +191,7 @@ def test_vm_handed_over_uncertainly_reclaimed_stands_and_can_go_on() -> None:
         scene.vm.cont()
         scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
         await settle()
-        scene.vm.handed_over(certain=False)
+        scene.vm.handed_over(Departure("unix:/in", is_confirmed=False))
         scene.vm.reclaim()
         assert scene.vm.state.value == "paused"
         scene.vm.cont()
@@ -210,7 +208,7 @@ def test_vm_that_is_nobodys_doubt_cannot_be_reclaimed(moved: bool) -> None:
         scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
         await settle()
         if moved:
-            scene.vm.handed_over()
+            scene.vm.handed_over(Departure("unix:/in", is_confirmed=True))
         state = scene.vm.state
         message = "^x-reclaim is for a VM whose hand-over the destination did not confirm$"
         with pytest.raises(RunStateError, match=message):
@@ -224,8 +222,8 @@ def test_vm_handed_over_uncertainly_refuses_cont_and_says_why() -> None:
     async def script(scene: Scene) -> None:
         scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
         await settle()
-        scene.vm.handed_over(certain=False)
-        message = r"^the VM was handed over, and the other side has not confirmed that it runs"
+        scene.vm.handed_over(Departure("unix:/in", is_confirmed=False))
+        message = r"^the VM was handed over to unix:/in, which has not confirmed that it runs there"
         with pytest.raises(RunStateError, match=message):
             scene.vm.cont()
 
