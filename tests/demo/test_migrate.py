@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tagalong.errors import GuestEndedError, MigrationCancelledError
 from tests.support.vm_processes import TAGALONG, TIMEOUT_S, VmProcess, tagalong, until, vm_process
 
 CHURN = ("--guest", "churn", "--guest-args", "report=512", "--ram", "32M")
@@ -94,7 +95,8 @@ def test_migrate_events_tell_the_story_at_both_ends(tmp_path: Path) -> None:
 
 def story(event: object) -> str:
     assert isinstance(event, dict)
-    return " ".join(map(str, [event["event"], *(event.get("data") or {}).values()]))
+    data = event.get("data") or {}
+    return " ".join([event["event"], *(str(data[name]) for name in data if name != "x-info")])
 
 
 def test_migrate_paused_guest_arrives_paused_and_can_be_continued(tmp_path: Path) -> None:
@@ -206,6 +208,64 @@ def test_migrate_interrupted_cancels_and_the_vm_goes_on(
         assert lines[0] == f"tagalong: interrupted ({number.name}): the migration was cancelled"
         assert lines[1].startswith("The VM is at the source (running); nothing was started")
         source.wait_for_console("churn: progress", times=len(progress_lines(source)) + 1)
+
+
+def test_migrate_when_the_source_is_told_to_end_says_what_became_of_the_vm(tmp_path: Path) -> None:
+    with pair(tmp_path) as (source, target):
+        uri = target.incoming_uri()
+        target.signal(signal.SIGSTOP)  # so that the migration cannot come to an end
+        with migrating(source, uri) as command:
+            source.signal(signal.SIGTERM)
+            _, messages = command.communicate(timeout=TIMEOUT_S)
+
+        assert source.status() == 128 + signal.SIGTERM
+        assert command.returncode == MigrationCancelledError.exit_code, messages
+        assert messages.splitlines() == [
+            "tagalong: error: the VM's process was told to end (host-signal) before the VM had "
+            "moved",
+            "The source's process ended (host-signal), and the VM with it; nothing was started at "
+            "the destination. Start the VM again; then migrate it.",
+        ]
+
+
+def test_migrate_whose_guest_powers_off_says_so_and_that_nothing_is_to_be_done(
+    tmp_path: Path,
+) -> None:
+    with (
+        vm_process(tmp_path, "a", "--guest", "selftest", "--paused", "--ram", "64M") as source,
+        vm_process(tmp_path, "b", "--incoming", "tcp:127.0.0.1:0") as target,
+    ):
+        uri = target.incoming_uri()
+        target.signal(signal.SIGSTOP)
+        with migrating(source, uri) as command, source.qmp() as qmp:
+            assert qmp.execute("cont") == {"return": {}}
+            _, messages = command.communicate(timeout=TIMEOUT_S)
+
+        assert source.status() == 0
+        assert command.returncode == GuestEndedError.exit_code, messages
+        lines = messages.splitlines()
+        assert lines[0].startswith("tagalong: error: the guest powered off before it had moved")
+        assert lines[1] == (
+            "The VM has ended and nothing was started at the destination: nothing is to be done."
+        )
+
+
+@contextmanager
+def migrating(source: VmProcess, uri: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `tagalong migrate` until the migration is under way, for the time of the block."""
+    command = subprocess.Popen(
+        [*TAGALONG, "migrate", str(source.control), uri],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with source.qmp() as qmp:
+            until(lambda: qmp.migration().get("status") is not None, "the migration's begin")
+        yield command
+    finally:
+        command.kill()
+        command.wait(TIMEOUT_S)
 
 
 def test_migrate_source_quit_meanwhile_ends_both_processes(tmp_path: Path) -> None:
