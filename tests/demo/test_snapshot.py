@@ -145,7 +145,7 @@ def test_dump_of_kernel_space_of_a_vm_and_of_its_snapshot_are_the_same(tmp_path:
 
 def test_dump_that_cannot_be_says_why(tmp_path: Path) -> None:
     refusals = [
-        (("SOCK", "OUT", "--space", "kernel"), 26, "EPD1 is set, so TTBR1_EL1 maps nothing"),
+        (("SOCK", "OUT", "--space", "kernel"), 26, "ask for its user addresses (--space user)"),
         (("SOCK", "OUT", "--space", "user", "--vcpu", "4"), 2, "there is no vCPU 4"),
         (("CORE", "CORE"), 2, "cannot be dumped onto itself"),
         (("NONE", "OUT"), 10, "cannot look at"),

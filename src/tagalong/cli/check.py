@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from tagalong.cli.core_text import check_json, check_report
+from tagalong.cli.values import FILE
 from tagalong.core import open_core
 from tagalong.core.check import check_core
 
@@ -20,7 +21,7 @@ Exit status: 0 nothing is wrong (notes do not count), 1 there are findings,
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def command(context: click.Context, file: Path, *, as_json: bool) -> None:

@@ -10,9 +10,11 @@ import click
 from tagalong.cli.options import access_change_option
 from tagalong.cli.progress import save_bar
 from tagalong.cli.save_text import save_report
+from tagalong.cli.values import FILE
 from tagalong.control.interrupt import run_interruptible
 from tagalong.control.saving import convert_core, is_control_socket, save_vm
-from tagalong.qapi.saving import SPACES, SaveKind, SaveRequest
+from tagalong.errors import UsageError
+from tagalong.qapi.saving import SPACES, SaveKind, SaveRequest, is_compressed_name
 
 _EPILOG = """\b
 Examples:
@@ -24,8 +26,8 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("source", metavar="CONTROL|FILE", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("source", metavar="CONTROL|FILE", type=FILE)
+@click.argument("out", type=FILE)
 @click.option(
     "--space",
     type=click.Choice(tuple(SPACES)),
@@ -47,8 +49,13 @@ def command(source: Path, out: Path, *, space: str, as_json: bool, **wishes: Any
 
     With --space kernel or user the guest's own translation tables are walked, so that its
     own pointers, with their tags, work in the debugger. Such a core cannot be restored. The
-    guest of CONTROL stands meanwhile and then goes on.
+    guest of CONTROL is paused meanwhile and then runs on.
     """
+    if is_compressed_name(out):
+        raise UsageError(
+            f"cannot write {out}: a dump is not compressed; write it under another name and "
+            "compress that with zstd"
+        )
     request = SaveRequest(path=out, kind=SaveKind.DUMP, space=SPACES[space], **wishes)
     write = save_vm if is_control_socket(source) else convert_core
     with save_bar() as show:

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from tagalong.cli.core_text import info_report
+from tagalong.cli.values import FILE
 from tagalong.core import open_core
 from tagalong.core.info import describe
 
@@ -17,7 +18,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def command(file: Path, *, as_json: bool) -> None:
     """Say what is in the core FILE: machine, memory, tags, registers.

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 import click
 
 from tagalong.cli.lab_setup import setup_bars, setup_report
-from tagalong.cli.values import SIZE
+from tagalong.cli.values import FILE, SIZE
 from tagalong.control.interrupt import Interrupted
 from tagalong.errors import OutputError
 from tagalong.lab import (
@@ -57,7 +57,6 @@ _RUN_TIMEOUT_S = 600.0
 _SHELL_TIMEOUT_S = 12 * 3600.0
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_FILE = click.Path(path_type=Path)
 
 
 def _options(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
@@ -75,11 +74,11 @@ _LAB_OPTIONS = _options(
     click.option("--kernel", metavar="VERSION|IMAGE", default=DEFAULT_KERNEL, show_default=True,
                  envvar="TAGALONG_LAB_KERNEL",
                  help=f"Linux {', '.join(KERNELS)} from Debian, or your own arm64 image."),
-    click.option("--dir", "folder", type=_FILE, envvar="TAGALONG_LAB_DIR",
+    click.option("--dir", "folder", type=FILE, envvar="TAGALONG_LAB_DIR",
                  help="The lab's folder. Default: in the user's cache."),
     click.option("--qemu", metavar="PROGRAM", envvar="TAGALONG_LAB_QEMU",
                  help="Your own qemu-system-aarch64, 8.0 or newer."),
-    click.option("--rootfs", type=_FILE, envvar="TAGALONG_LAB_ROOTFS",
+    click.option("--rootfs", type=FILE, envvar="TAGALONG_LAB_ROOTFS",
                  help="Your own root file system: a folder or a tar archive with Python and "
                       "busybox for arm64."),
     click.option("--mirror", metavar="URI", envvar="TAGALONG_LAB_MIRROR",

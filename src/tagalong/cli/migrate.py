@@ -10,6 +10,7 @@ import click
 from tagalong.cli.migration_text import migration_report
 from tagalong.cli.options import access_change_option, migration_options
 from tagalong.cli.progress import migration_bar
+from tagalong.cli.values import FILE
 from tagalong.control.interrupt import run_interruptible
 from tagalong.control.migration import await_migration, migrate_vm, start_migration
 from tagalong.errors import UsageError
@@ -30,7 +31,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("control", type=click.Path(path_type=Path))
+@click.argument("control", type=FILE)
 @click.argument("uri", required=False)
 @migration_options
 @access_change_option

@@ -1,12 +1,12 @@
 """`tagalong race`: a guest's and a VMM's instructions through all their interleavings."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 from tagalong.cli.race_text import races_report
+from tagalong.cli.values import FILE
 from tagalong.studies.race.guests import GUESTS
 from tagalong.studies.race.options import (
     ACCESS_NAMES,
@@ -16,8 +16,6 @@ from tagalong.studies.race.options import (
     RaceOptions,
     run_races,
 )
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
 
 _EPILOG = """\b
 Examples:
@@ -41,13 +39,13 @@ Exit status: 0, whatever outcomes there are.
     type=click.Choice(ACCESS_NAMES),
     help="The strategy that looks at the granule; all: a table of all of them.",
 )
-@click.option("--vmm-code", type=_FILE, metavar="FILE", help="A look of your own instead.")
+@click.option("--vmm-code", type=FILE, metavar="FILE", help="A look of your own instead.")
 @click.option(
     "--guest",
     type=click.Choice(list(GUESTS)),
     help="What the guest does to the granule. Default: retag (tag, then data, twice).",
 )
-@click.option("--guest-code", type=_FILE, metavar="FILE", help="A guest of your own instead.")
+@click.option("--guest-code", type=FILE, metavar="FILE", help="A guest of your own instead.")
 @click.option(
     "--order",
     type=click.Choice(list(ORDERS)),

@@ -6,6 +6,7 @@ import click
 
 from tagalong.cli import run
 from tagalong.cli.message import announce
+from tagalong.cli.values import FILE
 from tagalong.vmm.launch import run_vm
 
 _EPILOG = """\b
@@ -33,5 +34,5 @@ command = click.Command(
     callback=_restore,
     help=_restore.__doc__,
     epilog=_EPILOG,
-    params=[click.Argument(["file"], type=click.Path(path_type=Path)), *run.COMMON, *run.NOT_NEW],
+    params=[click.Argument(["file"], type=FILE), *run.COMMON, *run.NOT_NEW],
 )

@@ -1,14 +1,13 @@
 """`tagalong run`: a VM with a control socket, new, arriving by migration, or restored."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
 from tagalong.cli.message import announce
 from tagalong.cli.options import access_option, machine_option
-from tagalong.cli.values import RAM_SIZE, SIZE
+from tagalong.cli.values import FILE, RAM_SIZE, SIZE
 from tagalong.errors import UsageError
 from tagalong.migrate import TlsCredentials
 from tagalong.vmm.launch import run_vm
@@ -56,9 +55,7 @@ COMMON = _parameters(
         help="Guest RAM, as in 64M (the default).",
     ),
     click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), help="Default: 1."),
-    click.option(
-        "--control", type=click.Path(path_type=Path), help="QMP control socket to create."
-    ),
+    click.option("--control", type=FILE, help="QMP control socket to create."),
     click.option("--paused", is_flag=True, help="Do not start the guest; QMP's cont does."),
     click.option(
         "--exit-with-parent",
@@ -93,7 +90,7 @@ _INCOMING = _parameters(
     click.option(
         "--tls-dir",
         "tls_folder",
-        type=click.Path(path_type=Path),
+        type=FILE,
         metavar="FOLDER",
         help="Take it over TLS only, with ca-cert.pem, server-cert.pem and server-key.pem.",
     ),
@@ -115,7 +112,7 @@ _RESTORE = _parameters(
     click.option(
         "--restore",
         metavar="FILE",
-        type=click.Path(path_type=Path),
+        type=FILE,
         help="Continue from a snapshot. FILE is mapped: it must stay as it is while the VM runs.",
     ),
 )

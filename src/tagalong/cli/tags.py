@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from tagalong.cli.core_text import tags_json, tags_report
-from tagalong.cli.values import address_range
+from tagalong.cli.values import FILE, address_range
 from tagalong.core import open_core
 from tagalong.core.tag_runs import tag_range, tag_runs
 
@@ -21,7 +21,7 @@ Exit status: 0; 72 and 73 if the core has no such memory, or no tags for it.
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FILE)
 @click.argument("wanted", metavar="ADDR[+LEN]", type=address_range)
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def command(file: Path, wanted: tuple[int, int], *, as_json: bool) -> None:

@@ -5,6 +5,7 @@ took the wrong unit.
 """
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,6 +74,11 @@ class Milliseconds(click.IntRange):
         )
 
 
+FILE = click.Path(path_type=Path, readable=False)
+"""A path. That it can be opened is found out by opening it, so a file that does not exist and one
+that must not be read are errors of one kind."""
+
+
 class _Folder(click.Path):
     """The path of a folder, made absolute; an empty text is none."""
 
@@ -81,7 +87,7 @@ class _Folder(click.Path):
         return super().convert(value, param, ctx) if value else ""
 
 
-FOLDER = _Folder(file_okay=False, resolve_path=True)
+FOLDER = _Folder(resolve_path=True, readable=False)
 SIZE = _Size()
 RAM_SIZE = _RamSize()
 

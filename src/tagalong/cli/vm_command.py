@@ -1,17 +1,18 @@
 """What the small commands that control a VM have in common."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from tagalong.cli.values import FILE
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def control_argument(function: _F) -> _F:
     """Add the argument CONTROL, the control socket of a VM."""
-    return click.argument("control", type=click.Path(path_type=Path))(function)
+    return click.argument("control", type=FILE)(function)
 
 
 def json_option(help_text: str = "Print the answer as JSON.") -> Callable[[_F], _F]:

@@ -69,15 +69,20 @@ class Regime:
         """
         tcr = _get(registers, register_ids.TCR_EL1)
         if not _get(registers, register_ids.SCTLR_EL1) & _SCTLR_M:
-            raise TranslationError("the vCPU's MMU is off (SCTLR_EL1.M is 0): nothing to walk")
+            raise TranslationError(
+                "the vCPU's MMU is off (SCTLR_EL1.M is 0), so it has no virtual addresses; ask for "
+                "physical ones (--space physical), or for another vCPU (--vcpu)"
+            )
         return cls._enabled(registers, half, tcr)
 
     @classmethod
     def _enabled(cls, registers: Mapping[RegisterId, int], half: Half, tcr: int) -> Self:
         number = half.value
         if tcr >> (23 if number else 7) & 1:
+            this, other = half.name.lower(), Half(1 - number).name.lower()
             raise TranslationError(
-                f"TCR_EL1 is {tcr:#x}: EPD{number} is set, so TTBR{number}_EL1 maps nothing"
+                f"the guest has no {this} addresses: TCR_EL1 is {tcr:#x}, EPD{number} is set, so "
+                f"TTBR{number}_EL1 maps nothing; ask for its {other} addresses (--space {other})"
             )
         granule_bits = _granule_bits(tcr, half)
         ips = tcr >> _TCR_IPS_SHIFT & 7

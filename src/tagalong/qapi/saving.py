@@ -50,6 +50,11 @@ _STATUSES = {status.value: status for status in SaveStatus}
 _KINDS = {kind.value: kind for kind in SaveKind}
 
 
+def is_compressed_name(path: Path) -> bool:
+    """Return whether a file of this name has to be compressed: NAME.zst, as `zstd` names them."""
+    return path.suffix == ".zst"
+
+
 @dataclass(frozen=True)
 class SaveRequest:
     """What the operator asks for.

@@ -123,17 +123,18 @@ def test_race_as_json_is_one_object_or_a_list(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "message", "expected"),
     [
-        ([], "no VMM code to race: give --access NAME or --vmm-code FILE"),
-        (["--access", "luck"], "Invalid value for '--access'"),
-        (["--vmm-code", "/nowhere"], "cannot read the code in /nowhere: No such file or directory"),
+        ([], "no VMM code to race: give --access NAME or --vmm-code FILE", 2),
+        (["--access", "luck"], "Invalid value for '--access'", 2),
+        (["--vmm-code", "/nowhere"], "cannot read the code in /nowhere: No such file", 10),
+        (["--vmm-code", "/"], "cannot read the code in /: Is a directory", 10),
     ],
 )
 def test_race_that_makes_no_sense_is_refused(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, expected: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = invoke(["race", *arguments])
 
-    assert status == 2
+    assert status == expected
     assert message in capsys.readouterr().err

@@ -1,8 +1,12 @@
 """Sizes, times and addresses on the command line."""
 
+import importlib
+from collections.abc import Iterator
+
 import click
 import pytest
 
+from tagalong.cli.app import _COMMANDS
 from tagalong.cli.values import RAM_SIZE, SIZE, Milliseconds, address_range
 
 
@@ -79,3 +83,25 @@ def test_address_range_that_is_none_is_refused() -> None:
             address_range(text)
 
         assert message in caught.value.message, text
+
+
+def path_parameters(command: click.Command) -> Iterator[tuple[str, click.Path]]:
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            yield from path_parameters(each)
+    for parameter in command.params:
+        if isinstance(parameter.type, click.Path):
+            yield f"{command.name} {parameter.name}", parameter.type
+
+
+def test_no_command_looks_at_a_file_before_it_opens_it() -> None:
+    found = [
+        each
+        for name in _COMMANDS
+        for each in path_parameters(importlib.import_module(f"tagalong.cli.{name}").command)
+    ]
+
+    assert len(found) > 15
+    for name, kind in found:
+        assert not any((kind.exists, kind.readable, kind.writable)), name
+        assert all((kind.file_okay, kind.dir_okay)), name

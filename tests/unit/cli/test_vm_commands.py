@@ -219,3 +219,26 @@ def test_commands_without_a_vm_say_what_is_wrong_with_the_socket(
             assert capsys.readouterr().err == (
                 f"tagalong: error: cannot connect to the control socket {tmp_path / name}: {said}\n"
             )
+
+
+def test_snapshot_is_compressed_if_its_name_says_so(
+    vm: ServedInThread, path: str, tmp_path: Path
+) -> None:
+    vm.served.storing.finish.set()
+    cases = {("a.core.zst",): True, ("a.core",): False, ("b.core", "--zstd"): True}
+    for (name, *options), compressed in cases.items():
+        assert invoke(["snapshot", path, str(tmp_path / name), *options]) == 0
+        assert vm.served.storing.requests[-1].compress is compressed, name
+
+
+def test_dump_to_a_name_of_a_compressed_file_is_refused(
+    path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "a.core.zst"
+
+    assert invoke(["dump", path, str(target)]) == 2
+    assert capsys.readouterr().err == (
+        f"tagalong: error: cannot write {target}: a dump is not compressed; write it under "
+        "another name and compress that with zstd\n"
+    )
+    assert not target.exists()

@@ -114,9 +114,10 @@ def test_regime_of_disabled_walks_is_refused(half: Half, bit: int) -> None:
     with pytest.raises(TranslationError) as failure:
         Regime.of(registers(tcr=tcr), half)
 
-    number = half.value
+    number, this, other = half.value, half.name.lower(), Half(1 - half.value).name.lower()
     assert str(failure.value) == (
-        f"TCR_EL1 is {tcr:#x}: EPD{number} is set, so TTBR{number}_EL1 maps nothing"
+        f"the guest has no {this} addresses: TCR_EL1 is {tcr:#x}, EPD{number} is set, so "
+        f"TTBR{number}_EL1 maps nothing; ask for its {other} addresses (--space {other})"
     )
 
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tagalong.errors import UsageError
+from tagalong.errors import HostError, UsageError
 from tagalong.studies.race.code import MAX_WORDS
 
 _WORD_BYTES: Final = 4
@@ -21,8 +21,8 @@ def read_words(path: Path) -> tuple[int, ...]:
 
     NAME.s and NAME.S are assembly and need the package `ziglang`. NAME.bin is little-endian
     words. Any other file is text: words in hex, with comments from `#` or `;` to the end of the
-    line. Raises UsageError for a file that cannot be read, is none of these, is too long or
-    does not assemble.
+    line. Raises HostError for a file that cannot be read, UsageError for one that is none of
+    these, is too long or does not assemble.
     """
     content = _read(path)
     if path.suffix in _ASSEMBLY:
@@ -37,7 +37,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise UsageError(f"cannot read the code in {path}: {error.strerror}") from error
+        raise HostError(f"cannot read the code in {path}: {error.strerror}") from error
     if len(content) > _FILE_BYTES_MAX:
         raise UsageError(
             f"cannot race {path}: it is longer than {_FILE_BYTES_MAX} bytes; a sequence has at "

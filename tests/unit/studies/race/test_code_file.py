@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.errors import UsageError
+from tagalong.errors import HostError, UsageError
 from tagalong.studies.race.code_file import read_words
 from tests.support import a64
 
@@ -74,5 +74,5 @@ def test_file_that_is_no_code_is_refused(
 
 
 def test_file_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"cannot read the code in .*missing.hex: No such file"):
+    with pytest.raises(HostError, match=r"cannot read the code in .*missing.hex: No such file"):
         read_words(tmp_path / "missing.hex")
