@@ -104,6 +104,17 @@ def _require_same(path: Path, target: Path, found: os.stat_result | None) -> Non
         )
 
 
+def require_file_name(path: Path) -> OutputName:
+    """Return what a name leads to if a NewFile can be made there, as far as the name says.
+
+    Raises HostError as `examine_output`, and for a FIFO or a character device.
+    """
+    output = examine_output(path)
+    if output.stream:
+        raise HostError(f"cannot open {path}: it is {output.stream}; give a file name")
+    return output
+
+
 def open_stream(output: OutputName) -> int:
     """Return a descriptor to write to a FIFO or a character device, close-on-exec.
 
@@ -133,13 +144,11 @@ class NewFile:
     open until `close`.
 
     Everything raises HostError if the host cannot; the constructor also for a name that
-    `examine_output` rejects, and for a FIFO or a character device.
+    `require_file_name` rejects.
     """
 
     def __init__(self, path: Path, *, overwrite: bool = True) -> None:
-        output = examine_output(path)
-        if output.stream:
-            raise HostError(f"cannot open {path}: it is {output.stream}; give a file name")
+        output = require_file_name(path)
         if not overwrite and os.path.lexists(path):
             raise _failure("create", path, OSError(errno.EEXIST, os.strerror(errno.EEXIST)))
         self.is_closed = False

@@ -2,11 +2,9 @@
 
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,14 @@ import pytest
 from tagalong import files
 from tagalong.errors import HostError
 from tagalong.files import NewFile, examine_output, open_stream
+from tests.support.targets import (
+    LOOP,
+    UNWRITABLE,
+    can_make_devices,
+    make_device,
+    names_in,
+    unwritable,
+)
 
 
 @pytest.fixture(params=["nameless", "hidden"], autouse=True)
@@ -32,50 +38,8 @@ def write(path: Path, content: bytes = b"new", *, overwrite: bool = True) -> fil
         new.close()
 
 
-def names_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
-
-
-def make_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-
-
-def make_device(path: Path) -> None:
-    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
-
-
-def make_block_device(path: Path) -> None:
-    os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(7, 255))
-
-
-def make_loop(path: Path) -> None:
-    path.symlink_to(path.name)
-
-
-UNWRITABLE: list[tuple[Callable[[Path], None], str]] = [
-    (Path.mkdir, "it is a directory; give a file name"),
-    (make_socket, "it is a socket; give a file name"),
-    (os.mkfifo, "it is a FIFO; give a file name"),
-    (make_loop, "Too many levels of symbolic links"),
-]
-DEVICES: list[tuple[Callable[[Path], None], str]] = [
-    (make_device, "it is a character device; give a file name"),
-    (make_block_device, "it is a block device; give a file name"),
-]
-
-
-def can_make_devices(folder: Path) -> bool:
-    try:
-        make_device(folder / "probe")
-    except PermissionError:
-        return False
-    (folder / "probe").unlink()
-    return True
-
-
 def test_new_file_over_what_is_no_file_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    kinds = UNWRITABLE + (DEVICES if can_make_devices(tmp_path) else [])
+    kinds = [*unwritable(tmp_path).values(), LOOP]
     for number, (make, reason) in enumerate(kinds):
         path = tmp_path / f"{number}"
         make(path)
@@ -90,7 +54,7 @@ def test_new_file_over_what_is_no_file_is_refused_and_changes_nothing(tmp_path: 
 
 
 def test_new_file_behind_a_link_to_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    for number, (make, reason) in enumerate(UNWRITABLE[:3]):
+    for number, (make, reason) in enumerate(UNWRITABLE.values()):
         target, link = tmp_path / f"target{number}", tmp_path / f"link{number}"
         make(target)
         link.symlink_to(target)

@@ -31,7 +31,7 @@ from tagalong.memory.extents import file_extents
 LEVEL = 3
 """zstd's own default: on random tags higher levels gain nothing."""
 
-Progress = Callable[[int, int], None]
+PackProgress = Callable[[int, int], None]
 """Called with the bytes of the core that are done, and with all of them."""
 
 
@@ -41,7 +41,7 @@ def pack(
     *,
     level: int = LEVEL,
     overwrite: bool = True,
-    progress: Progress | None = None,
+    progress: PackProgress | None = None,
 ) -> WrittenFile:
     """Write the core `source` compressed to `target`; `source` stays as it is.
 
@@ -50,27 +50,39 @@ def pack(
     is then as it was before.
     """
     file = open_file(source)
-    new = NewFile(target, overwrite=overwrite)
+    new = None
     try:
         if is_compressed(file):
             raise UsageError(f"{source} is compressed already")
-        table = []
-        at = 0
-        for compressed, size, checksum in _compressed(file.fd, file.size, level):
-            new.write(at, compressed)
-            at += len(compressed)
-            table.append(
-                SEEK_ENTRY.pack(
-                    compressed_bytes=len(compressed), core_bytes=size, checksum=checksum
-                )
-            )
-            if progress:
-                progress(min(len(table) * FRAME_BYTES, file.size), file.size)
-        new.write(at, _seek_table(table))
+        new = NewFile(target, overwrite=overwrite)
+        pack_into(new, file.fd, file.size, level=level, progress=progress)
         return new.publish()
     finally:
-        new.close()
+        if new:
+            new.close()
         file.close()
+
+
+def pack_into(
+    new: NewFile,
+    fd: int,
+    size_bytes: int,
+    *,
+    level: int = LEVEL,
+    progress: PackProgress | None = None,
+) -> None:
+    """Write the core that the descriptor `fd` has compressed to `new`. Raises HostError."""
+    table = []
+    at = 0
+    for compressed, size, checksum in _compressed(fd, size_bytes, level):
+        new.write(at, compressed)
+        at += len(compressed)
+        table.append(
+            SEEK_ENTRY.pack(compressed_bytes=len(compressed), core_bytes=size, checksum=checksum)
+        )
+        if progress:
+            progress(min(len(table) * FRAME_BYTES, size_bytes), size_bytes)
+    new.write(at, _seek_table(table))
 
 
 def _seek_table(entries: list[bytes]) -> bytes:
@@ -121,7 +133,7 @@ def _compress(content: NDArray[np.uint8], level: int) -> tuple[bytes, int, int]:
 
 
 def unpack(
-    source: Path, target: Path, *, overwrite: bool = True, progress: Progress | None = None
+    source: Path, target: Path, *, overwrite: bool = True, progress: PackProgress | None = None
 ) -> WrittenFile:
     """Write the compressed core `source` to `target` as a plain one, sparse as it was.
 

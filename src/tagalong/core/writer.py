@@ -3,6 +3,7 @@
 Nothing is to be seen under the final name before `commit` has succeeded (`tagalong.files`).
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.core.machine_note import CoreNotes
+from tagalong.core.packing import PackProgress, pack_into
 from tagalong.core.plan import CorePlan, CoreSegment
 from tagalong.core.sparse import SparseExtent
 from tagalong.core.thread_notes import encode_notes
@@ -25,8 +27,10 @@ class CoreWriter:
 
     `path`: the final name; `segments`: what it will hold, in any order (see CoreSegment for
     the alignment); `page_size_bytes`: the machine's. With `overwrite` false an existing file
-    is never replaced, not even one that appears in the meantime. Left without `commit`,
-    whether by an exception or not, it leaves nothing.
+    is never replaced, not even one that appears in the meantime. With `compress` the core is
+    written compressed: plain to a second file without a name first, because a core is written
+    in any order and a compressed one front to back. Left without `commit`, whether by an
+    exception or not, it leaves nothing.
 
     Raises UsageError for segments that cannot be, HostError if the folder cannot be written
     to, or if the file exists and must not be replaced.
@@ -46,13 +50,17 @@ class CoreWriter:
         *,
         page_size_bytes: int,
         overwrite: bool = True,
+        compress: bool = False,
     ) -> None:
         self._plan = CorePlan(segments, page_size_bytes)
         self._file = NewFile(path, overwrite=overwrite)
+        self._compressed: NewFile | None = None
         try:
+            if compress:
+                self._compressed = NewFile(path, overwrite=overwrite)
             self._data, self._tags = self._extents(path)
         except BaseException:
-            self._file.close()
+            self.abort()
             raise
 
     def _extents(self, path: Path) -> tuple[list[SparseExtent], list[SparseExtent | None]]:
@@ -119,8 +127,10 @@ class CoreWriter:
         self._check_pages(segment, offset, length)
         self._data[segment].copy(offset, source_fd, source_offset, length)
 
-    def commit(self, notes: CoreNotes) -> WrittenFile:
+    def commit(self, notes: CoreNotes, progress: PackProgress | None = None) -> WrittenFile:
         """Write the notes and the headers, bring all of it to the disk, give it its name.
+
+        `progress` is called while a core is compressed; what it raises passes through.
 
         Raises UsageError for notes that the format cannot hold, RunStateError the second
         time, HostError if the host cannot write or rename: what stood under the name before
@@ -133,11 +143,23 @@ class CoreWriter:
         if extra:
             self._file.write(self._plan.section_header_offset(len(content)), extra)
         self._file.write(0, self._plan.headers(len(content)))
-        return self._file.publish()
+        return self._publish(progress)
+
+    def _publish(self, progress: PackProgress | None) -> WrittenFile:
+        if self._compressed is None:
+            return self._file.publish()
+        try:
+            fd = self._file.fd
+            pack_into(self._compressed, fd, os.fstat(fd).st_size, progress=progress)
+            return self._compressed.publish()
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Give the file up; it leaves nothing. Safe to call twice, and after `commit`."""
         self._file.close()
+        if self._compressed is not None:
+            self._compressed.close()
 
     def __enter__(self) -> Self:
         return self

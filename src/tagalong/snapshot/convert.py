@@ -4,9 +4,9 @@ import time
 from pathlib import Path
 
 from tagalong.core import CoreNotes, CoreWriter, Space, open_core
+from tagalong.files import require_file_name
 from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
-from tagalong.snapshot.packed import write_packed
 from tagalong.snapshot.pages import PageCopier
 from tagalong.snapshot.report import SaveMonitor, SaveProgress, SaveReport, SaveStage
 from tagalong.snapshot.save import SaveOptions
@@ -28,13 +28,8 @@ def dump_core(
     written then.
     """
     options, monitor = options or SaveOptions(), SaveMonitor(progress, cancel)
-
-    def write(target: Path) -> SaveReport:
-        return _convert(source, target, options, monitor)
-
-    if options.compress:
-        return write_packed(path, monitor, write, overwrite=options.overwrite)
-    return write(path)
+    require_file_name(path)
+    return _convert(source, path, options, monitor)
 
 
 def _convert(source: Path, path: Path, options: SaveOptions, monitor: SaveMonitor) -> SaveReport:
@@ -45,7 +40,11 @@ def _convert(source: Path, path: Path, options: SaveOptions, monitor: SaveMonito
         layout = _layout(memory, options)
         page = memory.description.page_size_bytes
         with CoreWriter(
-            path, layout.segments, page_size_bytes=page, overwrite=options.overwrite
+            path,
+            layout.segments,
+            page_size_bytes=page,
+            overwrite=options.overwrite,
+            compress=options.compress,
         ) as writer:
             copier = PageCopier(memory.pages, writer, layout.pieces, monitor.advance)
             pages = memory.pages.populated_pages()
@@ -53,7 +52,7 @@ def _convert(source: Path, path: Path, options: SaveOptions, monitor: SaveMonito
             monitor.enter(SaveStage.COPY, total)
             copier.copy(pages)
             monitor.enter(SaveStage.FINISH)
-            written = writer.commit(_notes(memory, options))
+            written = writer.commit(_notes(memory, options), monitor.compress)
     return SaveReport(
         path=path.absolute(),
         space=options.space.name.lower(),
@@ -65,6 +64,7 @@ def _convert(source: Path, path: Path, options: SaveOptions, monitor: SaveMonito
         duration_s=time.monotonic() - began,
         downtime_s=0.0,
         was_running=False,
+        compressed=options.compress,
         unreadable_tables=len(layout.unreadable_tables),
         not_ram_bytes=layout.not_ram_bytes,
     )

@@ -52,6 +52,12 @@ class SaveMonitor(Monitor[SaveProgress]):
         """Count bytes that were dealt with. Raises SnapshotCancelledError."""
         self.update(done_bytes=self.moment.done_bytes + done_bytes)
 
+    def compress(self, done_bytes: int, total_bytes: int) -> None:
+        """Say how much of the file is compressed. Raises SnapshotCancelledError."""
+        if self.moment.stage is not SaveStage.COMPRESS:
+            self.enter(SaveStage.COMPRESS, total_bytes)
+        self.update(done_bytes=done_bytes)
+
 
 def _cancelled() -> SnapshotCancelledError:
     return SnapshotCancelledError("cancelled on request: no file was written")
@@ -62,7 +68,7 @@ class SaveReport:
     """A snapshot or a dump that was written.
 
     `copied_bytes`: data that was looked at, pages that were written twice counted twice.
-    `disk_bytes`: what the file takes on disk. `downtime_s`: how long the guest stood for it,
+    `disk_bytes`: what the file takes on disk. `downtime_s`: how long the guest was paused,
     0 if it did not run. `rounds`: of a live snapshot, the stop included. `converged`: its
     last rounds were short enough for the downtime that was allowed.
     """

@@ -21,11 +21,11 @@ from typing import Final
 
 from tagalong.core import CoreNotes, CoreWriter, Space
 from tagalong.errors import CoreError, RunStateError, UsageError
+from tagalong.files import require_file_name
 from tagalong.machine import Freezer, Machine, MachineFreezer, MachinePages, MachineState, RunState
 from tagalong.memory import PageBitmap
 from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
-from tagalong.snapshot.packed import write_packed
 from tagalong.snapshot.pages import PageCopier
 from tagalong.snapshot.report import SaveMonitor, SaveProgress, SaveReport, SaveStage
 
@@ -81,13 +81,8 @@ def save(
     >>> save(machine, Path("vm.core"))  # doctest: +SKIP
     """
     options, monitor = options or SaveOptions(), SaveMonitor(progress, cancel)
-
-    def write(target: Path) -> SaveReport:
-        return _Save(machine, target, options, monitor, freezer).run()
-
-    if options.compress:
-        return write_packed(path, monitor, write, overwrite=options.overwrite)
-    return write(path)
+    require_file_name(path)  # before the guest is paused for a file that cannot be
+    return _Save(machine, path, options, monitor, freezer).run()
 
 
 class _Save:
@@ -137,6 +132,7 @@ class _Save:
             layout.segments,
             page_size_bytes=self._machine.description.page_size_bytes,
             overwrite=self._options.overwrite,
+            compress=self._options.compress,
         )
 
     # --- live ---
@@ -212,7 +208,7 @@ class _Save:
         )
         self._go_on()
         self._monitor.enter(SaveStage.FINISH)
-        written = writer.commit(notes)
+        written = writer.commit(notes, self._monitor.compress)
         return SaveReport(
             path=self._path.absolute(),
             space=self._options.space.name.lower(),
@@ -226,6 +222,7 @@ class _Save:
             was_running=self._was_running,
             rounds=self._rounds,
             converged=self._converged,
+            compressed=self._options.compress,
             unreadable_tables=len(layout.unreadable_tables),
             not_ram_bytes=layout.not_ram_bytes,
         )
