@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from tagalong.access import Direction, Door, Routine, View, tagged_addr_ctrl
+from tagalong.access import CopyCall, Direction, Routine, View, tagged_addr_ctrl
 from tagalong.access.host import PSTATE_TCO
 from tagalong.access.native_host import NativeHost
 from tagalong.errors import HostError
@@ -74,10 +74,10 @@ def test_system_call_on_a_pointer_with_the_memory_s_tag_goes_through(bench: Benc
     assert bench.host.write_syscall(with_logical_tag(address, 6), BYTES) == errno.EFAULT
 
 
-@pytest.mark.parametrize("door", list(Door))
+@pytest.mark.parametrize("copy_call", list(CopyCall))
 @pytest.mark.parametrize("mode", list(TagCheckMode))
 def test_kernel_s_own_copy_is_never_checked_whatever_the_pointer_s_tag(
-    bench: Bench, door: Door, mode: TagCheckMode
+    bench: Bench, copy_call: CopyCall, mode: TagCheckMode
 ) -> None:
     data, _ = bench.fill(2, 1)
     address = bench.host.address(View.TAGGED, bench.at(2), BYTES)
@@ -86,9 +86,9 @@ def test_kernel_s_own_copy_is_never_checked_whatever_the_pointer_s_tag(
 
     for tag in (0, 5):
         code = bench.host.kernel_copy(
-            door, with_logical_tag(address, tag), got, Direction.FROM_GUEST
+            copy_call, with_logical_tag(address, tag), got, Direction.FROM_GUEST
         )
-        if tag and door is Door.PROC_MEM and takes_no_tag_in_an_offset(bench):
+        if tag and copy_call is CopyCall.PROC_MEM and takes_no_tag_in_an_offset(bench):
             assert code == errno.EIO
         else:
             assert (code, got.tobytes()) == (0, data[:BYTES])
@@ -104,8 +104,8 @@ def test_address_with_nothing_there_is_refused_by_every_call(bench: Bench) -> No
     nowhere = np.zeros(64, np.uint8)
 
     copied = [
-        bench.host.kernel_copy(door, 0x40, nowhere, direction)
-        for door in (Door.PROCESS_VM, Door.PROC_MEM)
+        bench.host.kernel_copy(copy_call, 0x40, nowhere, direction)
+        for copy_call in (CopyCall.PROCESS_VM, CopyCall.PROC_MEM)
         for direction in Direction
     ]
 

@@ -6,7 +6,7 @@ import pytest
 from tagalong.access import (
     STRATEGIES,
     CallFlags,
-    Door,
+    CopyCall,
     Fault,
     Hazard,
     Need,
@@ -229,12 +229,12 @@ class TestSystemCalls:
 
 
 @pytest.mark.parametrize("mode", [TagCheckMode.SYNC, TagCheckMode.ASYNC])
-@pytest.mark.parametrize("door", Door)
+@pytest.mark.parametrize("copy_call", CopyCall)
 def test_kernel_copies_unchecked_through_either_door(
-    bench: Bench, door: Door, mode: TagCheckMode
+    bench: Bench, copy_call: CopyCall, mode: TagCheckMode
 ) -> None:
     data, packed = bench.fill(2, 1)
-    strategy, got = Kernel(bench.host, door), np.zeros(len(data), np.uint8)
+    strategy, got = Kernel(bench.host, copy_call), np.zeros(len(data), np.uint8)
     set_mode(bench, mode)
 
     assert strategy.read(bench.at(2), got) is None
@@ -243,7 +243,7 @@ def test_kernel_copies_unchecked_through_either_door(
     assert got.tobytes() == data
     assert bench.data(bench.at(2), len(data)) == data[::-1]
     np.testing.assert_array_equal(bench.machine.read_tags(bench.at(2), len(data)), packed)
-    assert strategy.door is door
+    assert strategy.copy_call is copy_call
 
 
 class TestHazards:

@@ -95,7 +95,9 @@ def test_migrate_with_access_says_what_it_used(machine_name: str, tmp_path: Path
 
 
 def test_strategy_that_is_none_is_refused(bare: Maker) -> None:
-    with pytest.raises(UsageError, match="no access strategy is called 'x': auto, ioctl, alias"):
+    with pytest.raises(
+        UsageError, match="there is no access strategy 'x'; choose one of auto, ioctl, alias"
+    ):
         bare([]).machine.use_access("x")
 
 

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from tagalong.access import (
     CallFlags,
+    CallResult,
+    CopyCall,
     Counts,
     Direction,
-    Door,
     Need,
-    Result,
     Routine,
     View,
 )
@@ -33,11 +33,11 @@ class FakeHost:
         self.memory = GuestMemory([Region.create(BASE, pages * PAGE)])
         self.counts = Counts()
         self.missing: dict[Need, str] = {}
-        self.answer: Callable[[Routine, tuple[int, ...]], Result] = lambda *_: Result(0)
+        self.answer: Callable[[Routine, tuple[int, ...]], CallResult] = lambda *_: CallResult(0)
         self.calls: list[tuple[Routine, tuple[int, ...], CallFlags]] = []
         self.ctrl = 3
-        self.kernel_says: dict[Door, int] = {}
-        self.doors: list[Door] = []
+        self.kernel_says: dict[CopyCall, int] = {}
+        self.copy_calls: list[CopyCall] = []
 
     @property
     def largest_bytes(self) -> int:
@@ -54,7 +54,9 @@ class FakeHost:
     def borrow(self, array: NDArray[np.uint8]) -> Iterator[int]:
         yield array.ctypes.data
 
-    def call(self, routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE) -> Result:
+    def call(
+        self, routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE
+    ) -> CallResult:
         self.calls.append((routine, arguments, flags))
         return self.answer(routine, arguments)
 
@@ -72,10 +74,10 @@ class FakeHost:
             tags[:] = unpack(self.memory.read_tags(gpa, tags.size // 2 * PACKED_RATIO))
 
     def kernel_copy(
-        self, door: Door, address: int, array: NDArray[np.uint8], direction: Direction
+        self, copy_call: CopyCall, address: int, array: NDArray[np.uint8], direction: Direction
     ) -> int:
-        self.doors.append(door)
-        if code := self.kernel_says.get(door, 0):
+        self.copy_calls.append(copy_call)
+        if code := self.kernel_says.get(copy_call, 0):
             return code
         gpa = Gpa(BASE + address - BASES[View.TAGGED])
         if direction is Direction.TO_GUEST:

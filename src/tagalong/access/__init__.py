@@ -1,20 +1,20 @@
 """The ways for a VMM to touch tagged guest memory without tag check faults.
 
-One file for each strategy, all of them with one Protocol (`strategy`), written against what
-a host gives (`host`): this arm64 process, or the embedded machine's second CPU. `routines`
-names the A64 code that does the work; `choice` takes the best.
+One file per strategy, all with one Protocol (`strategy`) and written for one kind of host
+(`host`): this arm64 process, or the embedded machine's second CPU. `routines` names the A64 code
+that does the work; `choice` picks the best; `accessor` copies guest RAM by one of them.
 """
 
 from tagalong.access.choice import ACCESS_NAMES, AUTO, STRATEGIES, Choice, choose, why_not
 from tagalong.access.host import (
     CallFlags,
+    CallResult,
+    CopyCall,
     Counts,
     Direction,
-    Door,
     Fault,
     Host,
     Need,
-    Result,
     View,
     tagged_addr_ctrl,
 )
@@ -27,16 +27,16 @@ __all__ = [
     "AUTO",
     "STRATEGIES",
     "CallFlags",
+    "CallResult",
     "Choice",
+    "CopyCall",
     "Counts",
     "Direction",
-    "Door",
     "Fault",
     "Hazard",
     "Host",
     "Need",
     "Outcome",
-    "Result",
     "Routine",
     "Strategy",
     "View",

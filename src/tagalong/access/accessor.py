@@ -1,4 +1,4 @@
-"""Copies guest RAM by one strategy: where a fault is a value, tries again, then gives up."""
+"""Copies guest RAM by one strategy: tries again after a tag check fault, then gives up."""
 
 import threading
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tagalong.errors import AccessFaultError
 from tagalong.memory import Gpa
 from tagalong.mte import PACKED_RATIO
 
-# What a guest may win in a row, for one page, before it is taken to win for ever.
+# Tag check faults in a row, for one page, after which a copy is given up.
 _ATTEMPTS: Final = 100
 
 _Operation = Callable[[Gpa, NDArray[np.uint8]], Fault | None]
@@ -22,30 +22,30 @@ _Operation = Callable[[Gpa, NDArray[np.uint8]], Fault | None]
 class Accessor:
     """Guest RAM through `strategy`, for several threads; a memory.DataRoute.
 
-    A tag check fault comes of a guest that changes tags meanwhile: the copy is tried again,
-    page by page. Raises AccessFaultError when that does not help, or for another fault.
+    A guest that changes tags meanwhile causes tag check faults: the copy is tried again, page
+    by page. Raises AccessFaultError when that does not help, or for another fault.
     """
 
     def __init__(self, strategy: Strategy, page_bytes: int) -> None:
         self.strategy = strategy
         self._page_bytes = page_bytes
-        self._lock = threading.Lock()  # a host serves one thread at a time
+        self._lock = threading.Lock()  # a host works for one thread at a time
 
     def read(self, gpa: Gpa, target: NDArray[np.uint8]) -> None:
         """Fill `target` with data."""
-        self._insist(self.strategy.read, gpa, target, 1)
+        self._copy(self.strategy.read, gpa, target, 1)
 
     def write(self, gpa: Gpa, source: NDArray[np.uint8]) -> None:
         """Write data."""
-        self._insist(self.strategy.write, gpa, source, 1)
+        self._copy(self.strategy.write, gpa, source, 1)
 
     def read_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
         """Fill `packed` with the tags of whole pages."""
-        self._insist(self.strategy.read_tags, gpa, packed, PACKED_RATIO)
+        self._copy(self.strategy.read_tags, gpa, packed, PACKED_RATIO)
 
     def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
         """Set the tags of whole pages."""
-        self._insist(self.strategy.write_tags, gpa, packed, PACKED_RATIO)
+        self._copy(self.strategy.write_tags, gpa, packed, PACKED_RATIO)
 
     def read_runs(self, runs: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the packed tags of `runs`, rows of gpa and size in bytes, in one row."""
@@ -65,9 +65,7 @@ class Accessor:
             self.write_tags(Gpa(gpa), packed[at:end])
             at = end
 
-    def _insist(
-        self, operation: _Operation, gpa: Gpa, array: NDArray[np.uint8], ratio: int
-    ) -> None:
+    def _copy(self, operation: _Operation, gpa: Gpa, array: NDArray[np.uint8], ratio: int) -> None:
         with self._lock:
             fault = operation(gpa, array)
             if fault is None:
@@ -76,9 +74,9 @@ class Accessor:
                 raise self._error(gpa, fault)
             step = self._page_bytes // ratio
             for at in range(0, array.size, step):
-                self._insist_on_page(operation, Gpa(gpa + at * ratio), array[at : at + step])
+                self._copy_page(operation, Gpa(gpa + at * ratio), array[at : at + step])
 
-    def _insist_on_page(self, operation: _Operation, gpa: Gpa, part: NDArray[np.uint8]) -> None:
+    def _copy_page(self, operation: _Operation, gpa: Gpa, part: NDArray[np.uint8]) -> None:
         for _ in range(_ATTEMPTS):
             fault = operation(gpa, part)
             if fault is None:
@@ -90,8 +88,8 @@ class Accessor:
         advice = ""
         if fault.is_tag_check:
             advice = (
-                f" {_ATTEMPTS} times in a row: the guest changes tags meanwhile; pause it, or take "
-                "another strategy"
+                f" {_ATTEMPTS} times in a row: the guest changes tags meanwhile; pause it, or "
+                "choose another strategy with --access"
             )
         return AccessFaultError(
             f"access strategy {self.strategy.name!r} took {fault} at gpa {gpa:#x}{advice}"

@@ -1,4 +1,4 @@
-"""All strategies, and which to take."""
+"""All strategies, and the choice of the best that works."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ PREFERENCE: Final[Mapping[type[Strategy], str]] = MappingProxyType(
         Ioctl: "never faults, needs no mapping with PROT_MTE and no state of the thread",
         Alias: "never faults and needs no state of the thread",
         Tco: "never faults; the thread's checking is off for one copy",
-        Kernel: "never faults; a system call for each copy, and no pointer to lend",
+        Kernel: "never faults; a system call per copy, and no pointer to lend",
         Prctl: "never faults; two system calls around each copy switch the thread's checking",
         Sp: "never faults; signals wait for the length of each copy",
         Match: "checking stays on, and faults when the guest changes tags meanwhile",
@@ -39,7 +39,7 @@ ACCESS_NAMES: Final = (AUTO, *STRATEGIES)
 
 @dataclass(frozen=True)
 class Choice:
-    """A strategy, ready to use, and why it and no other."""
+    """A strategy, ready to use, and why this one."""
 
     strategy: Strategy
     reason: str
@@ -48,13 +48,14 @@ class Choice:
 def choose(name: str, host: Host) -> Choice:
     """Return the strategy `name` on `host`; "auto" is the best of those that work there.
 
-    Raises UsageError for a name that is none, HostError if the host lacks what it needs: the
-    message says what.
+    Raises UsageError for an unknown name, HostError that says what the host lacks for it.
     """
     if name == AUTO:
         return _choose_best(host)
     if name not in STRATEGIES:
-        raise UsageError(f"no access strategy is called {name!r}: {', '.join(ACCESS_NAMES)}")
+        raise UsageError(
+            f"there is no access strategy {name!r}; choose one of {', '.join(ACCESS_NAMES)}"
+        )
     obstacle = why_not(name, host)
     if obstacle is not None:
         raise HostError(f"access strategy {name!r} does not work here: {obstacle}")

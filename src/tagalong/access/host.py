@@ -44,7 +44,7 @@ _CODES: Final = {
 
 
 class Need(Enum):
-    """What a strategy cannot do without; the values are the words shown to people."""
+    """What a strategy requires of a host; the values are for people."""
 
     ARM64 = "an arm64 host"
     MTE = "a CPU and kernel with MTE for user space"
@@ -55,12 +55,12 @@ class Need(Enum):
 
 
 class View(Enum):
-    """The mappings of guest RAM that a host has."""
+    """The mappings of guest RAM in a host."""
 
     PLAIN = "without PROT_MTE"
     """Never tag checked; its tags read as zero and cannot be written."""
     TAGGED = "with PROT_MTE"
-    """Tag checked as the thread has asked for; LDG and STG reach the guest's tags."""
+    """Tag checked in the thread's mode; LDG and STG access the guest's tags."""
 
 
 class CallFlags(Flag):
@@ -73,8 +73,8 @@ class CallFlags(Flag):
     """SP leaves the stack: signals are blocked, a fault's handler has a stack of its own."""
 
 
-class Door(Enum):
-    """A way to have the kernel copy: it does not check tags there."""
+class CopyCall(Enum):
+    """A system call by which the kernel copies, without checking tags."""
 
     PROCESS_VM = "process_vm_readv"
     PROC_MEM = "/proc/self/mem"
@@ -117,8 +117,8 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a call gave: x0, or the fault that ended it. Both are values."""
+class CallResult:
+    """What a call returned: x0, or the fault that ended it. Both are values."""
 
     value: int
     fault: Fault | None = None
@@ -126,14 +126,14 @@ class Result:
 
 @dataclass
 class Counts:
-    """System calls that a host made for its caller, ioctls apart; whoever measures resets it."""
+    """System calls that a host made for its caller, and ioctls; a measurement resets it."""
 
     system_calls: int = field(default=0)
     ioctls: int = field(default=0)
 
 
 class Host(Protocol):
-    """The side of a machine on which a VMM runs. One thread at a time uses it."""
+    """The process that a VMM runs in, as a strategy sees it. For one thread at a time."""
 
     @property
     def memory(self) -> GuestMemory:
@@ -146,7 +146,7 @@ class Host(Protocol):
         ...
 
     def lacks(self, need: Need) -> str | None:
-        """Return why this host cannot give `need`, in words; None if it can."""
+        """Return why this host lacks `need`, in words; None if it has it."""
         ...
 
     def address(self, view: View, gpa: Gpa, length_bytes: int) -> int:
@@ -157,7 +157,7 @@ class Host(Protocol):
         ...
 
     def borrow(self, array: NDArray[np.uint8]) -> AbstractContextManager[int]:
-        """Give a contiguous array an address that routines can use, for a `with` block.
+        """Yield an address of a contiguous array that routines can use, within a `with` block.
 
         What the routines stored there is in the array when the block is left. At most
         `largest_bytes` in one call, all borrowed arrays together.
@@ -169,7 +169,9 @@ class Host(Protocol):
         """Return how many bytes of arrays can be borrowed at a time; at least 64 KiB."""
         ...
 
-    def call(self, routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE) -> Result:
+    def call(
+        self, routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE
+    ) -> CallResult:
         """Run a routine in the calling thread.
 
         A SIGSEGV or SIGBUS in it ends it and is the result, an asynchronous tag check fault
@@ -195,9 +197,9 @@ class Host(Protocol):
         ...
 
     def kernel_copy(
-        self, door: Door, address: int, array: NDArray[np.uint8], direction: Direction
+        self, copy_call: CopyCall, address: int, array: NDArray[np.uint8], direction: Direction
     ) -> int:
-        """Have the kernel copy between host address `address` and `array`; return the errno.
+        """Copy by the kernel between host address `address` and `array`; return the errno.
 
         0 if all of it was copied.
         """

@@ -31,7 +31,7 @@ class Match(Mapped):
     store = Routine.MATCH_STORE
 
     def lend(self, gpa: Gpa, length_bytes: int) -> AbstractContextManager[int]:
-        """Give the address with the first granule's tag: a pointer has but one."""
+        """Yield the address with the first granule's tag: a pointer has one tag only."""
         return self._with_tag(gpa, length_bytes)
 
     @contextmanager

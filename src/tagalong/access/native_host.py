@@ -18,19 +18,19 @@ from tagalong._native import IS_ARM64, RoutineCall, library
 from tagalong.access import system
 from tagalong.access.host import (
     CallFlags,
+    CallResult,
+    CopyCall,
     Counts,
     Direction,
-    Door,
     Fault,
     Need,
-    Result,
     View,
 )
 from tagalong.access.routines import Blob, Routine, parse_blob
 from tagalong.errors import HostError
 from tagalong.memory import Gpa, GuestMemory, Region
 
-# Bounds how long one call keeps signals waiting.
+# Bounds how long signals wait for one call.
 _LARGEST_BYTES: Final = 1 << 20
 
 _NO_VM: Final = "the memory belongs to no KVM guest"
@@ -42,10 +42,9 @@ TagCopier = Callable[[Gpa, NDArray[np.uint8], Direction], None]
 class NativeHost:
     """Implements the Host Protocol for `memory`, which the guest runs on.
 
-    `copy_tags` is None where there is no VM. Views with PROT_MTE are made when they are first
-    asked for. RAM in a memfd is mapped a second time; private anonymous RAM cannot be: its one
-    mapping gets PROT_MTE and keeps it, and there is no plain view of it from then on. Several
-    threads may use it at a time.
+    `copy_tags` is None without a VM. Views with PROT_MTE are made at their first use. RAM in a
+    memfd is mapped a second time; private anonymous RAM cannot be: its one mapping gets PROT_MTE
+    for good, and from then on there is no plain view of it. Several threads may use it at a time.
     """
 
     def __init__(self, memory: GuestMemory, copy_tags: TagCopier | None = None) -> None:
@@ -73,7 +72,7 @@ class NativeHost:
         return _LARGEST_BYTES
 
     def lacks(self, need: Need) -> str | None:
-        """Return why this host cannot give `need`."""
+        """Return why this host lacks `need`."""
         if not IS_ARM64:
             return f"this host is {platform.machine()}"
         attempts: Mapping[Need, Callable[[], str | None]] = {
@@ -97,10 +96,12 @@ class NativeHost:
 
     @contextmanager
     def borrow(self, array: NDArray[np.uint8]) -> Iterator[int]:
-        """Give the array's own address."""
+        """Yield the array's own address."""
         yield array.ctypes.data
 
-    def call(self, routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE) -> Result:
+    def call(
+        self, routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE
+    ) -> CallResult:
         """Run a routine on this CPU."""
         call = RoutineCall(routine=_blob().offsets[routine], flags=flags.value)
         call.arguments[: len(arguments)] = arguments
@@ -112,8 +113,8 @@ class NativeHost:
             fault = Fault(
                 call.signal, call.code, call.address, call.pc, call.sp, call.pstate
             )  # fmt: skip
-            return Result(0, fault)
-        return Result(call.value)
+            return CallResult(0, fault)
+        return CallResult(call.value)
 
     def get_tagged_addr_ctrl(self) -> int:
         """Ask the kernel."""
@@ -133,11 +134,11 @@ class NativeHost:
         self._copy_tags(gpa, tags, direction)
 
     def kernel_copy(
-        self, door: Door, address: int, array: NDArray[np.uint8], direction: Direction
+        self, copy_call: CopyCall, address: int, array: NDArray[np.uint8], direction: Direction
     ) -> int:
         """Have the kernel copy."""
         self._counts.system_calls += 1
-        if door is Door.PROCESS_VM:
+        if copy_call is CopyCall.PROCESS_VM:
             return system.process_vm(direction, address, array.ctypes.data, array.size)
         copy = os.preadv if direction is Direction.FROM_GUEST else os.pwritev
         try:
@@ -203,15 +204,19 @@ class NativeHost:
     def _why_no_kernel_copy(self) -> str | None:
         word = np.zeros(1, np.uint8)
         codes = {
-            door: self.kernel_copy(door, word.ctypes.data, word.copy(), Direction.FROM_GUEST)
-            for door in Door
+            copy_call: self.kernel_copy(
+                copy_call, word.ctypes.data, word.copy(), Direction.FROM_GUEST
+            )
+            for copy_call in CopyCall
         }
         if 0 in codes.values():
             return None
-        return ", ".join(f"{door.value}: {os.strerror(code)}" for door, code in codes.items())
+        return ", ".join(
+            f"{copy_call.value}: {os.strerror(code)}" for copy_call, code in codes.items()
+        )
 
     def _empty_file(self, data: bytes) -> int:
-        """Return a memfd that holds `data` and stands at its start."""
+        """Return a memfd that holds `data`, positioned at its start."""
         fd = self._file("scratch")
         os.ftruncate(fd, 0)
         os.pwrite(fd, data, 0)

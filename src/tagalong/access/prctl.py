@@ -25,7 +25,7 @@ class Prctl(Mapped):
     flags = CallFlags.CHECKS_OFF
 
     def lend(self, gpa: Gpa, length_bytes: int) -> AbstractContextManager[int]:
-        """Give the address, with checking off in this thread for the length of the block."""
+        """Yield the address, with checking off in this thread within the block."""
         return self._unchecked(gpa, length_bytes)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What every access strategy promises, and what they have in common."""
+"""What every access strategy promises, and the code that they share."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,13 +16,13 @@ from tagalong.mte import PACKED_RATIO
 
 
 class Hazard(Enum):
-    """What is wrong with a strategy; the values are the words shown to people."""
+    """What is wrong with a strategy; the values are for people."""
 
     LOSES_CHECKING = "the thread's other accesses are not checked meanwhile"
-    RACES_WITH_GUEST = "faults when the guest changes a tag between the look and the access"
-    NOT_FOR_SYSCALLS = "the memory cannot be handed to write(2), read(2) or sendmsg(2)"
-    POPULATES_MEMORY = "a look at a page that nobody has used allocates it"
-    THREAD_AFFINE = "what it switches belongs to the calling thread alone"
+    RACES_WITH_GUEST = "faults when the guest changes a tag between LDG and the access"
+    NOT_FOR_SYSCALLS = "the memory cannot be passed to write(2), read(2) or sendmsg(2)"
+    POPULATES_MEMORY = "reading a page that was never used allocates it"
+    THREAD_AFFINE = "what it switches is a state of the calling thread alone"
     HOLDS_SIGNALS = "signals wait until the copy is over, as there is no stack"
     NOT_WHILE_LOGGED = "newer kernels, 6.12.107 among them, set no tags while the dirty log is on"
 
@@ -68,10 +68,10 @@ class Strategy(Protocol):
         ...
 
     def lend(self, gpa: Gpa, length_bytes: int) -> AbstractContextManager[int]:
-        """Give an address of the data to pass to a system call, for a `with` block.
+        """Yield an address of the data for a system call, within a `with` block.
 
-        The best that the strategy has; whether the kernel takes it is for the caller to see
-        (Hazard.NOT_FOR_SYSCALLS).
+        The best that the strategy has; the kernel may reject it (Hazard.NOT_FOR_SYSCALLS). The
+        range is in the dirty log, since the call may store to it.
         """
         ...
 
@@ -135,7 +135,7 @@ class Mapped:
         return self._store_tags(Routine.WRITE_ZEROS, gpa, packed)
 
     def lend(self, gpa: Gpa, length_bytes: int) -> AbstractContextManager[int]:
-        """Give the address in the view that data go through."""
+        """Yield the address in the view that data go through."""
         return self._lend_marked(gpa, length_bytes)
 
     @contextmanager

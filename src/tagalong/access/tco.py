@@ -1,7 +1,7 @@
 """Strategy `tco`: PSTATE.TCO set around the copy, so that no access of it is checked.
 
-Nothing but an MSR, so the cheapest switch of all. The kernel clears TCO in signal handlers
-and gives it back after them; it does not heed it when a system call reads the memory.
+It is an MSR only, so the cheapest switch of all. The kernel clears TCO in signal handlers and
+restores it after them; it ignores TCO when a system call reads the memory.
 """
 
 from typing import ClassVar

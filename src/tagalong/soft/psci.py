@@ -15,8 +15,8 @@ _MPIDR_AFFINITY: Final = 0xFF_00FF_FFFF
 _PSTATE_EL1H_MASKED: Final = 0x3C5
 
 
-class Function(IntEnum):
-    """Function ids, without the SMC64 bit for those that exist in both forms."""
+class PsciFunction(IntEnum):
+    """PsciFunction ids, without the SMC64 bit for those that exist in both forms."""
 
     SMCCC_VERSION = 0x8000_0000
     PSCI_VERSION = 0x8400_0000
@@ -30,7 +30,7 @@ class Function(IntEnum):
     PSCI_FEATURES = 0x8400_000A
 
 
-class Result(IntEnum):
+class PsciResult(IntEnum):
     """Return values (DEN 0022D, table 5)."""
 
     SUCCESS = 0
@@ -40,14 +40,14 @@ class Result(IntEnum):
     INVALID_ADDRESS = -9
 
 
-_SMC64: Final = {Function.CPU_SUSPEND, Function.CPU_ON, Function.AFFINITY_INFO}
+_SMC64: Final = {PsciFunction.CPU_SUSPEND, PsciFunction.CPU_ON, PsciFunction.AFFINITY_INFO}
 _VERSION_1_1: Final = 0x0001_0001
 _TRUSTED_OS_ABSENT: Final = 2
 _FIXED: Final = {
-    Function.SMCCC_VERSION: _VERSION_1_1,
-    Function.PSCI_VERSION: _VERSION_1_1,
-    Function.CPU_SUSPEND: Result.SUCCESS,  # without interrupts the wake-up comes at once
-    Function.MIGRATE_INFO_TYPE: _TRUSTED_OS_ABSENT,
+    PsciFunction.SMCCC_VERSION: _VERSION_1_1,
+    PsciFunction.PSCI_VERSION: _VERSION_1_1,
+    PsciFunction.CPU_SUSPEND: PsciResult.SUCCESS,  # without interrupts the wake-up comes at once
+    PsciFunction.MIGRATE_INFO_TYPE: _TRUSTED_OS_ABSENT,
 }
 
 
@@ -67,51 +67,51 @@ class Psci:
     def call(self, vcpu: SoftVcpu) -> None:
         """Carry out the call in x0..x3 of `vcpu` and leave the result in its x0."""
         function = self._function(vcpu.x(0) & 0xFFFF_FFFF)
-        result = Result.NOT_SUPPORTED if function is None else self._dispatch(vcpu, function)
+        result = PsciResult.NOT_SUPPORTED if function is None else self._dispatch(vcpu, function)
         if vcpu.power is PowerState.ON:
             vcpu.set_x(0, result)
 
-    def _function(self, number: int) -> Function | None:
+    def _function(self, number: int) -> PsciFunction | None:
         plain = number & ~_AARCH64
         if number != plain and plain not in _SMC64:
             return None
-        return Function(plain) if plain in Function.__members__.values() else None
+        return PsciFunction(plain) if plain in PsciFunction.__members__.values() else None
 
-    def _dispatch(self, vcpu: SoftVcpu, function: Function) -> int:
+    def _dispatch(self, vcpu: SoftVcpu, function: PsciFunction) -> int:
         if function in _FIXED:
             return _FIXED[function]
         match function:
-            case Function.CPU_OFF:
+            case PsciFunction.CPU_OFF:
                 vcpu.set_power(PowerState.OFF)
-            case Function.CPU_ON:
+            case PsciFunction.CPU_ON:
                 return self._cpu_on(vcpu.x(1), vcpu.x(2), vcpu.x(3))
-            case Function.AFFINITY_INFO:
+            case PsciFunction.AFFINITY_INFO:
                 return self._affinity_info(vcpu.x(1), vcpu.x(2))
-            case Function.SYSTEM_OFF | Function.SYSTEM_RESET:
+            case PsciFunction.SYSTEM_OFF | PsciFunction.SYSTEM_RESET:
                 self._shut_down()
-            case Function.PSCI_FEATURES if self._function(vcpu.x(1) & 0xFFFF_FFFF) is None:
-                return Result.NOT_SUPPORTED
-        return Result.SUCCESS
+            case PsciFunction.PSCI_FEATURES if self._function(vcpu.x(1) & 0xFFFF_FFFF) is None:
+                return PsciResult.NOT_SUPPORTED
+        return PsciResult.SUCCESS
 
     def _cpu_on(self, target: int, entry: int, context: int) -> int:
         index = target & _MPIDR_AFFINITY
         if index >= len(self._vcpus) or target & ~_MPIDR_AFFINITY:
-            return Result.INVALID_PARAMETERS
+            return PsciResult.INVALID_PARAMETERS
         if not self._is_ram(entry):
-            return Result.INVALID_ADDRESS
+            return PsciResult.INVALID_ADDRESS
         vcpu = self._vcpus[index]
         if vcpu.power is PowerState.ON:
-            return Result.ALREADY_ON
+            return PsciResult.ALREADY_ON
         vcpu.reset_to({
             register_ids.PC: entry,
             register_ids.x(0): context,
             register_ids.PSTATE: _PSTATE_EL1H_MASKED,
         })  # fmt: skip
         vcpu.set_power(PowerState.ON)
-        return Result.SUCCESS
+        return PsciResult.SUCCESS
 
     def _affinity_info(self, target: int, level: int) -> int:
         index = target & _MPIDR_AFFINITY
         if level or index >= len(self._vcpus):
-            return Result.INVALID_PARAMETERS
+            return PsciResult.INVALID_PARAMETERS
         return 0 if self._vcpus[index].power is PowerState.ON else 1

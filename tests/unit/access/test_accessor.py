@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tagalong.access import STRATEGIES, Fault, Result, Routine
+from tagalong.access import STRATEGIES, CallResult, Fault, Routine
 from tagalong.access.accessor import Accessor
 from tagalong.errors import AccessFaultError
 from tagalong.memory import Gpa
@@ -35,7 +35,7 @@ def test_read_without_a_fault_is_one_call(host: FakeHost, accessor: Accessor) ->
 def test_read_that_loses_the_race_is_repeated_page_by_page(
     host: FakeHost, accessor: Accessor
 ) -> None:
-    host.answer = lambda *_: Result(0, LOST if len(host.calls) in (1, 3, 4) else None)
+    host.answer = lambda *_: CallResult(0, LOST if len(host.calls) in (1, 3, 4) else None)
 
     accessor.read(BASE, np.zeros(2 * PAGE + 7, np.uint8))
 
@@ -47,20 +47,21 @@ def test_read_that_loses_the_race_is_repeated_page_by_page(
 def test_guest_that_always_wins_is_an_error_that_says_what_to_do(
     host: FakeHost, accessor: Accessor
 ) -> None:
-    host.answer = lambda *_: Result(0, LOST)
+    host.answer = lambda *_: CallResult(0, LOST)
 
     with pytest.raises(AccessFaultError) as caught:
         accessor.write(Gpa(BASE + PAGE), np.zeros(PAGE, np.uint8))
 
     assert str(caught.value) == (
         "access strategy 'match' took SEGV_MTESERR at 0x300000200000010 at gpa 0x40001000 100 "
-        "times in a row: the guest changes tags meanwhile; pause it, or take another strategy"
+        "times in a row: the guest changes tags meanwhile; pause it, or choose another "
+        "strategy with --access"
     )
     assert caught.value.exit_code == 29
 
 
 def test_other_fault_is_not_tried_again(host: FakeHost, accessor: Accessor) -> None:
-    host.answer = lambda *_: Result(0, Fault(7, 2, 0x40))
+    host.answer = lambda *_: CallResult(0, Fault(7, 2, 0x40))
 
     with pytest.raises(AccessFaultError, match=r"took signal 7 code 2 at 0x40 at gpa 0x40000000$"):
         accessor.read_tags(BASE, np.zeros(PAGE // 32, np.uint8))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tagalong.access import Direction, Need, View, native_host
-from tagalong.access.host import Door, Fault, tagged_addr_ctrl
+from tagalong.access.host import CopyCall, Fault, tagged_addr_ctrl
 from tagalong.access.native_host import NativeHost
 from tagalong.errors import AddressError, HostError, RunStateError
 from tagalong.memory import Gpa, GuestMemory, Region
@@ -43,17 +43,17 @@ def test_plain_view_is_the_memory_itself(host: NativeHost) -> None:
         host.address(View.PLAIN, Gpa(BASE + 16 * PAGE - 1), 2)
 
 
-@pytest.mark.parametrize("door", Door)
-def test_kernel_copies_both_ways_and_gives_the_errno(host: NativeHost, door: Door) -> None:
+@pytest.mark.parametrize("copy_call", CopyCall)
+def test_kernel_copies_both_ways_and_gives_the_errno(host: NativeHost, copy_call: CopyCall) -> None:
     host.memory.write(Gpa(BASE + 3), b"guest")
     address, array = host.address(View.PLAIN, Gpa(BASE + 3), 5), np.zeros(5, np.uint8)
 
-    assert host.kernel_copy(door, address, array, Direction.FROM_GUEST) == 0
+    assert host.kernel_copy(copy_call, address, array, Direction.FROM_GUEST) == 0
     assert array.tobytes() == b"guest"
     array[:] = ord("x")
-    assert host.kernel_copy(door, address, array, Direction.TO_GUEST) == 0
+    assert host.kernel_copy(copy_call, address, array, Direction.TO_GUEST) == 0
     assert host.memory.read(Gpa(BASE + 2), 7) == b"\0xxxxx\0"
-    assert host.kernel_copy(door, 0x40, array, Direction.FROM_GUEST) in (5, 14)
+    assert host.kernel_copy(copy_call, 0x40, array, Direction.FROM_GUEST) in (5, 14)
     assert host.counts.system_calls == 3
 
 

@@ -9,11 +9,11 @@ import pytest
 from tagalong.access import (
     STRATEGIES,
     CallFlags,
-    Door,
+    CallResult,
+    CopyCall,
     Fault,
     Hazard,
     Need,
-    Result,
     Routine,
     Strategy,
     View,
@@ -98,7 +98,7 @@ def test_long_copies_are_cut_and_end_at_the_first_fault(host: FakeHost) -> None:
     ]  # fmt: skip
 
     host.calls.clear()
-    host.answer = lambda *_: Result(0, FAULT if len(host.calls) == 2 else None)
+    host.answer = lambda *_: CallResult(0, FAULT if len(host.calls) == 2 else None)
     assert strategy.write(BASE, array) == FAULT
     assert len(host.calls) == 2
 
@@ -107,8 +107,8 @@ def test_long_copies_are_cut_and_end_at_the_first_fault(host: FakeHost) -> None:
 @pytest.mark.parametrize("what", ["read_tags", "write_tags", "write_zeros", "read", "write"])
 def test_fault_of_any_operation_is_returned(host: FakeHost, name: str, what: str) -> None:
     if name == "kernel" and what in ("read", "write"):
-        host.kernel_says = {Door.PROCESS_VM: errno.EFAULT}
-    host.answer = lambda *_: Result(0, FAULT)
+        host.kernel_says = {CopyCall.PROCESS_VM: errno.EFAULT}
+    host.answer = lambda *_: CallResult(0, FAULT)
     strategy = STRATEGIES[name](host)
     array = np.zeros(PAGE // 32, np.uint8)
 
@@ -132,7 +132,7 @@ def test_fault_of_any_operation_is_returned(host: FakeHost, name: str, what: str
 
 
 def test_kernel_without_process_vm_goes_on_by_proc_mem(host: FakeHost) -> None:
-    host.kernel_says = {Door.PROCESS_VM: errno.ENOSYS}
+    host.kernel_says = {CopyCall.PROCESS_VM: errno.ENOSYS}
     host.memory.write(Gpa(BASE + 7), b"guest")
     strategy, array = Kernel(host), np.zeros(5, np.uint8)
 
@@ -140,7 +140,7 @@ def test_kernel_without_process_vm_goes_on_by_proc_mem(host: FakeHost) -> None:
     strategy.read(Gpa(BASE + 7), array)
 
     assert array.tobytes() == b"guest"
-    assert host.doors == [Door.PROCESS_VM, Door.PROC_MEM, Door.PROC_MEM]
+    assert host.copy_calls == [CopyCall.PROCESS_VM, CopyCall.PROC_MEM, CopyCall.PROC_MEM]
 
 
 def test_prctl_lends_with_checking_off_and_puts_it_back_after_an_error(host: FakeHost) -> None:
@@ -157,13 +157,13 @@ def test_prctl_lends_with_checking_off_and_puts_it_back_after_an_error(host: Fak
 def test_match_lends_with_the_tag_of_the_first_granule(
     host: FakeHost, offset: int, tag: int
 ) -> None:
-    def answer(routine: Routine, arguments: tuple[int, ...]) -> Result:
+    def answer(routine: Routine, arguments: tuple[int, ...]) -> CallResult:
         import ctypes  # noqa: PLC0415
 
         assert routine is Routine.READ_TAGS
         assert arguments[1:] == (BASES[View.TAGGED] + offset // 32 * 32, 1)
         ctypes.memset(arguments[0], 0x93, 1)
-        return Result(0)
+        return CallResult(0)
 
     host.answer = answer
 

@@ -72,7 +72,7 @@ def test_misaligned_foreign_and_unknown_are_refused(machine: SoftMachine, name: 
         machine.read_tags(Gpa(RAM_GPA + 16), PAGE)
     with pytest.raises(AddressError, match="is not in one region of guest RAM"):
         machine.write_tags(Gpa(RAM_GPA + 32 * PAGE), np.zeros(128, np.uint8))
-    with pytest.raises(UsageError, match="no access strategy is called 'best'"):
+    with pytest.raises(UsageError, match="there is no access strategy 'best'"):
         machine.use_access("best")
 
 

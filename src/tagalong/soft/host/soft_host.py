@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from tagalong.access.host import (
     PSTATE_TCO,
     CallFlags,
+    CallResult,
+    CopyCall,
     Counts,
     Direction,
-    Door,
     Need,
-    Result,
     View,
 )
 from tagalong.access.routines import Routine, load_blob
@@ -113,7 +113,9 @@ class SoftHost:
             if array.flags.writeable:
                 array.reshape(-1)[:] = window
 
-    def call(self, routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE) -> Result:
+    def call(
+        self, routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE
+    ) -> CallResult:
         """Run a routine in the calling thread."""
         with self._lock:
             self._require_open()
@@ -144,13 +146,13 @@ class SoftHost:
         _copy_tags(self._memory, gpa, tags, direction)
 
     def kernel_copy(
-        self, door: Door, address: int, array: NDArray[np.uint8], direction: Direction
+        self, copy_call: CopyCall, address: int, array: NDArray[np.uint8], direction: Direction
     ) -> int:
         """Copy as the kernel does: no tag is checked."""
         self._counts.system_calls += 1
         gpa = self._find(address, array.size)
         if gpa is None:
-            return errno.EFAULT if door is Door.PROCESS_VM else errno.EIO
+            return errno.EFAULT if copy_call is CopyCall.PROCESS_VM else errno.EIO
         if direction is Direction.FROM_GUEST:
             array[:] = self._memory.view(gpa, array.size)
         else:
@@ -203,14 +205,14 @@ class SoftHost:
         if CallFlags.STACK_APART in flags:
             self._counts.system_calls += _STACK_APART_CALLS
 
-    def _finish(self) -> Result:
+    def _finish(self) -> CallResult:
         trap = self._process.run()
         if not trap.is_return:
-            return Result(0, fault_of(self._process, trap))
+            return CallResult(0, fault_of(self._process, trap))
         if self._process.take_async_fault():
-            return Result(0, async_fault(self._process, trap))
+            return CallResult(0, async_fault(self._process, trap))
         self._thread.tco = bool(self._process.saved_pstate & PSTATE_TCO)
-        return Result(self._process.x(0))
+        return CallResult(self._process.x(0))
 
     def _find(self, address: int, length_bytes: int) -> Gpa | None:
         """Return the gpa of a host address, None if the process must not access it."""

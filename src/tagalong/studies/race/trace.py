@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from tagalong.access.choice import STRATEGIES
 from tagalong.access.host import (
     CallFlags,
+    CallResult,
+    CopyCall,
     Counts,
     Direction,
-    Door,
     Need,
-    Result,
     View,
     tagged_addr_ctrl,
 )
@@ -124,11 +124,13 @@ class Trace:
         yield scratch_address(start)
         array[:] = np.frombuffer(self.scratch, np.uint8, array.size, start)
 
-    def call(self, routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE) -> Result:
+    def call(
+        self, routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE
+    ) -> CallResult:
         """Record a call."""
         off = CallFlags.CHECKS_OFF in flags
         self._note(routine.value, routine, arguments, TagCheckMode.NONE if off else None)
-        return Result(0)
+        return CallResult(0)
 
     def get_tagged_addr_ctrl(self) -> int:
         """Return the thread's control word."""
@@ -149,13 +151,13 @@ class Trace:
         tags[:] = unpack(packed)
 
     def kernel_copy(
-        self, door: Door, address: int, array: NDArray[np.uint8], direction: Direction
+        self, copy_call: CopyCall, address: int, array: NDArray[np.uint8], direction: Direction
     ) -> int:
         """Record what the kernel does: loads that are not checked."""
         _only_from_guest(direction)
         with self.borrow(array) as buffer:
             arguments = buffer, address, array.size
-            self._note(door.value, Routine.COPY, arguments, TagCheckMode.NONE)
+            self._note(copy_call.value, Routine.COPY, arguments, TagCheckMode.NONE)
         return 0
 
     def write_syscall(self, address: int, length_bytes: int) -> int:
