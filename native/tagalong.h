@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TA_ABI_VERSION 9
+#define TA_ABI_VERSION 10
 #define TA_EXPORT __attribute__((visibility("default")))
 
 TA_EXPORT uint32_t ta_abi_version(void);
@@ -160,8 +160,11 @@ TA_EXPORT void ta_machine_run(struct ta_machine *machine, uint64_t budget, struc
 TA_EXPORT void ta_machine_interrupt(struct ta_machine *machine);
 
 /* Answers the MMIO exit of `vcpu`: with the value read (ignored for a write), or with an
- * external abort that the guest takes. The instruction is carried out before this returns. */
-TA_EXPORT void ta_machine_complete_mmio(struct ta_machine *machine, uint32_t vcpu, uint64_t data);
+ * external abort that the guest takes. Returns 0 if the instruction has been carried out, 1 if it
+ * makes another access: that is described in `exit` and must be answered in the same way before
+ * anything else happens. */
+TA_EXPORT int ta_machine_complete_mmio(struct ta_machine *machine, uint32_t vcpu, uint64_t data,
+                                       struct ta_exit *exit);
 TA_EXPORT void ta_vcpu_abort_mmio(struct ta_machine *machine, uint32_t vcpu);
 
 /* Runs one vCPU alone for at most `count` instructions. */

@@ -37,6 +37,8 @@ enum {
     INSN_CACHE_ENTRIES = 4096,
     MAX_VCPUS = 512,
     VECTORS = 32,
+    MMIO_BYTES = 8,  /* the largest access to a device */
+    MMIO_VALUES = 4, /* the most that one instruction reads from a device */
     DC_ZVA_BYTES = 512, /* DCZID_EL0.BS = 7 */
     LDGM_BYTES = 256,   /* GMID_EL1.BS = 6 */
 };
@@ -71,6 +73,7 @@ enum access_flags {
     ACCESS_FETCH = 32,
     ACCESS_MAINTENANCE = 64, /* cache maintenance: sets ISS.CM, checks no tag */
     ACCESS_NO_DEVICE = 128,  /* an alignment fault on Device memory, as DC ZVA takes */
+    ACCESS_TAGS = 256,       /* to allocation tags, not to data */
 };
 
 enum memory_result { MEMORY_OK, MEMORY_FAULT, MEMORY_MMIO };
@@ -93,8 +96,10 @@ struct span {
 
 struct access {
     struct span spans[2];
-    uint64_t gpa;    /* of an MMIO access */
-    uint32_t window; /* the one that it hit */
+    /* Of an MMIO access: */
+    uint64_t va, gpa;
+    uint32_t window;
+    bool crosses; /* it is one of two pages of an access */
 };
 
 struct system_registers {
@@ -161,7 +166,11 @@ struct vcpu {
     struct {
         uint64_t gpa, data;
         uint32_t size, window;
-        bool is_write, pending, done, aborted;
+        bool is_write, pending, aborted; /* aborted: the last answer */
+        /* An instruction may make several accesses, and runs again after each answer: `answers`
+         * counts those that it has, `seen` those that it has used in this run. */
+        uint32_t answers, seen;
+        uint64_t values[MMIO_VALUES]; /* what the first ones read */
     } mmio;
 
     struct ta_machine *machine;
@@ -334,6 +343,8 @@ void update_memory_mode(struct vcpu *cpu); /* after SCTLR, TCR, IL or EL changed
 void flush_tlb(struct vcpu *cpu);
 void flush_all_tlbs(struct ta_machine *machine);
 uint64_t run_slice(struct vcpu *cpu, uint64_t count); /* returns the instructions executed */
+/* Describes why the slice of `done` instructions ended with an exit; returns how many count. */
+uint64_t leave_slice(struct vcpu *cpu, uint64_t done, struct ta_exit *exit);
 bool fetch_page(struct vcpu *cpu); /* false: an exception was taken instead */
 
 struct translation {
@@ -359,6 +370,13 @@ enum memory_result resolve(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_
 /* As resolve, but takes an abort for what is not RAM: true or an exception was taken. */
 bool resolve_ram(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, unsigned flags,
                  struct access *access);
+/* As resolve, for allocation tags alone. Memory that is not Tagged has none, whatever lies behind
+ * it; a span without tags then has no data either if there is no RAM. */
+bool resolve_tags(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, unsigned flags,
+                  struct access *access);
+/* The stores of an instruction that writes `size` bytes (a multiple of 8) of zeros to what is not
+ * RAM; false if an exception was taken or the vCPU has to leave. */
+bool zero_device(struct vcpu *cpu, uint64_t va, uint32_t size);
 bool read_slow(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, unsigned flags,
                void *out);
 bool write_slow(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, unsigned flags,

@@ -137,29 +137,39 @@ void ta_machine_interrupt(struct ta_machine *machine)
     __atomic_store_n(&machine->interrupted, 1, __ATOMIC_RELEASE);
 }
 
-static void answer_mmio(struct ta_machine *machine, uint32_t index, uint64_t data, bool aborted)
+/* Whether the instruction makes another access, which `exit` then describes. */
+static bool answer_mmio(struct ta_machine *machine, uint32_t index, uint64_t data, bool aborted,
+                        struct ta_exit *exit)
 {
     if (index >= machine->vcpu_count || !machine->vcpus[index].mmio.pending)
-        return;
+        return false;
     struct vcpu *cpu = &machine->vcpus[index];
     cpu->mmio.pending = false;
-    cpu->mmio.done = true;
     cpu->mmio.aborted = aborted;
-    cpu->mmio.data = data;
+    if (cpu->mmio.answers < MMIO_VALUES)
+        cpu->mmio.values[cpu->mmio.answers] = data;
+    cpu->mmio.answers++;
     /* The instruction is carried out at once: a paused vCPU is never between an access and its
      * answer, so that neither has to be part of its state. No interrupt comes before it either. */
-    machine->turn_left -= machine->turn_left > 0;
     run_slice(cpu, 1);
+    if (cpu->mmio.pending) {
+        leave_slice(cpu, 1, exit);
+        return true;
+    }
+    cpu->mmio.answers = cpu->mmio.seen = 0;
+    machine->turn_left -= machine->turn_left > 0;
+    return false;
 }
 
-void ta_machine_complete_mmio(struct ta_machine *machine, uint32_t vcpu, uint64_t data)
+int ta_machine_complete_mmio(struct ta_machine *machine, uint32_t vcpu, uint64_t data,
+                             struct ta_exit *exit)
 {
-    answer_mmio(machine, vcpu, data, false);
+    return answer_mmio(machine, vcpu, data, false, exit);
 }
 
 void ta_vcpu_abort_mmio(struct ta_machine *machine, uint32_t vcpu)
 {
-    answer_mmio(machine, vcpu, 0, true);
+    answer_mmio(machine, vcpu, 0, true, NULL); /* the abort ends the instruction */
 }
 
 void ta_vcpu_set_power(struct ta_machine *machine, uint32_t index, uint32_t on)

@@ -97,11 +97,16 @@ static enum memory_result find_page(struct vcpu *cpu, struct piece *piece, uint3
         raise_data_abort(cpu, piece->va, FSC_ALIGNMENT, as_read(flags));
         return MEMORY_FAULT;
     }
+    if (flags & ACCESS_MAINTENANCE)
+        return MEMORY_OK; /* no cache holds anything, so no memory is accessed */
     piece->ram = find_ram(cpu->machine, piece->page.gpa & PAGE_MASK, PAGE_BYTES);
     if (piece->ram)
         return MEMORY_OK;
+    bool has_tags = piece->page.tagged && tags_enabled(cpu, flags);
+    if ((flags & ACCESS_TAGS) && !has_tags)
+        return MEMORY_OK; /* no tag access takes place (AArch64.MemTag) */
     const struct mapping *device = find_mapping(cpu->machine, piece->page.gpa, piece->bytes);
-    if (device) {
+    if (device && !(flags & ACCESS_TAGS)) {
         piece->window = device->index;
         return MEMORY_MMIO;
     }
@@ -111,6 +116,8 @@ static enum memory_result find_page(struct vcpu *cpu, struct piece *piece, uint3
 
 static struct span span_of(const struct piece *piece)
 {
+    if (!piece->ram)
+        return (struct span){.bytes = piece->bytes};
     uint64_t offset = piece->page.gpa - piece->ram->gpa;
     return (struct span){
         .data = piece->ram->data + offset,
@@ -122,6 +129,8 @@ static struct span span_of(const struct piece *piece)
 /* Marks the page in the dirty log and gives the fast path an entry for it. */
 static void commit_page(struct vcpu *cpu, const struct piece *piece, unsigned flags)
 {
+    if (!piece->ram)
+        return;
     uint64_t address = strip_top_byte(cpu, piece->va), key = address & PAGE_MASK;
     struct tlb_entry *entry = tlb_slot(cpu, address, flags);
     struct span span = span_of(piece);
@@ -156,12 +165,10 @@ enum memory_result resolve(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_
     *access = (struct access){0};
     for (unsigned i = 0; i < count; i++) {
         enum memory_result result = find_page(cpu, &pieces[i], i ? 1 : align, flags);
-        if (result == MEMORY_MMIO && count == 2) {
-            raise_data_abort(cpu, pieces[i].va, FSC_EXTERNAL, as_read(flags));
-            return MEMORY_FAULT;
-        }
+        access->va = pieces[i].va;
         access->gpa = pieces[i].page.gpa;
         access->window = pieces[i].window;
+        access->crosses = count == 2;
         if (result != MEMORY_OK)
             return result;
         access->spans[i] = span_of(&pieces[i]);
@@ -182,33 +189,76 @@ bool resolve_ram(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, u
     return result == MEMORY_OK;
 }
 
-/* The vCPU leaves with the access described in cpu->mmio. With the answer the same instruction
- * runs again, from its start, and finds it there: no handler needs a half-finished state. */
-static bool mmio_access(struct vcpu *cpu, uint64_t va, const struct access *access,
-                        uint32_t size, unsigned flags, uint64_t *data)
+bool resolve_tags(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, unsigned flags,
+                  struct access *access)
 {
-    bool is_write = (flags & ACCESS_WRITE) != 0;
-    if (size > 8) { /* a pair: no bus transaction carries it */
-        raise_data_abort(cpu, va, FSC_EXTERNAL, flags);
+    flags |= ACCESS_TAGS | ACCESS_UNCHECKED;
+    return resolve(cpu, va, size, align, flags, access) == MEMORY_OK;
+}
+
+/* Takes the next answer to an access of this instruction, if it is there. */
+static bool take_answer(struct vcpu *cpu, uint64_t *value)
+{
+    if (cpu->mmio.seen == cpu->mmio.answers)
+        return false;
+    if (cpu->mmio.seen < MMIO_VALUES)
+        *value = cpu->mmio.values[cpu->mmio.seen];
+    cpu->mmio.seen++;
+    return true;
+}
+
+/* One access to a device. Without an answer the vCPU leaves with the access described in
+ * cpu->mmio; with it the same instruction runs again, from its start, and finds here the answers
+ * that it has had. So no handler needs a half-finished state, and what an instruction does to RAM
+ * or registers before its last access it must be able to do twice. */
+static bool mmio_element(struct vcpu *cpu, const struct access *access, uint32_t offset,
+                         uint32_t size, unsigned flags, uint64_t *value)
+{
+    if (take_answer(cpu, value)) {
+        if (!cpu->mmio.aborted || cpu->mmio.seen < cpu->mmio.answers)
+            return true;
+        raise_data_abort(cpu, access->va + offset, FSC_EXTERNAL, flags);
         return false;
     }
-    if (cpu->mmio.done) {
-        cpu->mmio.done = false;
-        if (cpu->mmio.aborted) {
-            raise_data_abort(cpu, va, FSC_EXTERNAL, flags);
-            return false;
-        }
-        *data = cpu->mmio.data;
-        return true;
-    }
-    cpu->mmio.gpa = access->gpa;
+    cpu->mmio.gpa = access->gpa + offset;
     cpu->mmio.window = access->window;
     cpu->mmio.size = size;
-    cpu->mmio.is_write = is_write;
-    cpu->mmio.data = is_write ? *data : 0;
+    cpu->mmio.is_write = (flags & ACCESS_WRITE) != 0;
+    cpu->mmio.data = cpu->mmio.is_write ? *value : 0;
     cpu->mmio.pending = true;
+    cpu->mmio.seen = 0;
     stop_with(cpu, TA_EXIT_MMIO);
     return false;
+}
+
+/* A pair is two accesses, as its elements are single-copy atomic each by itself (B2.2.1); so a
+ * store of 16 zeros is two. An access that crosses into a device's page is none that a bus has. */
+static bool mmio_access(struct vcpu *cpu, const struct access *access, uint32_t size,
+                        uint32_t align, unsigned flags, void *bytes)
+{
+    uint32_t step = size > align && align ? align : size;
+    if (access->crosses) {
+        raise_data_abort(cpu, access->va, FSC_EXTERNAL, flags);
+        return false;
+    }
+    for (uint32_t done = 0; done < size; done += step) {
+        uint64_t value = 0;
+        memcpy(&value, (uint8_t *)bytes + done, step);
+        if (!mmio_element(cpu, access, done, step, flags, &value))
+            return false;
+        memcpy((uint8_t *)bytes + done, &value, step);
+    }
+    return true;
+}
+
+bool zero_device(struct vcpu *cpu, uint64_t va, uint32_t size)
+{
+    static const uint64_t zero;
+    for (uint32_t done = 0; done < size; done += MMIO_BYTES)
+        if (!write_slow(cpu, va + done, MMIO_BYTES, MMIO_BYTES, ACCESS_WRITE | ACCESS_UNCHECKED,
+                        &zero))
+            return false;
+    return true;
 }
 
 bool read_slow(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, unsigned flags,
@@ -217,11 +267,8 @@ bool read_slow(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, uns
     struct access access;
     enum memory_result result = resolve(cpu, va, size, align, flags, &access);
     if (result == MEMORY_MMIO) {
-        uint64_t data = 0;
-        if (!mmio_access(cpu, va, &access, size, flags, &data))
-            return false;
-        memcpy(out, &data, size);
-        return true;
+        memset(out, 0, size);
+        return mmio_access(cpu, &access, size, align, flags, out);
     }
     if (result == MEMORY_FAULT)
         return false;
@@ -238,9 +285,9 @@ bool write_slow(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, un
     struct access access;
     enum memory_result result = resolve(cpu, va, size, align, flags, &access);
     if (result == MEMORY_MMIO) {
-        uint64_t data = 0;
-        memcpy(&data, in, size < 8 ? size : 8);
-        return mmio_access(cpu, va, &access, size, flags, &data);
+        uint8_t bytes[16];
+        memcpy(bytes, in, size);
+        return mmio_access(cpu, &access, size, align, flags, bytes);
     }
     if (result == MEMORY_FAULT)
         return false;

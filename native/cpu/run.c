@@ -78,7 +78,7 @@ static void fill_exit(const struct vcpu *cpu, uint32_t reason, struct ta_exit *e
 }
 
 /* An instruction that leaves for MMIO or is unsupported was not executed: it does not count. */
-static uint64_t leave(struct vcpu *cpu, uint64_t done, struct ta_exit *exit)
+uint64_t leave_slice(struct vcpu *cpu, uint64_t done, struct ta_exit *exit)
 {
     uint32_t reason = cpu->exit_reason;
     cpu->exit_reason = 0;
@@ -202,7 +202,7 @@ void ta_machine_run(struct ta_machine *machine, uint64_t budget, struct ta_exit 
         uint64_t done = run_until(cpu, slice, machine->next_deadline);
         bool leaves = cpu->exit_reason != 0;
         if (leaves)
-            done = leave(cpu, done, exit);
+            done = leave_slice(cpu, done, exit);
         budget -= done;
         machine->turn_left -= cpu->turn_over ? machine->turn_left : done;
         cpu->turn_over = false;
@@ -226,7 +226,7 @@ void ta_vcpu_step(struct ta_machine *machine, uint32_t index, uint64_t count,
         cpu->turn_over = false;
         cpu->waiting = WAITING_FOR_NOTHING;
         if (cpu->exit_reason) {
-            leave(cpu, done, exit);
+            leave_slice(cpu, done, exit);
             return;
         }
         count -= done;

@@ -245,6 +245,11 @@ static void run_at(struct vcpu *cpu, const struct insn *insn)
     }
     uint64_t address = strip_top_byte(cpu, cpu->x[insn->rd]);
     struct translation result = translate(cpu, address, flags, privilege);
+    /* An external abort on the walk is taken; all else is for PAR_EL1 to tell. */
+    if (!result.ok && (result.fsc & ~3u) == FSC_EXTERNAL_ON_WALK) {
+        raise_data_abort(cpu, cpu->x[insn->rd], result.fsc, ACCESS_MAINTENANCE);
+        return;
+    }
     cpu->sys.par = result.ok ? (uint64_t)result.attribute << 56 | (result.gpa & PAGE_MASK) |
                                    PAR_RES1 | 2ull << 7
                              : PAR_F | PAR_RES1 | (uint64_t)result.fsc << 1;

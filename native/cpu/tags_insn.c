@@ -142,19 +142,37 @@ static void put_tag(const struct vcpu *cpu, const struct span *span, uint64_t va
         ;
 }
 
-static void set_granules(const struct vcpu *cpu, const struct span *span, uint64_t va,
-                         unsigned tag, bool zero_data)
+static void set_granules(struct vcpu *cpu, const struct span *span, uint64_t va, unsigned tag,
+                         bool zero_data)
 {
     bool store = span->tags && tags_enabled(cpu, 0);
     for (uint32_t done = 0; store && done < span->bytes; done += GRANULE_BYTES)
         put_tag(cpu, span, va + done, tag);
-    if (zero_data)
-        memset(span->data, 0, span->bytes);
+    if (!zero_data)
+        return;
+    for (uint32_t done = 0; done < span->bytes; done += GRANULE_BYTES)
+        clear_monitors(cpu, span->data + done);
+    memset(span->data, 0, span->bytes);
+}
+
+/* Where the data are not in RAM: a tag access and two stores for each granule. It may run several
+ * times, since each answer of a device starts the instruction again. */
+static bool set_tags_of_device(struct vcpu *cpu, uint64_t va, unsigned granules, unsigned tag)
+{
+    for (uint64_t end = va + granules * GRANULE_BYTES; va != end; va += GRANULE_BYTES) {
+        struct access access;
+        if (!resolve_tags(cpu, va, GRANULE_BYTES, GRANULE_BYTES, ACCESS_WRITE, &access))
+            return false;
+        set_granules(cpu, &access.spans[0], va, tag, false);
+        if (!zero_device(cpu, va, GRANULE_BYTES))
+            return false;
+    }
+    return true;
 }
 
 /* Writes `granules` allocation tags from `va` on, and zeros the data if asked to. The range
- * crosses at most one page end; `flags` are those besides the plain ones. Untagged memory
- * takes no tag; nor does any with ATA = 0. */
+ * crosses at most one page end; `flags` are those besides the plain ones. Memory that is not
+ * Tagged gets no tag, whatever lies behind it; nor does any with ATA = 0. */
 static bool set_tags(struct vcpu *cpu, uint64_t va, unsigned granules, unsigned tag,
                      bool zero_data, unsigned flags)
 {
@@ -162,18 +180,22 @@ static bool set_tags(struct vcpu *cpu, uint64_t va, unsigned granules, unsigned 
     uint32_t bytes = granules * GRANULE_BYTES;
     const struct tlb_entry *entry = tlb_slot(cpu, address, 0);
     struct access access = {0};
+    flags |= ACCESS_WRITE | ACCESS_UNCHECKED | ACCESS_ALIGNED;
     if (likely(entry->write_key == (address & PAGE_MASK) && !(offset & (GRANULE_BYTES - 1)) &&
-               offset + bytes <= PAGE_BYTES && !cpu->machine->armed_monitors))
+               offset + bytes <= PAGE_BYTES && !cpu->machine->armed_monitors)) {
         access.spans[0] = (struct span){entry->data + offset, entry->tags, bytes};
-    else if (!resolve_ram(cpu, va, bytes, GRANULE_BYTES,
-                          flags | ACCESS_WRITE | ACCESS_UNCHECKED | ACCESS_ALIGNED, &access))
+    } else if (zero_data) {
+        enum memory_result result = resolve(cpu, va, bytes, GRANULE_BYTES, flags, &access);
+        if (result == MEMORY_MMIO)
+            return set_tags_of_device(cpu, va, granules, tag);
+        if (result == MEMORY_FAULT)
+            return false;
+    } else if (!resolve_tags(cpu, va, bytes, GRANULE_BYTES, flags, &access)) {
         return false;
-    for (unsigned i = 0; i < 2; i++) {
-        const struct span *span = &access.spans[i];
-        for (uint32_t done = 0; zero_data && done < span->bytes; done += GRANULE_BYTES)
-            clear_monitors(cpu, span->data + done);
-        set_granules(cpu, span, i ? va + access.spans[0].bytes : va, tag, zero_data);
     }
+    set_granules(cpu, &access.spans[0], va, tag, zero_data);
+    if (access.spans[1].bytes)
+        set_granules(cpu, &access.spans[1], va + access.spans[0].bytes, tag, zero_data);
     return true;
 }
 
@@ -205,15 +227,23 @@ void run_store_tag_pair(struct vcpu *cpu, const struct insn *insn)
     uint64_t updated = cpu->x[insn->rn] + insn->imm; /* shift as run_store_pair has it */
     uint64_t address = insn->shift == 1 ? cpu->x[insn->rn] : updated;
     uint64_t data[2] = {cpu->x[insn->rd], cpu->x[insn->ra]};
+    unsigned flags = ACCESS_WRITE | ACCESS_UNCHECKED | ACCESS_ALIGNED;
     struct access access;
-    if (!stack_is_aligned(cpu, insn) ||
-        !resolve_ram(cpu, address, GRANULE_BYTES, GRANULE_BYTES,
-                     ACCESS_WRITE | ACCESS_UNCHECKED | ACCESS_ALIGNED, &access))
+    if (!stack_is_aligned(cpu, insn))
         return;
-    clear_monitors(cpu, access.spans[0].data);
-    memcpy(access.spans[0].data, data, sizeof data);
-    if (access.spans[0].tags && tags_enabled(cpu, 0))
-        put_tag(cpu, &access.spans[0], address, logical_tag(address));
+    enum memory_result result =
+        resolve(cpu, address, GRANULE_BYTES, GRANULE_BYTES, flags, &access);
+    if (result == MEMORY_FAULT)
+        return;
+    if (result == MEMORY_MMIO) {
+        if (!resolve_tags(cpu, address, GRANULE_BYTES, GRANULE_BYTES, flags, &access) ||
+            !write_slow(cpu, address, GRANULE_BYTES, sizeof data[0], flags, data))
+            return;
+    } else {
+        clear_monitors(cpu, access.spans[0].data);
+        memcpy(access.spans[0].data, data, sizeof data);
+        set_granules(cpu, &access.spans[0], address, logical_tag(address), false);
+    }
     if (insn->shift)
         cpu->x[insn->rn] = updated;
 }
@@ -228,7 +258,7 @@ static void run_load_tag(struct vcpu *cpu, const struct insn *insn)
     if (!stack_is_aligned(cpu, insn))
         return;
     if (unlikely(entry->read_key != (address & PAGE_MASK)) &&
-        !resolve_ram(cpu, va, GRANULE_BYTES, 1, ACCESS_READ | ACCESS_UNCHECKED, &access))
+        !resolve_tags(cpu, va, GRANULE_BYTES, 1, ACCESS_READ, &access))
         return;
     if (access.spans[0].tags && tags_enabled(cpu, 0))
         tag = tag_at(access.spans[0].tags, (address & (PAGE_BYTES - 1)) / GRANULE_BYTES);
@@ -246,7 +276,7 @@ static void run_load_tags(struct vcpu *cpu, const struct insn *insn)
         return;
     }
     if (!stack_is_aligned(cpu, insn) ||
-        !resolve_ram(cpu, address, LDGM_BYTES, 1, ACCESS_READ | ACCESS_UNCHECKED, &access))
+        !resolve_tags(cpu, address, LDGM_BYTES, 1, ACCESS_READ, &access))
         return;
     if (access.spans[0].tags && tags_enabled(cpu, 0))
         memcpy(&tags, access.spans[0].tags + (address & (PAGE_BYTES - 1)) / 32, sizeof tags);
@@ -262,7 +292,7 @@ static void run_store_tags(struct vcpu *cpu, const struct insn *insn)
         return;
     }
     if (!stack_is_aligned(cpu, insn) ||
-        !resolve_ram(cpu, address, LDGM_BYTES, 1, ACCESS_WRITE | ACCESS_UNCHECKED, &access))
+        !resolve_tags(cpu, address, LDGM_BYTES, 1, ACCESS_WRITE, &access))
         return;
     if (access.spans[0].tags && tags_enabled(cpu, 0))
         memcpy(access.spans[0].tags + (address & (PAGE_BYTES - 1)) / 32, &tags, sizeof tags);
@@ -283,7 +313,8 @@ void run_dc_gva(struct vcpu *cpu, const struct insn *insn)
 {
     uint64_t va = cpu->x[insn->rd], block = va & ~(uint64_t)(DC_ZVA_BYTES - 1);
     if (!set_tags(cpu, block, DC_ZVA_BYTES / GRANULE_BYTES, logical_tag(va), insn->amount,
-                  ACCESS_NO_DEVICE))
+                  ACCESS_NO_DEVICE) &&
+        !cpu->exit_reason) /* not if the vCPU only leaves for a device */
         cpu->sys.far = va;
 }
 
@@ -291,7 +322,13 @@ void run_dc_zva(struct vcpu *cpu, const struct insn *insn)
 {
     uint64_t va = cpu->x[insn->rd], block = va & ~(uint64_t)(DC_ZVA_BYTES - 1);
     struct access access;
-    if (!resolve_ram(cpu, block, DC_ZVA_BYTES, 1, ACCESS_WRITE | ACCESS_NO_DEVICE, &access)) {
+    enum memory_result result =
+        resolve(cpu, block, DC_ZVA_BYTES, 1, ACCESS_WRITE | ACCESS_NO_DEVICE, &access);
+    if (result == MEMORY_MMIO) {
+        zero_device(cpu, block, DC_ZVA_BYTES);
+        return;
+    }
+    if (result == MEMORY_FAULT) {
         if (BITS(cpu->sys.esr, 5, 0) != FSC_TAG_CHECK)
             cpu->sys.far = va;
         return;

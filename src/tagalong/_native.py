@@ -16,7 +16,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 9
+ABI_VERSION = 10
 
 _u8p = ctypes.c_void_p
 _u64 = ctypes.c_uint64
@@ -116,7 +116,10 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_machine_set_dirty_log": (ctypes.c_int, (ctypes.c_void_p, _u32, ctypes.c_void_p)),
     "ta_machine_run": (None, (ctypes.c_void_p, _u64, ctypes.POINTER(InterpreterExit))),
     "ta_machine_interrupt": (None, (ctypes.c_void_p,)),
-    "ta_machine_complete_mmio": (None, (ctypes.c_void_p, _u32, _u64)),
+    "ta_machine_complete_mmio": (
+        ctypes.c_int,
+        (ctypes.c_void_p, _u32, _u64, ctypes.POINTER(InterpreterExit)),
+    ),
     "ta_vcpu_abort_mmio": (None, (ctypes.c_void_p, _u32)),
     "ta_vcpu_step": (None, (ctypes.c_void_p, _u32, _u64, ctypes.POINTER(InterpreterExit))),
     "ta_vcpu_set_power": (None, (ctypes.c_void_p, _u32, _u32)),

@@ -97,7 +97,9 @@ def run_machine(native: ctypes.CDLL, machine: int, rng: random.Random) -> int:
     for _ in range(STEPS // 50):
         native.ta_machine_run(machine, 50, ctypes.byref(leave))
         if leave.reason == 3:
-            native.ta_machine_complete_mmio(machine, leave.vcpu, rng.getrandbits(64))
+            answer = native.ta_machine_complete_mmio
+            while answer(machine, leave.vcpu, rng.getrandbits(64), ctypes.byref(leave)):
+                pass
         elif leave.reason == 6:
             pc = bare.CODE + 4 * rng.randrange(1024)
             set_register(native, machine, leave.vcpu, register_ids.PC, pc)

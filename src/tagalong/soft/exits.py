@@ -21,17 +21,21 @@ class SoftExits:
         self._psci = psci
 
     def mmio(self, leave: InterpreterExit) -> None:
-        """Do the access; the instruction is carried out, or aborted, before this returns."""
-        value: int | None = 0
-        if leave.mmio_is_write:
-            is_taken = self._bus.write(leave.mmio_gpa, leave.mmio_size, leave.mmio_data)
-            value = 0 if is_taken else None
-        else:
-            value = self._bus.read(leave.mmio_gpa, leave.mmio_size)
-        if value is None:
-            self._native.abort_mmio(leave.vcpu)
-        else:
-            self._native.complete_mmio(leave.vcpu, value)
+        """Do all accesses of the instruction, which is carried out, or aborted, on return."""
+        pending: InterpreterExit | None = leave
+        while pending is not None:
+            value = self._access(pending)
+            if value is None:
+                self._native.abort_mmio(pending.vcpu)
+                return
+            pending = self._native.complete_mmio(pending.vcpu, value)
+
+    def _access(self, leave: InterpreterExit) -> int | None:
+        """Do one access; return what a read returns, 0 for a write, None to abort it."""
+        if not leave.mmio_is_write:
+            return self._bus.read(leave.mmio_gpa, leave.mmio_size)
+        is_taken = self._bus.write(leave.mmio_gpa, leave.mmio_size, leave.mmio_data)
+        return 0 if is_taken else None
 
     def hvc(self, leave: InterpreterExit) -> None:
         """Carry out the call and leave its result in x0."""

@@ -149,9 +149,15 @@ class NativeMachine:
         """Add `ticks` of idle time to the counter; an IDLE exit has the most in `idle_ticks`."""
         self._library.ta_machine_advance(self._handle, ticks)
 
-    def complete_mmio(self, vcpu: int, data: int) -> None:
-        """Answer an MMIO exit; the instruction is carried out."""
-        self._library.ta_machine_complete_mmio(self._handle, vcpu, data)
+    def complete_mmio(self, vcpu: int, data: int) -> InterpreterExit | None:
+        """Answer an MMIO exit with what a read returns; a write ignores `data`.
+
+        Returns None when the instruction has been carried out. One of a pair makes another access
+        first: its exit is returned, and must be answered before anything else happens.
+        """
+        leave = InterpreterExit()
+        answer = self._library.ta_machine_complete_mmio
+        return leave if answer(self._handle, vcpu, data, ctypes.byref(leave)) else None
 
     def abort_mmio(self, vcpu: int) -> None:
         """Answer an MMIO exit with an external abort to the guest."""
