@@ -102,7 +102,7 @@ def test_run_control_socket_in_use_is_wrong_usage(tmp_path: Path) -> None:
         assert result.returncode == 2
         assert result.stderr == (
             f"tagalong: error: another process listens on {vm.control}: quit that VM or choose "
-            "another control path\n"
+            "another path\n"
         )
         assert qmp.state() == "prelaunch"
 

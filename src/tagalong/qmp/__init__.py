@@ -4,7 +4,7 @@ framing      cuts bytes into messages
 messages     requests, replies, errors and events as values
 arguments    checks a command's arguments against a small schema
 session      one client's conversation, without any I/O
-server       sessions on a Unix socket, which socket_file creates
+server       sessions on a Unix socket, which tagalong.socket_files creates
 
 Private: scripts use QMP clients.
 """

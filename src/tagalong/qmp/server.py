@@ -17,10 +17,11 @@ from typing import cast
 from tagalong.qmp import messages
 from tagalong.qmp.messages import Event
 from tagalong.qmp.session import Commands, Session
-from tagalong.qmp.socket_file import SocketFile
+from tagalong.socket_files import SocketFile
 
 MAX_UNSENT_BYTES = 1024 * 1024
 
+_BACKLOG = 16
 _FLUSH_TIMEOUT_S = 1.0
 _FLUSH_POLL_S = 0.005
 
@@ -42,7 +43,7 @@ class ControlServer:
 
     async def start(self, path: Path) -> None:
         """Create the socket and accept clients. Raises UsageError or HostError."""
-        self._socket_file = SocketFile(path)
+        self._socket_file = SocketFile(path, "control socket", _BACKLOG)
         self._server = await asyncio.get_running_loop().create_unix_server(
             self._new_client, sock=self._socket_file.socket
         )
