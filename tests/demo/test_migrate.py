@@ -306,7 +306,7 @@ def test_migrate_bad_uri_is_wrong_usage(tmp_path: Path) -> None:
         result = tagalong("migrate", str(source.control), "pigeon:1")
 
     assert result.returncode == 2
-    assert "'pigeon:1' is no migration address" in result.stderr
+    assert "'pigeon:1' is not a migration address" in result.stderr
 
 
 def test_migrate_under_stop_and_cont_never_lets_the_guest_run_twice(tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ def test_run_control_socket_in_use_is_wrong_usage(tmp_path: Path) -> None:
 
         assert result.returncode == 2
         assert result.stderr == (
-            f"tagalong: error: another process listens on {vm.control}: quit that VM or choose "
-            "another path\n"
+            f"tagalong: error: another process listens on {vm.control}: end it or choose another "
+            "path\n"
         )
         assert qmp.state() == "prelaunch"
 
@@ -159,7 +159,7 @@ def test_run_kvm_where_it_cannot_be_says_what_is_missing(
         ),
         (("--guest", "./no.elf"), 22, "cannot read the guest program no.elf: No such file"),
         (("--guest", "churn", "--ram", "1M"), 22, "is not in RAM"),
-        (("--incoming", "pigeon:1"), 2, "'pigeon:1' is no migration address"),
+        (("--incoming", "pigeon:1"), 2, "'pigeon:1' is not a migration address"),
     ],
 )
 def test_run_that_cannot_start_says_why_in_one_line(

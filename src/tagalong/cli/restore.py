@@ -5,9 +5,7 @@ from pathlib import Path
 import click
 
 from tagalong.cli import run
-from tagalong.cli.message import announce
 from tagalong.cli.values import FILE
-from tagalong.vmm.launch import run_vm
 
 _EPILOG = """\b
 Examples:
@@ -26,7 +24,7 @@ def _restore(context: click.Context, /, file: Path, **values: object) -> None:
     snapshot whose tags cannot be restored here is refused.
     """
     options = run.run_options({"restore": file, **values})
-    context.exit(run_vm(options, announce=announce))
+    run.run_process(context, options)
 
 
 command = click.Command(

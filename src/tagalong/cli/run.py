@@ -9,7 +9,7 @@ from tagalong.cli.message import announce
 from tagalong.cli.options import access_option, machine_option
 from tagalong.cli.values import FILE, RAM_SIZE, SIZE
 from tagalong.errors import UsageError
-from tagalong.migrate import TlsCredentials
+from tagalong.migrate import DESCRIPTORS, TlsCredentials
 from tagalong.vmm.launch import run_vm
 from tagalong.vmm.options import (
     ArrivingVm,
@@ -133,6 +133,12 @@ NOT_NEW = _parameters(
 )
 
 
+def run_process(context: click.Context, options: RunOptions) -> None:
+    """Run a VM in this process, which is given to it, and exit with the VM's status."""
+    DESCRIPTORS.take_over_inherited()
+    context.exit(run_vm(options, announce=announce))
+
+
 @click.pass_context
 def _run(context: click.Context, /, **values: Any) -> None:
     """Run a VM until its guest powers off.
@@ -140,7 +146,7 @@ def _run(context: click.Context, /, **values: Any) -> None:
     The guest's console goes to standard output, messages to standard error. Once the VM
     has been migrated away, the process keeps its memory until it is told to quit.
     """
-    context.exit(run_vm(run_options(values), announce=announce))
+    run_process(context, run_options(values))
 
 
 command = click.Command(

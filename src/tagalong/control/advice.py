@@ -120,7 +120,7 @@ def _remedy_for_one_way(address: Address | None, again: str) -> str | None:
             return f"Look at what the command printed and how it ended; then {again}"
         case FdAddress():
             return (
-                f"Look at the process at the other end of descriptor {address.number}; then {again}"
+                f"Look at the process at the other end of descriptor {address.name}; then {again}"
             )
     return None
 

@@ -56,12 +56,14 @@ from tagalong.migrate.transport.address import (
 )
 from tagalong.migrate.transport.channel import Channel
 from tagalong.migrate.transport.connector import is_one_way
+from tagalong.migrate.transport.inherited import DESCRIPTORS
 from tagalong.migrate.transport.listener import Listener, SocketListener
 from tagalong.migrate.transport.tls import TlsCredentials
 from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.wire.limits import MAX_CHANNELS, MAX_RECONNECT_S
 
 __all__ = [
+    "DESCRIPTORS",
     "MAX_CHANNELS",
     "MAX_COMPRESSION_LEVEL",
     "MAX_RECONNECT_S",

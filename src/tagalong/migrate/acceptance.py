@@ -72,6 +72,7 @@ class SourceAcceptor:
                 if greeting is not None
                 else "the destination does not wait for a source any more"
             )
+            self._listener.report_refusals()
         return greeting
 
     def _read_all(self) -> Greeting | None:
@@ -110,7 +111,7 @@ class SourceAcceptor:
             self._candidates.append(_Candidate(channel, self._new_connection(), until))
 
     def _reject(self, candidate: "_Candidate", error: TagalongError | OSError) -> None:
-        self._listener.refused(HostError(f"{candidate.channel.name}: {error}"))
+        self._listener.refuse(HostError(f"{candidate.channel.name}: {error}"))
         candidate.say_why(error)
 
     def _make_room(self) -> None:

@@ -10,6 +10,7 @@ from tagalong.migrate.keeper import keep
 from tagalong.migrate.transport import connector, listener
 from tagalong.migrate.transport.address import Address
 from tagalong.migrate.transport.channel import Buffers, Channel, Interrupt, never
+from tagalong.migrate.transport.refusals import Refused
 from tagalong.migrate.transport.tls import TlsCredentials
 
 
@@ -40,7 +41,7 @@ def listen(
     address: Address,
     *,
     tls: TlsCredentials | None = None,
-    refused: listener.Refused = listener.ignore,
+    refused: Refused = listener.ignore,
 ) -> listener.Listener:
     """Listen at `address`.
 

@@ -116,5 +116,5 @@ def socket_address(address: Address) -> SocketAddress | None:
         case UnixAddress():
             return SocketAddress("unix", {"path": str(address.path)})
         case FdAddress():
-            return SocketAddress("fd", {"str": str(address.number)})
+            return SocketAddress("fd", {"str": address.name})
     return None

@@ -132,7 +132,7 @@ def test_send_with_a_host_name_but_no_certificates_is_refused() -> None:
     [
         (TcpAddress("::1", 4444), SocketAddress("inet", {"host": "::1", "port": "4444"})),
         (UnixAddress(Path("/run/in")), SocketAddress("unix", {"path": "/run/in"})),
-        (FdAddress(5), SocketAddress("fd", {"str": "5"})),
+        (FdAddress("5"), SocketAddress("fd", {"str": "5"})),
         (FileAddress(Path("vm")), None),
         (ExecAddress("cat"), None),
     ],
@@ -154,7 +154,7 @@ def test_listen_port_0_tells_the_real_port() -> None:
 
 
 def test_listen_bad_uri_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match=r"^'x:1' is no migration address"):
+    with pytest.raises(UsageError, match=r"^'x:1' is not a migration address"):
         transfer.listen("x:1")
 
 

@@ -15,9 +15,10 @@ _MAX_PORT = 0xFFFF
 _MAX_FD = 0x7FFF_FFFF
 _MAX_OFFSET = (1 << 63) - 1
 _OFFSET = ",offset="
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _DECIMAL = re.compile(r"[0-9]{1,19}")
 _HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]{1,16}")
-_FORMS = "tcp:HOST:PORT, tcp:[IPV6]:PORT, unix:PATH, fd:NUMBER, exec:COMMAND or file:PATH"
+_FORMS = "tcp:HOST:PORT, tcp:[IPV6]:PORT, unix:PATH, fd:NUMBER, fd:NAME, exec:COMMAND or file:PATH"
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,30 @@ class UnixAddress:
 
 @dataclass(frozen=True)
 class FdAddress:
-    """An open descriptor of this process: a connected stream socket, a pipe or a file."""
+    """An open descriptor: a connected stream socket, a pipe or a file.
 
-    number: int
+    `name` is the number under which this process inherited it, in decimal, or the name that QMP's
+    getfd gave it.
+    """
+
+    name: str
+
+    @property
+    def number(self) -> int | None:
+        """Return the number, None for a name."""
+        return int(self.name) if self.name.isdecimal() else None
+
+    @staticmethod
+    def check_name(name: str) -> None:
+        """Raise UsageError for what cannot be a name: QEMU's rule, and no control characters."""
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} cannot be a descriptor's name: it must begin with a letter and have "
+                "letters, digits, '-', '.' and '_', 64 at most"
+            )
 
     def __str__(self) -> str:
-        return f"fd:{self.number}"
+        return f"fd:{self.name}"
 
 
 @dataclass(frozen=True)
@@ -90,12 +109,12 @@ def parse_address(uri: str) -> Address:
         case "unix" if rest:
             return UnixAddress(Path(rest))
         case "fd":
-            return FdAddress(_number(uri, rest, "descriptor", _MAX_FD))
+            return _parse_fd(uri, rest)
         case "exec" if rest.strip():
             return ExecAddress(rest)
         case "file" if rest:
             return _parse_file(uri, rest)
-    raise UsageError(f"{uri!r} is no migration address: it must be {_FORMS}")
+    raise UsageError(f"{uri!r} is not a migration address: it must be {_FORMS}")
 
 
 def _parse_tcp(uri: str, rest: str) -> TcpAddress:
@@ -103,10 +122,19 @@ def _parse_tcp(uri: str, rest: str) -> TcpAddress:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise UsageError(f"{uri!r}: an IPv6 address stands in brackets, as in tcp:[::1]:4444")
+        raise UsageError(f"{uri!r}: put an IPv6 address in brackets, as in tcp:[::1]:4444")
     if not host:
         raise UsageError(f"{uri!r} names no host: it must be {_FORMS}")
     return TcpAddress(host, _number(uri, port, "port", _MAX_PORT))
+
+
+def _parse_fd(uri: str, rest: str) -> FdAddress:
+    if rest[:1].isdecimal():
+        return FdAddress(str(_number(uri, rest, "descriptor", _MAX_FD)))
+    if not rest:
+        raise UsageError(f"{uri!r} names no descriptor: it must be fd:NUMBER or fd:NAME")
+    FdAddress.check_name(rest)
+    return FdAddress(rest)
 
 
 def _parse_file(uri: str, rest: str) -> FileAddress:
@@ -123,4 +151,4 @@ def _parse_file(uri: str, rest: str) -> FileAddress:
 def _number(uri: str, text: str, what: str, most: int) -> int:
     if _DECIMAL.fullmatch(text) and int(text) <= most:
         return int(text)
-    raise UsageError(f"{uri!r}: {text!r} is no {what}, which is 0 to {most}")
+    raise UsageError(f"{uri!r}: {text!r} is not a valid {what}, which is 0 to {most}")

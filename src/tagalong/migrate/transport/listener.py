@@ -1,10 +1,16 @@
 """Waits for sources: the destination's end of every kind of address.
 
-With TLS the handshakes of all that connect proceed side by side, each with its own time
-limit, so that none who connects and stays silent holds up the one who is awaited. Who
-fails the handshake is refused, and the wait goes on: it never reaches the parser.
+With TLS the handshakes of all peers proceed side by side, each with its own deadline, so that a
+silent peer does not delay the source. A peer that fails its handshake is rejected before it
+reaches any parser, and the wait goes on.
+
+Whatever goes wrong with one peer is that peer's: nothing that a peer does, and no error that
+belongs to its connection alone, ends the wait. accept(2) on Linux also returns errors of the
+network for the connection that it takes; and a host that is out of descriptors or memory for a
+moment can accept again a moment later. Only an error of the listening socket itself is raised.
 """
 
+import errno
 import select
 import socket
 import time
@@ -13,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -28,33 +33,34 @@ from tagalong.migrate.transport.address import (
 from tagalong.migrate.transport.channel import Buffers, Channel, Interrupt, never
 from tagalong.migrate.transport.connector import is_one_way, resolve, tune
 from tagalong.migrate.transport.inherited import connected_socket
+from tagalong.migrate.transport.refusals import RefusalReports, Refused
 from tagalong.migrate.transport.replay import replay
 from tagalong.migrate.transport.tls import Handshake, TlsCredentials, TlsRole
+from tagalong.socket_files import SocketFile
 
-_OWNER_ONLY: Final = 0o600
 _BACKLOG: Final = 128
 _HANDSHAKE_S: Final = 10.0
 
+# The listening socket itself cannot be used any more.
+_FATAL: Final = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT, errno.EOPNOTSUPP)
+
 LOOK_UP_S: Final = 0.1
-"""How long a wait may go on before somebody has to look up."""
+"""How long a wait lasts before its caller looks at anything else."""
 
 MAX_PENDING: Final = 16
-"""How many who have not shown yet that they are the source are heard at once."""
+"""How many peers that may be the source are heard at once."""
 
 FAREWELL_S: Final = 1.0
-"""How long the connection of somebody who was turned away stays open.
+"""How long the connection of a rejected peer stays open.
 
-Closed at once with bytes unread it would be reset, and the reason lost.
+Closed at once with unread bytes it would be reset, and the reason lost.
 """
 
 LEAST_S: Final = 0.5
-"""When all places are taken: after this time the oldest has to give its place to who comes.
+"""How long a peer keeps its place when others wait: then the oldest must give way.
 
-Until then newcomers wait in the kernel's queue. A source shows at once what it is.
+Until then new connections wait in the kernel's queue. A source shows at once what it is.
 """
-
-Refused = Callable[[HostError], None]
-
 
 Farewell = Callable[[HostError], Buffers]
 """Returns what tells an authenticated peer, in the caller's protocol, why it is rejected.
@@ -64,7 +70,7 @@ TLS has no words for a name that is not admitted.
 
 
 def ignore(_: HostError) -> None:
-    """Tell nobody about a rejected peer."""
+    """Report no rejected peer."""
 
 
 def _say_nothing(_: HostError) -> Buffers:
@@ -104,29 +110,50 @@ class Listener(ABC):
         self.close()
 
 
+@dataclass(frozen=True)
+class _Bound:
+    """A socket that listens at an address, and its file if it has one."""
+
+    sock: socket.socket
+    address: SocketAddress
+    file: SocketFile | None
+
+    def close(self) -> None:
+        self.sock.close()
+        if self.file is not None:
+            self.file.remove()
+
+
 class SocketListener(Listener):
     """Listens on a socket. A Unix socket is open to its owner only and removed by `close`.
 
-    `refused` is called with the reason for each peer that is turned away.
+    `refused` is called with the reason for each rejected peer, or for many at once;
+    `farewell` makes what such a peer is told over TLS. Raises as `listen`.
     """
 
     def __init__(
         self,
-        sock: socket.socket,
         address: SocketAddress,
         tls: TlsCredentials | None = None,
         refused: Refused = ignore,
         farewell: Farewell = _say_nothing,
     ) -> None:
-        self.address = address
-        self._farewell = farewell
-        self._sock = sock
         self._tls = tls
         self._context = tls.context(TlsRole.SERVER) if tls is not None else None
-        self.refused = refused
-        self._pending: dict[int, _Pending] = {}  # by the time at which they came
+        self._farewell = farewell
+        self._refusals = RefusalReports(refused)
+        self._pending: dict[int, _Pending] = {}  # oldest first
         self._leaving: deque[_Pending] = deque()
-        sock.setblocking(False)
+        self._bound = _bind(address)
+        self.address = self._bound.address
+
+    def refuse(self, error: HostError) -> None:
+        """Report a rejected peer."""
+        self._refusals.add(error)
+
+    def report_refusals(self) -> None:
+        """Report what was withheld so far."""
+        self._refusals.flush(at_end=True)
 
     def accept(
         self, *, idle_s: float, timeout_s: float = float("inf"), interrupt: Interrupt = never
@@ -140,7 +167,7 @@ class SocketListener(Listener):
                 tune(channel.sock)
                 return channel
             if time.monotonic() >= deadline:
-                raise HostError(f"{self.address}: nobody connected in {timeout_s:.1f} s")
+                raise HostError(f"{self.address}: no peer connected in {timeout_s:.1f} s")
 
     def look_up(
         self,
@@ -150,54 +177,67 @@ class SocketListener(Listener):
         others: Sequence[int] = (),
         has_room: bool = True,
     ) -> Channel | None:
-        """Return the channel to a peer, None if nobody comes in `wait_s`.
+        """Return the channel to a peer; None if no peer is ready in `wait_s`.
 
-        None also as soon as one of the descriptors `others` can be read. Without `has_room`
-        only those are let in who have begun a handshake. Raises HostError.
+        None also as soon as one of the descriptors `others` can be read. Without `has_room` only
+        peers whose handshake has begun are accepted. Raises HostError if listening is not
+        possible any more.
         """
-        self._see_off(MAX_PENDING)
-        ready = self._poll(wait_s, others, has_room=has_room)
-        if self._sock.fileno() in ready and (channel := self._greet(idle_s)):
+        self._refusals.flush()
+        self._close_rejected(MAX_PENDING)
+        bound = self._bound
+        ready = self._poll(bound, wait_s, others, has_room=has_room)
+        if bound.sock.fileno() in ready and (channel := self._accept(bound, idle_s)):
             return channel
         return self._shake_hands(ready, idle_s)
 
     def move_to(self, address: SocketAddress) -> None:
         """Listen at another address from now on; from any thread.
 
-        Raises HostError if that is not possible; it goes on at the one before then.
+        Raises HostError if that is not possible; the listener stays at its address then.
         """
-        sock = _bound(address)
-        sock.setblocking(False)
-        before, self._sock = (self._sock, self.address), sock
-        self.address = _real(address, sock)
-        before[0].close()
-        if isinstance(before[1], UnixAddress):
-            before[1].path.unlink(missing_ok=True)
+        before, self._bound = self._bound, _bind(address)
+        self.address = self._bound.address
+        before.close()
 
-    def _poll(self, timeout_s: float, others: Sequence[int], *, has_room: bool) -> set[int]:
+    def _poll(
+        self, bound: _Bound, timeout_s: float, others: Sequence[int], *, has_room: bool
+    ) -> set[int]:
         poller = select.poll()
-        if has_room and (len(self._pending) < MAX_PENDING or self._oldest().may_be_replaced):
-            poller.register(self._sock.fileno(), select.POLLIN)
+        is_open = bound.sock.fileno() >= 0  # it may just have moved
+        has_place = len(self._pending) < MAX_PENDING or self._oldest().may_be_replaced
+        if is_open and has_room and has_place:
+            poller.register(bound.sock.fileno(), select.POLLIN)
         for descriptor, pending in self._pending.items():
             poller.register(descriptor, pending.event)
         for descriptor in others:
             poller.register(descriptor, select.POLLIN)
         return {descriptor for descriptor, _ in poller.poll(timeout_s * 1000)}
 
-    def _greet(self, idle_s: float) -> Channel | None:
-        """Let one in: at once without TLS, else to its handshake."""
+    def _accept(self, bound: _Bound, idle_s: float) -> Channel | None:
+        """Accept one peer: at once without TLS, else to its handshake."""
         try:
-            sock, peer = self._sock.accept()
-        except (BlockingIOError, ConnectionAbortedError):  # it was there, and has gone again
+            sock, peer = bound.sock.accept()
+        except BlockingIOError:  # it was there, and has left
             return None
         except OSError as error:
-            raise HostError(f"{self.address}: cannot accept: {error}") from error
-        name = _name(self.address, peer)
+            if bound is not self._bound:
+                return None  # the listener has moved
+            if error.errno in _FATAL:
+                raise HostError(f"{self.address}: cannot accept: {error}") from error
+            self.refuse(HostError(f"{self.address}: cannot accept a connection: {error}"))
+            time.sleep(LOOK_UP_S)  # out of descriptors or memory: it stays in the queue
+            return None
+        name = _name(bound.address, peer)
         if self._tls is None or self._context is None:
             return Channel(sock, name, idle_s=idle_s)
         if len(self._pending) >= MAX_PENDING:
             self._replace_oldest()
-        shake = Handshake(sock, self._tls, self._context, server_name=None, name=name)
+        try:
+            shake = Handshake(sock, self._tls, self._context, server_name=None, name=name)
+        except HostError as error:  # the peer has reset the connection already
+            self.refuse(error)
+            return None
         self._pending[shake.fileno()] = _Pending(shake, time.monotonic())
         return None
 
@@ -209,20 +249,20 @@ class SocketListener(Listener):
         self._drop(oldest, HostError(f"{oldest.shake.name}: too many connect without TLS"))
 
     def _drop(self, pending: "_Pending", error: HostError) -> None:
-        """Turn somebody away; what TLS has to say about it may be heard for a moment."""
+        """Reject a peer; what TLS tells it can be read for a moment."""
         del self._pending[pending.shake.fileno()]
         pending.shake.hang_up()
         self._leaving.append(_Pending(pending.shake, time.monotonic()))
-        self._see_off(MAX_PENDING)
-        self.refused(error)
+        self._close_rejected(MAX_PENDING)
+        self.refuse(error)
 
-    def _see_off(self, most: int) -> None:
-        """Close who was turned away a while ago, and the first of more than `most`."""
+    def _close_rejected(self, most: int) -> None:
+        """Close peers that were rejected a while ago, and the oldest of more than `most`."""
         while self._leaving and (self._leaving[0].age_s > FAREWELL_S or len(self._leaving) > most):
             self._leaving.popleft().shake.close()
 
     def _shake_hands(self, ready: set[int], idle_s: float) -> Channel | None:
-        """Let the handshakes go on; return the channel of the first that succeeds."""
+        """Make progress with all handshakes; return the channel of the first that succeeds."""
         for descriptor, pending in list(self._pending.items()):
             shake = pending.shake
             try:
@@ -233,7 +273,7 @@ class SocketListener(Listener):
                         return self._admit(shake, idle_s)
                     pending.event = event
                 elif pending.age_s > _HANDSHAKE_S:
-                    raise HostError(f"{shake.name}: a peer did not finish its TLS handshake")
+                    raise HostError(f"{shake.name}: the peer did not finish its TLS handshake")
             except HostError as error:
                 self._drop(pending, error)
         return None
@@ -247,7 +287,7 @@ class SocketListener(Listener):
         with channel, suppress(HostError):
             # It fits into the socket's buffer, or the peer does not want to know.
             channel.send(self._farewell(error), deadline=time.monotonic())
-        self.refused(error)
+        self.refuse(error)
         return None
 
     def close(self) -> None:
@@ -255,11 +295,9 @@ class SocketListener(Listener):
         for pending in self._pending.values():
             pending.shake.close()
         self._pending.clear()
-        self._see_off(0)
-        if self._sock.fileno() >= 0:
-            self._sock.close()
-            if isinstance(self.address, UnixAddress):
-                self.address.path.unlink(missing_ok=True)
+        self._close_rejected(0)
+        self.report_refusals()
+        self._bound.close()
 
 
 @dataclass
@@ -277,7 +315,7 @@ class _Pending:
 
     @property
     def may_be_replaced(self) -> bool:
-        """Return whether a newcomer has a better right to the place."""
+        """Return whether a new peer may take this one's place."""
         return self.age_s > LEAST_S
 
 
@@ -301,7 +339,7 @@ class ReadyListener(Listener):
         """As Listener."""
         interrupt()
         if self._is_taken:
-            raise HostError(f"{self.address}: there is one stream, and it was taken")
+            raise HostError(f"{self.address}: there is one stream, and it was used")
         del timeout_s
         self._is_taken = True
         if isinstance(self.address, FdAddress) and not is_one_way(self.address):
@@ -319,44 +357,36 @@ def listen(
     refused: Refused = ignore,
     farewell: Farewell = _say_nothing,
 ) -> Listener:
-    """Listen at `address`.
+    """Listen at `address`; the other parameters as for SocketListener.
 
-    Raises HostError if that is not possible, as when it is in use, UsageError where TLS has
-    no meaning. `refused` hears of each peer that is turned away.
+    Raises HostError if that is not possible, as when the address is in use, UsageError if TLS has
+    no meaning.
     """
-    if not isinstance(address, TcpAddress | UnixAddress):
-        if tls is not None:
-            raise UsageError(f"{address}: TLS needs a listener: tcp:HOST:PORT or unix:PATH")
-        return ReadyListener(address)
-    sock = _bound(address)
-    try:
-        return SocketListener(sock, _real(address, sock), tls, refused, farewell)
-    except BaseException:
-        sock.close()
-        if isinstance(address, UnixAddress):
-            Path(address.path).unlink(missing_ok=True)
-        raise
+    if isinstance(address, TcpAddress | UnixAddress):
+        return SocketListener(address, tls, refused, farewell)
+    if tls is not None:
+        raise UsageError(f"{address}: TLS needs a listener: tcp:HOST:PORT or unix:PATH")
+    return ReadyListener(address)
 
 
-def _real(address: SocketAddress, sock: socket.socket) -> SocketAddress:
-    """Return the address with the port that was given."""
-    if isinstance(address, TcpAddress):
-        return TcpAddress(address.host, sock.getsockname()[1])
-    return address
-
-
-def _bound(address: SocketAddress) -> socket.socket:
+def _bind(address: SocketAddress) -> _Bound:
+    """Bind and listen. Raises HostError."""
+    if isinstance(address, UnixAddress):
+        try:
+            file = SocketFile(address.path, "migration socket", _BACKLOG)
+        except (HostError, UsageError) as error:
+            raise HostError(f"{address}: cannot listen: {error}") from error
+        file.socket.setblocking(False)
+        return _Bound(file.socket, address, file)
     family, where = resolve(address)[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if isinstance(address, TcpAddress):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(where)  # type: ignore[arg-type]
-        if isinstance(address, UnixAddress):
-            # Nobody can connect before listen(), so there is no moment of open access.
-            Path(address.path).chmod(_OWNER_ONLY)
         sock.listen(_BACKLOG)
+        sock.setblocking(False)
+        port: int = sock.getsockname()[1]
     except OSError as error:
         sock.close()
         raise HostError(f"{address}: cannot listen: {error}") from error
-    return sock
+    return _Bound(sock, TcpAddress(address.host, port), None)

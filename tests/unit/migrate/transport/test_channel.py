@@ -40,7 +40,8 @@ def pair() -> Iterator[tuple[Channel, Channel]]:
         ("tcp:[::1]:65535", TcpAddress("::1", 65535)),
         ("unix:/run/in.sock", UnixAddress(Path("/run/in.sock"))),
         ("unix:relative:odd", UnixAddress(Path("relative:odd"))),
-        ("fd:5", FdAddress(5)),
+        ("fd:5", FdAddress("5")),
+        ("fd:mig-0.a", FdAddress("mig-0.a")),
         ("exec:gzip -c > 'a b.gz'", ExecAddress("gzip -c > 'a b.gz'")),
         ("file:/srv/vm,1", FileAddress(Path("/srv/vm,1"))),
         ("file:/srv/vm,offset=0x1000", FileAddress(Path("/srv/vm"), 4096)),
@@ -54,27 +55,32 @@ def test_address_parsed_gives_its_uri_again(uri: str, address: object) -> None:
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("", "'' is no migration address"),
-        ("localhost:4444", "is no migration address: it must be tcp:HOST:PORT"),
-        ("exec: ", "is no migration address"),
-        ("fd:", "'' is no descriptor, which is 0 to 2147483647"),
-        ("fd:stdin", "'stdin' is no descriptor"),
-        ("fd:2147483648", "'2147483648' is no descriptor"),
-        ("file:", "is no migration address"),
+        ("", "'' is not a migration address"),
+        ("localhost:4444", "is not a migration address: it must be tcp:HOST:PORT"),
+        ("exec: ", "is not a migration address"),
+        ("fd:", "'fd:' names no descriptor: it must be fd:NUMBER or fd:NAME"),
+        ("fd:-1", "'-1' cannot be a descriptor's name"),
+        ("fd:a b", "'a b' cannot be a descriptor's name: it must begin with a letter"),
+        ("fd:" + "n" * 65, "cannot be a descriptor's name"),
+        ("fd:2147483648", "'2147483648' is not a valid descriptor"),
+        ("file:", "is not a migration address"),
         ("file:,offset=1", "names no file"),
-        ("file:a,offset=0x", "'0x' is no offset"),
-        ("file:a,offset=-1", "'-1' is no offset"),
-        ("file:a,offset=0xffffffffffffffff", "is no offset, which is 0 to 9223372036854775807"),
-        ("unix:", "is no migration address"),
+        ("file:a,offset=0x", "'0x' is not a valid offset"),
+        ("file:a,offset=-1", "'-1' is not a valid offset"),
+        (
+            "file:a,offset=0xffffffffffffffff",
+            "is not a valid offset, which is 0 to 9223372036854775807",
+        ),
+        ("unix:", "is not a migration address"),
         ("tcp::4444", "names no host"),
         ("tcp:4444", "names no host"),
         ("tcp:[]:4444", "names no host"),
-        ("tcp:::1:4444", "an IPv6 address stands in brackets"),
-        ("tcp:host.example:", "'' is no port, which is 0 to 65535"),
-        ("tcp:host.example:65536", "'65536' is no port"),
-        ("tcp:host.example:-1", "'-1' is no port"),
-        ("tcp:host.example:http", "'http' is no port"),
-        ("tcp:host.example:\u0661", "is no port"),
+        ("tcp:::1:4444", "put an IPv6 address in brackets"),
+        ("tcp:host.example:", "'' is not a valid port, which is 0 to 65535"),
+        ("tcp:host.example:65536", "'65536' is not a valid port"),
+        ("tcp:host.example:-1", "'-1' is not a valid port"),
+        ("tcp:host.example:http", "'http' is not a valid port"),
+        ("tcp:host.example:\u0661", "is not a valid port"),
     ],
 )
 def test_address_that_is_none_is_refused(uri: str, message: str) -> None:
@@ -135,16 +141,37 @@ def test_listener_at_a_path_in_use_raises_and_leaves_it_alone(tmp_path: Path) ->
     path = tmp_path / "in.sock"
     path.write_text("somebody's")
 
-    with pytest.raises(HostError, match=r"in.sock: cannot listen: .*in use"):
+    with pytest.raises(HostError, match=r"cannot listen: .*in.sock exists and is not a"):
         listen(UnixAddress(path))
 
     assert path.read_text() == "somebody's"
 
 
+def test_listener_at_a_path_where_another_listens_raises(tmp_path: Path) -> None:
+    path = tmp_path / "in.sock"
+
+    with (
+        listen(UnixAddress(path)),
+        pytest.raises(HostError, match=r"cannot listen: another process listens on .*in.sock: end"),
+    ):
+        listen(UnixAddress(path))
+
+    assert not path.exists()
+
+
+def test_listener_replaces_the_socket_of_a_process_that_was_killed(tmp_path: Path) -> None:
+    path = tmp_path / "in.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+    with listen(UnixAddress(path)) as listener, connect(listener.address, timeout_s=60, idle_s=60):
+        listener.accept(idle_s=60).close()
+
+
 def test_listener_without_a_peer_gives_up_in_time() -> None:
     with (
         listen(TcpAddress("127.0.0.1", 0)) as listener,
-        pytest.raises(HostError, match=r"nobody connected in 0.1 s"),
+        pytest.raises(HostError, match=r"no peer connected in 0.1 s"),
     ):
         listener.accept(idle_s=1, timeout_s=0.1)
 

@@ -156,7 +156,7 @@ def test_socket_descriptor_that_is_not_connected_is_refused(source: FakeMachine)
 
 
 def test_descriptor_that_is_not_open_is_refused(source: FakeMachine) -> None:
-    with pytest.raises(MigrationError, match="fd:999: this process has no such descriptor"):
+    with pytest.raises(MigrationError, match="fd:999: this process has inherited no"):
         migrate_to("fd:999", source, OPTIONS)
 
     assert not source.calls[1:]
@@ -257,5 +257,5 @@ def test_listener_at_a_descriptor_gives_its_stream_once() -> None:
     with near, listen(parse_address(f"fd:{far.detach()}")) as listener:
         listener.accept(idle_s=1).close()
 
-        with pytest.raises(HostError, match="there is one stream, and it was taken"):
+        with pytest.raises(HostError, match="there is one stream, and it was used"):
             listener.accept(idle_s=1)
