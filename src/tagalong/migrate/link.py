@@ -1,7 +1,15 @@
-"""The protocol over a channel: records out and in, with every wait limited.
+"""The protocol over a channel: records out and in, with every wait limited. Both ends use it.
 
-Both ends use it. What the peer says with ABORT becomes the error that the caller sees;
-KEEPALIVE is answered with patience, but not without end.
+An ABORT of the peer becomes the error that the caller gets.
+
+Deadlines and cancellation belong to progress, not to waiting. A peer that always has one more
+KEEPALIVE, or takes one more byte, never lets a wait run out: so both are looked at with every
+record, sent or received, and with every portion of one. Three limits apply at the same time, and
+the nearest one counts:
+
+- idle: the peer moves no byte;
+- record and answer: one record, or one answer, is not complete;
+- `Link.deadline`: the stage of the migration that this is part of is not over.
 """
 
 import contextlib
@@ -60,26 +68,33 @@ RecordT = TypeVar("RecordT", bound=Record)
 class Timeouts:
     """How long to wait for a peer, in seconds.
 
-    connect: until a connection stands. idle: without one byte, in or out. record: until a
-    record that is awaited, or being sent, is complete. answer: while nothing but KEEPALIVE
-    comes. farewell: for the peer to hear an ABORT.
+    connect: until a connection is there. idle: while no byte moves, in or out. record: until a
+    record that is awaited, or being sent, is complete. answer: until a record other than KEEPALIVE
+    comes. switchover: until a destination that keeps the guest paused has taken all of it and said
+    READY, beside the downtime that the operator allows; then again until RUNNING. farewell: for
+    last words, which nothing depends on.
     """
 
     connect_s: float = 10.0
     idle_s: float = 10.0
     record_s: float = 60.0
     answer_s: float = 300.0
+    switchover_s: float = 60.0
     farewell_s: float = 1.0
 
 
 class Link:
     """One end's connection to its peer over `channel`, which stays the caller's to close.
 
-    `is_lost` tells whether the connection broke or the peer has left, in the middle of things.
+    `deadline` (of time.monotonic()) ends every wait, whatever the other timeouts allow. `is_lost`:
+    the connection broke, or the peer left, in the middle of the conversation. `is_violated`: the
+    peer sent what the protocol does not allow.
     """
 
     def __init__(self, channel: Channel, connection: Connection, timeouts: Timeouts) -> None:
+        self.deadline = float("inf")
         self.is_lost = False
+        self.is_violated = False
         self._channel = channel
         self._connection = connection
         self._timeouts = timeouts
@@ -96,7 +111,7 @@ class Link:
         self._connection.placement = placement
 
     def allow_silence(self) -> None:
-        """Wait for bytes as long as for an answer: another connection tells of life."""
+        """Wait for bytes as long as for an answer: another connection shows that the peer lives."""
         self._channel.idle_s = self._timeouts.answer_s
 
     def close(self) -> None:
@@ -134,20 +149,21 @@ class Link:
         return self._connection.data_bytes_sent
 
     def cancel_with(self, cancel: CancelToken | None) -> None:
-        """Let `cancel` end waits from now on; None lets nobody."""
+        """End waits and records with MigrationCancelledError once `cancel` is set; None: never."""
         self.interrupt_with(lambda: check_cancelled(cancel))
 
     def interrupt_with(self, interrupt: Interrupt) -> None:
-        """Let `interrupt` end waits from now on, by raising."""
+        """Call `interrupt` with every record and during waits from now on; it may raise."""
         self._channel.interrupt = interrupt
 
     def send(self, record: Record) -> None:
         """Send a record.
 
-        Raises HostError if the channel fails, or what `error_of` makes of an ABORT that
-        explains why; the peer has not got the whole record then. Raises LocalProtocolError
-        for a record that is not allowed.
+        Raises HostError if the channel fails, or what `error_of` makes of an ABORT that explains
+        why; the peer does not have the whole record then. Raises LocalProtocolError for a record
+        that is not allowed, and what the interrupt raises, with nothing sent.
         """
+        self._channel.interrupt()  # before the record counts as sent
         buffers = self._connection.send(record)
         with self._sending():
             self._send_behind_seal(buffers)
@@ -164,11 +180,11 @@ class Link:
         Only where `streams_pages`. `stage`: as in `pump.send_pages`. The batch is complete for
         the peer when the next record, or `flush`, is sent. Raises as `send`.
         """
+        self._channel.interrupt()
         head = self._connection.begin_pages(runs, tags)
         with self._sending():
             self._send_behind_seal(head)
-            deadline = time.monotonic() + self._timeouts.record_s
-            digests = send_pages(self._channel, data, stage, deadline)
+            digests = send_pages(self._channel, data, stage, self._within(self._timeouts.record_s))
         self._end_pages(digests)
         return digests
 
@@ -183,13 +199,15 @@ class Link:
 
         `digests`: of the pages in `data`.
         """
+        self._channel.interrupt()
         head = self._connection.begin_pages(runs, tags)
         with self._sending():
             self._send_behind_seal([*head, data])
         self._end_pages(digests)
 
     def _end_pages(self, digests: NDArray[np.uint64]) -> None:
-        # Eight bytes of their own would cost a system call here and a wake-up there.
+        # The seal leaves with the next record: eight bytes of their own would cost a system call
+        # here and a wake-up there.
         self._seal = [self._connection.end_pages(digests)]
         self._channel.is_mid_record = False
 
@@ -199,10 +217,14 @@ class Link:
             self._send_behind_seal([])
 
     def _send_behind_seal(self, buffers: list[Buffer]) -> None:
-        deadline = time.monotonic() + self._timeouts.record_s
+        deadline = self._within(self._timeouts.record_s)
         self._channel.send([*self._seal, *buffers], deadline=deadline)
         self._seal = []
         self._last_sent = time.monotonic()
+
+    def _within(self, seconds: float) -> float:
+        """Return the moment that ends a wait of at most so many seconds."""
+        return min(self.deadline, time.monotonic() + seconds)
 
     @contextlib.contextmanager
     def _sending(self) -> Iterator[None]:
@@ -214,43 +236,52 @@ class Link:
             raise
 
     def raise_abort(self) -> None:
-        """Raise what the peer has said with ABORT, if it did: better than "broken pipe"."""
+        """Raise the error of an ABORT that has arrived: it says more than "broken pipe"."""
         with contextlib.suppress(HostError, RemoteProtocolError):
             self.poll_peer()
 
     def keep_alive(self) -> None:
-        """Tell the peer that we are at work, if it has not heard from us for a while."""
+        """Send KEEPALIVE if nothing was sent for a second."""
         if time.monotonic() - self._last_sent > _KEEPALIVE_S:
             self.send(KeepAlive())
 
-    def receive(self) -> Record:
-        """Wait for the peer's next record other than KEEPALIVE.
+    def receive(self, deadline: float = float("inf")) -> Record:
+        """Wait for the peer's next record other than KEEPALIVE, at most until `deadline`.
 
-        Raises RemoteProtocolError if the peer breaks the protocol or leaves, HostError if
-        it stalls or the channel fails, and what `error_of` makes of its ABORT.
+        Raises RemoteProtocolError if the peer breaks the protocol or leaves, HostError if it is
+        too slow or the channel fails, what `error_of` makes of its ABORT, and what the interrupt
+        raises.
         """
-        patience = time.monotonic() + self._timeouts.answer_s
+        deadline = min(deadline, self.answer_deadline())
         while True:
-            deadline = min(patience, time.monotonic() + self._timeouts.record_s)
-            record = self._receive_one(deadline)
+            record = self._receive_one(min(deadline, self._within(self._timeouts.record_s)))
             if not isinstance(record, KeepAlive):
                 return record
 
-    def expect(self, kind: type[RecordT]) -> RecordT:
+    def answer_deadline(self) -> float:
+        """Return the moment until which an answer to what was sent now may take."""
+        return self._within(self._timeouts.answer_s)
+
+    def expect(self, kind: type[RecordT], deadline: float = float("inf")) -> RecordT:
         """`receive` where the transition table allows nothing but `kind` (and ABORT)."""
-        record = self.receive()
+        record = self.receive(deadline)
         assert isinstance(record, kind), f"{record} where only {kind} is possible"  # noqa: S101
         return record
 
     def _receive_one(self, deadline: float) -> Record:
         while True:
+            self._channel.interrupt()
             record = self._parse()
             if record is not NEED_DATA:
                 return record
             self._receive_bytes(deadline)
 
     def _parse(self) -> Record | NeedData:
-        record = self._connection.next_record()
+        try:
+            record = self._connection.next_record()
+        except RemoteProtocolError:
+            self.is_violated = not self.is_lost
+            raise
         if isinstance(record, Abort):
             raise error_of(record)
         return record
@@ -289,18 +320,18 @@ class Link:
         return True
 
     def poll_peer(self) -> None:
-        """Take in what the peer has said unasked: KEEPALIVE, or an ABORT, which is raised.
+        """Receive what the peer has sent unasked: KEEPALIVE, or an ABORT, which is raised.
 
-        Never waits, and leaves the rest for the next time if the peer says too much.
+        Does not wait for a record, and leaves the rest for the next time if there is too much.
         """
         for _ in range(_STEPS_AT_ONCE):
             if not self._channel.is_readable():
                 return
-            self._receive_bytes(time.monotonic() + self._timeouts.record_s)
+            self._receive_bytes(self._within(self._timeouts.record_s))
             self._parse()
 
     def abort(self, error: BaseException) -> None:
-        """Tell the peer why it ends here, if it can still be told. Raises nothing."""
+        """Send ABORT with the reason, if the connection still allows it. Raises nothing."""
         abort = Abort(reason_of(error), str(error))
         deadline = time.monotonic() + self._timeouts.farewell_s
         self.cancel_with(None)
@@ -334,7 +365,7 @@ _ERRORS: dict[AbortReason, type[MigrationError]] = {
 
 
 def reason_of(error: BaseException) -> AbortReason:
-    """Return the reason that tells the peer about `error`."""
+    """Return the reason by which the peer learns of `error`."""
     for kind, reason in _REASONS:
         if isinstance(error, kind):
             return reason
@@ -342,6 +373,6 @@ def reason_of(error: BaseException) -> AbortReason:
 
 
 def error_of(abort: Abort) -> MigrationError:
-    """Return the error that a peer's ABORT means here."""
+    """Return the error that an ABORT of the peer means here."""
     kind = _ERRORS.get(abort.reason, MigrationError)
-    return kind(f"the other end gave up ({abort.reason.name}): {abort.text}")
+    return kind(f"the peer ended the migration ({abort.reason.name}): {abort.text}")

@@ -17,11 +17,11 @@ from tagalong.migrate.report import RoundReport
 from tagalong.migrate.session import SourceSession
 from tagalong.mte import PACKED_RATIO
 
-Recover = Callable[[Exception, int], list[PageBitmap] | None]
-"""Brings the connections back after an error, with so many rounds ended.
+Recover = Callable[[Exception, int, list[PageBitmap]], list[PageBitmap] | None]
+"""Brings the connections back after an error, with so many rounds ended and these pages to send.
 
-Returns the pages of the round under way that the destination has placed, None if it has placed all
-of them. Raises the error, or another, if that cannot be done.
+Returns those of the pages that the destination has not placed, None if it has ended the round.
+Raises the error, or another, if that cannot be done.
 """
 
 
@@ -103,9 +103,9 @@ class PreCopy:
                 sent = time.monotonic()
                 self._senders.end_round(number)
             except (HostError, RemoteProtocolError) as error:
-                placed = recover(error, number - 1)
-                if placed is not None:
-                    pages = [each - there for each, there in zip(pages, placed, strict=True)]
+                left = recover(error, number - 1, pages)
+                if left is not None:
+                    pages = left
                     self._sent.forget(pages)
                     continue
             return tally, time.monotonic() - sent

@@ -1,7 +1,8 @@
 """Set-up: both ends agree on the migration, before the guest notices anything.
 
 The source sends its state as of now right behind the description of the machine. What the
-destination cannot take, a register or a device, it rejects by name while the guest still runs.
+destination cannot take, a register or a device, it rejects by name while the guest still runs. One
+deadline covers the whole phase, channels included.
 """
 
 from tagalong import wire
@@ -26,13 +27,16 @@ class SetUp:
         """
         session = self._session
         session.monitor.update(stage=MigrationStage.SETUP)
+        deadline = session.link.answer_deadline()
+        session.link.deadline = deadline
         hello = self._hello(migration_id)
         granted = self._greet(hello)
         self._describe()
         further = self._further(hello, granted)
         session.add_sender(session.link)
         if further is not None:
-            further.add_channels(session, rounds=0)
+            further.add_channels(session, rounds=0, deadline=deadline)
+        session.senders.set_deadline(float("inf"))
         return further
 
     def _hello(self, migration_id: bytes) -> wire.Hello:

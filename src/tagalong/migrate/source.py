@@ -59,10 +59,10 @@ def migrate_to(
     address = parse_address(uri)
     steering = steering or Steering()
 
-    def connect_again() -> Channel:
+    def open_connection(timeout_s: float) -> Channel:
         channel = connect(
             steering.address or address,
-            timeout_s=options.timeouts.connect_s,
+            timeout_s=min(timeout_s, options.timeouts.connect_s),
             idle_s=options.timeouts.idle_s,
             interrupt=lambda: check_cancelled(cancel),
             tls=options.tls,
@@ -73,13 +73,13 @@ def migrate_to(
     require_possible(address, options)
     with _errors_name_their_stage(monitor):
         try:
-            channel = connect_again()
+            channel = open_connection(options.timeouts.connect_s)
         except HostError as error:
             raise MigrationError(f"the migration did not begin: {error}") from error
         with channel:
             session = SourceSession(channel, machine, options, monitor, cancel, steering)
             has_more = isinstance(address, TcpAddress | UnixAddress)
-            return _Source(session, connect_again if has_more else None).run()
+            return _Source(session, open_connection if has_more else None).run()
 
 
 def migrate(
@@ -155,7 +155,7 @@ class _Source:
                 raise self._failure(error) from error
             raise
         finally:
-            self._session.steering.set_pausable(False)
+            self._session.steering.close()
             self._leave_machine_as_it_was()
             self._session.senders.close()
         return self._report(switched)

@@ -1,9 +1,9 @@
-"""An operator's hand on a migration under way: its connections and its limits.
+"""What an operator can change of a migration under way: its connections and its limits.
 
-What QMP's migrate-pause does, and `migrate` with `resume`: the connections of a pre-copy are
-broken as a fault would break them, and nothing is dialled until the operator says so, at the
-same address or at another. The destination waits as long as it was told to (`reconnect_s`).
-What QMP's migrate-set-parameters does: other limits count at once, as they do in QEMU.
+QMP's migrate-pause and `migrate` with `resume`: the connections of a pre-copy are broken as a fault
+would break them, and none is opened until the operator says so, at the same address or at another.
+The destination waits for `reconnect_s`. QMP's migrate-set-parameters: other limits count at once,
+as they do in QEMU.
 """
 
 import threading
@@ -17,10 +17,11 @@ from tagalong.migrate.transport.channel import Channel
 
 
 class Steering:
-    """Shared by an operator's thread and a migration's; any method from any thread.
+    """Shared by the threads of an operator and of a migration; any method from any thread.
 
     `address` is where to connect instead of where the migration began, None for there. `freezer`
-    stops the guest; None: nobody but the migration starts and stops it.
+    stops the guest; None: only the migration starts and stops it. A migration that has ended, or
+    was cancelled, is closed: no later command can revive it.
     """
 
     def __init__(self, freezer: Freezer | None = None) -> None:
@@ -28,8 +29,9 @@ class Steering:
         self.address: SocketAddress | None = None
         self._limits: Limits | None = None
         self._lock = threading.Lock()
-        self._is_possible = False
+        self._is_pausable = False
         self._is_paused = False
+        self._is_closed = False
         self._channels: list[Channel] = []
 
     # --- the operator's ---
@@ -40,7 +42,7 @@ class Steering:
         Raises UsageError unless the migration copies pages and may reconnect.
         """
         with self._lock:
-            if not self._is_possible:
+            if not self._is_pausable:
                 raise UsageError(
                     "only a migration that copies pages of a running guest and may reconnect "
                     "(x-reconnect) can be paused"
@@ -50,23 +52,31 @@ class Steering:
                 channel.break_off()
 
     def resume(self, uri: str | None = None) -> None:
-        """Let it be dialled again, at `uri` if there is one.
+        """Let the migration reconnect, at `uri` if there is one.
 
-        Raises UsageError unless it is paused, and for a URI that no further connection can
-        be made to; it stays paused then.
+        Raises UsageError unless it is paused, and for a URI that allows no second connection; it
+        stays paused then.
         """
         address = parse_address(uri) if uri is not None else None
         if address is not None and not isinstance(address, TcpAddress | UnixAddress):
-            raise UsageError(f"{address}: a migration goes on at tcp:HOST:PORT or unix:PATH")
+            raise UsageError(
+                f"{address}: a migration can be resumed at tcp:HOST:PORT or unix:PATH only"
+            )
         with self._lock:
             if not self._is_paused:
-                raise UsageError("no migration is paused")
+                raise UsageError("no migration is paused: there is nothing to resume")
             self.address = address or self.address
             self._is_paused = False
 
     def tune(self, limits: Limits) -> None:
         """Let `limits` count from now on."""
         self._limits = limits
+
+    def close(self) -> None:
+        """Refuse `pause` and `resume` from now on: the migration has ended, or was cancelled."""
+        with self._lock:
+            self._is_closed = True
+            self._is_pausable = self._is_paused = False
 
     # --- the migration's ---
 
@@ -81,13 +91,15 @@ class Steering:
         return self._is_paused
 
     def set_pausable(self, possible: bool) -> None:
-        """Say whether `pause` is possible from now on; it is not before that."""
+        """Set whether `pause` is possible from now on; it is not before that."""
         with self._lock:
-            self._is_possible = possible
+            self._is_pausable = possible and not self._is_closed
 
     def register(self, channel: Channel) -> Channel:
-        """Take in a connection, and return it."""
+        """Add a connection that `pause` breaks, and return it; broken if that was asked for."""
         with self._lock:
             self._channels = [each for each in self._channels if not each.is_closed]
             self._channels.append(channel)
+            if self._is_paused:
+                channel.break_off()
         return channel

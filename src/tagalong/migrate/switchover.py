@@ -10,8 +10,13 @@ The source has committed when the transport has taken the last byte of COMMIT: b
 destination cannot have a whole COMMIT. So a failed send leaves the VM here, and a connection that
 breaks after a complete one leaves it with the destination or with no one: the source must not
 guess. It keeps the VM paused and reports HandoverUncertainError. From the commit on nobody can
-cancel, and no callback runs: an exception of a caller could only cost the knowledge of who has
-the VM.
+cancel, and no callback runs: an exception of a caller could only cost the knowledge of which end
+has the VM.
+
+From the stop to READY the guest waits for the destination, so that time is bounded: by
+`Timeouts.switchover_s` and the downtime that the operator allows, and with verification by five
+times what the source's digest takes. Then the guest runs here again. An operator can cancel at
+every moment before COMMIT.
 
 Where post-copy belongs
 -----------------------
@@ -40,7 +45,9 @@ own: the VM is at the destination, and without the source's RAM it is lost. What
 the guest runs before its memory is whole.
 """
 
+import time
 from dataclasses import dataclass
+from typing import Final
 
 from tagalong import wire
 from tagalong.errors import (
@@ -57,6 +64,9 @@ from tagalong.migrate.pages.digest import memory_digest
 from tagalong.migrate.precopy import PreCopy
 from tagalong.migrate.report import DowntimeParts
 from tagalong.migrate.session import SourceSession, Stopwatch
+
+# How many times as long as the source's own digest the destination's may take.
+_SLOWER_DIGEST: Final = 4
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,7 @@ class SwitchOver:
         """
         watch = Stopwatch()
         self._stop()
+        self._limit()
         last = self._precopy.collect_last(left)
         stop_s = watch.lap()
         tags_s = self._precopy.send_last(last)
@@ -101,7 +112,7 @@ class SwitchOver:
         self._prepare()
         commit_s = watch.lap()
         self._hand_over()
-        last_tags_s = min(tags_s, pages_s)  # several channels read side by side
+        last_tags_s = min(tags_s, pages_s)  # several channels read tags at the same time
         downtime = DowntimeParts(
             stop_s, pages_s - last_tags_s, last_tags_s, state_s, digest_s, commit_s, watch.lap()
         )
@@ -122,6 +133,14 @@ class SwitchOver:
         except RunStateError as error:
             raise MigrationError(f"the migration failed: {error}") from error
 
+    def _limit(self) -> None:
+        """Bound how long the destination can keep the guest paused."""
+        session = self._session
+        if session.is_one_way:
+            return  # the peer is this process, and how long a disk takes is not known
+        seconds = session.options.timeouts.switchover_s + session.limits().max_downtime_s
+        session.senders.set_deadline(time.monotonic() + seconds)
+
     def _send_state(self) -> None:
         session = self._session
         session.monitor.update(stage=MigrationStage.STATE)
@@ -132,8 +151,10 @@ class SwitchOver:
         session.monitor.update(stage=MigrationStage.DIGEST)
         link.send(wire.Verify())
         has_tags = session.machine.description.mte_version != 0
-        pages = MachinePages(session.machine)
-        ours = memory_digest(pages, session.tick, has_tags=has_tags)
+        watch = Stopwatch()
+        ours = memory_digest(MachinePages(session.machine), session.tick, has_tags=has_tags)
+        # The destination has to do the same work, and may be slower.
+        link.deadline += watch.lap() * (1 + _SLOWER_DIGEST)
         link.send(wire.Digest(ours))
         theirs = link.expect(wire.Digest).digest
         if theirs != ours:
@@ -153,9 +174,11 @@ class SwitchOver:
     def _hand_over(self) -> None:
         session = self._session
         session.link.cancel_with(None)
+        if not session.is_one_way:
+            session.link.deadline = time.monotonic() + session.options.timeouts.switchover_s
         self._commit()
         session.link.expect(wire.Running)
-        session.senders.end_channels()
+        session.senders.end_channels(session.options.timeouts.farewell_s)
 
     def _commit(self) -> None:
         monitor = self._session.monitor

@@ -140,7 +140,7 @@ STRAYS = {
     greeting()[:20]: "the stream ends in START, 0x4 bytes into a record",
     OTHER_VERSION: "version 0x9",
     CHANNEL_OF_NOBODY: "no migration is under way",
-    said(wire.Abort(wire.AbortReason.CANCELLED, "wrong number")): "gave up (CANCELLED): wrong",
+    said(wire.Abort(wire.AbortReason.CANCELLED, "wrong number")): "migration (CANCELLED): wrong",
     greeting()[:16] + bytes(64): "0x0 is not a record type",
 }
 

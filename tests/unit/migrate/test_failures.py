@@ -199,13 +199,13 @@ def test_record_damaged_on_its_way_is_never_accepted(
 
     error = stayed(outcome)
     if case == (Role.SOURCE, 0):  # no migration yet: the destination says why, and waits on
-        assert "the other end gave up (PROTOCOL): " in str(error)
+        assert "the peer ended the migration (PROTOCOL): " in str(error)
         return
     listener_error = outcome.destination_error if case[0] is Role.SOURCE else error
     assert listener_error is not None
     assert isinstance(listener_error.__cause__, RemoteProtocolError)
     if case[0] is Role.SOURCE:
-        assert "the other end gave up (PROTOCOL)" in str(error)
+        assert "the peer ended the migration (PROTOCOL)" in str(error)
 
 
 def test_running_damaged_on_its_way_is_uncertain(
@@ -262,7 +262,7 @@ def test_destination_that_cannot_hold_the_machine_refuses_before_any_page(
 
     error = stayed(outcome)
     assert isinstance(error, MachineMismatchError)
-    assert "the other end gave up (MACHINE_MISMATCH): no room for 0x400000" in str(error)
+    assert "the peer ended the migration (MACHINE_MISMATCH): no room for 0x400000" in str(error)
     assert set(kinds) <= {RecordType.HELLO, RecordType.MACHINE, RecordType.STATE}
     assert "start_dirty_log" not in source.calls
     assert "pause" not in source.calls
@@ -307,10 +307,11 @@ def test_destination_with_other_devices_refuses_each_by_name(outcomes: list[Outc
     error = stayed(outcome)
     assert isinstance(error, MachineMismatchError)
     assert str(error) == (
-        "the other end gave up (MACHINE_MISMATCH): the VM does not have device uart (pl011 at "
-        "[0x9000000, 0x9001000), no interrupt, configuration empty); the VM has device disk0 "
-        "(virtio-blk at [0xa000000, 0xa000200), interrupt 48, configuration 0102), here it is "
-        "device disk0 (virtio-blk at [0xa000000, 0xa000200), interrupt 48, configuration 0103); "
+        "the peer ended the migration (MACHINE_MISMATCH): the VM does not have device uart "
+        "(pl011 at [0x9000000, 0x9001000), no interrupt, configuration empty); the VM has device "
+        "disk0 (virtio-blk at [0xa000000, 0xa000200), interrupt 48, configuration 0102), here it "
+        "is device disk0 (virtio-blk at [0xa000000, 0xa000200), interrupt 48, configuration "
+        "0103); "
         "the VM has device net0 (virtio-net at [0xa000200, 0xa000400), interrupt 49, configuration "
         "empty), which is missing here; the VM has device pl011 (pl011 at [0x9000000, 0x9001000), "
         "no interrupt, configuration empty), which is missing here: give the destination the "
@@ -325,7 +326,7 @@ def test_destination_out_of_memory_refuses(source: FakeMachine, outcomes: list[O
     outcome = Migration(source, build=build).run()
     outcomes.append(outcome)
 
-    assert "the other end gave up (HOST): no more" in str(stayed(outcome))
+    assert "the peer ended the migration (HOST): no more" in str(stayed(outcome))
     assert isinstance(outcome.destination_error, MigrationError)
     assert isinstance(outcome.destination_error.__cause__, MemoryError)
 
@@ -350,7 +351,7 @@ def test_destination_that_lacks_registers_and_devices_refuses_before_the_guest_s
     error = stayed(outcome)
     assert isinstance(error, MachineMismatchError)
     assert str(error) == (
-        "the other end gave up (STATE_REFUSED): no device is called gpu; "
+        "the peer ended the migration (STATE_REFUSED): no device is called gpu; "
         "vCPU 0 has no register 0x603000000013c103, 0x603000000013c513"
     )
     assert kinds == [RecordType.HELLO, RecordType.MACHINE, RecordType.STATE]
@@ -371,7 +372,7 @@ def test_state_that_became_foreign_after_the_preview_is_refused_and_the_guest_go
 
     error = stayed(outcome)
     assert isinstance(error, MachineMismatchError)
-    assert "the other end gave up (STATE_REFUSED): no device is called gpu" in str(error)
+    assert "the peer ended the migration (STATE_REFUSED): no device is called gpu" in str(error)
     assert outcome.destination.calls[:2] == ["check_state", "load_state"]
     assert isinstance(outcome.destination_error, MigrationError)
     assert isinstance(outcome.destination_error.__cause__, StateError)
@@ -387,7 +388,7 @@ def test_destination_that_cannot_start_gives_the_right_back(
     outcomes.append(outcome)
 
     error = stayed(outcome)
-    assert "the other end gave up (INTERNAL): no vCPU thread" in str(error)
+    assert "the peer ended the migration (INTERNAL): no vCPU thread" in str(error)
 
 
 class Severed(Channel):
@@ -500,7 +501,7 @@ def test_cancel_in_any_stage_leaves_the_guest_running(
     assert str(error) == "the migration was cancelled"
     assert error.stage is stage
     assert isinstance(outcome.destination_error, MigrationCancelledError)
-    assert "the other end gave up (CANCELLED)" in str(outcome.destination_error)
+    assert "the peer ended the migration (CANCELLED)" in str(outcome.destination_error)
 
 
 def test_cancel_while_the_destination_stalls_does_not_wait_for_it(

@@ -66,7 +66,7 @@ def test_receive_skips_keepalives(ends: tuple[Link, Channel, Connection]) -> Non
     far.send(peer.send(KeepAlive()))
     far.send(peer.send(Abort(AbortReason.HOST, "no room")))
 
-    with pytest.raises(MigrationError, match=r"the other end gave up \(HOST\): no room"):
+    with pytest.raises(MigrationError, match=r"the peer ended the migration \(HOST\): no room"):
         link.receive()
 
     assert link.was_aborted_by_peer
@@ -224,7 +224,7 @@ def test_reason_of_an_error_is_what_the_peer_is_told(
 def test_error_of_an_abort_says_reason_and_text(reason: AbortReason) -> None:
     error = error_of(Abort(reason, "because"))
 
-    assert str(error) == f"the other end gave up ({reason.name}): because"
+    assert str(error) == f"the peer ended the migration ({reason.name}): because"
     expected = {
         AbortReason.MACHINE_MISMATCH: MachineMismatchError,
         AbortReason.STATE_REFUSED: MachineMismatchError,

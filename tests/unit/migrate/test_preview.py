@@ -92,7 +92,7 @@ def test_migrate_state_that_the_destination_lacks_is_refused_by_name_and_never_p
         with pytest.raises(MachineMismatchError) as caught:
             migrate_to(str(listener.address), source, MigrationOptions(timeouts=PATIENT))
 
-    assert str(caught.value) == f"the other end gave up (STATE_REFUSED): {said}"
+    assert str(caught.value) == f"the peer ended the migration (STATE_REFUSED): {said}"
     assert (source.calls, source.run_state) == ([], RunState.RUNNING)
     assert isinstance(errors[0].__cause__, StateError)
     assert str(errors[0].__cause__) == said

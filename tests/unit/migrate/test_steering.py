@@ -25,6 +25,7 @@ from tagalong.migrate import (
 )
 from tests.support.certificates import Authority
 from tests.support.fake_machine import FakeMachine, contents, describe
+from tests.support.migration import channel_pair
 
 TIMEOUTS = Timeouts(farewell_s=0.3)
 ANY = TcpAddress("127.0.0.1", 0)
@@ -139,6 +140,36 @@ def test_paused_migration_that_nobody_continues_ends_with_the_guest_here(rigs: l
     assert rig.source.run_state is RunState.RUNNING
     rig.thread.join(60)
     assert not rig.arrived
+    with pytest.raises(UsageError, match="no migration is paused: there is nothing to resume"):
+        rig.steering.resume()
+    with pytest.raises(UsageError, match="can be paused"):
+        rig.steering.pause()
+
+
+def test_cancelled_migration_can_be_neither_resumed_nor_paused() -> None:
+    steering = Steering()
+    steering.set_pausable(True)
+    steering.pause()
+
+    steering.close()
+    steering.set_pausable(True)
+
+    assert not steering.is_paused
+    for command in (steering.resume, steering.pause):
+        with pytest.raises(UsageError):
+            command()
+
+
+def test_connection_that_is_opened_while_paused_is_broken() -> None:
+    steering = Steering()
+    steering.set_pausable(True)
+    steering.pause()
+    near, far = channel_pair()
+
+    with near, far:
+        assert steering.register(near) is near
+
+        assert far.receive_into(memoryview(bytearray(1))) == 0
 
 
 def test_migration_that_may_not_reconnect_cannot_be_paused(rigs: list[Rig]) -> None:
@@ -165,7 +196,7 @@ def test_paused_migration_does_not_go_on_where_nobody_could_come_back(uri: str) 
     steering.set_pausable(True)
     steering.pause()
 
-    with pytest.raises(UsageError, match="a migration goes on at tcp:HOST:PORT or unix:PATH"):
+    with pytest.raises(UsageError, match="can be resumed at tcp:HOST:PORT or unix:PATH only"):
         steering.resume(uri)
 
     assert steering.is_paused

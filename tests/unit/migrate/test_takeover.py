@@ -83,7 +83,7 @@ def test_end_ordered_while_commit_is_on_its_way_leaves_the_vm_at_the_source() ->
     ).run()
 
     assert isinstance(outcome.source_error, MigrationError)
-    assert "the other end gave up (CANCELLED)" in str(outcome.source_error)
+    assert "the peer ended the migration (CANCELLED)" in str(outcome.source_error)
     assert isinstance(outcome.destination_error, MigrationCancelledError)
     assert source.run_state is RunState.RUNNING
     assert started == []

@@ -1,8 +1,11 @@
-"""The source's connections: who sends which batch, and the marks that end a round on all.
+"""The source's connections: which one sends which batch, and the ROUND that ends a round on all.
 
-The first connection carries the conversation and pages; the others, the channels, carry
-pages only, each in a thread of its own. Batches are dealt out one by one, so that a channel
-that is slow gets fewer.
+The first connection carries the conversation and pages; the others, the channels, carry pages only,
+each in a thread of its own. Batches are dealt out one by one, so that a slow channel gets fewer.
+
+There are few batches and they are large: between two of them Python works with caches that hold
+guest RAM, which makes what it does several times dearer. The last batches of a round get smaller,
+so that all connections end together.
 """
 
 import threading
@@ -29,17 +32,17 @@ Tell = Callable[[Tally], None]
 Pace = Callable[[Callable[[], None]], None]
 
 
-class StoppedError(HostError):
-    """Another connection of the same migration has failed."""
+class StoppedError(TagalongError):
+    """Another connection of the same migration has failed; nothing is wrong with this one."""
 
 
 class SenderGroup:
     """The links of one migration with a sender each, the first link first.
 
-    Batches have the size that a connection takes a while for, at most `most_bytes()` of data:
-    large ones cost less, small ones keep us responsive on a slow link. `pace` is called after
-    each batch of a live round, in any thread, with what it has to call while it waits.
-    `interrupt` ends waits for answers, by raising.
+    A batch has the size that a connection needs a tenth of a second for, at most `most_bytes()` of
+    data: large ones cost less, small ones let a slow link respond. `pace` is called after each
+    batch of a live round, in any thread, with what it has to call while it waits. `interrupt` ends
+    waits for answers by raising.
     """
 
     def __init__(
@@ -67,9 +70,15 @@ class SenderGroup:
         return self._bytes_before + sum(member.link.bytes_sent for member in self._members)
 
     @property
-    def is_lost(self) -> bool:
-        """Return whether any connection broke."""
-        return any(member.link.is_lost for member in self._members)
+    def is_resumable(self) -> bool:
+        """Return whether a connection broke, and no peer sent what it must not."""
+        links = [member.link for member in self._members]
+        return any(link.is_lost for link in links) and not any(link.is_violated for link in links)
+
+    def set_deadline(self, deadline: float) -> None:
+        """Set the deadline of all connections."""
+        for member in self._members:
+            member.link.deadline = deadline
 
     def close(self) -> None:
         """Close all connections; new ones may be added then."""
@@ -81,8 +90,8 @@ class SenderGroup:
     def send(self, pages: Sequence[PageBitmap], tally: Tally, tell: Tell, *, is_live: bool) -> None:
         """Send the pages of each region over all connections; add what was sent to `tally`.
 
-        `tell` is called in this thread before each batch and while others still send, with what
-        was sent so far; it may raise. Raises what `PageSender.send` raises.
+        `tell` is called in this thread before each batch and while other threads still send, with
+        what was sent so far; it may raise. Raises what `PageSender.send` raises.
         """
         work = _Work(pages, self._most_of, self._batch_pages)
         tallies = [Tally() for _ in self._members]
@@ -92,7 +101,7 @@ class SenderGroup:
             )
             for member, part in zip(self._members[1:], tallies[1:], strict=True)
         ]
-        # Threads for what one connection sends at once would only cost time.
+        # For what one connection sends in one batch, threads would only cost time.
         helpers = helpers if work.is_large else []
         try:
             for helper in helpers:
@@ -114,7 +123,7 @@ class SenderGroup:
 
     def _most_of(self, left: int) -> int:
         """Return how many pages the next batch should have, with so many left for all."""
-        # The last ones are smaller, so that no connection works for long while others have none.
+        # The last ones are smaller, so that no connection works for long while others idle.
         share = max(left // len(self._members), _FIRST_BYTES // self._page_bytes)
         return min(self._batch_pages, share, self._most_bytes() // self._page_bytes)
 
@@ -144,33 +153,50 @@ class SenderGroup:
         member.sender.send(region, numbers, tally)
         if numbers.size == self._batch_pages:
             pages = int(numbers.size * _BATCH_S / max(time.monotonic() - began, 1e-6))
-            # By steps, for one batch may have met a buffer that was empty, or a busy host.
+            # In steps: a single batch may have met an empty buffer, or a busy host.
             pages = max(numbers.size // 2, min(pages, numbers.size * 2))
             least = _LEAST_BYTES // self._page_bytes
             self._batch_pages = min(max(least, pages), MAX_BATCH_BYTES // self._page_bytes)
 
     def end_round(self, number: int) -> None:
-        """Say on all connections that the round is over, and wait for all answers.
+        """Send ROUND on all connections, and wait for all answers, in the time of one.
 
         Raises as `Link.send` and `Link.receive`.
         """
         for member in self._members:
-            member.say_round(number)
+            member.send_round(number)
+        deadline = self._members[0].link.answer_deadline()
         for member in self._members:
-            member.link.expect(wire.Round)
+            member.link.expect(wire.Round, deadline)
 
     def end_last_round(self, number: int) -> None:
-        """Say on the channels that the last pages were sent: STATE says it on the first."""
+        """Send ROUND behind the last pages on the channels: on the first connection STATE does."""
         for member in self._members[1:]:
-            member.say_round(number)
+            member.send_round(number)
 
-    def end_channels(self) -> None:
-        """Say that no more comes over the channels, and close them. Raises nothing."""
-        for member in self._members[1:]:
-            with suppress(TagalongError):
-                member.link.expect(wire.Round)
-                member.link.send(wire.EndRecord())
-            member.link.close()
+    def end_channels(self, within_s: float) -> None:
+        """Send END on the channels and close them, in a thread of its own.
+
+        The VM has moved: nothing depends on these last words, so nothing waits for them.
+        """
+        channels, self._members = self._members[1:], self._members[:1]
+        links = [channel.link for channel in channels]
+        self._bytes_before += sum(link.bytes_sent for link in links)
+        deadline = time.monotonic() + within_s
+        if links:
+            threading.Thread(
+                target=_end_all, args=(links, deadline), name="channels-end", daemon=True
+            ).start()
+
+
+def _end_all(links: Sequence[Link], deadline: float) -> None:
+    for link in links:
+        link.cancel_with(None)
+        link.deadline = deadline
+        with suppress(TagalongError):
+            link.expect(wire.Round)
+            link.send(wire.EndRecord())
+        link.close()
 
 
 class _Member:
@@ -179,15 +205,15 @@ class _Member:
         self.sender = sender
         self.pages = 0
 
-    def say_round(self, number: int) -> None:
+    def send_round(self, number: int) -> None:
         pages, self.pages = self.pages, 0
         self.link.send(wire.Round(number, pages))
 
 
 class _Work:
-    """Batches to be sent, dealt out to threads; ends for all when one fails or stops.
+    """Batches to send, dealt out to threads; it ends for all when one of them fails or stops.
 
-    `most_of` says how many pages a batch should have, with so many left.
+    `most_of` returns how many pages a batch should have, with so many left.
     """
 
     def __init__(
@@ -211,7 +237,7 @@ class _Work:
             return batch
 
     def stop(self) -> None:
-        """Deal out nothing more, and end the waits of all."""
+        """Deal out nothing more, and end the waits of all threads."""
         self._is_over = True
 
     def check(self) -> None:
@@ -227,7 +253,7 @@ class _Work:
             self._is_over = True
 
     def raise_failure(self, first: Link) -> None:
-        """Raise what has failed, if anything: best what the destination says on `first`."""
+        """Raise what has failed, if anything; an ABORT on `first` explains it best."""
         if self._failure is None:
             return
         with suppress(HostError):
