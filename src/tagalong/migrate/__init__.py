@@ -26,7 +26,7 @@ from tagalong.migrate.destination import (
 )
 from tagalong.migrate.endpoint import connect, listen
 from tagalong.migrate.link import Timeouts
-from tagalong.migrate.options import MigrationOptions
+from tagalong.migrate.options import MigrationOptions, require_possible
 from tagalong.migrate.pages.compression import (
     MAX_COMPRESSION_LEVEL,
     MIN_COMPRESSION_LEVEL,
@@ -106,5 +106,6 @@ __all__ = [
     "parse_compression",
     "receive",
     "receive_from",
+    "require_possible",
     "resume_if_it_ran",
 ]

@@ -10,7 +10,13 @@ from enum import Enum
 from pathlib import Path
 
 from tagalong.errors import MigrationError, UsageError
-from tagalong.migrate import MigrationOptions, SendProgress, TlsCredentials
+from tagalong.migrate import (
+    MigrationOptions,
+    SendProgress,
+    TlsCredentials,
+    parse_address,
+    require_possible,
+)
 from tagalong.qapi.access_wish import access_to_argument
 from tagalong.qapi.failure import Failure
 from tagalong.qapi.json_fields import (
@@ -82,6 +88,10 @@ class MigrationRequest:
             drop_tags=self.drop_tags,
             tls=_credentials(self.settings),
         )
+
+    def check(self) -> None:
+        """Raise UsageError for an address or options that are impossible, before anything moves."""
+        require_possible(parse_address(self.uri), self.options())
 
     def to_arguments(self) -> Mapping[str, object]:
         """Return the arguments of QMP's migrate; the settings are commands of their own."""

@@ -5,6 +5,7 @@ QEMU recognise them. Output is ASCII only, one message a line.
 """
 
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -14,6 +15,10 @@ from enum import Enum
 from tagalong import __version__
 
 JsonObject = Mapping[str, object]
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+_MAX_DEPTH = 128
 
 _REQUEST_MEMBERS = {"execute", "arguments", "id"}
 
@@ -83,7 +88,10 @@ def parse_request(message: bytes) -> QmpRequest:
 
 def _parse_object(message: bytes) -> dict[str, object]:
     try:
-        request = json.loads(message.decode("utf-8"), parse_constant=_refuse_constant)
+        request = json.loads(
+            message.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite
+        )
+        _check_values(request)
     except UnicodeDecodeError as error:
         raise QmpError(f"JSON parse error, invalid UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
@@ -91,7 +99,7 @@ def _parse_object(message: bytes) -> dict[str, object]:
         raise QmpError(f"JSON parse error, {reason}") from error
     except RecursionError as error:
         raise QmpError("JSON nesting depth limit exceeded") from error
-    except ValueError as error:  # NaN, or an integer of thousands of digits
+    except ValueError as error:  # see below; or an integer of thousands of digits
         raise QmpError(f"JSON parse error, {error}") from error
     if not isinstance(request, dict):
         raise QmpError("QMP input must be a JSON object")
@@ -99,7 +107,42 @@ def _parse_object(message: bytes) -> dict[str, object]:
 
 
 def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _finite(literal: str) -> float:
+    """Return a number that can be sent back: 1e999 would become Infinity, which is not JSON."""
+    number = float(literal)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {literal[:40]} is out of range")
+    return number
+
+
+def _check_values(request: object) -> None:
+    """Raise ValueError for a text that no path, name or message can have, QmpError for depth.
+
+    A NUL ends a path early in the kernel, and half a surrogate pair has no bytes at all: both would
+    be met by whichever function uses the text first, each with an error of its own. What is nested
+    too deeply could be read and then, as the id of a reply, not be written.
+    """
+    pending = [(request, 0)]
+    while pending:
+        value, depth = pending.pop()
+        if depth > _MAX_DEPTH:
+            raise QmpError("JSON nesting depth limit exceeded")
+        if isinstance(value, str):
+            _check_text(value)
+        elif isinstance(value, dict):
+            pending += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, list):
+            pending += [(part, depth + 1) for part in value]
+
+
+def _check_text(text: str) -> None:
+    if "\0" in text:
+        raise ValueError("invalid escape \\u0000 in a string")
+    if not text.isascii() and _SURROGATE.search(text):
+        raise ValueError("half of a surrogate pair in a string")
 
 
 def _command_of(request: JsonObject) -> str:
@@ -152,4 +195,4 @@ def _with_id(reply: dict[str, object], request_id: object | None) -> dict[str, o
 
 def encode(message: JsonObject) -> bytes:
     """Return `message` as one line of ASCII, ended as QEMU ends it."""
-    return json.dumps(message, separators=(", ", ": ")).encode("ascii") + b"\r\n"
+    return json.dumps(message, separators=(", ", ": "), allow_nan=False).encode("ascii") + b"\r\n"

@@ -8,6 +8,7 @@ client runs before that is done.
 """
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -75,7 +76,7 @@ class Session:
             return messages.failure(error)
         try:
             value = self._execute(request)
-        except (QmpError, TagalongError) as error:
+        except Exception as error:  # noqa: BLE001 (see _failure)
             return _failure(error, request)
         if isinstance(value, asyncio.Future):
             return asyncio.ensure_future(_later(value, request))
@@ -107,11 +108,28 @@ class Session:
 async def _later(value: asyncio.Future[object], request: QmpRequest) -> bytes:
     try:
         return messages.encode(messages.success(await value, request.request_id))
-    except (QmpError, TagalongError) as error:
+    except Exception as error:  # noqa: BLE001 (see _failure)
         return messages.encode(_failure(error, request))
 
 
-def _failure(error: QmpError | TagalongError, request: QmpRequest) -> JsonObject:
-    refusal = error if isinstance(error, QmpError) else QmpError(str(error))
+def _failure(error: Exception, request: QmpRequest) -> JsonObject:
+    """Return the reply to a command that raised `error`.
+
+    Whatever a command raises is an answer: neither a host without memory nor a bug of ours may end
+    the connection, or take the other clients with it.
+    """
+    refusal = error if isinstance(error, QmpError) else QmpError(_reason(error))
     refusal.request_id = request.request_id
     return messages.failure(refusal)
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case TagalongError():
+            return str(error)
+        case MemoryError():
+            return "not enough memory on this host for the command"
+        case OSError():
+            return f"the host refused: {error.strerror or error}"
+    logging.getLogger(__name__).error("bug in tagalong, please report it", exc_info=error)
+    return f"internal error: {type(error).__name__}: {error}"

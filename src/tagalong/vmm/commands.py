@@ -148,6 +148,7 @@ class VmCommands:
     def _save(self, request: SaveRequest, arguments: JsonObject) -> object:
         if self._outgoing.is_under_way:
             raise RunStateError("There's a migration process in progress")
+        request.options()  # raises UsageError now, and not in the snapshot's thread
         return save(self._saving, request, detach=arguments.get("detach") is True)
 
     def _query_migrate(self) -> object:
@@ -176,12 +177,12 @@ class VmCommands:
             return
         if self._saving.is_under_way:
             raise RunStateError("there is a dump or a snapshot in progress")
-        self._outgoing.start(
-            MigrationRequest(
-                uri=str(arguments["uri"]),
-                settings=self._settings,
-                verify=arguments.get("x-verify") is True,
-                drop_tags=arguments.get("x-drop-tags") is True,
-                access=access_argument(arguments),
-            )
+        request = MigrationRequest(
+            uri=str(arguments["uri"]),
+            settings=self._settings,
+            verify=arguments.get("x-verify") is True,
+            drop_tags=arguments.get("x-drop-tags") is True,
+            access=access_argument(arguments),
         )
+        request.check()
+        self._outgoing.start(request)

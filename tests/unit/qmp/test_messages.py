@@ -40,8 +40,15 @@ def test_parse_request_minimal_has_no_arguments_and_no_id() -> None:
         (b"hello", "JSON parse error, Expecting value at character 0"),
         (b'{ "execute": }', "JSON parse error, Expecting value at character 13"),
         (b'{"execute": "stop\xff', "JSON parse error, invalid UTF-8 at byte 17"),
-        (b'{"a": NaN}', "JSON parse error, NaN is no JSON value"),
+        (b'{"a": NaN}', "JSON parse error, NaN is not a JSON value"),
         (b"[" * 60000 + b"]" * 5000, "JSON nesting depth limit exceeded"),
+        (b'{"id": ' + b"[" * 200 + b"]" * 200 + b"}", "JSON nesting depth limit exceeded"),
+        (b'{"id": 1e999}', "JSON parse error, the number 1e999 is out of range"),
+        (b'{"arguments": {"a": [-1e999]}}', "JSON parse error, the number -1e999 is out of range"),
+        (b'{"id": "a\\u0000"}', "JSON parse error, invalid escape \\u0000 in a string"),
+        (b'{"a\\u0000": 1}', "JSON parse error, invalid escape \\u0000 in a string"),
+        (b'{"id": ["\\udc80"]}', "JSON parse error, half of a surrogate pair in a string"),
+        (b'{"id": "\\ud800x"}', "JSON parse error, half of a surrogate pair in a string"),
         (b"[1]", "QMP input must be a JSON object"),
         (b'"stop"', "QMP input must be a JSON object"),
         (b"{}", "QMP input lacks member 'execute'"),
@@ -129,3 +136,20 @@ def test_check_arguments_wrong_raises_with_qemus_words(
         check_arguments(arguments, SCHEMA)
 
     assert caught.value.description == description
+
+
+def test_id_that_can_be_read_can_be_sent_back() -> None:
+    nested: object = 0
+    for _ in range(120):
+        nested = [nested]
+    ids = [nested, 1e308, "\U0001f600 ü", {"a": [None, True]}, 1 << 200]
+
+    for request_id in ids:
+        message = json.dumps({"execute": "stop", "id": request_id}).encode()
+        reply = json.loads(messages.encode(messages.success({}, parse_request(message).request_id)))
+        assert reply["id"] == request_id
+
+
+def test_encode_writes_no_number_that_is_not_json() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        messages.encode({"return": float("inf")})

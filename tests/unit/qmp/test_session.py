@@ -21,6 +21,12 @@ class RecordingCommands:
         self.executed.append((command, arguments))
         if command == "refuse":
             raise RunStateError("not now")
+        if command == "hungry":
+            raise MemoryError
+        if command == "denied":
+            raise OSError(36, "File name too long")
+        if command == "buggy":
+            raise ZeroDivisionError("oops")
         if command == "unknown":
             raise QmpError("what?")
         return {"ran": command}
@@ -174,3 +180,21 @@ def test_receive_command_that_takes_its_time_gives_a_future_of_the_reply() -> No
         }
 
     asyncio.run(run())
+
+
+def test_whatever_a_command_raises_is_an_answer_and_the_session_goes_on(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers(session, b'{"execute": "qmp_capabilities"}')
+    cases = {
+        "hungry": "not enough memory on this host for the command",
+        "denied": "the host refused: File name too long",
+        "buggy": "internal error: ZeroDivisionError: oops",
+    }
+
+    for command, reason in cases.items():
+        (reply,) = answers(session, json.dumps({"execute": command, "id": 3}).encode())
+        assert reply == {"error": {"class": "GenericError", "desc": reason}, "id": 3}
+
+    assert answers(session, b'{"execute": "next"}') == [{"return": {"ran": "next"}}]
+    assert "bug in tagalong" in caplog.text

@@ -1,6 +1,7 @@
 """The QMP commands: names, arguments, answers."""
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from tagalong.errors import (
     RunStateError,
     SnapshotCancelledError,
     TagalongError,
+    UsageError,
 )
 from tagalong.machine import Machine
 from tagalong.qapi.migration import MigrationRequest, SocketAddress
@@ -388,3 +390,23 @@ def test_migrate_pause_and_resume_without_a_migration_are_refused() -> None:
             scene.run("migrate", uri="tcp:host.example:1", resume=True)
 
     play(script)
+
+
+def test_migrate_with_an_impossible_address_or_options_is_refused_at_once() -> None:
+    uris = (
+        "", "pigeon:1", "tcp:host", "tcp:h:99999", "tcp:::1:4", "unix:", "file:", "exec: ", "fd:-1",
+        "file:x,offset=y",
+    )  # fmt: skip
+
+    def script(scene: Scene) -> None:
+        for uri in uris:
+            with pytest.raises(UsageError, match=f"^{re.escape(repr(uri))}"):
+                scene.run("migrate", uri=uri)
+        with pytest.raises(UsageError, match="digests cannot be compared"):
+            scene.run("migrate", uri="file:/srv/vm", x_verify=True)
+        scene.run("migrate-set-parameters", x_reconnect=5)
+        with pytest.raises(UsageError, match="several channels and reconnecting need"):
+            scene.run("migrate", uri="exec:cat")
+        assert scene.run("query-migrate") == {}
+
+    assert play(script).requests == []
