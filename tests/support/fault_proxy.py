@@ -1,7 +1,8 @@
 """Forwards a migration between its ends and lets one thing go wrong, at one place.
 
 A place is a record of one stream, by its number, and a byte in it: the same place in every
-migration of the same shape, whatever the records hold.
+migration of the same shape, whatever the records hold. A place is not a time, so a fault hits the
+same thing on any computer at any load.
 """
 
 import random

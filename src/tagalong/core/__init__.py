@@ -1,5 +1,11 @@
 """ELF cores that hold memory, allocation tags and a machine (docs/formats/core.md is normative).
 
+A snapshot is an ELF core: one file is restored, mapped and opened in a debugger. Notes come last,
+because a running machine's registers are known last, and everything before them can be replaced in
+place until then. The vendor note holds the machine in the stream's own records: one codec, one set
+of limits. A tag segment says that tags are known. Absent tags are not zero: a reader that is asked
+for tags, or data, that the file does not have raises an error.
+
 note_types     types of segments and notes, owners of notes
 plan           what goes where in a file
 sparse         planes written so that zero is a hole

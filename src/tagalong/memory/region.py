@@ -1,4 +1,10 @@
-"""A range of guest RAM: its data and its allocation tags, as two planes of memory."""
+"""A range of guest RAM: its data and its allocation tags, as two planes of memory.
+
+Data take a route, tags a port. `Machine.use_access` puts an access strategy in the way of every
+copy: regions copy data by their route, and skip holes first; tags are read and written by the
+machine's own port. A strategy that copies data as any code does (`ioctl`, `alias`: a mapping
+without PROT_MTE) needs no route, so the data plane stays in direct use, without a copy.
+"""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager

@@ -1,4 +1,10 @@
-"""Memory of zeros that takes only what is touched, in small pages or in huge ones."""
+"""Memory of zeros that takes only what is touched, in small pages or in huge ones.
+
+What a migration records per page (digests, flags) must cost nothing for pages that are not used. A
+guest of 64 GiB that has used little would cost 2 MiB per stretch of such an array if the kernel
+gave it huge pages, so sparse records have small ones. Dense ones have huge pages for the opposite
+reason: their page faults.
+"""
 
 import mmap
 from contextlib import suppress

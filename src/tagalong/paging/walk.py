@@ -1,7 +1,9 @@
 """Follows stage-1 tables and lists what they map, in the order of virtual addresses.
 
 A whole table is looked at in one step, as an array of descriptors: the page tables of a
-Linux guest map millions of pages.
+Linux guest map millions of pages. Tables are the guest's, so they are hostile input: levels bound
+the depth; budgets in tables, mappings and mapped bytes bound the work and the size of the dump that
+would follow.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,5 +1,8 @@
 """QMP, the control protocol of QEMU (docs/interop/qmp-spec.rst), and its server.
 
+Operators and tools of QEMU guests know QMP; `qmp-shell` and the public `qemu.qmp` package work
+here unchanged. Our own commands use that package as their client, so every command tests it.
+
 framing      cuts bytes into messages
 messages     requests, replies, errors and events as values
 arguments    checks a command's arguments against a small schema

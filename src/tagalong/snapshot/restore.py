@@ -3,6 +3,11 @@
 The file is mapped copy-on-write as far as the machine can: nothing is read before the guest
 uses it, and nothing that the guest does reaches the file. What a machine cannot map is
 copied, and only what is not zero.
+
+Both planes of a region are page-aligned in the file, in the layout that the embedded machine runs
+on, so its RAM is the file. Holes of the file are anonymous memory instead of a mapping: touching a
+hole through a mapping allocates it on tmpfs, and a restored guest must leave no trace in its
+snapshot. KVM's tags are in pages, so there they are written, where there are any.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -8,6 +8,10 @@
     state       registers and devices; the guest runs again
     finish      notes, headers, fsync, rename
 
+A live snapshot is a migration into a file: the same rounds over the same dirty log. A page that
+changes again replaces what was written, and the state, known last, is last in the file. So the
+file holds one moment, and there is no log to replay.
+
 The file has its name when it is complete and on disk, or never. A guest that ran runs
 again in any case, as soon as nothing of it is needed any more: before fsync.
 """

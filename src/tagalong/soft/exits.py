@@ -1,4 +1,8 @@
-"""What the interpreter leaves to Python: accesses to devices, and hypervisor calls."""
+"""What the interpreter leaves to Python: accesses to devices, and hypervisor calls.
+
+An access is finished at once: the answer completes the instruction before anything else happens,
+so a paused vCPU is never between an access and its effect, and no state needs to say that it is.
+"""
 
 from collections.abc import Sequence
 

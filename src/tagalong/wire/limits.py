@@ -1,5 +1,10 @@
 """Every limit of the stream (docs/formats/stream.md, section 5), checked before allocating.
 
+A batch is as large as it can be received in place. Between two batches Python runs with caches that
+hold guest RAM, which makes everything that it does several times dearer. So there are few batches:
+one run of pages may have 64 MiB, which go where they belong. What a receiver may have to buffer
+first, compressed or in several runs, is at most a quarter of that.
+
 They are generous for real machines and small for a host: a KVM arm64 guest has at most
 512 vCPUs, with fewer than 1,000 registers each.
 """

@@ -6,6 +6,10 @@ each in a thread of its own. Batches are dealt out one by one, so that a slow ch
 There are few batches and they are large: between two of them Python works with caches that hold
 guest RAM, which makes what it does several times dearer. The last batches of a round get smaller,
 so that all connections end together.
+
+A round ends on all connections before any page may be sent again. That barrier is the only order
+between connections: an older copy of a page can never be placed over a newer one, and no record
+needs a number that spans connections.
 """
 
 import threading
