@@ -171,3 +171,37 @@ def _is_ram(path: str) -> bool:
         return "memfd:tagalong" in os.readlink(path)
     except FileNotFoundError:
         return False
+
+
+def test_dirty_log_has_every_store_of_the_host_by_any_access_strategy(bare: Maker) -> None:
+    machine = bare([a64.b(0)]).machine
+    packed, page = np.full(PAGE // 32, 0x99, np.uint8), np.full((1, PAGE), 7, np.uint8)
+    at = partial(np.array, dtype=np.int64)
+    stores: list[Callable[[int], object]] = [
+        lambda first: machine.memory.write(Gpa(RAM_GPA + first * PAGE + 9), b"ab"),
+        lambda first: machine.memory.regions[0].write_pages(at([first]), page),
+        lambda first: machine.write_tags(Gpa(RAM_GPA + first * PAGE), packed),
+        lambda first: machine.write_page_tags(0, at([first]), packed.reshape(1, -1)),
+    ]
+    works = [name for name in STRATEGIES if works_here(machine, name)]
+    found = {}
+
+    for name in works:
+        machine.use_access(name)
+        machine.start_dirty_log()
+        for number, store in enumerate(stores):
+            store(DATA_PAGE + 2 * number)
+        found[name] = machine.harvest_dirty_log()[0].pages().tolist()
+        assert machine.harvest_dirty_log()[0].count() == 0
+        machine.stop_dirty_log()
+
+    assert "ioctl" in works
+    assert found == dict.fromkeys(works, [DATA_PAGE + 2 * number for number in range(4)])
+
+
+def works_here(machine: Machine, name: str) -> bool:
+    try:
+        machine.use_access(name)
+    except HostError:
+        return False
+    return True
