@@ -1,11 +1,15 @@
 """Dirty log and holes: what changed is found, and what was never used costs nothing."""
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from tagalong.machine import MachinePages
+from tagalong.access import STRATEGIES
+from tagalong.errors import HostError
+from tagalong.machine import Machine, MachinePages
 from tagalong.memory import Gpa
 from tagalong.migrate import MachineBuilder
 from tagalong.migrate.pages.digest import memory_digest
@@ -19,6 +23,8 @@ from tests.support.running_guest import Boot
 PAGE = 4096
 MIB = 1 << 20
 DATA_PAGE = (DATA - RAM_GPA) // PAGE
+
+Store = Callable[[int], object]
 
 
 def test_dirty_log_tag_only_change_is_in_it_and_a_load_is_not(bare: Maker) -> None:
@@ -177,7 +183,7 @@ def test_dirty_log_has_every_store_of_the_host_by_any_access_strategy(bare: Make
     machine = bare([a64.b(0)]).machine
     packed, page = np.full(PAGE // 32, 0x99, np.uint8), np.full((1, PAGE), 7, np.uint8)
     at = partial(np.array, dtype=np.int64)
-    stores: list[Callable[[int], object]] = [
+    stores: list[Store] = [
         lambda first: machine.memory.write(Gpa(RAM_GPA + first * PAGE + 9), b"ab"),
         lambda first: machine.memory.regions[0].write_pages(at([first]), page),
         lambda first: machine.write_tags(Gpa(RAM_GPA + first * PAGE), packed),
@@ -196,7 +202,7 @@ def test_dirty_log_has_every_store_of_the_host_by_any_access_strategy(bare: Make
         machine.stop_dirty_log()
 
     assert "ioctl" in works
-    assert found == dict.fromkeys(works, [DATA_PAGE + 2 * number for number in range(4)])
+    assert found == {name: [DATA_PAGE + 2 * number for number in range(4)] for name in works}
 
 
 def works_here(machine: Machine, name: str) -> bool:
