@@ -32,7 +32,7 @@ def test_guest_that_is_too_fast_stays_and_the_error_says_what_helps(guest: Runni
     case.run()
 
     assert isinstance(case.source_error, ConvergenceError)
-    assert "let the guest be slowed down (--auto-converge)" in str(case.source_error)
+    assert "slow the guest down (--auto-converge)" in str(case.source_error)
     assert guest.machine.run_state is RunState.RUNNING
     guest.wait_for("progress", len(guest.lines_with("progress")) + 1)
     assert not guest.lines_with("FAIL")

@@ -1,11 +1,11 @@
-"""When to stop the guest: how fast the channel is, how fast the guest, and what that means.
+"""When to stop the guest: from how fast the channel is, and how fast the guest changes memory.
 
-A round's duration ends with the destination's answer, so it is what the channel really
-carried and not what fitted into its buffers. A hand-over costs something even with nothing
-left to send: `FixedCosts`. A guest that changes memory faster than the channel carries it
-never comes to an end by itself: auto-converge slows it down in steps, as QEMU's does
-(migration/ram.c, mig_throttle_guest_down), and without that, or when that does not help
-either, the migration gives up and says why.
+The duration of a round ends with the destination's answer, so it measures what the channel carried
+and not what its buffers took. A hand-over costs time even with nothing left to send: `FixedCosts`.
+If a guest changes memory faster than the channel carries it, rounds never get shorter:
+auto-converge then slows the guest down in steps, as QEMU's does (migration/ram.c,
+mig_throttle_guest_down). If that is off, or does not help either, the migration fails with the
+figures and what would help.
 """
 
 from collections import deque
@@ -17,13 +17,13 @@ from tagalong.errors import ConvergenceError, UsageError
 from tagalong.machine import MAX_THROTTLE_PERCENT
 from tagalong.mte import PACKED_RATIO
 
-# A shorter round is mostly waiting for answers and says little about the channel.
+# A shorter round is mostly waiting for answers: it says little about the channel.
 _TELLING_BYTES = 1 << 20
 
-# What a page takes is the most of so many rounds, with something to spare, and never less than
-# this share of its size: a guest may stop retagging or clearing pages, and fill them.
+# A page is expected to take as much as in the worst of so many rounds, with a margin, and never
+# less than this share of its size: a guest may stop clearing or retagging pages, and fill them.
 _RECENT_ROUNDS = 3
-_SPARE = 1.1
+_MARGIN = 1.1
 _LEAST_SHARE = 0.25
 
 # QEMU's: a round counts as too fast if it leaves more than this share of what it sent, and
@@ -31,17 +31,18 @@ _LEAST_SHARE = 0.25
 _TRIGGER_SHARE = 0.5
 _TRIGGER_ROUNDS = 2
 
-# So many rounds without getting nearer by a tenth, and nothing left to try: hopeless.
-_PATIENCE_ROUNDS = 12
+# After so many rounds in which the expected downtime did not fall by a tenth, and with no step of
+# throttling left, the guest does not converge.
+_STALLED_ROUNDS = 12
 _NEARER = 0.9
 
 
 @dataclass(frozen=True)
 class AutoConverge:
-    """How to slow a guest down that is too fast: percent of the time that its vCPUs stand.
+    """How to slow down a guest that is too fast, in percent of the time that its vCPUs are paused.
 
-    Names and defaults are QEMU's cpu-throttle-initial, -increment, and max-cpu-throttle.
-    Raises UsageError for what makes no sense.
+    Names and defaults are those of QEMU's cpu-throttle-initial, cpu-throttle-increment and
+    max-cpu-throttle. Raises UsageError for percentages that are not possible.
     """
 
     initial_percent: int = 20
@@ -52,8 +53,9 @@ class AutoConverge:
         steps = (self.initial_percent, self.increment_percent, self.max_percent)
         if not all(1 <= percent <= MAX_THROTTLE_PERCENT for percent in steps):
             raise UsageError(
-                f"throttling by {self.initial_percent} % in steps of {self.increment_percent} % "
-                f"up to {self.max_percent} %: each is 1 to {MAX_THROTTLE_PERCENT}"
+                f"throttling from {self.initial_percent} % in steps of {self.increment_percent} % "
+                f"to {self.max_percent} % is not possible: each must be 1 to "
+                f"{MAX_THROTTLE_PERCENT}"
             )
 
 
@@ -77,11 +79,11 @@ class Limits:
 
 @dataclass
 class FixedCosts:
-    """What a hand-over takes with no page left to send, in seconds, each as measured so far.
+    """What a hand-over takes with no page left to send, in seconds, as measured so far.
 
-    stop_s: to make the guest stand and learn its last changes. state_s: to save and send
-    registers and devices. answer_s: the shortest time in which the destination answered;
-    a hand-over waits for two answers.
+    stop_s: to pause the guest and learn its last changes. state_s: to save and send registers and
+    devices. answer_s: the shortest time in which the destination answered; a hand-over waits for
+    two answers.
     """
 
     stop_s: float = 0.0
@@ -94,18 +96,18 @@ class FixedCosts:
         return self.stop_s + self.state_s + 2 * (self.answer_s or 0.0)
 
     def note_answer(self, after_s: float) -> None:
-        """Take in how long the destination took for an answer."""
+        """Note how long an answer of the destination took."""
         self.answer_s = after_s if self.answer_s is None else min(self.answer_s, after_s)
 
 
 @dataclass
 class Estimate:
-    """The channel and the guest as far as they were measured.
+    """What was measured of the channel and of the guest.
 
-    `rate`: bytes a second of pages with their tags. `dirty_rate`: bytes a second that the
-    guest changes, counted in pages. A page that was changed takes less than its size where
-    only its tags were, where it is zero now or where data are compressed: how much less is
-    seen in all rounds but the first, which has pages of another kind.
+    `rate`: bytes per second of pages with their tags. `dirty_rate`: bytes per second that the guest
+    changes, counted in whole pages. A changed page takes less than its size if only its tags were
+    changed, if it is zero now, or if data are compressed. How much less is measured in every round
+    but the first, which also sends pages that the guest never changes.
     """
 
     page_size_bytes: int
@@ -120,10 +122,10 @@ class Estimate:
 
     @property
     def changed_page_bytes(self) -> float:
-        """Return what a page that the guest has changed is expected to take on the wire."""
+        """Return the bytes that a page which the guest has changed is expected to take."""
         if not self._taken_bytes:
             return self.unit_bytes
-        likely = max(self._taken_bytes) * _SPARE
+        likely = max(self._taken_bytes) * _MARGIN
         return min(max(likely, self.unit_bytes * _LEAST_SHARE), self.unit_bytes)
 
     @property
@@ -132,11 +134,10 @@ class Estimate:
         return self.page_size_bytes + self.page_size_bytes // PACKED_RATIO
 
     def note_round(self, wire_bytes: int, busy_s: float, ram_bytes: int, duration_s: float) -> None:
-        """Take in a round: its bytes on the wire and the time spent on those.
+        """Note a round: its bytes on the wire and the time spent on them.
 
-        Pages that are all zero take almost no time and must not make the channel seem
-        faster than it is; only if there was nothing else does `ram_bytes` in `duration_s`
-        have to do.
+        Pages that are all zero take almost no time, and must not make the channel seem faster than
+        it is: only a round with nothing else is measured by `ram_bytes` in `duration_s`.
         """
         self._rounds += 1
         if self._rounds > 1 and ram_bytes:
@@ -147,13 +148,13 @@ class Estimate:
             self.rate = ram_bytes / max(duration_s, 1e-6)
 
     def note_dirtied(self, pages: int, period_s: float) -> None:
-        """Take in how many pages the guest changed in a period."""
+        """Note how many pages the guest changed in a period."""
         self.dirty_rate = pages * self.page_size_bytes / max(period_s, 1e-6)
 
     def downtime_s(self, pages: int) -> float | None:
-        """Return how long the guest would stand with `pages` left, None if nobody can tell.
+        """Return how long the guest would be paused with `pages` left, None if that is unknown.
 
-        Counts what the guest still changes while it is being stopped.
+        Includes what the guest still changes while it is being stopped.
         """
         rate = self.switchover_rate or self.rate
         if not pages:
@@ -166,17 +167,17 @@ class Estimate:
     def has_converged(self, pages: int, max_downtime_s: float) -> bool:
         """Return whether the guest can be stopped with so many pages left to send.
 
-        With none left it can: no later moment would be better.
+        With none left it can be stopped whatever is expected: no later moment would be better.
         """
         expected = self.downtime_s(pages)
         return not pages or (expected is not None and expected <= max_downtime_s)
 
 
 class Convergence:
-    """Decides after each round whether to stop the guest, to go on, or to give up.
+    """Decides after each round: stop the guest, send another round, or fail.
 
-    `limits` is asked after each round, for an operator may change them. `throttle` slows the guest
-    down to a percentage; `throttle_percent` is the present one.
+    `limits` is called after each round, because an operator may change them. `throttle` slows the
+    guest down to a percentage; `throttle_percent` is the present one.
     """
 
     def __init__(
@@ -194,9 +195,9 @@ class Convergence:
         estimate.switchover_rate = self._limits.switchover_bandwidth
 
     def may_stop(self, pages_sent: int, pages_left: int) -> bool:
-        """Take in a round and return whether the guest can be stopped now.
+        """Note a round and return whether the guest can be stopped now.
 
-        Raises ConvergenceError if that cannot be expected any more.
+        Raises ConvergenceError if that is not to be expected any more.
         """
         self._rounds += 1
         self._limits = self._ask_limits()
@@ -227,14 +228,14 @@ class Convergence:
         step = auto.increment_percent if self.throttle_percent else auto.initial_percent
         self.throttle_percent = min(self.throttle_percent + step, auto.max_percent)
         self._throttle(self.throttle_percent)
-        # A slower guest is another one: what it can reach is open again.
+        # What a slower guest can reach is open again, so the count of stalled rounds restarts.
         self._fast_rounds, self._best_round = 0, self._rounds
 
     def _is_hopeless(self) -> bool:
-        return self._rounds - self._best_round >= _PATIENCE_ROUNDS
+        return self._rounds - self._best_round >= _STALLED_ROUNDS
 
     def _give_up(self, pages_left: int) -> ConvergenceError:
-        """Return the error for a guest that is too fast, with what would help."""
+        """Return the error for a guest that is too fast, with the figures and what would help."""
         estimate, allowed_s = self._estimate, self._limits.max_downtime_s
         expected_s = estimate.downtime_s(pages_left) or 0.0
         slowed = f" although slowed down by {self.throttle_percent} %" * (self.throttle_percent > 0)
@@ -242,13 +243,13 @@ class Convergence:
             f"after {self._rounds} rounds {pages_left:#x} pages are left to send: the guest "
             f"dirties {(estimate.dirty_rate or 0.0) / 1e6:.1f} MB/s{slowed}, the channel carries "
             f"{(estimate.rate or 0.0) / 1e6:.1f} MB/s, so the downtime would be "
-            f"{expected_s * 1e3:.0f} ms, {estimate.fixed.total_s * 1e3:.0f} ms of it whatever is "
-            f"left to send, where {allowed_s * 1e3:.0f} ms are allowed; "
+            f"{expected_s * 1e3:.0f} ms ({estimate.fixed.total_s * 1e3:.0f} ms of it independent "
+            f"of the pages), and {allowed_s * 1e3:.0f} ms are allowed; "
             f"{self._remedies(expected_s)}"
         )
 
     def _remedies(self, expected_s: float) -> str:
         remedies = [f"allow more (--max-downtime {ceil(round(expected_s * 1e3, 3))} or above)"]
         if self._limits.auto_converge is None:
-            remedies.append("let the guest be slowed down (--auto-converge)")
-        return ", ".join([*remedies, "use a faster link, or let the guest do less"])
+            remedies.append("slow the guest down (--auto-converge)")
+        return ", ".join([*remedies, "use a faster link, or reduce the guest's load"])

@@ -1,4 +1,4 @@
-"""What a migration cost, as values: while it runs (SendProgress) and in the end (the reports)."""
+"""What a migration costs, as values: while it runs (SendProgress) and at its end (reports)."""
 
 from dataclasses import asdict, dataclass
 
@@ -10,10 +10,10 @@ _MS = 1000.0
 
 @dataclass(frozen=True)
 class SendProgress:
-    """A moment of a migration. `throughput` and what follows is None while not measured.
+    """A moment of a migration. `throughput_bytes_per_s` and what follows is None until measured.
 
     `pages_remaining` are those of the round under way. Rates are in bytes of guest RAM.
-    `throttle_percent` is the share of the time that the guest is made to stand.
+    `throttle_percent` is the share of the time in which the guest is paused to slow it down.
     """
 
     stage: MigrationStage
@@ -37,10 +37,10 @@ class SendProgress:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """One pass over the pages to send; the last one is sent while the guest stands.
+    """One pass over the pages to send; the guest is paused for the last one.
 
-    `data_bytes` is what the pages hold, `data_bytes_wire` what was sent of it; so for tags.
-    `dirty_pages_left` is what the guest had changed when the round was over.
+    `data_bytes` is the size of the pages, `data_bytes_wire` what was sent for them; likewise for
+    tags. `dirty_pages_left` is what the guest had changed when the round was over.
     """
 
     number: int
@@ -55,12 +55,12 @@ class RoundReport:
 
 @dataclass(frozen=True)
 class DowntimeParts:
-    """Where the downtime went, in seconds; the parts sum up to it.
+    """Where the downtime went, in seconds; the parts add up to it.
 
-    stop: until the guest stood and its last changes were known. last_pages: sending those.
-    last_tags: of that, reading their tags out of the machine. state: registers and devices.
-    digest: both ends' digests. commit: from PREPARE to READY, in which the destination finishes
-    receiving. start: from COMMIT to RUNNING.
+    stop: until the guest was paused and its last changes were known. last_pages: sending those.
+    last_tags: reading their tags out of the machine. state: registers and devices. digest: both
+    ends' digests. commit: from PREPARE to READY, in which the destination finishes receiving.
+    start: from COMMIT to RUNNING.
     """
 
     stop_s: float = 0.0
@@ -81,10 +81,9 @@ class DowntimeParts:
 class MigrationReport:
     """A migration that succeeded, as its source saw it.
 
-    `verified`: both ends computed the digest, and they were equal. `tags_dropped`: all tags
-    were sent as zero on purpose (the control experiment). `was_running`: the guest goes on
-    at the destination; otherwise it was paused and stays so. `throttle_percent`: how much the
-    guest had to be slowed down. `one_way`: it went into a file, a command or a pipe.
+    `tags_dropped`: all tags were sent as zero on purpose (the control experiment). `was_running`:
+    the guest runs at the destination; otherwise it was paused and stays so. `throttle_percent`: how
+    much the guest was slowed down. `one_way`: it went into a file, a command or a pipe.
     """
 
     migration_id: str

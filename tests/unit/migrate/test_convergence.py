@@ -155,9 +155,9 @@ def test_convergence_that_gives_up_says_the_figures_and_what_helps() -> None:
 
     assert str(caught.value) == (
         "after 4 rounds 0x186a0 pages are left to send: the guest dirties 204.8 MB/s, the "
-        "channel carries 100.0 MB/s, so the downtime would be 4225 ms, 1 ms of it whatever is "
-        "left to send, where 300 ms are allowed; allow more (--max-downtime 4225 or above), let "
-        "the guest be slowed down (--auto-converge), use a faster link, or let the guest do less"
+        "channel carries 100.0 MB/s, so the downtime would be 4225 ms (1 ms of it independent of "
+        "the pages), and 300 ms are allowed; allow more (--max-downtime 4225 or above), slow the "
+        "guest down (--auto-converge), use a faster link, or reduce the guest's load"
     )
 
 
@@ -208,5 +208,5 @@ def test_auto_converge_that_does_not_help_gives_up_and_says_so() -> None:
 
 @pytest.mark.parametrize("steps", [(0, 10, 99), (20, 0, 99), (20, 10, 100), (20, 10, 0)])
 def test_auto_converge_with_impossible_steps_is_refused(steps: tuple[int, int, int]) -> None:
-    with pytest.raises(UsageError, match=r"throttling by .*each is 1 to 99"):
+    with pytest.raises(UsageError, match=r"throttling from .*each must be 1 to 99"):
         AutoConverge(*steps)

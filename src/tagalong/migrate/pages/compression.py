@@ -1,4 +1,4 @@
-"""Whether a batch's data are compressed: never, always, or where it makes them arrive sooner."""
+"""Whether a batch's data are compressed: never, always, or if they arrive sooner that way."""
 
 import re
 from dataclasses import dataclass
@@ -15,16 +15,17 @@ MIN_COMPRESSION_LEVEL: Final = 1
 MAX_COMPRESSION_LEVEL: Final = 19  # above it, the window would need more memory than a batch has
 _AUTO_LEVEL: Final = 1
 
-# With AUTO every so many batches the way that is not the faster one is tried again.
-_TRY_AGAIN: Final = 16
-_NEWS: Final = 0.3
+# With AUTO the slower of the two ways is tried again once in so many batches. Each measurement
+# moves the rate of its way by this share of the difference.
+_RETRY_EVERY_BATCHES: Final = 16
+_WEIGHT_OF_NEWEST: Final = 0.3
 
 _SAMPLE_BYTES: Final = 16 << 10
-_WORTH_IT: Final = 0.9
+_MAX_SAMPLE_RATIO: Final = 0.9
 
 
 class CompressionMode(Enum):
-    """When to compress; the values are the words that options take."""
+    """When to compress; the values are the words of the option."""
 
     NONE = "none"
     ZSTD = "zstd"
@@ -47,23 +48,23 @@ class Compression:
 
 
 def parse_compression(text: str) -> Compression:
-    """Return what `none`, `zstd`, `zstd:LEVEL` or `auto` means. Raises UsageError."""
+    """Parse `none`, `zstd`, `zstd:LEVEL` or `auto`. Raises UsageError."""
     found = re.fullmatch(r"(none|auto|zstd)(?::(\d{1,2}))?", text)
     if found is None or (found[2] and found[1] != "zstd"):
-        raise UsageError(f"{text!r} is no compression: none, zstd, zstd:LEVEL and auto are")
+        raise UsageError(f"compression {text!r} does not exist: use none, zstd, zstd:LEVEL or auto")
     level = int(found[2] or _AUTO_LEVEL)
     if not MIN_COMPRESSION_LEVEL <= level <= MAX_COMPRESSION_LEVEL:
         raise UsageError(
-            f"zstd level {level} is not possible: {MIN_COMPRESSION_LEVEL} to "
-            f"{MAX_COMPRESSION_LEVEL} are"
+            f"zstd level {level} is not possible: use {MIN_COMPRESSION_LEVEL} to "
+            f"{MAX_COMPRESSION_LEVEL}"
         )
     return Compression(CompressionMode(found[1]), level)
 
 
 class Compressor:
-    """Chooses for each batch of one channel, and learns from what it took.
+    """Chooses for each batch of one channel, and learns from how long each took.
 
-    The rates are in bytes of guest RAM a second, so that they can be compared.
+    The rates are in bytes of guest RAM per second, so that both ways can be compared.
     """
 
     def __init__(self, compression: Compression) -> None:
@@ -89,17 +90,17 @@ class Compressor:
     def _would_shrink(self, data: NDArray[uint8]) -> bool:
         middle = data.size // 2
         sample = data[middle : middle + _SAMPLE_BYTES]
-        return len(self._sampler.compress(sample.data)) < _WORTH_IT * sample.size
+        return len(self._sampler.compress(sample.data)) < _MAX_SAMPLE_RATIO * sample.size
 
     def _is_turn_of_compressed(self) -> bool:
         self._batches += 1
         if len(self._rates) < 2:
             return True not in self._rates
         is_faster = self._rates[True] > self._rates[False]
-        return is_faster != (self._batches % _TRY_AGAIN == 0)
+        return is_faster != (self._batches % _RETRY_EVERY_BATCHES == 0)
 
     def note_batch(self, ram_bytes: int, seconds: float, *, compressed: bool) -> None:
-        """Note how long a batch took, compressing included."""
+        """Note how long a batch took, compression included."""
         rate = ram_bytes / max(seconds, 1e-6)
         before = self._rates.get(compressed, rate)
-        self._rates[compressed] = before + _NEWS * (rate - before)
+        self._rates[compressed] = before + _WEIGHT_OF_NEWEST * (rate - before)

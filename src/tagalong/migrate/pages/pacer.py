@@ -1,4 +1,4 @@
-"""Keeps pre-copy below a bandwidth, so that it leaves room for others on the link."""
+"""Keeps pre-copy below a bandwidth, so that other traffic on the link has room."""
 
 import threading
 import time
@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 _LOOK_UP_S = 0.05
 _LEAST_BYTES = 64 << 10
 
-# What may be caught up after a pause: else a stall would be followed by a burst.
+# At most so much time may be made up for after a stall: else a burst would follow it.
 _CREDIT_S = 0.1
 
 
 @dataclass
 class Pacer:
-    """Waits so that no more than `bytes_per_s` leave; never, if that is None.
+    """Waits so that at most `bytes_per_s` leave; None is no limit.
 
-    `waited_s` is the time spent on that so far. Any number of threads may wait, and anybody
-    may set another rate meanwhile.
+    `waited_s` is the time spent waiting so far. Any number of threads may wait, and any thread may
+    set another rate meanwhile.
     """
 
     bytes_per_s: float | None
@@ -51,6 +51,6 @@ class Pacer:
             tick()
             time.sleep(min(left, _LOOK_UP_S))
         with self._lock:
-            if self.bytes_per_s != rate:  # what the old one would have made others wait for
+            if self.bytes_per_s != rate:  # the old rate's debt does not bind the new one
                 self._due = time.monotonic()
             self.waited_s += time.monotonic() - began

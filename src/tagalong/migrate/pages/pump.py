@@ -1,9 +1,9 @@
 """Moves the data of a batch between guest RAM and a channel, without a copy in between.
 
-The native library sends from and receives into the pages themselves, wherever they are, and
-hashes them on the way (native/page_stream.c). It needs a descriptor that carries the bytes as
-they are; where there is none, as with TLS, `Channel.plain_descriptor` is None and the data go
-through the channel like everything else.
+The native library sends from the pages themselves and receives into them, wherever they are, and
+hashes them on the way (native/page_stream.c). It needs a descriptor that carries the bytes as they
+are. Without one, as with TLS, `Channel.plain_descriptor` is None, and the data go through the
+channel like everything else.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ from tagalong.migrate.transport.channel import Channel
 
 _LOOK_UP_MS = 100
 STAGE_BYTES = 256 << 10
-"""What is copied and hashed ahead of the send of a running guest: fits into a cache."""
+"""The size of the buffer that pages of a running guest pass through: it fits into a cache."""
 
 
 class PeerClosedError(HostError):
@@ -74,8 +74,8 @@ def send_pages(
 ) -> NDArray[np.uint64]:
     """Send all pieces over `channel` and return the pages' digests.
 
-    `stage`: memory of whole pages that the data are copied to first, for somebody may write
-    to them meanwhile; what is sent is then what was hashed. Raises as `Channel.send`.
+    `stage`: memory of whole pages that the data are copied to first, if the guest may write to
+    them meanwhile; what is sent is then what was hashed. Raises as `Channel.send`.
     """
     channel.is_mid_record = True
     return _move(library().ta_send_pages, channel, segments, stage, deadline)
@@ -90,7 +90,7 @@ def receive_pages(channel: Channel, segments: Segments, deadline: float) -> NDAr
 
 
 def receive_bytes(channel: Channel, target: memoryview, deadline: float) -> None:
-    """Fill `target`, which is not empty, with bytes that are no pages.
+    """Fill `target`, which is not empty, with bytes other than pages.
 
     Raises as `receive_pages`.
     """

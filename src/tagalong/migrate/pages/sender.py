@@ -1,11 +1,12 @@
-"""Sends pages over one channel: gathers them into batches, leaves out what need not travel.
+"""Sends pages over one channel: gathers them into batches, and leaves out what need not be sent.
 
-Pages that are all zero travel as such, and of pages whose data are those that were sent last
-only the tags do. The others leave guest RAM for the socket without a copy in between, if the
-guest stands; while it runs it may write to a page between the moment its digest is taken
-and the moment its bytes leave, so they pass through a buffer that stays in the processor's
-cache. What the guest writes after that is in the dirty log. RAM that an access strategy reads
-is always copied, by it.
+Pages that are all zero are sent as such. Of pages whose data are those that were sent last, only
+the tags are sent. All other data leave guest RAM for the socket without a copy in between, if the
+guest is paused. A running guest may write to a page between the moment that its digest is taken and
+the moment that its bytes leave, and what is sent must be what was hashed: so these pages pass
+through a buffer of 256 KiB, which stays in the processor's cache. What the guest writes after that
+is in the dirty log. RAM that an access strategy reads is always copied, by that strategy: no
+pointer into it leaves `Region`.
 
 Each sender has its buffers from the first batch to the last. With several busy threads a page fault
 takes ten times as long as alone, and faults on new buffers were a tenth of a migration's processor
@@ -38,12 +39,12 @@ from tagalong.wire.limits import (
     MAX_RUNS,
 )
 
-# What passes through a copy goes in such portions, and what is split into so many runs.
+# Data that are copied are copied in portions of this size.
 COPIED_BYTES = 4 << 20
 
 _PLAIN = Compression()
 
-# Page numbers are unpacked from a bitmap for so many words at a time.
+# Page numbers are unpacked from this many words of a bitmap at a time.
 _WINDOW_WORDS = 1024
 _WORD_BITS = 64
 
@@ -52,10 +53,10 @@ Pages = NDArray[np.int64]
 
 @dataclass
 class Tally:
-    """What was sent; `busy_s` is the time spent on batches of which bytes were sent.
+    """What was sent; `busy_s` is the time spent on batches that took bytes on the wire.
 
-    `tags_only_pages` are those of which only the tags were sent; `tags_s` is the time that reading
-    tags out of the machine took.
+    `tags_only_pages` are those whose data did not change; `tags_s` is the time that reading tags
+    out of the machine took.
     """
 
     pages: int = 0
@@ -71,7 +72,7 @@ class Tally:
         return self.data_bytes_wire + self.tag_bytes_wire
 
     def add(self, other: "Tally") -> None:
-        """Add what another channel has sent in the same time."""
+        """Add what another channel has sent at the same time."""
         self.pages += other.pages
         self.tags_only_pages += other.tags_only_pages
         self.data_bytes_wire += other.data_bytes_wire
@@ -87,9 +88,11 @@ class Tally:
 
 
 class SentData:
-    """The digest of what the destination was last sent of each page; 0 where it is not known.
+    """The digest of the data last sent of each page; 0 if there is none, or it is not known.
 
-    Eight bytes a page that was sent. Channels may use it side by side for different pages.
+    Eight bytes per page that was sent. Channels may use it at the same time for different pages.
+    The digests are those of the seal, so they cost no extra pass over memory, and comparing them
+    later shows pages of which only the tags have changed.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -97,13 +100,17 @@ class SentData:
         self.digests = [sparse_zeros(region.page_count, np.uint64) for region in regions]
 
     def prepare(self, pages: Sequence[PageBitmap]) -> None:
-        """Prepare for these pages of each region, the first that will be sent."""
+        """Make room for these pages of each region, the first that will be sent.
+
+        A region of which most pages are used gets dense memory, in huge pages. Else only the parts
+        that are written take any: a large guest that has used little would cost 2 MiB per stretch.
+        """
         for number, bitmap in enumerate(pages):
             if bitmap.count() > bitmap.page_count // 2:
                 self.digests[number] = dense_zeros(bitmap.page_count, np.uint64)
 
     def forget(self, pages: Sequence[PageBitmap]) -> None:
-        """Forget these pages of each region: nobody knows what arrived."""
+        """Forget these pages of each region: what has arrived of them is not known."""
         for digests, bitmap in zip(self.digests, pages, strict=True):
             digests[bitmap.pages()] = 0
 
@@ -131,7 +138,6 @@ class PageSender:
         self._sends_tags = self._has_tags and not drop_tags
         self._compressor = Compressor(compression)
         self._page_bytes = machine.description.page_size_bytes
-        # Not touched before they are needed, and used again and again.
         self._buffer = dense_zeros(COPIED_BYTES, np.uint8)
         self._stage = dense_zeros(STAGE_BYTES, np.uint8)
         self._tags = dense_zeros(MAX_BATCH_TAG_BYTES, np.uint8)
@@ -139,13 +145,13 @@ class PageSender:
     def send(self, region: int, numbers: Pages, tally: Tally) -> None:
         """Send one batch, pages by number in ascending order, and add it to `tally`.
 
-        Raises what `Link.send` raises, HostError if RAM cannot be read. A guest that stands and
-        is resumed by somebody else runs once its batch has left.
+        Raises what `Link.send` raises, HostError if RAM cannot be read. While a batch of a paused
+        guest leaves, a resume of that guest waits.
         """
         began = time.monotonic()
         wire_bytes = tally.wire_bytes
-        # Which plane is read first does not matter: the guest's change of either in between
-        # marks the page dirty, and both are sent again.
+        # Which plane is read first does not matter: a change of either in between marks the page
+        # dirty, and both are sent again.
         tags = self._read_tags(region, numbers) if self._sends_tags else None
         tally.tags_s += time.monotonic() - began
         batch = _Batch(region, self._machine.memory.regions[region], numbers, tags)
@@ -167,7 +173,7 @@ class PageSender:
         return is_plain and not batch.ram.is_routed
 
     def _send_new(self, batch: "_Batch", tally: Tally) -> None:
-        """Send pages that were never sent, from guest RAM, but for those that are zero."""
+        """Send pages that were never sent, straight from guest RAM; zero pages without data."""
         is_zero = self._zero_pages(batch)
         if is_zero.any():
             self._send_without_data(batch.only(is_zero), tally, wire.NoBytes.ZERO)
@@ -184,7 +190,7 @@ class PageSender:
             )
 
     def _zero_pages(self, batch: "_Batch") -> NDArray[np.bool_]:
-        """Return which pages are zero, without filling holes."""
+        """Return which pages are zero. Fills no hole."""
         page, index = self._page_bytes, batch.index
         if isinstance(index, slice) and batch.ram.has_known_data(index.start, batch.numbers.size):
             return zero_rows(batch.ram.data[index.start * page : index.stop * page], page)
@@ -192,7 +198,7 @@ class PageSender:
         return np.concatenate(parts)
 
     def _send_copied(self, batch: "_Batch", tally: Tally) -> None:
-        """Send pages by way of a copy, and of those that were sent so before only the tags."""
+        """Send pages by way of a copy; of those with the data that were last sent only the tags."""
         data = self._copy(batch)
         is_zero = zero_rows(data, self._page_bytes)
         digests = page_digests((data.data,), self._page_bytes)
@@ -232,7 +238,7 @@ class PageSender:
 
     def _copy(self, batch: "_Batch") -> NDArray[np.uint8]:
         copy = self._buffer[: batch.numbers.size * self._page_bytes]
-        # Reading by the descriptor and not through the mapping fills no hole.
+        # Reads by the descriptor and not through the mapping, which would fill holes.
         batch.ram.read_pages_into(copy, batch.numbers)
         return copy
 
@@ -243,7 +249,7 @@ class PageSender:
 
     @contextlib.contextmanager
     def _counting(self, batch: "_Batch", tally: Tally) -> Iterator[None]:
-        """Add to `tally` what is sent of this batch."""
+        """Add to `tally` what is sent of this batch in a `with` block."""
         before, data_before = self._link.bytes_sent, self._link.data_bytes_sent
         yield
         data_bytes = self._link.data_bytes_sent - data_before
@@ -274,14 +280,18 @@ class _Batch:
         return not sent.digests[self.region][self.index].any()
 
     def parts(self, most_bytes: int) -> "Iterator[_Batch]":
-        """Yield batches of the pages in order, of at most so many bytes of data each."""
+        """Yield batches of the pages in order, each of at most `most_bytes` of data."""
         most = most_bytes // self.ram.page_size_bytes
         for at in range(0, self.numbers.size, most):
             tags = None if self.tags is None else self.tags[at : at + most]
             yield _Batch(self.region, self.ram, self.numbers[at : at + most], tags)
 
     def sound_parts(self, most_bytes: int = MAX_BATCH_BYTES) -> "Iterator[_Batch]":
-        """Yield batches that a record may hold: few enough runs, `most_bytes` if several."""
+        """Yield batches that one record can hold.
+
+        A record has at most MAX_RUNS runs, and if it has several, at most `most_bytes` of data: a
+        receiver may have to hold those before it can place them.
+        """
         page = self.ram.page_size_bytes
         if len(self.ranges) > MAX_RUNS:
             yield from self.parts(min(MAX_RUNS * page, most_bytes))
@@ -292,16 +302,16 @@ class _Batch:
 
     @cached_property
     def index(self) -> slice | Pages:
-        """Return what picks the pages from an array that has one entry for each of the region."""
+        """Return what selects the pages from an array with one entry per page of the region."""
         return page_index(self.numbers)
 
     @cached_property
     def ranges(self) -> NDArray[np.int64]:
-        """Return the runs: first page, number of pages."""
+        """Return the runs: shape (runs, 2), first page and number of pages."""
         return page_runs(self.numbers)
 
     def runs(self) -> wire.Runs:
-        """Return the runs as a record has them."""
+        """Return the runs in the form of a record."""
         runs = self.ram.gpa_runs(self.ranges)
         runs[:, 1] = self.ranges[:, 1]  # a record counts pages
         return wire.Runs(runs.view(np.uint64))

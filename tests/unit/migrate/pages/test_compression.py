@@ -30,7 +30,7 @@ def test_parse_compression_returns_what_it_means(text: str, expected: Compressio
 
 @pytest.mark.parametrize("text", ["", "lz4", "zstd:", "none:1", "auto:3", "zstd:x", "zstd:-1"])
 def test_parse_compression_of_something_else_raises(text: str) -> None:
-    with pytest.raises(UsageError, match="is no compression: none, zstd, zstd:LEVEL and auto"):
+    with pytest.raises(UsageError, match="does not exist: use none, zstd, zstd:LEVEL or auto"):
         parse_compression(text)
 
 
