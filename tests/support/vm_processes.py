@@ -101,7 +101,7 @@ class Qmp:
 
 
 class VmProcess:
-    """A `tagalong run` and the files that its output goes to."""
+    """A `tagalong run` in a folder of its own, with the files that its output goes to."""
 
     def __init__(self, folder: Path, name: str, options: tuple[str, ...]) -> None:
         self.control = folder / f"{name}.sock"
@@ -113,6 +113,7 @@ class VmProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
+                cwd=folder,
             )
 
     @property
