@@ -1,4 +1,4 @@
-"""Arguments of control commands that nobody would write: each is answered, none is a bug of ours."""
+"""Arguments of control commands that no operator would write: each is answered, none is a bug."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -64,7 +64,7 @@ def settled(qmp: Qmp) -> list[Mapping[str, object]]:
     return answers()
 
 
-def test_texts_that_nobody_would_write_are_answered_and_are_no_bugs(tmp_path: Path) -> None:
+def test_texts_that_no_operator_would_write_are_answered_and_are_no_bugs(tmp_path: Path) -> None:
     with vm_process(tmp_path, "vm", *QUIET) as vm, vm.qmp() as qmp:
         for text in STRINGS:
             for command, arguments in commands(text, tmp_path):
