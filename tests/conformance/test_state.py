@@ -88,7 +88,7 @@ def test_load_state_with_an_unknown_register_refuses_by_name(bare: Maker) -> Non
     state = program.machine.save_state()
     unknown = register_ids.sysreg(3, 7, 15, 15, 7)
 
-    with pytest.raises(StateError, match=r"vCPU 0 does not have S3_7_C15_C15_7 = 0x5"):
+    with pytest.raises(StateError, match=r"vCPU 0 lacks S3_7_C15_C15_7 = 0x5"):
         program.machine.load_state(with_register(state, unknown, 5))
 
     assert program.machine.save_state() == state
@@ -98,7 +98,7 @@ def test_load_state_of_another_cpu_is_refused_by_register_and_values(bare: Maker
     program = bare([LOOP])
     state = program.machine.save_state()
 
-    with pytest.raises(StateError, match=r"another CPU: .*REVIDR_EL1 0x7 there and .* here"):
+    with pytest.raises(StateError, match=r"another CPU: .*REVIDR_EL1 is 0x7 there and .* here"):
         program.machine.load_state(with_register(state, register_ids.REVIDR_EL1, 7))
 
     assert program.machine.save_state() == state

@@ -34,7 +34,7 @@ _DEFAULT_IPA_BITS: Final = 40
 
 _REQUIRED: Final = {
     Cap.KVM_CAP_ARM_MTE: (
-        "its guests would have no tags (it takes a CPU with MTE2 and a kernel from 5.13 on)"
+        "its guests would have no tags (a CPU with MTE2 and Linux 5.13 are required)"
     ),
     Cap.KVM_CAP_ONE_REG: "the state of a vCPU cannot be read",
     Cap.KVM_CAP_IMMEDIATE_EXIT: "a vCPU cannot be stopped between instructions",

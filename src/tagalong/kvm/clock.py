@@ -2,7 +2,7 @@
 
 KVM's counters run while no vCPU does, so a guest that was paused, or migrated, would find that
 time has leapt. The virtual counter is therefore read when all vCPUs are stopped and put back
-before they run; it belongs to the VM, and any vCPU's register reaches it. The physical
+before they run; it belongs to the VM, and any vCPU's register accesses it. The physical
 counter is read for the saved state alone: putting it back would make KVM trap every read of
 it on CPUs without FEAT_ECV.
 """
@@ -34,7 +34,7 @@ class VirtualTime:
             self._stopped = {r: self._descriptor.get_register(r) for r in self._registers}
 
     def start(self) -> None:
-        """Let the time go on from where it stopped. Does nothing if it runs."""
+        """Continue from where the time stopped. Does nothing if it runs."""
         if self._stopped:
             self._descriptor.set_register(_VIRTUAL, self._stopped[_VIRTUAL])
             self._stopped = {}

@@ -1,4 +1,4 @@
-"""A file descriptor of KVM's and its ioctls; a failure says all there is to say about it."""
+"""A file descriptor of KVM's and its ioctls; a failure names the ioctl and its arguments."""
 
 import ctypes
 import errno
@@ -118,7 +118,7 @@ def _fields(structure: Structure) -> list[str]:
 
 def _trimmed(values: Iterable[int]) -> list[int]:
     """Return the values without the zeros at the end."""
-    kept = list(values)
-    while kept and kept[-1] == 0:
-        kept.pop()
-    return kept
+    trimmed = list(values)
+    while trimmed and trimmed[-1] == 0:
+        trimmed.pop()
+    return trimmed

@@ -72,7 +72,7 @@ class KvmDirtyLog:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Record nothing for the length of the block; vCPUs must stand. Nothing is lost."""
+        """Record nothing within the block; vCPUs must be stopped. Nothing is lost."""
         with self._lock:
             if self._pending is None:
                 yield

@@ -73,6 +73,6 @@ def _unexpected(index: int, vcpu: VcpuDescriptor, reason: int) -> str:
     except IoctlError:
         where = "an unknown pc"
     detail = details.get(KvmExitReason(reason)) if reason in details else None
-    return f"vCPU {index} at {where}: KVM gave {name}" + (
+    return f"vCPU {index} at {where}: KVM stopped it with {name}" + (
         f" ({detail:#x})" if detail is not None else ""
     )

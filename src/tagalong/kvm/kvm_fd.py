@@ -65,11 +65,11 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise HostError(
-            f"there is no {path}: the kernel has no KVM, or did not start at EL2"
+            f"cannot open {path}: it does not exist; the kernel has no KVM, or did not start at EL2"
         ) from error
     except PermissionError as error:
         raise HostError(
-            f"no permission for {path}: become a member of the group that owns it (usually kvm)"
+            f"cannot open {path}: permission denied; join the group that owns it (usually kvm)"
         ) from error
     except OSError as error:
         raise HostError(f"cannot open {path}: {error.strerror}") from error

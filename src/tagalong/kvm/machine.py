@@ -57,7 +57,7 @@ class KvmMachine(MachineLifecycle):
     ) -> None:
         """Take over `parts`; use `create` or `from_description` to make a machine.
 
-        Raises UsageError for devices that cannot be; `parts` are the caller's to close then.
+        Raises UsageError for devices that cannot be; the caller closes `parts` then.
         """
         condition = threading.Condition()
         self._parts = parts
@@ -298,7 +298,7 @@ class KvmMachine(MachineLifecycle):
 
 
 def why_not() -> TagalongError | None:
-    """Return what keeps this host from running a KvmMachine, None if nothing does."""
+    """Return why this host cannot run a KvmMachine, None if it can."""
     try:
         KvmMachine.create(ram_bytes=1 << 16).close()
     except TagalongError as error:

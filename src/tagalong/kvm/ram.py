@@ -1,11 +1,11 @@
 """Guest RAM for KVM: a region's data plane is what the guest runs on, its tags are in its pages.
 
-A memfd mapped shared, without PROT_MTE, is what the guest and this process see; a second
-mapping with PROT_MTE (`tagalong.access.native_host`) is there for who wants LDG and STG to
-reach the same tags. Kernels before 6.2 refuse shared memory to a VM with MTE: there the RAM
-is private anonymous memory, which has no second mapping. So is the RAM of a machine that is
-restored from a file which KVM lets it map copy-on-write: Linux allows tags in private
-mappings of tmpfs, and before 6.2 of any file.
+A memfd mapped shared, without PROT_MTE, is what the guest and this process access; a second
+mapping with PROT_MTE (`tagalong.access.native_host`) gives LDG and STG access to the same tags.
+Kernels before 6.2 reject shared memory for a VM with MTE: there the RAM is private anonymous
+memory, which has no second mapping. So is the RAM of a machine that is restored from a file that
+KVM accepts mapped copy-on-write: Linux allows tags in private mappings of tmpfs, and before 6.2
+of any file.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from tagalong.memory.region import check_region
 
 
 class TagsInPages:
-    """Stands where a region has its tag plane: KVM keeps tags in the pages themselves.
+    """Takes the place of a region's tag plane: KVM stores tags in the pages themselves.
 
     There is nothing to map here, and to answer with zeros would lose tags silently.
     """

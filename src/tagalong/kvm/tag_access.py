@@ -1,7 +1,7 @@
 """Reads and writes the tags of guest RAM, by whatever port.
 
-Asking KVM for the tags of a page that nobody used gives zeros and allocates the page, and
-LDG does the same: so holes are looked for first and never asked about.
+KVM allocates a page that was never used when it is asked for its tags, and returns zeros; LDG
+does the same: so holes are looked for first and never asked about.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,7 +51,7 @@ class TagAccess:
     def write(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
         """Set packed tags. Raises UsageError, AddressError, HostError.
 
-        A page that nobody used and whose tags are to be zero stays unused.
+        A page that was never used and gets zero tags stays unused.
         """
         if packed.dtype != np.uint8 or packed.ndim != 1:
             raise UsageError(

@@ -80,12 +80,14 @@ class KvmVcpu:
             return self.peek()
 
     def peek(self) -> VcpuState:
-        """Return the whole state of a vCPU that stands. Raises StateError."""
+        """Return the whole state of a vCPU that is stopped. Raises StateError."""
         # The registers first: reading them carries out what a PSCI call left to do.
         registers = self._registers()
         mp_state = self.descriptor.get_mp_state()
         if mp_state not in _POWER:
-            raise StateError(f"vCPU {self._index} has mp_state {mp_state:#x}: no known power state")
+            raise StateError(
+                f"cannot save vCPU {self._index}: its mp_state {mp_state:#x} is not a power state"
+            )
         return VcpuState(registers, _POWER[MpState(mp_state)])
 
     def load(self, state: VcpuState) -> None:
@@ -128,7 +130,7 @@ class KvmVcpu:
             self._set(register, value)
 
     def _identify_as(self, given: Mapping[RegisterId, int], policy: CpuPolicy) -> None:
-        """Become the CPU that `given` says, as far as KVM lets a vCPU be another CPU."""
+        """Become the CPU that `given` says, as far as KVM allows that."""
         own = dict(self._identity)
         left = [
             register

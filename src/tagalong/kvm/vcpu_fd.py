@@ -88,7 +88,7 @@ class VcpuDescriptor(Descriptor):
         return int(head.n)
 
     def get_register(self, register: RegisterId) -> int:
-        """Return a register's value. Raises IoctlError: ENOENT if there is no such."""
+        """Return a register's value. Raises IoctlError: ENOENT for an unknown id."""
         buffer = (ctypes.c_uint8 * register_bytes(register))()
         request = kvm_one_reg(id=register, addr=ctypes.addressof(buffer))
         self.ioctl(KvmIoctl.KVM_GET_ONE_REG, request)

@@ -80,7 +80,7 @@ class KvmVm(Descriptor):
         return kind
 
     def get_dirty_log(self, slot: Slot, words: NDArray[np.uint64]) -> None:
-        """Fill `words`, one bit a page, with the dirty pages of a slot. Raises IoctlError.
+        """Fill `words`, one bit per page, with the dirty pages of a slot. Raises IoctlError.
 
         Clears the log unless KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is on.
         """
@@ -107,8 +107,8 @@ class KvmVm(Descriptor):
     ) -> None:
         """Copy tags of `runs`, rows of gpa and size in bytes; `tags` has those of all in order.
 
-        As `copy_tags` for each, at the price of little more than the system calls; there may be
-        no run at all.
+        As `copy_tags` for each run, at the price of little more than the system calls; `runs` may
+        be empty.
         """
         if not len(runs):
             return
@@ -126,7 +126,7 @@ class KvmVm(Descriptor):
             self.copy_tags(gpa + done, rest, direction)
 
     def copy_tags(self, gpa: int, tags: NDArray[np.uint8], direction: int) -> None:
-        """Copy tags, one a byte in `tags`, between it and the guest's pages from `gpa` on.
+        """Copy tags, one per byte in `tags`, between it and the guest's pages from `gpa` on.
 
         KVM may stop early, at the end of a slot: it is asked again for the rest. Raises
         IoctlError; some of the tags may be copied then.

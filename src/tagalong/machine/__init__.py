@@ -1,4 +1,4 @@
-"""The seam between machines and what stands above: Protocols, and the values they exchange.
+"""The seam between machines and what is built on them: Protocols, and values.
 
 protocols     Machine and Vcpu, which `soft` and `kvm` implement
 state         descriptions and states, as values
@@ -6,7 +6,8 @@ register_ids  names for registers: KVM's ONE_REG ids
 cpu_match     whether a vCPU can take the registers of another CPU
 freezer       stops a guest for a migration or a snapshot, and lets it run again
 page_source   where pages and tags come from: the narrow seam for all who read memory
-holds         keeps the vCPUs of a machine between two instructions
+lifecycle     runs, pauses and ends a machine: what every kind of it shares
+holds         holds the vCPUs of a machine between two instructions
 throttle      slows a guest down
 """
 

@@ -1,17 +1,17 @@
-"""What becomes of a vCPU's registers on a machine that has other ones.
+"""Moves a vCPU's registers to a machine that has other registers.
 
-Machines differ: in what their CPU says of itself, and in which registers their kernel
-knows. A state moves from one to another by these rules, none of which loses anything that
-the guest could miss without naming it:
+Machines differ in the features of their CPU and in the registers that their kernel knows. A state
+moves from one to another by these rules. None of them loses, without naming it, what a guest
+could miss:
 
-- A register that both have moves, whatever its value.
-- A register that the destination does not have is refused by name, unless its value is
-  what it is in a CPU on which nobody ever used it.
-- A register that only the destination has keeps its reset value, unless a state without it
-  is no whole state.
-- Identification (what the CPU and its firmware say they are) must be equal. Where it is
-  not, the guest may believe in features that are not there: that is accepted only when the
-  operator said so, and then it is told what was accepted.
+- A register that both machines have moves with its value.
+- A register that the destination lacks is rejected by name, unless its value is that of a CPU
+  on which no guest ever used it.
+- A register that only the destination has gets its reset value, unless a state without it is
+  incomplete.
+- Identification (what the CPU and its firmware report about themselves) must be equal.
+  Otherwise the guest may use features that do not exist: that is accepted only if the operator
+  allows it, and each difference is reported.
 
 Sources: Arm ARM D17.1.1 (the ID scheme); Linux arch/arm64/kvm/sys_regs.c (reset_unknown),
 Documentation/virt/kvm/arm/fw-pseudo-registers.rst.
@@ -25,7 +25,7 @@ from tagalong.errors import StateError
 from tagalong.machine import RegisterId, register_ids
 from tagalong.machine.register_ids import register_name
 
-# KVM's mark for a register that the architecture leaves UNKNOWN at reset.
+# KVM's value for a register that the architecture leaves UNKNOWN at reset.
 _NEVER_WRITTEN: Final = 0x1DE7_EC7E_DBAD_C0DE
 
 _KIND_MASK: Final = 0x0FFF_0000
@@ -38,7 +38,7 @@ _TIMER_CONTROLS: Final = frozenset(
     {register_ids.sysreg(3, 3, 14, 3, 1), register_ids.sysreg(3, 3, 14, 2, 1)}
 )
 _COUNTERS: Final = frozenset({register_ids.TIMER_COUNT, register_ids.sysreg(3, 3, 14, 0, 1)})
-# Reset values other than zero, of registers that only some machines have.
+# Reset values, other than zero, of registers that only some machines have.
 _RESET: Final[Mapping[int, int]] = {
     register_ids.sysreg(2, 0, 1, 1, 4): 0x8,  # OSLSR_EL1: the lock is there and open
     register_ids.sysreg(3, 4, 5, 3, 0): 0x700,  # FPEXC32_EL2
@@ -56,16 +56,16 @@ _OWN_IDENTITY: Final = register_ids.MPIDR_EL1
 
 @dataclass(frozen=True)
 class CpuPolicy:
-    """Whether a CPU that identifies itself differently will do.
+    """Whether a CPU that identifies itself differently is accepted.
 
-    `tell` gets a line for each difference that was accepted.
+    `tell` is called with a line per difference that was accepted.
     """
 
     allow_mismatch: bool = False
     tell: Callable[[str], None] = lambda _: None
 
     def quietly(self) -> "CpuPolicy":
-        """Return the same policy that tells nobody, for a check before the real thing."""
+        """Return the same policy without `tell`, for a check before the load."""
         return CpuPolicy(self.allow_mismatch)
 
 
@@ -73,7 +73,7 @@ STRICT: Final = CpuPolicy()
 
 
 def is_identification(register: RegisterId) -> bool:
-    """Return whether a register says what the CPU or its firmware is, and holds no state."""
+    """Return whether a register identifies the CPU or its firmware, and has no state."""
     kind = register & _KIND_MASK
     if kind in _FIRMWARE or kind == _CACHE_SIZES or register in _IDENTIFICATION:
         return True
@@ -84,7 +84,7 @@ def is_identification(register: RegisterId) -> bool:
 
 
 def is_unused(register: RegisterId, value: int) -> bool:
-    """Return whether `value` is what the register holds if no guest ever used it."""
+    """Return whether `value` is that of a register that no guest ever used."""
     if value in (0, _NEVER_WRITTEN, _RESET.get(register)):
         return True
     if register in _TIMER_CONTROLS:
@@ -95,10 +95,10 @@ def is_unused(register: RegisterId, value: int) -> bool:
 def match_registers(
     given: Mapping[RegisterId, int], own: Mapping[RegisterId, int], *, who: str
 ) -> dict[RegisterId, int]:
-    """Return the registers to write so that `who` becomes what `given` says.
+    """Return the registers to write so that the vCPU called `who` has the state `given`.
 
-    `own`: all registers of the vCPU with their reset values. Identification is not among
-    the result. Raises StateError that names every register which stands in the way.
+    `own`: all registers of the vCPU with their reset values. The result has no identification
+    registers. Raises StateError that names every register that cannot move.
     """
     lost = [
         f"{register_name(r)} = {value:#x}"
@@ -107,8 +107,8 @@ def match_registers(
     ]
     absent = [register_name(r) for r in own if r not in given and _is_essential(r)]
     if lost or absent:
-        parts = [f"does not have {', '.join(lost)}"] if lost else []
-        parts += [f"was not given {', '.join(absent)}"] if absent else []
+        parts = [f"lacks {', '.join(lost)}"] if lost else []
+        parts += [f"needs {', '.join(absent)}, which the state lacks"] if absent else []
         raise StateError(f"{who} {' and '.join(parts)}")
     return wanted_registers(given, own)
 
@@ -116,7 +116,7 @@ def match_registers(
 def wanted_registers(
     given: Mapping[RegisterId, int], own: Mapping[RegisterId, int]
 ) -> dict[RegisterId, int]:
-    """Return what of `given` a vCPU with the registers `own` can be asked to hold."""
+    """Return the values, of `given` or at reset, for the registers `own` of a vCPU."""
     return {
         r: reset if given.get(r, _NEVER_WRITTEN) == _NEVER_WRITTEN else given[r]
         for r, reset in own.items()
@@ -127,9 +127,9 @@ def wanted_registers(
 def differing_identification(
     given: Mapping[RegisterId, int], own: Mapping[RegisterId, int]
 ) -> list[RegisterId]:
-    """Return the registers in which two CPUs say different things of themselves.
+    """Return the registers in which two CPUs identify themselves differently.
 
-    Zero is what a CPU without the register says.
+    A CPU without the register counts as one where it is zero.
     """
     registers = sorted(r for r in {*given, *own} if is_identification(r))
     return [r for r in registers if (given.get(r) or 0) != (own.get(r) or 0)]
@@ -143,24 +143,24 @@ def accept_differences(
     *,
     who: str,
 ) -> None:
-    """Accept that `who` identifies itself differently in `registers`, and tell so.
+    """Accept that the vCPU called `who` identifies itself differently, and report it.
 
-    Raises StateError that names them all if the policy does not allow it.
+    Raises StateError that names all `registers` if the policy does not allow it.
     """
     texts = [
-        f"{register_name(r)} {_said(given.get(r))} there and {_said(own.get(r))} here"
+        f"{register_name(r)} is {_said(given.get(r))} there and {_said(own.get(r))} here"
         for r in registers
     ]
     if texts and not policy.allow_mismatch:
         raise StateError(
-            f"{who} is another CPU: {', '.join(texts)}; --allow-cpu-mismatch accepts that"
+            f"{who} is another CPU: {', '.join(texts)}; accept it with --allow-cpu-mismatch"
         )
     for text in texts:
         policy.tell(f"{who}: {text}")
 
 
 def objections(checks: Sequence[Callable[[], object]]) -> str:
-    """Return what these checks of one state object to, "" if nothing; all of them are made."""
+    """Make all checks of one state; return their objections in one line, "" without any."""
     found = []
     for check in checks:
         try:
@@ -171,11 +171,11 @@ def objections(checks: Sequence[Callable[[], object]]) -> str:
 
 
 def _said(value: int | None) -> str:
-    return "not known" if value is None else f"{value:#x}"
+    return "absent" if value is None else f"{value:#x}"
 
 
 def _is_essential(register: RegisterId) -> bool:
-    """Return whether no state is whole without this register."""
+    """Return whether a state without this register is incomplete."""
     is_general = register_ids.x(0) <= register <= register_ids.SPSR_EL1
     return is_general or register in _ESSENTIAL
 

@@ -1,8 +1,8 @@
 """Runs, pauses and ends a machine: the part of `Machine` that every kind of it shares.
 
-What differs is how vCPUs are run: an interpreter in one thread, KVM in a thread for each. That is
-a `VcpuRunner`. All of this is guarded by one condition, which both share: who holds it and finds
-the vCPUs stopped owns their state.
+What differs is how vCPUs are run: an interpreter in one thread, KVM in a thread per vCPU. That is
+a `VcpuRunner`. One condition guards all of this: a thread that has it and finds the vCPUs
+stopped owns their state.
 """
 
 import threading
@@ -59,14 +59,14 @@ class GuestClock(Protocol):
         ...
 
     def start(self) -> None:
-        """Let the time go on from where it stopped. Does nothing if it runs."""
+        """Continue from where the time stopped. Does nothing if it runs."""
         ...
 
 
 class MachineLifecycle:
     """The run states of one machine; a class that implements Machine inherits it.
 
-    The states and who may leave them:
+    The states, and what leaves them:
 
         PAUSED --resume()--> RUNNING --pause()--> PAUSED
         PAUSED, RUNNING --the guest powers off--> SHUTDOWN

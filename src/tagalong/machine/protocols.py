@@ -1,4 +1,4 @@
-"""The one seam: what a machine is, whatever implements it.
+"""The one seam: what a machine is, for all that is built on one.
 
 `soft` (the embedded interpreter) and `kvm` (a real /dev/kvm) implement these Protocols;
 everything above sees nothing else.
@@ -161,7 +161,7 @@ class Machine(Protocol):
         """Touch guest RAM by the access strategy `name` from now on; "auto" is the best.
 
         That is what read_tags, write_tags and their kin do, and all copies of data by the
-        methods of `memory` and its regions. Raises UsageError for a name that is none,
+        methods of `memory` and its regions. Raises UsageError for an unknown name,
         HostError saying what the host lacks for it; then nothing has changed.
         """
         ...
@@ -169,7 +169,7 @@ class Machine(Protocol):
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may hold data or tags other than zero.
 
-        Finding out touches no page: a page never used by guest or host stays a hole.
+        This touches no page: a page never used by guest or host stays a hole.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Names for registers: KVM's ONE_REG ids, whoever implements the machine.
+"""Names for registers: KVM's ONE_REG ids, on every kind of machine.
 
 Source: Linux, arch/arm64/include/uapi/asm/kvm.h (KVM_REG_ARM_CORE_REG, ARM64_SYS_REG).
 """

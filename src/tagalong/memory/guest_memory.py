@@ -80,7 +80,7 @@ class GuestMemory:
         return region.data[offset : offset + length_bytes]
 
     def storing(self, gpa: Gpa, length_bytes: int) -> AbstractContextManager[NDArray[np.uint8]]:
-        """Give a writable view of guest data, for stores within the block of a `with` statement.
+        """Yield a writable view of guest data, for stores within a `with` block.
 
         As `Region.storing`: the pages are in the dirty log, and no access strategy is used.
         """

@@ -148,8 +148,8 @@ class Region:
     def raw_data(self) -> NDArray[np.uint8]:
         """Return the data plane as `data`, writable: stores through it are in no dirty log.
 
-        For memory that is not a guest's (the embedded host's own), for a machine that nobody
-        logs, and for who marks the pages in `stores` before and after.
+        For memory that is not a guest's (the embedded host's own), for tests that set up RAM, and
+        for code that marks the pages in `stores` before and after.
         """
         return self._data.array
 
@@ -176,8 +176,8 @@ class Region:
     def route(self, route: DataRoute | None) -> None:
         """Copy data through `route` from now on; directly with None.
 
-        `data` and `data_fd` stay what they are; whoever copies to or from guest RAM in bulk asks
-        `is_routed` before using them.
+        `data` and `data_fd` stay what they are; code that copies guest RAM in bulk looks at
+        `is_routed` before it uses them.
         """
         self._route = route
 
@@ -220,10 +220,10 @@ class Region:
 
     @contextmanager
     def storing(self, offset: int, length_bytes: int) -> Iterator[NDArray[np.uint8]]:
-        """Give a writable view of data from byte `offset` on, for stores within the block.
+        """Yield a writable view of data from byte `offset` on, for stores within the block.
 
-        For who fills guest RAM without a copy, such as a system call: no route is taken. The
-        caller has checked the range. Raises RunStateError after close().
+        For code that fills guest RAM without a copy, such as a system call: no route is taken.
+        The caller has checked the range. Raises RunStateError after close().
         """
         view = self._data.array[offset : offset + length_bytes]
         with self._marking(offset, length_bytes):
@@ -347,7 +347,7 @@ class Region:
     def has_known_data(self, first: int, count: int) -> bool:
         """Return whether the last `data_pages` found no hole in `count` pages from `first` on.
 
-        Reading these through `data` fills none. Raises UsageError for pages that are none.
+        Reading these through `data` fills none. Raises UsageError for pages out of range.
         """
         return self._known_data is not None and self._known_data.has_range(first, count)
 
@@ -423,7 +423,7 @@ def check_region(gpa: Gpa, size_bytes: int, page_size_bytes: int) -> None:
 def tag_rows(
     page_count: int, page_size_bytes: int, out: NDArray[np.uint8] | None
 ) -> NDArray[np.uint8]:
-    """Return memory for the packed tags of pages, a row each: `out`, or new if that is None.
+    """Return memory for the packed tags of pages, a row per page: `out`, or new if it is None.
 
     Raises UsageError if `out` is not uint8, C-contiguous and of shape
     (page_count, page_size_bytes / 32).

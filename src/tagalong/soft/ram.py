@@ -19,8 +19,8 @@ from tagalong.soft.build import PAGE_BYTES
 class SoftRam:
     """The tags of `memory`, and the strategy for all of it; `host` is asked for when needed.
 
-    The planes are what strategy `ioctl` comes to: data without checks, tags copied by who
-    keeps them.
+    Direct use of the planes is strategy `ioctl` here: data without checks, and tags copied by
+    the machine that stores them.
     """
 
     def __init__(self, memory: GuestMemory, host: Callable[[], Host]) -> None:

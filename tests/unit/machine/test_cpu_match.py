@@ -46,7 +46,7 @@ def test_match_registers_unknown_and_used_is_refused_by_name_and_value() -> None
     with pytest.raises(StateError) as caught:
         match_registers(given, ESSENTIAL, who="vCPU 3")
 
-    assert str(caught.value) == (f"vCPU 3 does not have S3_0_C10_C2_3 = 0x5, v0 = {1 << 100:#x}")
+    assert str(caught.value) == (f"vCPU 3 lacks S3_0_C10_C2_3 = 0x5, v0 = {1 << 100:#x}")
 
 
 @pytest.mark.parametrize("value", [0, NEVER_WRITTEN])
@@ -63,7 +63,7 @@ def test_match_registers_never_written_there_keeps_its_reset_value_here() -> Non
 def test_match_registers_without_essential_ones_is_refused_by_name() -> None:
     given = {r: v for r, v in ESSENTIAL.items() if r not in {PC, register_ids.GCR_EL1}}
 
-    with pytest.raises(StateError, match=r"^vCPU 0 was not given PC, GCR_EL1$"):
+    with pytest.raises(StateError, match=r"^vCPU 0 needs PC, GCR_EL1, which the state lacks$"):
         match_registers(given, ESSENTIAL, who="vCPU 0")
 
 
@@ -126,8 +126,8 @@ def test_accept_differences_strict_refuses_all_by_name() -> None:
         accept_differences([CACHE, ISAR0], {ISAR0: 1}, {CACHE: 2}, STRICT, who="vCPU 1")
 
     assert str(caught.value) == (
-        "vCPU 1 is another CPU: cache size 0x1 not known there and 0x2 here, "
-        "ID_AA64ISAR0_EL1 0x1 there and not known here; --allow-cpu-mismatch accepts that"
+        "vCPU 1 is another CPU: cache size 0x1 is absent there and 0x2 here, "
+        "ID_AA64ISAR0_EL1 is 0x1 there and absent here; accept it with --allow-cpu-mismatch"
     )
 
 
@@ -136,4 +136,4 @@ def test_accept_differences_allowed_tells_each() -> None:
 
     accept_differences([ISAR0], {ISAR0: 1}, {ISAR0: 2}, CpuPolicy(True, told.append), who="vCPU 0")
 
-    assert told == ["vCPU 0: ID_AA64ISAR0_EL1 0x1 there and 0x2 here"]
+    assert told == ["vCPU 0: ID_AA64ISAR0_EL1 is 0x1 there and 0x2 here"]

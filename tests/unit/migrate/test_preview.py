@@ -58,11 +58,11 @@ def source() -> Iterator[Watched]:
 @pytest.mark.parametrize(
     ("registers", "said"),
     [
-        ({TCR2_EL1: 1}, "vCPU 0 does not have S3_0_C2_C0_3 = 0x1"),
+        ({TCR2_EL1: 1}, "vCPU 0 lacks S3_0_C2_C0_3 = 0x1"),
         (
             {register_ids.ID_AA64PFR1_EL1: 0x220},
-            "vCPU 0 is another CPU: ID_AA64PFR1_EL1 0x220 there and 0x320 here; "
-            "--allow-cpu-mismatch accepts that",
+            "vCPU 0 is another CPU: ID_AA64PFR1_EL1 is 0x220 there and 0x320 here; "
+            "accept it with --allow-cpu-mismatch",
         ),
     ],
 )

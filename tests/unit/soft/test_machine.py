@@ -381,7 +381,7 @@ def test_load_state_unknown_register_is_refused_by_name_and_nothing_changes() ->
     registers = {**state.vcpus[0].registers, register_ids.sysreg(3, 0, 2, 1, 0): 1}
     foreign = MachineState((type(state.vcpus[0])(registers, PowerState.ON),), state.devices)
 
-    with pytest.raises(StateError, match=r"vCPU 0 does not have S3_0_C2_C1_0"):
+    with pytest.raises(StateError, match=r"vCPU 0 lacks S3_0_C2_C1_0"):
         machine.load_state(foreign)
 
     assert machine.save_state() == state
@@ -396,7 +396,7 @@ def test_load_state_other_id_register_is_refused_by_name_and_value() -> None:
 
     with pytest.raises(
         StateError,
-        match=r"vCPU 0 is another CPU: ID_AA64PFR1_EL1 0x220 there and 0x320 here; --allow",
+        match=r"vCPU 0 is another CPU: ID_AA64PFR1_EL1 is 0x220 there and 0x320 here; accept",
     ):
         machine.load_state(foreign)
 
@@ -451,9 +451,9 @@ def test_check_state_names_all_that_load_state_would_refuse_and_changes_nothing(
     for part in (
         "the state has a device 'gpu', which this machine has not; ",
         "pl011 state has version 0, expected 1; ",
-        "vCPU 0 does not have S3_0_C2_C1_0 = 0x1; ",
-        "vCPU 0 is another CPU: ID_AA64PFR1_EL1 0x220 there and 0x320 here; ",
-        "vCPU 1 was not given GCR_EL1; ",
+        "vCPU 0 lacks S3_0_C2_C1_0 = 0x1; ",
+        "vCPU 0 is another CPU: ID_AA64PFR1_EL1 is 0x220 there and 0x320 here; ",
+        "vCPU 1 needs GCR_EL1, which the state lacks; ",
         "vCPU 1 is another CPU: ",
         "vCPU 1 rejects PSTATE = 0x8000000000000000, ",
         "MPIDR_EL1 = 0x0",

@@ -29,7 +29,7 @@ from tagalong.soft.native import NativeMachine, StopReason
 
 PRIVATE_GPA: Final = Gpa(1 << 46)  # far above any guest's RAM
 
-# Where a process finds things. Guest RAM stands at its gpa, above one of two bases.
+# The process's address space. Guest RAM is at its gpa above one of two bases.
 PLAIN_VA: Final = 0x1000_0000_0000
 TAGGED_VA: Final = 0x2000_0000_0000
 CODE_VA: Final = 0x0040_0000
@@ -112,7 +112,7 @@ class Process:
     """One process on vCPU `vcpu` of `native`, whose RAM already holds `guest`.
 
     `code`: position-independent, at CODE_VA. `scratch_bytes`: memory at SCRATCH_VA, which
-    Python sees as `scratch`. Raises UsageError if guest RAM is where the process wants to
+    Python sees as `scratch`. Raises UsageError if guest RAM is where the process has to
     be, HostError if there is too much of it, or no memory for the process.
     """
 
@@ -158,7 +158,7 @@ class Process:
             self._set(register, value)  # which flushes the TLB
 
     def enter(self, va: int, arguments: Sequence[int], *, tco: bool = False) -> None:
-        """Stand at the function at `va`, with at most 8 arguments and a fresh stack."""
+        """Set pc to the function at `va`, with at most 8 arguments and a fresh stack."""
         for number, argument in enumerate(arguments[:_ARGUMENTS]):
             self._set(register_ids.x(number), argument)
         self._set(register_ids.x(30), RETURN_VA)

@@ -1,7 +1,7 @@
 """`Host` for the embedded machine: the access strategies' A64 code on any laptop.
 
 The routines of native/arm64 run unchanged on an interpreter CPU of their own that uses the
-guest's planes, in the caller's thread, while the guest runs in its own: their races are real.
+guest's planes, in the caller's thread, while the guest runs in its thread: their races are real.
 What a VMM gets from its kernel is modelled where it matters to tags; the rules are those that
 real kernels showed (docs/design/access.md).
 """
@@ -39,7 +39,7 @@ from tagalong.soft.native import NativeMachine
 
 LARGEST_BYTES: Final = 4 << 20
 _LINE_BYTES: Final = 64
-_SCRATCH_BYTES: Final = LARGEST_BYTES + PAGE_BYTES  # so that aligning each array costs nobody
+_SCRATCH_BYTES: Final = LARGEST_BYTES + PAGE_BYTES  # room to align each array
 
 # What the switches take on a real kernel: prctl three times, sigaltstack twice.
 _CHECKS_OFF_CALLS: Final = 3
@@ -52,7 +52,7 @@ class SoftHost:
     """Implements the Host Protocol; see there for what each method promises.
 
     `SoftMachine.host` makes it and closes it. `memory`: the guest's, whose CPUs know that their
-    tags are shared. Raises HostError if there is no memory for it.
+    tags are shared. Raises HostError if the host has no memory for it.
     """
 
     def __init__(self, memory: GuestMemory) -> None:

@@ -1,7 +1,7 @@
 """Stage-1 translation tables (DDI 0487 D8): 4 KiB granule, four levels, 48-bit addresses.
 
-The embedded machine's CPUs walk these as a guest's CPU walks its own; whoever sets a CPU up
-from outside builds them here and gives it `registers()`.
+The embedded machine's CPUs walk these as a guest's CPU walks its own. Code that sets up a CPU
+from outside builds them here and writes `registers()` to it.
 """
 
 from enum import Enum
@@ -51,7 +51,7 @@ class Kind(Enum):
     EL0_PLAIN = _NORMAL_INDEX | _EL0 | _PXN | _UXN
     """User memory without."""
     EL0_NONE = _NORMAL_INDEX | _READ_ONLY | _PXN | _UXN
-    """User memory with PROT_NONE: a page that is there, but not for EL0."""
+    """User memory with PROT_NONE: mapped, but not for EL0."""
     EL0_CODE = _NORMAL_INDEX | _EL0 | _READ_ONLY | _PXN
     EL1_TAGGED = _TAGGED_INDEX | _UXN
     """A guest kernel's memory, code included."""
@@ -70,9 +70,9 @@ class Stage1:
         self._used = 1
 
     def map(self, va: int, gpa: int, size_bytes: int, kind: Kind) -> None:
-        """Let `va` on lead to `gpa` on, instead of where it led before.
+        """Map `va` on to `gpa` on, in place of what was mapped before.
 
-        All three are multiples of 4096. Who has CPUs that may remember the old leaves
+        All three are multiples of 4096. A caller whose CPUs may have cached the old leaves
         flushes their TLBs.
         """
         end = va + size_bytes

@@ -1,7 +1,7 @@
-"""What the kernel keeps for each thread of a VMM, and what it makes of an exception.
+"""What the kernel stores per thread of a VMM, and the signals that exceptions become.
 
 Sources: Linux Documentation/arch/arm64/memory-tagging-extension.rst; arch/arm64/mm/fault.c;
-what was run on real kernels stands in docs/design/access.md.
+docs/design/access.md says what was run on real kernels.
 """
 
 import errno
