@@ -1,14 +1,15 @@
 """Moves a running machine over a channel: the wire protocol joined with the machine.
 
-source        sends a machine away; destination receives one
-precopy       rounds of pages; convergence, when to stop the guest
+source        sends a machine away, in phases that share a session; destination receives one
+setup         the first phase; precopy, rounds of pages; switchover, the VM changes hands
+convergence   when to stop the guest
 filling       what a destination receives until PREPARE; takeover, who may end it then
 acceptance    finds the source among all connections; joining, accepts further ones
 reconnection  how a source gets back to its destination
 endpoint      both ends of every kind of address; keeper, the peer where none answers
 link          records over a channel
 prepare       memory made ready while a destination waits
-steering      an operator's changes under way; cancellation, the operator's wish to stop
+steering      an operator's changes under way; cancellation, an operator's order to stop
 report        what it cost; options, what was asked for
 transport/    addresses, sockets, TLS, files, commands
 pages/        pages between guest RAM and the stream

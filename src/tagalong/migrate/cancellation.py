@@ -1,4 +1,4 @@
-"""What an operator's wish to cancel a migration becomes."""
+"""The error that a cancelled migration ends with."""
 
 from tagalong.errors import MigrationCancelledError
 from tagalong.progress import CancelToken

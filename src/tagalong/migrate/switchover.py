@@ -27,22 +27,21 @@ pages that are left, and it ends when the destination holds all of them:
     SetUp -> PreCopy -> SwitchOver -> PostCopy
 
 COMMIT keeps its meaning. In COMMITTED the source has nothing to say, because an ABORT of its own
-would be a lie: it has given up the right to run. Post-copy adds a state behind RUNNING instead of
-an exception to that rule. If both HELLOs offer the feature, RUNNING leads to SERVING and not to
-DONE:
+could not be honoured: it has given up the right to run. Post-copy adds a state behind RUNNING
+instead of an exception to that rule. If both HELLOs offer the feature, RUNNING leads to it and not
+to DONE (docs/formats/stream.md, section 8c, reserves the feature bit and the record types):
 
-    before PREPARE  source       STALE     pages that the guest changed and that were not sent again
-    SERVING         destination  REQUEST   these pages first: the guest waits for them
-    SERVING         source       PAGES     each page once, with data and tags; KEPT is not allowed
-    SERVING         both         KEEPALIVE
-    SERVING         destination  COMPLETE  it holds every page -> DONE
+    before PREPARE  the source names the pages that it still has, in the form of HELD
+    behind RUNNING  the destination requests pages: the guest waits for these first
+                    the source sends each page once, with data and tags; KEPT is not allowed
+                    END in both directions, once the destination holds every page
 
-Neither end can send ABORT in SERVING: the source has an old state and the destination lacks pages,
-so the VM can only go forward. A connection that breaks there is resumed as in pre-copy, with HELD
-for what was placed. Until COMPLETE the source keeps its RAM, and a failure there is a class of its
-own: the VM is at the destination, and without the source's RAM it is lost. What is known here as
-`has_committed` stays true from COMMIT on, whatever follows. A digest cannot be compared, because
-the guest runs before its memory is whole.
+Neither end can send ABORT there: the source has an old state and the destination lacks pages, so
+the VM can only go forward. A connection that breaks there is resumed as in pre-copy, with HELD for
+what was placed, and without a limit on the time. Until END the source keeps its RAM, and a failure
+is a class of its own: the VM is at the destination, and without the source's RAM it is lost. What
+is known here as `has_committed` stays true from COMMIT on, whatever follows. A digest cannot be
+compared, because the guest runs before its memory is whole.
 """
 
 import time

@@ -96,6 +96,37 @@ def test_cancel_just_before_any_record_leaves_one_owner_and_says_cancelled() -> 
     check_each([each for each in observed.seen if each[1] not in racing or each[2] < 2], check)
 
 
+def test_cancel_just_before_any_record_of_a_resumption_says_cancelled() -> None:
+    def check(kind: RecordType) -> None:
+        cancel = threading.Event()
+        broken: list[int] = []
+
+        def rule(_role: Role, _number: int, seen: RecordType, record: bytes) -> bytes | Fate:
+            if seen is RecordType.PAGES and not broken:
+                broken.append(1)
+                return Fate.CUT_ONE
+            if seen is kind and broken:
+                cancel.set()
+            return record
+
+        options = MigrationOptions(channels=2, reconnect_s=100, timeouts=FAR)
+        began = time.monotonic()
+        outcome = Migration(
+            machine(), options, rule=rule, cancel=cancel, cancel_destination=cancel
+        ).run()
+        try:
+            assert cancel.is_set()
+            assert isinstance(outcome.source_error, MigrationCancelledError)
+            assert time.monotonic() - began < SOON_S
+            assert outcome.source.run_state is RunState.RUNNING
+            assert not any(built.was_ever_resumed for built in outcome.built)
+        finally:
+            outcome.close()
+
+    names = ["HELLO", "RESUME", "RESUMED", "CHANNEL"]
+    check_each([RecordType[name] for name in names], check)
+
+
 def test_cancel_while_any_answer_is_stalled_does_not_wait_for_it() -> None:
     options = MigrationOptions(verify=True, channels=2, timeouts=FAR)
     answers = [
