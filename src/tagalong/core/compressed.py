@@ -19,7 +19,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from tagalong.binary.layout import Layout
-from tagalong.core.source import FileSource
+from tagalong.core.source import FileSource, allocate
 from tagalong.errors import MalformedCoreError
 
 FRAME_BYTES = 1 << 20
@@ -41,7 +41,7 @@ SEEK_FOOTER = Layout(("frame_count", "u32"), ("descriptor", "u8"), ("magic", "u3
 _ENTRY = np.dtype([("compressed", "<u4"), ("core", "<u4"), ("checksum", "<u4")])
 _ENTRY_BARE = np.dtype([("compressed", "<u4"), ("core", "<u4")])
 
-_CACHED_FRAMES = 8
+_CACHED_BYTES = 8 << 20
 _MAGIC_BYTES = 4
 _SKIPPABLE_MASK = 0xFFFF_FFF0
 
@@ -188,6 +188,7 @@ class SeekableSource:
         self._table = read_seek_table(file)
         self.size = self._table.core_bytes
         self._recent: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+        self._recent_bytes = 0
 
     @property
     def fd(self) -> None:
@@ -195,17 +196,17 @@ class SeekableSource:
         return None
 
     def view(self, offset: int, length: int) -> NDArray[np.uint8]:
-        """Return bytes of the core as a copy."""
-        content = np.empty(length, np.uint8)
+        """Return bytes of the core as a copy. Raises HostError if the host lacks memory."""
+        content = allocate(length)
         done = 0
-        number = self._table.number_at(offset)
         while done < length:
+            # Asked anew each time: between two frames there can be a million empty ones.
+            number = self._table.number_at(offset + done)
             frame = self._table.frame(number)
             inside = offset + done - frame.core_at
             piece = self._content(number)[inside : inside + length - done]
             content[done : done + piece.size] = piece
             done += piece.size
-            number += 1
         content.flags.writeable = False
         return content
 
@@ -219,9 +220,11 @@ class SeekableSource:
         content = self._recent.pop(number, None)
         if content is None:
             content = _decompress(self._file, self._table.frame(number))
-            if len(self._recent) >= _CACHED_FRAMES:
-                self._recent.popitem(last=False)
+            self._recent_bytes += content.size
         self._recent[number] = content
+        while self._recent_bytes > _CACHED_BYTES and len(self._recent) > 1:
+            _, oldest = self._recent.popitem(last=False)
+            self._recent_bytes -= oldest.size
         return content
 
     def close(self) -> None:

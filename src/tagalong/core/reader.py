@@ -32,7 +32,7 @@ from tagalong.core.notes import (
     vcpu_of,
 )
 from tagalong.core.regions import CoreRegion, overlay
-from tagalong.core.source import FileSource, Source
+from tagalong.core.source import FileSource, Source, allocate
 from tagalong.errors import (
     AddressError,
     HostError,
@@ -240,10 +240,12 @@ class Core:
 
     def _gather(self, places: list[tuple[int, int]]) -> NDArray[np.uint8]:
         """Return bytes from places (offset, size) of the file, one after the other."""
-        views = [self.source.view(offset, size) for offset, size in places]
-        if len(views) == 1:
-            return views[0]
-        joined = np.concatenate(views) if views else np.empty(0, np.uint8)
+        if len(places) == 1:
+            return self.source.view(*places[0])
+        joined, done = allocate(sum(size for _, size in places)), 0
+        for offset, size in places:
+            joined[done : done + size] = self.source.view(offset, size)
+            done += size
         joined.flags.writeable = False
         return joined
 
@@ -274,14 +276,16 @@ class Core:
 
     def _unpacked(self, pieces: list[OwnedRange]) -> NDArray[np.uint8]:
         """Return the tags of pieces that are whole granules, one a byte."""
-        parts = []
+        tags = allocate(sum(piece.stop - piece.start for piece in pieces) // GRANULE_BYTES)
+        done = 0
         for piece in pieces:
             first = (piece.start - piece.owner.address) // GRANULE_BYTES
             stop = (piece.stop - piece.owner.address) // GRANULE_BYTES
             byte, skipped = divmod(first, TAGS_PER_BYTE)
             packed = self.source.view(piece.owner.offset + byte, -(-stop // TAGS_PER_BYTE) - byte)
-            parts.append(unpack(packed)[skipped : skipped + stop - first])
-        return np.concatenate(parts) if parts else np.empty(0, np.uint8)
+            tags[done : done + stop - first] = unpack(packed)[skipped : skipped + stop - first]
+            done += stop - first
+        return tags
 
     def _require_all(self, pieces: list[OwnedRange], start: int, stop: int) -> None:
         missing = _first_gap(pieces, start, stop)

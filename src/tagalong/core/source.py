@@ -77,6 +77,16 @@ class FileSource:
             self._bytes = self._bytes[:0].copy()
 
 
+def allocate(size_bytes: int) -> NDArray[np.uint8]:
+    """Return new memory, not cleared. Raises HostError if the host lacks it."""
+    try:
+        return np.empty(size_bytes, np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise HostError(
+            f"the host has no {size_bytes:#x} bytes of memory for a part of a core: read less"
+        ) from error
+
+
 def _mapped(fd: int, size: int) -> NDArray[np.uint8]:
     if not size:  # what mmap refuses, and is a file like any other to a parser
         return np.empty(0, np.uint8)

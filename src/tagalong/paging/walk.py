@@ -30,7 +30,7 @@ _LARGE_ADDRESS_BITS: Final = 50
 _GRANULE_64K: Final = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Mapping:
     """Virtual addresses [address, address + size_bytes), mapped to RAM from `gpa` on.
 
@@ -66,11 +66,15 @@ class Budget:
         """Return the budget for a guest with this RAM.
 
         A guest has no more tables than pages, and Linux maps its RAM about three times: the
-        linear map, the kernel's image, vmalloc.
+        linear map, the kernel's image, vmalloc. Whatever the RAM that a snapshot claims, the
+        mappings take some 400 MiB at most: a process of 8 GiB that has no two pages side by
+        side has as many.
         """
         ram_bytes = sum(region.size_bytes for region in regions)
-        tables = max(1 << 10, min(1 << 20, ram_bytes // granule_bytes))
-        return cls(tables, mapped_bytes=16 * ram_bytes, mappings=1 << 22)
+        pages = ram_bytes // granule_bytes
+        tables = max(1 << 10, min(1 << 20, pages))
+        mappings = max(1 << 12, min(1 << 21, 4 * pages))
+        return cls(tables, mapped_bytes=16 * ram_bytes, mappings=mappings)
 
 
 @dataclass

@@ -15,7 +15,7 @@ ReadMemory = Callable[[Gpa, int], bytes]
 _HALVES: Final = {Space.KERNEL: Half.KERNEL, Space.USER: Half.USER}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RamPiece:
     """Guest RAM from `gpa` on, which goes to byte `offset` of a segment."""
 

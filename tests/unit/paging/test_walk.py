@@ -307,3 +307,12 @@ def test_walk_of_any_rubbish_ends_with_mappings_in_ram_or_a_typed_error(
 
     for mapping in found.mappings:
         assert RAM <= mapping.gpa < mapping.gpa + mapping.size_bytes <= RAM + RAM_BYTES
+
+
+def test_budget_of_a_guest_follows_its_ram_up_to_a_bound() -> None:
+    def of(ram_bytes: int) -> Budget:
+        return Budget.of_ram([RegionDescription(Gpa(0), ram_bytes)], 4096)
+
+    assert of(1 << 20) == Budget(tables=1 << 10, mapped_bytes=16 << 20, mappings=1 << 12)
+    assert of(1 << 30) == Budget(tables=1 << 18, mapped_bytes=16 << 30, mappings=1 << 20)
+    assert of(1 << 45) == Budget(tables=1 << 20, mapped_bytes=16 << 45, mappings=1 << 21)
