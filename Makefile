@@ -52,7 +52,7 @@ long: $(VENV)/.installed-dev ## compare random programs with QEMU for ten minute
 	@$(BIN)/python -m tests.support.fetch_qemu
 	@$(BIN)/python -m tests.oracle.long --minutes 10 $(ARGS)
 
-faults: $(VENV)/.installed-dev ## let thousands of migrations go wrong (options: ARGS="--faults 50000")
+faults: $(VENV)/.installed-dev ## let thousands of migrations go wrong, by faults and by orders (options: ARGS="--orders 500")
 	@$(BIN)/python -m tests.faults.long $(ARGS)
 
 fuzz: $(VENV)/.installed-dev ## fuzz the stream's codec for ten minutes (options: ARGS="--seconds 3600")
