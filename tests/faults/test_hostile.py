@@ -5,6 +5,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -280,6 +281,51 @@ def test_attack_ends_in_a_typed_error_soon_and_costs_little_memory(
     assert isinstance(answer["grew_bytes"], int)
     assert answer["grew_bytes"] < RAM_BYTES * 33 // 32 + MOST_BYTES, answer
     print(f"{script.__name__}: {answer}")
+
+
+# What a source says before COMMIT, and how many answers it waits for after each record.
+SAID: list[tuple[wire.Record, int]] = [
+    (wire.Hello(Role.SOURCE, bytes(16)), 1),
+    (MACHINE, 0),
+    (STATE, 1),
+    (wire.Pages(Runs([Run(RAM, 4)]), NoBytes.ZERO, NoBytes.ZERO), 0),
+    (wire.Round(1, 4), 1),
+    (wire.Pages(Runs([Run(RAM, 1)]), (memoryview(b"\x5a" * PAGE),), NoBytes.ZERO), 0),
+    (STATE, 0),
+    (wire.Prepare(), 1),
+]
+WAYS = [SAID[:count] for count in range(1, len(SAID) + 1)] + [[*SAID[:-1], (wire.Verify(), 0)]]
+FLOODS_AT_ONCE = 6
+
+
+def keep_alive_after(said: list[tuple[wire.Record, int]], pause_s: float) -> Script:
+    def script(peer: Peer) -> None:
+        for record, answers in said:
+            peer.say(record)
+            for _ in range(answers):
+                peer.hear()
+        while True:
+            peer.raw(RecordType.KEEPALIVE, b"")
+            time.sleep(pause_s)
+
+    return script
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.05], ids=["flood", "drip"])
+def test_keepalives_instead_of_any_record_end_the_wait_and_start_nothing(
+    server: str, pause_s: float
+) -> None:
+    # The first word is HELLO: what comes instead of it only costs a peer its place.
+    with ThreadPoolExecutor(FLOODS_AT_ONCE) as pool:
+        scripts = [keep_alive_after(said, pause_s) for said in WAYS]
+        answers = list(pool.map(lambda script: attack(server, script), scripts))
+
+    for said, answer in zip(WAYS, answers, strict=True):
+        where = f"after {said[-1][0].type.name}: {answer}"
+        assert not answer["started"], where
+        assert answer["error"] == "MigrationError", where
+        assert isinstance(answer["took_s"], float)
+        assert answer["took_s"] < MOST_S + 10, where
 
 
 STRAYS = {
