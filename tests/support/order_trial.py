@@ -40,6 +40,7 @@ class Client:
     def __init__(self, path: Path) -> None:
         self._qmp: Qmp | None = None
         self._path = path
+        self._lock = threading.Lock()  # orders that are due at once come from several threads
 
     def connect(self, process: ForkedCommand) -> bool:
         """Connect once the control socket is there; return False if the process ends before."""
@@ -57,7 +58,8 @@ class Client:
         if self._qmp is None:
             return None
         try:
-            return self._qmp.execute(command, **arguments)
+            with self._lock:
+                return self._qmp.execute(command, **arguments)
         except TimeoutError:
             raise
         except (OSError, ValueError):
@@ -131,13 +133,14 @@ class Given:
     """An order that was given and its answer.
 
     `after_commit`: COMMIT was on its way. `after_arrival`: the destination had said that the VM
-    has arrived.
+    has arrived. `state`: the run state of the VM at that side just before.
     """
 
     order: Order
     reply: dict[str, object] | None
     after_commit: bool
     after_arrival: bool
+    state: str = ""
 
     @property
     def was_accepted(self) -> bool:
@@ -317,11 +320,12 @@ class _Scene:
             self.trial.given.append(Given(order, None, *moment))
             return
         try:
+            status = side.orders.ask("query-status") or {}
             reply = side.orders.execute(order.what, **self._arguments(order.what))
         except TimeoutError:
             self.trial.complaints.append(f"{order}: no answer")
             return
-        self.trial.given.append(Given(order, reply, *moment))
+        self.trial.given.append(Given(order, reply, *moment, str(status.get("status"))))
 
     def _has_arrived(self) -> bool:
         there = self._sides.get(Role.DESTINATION)
