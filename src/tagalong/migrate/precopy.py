@@ -53,7 +53,9 @@ class PreCopy:
         convergence = Convergence(self._session.limits, self._estimate, self._throttle)
         while True:
             pages = self._round(pages, recover)
-            if convergence.may_stop(self.rounds[-1].pages, _count(pages)):
+            may_stop = convergence.may_stop(self.rounds[-1].pages, _count(pages))
+            # A pause that came just now broke the connections: the next round brings them back.
+            if may_stop and self._session.steering.begin_switchover():
                 return pages
 
     def _throttle(self, percent: int) -> None:

@@ -165,7 +165,6 @@ class _Source:
         recovery = Recovery(self._session, self._set_up.run(self._id))
         steering.set_pausable(recovery.is_possible)
         left = self._precopy.run(recovery.recover)
-        steering.set_pausable(False)
         return self._switch_over.run(left)
 
     @property

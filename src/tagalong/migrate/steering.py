@@ -95,6 +95,18 @@ class Steering:
         with self._lock:
             self._is_pausable = possible and not self._is_closed
 
+    def begin_switchover(self) -> bool:
+        """Refuse `pause` from now on; return False, and change nothing, if that is too late.
+
+        Then the operator has just paused the migration: its connections are broken, and it is not
+        over before they were back.
+        """
+        with self._lock:
+            if self._is_paused:
+                return False
+            self._is_pausable = False
+            return True
+
     def register(self, channel: Channel) -> Channel:
         """Add a connection that `pause` breaks, and return it; broken if that was asked for."""
         with self._lock:

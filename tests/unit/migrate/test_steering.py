@@ -1,7 +1,7 @@
 """Migrations that an operator pauses and lets go on, here or elsewhere."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,13 +34,19 @@ ANY = TcpAddress("127.0.0.1", 0)
 class Rig:
     """A migration that is paused at its first page, and goes on as `go_on` says."""
 
-    def __init__(self, *, reconnect_s: int = 20, tls: TlsCredentials | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        reconnect_s: int = 20,
+        tls: TlsCredentials | None = None,
+        guest: Callable[[FakeMachine], None] | None = None,
+    ) -> None:
         self.steering = Steering()
         self.stages: list[MigrationStage] = []
         self.options = MigrationOptions(
             verify=True, reconnect_s=reconnect_s, channels=2, timeouts=TIMEOUTS, tls=tls
         )
-        self.source = FakeMachine(describe(0x40_0000))
+        self.source = FakeMachine(describe(0x40_0000), guest=guest)
         self.source.memory.regions[0].raw_data[:] = 0x5A
         self.source.memory.regions[0].raw_tags[:0x4000] = 0x37
         self.source.resume()
@@ -107,6 +113,23 @@ def test_paused_migration_goes_on_when_it_is_told_to(rigs: list[Rig]) -> None:
     rig.run(threading.Timer(0.5, rig.steering.resume))
 
     assert_moved(rig)
+
+
+def test_migration_that_is_paused_at_its_last_moment_is_resumed(rigs: list[Rig]) -> None:
+    harvests: list[int] = []
+
+    def pause_once(_machine: FakeMachine) -> None:
+        if not harvests:
+            rig.steering.pause()
+            threading.Timer(0.3, rig.steering.resume).start()
+        harvests.append(1)
+
+    rigs.append(rig := Rig(guest=pause_once))
+    report = migrate_to(str(rig.listener.address), rig.source, rig.options, steering=rig.steering)
+
+    rig.thread.join(60)
+    assert len(report.rounds) >= 3
+    assert contents(rig.arrived[0]) == contents(rig.source)
 
 
 def test_paused_migration_goes_on_over_tls(rigs: list[Rig], tmp_path: Path) -> None:
