@@ -342,7 +342,28 @@ ABORT_CASES = [
     (struct.pack("<II", 99, 0), 0, "0x63 is not a reason to abort"),
     (struct.pack("<II", 4, 3) + b"ab", 4, "a text of 0x3 bytes, but 0x2 follow"),
     (struct.pack("<II", 4, 3) + b"ab\xff", 10, "the text is not UTF-8: invalid start byte"),
-    (struct.pack("<II", 4, 4) + b"\xc3\xa4\x1b[", 10, "the text has the control character 0x1b"),
+    (
+        struct.pack("<II", 4, 4) + b"\xc3\xa4\x1b[",
+        10,
+        "the text has the character U+001B, which must",
+    ),
+    *(
+        (
+            struct.pack("<II", 4, 2 + len(bad.encode())) + b"ok" + bad.encode(),
+            10,
+            f"the text has the character U+{ord(bad):04X}, which must not be shown",
+        )
+        for bad in (
+            "\u202e",
+            "\u2028",
+            "\u2029",
+            "\u200b",
+            "\x7f",
+            "\ue000",
+            "\U000e0041",
+            "\u0085",
+        )
+    ),
 ]
 
 COMMIT_CASES = [
@@ -647,7 +668,8 @@ def test_record_unsound_is_not_sent_and_changes_nothing(
         ("tabs\tand\x1b[31m colours", "tabs and [31m colours"),
         ("ä" * 4000, "ä" * 2048),
         ("x" + "ä" * 4000, "x" + "ä" * 2047),
-        ("lone \ud800 surrogate", "lone ? surrogate"),
+        ("lone \ud800 surrogate", "lone   surrogate"),
+        ("turned \u202e around\u2028and split", "turned   around and split"),
     ],
 )
 def test_abort_text_of_any_kind_is_made_to_fit(text: str, arrives: str) -> None:
@@ -656,6 +678,18 @@ def test_abort_text_of_any_kind_is_made_to_fit(text: str, arrives: str) -> None:
     received = pair.say(DESTINATION, Abort(AbortReason.HOST, text))
 
     assert received == Abort(AbortReason.HOST, arrives)
+
+
+def test_abort_text_with_a_character_that_is_unassigned_here_arrives() -> None:
+    destination = pair_in(Phase.COPYING).destination
+    text = "no \u0378".encode()
+    payload = struct.pack("<II", 7, len(text)) + text
+
+    destination.receive_data(
+        raw_record(records_said_by(SOURCE, Phase.COPYING), RecordType.ABORT, payload)
+    )
+
+    assert destination.next_record() == Abort(AbortReason.HOST, "no \ufffd")
 
 
 def test_commit_for_a_paused_guest_arrives() -> None:

@@ -1,24 +1,29 @@
-"""Where a one-way stream ends up, and where it comes from: files, commands, pipes."""
+"""Where a one-way stream goes to, and where it comes from: files, commands, pipes."""
 
 import contextlib
 import os
 import select
 import signal
+import stat
 import subprocess
+import threading
+from collections.abc import Iterator
 from io import FileIO
-from pathlib import Path
 from typing import IO, Final, Protocol
 
 from tagalong.errors import HostError
+from tagalong.files import NewFile, examine_output, open_stream
 from tagalong.migrate.transport.address import Address, ExecAddress, FdAddress, FileAddress
 from tagalong.migrate.transport.channel import Interrupt, wait_ready
 from tagalong.migrate.transport.inherited import take
 
 _SHELL: Final = "/bin/sh"
-_OWNER_ONLY: Final = 0o600
+_OTHERS: Final = 0o077
 _EXIT_S: Final = 300.0
+_BROKEN_S: Final = 1.0
 _NEVER: Final = float("inf")
-_PART: Final = ".part"
+_SAID_BYTES: Final = 4096
+_SAID_LINES: Final = 3
 
 
 class Sink(Protocol):
@@ -47,68 +52,113 @@ class Sink(Protocol):
 
 
 class FileSink:
-    """A file that gets its name when it is complete; in place, if the stream has an offset.
+    """A file that gets its name when it is complete, and is its owner's only: it holds a guest.
 
-    Raises HostError if it cannot be created. A file is its owner's only: it holds a guest.
+    tagalong.files says what may have the name now. Raises HostError if it cannot be created.
     """
 
     is_revocable = True
 
     def __init__(self, address: FileAddress) -> None:
         self._address = address
-        path = address.path
-        self._written = path if address.offset else path.with_name(path.name + _PART)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-        try:
-            self._file = FileIO(os.open(self._written, flags, _OWNER_ONLY), "w")
-            self._file.truncate(address.offset)
-            self._file.seek(address.offset)
-        except OSError as error:
-            raise HostError(f"{address}: cannot create the file: {error.strerror}") from error
+        self._file = NewFile(address.path)
+        self._at = 0
 
     def write(self, data: memoryview) -> None:
         """As Sink."""
-        try:
-            while data:
-                data = data[self._file.write(data) :]
-        except OSError as error:
-            raise HostError(f"{self._address}: cannot write: {error.strerror}") from error
+        with _named(self._address):
+            _write_at(self._file.fd, data, self._at)
+        self._at += len(data)
 
     def secure(self) -> None:
         """As Sink."""
+        with _named(self._address):
+            self._file.sync()
+
+    def complete(self) -> None:
+        """As Sink."""
+        with _named(self._address):
+            self._file.publish()
+
+    def discard(self) -> None:
+        """As Sink."""
+        self._file.close()
+
+
+class PlaceInFile:
+    """A file that has something else before the stream, which starts at an offset.
+
+    It is written in place, so no other user may be able to read or write it: it will hold a guest.
+    Raises HostError if it cannot be opened, or is not a regular file of that kind.
+    """
+
+    is_revocable = True
+
+    def __init__(self, address: FileAddress) -> None:
+        self._address = address
+        self._offset = self._at = address.offset
+        with _named(address):
+            # No O_TRUNC and no O_NOFOLLOW: a link to such a file leads to the file.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+            self._fd = os.open(address.path, flags, 0o600)
         try:
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise HostError(f"{self._address}: cannot write: {error.strerror}") from error
+            self._require_private()
+            with _named(address):
+                os.ftruncate(self._fd, self._offset)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _require_private(self) -> None:
+        found = os.fstat(self._fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise HostError(f"{self._address}: an offset needs a regular file")
+        if found.st_mode & _OTHERS:
+            raise HostError(
+                f"{self._address}: other users may open this file (mode "
+                f"{stat.S_IMODE(found.st_mode):04o}), and the stream holds the guest's memory; "
+                f"make it private first: chmod 600"
+            )
+
+    def write(self, data: memoryview) -> None:
+        """As Sink."""
+        with _named(self._address):
+            _write_at(self._fd, data, self._at)
+        self._at += len(data)
+
+    def secure(self) -> None:
+        """As Sink."""
+        with _named(self._address):
+            os.fsync(self._fd)
 
     def complete(self) -> None:
         """As Sink."""
         self.secure()
-        try:
-            if self._written != self._address.path:
-                self._written.rename(self._address.path)
-                self._written = self._address.path
-            _sync_folder(self._written.parent)
-            self._file.close()
-        except OSError as error:
-            raise HostError(f"{self._address}: cannot be completed: {error.strerror}") from error
+        os.close(self._fd)
 
     def discard(self) -> None:
-        """As Sink."""
+        """As Sink: the file ends where the stream began."""
         with contextlib.suppress(OSError):
-            os.truncate(self._written, self._address.offset)
-            if not self._address.offset:
-                self._written.unlink()
+            os.ftruncate(self._fd, self._offset)
         with contextlib.suppress(OSError):
-            self._file.close()
+            os.close(self._fd)
 
 
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+@contextlib.contextmanager
+def _named(address: Address) -> Iterator[None]:
+    """Let errors name the address."""
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        yield
+    except OSError as error:
+        raise HostError(f"{address}: cannot write: {error.strerror}") from error
+    except HostError as error:
+        raise HostError(f"{address}: {error}") from error
+
+
+def _write_at(descriptor: int, data: memoryview, at: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, at)
+        data, at = data[count:], at + count
 
 
 class PipeSink:
@@ -138,19 +188,23 @@ class PipeSink:
                 else:
                     data = data[count:]
             except OSError as error:
-                ended = f" ({said})" if self._child and (said := self._child.verdict(0)) else ""
                 raise HostError(
-                    f"{self._address}: cannot write: {error.strerror}{ended}"
+                    f"{self._address}: cannot write: {error.strerror}{self._why_it_ended()}"
                 ) from error
+
+    def _why_it_ended(self) -> str:
+        """Return what the command says about its end, which a broken pipe comes from."""
+        verdict = self._child.verdict(_BROKEN_S) if self._child is not None else None
+        return f"; {verdict}" if verdict else ""
 
     def secure(self) -> None:
         """As Sink: a pipe keeps nothing."""
 
     def complete(self) -> None:
-        """As Sink: the command must end well."""
+        """As Sink: the command must end with status 0."""
         self._file.close()
-        if self._child is not None and (said := self._child.verdict(_EXIT_S)):
-            raise HostError(f"{self._address}: {said}")
+        if self._child is not None and (verdict := self._child.verdict(_EXIT_S)):
+            raise HostError(f"{self._address}: {verdict}")
 
     def discard(self) -> None:
         """As Sink."""
@@ -161,7 +215,10 @@ class PipeSink:
 
 
 class Child:
-    """A shell command that one end of our stream goes through."""
+    """A shell command that one end of our stream goes through.
+
+    Its standard error goes on to ours, and its last lines into the verdict: they say why.
+    """
 
     def __init__(self, address: ExecAddress, *, writes: bool) -> None:
         """Start it; it gets a pipe to its standard output if it `writes`, else to its input.
@@ -170,16 +227,30 @@ class Child:
         """
         pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
         try:
-            # The command is the operator's own, who could run it anyway.
+            # The command is the operator's own, who could run it directly.
             self._process = subprocess.Popen(
                 [_SHELL, "-c", address.command],
                 stdin=nothing if writes else pipe,
                 stdout=pipe if writes else nothing,
+                stderr=pipe,
                 start_new_session=True,
             )
-        except OSError as error:
-            raise HostError(f"{address}: cannot be started: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            raise HostError(f"{address}: cannot be started: {error}") from error
         self._writes = writes
+        self._said = b""
+        self._listener = threading.Thread(target=self._listen, name="exec-stderr", daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        """Pass standard error on, and remember its end."""
+        errors = self._process.stderr
+        assert errors is not None  # noqa: S101 (asked for with PIPE)
+        with errors:
+            while piece := os.read(errors.fileno(), _SAID_BYTES):
+                self._said = (self._said + piece)[-_SAID_BYTES:]
+                with contextlib.suppress(OSError):
+                    os.write(2, piece)
 
     def take_pipe(self) -> int:
         """Return the descriptor of our end of the pipe, which is the caller's to close."""
@@ -190,14 +261,26 @@ class Child:
         return descriptor
 
     def verdict(self, timeout_s: float) -> str | None:
-        """Return what is wrong with how the command ended, None if nothing is or it runs."""
+        """Return what is wrong with how the command ended; None if nothing is, or it still runs.
+
+        A command that does not end in `timeout_s` is wrong if that is long.
+        """
         try:
             status = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            return f"the command did not end in {timeout_s:.0f} s" if timeout_s else None
-        if status < 0:
-            return f"the command was ended by {signal.Signals(-status).name}"
-        return f"the command ended with status {status}" if status else None
+            is_long = timeout_s > _BROKEN_S
+            return f"the command did not end in {timeout_s:.0f} s" if is_long else None
+        if not status:
+            return None
+        how = f"with status {status}" if status > 0 else f"by {signal.Signals(-status).name}"
+        return f"the command ended {how}{self._last_words()}"
+
+    def _last_words(self) -> str:
+        # A process that the command left behind may hold standard error open.
+        self._listener.join(_BROKEN_S)
+        lines = [line.strip() for line in self._said.decode("utf-8", "replace").splitlines()]
+        said = " / ".join(line for line in lines[-_SAID_LINES:] if line)
+        return f" and said: {said}" if said else " and said nothing"
 
     def end(self) -> None:
         """End the command and all that it started. Raises nothing."""
@@ -215,13 +298,23 @@ def open_sink(address: Address, interrupt: Interrupt) -> Sink:
     """Return where a stream to `address` goes. Raises HostError if that cannot be had."""
     match address:
         case FileAddress():
-            return FileSink(address)
+            return _open_file_sink(address, interrupt)
         case ExecAddress():
             child = Child(address, writes=False)
             return PipeSink(address, child.take_pipe(), child, interrupt)
         case FdAddress():
             return PipeSink(address, take(address), None, interrupt)
     raise AssertionError(f"{address} is a connection")
+
+
+def _open_file_sink(address: FileAddress, interrupt: Interrupt) -> Sink:
+    if address.offset:
+        return PlaceInFile(address)
+    with _named(address):
+        output = examine_output(address.path)
+        if output.stream:  # a FIFO, /dev/null: written to, never replaced
+            return PipeSink(address, open_stream(output), None, interrupt)
+        return FileSink(address)
 
 
 def open_source(address: Address) -> tuple[int, Child | None]:
@@ -243,8 +336,17 @@ def open_source(address: Address) -> tuple[int, Child | None]:
 def _open_file(address: FileAddress) -> int:
     try:
         descriptor = os.open(address.path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"{address}: cannot be opened: {error.strerror}") from error
+    try:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise HostError(f"{address}: cannot be opened: it is a directory; give a file name")
         if address.offset:
             os.lseek(descriptor, address.offset, os.SEEK_SET)
     except OSError as error:
+        os.close(descriptor)
         raise HostError(f"{address}: cannot be opened: {error.strerror}") from error
+    except HostError:
+        os.close(descriptor)
+        raise
     return descriptor
