@@ -21,12 +21,12 @@ from tagalong.errors import HostError, MigrationError, TagalongError
 from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.transport.address import Address
 from tagalong.migrate.transport.channel import Channel
-from tagalong.migrate.transport.replay import stream_pair
+from tagalong.migrate.transport.replay import LocalChannel, stream_pair
 from tagalong.migrate.transport.sink import Sink, open_sink
 
 _WORK_STEP_S: Final = 0.5
 
-# A source may think between two records for as long as it likes: it is in this process.
+# The source is in this process: it may take as long as it likes between two records.
 _PATIENT: Final = Timeouts(idle_s=float("inf"), record_s=float("inf"), answer_s=float("inf"))
 
 
@@ -48,13 +48,14 @@ def keep(address: Address, *, idle_s: float) -> Channel:
         near.close()
         far.close()
         raise
-    keeper = _Keeper(far, sink, str(address))
+    channel = _OneWayChannel(near, str(address), idle_s=idle_s, on_close=gone.set)
+    keeper = _Keeper(far, sink, str(address), channel.explain_end)
     threading.Thread(target=keeper.run, name="keeper", daemon=True).start()
-    return _Watched(near, str(address), idle_s=idle_s, on_close=gone.set)
+    return channel
 
 
-class _Watched(Channel):
-    """A channel that tells when it is closed."""
+class _OneWayChannel(LocalChannel):
+    """The source's end; it tells when it is closed."""
 
     is_one_way = True
 
@@ -70,7 +71,7 @@ class _Watched(Channel):
 
 
 class _Tee(Channel):
-    """A channel whose incoming bytes go into a sink before anybody sees them."""
+    """A channel whose incoming bytes go into a sink before they are parsed."""
 
     def __init__(self, sock: socket.socket, name: str, sink: Sink) -> None:
         super().__init__(sock, name, idle_s=float("inf"))
@@ -88,15 +89,23 @@ class _Tee(Channel):
         return count
 
     def forget_sink(self) -> None:
-        """Let bytes pass unkept: the sink is closed."""
+        """Write no more bytes down: the sink is closed."""
         self._sink = None
 
 
 class _Keeper:
-    """Speaks the destination's part, and has everything written down."""
+    """Speaks the destination's part, and writes everything down.
 
-    def __init__(self, sock: socket.socket, sink: Sink, name: str) -> None:
+    `explain_end` is called with the error that ends it, before the connection is closed: after
+    COMMIT no ABORT can say it.
+    """
+
+    def __init__(
+        self, sock: socket.socket, sink: Sink, name: str, explain_end: Callable[[HostError], None]
+    ) -> None:
         self._sink = sink
+        self._name = name
+        self._explain_end = explain_end
         self._channel = _Tee(sock, name, sink)
         self._link = Link(self._channel, wire.Connection(wire.Role.DESTINATION), _PATIENT)
         self._has_commit = False
@@ -105,12 +114,18 @@ class _Keeper:
         with self._channel:
             try:
                 self._keep()
-            except TagalongError as error:
-                self._channel.forget_sink()
-                self._sink.discard()
-                # ABORT promises that nothing can be started from what was written.
-                if self._sink.is_revocable or not self._has_commit:
-                    self._link.abort(error)
+            except Exception as error:  # noqa: BLE001 (else the source hears nothing of it)
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        if not isinstance(error, TagalongError):
+            error = HostError(f"{self._name}: cannot be written: {error!r}")
+        self._channel.forget_sink()
+        self._sink.discard()
+        self._explain_end(HostError(str(error)))
+        # ABORT promises that nothing can be started from what was written.
+        if self._sink.is_revocable or not self._has_commit:
+            self._link.abort(error)
 
     def _keep(self) -> None:
         hello = self._link.expect(wire.Hello)
@@ -138,16 +153,18 @@ class _Keeper:
                     self._link.send(wire.Round(record.number, pages))
                     pages = 0
                 case wire.Verify():
-                    raise MigrationError("what is kept can be verified only when it is loaded")
+                    raise MigrationError(
+                        "a stream that is kept cannot be verified before it is loaded"
+                    )
 
     def _while_alive(self, work: Callable[[], None]) -> None:
-        """Do what may take long, and stay in touch with the source."""
-        failure: list[TagalongError] = []
+        """Do what may take long, and let the source hear from us. Raises what `work` raises."""
+        failure: list[BaseException] = []
 
         def run() -> None:
             try:
                 work()
-            except TagalongError as error:
+            except BaseException as error:  # noqa: BLE001 (raised below, in the other thread)
                 failure.append(error)
 
         thread = threading.Thread(target=run, name="keeper-disk", daemon=True)

@@ -298,6 +298,8 @@ class Link:
                     raise PeerClosedError(f"{self._channel.name}: the peer closed the connection")
         except PeerClosedError:
             self.is_lost = True
+            if self._channel.end_cause is not None:
+                raise self._channel.end_cause from None
             self._connection.receive_eof()
             raise
         except HostError:

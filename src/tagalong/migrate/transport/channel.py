@@ -73,6 +73,11 @@ class Channel:
         return self._sock
 
     @property
+    def end_cause(self) -> HostError | None:
+        """Return why the peer has closed its end, if this process knows better than the stream."""
+        return None
+
+    @property
     def plain_descriptor(self) -> int | None:
         """Return the descriptor that bytes may be moved on directly, None if they may not.
 

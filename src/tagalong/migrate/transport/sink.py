@@ -1,6 +1,7 @@
 """Where a one-way stream goes to, and where it comes from: files, commands, pipes."""
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -110,6 +111,11 @@ class PlaceInFile:
             raise
 
     def _require_private(self) -> None:
+        """Raise unless the file is this writer's alone."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise HostError(f"{self._address}: another process writes to this file") from error
         found = os.fstat(self._fd)
         if not stat.S_ISREG(found.st_mode):
             raise HostError(f"{self._address}: an offset needs a regular file")
@@ -335,7 +341,8 @@ def open_source(address: Address) -> tuple[int, Child | None]:
 
 def _open_file(address: FileAddress) -> int:
     try:
-        descriptor = os.open(address.path, os.O_RDONLY | os.O_CLOEXEC)
+        # A FIFO without a writer would block here, where nothing could end the wait.
+        descriptor = os.open(address.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(f"{address}: cannot be opened: {error.strerror}") from error
     try:

@@ -1,9 +1,11 @@
 """Streams that go one way: files, commands and descriptors hold a VM, or nothing at all."""
 
+import fcntl
 import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from tagalong.errors import (
     MigrationError,
     RemoteProtocolError,
     UsageError,
+    with_causes,
 )
 from tagalong.machine import DEFAULT_CONSOLE, RunState
 from tagalong.migrate import (
@@ -81,6 +84,7 @@ def test_file_with_an_offset_keeps_what_stands_before_it(
     source: FakeMachine, tmp_path: Path
 ) -> None:
     path = tmp_path / "vm"
+    path.touch(0o600)
     path.write_bytes(b"header".ljust(512, b"."))
 
     migrate_to(f"file:{path},offset=512", source, OPTIONS)
@@ -211,15 +215,21 @@ def test_command_that_fails_at_once_leaves_the_guest_running(source: FakeMachine
         1, 256, 1 << 20
     )
 
-    with pytest.raises(MigrationError, match="cannot write: Broken pipe"):
-        migrate_to("exec:exit 3", source, OPTIONS)
+    with pytest.raises(
+        MigrationError,
+        match=r"exec:echo no room >&2; exit 3: cannot write: Broken pipe; the command ended with "
+        "status 3 and said: no room",
+    ):
+        migrate_to("exec:echo no room >&2; exit 3", source, OPTIONS)
 
     assert source.run_state is RunState.RUNNING
 
 
 def test_command_that_fails_after_the_commit_is_uncertain(source: FakeMachine) -> None:
-    with pytest.raises(HandoverUncertainError):
+    with pytest.raises(HandoverUncertainError) as caught:
         migrate_to("exec:cat > /dev/null; exit 3", source, OPTIONS)
+
+    assert "exit 3: the command ended with status 3 and said nothing" in with_causes(caught.value)
 
     assert source.run_state is RunState.PAUSED
 
@@ -250,6 +260,150 @@ def test_every_truncation_of_a_file_starts_nothing(source: FakeMachine, tmp_path
 def test_file_that_does_not_exist_cannot_be_loaded() -> None:
     with pytest.raises(HostError, match=r"file:/no/such/vm: cannot be opened: No such file"):
         load("file:/no/such/vm")
+
+
+def test_folder_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"cannot be opened: it is a directory; give a file name"):
+        load(f"file:{tmp_path}")
+
+
+def test_command_that_gives_no_stream_says_why() -> None:
+    with pytest.raises(MigrationError) as caught:
+        load("exec:echo first; echo no such VM >&2; exit 7")
+
+    assert "the command ended with status 7 and said: no such VM" in str(caught.value)
+
+
+def test_file_sink_replaces_what_a_link_leads_to(source: FakeMachine, tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"older")
+    (tmp_path / "latest").symlink_to(tmp_path / "real")
+
+    migrate_to(f"file:{tmp_path}/latest", source, OPTIONS)
+
+    assert (tmp_path / "latest").is_symlink()
+    assert_same(source, load(f"file:{tmp_path}/real"))
+
+
+def test_file_sink_writes_through_a_device(source: FakeMachine, tmp_path: Path) -> None:
+    device = tmp_path / "null"
+    os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+
+    migrate_to(f"file:{device}", source, OPTIONS)
+
+    assert device.is_char_device()
+
+
+def test_file_sink_writes_through_a_fifo(source: FakeMachine, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    loaded: list[FakeMachine] = []
+    thread = threading.Thread(target=lambda: loaded.append(load(f"file:{tmp_path}/fifo")))
+    thread.start()
+    migrate_to_reader(f"file:{tmp_path}/fifo", source)
+    thread.join(60)
+
+    assert (tmp_path / "fifo").is_fifo()
+    assert_same(source, loaded[0])
+
+
+def migrate_to_reader(uri: str, source: FakeMachine) -> None:
+    """Migrate to a FIFO as soon as something reads from it."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            migrate_to(uri, source, OPTIONS)
+        except MigrationError as error:
+            assert "nothing reads from this FIFO" in str(error)
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        else:
+            return
+
+
+def test_fifo_that_nothing_writes_to_can_be_given_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    cancel = threading.Event()
+    threading.Timer(0.2, cancel.set).start()
+
+    with (
+        listen(parse_address(f"file:{tmp_path}/fifo")) as listener,
+        pytest.raises(MigrationCancelledError),
+    ):
+        receive_from(listener, FakeMachine, timeouts=PATIENT, cancel=cancel)
+
+
+def test_file_sink_refuses_what_it_must_not_replace(source: FakeMachine, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(str(tmp_path / "socket"))
+    for name, kind in (("folder", "a directory"), ("socket", "a socket")):
+        with pytest.raises(MigrationError, match=f"{name}: it is {kind}; give a file name"):
+            migrate_to(f"file:{tmp_path}/{name}", source, OPTIONS)
+
+    assert (source.run_state, "pause" in source.calls) == (RunState.RUNNING, False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "socket"]
+
+
+def test_file_sink_follows_no_name_that_was_prepared_beside_it(
+    source: FakeMachine, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / "vm.part").symlink_to(victim)
+
+    migrate_to(f"file:{tmp_path}/vm", source, OPTIONS)
+
+    assert victim.read_bytes() == b"precious"
+    assert (tmp_path / "vm.part").is_symlink()
+
+
+def test_two_guests_saved_to_one_file_leave_one_of_them_whole(tmp_path: Path) -> None:
+    sources = [FakeMachine(describe(0x40_0000)) for _ in range(2)]
+    for number, machine in enumerate(sources):
+        machine.memory.regions[0].raw_data[:0x10_0000] = number + 1
+        machine.resume()
+    meet = threading.Barrier(2)
+
+    def save(machine: FakeMachine) -> None:
+        def watch(progress: SendProgress) -> None:
+            if progress.stage is MigrationStage.STATE:
+                meet.wait(60)
+
+        migrate_to(f"file:{tmp_path}/vm", machine, OPTIONS, progress=watch)
+
+    threads = [threading.Thread(target=save, args=(machine,)) for machine in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    loaded = load(f"file:{tmp_path}/vm")
+    assert contents(loaded) in [contents(machine) for machine in sources]
+    for machine in (*sources, loaded):
+        machine.close()
+
+
+def test_offset_into_a_file_that_others_may_read_is_refused(
+    source: FakeMachine, tmp_path: Path
+) -> None:
+    path = tmp_path / "vm"
+    path.write_bytes(b"header")
+    path.chmod(0o640)
+
+    with pytest.raises(MigrationError, match=r"other users may open this file \(mode 0640\)"):
+        migrate_to(f"file:{path},offset=512", source, OPTIONS)
+
+    assert path.read_bytes() == b"header"
+
+
+def test_offset_into_a_file_that_another_writes_is_refused(
+    source: FakeMachine, tmp_path: Path
+) -> None:
+    path = tmp_path / "vm"
+    path.touch(0o600)
+    with path.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(MigrationError, match="another process writes to this file"):
+            migrate_to(f"file:{path},offset=512", source, OPTIONS)
 
 
 def test_listener_at_a_descriptor_gives_its_stream_once() -> None:
