@@ -45,15 +45,15 @@ class Qmp:
     def __init__(self, path: Path) -> None:
         self.events: list[Mapping[str, object]] = []
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(TIMEOUT_S)
-        try:
-            self._socket.connect(str(path))
-        except OSError:
-            self._socket.close()
-            raise
         self._lines = self._socket.makefile("rb")
-        assert "QMP" in self._next()
-        self.execute("qmp_capabilities")
+        try:
+            self._socket.settimeout(TIMEOUT_S)
+            self._socket.connect(str(path))
+            assert "QMP" in self._next()
+            self.execute("qmp_capabilities")
+        except BaseException:  # a process that ends meanwhile
+            self.__exit__(None, None, None)
+            raise
 
     def execute(self, command: str, **arguments: object) -> dict[str, object]:
         """Run a command and return the whole reply."""
