@@ -15,7 +15,7 @@ class Moment(Protocol):
 
     @property
     def step(self) -> object:
-        """Return what the caller hears of at once when it changes: a stage, a round."""
+        """Return what is reported at once when it changes: a stage, a round."""
         ...
 
 

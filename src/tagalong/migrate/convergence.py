@@ -18,7 +18,7 @@ from tagalong.machine import MAX_THROTTLE_PERCENT
 from tagalong.mte import PACKED_RATIO
 
 # A shorter round is mostly waiting for answers: it says little about the channel.
-_TELLING_BYTES = 1 << 20
+_SIGNIFICANT_BYTES = 1 << 20
 
 # A page is expected to take as much as in the worst of so many rounds, with a margin, and never
 # less than this share of its size: a guest may stop clearing or retagging pages, and fill them.
@@ -61,10 +61,10 @@ class AutoConverge:
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop the guest, and when to give up; an operator may change them under way.
+    """When to stop the guest, and when to fail; an operator may change them under way.
 
     `max_downtime_s`: stop the guest when what remains is expected to take no longer.
-    `max_rounds`: give up if that is not so after this many rounds. `max_bandwidth`: bytes per
+    `max_rounds`: fail if that is not so after this many rounds. `max_bandwidth`: bytes per
     second that pre-copy may send. `switchover_bandwidth`: bytes per second to expect of the channel
     for the last pages, where the operator knows better than what was measured under
     `max_bandwidth`. `auto_converge`: slow a guest down that changes memory too fast.
@@ -142,7 +142,7 @@ class Estimate:
         self._rounds += 1
         if self._rounds > 1 and ram_bytes:
             self._taken_bytes.append(wire_bytes * self.page_size_bytes / ram_bytes)
-        if wire_bytes >= _TELLING_BYTES or (self.rate is None and wire_bytes):
+        if wire_bytes >= _SIGNIFICANT_BYTES or (self.rate is None and wire_bytes):
             self.rate = wire_bytes / max(busy_s, 1e-6)
         elif self.rate is None and ram_bytes:
             self.rate = ram_bytes / max(duration_s, 1e-6)

@@ -125,7 +125,7 @@ class Link:
 
     @property
     def phase(self) -> Phase:
-        """Return where the conversation stands."""
+        """Return the phase of the conversation."""
         return self._connection.phase
 
     @property

@@ -1,9 +1,4 @@
-"""Pre-copy: rounds of pages while the guest runs, until what remains is sent fast enough.
-
-Rounds end on all connections before a page may be sent again. That barrier is all the ordering
-between connections that there is: an older copy of a page can never be placed over a newer one, and
-no record needs a number that spans connections.
-"""
+"""Pre-copy: rounds of pages while the guest runs, until what remains is sent fast enough."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -45,7 +40,7 @@ class PreCopy:
         The dirty log is on from here. Raises ConvergenceError if the guest is too fast,
         MigrationError if it ended, and what sending raises and `recover` does not mend.
         """
-        # The log first: a page that is used after this question is dirty in the log.
+        # The log first: a page that is first used after this query is dirty in the log.
         self._machine.start_dirty_log()
         self._harvested = time.monotonic()
         pages = self._machine.populated_pages()
@@ -136,7 +131,7 @@ class PreCopy:
         sent_before = self._monitor.moment.pages_sent
         self._monitor.update(stage=stage, round_number=len(self.rounds) + 1)
 
-        def tell(now: Tally) -> None:
+        def report(now: Tally) -> None:
             self._session.tick()
             left = max(0, count - now.pages)
             passed_s = max(time.monotonic() - began, 1e-6)
@@ -149,8 +144,8 @@ class PreCopy:
                 bytes_sent=self._senders.bytes_sent,
             )
 
-        self._senders.send(pages, tally, tell, is_live=is_live)
-        tell(tally)
+        self._senders.send(pages, tally, report, is_live=is_live)
+        report(tally)
 
     def _report(self, tally: Tally, began: float, *, dirty_pages_left: int) -> RoundReport:
         data_bytes = tally.pages * self._machine.description.page_size_bytes

@@ -4,8 +4,8 @@
     PreCopy      rounds of pages while the guest runs, until little enough remains
     SwitchOver   the guest is paused; its last pages and its state follow, and it changes hands
 
-Until COMMIT every failure ends with the guest running here. COMMIT gives up the right to run: after
-it only the destination's ABORT returns the guest, and silence is HandoverUncertainError
+Until COMMIT, every failure ends with the guest running here. COMMIT gives up the right to run:
+after it only the destination's ABORT returns the guest, and silence is HandoverUncertainError
 (docs/formats/stream.md, section 8, names every moment).
 """
 
@@ -172,7 +172,7 @@ class _Source:
         return self._switch_over.has_committed and not self._session.link.was_aborted_by_peer
 
     def _fall_back(self, error: BaseException) -> None:
-        """Let the guest run here again, then tell the destination."""
+        """Let the guest run here again, then send ABORT to the destination."""
         self._leave_machine_as_it_was()
         try:
             self._switch_over.undo()
@@ -194,8 +194,8 @@ class _Source:
     def _uncertain(self, error: BaseException) -> HandoverUncertainError:
         name = self._id.hex()
         return HandoverUncertainError(
-            f"migration {name}: the right to run was given to the destination, and then it was "
-            f"not heard of any more ({error}). The VM stays stopped here. Look at the "
+            f"migration {name}: the right to run was given to the destination, which did not "
+            f"confirm that it has the VM ({error}). The VM stays paused here. Look at the "
             f"destination: if it took over migration {name}, end the VM here; if it did not, "
             "and only then, reclaim it here (x-reclaim)"
         )

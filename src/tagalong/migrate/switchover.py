@@ -9,9 +9,9 @@ Three promises carry the hand-over (docs/formats/stream.md, section 8):
 The source has committed when the transport has taken the last byte of COMMIT: before that, the
 destination cannot have a whole COMMIT. So a failed send leaves the VM here, and a connection that
 breaks after a complete one leaves it with the destination or with no one: the source must not
-guess. It keeps the VM paused and reports HandoverUncertainError. From the commit on nobody can
-cancel, and no callback runs: an exception of a caller could only cost the knowledge of which end
-has the VM.
+guess. It keeps the VM paused and reports HandoverUncertainError. From the commit on a cancellation
+has no effect and no callback runs: an exception of a caller could only cost the knowledge of which
+end has the VM.
 
 From the stop to READY the guest waits for the destination, so that time is bounded: by
 `Timeouts.switchover_s` and the downtime that the operator allows, and with verification by five

@@ -179,9 +179,9 @@ class PageSender:
             self._send_without_data(batch.only(is_zero), tally, wire.NoBytes.ZERO)
             batch = batch.only(~is_zero)
         if batch.numbers.size:
-            with self._machine.hold_if_paused() as stands:
+            with self._machine.hold_if_paused() as is_paused:
                 for part in batch.sound_parts(MAX_COPIED_BYTES):
-                    self._stream(part, tally, None if stands else self._stage)
+                    self._stream(part, tally, None if is_paused else self._stage)
 
     def _stream(self, batch: "_Batch", tally: Tally, stage: NDArray[np.uint8] | None) -> None:
         with self._counting(batch, tally):

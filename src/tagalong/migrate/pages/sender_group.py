@@ -32,7 +32,7 @@ _BATCH_S = 0.1
 _FIRST_BYTES = 4 << 20
 _LEAST_BYTES = 1 << 20
 
-Tell = Callable[[Tally], None]
+ReportTally = Callable[[Tally], None]
 Pace = Callable[[Callable[[], None]], None]
 
 
@@ -91,13 +91,15 @@ class SenderGroup:
             member.link.close()
         self._members.clear()
 
-    def send(self, pages: Sequence[PageBitmap], tally: Tally, tell: Tell, *, is_live: bool) -> None:
+    def send(
+        self, pages: Sequence[PageBitmap], tally: Tally, report: ReportTally, *, is_live: bool
+    ) -> None:
         """Send the pages of each region over all connections; add what was sent to `tally`.
 
-        `tell` is called in this thread before each batch and while other threads still send, with
+        `report` is called in this thread before each batch and while other threads still send, with
         what was sent so far; it may raise. Raises what `PageSender.send` raises.
         """
-        work = _Work(pages, self._most_of, self._batch_pages)
+        work = _BatchQueue(pages, self._most_of, self._batch_pages)
         tallies = [Tally() for _ in self._members]
         helpers = [
             threading.Thread(
@@ -110,11 +112,11 @@ class SenderGroup:
         try:
             for helper in helpers:
                 helper.start()
-            self._lead(work, tallies, tell, is_live=is_live)
+            self._lead(work, tallies, report, is_live=is_live)
             while any(helper.is_alive() for helper in helpers):
                 helpers[-1].join(_LOOK_UP_S)
                 helpers = [helper for helper in helpers if helper.is_alive()]
-                tell(_sum(tallies))
+                report(_sum(tallies))
         finally:
             work.stop()
             for helper in helpers:
@@ -131,9 +133,11 @@ class SenderGroup:
         share = max(left // len(self._members), _FIRST_BYTES // self._page_bytes)
         return min(self._batch_pages, share, self._most_bytes() // self._page_bytes)
 
-    def _lead(self, work: "_Work", tallies: list[Tally], tell: Tell, *, is_live: bool) -> None:
+    def _lead(
+        self, work: "_BatchQueue", tallies: list[Tally], report: ReportTally, *, is_live: bool
+    ) -> None:
         def wait() -> None:
-            tell(_sum(tallies))
+            report(_sum(tallies))
 
         for region, numbers in work:
             wait()
@@ -141,7 +145,7 @@ class SenderGroup:
             if is_live:
                 self._pace(wait)
 
-    def _help(self, work: "_Work", member: "_Member", tally: Tally, is_live: bool) -> None:
+    def _help(self, work: "_BatchQueue", member: "_Member", tally: Tally, is_live: bool) -> None:
         member.link.interrupt_with(work.check)
         try:
             for region, numbers in work:
@@ -214,7 +218,7 @@ class _Member:
         self.link.send(wire.Round(number, pages))
 
 
-class _Work:
+class _BatchQueue:
     """Batches to send, dealt out to threads; it ends for all when one of them fails or stops.
 
     `most_of` returns how many pages a batch should have, with so many left.
