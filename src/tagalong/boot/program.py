@@ -1,7 +1,7 @@
 """Loads a guest program into a machine and sets vCPU 0 at its entry.
 
 The boot protocol is in docs/guide/guests.md: the guest starts at its ELF entry at EL1 with
-the MMU off and finds in x0 the gpa of the boot block, which stands at the start of RAM.
+the MMU off and finds in x0 the gpa of the boot block, which is at the start of RAM.
 Source for the image: System V ABI, chapters 4 and 5 (ELF header, program header).
 """
 

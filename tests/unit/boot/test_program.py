@@ -1,4 +1,5 @@
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -121,3 +122,34 @@ def test_parse_image_truncated_anywhere_is_refused() -> None:
 def test_guest_image_path_unknown_name_lists_the_known() -> None:
     with pytest.raises(GuestImageError, match=r"no built-in guest .nothing.; there are: .*speed"):
         guest_image_path("nothing")
+
+
+def bomb(count: int, body_bytes: int) -> bytes:
+    """Return an image whose `count` segments all have the same body, at addresses of their own."""
+    header = bytearray(image(())[:64])
+    struct.pack_into("<H", header, 56, count)
+    body_at = 64 + 56 * count
+    table = (
+        struct.pack("<IIQQQQQQ", 1, 5, body_at, gpa, gpa, body_bytes, body_bytes, 4096)
+        for gpa in range(0x40200000, 0x40200000 + 16 * count, 16)
+    )
+    return bytes(header) + b"".join(table) + bytes(body_bytes)
+
+
+def test_parse_image_of_many_segments_over_one_body_is_refused_and_takes_no_memory() -> None:
+    many, overlapping = bomb(60_000, 1 << 20), bomb(1000, 1 << 20)
+    found = []
+    tracemalloc.start()
+
+    for contents in (many, overlapping):
+        with pytest.raises(GuestImageError) as caught:
+            parse_image(contents)
+        found.append(str(caught.value))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert found == [
+        "guest image offset 0x38: 0xea60 program headers: 0x400 are possible",
+        "guest segments 0x40200000+0x100000 and 0x40200010+0x100000 overlap",
+    ]
+    assert peak_bytes < 16 << 20  # the bodies would be 60 GB and 1 GB
