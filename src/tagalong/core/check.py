@@ -6,7 +6,7 @@ lists the rules.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -58,35 +58,54 @@ def check_core(core: Core) -> CheckReport:
     Of a rule that a file breaks more than MAX_FINDINGS times the rest is counted only: the
     last finding says how many. The verdicts are about all of them.
     """
-    findings = tuple(chain.from_iterable(rule(core) for rule in _RULES))
-    verdicts = tuple(_verdict(core, findings, name) for name in DEBUGGERS)
-    return CheckReport(tuple(_first_of_each_rule(findings)), verdicts)
-
-
-def _first_of_each_rule(findings: Sequence[Finding]) -> Iterator[Finding]:
-    totals = Counter(finding.rule for finding in findings)
+    told: list[Finding] = []
+    left_out: Counter[tuple[Rule, Level]] = Counter()
+    tallies = {name: _Tally() for name in DEBUGGERS}
     seen: Counter[Rule] = Counter()
-    for finding in findings:
+    for finding in chain.from_iterable(rule(core) for rule in _RULES):
         seen[finding.rule] += 1
         if seen[finding.rule] <= MAX_FINDINGS:
-            yield finding
-        elif seen[finding.rule] == totals[finding.rule]:
-            left_out = totals[finding.rule] - MAX_FINDINGS
-            yield Finding(finding.rule, finding.level, f"{left_out} more like these are left out")
+            told.append(finding)
+        else:
+            left_out[finding.rule, finding.level] += 1
+        for name, tally in tallies.items():
+            tally.add(finding, finding.effect(name))
+    told += [
+        Finding(rule, level, f"{count} more like these are left out")
+        for (rule, level), count in left_out.items()
+    ]
+    verdicts = (_verdict(name, tally, len(core.tag_segments)) for name, tally in tallies.items())
+    return CheckReport(tuple(told), tuple(verdicts))
 
 
-def _verdict(core: Core, findings: Sequence[Finding], debugger: str) -> Verdict:
-    if any(finding.rule is Rule.OTHER_SYSTEM for finding in findings):
+class _Tally:
+    """What all findings together do to the tags that one debugger shows."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[Rule, None] = {}
+        self.harms: set[Harm] = set()
+        self.lost_segments: set[int | None] = set()
+        self.is_other_system = False
+
+    def add(self, finding: Finding, effect: Effect | None) -> None:
+        self.is_other_system |= finding.rule is Rule.OTHER_SYSTEM
+        if effect is None or effect.harm is None:
+            return
+        self.reasons[finding.rule] = None
+        self.harms.add(effect.harm)
+        if effect.harm is Harm.HERE:
+            self.lost_segments.add(finding.offset)
+
+
+def _verdict(debugger: str, tally: _Tally, segments: int) -> Verdict:
+    if tally.is_other_system:
         return Verdict(debugger, Tags.UNKNOWN, False, (Rule.OTHER_SYSTEM,))
-    harmful = [(f, e.harm) for f in findings if (e := f.effect(debugger)) and e.harm]
-    reasons = tuple(dict.fromkeys(finding.rule for finding, _ in harmful))
-    wrong = any(harm is Harm.WRONG for _, harm in harmful)
-    if any(harm is Harm.ALL for _, harm in harmful):
+    reasons, wrong = tuple(tally.reasons), Harm.WRONG in tally.harms
+    if Harm.ALL in tally.harms:
         return Verdict(debugger, Tags.NONE, False, reasons)
-    lost = {finding.offset for finding, harm in harmful if harm is Harm.HERE}
-    if lost and len(lost) == len(core.tag_segments):
+    if tally.lost_segments and len(tally.lost_segments) == segments:
         return Verdict(debugger, Tags.NONE, wrong, reasons)
-    some = lost or any(harm is Harm.PART for _, harm in harmful)
+    some = tally.harms & {Harm.HERE, Harm.PART}
     return Verdict(debugger, Tags.SOME if some else Tags.ALL, wrong, reasons)
 
 
