@@ -54,6 +54,7 @@ static void run_eret(struct vcpu *cpu, const struct insn *insn)
 
 static void run_svc(struct vcpu *cpu, const struct insn *insn)
 {
+    end_step(cpu, insn->raw); /* the call is done when its exception is taken */
     raise_after(cpu, EC_SVC, (uint32_t)insn->imm);
 }
 

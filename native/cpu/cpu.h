@@ -5,7 +5,7 @@
  *   decode.c and its groups     instruction word -> struct insn (a pure function of the word)
  *   data_processing_*.c, branch.c, load_store.c, atomics.c, tags_insn.c, system.c   handlers
  *   memory.c, mmu.c             guest memory with translation and tag checks
- *   exception.c, sysregs.c      EL1 and EL0 as the guest sees them
+ *   exception.c, debug.c, sysregs.c   EL1 and EL0 as the guest sees them
  *   state.c, snapshot.c         a vCPU's state by KVM ONE_REG id, and all of it as bytes
  *   run.c, machine.c            the loop, the turns of the vCPUs, the library's entry points
  */
@@ -37,6 +37,9 @@ enum {
     INSN_CACHE_ENTRIES = 4096,
     MAX_VCPUS = 512,
     VECTORS = 32,
+    BREAKPOINTS = 6, /* what most Arm cores have */
+    CONTEXT_BREAKPOINTS = 2,
+    WATCHPOINTS = 4,
     MMIO_BYTES = 8,  /* the largest access to a device */
     MMIO_VALUES = 4, /* the most that one instruction reads from a device */
     DC_ZVA_BYTES = 512, /* DCZID_EL0.BS = 7 */
@@ -107,6 +110,9 @@ struct system_registers {
     uint64_t esr, far, elr, spsr, par;
     uint64_t tpidr_el0, tpidrro_el0, tpidr_el1, csselr, mdscr, cntkctl;
     uint64_t gcr, rgsr, tfsr, tfsre0;
+    uint64_t id_aa64dfr0; /* a state may bring another one, see sysregs.c */
+    uint64_t dbgbvr[BREAKPOINTS], dbgbcr[BREAKPOINTS], dbgwvr[WATCHPOINTS], dbgwcr[WATCHPOINTS];
+    uint64_t mdccint, dbgclaim, os_lock;
 };
 
 /* A SIMD register, the low half first. No instruction of this CPU reaches them yet (its ID
@@ -138,12 +144,14 @@ struct vcpu {
     uint32_t nzcv; /* in bits 31:28, as in SPSR_EL1 */
 
     /* PSTATE */
-    uint8_t el, sp_select, daif, tco, pan, uao, dit, ssbs, il;
+    uint8_t el, sp_select, daif, tco, pan, uao, dit, ssbs, il, ss;
 
     /* What memory accesses need of the system registers; update_memory_mode() sets it. */
     bool tbi[2];        /* by address bit 55 */
     bool check_tags[2]; /* by privilege: [0] as EL0, [1] as EL1 */
     bool strict_alignment;
+    bool watches_fetch, watches_data; /* breakpoints, watchpoints are enabled; update_debug() */
+    uint32_t step_iss;                /* of the next software step exception */
 
     uint64_t fetch_page;
     const uint8_t *fetch_data;
@@ -240,12 +248,18 @@ struct ta_machine {
 #define TCR_TBID0_SHIFT 51
 #define TCR_TCMA0_SHIFT 57
 #define CPACR_FPEN_SHIFT 20
+#define MDSCR_SS (1ull << 0)
+#define MDSCR_TDCC (1ull << 12)
+#define MDSCR_KDE (1ull << 13)
+#define MDSCR_MDE (1ull << 15)
+#define DAIF_D 8u /* in vcpu.daif */
 
 #define NZCV_MASK 0xf0000000u
 #define SPSR_TCO (1ull << 25)
 #define SPSR_DIT (1ull << 24)
 #define SPSR_UAO (1ull << 23)
 #define SPSR_PAN (1ull << 22)
+#define SPSR_SS (1ull << 21)
 #define SPSR_IL (1ull << 20)
 #define SPSR_ALLINT (1ull << 13)
 #define SPSR_SSBS (1ull << 12)
@@ -302,6 +316,9 @@ enum exception_class {
     EC_PC_ALIGNMENT = 0x22,
     EC_DATA_ABORT = 0x24, /* from EL0; +1 from EL1 */
     EC_SP_ALIGNMENT = 0x26,
+    EC_HARDWARE_BREAKPOINT = 0x30, /* from EL0; +1 from EL1 */
+    EC_SOFTWARE_STEP = 0x32,       /* from EL0; +1 from EL1 */
+    EC_WATCHPOINT = 0x34,          /* from EL0; +1 from EL1 */
     EC_BREAKPOINT = 0x3c,
 };
 
@@ -327,14 +344,27 @@ void raise_undefined(struct vcpu *cpu);
 void exception_return(struct vcpu *cpu);
 void branch_to(struct vcpu *cpu, uint64_t target);
 void stop_with(struct vcpu *cpu, enum ta_exit_reason reason); /* before this instruction */
-/* Interrupts are taken between two slices: look_for_interrupts() ends this one if the mask that
- * just changed permits one, and take_interrupt() enters its vector. */
-void look_for_interrupts(struct vcpu *cpu);
+/* Interrupts and software step act between two slices: look_for_events() ends this one if the mask
+ * that just changed may permit one, and take_interrupt() enters an interrupt's vector. */
+void look_for_events(struct vcpu *cpu);
 void take_interrupt(struct vcpu *cpu);
 
 uint64_t pstate_get(const struct vcpu *cpu);
 void pstate_set(struct vcpu *cpu, uint64_t spsr);
 void select_stack(struct vcpu *cpu, unsigned el, unsigned sp_select);
+
+/* --- debug ------------------------------------------------------------------------------ */
+
+bool has_breakpoint(const struct vcpu *cpu, uint64_t page); /* enabled, in this page */
+bool is_breakpoint(const struct vcpu *cpu, uint64_t pc);    /* taken, at this instruction */
+void raise_breakpoint(struct vcpu *cpu);
+bool has_watchpoint(const struct vcpu *cpu, uint64_t page);
+bool take_watchpoint(struct vcpu *cpu, uint64_t va, uint32_t size, unsigned flags);
+bool is_stepping(const struct vcpu *cpu); /* software step is active */
+bool step_after_return(const struct vcpu *cpu, uint64_t spsr);
+uint64_t run_step(struct vcpu *cpu);
+void end_step(struct vcpu *cpu, uint32_t word);
+void update_debug(struct vcpu *cpu);
 
 /* --- memory ----------------------------------------------------------------------------- */
 

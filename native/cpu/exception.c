@@ -13,6 +13,7 @@ uint64_t pstate_get(const struct vcpu *cpu)
     uint64_t mode = cpu->el ? (cpu->sp_select ? MODE_EL1H : MODE_EL1T) : MODE_EL0T;
     return cpu->nzcv | (cpu->tco ? SPSR_TCO : 0) | (cpu->dit ? SPSR_DIT : 0) |
            (cpu->uao ? SPSR_UAO : 0) | (cpu->pan ? SPSR_PAN : 0) | (cpu->il ? SPSR_IL : 0) |
+           (cpu->ss ? SPSR_SS : 0) |
            (cpu->ssbs ? SPSR_SSBS : 0) | (uint64_t)cpu->daif << 6 | mode;
 }
 
@@ -52,6 +53,8 @@ void pstate_set(struct vcpu *cpu, uint64_t spsr)
 {
     set_flags(cpu, spsr);
     cpu->il = (spsr & SPSR_IL) != 0;
+    cpu->ss = (spsr & SPSR_SS) != 0;
+    cpu->step_iss = 0;
     if (is_mode(spsr & SPSR_MODE))
         set_mode(cpu, spsr & SPSR_MODE);
     update_memory_mode(cpu);
@@ -71,6 +74,8 @@ static void enter_vector(struct vcpu *cpu, uint64_t return_address, unsigned kin
     cpu->sys.elr = return_address;
     select_stack(cpu, 1, 1);
     cpu->daif = 0xf;
+    cpu->ss = 0;
+    cpu->step_iss = 0;
     cpu->tco = 1;
     cpu->uao = 0;
     cpu->il = 0;
@@ -124,6 +129,7 @@ void raise_data_abort(struct vcpu *cpu, uint64_t va, uint32_t fsc, unsigned flag
 void exception_return(struct vcpu *cpu)
 {
     uint64_t spsr = cpu->sys.spsr, target = cpu->sys.elr;
+    bool steps = step_after_return(cpu, spsr);
     set_flags(cpu, spsr);
     cpu->il = (spsr & SPSR_IL) != 0;
     if (is_mode(spsr & SPSR_MODE))
@@ -133,7 +139,8 @@ void exception_return(struct vcpu *cpu)
     drop_monitor(cpu);
     update_memory_mode(cpu);
     branch_to(cpu, target);
-    look_for_interrupts(cpu);
+    cpu->ss = steps;
+    look_for_events(cpu);
 }
 
 void branch_to(struct vcpu *cpu, uint64_t target)
@@ -156,9 +163,9 @@ static uint32_t unmasked_lines(const struct vcpu *cpu)
     return interrupt_lines(cpu) & ~(uint32_t)cpu->daif;
 }
 
-void look_for_interrupts(struct vcpu *cpu)
+void look_for_events(struct vcpu *cpu)
 {
-    if (unlikely(unmasked_lines(cpu)))
+    if (unlikely(unmasked_lines(cpu) || (cpu->sys.mdscr & MDSCR_SS)))
         cpu->slice_over = true;
 }
 

@@ -157,6 +157,7 @@ static bool answer_mmio(struct ta_machine *machine, uint32_t index, uint64_t dat
         return true;
     }
     cpu->mmio.answers = cpu->mmio.seen = 0;
+    end_step(cpu, 0);
     machine->turn_left -= machine->turn_left > 0;
     return false;
 }

@@ -97,6 +97,9 @@ static enum memory_result find_page(struct vcpu *cpu, struct piece *piece, uint3
         raise_data_abort(cpu, piece->va, FSC_ALIGNMENT, as_read(flags));
         return MEMORY_FAULT;
     }
+    if (unlikely(cpu->watches_data) && !(flags & ACCESS_MAINTENANCE) &&
+        take_watchpoint(cpu, piece->va, piece->bytes, flags))
+        return MEMORY_FAULT;
     if (flags & ACCESS_MAINTENANCE)
         return MEMORY_OK; /* no cache holds anything, so no memory is accessed */
     piece->ram = find_ram(cpu->machine, piece->page.gpa & PAGE_MASK, PAGE_BYTES);
@@ -138,6 +141,8 @@ static void commit_page(struct vcpu *cpu, const struct piece *piece, unsigned fl
         mark_dirty(piece->ram, piece->page.gpa);
     if (piece->page.device)
         return; /* alignment has to be checked each time */
+    if (unlikely(cpu->watches_data) && has_watchpoint(cpu, key))
+        return;
     if (entry->read_key != key && entry->write_key != key)
         entry->write_key = NO_PAGE;
     entry->data = span.data - (address & (PAGE_BYTES - 1));

@@ -214,7 +214,13 @@ bool fetch_page(struct vcpu *cpu)
         cpu->fetch_tlb[cpu->el][slot].key = page;
         cpu->fetch_tlb[cpu->el][slot].data = data;
     }
-    cpu->fetch_page = page;
     cpu->fetch_data = cpu->fetch_tlb[cpu->el][slot].data;
+    if (unlikely(cpu->watches_fetch) && has_breakpoint(cpu, page)) {
+        if (!is_breakpoint(cpu, pc))
+            return true; /* and ask again at the next instruction */
+        raise_breakpoint(cpu);
+        return false;
+    }
+    cpu->fetch_page = page;
     return true;
 }

@@ -72,9 +72,8 @@ static void fill_exit(const struct vcpu *cpu, uint32_t reason, struct ta_exit *e
         exit->mmio_is_write = cpu->mmio.is_write;
     }
     uint64_t at = reason == TA_EXIT_HVC ? cpu->pc - 4 : cpu->pc;
-    if ((reason == TA_EXIT_HVC || reason == TA_EXIT_UNSUPPORTED) &&
-        (at & PAGE_MASK) == cpu->fetch_page)
-        memcpy(&exit->insn, cpu->fetch_data + (at & (PAGE_BYTES - 1)), 4);
+    if (reason == TA_EXIT_HVC || reason == TA_EXIT_UNSUPPORTED) /* it was decoded just now */
+        exit->insn = cpu->cache[at >> 2 & (INSN_CACHE_ENTRIES - 1)].raw;
 }
 
 /* An instruction that leaves for MMIO or is unsupported was not executed: it does not count. */
@@ -176,6 +175,8 @@ static uint64_t run_until(struct vcpu *cpu, uint64_t count, uint64_t deadline)
 {
     cpu->waiting = WAITING_FOR_NOTHING;
     take_interrupt(cpu);
+    if (unlikely(is_stepping(cpu)))
+        return run_step(cpu);
     return run_slice(cpu, least(count, deadline - machine_counter(cpu->machine)));
 }
 

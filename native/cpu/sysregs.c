@@ -7,7 +7,11 @@
 #define MIDR 0x000f7a60ull
 #define ID_AA64PFR0 0x0001000000ff0011ull
 #define ID_AA64PFR1 0x0000000000000320ull
-#define ID_AA64DFR0 0x0000000000000006ull
+/* 6 breakpoints, 2 of them context-aware, 4 watchpoints, no double lock. The other value is that of
+ * this machine's first version, which had no debug registers and claimed numbers that are reserved;
+ * a guest that has seen it can still be loaded, and keeps it. */
+#define ID_AA64DFR0 0x000000f010305006ull
+#define ID_AA64DFR0_BEFORE 0x6ull
 #define ID_AA64ISAR0 0x0020000000210000ull
 #define ID_AA64ISAR1 0x0000001000200002ull
 #define ID_AA64MMFR0 0x000000000f000025ull
@@ -24,6 +28,15 @@
 #define GCR_BITS 0x1ffffull
 #define RGSR_BITS 0xffff0full
 #define TFSR_BITS 3ull
+#define DBGBVR_BITS ALL_BITS /* an address or a context id: the low bits may mean something */
+#define DBGBCR_BITS 0x00ffe1e7ull
+#define DBGWVR_BITS ALL_BITS
+#define DBGWCR_BITS 0x1f1fffffull
+#define MDSCR_BITS (MDSCR_SS | MDSCR_TDCC | MDSCR_KDE | MDSCR_MDE)
+#define MDCCINT_BITS (3ull << 29)
+#define OSLSR_IMPLEMENTED 8ull
+#define OSLSR_LOCKED 2ull
+#define CLAIM_BITS 0xffull
 #define SCTLR_RES1 0x30500800ull /* LSMAOE, nTLSMD, EIS, TSCXT, EOS: features not here */
 
 /* What is not in the mask of SCTLR_EL1 belongs to features that this CPU does not have. */
@@ -146,7 +159,7 @@ static void write_daif(struct vcpu *cpu, const struct sysreg *reg, uint64_t valu
 {
     (void)reg;
     cpu->daif = value >> 6 & 0xf;
-    look_for_interrupts(cpu);
+    look_for_events(cpu);
 }
 
 /* A PSTATE flag of one bit: `offset` is its byte in struct vcpu, `bits` its place in the register. */
@@ -170,6 +183,55 @@ static void write_tco(struct vcpu *cpu, const struct sysreg *reg, uint64_t value
 {
     write_flag(cpu, reg, value);
     update_tag_checks(cpu);
+}
+
+static void write_debug(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    write_field(cpu, reg, value);
+    update_debug(cpu);
+}
+
+static uint64_t read_oslsr(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)reg;
+    return OSLSR_IMPLEMENTED | (cpu->sys.os_lock ? OSLSR_LOCKED : 0);
+}
+
+static void write_oslsr(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    (void)reg;
+    cpu->sys.os_lock = (value & OSLSR_LOCKED) != 0;
+    update_debug(cpu);
+}
+
+static void write_oslar(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    (void)reg;
+    cpu->sys.os_lock = value & 1;
+    update_debug(cpu);
+}
+
+/* Claim tags (H9.2): one register sets them and reads as what can be set, the other clears them and
+ * reads as what is set. */
+static uint64_t read_claim_set(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)cpu;
+    return reg->bits;
+}
+
+static void write_claim_set(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    cpu->sys.dbgclaim |= value & reg->bits;
+}
+
+static void write_claim_clear(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    cpu->sys.dbgclaim &= ~(value & reg->bits);
+}
+
+static bool accepts_dfr0(uint64_t value)
+{
+    return value == ID_AA64DFR0 || value == ID_AA64DFR0_BEFORE;
 }
 
 /* --- who may access it --- */
@@ -196,6 +258,12 @@ static enum sysreg_access check_daif(const struct vcpu *cpu)
     return if_enabled(cpu, cpu->sys.sctlr, SCTLR_UMA);
 }
 
+/* The debug communications channel, which has no debugger at its other end. */
+static enum sysreg_access check_channel(const struct vcpu *cpu)
+{
+    return if_enabled(cpu, ~cpu->sys.mdscr, MDSCR_TDCC);
+}
+
 static enum sysreg_access check_frequency(const struct vcpu *cpu)
 {
     return if_enabled(cpu, cpu->sys.cntkctl, CNTKCTL_EL0PCTEN | CNTKCTL_EL0VCTEN);
@@ -218,26 +286,60 @@ static enum sysreg_access check_virtual_count(const struct vcpu *cpu)
 #define EL0_BOTH (EL0_READ | EL0_WRITE)
 #define OP(...) SYSREG(__VA_ARGS__)
 
-#define VALUE(op, field, flags, bits) {op, FIELD(sys.field), flags, bits, read_field, write_field, NULL}
-#define REGIME(op, field, bits) {op, FIELD(sys.field), STATE, bits, read_field, write_regime, NULL}
-#define FIXED(op, value) {op, 0, STATE | CONSTANT, value, read_constant, NULL, NULL}
-#define ZERO(op) {op, 0, STATE, 0, read_constant, write_nothing, NULL}
-#define FLAG(op, field, flags, bit, write) {op, FIELD(field), flags, bit, read_flag, write, NULL}
-#define SPECIAL(op, flags, read, write, check) {op, 0, flags, 0, read, write, check}
+#define VALUE(op, field, flags, bits) {op, FIELD(sys.field), flags, bits, read_field, write_field, NULL, NULL}
+#define REGIME(op, field, bits) {op, FIELD(sys.field), STATE, bits, read_field, write_regime, NULL, NULL}
+#define FIXED(op, value) {op, 0, STATE | CONSTANT, value, read_constant, NULL, NULL, NULL}
+#define ZERO(op) {op, 0, STATE, 0, read_constant, write_nothing, NULL, NULL}
+#define FLAG(op, field, flags, bit, write) {op, FIELD(field), flags, bit, read_flag, write, NULL, NULL}
+#define SPECIAL(op, flags, read, write, check) {op, 0, flags, 0, read, write, check, NULL}
+#define NOTHING(op, flags, check) SPECIAL(op, flags, read_constant, write_nothing, check)
+#define DEBUG(op, field, bits)                                                                \
+    {op, FIELD(sys.field), STATE, bits, read_field, write_debug, NULL, NULL}
+#define BREAKPOINT(n)                                                                         \
+    DEBUG(OP(2, 0, 0, n, 4), dbgbvr[n], DBGBVR_BITS),                                         \
+        DEBUG(OP(2, 0, 0, n, 5), dbgbcr[n], DBGBCR_BITS)
+#define WATCHPOINT(n)                                                                         \
+    DEBUG(OP(2, 0, 0, n, 6), dbgwvr[n], DBGWVR_BITS),                                         \
+        DEBUG(OP(2, 0, 0, n, 7), dbgwcr[n], DBGWCR_BITS)
+#define CLAIM_CLEAR(op)                                                                       \
+    {op, FIELD(sys.dbgclaim), 0, CLAIM_BITS, read_field, write_claim_clear, NULL, NULL}
 
 /* ELR_EL1, SPSR_EL1 and SP_EL0 have no STATE: KVM has them among the core registers. PSTATE is one
  * of those too; the counter has an id of its own; ISR_EL1 is what the interrupt lines say. */
 static const struct sysreg registers[] = {
-    VALUE(OP(2, 0, 0, 2, 2), mdscr, STATE, 1ull << 12),
-    SPECIAL(OP(2, 0, 1, 0, 4), 0, NULL, write_nothing, NULL),          /* OSLAR_EL1 */
-    SPECIAL(OP(2, 0, 1, 1, 4), 0, read_constant, NULL, NULL),          /* OSLSR_EL1 */
-    SPECIAL(OP(2, 0, 1, 3, 4), 0, read_constant, write_nothing, NULL), /* OSDLR_EL1 */
+    NOTHING(OP(2, 0, 0, 0, 2), 0, NULL), /* OSDTRRX_EL1 */
+    BREAKPOINT(0),
+    WATCHPOINT(0),
+    BREAKPOINT(1),
+    WATCHPOINT(1),
+    VALUE(OP(2, 0, 0, 2, 0), mdccint, STATE, MDCCINT_BITS),
+    DEBUG(OP(2, 0, 0, 2, 2), mdscr, MDSCR_BITS),
+    BREAKPOINT(2),
+    WATCHPOINT(2),
+    NOTHING(OP(2, 0, 0, 3, 2), 0, NULL), /* OSDTRTX_EL1 */
+    BREAKPOINT(3),
+    WATCHPOINT(3),
+    BREAKPOINT(4),
+    BREAKPOINT(5),
+    NOTHING(OP(2, 0, 0, 6, 2), 0, NULL),                               /* OSECCR_EL1 */
+    SPECIAL(OP(2, 0, 1, 0, 0), 0, read_constant, NULL, NULL),          /* MDRAR_EL1 */
+    SPECIAL(OP(2, 0, 1, 0, 4), 0, NULL, write_oslar, NULL),            /* OSLAR_EL1 */
+    {OP(2, 0, 1, 1, 4), 0, STATE | READ_ONLY, OSLSR_LOCKED, read_oslsr, write_oslsr, NULL, NULL},
+    NOTHING(OP(2, 0, 1, 3, 4), 0, NULL), /* OSDLR_EL1: no double lock */
+    NOTHING(OP(2, 0, 1, 4, 4), 0, NULL), /* DBGPRCR_EL1 */
+    {OP(2, 0, 7, 8, 6), 0, 0, CLAIM_BITS, read_claim_set, write_claim_set, NULL, NULL},
+    CLAIM_CLEAR(OP(2, 0, 7, 9, 6)),
+    SPECIAL(OP(2, 0, 7, 14, 6), 0, read_constant, NULL, NULL), /* DBGAUTHSTATUS_EL1: no signals */
+    SPECIAL(OP(2, 3, 0, 1, 0), EL0_READ, read_constant, NULL, check_channel), /* MDCCSR_EL0 */
+    NOTHING(OP(2, 3, 0, 4, 0), EL0_BOTH, check_channel),                      /* DBGDTR_EL0 */
+    NOTHING(OP(2, 3, 0, 5, 0), EL0_BOTH, check_channel), /* DBGDTRRX_EL0, DBGDTRTX_EL0 */
     FIXED(OP(3, 0, 0, 0, 0), MIDR),
-    {OP(3, 0, 0, 0, 5), 0, STATE, MPIDR_RES1, read_mpidr, NULL, NULL},
+    {OP(3, 0, 0, 0, 5), 0, STATE, MPIDR_RES1, read_mpidr, NULL, NULL, NULL},
     FIXED(OP(3, 0, 0, 0, 6), 0), /* REVIDR_EL1 */
     FIXED(OP(3, 0, 0, 4, 0), ID_AA64PFR0),
     FIXED(OP(3, 0, 0, 4, 1), ID_AA64PFR1),
-    FIXED(OP(3, 0, 0, 5, 0), ID_AA64DFR0),
+    {OP(3, 0, 0, 5, 0), FIELD(sys.id_aa64dfr0), STATE | READ_ONLY, ALL_BITS, read_field,
+     write_field, NULL, accepts_dfr0},
     FIXED(OP(3, 0, 0, 6, 0), ID_AA64ISAR0),
     FIXED(OP(3, 0, 0, 6, 1), ID_AA64ISAR1),
     FIXED(OP(3, 0, 0, 7, 0), ID_AA64MMFR0),
@@ -282,8 +384,10 @@ static const struct sysreg registers[] = {
     FIXED(OP(3, 1, 0, 0, 4), GMID),
     FIXED(OP(3, 1, 0, 0, 7), 0), /* AIDR_EL1 */
     VALUE(OP(3, 2, 0, 0, 0), csselr, STATE, 0xfull),
-    {OP(3, 3, 0, 0, 1), 0, EL0_READ | STATE | CONSTANT, CTR, read_constant, NULL, check_ctr},
-    {OP(3, 3, 0, 0, 7), 0, EL0_READ | STATE | CONSTANT, DCZID, read_dczid, NULL, NULL},
+    {OP(3, 3, 0, 0, 1), 0, EL0_READ | STATE | CONSTANT, CTR, read_constant, NULL, check_ctr,
+     NULL},
+    {OP(3, 3, 0, 0, 7), 0, EL0_READ | STATE | CONSTANT, DCZID, read_dczid, NULL, NULL,
+     NULL},
     SPECIAL(OP(3, 3, 4, 2, 0), EL0_BOTH, read_nzcv, write_nzcv, NULL),
     SPECIAL(OP(3, 3, 4, 2, 1), EL0_BOTH, read_daif, write_daif, check_daif),
     FLAG(OP(3, 3, 4, 2, 5), dit, EL0_BOTH, SPSR_DIT, write_flag),
@@ -292,7 +396,7 @@ static const struct sysreg registers[] = {
     VALUE(OP(3, 3, 13, 0, 2), tpidr_el0, EL0_BOTH | STATE, ALL_BITS),
     VALUE(OP(3, 3, 13, 0, 3), tpidrro_el0, EL0_READ | STATE, ALL_BITS),
     {OP(3, 3, 14, 0, 0), 0, EL0_READ | STATE | CONSTANT, COUNTER_HZ, read_constant, NULL,
-     check_frequency},
+     check_frequency, NULL},
     SPECIAL(OP(3, 3, 14, 0, 1), EL0_READ, read_counter, NULL, check_physical_count),
     SPECIAL(OP(3, 3, 14, 0, 2), EL0_READ, read_counter, NULL, check_virtual_count),
 };
@@ -324,16 +428,15 @@ const struct sysreg *find_sysreg(uint32_t encoding)
     return reg || !is_id ? reg : &absent_feature;
 }
 
-/* Debug, the timers' comparators and FP are claimed by convention and not done. What else is not
+/* The timers' comparators and FP are claimed by convention and not implemented. What else is not
  * in the table is of features that this CPU does not claim, and so UNDEFINED. */
 bool is_sysreg_unsupported(uint32_t encoding)
 {
     unsigned op0 = encoding >> 14 & 3, op1 = encoding >> 11 & 7, crn = encoding >> 7 & 15;
     unsigned crm = encoding >> 3 & 15, op2 = encoding & 7;
-    bool debug = op0 == 2 && op1 == 0 && crn <= 1;
     bool timer = op0 == 3 && op1 == 3 && crn == 14 && (crm == 2 || crm == 3) && op2 <= 2;
     bool fp = op0 == 3 && op1 == 3 && crn == 4 && crm == 4 && op2 <= 1;
-    return debug || timer || fp;
+    return timer || fp;
 }
 
 bool is_sysreg_field(const struct sysreg *reg)
@@ -352,7 +455,8 @@ bool write_sysreg_state(struct vcpu *cpu, const struct sysreg *reg, uint64_t val
 {
     if ((reg->flags & CONSTANT) || !reg->write)
         return value == read_sysreg_state(cpu, reg);
-    if (value & ~reg->bits)
+    if (((value ^ read_sysreg_state(cpu, reg)) & ~reg->bits) ||
+        (reg->accepts && !reg->accepts(value)))
         return false;
     reg->write(cpu, reg, value);
     return true;
@@ -371,6 +475,7 @@ void reset_vcpu(struct vcpu *cpu)
     cpu->sp_select = 1;
     cpu->daif = 0xf;
     cpu->sys.sctlr = SCTLR_RES1 | SCTLR_SPAN;
+    cpu->sys.id_aa64dfr0 = ID_AA64DFR0;
     flush_tlb(cpu);
     update_memory_mode(cpu);
 }

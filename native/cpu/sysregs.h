@@ -9,6 +9,7 @@ enum register_flags {
     EL0_WRITE = 2,
     STATE = 4,    /* part of a vCPU's state, under its ONE_REG id */
     CONSTANT = 8, /* says what the CPU is: `bits`, and no other value can be loaded */
+    READ_ONLY = 16, /* to MSR; a state can change it */
 };
 
 enum sysreg_access { ACCESS_ALLOWED, ACCESS_UNDEFINED, ACCESS_TRAPPED };
@@ -23,6 +24,7 @@ struct sysreg {
     uint64_t (*read)(const struct vcpu *cpu, const struct sysreg *reg);              /* or NULL */
     void (*write)(struct vcpu *cpu, const struct sysreg *reg, uint64_t value);       /* or NULL */
     enum sysreg_access (*check)(const struct vcpu *cpu); /* NULL: EL0 by the flags, EL1 always */
+    bool (*accepts)(uint64_t value); /* what a state may bring; NULL: all that `bits` allow */
 };
 
 /* NULL if this CPU does not have the register. */

@@ -149,7 +149,7 @@ static void run_msr_daif(struct vcpu *cpu, const struct insn *insn)
         cpu->daif |= insn->imm;
     else
         cpu->daif &= ~insn->imm & 0xf;
-    look_for_interrupts(cpu);
+    look_for_events(cpu);
 }
 
 static bool decode_msr_immediate(uint32_t word, struct insn *insn)
@@ -364,12 +364,6 @@ static void run_msr(struct vcpu *cpu, const struct insn *insn)
         reg->write(cpu, reg, cpu->x[insn->rn]);
 }
 
-/* EL0 has none of the debug registers (op0 = 2). */
-static void run_unsupported_at_el1(struct vcpu *cpu, const struct insn *insn)
-{
-    (cpu->el ? run_unsupported : run_undefined)(cpu, insn);
-}
-
 static bool decode_register_move(uint32_t word, struct insn *insn)
 {
     uint32_t encoding = BITS(word, 20, 5) & 0xffff;
@@ -378,8 +372,7 @@ static bool decode_register_move(uint32_t word, struct insn *insn)
     insn->rd = slot_target(BITS(word, 4, 0));
     insn->rn = slot_source(BITS(word, 4, 0));
     if (!reg) {
-        bool debug = BITS(word, 20, 19) == 2;
-        insn->run = debug ? run_unsupported_at_el1 : run_unsupported;
+        insn->run = run_unsupported;
         return is_sysreg_unsupported(encoding);
     }
     insn->imm = (uintptr_t)reg;
@@ -389,7 +382,7 @@ static bool decode_register_move(uint32_t word, struct insn *insn)
         insn->flags = (uint8_t)reg->flags;
         insn->run = run_mrs_field;
     }
-    return is_read ? reg->read != NULL : reg->write != NULL;
+    return is_read ? reg->read != NULL : reg->write && !(reg->flags & READ_ONLY);
 }
 
 bool decode_system(uint32_t word, struct insn *insn)

@@ -11,6 +11,7 @@ from tagalong.machine.cpu_match import (
     CpuPolicy,
     accept_differences,
     differing_identification,
+    is_identification,
     match_registers,
     objections,
     wanted_registers,
@@ -115,6 +116,7 @@ class SoftVcpu:
         """Load a state to which there is no objection; report what the policy accepted in it."""
         self._accept(state, self._policy)
         self._write(self._match(state))
+        self._write(self._other_identity(state))
         self.set_power(state.power)
 
     def objection(self, state: VcpuState) -> str:
@@ -142,10 +144,11 @@ class SoftVcpu:
         self._native.set_power(self._index, on=power is PowerState.ON)
 
     def reset_to(self, changes: Mapping[RegisterId, int]) -> None:
-        """Reset the vCPU, except for `changes` and the counter, which all vCPUs share."""
-        registers = {**self._reset_state.registers, **changes}
-        registers.pop(register_ids.TIMER_COUNT)
-        self._write(registers)
+        """Reset the vCPU, except for `changes`, its identity and the counter of all vCPUs."""
+        reset = self._reset_state.registers
+        own = {r: v for r, v in reset.items() if not is_identification(r)}
+        own.pop(register_ids.TIMER_COUNT)
+        self._write({**own, **changes})
 
     def _registers(self) -> dict[RegisterId, int]:
         values = ((r, self._native.get_register(self._index, r)) for r in state_register_ids())
@@ -175,8 +178,24 @@ class SoftVcpu:
 
     def _accept(self, state: VcpuState, policy: CpuPolicy) -> None:
         given, own = state.registers, self._reset_state.registers
-        differing = differing_identification(given, own)
+        possible = self._other_identity(state)
+        differing = [r for r in differing_identification(given, own) if r not in possible]
         accept_differences(differing, given, own, policy, who=self._who)
+
+    def _other_identity(self, state: VcpuState) -> dict[RegisterId, int]:
+        """Return the identification that differs from this CPU's and that it can have as well.
+
+        A guest that was made by an earlier version goes on seeing what it saw.
+        """
+        given, possible = state.registers, {}
+        for register in differing_identification(given, self._reset_state.registers):
+            before = self._native.get_register(self._index, register)
+            if register not in given or before is None:
+                continue
+            if self._native.set_register(self._index, register, given[register]):
+                possible[register] = given[register]
+                self._native.set_register(self._index, register, before)
+        return possible
 
     def _try(self, state: VcpuState) -> None:
         # Only the interpreter knows which values a register accepts: write them, then undo it.
