@@ -250,7 +250,7 @@ def test_watchpoint_is_taken_for_the_access_and_the_byte_that_it_names() -> None
         ),
         ("a tag store", a64.stg(1, 1), data, data + 8, both | every_byte(), data + 8, WNR),
         ("a tag load", a64.ldg(2, 1), data, data, both | every_byte(), data, 0),
-        ("DC ZVA", a64.sys(a64.DC_ZVA, 1), data, data + 64, both | every_byte(), data + 64, WNR),
+        ("DC ZVA", a64.sys(a64.DC_ZVA, 1), data, data + 64, both | every_byte(), data, WNR),
         ("DC CVAC", a64.sys(a64.DC_CVAC, 1), data, data, both | every_byte(), None, 0),
     ):
         registers = {wvr(3): value, wcr(3): control, MDSCR: MDE | KDE}
@@ -567,7 +567,7 @@ def test_state_that_claims_other_debug_registers_is_rejected_by_name() -> None:
         other = {**state.vcpus[0].registers, register_ids.ID_AA64DFR0_EL1: 0x1030_5007}
         foreign = MachineState((VcpuState(other, state.vcpus[0].power),), state.devices)
 
-        with pytest.raises(StateError, match="is another CPU: ID_AA64DFR0_EL1 0x10305007 there"):
+        with pytest.raises(StateError, match="is another CPU: ID_AA64DFR0_EL1 is 0x10305007 there"):
             target.load_state(foreign)
 
         assert target.save_state() == state
