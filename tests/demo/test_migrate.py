@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -326,3 +327,18 @@ def test_migrate_under_stop_and_cont_never_lets_the_guest_run_twice(tmp_path: Pa
 
         assert source.console.count("churn: progress") == stops
         assert "FAIL" not in source.console + target.console
+
+
+def test_migrate_over_a_connection_that_another_process_opened(tmp_path: Path) -> None:
+    """As a manager of VMs does it: connect, pass the socket with getfd, migrate to fd:NAME."""
+    with pair(tmp_path) as (source, target), source.qmp() as qmp:
+        _, host, port = target.incoming_uri().split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            assert qmp.get_fd("mig", connection.fileno()) == {"return": {}}
+        result = tagalong("migrate", str(source.control), "fd:mig", "--verify")
+
+        assert result.returncode == 0, result.stderr
+        with target.qmp() as there:
+            assert there.state() == "running"
+        again = qmp.execute("closefd", fdname="mig")["error"]
+        assert "no descriptor is called mig" in str(again)

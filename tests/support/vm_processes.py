@@ -61,6 +61,15 @@ class Qmp:
         if arguments:
             request["arguments"] = {k.replace("_", "-"): v for k, v in arguments.items()}
         self._socket.sendall(json.dumps(request).encode())
+        return self._answer()
+
+    def get_fd(self, name: str, descriptor: int) -> dict[str, object]:
+        """Pass a descriptor to the VM with getfd and return the whole reply."""
+        request = {"execute": "getfd", "arguments": {"fdname": name}}
+        socket.send_fds(self._socket, [json.dumps(request).encode()], [descriptor])
+        return self._answer()
+
+    def _answer(self) -> dict[str, object]:
         while "event" in (message := self._next()):
             self.events.append(message)
         return message

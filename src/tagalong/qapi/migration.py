@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tagalong.errors import MigrationError, UsageError
 from tagalong.migrate import (
+    DESCRIPTORS,
+    FdAddress,
     MigrationOptions,
     SendProgress,
     TlsCredentials,
@@ -90,8 +92,14 @@ class MigrationRequest:
         )
 
     def check(self) -> None:
-        """Raise UsageError for an address or options that are impossible, before anything moves."""
-        require_possible(parse_address(self.uri), self.options())
+        """Raise UsageError or HostError for what is impossible, before anything moves.
+
+        In the VM's process, which has the descriptors that a URI may name.
+        """
+        address = parse_address(self.uri)
+        require_possible(address, self.options())
+        if isinstance(address, FdAddress):
+            DESCRIPTORS.mode(address)
 
     def to_arguments(self) -> Mapping[str, object]:
         """Return the arguments of QMP's migrate; the settings are commands of their own."""

@@ -6,6 +6,7 @@ here unchanged. Our own commands use that package as their client, so every comm
 framing      cuts bytes into messages
 messages     requests, replies, errors and events as values
 arguments    checks a command's arguments against a small schema
+descriptors  receives descriptors that come with a command
 session      one client's conversation, without any I/O
 server       sessions on a Unix socket, which tagalong.socket_files creates
 

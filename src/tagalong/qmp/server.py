@@ -7,14 +7,17 @@ wait for it, so neither the VM nor other clients ever wait for it.
 
 import asyncio
 import fcntl
+import socket
 import struct
 import termios
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from tagalong.qmp import messages
+from tagalong.qmp.descriptors import DescriptorSocket
 from tagalong.qmp.messages import Event
 from tagalong.qmp.session import Commands, Session
 from tagalong.socket_files import SocketFile
@@ -24,6 +27,7 @@ MAX_UNSENT_BYTES = 1024 * 1024
 _BACKLOG = 16
 _FLUSH_TIMEOUT_S = 1.0
 _FLUSH_POLL_S = 0.005
+_ACCEPT_AGAIN_S = 0.5
 
 
 class ControlServer:
@@ -39,14 +43,36 @@ class ControlServer:
         self._commands = commands
         self._clients: set[_Client] = set()
         self._socket_file: SocketFile | None = None
-        self._server: asyncio.Server | None = None
+        self._connecting: set[asyncio.Task[object]] = set()
 
     async def start(self, path: Path) -> None:
         """Create the socket and accept clients. Raises UsageError or HostError."""
         self._socket_file = SocketFile(path, "control socket", _BACKLOG)
-        self._server = await asyncio.get_running_loop().create_unix_server(
-            self._new_client, sock=self._socket_file.socket
+        self._socket_file.socket.setblocking(False)
+        self._listen(self._socket_file.socket)
+
+    def _listen(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        # Not asyncio's own server: its connections read with recv(2), which drops descriptors.
+        loop = asyncio.get_running_loop()
+        try:
+            accepted, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError:  # out of descriptors or memory: clients wait in the backlog
+            loop.remove_reader(listener)
+            loop.call_later(_ACCEPT_AGAIN_S, self._listen, listener)
+            return
+        connection = DescriptorSocket(fileno=accepted.detach())
+        connection.setblocking(False)
+        task: asyncio.Task[object] = loop.create_task(
+            loop.connect_accepted_socket(partial(self._new_client, connection), connection)
         )
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
 
     def broadcast(self, event: Event) -> None:
         """Send `event` to every client that has finished negotiation."""
@@ -63,10 +89,13 @@ class ControlServer:
         first, its requests are read and ignored, and the socket is closed once the client has read
         everything; after a second at the latest.
         """
-        if self._server is not None:
-            self._server.close()
         if self._socket_file is not None:
+            asyncio.get_running_loop().remove_reader(self._socket_file.socket)
+            self._socket_file.socket.close()
             self._socket_file.remove()
+            self._socket_file = None
+        if self._connecting:
+            await asyncio.wait(tuple(self._connecting), timeout=_FLUSH_TIMEOUT_S)
         clients = tuple(self._clients)
         for client in clients:
             client.finish()
@@ -76,8 +105,8 @@ class ControlServer:
         for client in clients:
             client.abort()
 
-    def _new_client(self) -> "_Client":
-        return _Client(Session(self._commands), self._clients)
+    def _new_client(self, connection: DescriptorSocket) -> "_Client":
+        return _Client(Session(self._commands, connection), self._clients)
 
 
 class _Client(asyncio.Protocol):

@@ -15,6 +15,7 @@ from typing import Protocol
 from tagalong.errors import TagalongError
 from tagalong.qmp import messages
 from tagalong.qmp.arguments import Argument, ArgumentType, check_arguments
+from tagalong.qmp.descriptors import DescriptorSource, NoDescriptors
 from tagalong.qmp.framing import MessageSplitter, OversizedMessageError
 from tagalong.qmp.messages import ErrorClass, JsonObject, QmpError, QmpRequest
 
@@ -26,10 +27,11 @@ _NEGOTIATE_ARGUMENTS = {"enable": Argument(ArgumentType.ARRAY)}
 class Commands(Protocol):
     """What a session can ask of the VM."""
 
-    def execute(self, command: str, arguments: JsonObject) -> object:
+    def execute(self, command: str, arguments: JsonObject, descriptors: DescriptorSource) -> object:
         """Run a command and return its value, or a future of it.
 
-        Raises QmpError or TagalongError; so may the future.
+        `descriptors` came with it; what the command does not take is closed. Raises QmpError or
+        TagalongError; so may the future.
         """
         ...
 
@@ -41,10 +43,11 @@ class Session:
     message that was too long: send what came back, then close the connection.
     """
 
-    def __init__(self, commands: Commands) -> None:
+    def __init__(self, commands: Commands, descriptors: DescriptorSource | None = None) -> None:
         self.negotiated = False
         self.finished = False
         self._commands = commands
+        self._descriptors = descriptors or NoDescriptors()
         self._splitter = MessageSplitter()
 
     def greeting(self) -> bytes:
@@ -61,6 +64,7 @@ class Session:
         try:
             for message in self._splitter.feed(data):
                 answer = self._answer(message)
+                self._descriptors.drop()
                 if isinstance(answer, asyncio.Future):
                     yield answer
                 else:
@@ -90,7 +94,7 @@ class Session:
                 f"Expecting capabilities negotiation with '{NEGOTIATE}'",
                 error_class=ErrorClass.COMMAND_NOT_FOUND,
             )
-        return self._commands.execute(request.command, request.arguments)
+        return self._commands.execute(request.command, request.arguments, self._descriptors)
 
     def _negotiate(self, arguments: JsonObject) -> object:
         if self.negotiated:

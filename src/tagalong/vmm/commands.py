@@ -1,17 +1,20 @@
 """The commands of the control socket: names and arguments as in QEMU, acting on a Vm."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tagalong.errors import RunStateError
+from tagalong.errors import RunStateError, TagalongError
 from tagalong.machine import MachinePages
+from tagalong.migrate import DESCRIPTORS
 from tagalong.qapi.access_wish import access_argument
 from tagalong.qapi.migration import MigrationInfo, MigrationRequest
 from tagalong.qapi.saving import SaveInfo, SaveRequest
 from tagalong.qapi.settings import PARAMETER_SCHEMA, MigrationSettings
 from tagalong.qmp import messages
 from tagalong.qmp.arguments import Argument, ArgumentType, check_arguments
+from tagalong.qmp.descriptors import DescriptorSource
 from tagalong.qmp.messages import ErrorClass, JsonObject, QmpError
 from tagalong.qmp.session import NEGOTIATE
 from tagalong.vmm.census import take_census
@@ -29,12 +32,15 @@ from tagalong.vmm.saving import Saving
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 
+_FD_NAME = {"fdname": Argument(ArgumentType.STRING, required=True)}
 _OPTIONAL_BOOLEAN = Argument(ArgumentType.BOOLEAN)
 
 
 @dataclass(frozen=True)
 class _Command:
-    run: Callable[[JsonObject], object]
+    """A command; `run` is None for getfd, which needs the descriptor that came with it."""
+
+    run: Callable[[JsonObject], object] | None
     arguments: Mapping[str, Argument] = field(default_factory=dict)
 
 
@@ -71,10 +77,12 @@ class VmCommands:
         self._incoming = incoming
         self._settings = MigrationSettings()
         self._table: Mapping[str, _Command] = {
+            "closefd": _Command(self._close_fd, _FD_NAME),
             "cont": _Command(lambda _: self._vm.cont()),
             "dump-guest-memory": _Command(
                 lambda given: self._save(dump_request(given), given), DUMP_ARGUMENTS
             ),
+            "getfd": _Command(None, _FD_NAME),
             "migrate": _Command(
                 self._migrate,
                 {
@@ -113,7 +121,12 @@ class VmCommands:
             "x-snapshot": _Command(self._snapshot, SNAPSHOT_ARGUMENTS),
         }
 
-    def execute(self, command: str, arguments: JsonObject) -> object:
+    def execute(
+        self,
+        command: str,
+        arguments: JsonObject,
+        descriptors: DescriptorSource | None = None,
+    ) -> object:
         """Run a command and return its value, {} where it has none; or a future of it."""
         entry = self._table.get(command)
         if entry is None:
@@ -122,8 +135,25 @@ class VmCommands:
                 error_class=ErrorClass.COMMAND_NOT_FOUND,
             )
         check_arguments(arguments, entry.arguments)
-        value = entry.run(arguments)
+        value: object = None
+        if entry.run is not None:
+            value = entry.run(arguments)
+        else:
+            self._get_fd(arguments, descriptors)
         return {} if value is None else value
+
+    def _get_fd(self, arguments: JsonObject, descriptors: DescriptorSource | None) -> None:
+        descriptor = descriptors.take() if descriptors is not None else None
+        if descriptor is None:
+            raise QmpError("No file descriptor supplied via SCM_RIGHTS")
+        try:
+            DESCRIPTORS.add(str(arguments["fdname"]), descriptor)
+        except TagalongError:
+            os.close(descriptor)
+            raise
+
+    def _close_fd(self, arguments: JsonObject) -> None:
+        DESCRIPTORS.close(str(arguments["fdname"]))
 
     def _names(self) -> object:
         return [{"name": name} for name in sorted([*self._table, NEGOTIATE])]

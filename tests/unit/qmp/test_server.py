@@ -21,7 +21,7 @@ class EmittingCommands:
 
     server: ControlServer
 
-    def execute(self, command: str, arguments: JsonObject) -> object:
+    def execute(self, command: str, arguments: JsonObject, _: object = None) -> object:
         if command == "say":
             self.server.broadcast(Event("SAID", arguments))
         return "x" * 1_000_000 if command == "big" else {}

@@ -17,7 +17,7 @@ class RecordingCommands:
     def __init__(self) -> None:
         self.executed: list[tuple[str, JsonObject]] = []
 
-    def execute(self, command: str, arguments: JsonObject) -> object:
+    def execute(self, command: str, arguments: JsonObject, _: object = None) -> object:
         self.executed.append((command, arguments))
         if command == "refuse":
             raise RunStateError("not now")
@@ -154,7 +154,7 @@ class SlowCommands:
     def __init__(self) -> None:
         self.futures: list[asyncio.Future[object]] = []
 
-    def execute(self, command: str, arguments: JsonObject) -> object:
+    def execute(self, command: str, arguments: JsonObject, _: object = None) -> object:
         del command, arguments
         self.futures.append(asyncio.get_running_loop().create_future())
         return self.futures[-1]

@@ -110,8 +110,10 @@ def test_query_commands_lists_exactly_what_there_is() -> None:
     def script(scene: Scene) -> None:
         entries = cast("list[dict[str, str]]", scene.run("query-commands"))
         assert [entry["name"] for entry in entries] == [
+            "closefd",
             "cont",
             "dump-guest-memory",
+            "getfd",
             "migrate",
             "migrate-pause",
             "migrate-recover",
@@ -394,7 +396,7 @@ def test_migrate_pause_and_resume_without_a_migration_are_refused() -> None:
 
 def test_migrate_with_an_impossible_address_or_options_is_refused_at_once() -> None:
     uris = (
-        "", "pigeon:1", "tcp:host", "tcp:h:99999", "tcp:::1:4", "unix:", "file:", "exec: ", "fd:-1",
+        "", "pigeon:1", "tcp:host", "tcp:h:99999", "tcp:::1:4", "unix:", "file:", "exec: ", "fd:",
         "file:x,offset=y",
     )  # fmt: skip
 

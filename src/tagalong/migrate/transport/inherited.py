@@ -24,6 +24,7 @@ from tagalong.errors import HostError, UsageError
 from tagalong.migrate.transport.address import FdAddress
 
 _DESCRIPTORS: Final = Path("/proc/self/fd")
+_MAX_HELD: Final = 64
 _STANDARD: Final = {0: "standard input", 1: "standard output", 2: "standard error"}
 
 
@@ -54,12 +55,14 @@ class DescriptorStore:
     def add(self, name: str, descriptor: int) -> None:
         """Hold a descriptor under a name, as QMP's getfd does; one that had it is closed.
 
-        It is the store's from now on. Raises UsageError for a name that is a number or no name;
-        the descriptor is the caller's then.
+        It is the store's from now on. Raises UsageError for a name that is a number or no name,
+        HostError if there are too many; the descriptor is the caller's then.
         """
         FdAddress.check_name(name)
         with self._lock:
             before = self._held.get(name)
+            if before is None and len(self._held) >= _MAX_HELD:
+                raise HostError(f"{_MAX_HELD} descriptors are held already: close one (closefd)")
             self._held[name] = descriptor
         if before is not None:
             os.close(before)
