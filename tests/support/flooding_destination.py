@@ -1,4 +1,4 @@
-"""A destination that follows the protocol up to one answer, and sends KEEPALIVEs instead of it."""
+"""A destination that follows the protocol, but for one thing that takes as long as it likes."""
 
 import socket
 import threading
@@ -9,17 +9,20 @@ from tagalong.migrate import Channel
 from tagalong.wire import RecordType, Role
 
 _AT_ONCE = 64
+_A_LITTLE = 256
 
 
 class FloodingDestination:
     """Answers a source over `near` until `instead_of` is due; then `is_flooding` is set.
 
-    It never stops: there is always another KEEPALIVE to receive. Memory and digests are not
-    looked at, so a source that verifies gets no DIGEST.
+    It never stops: there is always another KEEPALIVE to receive. Without `instead_of` it reads
+    what follows the first round a little at a time, and never stops that either. Memory and
+    digests are not looked at.
     """
 
-    def __init__(self, instead_of: RecordType) -> None:
+    def __init__(self, instead_of: RecordType | None) -> None:
         self.is_flooding = threading.Event()
+        self._is_over = threading.Event()
         self.heard: list[RecordType] = []
         self._instead_of = instead_of
         one, self._sock = socket.socketpair()
@@ -30,7 +33,8 @@ class FloodingDestination:
         self._thread.start()
 
     def close(self) -> None:
-        """End the flood."""
+        """End what takes so long."""
+        self._is_over.set()
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._thread.join(20)
@@ -69,7 +73,12 @@ class FloodingDestination:
 
     def _receive(self) -> wire.Record:
         while isinstance(record := self._connection.next_record(), wire.NeedData):
-            count = self._sock.recv_into(self._connection.receive_buffer())
+            buffer = self._connection.receive_buffer()
+            if self._instead_of is None and RecordType.ROUND in self.heard:
+                if self._is_over.wait(0.01):
+                    raise EOFError
+                buffer = buffer[:_A_LITTLE]
+            count = self._sock.recv_into(buffer)
             if not count:
                 raise EOFError
             self._connection.received(count)

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from tagalong.errors import (
@@ -16,7 +17,7 @@ from tagalong.machine import RunState
 from tagalong.migrate import MigrationOptions, Timeouts, migrate
 from tagalong.wire import RecordType, Role
 from tests.support.cases import check_each
-from tests.support.fake_machine import FakeMachine, describe
+from tests.support.fake_machine import RAM, FakeMachine, describe
 from tests.support.flooding_destination import FloodingDestination
 from tests.support.migration import PATIENT, Migration, Outcome
 from tests.support.proxy import Fate
@@ -239,3 +240,28 @@ def test_flood_of_keepalives_after_commit_is_uncertain_soon(guests: list[FakeMac
 
     assert isinstance(error, HandoverUncertainError)
     assert guests[-1].run_state is RunState.PAUSED
+
+
+def test_reader_of_the_last_pages_that_dribbles_does_not_keep_the_guest_paused(
+    guests: list[FakeMachine],
+) -> None:
+    noise = np.random.default_rng(5).integers(0, 256, 0x20_0000, np.uint8).tobytes()
+    guests.append(
+        guest := FakeMachine(describe(0x40_0000), guest=lambda it: it.guest_write(RAM, noise))
+    )
+    guest.resume()
+    brief = Timeouts(idle_s=200.0, record_s=200.0, switchover_s=0.5, farewell_s=0.3)
+    destination = FloodingDestination(None)
+    # Whatever is left, the guest is stopped after the first round; 1 s is allowed for the rest.
+    options = MigrationOptions(max_downtime_s=1.0, switchover_bandwidth=1e12, timeouts=brief)
+    began = time.monotonic()
+
+    try:
+        with pytest.raises(MigrationError, match=r"\(last pages\), the VM stays here") as caught:
+            migrate(destination.near, guest, options)
+    finally:
+        destination.close()
+
+    assert isinstance(caught.value.__cause__, HostError)
+    assert time.monotonic() - began < SOON_S
+    assert guest.run_state is RunState.RUNNING
