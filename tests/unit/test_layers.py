@@ -118,7 +118,9 @@ def test_diagram_has_no_cycle() -> None:
 
 
 def test_wire_does_no_io() -> None:
-    for path in (SOURCE / "wire").glob("*.py"):
+    paths = sorted((SOURCE / "wire").glob("*.py"))
+    assert len(paths) > 5
+    for path in paths:
         roots = {name.split(".")[0] for name in imported_names(path)}
         assert not roots & FORBIDDEN_TO_WIRE, path.name
 
@@ -129,6 +131,17 @@ def test_transport_knows_neither_the_protocol_nor_pages() -> None:
         foreign = {name for name in own if not name.startswith("tagalong.migrate.transport")}
         assert not foreign, path.name
         assert imported_parts(path) <= {"errors", "files", "migrate", "socket_files"}, path.name
+
+
+def test_class_names_are_unique() -> None:
+    places: dict[str, list[str]] = {}
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(SOURCE)))
+
+    assert len(places) > 100
+    assert not {name: found for name, found in places.items() if len(found) > 1}
 
 
 def test_only_the_runtime_dependencies_are_imported() -> None:

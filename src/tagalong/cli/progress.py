@@ -43,7 +43,7 @@ def save_bar(console: Console | None = None) -> AbstractContextManager[Callable[
 
 
 @dataclass(frozen=True)
-class View:
+class BarState:
     """What a bar shows: a title, how much of how much, and figures."""
 
     title: str
@@ -59,7 +59,7 @@ class _Work(Protocol[_Info_contra]):
         """Return whether the work has ended."""
         ...
 
-    def view(self, info: _Info_contra) -> View | None:
+    def view(self, info: _Info_contra) -> BarState | None:
         """Return what to show; None while there is nothing to count yet."""
         ...
 
@@ -112,13 +112,13 @@ class SavingStages:
         """As in _Work."""
         return info.status is not SaveStatus.ACTIVE
 
-    def view(self, info: SaveInfo) -> View | None:
+    def view(self, info: SaveInfo) -> BarState | None:
         """As in _Work."""
         if not info.total_bytes:
             return None
         stage, number = info.stage or "saving", info.round_number or 0
         title = f"{stage}, round {number}" if number > 1 else stage
-        return View(title, info.completed_bytes, info.total_bytes)
+        return BarState(title, info.completed_bytes, info.total_bytes)
 
 
 class MigrationRounds:
@@ -137,7 +137,7 @@ class MigrationRounds:
         """As in _Work."""
         return info.status.is_final
 
-    def view(self, info: MigrationInfo) -> View | None:
+    def view(self, info: MigrationInfo) -> BarState | None:
         """As in _Work."""
         ram = info.ram
         if ram is None or not ram.rounds:
@@ -149,7 +149,7 @@ class MigrationRounds:
             return None
         done = self._round_bytes - ram.remaining_bytes
         figures = ", ".join(_figures(info, ram))
-        return View(f"round {ram.rounds}", done, self._round_bytes, figures)
+        return BarState(f"round {ram.rounds}", done, self._round_bytes, figures)
 
 
 def _figures(info: MigrationInfo, ram: RamInfo) -> Iterator[str]:
