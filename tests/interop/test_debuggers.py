@@ -7,7 +7,8 @@ import pytest
 
 from tagalong.core import open_core, unpack
 from tagalong.core.check import check_core
-from tests.golden.build_cores import LINUX_CORE
+from tagalong.core.findings import GDB, LLDB, Tags
+from tests.golden.build_cores import LINUX_CORE, LINUX_FILTERED_CORE
 from tests.support.bare import DATA, tagged
 from tests.support.debuggers import gdb, gdb_tags, lldb, lldb_tags, readelf
 from tests.support.guest_core import (
@@ -163,3 +164,23 @@ def test_gdb_knows_why_the_process_of_linux_died(linux_core: Path) -> None:
 def test_our_tags_of_a_core_are_those_of_the_machine(soft_core: Path) -> None:
     with open_core(soft_core) as core:
         assert np.array_equal(core.granule_tags(DATA, SIZE), expected_tags())
+
+
+def test_core_whose_tags_linux_did_not_write_is_shown_as_check_says(tmp_path: Path) -> None:
+    path = tmp_path / "filtered.core"
+    unpack(LINUX_FILTERED_CORE, path)
+    with open_core(path) as core:
+        (segment,) = core.tag_segments
+        report = check_core(core)
+    start = segment.address
+
+    by_gdb = gdb(path, [f"memory-tag print-allocation-tag (char*){start:#x}"])
+    by_lldb = lldb_tags(path, start, start + 32)
+
+    assert "Memory tagging not supported or disabled by the current architecture." in by_gdb
+    assert by_lldb == {start: 0, start + 16: 0}
+    assert {verdict.debugger: verdict.tags for verdict in report.verdicts} == {
+        GDB: Tags.NONE,
+        LLDB: Tags.ALL,
+    }
+    assert all(verdict.wrong == (verdict.debugger == LLDB) for verdict in report.verdicts)

@@ -13,7 +13,7 @@ from tagalong import __version__
 from tagalong.cli.failure import error_line, failure_json, wants_json
 from tagalong.cli.output import guarded_streams
 from tagalong.control.interrupt import Interrupted
-from tagalong.errors import OutputError, TagalongError
+from tagalong.errors import HostError, OutputError, TagalongError
 
 _SECTIONS = {
     "Run and move VMs": {
@@ -143,6 +143,11 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
     except TagalongError as error:
         _say(error_line(error), error)
         return _failed(error, given)
+    except MemoryError:
+        # A traceback would end with status 1, which to a script means differences.
+        lack = HostError("the host has too little memory for this")
+        _say(error_line(lack), lack)
+        return _failed(lack, given)
     return status if isinstance(status, int) else 0
 
 

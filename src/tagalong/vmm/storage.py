@@ -1,4 +1,4 @@
-"""The joint to tagalong.snapshot, which knows neither QMP nor run states."""
+"""Calls tagalong.snapshot, which knows neither QMP nor run states."""
 
 import threading
 from collections.abc import Callable, Sequence

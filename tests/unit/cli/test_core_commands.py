@@ -330,3 +330,17 @@ def test_commands_on_no_file_say_so(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert status == 10
     assert err.startswith("tagalong: error: cannot open ")
     assert err.count("No such file or directory") == 1
+
+
+def test_command_that_finds_no_memory_is_an_error_of_the_host(
+    core: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def describe(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("tagalong.cli.info.describe", describe)
+
+    status, out, err = run(capsys, "info", core)
+
+    assert (status, out) == (10, "")
+    assert err == "tagalong: error: the host has too little memory for this\n"
