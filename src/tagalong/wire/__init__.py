@@ -6,6 +6,7 @@
     planes          batches of pages: heads and runs
     plane_codec     encodings of data and tags
     text            what people read
+    foreign         what is no stream of ours
     payload         reading payloads of several parts
     machine         what the destination must provide
     machine_state   registers and devices

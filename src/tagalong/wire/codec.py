@@ -10,6 +10,7 @@ from typing import Any
 
 from tagalong.binary.layout import Buffer, Layout, MalformedError
 from tagalong.wire import limits
+from tagalong.wire.foreign import describe_foreign
 from tagalong.wire.machine import (
     MACHINE_BYTES,
     MACHINE_BYTES_V2,
@@ -130,7 +131,10 @@ def decode_stream_header(header: Buffer) -> int:
     """
     magic = bytes(header[: len(MAGIC)])
     if magic != MAGIC:
-        raise MalformedError(f"{magic!r} does not start a tagalong stream, {MAGIC!r} does")
+        raise MalformedError(
+            f"{magic!r} does not start a tagalong stream: "
+            f"{describe_foreign(magic) or f'{MAGIC!r} does'}"
+        )
     version: int = STREAM_HEADER.unpack(header)["version"]
     if version not in VERSIONS:
         known = " and ".join(f"{each:#x}" for each in VERSIONS)

@@ -258,7 +258,8 @@ class Connection:
             return
         inside = self._reader.offset - self._reader.record_start
         where = f"{inside:#x} bytes into a record" if inside else "between two records"
-        raise self._broken(f"the stream ends in {self.phase.name}, {where}", self._reader.offset)
+        what = f"the stream ends in {self.phase.name}, {where}"
+        raise self._broken(self._reader.foreign or what, self._reader.offset)
 
     def _parse(self) -> Record | NeedData:
         while not self.phase.is_final:

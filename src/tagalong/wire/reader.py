@@ -19,6 +19,7 @@ from tagalong.wire.codec import (
     decode_stream_header,
 )
 from tagalong.wire.conversation import Conversation
+from tagalong.wire.foreign import describe_foreign
 from tagalong.wire.integrity import (
     NO_DIGESTS,
     RecordHash,
@@ -95,6 +96,12 @@ class RecordReader:
         self._awaits_data = False
         self.offset += self._batch.ram_bytes
         self._have_data(digests)
+
+    @property
+    def foreign(self) -> str | None:
+        """Return what the stream is if so far only its header came, and that is not ours."""
+        is_at_start = self._on_filled == self._stream_header
+        return describe_foreign(bytes(self._target[: self._filled])) if is_at_start else None
 
     def _expect(self, target: bytearray | memoryview, then: Callable[[], Record | None]) -> None:
         self._target = memoryview(target)

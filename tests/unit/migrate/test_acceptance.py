@@ -170,6 +170,23 @@ def test_peer_that_resets_is_rejected(start: Start, refused: list[HostError]) ->
     assert_moves_to(destination)
 
 
+def test_peers_that_reset_at_any_moment_end_no_wait_with_or_without_tls(
+    start: Start, refused: list[HostError], tmp_path: Path
+) -> None:
+    tls = TlsCredentials(Authority(tmp_path).folder)
+    # A byte and a reset before the destination looks: TLS then cannot even begin.
+    starts = (b"", b"\x16", b"\x16\x03\x01", b"T", greeting()[:40], b"GET / HTTP/1.1\r\n")
+    for credentials in (tls, None):
+        destination = start(tls=credentials)
+        for said_first in starts * 4:
+            with suppress(OSError), call(destination.address) as peer:
+                peer.sendall(said_first)
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert_moves_to(destination, credentials)
+
+    assert refused
+
+
 def test_silent_peer_holds_up_no_source(start: Start) -> None:
     destination = start()
     with call(destination.address):

@@ -330,3 +330,29 @@ def test_tags_are_received_where_the_placement_says() -> None:
         assert memory[: len(RAW_TAGS)] == tags
         assert not any(memory[len(RAW_TAGS) :])
     assert asked == [len(RAW_TAGS)] * 2
+
+
+def test_stream_that_begins_like_something_else_is_named() -> None:
+    cases = {
+        b"\x7fELF\x02\x01\x01": "this is an ELF file: `tagalong info FILE`",
+        b"\x28\xb5\x2f\xfd": "this is Zstandard data",
+        b"\x1f\x8b\x08\x00": "this is gzip data",
+        b"QEVM\x00\x00\x00\x03": "this is a migration stream of QEMU",
+        b"\x15\x03\x01\x00\x02\x02\x46": "the peer speaks TLS and this end does not",
+        b"\x16\x03\x01\x02\x00": "the peer speaks TLS and this end does not",
+        b"HTTP/1.1 400": "the peer speaks HTTP",
+        b"what?": "the stream ends in START, 0x5 bytes into a record",
+    }
+    for start, said in cases.items():
+        short, long = Connection(Role.DESTINATION), Connection(Role.DESTINATION)
+
+        short.receive_data(start)
+        assert short.next_record() is NEED_DATA
+        with pytest.raises(RemoteProtocolError) as at_end:
+            short.receive_eof()
+        long.receive_data(start.ljust(16, b"."))
+        with pytest.raises(RemoteProtocolError, match="does not start a tagalong stream") as caught:
+            long.next_record()
+
+        assert said in str(at_end.value)
+        assert start == b"what?" or said in str(caught.value)

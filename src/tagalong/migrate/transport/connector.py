@@ -5,7 +5,7 @@ import select
 import socket
 import time
 
-from tagalong.errors import HostError, UsageError
+from tagalong.errors import AuthenticationError, HostError, UsageError
 from tagalong.migrate.transport.address import (
     Address,
     FdAddress,
@@ -130,6 +130,8 @@ def _secured(
         while (event := handshake.step()) is not None:
             if not wait_ready(handshake.fileno(), event, deadline, interrupt):
                 raise HostError(f"{address}: the TLS handshake took too long")
+        if (objection := handshake.objection()) is not None:
+            raise AuthenticationError(objection)
     except BaseException:
         handshake.close()
         raise

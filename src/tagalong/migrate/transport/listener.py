@@ -140,6 +140,8 @@ class SocketListener(Listener):
     ) -> None:
         self._tls = tls
         self._context = tls.context(TlsRole.SERVER) if tls is not None else None
+        if tls is not None:
+            tls.revocations()  # a file that is damaged is an error now, not at the first peer
         self._farewell = farewell
         self._refusals = RefusalReports(refused)
         self._pending: dict[int, _Pending] = {}  # oldest first

@@ -1,15 +1,15 @@
-"""TLS 1.3 with certificates on both sides: a peer that nobody vouches for sends no record.
+"""TLS 1.3 with certificates on both sides: a peer without a trusted one sends no record.
 
-The certificates lie in a folder, under the names that QEMU (tls-creds-x509) and libvirt use:
+The certificates are in a folder, under the names that QEMU (tls-creds-x509) and libvirt use:
 
-    ca-cert.pem                         who vouches: certificates of authorities
-    ca-crl.pem                          certificates that they took back; optional
+    ca-cert.pem                         certificates of the authorities that are trusted
+    ca-crl.pem                          what they revoked; optional (revocation.py)
     server-cert.pem, server-key.pem     of the destination, which listens
     client-cert.pem, client-key.pem     of the source, which connects
 
-Both sides check the other's chain up to ca-cert.pem. The source checks besides that the
-destination's certificate names the host that it connected to, and the destination may
-have a list of the names that it admits. Nothing below TLS 1.3 is spoken (RFC 8446).
+Each side verifies its peer's chain up to ca-cert.pem. The source also requires that the
+destination's certificate names the host that it connected to, and the destination may have a
+list of the names that it admits. Nothing older than TLS 1.3 is spoken (RFC 8446).
 """
 
 import contextlib
@@ -25,9 +25,12 @@ from typing import Any, Final
 
 from tagalong.errors import AuthenticationError, HostError
 from tagalong.migrate.transport.channel import Blocked, Channel
+from tagalong.migrate.transport.revocation import Revocations, load_revocations
 
 _CA: Final = "ca-cert.pem"
 _REVOKED: Final = "ca-crl.pem"
+
+_ENCODING_DER: Final = 2  # of _ssl
 
 # What one call of OpenSSL gets: it holds this much back encrypted while the socket is full.
 _SEND_BYTES: Final = 256 << 10
@@ -43,12 +46,11 @@ class TlsRole(Enum):
 
 @dataclass(frozen=True)
 class TlsCredentials:
-    """Who we are and whom we trust.
+    """The certificates of this side, and what its peer's must be.
 
-    `folder` has the files above. `hostname` is the name that a server has to prove, where it
-    is not the host that was connected to. `admitted` are the names that a client may have
-    (DNS names or the common name of its certificate); all that the authority vouches for if
-    there are none.
+    `folder` has the files above. `hostname` is the name that a server must prove, if it is not
+    the host that was connected to. `admitted` are the names that a client may have (DNS names or
+    the common name of its certificate); any name that an authority certified if it is empty.
     """
 
     folder: Path
@@ -71,17 +73,19 @@ class TlsCredentials:
 
     def _load_authority(self, context: ssl.SSLContext) -> None:
         _load(self.folder / _CA, lambda path: context.load_verify_locations(cafile=path))
-        revoked = self.folder / _REVOKED
-        if revoked.exists():
-            _load(revoked, lambda path: context.load_verify_locations(cafile=path))
-            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+    def revocations(self) -> Revocations | None:
+        """Return what the authorities revoked. Raises HostError for a file that is damaged."""
+        return load_revocations(self.folder / _REVOKED)
 
     def _load_own(self, context: ssl.SSLContext, role: TlsRole) -> None:
         key = self.folder / f"{role.value}-key.pem"
         _require(key)
 
         def refuse_password() -> str:
-            raise HostError(f"{key}: the key is encrypted, and nobody is here to ask: decrypt it")
+            raise HostError(
+                f"{key}: the key is encrypted, and nothing here asks for passwords: decrypt it"
+            )
 
         _load(
             self.folder / f"{role.value}-cert.pem",
@@ -109,7 +113,7 @@ def _require(path: Path) -> None:
 
 
 class Handshake:
-    """A TLS handshake on a connected socket, made in steps, so that none holds up others.
+    """A TLS handshake on a connected socket, in steps, so that slow peers delay no others.
 
     Owns `sock` until `channel` was called or `close`. `name` is for people.
     """
@@ -123,11 +127,15 @@ class Handshake:
         server_name: str | None,
         name: str,
     ) -> None:
-        """Begin, as the client if there is a `server_name` to be proven, else as the server."""
+        """Begin, as the client if there is a `server_name` to prove, else as the server.
+
+        Raises HostError if the peer has reset the connection already, or ca-crl.pem is damaged.
+        """
         sock.setblocking(False)
         self.name = name
         self._credentials = credentials
         try:
+            self._revocations = credentials.revocations()
             self._sock = context.wrap_socket(
                 sock,
                 server_side=server_name is None,
@@ -137,6 +145,9 @@ class Handshake:
         except (OSError, ValueError) as error:
             sock.close()
             raise HostError(f"{name}: cannot begin TLS: {error}") from error
+        except HostError:
+            sock.close()
+            raise
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -145,7 +156,7 @@ class Handshake:
     def step(self) -> int | None:
         """Go as far as possible; return the poll event to wait for, None when it is done.
 
-        Raises AuthenticationError if the peer is not whom it has to be or refuses us,
+        Raises AuthenticationError if the peer does not prove what it must, or rejects this side;
         HostError if the connection is gone.
         """
         try:
@@ -165,7 +176,11 @@ class Handshake:
         return TlsChannel(self._sock, self.name, idle_s=idle_s)
 
     def objection(self) -> str | None:
-        """Return why the client must not come in although it was vouched for, None if it may."""
+        """Return why the peer must be rejected although its chain was verified, None if not."""
+        if self._revocations is not None:
+            why = self._revocations.objection(_verified_chain(self._sock))
+            if why is not None:
+                return f"{self.name}: the peer is not trusted: {why}"
         names = _names(self._sock.getpeercert() or {})
         if not self._credentials.admitted or names & set(self._credentials.admitted):
             return None
@@ -183,6 +198,15 @@ class Handshake:
         self._sock.close()
 
 
+def _verified_chain(sock: ssl.SSLSocket) -> list[bytes]:
+    """Return the certificates that were verified, in DER, the peer's own first."""
+    if hasattr(sock, "get_verified_chain"):  # Python 3.13
+        return list(sock.get_verified_chain())
+    # What it is made of there, since 3.10.
+    chain = sock._sslobj.get_verified_chain()  # type: ignore[attr-defined]
+    return [certificate.public_bytes(_ENCODING_DER) for certificate in chain]
+
+
 def _names(certificate: Mapping[str, Any]) -> set[str]:
     """Return the DNS names and the common name of what SSLSocket.getpeercert returns."""
     pairs = [
@@ -193,12 +217,13 @@ def _names(certificate: Mapping[str, Any]) -> set[str]:
 
 
 class TlsChannel(Channel):
-    """A channel over a TLS connection that stands.
+    """A channel over a TLS connection whose handshake is done.
 
-    OpenSSL keeps what it has encrypted while the socket is full, and would send it with
-    whatever is written next. So after a failed `send` nothing must be sent any more, not
-    even the closing alert: a COMMIT that counts as not sent could go out with it.
-    `is_mid_record` says so, and `finish` closes the socket's side without OpenSSL.
+    After a failed send nothing may leave any more. OpenSSL keeps what it has encrypted while the
+    socket is full, and sends it with whatever is written next: a COMMIT that counts as not sent
+    could go out with the ABORT that follows, or even with the closing alert. So the channel
+    counts as in the middle of a record from the first try on (`is_mid_record`), and `finish`
+    closes the socket's side without another word through OpenSSL.
     """
 
     def __init__(self, sock: ssl.SSLSocket, name: str, *, idle_s: float) -> None:
@@ -216,19 +241,19 @@ class TlsChannel(Channel):
         """Return whether bytes, or the peer's end, can be received without waiting."""
         if self._ahead:
             return True
-        # What the socket has may be no byte of the stream but TLS's own business.
+        # What the socket has may be TLS's own records, with no byte of the stream.
         target = memoryview(bytearray(_AHEAD_BYTES))
         try:
             count = self._read(target)
         except Blocked:
             return False
         except (OSError, HostError):
-            return True  # whoever receives will see it
+            return True  # the next receive raises it
         self._ahead = target[:count]
         return True
 
     def _send_some(self, buffers: list[memoryview]) -> int:
-        # From now on some of it may leave, whatever comes of the call.
+        # From now on some of it may leave, whatever the call returns.
         self.is_mid_record = True
         with self._lock, _Translated(self.name):
             return self._tls.send(buffers[0][:_SEND_BYTES])
