@@ -22,6 +22,7 @@ _PAGES = {
     "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
     "LICENSE": "LICENSE",
+    "examples/migrate.py": "examples/migrate.py",
 }
 _LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
 _INCLUDE = re.compile(r"^<!-- example (\w+)\.py -->$", re.MULTILINE)

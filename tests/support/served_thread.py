@@ -13,6 +13,7 @@ from tests.support.served_vm import ServedVm, served_vm
 T = TypeVar("T")
 
 START_TIMEOUT_S = 60.0
+POLL_S = 0.005
 
 
 class ServedInThread:
@@ -32,15 +33,19 @@ class ServedInThread:
 
 
 @contextmanager
-def served_in_thread(path: Path) -> Iterator[ServedInThread]:
-    """Serve a VM in prelaunch at `path` for the length of a `with` block."""
+def served_in_thread(path: Path, *, ends_at_quit: bool = False) -> Iterator[ServedInThread]:
+    """Serve a VM in prelaunch at `path` for the length of a `with` block.
+
+    `ends_at_quit`: the socket is closed when QMP's quit was executed, as that of a process is.
+    """
     ready: Future[ServedInThread] = Future()
     done = threading.Event()
 
     async def serve() -> None:
         async with served_vm(path) as served:
             ready.set_result(ServedInThread(served, asyncio.get_running_loop()))
-            await asyncio.to_thread(done.wait)
+            while not (done.is_set() or (ends_at_quit and served.vm.ended.done())):
+                await asyncio.sleep(POLL_S)
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()

@@ -54,23 +54,21 @@ Examples:
   Migrate a guest between two processes and see that its tags came along:
     tagalong demo
 \b
-  Run a guest, wait for it elsewhere, move it there:
-    tagalong run --guest churn --control a.sock
-    tagalong run --incoming tcp:127.0.0.1:4444 --control b.sock
+  Run a guest, wait for it elsewhere, move it there; each VM is a process:
+    tagalong run --guest churn --control a.sock > a.console &
+    tagalong run --incoming tcp:127.0.0.1:4444 --control b.sock > b.console &
     tagalong migrate a.sock tcp:127.0.0.1:4444 --verify
+    tagalong status b.sock
 \b
-  Save a running guest with its tags, go on from there, look at it in a debugger:
-    tagalong snapshot a.sock vm.core --live
-    tagalong restore vm.core --control c.sock
-    tagalong dump vm.core kernel.core --space kernel
+  Save a running guest with its tags, continue from there, dump it for a debugger:
+    tagalong snapshot b.sock vm.core --live
+    tagalong restore vm.core --control c.sock > c.console &
+    tagalong dump vm.core user.core --space user
 \b
   Look into a snapshot, a dump, or a core that Linux wrote:
     tagalong info vm.core
     tagalong tags vm.core 0x40268000+4K
     tagalong check vm.core
-\b
-  Look around in a running VM with QEMU's own tool:
-    qmp-shell a.sock
 \b
 Exit status: 0 done, 1 done and differences found, 2 wrong usage,
 10 to 99 by kind of error, 128+N ended by signal N.

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
+from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from tagalong.errors import CommandError, ControlError
 from tagalong.qapi.census import TagCensus
@@ -117,17 +117,12 @@ class ControlClient:
     async def events(self) -> AsyncIterator[VmEvent]:
         """Yield the VM's events from now on, until the connection ends."""
         with self._qmp.listener() as listener:
-            ended = asyncio.ensure_future(self._qmp.runstate_changed())
-            try:
-                while not ended.done() or not listener.empty():
-                    coming = asyncio.ensure_future(listener.get())
-                    await asyncio.wait((coming, ended), return_when=asyncio.FIRST_COMPLETED)
-                    if not coming.done():
-                        coming.cancel()
-                        return
-                    yield VmEvent.from_qmp(coming.result())
-            finally:
-                ended.cancel()
+            # The end of a connection wakes no listener, so it is looked for in between.
+            while self._qmp.runstate is Runstate.RUNNING or not listener.empty():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_POLL_S):
+                        event = await listener.get()
+                    yield VmEvent.from_qmp(event)
 
     async def count_tags(self) -> TagCensus:
         """Return what x-query-tags says: how many granules carry a tag."""
