@@ -9,7 +9,7 @@ CONSTRAIN := -c constraints.txt
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install $(CONSTRAIN)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs lab kernels lint types bench long faults fuzz clean
+.PHONY: help demo test docs examples lab kernels lint types bench long faults fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -26,6 +26,9 @@ test: $(VENV)/.installed-dev ## run all tests (options: ARGS="-k name")
 
 docs: $(VENV)/.installed-docs ## build the documentation site in build/site (warnings are errors, links are checked)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict $(ARGS)
+
+examples: $(VENV)/.installed-dev ## run every command of README and the guides, the slow ones too
+	@TAGALONG_SLOW_EXAMPLES=1 $(BIN)/python -m pytest tests/docs $(ARGS)
 
 lab: $(VENV)/.installed-dev ## set up the emulated Arm host and run the tests on its KVM
 	@$(BIN)/tagalong lab setup

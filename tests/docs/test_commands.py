@@ -76,7 +76,9 @@ def test_examples_of_every_help_text_are_commands() -> None:
 
 def test_sequence_of_the_main_help_text_works(tmp_path: Path) -> None:
     lines = _EPILOG_LINE.findall(app._EPILOG)
-    commands = [Command("--help", number, line.strip()) for number, line in enumerate(lines)]
+    assert lines[0] == "tagalong demo"  # tests/demo has it in every run
+    chosen = lines if RUNS_SLOW else lines[1:]
+    commands = [Command("--help", number, line.strip()) for number, line in enumerate(chosen)]
 
     with reader(tmp_path) as someone:
         for command in commands:

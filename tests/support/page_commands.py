@@ -31,18 +31,25 @@ _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- commands: (slow|not run: .+?) -->\n\Z")
 _STATUS = re.compile(r"\s+# exit status (\d+).*$")
 _COMMENT = re.compile(r"\s+#\s.*$")
+_NUMBER = re.compile(r"0x[0-9a-f]+|[\d,]*\d(\.\d+)?")
+_FOLDER = re.compile(r"/tmp/[^\s:]*/")
 _CONTROL = re.compile(r"--control (\S+)")
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a page; `status`: what it ends with. `mark`: as above, "" without one."""
+    """One command of a page.
+
+    `status`: what it ends with. `mark`: as above, "" without one. `shown`: what the page shows of
+    its output; `...` stands for any lines.
+    """
 
     page: str
     line: int
     text: str
     status: int = 0
     mark: str = ""
+    shown: tuple[str, ...] = ()
 
     @property
     def is_background(self) -> bool:
@@ -61,8 +68,8 @@ def commands_of(page: Path) -> list[Command]:
     for fence in _FENCE.finditer(text):
         mark = _MARK.search(text[: fence.start()])
         first = text.count("\n", 0, fence.start()) + 2
-        for number, line in _lines(fence[1], fence[2]):
-            found.append(_command(name, first + number, line, mark[1] if mark else ""))
+        for number, line, shown in _lines(fence[1], fence[2]):
+            found.append(_command(name, first + number, line, mark[1] if mark else "", shown))
     return found
 
 
@@ -77,19 +84,39 @@ def unmarked_commands(page: Path) -> list[str]:
     ]
 
 
-def _lines(kind: str, body: str) -> Iterator[tuple[int, str]]:
+def _lines(kind: str, body: str) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     lines = body.replace("\\\n", " ").splitlines()
+    prompts = [number for number, line in enumerate(lines) if line.startswith("$ ")]
     for number, line in enumerate(lines):
         if kind == "sh" and line.strip() and not line.startswith("#"):
-            yield number, line
-        elif kind == "console" and line.startswith("$ "):
-            yield number, line.removeprefix("$ ")
+            yield number, line, ()
+        elif kind == "console" and number in prompts:
+            end = next((n for n in prompts if n > number), len(lines))
+            yield number, line.removeprefix("$ "), tuple(lines[number + 1 : end])
 
 
-def _command(page: str, line: int, text: str, mark: str) -> Command:
+def _command(page: str, line: int, text: str, mark: str, shown: tuple[str, ...]) -> Command:
     status = _STATUS.search(text)
     plain = _COMMENT.sub("", text).strip()
-    return Command(page, line, plain, int(status[1]) if status else 0, mark)
+    return Command(page, line, plain, int(status[1]) if status else 0, mark, shown)
+
+
+def shape(line: str) -> str:
+    """Return a line with each number and each path of a temporary folder as one sign."""
+    return " ".join(_NUMBER.sub("#", _FOLDER.sub("/tmp/", line)).split())
+
+
+def missing_lines(command: Command, printed: str) -> list[str]:
+    """Return what a page shows of a command's output and the command did not print.
+
+    Numbers may differ: they are those of one run.
+    """
+    there = iter([shape(line) for line in printed.splitlines()])
+    return [
+        line
+        for line in command.shown
+        if line.strip() not in {"", "..."} and shape(line) not in there
+    ]
 
 
 class Reader:
@@ -102,21 +129,23 @@ class Reader:
         paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
         self._environment = {**os.environ, "PATH": os.pathsep.join(paths), "COLUMNS": "80"}
 
-    def run(self, command: Command) -> str:
-        """Run a command and return what it printed; one in the background is waited for to start.
+    def run(self, command: Command) -> None:
+        """Run a command; return when it has ended, or one in the background has started.
 
-        Raises AssertionError if it ends with another status than the page says.
+        Raises AssertionError if its status or its output are not what the page says.
         """
         text = command.text.replace(PORT_SHOWN, self._port)
         if command.is_background:
             self._start(text.removesuffix("&").strip(), command)
-            return ""
+            return
         ran = subprocess.run(
             ["bash", "-c", text], cwd=self._folder, env=self._environment, timeout=TIMEOUT_S,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert ran.returncode == command.status, f"{command}\n{ran.stdout}{ran.stderr}"
-        return ran.stdout
+        printed = ran.stderr + ran.stdout
+        assert ran.returncode == command.status, f"{command}\n{printed}"
+        missing = missing_lines(command, printed)
+        assert not missing, f"{command}\ndoes not print {missing}\nbut\n{printed}"
 
     def _start(self, text: str, command: Command) -> None:
         log = self._folder / f"{len(self._beside)}.console"
