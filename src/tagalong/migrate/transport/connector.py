@@ -9,12 +9,12 @@ from tagalong.errors import AuthenticationError, HostError, UsageError
 from tagalong.migrate.transport.address import (
     Address,
     FdAddress,
-    SocketAddress,
     TcpAddress,
     UnixAddress,
 )
 from tagalong.migrate.transport.channel import Channel, Interrupt, never, wait_ready
 from tagalong.migrate.transport.inherited import connected_socket, is_socket
+from tagalong.migrate.transport.resolver import resolve_in_time
 from tagalong.migrate.transport.tls import Handshake, TlsCredentials, TlsRole
 
 _UNIX_BUFFER_BYTES = 4 << 20
@@ -54,7 +54,7 @@ def _connected(address: Address, deadline: float, interrupt: Interrupt) -> socke
         return connected_socket(address)
     assert isinstance(address, TcpAddress | UnixAddress)  # noqa: S101 (the others go one way)
     failure: OSError | None = None
-    for family, where in resolve(address):
+    for family, where in resolve_in_time(address, deadline, interrupt):
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             _connect(sock, where, deadline, interrupt)
@@ -70,17 +70,6 @@ def _connected(address: Address, deadline: float, interrupt: Interrupt) -> socke
     raise HostError(
         f"{address}: cannot connect: {failure}; does a destination wait there?"
     ) from failure
-
-
-def resolve(address: SocketAddress) -> list[tuple[int, object]]:
-    """Return families and system addresses to try, in order. Raises HostError."""
-    if isinstance(address, UnixAddress):
-        return [(socket.AF_UNIX, str(address.path))]
-    try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise HostError(f"{address}: cannot find the host: {error}") from error
-    return [(family, where) for family, _, _, _, where in found]
 
 
 def _connect(sock: socket.socket, where: object, deadline: float, interrupt: Interrupt) -> None:

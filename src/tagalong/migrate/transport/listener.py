@@ -31,10 +31,11 @@ from tagalong.migrate.transport.address import (
     UnixAddress,
 )
 from tagalong.migrate.transport.channel import Buffers, Channel, Interrupt, never
-from tagalong.migrate.transport.connector import is_one_way, resolve, tune
+from tagalong.migrate.transport.connector import is_one_way, tune
 from tagalong.migrate.transport.inherited import connected_socket
 from tagalong.migrate.transport.refusals import RefusalReports, Refused
 from tagalong.migrate.transport.replay import replay
+from tagalong.migrate.transport.resolver import resolve
 from tagalong.migrate.transport.tls import Handshake, TlsCredentials, TlsRole
 from tagalong.socket_files import SocketFile
 
