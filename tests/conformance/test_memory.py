@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tagalong.access import STRATEGIES
-from tagalong.errors import HostError
+from tagalong.errors import AddressError, HostError
 from tagalong.machine import Machine, MachinePages
 from tagalong.memory import Gpa
 from tagalong.migrate import MachineBuilder
@@ -203,6 +204,44 @@ def test_dirty_log_has_every_store_of_the_host_by_any_access_strategy(bare: Make
 
     assert "ioctl" in works
     assert found == {name: [DATA_PAGE + 2 * number for number in range(4)] for name in works}
+
+
+def test_tags_of_a_few_bytes_are_read_and_written_by_any_access_strategy(bare: Maker) -> None:
+    """A packed byte is the unit: ranges begin and end inside pages, and the rest stays."""
+    machine = bare([a64.b(0)]).machine
+    base = DATA + 4 * PAGE
+    for name in (name for name in STRATEGIES if works_here(machine, name)):
+        machine.use_access(name)
+        machine.write_tags(base, np.full(2 * PAGE // 32, 0x11, np.uint8))
+
+        machine.write_tags(base + PAGE - 64, np.array([0x32, 0x54, 0x76], np.uint8))
+
+        expected = np.full(2 * PAGE // 32, 0x11, np.uint8)
+        expected[126:129] = (0x32, 0x54, 0x76)
+        assert np.array_equal(machine.read_tags(base, 2 * PAGE), expected), name
+        assert machine.read_tags(base + PAGE - 32, 32).tolist() == [0x54], name
+        assert machine.read_tags(base + PAGE - 96, 160).tolist() == [0x11, 0x32, 0x54, 0x76, 0x11]
+        assert machine.read_tags(base + 32, 0).size == 0
+        with pytest.raises(AddressError, match="is not a multiple of 0x20"):
+            machine.read_tags(base + 16, 32)
+
+
+def test_tags_of_a_part_of_a_page_are_written_while_the_guest_runs(bare: Maker) -> None:
+    """The guest changes tags of the same page all the time, and none of them is lost."""
+    at = {1: tagged(DATA, 6), 2: tagged(DATA, 9), 3: 0}
+    words = [a64.stg(1, 1), a64.stg(2, 2), a64.add_imm(3, 3, 1), a64.b(-12)]
+    machine = bare(words, at).machine
+    machine.resume()
+
+    for value in range(1, 200):
+        machine.write_tags(DATA + 64, np.array([value], np.uint8))
+        assert machine.read_tags(DATA + 64, 32).tolist() == [value]
+        assert machine.read_tags(DATA, 32)[0] in (0x00, 0x06, 0x09)
+    machine.pause()
+
+    packed = machine.read_tags(DATA, 96).tolist()
+    assert packed[0] in (0x06, 0x09)
+    assert packed[1:] == [0, 199]
 
 
 def works_here(machine: Machine, name: str) -> bool:

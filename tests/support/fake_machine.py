@@ -187,10 +187,10 @@ class FakeMachine:
         self.is_closed = True
         self.memory.close()
 
-    def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+    def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
         return self.memory.read_tags(gpa, length_bytes)
 
-    def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
+    def write_tags(self, gpa: int, packed: NDArray[np.uint8]) -> None:
         self.memory.write_tags(gpa, packed)
 
     def read_page_tags(

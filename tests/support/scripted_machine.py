@@ -92,7 +92,7 @@ class ScriptedMachine:
     def vcpus(self) -> Sequence[Vcpu]:
         return ()
 
-    def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+    def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
         raise NotImplementedError
 
     def read_page_tags(
@@ -105,7 +105,7 @@ class ScriptedMachine:
     ) -> None:
         raise NotImplementedError
 
-    def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
+    def write_tags(self, gpa: int, packed: NDArray[np.uint8]) -> None:
         raise NotImplementedError
 
     def use_access(self, name: str) -> AccessChoice:

@@ -47,6 +47,10 @@ class Accessor:
         """Set the tags of whole pages."""
         self._copy(self.strategy.write_tags, gpa, packed, PACKED_RATIO)
 
+    def read_range(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+        """Return the packed tags of whole pages."""
+        return self.read_runs(np.array([[gpa, length_bytes]], np.int64))
+
     def read_runs(self, runs: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the packed tags of `runs`, rows of gpa and size in bytes, in one row."""
         packed = np.empty(int(runs[:, 1].sum()) // PACKED_RATIO, np.uint8)

@@ -41,7 +41,9 @@ from tagalong.machine import (
 )
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.machine.lifecycle import MachineLifecycle
+from tagalong.machine.tag_ranges import read_tag_range, write_tag_range
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
+from tagalong.mte import PACKED_RATIO
 
 
 class KvmMachine(MachineLifecycle):
@@ -168,13 +170,18 @@ class KvmMachine(MachineLifecycle):
 
     # --- tags and pages ---
 
-    def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
-        """Return packed allocation tags of a page-aligned range, as a copy."""
-        return self._tags.read(gpa, length_bytes)
+    def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
+        """Return packed allocation tags of a range, as a copy."""
+        self.memory.locate(gpa, length_bytes)
+        page = self.description.page_size_bytes
+        return read_tag_range(self._tags.read, gpa, length_bytes, page)
 
-    def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
-        """Set allocation tags from a page-aligned gpa on."""
-        self._tags.write(gpa, packed)
+    def write_tags(self, gpa: int, packed: NDArray[np.uint8]) -> None:
+        """Set the packed allocation tags from a gpa on."""
+        length, page = packed.size * PACKED_RATIO, self.description.page_size_bytes
+        self.memory.locate(gpa, length)
+        with self._held_for_parts_of_pages(gpa, length):
+            write_tag_range(self._tags.read, self._tags.write, gpa, packed, page)
 
     def read_page_tags(
         self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None

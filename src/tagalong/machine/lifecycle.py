@@ -7,13 +7,14 @@ stopped owns their state.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Protocol, Self
 
 from tagalong.errors import RunStateError
 from tagalong.machine.holds import VcpuHolds
 from tagalong.machine.state import MachineDescription, RunState
+from tagalong.machine.tag_ranges import is_whole_pages
 from tagalong.machine.throttle import Throttle
 
 
@@ -200,6 +201,15 @@ class MachineLifecycle:
             self._refuse_closed()
             with self._runner.holds.held():
                 yield
+
+    def _held_for_parts_of_pages(self, gpa: int, length_bytes: int) -> AbstractContextManager[None]:
+        """Hold the vCPUs for a block that writes the tags of a range, if need be.
+
+        Tags of a part of a page are written with those around them, which a vCPU must not change
+        meanwhile.
+        """
+        is_whole = is_whole_pages(gpa, length_bytes, self.description.page_size_bytes)
+        return nullcontext() if is_whole else self._held()
 
     @contextmanager
     def _while_paused(self) -> Iterator[None]:

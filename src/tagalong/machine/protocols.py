@@ -19,7 +19,7 @@ from tagalong.machine.state import (
     RunState,
     VcpuState,
 )
-from tagalong.memory import Gpa, GuestMemory, PageBitmap
+from tagalong.memory import GuestMemory, PageBitmap
 
 MAX_THROTTLE_PERCENT = 99
 """A throttled guest runs for at least a hundredth of the time (Machine.throttle)."""
@@ -122,17 +122,19 @@ class Machine(Protocol):
         """Stop and release memory and host resources. Safe to call twice."""
         ...
 
-    def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
-        """Return the packed allocation tags of a page-aligned gpa range, as a copy.
+    def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
+        """Return the packed allocation tags of a gpa range, as a copy.
 
-        Shape (length_bytes / 32,), low nibble first. Raises AddressError.
+        `gpa`, `length_bytes`: multiples of 32; the range is in one region. Shape
+        (length_bytes / 32,), low nibble first. Raises AddressError.
         """
         ...
 
-    def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
+    def write_tags(self, gpa: int, packed: NDArray[np.uint8]) -> None:
         """Set the allocation tags from `gpa` on; `packed` as read_tags returns it.
 
-        Raises AddressError; no tag has changed then. Recorded in the dirty log.
+        Where the range begins or ends inside a page, the vCPUs are held for it. Raises
+        AddressError; no tag has changed then. Recorded in the dirty log.
         """
         ...
 

@@ -11,7 +11,7 @@ GPA_BITS = 52
 """The widest physical address of the architecture (FEAT_LPA2)."""
 
 
-def check_range(gpa: Gpa, length_bytes: int, alignment_bytes: int) -> None:
+def check_range(gpa: int, length_bytes: int, alignment_bytes: int) -> None:
     """Refuse a gpa range that is no whole number of `alignment_bytes` units.
 
     `alignment_bytes`: a granule pair, a page; 1 for any byte range. Raises AddressError if

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.errors import AddressError, UsageError
-from tagalong.memory.address import Gpa, check_range
+from tagalong.memory.address import check_range
 from tagalong.memory.region import Region
 from tagalong.mte import PACKED_RATIO
 
@@ -26,9 +26,9 @@ class GuestMemory:
     must lie wholly inside one region; otherwise it raises AddressError and has changed
     nothing. Everything but `close` raises RunStateError after close().
 
-    >>> with GuestMemory([Region.create(Gpa(0x4000_0000), 0x10000)]) as memory:
-    ...     memory.write(Gpa(0x4000_1000), b"guest")
-    ...     memory.read(Gpa(0x4000_1001), 4)
+    >>> with GuestMemory([Region.create(0x4000_0000, 0x10000)]) as memory:
+    ...     memory.write(0x4000_1000, b"guest")
+    ...     memory.read(0x4000_1001, 4)
     b'uest'
     """
 
@@ -37,7 +37,7 @@ class GuestMemory:
         self._starts = [region.gpa for region in self.regions]
         _check_regions(self.regions)
 
-    def locate(self, gpa: Gpa, length_bytes: int) -> tuple[Region, int]:
+    def locate(self, gpa: int, length_bytes: int) -> tuple[Region, int]:
         """Return the region that holds the range and the byte offset of `gpa` in it."""
         check_range(gpa, length_bytes, 1)
         index = bisect_right(self._starts, gpa) - 1
@@ -60,18 +60,18 @@ class GuestMemory:
             )
         return region
 
-    def read(self, gpa: Gpa, length_bytes: int) -> bytes:
+    def read(self, gpa: int, length_bytes: int) -> bytes:
         """Return a copy of guest data. A page never used reads as zero and stays a hole."""
         region, offset = self.locate(gpa, length_bytes)
         return region.read_data(offset, length_bytes).tobytes()
 
-    def write(self, gpa: Gpa, data: BytesLike) -> None:
+    def write(self, gpa: int, data: BytesLike) -> None:
         """Write guest data; tags stay as they are. `data` is any contiguous bytes."""
         source = np.frombuffer(data, np.uint8)
         region, offset = self.locate(gpa, source.size)
         region.write_data(offset, source)
 
-    def view(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+    def view(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return guest data without a copy, shape (length_bytes,), read-only.
 
         Reading a page through it fills a hole.
@@ -79,7 +79,7 @@ class GuestMemory:
         region, offset = self.locate(gpa, length_bytes)
         return region.data[offset : offset + length_bytes]
 
-    def storing(self, gpa: Gpa, length_bytes: int) -> AbstractContextManager[NDArray[np.uint8]]:
+    def storing(self, gpa: int, length_bytes: int) -> AbstractContextManager[NDArray[np.uint8]]:
         """Yield a writable view of guest data, for stores within a `with` block.
 
         As `Region.storing`: the pages are in the dirty log, and no access strategy is used.
@@ -87,21 +87,21 @@ class GuestMemory:
         region, offset = self.locate(gpa, length_bytes)
         return region.storing(offset, length_bytes)
 
-    def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
+    def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return a copy of the packed tags of a range, shape (length_bytes / 32,).
 
         `gpa` and `length_bytes` must be multiples of 32. Holes of the tag plane read as
         zero and stay holes.
 
-        >>> with GuestMemory([Region.create(Gpa(0x4000_0000), 0x10000)]) as memory:
-        ...     memory.write_tags(Gpa(0x4000_0020), np.array([0x21], np.uint8))
-        ...     memory.read_tags(Gpa(0x4000_0000), 64).tobytes().hex()
+        >>> with GuestMemory([Region.create(0x4000_0000, 0x10000)]) as memory:
+        ...     memory.write_tags(0x4000_0020, np.array([0x21], np.uint8))
+        ...     memory.read_tags(0x4000_0000, 64).tobytes().hex()
         '0021'
         """
         region, offset = self._locate_tags(gpa, length_bytes)
         return region.read_packed_tags(offset, length_bytes)
 
-    def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
+    def write_tags(self, gpa: int, packed: NDArray[np.uint8]) -> None:
         """Set the tags from `gpa` on, a multiple of 32; data stays as it is.
 
         `packed`: shape (n,) for 32 n bytes of memory. Raises UsageError for an array of
@@ -130,7 +130,7 @@ class GuestMemory:
     ) -> None:
         self.close()
 
-    def _locate_tags(self, gpa: Gpa, length_bytes: int) -> tuple[Region, int]:
+    def _locate_tags(self, gpa: int, length_bytes: int) -> tuple[Region, int]:
         check_range(gpa, length_bytes, PACKED_RATIO)
         return self.locate(gpa, length_bytes)
 

@@ -64,7 +64,7 @@ class Region:
     @classmethod
     def create(
         cls,
-        gpa: Gpa,
+        gpa: int,
         size_bytes: int,
         *,
         page_size_bytes: int = PAGE_SIZES_BYTES[0],
@@ -85,12 +85,12 @@ class Region:
         check_region(gpa, size_bytes, page_size_bytes)
         data = Plane(f"tagalong-{name}", size_bytes)
         tags = Plane(f"tagalong-{name}-tags", size_bytes // PACKED_RATIO)
-        return cls(gpa, page_size_bytes, data, tags)
+        return cls(Gpa(gpa), page_size_bytes, data, tags)
 
     @classmethod
     def map(
         cls,
-        gpa: Gpa,
+        gpa: int,
         size_bytes: int,
         source: RegionSource,
         *,
@@ -106,7 +106,7 @@ class Region:
         data = PrivatePlane(f"tagalong-{name}", size_bytes, source.data)
         tags_bytes = size_bytes // PACKED_RATIO
         tags = PrivatePlane(f"tagalong-{name}-tags", tags_bytes, source.tags)
-        return cls(gpa, page_size_bytes, data, tags)
+        return cls(Gpa(gpa), page_size_bytes, data, tags)
 
     @property
     def has_file_data(self) -> bool:
@@ -410,7 +410,7 @@ def _read_only(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return view
 
 
-def check_region(gpa: Gpa, size_bytes: int, page_size_bytes: int) -> None:
+def check_region(gpa: int, size_bytes: int, page_size_bytes: int) -> None:
     """Raise UsageError or AddressError, as `Region.create`, for what cannot be a region."""
     if page_size_bytes not in PAGE_SIZES_BYTES:
         known = ", ".join(f"{size:#x}" for size in PAGE_SIZES_BYTES)

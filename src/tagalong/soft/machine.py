@@ -33,6 +33,7 @@ from tagalong.machine import (
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.machine.lifecycle import MachineLifecycle
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
+from tagalong.mte import PACKED_RATIO
 from tagalong.mte.registers import MteVersion
 from tagalong.soft.build import PAGE_BYTES, create_memory, map_all, refuse_foreign
 from tagalong.soft.dirty_log import SoftDirtyLog
@@ -159,13 +160,14 @@ class SoftMachine(MachineLifecycle):
 
     # --- tags and pages ---
 
-    def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
-        """Return packed allocation tags of a page-aligned range, as a copy."""
+    def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
+        """Return packed allocation tags of a range, as a copy."""
         return self._ram.read_tags(gpa, length_bytes)
 
-    def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
-        """Set allocation tags from a page-aligned gpa on."""
-        self._ram.write_tags(gpa, packed)
+    def write_tags(self, gpa: int, packed: NDArray[np.uint8]) -> None:
+        """Set the packed allocation tags from a gpa on."""
+        with self._held_for_parts_of_pages(gpa, packed.size * PACKED_RATIO):
+            self._ram.write_tags(gpa, packed)
 
     def read_page_tags(
         self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None

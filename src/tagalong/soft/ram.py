@@ -9,9 +9,9 @@ from tagalong.access import Host, View, choose
 from tagalong.access.accessor import Accessor
 from tagalong.access.choice import AUTO, PREFERENCE
 from tagalong.access.ioctl import Ioctl
-from tagalong.errors import AddressError
 from tagalong.machine import AccessChoice
-from tagalong.memory import Gpa, GuestMemory, page_runs, tag_rows
+from tagalong.machine.tag_ranges import read_tag_range, write_tag_range
+from tagalong.memory import GuestMemory, page_runs, tag_rows
 from tagalong.mte import PACKED_RATIO
 from tagalong.soft.build import PAGE_BYTES
 
@@ -42,21 +42,22 @@ class SoftRam:
             region.route(None if choice.strategy.view is View.PLAIN else accessor)
         return AccessChoice(choice.strategy.name, choice.reason)
 
-    def read_tags(self, gpa: Gpa, length_bytes: int) -> NDArray[np.uint8]:
-        """Return packed allocation tags of a page-aligned range, as a copy."""
-        _refuse_misaligned(gpa, length_bytes)
+    def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
+        """Return packed allocation tags of a range of whole tag bytes, as a copy."""
         if self._accessor is None:
             return self._memory.read_tags(gpa, length_bytes)
         self._memory.locate(gpa, length_bytes)
-        return self._accessor.read_runs(np.array([[gpa, length_bytes]], np.int64))
+        return read_tag_range(self._accessor.read_range, gpa, length_bytes, PAGE_BYTES)
 
-    def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> None:
-        """Set allocation tags from a page-aligned gpa on."""
-        _refuse_misaligned(gpa, packed.size * PACKED_RATIO)
+    def write_tags(self, gpa: int, packed: NDArray[np.uint8]) -> None:
+        """Set allocation tags from a gpa on, a multiple of 32."""
         if self._accessor is None:
             self._memory.write_tags(gpa, packed)
-        else:
-            self._accessor.write_tags(gpa, packed)
+            return
+        self._memory.locate(gpa, packed.size * PACKED_RATIO)
+        write_tag_range(
+            self._accessor.read_range, self._accessor.write_tags, gpa, packed, PAGE_BYTES
+        )
 
     def read_page_tags(
         self, number: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None
@@ -81,8 +82,3 @@ class SoftRam:
             self._accessor.write_runs(
                 region.gpa_runs(page_runs(pages)), np.ascontiguousarray(packed).reshape(-1)
             )
-
-
-def _refuse_misaligned(gpa: int, length_bytes: int) -> None:
-    if (gpa | length_bytes) % PAGE_BYTES:
-        raise AddressError(f"tags of {gpa:#x}+{length_bytes:#x}: not aligned to {PAGE_BYTES:#x}")

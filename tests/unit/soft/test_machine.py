@@ -497,11 +497,30 @@ def test_load_state_other_vcpu_count_is_refused() -> None:
 def test_tags_misaligned_range_is_refused() -> None:
     machine = bare.machine_with([a64.b(0)])
 
-    with pytest.raises(AddressError, match=r"tags of 0x40000010\+0x1000: not aligned to 0x1000"):
-        machine.read_tags(Gpa(RAM_GPA + 16), 4096)
-    with pytest.raises(AddressError, match="not aligned"):
-        machine.write_tags(RAM_GPA, np.zeros(1, np.uint8))
+    with pytest.raises(AddressError, match="gpa 0x40000010 is not a multiple of 0x20"):
+        machine.read_tags(RAM_GPA + 16, 4096)
+    with pytest.raises(AddressError, match="length 0x10 is not a multiple of 0x20"):
+        machine.read_tags(RAM_GPA, 16)
+    with pytest.raises(AddressError, match="gpa 0x40000010 is not a multiple of 0x20"):
+        machine.write_tags(RAM_GPA + 16, np.zeros(1, np.uint8))
     machine.close()
+
+
+def test_machine_in_a_with_statement_is_closed_at_its_end() -> None:
+    with SoftMachine.create(ram_bytes=1 << 20, vcpu_count=2) as machine:
+        shown = [repr(machine)]
+        machine.memory.write(0x4000_0000, b"plain integers are addresses")
+        machine.resume()
+        shown.append(repr(machine))
+    shown.append(repr(machine))
+
+    assert shown == [
+        "<SoftMachine paused: 2 vCPUs, 1 MiB of RAM>",
+        "<SoftMachine running: 2 vCPUs, 1 MiB of RAM>",
+        "<SoftMachine closed: 2 vCPUs, 1 MiB of RAM>",
+    ]
+    with pytest.raises(RunStateError, match="the machine is closed"):
+        machine.resume()
 
 
 # --- several vCPUs ---

@@ -27,7 +27,7 @@ class TaggedMachine(ScriptedMachine):
     def memory(self) -> GuestMemory:
         return self.ram
 
-    def read_tags(self, gpa: Gpa, length_bytes: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    def read_tags(self, gpa: int, length_bytes: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
         return self.ram.read_tags(gpa, length_bytes)
 
     def populated_pages(self) -> list[PageBitmap]:
