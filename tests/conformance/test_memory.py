@@ -232,6 +232,10 @@ def test_tags_of_a_part_of_a_page_are_written_while_the_guest_runs(bare: Maker) 
     words = [a64.stg(1, 1), a64.stg(2, 2), a64.add_imm(3, 3, 1), a64.b(-12)]
     machine = bare(words, at).machine
     machine.resume()
+    for _ in range(3000):  # until the guest has begun
+        if machine.read_tags(DATA, 32)[0]:
+            break
+        machine.wait(0.02)
 
     for value in range(1, 200):
         machine.write_tags(DATA + 64, np.array([value], np.uint8))
