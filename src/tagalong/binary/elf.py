@@ -243,8 +243,8 @@ def _require_bytes(size_bytes: int, offset: int, length: int, what: str, *, at: 
     """Refuse what does not lie in the file; `at` is where the file says that it does."""
     if offset + length > size_bytes:
         raise MalformedError(
-            f"{what} take [{offset:#x}, {offset + length:#x}), but the file ends at "
-            f"{size_bytes:#x}",
+            f"the file ends at {size_bytes:#x}, before the end of {what}, [{offset:#x}, "
+            f"{offset + length:#x})",
             offset=size_bytes if offset <= size_bytes else at,
         )
 

@@ -58,7 +58,7 @@ def _owned(extents: Sequence[Extent]) -> Iterator[OwnedRange]:
             if stop > header.address]  # fmt: skip
     used.sort()
     whole = [OwnedRange(start, extents[order][1], extents[order][0]) for start, order in used]
-    # What a writer of sense makes: nothing to decide, and most files are huge only in this form.
+    # The usual case, segments apart from each other: there is nothing to decide.
     if all(before.stop <= after.start for before, after in pairwise(whole)):
         return iter(whole)
     return _sweep(extents, used)

@@ -53,7 +53,7 @@ def pack(
     new = None
     try:
         if is_compressed(file):
-            raise UsageError(f"{source} is compressed already")
+            raise UsageError(f"{source} is compressed already; give a plain core")
         new = NewFile(target, overwrite=overwrite)
         pack_into(new, file.fd, file.size, level=level, progress=progress)
         return new.publish()
@@ -144,7 +144,7 @@ def unpack(
     new = None
     try:
         if not is_compressed(file):
-            raise UsageError(f"{source} is not compressed")
+            raise UsageError(f"{source} is not compressed; give a compressed core")
         packed = SeekableSource(file)
         new = NewFile(target, overwrite=overwrite)
         extent = SparseExtent(new.fd, target, 0, packed.size)

@@ -163,4 +163,6 @@ def _check_segment(segment: CoreSegment, page_size_bytes: int) -> None:
                 f"{page_size_bytes:#x}"
             )
     if not segment.size_bytes or segment.end > _ADDRESS_SPACE_END:
-        raise UsageError(f"a segment [{segment.address:#x}, {segment.end:#x}) is not possible")
+        raise UsageError(
+            f"a segment [{segment.address:#x}, {segment.end:#x}) is empty or leaves memory"
+        )

@@ -318,7 +318,7 @@ class Core:
 def _entry(address: int, length: int, alignment: int = 1) -> int:
     """Return the address without its top byte, after the checks that every range passes."""
     if length < 0 or address < 0 or address >> 64:
-        raise AddressError(f"[{address:#x} + {length:#x}) is no range of addresses")
+        raise AddressError(f"[{address:#x} + {length:#x}) is not a range of 64-bit addresses")
     for what, value in (("address", address), ("length", length)):
         if value % alignment:
             raise AddressError(f"{what} {value:#x} is not a multiple of {alignment:#x}")

@@ -51,7 +51,7 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a walk can find at most; a guest of sense stays far below.
+    """How much a walk can find at most; a working guest stays far below.
 
     `tables`: tables looked at, one that is reached twice counts twice. `mapped_bytes`: RAM
     that is mapped, once for each mapping. `mappings`: pieces contiguous in both spaces.

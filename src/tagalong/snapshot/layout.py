@@ -66,7 +66,9 @@ def virtual_layout(
     walked or map no RAM.
     """
     if not 0 <= vcpu < len(state.vcpus):
-        raise UsageError(f"there is no vCPU {vcpu}: the machine has {len(state.vcpus)}")
+        raise UsageError(
+            f"there is no vCPU {vcpu}: the machine has {len(state.vcpus)}, the first is 0"
+        )
     regime = Regime.of(state.vcpus[vcpu].registers, _HALVES[space])
     found = walk(read, description.regions, regime)
     if not found.mappings:

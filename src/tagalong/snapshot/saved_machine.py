@@ -21,7 +21,7 @@ class SavedMachine:
     def __init__(self, core: Core, path: Path) -> None:
         notes = core.machine
         if notes is None:
-            raise CoreError(f"{path} holds no machine: it is not a core of tagalong")
+            raise CoreError(f"{path} holds no machine: tagalong did not write it; give a snapshot")
         if notes.space is not Space.PHYSICAL:
             raise CoreError(
                 f"{path} is a dump of {notes.space.name.lower()} addresses and does not hold the "

@@ -61,10 +61,10 @@ def test_boot_guest_pages_not_in_the_image_stay_holes() -> None:
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (b"", r"offset 0x0: the ELF header take \[0x0, 0x40\), but the file ends at 0x0"),
+        (b"", r"offset 0x0: the file ends at 0x0, before the end of the ELF header"),
         (b"\x7fELF\x01" + bytes(100), r"offset 0x4: EI_CLASS \(64 bits\) is 0x1, not 0x2"),
         (image(machine=62), r"offset 0x12: e_machine \(AArch64\) is 0x3e, not 0xb7"),
-        (image()[:100], r"offset 0x64: the program headers take \[0x40, 0x78\), but the file"),
+        (image()[:100], r"offset 0x64: the file ends at 0x64, before the end of the program"),
         (image(((0x40200000, b"a", 2),) * 1025), r"offset 0x38: 0x401 program headers: 0x400 are"),
         (
             image(((0x40200000, b"a", 0x2000), (0x40201000, b"b", 1))),

@@ -191,8 +191,8 @@ def test_overlapping_segments_are_served_from_the_first_in_the_file(opened: Open
     [
         (AT + 16, 32, "address 0x10010 is not a multiple of 0x20"),
         (AT, 16, "length 0x10 is not a multiple of 0x20"),
-        (AT, -32, r"\[0x10000 \+ -0x20\) is no range of addresses"),
-        (1 << 64, 32, "is no range of addresses"),
+        (AT, -32, r"\[0x10000 \+ -0x20\) is not a range"),
+        (1 << 64, 32, "is not a range of 64-bit addresses"),
     ],
 )
 def test_tags_of_a_misaligned_range_are_refused(
@@ -305,19 +305,23 @@ def patched(offset: int, form: str, value: int, core: bytes = usual().build()) -
 @pytest.mark.parametrize(
     ("core", "offset", "message"),
     [
-        (b"\x7fELF", 4, r"the ELF header take \[0x0, 0x40\), but the file ends at 0x4"),
+        (b"\x7fELF", 4, r"the file ends at 0x4, before the end of the ELF header, \[0x0, 0x40\)"),
         (b"hello" * 20, 0, "b'hell' does not start an ELF file"),
         (patched(4, "B", 1), 4, r"EI_CLASS \(64 bits\) is 0x1, not 0x2"),
         (patched(5, "B", 2), 5, r"EI_DATA \(little-endian\) is 0x2, not 0x1"),
         (patched(16, "<H", 2), 16, r"e_type \(ET_CORE\) is 0x2, not 0x4"),
         (patched(18, "<H", 62), 18, r"e_machine \(AArch64\) is 0x3e, not 0xb7"),
         (patched(54, "<H", 32), 54, "e_phentsize is 0x20, not 0x38"),
-        (patched(32, "<Q", 1 << 63), 32, r"program headers take \[0x8000000000000000, "),
-        (patched(56, "<H", 0xFFFE), len(usual().build()), "the program headers take"),
+        (
+            patched(32, "<Q", 1 << 63),
+            32,
+            r"before the end of the program headers, \[0x8000000000000000, ",
+        ),
+        (patched(56, "<H", 0xFFFE), len(usual().build()), "before the end of the program headers"),
         (
             patched(56, "<H", 0xFFFF, patched(40, "<Q", 1 << 62)),
             40,
-            r"section header 0 take \[0x4000000000000000",
+            r"section header 0, \[0x4000000000000000",
         ),
         (
             patched(64 + 56 + 40, "<Q", (1 << 64) - 1),
@@ -365,7 +369,8 @@ def test_open_empty_file_is_no_core(tmp_path: Path) -> None:
         open_core(path)
 
     assert str(caught.value) == (
-        f"{path}: core offset 0x0: the ELF header take [0x0, 0x40), but the file ends at 0x0"
+        f"{path}: core offset 0x0: the file ends at 0x0, before the end of the ELF header, "
+        "[0x0, 0x40)"
     )
 
 

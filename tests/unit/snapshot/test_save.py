@@ -186,7 +186,9 @@ def test_save_of_guest_that_ended_is_refused(tmp_path: Path) -> None:
 def test_save_of_other_spaces_needs_the_registers(machine: FakeMachine, tmp_path: Path) -> None:
     with pytest.raises(TranslationError, match="the vCPU's TCR_EL1 is not known"):
         save(machine, tmp_path / "vm.core", SaveOptions(space=Space.KERNEL))
-    with pytest.raises(UsageError, match=r"^there is no vCPU 7: the machine has 1$"):
+    with pytest.raises(
+        UsageError, match=r"^there is no vCPU 7: the machine has 1, the first is 0$"
+    ):
         save(machine, tmp_path / "vm.core", SaveOptions(space=Space.USER, vcpu=7))
 
     assert machine.run_state is RunState.RUNNING
