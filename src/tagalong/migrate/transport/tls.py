@@ -136,6 +136,8 @@ class Handshake:
         self._credentials = credentials
         try:
             self._revocations = credentials.revocations()
+            # A peer that is gone already fails here: the ssl module would leave its socket open.
+            sock.getpeername()
             self._sock = context.wrap_socket(
                 sock,
                 server_side=server_name is None,
