@@ -237,7 +237,8 @@ class Link:
 
     def raise_abort(self) -> None:
         """Raise the error of an ABORT that has arrived: it says more than "broken pipe"."""
-        with contextlib.suppress(HostError, RemoteProtocolError):
+        # LocalProtocolError: an error of the peer was found before, so nothing more is received.
+        with contextlib.suppress(HostError, RemoteProtocolError, LocalProtocolError):
             self.poll_peer()
 
     def keep_alive(self) -> None:

@@ -1,4 +1,4 @@
-"""Links: patience with limits, the peer's ABORT as an error, and peers that misbehave."""
+"""Links: waits with limits, the peer's ABORT as an error, and peers that misbehave."""
 
 import threading
 import time
@@ -148,7 +148,61 @@ def test_send_hears_why_the_peer_has_left(ends: tuple[Link, Channel, Connection]
         link.send(KeepAlive())
 
 
-def test_heed_peer_with_nothing_said_returns_at_once(
+def test_raise_abort_after_the_peer_has_left_raises_nothing(
+    ends: tuple[Link, Channel, Connection],
+) -> None:
+    link, far, _ = ends
+    far.close()
+    with pytest.raises(RemoteProtocolError, match="between two records"):
+        link.receive()
+
+    link.raise_abort()
+
+    assert link.is_lost
+    assert not link.is_violated
+
+
+def test_noise_marks_the_link_as_violated_and_not_as_lost(
+    ends: tuple[Link, Channel, Connection],
+) -> None:
+    link, far, _ = ends
+    far.send([b"GET / HTTP/1.1\r\n\r\n"])
+
+    with pytest.raises(RemoteProtocolError):
+        link.receive()
+
+    assert link.is_violated
+    assert not link.is_lost
+
+
+def test_send_that_is_interrupted_sends_nothing_and_abort_still_follows(
+    ends: tuple[Link, Channel, Connection],
+) -> None:
+    link, far, peer = ends
+    cancel = threading.Event()
+    link.cancel_with(cancel)
+    cancel.set()
+
+    with pytest.raises(MigrationCancelledError) as caught:
+        link.send(KeepAlive())
+    far.idle_s = 30.0
+    aborting = threading.Thread(target=link.abort, args=(caught.value,))
+    aborting.start()
+
+    assert hear(far, peer) == Abort(AbortReason.CANCELLED, "the migration was cancelled")
+    aborting.join(60)
+
+
+def test_deadline_of_a_link_ends_every_wait(ends: tuple[Link, Channel, Connection]) -> None:
+    link, far, peer = ends
+    link.deadline = time.monotonic() - 1
+    far.send(peer.send(KeepAlive()))
+
+    with pytest.raises(HostError, match="the peer is too slow: its time is up"):
+        link.receive()
+
+
+def test_poll_peer_with_nothing_said_returns_at_once(
     ends: tuple[Link, Channel, Connection],
 ) -> None:
     link, far, peer = ends
@@ -161,7 +215,7 @@ def test_heed_peer_with_nothing_said_returns_at_once(
     assert time.monotonic() - began < 30
 
 
-def test_heed_peer_that_floods_returns_all_the_same(
+def test_poll_peer_that_floods_returns_all_the_same(
     ends: tuple[Link, Channel, Connection],
 ) -> None:
     link, far, peer = ends
