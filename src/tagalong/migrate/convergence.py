@@ -237,12 +237,13 @@ class Convergence:
     def _give_up(self, pages_left: int) -> ConvergenceError:
         """Return the error for a guest that is too fast, with the figures and what would help."""
         estimate, allowed_s = self._estimate, self._limits.max_downtime_s
+        left_bytes = pages_left * estimate.page_size_bytes
         expected_s = estimate.downtime_s(pages_left) or 0.0
         slowed = f" although slowed down by {self.throttle_percent} %" * (self.throttle_percent > 0)
         return ConvergenceError(
-            f"after {self._rounds} rounds {pages_left:#x} pages are left to send: the guest "
-            f"dirties {(estimate.dirty_rate or 0.0) / 1e6:.1f} MB/s{slowed}, the channel carries "
-            f"{(estimate.rate or 0.0) / 1e6:.1f} MB/s, so the downtime would be "
+            f"after {self._rounds} rounds {left_bytes / (1 << 20):.1f} MiB are left to send: the "
+            f"guest dirties {(estimate.dirty_rate or 0.0) / 1e6:.1f} MB/s{slowed}, the channel "
+            f"carries {(estimate.rate or 0.0) / 1e6:.1f} MB/s, so the downtime would be "
             f"{expected_s * 1e3:.0f} ms ({estimate.fixed.total_s * 1e3:.0f} ms of it independent "
             f"of the pages), and {allowed_s * 1e3:.0f} ms are allowed; "
             f"{self._remedies(expected_s)}"

@@ -154,7 +154,7 @@ def test_convergence_that_gives_up_says_the_figures_and_what_helps() -> None:
         rig.convergence.may_stop(100_000, 100_000)
 
     assert str(caught.value) == (
-        "after 4 rounds 0x186a0 pages are left to send: the guest dirties 204.8 MB/s, the "
+        "after 4 rounds 390.6 MiB are left to send: the guest dirties 204.8 MB/s, the "
         "channel carries 100.0 MB/s, so the downtime would be 4225 ms (1 ms of it independent of "
         "the pages), and 300 ms are allowed; allow more (--max-downtime 4225 or above), slow the "
         "guest down (--auto-converge), use a faster link, or reduce the guest's load"

@@ -477,7 +477,7 @@ def test_guest_that_dirties_too_fast_runs_on_and_the_error_says_what_helps(
 
     error = stayed(outcome)
     assert isinstance(error, ConvergenceError)
-    assert "after 4 rounds 0x100 pages are left to send: the guest dirties" in str(error)
+    assert "after 4 rounds 1.0 MiB are left to send: the guest dirties" in str(error)
     assert "--max-downtime" in str(error)
     assert "pause" not in machine.calls
     assert isinstance(outcome.destination_error, ConvergenceError)
