@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from tagalong.access import STRATEGIES
+from tagalong.core import CorePages, open_core
 from tagalong.errors import AddressError, HostError
 from tagalong.machine import Machine, MachinePages
 from tagalong.memory import Gpa
 from tagalong.migrate import MachineBuilder
 from tagalong.migrate.pages.digest import memory_digest
+from tagalong.snapshot import save
 from tagalong.soft import RAM_GPA
+from tagalong.vmm.census import take_census
 from tests.support import a64
 from tests.support.bare import CODE, DATA, TABLES, VECTORS, tagged
 from tests.support.bare_program import Maker
@@ -125,6 +128,26 @@ def test_populated_pages_are_those_that_were_used(bare: Maker) -> None:
 
     used = {(gpa - RAM_GPA) // PAGE for gpa in (VECTORS, TABLES, CODE)}
     assert pages == used | {DATA_PAGE + 8, DATA_PAGE + 16}
+
+
+def test_digest_and_census_are_those_of_the_core_that_was_saved(
+    bare: Maker, tmp_path: Path
+) -> None:
+    words = [a64.stg(1, 1), a64.str_(2, 3), a64.b(0)]
+    program = bare(words, {1: tagged(DATA, 6), 2: 0x1234, 3: DATA + 40 * PAGE})
+    program.run_to_loop()
+    path = tmp_path / "vm.core"
+    save(program.machine, path)
+    ours = MachinePages(program.machine)
+
+    with open_core(path) as core:
+        saved = CorePages(core, path)
+        digests = [memory_digest(each, lambda: None, has_tags=True) for each in (ours, saved)]
+        censuses = [take_census(each) for each in (ours, saved)]
+
+    assert digests[0] == digests[1]
+    assert censuses[0] == censuses[1]
+    assert censuses[0].tagged_granules == 1
 
 
 def test_reading_all_of_a_mostly_empty_guest_does_not_fill_its_memory(bare: Maker) -> None:

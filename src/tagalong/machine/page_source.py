@@ -222,3 +222,17 @@ def granule_tags(source: PageSource, address: int, length_bytes: int) -> NDArray
     packed = source.tags(number, first, -(-(offset + length_bytes) // page) - first)
     skipped = (offset - first * page) // GRANULE_BYTES
     return unpack(packed)[skipped : skipped + length_bytes // GRANULE_BYTES]
+
+
+def read_bytes(source: PageSource, address: int, length_bytes: int) -> bytes:
+    """Return a copy of the data of any range of bytes, CHUNK_BYTES of whole pages at most.
+
+    Raises AddressError if the range does not lie in one range of the source.
+    """
+    number, offset = source.memory.locate(address, length_bytes)
+    page = source.memory.page_size_bytes
+    first = offset // page
+    count = -(-(offset + length_bytes) // page) - first
+    at = offset - first * page
+    pages = source.data(number, np.array([[first, count]], np.int64))
+    return pages[at : at + length_bytes].tobytes()

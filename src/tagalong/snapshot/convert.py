@@ -74,7 +74,7 @@ def _layout(memory: SavedMachine, options: SaveOptions) -> MemoryLayout:
     if options.space is Space.PHYSICAL:
         return physical_layout(memory.description)
     state = memory.notes.state
-    return virtual_layout(memory.description, state, memory.read, options.space, options.vcpu)
+    return virtual_layout(memory.description, state, memory.pages, options.space, options.vcpu)
 
 
 def _notes(memory: SavedMachine, options: SaveOptions) -> CoreNotes:

@@ -1,16 +1,16 @@
 """Which guest memory goes into which segment of a core, for each kind of address space."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from tagalong.core import CoreSegment, Space
 from tagalong.errors import TranslationError, UsageError
-from tagalong.machine import MachineDescription, MachineState
+from tagalong.machine import MachineDescription, MachineState, PageSource
+from tagalong.machine.page_source import read_bytes
 from tagalong.memory import Gpa
 from tagalong.paging import Half, Mapping, Regime, walk
-
-ReadMemory = Callable[[Gpa, int], bytes]
 
 _HALVES: Final = {Space.KERNEL: Half.KERNEL, Space.USER: Half.USER}
 
@@ -54,11 +54,13 @@ def physical_layout(description: MachineDescription) -> MemoryLayout:
 def virtual_layout(
     description: MachineDescription,
     state: MachineState,
-    read: ReadMemory,
+    source: PageSource,
     space: Space,
     vcpu: int,
 ) -> MemoryLayout:
     """Return what the tables of one vCPU map, keyed by virtual address.
+
+    `source`: the memory that the tables are in, of a machine or of a core.
 
     Neighbours of one memory type are one segment, wherever their pages are in RAM; its
     p_paddr is 0 if they are in more than one place. Only Normal Tagged memory has tags.
@@ -70,7 +72,7 @@ def virtual_layout(
             f"there is no vCPU {vcpu}: the machine has {len(state.vcpus)}, the first is 0"
         )
     regime = Regime.of(state.vcpus[vcpu].registers, _HALVES[space])
-    found = walk(read, description.regions, regime)
+    found = walk(partial(read_bytes, source), description.regions, regime)
     if not found.mappings:
         register = f"TTBR{regime.half.value}_EL1"
         raise TranslationError(

@@ -127,8 +127,8 @@ class _Save:
         description, options = self._machine.description, self._options
         if options.space is Space.PHYSICAL:
             return physical_layout(description)
-        state, read = self._machine.save_state(), self._machine.memory.read
-        return virtual_layout(description, state, read, options.space, options.vcpu)
+        state = self._machine.save_state()
+        return virtual_layout(description, state, self._source, options.space, options.vcpu)
 
     def _writer(self, layout: MemoryLayout) -> CoreWriter:
         return CoreWriter(

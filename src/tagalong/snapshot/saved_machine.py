@@ -4,9 +4,9 @@ from pathlib import Path
 
 from tagalong.core import Core, CoreNotes, Space
 from tagalong.core.pages import CorePages
-from tagalong.errors import AddressError, CoreError, NotInCoreError
+from tagalong.errors import CoreError
 from tagalong.machine import MachineDescription
-from tagalong.memory import Gpa, RegionSource
+from tagalong.memory import RegionSource
 
 
 class SavedMachine:
@@ -40,13 +40,6 @@ class SavedMachine:
     def has_tags(self) -> bool:
         """Return whether the machine has tags, so that the core must have them."""
         return self.description.mte_version != 0
-
-    def read(self, gpa: Gpa, length_bytes: int) -> bytes:
-        """Return a copy of memory. Raises AddressError for what is not in the core."""
-        try:
-            return self._core.data(gpa, length_bytes).tobytes()
-        except NotInCoreError as error:
-            raise AddressError(str(error)) from error
 
     def require_complete(self) -> None:
         """Raise what reading would raise if anything of RAM is missing; read nothing."""

@@ -7,6 +7,7 @@ import pytest
 
 from tagalong.errors import AddressError, NoTagsError, TagalongError
 from tagalong.machine import MachinePages, MemoryMap, MemoryRange, granule_tags
+from tagalong.machine.page_source import read_bytes
 from tagalong.memory import Gpa
 from tests.support.cases import check_each
 from tests.support.fake_machine import RAM, FakeMachine, describe
@@ -122,6 +123,18 @@ def test_leaving_loses_no_error_of_the_block(machine: FakeMachine) -> None:
 
     with pytest.raises(KeyError):
         leave()
+
+
+def test_read_bytes_are_those_of_any_range_and_fill_no_hole(machine: FakeMachine) -> None:
+    machine.memory.write(Gpa(RAM + 3 * PAGE - 2), b"across")
+    source, before = MachinePages(machine), machine.populated_pages()
+
+    found = [read_bytes(source, RAM + 3 * PAGE - 3, 8), read_bytes(source, RAM + 0x8_0000, 2)]
+
+    assert found == [b"\x10across\x10", b"\0\0"]
+    assert machine.populated_pages() == before
+    with pytest.raises(AddressError, match="is not in one range of this memory"):
+        read_bytes(source, RAM - 1, 2)
 
 
 def test_granule_tags_are_those_of_any_granules_of_a_range(machine: FakeMachine) -> None:
