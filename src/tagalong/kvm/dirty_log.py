@@ -46,9 +46,9 @@ class KvmDirtyLog:
         with self._lock:
             if self._pending is not None:
                 self._take()
+            self._set_flags(MemoryFlag.KVM_MEM_LOG_DIRTY_PAGES)
             for region in self._regions:
                 region.stores.start()
-            self._set_flags(MemoryFlag.KVM_MEM_LOG_DIRTY_PAGES)
             self._pending = self._empty()
 
     def harvest(self) -> list[PageBitmap]:

@@ -8,9 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong.access import Direction, View, choose
-from tagalong.access.accessor import Accessor
-from tagalong.access.ioctl import Ioctl
+from tagalong.access import Direction
 from tagalong.access.native_host import NativeHost
 from tagalong.devices import (
     DeviceBus,
@@ -27,7 +25,7 @@ from tagalong.kvm.clock import VirtualTime
 from tagalong.kvm.dirty_log import KvmDirtyLog
 from tagalong.kvm.exits import KvmExits
 from tagalong.kvm.runner import KvmRunner
-from tagalong.kvm.tag_access import TagAccess
+from tagalong.kvm.tag_access import KvmTagAccess
 from tagalong.kvm.tag_port import IoctlPort
 from tagalong.kvm.vcpu import KvmVcpu
 from tagalong.machine import (
@@ -80,8 +78,8 @@ class KvmMachine(MachineLifecycle):
         )
         self._log = KvmDirtyLog(parts.vm, parts.slots, parts.memory.regions)
         self._host = NativeHost(parts.memory, self._copy_tags)
-        self._ioctl = IoctlPort(parts.vm, self._log_suspended)
-        self._tags = TagAccess(self._ioctl, parts.memory)
+        port = IoctlPort(parts.vm, self._log_suspended)
+        self._tags = KvmTagAccess(port, parts.memory)
 
     @classmethod
     def create(
@@ -198,14 +196,7 @@ class KvmMachine(MachineLifecycle):
     def use_access(self, name: str) -> AccessChoice:
         """Touch guest RAM by the strategy `name` from now on."""
         self._refuse_closed()
-        choice = choose(name, self._host)
-        accessor = Accessor(choice.strategy, self.description.page_size_bytes)
-        is_ioctl = isinstance(choice.strategy, Ioctl)
-        self._tags.port = self._ioctl if is_ioctl else accessor
-        for region in self.memory.regions:
-            # The data planes are the plain view: its strategies copy as everybody does.
-            region.route(None if choice.strategy.view is View.PLAIN else accessor)
-        return AccessChoice(choice.strategy.name, choice.reason)
+        return self._tags.use_access(name, self._host)
 
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may not be zero."""

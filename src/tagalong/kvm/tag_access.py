@@ -10,8 +10,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong.access import Host, View, choose
+from tagalong.access.accessor import Accessor
+from tagalong.access.ioctl import Ioctl
 from tagalong.errors import AddressError, UsageError
 from tagalong.kvm.tag_port import TagPort
+from tagalong.machine import AccessChoice
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region, page_runs, tag_rows
 from tagalong.memory.bitmap import flag_runs
 from tagalong.mte import PACKED_RATIO
@@ -21,14 +25,25 @@ from tagalong.mte.tags import zero_pages
 _CHUNK_BYTES: Final = 4 << 20
 
 
-class TagAccess:
-    """The tags of `memory`, through `port`, which may be changed for another."""
+class KvmTagAccess:
+    """The tags of `memory`, and the strategy for all of it; `port` is strategy `ioctl` in bulk."""
 
     def __init__(self, port: TagPort, memory: GuestMemory) -> None:
         self.port = port
+        self._ioctl = port
         self._memory = memory
         self._page_bytes = memory.regions[0].page_size_bytes
         self._used = {r.gpa: np.zeros(r.page_count, np.bool_) for r in memory.regions}
+
+    def use_access(self, name: str, host: Host) -> AccessChoice:
+        """Touch guest RAM by a strategy from now on; raises as Machine.use_access."""
+        choice = choose(name, host)
+        accessor = Accessor(choice.strategy, self._page_bytes)
+        self.port = self._ioctl if isinstance(choice.strategy, Ioctl) else accessor
+        for region in self._memory.regions:
+            # The data planes are the plain view: strategies of that view copy them directly.
+            region.route(None if choice.strategy.view is View.PLAIN else accessor)
+        return AccessChoice(choice.strategy.name, choice.reason)
 
     def note_used(self, pages: Sequence[PageBitmap]) -> None:
         """Remember pages of each region that are no holes: they never become one again."""

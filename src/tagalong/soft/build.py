@@ -1,26 +1,15 @@
 """What an embedded machine can be, and its RAM."""
 
-from collections.abc import Sequence
 from typing import Final
 
 from tagalong.devices import DeviceBus
 from tagalong.errors import UsageError
 from tagalong.machine import MachineDescription
-from tagalong.memory import GuestMemory, Region, RegionSource
+from tagalong.memory import GuestMemory
 from tagalong.mte.registers import MteVersion
 from tagalong.soft.native import NativeMachine
 
 PAGE_BYTES: Final = 4096
-
-
-def create_memory(
-    description: MachineDescription, sources: Sequence[RegionSource] | None
-) -> GuestMemory:
-    """Return RAM: new, or the content of `sources`, mapped copy-on-write."""
-    if sources is None:
-        return GuestMemory([Region.create(r.gpa, r.size_bytes) for r in description.regions])
-    pairs = zip(description.regions, sources, strict=True)
-    return GuestMemory([Region.map(r.gpa, r.size_bytes, source) for r, source in pairs])
 
 
 def refuse_foreign(description: MachineDescription) -> None:

@@ -35,15 +35,16 @@ from tagalong.machine.lifecycle import MachineLifecycle
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 from tagalong.mte import PACKED_RATIO
 from tagalong.mte.registers import MteVersion
-from tagalong.soft.build import PAGE_BYTES, create_memory, map_all, refuse_foreign
+from tagalong.soft.build import PAGE_BYTES, map_all, refuse_foreign
 from tagalong.soft.dirty_log import SoftDirtyLog
 from tagalong.soft.disassembly import disassemble
 from tagalong.soft.exits import SoftExits
 from tagalong.soft.host import SoftHost
 from tagalong.soft.native import InterruptLine, NativeMachine, StopReason
 from tagalong.soft.psci import Psci
-from tagalong.soft.ram import SoftRam
+from tagalong.soft.ram import create_memory
 from tagalong.soft.runner import SoftRunner
+from tagalong.soft.tag_access import SoftTagAccess
 from tagalong.soft.vcpu import SoftVcpu
 
 RAM_GPA: Final = Gpa(0x4000_0000)
@@ -84,7 +85,7 @@ class SoftMachine(MachineLifecycle):
         map_all(self._native, self._memory, self._bus)
         self._dirty_log = SoftDirtyLog(self._native, self._memory.regions)
         self._host: SoftHost | None = None
-        self._ram = SoftRam(self._memory, lambda: self.host)
+        self._tags = SoftTagAccess(self._memory, lambda: self.host)
         self._vcpus = tuple(
             SoftVcpu(i, self._native, self._while_paused, self._handle_exit, policy)
             for i in range(description.vcpu_count)
@@ -162,28 +163,28 @@ class SoftMachine(MachineLifecycle):
 
     def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return packed allocation tags of a range, as a copy."""
-        return self._ram.read_tags(gpa, length_bytes)
+        return self._tags.read(gpa, length_bytes)
 
     def write_tags(self, gpa: int, packed: NDArray[np.uint8]) -> None:
         """Set the packed allocation tags from a gpa on."""
         with self._held_for_parts_of_pages(gpa, packed.size * PACKED_RATIO):
-            self._ram.write_tags(gpa, packed)
+            self._tags.write(gpa, packed)
 
     def read_page_tags(
         self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
         """Return packed allocation tags of scattered pages, a row each, as a copy."""
-        return self._ram.read_page_tags(region, pages, out)
+        return self._tags.read_pages(region, pages, out)
 
     def write_page_tags(
         self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
     ) -> None:
         """Set allocation tags of scattered pages, a row each."""
-        self._ram.write_page_tags(region, pages, packed)
+        self._tags.write_pages(region, pages, packed)
 
     def use_access(self, name: str) -> AccessChoice:
         """Touch guest RAM by the strategy `name` from now on."""
-        return self._ram.use_access(name)
+        return self._tags.use_access(name)
 
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may not be zero."""

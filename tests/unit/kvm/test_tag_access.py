@@ -9,7 +9,7 @@ import pytest
 
 from tagalong.errors import AddressError, UsageError
 from tagalong.kvm.ram import create_region
-from tagalong.kvm.tag_access import TagAccess
+from tagalong.kvm.tag_access import KvmTagAccess
 from tagalong.kvm.tag_port import IoctlPort
 from tagalong.machine import RegionDescription
 from tagalong.memory import Gpa, GuestMemory, PageBitmap
@@ -30,7 +30,7 @@ class Fixture:
         region = create_region(RegionDescription(BASE, PAGES * PAGE), PAGE, shared=True)
         self.memory = GuestMemory([region])
         self.suspensions = 0
-        self.access = TagAccess(IoctlPort(cast("KvmVm", self.vm), self.suspend), self.memory)
+        self.access = KvmTagAccess(IoctlPort(cast("KvmVm", self.vm), self.suspend), self.memory)
 
     @contextmanager
     def suspend(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from tagalong.kvm.abi import (
 )
 from tagalong.kvm.descriptor import Argument, IoctlError
 from tagalong.kvm.ram import create_region
-from tagalong.kvm.tag_access import TagAccess
+from tagalong.kvm.tag_access import KvmTagAccess
 from tagalong.kvm.tag_port import IoctlPort
 from tagalong.kvm.vm_fd import KvmVm
 from tagalong.machine import RegionDescription
@@ -127,7 +127,7 @@ def test_pages_that_nobody_used_are_zero_and_no_run() -> None:
     vm = TagsOnly(4)
     region = create_region(RegionDescription(Gpa(BASE), 4 * PAGE), PAGE, shared=True)
     with GuestMemory([region]) as memory:
-        access = TagAccess(IoctlPort(vm, contextlib.nullcontext), memory)
+        access = KvmTagAccess(IoctlPort(vm, contextlib.nullcontext), memory)
         pages = np.array([0, 2], np.int64)
 
         access.write_pages(0, pages, np.zeros((2, PAGE_TAGS // 2), np.uint8))
