@@ -86,7 +86,7 @@ def test_migration_over_channels_spreads_the_pages(
             carried[thread] = carried.get(thread, 0) + len(record)
             if len(carried) >= 2:
                 are_two.set()
-            # Nobody gets far before another one has begun, however late that is.
+            # No connection gets far before another one has begun, however late that is.
             are_two.wait(PATIENT.idle_s / 2)
         return record
 
@@ -202,7 +202,7 @@ def test_connection_that_breaks_in_precopy_is_resumed(
     assert MigrationStage.RECONNECT in stages
 
 
-def test_resumed_migration_sends_again_only_what_is_not_held(
+def test_resumed_migration_sends_only_pages_that_were_not_placed(
     source: FakeMachine, outcomes: list[Outcome]
 ) -> None:
     built: list[FakeMachine] = []
@@ -272,16 +272,16 @@ def test_source_whose_destination_does_not_come_back_keeps_the_guest(
     assert not outcome.destination.was_ever_resumed
 
 
-def test_strangers_at_the_door_change_nothing(source: FakeMachine, outcomes: list[Outcome]) -> None:
-    strangers: list[socket.socket] = []
+def test_other_peers_change_nothing(source: FakeMachine, outcomes: list[Outcome]) -> None:
+    others: list[socket.socket] = []
     where: list[int] = []
 
     def intrude(_role: Role, _number: int, kind: RecordType, record: bytes) -> bytes:
-        if kind is RecordType.PAGES and len(strangers) < 6:
+        if kind is RecordType.PAGES and len(others) < 6:
             for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b"TAGALONG\2\0\0\0\0\0\0\0"):
                 sock = socket.create_connection(("127.0.0.1", where[0]))
                 sock.sendall(said)
-                strangers.append(sock)
+                others.append(sock)
         return record
 
     options = MigrationOptions(
@@ -291,30 +291,30 @@ def test_strangers_at_the_door_change_nothing(source: FakeMachine, outcomes: lis
     outcome = migration.run()
     outcomes.append(outcome)
 
-    assert len(strangers) >= 3
+    assert len(others) >= 3
     moved(outcome)
-    for sock in strangers:
+    for sock in others:
         sock.close()
 
 
-def test_silent_strangers_at_the_door_do_not_keep_channels_out(
+def test_peers_that_connect_and_stay_silent_do_not_block_channels(
     source: FakeMachine, outcomes: list[Outcome]
 ) -> None:
-    strangers: list[socket.socket] = []
+    others: list[socket.socket] = []
     where: list[int] = []
 
     def crowd(_role: Role, _number: int, kind: RecordType, record: bytes) -> bytes:
-        if kind is RecordType.ACCEPT:  # the door is open, and no channel has come yet
-            strangers.extend(socket.create_connection(("127.0.0.1", where[0])) for _ in range(100))
+        if kind is RecordType.ACCEPT:  # joins are accepted, and no channel has come yet
+            others.extend(socket.create_connection(("127.0.0.1", where[0])) for _ in range(100))
         return record
 
     options = MigrationOptions(channels=4, verify=True, max_downtime_s=BUSY_S, timeouts=PATIENT)
     outcome = Migration(source, options, rule=crowd, target=where).run()
     outcomes.append(outcome)
 
-    assert len(strangers) == 100
+    assert len(others) == 100
     moved(outcome)
-    for sock in strangers:
+    for sock in others:
         sock.close()
 
 

@@ -145,7 +145,7 @@ def test_convergence_follows_limits_that_are_changed() -> None:
     assert rig.convergence.may_stop(100_000, 50_000)
 
 
-def test_convergence_that_gives_up_says_the_figures_and_what_helps() -> None:
+def test_convergence_error_says_the_figures_and_what_helps() -> None:
     rig = Rig(max_rounds=4)
     rig.estimate.fixed.state_s = 0.001
     rig.rounds(3, 100_000, 100_000)
@@ -161,7 +161,7 @@ def test_convergence_that_gives_up_says_the_figures_and_what_helps() -> None:
     )
 
 
-def test_convergence_without_progress_gives_up_before_all_rounds_are_used() -> None:
+def test_convergence_without_progress_fails_before_all_rounds_are_used() -> None:
     rig = Rig(max_rounds=1000)
     rig.rounds(12, 100_000, 100_000)
 
@@ -169,7 +169,7 @@ def test_convergence_without_progress_gives_up_before_all_rounds_are_used() -> N
         rig.convergence.may_stop(100_000, 100_000)
 
 
-def test_convergence_with_slow_progress_goes_on() -> None:
+def test_convergence_with_slow_progress_continues() -> None:
     rig = Rig(max_rounds=1000)
     for number in range(100):
         rig.rounds(1, 100_000, int(100_000 * 0.98**number) + 8000)
@@ -195,7 +195,7 @@ def test_auto_converge_leaves_a_guest_alone_that_changes_less_than_half() -> Non
     assert not rig.throttles
 
 
-def test_auto_converge_that_does_not_help_gives_up_and_says_so() -> None:
+def test_auto_converge_that_does_not_help_fails_and_says_so() -> None:
     rig = Rig(auto=AutoConverge(50, 49, 99))
     with pytest.raises(ConvergenceError) as caught:
         rig.rounds(100, 100_000, 100_000)

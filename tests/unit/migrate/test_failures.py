@@ -143,7 +143,7 @@ def exactly_one_end(outcome: Outcome, case: tuple[Role, int]) -> None:
     if case[0] is Role.DESTINATION:
         assert outcome.source_error.stage.name == AWAITED_IN[case[1]]
     if case == (Role.SOURCE, SOURCE_RECORDS.index("COMMIT")):
-        # Given to a network that lost it: nobody runs, and the source may not know. Only if
+        # Given to a network that lost it: neither end runs, and the source may not know. Only if
         # the destination's own ABORT still gets through does the source know better.
         nothing_started(outcome)
         if isinstance(outcome.source_error, HandoverUncertainError):
@@ -361,7 +361,7 @@ def test_destination_that_lacks_registers_and_devices_refuses_before_the_guest_s
     assert isinstance(outcome.destination_error.__cause__, StateError)
 
 
-def test_state_that_became_foreign_after_the_preview_is_refused_and_the_guest_goes_on(
+def test_state_that_became_foreign_after_the_preview_is_rejected_and_the_guest_runs_on(
     outcomes: list[Outcome],
 ) -> None:
     machine = FakeMachine(describe(0x40_0000), guest=lambda it: it.devices.update(gpu=b"\x01"))
@@ -417,7 +417,7 @@ def test_commit_that_was_not_sent_whole_leaves_the_guest_running(
     assert "the migration failed (commit), the VM stays here: the cable" in str(stayed(outcome))
 
 
-def test_commit_of_which_nobody_knows_is_uncertain(
+def test_commit_that_is_not_confirmed_is_uncertain(
     source: FakeMachine, outcomes: list[Outcome]
 ) -> None:
     near, far = socket.socketpair()
@@ -431,7 +431,9 @@ def test_commit_of_which_nobody_knows_is_uncertain(
     nothing_started(outcome)
 
 
-def test_migrate_to_where_nobody_waits_raises_and_changes_nothing(source: FakeMachine) -> None:
+def test_migrate_without_a_destination_raises_and_changes_nothing(
+    source: FakeMachine,
+) -> None:
     with pytest.raises(MigrationError, match="did not begin: unix:/no/such") as caught:
         migrate_to("unix:/no/such/socket", source)
 
@@ -441,7 +443,7 @@ def test_migrate_to_where_nobody_waits_raises_and_changes_nothing(source: FakeMa
     source.close()
 
 
-def test_source_that_cannot_be_told_any_more_is_not_acknowledged(
+def test_arrival_that_the_source_cannot_learn_of_is_not_acknowledged(
     source: FakeMachine, outcomes: list[Outcome]
 ) -> None:
     near, far = socket.socketpair()
@@ -587,7 +589,7 @@ def test_guest_paused_before_stays_paused_when_it_fails(
     assert "resume" not in source.calls
 
 
-def test_guest_that_cannot_be_resumed_is_told_of_in_a_note(outcomes: list[Outcome]) -> None:
+def test_guest_that_cannot_be_resumed_is_named_in_a_note(outcomes: list[Outcome]) -> None:
     class Stuck(FakeMachine):
         def resume(self) -> None:
             if self.was_ever_resumed:
@@ -619,7 +621,7 @@ def test_callback_that_raises_does_not_lose_the_guest(
     nothing_started(outcome)
 
 
-def test_machine_with_a_register_nobody_knows_is_refused_by_name(
+def test_machine_with_an_unknown_register_is_rejected_by_name(
     source: FakeMachine, outcomes: list[Outcome]
 ) -> None:
     source.vcpus[0]._registers[type(X0)(0x6030_0000_0013_C0FF)] = 1

@@ -139,7 +139,9 @@ def test_receive_noise_raises_at_once(ends: tuple[Link, Channel, Connection]) ->
         link.receive()
 
 
-def test_send_hears_why_the_peer_has_left(ends: tuple[Link, Channel, Connection]) -> None:
+def test_send_to_a_peer_that_aborted_raises_why(
+    ends: tuple[Link, Channel, Connection],
+) -> None:
     link, far, peer = ends
     far.send(peer.send(Abort(AbortReason.HOST, "out of memory")))
     far.close()
@@ -268,9 +270,7 @@ def test_abort_after_half_a_record_says_nothing_more(
         (KeyboardInterrupt(), AbortReason.INTERNAL),
     ],
 )
-def test_reason_of_an_error_is_what_the_peer_is_told(
-    error: BaseException, reason: AbortReason
-) -> None:
+def test_reason_of_an_error_is_the_one_in_abort(error: BaseException, reason: AbortReason) -> None:
     assert reason_of(error) is reason
 
 

@@ -57,7 +57,7 @@ def moved(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("verify", [False, True])
 @pytest.mark.parametrize("transport", ["tcp", "tcp6", "unix"])
-def test_migrate_running_machine_goes_on_at_the_destination(
+def test_migrate_running_machine_runs_at_the_destination(
     outcomes: list[Outcome], tmp_path: Path, transport: str, verify: bool
 ) -> None:
     uri = {"tcp": TCP, "tcp6": "tcp:[::1]:0", "unix": f"unix:{tmp_path / 'in.sock'}"}[transport]

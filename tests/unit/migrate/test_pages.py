@@ -260,7 +260,7 @@ class Route:
         self.region.raw_data[gpa - RAM : gpa - RAM + source.size] = source
 
 
-def test_sender_reads_routed_memory_by_its_route_even_if_the_guest_stands(
+def test_sender_reads_routed_memory_by_its_route_even_if_the_guest_is_paused(
     machine: FakeMachine,
 ) -> None:
     route = Route(machine)

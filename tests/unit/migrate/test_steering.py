@@ -32,7 +32,7 @@ ANY = TcpAddress("127.0.0.1", 0)
 
 
 class Rig:
-    """A migration that is paused at its first page, and goes on as `go_on` says."""
+    """A migration that is paused at its first page, and resumed by the timer `resume`."""
 
     def __init__(
         self,
@@ -65,15 +65,15 @@ class Rig:
         assert isinstance(machine, FakeMachine)
         self.arrived.append(machine)
 
-    def run(self, go_on: threading.Timer | None) -> None:
+    def run(self, resume: threading.Timer | None) -> None:
         def watch(progress: SendProgress) -> None:
             if (
                 progress.stage is MigrationStage.PRECOPY
                 and MigrationStage.PRECOPY not in self.stages
             ):
                 self.steering.pause()
-                if go_on is not None:
-                    go_on.start()
+                if resume is not None:
+                    resume.start()
             self.stages.append(progress.stage)
 
         migrate_to(
@@ -107,7 +107,7 @@ def assert_moved(rig: Rig) -> None:
     assert contents(rig.arrived[0]) == contents(rig.source)
 
 
-def test_paused_migration_goes_on_when_it_is_told_to(rigs: list[Rig]) -> None:
+def test_paused_migration_is_resumed_on_command(rigs: list[Rig]) -> None:
     rigs.append(rig := Rig())
 
     rig.run(threading.Timer(0.5, rig.steering.resume))
@@ -132,7 +132,7 @@ def test_migration_that_is_paused_at_its_last_moment_is_resumed(rigs: list[Rig])
     assert contents(rig.arrived[0]) == contents(rig.source)
 
 
-def test_paused_migration_goes_on_over_tls(rigs: list[Rig], tmp_path: Path) -> None:
+def test_paused_migration_is_resumed_over_tls(rigs: list[Rig], tmp_path: Path) -> None:
     rigs.append(rig := Rig(tls=TlsCredentials(Authority(tmp_path).folder)))
 
     rig.run(threading.Timer(0.5, rig.steering.resume))
@@ -140,7 +140,7 @@ def test_paused_migration_goes_on_over_tls(rigs: list[Rig], tmp_path: Path) -> N
     assert_moved(rig)
 
 
-def test_paused_migration_goes_on_at_another_address(rigs: list[Rig], tmp_path: Path) -> None:
+def test_paused_migration_is_resumed_at_another_address(rigs: list[Rig], tmp_path: Path) -> None:
     rigs.append(rig := Rig())
     elsewhere = UnixAddress(tmp_path / "elsewhere")
 
@@ -154,7 +154,7 @@ def test_paused_migration_goes_on_at_another_address(rigs: list[Rig], tmp_path: 
     assert rig.listener.address == elsewhere
 
 
-def test_paused_migration_that_nobody_continues_ends_with_the_guest_here(rigs: list[Rig]) -> None:
+def test_paused_migration_that_is_not_resumed_ends_with_the_guest_here(rigs: list[Rig]) -> None:
     rigs.append(rig := Rig(reconnect_s=1))
 
     with pytest.raises(MigrationError, match=r"did not come back in 1 s \(the migration is paused"):
@@ -214,7 +214,7 @@ def test_recovery_of_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize("uri", ["file:/tmp/x", "exec:cat", "fd:3"])
-def test_paused_migration_does_not_go_on_where_nobody_could_come_back(uri: str) -> None:
+def test_paused_migration_is_not_resumed_at_an_address_of_one_connection(uri: str) -> None:
     steering = Steering()
     steering.set_pausable(True)
     steering.pause()

@@ -43,7 +43,7 @@ def test_pacer_gives_no_more_credit_for_a_pause_than_for_none() -> None:
     assert time.monotonic() - began >= 0.19
 
 
-def test_pacer_stops_waiting_when_it_is_told_to() -> None:
+def test_pacer_stops_waiting_when_its_tick_raises() -> None:
     def tick() -> None:
         raise MigrationCancelledError("enough")
 
