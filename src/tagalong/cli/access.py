@@ -15,8 +15,8 @@ Examples:
   tagalong access --machine kvm --race 10
   tagalong access --json | jq '.strategies[] | {name, works, reason}'
 \b
-Exit status: 0 if every strategy that this host can run did what it promises, 1 if one
-faulted or gave something wrong while the guest stood.
+Exit status: 0 if every strategy that works on this host did what it promises, 1 if one
+faulted or read or left wrong bytes while the guest was paused.
 """
 
 
@@ -28,15 +28,15 @@ faulted or gave something wrong while the guest stood.
     type=click.FloatRange(min=0, max=3600),
     default=0.0,
     metavar="SECONDS",
-    help="Also look at a guest that changes its tags as fast as it can, for so long each.",
+    help="Also look at a guest that changes its tags as fast as it can; seconds per strategy.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
 def command(context: click.Context, /, *, machine: str, race_s: float, as_json: bool) -> None:
     """Compare all ways for a VMM to touch tagged guest memory, by doing it.
 
-    For each: whether this host can, what faults with checking off, synchronous and
-    asynchronous, whether write(2) and read(2) take the memory, what a GiB costs, and with
+    For each: whether it works on this host, what faults with checking off, synchronous and
+    asynchronous, whether write(2) and read(2) accept the memory, what a GiB costs, and with
     --race what a running guest does to it. The row (plain) is the control: accesses without
     any strategy.
     """

@@ -1,4 +1,4 @@
-"""`tagalong check`: what gdb and lldb will do with a core's tags."""
+"""`tagalong check`: what gdb and lldb show of a core's tags."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,8 @@ Examples:
   tagalong check vm.core
   tagalong check core.1234 --json | jq .debuggers.lldb
 \b
-Exit status: 0 nothing is wrong (notes do not count), 1 there are findings,
-71 if FILE is no core of an AArch64 machine at all.
+Exit status: 0 the file is sound (notes do not count), 1 there are errors or warnings,
+71 if FILE is not a core of an AArch64 machine.
 """
 
 
@@ -25,10 +25,10 @@ Exit status: 0 nothing is wrong (notes do not count), 1 there are findings,
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def command(context: click.Context, file: Path, *, as_json: bool) -> None:
-    """Say what gdb and lldb will do with the tags of the core FILE, and why.
+    """Say what gdb and lldb show of the tags of the core FILE, and why.
 
-    Errors are damage; warnings mean that a debugger will not show what is there; notes are
-    what no other file could do better.
+    Errors are damage. Warnings mean that a debugger does not show what is there. Notes are
+    limits of a debugger that no other file could avoid.
     """
     with open_core(file) as core:
         report = check_core(core)

@@ -71,7 +71,7 @@ def _planes(region: Mapping[str, object]) -> str:
 
 
 def tags_report(wanted: TagRange, runs: Iterator[TagRun]) -> Iterator[str]:
-    """Yield the pointer's tag, then a line with a half-open range for each run."""
+    """Yield the pointer's tag, then a line with a half-open range per run."""
     yield f"Logical tag: {wanted.pointer_tag:#x}"
     for run in runs:
         mismatch = " (mismatch)" if wanted.is_mismatch(run) else ""
@@ -97,7 +97,7 @@ def tags_json(wanted: TagRange, runs: Iterator[TagRun]) -> dict[str, object]:
 
 
 def check_report(report: CheckReport, path: str) -> str:
-    """Return the findings and what they mean for each debugger, in words."""
+    """Return what each debugger shows, and the findings, in words."""
     return "\n".join(_check_lines(report, path))
 
 

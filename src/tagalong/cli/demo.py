@@ -1,4 +1,4 @@
-"""`tagalong demo`: the whole story in one command."""
+"""`tagalong demo`: one guest, two processes, one migration, and what the guest says of it."""
 
 import json
 from functools import partial
@@ -20,8 +20,8 @@ Examples:
   tagalong demo --ram 256M --vcpus 2 --json
   tagalong demo --drop-tags        # the control experiment: fails, as it should
 \b
-Exit status: 0 if the guest went on without a failure and the digests of both
-sides were equal, 1 if not.
+Exit status: 0 if the guest ran on without a failure and the digests of both sides
+were equal, 1 if not.
 """
 
 
@@ -36,10 +36,10 @@ sides were equal, 1 if not.
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
 def command(context: click.Context, /, *, as_json: bool, **values: Any) -> None:
-    """Migrate a guest that lives on its tags between two processes, and ask it how it is.
+    """Migrate a guest that depends on its tags between two processes, and ask it how it is.
 
-    The guest `churn` allocates, tags, writes, verifies, frees and provokes tag faults all
-    the time, and says so when anything is not as it should be.
+    The guest `churn` allocates, tags, writes, verifies and frees memory all the time, provokes
+    tag faults, and reports the first thing that is not as it should be.
     """
     with migration_bar() as show:
         observer = DemoObserver(step=announce, progress=show)

@@ -21,9 +21,9 @@ Examples:
 @click.argument("file", type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def command(file: Path, *, as_json: bool) -> None:
-    """Say what is in the core FILE: machine, memory, tags, registers.
+    """Show what is in the core FILE: machine, memory, tags, registers.
 
-    FILE is a snapshot or a dump, plain or compressed, or a core that Linux or anybody else
+    FILE is a snapshot or a dump, plain or compressed, or a core that Linux or another program
     wrote on arm64.
     """
     with open_core(file) as core:

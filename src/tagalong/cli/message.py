@@ -1,8 +1,8 @@
-"""Lines on standard error that say what a command is doing."""
+"""Lines on standard error that say what a command does at present."""
 
 import click
 
 
 def announce(message: str) -> None:
-    """Say what happens, in a line that begins as errors do."""
+    """Print a line that begins as errors do."""
     click.echo(f"tagalong: {message}", err=True)

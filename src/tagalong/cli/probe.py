@@ -12,17 +12,16 @@ Examples:
   tagalong probe
   tagalong probe --json | jq .copy_tags_both_ways.answer
 \b
-Exit status: 0, whatever was found.
+Exit status: 0, whatever the answers are.
 """
 
 
 @click.command(epilog=_EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(*, as_json: bool) -> None:
-    """Say what this host can do for guests with MTE, each item found out by trying it.
+    """Say what this host can do for guests with MTE; each answer is found by trying it.
 
-    Nothing of the host is changed. An answer is yes, no or unknown: what could not be tried
-    is not a no.
+    Nothing on the host changes. An answer is yes, no, or unknown if it could not be tried.
     """
     report = probe()
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else probe_report(report))

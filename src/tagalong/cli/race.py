@@ -1,4 +1,4 @@
-"""`tagalong race`: a guest's and a VMM's instructions through all their interleavings."""
+"""`tagalong race`: a guest's and a VMM's instructions in all their interleavings."""
 
 import json
 from typing import Any
@@ -24,12 +24,12 @@ Examples:
   tagalong race --access tco --json | jq .outcomes.torn.interleavings
   tagalong race --vmm-code look.S --guest-code retag.S
 \b
-Code of your own begins with x0 pointing at the granule (for the VMM: through its mapping
-with PROT_MTE, untagged; x1: through the one without). A VMM's ends with the data it has
-seen in x2 and x3 and, as LDG leaves it, a pointer with the tag in x4. FILE.S is
-assembly (needs the package ziglang), FILE.bin words, any other file words in hex.
+Code of your own starts with x0 pointing at the granule (for the VMM: through its mapping
+with PROT_MTE, untagged; x1: through the one without). VMM code ends with the data that it
+read in x2 and x3 and, as LDG leaves it, a pointer with the tag in x4. FILE.S is assembly
+(needs the package ziglang), FILE.bin words, any other file words in hex.
 \b
-Exit status: 0, whatever outcomes there are.
+Exit status: 0, whatever the outcomes are.
 """
 
 
@@ -51,7 +51,7 @@ Exit status: 0, whatever outcomes there are.
     type=click.Choice(list(ORDERS)),
     default="tags-first",
     show_default=True,
-    help="Which of the two a strategy's look begins with.",
+    help="What a strategy's look reads first.",
 )
 @click.option(
     "--checking",
@@ -63,18 +63,18 @@ Exit status: 0, whatever outcomes there are.
 @click.option(
     "--method",
     type=click.Choice(list(METHODS)),
-    help="Default: exhaustive as long as that is possible, then reduced, then sampled.",
+    help="Default: exhaustive if that is possible, else reduced, else sampled.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For --method sampled.")
 @click.option("--full", is_flag=True, help="Show the interleavings instruction by instruction.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(*, as_json: bool, full: bool, **values: Any) -> None:
-    """Find all that can happen when a VMM looks at memory that the guest is re-tagging.
+    """Explore what a VMM can read from memory while the guest changes its tags.
 
     Both sides run on the embedded machine, one instruction at a time, in every order. A look
-    gives a granule's tag and data. It faults, or what it gives is right, stale (it was so,
-    but no more) or torn (it never was so at any one time). One shortest interleaving is
-    shown for each.
+    reads a granule's tag and data. It faults, or its result is right, stale (it was true, but
+    no longer is) or torn (it never was true at any one time). One shortest interleaving is
+    shown for each outcome.
     """
     reports = run_races(RaceOptions(**values))
     if as_json:

@@ -13,9 +13,9 @@ _GUEST_WIDTH = 26
 _VMM_WIDTH = 34
 _MEANING = {
     Outcome.FAULT: "the VMM took a tag check fault",
-    Outcome.TORN: "tag and data that were never there at one time",
-    Outcome.STALE: "was so, but no more when the look ended",
-    Outcome.RIGHT: "still so when the look ended",
+    Outcome.TORN: "tag and data that never existed together",
+    Outcome.STALE: "was true, but no longer when the look ended",
+    Outcome.RIGHT: "still true when the look ended",
 }
 
 
@@ -25,9 +25,9 @@ def races_report(reports: Sequence[RaceReport], *, full: bool) -> str:
 
 
 def race_report(report: RaceReport, *, full: bool) -> str:
-    """Return what was found, and a shortest interleaving for each outcome.
+    """Return the outcomes, and a shortest interleaving for each.
 
-    Unless `full`, what concerns its own side alone is left out of those.
+    Unless `full`, instructions that touch only their own side's state are folded.
     """
     explored = report.exploration
     lines = [
@@ -39,7 +39,7 @@ def race_report(report: RaceReport, *, full: bool) -> str:
     ]
     if explored.unfinished:
         lines.append(
-            f"  {'endless':8} {explored.unfinished:>14,}  given up: the VMM went on and on"
+            f"  {'endless':8} {explored.unfinished:>14,}  given up: the VMM's code did not end"
         )
     for line in report.lines:
         lines += ["", *_interleaving(report, line, full=full)]
@@ -95,7 +95,7 @@ def _outcome(report: RaceReport, outcome: Outcome, count: int) -> str:
 
 
 def _share(report: RaceReport, count: int) -> str:
-    """Return a percentage; what happens at all never shows as 0."""
+    """Return a percentage; an outcome that occurs never shows as 0."""
     if not count:
         return "0 %" if report.exploration.method is not Method.REDUCED else "no"
     if report.exploration.method is Method.REDUCED:
@@ -114,7 +114,7 @@ def _interleaving(report: RaceReport, line: OutcomeLine, *, full: bool) -> list[
 
 
 def _shared_steps(steps: Sequence[Step]) -> list[str]:
-    """Return what may touch the other side's memory, and how much was left out between."""
+    """Return the instructions that may touch shared memory, and how many are folded between."""
     lines = []
     for (side, is_local), group in groupby(steps, key=lambda step: (step.side, step.is_local)):
         run = list(group)

@@ -20,8 +20,8 @@ def _restore(context: click.Context, /, file: Path, **values: object) -> None:
     """Continue the VM that was saved in FILE, until its guest powers off.
 
     FILE is mapped copy-on-write, so that the guest runs at once, whatever its size: FILE
-    must stay as it is while the VM runs, and what the guest does never reaches it. A
-    snapshot whose tags cannot be restored here is refused.
+    must stay as it is while the VM runs, and nothing that the guest does reaches it. A
+    snapshot whose tags cannot be restored here is refused. Exit status: as of run.
     """
     options = run.run_options({"restore": file, **values})
     run.run_process(context, options)

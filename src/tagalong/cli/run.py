@@ -30,6 +30,12 @@ Examples:
   tagalong run --incoming file:/srv/vm --control b.sock
   tagalong run --restore vm.core --control b.sock
   tagalong run --guest ./mine.elf --control a.sock --paused
+  tagalong run --guest selftest
+\b
+Exit status: 0 the guest powered off, or the VM was told to quit; 1 the guest powered off
+and reported its own failure (docs/guide/guests.md); 20 to 29 the machine stopped, 25 at an
+instruction that it does not implement; 40 to 45 a migration that was awaited failed;
+128+N ended by signal N.
 """
 
 
@@ -143,8 +149,8 @@ def run_process(context: click.Context, options: RunOptions) -> None:
 def _run(context: click.Context, /, **values: Any) -> None:
     """Run a VM until its guest powers off.
 
-    The guest's console goes to standard output, messages to standard error. Once the VM
-    has been migrated away, the process keeps its memory until it is told to quit.
+    The guest's console goes to standard output, messages to standard error. After the VM was
+    migrated away, the process holds its memory until it is told to quit.
     """
     run_process(context, run_options(values))
 

@@ -1,4 +1,4 @@
-"""`tagalong snapshot`: saves a VM to a file from which it can be restored."""
+"""`tagalong snapshot`: saves a VM to a file that can be restored."""
 
 import json
 from functools import partial

@@ -27,8 +27,8 @@ Exit status: 0; 72 and 73 if the core has no such memory, or no tags for it.
 def command(file: Path, wanted: tuple[int, int], *, as_json: bool) -> None:
     """Print the allocation tags of LEN bytes (default: 1) from ADDR on in the core FILE.
 
-    One line for each run of granules with the same tag, as a half-open range. ADDR may be a
-    pointer: a tag that is not the pointer's own is marked as a mismatch.
+    One line per run of granules with the same tag, as a half-open range. ADDR may be a pointer:
+    a tag that is not the pointer's own is marked as a mismatch.
     """
     asked = tag_range(*wanted)
     with open_core(file) as core:

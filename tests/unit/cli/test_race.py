@@ -13,9 +13,9 @@ Guest retag-once: 3 instructions. VMM own code: 3 instructions, checking sync.
 Exhaustive: all 20 interleavings, in 14 states (at most a dozen instructions per side).
 
   fault                 6   30.0 %  the VMM took a tag check fault
-  torn                  0      0 %  tag and data that were never there at one time
-  stale                 0      0 %  was so, but no more when the look ended
-  right                14   70.0 %  still so when the look ended
+  torn                  0      0 %  tag and data that never existed together
+  stale                 0      0 %  was true, but no longer when the look ended
+  right                14   70.0 %  still true when the look ended
 
 fault, for instance (5 instructions):
   guest                     VMM                               granule: tag 0x1, data 01010101..
