@@ -51,6 +51,15 @@ def test_add_file_folders_on_the_way_come_first_and_once() -> None:
     assert [e.is_folder for e in entries] == [True, True, False, False]
 
 
+def test_entries_of_every_kind_come_after_their_folders() -> None:
+    for call in (
+        ("add_symlink", "a/b/link", "target"),
+        ("add_character_device", "a/b/console", 5, 1),
+        ("add_folder", "a/b/folder"),
+    ):
+        assert [entry.path for entry in read(written(call))] == ["a", "a/b", call[1]], call
+
+
 def test_add_symlink_target_is_the_data() -> None:
     entry = read_by_path(written(("add_symlink", "bin/sh", "busybox")))["bin/sh"]
 
