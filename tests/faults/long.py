@@ -91,7 +91,7 @@ def run_orders(count: int, draw: random.Random) -> int:
             given += len(trial.given)
             for text in judge(trial):
                 wrong += 1
-                say(f"WRONG: {trial.plan}: {text}")
+                say(f"WRONG: {trial.plan}: {text}\n  {trial.given}")
             if number % _REPORT_EVERY == 0:
                 say(f"{given} orders in {time.monotonic() - began:.0f} s, {wrong} wrong")
             if given >= count:

@@ -32,6 +32,7 @@ GUEST = (
 SETTLE_S = 60.0
 _FINAL = {"completed", "failed", "cancelled"}
 _LOOK_S = 0.02
+_DECLINED = "the VM arrives at this moment"
 
 
 class Client:
@@ -160,6 +161,11 @@ class Trial:
     complaints: list[str] = field(default_factory=list)
     shape: Shape = field(default_factory=lambda: {Role.SOURCE: [], Role.DESTINATION: []})
 
+    def was_declined(self, side: Role) -> bool:
+        """Return whether `side` declined to end because the VM arrived at that moment."""
+        replies = "".join(str(given.reply) for given in self.given if given.order.side is side)
+        return _DECLINED in self.messages.get(side, "") + replies
+
     def gave(self, side: Role) -> list[Given]:
         """Return the orders to end that `side` was given."""
         return [given for given in self.given if given.order.side is side and given.order.ends]
@@ -216,8 +222,6 @@ class _Scene:
         self._load()
         self._settle()
         self._try()
-        for role, side in self._sides.items():
-            self.trial.messages[role] = side.process.messages
 
     # --- the processes ---
 
@@ -354,11 +358,19 @@ class _Scene:
             for thread in list(self._threads):
                 thread.join(SETTLE_S)
             now = self._look()
-            if now == before and now[0].is_settled and self._is_settled(now[1]):
+            settled = now[0].is_settled and self._is_settled(now[1])
+            if now == before and settled and not self._is_ending(now):
                 return
             before = now
             assert time.monotonic() < deadline, f"not settled: {now}"
             time.sleep(_LOOK_S)
+
+    def _is_ending(self, looks: tuple[Look, Look]) -> bool:
+        """Return whether a process was told to end, did not decline, and is still there."""
+        return any(
+            self.trial.gave(role) and not look.is_gone and not self.trial.was_declined(role)
+            for role, look in zip(Role, looks, strict=True)
+        )
 
     def _is_settled(self, destination: Look) -> bool:
         """Return whether the destination has nothing to do, or waits for a source to come."""
@@ -373,6 +385,8 @@ class _Scene:
         trial.destination = there.look() if there is not None else Look()
         if trial.source.state == first.state == trial.destination.state == "running":
             trial.complaints.append("both sides run the VM")
+        for role, side in sides.items():
+            trial.messages[role] = side.process.messages
         return trial.source, trial.destination
 
     def _load(self) -> None:

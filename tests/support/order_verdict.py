@@ -20,6 +20,7 @@ The promise, exactly:
 import signal
 
 from tagalong.wire import Role
+from tests.support.order_plan import Transport
 from tests.support.order_trial import Given, Look, Trial
 
 # The hold after which an end that was asked for must have been noticed, on a busy host too.
@@ -96,7 +97,10 @@ def _words(trial: Trial) -> list[str]:
         if "Traceback" in messages or "internal error" in messages:
             wrong.append(f"the {role.name.lower()} shows a traceback: {messages[-600:]}")
     orders = [given.order.what for given in trial.given if given.was_accepted]
+    # A connection that is cut while the migration is set up ends it, cancelled or not.
+    is_cut = trial.plan.transport is Transport.RECONNECT
     cancels = trial.plan.orders and all(o.what == "migrate_cancel" for o in trial.plan.orders)
+    cancels = cancels and not is_cut
     at_source = all(order.side is Role.SOURCE for order in trial.plan.orders)
     if cancels and at_source and orders and trial.source.migration not in _AFTER_CANCEL:
         wrong.append(f"migrate_cancel was accepted, and the migration {trial.source.migration}")
@@ -116,7 +120,7 @@ def _exit_statuses(trial: Trial) -> list[str]:
 def _exit_status(trial: Trial, given: Given) -> list[str]:
     order = given.order
     look = trial.source if order.side is Role.SOURCE else trial.destination
-    if not look.is_gone and _was_declined(trial, given):
+    if not look.is_gone and trial.was_declined(order.side):
         return []
     if not look.is_gone:
         return [f"{order}: the process is still there, {look}"]
@@ -132,12 +136,6 @@ def _exit_status(trial: Trial, given: Given) -> list[str]:
     return []
 
 
-def _was_declined(trial: Trial, given: Given) -> bool:
-    """Return whether the order came as the VM arrived, and its operator was told so."""
-    said = trial.messages.get(given.order.side, "") + str(given.reply)
-    return given.order.side is Role.DESTINATION and "the VM arrives at this moment" in said
-
-
 def _run_state(trial: Trial) -> list[str]:
     """Judge whether the guest runs or is paused as the operator asked, where one order says so."""
     holder = trial.destination if trial.destination.has_vm else trial.source
@@ -145,7 +143,9 @@ def _run_state(trial: Trial) -> list[str]:
         return []
     given = trial.given[0]
     concerns_holder = given.order.side is Role.SOURCE or holder is trial.destination
-    has_left = given.order.side is Role.SOURCE and given.state == "postmigrate"
+    # The state was asked for before the order: from COMMIT on the VM may leave in between.
+    may_have_left = given.after_commit or given.state == "postmigrate"
+    has_left = given.order.side is Role.SOURCE and may_have_left
     if given.order.what == "stop" and has_left:
         return []
     stopped = given.order.what == "stop" and given.was_accepted and concerns_holder
