@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from tagalong.errors import StateError
+from tagalong.errors import MachineMismatchError, RestoreError, StateError
 from tagalong.machine import Machine, MachineDescription, RunState, register_ids
 from tagalong.memory import Gpa
 from tagalong.migrate import MigrationOptions
+from tagalong.snapshot import restore, save
 from tagalong.soft import RAM_GPA
 from tests.conformance.conftest import KINDS
 from tests.support import a64, bare
@@ -123,6 +125,46 @@ def test_pages_that_a_device_stores_to_during_a_migration_arrive(
     there = int.from_bytes(arrived.memory.read(place, 8), "little")
     assert sent == count
     assert there >= count  # the guest has run on
+
+
+def test_migration_to_a_machine_without_the_device_is_refused_by_name(
+    make: Make, machine_name: str
+) -> None:
+    program = make([*SETUP, a64.b(0)])
+    program.machine.resume()
+
+    with pytest.raises(MachineMismatchError, match="device 'storer0' is of kind 'storer': this"):
+        move(program.machine, KINDS[machine_name].from_description)
+
+    assert program.machine.run_state is RunState.RUNNING
+
+
+def test_snapshot_carries_the_device_and_its_pending_interrupt(
+    make: Make, machine_name: str, opened: list[Machine], tmp_path: Path
+) -> None:
+    program = interrupted(make, [*SETUP, STORE, a64.b(0), UNMASK_IRQ, a64.cbz(22, 0)])
+    program.run_to_loop(at=3)
+    save(program.machine, tmp_path / "vm.core")
+    kind = KINDS[machine_name]
+
+    restored = restore(
+        tmp_path / "vm.core",
+        lambda description, sources: kind.from_description(
+            description, sources=sources, models=MODELS
+        ),
+    ).machine
+    opened.append(restored)
+    restored.vcpus[0].set_register(register_ids.PC, bare.CODE + 4 * 4)
+    restored.resume()
+
+    assert restored.wait(30) is RunState.SHUTDOWN
+    assert [bare.get_x(restored, number) for number in (19, 22, 23)] == [1, 1, 0]
+    assert restored.description.devices == DEVICES
+    with pytest.raises(RestoreError, match="device 'storer0' is of kind 'storer': this machine"):
+        restore(
+            tmp_path / "vm.core",
+            lambda description, sources: kind.from_description(description, sources=sources),
+        )
 
 
 def stores_of(machine: Machine) -> int:

@@ -58,18 +58,18 @@ def test_throttle_and_pause_from_two_threads_do_not_lock_each_other_out(boot: Bo
     assert not guest.lines_with("FAIL")
 
 
-def test_standing_machine_that_is_resumed_runs_when_the_block_ends(boot: Boot) -> None:
+def test_machine_resumed_while_it_is_held_runs_when_the_block_ends(boot: Boot) -> None:
     guest = boot("churn", CHURN)
-    with guest.machine.hold_if_paused() as stands:
-        assert stands
+    with guest.machine.hold_if_paused() as is_held:
+        assert is_held
         guest.machine.resume()
         assert guest.machine.run_state is RunState.RUNNING
         time.sleep(0.3)
         assert not guest.lines
 
     guest.wait_for("progress", 1)
-    with guest.machine.hold_if_paused() as stands:
-        assert not stands
+    with guest.machine.hold_if_paused() as is_held:
+        assert not is_held
         guest.wait_for("progress", len(guest.lines_with("progress")) + 1)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tagalong import wire
-from tagalong.errors import MachineMismatchError, MigrationError, TagalongError
+from tagalong.errors import MachineMismatchError, MigrationError, TagalongError, UsageError
 from tagalong.machine import Machine, MachineDescription
 from tagalong.machine_records import (
     description_of_record,
@@ -220,7 +220,10 @@ class _Destination:
         return filling
 
     def _build_machine(self, record: wire.MachineRecord) -> Machine:
-        machine = self._machine = self._build(description_of_record(record))
+        try:
+            machine = self._machine = self._build(description_of_record(record))
+        except UsageError as error:  # of a machine's own constructor: it cannot be like this
+            raise MachineMismatchError(str(error)) from error
         built = record_of_description(machine.description)
         _require_devices(record, built)
         if built != replace(record, mte_version=built.mte_version):
