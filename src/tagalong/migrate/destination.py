@@ -6,6 +6,7 @@ promise, so none is sent once the machine was started.
 """
 
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -153,9 +154,12 @@ class _Destination:
         return self._filling.link if self._filling is not None else self._first_link
 
     def _receive(self, greeting: Greeting, listener: SocketListener | None) -> Arrival:
+        # How long a peer may take is bounded for each stage as a whole: KEEPALIVE extends nothing.
+        self._link.deadline = self._link.answer_deadline()
         granted = self._greet(greeting.hello, is_alone=listener is None)
         filling = self._filling = self._provide(granted, listener)
         self._link.send(wire.Accept())
+        self._link.deadline = float("inf")
         filling.run()
         self._link.send(wire.Ready())
         commit = self._link.expect(wire.Commit)
@@ -238,6 +242,8 @@ class _Destination:
         return machine
 
     def _acknowledge(self) -> bool:
+        """Tell the source that the VM runs here; it waits for that, the result does not."""
+        self._link.deadline = time.monotonic() + self._timeouts.idle_s
         try:
             self._link.send(wire.Running())
         except TagalongError:

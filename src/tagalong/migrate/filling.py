@@ -95,15 +95,20 @@ class Filling:
                 case wire.StateRecord():
                     self._load_state(record)
                 case wire.Verify():
-                    self.digest = memory_digest(
-                        MachinePages(self._plan.machine),
-                        self._stay_in_touch,
-                        has_tags=self._plan.has_tags,
-                    )
+                    self._compute_digest()
                 case wire.Digest():
                     self._compare(record.digest)
 
+    def _compute_digest(self) -> None:
+        began = time.monotonic()
+        self.digest = memory_digest(
+            MachinePages(self._plan.machine), self._stay_in_touch, has_tags=self._plan.has_tags
+        )
+        self.link.deadline += time.monotonic() - began  # our own time, not the source's
+
     def _load_state(self, record: wire.StateRecord) -> None:
+        # The guest is paused now: from here to COMMIT the source has this long in total.
+        self.link.deadline = self.link.answer_deadline()
         self._await_channels()
         self._receiver.clear_stale()
         self._plan.machine.load_state(state_of_record(record))
@@ -113,11 +118,10 @@ class Filling:
         joins = self._plan.joins
         if joins is None:
             return
-        deadline = time.monotonic() + self._plan.timeouts.answer_s
         while not self._plan.inventory.wait_for_others(_LOOK_UP_S):
             self._stay_in_touch()
             self.check()
-            if time.monotonic() > deadline:
+            if time.monotonic() > self.link.deadline:
                 raise HostError("the channels do not deliver what was sent over them")
         joins.acceptor.stop()
         self.link.cancel_with(self._plan.cancel)
@@ -192,7 +196,9 @@ class Filling:
 
     def _tell_what_was_placed(self) -> None:
         inventory = self._plan.inventory
+        self.link.deadline = time.monotonic() + self._plan.reconnect_s
         self.link.expect(wire.Resume)
         for held in records_of_held(self._plan.machine.memory.regions, inventory.placed):
             self.link.send(held)
         self.link.send(wire.Resumed(inventory.rounds))
+        self.link.deadline = float("inf")

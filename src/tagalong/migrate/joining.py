@@ -249,11 +249,13 @@ class JoinAcceptor:
 
     def _receive_first(self, link: Link) -> wire.Record:
         """Return the first record of a new connection, which has no name until then."""
+        link.deadline = time.monotonic() + self._timeouts.idle_s
         with self._lock:
             self._unnamed[link] = time.monotonic()
         try:
             return link.receive()
         finally:
+            link.deadline = float("inf")
             with self._lock:
                 del self._unnamed[link]
                 link.interrupt_with(self._check_open)
