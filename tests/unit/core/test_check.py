@@ -178,6 +178,16 @@ def test_tag_segment_that_is_no_granules_is_an_error(tmp_path: Path) -> None:
     assert only(checked(tmp_path / "a.core", core), "not-granules").level is Level.ERROR
 
 
+def test_too_few_tags_are_invented_by_both_debuggers_and_too_many_are_not(tmp_path: Path) -> None:
+    few = only(checked(tmp_path / "few.core", CASES["too few tags"].core), "tag-size")
+    many = only(checked(tmp_path / "many.core", CASES["too many tags"].core), "tag-size")
+
+    for effect in (few.gdb, few.lldb):
+        assert effect is not None
+        assert effect.text == "takes the file's bytes behind the segment for tags"
+    assert (many.gdb, many.lldb) == (None, None)
+
+
 def test_overlapping_loads_are_an_error(tmp_path: Path) -> None:
     core = built(load(AT, DATA), load(AT + 4096, DATA), tag_segment(AT, TAGS))
 
