@@ -15,8 +15,8 @@ Examples:
   tagalong access --machine kvm --race 10
   tagalong access --json | jq '.strategies[] | {name, works, reason}'
 \b
-Exit status: 0 if every strategy that works on this host did what it promises, 1 if one
-faulted or read or left wrong bytes while the guest was paused.
+Exit status: 0 if every strategy that works on this host did what it promises,
+1 if one faulted or read or left wrong bytes while the guest was paused.
 """
 
 

@@ -60,7 +60,7 @@ Examples:
     tagalong migrate a.sock tcp:127.0.0.1:4444 --verify
     tagalong status b.sock
 \b
-  Save a running guest with its tags, continue from there, dump it for a debugger:
+  Save a running guest with its tags, continue from there, dump it:
     tagalong snapshot b.sock vm.core --live
     tagalong restore vm.core --control c.sock > c.console &
     tagalong dump vm.core user.core --space user

@@ -15,8 +15,8 @@ Examples:
   tagalong check vm.core
   tagalong check core.1234 --json | jq .debuggers.lldb
 \b
-Exit status: 0 the file is sound (notes do not count), 1 there are errors or warnings,
-71 if FILE is not a core of an AArch64 machine.
+Exit status: 0 the file is sound (notes do not count), 1 there are errors or
+warnings, 71 if FILE is not a core of an AArch64 machine.
 """
 
 

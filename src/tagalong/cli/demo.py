@@ -18,10 +18,10 @@ _EPILOG = """\b
 Examples:
   tagalong demo
   tagalong demo --ram 256M --vcpus 2 --json
-  tagalong demo --drop-tags        # the control experiment: fails, as it should
+  tagalong demo --drop-tags     # the control experiment: fails, as it should
 \b
-Exit status: 0 if the guest ran on without a failure and the digests of both sides
-were equal, 1 if not.
+Exit status: 0 if the guest ran on without a failure and the digests of both
+sides were equal, 1 if not.
 """
 
 

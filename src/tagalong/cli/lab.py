@@ -39,14 +39,14 @@ _EPILOG = """\b
 Examples:
   tagalong lab setup
   tagalong lab run -- uname -a
-  tagalong lab run --kernel 6.1 --timeout 60 -- python3 -m pytest tests/conformance
+  tagalong lab run --kernel 6.1 --timeout 60 -- python3 -m pytest tests/access
   tagalong lab shell
 """
 
 _RUN_EPILOG = """\b
 Examples:
   tagalong lab run -- tagalong run --guest selftest --control /tmp/c
-  tagalong lab run --kernel 7.3 --ram 4G --smp 4 -- sh -c 'dmesg | grep -i kvm'
+  tagalong lab run --kernel 7.3 --smp 4 -- sh -c 'dmesg | grep -i kvm'
 \b
 Exit status: that of COMMAND, or 60 to 64 if the lab itself failed: 62 if the
 machine was lost, 63 if the time was up. In these cases COMMAND has neither

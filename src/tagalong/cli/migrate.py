@@ -23,10 +23,11 @@ Examples:
   tagalong migrate a.sock tcp:192.0.2.7:4444
   tagalong migrate a.sock unix:/run/b.in --verify --max-downtime 50
   tagalong migrate a.sock tcp:host.example:4444 --tls-dir /etc/pki/tagalong
-  tagalong migrate a.sock tcp:192.0.2.7:4444 --max-bandwidth 100M --auto-converge
+  tagalong migrate a.sock tcp:192.0.2.7:4444 --max-bandwidth 100M
   tagalong migrate a.sock file:/srv/vm
   tagalong migrate a.sock tcp:192.0.2.7:4444 --json | jq .downtime_ms
-  tagalong migrate a.sock tcp:192.0.2.7:4444 --detach; tagalong migrate a.sock --wait
+  tagalong migrate a.sock tcp:192.0.2.7:4444 --auto-converge --detach
+  tagalong migrate a.sock --wait
 """
 
 

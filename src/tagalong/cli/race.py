@@ -24,10 +24,11 @@ Examples:
   tagalong race --access tco --json | jq .outcomes.torn.interleavings
   tagalong race --vmm-code look.S --guest-code retag.S
 \b
-Code of your own starts with x0 pointing at the granule (for the VMM: through its mapping
-with PROT_MTE, untagged; x1: through the one without). VMM code ends with the data that it
-read in x2 and x3 and, as LDG leaves it, a pointer with the tag in x4. FILE.S is assembly
-(needs the package ziglang), FILE.bin words, any other file words in hex.
+Code of your own starts with x0 pointing at the granule (for the VMM: through
+its mapping with PROT_MTE, untagged; x1: through the one without). VMM code
+ends with the data that it read in x2 and x3 and, as LDG leaves it, a pointer
+with the tag in x4. FILE.S is assembly (needs the package ziglang), FILE.bin
+words, any other file words in hex.
 \b
 Exit status: 0, whatever the outcomes are.
 """

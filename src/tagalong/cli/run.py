@@ -24,18 +24,18 @@ _Parameters = tuple[click.Parameter, ...]
 
 _EPILOG = """\b
 Examples:
-  tagalong run --guest churn --guest-args "tag-only=50" --vcpus 2 --control a.sock
+  tagalong run --guest churn --guest-args "tag-only=50" --control a.sock
   tagalong run --incoming tcp:0.0.0.0:4444 --control b.sock
-  tagalong run --incoming tcp:0.0.0.0:4444 --tls-dir /etc/pki/tagalong --control b.sock
+  tagalong run --incoming tcp:0.0.0.0:4444 --tls-dir pki --control b.sock
   tagalong run --incoming file:/srv/vm --control b.sock
   tagalong run --restore vm.core --control b.sock
   tagalong run --guest ./mine.elf --control a.sock --paused
   tagalong run --guest selftest
 \b
-Exit status: 0 the guest powered off, or the VM was told to quit; 1 the guest powered off
-and reported its own failure (docs/guide/guests.md); 20 to 29 the machine stopped, 25 at an
-instruction that it does not implement; 40 to 45 a migration that was awaited failed;
-128+N ended by signal N.
+Exit status: 0 the guest powered off, or the VM was told to quit; 1 the guest
+powered off and reported its own failure; 20 to 29 the machine stopped, 25 at
+an instruction that it does not implement; 40 to 45 a migration that was
+awaited failed; 128+N ended by signal N.
 """
 
 
@@ -62,7 +62,7 @@ COMMON = _parameters(
     ),
     click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), help="Default: 1."),
     click.option("--control", type=FILE, help="QMP control socket to create."),
-    click.option("--paused", is_flag=True, help="Do not start the guest; QMP's cont does."),
+    click.option("--paused", is_flag=True, help="Do not start the guest; tagalong cont does."),
     click.option(
         "--exit-with-parent",
         "parent_pid",

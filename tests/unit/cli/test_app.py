@@ -194,3 +194,12 @@ def test_run_options_that_are_malformed_are_wrong_usage(
 ) -> None:
     assert invoke(run_arguments(tmp_path, *options)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_help_texts_fit_into_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [[], *([name] for name in app._COMMANDS), ["lab", "run"], ["lab", "setup"]]
+    for name in names:
+        assert invoke([*name, "--help"]) == 0
+
+        long = [line for line in capsys.readouterr().out.splitlines() if len(line) > 80]
+        assert long == [], name
