@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
 from tagalong.errors import OutputError
+from tagalong.vmm.console import write_all
 
 
 class ReportStream:
@@ -32,11 +33,12 @@ class ReportStream:
 
     def write(self, text: str) -> int:
         """Write `text`; raises OutputError."""
-        self._attempt(lambda: self._stream.write(text))
+        data = text.encode(self._stream.encoding, self._stream.errors or "strict")
+        self._attempt(lambda: write_all(self._stream.fileno(), data))
         return len(text)
 
     def flush(self) -> None:
-        """Write what is buffered; raises OutputError."""
+        """Raise OutputError if the output has failed. Nothing is buffered here."""
         self._attempt(self._stream.flush)
 
     def _attempt(self, action: Callable[[], object]) -> None:
@@ -48,7 +50,8 @@ class ReportStream:
                 _discard(self._stream)
             except OSError as error:
                 self._failure = OutputError(
-                    f"cannot write to standard output: {error.strerror}; the report is incomplete"
+                    f"cannot write to standard output: {error.strerror}; what was asked for is "
+                    "done, and only its report is lost"
                 )
                 self._failure.__cause__ = error
                 _discard(self._stream)

@@ -6,8 +6,11 @@ control socket would hang. So the bytes wait in a bounded buffer for a thread of
 What does not fit is dropped, and a line in the output says how much.
 """
 
+import errno
 import os
+import select
 import threading
+from collections.abc import Callable
 
 MAX_WAITING_BYTES = 1024 * 1024
 
@@ -17,11 +20,13 @@ _CHUNK_BYTES = 64 * 1024
 class ConsoleWriter:
     """Writes to a file descriptor from a thread.
 
-    A reader that goes away (EPIPE) ends the output and not the VM; `broken` tells.
+    A reader that goes away (EPIPE) ends the output and not the VM; so does any other failure of
+    the output, which `tell` gets a line about. `broken` is true from then on.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, tell: Callable[[str], None] = lambda _: None) -> None:
         self.broken = False
+        self._tell = tell
         self._descriptor = descriptor
         self._waiting = bytearray()
         self._dropped_bytes = 0
@@ -55,11 +60,16 @@ class ConsoleWriter:
     def _run(self) -> None:
         while chunk := self._next_chunk():
             try:
-                _write_all(self._descriptor, chunk)
-            except OSError:
+                write_all(self._descriptor, chunk)
+            except OSError as error:
                 with self._changed:
                     self.broken = True
                     self._waiting.clear()
+                if error.errno != errno.EPIPE:
+                    self._tell(
+                        f"cannot write the guest's console to standard output: {error.strerror}; "
+                        "the VM runs on, and what it prints is dropped"
+                    )
                 return
 
     def _next_chunk(self) -> bytes:
@@ -74,7 +84,14 @@ def _drop_notice(dropped_bytes: int) -> bytes:
     return b"\n[tagalong: %d bytes of console output dropped]\n" % dropped_bytes
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write `data`, and wait for a slow reader also if the descriptor does not block.
+
+    The descriptor is shared with other processes, so its mode is left as it is. Raises OSError.
+    """
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            select.select((), (descriptor,), ())

@@ -65,7 +65,7 @@ class _VmProcess:
         self._server = ControlServer(
             VmCommands(self._vm, self._outgoing, lambda: self._incoming, self._saving)
         )
-        self._console = ConsoleWriter(_STDOUT)
+        self._console = ConsoleWriter(_STDOUT, self._announce)
         self._handle_signals()
         try:
             await self._serve()

@@ -1,6 +1,5 @@
 """Standard output and error that are closed, full, slow, or that nobody reads any more."""
 
-import io
 import os
 import stat
 import subprocess
@@ -18,8 +17,9 @@ from tests.support.core_cases import CASES
 from tests.support.cores import notes, random_planes, write_core
 
 FULL_DEVICE = os.makedev(1, 7)
-CLOSED = "cannot write to standard output: Bad file descriptor; the report is incomplete"
-FULL = "cannot write to standard output: No space left on device; the report is incomplete"
+DONE = "what was asked for is done, and only its report is lost"
+CLOSED = f"cannot write to standard output: Bad file descriptor; {DONE}"
+FULL = f"cannot write to standard output: No space left on device; {DONE}"
 TIMEOUT_S = 120
 
 HELP = [*([name, "--help"] for name in _COMMANDS), ["--help"], ["--version"], ["help", "run"]]
@@ -140,15 +140,37 @@ def test_report_stream_fails_again_after_a_library_hid_its_failure(full: Path) -
             stream.flush()
 
 
-def test_streams_are_otherwise_the_stream_itself() -> None:
-    inner = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+def test_streams_are_otherwise_the_stream_itself(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w", encoding="utf-8") as inner:
+        for kind in (ReportStream, MessageStream):
+            stream = cast("TextIO", kind(inner))
+            assert stream.encoding == "utf-8"
+            assert stream.write("\u00e9\n") == 2
+            stream.flush()
 
-    for kind in (ReportStream, MessageStream):
-        stream = cast("TextIO", kind(inner))
-        assert stream.encoding == "utf-8"
-        assert stream.write("é\n") == 2
-        stream.flush()
-    assert inner.buffer.getvalue() == "é\né\n".encode()
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "\u00e9\n\u00e9\n"
+
+
+def test_reader_of_a_pipe_that_does_not_block_gets_a_long_report_whole() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    text = "".join(f"{number}\n" for number in range(100_000))
+    got = bytearray()
+
+    def read() -> None:
+        while part := os.read(reading, 4096):
+            got.extend(part)
+
+    reader = threading.Thread(target=read)
+    with open(writing, "w", encoding="utf-8") as stream:
+        report = ReportStream(stream)
+        reader.start()
+        report.write(text)
+        report.flush()
+    reader.join()
+    os.close(reading)
+
+    assert got.decode() == text
 
 
 @pytest.fixture

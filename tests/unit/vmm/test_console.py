@@ -105,3 +105,48 @@ def test_close_does_not_wait_for_ever_for_a_stuck_reader() -> None:
     os.close(reader)
     until(lambda: output.broken)
     os.close(writer)
+
+
+def test_output_that_fails_is_said_once_and_the_writer_takes_what_comes() -> None:
+    said: list[str] = []
+    unwritable = os.open("/dev/null", os.O_RDONLY)
+    output = ConsoleWriter(unwritable, said.append)
+
+    output.write(b"one")
+    until(lambda: output.broken and bool(said))
+    output.write(b"two")
+    output.close()
+    os.close(unwritable)
+
+    assert said == [
+        "cannot write the guest's console to standard output: Bad file descriptor; the VM runs on, "
+        "and what it prints is dropped"
+    ]
+
+
+def test_reader_that_went_away_is_not_worth_a_message() -> None:
+    said: list[str] = []
+    reader, writer = os.pipe()
+    os.close(reader)
+    output = ConsoleWriter(writer, said.append)
+
+    output.write(b"one")
+    until(lambda: output.broken)
+    output.close()
+    os.close(writer)
+
+    assert said == []
+
+
+def test_descriptor_that_does_not_block_delivers_everything() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    output = ConsoleWriter(writer)
+    output.write(bytes(300_000))
+    thread, collected = read_all(reader)
+
+    output.close(timeout_s=10)
+    os.close(writer)
+    thread.join()
+
+    assert collected == bytes(300_000)
