@@ -194,3 +194,25 @@ def test_what_cannot_be_copied_is_refused(host: FakeHost, name: str) -> None:
         strategy.read(Gpa(BASE - 1), np.zeros(4, np.uint8))
     with pytest.raises(AddressError, match=r"tags of 0x40000000\+0x20: not aligned to 0x1000"):
         strategy.read_tags(BASE, np.zeros(1, np.uint8))
+
+
+def test_every_store_of_every_strategy_is_in_the_dirty_log(host: FakeHost) -> None:
+    """By a host that marks nothing itself, as the native one: its stores are the CPU's."""
+    stores, packed = host.memory.regions[0].stores, np.zeros(2 * PAGE // 32, np.uint8)
+    data = np.zeros(2 * PAGE, np.uint8)
+    found = {}
+    stores.start()
+
+    for name, make in STRATEGIES.items():
+        strategy = make(host)
+        strategy.read(Gpa(BASE), data)
+        strategy.read_tags(Gpa(BASE), packed)
+        assert not stores.harvest().count(), name
+        strategy.write(Gpa(BASE + 2 * PAGE + 8), data)
+        strategy.write_tags(Gpa(BASE + 6 * PAGE), packed)
+        strategy.write_zeros(Gpa(BASE + 9 * PAGE), packed)
+        with strategy.lend(Gpa(BASE + 12 * PAGE), 1):
+            pass
+        found[name] = stores.harvest().pages().tolist()
+
+    assert found == {name: [2, 3, 4, 6, 7, 9, 10, 12] for name in STRATEGIES}

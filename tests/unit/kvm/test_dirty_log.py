@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import numpy as np
 import pytest
 
 from tagalong.errors import RunStateError
@@ -97,3 +98,23 @@ def test_start_again_forgets_what_was_recorded() -> None:
     log.start()
 
     assert log.harvest()[0].count() == 0
+
+
+def test_stores_of_the_host_are_in_the_harvest_beside_the_guest_s() -> None:
+    vm = FakeVm(PAGES)
+    region = Region.create(Gpa(SLOT.gpa), SLOT.size_bytes)
+    log = KvmDirtyLog(cast("KvmVm", vm), (SLOT,), (region,))
+    region.write_data(1 * 4096, np.ones(1, np.uint8))
+    log.start()
+    vm.guest_writes([5])
+    region.write_data(3 * 4096, np.ones(1, np.uint8))
+    with log.suspended():
+        region.write_data(9 * 4096, np.ones(1, np.uint8))
+
+    first, second = log.harvest()[0], log.harvest()[0]
+    region.write_data(11 * 4096, np.ones(1, np.uint8))
+    log.stop()
+    log.start()
+
+    assert first.pages().tolist() == [3, 5, 9]
+    assert second.count() == log.harvest()[0].count() == 0
