@@ -19,7 +19,7 @@ SET_WAY_WITH_TAGS = {
 
 
 def known_failures(machine_name: str) -> set[str]:
-    """Return the checks that fail on this kernel's KVM, whoever runs them."""
+    """Return the checks that fail on this kernel's KVM with any VMM."""
     release = tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
     return SET_WAY_WITH_TAGS if machine_name == "kvm" and release < (6, 2) else set()
 

@@ -18,7 +18,7 @@ def granule(request: pytest.FixtureRequest, machine_name: str) -> str:
 
 
 def run(boot: Boot, granule: str) -> tuple[RunningGuest, dict[str, int]]:
-    """Run `paged` until its tags stand; return it and the addresses that it printed."""
+    """Run `paged` until its tags are set; return it and the addresses that it printed."""
     guest = boot("paged", f"granule={granule}")
     guest.machine.resume()
     guest.wait_for("paged: granule", 1)

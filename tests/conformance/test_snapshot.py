@@ -1,4 +1,4 @@
-"""Snapshots of real guests: they go on where they stood, and never change the file."""
+"""Snapshots of real guests: they continue where they were, and never change the file."""
 
 import os
 import subprocess
@@ -53,7 +53,7 @@ def revive(machine_name: str, opened: list[Machine]) -> Restore:
 
 
 def contents(machine: Machine) -> list[tuple[bytes, bytes]]:
-    """Return data and tags of each region; a page nobody used is not touched."""
+    """Return data and tags of each region; a page that was never used is not touched."""
     return [
         (
             region.read_data(0, region.size_bytes).tobytes(),

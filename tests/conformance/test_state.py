@@ -40,7 +40,7 @@ def test_state_of_mte_registers_moves(bare: Maker) -> None:
 def test_state_with_tco_set_moves_and_still_suppresses_checks(bare: Maker) -> None:
     words = [a64.msr_tco(1), LOOP, a64.ldr(1, 2), a64.msr_tco(0), a64.ldr(1, 2)]
     registers = {1: 0, 2: tagged(DATA, 3)}
-    # The program that is moved stands in its loop; the rest comes behind it.
+    # The program that is moved is in its loop; the rest comes behind it.
     one = bare(words[:2], registers)
     other = bare(words[:2], registers)
     one.run_to_loop()

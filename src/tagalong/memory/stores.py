@@ -19,10 +19,10 @@ let a harvest call a page clean whose bytes change right then. Two marks cost no
 harvest comes between them: the second sets a bit that is set. No store waits for a harvest
 and no harvest for a store, so neither can hold the other up, whatever locks it has.
 
-What remains is the last harvest, which nobody follows. A store in progress at that moment is
-in it, but its bytes may come after the copy. Therefore a device stores in the access of a vCPU
-that it answers, which `Machine.pause` waits for; whoever stores from a thread of its own ends
-that before it counts the machine as paused.
+What remains is the last harvest, after which there is no other. A store in progress at that moment
+is in it, but its bytes may come after the copy. Therefore a device stores in the access of a vCPU
+that it answers, which `Machine.pause` waits for; code that stores from a thread of its own ends
+that before it treats the machine as paused.
 """
 
 import threading

@@ -1,10 +1,10 @@
 """The thread that runs the interpreter, and how it is stopped between two instructions.
 
-Whoever holds the condition while the runner is stopped owns the interpreter's state. The runner
-counts as running before it gives up the condition, and as stopped when it is back between two
-instructions with no exit left to handle. Others find the machine paused, or take a hold, which
-stops the runner for that moment. So a harvest of the dirty log never falls between a store and
-its mark.
+A thread that holds the condition while the runner is stopped owns the interpreter's state. The
+runner counts as running before it gives up the condition, and as stopped when it is back between
+two instructions with no exit left to handle. Others find the machine paused, or take a hold,
+which stops the runner for that moment. So a harvest of the dirty log never falls between a store
+and its mark.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""Anonymous RAM, and the tag plane that is none."""
+"""Anonymous RAM, and what takes the place of its tag plane."""
 
 import mmap
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tags between KVM's form and ours, without touching what nobody used."""
+"""Tags between KVM's form and ours, and pages that were never used stay holes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Who wants vCPUs to stand, and that nobody is forgotten."""
+"""Holds on vCPUs: each is counted, and none is forgotten."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,19 +10,19 @@ from tagalong.machine.holds import VcpuHolds
 
 
 class Scene:
-    """Holds over vCPUs that stand at once; `stops` counts how often they were asked to."""
+    """Holds on vCPUs that stop at once; `stops` counts how often they were stopped."""
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
         self.stops = 0
         self.error: BaseException | None = None
-        self.holds = VcpuHolds(self.condition, self._stand)
+        self.holds = VcpuHolds(self.condition, self._stop)
 
     def take_condition(self) -> bool:
         with self.condition:
             return True
 
-    def _stand(self) -> None:
+    def _stop(self) -> None:
         assert self.holds.is_held
         self.stops += 1
         if self.error is not None:
@@ -41,7 +41,7 @@ def test_held_blocks_within_each_other_hold_until_the_last_ends() -> None:
     assert scene.stops == 2
 
 
-def test_release_wakes_who_waits_to_run() -> None:
+def test_release_wakes_a_thread_that_waits_to_run() -> None:
     scene = Scene()
     ran = threading.Event()
 
@@ -71,7 +71,7 @@ def test_held_block_that_raises_releases() -> None:
     assert not scene.holds.is_held
 
 
-def test_hold_that_is_interrupted_is_none() -> None:
+def test_hold_that_is_interrupted_does_not_count() -> None:
     scene = Scene()
     scene.error = KeyboardInterrupt()
 
@@ -84,19 +84,19 @@ def test_hold_that_is_interrupted_is_none() -> None:
 
 
 @pytest.mark.parametrize("runs", [False, True])
-def test_held_unless_the_machine_runs_says_whether_the_vcpus_stand(runs: bool) -> None:
+def test_held_unless_the_machine_runs_says_whether_the_vcpus_stop(runs: bool) -> None:
     scene = Scene()
 
-    with scene.holds.held_unless(lambda: runs) as stands:
+    with scene.holds.held_unless(lambda: runs) as is_held:
         held_inside = scene.holds.is_held
         with ThreadPoolExecutor(1) as other:  # the block does not keep the machine to itself
             assert other.submit(scene.take_condition).result(10)
 
-    assert (stands, held_inside) == (not runs, not runs)
+    assert (is_held, held_inside) == (not runs, not runs)
     assert not scene.holds.is_held
 
 
-def test_held_unless_where_nobody_can_tell_holds_nothing() -> None:
+def test_held_unless_of_a_closed_machine_holds_nothing() -> None:
     scene = Scene()
 
     def runs() -> bool:

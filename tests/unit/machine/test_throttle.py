@@ -11,23 +11,23 @@ from tagalong.machine.throttle import Throttle
 
 
 class Clock(VcpuHolds):
-    """Counts how often and how long the vCPUs stood."""
+    """Counts how often and for how long the vCPUs were stopped."""
 
     def __init__(self) -> None:
         condition = threading.Condition()
-        super().__init__(condition, self._stand)
-        self.stood_s = 0.0
+        super().__init__(condition, self._stop)
+        self.stopped_s = 0.0
         self.stops = 0
         self._since = 0.0
         self.throttle = Throttle(condition, self)
 
-    def _stand(self) -> None:
+    def _stop(self) -> None:
         self.stops += 1
         self._since = time.monotonic()
 
     def release(self) -> None:
         super().release()
-        self.stood_s += time.monotonic() - self._since
+        self.stopped_s += time.monotonic() - self._since
 
 
 def throttle_threads() -> list[threading.Thread]:
@@ -35,7 +35,7 @@ def throttle_threads() -> list[threading.Thread]:
 
 
 @pytest.mark.parametrize("percent", [20, 50, 90])
-def test_throttle_makes_the_vcpus_stand_for_its_share(percent: int) -> None:
+def test_throttle_stops_the_vcpus_for_its_share(percent: int) -> None:
     # Wake-ups come late on a busy host, and late on both sides: one look in many may be right.
     for _ in range(30):
         clock, began = Clock(), time.monotonic()
@@ -44,7 +44,7 @@ def test_throttle_makes_the_vcpus_stand_for_its_share(percent: int) -> None:
         time.sleep(0.6)
         clock.throttle.set(0)
 
-        share = clock.stood_s / (time.monotonic() - began)
+        share = clock.stopped_s / (time.monotonic() - began)
         if share == pytest.approx(percent / 100, abs=0.2):
             break
     assert share == pytest.approx(percent / 100, abs=0.2)
