@@ -2,7 +2,6 @@
 #include "boot.h"
 #include "churn.h"
 #include "console.h"
-#include "psci.h"
 #include "random.h"
 #include "vcpu.h"
 
@@ -60,7 +59,7 @@ static void divide_memory(const struct boot *boot) {
         return;
     console_line("churn: error: %#lx bytes for each of %lu vCPUs: need %#lx (working-set, RAM)",
                  share_bytes, boot->vcpu_count, MIN_SHARE_BYTES);
-    psci_system_off();
+    guest_end(GUEST_MISUSED);
 }
 
 static void create(struct share *share, u64 vcpu) {

@@ -1,14 +1,14 @@
 /* What churn says. */
+#include "boot.h"
 #include "churn.h"
 #include "console.h"
-#include "psci.h"
 #include "vcpu.h"
 
 _Noreturn void fail(const struct share *share, const char *what, u64 address, u64 expected,
                     u64 got) {
     console_line("churn: FAIL vcpu=%lu ops=%lu %s at %#lx: expected %#lx got %#lx", share->vcpu,
                  share->operations, what, address, expected, got);
-    psci_system_off();
+    guest_end(GUEST_FAILED);
 }
 
 void report_progress(const struct share *share) {
@@ -32,5 +32,5 @@ void unexpected_exception(struct frame *frame) {
         console_line("churn: FAIL vcpu=%lu exception esr=%#lx at %#lx elr=%#lx: expected none "
                      "got vector %lu",
                      vcpu, frame->esr, frame->far, frame->elr, frame->vector);
-    psci_system_off();
+    guest_end(GUEST_FAILED);
 }

@@ -35,7 +35,14 @@ void knobs_read(const char *program, const char *command_line, const struct knob
 
 bool text_equal(const char *left, const char *right);
 
-/* Every guest's own program. It powers off when this returns. */
+/* What became of the program, for the VMM: it went well, it found something that must not be, or
+ * it was started in a way that it cannot use. */
+enum guest_status { GUEST_DONE, GUEST_FAILED, GUEST_MISUSED };
+
+/* Leaves the status where the boot block was, and powers off. */
+_Noreturn void guest_end(enum guest_status status);
+
+/* Every guest's own program. It ends with GUEST_DONE when this returns. */
 void main(const struct boot *boot);
 
 /* The end of the program in memory, page aligned. */

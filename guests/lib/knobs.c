@@ -1,6 +1,5 @@
 #include "boot.h"
 #include "console.h"
-#include "psci.h"
 
 #define WORD_BYTES 64
 
@@ -77,7 +76,7 @@ static bool set_knob(const struct knob *knob, const char *text) {
 
 _Noreturn static void refuse(const char *program, const char *key, const char *value) {
     console_line("%s: error: command line: cannot use %s=%s", program, key, value);
-    psci_system_off();
+    guest_end(GUEST_MISUSED);
 }
 
 static const struct knob *find_knob(const struct knob *knobs, size_t count, const char *key) {

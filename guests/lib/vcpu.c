@@ -1,5 +1,6 @@
 #include "vcpu.h"
 
+#include "boot.h"
 #include "psci.h"
 #include "sysreg.h"
 
@@ -56,14 +57,14 @@ void exception(struct frame *frame) {
     if (!is_vcpu(vcpu)) { /* TPIDR_EL1 is lost: say so as vCPU 0 rather than fault for ever */
         SYSREG_WRITE(tpidr_el1, (u64)vcpus);
         unexpected_exception(frame);
-        psci_system_off();
+        guest_end(GUEST_FAILED);
     }
     if (vcpu->trap.armed && is_synchronous(frame->vector)) {
         record(&vcpu->trap, frame);
         return;
     }
     if (vcpu->handling) /* even reporting faults: there is nothing left to try */
-        psci_system_off();
+        guest_end(GUEST_FAILED);
     vcpu->handling = true;
     unexpected_exception(frame);
     vcpu->handling = false;

@@ -12,7 +12,6 @@
 #include "console.h"
 #include "layout.h"
 #include "mte.h"
-#include "psci.h"
 #include "vcpu.h"
 
 #define UPPER 0xffffff8000000000UL
@@ -43,7 +42,7 @@ static unsigned granule_bits;
 void unexpected_exception(struct frame *frame) {
     console_line("paged: FAIL unexpected exception esr=%#lx far=%#lx elr=%#lx", frame->esr,
                  frame->far, frame->elr);
-    psci_system_off();
+    guest_end(GUEST_FAILED);
 }
 
 static u64 granule_size(void) {

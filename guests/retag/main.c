@@ -6,7 +6,6 @@
 #include "boot.h"
 #include "console.h"
 #include "mte.h"
-#include "psci.h"
 #include "vcpu.h"
 
 #define MAX_GRANULES 65536
@@ -23,7 +22,7 @@ static const char *const mode_words[] = {"store", "pair", NULL};
 void unexpected_exception(struct frame *frame) {
     console_line("retag: FAIL unexpected exception esr=%#lx far=%#lx elr=%#lx", frame->esr,
                  frame->far, frame->elr);
-    psci_system_off();
+    guest_end(GUEST_FAILED);
 }
 
 void main(const struct boot *boot) {

@@ -128,7 +128,7 @@ void main(const struct boot *boot) {
     if (mte_version() < 2) {
         console_line("selftest: FAIL machine: ID_AA64PFR1_EL1.MTE: expected 2 or more got %u",
                      mte_version());
-        return;
+        guest_end(GUEST_FAILED);
     }
     knobs_read("selftest", boot->command_line, NULL, 0);
     for (size_t i = 0; i < COUNT(topics); i++)
@@ -136,4 +136,5 @@ void main(const struct boot *boot) {
             counts[run_check(topics[i], &topics[i]->checks[j])]++;
     console_line("selftest: %lu checks, %lu failed", counts[PASSED] + counts[FAILED],
                  counts[FAILED]);
+    guest_end(counts[FAILED] ? GUEST_FAILED : GUEST_DONE);
 }

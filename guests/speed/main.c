@@ -2,7 +2,6 @@
 #include "boot.h"
 #include "console.h"
 #include "mte.h"
-#include "psci.h"
 #include "vcpu.h"
 
 #define BUFFER_BYTES 4096
@@ -19,7 +18,7 @@ static const char *const mode_words[] = {"ldst", "stg", NULL};
 void unexpected_exception(struct frame *frame) {
     console_line("speed: FAIL unexpected exception esr=%#lx far=%#lx elr=%#lx", frame->esr,
                  frame->far, frame->elr);
-    psci_system_off();
+    guest_end(GUEST_FAILED);
 }
 
 static u64 tag_buffer(void) {

@@ -276,3 +276,37 @@ def test_run_without_a_control_socket_runs_the_guest_and_ends_with_it(tmp_path: 
     assert "selftest" in result.stdout
     assert "control socket" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_run_guest_that_reports_its_own_failure_ends_with_1_and_says_so(tmp_path: Path) -> None:
+    result = tagalong("run", "--guest", "churn", "--guest-args", "nonsense=1", cwd=tmp_path)
+
+    assert result.returncode == 1, result.stderr
+    assert "churn: error: command line: cannot use nonsense=1" in result.stdout
+    assert result.stderr.splitlines()[-1] == (
+        "tagalong: the guest powered off and reported its own failure (status 2)"
+    )
+
+
+def test_run_guest_that_reports_nothing_ends_with_0(tmp_path: Path) -> None:
+    """SYSTEM_OFF alone, as a guest of anybody else does: x0 = 0x84000008, HVC #0."""
+    guest = write_guest(tmp_path / "off.elf", 0xD2800100, 0xF2B08000, 0xD4000002)
+
+    result = tagalong("run", "--guest", str(guest), cwd=tmp_path)
+
+    assert result.returncode == 0, result.stderr
+
+
+def test_run_guest_that_lost_its_tags_on_the_way_ends_with_1_at_the_destination(
+    tmp_path: Path,
+) -> None:
+    with (
+        vm_process(tmp_path, "a", *CHURN) as source,
+        vm_process(tmp_path, "b", "--incoming", "tcp:127.0.0.1:0") as target,
+    ):
+        source.wait_for_console("churn: progress")
+        moved = tagalong("migrate", str(source.control), target.incoming_uri(), "--drop-tags")
+        assert moved.returncode == 0, moved.stderr
+
+        assert target.status() == 1, target.messages
+        assert "churn: FAIL" in target.console

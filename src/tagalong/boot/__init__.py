@@ -11,6 +11,7 @@ from tagalong.boot.program import (
     boot_guest,
     guest_image_path,
     parse_image,
+    reported_status,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "boot_guest",
     "guest_image_path",
     "parse_image",
+    "reported_status",
 ]

@@ -18,6 +18,8 @@ from tagalong.machine import Machine, register_ids
 from tagalong.memory import Gpa
 
 BOOT_MAGIC: Final = int.from_bytes(b"AGALTBT1", "little")
+END_MAGIC: Final = int.from_bytes(b"AGALTEND", "little")
+END_BLOCK: Final = struct.Struct("<QQ")
 BOOT_BLOCK: Final = struct.Struct("<QQQIIQ")
 COMMAND_LINE_MAX_BYTES: Final = 2048
 
@@ -120,6 +122,17 @@ def boot_guest(machine: Machine, image: bytes, *, command_line: str = "", seed: 
     vcpu.set_register(register_ids.PC, parsed.entry)
     vcpu.set_register(register_ids.x(0), block_gpa)
     vcpu.set_register(register_ids.PSTATE, _PSTATE_EL1H_MASKED)
+
+
+def reported_status(machine: Machine) -> int | None:
+    """Return the status that a guest left in place of the boot block before it powered off.
+
+    0 means that the guest's work went well. None if it left none, which a guest need not. Raises
+    what reading guest RAM raises; for a machine that has ended.
+    """
+    block = machine.memory.read(machine.memory.regions[0].gpa, END_BLOCK.size)
+    magic, status = END_BLOCK.unpack(block)
+    return int(status) if magic == END_MAGIC else None
 
 
 def _load_segment(machine: Machine, segment: Segment) -> None:

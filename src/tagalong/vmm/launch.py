@@ -4,7 +4,9 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
+from tagalong.boot import reported_status
 from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.machine import Machine, MachineDescription
 from tagalong.mte import PACKED_RATIO
@@ -29,6 +31,7 @@ from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 _STDOUT = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SIGNAL_STATUS = 128
+_GUEST_FAILED = 1
 _CANCEL_TIMEOUT_S = 5.0
 
 Announce = Callable[[str], None]
@@ -36,6 +39,10 @@ Announce = Callable[[str], None]
 
 def run_vm(options: RunOptions, announce: Announce) -> int:
     """Run a VM until it ends and return the exit status.
+
+    0: the guest powered off, or the VM was told to quit. 1: the guest powered off and reported its
+    own failure (boot.reported_status). 128 + N: ended by signal N. A machine that stopped raises
+    its error, and so does a migration that was awaited and did not arrive.
 
     The guest's console goes to standard output, `announce` gets messages for people.
     Raises the error that ended the VM. The control socket is removed in any case.
@@ -73,9 +80,20 @@ class _VmProcess:
                 self._options.machine, self._options.access, self._console.write, self._announce
             )
             self._begin()
-            return await self._vm.ended
+            return self._with_guest_status(await self._vm.ended)
         finally:
             await self._take_apart()
+
+    def _with_guest_status(self, ending: Ending) -> Ending:
+        """Return the ending with the exit status for what the guest reported of itself."""
+        machine = self._vm.machine
+        if ending.reason is not ShutdownReason.GUEST or machine is None:
+            return ending
+        status = reported_status(machine)
+        if not status:
+            return ending
+        self._announce(f"the guest powered off and reported its own failure (status {status})")
+        return replace(ending, exit_code=_GUEST_FAILED)
 
     async def _serve(self) -> None:
         if self._options.control is not None:

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tagalong.boot import BOOT_BLOCK, BOOT_MAGIC, boot_guest, guest_image_path, parse_image
+from tagalong.boot import (
+    BOOT_BLOCK,
+    BOOT_MAGIC,
+    boot_guest,
+    guest_image_path,
+    parse_image,
+    reported_status,
+)
 from tagalong.errors import GuestImageError
 from tagalong.machine import register_ids
 from tagalong.memory import Gpa
@@ -153,3 +160,16 @@ def test_parse_image_of_many_segments_over_one_body_is_refused_and_takes_no_memo
         "guest segments 0x40200000+0x100000 and 0x40200010+0x100000 overlap",
     ]
     assert peak_bytes < 16 << 20  # the bodies would be 60 GB and 1 GB
+
+
+def test_reported_status_is_what_the_guest_left_in_place_of_the_boot_block() -> None:
+    target = machine()
+
+    assert reported_status(target) is None
+    boot_guest(target, image())
+    assert reported_status(target) is None
+    for status in (0, 1, 2, (1 << 64) - 1):
+        target.memory.write(RAM_GPA, struct.pack("<8sQ", b"AGALTEND", status))
+        assert reported_status(target) == status
+
+    target.close()
