@@ -14,4 +14,6 @@ census        how many granules carry a tag
 failure       an error that ended one of them
 events        an event, such as STOP
 access_wish   the access strategy that a command asks for
+
+Private: scripts use the commands with --json, or QMP.
 """
