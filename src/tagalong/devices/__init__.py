@@ -5,6 +5,8 @@ bus     the devices of a machine by their addresses
 irq     interrupt lines as values
 models  the models that come with the package, and how a machine gets its devices
 pl011   the UART that is a guest's console
+
+Private: machines offer their devices by name.
 """
 
 from tagalong.devices.bus import DeviceBus
