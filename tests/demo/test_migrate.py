@@ -152,9 +152,9 @@ def test_migrate_nobody_there_says_where_the_vm_is_and_it_goes_on(tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--ram", "64M"), "the arriving machine has 0x2000000 bytes of RAM, --ram says 0x4000000"),
+        (("--ram", "64M"), "the arriving machine has 32 MiB of RAM, --ram says 64 MiB"),
         (("--vcpus", "2"), "the arriving machine has 1 vCPUs, --vcpus says 2"),
-        (("--max-ram", "16M"), "more than --max-ram allows (0x1000000)"),
+        (("--max-ram", "16M"), "more than --max-ram allows (16 MiB)"),
     ],
 )
 def test_migrate_to_a_destination_that_does_not_fit_is_refused(

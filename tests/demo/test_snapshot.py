@@ -186,7 +186,7 @@ def test_restore_command_is_run_restore(tmp_path: Path) -> None:
 
 def test_restore_of_another_machine_than_expected_is_refused(tmp_path: Path) -> None:
     refusals = [
-        (("--ram", "64M"), "has 0x2000000 bytes of RAM, --ram says 0x4000000"),
+        (("--ram", "64M"), "has 32 MiB of RAM, --ram says 64 MiB"),
         (("--max-ram", "16M"), "more than --max-ram allows"),
         (("--vcpus", "2"), "has 1 vCPUs, --vcpus says 2"),
     ]

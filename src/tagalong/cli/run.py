@@ -179,29 +179,31 @@ def run_options(values: Mapping[str, Any]) -> RunOptions:
 def _origin(given: dict[str, Any], shape: Mapping[str, Any]) -> VmOrigin:
     incoming, restore = given.pop("incoming", None), given.pop("restore", None)
     if incoming is not None and restore is not None:
-        raise UsageError("a VM is either awaited (--incoming) or restored (--restore)")
+        raise UsageError("--incoming and --restore exclude each other; give one of them")
     if incoming is not None:
         return _arriving(incoming, given, shape)
     if restore is not None:
-        _refuse(given, _NEW, "has no meaning with --restore: the guest arrives")
-        _refuse(given, _INCOMING, "has a meaning only with --incoming")
+        _refuse(given, _NEW, "cannot be used with --restore: the guest is in it; leave it out")
+        _refuse(given, _INCOMING, "needs --incoming; leave it out, or wait for a VM")
         return RestoredVm(restore, ExpectedMachine(**shape, **given))
     return _new(given, shape)
 
 
 def _new(given: Mapping[str, Any], shape: Mapping[str, Any]) -> NewVm:
     if "guest" not in given:
-        raise UsageError("nothing to run: say --guest, --incoming to wait for a VM, or --restore")
-    _refuse(given, _INCOMING, "has a meaning only with --incoming")
-    _refuse(given, NOT_NEW, "has a meaning only with --incoming or --restore")
+        raise UsageError(
+            "nothing to run; give --guest NAME, --incoming URI to wait for a VM, or --restore FILE"
+        )
+    _refuse(given, _INCOMING, "needs --incoming; leave it out, or wait for a VM")
+    _refuse(given, NOT_NEW, "needs --incoming or --restore; leave it out")
     return NewVm(**given, **shape)
 
 
 def _arriving(uri: str, given: dict[str, Any], shape: Mapping[str, Any]) -> ArrivingVm:
-    _refuse(given, _NEW, "has no meaning with --incoming: the guest arrives")
+    _refuse(given, _NEW, "cannot be used with --incoming: the guest arrives; leave it out")
     folder, admitted = given.pop("tls_folder", None), given.pop("tls_admitted", ())
     if admitted and folder is None:
-        raise UsageError("--tls-admit needs --tls-dir: names are those of certificates")
+        raise UsageError("--tls-admit needs --tls-dir: it names certificates; give both")
     return ArrivingVm(
         uri,
         prealloc=given.pop("prealloc", False),

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tagalong.mte import PAGE_SIZES_BYTES
+
 _UNITS: dict[str, int] = {
     "": 1,
     **{f"{letter}{end}": 1 << 10 * power for power, letter in enumerate("KMGT", 1)
@@ -18,6 +20,7 @@ _UNITS: dict[str, int] = {
 }  # fmt: skip
 _SIZE = re.compile(r"(\d{1,20})\s*([a-z]*)", re.IGNORECASE)
 _LEAST_RAM_BYTES = 1 << 20
+_LEAST_PAGE_BYTES = PAGE_SIZES_BYTES[0]
 _POINTER_BITS = 64
 
 
@@ -52,6 +55,14 @@ class _RamSize(_Size):
         if number < _LEAST_RAM_BYTES:
             advice = f"; did you mean {number}M?" if str(number) == str(value).strip() else ""
             self.fail(f"{number} bytes of RAM are too few for a guest{advice}", param, ctx)
+        if number % _LEAST_PAGE_BYTES:
+            text = str(value).strip()
+            advice = f"; did you mean {text[:-1]}?" if text[-1] in "bB" else ""
+            self.fail(
+                f"{number} bytes of RAM are not whole pages of {_LEAST_PAGE_BYTES} bytes{advice}",
+                param,
+                ctx,
+            )
         return number
 
 

@@ -48,13 +48,13 @@ class ExpectedMachine:
         ram_bytes, vcpu_count = description.ram_bytes, description.vcpu_count
         if ram_bytes > self.max_ram_bytes:
             raise MachineMismatchError(
-                f"the arriving machine has {ram_bytes:#x} bytes of RAM, more than --max-ram "
-                f"allows ({self.max_ram_bytes:#x})"
+                f"the arriving machine has {_mib(ram_bytes)} of RAM, more than --max-ram allows "
+                f"({_mib(self.max_ram_bytes)})"
             )
         if self.ram_bytes not in (None, ram_bytes):
             raise MachineMismatchError(
-                f"the arriving machine has {ram_bytes:#x} bytes of RAM, --ram says "
-                f"{self.ram_bytes:#x}"
+                f"the arriving machine has {_mib(ram_bytes)} of RAM, --ram says "
+                f"{_mib(self.ram_bytes or 0)}"
             )
         if self.vcpu_count not in (None, vcpu_count):
             raise MachineMismatchError(
@@ -105,3 +105,8 @@ class RunOptions:
     access: str = access.AUTO
     paused: bool = False
     parent_pid: int | None = None
+
+
+def _mib(size_bytes: int) -> str:
+    """Return a size as an operator writes it."""
+    return f"{size_bytes / (1 << 20):g} MiB"

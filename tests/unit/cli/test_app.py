@@ -145,26 +145,29 @@ def run_arguments(tmp_path: Path, *options: str) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "nothing to run: say --guest, --incoming to wait for a VM, or --restore"),
+        (
+            (),
+            "nothing to run; give --guest NAME, --incoming URI to wait for a VM, or --restore FILE",
+        ),
         (
             ("--restore", "f", "--incoming", "tcp:host.example:1"),
-            "a VM is either awaited (--incoming) or restored (--restore)",
+            "--incoming and --restore exclude each other; give one of them",
         ),
         (
             ("--restore", "f", "--seed", "1"),
-            "--seed has no meaning with --restore: the guest arrives",
+            "--seed cannot be used with --restore: the guest is in it; leave it out",
         ),
         (
             ("--incoming", "tcp:host.example:1", "--guest", "churn"),
-            "--guest has no meaning with --incoming: the guest arrives",
+            "--guest cannot be used with --incoming: the guest arrives; leave it out",
         ),
         (
             ("--incoming", "tcp:host.example:1", "--guest-args", "a=1"),
-            "--guest-args has no meaning with --incoming: the guest arrives",
+            "--guest-args cannot be used with --incoming: the guest arrives; leave it out",
         ),
         (
             ("--incoming", "tcp:host.example:1", "--seed", "1"),
-            "--seed has no meaning with --incoming: the guest arrives",
+            "--seed cannot be used with --incoming: the guest arrives; leave it out",
         ),
     ],
 )

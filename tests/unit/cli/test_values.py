@@ -50,6 +50,19 @@ def test_ram_of_a_few_bytes_is_refused_and_asks_for_the_unit() -> None:
     assert RAM_SIZE.convert("1M", None, None) == 1 << 20
 
 
+def test_ram_that_is_not_whole_pages_is_refused_and_asks_for_the_other_unit() -> None:
+    cases = {
+        "100MB": "100000000 bytes of RAM are not whole pages of 4096 bytes; did you mean 100M?",
+        "1048577": "1048577 bytes of RAM are not whole pages of 4096 bytes",
+    }
+    for text, message in cases.items():
+        with pytest.raises(click.BadParameter) as caught:
+            RAM_SIZE.convert(text, None, None)
+
+        assert caught.value.message == message
+    assert RAM_SIZE.convert("64MB", None, None) == 64_000_000
+
+
 def test_milliseconds_that_look_like_seconds_say_how_many_they_are() -> None:
     kind = Milliseconds(0, 2_000_000)
 

@@ -14,10 +14,10 @@ def test_expected_machine_that_fits_passes() -> None:
 
 def test_expected_machine_that_does_not_fit_is_a_mismatch() -> None:
     cases = {
-        "has 0x100000 bytes of RAM, more than --max-ram allows (0xfffff)": ExpectedMachine(
-            max_ram_bytes=0xFFFFF
+        "has 1 MiB of RAM, more than --max-ram allows (0.5 MiB)": ExpectedMachine(
+            max_ram_bytes=1 << 19
         ),
-        "has 0x100000 bytes of RAM, --ram says 0x200000": ExpectedMachine(ram_bytes=0x200000),
+        "has 1 MiB of RAM, --ram says 2 MiB": ExpectedMachine(ram_bytes=0x200000),
         "has 2 vCPUs, --vcpus says 1": ExpectedMachine(vcpu_count=1),
     }
 
