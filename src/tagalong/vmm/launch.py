@@ -127,7 +127,7 @@ class _VmProcess:
         receiver = listen(
             origin.uri,
             tls=origin.tls,
-            refused=lambda error: self._announce(f"turned away: {error}"),
+            refused=lambda error: self._announce(f"rejected: {error}"),
             reserve_bytes=_reserve_bytes(origin),
         )
 

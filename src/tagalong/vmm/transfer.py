@@ -97,7 +97,7 @@ def listen(
 ) -> StreamReceiver:
     """Listen at `uri`, with TLS if there are credentials.
 
-    `refused` hears of each peer that was turned away. `reserve_bytes`: sizes of planes to make
+    `refused` gets the reason for each rejected peer. `reserve_bytes`: sizes of planes to make
     ready meanwhile. Raises UsageError if `uri` is no address, HostError if listening fails.
     """
     return StreamReceiver(
