@@ -140,9 +140,7 @@ class _Destination:
             if isinstance(error, TagalongError | OSError | MemoryError) and not isinstance(
                 error, MigrationError
             ):
-                raise MigrationError(
-                    f"the migration failed, nothing was started here: {error}"
-                ) from error
+                raise MigrationError(str(error)) from error
             raise
         finally:
             self._close_joins()

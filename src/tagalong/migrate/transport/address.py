@@ -1,7 +1,7 @@
 """Where a migration goes: tcp:, unix:, fd:, exec: and file: URIs, as QEMU writes them.
 
-tcp, unix and an fd that is a socket are connections: the peer answers. A file, what a
-command (exec:) takes or gives, and an fd that is a pipe or a file go one way; what that
+tcp, unix and an fd that is a socket are connections: a peer answers. A file, what a command
+(exec:) reads or writes, and an fd that is a pipe or a file go one way; what that
 changes is in `tagalong.migrate.keeper`.
 """
 
@@ -23,7 +23,7 @@ _FORMS = "tcp:HOST:PORT, tcp:[IPV6]:PORT, unix:PATH, fd:NUMBER, fd:NAME, exec:CO
 
 @dataclass(frozen=True)
 class TcpAddress:
-    """A TCP endpoint; port 0 asks a listener for any that is free."""
+    """A TCP endpoint; with port 0 a listener gets any port that is free."""
 
     host: str
     port: int
@@ -73,7 +73,7 @@ class FdAddress:
 
 @dataclass(frozen=True)
 class ExecAddress:
-    """A shell command: the stream goes to its standard input, or comes from its output."""
+    """A shell command: it reads the stream from its standard input, or writes it to its output."""
 
     command: str
 
@@ -97,7 +97,7 @@ Address = SocketAddress | FdAddress | ExecAddress | FileAddress
 
 
 def parse_address(uri: str) -> Address:
-    """Return the address that a URI names. Raises UsageError if it names none.
+    """Return the address that a URI names. Raises UsageError for anything else.
 
     >>> parse_address("tcp:[::1]:4444")
     TcpAddress(host='::1', port=4444)

@@ -1,8 +1,8 @@
-"""Blocking byte channels over sockets, in which no wait is without an end.
+"""Blocking byte channels over sockets; every wait ends.
 
-A channel waits only in `wait_ready`: at most until a deadline, and looking up every tenth of a
-second whether somebody wants it to stop. Everything that goes wrong is a HostError that
-names the channel, with the system's error as its cause.
+A channel waits only in `wait_ready`: at most until a deadline, and every tenth of a second it
+calls `interrupt`, which ends the wait by raising. Every failure is a HostError that names the
+channel, with the system's error as its cause.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ _MAX_BUFFERS = 1024  # IOV_MAX of Linux
 
 
 class Blocked(Exception):  # noqa: N818 (no error: it never leaves a channel)
-    """Nothing can be moved before poll reports `event` for the channel's descriptor."""
+    """No byte can move before poll reports `event` for the channel's descriptor."""
 
     def __init__(self, event: int) -> None:
         self.event = event
 
 
 def never() -> None:
-    """Interrupt no wait."""
+    """End no wait."""
 
 
 def wait_ready(descriptor: int, event: int, deadline: float, interrupt: Interrupt) -> bool:
@@ -51,10 +51,10 @@ def wait_ready(descriptor: int, event: int, deadline: float, interrupt: Interrup
 class Channel:
     """A connected stream socket; closed by `close`, or at the end of a `with` statement.
 
-    `name` is for people. `idle_s` is how long the peer may let us wait for one byte.
-    `interrupt` is called during waits and may be replaced at any time. `is_mid_record`
-    tells whether the last `send` failed after some of its bytes had left. `is_one_way`: what
-    is sent is kept, and no machine takes it.
+    `name` is for people. `idle_s`: how long the peer may keep us waiting for one byte.
+    `interrupt` is called during waits and may be replaced at any time. `is_mid_record`: the last
+    `send` failed after some of its bytes had left. `is_one_way`: what is sent is kept, and no
+    machine takes it.
     """
 
     is_one_way = False
@@ -69,7 +69,7 @@ class Channel:
 
     @property
     def sock(self) -> socket.socket:
-        """Return the socket, to poll and to tune; what moves over it is the channel's affair."""
+        """Return the socket, to poll and to tune. Only the channel moves bytes over it."""
         return self._sock
 
     @property
@@ -79,9 +79,9 @@ class Channel:
 
     @property
     def plain_descriptor(self) -> int | None:
-        """Return the descriptor that bytes may be moved on directly, None if they may not.
+        """Return the descriptor on which native code may move the stream's bytes, else None.
 
-        None where the bytes of the stream are not those of the descriptor, as with TLS.
+        None if the stream's bytes are not those of the descriptor, as with TLS.
         """
         return self._sock.fileno()
 
@@ -124,10 +124,10 @@ class Channel:
         return wait_ready(self._sock.fileno(), select.POLLIN, 0.0, never)
 
     def finish(self, deadline: float) -> None:
-        """Say that nothing more will be sent, and let the peer hear all of it.
+        """End our side of the stream so that the peer receives all of it.
 
         A socket that is closed with unread bytes resets the connection, and the peer might
-        lose what was sent last. So everything that still comes is thrown away until the
+        lose what was sent last. So everything that still arrives is thrown away until the
         peer closes, or the deadline. Raises nothing.
         """
         with contextlib.suppress(OSError, HostError):
@@ -137,12 +137,12 @@ class Channel:
                 pass
 
     def break_off(self) -> None:
-        """Break the connection, from any thread; whoever uses it gets the error of a broken one.
+        """Break the connection, from any thread: its users get the error of a broken one.
 
         Raises nothing.
         """
         with contextlib.suppress(OSError):
-            # The class's own: that of a TLS socket would let plain bytes out meanwhile.
+            # Socket's own method: that of SSLSocket would let plain bytes out meanwhile.
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     @property
@@ -171,15 +171,15 @@ class Channel:
         if wait_ready(self._sock.fileno(), event, until, self._interrupt_now):
             return
         if deadline < began + self.idle_s:
-            raise HostError(f"{self.name}: the peer {what} too little in time: its time is up")
+            raise HostError(f"{self.name}: the peer {what} too little, and its time is up")
         waited = time.monotonic() - began
         raise HostError(
-            f"{self.name}: the peer {what} nothing for {waited:.1f} s: is it overloaded, or the "
-            "network broken?"
+            f"{self.name}: the peer {what} nothing for {waited:.1f} s; see whether it is "
+            "overloaded, or the network broken"
         )
 
     def _interrupt_now(self) -> None:
-        # Looked up at each call: it may be replaced during the wait.
+        # Read at each call: it may be replaced during the wait.
         self.interrupt()
 
     def _send_some(self, buffers: list[memoryview]) -> int:

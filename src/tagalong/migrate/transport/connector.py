@@ -52,7 +52,7 @@ def connect(
 def _connected(address: Address, deadline: float, interrupt: Interrupt) -> socket.socket:
     if isinstance(address, FdAddress):
         return connected_socket(address)
-    assert isinstance(address, TcpAddress | UnixAddress)  # noqa: S101 (the others go one way)
+    assert isinstance(address, TcpAddress | UnixAddress)  # noqa: S101 (all others go one way)
     failure: OSError | None = None
     for family, where in resolve_in_time(address, deadline, interrupt):
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -68,7 +68,7 @@ def _connected(address: Address, deadline: float, interrupt: Interrupt) -> socke
         else:
             return sock
     raise HostError(
-        f"{address}: cannot connect: {failure}; does a destination wait there?"
+        f"{address}: cannot connect: {failure}; see whether a destination waits there"
     ) from failure
 
 
@@ -87,13 +87,13 @@ def _connect(sock: socket.socket, where: object, deadline: float, interrupt: Int
 def tune(sock: socket.socket) -> None:
     """Set what a migration's socket needs."""
     if sock.family == socket.AF_UNIX:
-        # By default it holds a fifth of a batch. TCP's buffers grow by themselves, and a
-        # size that is asked for would end that.
+        # By default it holds a fifth of a batch. TCP's buffers grow by themselves, unless a
+        # size is set.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNIX_BUFFER_BYTES)
     else:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # The kernel makes the receive window fit what a reader waits for, and leaves it so.
-        # Else it would fit the small portions that are waited for later, and both ends would
+        # The kernel makes the receive window as large as what a reader waits for, and leaves it.
+        # Without this it would fit the small portions that are awaited later, and both ends would
         # take turns instead of working side by side.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _WINDOW_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
@@ -109,7 +109,9 @@ def _secured(
     expected = tls.hostname or (address.host if isinstance(address, TcpAddress) else None)
     try:
         if expected is None:
-            raise UsageError(f"{address}: say which host must answer there (--tls-hostname)")
+            raise UsageError(
+                f"{address}: TLS needs the name of the host that must answer there (--tls-hostname)"
+            )
         context = tls.context(TlsRole.CLIENT)
     except BaseException:
         sock.close()

@@ -271,7 +271,7 @@ def test_unix_socket_needs_the_name_that_the_server_must_prove(
     ours: TlsCredentials, tmp_path: Path
 ) -> None:
     with Reception(ours, UnixAddress(tmp_path / "in")) as reception:
-        with pytest.raises(UsageError, match="say which host must answer there"):
+        with pytest.raises(UsageError, match="TLS needs the name of the host that must answer"):
             reach(reception, ours)
         with reach(reception, TlsCredentials(ours.folder, "127.0.0.1")):
             assert reception.wait()
