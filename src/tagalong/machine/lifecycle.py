@@ -6,6 +6,7 @@ stopped owns their state.
 """
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
@@ -64,7 +65,7 @@ class GuestClock(Protocol):
         ...
 
 
-class MachineLifecycle:
+class MachineLifecycle(ABC):
     """The run states of one machine; a class that implements Machine inherits it.
 
     The states, and what leaves them:
@@ -90,9 +91,9 @@ class MachineLifecycle:
         self._closed = False
 
     @property
+    @abstractmethod
     def description(self) -> MachineDescription:
         """Return what a destination must provide."""
-        raise NotImplementedError
 
     @property
     def run_state(self) -> RunState:
@@ -182,9 +183,9 @@ class MachineLifecycle:
             f"{described.ram_bytes >> 20} MiB of RAM>"
         )
 
+    @abstractmethod
     def _release(self) -> None:
         """Release memory and host resources; all vCPU threads have ended."""
-        raise NotImplementedError
 
     def _end(self, state: RunState, failure: Exception | None = None) -> None:
         """Enter a final state, for the first reason that comes; from any thread."""
