@@ -47,7 +47,7 @@ def test_walk_of_ttbr1_finds_what_the_guest_mapped(boot: Boot, granule: str) -> 
     ]
     untagged = Mapping(said["window"] + 8 * page, Gpa(pool + 8 * page), page, is_tagged=False)
     in_block = min(ram.size_bytes, page * page // 8)
-    block = Mapping(said["block"], ram.gpa, in_block, is_tagged=True)
+    block = Mapping(said["block"], Gpa(ram.gpa), in_block, is_tagged=True)
     assert found.mappings == [*window, untagged, block]
     assert found.unreadable_tables == []
     # The UART's page, and what of the block is behind the end of RAM.
@@ -80,6 +80,6 @@ def test_walk_of_ttbr0_finds_the_identity_map_of_ram(boot: Boot) -> None:
 
     found = walk_half(guest, Half.USER)
 
-    assert found.mappings == [Mapping(ram.gpa, ram.gpa, ram.size_bytes, is_tagged=True)]
+    assert found.mappings == [Mapping(ram.gpa, Gpa(ram.gpa), ram.size_bytes, is_tagged=True)]
     assert found.not_ram_bytes == (4 << 30) - ram.size_bytes
     assert found.tables == 1

@@ -70,7 +70,7 @@ def notes(
 
 def segments_of(description: MachineDescription) -> list[CoreSegment]:
     return [
-        CoreSegment(region.gpa, region.gpa, region.size_bytes, description.mte_version > 0)
+        CoreSegment(region.gpa, Gpa(region.gpa), region.size_bytes, description.mte_version > 0)
         for region in description.regions
     ]
 

@@ -58,7 +58,7 @@ def write(machine: Machine, path: Path) -> None:
     description = machine.description
     page = description.page_size_bytes
     segments = [
-        CoreSegment(region.gpa, region.gpa, region.size_bytes, has_tags=True)
+        CoreSegment(region.gpa, Gpa(region.gpa), region.size_bytes, has_tags=True)
         for region in description.regions
     ]
     with CoreWriter(path, segments, page_size_bytes=page) as writer:

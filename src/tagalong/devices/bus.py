@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tagalong.devices.device import Device, Window
 from tagalong.devices.irq import IrqLine, Sink
 from tagalong.errors import UsageError
-from tagalong.memory import Gpa, GuestMemory
+from tagalong.memory import GuestMemory
 
 
 class _Place(NamedTuple):
@@ -52,7 +52,7 @@ class DeviceBus:
             end = -(-place.window.end // page_size_bytes) * page_size_bytes
             if ranges and start <= ranges[-1].end:
                 start = ranges.pop().gpa
-            ranges.append(Window(Gpa(start), end - start))
+            ranges.append(Window(start, end - start))
         return ranges
 
     def read(self, gpa: int, size_bytes: int) -> int | None:

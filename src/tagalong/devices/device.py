@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from tagalong.devices.irq import IrqLine
 from tagalong.machine import DeviceDescription
-from tagalong.memory import Gpa, GuestMemory
+from tagalong.memory import GuestMemory
 
 ANY_WIDTH: Final = frozenset({1, 2, 4, 8})
 """The sizes in bytes of all accesses that a CPU makes to a device."""
@@ -20,7 +20,7 @@ ANY_WIDTH: Final = frozenset({1, 2, 4, 8})
 class Window:
     """A range of registers: first gpa and size in bytes, both multiples of 4."""
 
-    gpa: Gpa
+    gpa: int
     size_bytes: int
 
     @property

@@ -37,7 +37,7 @@ class PowerState(Enum):
 class RegionDescription:
     """One range of guest RAM: first gpa and size, both in bytes and page aligned."""
 
-    gpa: Gpa
+    gpa: int
     size_bytes: int
 
 
@@ -55,7 +55,7 @@ class DeviceDescription:
 
     name: str
     kind: str
-    gpa: Gpa
+    gpa: int
     size_bytes: int
     interrupt: int | None = None
     config: bytes = b""

@@ -50,8 +50,8 @@ class Region:
     at its end.
     """
 
-    def __init__(self, gpa: Gpa, page_size_bytes: int, data: AnyPlane, tags: AnyPlane) -> None:
-        self.gpa = gpa
+    def __init__(self, gpa: int, page_size_bytes: int, data: AnyPlane, tags: AnyPlane) -> None:
+        self.gpa = Gpa(gpa)
         self.size_bytes = data.array.size
         self.page_size_bytes = page_size_bytes
         self._data = data
@@ -85,7 +85,7 @@ class Region:
         check_region(gpa, size_bytes, page_size_bytes)
         data = Plane(f"tagalong-{name}", size_bytes)
         tags = Plane(f"tagalong-{name}-tags", size_bytes // PACKED_RATIO)
-        return cls(Gpa(gpa), page_size_bytes, data, tags)
+        return cls(gpa, page_size_bytes, data, tags)
 
     @classmethod
     def map(
@@ -106,7 +106,7 @@ class Region:
         data = PrivatePlane(f"tagalong-{name}", size_bytes, source.data)
         tags_bytes = size_bytes // PACKED_RATIO
         tags = PrivatePlane(f"tagalong-{name}-tags", tags_bytes, source.tags)
-        return cls(Gpa(gpa), page_size_bytes, data, tags)
+        return cls(gpa, page_size_bytes, data, tags)
 
     @property
     def has_file_data(self) -> bool:

@@ -43,9 +43,9 @@ class MemoryLayout:
 def physical_layout(description: MachineDescription) -> MemoryLayout:
     """Return a segment for each region, keyed by gpa."""
     has_tags = description.mte_version != 0
-    segments = [CoreSegment(r.gpa, r.gpa, r.size_bytes, has_tags) for r in description.regions]
+    segments = [CoreSegment(r.gpa, Gpa(r.gpa), r.size_bytes, has_tags) for r in description.regions]
     pieces = [
-        RamPiece(number, 0, region.gpa, region.size_bytes, has_tags)
+        RamPiece(number, 0, Gpa(region.gpa), region.size_bytes, has_tags)
         for number, region in enumerate(description.regions)
     ]
     return MemoryLayout(tuple(segments), tuple(pieces))
