@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from contextlib import suppress
 
 from tagalong import wire
@@ -10,6 +11,7 @@ from tagalong.wire import RecordType, Role
 
 _AT_ONCE = 64
 _A_LITTLE = 256
+_WORK_S = 0.8
 
 
 class FloodingDestination:
@@ -43,7 +45,7 @@ class FloodingDestination:
 
     def _run(self) -> None:
         with suppress(OSError, EOFError):
-            while True:
+            while not self._connection.phase.is_final:
                 answer = self._answer(self._receive())
                 if answer is None:
                     continue
@@ -63,6 +65,9 @@ class FloodingDestination:
                 self._pages += record.page_count
             case wire.Round():
                 answer, self._pages = wire.Round(record.number, self._pages), 0
+            case wire.Verify():
+                time.sleep(_WORK_S)
+                answer = wire.KeepAlive()
             case wire.Digest():
                 answer = wire.Digest(record.digest)
             case wire.Prepare():

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tagalong.errors import (
     MigrationError,
 )
 from tagalong.machine import RunState
-from tagalong.migrate import MigrationOptions, Timeouts, migrate
+from tagalong.migrate import MigrationOptions, Timeouts, migrate, switchover
 from tagalong.wire import RecordType, Role
 from tests.support.cases import check_each
 from tests.support.fake_machine import RAM, FakeMachine, describe
@@ -265,3 +265,29 @@ def test_reader_of_the_last_pages_that_dribbles_does_not_keep_the_guest_paused(
     assert isinstance(caught.value.__cause__, HostError)
     assert time.monotonic() - began < SOON_S
     assert guest.run_state is RunState.RUNNING
+
+
+def test_digest_of_the_source_takes_none_of_the_destinations_time(
+    guests: list[FakeMachine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guests.append(guest := machine())
+    destination = FloodingDestination(RecordType.END)
+
+    def slow_digest(_pages: object, tick: Callable[[], None], *, has_tags: bool) -> bytes:
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            tick()
+        return bytes(15) + bytes([has_tags])
+
+    monkeypatch.setattr(switchover, "memory_digest", slow_digest)
+    brief = Timeouts(idle_s=200.0, record_s=200.0, switchover_s=0.3, farewell_s=0.3)
+    options = MigrationOptions(verify=True, max_downtime_s=0.3, timeouts=brief)
+
+    try:
+        report = migrate(destination.near, guest, options)
+    finally:
+        destination.close()
+
+    assert report.verified
+    assert destination.heard[-1] is RecordType.COMMIT
