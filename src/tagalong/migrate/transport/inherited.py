@@ -59,6 +59,7 @@ class DescriptorStore:
         HostError if there are too many; the descriptor is the caller's then.
         """
         FdAddress.check_name(name)
+        os.set_inheritable(descriptor, False)
         with self._lock:
             before = self._held.get(name)
             if before is None and len(self._held) >= _MAX_HELD:

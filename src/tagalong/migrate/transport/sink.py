@@ -119,11 +119,13 @@ class PlaceInFile:
         found = os.fstat(self._fd)
         if not stat.S_ISREG(found.st_mode):
             raise HostError(f"{self._address}: an offset needs a regular file")
+        if found.st_uid != os.geteuid():
+            raise HostError(f"{self._address}: this file belongs to another user")
         if found.st_mode & _OTHERS:
             raise HostError(
                 f"{self._address}: other users may open this file (mode "
                 f"{stat.S_IMODE(found.st_mode):04o}), and the stream holds the guest's memory; "
-                f"make it private first: chmod 600"
+                "make it private first: chmod 600"
             )
 
     def write(self, data: memoryview) -> None:

@@ -44,8 +44,10 @@ def test_standard_streams_are_never_taken(store: DescriptorStore) -> None:
 
 
 def test_named_descriptor_is_used_once(store: DescriptorStore, pipe: tuple[int, int]) -> None:
+    os.set_inheritable(pipe[0], True)
     store.add("mig", pipe[0])
 
+    assert not os.get_inheritable(pipe[0])
     assert store.take(FdAddress("mig")) == pipe[0]
 
     with pytest.raises(HostError, match=r"^fd:mig: no descriptor has this name; pass one with"):

@@ -6,7 +6,9 @@ import socket
 import stat
 import threading
 import time
+import tty
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -284,13 +286,27 @@ def test_file_sink_replaces_what_a_link_leads_to(source: FakeMachine, tmp_path: 
     assert_same(source, load(f"file:{tmp_path}/real"))
 
 
-def test_file_sink_writes_through_a_device(source: FakeMachine, tmp_path: Path) -> None:
-    device = tmp_path / "null"
-    os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+def test_file_sink_writes_through_a_device(source: FakeMachine) -> None:
+    # A terminal of the test's own: a character device that needs no privilege to make.
+    person, terminal = os.openpty()
+    tty.setraw(terminal)
+    name = Path(os.ttyname(terminal))
+    received = bytearray()
 
-    migrate_to(f"file:{device}", source, OPTIONS)
+    def read() -> None:
+        with suppress(OSError):  # the end of a terminal
+            while piece := os.read(person, 1 << 16):
+                received.extend(piece)
 
-    assert device.is_char_device()
+    thread = threading.Thread(target=read)
+    thread.start()
+    migrate_to(f"file:{name}", source, OPTIONS)
+    os.close(terminal)
+    thread.join(60)
+    os.close(person)
+
+    assert received.startswith(b"TAGALONG")
+    assert records_in(bytes(received))[-1][1][:2] == RecordType.COMMIT.to_bytes(2, "little")
 
 
 def test_file_sink_writes_through_a_fifo(source: FakeMachine, tmp_path: Path) -> None:
@@ -393,6 +409,17 @@ def test_offset_into_a_file_that_others_may_read_is_refused(
         migrate_to(f"file:{path},offset=512", source, OPTIONS)
 
     assert path.read_bytes() == b"header"
+
+
+def test_offset_into_a_file_of_another_user_is_refused(
+    source: FakeMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "vm"
+    path.touch(0o600)
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+
+    with pytest.raises(MigrationError, match="this file belongs to another user"):
+        migrate_to(f"file:{path},offset=512", source, OPTIONS)
 
 
 def test_offset_into_a_file_that_another_writes_is_refused(
