@@ -24,6 +24,9 @@ _GLIBC = "2.17"
 
 _COMMON_FLAGS = ("-std=c11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror", "-fno-sanitize=all")
 
+# For tests: undefined behaviour ends the process with its place in the source.
+_SANITISER_FLAGS = ("-g", "-O1", "-fsanitize=undefined", "-fno-sanitize-trap=undefined")
+
 _LIBRARY_FLAGS = (
     *_COMMON_FLAGS,
     "-fPIC",
@@ -69,8 +72,13 @@ def wheel_platform(machine: str | None = None) -> str:
     return f"manylinux2014_{machine or platform.machine()}"
 
 
-def build_library(root: Path, out: Path, machine: str | None = None) -> Path:
-    """Compile native/ for `machine` ("x86_64" or "aarch64") into out/libtagalong.so."""
+def build_library(
+    root: Path, out: Path, machine: str | None = None, *, sanitised: bool = False
+) -> Path:
+    """Compile native/ for `machine` ("x86_64" or "aarch64") into out/libtagalong.so.
+
+    `sanitised`: with the sanitiser for undefined behaviour, for tests.
+    """
     machine = machine or platform.machine()
     out.mkdir(parents=True, exist_ok=True)
     arm64 = root / "native" / "arm64"
@@ -80,7 +88,11 @@ def build_library(root: Path, out: Path, machine: str | None = None) -> Path:
     target = out / LIBRARY
     _zig_cc(
         root,
-        (*_LIBRARY_FLAGS, "-target", f"{machine}-linux-gnu.{_GLIBC}", f"-I{root / 'native'}"),
+        (
+            *_LIBRARY_FLAGS,
+            *(_SANITISER_FLAGS if sanitised else ()),
+            *("-target", f"{machine}-linux-gnu.{_GLIBC}", f"-I{root / 'native'}"),
+        ),
         sources,
         target,
     )

@@ -1,9 +1,11 @@
 """Run rubbish as guest code between pages that must never be touched.
 
-    python -m tests.support.fuzz_interpreter --seed 1 --rounds 50
+    python -m tests.support.fuzz_interpreter --seed 1 --rounds 50 [--library FILE]
 
 RAM and tags lie between inaccessible pages, so that the first byte read or written outside
-ends this process by SIGSEGV; the test looks at how the process ended.
+ends this process by SIGSEGV; the test looks at how the process ended. Devices, interrupts,
+deadlines and debug registers take part, drawn as the code is. `--library` is a build with a
+sanitiser (native/toolchain.py).
 """
 
 import argparse
@@ -11,15 +13,18 @@ import ctypes
 import mmap
 import random
 import struct
+from pathlib import Path
 
-from tagalong._native import InterpreterExit, library
+from tagalong._native import InterpreterExit, library, load
 from tagalong.machine import register_ids
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA
+from tagalong.soft.native import StopReason
 from tests.support import bare
 
 PAGE = mmap.PAGESIZE
 STEPS = 3000
+UART = 0x0900_0000
 
 
 class Guarded:
@@ -46,27 +51,44 @@ def random_word(rng: random.Random) -> int:
         return word & ~0x0A000000 | 0x08000000  # loads and stores
     if kind < 0.6:
         return word & 0x003FFFFF | 0xD5000000  # system
+    if kind < 0.65:
+        return word & 0x00DFFFFF | 0xD9200000  # tags in memory
     return word
 
 
 def interesting_address(rng: random.Random) -> int:
-    edge = rng.choice((RAM_GPA, RAM_GPA + bare.RAM_BYTES, bare.DATA, 0, 1 << 48, 1 << 63))
+    edges = (RAM_GPA, RAM_GPA + bare.RAM_BYTES, bare.DATA, UART, UART + 0x1000, 0, 1 << 48, 1 << 63)
+    edge = rng.choice(edges)
     return (edge + rng.randint(-600, 600)) & (1 << 64) - 1 | rng.choice(
         (0, rng.getrandbits(4) << 56)
     )
 
 
-def run_round(rng: random.Random, data: Guarded, tags: Guarded) -> int:
-    native = library()
+def debug_registers(rng: random.Random) -> dict[int, int]:
+    """Return breakpoints and watchpoints, mostly enabled, somewhere in what the code uses."""
+    drawn: dict[int, int] = {register_ids.sysreg(2, 0, 0, 2, 2): 0xA000 | rng.getrandbits(1)}
+    for number in range(4):
+        control = rng.getrandbits(64) | 0x1FE7
+        address = rng.choice((bare.CODE, bare.DATA, UART)) + rng.randrange(4096)
+        drawn[register_ids.sysreg(2, 0, 0, number, 4)] = address & ~3
+        drawn[register_ids.sysreg(2, 0, 0, number, 5)] = control & 0x00FF_E1E7
+        drawn[register_ids.sysreg(2, 0, 0, number, 6)] = interesting_address(rng) & ~3
+        drawn[register_ids.sysreg(2, 0, 0, number, 7)] = control & 0x1F1F_FFFF
+    return drawn
+
+
+def run_round(native: ctypes.CDLL, rng: random.Random, data: Guarded, tags: Guarded) -> int:
     machine = native.ta_machine_new(2, rng.getrandbits(64))
     assert (
         native.ta_machine_add_ram(machine, RAM_GPA, bare.RAM_BYTES, data.address, tags.address) == 0
     )
-    assert native.ta_machine_add_mmio(machine, 0x09000000, 0x1000) == 0
+    assert native.ta_machine_add_mmio(machine, UART, 0x1000) == 0
     words = [random_word(rng) for _ in range(1024)]
     data.fill(0x2000, struct.pack("<1024I", *words))
     table = [rng.getrandbits(64) if rng.random() < 0.2 else 0x40000701 for _ in range(512)]
-    table[:2] = [0x40000000 | 0x705 & ~4 | 4, 0x40000000 | 0x701]
+    table[:2] = [0x40000000 | 0x701 | rng.randrange(3) << 2, 0x40000000 | 0x701]
+    if rng.random() < 0.7:  # where the devices are: Device, Normal or Tagged memory
+        table[0] = 0x401 | rng.randrange(3) << 2
     data.fill(0x1000, struct.pack("<512Q", *table))
     registers = {
         register_ids.MAIR_EL1: bare.MAIR,
@@ -76,6 +98,7 @@ def run_round(rng: random.Random, data: Guarded, tags: Guarded) -> int:
         register_ids.VBAR_EL1: bare.CODE & ~0x7FF,
         register_ids.SCTLR_EL1: bare.sctlr(rng.choice(list(TagCheckMode))) & ~(rng.random() < 0.3),
         register_ids.PC: bare.CODE + 4 * rng.randrange(1024),
+        **(debug_registers(rng) if rng.random() < 0.3 else {}),
     }
     for vcpu in range(2):
         native.ta_vcpu_set_power(machine, vcpu, 1)
@@ -95,12 +118,19 @@ def set_register(native: ctypes.CDLL, machine: int, vcpu: int, register: int, va
 def run_machine(native: ctypes.CDLL, machine: int, rng: random.Random) -> int:
     leave = InterpreterExit()
     for _ in range(STEPS // 50):
+        vcpu = rng.randrange(2)
+        native.ta_vcpu_set_interrupt(machine, vcpu, rng.randrange(2), int(rng.random() < 0.2))
+        if rng.random() < 0.2:
+            count = native.ta_machine_counter(machine) + rng.randrange(100)
+            native.ta_vcpu_set_deadline(machine, vcpu, count)
         native.ta_machine_run(machine, 50, ctypes.byref(leave))
-        if leave.reason == 3:
+        if leave.reason == StopReason.MMIO:
             answer = native.ta_machine_complete_mmio
             while answer(machine, leave.vcpu, rng.getrandbits(64), ctypes.byref(leave)):
                 pass
-        elif leave.reason == 6:
+        elif leave.reason == StopReason.IDLE:
+            native.ta_machine_advance(machine, min(leave.idle_ticks, 1000))
+        elif leave.reason == StopReason.UNSUPPORTED:
             pc = bare.CODE + 4 * rng.randrange(1024)
             set_register(native, machine, leave.vcpu, register_ids.PC, pc)
     return sum(native.ta_vcpu_instructions(machine, vcpu) for vcpu in range(2))
@@ -110,10 +140,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--library", type=Path)
     arguments = parser.parse_args()
+    native = load(arguments.library) if arguments.library else library()
     rng = random.Random(arguments.seed)
     data, tags = Guarded(bare.RAM_BYTES), Guarded(bare.RAM_BYTES // 32)
-    print(sum(run_round(rng, data, tags) for _ in range(arguments.rounds)))
+    print(sum(run_round(native, rng, data, tags) for _ in range(arguments.rounds)))
 
 
 if __name__ == "__main__":
