@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.errors import MachineMismatchError, RestoreError, StateError
+from tagalong.errors import (
+    MachineError,
+    MachineMismatchError,
+    RestoreError,
+    RunStateError,
+    StateError,
+)
 from tagalong.machine import Machine, MachineDescription, RunState, register_ids
 from tagalong.memory import Gpa
 from tagalong.migrate import MigrationOptions
@@ -22,6 +28,7 @@ from tests.support.storing_device import (
     COUNT,
     DESCRIPTION,
     DEVICES,
+    FAULT,
     GO,
     GPA,
     MODELS,
@@ -165,6 +172,22 @@ def test_snapshot_carries_the_device_and_its_pending_interrupt(
             tmp_path / "vm.core",
             lambda description, sources: kind.from_description(description, sources=sources),
         )
+
+
+def test_device_that_raises_fails_the_machine_and_is_named(make: Make) -> None:
+    program = make([*SETUP, a64.str_(4, 2, FAULT), a64.b(0)])
+    machine = program.machine
+
+    machine.resume()
+
+    assert machine.wait(30) is RunState.FAILED
+    assert str(machine.failure) == "a device of the machine failed: ValueError('a bug here')"
+    assert isinstance(machine.failure, MachineError)
+    assert isinstance(machine.failure.__cause__, ValueError)
+    with pytest.raises(RunStateError, match="its state is 'internal-error', which is final"):
+        machine.resume()
+    machine.pause()
+    assert machine.run_state is RunState.FAILED
 
 
 def stores_of(machine: Machine) -> int:

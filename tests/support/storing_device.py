@@ -1,7 +1,8 @@
 """A device for tests that does what a virtio device does: it stores to RAM and interrupts.
 
 Each store to GO writes the number of such stores so far to the next of some pages, and asserts
-the line until a store to ACK. A second window, far from the first, says which device it is.
+the line until a store to ACK. A store to FAULT finds a bug in the model. A second window, far
+from the first, says which device it is.
 """
 
 import struct
@@ -19,7 +20,7 @@ SECOND_GPA = Gpa(0x0B00_0000)
 SECOND_ID = 0x57
 PAGE = 4096
 
-START, PAGES, GO, ACK, COUNT = range(0, 0x28, 8)
+START, PAGES, GO, ACK, COUNT, FAULT = range(0, 0x30, 8)
 
 DESCRIPTION = DeviceDescription("storer0", KIND, GPA, BYTES, 48, b"\1")
 DEVICES = (DEFAULT_CONSOLE, DESCRIPTION)
@@ -67,6 +68,8 @@ class StoringDevice:
                 self._store()
             case 0, 24:
                 self._set_line(False)
+            case 0, 40:
+                raise ValueError("a bug here")
 
     def save(self) -> bytes:
         return _STATE.pack(self.start, self.pages, self.count, self._level)

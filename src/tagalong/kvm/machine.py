@@ -35,7 +35,6 @@ from tagalong.machine import (
     MachineDescription,
     MachineState,
     RegionDescription,
-    RunState,
 )
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.machine.lifecycle import MachineLifecycle
@@ -279,9 +278,6 @@ class KvmMachine(MachineLifecycle):
             KVM_ARM_TAGS_FROM_GUEST if direction is Direction.FROM_GUEST else KVM_ARM_TAGS_TO_GUEST
         )
         self._parts.vm.copy_tags(gpa, tags, flags)
-
-    def _fail(self, error: Exception) -> None:
-        self._end(RunState.FAILED, error)
 
     def _release(self) -> None:
         self._host.close()

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from tagalong.errors import MachineError, TagalongError
 from tagalong.kvm.vcpu_fd import VcpuDescriptor
 from tagalong.machine.holds import VcpuHolds
 
@@ -109,7 +108,7 @@ class KvmRunner:
                     self._handle(index, vcpu, reason)
         except Exception as error:  # noqa: BLE001 - or a dead thread would pass for a running vCPU
             self._leave(index)
-            self._fail(_failure_of(index, error))
+            self._fail(error)
 
     def _enter(self, index: int, vcpu: VcpuDescriptor) -> bool:
         """Wait until the vCPU may run; False when it never will again."""
@@ -132,14 +131,6 @@ class KvmRunner:
 
     def _may_run(self) -> bool:
         return self._is_started and not self.holds.is_held and not self._closed
-
-
-def _failure_of(index: int, error: Exception) -> Exception:
-    if isinstance(error, TagalongError):
-        return error
-    failure = MachineError(f"a device of the machine failed while vCPU {index} ran: {error!r}")
-    failure.__cause__ = error
-    return failure
 
 
 def _take_kicks() -> None:

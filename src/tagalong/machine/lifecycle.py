@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Protocol, Self
 
-from tagalong.errors import RunStateError
+from tagalong.errors import HostError, MachineError, RunStateError
 from tagalong.machine.holds import VcpuHolds
 from tagalong.machine.state import MachineDescription, RunState
 from tagalong.machine.tag_ranges import is_whole_pages
@@ -194,6 +194,14 @@ class MachineLifecycle(ABC):
                 self._state, self._failure = state, failure
             self._runner.stop()
             self._condition.notify_all()
+
+    def _fail(self, error: Exception) -> None:
+        """Fail for an error that ended a vCPU's thread: the host's, or else a device's."""
+        failure = error
+        if not isinstance(error, HostError):
+            failure = MachineError(f"a device of the machine failed: {error!r}")
+            failure.__cause__ = error
+        self._end(RunState.FAILED, failure)
 
     @contextmanager
     def _held(self) -> Iterator[None]:

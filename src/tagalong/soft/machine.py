@@ -17,7 +17,6 @@ from tagalong.devices import (
 )
 from tagalong.errors import (
     AddressError,
-    MachineError,
     StateError,
     UnsupportedInstructionError,
 )
@@ -73,7 +72,7 @@ class SoftMachine(MachineLifecycle):
         condition = threading.Condition()
         self._description = description
         self._native = NativeMachine(description.vcpu_count, seed)
-        runner = SoftRunner(condition, self._native, self._handle_exit, self._give_up)
+        runner = SoftRunner(condition, self._native, self._handle_exit, self._fail)
         super().__init__(condition, runner)
         self._idle = runner.idle
         self._memory = create_memory(description, sources)
@@ -248,24 +247,19 @@ class SoftMachine(MachineLifecycle):
             case StopReason.HVC:
                 self._exits.hvc(leave)
             case StopReason.UNSUPPORTED:
-                self._fail(leave)
+                self._stop_unsupported(leave)
             case StopReason.IDLE:
                 self._idle()
             case StopReason.BUDGET | StopReason.INTERRUPTED | StopReason.DEADLINE:
                 pass
 
-    def _fail(self, leave: InterpreterExit) -> None:
+    def _stop_unsupported(self, leave: InterpreterExit) -> None:
         failure = UnsupportedInstructionError(
             vcpu=leave.vcpu,
             pc=leave.pc,
             encoding=leave.insn,
             disassembly=disassemble(leave.insn, leave.pc),
         )
-        self._end(RunState.FAILED, failure)
-
-    def _give_up(self, error: Exception) -> None:
-        failure = MachineError(f"a device of the machine failed: {error!r}")
-        failure.__cause__ = error
         self._end(RunState.FAILED, failure)
 
     def _release(self) -> None:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from tagalong.errors import MachineError, RunStateError
+from tagalong.errors import AddressError, HostError, MachineError, RunStateError
 from tagalong.machine import MachineDescription, RegionDescription, RunState
 from tagalong.machine.holds import VcpuHolds
 from tagalong.machine.lifecycle import MachineLifecycle
@@ -41,6 +41,9 @@ class Scene(MachineLifecycle):
 
     def end(self, state: RunState, failure: Exception | None = None) -> None:
         self._end(state, failure)
+
+    def fail(self, error: Exception) -> None:
+        self._fail(error)
 
     def own_state(self) -> None:
         with self._while_paused():
@@ -138,6 +141,20 @@ def test_first_end_of_a_machine_counts() -> None:
     scene.end(RunState.SHUTDOWN)
 
     assert (scene.run_state, scene.failure) == (RunState.FAILED, first)
+
+
+def test_error_of_a_vcpu_thread_is_the_host_s_or_a_device_s() -> None:
+    host, device = Scene(), Scene()
+
+    host.fail(HostError("KVM_RUN failed"))
+    device.fail(AddressError("gpa 0x10 is not in one region of guest RAM"))
+
+    assert (host.run_state, str(host.failure)) == (RunState.FAILED, "KVM_RUN failed")
+    assert (device.run_state, str(device.failure)) == (
+        RunState.FAILED,
+        "a device of the machine failed: "
+        "AddressError('gpa 0x10 is not in one region of guest RAM')",
+    )
 
 
 def test_pause_after_the_end_leaves_the_state() -> None:
