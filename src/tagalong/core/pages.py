@@ -1,6 +1,8 @@
 """The memory of a core as a source of pages, for cores of any writer."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,8 @@ class CorePages:
         self._core = core
         self._path = path
         self._is_recording = False
+        self._loads = _SegmentIndex(core.loads)
+        self._tag_segments = _SegmentIndex(core.tag_segments)
         self.memory = _memory_of(core)
 
     def populated_pages(self) -> list[PageBitmap]:
@@ -81,26 +85,39 @@ class CorePages:
 
     def data_range(self, number: int) -> FileRange | None:
         """Return where the data of a range are, None if not in one place of a plain file."""
-        return self._file_range(self.memory.ranges[number], self._core.loads, 1)
+        return self._file_range(self.memory.ranges[number], self._loads, 1)
 
     def tag_range(self, number: int) -> FileRange | None:
         """Return where the tags of a range are, None if not in one place of a plain file."""
-        return self._file_range(self.memory.ranges[number], self._core.tag_segments, PACKED_RATIO)
+        return self._file_range(self.memory.ranges[number], self._tag_segments, PACKED_RATIO)
 
     def _file_range(
-        self, here: MemoryRange, segments: Sequence[ProgramHeader], ratio: int
+        self, here: MemoryRange, segments: "_SegmentIndex", ratio: int
     ) -> FileRange | None:
-        fd = self._core.source.fd
-        covering = [s for s in segments if s.address < here.end and here.address < s.end]
-        if fd is None or len(covering) != 1:
-            return None
-        (segment,) = covering
+        fd, segment = self._core.source.fd, segments.only(here)
         size = here.size_bytes // ratio
-        if (segment.address, segment.size_bytes) != (here.address, here.size_bytes):
+        if fd is None or segment is None or segment.available < size:
             return None
-        return (
-            FileRange(self._path, fd, segment.offset, size) if segment.available >= size else None
-        )
+        return FileRange(self._path, fd, segment.offset, size)
+
+
+class _SegmentIndex:
+    """Segments by address: whether a range is one segment costs a search, not a walk."""
+
+    def __init__(self, segments: Sequence[ProgramHeader]) -> None:
+        self._segments = sorted((s for s in segments if s.size_bytes), key=lambda s: s.address)
+        self._starts = [each.address for each in self._segments]
+        self._furthest = [*accumulate((each.end for each in self._segments), max)]
+
+    def only(self, here: MemoryRange) -> ProgramHeader | None:
+        """Return the segment that has just this range, None if there is none or another."""
+        first = bisect_left(self._starts, here.address)
+        stop = bisect_left(self._starts, here.end)
+        if stop - first != 1 or (first and self._furthest[first - 1] > here.address):
+            return None
+        segment = self._segments[first]
+        is_same = (segment.address, segment.size_bytes) == (here.address, here.size_bytes)
+        return segment if is_same else None
 
 
 def _memory_of(core: Core) -> MemoryMap:

@@ -12,6 +12,7 @@ source of virtual addresses looks like one of guest physical ones.
 from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -75,13 +76,16 @@ class MemoryMap:
 
         And the offset of `address` in it. Raises AddressError if no range holds it.
         """
-        starts = [each.address for each in self.ranges]
-        number = bisect_right(starts, address) - 1
+        number = bisect_right(self._starts, address) - 1
         if number < 0 or address + length_bytes > self.ranges[number].end:
             raise AddressError(
                 f"[{address:#x}, {address + length_bytes:#x}) is not in one range of this memory"
             )
         return number, address - self.ranges[number].address
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [each.address for each in self.ranges]
 
     def page_count(self, number: int) -> int:
         """Return how many pages range `number` has."""

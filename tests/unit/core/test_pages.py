@@ -1,5 +1,7 @@
 """CorePages: a core is a source of pages just as the machine that it was saved from."""
 
+import struct
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -164,3 +166,42 @@ def test_core_of_virtual_addresses_is_a_source_of_those(tmp_path: Path) -> None:
 
         assert source.memory.ranges == (MemoryRange(RAM, 4 * PAGE, has_tags=True),)
         assert np.array_equal(source.data(0, np.array([[1, 2]])), data[PAGE : 3 * PAGE])
+
+
+def test_pages_of_overlapping_segments_are_all_that_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.core"
+    data, _ = random_planes(4 * PAGE)
+    zeros = bytes(4 * PAGE)
+    cases = {
+        "over its start": [load(0, zeros), load(2 * PAGE, data.tobytes())],
+        "inside of it": [load(2 * PAGE, data.tobytes()), load(3 * PAGE, zeros[:PAGE])],
+        "the same twice": [load(2 * PAGE, data.tobytes()), load(2 * PAGE, zeros)],
+    }
+    for name, segments in cases.items():
+        path.write_bytes(CoreBuilder(segments).build())
+        with open_core(path) as core:
+            source = CorePages(core, path)
+            found = [pages.count() for pages in source.populated_pages()]
+            everything = [source.memory.page_count(n) for n in range(len(source.memory.ranges))]
+
+        assert found == everything, name
+
+
+def test_populated_pages_of_very_many_segments_cost_as_their_number(tmp_path: Path) -> None:
+    def seconds(count: int) -> float:
+        path = tmp_path / f"{count}"
+        path.write_bytes(CoreBuilder([load(2 * PAGE * n, b"") for n in range(count)]).build())
+        raw = bytearray(path.read_bytes())
+        for n in range(count):  # all of them over the first page of the file
+            struct.pack_into("<QQQQ", raw, 64 + 56 * (n + 1) + 8, 0, 2 * PAGE * n, 0, PAGE)
+            struct.pack_into("<Q", raw, 64 + 56 * (n + 1) + 40, PAGE)
+        path.write_bytes(raw)
+        with open_core(path) as core:
+            source = CorePages(core, path)
+            began = time.thread_time()
+            assert sum(pages.count() for pages in source.populated_pages()) == count
+            return time.thread_time() - began
+
+    small, large = (min(seconds(count) for _ in range(3)) for count in (250, 2_000))
+
+    assert large < 30 * small
