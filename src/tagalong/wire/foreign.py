@@ -15,8 +15,14 @@ _KNOWN: Final = (
     ),
     (b"\x1f\x8b", "this is gzip data: exec:'gzip -dc FILE' unpacks a packed stream"),
     (b"QEVM", "this is a migration stream of QEMU, which only QEMU reads"),
-    (b"\x15\x03", "the peer speaks TLS and this end does not: give both ends certificates"),
-    (b"\x16\x03", "the peer speaks TLS and this end does not: give both ends certificates"),
+    (
+        b"\x15\x03",
+        "the peer speaks TLS and this end does not: give both ends certificates (--tls-dir)",
+    ),
+    (
+        b"\x16\x03",
+        "the peer speaks TLS and this end does not: give both ends certificates (--tls-dir)",
+    ),
     (b"HTTP/", "the peer speaks HTTP"),
     (b"SSH-", "the peer speaks SSH"),
 )

@@ -254,6 +254,12 @@ class SocketListener(Listener):
     def _drop(self, pending: "_Pending", error: HostError) -> None:
         """Reject a peer; what TLS tells it can be read for a moment."""
         del self._pending[pending.shake.fileno()]
+        if pending.shake.is_plain:
+            # TLS tells such a peer nothing; in its own protocol it learns what it lacks.
+            why = HostError(
+                "this destination speaks TLS: give the source its certificates (--tls-dir)"
+            )
+            pending.shake.answer_plainly(self._farewell(why))
         pending.shake.hang_up()
         self._leaving.append(_Pending(pending.shake, time.monotonic()))
         self._close_rejected(MAX_PENDING)

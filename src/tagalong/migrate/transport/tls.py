@@ -24,11 +24,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from tagalong.errors import AuthenticationError, HostError
-from tagalong.migrate.transport.channel import Blocked, Channel
+from tagalong.migrate.transport.channel import Blocked, Buffers, Channel
 from tagalong.migrate.transport.revocation import Revocations, load_revocations
 
 _CA: Final = "ca-cert.pem"
 _REVOKED: Final = "ca-crl.pem"
+
+# What OpenSSL says about first bytes that are not TLS, by what they look like.
+_NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
 
 _ENCODING_DER: Final = 2  # of _ssl
 
@@ -115,7 +118,8 @@ def _require(path: Path) -> None:
 class Handshake:
     """A TLS handshake on a connected socket, in steps, so that slow peers delay no others.
 
-    Owns `sock` until `channel` was called or `close`. `name` is for people.
+    Owns `sock` until `channel` was called or `close`. `name` is for people. `is_plain`: the
+    peer's first bytes were not TLS.
     """
 
     def __init__(
@@ -133,6 +137,7 @@ class Handshake:
         """
         sock.setblocking(False)
         self.name = name
+        self.is_plain = False
         self._credentials = credentials
         try:
             self._revocations = credentials.revocations()
@@ -168,6 +173,7 @@ class Handshake:
         except ssl.SSLWantWriteError:
             return select.POLLOUT
         except ssl.SSLError as error:
+            self.is_plain = error.reason in _NOT_TLS
             raise _refused(self.name, error) from error
         except OSError as error:
             raise HostError(f"{self.name}: the TLS handshake broke off: {error}") from error
@@ -188,6 +194,12 @@ class Handshake:
             return None
         shown = ", ".join(sorted(names)) or "without a name"
         return f"{self.name}: the client {shown} is not admitted"
+
+    def answer_plainly(self, answer: Buffers) -> None:
+        """Send bytes without TLS to a peer that speaks none. Never waits, raises nothing."""
+        with contextlib.suppress(OSError):
+            # Socket's own method: SSLSocket has no way around its TLS.
+            socket.socket.sendmsg(self._sock, answer)
 
     def hang_up(self) -> None:
         """Send nothing more; the peer can still hear what was sent, until `close`."""
@@ -299,7 +311,7 @@ def _refused(name: str, error: ssl.SSLError) -> HostError:
     if "ALERT" in (error.reason or "") or "CERTIFICATE" in (error.reason or ""):
         return AuthenticationError(f"{name}: the peers do not accept each other: {reason}")
     return AuthenticationError(
-        f"{name}: no TLS 1.3 with the peer: {reason}; does it have TLS switched on?"
+        f"{name}: no TLS 1.3 with the peer: {reason}; give both ends certificates (--tls-dir)"
     )
 
 

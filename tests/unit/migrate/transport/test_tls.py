@@ -196,7 +196,7 @@ def test_peer_without_tls_is_refused_and_the_next_one_let_in(ours: TlsCredential
 
     assert isinstance(error, AuthenticationError)
     assert "no TLS 1.3 with the peer" in str(error)
-    assert "does it have TLS switched on?" in str(error)
+    assert "give both ends certificates (--tls-dir)" in str(error)
 
 
 def test_silent_peers_do_not_hold_up_the_awaited_one(ours: TlsCredentials) -> None:
@@ -209,6 +209,16 @@ def test_silent_peers_do_not_hold_up_the_awaited_one(ours: TlsCredentials) -> No
             reception.wait()
 
     assert time.monotonic() - began < 15  # one after the other, they would take 20 s
+
+
+def test_source_without_tls_hears_what_it_lacks(ours: TlsCredentials) -> None:
+    source = FakeMachine()
+    source.resume()
+    with Reception(ours) as reception:
+        with pytest.raises(MigrationError, match=r"this destination speaks TLS: give the source"):
+            migrate_to(str(reception.listener.address), source, MigrationOptions(timeouts=PATIENT))
+        assert "no TLS 1.3 with the peer" in str(reception.wait_for_refusal())
+    source.close()
 
 
 def test_peer_of_another_authority_is_not_trusted_by_either(
