@@ -2,7 +2,9 @@
 
 A strategy is written once, against `Host`. There are two: `NativeHost` is this arm64 process
 on a real kernel; the embedded machine's host runs the same routines on a second interpreter
-CPU that shares the guest's memory, and models the kernel's rules.
+CPU that shares the guest's memory, and models the kernel's rules. One set of tests
+(tests/access) holds both to the same answers: what a strategy needs and which hazards it has
+are data, and each hazard is shown where it is said and nowhere else.
 
 Addresses here are virtual addresses of the host's user space, without a logical tag.
 """

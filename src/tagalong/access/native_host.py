@@ -1,4 +1,13 @@
-"""The host that is this arm64 process: a real CPU, a real kernel."""
+"""The host that is this arm64 process: a real CPU, a real kernel.
+
+A fault inside a strategy is a value here, not a signal that ends the process. Every call of a
+routine goes through native/arm64/guard.c: SIGSEGV or SIGBUS in the routine ends the call and is
+recorded with si_code, si_addr and the CPU as it was; SP, PSTATE.TCO, the prctl and the signal mask
+are restored in C before Python continues, so no exception can come in between. An asynchronous
+tag check fault is fetched by a system call that is still within the guarded call: otherwise it
+would arrive later, in code that has nothing to do with it. Faults of other code go to the handler
+that was there before.
+"""
 
 import ctypes
 import errno

@@ -1,4 +1,10 @@
-"""The ways to the tags of pages that are no holes: an access strategy, or its equal in bulk."""
+"""The ways to the tags of pages that are no holes: an access strategy, or its equal in bulk.
+
+`use_access` puts a strategy in the way of every copy of guest RAM. Data take a route
+(`Region.route`), tags a port; both see pages only that are no holes, because a strategy's look
+at a hole would allocate it. Where a strategy copies data without checks (`ioctl` and `alias`, by
+the mapping without PROT_MTE), the data plane is used directly, without a copy.
+"""
 
 import errno
 from collections.abc import Callable
