@@ -14,6 +14,7 @@ from tagalong.cli.values import FILE
 from tagalong.control.interrupt import run_interruptible
 from tagalong.control.migration import await_migration, migrate_vm, start_migration
 from tagalong.errors import UsageError
+from tagalong.migrate import parse_address
 from tagalong.qapi.migration import MigrationRequest
 from tagalong.qapi.reports import MigrationResult
 from tagalong.qapi.settings import settings_of
@@ -63,6 +64,7 @@ def command(
         return
     if uri is None:
         raise click.UsageError("Missing argument 'URI'.", click.get_current_context())
+    parse_address(uri)  # a mistyped address is wrong usage, and no command that the VM refuses
     request = MigrationRequest(
         uri, verify=wishes.pop("verify"), drop_tags=wishes.pop("drop_tags"),
         access=wishes.pop("access"), settings=settings_of(wishes),
