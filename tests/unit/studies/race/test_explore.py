@@ -211,11 +211,12 @@ def test_plain_load_that_always_faults_is_an_outcome() -> None:
     assert explored.interleavings == 3
 
 
-def test_vmm_that_waits_for_ever_in_some_interleavings_is_given_up_there() -> None:
+@pytest.mark.parametrize("method", [Method.EXHAUSTIVE, Method.SAMPLED])
+def test_vmm_that_waits_for_ever_in_some_interleavings_is_given_up_there(method: Method) -> None:
     # Once the guest has changed the tag, the VMM waits for one that never comes.
     vmm = [*LOOK, a64.tbz(4, 57, 0, nonzero=1), LOAD_PLAIN]
     with own([a64.addg(0, 0, 0, 1), a64.stg(0, 0)], vmm) as race:
-        explored = explore(race.world, race.look)
+        explored = explore(race.world, race.look, method=method)
 
     assert explored.unfinished > 0
     assert Outcome.RIGHT in explored.found
