@@ -22,6 +22,10 @@ from tagalong.qapi.saving import SaveInfo, SaveKind, SaveRequest
 
 _CONNECT_TIMEOUT_S = 10.0
 _POLL_S = 0.1
+_MAX_EVENTS = 256
+
+ANSWER_TIMEOUT_S = 60.0
+"""How long a VM may take to answer a command that only asks, or only begins something."""
 
 # The events whose data has `x-info`: all that is known of work that has ended.
 _LAST_WORDS = ("MIGRATION", "DUMP_COMPLETED")
@@ -64,6 +68,39 @@ class _News(EventListener):
         self.arrived.clear()
 
 
+class _BoundedClient(QMPClient):
+    """The package's client with a bound on one message; twice as much is buffered at most."""
+
+    readbuflen = 2 << 20
+
+
+class _EventQueue(EventListener):
+    """All events, in order; a VM that sends them faster than they are read has to wait.
+
+    The package would hold any number of them, and keep a history besides.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: asyncio.Queue[Message] = asyncio.Queue(_MAX_EVENTS)
+
+    async def put(self, event: Message) -> None:
+        """Add an event, once there is room for it."""
+        await self._waiting.put(event)
+
+    async def get(self) -> Message:
+        """Return the next event, once there is one."""
+        return await self._waiting.get()
+
+    def empty(self) -> bool:
+        """Return whether no event waits."""
+        return self._waiting.empty()
+
+    def clear(self) -> list[Message]:
+        """Remove and return the events that wait."""
+        return [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
+
+
 class ControlClient:
     """A negotiated connection to one VM; made by `connect`.
 
@@ -76,6 +113,8 @@ class ControlClient:
         self._qmp = qmp
         self._path = path
         self._news = _News()
+        # The package's own listener would hold every event that the VM ever sends.
+        qmp.events.event_filter = lambda _: False
         qmp.register_listener(self._news)
 
     @property
@@ -88,19 +127,32 @@ class ControlClient:
             return None
         return JsonFields(self._news.last["SHUTDOWN"], "SHUTDOWN").read("reason", text)
 
-    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+    async def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        timeout_s: float | None = ANSWER_TIMEOUT_S,
+    ) -> object:
         """Run one command and return its value, as it came from the VM.
 
-        Raises CommandError with the VM's reason if it refuses, ControlError if the
-        connection is lost.
+        Raises CommandError with the VM's reason if it refuses, ControlError if the connection is
+        lost, or if the answer takes longer than `timeout_s`. None: wait for as long as it takes.
         """
         try:
-            return await self._qmp.execute(command, arguments)
+            async with asyncio.timeout(timeout_s):
+                return await self._qmp.execute(command, arguments)
         except ExecuteError as error:
             reason = printable(str(error))
             raise CommandError(f"the VM refused {command}: {reason}") from error
-        except (QMPError, OSError, EOFError) as error:
-            raise ControlError(f"lost the control socket {self._path}: {error}") from error
+        except TimeoutError as error:
+            raise ControlError(
+                f"the VM at {self._path} has not answered {command} in {timeout_s:.0f} s: see "
+                "whether its process is stopped"
+            ) from error
+        except (QMPError, OSError, EOFError, ValueError) as error:  # ValueError: a line too long
+            reason = printable(str(error))
+            raise ControlError(f"lost the control socket {self._path}: {reason}") from error
 
     async def run_state(self) -> str:
         """Return the VM's run state by QMP's name."""
@@ -116,7 +168,8 @@ class ControlClient:
 
     async def events(self) -> AsyncIterator[VmEvent]:
         """Yield the VM's events from now on, until the connection ends."""
-        with self._qmp.listener() as listener:
+        listener = _EventQueue()
+        with self._qmp.listen(listener):
             # The end of a connection wakes no listener, so it is looked for in between.
             while self._qmp.runstate is Runstate.RUNNING or not listener.empty():
                 with suppress(TimeoutError):
@@ -126,7 +179,7 @@ class ControlClient:
 
     async def count_tags(self) -> TagCensus:
         """Return what x-query-tags says: how many granules carry a tag."""
-        return TagCensus.from_qmp(await self.execute("x-query-tags"))
+        return TagCensus.from_qmp(await self.execute("x-query-tags", timeout_s=None))
 
     async def migrate(self, request: MigrationRequest, on_progress: OnMigration) -> MigrationResult:
         """Migrate the VM away: `begin_migration` and `follow_migration`."""
@@ -210,7 +263,7 @@ async def connect(path: Path) -> AsyncIterator[ControlClient]:
     >>> async with connect(Path("vm.sock")) as client:
     ...     await client.execute("stop")
     """
-    qmp = QMPClient("tagalong")
+    qmp = _BoundedClient("tagalong")
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             await qmp.connect(str(path))
@@ -239,5 +292,5 @@ def _why_not(path: Path, cause: Exception) -> str:
 
 async def _disconnect(qmp: QMPClient) -> None:
     # The VM's process may have gone first.
-    with suppress(QMPError, OSError, EOFError):
+    with suppress(QMPError, OSError, EOFError, ValueError):
         await qmp.disconnect()

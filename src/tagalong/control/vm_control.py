@@ -5,7 +5,6 @@ with the VM's reason if the VM refuses.
 """
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,9 +66,12 @@ async def _execute(control: Path, command: str) -> str:
 async def quit_vm(control: Path) -> None:
     """End the VM's process and return when its control socket is closed."""
     async with connect(control) as client:
-        # The process may be gone before its answer has arrived.
-        with suppress(ControlError):
+        try:
             await client.execute("quit")
+        except CommandError:
+            raise  # the VM is just arriving: it does not end
+        except ControlError:
+            pass  # the process is gone before its answer has arrived
         async for _ in client.events():
             pass
 
