@@ -208,6 +208,8 @@ class Machine(Protocol):
     def check_state(self, state: MachineState) -> None:
         """Raise StateError naming everything that load_state would refuse.
 
+        A migration asks this before the guest stops: the source sends its state as of then, the
+        destination tries it, and what it cannot take is refused by name while the VM still runs.
         Nothing changes. Raises RunStateError while running.
         """
         ...
