@@ -1,6 +1,7 @@
 """`tagalong snapshot`, `restore` and `dump` with real VM processes."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -116,6 +117,26 @@ def test_snapshot_to_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> No
 
     assert result.returncode == 10
     assert "cannot create " in result.stderr
+
+
+def test_snapshot_and_dump_of_a_vm_leave_links_and_refuse_what_is_no_file(tmp_path: Path) -> None:
+    folder = tmp_path / "names"
+    folder.mkdir()
+    fifo, link = folder / "fifo", folder / "latest.core"
+    os.mkfifo(fifo)
+    link.symlink_to("vm.core")
+    with churning(tmp_path) as vm, vm.qmp() as qmp:
+        refused = [tagalong(verb, str(vm.control), str(fifo)) for verb in ("snapshot", "dump")]
+        written = tagalong("snapshot", str(vm.control), str(link))
+        state = qmp.state()
+
+    for result in refused:
+        assert result.returncode == 10
+        assert f"cannot open {fifo}: it is a FIFO; give a file name" in result.stderr
+    assert written.returncode == 0, written.stderr
+    assert link.is_symlink()
+    assert sorted(each.name for each in folder.iterdir()) == ["fifo", "latest.core", "vm.core"]
+    assert state == "running"
 
 
 def test_snapshot_without_a_vm_is_a_control_error(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def pack(
     All CPUs compress; memory stays bounded by a few frames for each. Raises UsageError if
     `source` is compressed already, HostError if a file cannot be read or written; `target`
     is then as it was before.
+
+    >>> pack(Path("vm.core"), Path("vm.core.zst"))  # doctest: +SKIP
     """
     file = open_file(source)
     new = None
@@ -139,6 +141,8 @@ def unpack(
 
     Raises UsageError if `source` is not compressed, MalformedCoreError if it is damaged,
     HostError if a file cannot be read or written; `target` is then as it was before.
+
+    >>> unpack(Path("vm.core.zst"), Path("vm.core"))  # doctest: +SKIP
     """
     file = open_file(source)
     new = None

@@ -29,6 +29,9 @@ class CorePages:
 
     Raises MalformedCoreError if the notes are damaged. Reading raises NotInCoreError,
     NoTagsError, and MalformedCoreError if the file was cut short.
+
+    >>> with open_core("vm.core") as core:  # doctest: +SKIP
+    ...     take_census(CorePages(core, Path("vm.core")))
     """
 
     def __init__(self, core: Core, path: Path) -> None:

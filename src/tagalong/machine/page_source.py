@@ -139,6 +139,15 @@ class MachinePages:
 
     `is_running`: the guest may run meanwhile. Its pages may be torn then, and are in a later
     answer of `changed_pages`. Leaving the `with` statement ends the machine's dirty log.
+
+    >>> from tagalong.soft import SoftMachine
+    >>> machine = SoftMachine.create(ram_bytes=1 << 20)
+    >>> machine.memory.write(Gpa(0x4000_1000), b"guest")
+    >>> source = MachinePages(machine)
+    >>> source.populated_pages()[0].pages().tolist()
+    [1]
+    >>> source.data(0, np.array([[1, 1]]))[:5].tobytes()
+    b'guest'
     """
 
     def __init__(self, machine: Machine, *, is_running: bool = False) -> None:
@@ -216,6 +225,12 @@ def granule_tags(source: PageSource, address: int, length_bytes: int) -> NDArray
 
     `address`, `length_bytes`: multiples of 16. Raises AddressError if they are not, or if the
     range does not lie in one range of the source, NoTagsError if that has no tags.
+
+    >>> from tagalong.soft import SoftMachine
+    >>> machine = SoftMachine.create(ram_bytes=1 << 20)
+    >>> machine.write_tags(Gpa(0x4000_0000), np.full(128, 0x21, np.uint8))
+    >>> granule_tags(MachinePages(machine), 0x4000_0FE0, 48).tolist()
+    [1, 2, 0]
     """
     for what, value in (("address", address), ("length", length_bytes)):
         if value % GRANULE_BYTES:

@@ -104,6 +104,9 @@ def walk(
     `read(gpa, length)` returns guest memory or raises AddressError. Pages whose access flag
     is clear count as mapped: that flag is the guest's own bookkeeping. Raises
     TranslationError if the tables go beyond `budget`, by default `Budget.of_ram`.
+
+    >>> regime = Regime.of(machine.vcpus[0].save().registers, Half.KERNEL)  # doctest: +SKIP
+    >>> walk(machine.memory.read, machine.description.regions, regime)  # doctest: +SKIP
     """
     budget = budget or Budget.of_ram(regions, regime.granule_bytes)
     walker = _Walker(read, sorted(regions, key=lambda r: r.gpa), regime, budget)

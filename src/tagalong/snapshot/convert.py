@@ -26,6 +26,9 @@ def dump_core(
     Raises CoreError if `source` does not hold a whole machine, NotInCoreError, NoTagsError or
     MalformedCoreError if a part of it is missing, and all that `save` raises; no file is
     written then.
+
+    >>> options = SaveOptions(space=Space.KERNEL)
+    >>> dump_core(Path("vm.core"), Path("kernel.core"), options)  # doctest: +SKIP
     """
     options, monitor = options or SaveOptions(), SaveMonitor(progress, cancel)
     require_file_name(path)

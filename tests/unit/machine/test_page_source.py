@@ -1,12 +1,19 @@
 """MachinePages: a machine as a source of pages, and tags of a source by address."""
 
+import doctest
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from tagalong.errors import AddressError, NoTagsError, TagalongError
-from tagalong.machine import MachinePages, MemoryMap, MemoryRange, granule_tags
+from tagalong.machine import (
+    MachinePages,
+    MemoryMap,
+    MemoryRange,
+    granule_tags,
+    page_source,
+)
 from tagalong.machine.page_source import read_bytes
 from tagalong.memory import Gpa
 from tests.support.cases import check_each
@@ -160,3 +167,9 @@ def test_granule_tags_refuse_what_is_no_granule_or_not_there(machine: FakeMachin
         ],
         refuse,
     )
+
+
+def test_examples_in_the_docstrings_are_true() -> None:
+    result = doctest.testmod(page_source)
+
+    assert (result.failed, result.attempted > 8) == (0, True)
