@@ -144,7 +144,7 @@ class SourceReturn:
         return rejoined
 
     def close(self) -> None:
-        """Close a connection that nobody waited for."""
+        """Close a connection that was not waited for."""
         if self._rejoined is not None:
             self._rejoined.link.close()
 

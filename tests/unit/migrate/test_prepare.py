@@ -26,7 +26,7 @@ def test_machine_that_arrives_gets_what_was_made_ready() -> None:
     outcome.close()
 
 
-def test_preparation_for_another_machine_gives_back_what_nobody_takes() -> None:
+def test_preparation_for_another_machine_releases_what_no_machine_uses() -> None:
     preparation = Preparation([SIZE])
 
     machine = preparation.before(FakeMachine)(describe(SIZE // 2))

@@ -137,7 +137,7 @@ def test_destination_heard_late_still_aborts_after_the_commit() -> None:
     assert pair.source.phase is pair.destination.phase is Phase.ABORTED
 
 
-def test_table_lets_nobody_speak_at_the_end() -> None:
+def test_table_allows_no_record_at_the_end() -> None:
     assert not [key for key in TRANSITIONS if key[0].is_final]
     assert (Phase.COMMITTED, DESTINATION, RecordType.ABORT) in TRANSITIONS
     assert not [key for key in TRANSITIONS if key[0] is Phase.COMMITTED and key[1] is SOURCE]

@@ -6,8 +6,8 @@ be told to check where there is a list. So the check is made here, after the han
 certificate of the verified chain: if its issuer has lists, its serial number must be on none of
 them, and the newest must not have expired. A peer is rejected before any byte of it is parsed.
 
-The signatures of the lists are not verified: the file is this host's own, trusted as the file of
-authorities beside it is, whose certificates nothing vouches for either.
+The signatures of the lists are not verified: the file is this host's own, and trusted as much as
+the file of authorities beside it, whose certificates are not verified either.
 
 DER is ITU-T X.690, the structures are RFC 5280, 4.1 and 5.1.
 """

@@ -139,12 +139,12 @@ def test_listener_at_a_unix_socket_is_the_owners_and_goes_away(tmp_path: Path) -
 
 def test_listener_at_a_path_in_use_raises_and_leaves_it_alone(tmp_path: Path) -> None:
     path = tmp_path / "in.sock"
-    path.write_text("somebody's")
+    path.write_text("another file")
 
     with pytest.raises(HostError, match=r"cannot listen: .*in.sock exists and is not a"):
         listen(UnixAddress(path))
 
-    assert path.read_text() == "somebody's"
+    assert path.read_text() == "another file"
 
 
 def test_listener_at_a_path_where_another_listens_raises(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_listener_without_a_peer_gives_up_in_time() -> None:
         listener.accept(idle_s=1, timeout_s=0.1)
 
 
-def test_connect_where_nobody_listens_raises(tmp_path: Path) -> None:
+def test_connect_without_a_listener_raises(tmp_path: Path) -> None:
     with listen(TcpAddress("127.0.0.1", 0)) as listener:
         free = listener.address
     for address in (free, UnixAddress(tmp_path / "none")):

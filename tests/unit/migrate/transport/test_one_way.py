@@ -169,7 +169,7 @@ def test_descriptor_that_is_not_open_is_refused(source: FakeMachine) -> None:
 
 
 @pytest.mark.parametrize("uri", ["file:{folder}/vm", "exec:cat > {folder}/vm"])
-def test_verify_where_nobody_answers_is_refused(
+def test_verify_without_an_answering_peer_is_refused(
     source: FakeMachine, tmp_path: Path, uri: str
 ) -> None:
     with pytest.raises(UsageError, match=r"digests cannot be compared \(verify\)"):

@@ -47,7 +47,7 @@ def ours(authority: Authority) -> TlsCredentials:
     return TlsCredentials(authority.folder)
 
 
-class Reception:
+class TlsDestination:
     """A destination that accepts one peer in a thread, and remembers whom it refused."""
 
     def __init__(self, tls: TlsCredentials | None, address: object = ANY) -> None:
@@ -65,7 +65,7 @@ class Reception:
         if self._stop.is_set():
             raise StopIteration
 
-    def __enter__(self) -> "Reception":
+    def __enter__(self) -> "TlsDestination":
         self._thread.start()
         return self
 
@@ -88,15 +88,15 @@ class Reception:
         return self.refused[0]
 
 
-def reach(reception: Reception, tls: TlsCredentials | None) -> Channel:
-    return connect(reception.listener.address, timeout_s=3, idle_s=3, tls=tls)
+def reach(destination: TlsDestination, tls: TlsCredentials | None) -> Channel:
+    return connect(destination.listener.address, timeout_s=3, idle_s=3, tls=tls)
 
 
 @contextlib.contextmanager
 def connected(ours: TlsCredentials, idle_s: float = 2) -> Iterator[tuple[Channel, Channel]]:
-    with Reception(ours) as reception, reach(reception, ours) as near:
+    with TlsDestination(ours) as destination, reach(destination, ours) as near:
         near.idle_s = idle_s
-        yield near, reception.wait()
+        yield near, destination.wait()
 
 
 def test_channel_carries_bytes_both_ways(ours: TlsCredentials) -> None:
@@ -165,34 +165,34 @@ def test_is_readable_is_not_fooled_by_what_tls_says_for_itself(ours: TlsCredenti
         assert (first + rest)[:3] == b"xyz"
 
 
-def test_peer_without_a_certificate_is_refused_and_the_next_one_let_in(
+def test_peer_without_a_certificate_is_rejected_and_the_next_one_accepted(
     authority: Authority, ours: TlsCredentials
 ) -> None:
     context = ssl.create_default_context(cafile=str(authority.folder / "ca-cert.pem"))
-    with Reception(ours) as reception:
-        assert isinstance(reception.listener.address, TcpAddress)
-        port = reception.listener.address.port
+    with TlsDestination(ours) as destination:
+        assert isinstance(destination.listener.address, TcpAddress)
+        port = destination.listener.address.port
         with (
             socket.create_connection(("127.0.0.1", port)) as plain,
             contextlib.suppress(ssl.SSLError),
             context.wrap_socket(plain, server_hostname="127.0.0.1") as peer,
         ):
             peer.recv(1)
-        error = reception.wait_for_refusal()
-        with reach(reception, ours):
-            reception.wait()
+        error = destination.wait_for_refusal()
+        with reach(destination, ours):
+            destination.wait()
 
     assert isinstance(error, AuthenticationError)
     assert "peer did not return a certificate" in str(error)
 
 
-def test_peer_without_tls_is_refused_and_the_next_one_let_in(ours: TlsCredentials) -> None:
-    with Reception(ours) as reception:
-        with reach(reception, None) as plain:
+def test_peer_without_tls_is_rejected_and_the_next_one_accepted(ours: TlsCredentials) -> None:
+    with TlsDestination(ours) as destination:
+        with reach(destination, None) as plain:
             plain.send([b"TAGALONG" + bytes(100)])
-            error = reception.wait_for_refusal()
-        with reach(reception, ours):
-            reception.wait()
+            error = destination.wait_for_refusal()
+        with reach(destination, ours):
+            destination.wait()
 
     assert isinstance(error, AuthenticationError)
     assert "no TLS 1.3 with the peer" in str(error)
@@ -200,13 +200,13 @@ def test_peer_without_tls_is_refused_and_the_next_one_let_in(ours: TlsCredential
 
 
 def test_silent_peers_do_not_hold_up_the_awaited_one(ours: TlsCredentials) -> None:
-    with Reception(ours) as reception, contextlib.ExitStack() as stack:
+    with TlsDestination(ours) as destination, contextlib.ExitStack() as stack:
         for _ in range(10):
-            stack.enter_context(reach(reception, None))
+            stack.enter_context(reach(destination, None))
         time.sleep(0.1)
         began = time.monotonic()
-        with reach(reception, ours):
-            reception.wait()
+        with reach(destination, ours):
+            destination.wait()
 
     assert time.monotonic() - began < 15  # one after the other, they would take 20 s
 
@@ -214,10 +214,12 @@ def test_silent_peers_do_not_hold_up_the_awaited_one(ours: TlsCredentials) -> No
 def test_source_without_tls_hears_what_it_lacks(ours: TlsCredentials) -> None:
     source = FakeMachine()
     source.resume()
-    with Reception(ours) as reception:
+    with TlsDestination(ours) as destination:
         with pytest.raises(MigrationError, match=r"this destination speaks TLS: give the source"):
-            migrate_to(str(reception.listener.address), source, MigrationOptions(timeouts=PATIENT))
-        assert "no TLS 1.3 with the peer" in str(reception.wait_for_refusal())
+            migrate_to(
+                str(destination.listener.address), source, MigrationOptions(timeouts=PATIENT)
+            )
+        assert "no TLS 1.3 with the peer" in str(destination.wait_for_refusal())
     source.close()
 
 
@@ -226,10 +228,10 @@ def test_peer_of_another_authority_is_not_trusted_by_either(
 ) -> None:
     theirs = TlsCredentials(Authority(tmp_path).folder)
     with (
-        Reception(theirs) as reception,
+        TlsDestination(theirs) as destination,
         pytest.raises(AuthenticationError, match=r"the peer is not trusted: .*certificate"),
     ):
-        reach(reception, ours)
+        reach(destination, ours)
 
 
 def test_client_of_another_authority_hears_that_it_is_not_accepted(
@@ -238,8 +240,8 @@ def test_client_of_another_authority_hears_that_it_is_not_accepted(
     mixed = Authority(tmp_path)
     (tmp_path / "ca-cert.pem").write_bytes((authority.folder / "ca-cert.pem").read_bytes())
     with (
-        Reception(TlsCredentials(authority.folder)) as reception,
-        reach(reception, TlsCredentials(mixed.folder)) as near,
+        TlsDestination(TlsCredentials(authority.folder)) as destination,
+        reach(destination, TlsCredentials(mixed.folder)) as near,
         pytest.raises(AuthenticationError, match=r"do not accept each other: .*unknown ca"),
     ):
         near.receive_into(memoryview(bytearray(1)))
@@ -252,11 +254,11 @@ def test_source_of_another_authority_hears_that_it_is_not_accepted(
     (tmp_path / "ca-cert.pem").write_bytes((authority.folder / "ca-cert.pem").read_bytes())
     source = FakeMachine()
     source.resume()
-    with Reception(ours) as reception:
+    with TlsDestination(ours) as destination:
         # Its HELLO comes with its certificate, and is never read.
         options = MigrationOptions(tls=TlsCredentials(mixed.folder), timeouts=PATIENT)
         with pytest.raises(MigrationError, match=r"do not accept each other: .*unknown ca"):
-            migrate_to(str(reception.listener.address), source, options)
+            migrate_to(str(destination.listener.address), source, options)
     source.close()
 
 
@@ -264,49 +266,49 @@ def test_server_that_is_another_host_is_not_trusted(tmp_path: Path) -> None:
     tls = TlsCredentials(Authority(tmp_path, host="other.example").folder)
 
     with (
-        Reception(tls) as reception,
+        TlsDestination(tls) as destination,
         pytest.raises(AuthenticationError, match=r"not trusted: .*127\.0\.0\.1"),
     ):
-        reach(reception, tls)
+        reach(destination, tls)
 
 
 def test_server_may_prove_another_name_if_that_is_asked_for(tmp_path: Path) -> None:
     tls = TlsCredentials(Authority(tmp_path, host="other.example").folder, "other.example")
 
-    with Reception(tls) as reception, reach(reception, tls):
-        assert reception.wait()
+    with TlsDestination(tls) as destination, reach(destination, tls):
+        assert destination.wait()
 
 
 def test_unix_socket_needs_the_name_that_the_server_must_prove(
     ours: TlsCredentials, tmp_path: Path
 ) -> None:
-    with Reception(ours, UnixAddress(tmp_path / "in")) as reception:
+    with TlsDestination(ours, UnixAddress(tmp_path / "in")) as destination:
         with pytest.raises(UsageError, match="TLS needs the name of the host that must answer"):
-            reach(reception, ours)
-        with reach(reception, TlsCredentials(ours.folder, "127.0.0.1")):
-            assert reception.wait()
+            reach(destination, ours)
+        with reach(destination, TlsCredentials(ours.folder, "127.0.0.1")):
+            assert destination.wait()
 
 
-def test_client_that_is_not_on_the_list_is_turned_away_with_the_reason(
+def test_client_that_is_not_on_the_list_is_rejected_with_the_reason(
     ours: TlsCredentials,
 ) -> None:
     strict = TlsCredentials(ours.folder, admitted=("somebody.else",))
     source = FakeMachine()
     source.resume()
-    with Reception(strict) as reception:
+    with TlsDestination(strict) as destination:
         options = MigrationOptions(tls=ours, timeouts=PATIENT)
         with pytest.raises(MigrationError, match=r"client source\.example is not admitted"):
-            migrate_to(str(reception.listener.address), source, options)
-        assert "client source.example is not admitted" in str(reception.wait_for_refusal())
-        assert not reception.channels
+            migrate_to(str(destination.listener.address), source, options)
+        assert "client source.example is not admitted" in str(destination.wait_for_refusal())
+        assert not destination.channels
     source.close()
 
 
-def test_client_that_is_on_the_list_is_let_in(ours: TlsCredentials) -> None:
+def test_client_that_is_on_the_list_is_accepted(ours: TlsCredentials) -> None:
     strict = TlsCredentials(ours.folder, admitted=("source.example",))
 
-    with Reception(strict) as reception, reach(reception, ours):
-        assert reception.wait()
+    with TlsDestination(strict) as destination, reach(destination, ours):
+        assert destination.wait()
 
 
 def test_older_tls_is_refused(authority: Authority, ours: TlsCredentials) -> None:
@@ -314,16 +316,16 @@ def test_older_tls_is_refused(authority: Authority, ours: TlsCredentials) -> Non
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     del authority
-    with Reception(ours) as reception:
-        assert isinstance(reception.listener.address, TcpAddress)
-        port = reception.listener.address.port
+    with TlsDestination(ours) as destination:
+        assert isinstance(destination.listener.address, TcpAddress)
+        port = destination.listener.address.port
         with (
             socket.create_connection(("127.0.0.1", port)) as sock,
             pytest.raises(ssl.SSLError),
             context.wrap_socket(sock, server_hostname="127.0.0.1"),
         ):
             pass
-        assert "unsupported protocol" in str(reception.wait_for_refusal())
+        assert "unsupported protocol" in str(destination.wait_for_refusal())
 
 
 @pytest.mark.parametrize("name", ["ca-cert.pem", "server-cert.pem", "server-key.pem"])
@@ -345,7 +347,7 @@ def test_file_that_is_no_certificate_is_named(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("uri", ["file:/tmp/vm", "exec:cat", "fd:0"])
-def test_tls_where_nobody_could_be_authenticated_is_refused(ours: TlsCredentials, uri: str) -> None:
+def test_tls_without_a_peer_to_authenticate_is_refused(ours: TlsCredentials, uri: str) -> None:
     with pytest.raises(UsageError, match="TLS needs a listener"):
         listen(parse_address(uri), tls=ours)
 
