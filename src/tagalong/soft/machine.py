@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Final, Self
 
 import numpy as np
@@ -71,17 +72,20 @@ class SoftMachine(MachineLifecycle):
         refuse_foreign(description)
         condition = threading.Condition()
         self._description = description
-        self._native = NativeMachine(description.vcpu_count, seed)
+        # A destination makes machines of what peers describe: one that cannot be leaves nothing.
+        with ExitStack() as undo:
+            self._native = NativeMachine(description.vcpu_count, seed)
+            undo.callback(self._native.close)
+            self._memory = create_memory(description, sources)
+            undo.callback(self._memory.close)
+            known = {**built_in_models(console), **(models or {})}
+            devices = create_devices(description.devices, known)
+            self._bus = DeviceBus(devices, self._memory, SharedInput(self._set_irq))
+            map_all(self._native, self._memory, self._bus)
+            undo.pop_all()
         runner = SoftRunner(condition, self._native, self._handle_exit, self._fail)
         super().__init__(condition, runner)
         self._idle = runner.idle
-        self._memory = create_memory(description, sources)
-        self._bus = DeviceBus(
-            create_devices(description.devices, {**built_in_models(console), **(models or {})}),
-            self._memory,
-            SharedInput(self._set_irq),
-        )
-        map_all(self._native, self._memory, self._bus)
         self._dirty_log = SoftDirtyLog(self._native, self._memory.regions)
         self._host: SoftHost | None = None
         self._tags = SoftTagAccess(self._memory, lambda: self.host)

@@ -1,6 +1,9 @@
+import gc
+import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +16,18 @@ from tagalong.errors import (
     UnsupportedInstructionError,
     UsageError,
 )
-from tagalong.machine import MachineDescription, MachineState, PowerState, RunState, register_ids
+from tagalong.machine import (
+    DeviceDescription,
+    MachineDescription,
+    MachineState,
+    PowerState,
+    RunState,
+    register_ids,
+)
 from tagalong.memory import Gpa, PageBitmap
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA, SoftMachine
-from tagalong.soft.native import StopReason
+from tagalong.soft.native import NativeMachine, StopReason
 from tests.support import a64, bare
 from tests.support.a64_code import Code
 
@@ -35,7 +45,7 @@ def power_off() -> list[int]:
     return [*a64.mov_value(0, SYSTEM_OFF), a64.hvc()]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the guest made no progress"
@@ -76,6 +86,30 @@ def test_from_description_foreign_machine_is_refused(changes: dict[str, Any], me
 
     with pytest.raises(UsageError, match=message):
         SoftMachine.from_description(MachineDescription(**fields))
+
+
+def test_machine_that_cannot_be_leaves_no_descriptor_and_no_interpreter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with SoftMachine.create(ram_bytes=1 << 20) as machine:
+        described = machine.description
+    disk = DeviceDescription("disk0", "virtio-blk", 0x0A00_0000, 0x200, 48)
+    closed: list[NativeMachine] = []
+    close = NativeMachine.close
+
+    def note_close(native: NativeMachine) -> None:
+        closed.append(native)
+        close(native)
+
+    monkeypatch.setattr(NativeMachine, "close", note_close)
+    gc.collect()  # what earlier tests left must not end while this one counts
+    before = len(os.listdir("/proc/self/fd"))
+
+    with pytest.raises(UsageError, match="device 'disk0' is of kind 'virtio-blk'") as caught:
+        SoftMachine(replace(described, devices=(*described.devices, disk)))
+
+    assert len(os.listdir("/proc/self/fd")) == before, caught  # with its frames still alive
+    assert len(closed) == 1
 
 
 def test_step_executes_exactly_the_count() -> None:
