@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from tagalong import wire
-from tagalong.errors import HostError, RemoteProtocolError, TagalongError
+from tagalong.errors import HostError, RemoteProtocolError
 from tagalong.migrate.link import Link, Timeouts
 from tagalong.migrate.pages.receiver import PageReceiver
 from tagalong.migrate.transport.channel import Channel, never
@@ -83,7 +83,7 @@ class PageChannels:
             link.allow_silence()
             link.send(wire.ChannelRecord(record.migration_id, record.number))
             _receive_all(link, receiver)
-        except TagalongError as error:
+        except Exception as error:  # noqa: BLE001 (raised in the destination's thread)
             if self._links.get(record.number) is link:
                 self.is_lost = self.is_lost or link.is_lost
                 self.failure = self.failure or error
@@ -243,7 +243,7 @@ class JoinAcceptor:
             elif isinstance(record, wire.Hello):
                 self._take_back(link, record, receiver)
                 return
-        except TagalongError as error:
+        except Exception as error:  # noqa: BLE001 (the peer learns of it, the others go on)
             link.abort(error)
         link.close()
 

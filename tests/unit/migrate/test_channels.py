@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tagalong.errors import HandoverUncertainError, MigrationError, UsageError
 from tagalong.machine import MachineDescription, RunState
@@ -101,6 +102,31 @@ def test_migration_over_channels_spreads_the_pages(
     assert len(carried) >= 2
     assert outcome.report is not None
     assert outcome.report.bytes_sent > sum(carried.values())
+
+
+class Exhausted(FakeMachine):
+    """A destination that runs out of memory when a channel brings tags."""
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        if threading.current_thread().name == "join":
+            raise MemoryError("no more")
+        super().write_page_tags(region, pages, packed)
+
+
+def test_channel_that_fails_of_anything_ends_the_migration_with_its_cause(
+    source: FakeMachine, outcomes: list[Outcome]
+) -> None:
+    began = time.monotonic()
+    options = MigrationOptions(channels=4, max_downtime_s=BUSY_S, timeouts=PATIENT)
+    outcome = Migration(source, options, build=Exhausted).run()
+    outcomes.append(outcome)
+
+    assert str(outcome.destination_error) == "no more"
+    assert isinstance(outcome.source_error, MigrationError)
+    assert source.run_state is RunState.RUNNING
+    assert time.monotonic() - began < PATIENT.answer_s / 2
 
 
 @pytest.mark.parametrize("step", [0, 5 << 20])

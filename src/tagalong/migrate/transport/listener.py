@@ -166,11 +166,21 @@ class SocketListener(Listener):
         while True:
             interrupt()
             left_s = max(0.0, deadline - time.monotonic())
-            if channel := self.look_up(min(LOOK_UP_S, left_s), idle_s=idle_s):
-                tune(channel.sock)
+            channel = self.look_up(min(LOOK_UP_S, left_s), idle_s=idle_s)
+            if channel is not None and self._is_tuned(channel):
                 return channel
             if time.monotonic() >= deadline:
                 raise HostError(f"{self.address}: no peer connected in {timeout_s:.1f} s")
+
+    def _is_tuned(self, channel: Channel) -> bool:
+        """Set what a migration's socket needs; reject a peer whose socket takes it no more."""
+        try:
+            tune(channel.sock)
+        except OSError as error:
+            channel.close()
+            self.refuse(HostError(f"{channel.name}: {error}"))
+            return False
+        return True
 
     def look_up(
         self,

@@ -254,7 +254,7 @@ class Child:
         """Pass standard error on, and remember its end."""
         errors = self._process.stderr
         assert errors is not None  # noqa: S101 (asked for with PIPE)
-        with errors:
+        with errors, contextlib.suppress(OSError):
             while piece := os.read(errors.fileno(), _SAID_BYTES):
                 self._said = (self._said + piece)[-_SAID_BYTES:]
                 with contextlib.suppress(OSError):
