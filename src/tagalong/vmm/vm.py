@@ -66,7 +66,7 @@ class Ending:
 
 
 def _accept_end() -> None:
-    """Have nothing against an order to end."""
+    """Accept an order to end."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,11 @@ class Vm:
         if not (ran and self.starts_on_arrival):
             self._enter(VmState.PAUSED)
             return
-        here.gate.resume()
+        try:
+            here.gate.resume()
+        except MachineError:
+            self._here = None  # the migration closes the machine, and nothing has arrived
+            raise
         self._enter(VmState.RUNNING)
         self.watch()
 

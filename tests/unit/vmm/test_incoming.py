@@ -217,6 +217,7 @@ def test_incoming_machine_that_cannot_start_is_refused_to_the_source() -> None:
     scene = play(ScriptedReceiver(), script)
 
     assert str(scene.receiver.refusal) == "the machine is shutdown"
+    assert scene.vm.machine is None
     assert scene.log[-2:] == ["MIGRATION failed in inmigrate", "SHUTDOWN in inmigrate"]
 
 
