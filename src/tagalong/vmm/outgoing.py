@@ -119,6 +119,7 @@ class Outgoing:
         if self.record is None or self.record.status is not MigrationStatus.PAUSED:
             raise RunStateError("no migration is paused: there is nothing to resume")
         self._steering.resume(uri)
+        self._uri = uri or self._uri
         self._advance(MigrationStatus.RECOVER)
 
     def tune(self, settings: MigrationSettings) -> None:

@@ -6,6 +6,7 @@ of their own; their reports arrive through `call_soon_threadsafe`, in order.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -230,7 +231,10 @@ class Vm:
 
     def thaw(self) -> None:
         """Undo what a migration or a snapshot did to the guest, if it froze it."""
-        self._require_here().gate.thaw()
+        # A machine that cannot resume has ended, which the watcher reports; the books of what froze
+        # it must be closed all the same.
+        with suppress(MachineError):
+            self._require_here().gate.thaw()
         self._thawed()
 
     def _froze(self, purpose: FreezePurpose) -> None:

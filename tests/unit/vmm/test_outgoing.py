@@ -535,3 +535,42 @@ def test_resume_after_the_migration_ended_while_paused_is_refused() -> None:
         assert not scene.outgoing.is_under_way
 
     play(ScriptedSender(MigrationError("did not come back in 1 s"), freezes=False), script)
+
+
+def test_migration_that_fails_with_a_machine_that_cannot_resume_comes_to_an_end() -> None:
+    class FailsFrozen(ScriptedSender):
+        def __call__(self, *arguments: Any) -> MigrationResult:
+            steering: Steering = arguments[4]
+            assert steering.freezer is not None
+            steering.freezer.freeze()
+            arguments[0].fail(StateError("broken"))
+            raise MigrationError("a disk is full")
+
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        failed = await scene.until("failed")
+        assert failed["error-desc"] == "the machine failed before the VM had moved: broken"
+        ending = await asyncio.wait_for(scene.vm.ended, TIMEOUT_S)
+        assert ending.exit_code == StateError.exit_code
+
+    scene = play(FailsFrozen(None), script)
+
+    assert scene.vm.state is VmState.INTERNAL_ERROR
+
+
+def test_migration_that_was_resumed_elsewhere_has_moved_there() -> None:
+    async def script(scene: Scene) -> None:
+        scene.outgoing.start(REQUEST)
+        await scene.until("active")
+        assert scene.sender.steering is not None
+        scene.sender.steering.set_pausable(True)
+        scene.outgoing.pause()
+        scene.outgoing.resume("tcp:elsewhere.example:2")
+        scene.sender.release.set()
+        await scene.until("completed")
+        with pytest.raises(
+            RunStateError, match=r"^the VM was migrated to tcp:elsewhere\.example:2"
+        ):
+            scene.vm.cont()
+
+    play(ScriptedSender(None), script)
