@@ -15,14 +15,14 @@ from tagalong.core.note_types import OWNER_CORE, OWNER_LINUX, NoteType
 from tagalong.core.source import Source
 from tagalong.errors import MalformedCoreError
 
-MAX_NOTES: Final = 1 << 18
+MAX_NOTES: Final = 1 << 19
 """Linux writes some eight for each thread; tagalong at most 2049."""
 
 MAX_NOTES_BYTES: Final = 256 << 20
 """Of all note segments together. tagalong writes at most 33 MiB; Linux some 4 KiB per thread."""
 
-MAX_THREADS: Final = 1 << 15
-"""Threads whose registers are read: as many as a process has under Linux's usual pid_max."""
+MAX_THREADS: Final = 1 << 16
+"""Threads whose registers are read: twice the pid_max that Linux has by default."""
 
 MAX_OWNER_BYTES: Final = 1 << 10
 MAX_AUXILIARY_BYTES: Final = 1 << 16
