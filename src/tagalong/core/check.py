@@ -31,7 +31,7 @@ from tagalong.mte import GRANULE_BYTES, PACKED_RATIO
 from tagalong.mte.pointers import LOGICAL_TAG_SHIFT
 
 MAX_FINDINGS = 1000
-"""So many findings of one rule are told: a hostile file makes a million."""
+"""How many findings of one rule are reported: a hostile file makes a million."""
 
 _OLD_MEMTAG = 0x7000_0001
 _ELFOSABI_GNU = 3
@@ -55,27 +55,27 @@ class CheckReport:
 def check_core(core: Core) -> CheckReport:
     """Look at everything that matters for the tags of an open core. Changes nothing.
 
-    Of a rule that a file breaks more than MAX_FINDINGS times the rest is counted only: the
-    last finding says how many. The verdicts are about all of them.
+    Of each rule, the first MAX_FINDINGS findings are reported, and one more that counts the
+    rest. The verdicts take all of them into account.
     """
-    told: list[Finding] = []
+    reported: list[Finding] = []
     left_out: Counter[tuple[Rule, Level]] = Counter()
     tallies = {name: _Tally() for name in DEBUGGERS}
     seen: Counter[Rule] = Counter()
     for finding in chain.from_iterable(rule(core) for rule in _RULES):
         seen[finding.rule] += 1
         if seen[finding.rule] <= MAX_FINDINGS:
-            told.append(finding)
+            reported.append(finding)
         else:
             left_out[finding.rule, finding.level] += 1
         for name, tally in tallies.items():
             tally.add(finding, finding.effect(name))
-    told += [
+    reported += [
         Finding(rule, level, f"{count} more like these are left out")
         for (rule, level), count in left_out.items()
     ]
     verdicts = (_verdict(name, tally, len(core.tag_segments)) for name, tally in tallies.items())
-    return CheckReport(tuple(told), tuple(verdicts))
+    return CheckReport(tuple(reported), tuple(verdicts))
 
 
 class _Tally:

@@ -180,7 +180,7 @@ class SeekableSource:
     """A compressed core: arrays are copies, decompressed frame by frame when asked for.
 
     Takes over `file`. Raises as `read_seek_table`; reading raises MalformedCoreError for a
-    frame that does not decompress to what the seek table says. Keeps a few frames at hand.
+    frame that does not decompress to what the seek table says. Caches up to 8 MiB of frames.
     """
 
     def __init__(self, file: FileSource) -> None:

@@ -1,4 +1,4 @@
-"""What is in a core, as a plain value that JSON can tell."""
+"""What is in a core, as plain values for JSON."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ Info = dict[str, object]
 def describe(core: Core) -> Info:
     """Return what an open core holds; addresses and register values are hex strings.
 
-    What a damaged note would have said is missing, and `damage` says why.
+    What damaged notes hold is missing, and `damage` has the reason.
     """
     info: Info = {
         "tagalong": __version__,

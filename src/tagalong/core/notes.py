@@ -168,7 +168,7 @@ def other_system(notes: Sequence[Note]) -> str | None:
     """
     for note in notes:
         for system in ("FreeBSD", "NetBSD", "OpenBSD"):
-            # NetBSD's and OpenBSD's owners go on with -CORE, @ and the number of a thread.
+            # In NetBSD and OpenBSD, -CORE and @ with the number of a thread follow.
             if note.owner == system or note.owner.startswith((f"{system}-CORE", f"{system}@")):
                 return system
     return None
@@ -183,7 +183,7 @@ def is_core(note: Note, kind: NoteType) -> bool:
 def vcpu_of(notes: Sequence[Note]) -> CoreVcpu:
     """Return the registers that the notes of one thread hold.
 
-    Raises MalformedCoreError for a note of another size than Linux gives it on arm64.
+    Raises MalformedCoreError for a note of another size than it has in Linux on arm64.
     """
     status = _fields(notes[0], thread_notes.PRSTATUS)
     general = thread_notes.USER_PT_REGS.unpack(status["pr_reg"])

@@ -113,7 +113,7 @@ class _SegmentIndex:
         self._furthest = [*accumulate((each.end for each in self._segments), max)]
 
     def only(self, here: MemoryRange) -> ProgramHeader | None:
-        """Return the segment that has just this range, None if there is none or another."""
+        """Return the segment with just this range, None if other segments are in it as well."""
         first = bisect_left(self._starts, here.address)
         stop = bisect_left(self._starts, here.end)
         if stop - first != 1 or (first and self._furthest[first - 1] > here.address):
@@ -133,7 +133,7 @@ def _memory_of(core: Core) -> MemoryMap:
 
 
 def _page_size(core: Core) -> int:
-    """Return the page size that NT_AUXV tells, else the usual one."""
+    """Return the page size that NT_AUXV has, else 4096."""
     size = (core.auxiliary_vector or {}).get(AT_PAGESZ)
     return size if size in PAGE_SIZES_BYTES else PAGE_SIZES_BYTES[0]
 

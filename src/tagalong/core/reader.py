@@ -89,7 +89,7 @@ def open_core(path: str | Path) -> "Core":
 
 
 def _what_it_is(file: FileSource, path: str | Path) -> str:
-    """Return what a file is that is no core, and what to do with it, if that can be told."""
+    """Return what a file that is no core is instead and how to use it, "" if unknown."""
     start = file.view(0, min(file.size, elf.ELF_HEADER.size)).tobytes()
     if start.startswith(STREAM_MAGIC):
         return f"; this is a migration stream: load it with `tagalong run --incoming file:{path}`"

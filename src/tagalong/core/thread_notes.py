@@ -146,7 +146,7 @@ def _auxv(page_size_bytes: int, version: MteVersion) -> bytes:
 
 
 def tagged_address_control(registers: Registers, version: MteVersion) -> int:
-    """Return the word of PR_SET_TAGGED_ADDR_CTRL that says what a vCPU's registers say.
+    """Return the word of PR_SET_TAGGED_ADDR_CTRL that matches a vCPU's registers.
 
     Of its present exception level: whether the top byte is ignored, how tags are checked,
     and which tags IRG may choose.

@@ -128,7 +128,7 @@ class CoreWriter:
         self._data[segment].copy(offset, source_fd, source_offset, length)
 
     def commit(self, notes: CoreNotes, progress: PackProgress | None = None) -> WrittenFile:
-        """Write the notes and the headers, bring all of it to the disk, give it its name.
+        """Write notes and headers, bring the file to the disk and give it its name.
 
         `progress` is called while a core is compressed; what it raises passes through.
 

@@ -1,6 +1,6 @@
 """One bit per page, in the layout of KVM's dirty log.
 
-KVM_GET_DIRTY_LOG (Linux, Documentation/virt/kvm/api.rst 4.8) gives a bitmap of
+KVM_GET_DIRTY_LOG (Linux, Documentation/virt/kvm/api.rst 4.8) returns a bitmap of
 little-endian 64-bit words in which bit n is page n of the memory slot, padded with zero
 bits to a whole word. All work here is done on words, so that the bitmap of 64 GiB of RAM
 (2 MiB) is handled in milliseconds whatever it holds.

@@ -75,7 +75,7 @@ class Plane:
 
     Memory of just this size that was reserved (reserve.py) is taken: `was_reserved`.
     `name` is for people: it shows in /proc/PID/maps and in error messages. Raises HostError
-    if the host does not give the memory.
+    if the host lacks the memory.
     """
 
     def __init__(self, name: str, size_bytes: int) -> None:

@@ -95,7 +95,7 @@ class PrivatePlane:
     """Private memory of `size_bytes` as a plane, see `AnyPlane` for what each method promises.
 
     `source`: a range as large as the plane, which is its content at first; nothing that is
-    written here reaches the file. Raises HostError if the host does not give the memory or
+    written here reaches the file. Raises HostError if the host lacks the memory or
     does not map the file, UsageError for a source that cannot be mapped.
     """
 

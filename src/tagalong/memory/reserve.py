@@ -29,7 +29,7 @@ _lock = threading.Lock()
 def reserve(size_bytes: int, is_enough: Callable[[], bool]) -> None:
     """Make shared memory of `size_bytes` ready, for the next plane of just that size.
 
-    `is_enough` is asked every now and then: once it says so, the rest stays holes. Huge pages
+    `is_enough` is called every now and then: once it returns true, the rest stays holes. Huge pages
     are used where the kernel has them for shared memory. Raises HostError if the host does not
     have the memory; nothing stays reserved then.
     """
