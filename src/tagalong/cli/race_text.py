@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from tagalong.access.outcome import Outcome
+from tagalong.cli.units import wrapped
 from tagalong.studies.race.code import Side
 from tagalong.studies.race.explore import Method
 from tagalong.studies.race.report import OutcomeLine, RaceReport, Step
 from tagalong.studies.race.world import Granule
 
-_GUEST_WIDTH = 26
-_VMM_WIDTH = 34
+_GUEST_WIDTH = 24
+_VMM_WIDTH = 26
 _MEANING = {
     Outcome.FAULT: "the VMM took a tag check fault",
     Outcome.TORN: "tag and data that never existed together",
@@ -31,9 +32,11 @@ def race_report(report: RaceReport, *, full: bool) -> str:
     """
     explored = report.exploration
     lines = [
-        f"Guest {report.guest}: {_instructions(explored.lengths[0])}. VMM {report.vmm}: "
-        f"{_instructions(explored.lengths[1])}, {_circumstances(report)}.",
-        f"{_method(report)} ({explored.reason}).",
+        wrapped(
+            f"Guest {report.guest}: {_instructions(explored.lengths[0])}. VMM {report.vmm}: "
+            f"{_instructions(explored.lengths[1])}, {_circumstances(report)}."
+        ),
+        wrapped(f"{_method(report)} ({explored.reason})."),
         "",
         *(_outcome(report, outcome, count) for outcome, count in report.outcomes.items()),
     ]
@@ -49,18 +52,18 @@ def race_report(report: RaceReport, *, full: bool) -> str:
 def races_table(reports: Sequence[RaceReport]) -> str:
     """Return one line for each report: the share of each outcome."""
     first = reports[0]
-    heads = "".join(f"{outcome.value:>9}" for outcome in first.outcomes)
+    heads = "".join(f"{outcome.value:>8}" for outcome in first.outcomes)
     lines = [
         f"Guest {first.guest}, {_circumstances(first)}; in percent of all interleavings.",
         "",
-        f"{'access':8} {'VMM, instructions':>18} {'interleavings':>14}{heads}  method",
+        f"{'access':8}{'instructions':>13}{'interleavings':>14}{heads}  method",
     ]
     for report in reports:
         explored = report.exploration
-        shares = "".join(f"{_share(report, count):>9}" for count in report.outcomes.values())
+        shares = "".join(f"{_share(report, count):>8}" for count in report.outcomes.values())
         lines.append(
-            f"{report.vmm:8} {explored.lengths[1]:>18} {explored.interleavings:>14,}{shares}  "
-            f"{explored.method.value}"
+            f"{report.vmm:8}{explored.lengths[1]:>13}{explored.interleavings:>14,}{shares}  "
+            f"{explored.method.name.lower()}"
         )
     return "\n".join(lines)
 
@@ -107,7 +110,7 @@ def _share(report: RaceReport, count: int) -> str:
 def _interleaving(report: RaceReport, line: OutcomeLine, *, full: bool) -> list[str]:
     return [
         f"{line.outcome.value}, for instance ({_instructions(len(line.steps))}):",
-        f"  {'guest':{_GUEST_WIDTH}}{'VMM':{_VMM_WIDTH}}granule: {_granule(report.start)}",
+        f"  {'guest':{_GUEST_WIDTH}}{'VMM':{_VMM_WIDTH}}{_granule(report.start)}",
         *(_steps(line.steps) if full else _shared_steps(line.steps)),
         f"  {'':{_GUEST_WIDTH}}{_end(line)}",
     ]
