@@ -274,5 +274,15 @@ def _hidden_name(name: str) -> str:
 
 
 def _failure(verb: str, path: Path, error: OSError | ValueError) -> HostError:
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    return HostError(f"cannot {verb} {path}: {reason}")
+    return name_failure(f"cannot {verb}", path, error)
+
+
+def name_failure(what: str, path: str | Path, error: OSError | ValueError) -> HostError:
+    """Return the error that says `what` of a name, and why.
+
+    A ValueError is about the name itself: it has a NUL, or characters that no encoding has. It
+    is quoted then, so that the message can be printed.
+    """
+    if isinstance(error, OSError):
+        return HostError(f"{what} {path}: {error.strerror}")
+    return HostError(f"{what} {str(path)!a}: this is not a name that a file can have ({error})")

@@ -35,11 +35,11 @@ from tagalong.core.regions import CoreRegion, overlay
 from tagalong.core.source import FileSource, Source, allocate
 from tagalong.errors import (
     AddressError,
-    HostError,
     MalformedCoreError,
     NoTagsError,
     NotInCoreError,
 )
+from tagalong.files import name_failure
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAGS_PER_BYTE
 from tagalong.mte.pointers import address_of
 from tagalong.mte.tags import pack, unpack
@@ -52,8 +52,7 @@ def open_file(path: Path) -> FileSource:
         # Without waiting for a writer at the other end of a FIFO.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise HostError(f"cannot open {path}: {reason}") from error
+        raise name_failure("cannot open", path, error) from error
     try:
         return FileSource(fd, path)
     except BaseException:

@@ -357,7 +357,9 @@ def test_open_what_cannot_be_opened_is_a_host_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(HostError, match=r"cannot open .*pipe: it is no regular file; give"):
         open_core(tmp_path / "pipe")
-    with pytest.raises(HostError, match=r"cannot open a.b: embedded null byte"):
+    with pytest.raises(
+        HostError, match=r"^cannot open 'a\\x00b': this is not a name that a file can have"
+    ):
         open_core("a\0b")
 
 
