@@ -28,7 +28,9 @@ class Preparation:
         try:
             for size_bytes in self._sizes_bytes:
                 reserve(size_bytes, self._is_enough.is_set)
-        except (HostError, OSError, MemoryError) as error:
+        except HostError as error:
+            self.failure = error
+        except (OSError, MemoryError) as error:
             self.failure = HostError(f"cannot reserve memory: {error}")
 
     def before(self, build: Build) -> Build:
