@@ -60,6 +60,12 @@ def test_every_command_with_json_prints_json_when_it_fails(
         (["dump", nowhere, nowhere], "HostError", 10),
         (["snapshot", nowhere, nowhere], "ControlError", 50),
         (["migrate", nowhere, "tcp:127.0.0.1:1"], "ControlError", 50),
+        *(
+            ([name, nowhere], "ControlError", 50)
+            for name in ("status", "stop", "cont", "cancel", "events", "quit")
+        ),
+        (["migrate", nowhere, "--wait"], "ControlError", 50),
+        (["migrate", nowhere, "pigeon:1"], "UsageError", 2),
         (["race"], "UsageError", 2),
         (["race", "--method", "guessing"], "UsageError", 2),
         (["info"], "UsageError", 2),

@@ -1,7 +1,6 @@
 """Standard output and error that are closed, full, slow, or that nobody reads any more."""
 
 import os
-import stat
 import subprocess
 import sys
 import threading
@@ -15,8 +14,8 @@ from tagalong.cli.output import MessageStream, ReportStream
 from tagalong.errors import OutputError
 from tests.support.core_cases import CASES
 from tests.support.cores import notes, random_planes, write_core
+from tests.support.outputs import closed_file, full_device, unread_pipe
 
-FULL_DEVICE = os.makedev(1, 7)
 DONE = "what was asked for is done, and only its report is lost"
 CLOSED = f"cannot write to standard output: Bad file descriptor; {DONE}"
 FULL = f"cannot write to standard output: No space left on device; {DONE}"
@@ -36,9 +35,7 @@ def core(tmp_path: Path) -> Path:
 @pytest.fixture
 def full(tmp_path: Path) -> Path:
     """Return a device of our own on which every write fails with ENOSPC."""
-    path = tmp_path / "full"
-    os.mknod(path, stat.S_IFCHR | 0o600, FULL_DEVICE)
-    return path
+    return full_device(tmp_path / "full")
 
 
 def reports(core: Path) -> list[tuple[list[str], int]]:
@@ -61,17 +58,6 @@ def reports(core: Path) -> list[tuple[list[str], int]]:
 
 def writing_to(monkeypatch: pytest.MonkeyPatch, stream: TextIO) -> None:
     monkeypatch.setattr(sys, "stdout", ReportStream(stream))
-
-
-def unread_pipe() -> TextIO:
-    reading, writing = os.pipe()
-    os.close(reading)
-    return open(writing, "w", encoding="utf-8")
-
-
-def closed_file() -> TextIO:
-    """Return a stream whose descriptor takes no writes, as a closed standard output does."""
-    return open(os.open("/dev/null", os.O_RDONLY), "w", encoding="utf-8")
 
 
 def test_every_command_without_a_reader_keeps_its_verdict(

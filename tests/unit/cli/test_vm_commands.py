@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from tagalong.cli.app import invoke
+from tagalong.cli.output import ReportStream
 from tagalong.errors import MigrationError
+from tests.support.outputs import closed_file, full_device, unread_pipe
 from tests.support.served_thread import ServedInThread, served_in_thread
 
 TIMEOUT_S = 60.0
@@ -243,3 +245,40 @@ def test_dump_to_a_name_of_a_compressed_file_is_refused(
         "another name and compress that with zstd\n"
     )
     assert not target.exists()
+
+
+def test_commands_act_on_the_vm_whatever_becomes_of_their_output(
+    vm: ServedInThread, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = full_device(tmp_path / "full")
+    vm.served.storing.finish.set()
+    for json_or_not in ([], ["--json"]):
+        for output, status in ((unread_pipe, 0), (closed_file, 13), (full.open, 13)):
+            for command in (["cont"], ["stop"], ["status"]):
+                opened = output("w") if output is full.open else output()
+                with opened as stream:
+                    monkeypatch.setattr(sys, "stdout", ReportStream(stream))
+                    assert invoke([*command, path, *json_or_not]) == status, command
+                if command != ["status"]:
+                    expected = {"cont": "running", "stop": "paused"}[command[0]]
+                    assert vm.served.vm.state.value == expected
+        with full.open("w") as stream:
+            monkeypatch.setattr(sys, "stdout", ReportStream(stream))
+            assert invoke(["snapshot", path, str(tmp_path / "vm.core"), *json_or_not]) == 13
+        assert vm.served.storing.requests[-1].path == tmp_path / "vm.core"
+
+
+def test_migration_whose_report_is_lost_says_that_it_is_done(
+    vm: ServedInThread, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    vm.served.migration.finish.set()
+    with full_device(tmp_path / "full").open("w") as stream:
+        monkeypatch.setattr(sys, "stdout", ReportStream(stream))
+        assert invoke(["migrate", path, URI]) == 13
+
+    assert vm.served.vm.state.value == "postmigrate"
+    assert capsys.readouterr().err == (
+        "tagalong: error: cannot write to standard output: No space left on device; what was "
+        "asked for is done, and only its report is lost\n"
+    )
