@@ -139,8 +139,12 @@ enum interrupt_line { LINE_FIQ = 1, LINE_IRQ = 2 };
 #define NO_DEADLINE UINT64_MAX
 
 struct vcpu {
+    /* What every instruction uses comes first, together. */
     uint64_t x[SLOTS];
     uint64_t pc, next_pc;
+    uint64_t instructions;
+    uint64_t fetch_page;
+    const uint8_t *fetch_data;
     uint32_t nzcv; /* in bits 31:28, as in SPSR_EL1 */
 
     /* PSTATE */
@@ -153,12 +157,9 @@ struct vcpu {
     bool watches_fetch, watches_data; /* breakpoints, watchpoints are enabled; update_debug() */
     uint32_t step_iss;                /* of the next software step exception */
 
-    uint64_t fetch_page;
-    const uint8_t *fetch_data;
-
     uint32_t exit_reason; /* 0 unless the vCPU has to leave to the caller */
     bool powered;
-    bool slice_over;  /* run_slice() returns after this instruction */
+    bool slice_over; /* run_slice() returns after this instruction */
     bool turn_over;   /* the vCPU gives up the rest of its turn */
     uint8_t waiting;  /* enum waiting */
     uint32_t lines;   /* enum interrupt_line; other threads store here, so all access is atomic */
@@ -168,8 +169,7 @@ struct vcpu {
     struct vector v[VECTORS];
     uint32_t fpsr, fpcr;
     struct exclusive_monitor monitor;
-    uint64_t instructions;
-    uint64_t counted; /* how many of them are part of ta_machine.retired */
+    uint64_t counted; /* how many of the instructions are part of ta_machine.retired */
 
     struct {
         uint64_t gpa, data;

@@ -38,7 +38,7 @@ uint64_t run_slice(struct vcpu *cpu, uint64_t count)
 {
     uint64_t start = cpu->instructions; /* exact at each instruction: the counter needs it */
     cpu->slice_over = false;
-    for (; cpu->instructions - start < count; cpu->instructions++) {
+    for (uint64_t end = start + count; cpu->instructions != end; cpu->instructions++) {
         uint64_t pc = cpu->pc;
         if (unlikely((pc & (PAGE_MASK | 3)) != cpu->fetch_page) && !fetch_page(cpu)) {
             cpu->pc = cpu->next_pc;
