@@ -10,7 +10,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import numpy as np
@@ -62,15 +62,18 @@ class SoftHost:
         self._lock = threading.Lock()
         self._borrowed = 0
         self._forbidden: list[range] = []
-        self._native = NativeMachine(1, 0)
-        for region in self._memory.regions:
-            self._native.add_ram(region)
-        self._native.share_tags()
-        self._blob = load_blob()
-        self._process = Process(
-            self._native, 0, self._memory.regions, self._blob.code, _SCRATCH_BYTES
-        )
         self._closed = False
+        self._blob = load_blob()
+        with ExitStack() as undo:
+            self._native = NativeMachine(1, 0)
+            undo.callback(self._native.close)
+            for region in self._memory.regions:
+                self._native.add_ram(region)
+            self._native.share_tags()
+            self._process = Process(
+                self._native, 0, self._memory.regions, self._blob.code, _SCRATCH_BYTES
+            )
+            undo.pop_all()
 
     @property
     def memory(self) -> GuestMemory:

@@ -10,9 +10,10 @@ import pytest
 from tagalong.access import STRATEGIES, Direction, Need, Routine, tagged_addr_ctrl
 from tagalong.access.host import PSTATE_TCO
 from tagalong.errors import AddressError, HostError, RunStateError, UsageError
-from tagalong.memory import Gpa
+from tagalong.memory import Gpa, GuestMemory, Region
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA, SoftMachine
+from tagalong.soft.host import SoftHost
 from tagalong.soft.host.process import CODE_VA, TAGGED_VA, Process
 from tagalong.soft.native import NativeMachine
 from tests.support import a64, bare
@@ -208,3 +209,22 @@ def test_host_changes_nothing_of_the_guest_s_run() -> None:
         machine.close()
 
     assert digests[0] == digests[1]
+
+
+def test_host_for_ram_that_does_not_fit_leaves_no_interpreter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[NativeMachine] = []
+    close = NativeMachine.close
+
+    def note_close(native: NativeMachine) -> None:
+        closed.append(native)
+        close(native)
+
+    monkeypatch.setattr(NativeMachine, "close", note_close)
+
+    memory = GuestMemory([Region.create(1 << 44, 4096)])
+    with memory, pytest.raises(AddressError, match="does not fit the host"):
+        SoftHost(memory)
+
+    assert len(closed) == 1
