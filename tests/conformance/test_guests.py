@@ -80,7 +80,10 @@ def test_retag_gives_each_granule_the_tag_and_the_data_of_a_round(boot: Boot, mo
     guest.wait_for("retag: buffer=", 1)
     (line,) = guest.lines_with("retag: buffer=")
     gpa = Gpa(int(line.split()[1].removeprefix("buffer="), 16))
-    time.sleep(0.5)
+    deadline = time.monotonic() + 200
+    while int.from_bytes(guest.machine.memory.read(gpa, 8), "little") < 20:
+        assert time.monotonic() < deadline, "the guest does not come to its twentieth round"
+        time.sleep(0.05)
     guest.machine.pause()
 
     words = np.frombuffer(guest.machine.memory.read(gpa, 64 * 16), "<u8").reshape(64, 2)

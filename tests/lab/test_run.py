@@ -39,7 +39,7 @@ def emulators_of(pid: int) -> list[int]:
 
 
 def wait_until_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.05)
@@ -56,7 +56,7 @@ def test_round_trip_of_true_is_short(kernel: str) -> None:
     assert run.returncode == 0, run.stderr.decode()
     # Processor time, because other work on this machine is not the lab's. Measured: 5 to 6 s,
     # which are 4 to 5 s on the clock where two cores are idle.
-    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 12
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 25
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ class TlsDestination:
         return self.channels[0]
 
     def wait_for_refusal(self) -> HostError:
-        for _ in range(100):
+        for _ in range(3000):
             if self.refused:
                 break
             time.sleep(0.02)
@@ -153,7 +153,7 @@ def test_is_readable_is_not_fooled_by_what_tls_says_for_itself(ours: TlsCredenti
         assert not near.is_readable()
         assert not far.is_readable()
         far.send([b"xyz"])
-        for _ in range(100):
+        for _ in range(3000):
             if near.is_readable():
                 break
             time.sleep(0.01)
