@@ -2,7 +2,7 @@
 
 A report that could not be written is an error like any other: OutputError, with its own exit
 status. A reader that went away is not: `tagalong check core | head -1` has the verdict of the
-check, and what nobody reads is dropped. Messages on standard error never change a verdict,
+check, and output without a reader is dropped. Messages on standard error never change a verdict,
 whatever becomes of them.
 
 The streams are replaced once, in `main`, so that no command and no library (click prints help,

@@ -91,7 +91,7 @@ that must not be read are errors of one kind."""
 
 
 class _Folder(click.Path):
-    """The path of a folder, made absolute; an empty text is none."""
+    """The path of a folder, made absolute; an empty text means no folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path. The empty default must not become the working folder."""
