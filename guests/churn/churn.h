@@ -17,7 +17,7 @@
 #define MAX_FREE_GRANULES 4096
 #define MAX_BLOCK_SHIFT 11
 
-/* Tag 0 is what memory has that nobody tagged, so no segment has it (GCR_EL1.Exclude). */
+/* Memory that was never tagged has tag 0, so no segment uses it (GCR_EL1.Exclude). */
 #define EXCLUDED_TAGS 0x0001
 
 enum segment_state { SEGMENT_UNUSED, SEGMENT_FREE, SEGMENT_LIVE };

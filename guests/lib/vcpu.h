@@ -67,8 +67,8 @@ const struct frame *trap_taken(void);
 /* Runs EL0 code at `entry` until it takes an exception, which is then in trap_taken(). */
 void el0_run(u64 entry, u64 x0, u64 x1, u64 stack);
 
-/* Every program says what an exception that nobody asked for means to it. It may change
- * the frame to go on elsewhere. */
+/* Each program defines what an exception means while no trap is armed. It may change the frame to
+ * continue elsewhere. */
 void unexpected_exception(struct frame *frame);
 
 /* Starts vCPUs 1 to count - 1 at `program`; returns how many, vCPU 0 among them, run. */

@@ -1,15 +1,15 @@
 /* retag: changes the tags of a few granules as fast as it can, and their data with them.
  *
- * In round n every granule gets tag n % 15 + 1 and twice the 64-bit word n, so that whoever
- * looks can tell which moment a tag and which moment the data come from. No granule has tag 0
- * after the first round. */
+ * In round n every granule gets tag n % 15 + 1 and twice the 64-bit word n, so that a reader can
+ * tell from which round a tag is and from which the data are. No granule has tag 0 after the first
+ * round. */
 #include "boot.h"
 #include "console.h"
 #include "mte.h"
 #include "vcpu.h"
 
 #define MAX_GRANULES 65536
-#define LARGEST_PAGE_BYTES 65536 /* of any host: whoever looks at tags does it by pages */
+#define LARGEST_PAGE_BYTES 65536 /* of any host: readers of tags work by pages */
 
 extern _Noreturn void retag_store(u64 address, u64 granules);
 extern _Noreturn void retag_pair(u64 address, u64 granules);

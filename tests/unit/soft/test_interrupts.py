@@ -370,6 +370,25 @@ def test_mmio_of_many_windows_says_which_was_hit(make: type[Interpreter]) -> Non
     assert hit == [(StopReason.MMIO, number, gpas[number] + 0xFFC) for number in numbers]
 
 
+def test_ram_of_many_regions_is_reached_in_each_of_them(make: type[Interpreter]) -> None:
+    interpreter = make([a64.ldr(2, 1), a64.b(-4)])
+    numbers = [37 * number % 100 for number in range(100)]
+    regions = [Region.create(0x8000_0000 + 0x3000 * number, 0x1000) for number in numbers]
+    for number, region in zip(numbers, regions, strict=True):
+        region.raw_data[0xFF8:].view("<u8")[0] = number + 1
+        interpreter.native.add_ram(region)
+    found = []
+    for region in regions:
+        interpreter.native.set_register(0, register_ids.PC, CODE)
+        interpreter.native.set_register(0, register_ids.x(1), region.gpa + 0xFF8)
+        interpreter.step(1)
+        found.append(interpreter.get(register_ids.x(2)) - 1)
+
+    assert found == numbers
+    for region in regions:
+        region.close()
+
+
 def test_map_ranges_that_touch_are_taken_and_overlaps_are_rejected_by_name(
     make: type[Interpreter],
 ) -> None:
