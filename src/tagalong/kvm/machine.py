@@ -169,12 +169,14 @@ class KvmMachine(MachineLifecycle):
 
     def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return packed allocation tags of a range, as a copy."""
+        self._refuse_closed()
         self.memory.locate(gpa, length_bytes)
         page = self.description.page_size_bytes
         return read_tag_range(self._tags.read, gpa, length_bytes, page)
 
     def write_tags(self, gpa: int, packed: NDArray[np.uint8]) -> None:
         """Set the packed allocation tags from a gpa on."""
+        self._refuse_closed()
         length, page = packed.size * PACKED_RATIO, self.description.page_size_bytes
         self.memory.locate(gpa, length)
         with self._held_for_parts_of_pages(gpa, length):
@@ -184,12 +186,14 @@ class KvmMachine(MachineLifecycle):
         self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
         """Return packed allocation tags of scattered pages, a row each, as a copy."""
+        self._refuse_closed()
         return self._tags.read_pages(region, pages, out)
 
     def write_page_tags(
         self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
     ) -> None:
         """Set allocation tags of scattered pages, a row each."""
+        self._refuse_closed()
         self._tags.write_pages(region, pages, packed)
 
     def use_access(self, name: str) -> AccessChoice:
@@ -199,6 +203,7 @@ class KvmMachine(MachineLifecycle):
 
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may not be zero."""
+        self._refuse_closed()
         pages = [region.populated_pages() for region in self.memory.regions]
         self._tags.note_used(pages)
         return pages

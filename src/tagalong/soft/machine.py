@@ -166,10 +166,12 @@ class SoftMachine(MachineLifecycle):
 
     def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return packed allocation tags of a range, as a copy."""
+        self._refuse_closed()
         return self._tags.read(gpa, length_bytes)
 
     def write_tags(self, gpa: int, packed: NDArray[np.uint8]) -> None:
         """Set the packed allocation tags from a gpa on."""
+        self._refuse_closed()
         with self._held_for_parts_of_pages(gpa, packed.size * PACKED_RATIO):
             self._tags.write(gpa, packed)
 
@@ -177,20 +179,24 @@ class SoftMachine(MachineLifecycle):
         self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
         """Return packed allocation tags of scattered pages, a row each, as a copy."""
+        self._refuse_closed()
         return self._tags.read_pages(region, pages, out)
 
     def write_page_tags(
         self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
     ) -> None:
         """Set allocation tags of scattered pages, a row each."""
+        self._refuse_closed()
         self._tags.write_pages(region, pages, packed)
 
     def use_access(self, name: str) -> AccessChoice:
         """Touch guest RAM by the strategy `name` from now on."""
+        self._refuse_closed()
         return self._tags.use_access(name)
 
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may not be zero."""
+        self._refuse_closed()
         return [region.populated_pages() for region in self._memory.regions]
 
     def start_dirty_log(self) -> None:
