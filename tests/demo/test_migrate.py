@@ -1,6 +1,7 @@
 """`tagalong migrate` between two real VMs: success, refusal, failure, cancelling."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -342,3 +343,20 @@ def test_migrate_over_a_connection_that_another_process_opened(tmp_path: Path) -
             assert there.state() == "running"
         again = qmp.execute("closefd", fdname="mig")["error"]
         assert "no descriptor is called mig" in str(again)
+
+
+def test_migrate_to_a_descriptor_of_the_vm_itself_is_refused_and_harms_nothing(
+    tmp_path: Path,
+) -> None:
+    with vm_process(tmp_path, "vm", *CHURN) as vm, vm.qmp() as qmp:
+        vm.wait_for_console("churn: progress")
+        numbers = sorted(int(name) for name in os.listdir(f"/proc/{vm.process.pid}/fd"))
+        for number in numbers:
+            reply = qmp.execute("migrate", uri=f"fd:{number}")
+            assert f"fd:{number}: this" in str(reply["error"])
+
+        seen = vm.console.count("churn: progress")
+        vm.wait_for_console("churn: progress", seen + 2)
+        assert qmp.state() == "running"
+        assert "TAGALONG" not in vm.console + vm.messages
+        assert len(numbers) > 3
