@@ -115,7 +115,14 @@ class SoftVcpu:
     def take(self, state: VcpuState) -> None:
         """Load a state to which there is no objection; report what the policy accepted in it."""
         self._accept(state, self._policy)
-        self._write(self._match(state))
+        registers = self._match(state)
+        if self._index and register_ids.TIMER_COUNT in registers:
+            # One counter for all. States of earlier versions had one for each vCPU: the latest
+            # counts, so that time runs backwards for none of them.
+            registers[register_ids.TIMER_COUNT] = max(
+                registers[register_ids.TIMER_COUNT], self._native.counter()
+            )
+        self._write(registers)
         self._write(self._other_identity(state))
         self.set_power(state.power)
 

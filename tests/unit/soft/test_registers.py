@@ -87,6 +87,22 @@ def test_wide_registers_move_with_the_state_through_the_stream() -> None:
     destination.close()
 
 
+def test_load_state_with_a_counter_for_each_vcpu_keeps_the_latest() -> None:
+    for counts in ((1000, 400), (400, 1000)):
+        machine = bare.machine_with([a64.b(0)], vcpu_count=2)
+        state = machine.save_state()
+        vcpus = tuple(
+            VcpuState({**vcpu.registers, register_ids.TIMER_COUNT: count}, vcpu.power)
+            for vcpu, count in zip(state.vcpus, counts, strict=True)
+        )
+        machine.load_state(MachineState(vcpus, state.devices))
+
+        assert [bare.get(machine, register_ids.TIMER_COUNT, vcpu) for vcpu in (0, 1)] == [1000] * 2
+        machine.load_state(state)
+        assert machine.save_state() == state, "a state with one counter is loaded as it is"
+        machine.close()
+
+
 def test_load_state_of_a_cpu_that_has_used_its_fp_unit_is_rejected_by_register() -> None:
     machine = SoftMachine.from_description(
         SoftMachine.create(ram_bytes=1 << 20).description, policy=CpuPolicy(allow_mismatch=True)
