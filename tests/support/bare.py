@@ -4,6 +4,7 @@ RAM is identity mapped with 1 GiB blocks: Normal Tagged at RAM_GPA, Device below
 exception ends in a loop at its vector, where tests find it.
 """
 
+import time
 from collections.abc import Callable, Sequence
 
 from tagalong.machine import Machine, RegisterId, register_ids
@@ -106,3 +107,11 @@ def get(machine: Machine, register: RegisterId, vcpu: int = 0) -> int:
 
 def tagged(address: int, tag: int) -> int:
     return address | tag << 56
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Poll until a running guest has come so far."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the guest made no progress"
+        time.sleep(0.001)

@@ -2,7 +2,6 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,14 +11,12 @@ import pytest
 from tagalong.errors import (
     AddressError,
     RunStateError,
-    StateError,
     UnsupportedInstructionError,
     UsageError,
 )
 from tagalong.machine import (
     DeviceDescription,
     MachineDescription,
-    MachineState,
     PowerState,
     RunState,
     register_ids,
@@ -43,13 +40,6 @@ def counting_loop() -> list[int]:
 
 def power_off() -> list[int]:
     return [*a64.mov_value(0, SYSTEM_OFF), a64.hvc()]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the guest made no progress"
-        time.sleep(0.001)
 
 
 def test_create_new_machine_is_paused_with_vcpu_0_on() -> None:
@@ -226,7 +216,7 @@ def test_pause_while_running_state_stands_still_until_resumed() -> None:
     counter = machine.memory.view(Gpa(bare.DATA), 8).view(np.uint64)
 
     machine.resume()
-    wait_until(lambda: counter[0] > 1000)
+    bare.wait_until(lambda: counter[0] > 1000)
     machine.pause()
     first = int(counter[0])
     time.sleep(0.02)
@@ -234,7 +224,7 @@ def test_pause_while_running_state_stands_still_until_resumed() -> None:
     assert machine.run_state is RunState.PAUSED
     assert int(counter[0]) == first
     machine.resume()
-    wait_until(lambda: counter[0] > first)
+    bare.wait_until(lambda: counter[0] > first)
     machine.close()
 
 
@@ -390,147 +380,6 @@ def test_dirty_log_harvests_while_running_no_change_is_lost() -> None:
     machine.close()
 
 
-# --- state ---
-
-
-def test_state_moved_in_mid_run_result_is_the_same() -> None:
-    words = [a64.add_imm(0, 0, 1), a64.irg(3, 1), a64.stg(3, 3), a64.add_imm(1, 1, 16)] * 50
-    whole, first, second = (bare.machine_with(words) for _ in range(3))
-    for machine in (whole, first):
-        bare.set_x(machine, {1: bare.DATA})
-
-    whole.vcpus[0].step(200)
-    first.vcpus[0].step(77)
-    second.load_state(first.save_state())
-    second.memory.regions[0].raw_data[:] = first.memory.regions[0].data
-    second.memory.regions[0].raw_tags[:] = first.memory.regions[0].tags
-    second.vcpus[0].step(123)
-
-    assert second.save_state() == whole.save_state()
-    assert np.array_equal(second.memory.regions[0].tags, whole.memory.regions[0].tags)
-    for machine in (whole, first, second):
-        machine.close()
-
-
-def test_load_state_unknown_register_is_refused_by_name_and_nothing_changes() -> None:
-    machine = bare.machine_with([a64.b(0)])
-    state = machine.save_state()
-    registers = {**state.vcpus[0].registers, register_ids.sysreg(3, 0, 2, 1, 0): 1}
-    foreign = MachineState((type(state.vcpus[0])(registers, PowerState.ON),), state.devices)
-
-    with pytest.raises(StateError, match=r"vCPU 0 lacks S3_0_C2_C1_0"):
-        machine.load_state(foreign)
-
-    assert machine.save_state() == state
-    machine.close()
-
-
-def test_load_state_other_id_register_is_refused_by_name_and_value() -> None:
-    machine = bare.machine_with([a64.b(0)])
-    state = machine.save_state()
-    registers = {**state.vcpus[0].registers, register_ids.ID_AA64PFR1_EL1: 0x220}
-    foreign = MachineState((type(state.vcpus[0])(registers, PowerState.ON),), state.devices)
-
-    with pytest.raises(
-        StateError,
-        match=r"vCPU 0 is another CPU: ID_AA64PFR1_EL1 is 0x220 there and 0x320 here; accept",
-    ):
-        machine.load_state(foreign)
-
-    assert machine.save_state() == state
-    machine.close()
-
-
-def test_peek_state_while_running_gives_the_state_between_two_instructions() -> None:
-    words = [a64.add_imm(0, 0, 1), a64.add_imm(1, 1, 1), a64.b(-8)]
-    machine = bare.machine_with(words)
-    x0, x1 = register_ids.x(0), register_ids.x(1)
-
-    machine.resume()
-    seen = []
-    for _ in range(50):
-        seen.append(machine.peek_state().vcpus[0].registers)
-        wait_until(lambda: machine.peek_state().vcpus[0].registers[x0] > seen[-1][x0])
-
-    assert machine.run_state is RunState.RUNNING
-    assert all(each[x0] - each[x1] == (each[register_ids.PC] == bare.CODE + 4) for each in seen)
-    machine.close()
-
-
-def test_peek_state_while_paused_is_the_saved_state() -> None:
-    machine = bare.machine_with([a64.b(0)], vcpu_count=2)
-
-    assert machine.peek_state() == machine.save_state()
-    machine.close()
-
-
-def test_check_state_names_all_that_load_state_would_refuse_and_changes_nothing() -> None:
-    machine = bare.machine_with([a64.b(0)], vcpu_count=2)
-    bare.set_x(machine, {0: 7})
-    state = machine.save_state()
-    first, second = state.vcpus
-    registers = dict(first.registers) | {
-        register_ids.sysreg(3, 0, 2, 1, 0): 1,
-        register_ids.ID_AA64PFR1_EL1: 0x220,
-        register_ids.x(0): 8,
-    }
-    missing = {each: 1 for each in second.registers if each != register_ids.GCR_EL1}
-    missing |= {register_ids.MPIDR_EL1: 0, register_ids.PSTATE: 1 << 63}
-    vcpus = (type(first)(registers, PowerState.OFF), type(second)(missing, PowerState.ON))
-    foreign = MachineState(vcpus, {"pl011": bytes(32), "gpu": b""})
-
-    with pytest.raises(StateError) as caught:
-        machine.check_state(foreign)
-    with pytest.raises(StateError) as loading:
-        machine.load_state(foreign)
-
-    said = str(caught.value)
-    for part in (
-        "the state has a device 'gpu', which this machine has not; ",
-        "pl011 state has version 0, expected 1; ",
-        "vCPU 0 lacks S3_0_C2_C1_0 = 0x1; ",
-        "vCPU 0 is another CPU: ID_AA64PFR1_EL1 is 0x220 there and 0x320 here; ",
-        "vCPU 1 needs GCR_EL1, which the state lacks; ",
-        "vCPU 1 is another CPU: ",
-        "vCPU 1 rejects PSTATE = 0x8000000000000000, ",
-        "MPIDR_EL1 = 0x0",
-    ):
-        assert part in said
-    assert str(loading.value) == str(caught.value)
-    assert machine.save_state() == state
-    machine.close()
-
-
-def test_check_state_of_a_state_that_fits_changes_nothing() -> None:
-    machine, other = (bare.machine_with([a64.add_imm(0, 0, 1)] * 10) for _ in range(2))
-    other.vcpus[0].step(5)
-    before = machine.save_state()
-
-    machine.check_state(other.save_state())
-
-    assert machine.save_state() == before
-    machine.close()
-    other.close()
-
-
-def test_check_state_while_running_is_refused() -> None:
-    machine = bare.machine_with([a64.b(0)])
-    machine.resume()
-
-    with pytest.raises(RunStateError, match="the machine is running: pause it first"):
-        machine.check_state(machine.peek_state())
-    machine.close()
-
-
-def test_load_state_other_vcpu_count_is_refused() -> None:
-    one, two = bare.machine_with([a64.b(0)]), bare.machine_with([a64.b(0)], vcpu_count=2)
-
-    with pytest.raises(StateError, match="the state is of 2 vCPUs, this machine has 1"):
-        one.load_state(two.save_state())
-    one.close()
-    two.close()
-
-
 def test_tags_misaligned_range_is_refused() -> None:
     machine = bare.machine_with([a64.b(0)])
 
@@ -587,7 +436,7 @@ def race(seed: int, pauses: int) -> bytes:
         machine.resume()
         machine.pause()
     machine.resume()
-    wait_until(lambda: log[0] > 20_000)
+    bare.wait_until(lambda: log[0] > 20_000)
     machine.pause()
     result = machine.memory.read(Gpa(bare.DATA + 64), 20_000)
     machine.close()
@@ -618,19 +467,9 @@ def test_exclusives_two_vcpus_increment_no_update_is_lost() -> None:
     counter = machine.memory.view(Gpa(bare.DATA), 8).view(np.uint64)
 
     machine.resume()
-    wait_until(lambda: counter[0] == 100_000)
+    bare.wait_until(lambda: counter[0] == 100_000)
     machine.pause()
     done = [bare.get_x(machine, 6, vcpu) for vcpu in range(2)]
 
     assert done == [0, 0]
-    machine.close()
-
-
-def test_pstate_allint_of_a_cpu_with_nmi_is_taken_and_forgotten() -> None:
-    machine = bare.machine_with([a64.b(0)])
-    in_handler = 0x0200_23C5  # EL1h, DAIF and TCO set, ALLINT: inside an exception handler
-
-    machine.vcpus[0].set_register(register_ids.PSTATE, in_handler)
-
-    assert bare.get(machine, register_ids.PSTATE) == in_handler & ~(1 << 13)
     machine.close()
