@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from tagalong.control.cancellation import cancellation_is_dealt_with, follow_or_cancel
-from tagalong.control.client import OnSave, connect
+from tagalong.control.client import ControlClient, OnSave, connect
 from tagalong.errors import CommandError, HostError, TagalongError, UsageError
 from tagalong.qapi.reports import SaveResult
 from tagalong.qapi.saving import SaveInfo, SaveRequest, SaveStatus
@@ -29,7 +29,7 @@ async def save_vm(control: Path, request: SaveRequest, on_progress: OnSave) -> S
 
     `on_progress` gets what QMP's query-dump says, ten times a second. Cancelling the task
     cancels the saving; the report is returned all the same if it was too late. Raises
-    RemoteError if that failed, with a note that the VM continues; ControlError if the socket
+    RemoteError if that failed, with a note on what became of the VM; ControlError if the socket
     cannot be reached.
     """
     # The VM's process has another working folder than its operator.
@@ -44,8 +44,13 @@ async def save_vm(control: Path, request: SaveRequest, on_progress: OnSave) -> S
         except CommandError:
             raise  # refused: nothing began
         except TagalongError as error:
-            error.add_note(f"The VM continues as before. Nothing new is at {request.path}.")
+            error.add_note(f"{_whereabouts(client)} Nothing new is at {request.path}.")
             raise
+
+
+def _whereabouts(client: ControlClient) -> str:
+    reason = client.shutdown_reason
+    return "The VM continues as before." if reason is None else f"The VM has ended ({reason})."
 
 
 async def convert_core(source: Path, request: SaveRequest, on_progress: OnSave) -> SaveResult:
