@@ -10,6 +10,7 @@ from tagalong.control.saving import save_vm
 from tagalong.errors import HostError, RemoteError
 from tagalong.qapi.reports import SaveResult
 from tagalong.qapi.saving import SaveInfo, SaveRequest
+from tagalong.vmm.vm import Ending, ShutdownReason
 from tests.support.results import save_result
 from tests.support.served_vm import ServedVm, served_vm
 
@@ -63,8 +64,7 @@ def test_save_vm_whose_process_ends_says_so(tmp_path: Path) -> None:
             saving = asyncio.create_task(save_vm(served.path, REQUEST, ignore))
             while not served.storing.requests:
                 await asyncio.sleep(0.001)
-            served.machine.power_off()
-            await served.vm.ended
+            served.vm.order_end(Ending(ShutdownReason.SIGNAL, 143))
             await serving.__aexit__(None, None, None)
             await saving
 
@@ -72,5 +72,5 @@ def test_save_vm_whose_process_ends_says_so(tmp_path: Path) -> None:
         asyncio.run(run())
 
     assert caught.value.__notes__ == [
-        "The VM has ended (guest-shutdown). Nothing new is at /tmp/vm.core."
+        "The VM has ended (host-signal). Nothing new is at /tmp/vm.core."
     ]

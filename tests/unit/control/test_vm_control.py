@@ -28,7 +28,7 @@ def test_events_are_all_there_when_the_connection_ends_right_after_them(tmp_path
         async with asyncio.timeout(TIMEOUT_S):
             following = asyncio.ensure_future(follow_events(path, lambda e: seen.append(e.name)))
             async with connect(path) as client:
-                while not seen:
+                while not {"RESUME", "STOP"} <= set(seen):
                     await client.execute("cont")
                     await client.execute("stop")
             await quit_vm(path)
