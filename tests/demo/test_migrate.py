@@ -360,3 +360,24 @@ def test_migrate_to_a_descriptor_of_the_vm_itself_is_refused_and_harms_nothing(
         assert qmp.state() == "running"
         assert "TAGALONG" not in vm.console + vm.messages
         assert len(numbers) > 3
+
+
+def test_migrate_resumed_after_its_time_ran_out_is_refused_and_the_vm_is_free(
+    tmp_path: Path,
+) -> None:
+    with pair(tmp_path) as (source, target), source.qmp() as qmp:
+        uri = target.incoming_uri()
+        qmp.execute("migrate-set-parameters", x_reconnect=1, max_bandwidth=1 << 20)
+        assert qmp.execute("migrate", uri=uri) == {"return": {}}
+        until(lambda: "return" in qmp.execute("migrate-pause"), "pages being copied")
+        assert qmp.migration()["status"] == "x-precopy-paused"
+        until(lambda: qmp.migration()["status"] == "failed", "the end of the reconnect time")
+
+        answer = qmp.execute("migrate", uri=uri, resume=True)
+
+        assert "no migration is paused: there is nothing to resume" in str(answer["error"])
+        assert qmp.migration()["status"] == "failed"
+        assert qmp.state() == "running"
+        core = tmp_path / "vm.core"
+        assert qmp.execute("x-snapshot", protocol=f"file:{core}") == {"return": {}}
+        assert core.exists()

@@ -1,5 +1,7 @@
 """Who may let the guest run during a handover."""
 
+import threading
+
 import pytest
 
 from tagalong.errors import RunStateError
@@ -178,3 +180,32 @@ def test_freezer_tells_whether_the_guest_ran(gate: HandoverGate, frozen: Calls) 
     assert freezer.freeze()
 
     assert frozen.arguments == [FreezePurpose.MIGRATION] * 2
+
+
+def test_stop_while_the_guest_is_being_frozen_is_refused_and_never_lost() -> None:
+    """Whether the guest ran is read under the lock: a `stop` is before the freeze, or refused."""
+    outcomes: list[str] = []
+
+    class StoppedMeanwhile(ScriptedMachine):
+        def pause(self) -> None:
+            operator.start()
+            operator.join(0.05)  # it waits for the lock, and must not get it here
+            super().pause()
+
+    def stop() -> None:
+        try:
+            gate.pause()
+        except RunStateError as refusal:
+            outcomes.append(str(refusal))
+
+    machine = StoppedMeanwhile()
+    gate = HandoverGate(machine, on_freeze=lambda _: None, on_thaw=lambda: None)
+    operator = threading.Thread(target=stop)
+    gate.resume()
+
+    ran = gate.freeze(FreezePurpose.MIGRATION)
+    operator.join()
+
+    assert ran
+    assert "whether it runs at the destination is decided" in outcomes[0]
+    assert machine.calls == ["resume", "pause"]
