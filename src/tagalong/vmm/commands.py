@@ -34,6 +34,15 @@ from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 
 _FD_NAME = {"fdname": Argument(ArgumentType.STRING, required=True)}
 _OPTIONAL_BOOLEAN = Argument(ArgumentType.BOOLEAN)
+_MIGRATE_ARGUMENTS = {
+    "uri": Argument(ArgumentType.STRING, required=True),
+    # Clients written for QEMU send it; QEMU ignores it, too.
+    "detach": _OPTIONAL_BOOLEAN,
+    "resume": _OPTIONAL_BOOLEAN,
+    "x-verify": _OPTIONAL_BOOLEAN,
+    "x-drop-tags": _OPTIONAL_BOOLEAN,
+    "x-access": Argument(ArgumentType.STRING),
+}
 
 
 @dataclass(frozen=True)
@@ -77,24 +86,28 @@ class VmCommands:
         self._incoming = incoming
         self._settings = MigrationSettings()
         self._table: Mapping[str, _Command] = {
+            **self._vm_commands(),
+            **self._migration_commands(),
+            **self._save_commands(),
+        }
+
+    def _vm_commands(self) -> Mapping[str, _Command]:
+        return {
             "closefd": _Command(self._close_fd, _FD_NAME),
             "cont": _Command(lambda _: self._vm.cont()),
-            "dump-guest-memory": _Command(
-                lambda given: self._save(dump_request(given), given), DUMP_ARGUMENTS
-            ),
             "getfd": _Command(None, _FD_NAME),
-            "migrate": _Command(
-                self._migrate,
-                {
-                    "uri": Argument(ArgumentType.STRING, required=True),
-                    # Clients written for QEMU send it; QEMU ignores it, too.
-                    "detach": _OPTIONAL_BOOLEAN,
-                    "resume": _OPTIONAL_BOOLEAN,
-                    "x-verify": _OPTIONAL_BOOLEAN,
-                    "x-drop-tags": _OPTIONAL_BOOLEAN,
-                    "x-access": Argument(ArgumentType.STRING),
-                },
-            ),
+            "query-commands": _Command(lambda _: self._names()),
+            "query-status": _Command(lambda _: self._query_status()),
+            "query-version": _Command(lambda _: messages.version()),
+            "quit": _Command(lambda _: self._vm.order_end(Ending(ShutdownReason.QUIT))),
+            "stop": _Command(lambda _: self._vm.stop()),
+            "x-query-tags": _Command(lambda _: self._query_tags()),
+            "x-reclaim": _Command(lambda _: self._vm.reclaim()),
+        }
+
+    def _migration_commands(self) -> Mapping[str, _Command]:
+        return {
+            "migrate": _Command(self._migrate, _MIGRATE_ARGUMENTS),
             "migrate-pause": _Command(lambda _: self._outgoing.pause()),
             "migrate-recover": _Command(
                 self._recover_incoming, {"uri": Argument(ArgumentType.STRING, required=True)}
@@ -105,19 +118,19 @@ class VmCommands:
             ),
             "migrate-set-parameters": _Command(self._set_parameters, PARAMETER_SCHEMA),
             "migrate_cancel": _Command(lambda _: self._outgoing.cancel()),
-            "query-commands": _Command(lambda _: self._names()),
-            "query-dump": _Command(lambda _: self._query_dump()),
-            "query-dump-guest-memory-capability": _Command(lambda _: CAPABILITY),
             "query-migrate": _Command(lambda _: self._query_migrate()),
             "query-migrate-capabilities": _Command(lambda _: self._settings.capabilities()),
             "query-migrate-parameters": _Command(lambda _: self._settings.parameters()),
-            "query-status": _Command(lambda _: self._query_status()),
-            "query-version": _Command(lambda _: messages.version()),
-            "quit": _Command(lambda _: self._vm.order_end(Ending(ShutdownReason.QUIT))),
-            "stop": _Command(lambda _: self._vm.stop()),
+        }
+
+    def _save_commands(self) -> Mapping[str, _Command]:
+        return {
+            "dump-guest-memory": _Command(
+                lambda given: self._save(dump_request(given), given), DUMP_ARGUMENTS
+            ),
+            "query-dump": _Command(lambda _: self._query_dump()),
+            "query-dump-guest-memory-capability": _Command(lambda _: CAPABILITY),
             "x-dump-cancel": _Command(lambda _: self._saving.cancel()),
-            "x-query-tags": _Command(lambda _: self._query_tags()),
-            "x-reclaim": _Command(lambda _: self._vm.reclaim()),
             "x-snapshot": _Command(self._snapshot, SNAPSHOT_ARGUMENTS),
         }
 
