@@ -46,7 +46,7 @@ _TRUSTED_OS_ABSENT: Final = 2
 _FIXED: Final = {
     PsciFunction.SMCCC_VERSION: _VERSION_1_1,
     PsciFunction.PSCI_VERSION: _VERSION_1_1,
-    PsciFunction.CPU_SUSPEND: PsciResult.SUCCESS,  # without interrupts the wake-up comes at once
+    PsciFunction.CPU_SUSPEND: PsciResult.SUCCESS,  # a standby that ends at once
     PsciFunction.MIGRATE_INFO_TYPE: _TRUSTED_OS_ABSENT,
 }
 
