@@ -20,11 +20,11 @@ class Person:
     def __init__(self) -> None:
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
-            command = arguments("shell", "--timeout", "100")
+            command = arguments("shell", "--timeout", "280")
             os.execvpe(command[0], command, {**os.environ, "TERM": "xterm"})
         self._seen = b""
 
-    def wait_for(self, pattern: bytes, seconds: float = 60) -> bytes:
+    def wait_for(self, pattern: bytes, seconds: float = 240) -> bytes:
         """Return what was shown up to the end of what matches."""
         end = time.monotonic() + seconds
         while not (found := re.search(pattern, self._seen)):
