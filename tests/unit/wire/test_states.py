@@ -70,7 +70,10 @@ def check_sending_is_refused(case: Case) -> None:
     with pytest.raises(LocalProtocolError) as caught:
         end.send(SAMPLES[kind])
 
-    assert f"must not send {kind.name} in {phase.name}" in str(caught.value)
+    possible = [each.name for at, sender, each in TRANSITIONS if (at, sender) == (phase, role)]
+    assert str(caught.value).endswith(
+        f"must not send {kind.name} in {phase.name}: possible are {', '.join(possible) or 'nothing'}"
+    )
     assert caught.value.offset == sent == end.bytes_sent
     assert end.phase is phase
 

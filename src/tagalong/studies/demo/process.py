@@ -2,13 +2,14 @@
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from asyncio import StreamReader
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -53,14 +54,23 @@ class VmProcess:
         The log is complete then. Safe to call twice.
         """
         if self._process.returncode is None:
-            self._process.terminate()
+            self._signal(signal.SIGTERM)
             try:
                 async with asyncio.timeout(_STOP_TIMEOUT_S):
                     await self._process.wait()
             except TimeoutError:
-                self._process.kill()
+                self._signal(signal.SIGKILL)
         await self._process.wait()
         await asyncio.gather(*self._readers)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal; do nothing if the process has ended.
+
+        Not by `Process.terminate`: that polls the process first, and if it finds it ended, the
+        exit status is gone before asyncio has seen it.
+        """
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[ControlClient]:
