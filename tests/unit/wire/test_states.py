@@ -70,9 +70,10 @@ def check_sending_is_refused(case: Case) -> None:
     with pytest.raises(LocalProtocolError) as caught:
         end.send(SAMPLES[kind])
 
-    possible = [each.name for at, sender, each in TRANSITIONS if (at, sender) == (phase, role)]
+    names = [each.name for at, sender, each in TRANSITIONS if (at, sender) == (phase, role)]
+    possible = ", ".join(names) or "nothing"
     assert str(caught.value).endswith(
-        f"must not send {kind.name} in {phase.name}: possible are {', '.join(possible) or 'nothing'}"
+        f"must not send {kind.name} in {phase.name}: possible are {possible}"
     )
     assert caught.value.offset == sent == end.bytes_sent
     assert end.phase is phase
