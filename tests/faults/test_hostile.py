@@ -251,7 +251,7 @@ ATTACKS: dict[Script, str] = {
     endless_keepalive: "its time is up",
     half_a_state: "the stream ends in",
     huge_lengths: "0xffffffff",
-    huge_machine: "0x8000000000000",
+    huge_machine: "more than --max-ram allows (64 MiB)",
     many_vcpus: "vcpu_count",
     many_regions: "region_count",
     many_devices: "0xffffffff devices",

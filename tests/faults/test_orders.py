@@ -1,6 +1,6 @@
 """Signals and commands for both sides of a migration between two real processes lose no VM.
 
-The short form of `make faults`: an end at every record, and a hundred orders as drawn.
+The short form of `make faults`: an end at every record, and some orders as drawn.
 """
 
 import random
@@ -26,7 +26,7 @@ from tests.support.order_trial import Trial, measure_shape, run_trial
 from tests.support.order_verdict import judge
 
 AT_ONCE = 4
-DRAWN = 60
+DRAWN = 45
 SEED = 20
 
 

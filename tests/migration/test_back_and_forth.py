@@ -15,7 +15,7 @@ from tagalong.migrate import MigrationReport
 from tagalong.qapi.migration import MigrationRequest
 from tagalong.studies.demo.process import VmProcess, start
 
-MIGRATIONS = 15
+MIGRATIONS = 8
 VCPUS = 2
 GUEST = ("--guest", "churn", "--guest-args", "working-set=4M report=4000", "--ram", "32M")
 
