@@ -1,20 +1,27 @@
 """Unix sockets in the file system: owner only, never stolen, replaced when their owner died.
 
 A socket file outlives a process that was killed, so a name that is taken may be stale, and must
-be replaced; but a name behind which a process listens must never be. No lock can tell the two
-apart: any user could hold one on a folder such as /tmp. Instead every step is atomic:
+be replaced; but a name behind which a process listens must never be. Each step is atomic:
 
 1. The socket is bound under a hidden random name, listens, and then gets its name by link(2),
    which fails if the name is taken. So a name that this module gave is never without a listener
    while its process lives, and "connection refused" means that the process is gone.
 2. A stale socket is renamed to a hidden name before it is removed, and tried again there: if
    another process was faster, and this is its new socket, it gets its name back.
+
+In the moment of step 2 the name is free, and a third process could take it: two processes would
+believe that it is theirs. So processes of one user take turns, by a lock on a file beside the name
+that no other user can open: a lock on the folder could be held by any user of /tmp. Where another
+user has taken the lock's own name, the steps are as safe as they are without it.
 """
 
+import fcntl
 import os
 import socket
 import stat
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Final
@@ -23,6 +30,8 @@ from tagalong.errors import HostError, UsageError
 
 _OWNER_ONLY: Final = 0o600
 _CONNECT_TIMEOUT_S: Final = 1.0
+_LOCK_TIMEOUT_S: Final = 10.0
+_LOCK_POLL_S: Final = 0.01
 
 # Attempts to take a name that others take and leave at the same time.
 _ATTEMPTS: Final = 8
@@ -44,9 +53,10 @@ class SocketFile:
         self._identity = -1
         self._check_length()
         try:
-            self._folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._folder = _open_folder(path)
             try:
-                self.socket = self._listen(backlog)
+                with _turn(self._folder, path.name):
+                    self.socket = self._listen(backlog)
             finally:
                 os.close(self._folder)
         except OSError as error:
@@ -57,10 +67,20 @@ class SocketFile:
         if self._identity < 0:
             return
         with suppress(OSError):
-            if os.path.samestat(self.path.lstat(), os.fstat(self._identity)):
-                self.path.unlink()
+            folder = _open_folder(self.path)
+            try:
+                self._unlink_own(folder)
+            finally:
+                os.close(folder)
         os.close(self._identity)
         self._identity = -1
+
+    def _unlink_own(self, folder: int) -> None:
+        name = self.path.name
+        with _turn(folder, name):
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if os.path.samestat(found, os.fstat(self._identity)):
+                os.unlink(name, dir_fd=folder)
 
     def _check_length(self) -> None:
         length = len(os.fsencode(self.path))
@@ -139,3 +159,44 @@ class SocketFile:
             except TimeoutError:
                 pass  # its backlog is full: a process is there
         raise UsageError(f"another process listens on {self.path}: end it or choose another path")
+
+
+def _open_folder(path: Path) -> int:
+    return os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+@contextmanager
+def _turn(folder: int, name: str) -> Iterator[None]:
+    """Hold the lock of the socket file `name`, if only this user can hold it."""
+    lock_name = f".{name}.lock"
+    lock = _lock(folder, lock_name)
+    try:
+        yield
+    finally:
+        if lock >= 0:
+            with suppress(OSError):
+                os.unlink(lock_name, dir_fd=folder)
+            os.close(lock)
+
+
+def _lock(folder: int, name: str) -> int:
+    """Return the descriptor of the locked file; -1 if another user has it, or time is up."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    while time.monotonic() < deadline:
+        try:
+            lock = os.open(name, flags, _OWNER_ONLY, dir_fd=folder)
+        except OSError:
+            return -1
+        status = os.fstat(lock)
+        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+            os.close(lock)
+            return -1
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A lock on a file that its last holder has removed meanwhile is no lock.
+            if os.path.samestat(os.stat(name, dir_fd=folder, follow_symlinks=False), status):
+                return lock
+        os.close(lock)
+        time.sleep(_LOCK_POLL_S)
+    return -1

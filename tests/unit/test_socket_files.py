@@ -137,6 +137,19 @@ def test_socket_files_created_at_once_over_a_stale_one_have_one_winner(path: Pat
         winner.remove()
 
 
+def test_lock_that_others_can_open_does_not_delay_a_start(path: Path) -> None:
+    lock = path.with_name(f".{path.name}.lock")
+    lock.touch()
+    lock.chmod(0o666)
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        with socket_file(path).socket:
+            assert path.is_socket()
+
+    assert lock.exists()
+
+
 def test_remove_deletes_own_file_only(path: Path) -> None:
     first = socket_file(path)
     first.socket.close()

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 
 from tagalong.kvm.abi import (
     KvmExitReason,
@@ -125,5 +126,8 @@ class VcpuDescriptor(Descriptor):
         """Unmap the shared pages and close the descriptor."""
         if self._fd is not None:
             del self.run
-            self._pages.close()
+            # The traceback of an error that ended the vCPU may refer to `run`: the pages are
+            # unmapped with the last reference then.
+            with suppress(BufferError):
+                self._pages.close()
         super().close()
