@@ -45,6 +45,8 @@ as values (ESR, FAR). Exceptions are for failures of the host and of the tool.
 
 from enum import Enum
 
+from tagalong.printable import one_line
+
 
 class TagalongError(Exception):
     """Root of all errors raised on purpose; `exit_code` is the command's exit status."""
@@ -374,20 +376,33 @@ def error_class(name: str) -> type[TagalongError] | None:
 def with_causes(error: BaseException) -> str:
     """Return the error's text and that of each cause which adds something, in one line.
 
+    All of it may be shown on a terminal, wherever it comes from: see tagalong.printable. A cause
+    without words of its own adds nothing.
+
     >>> with_causes(MigrationError("cannot connect to h:1"))  # from ConnectionRefusedError
-    'cannot connect to h:1: [Errno 111] Connection refused'
+    'cannot connect to h:1: Connection refused'
     """
-    parts = [_text(error)]
+    parts = [_text(error) or type(error).__name__]
     cause = error.__cause__
     while cause is not None:
-        if not any(_gist(cause) in part for part in parts):
+        # Compared as it is shown: a text that was cleaned on its way up is the same text.
+        if not any(_gist(cause)[:_TELLING_CHARACTERS] in part for part in parts):
             parts.append(_text(cause))
         cause = cause.__cause__
-    return ": ".join(parts).replace("\n", " ")
+    return ": ".join(parts)
+
+
+# As much of a text says which one it is. The rest may be cut off where it was quoted.
+_TELLING_CHARACTERS = 1000
 
 
 def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    """Return an error's own text as it may be shown, empty if it has none."""
+    if isinstance(error, OSError) and error.strerror:
+        # Its str() begins with the number, which says nothing to people.
+        name = "" if error.filename is None else f": {error.filename}"
+        return one_line(f"{error.strerror}{name}")
+    return one_line(str(error))
 
 
 def _gist(error: BaseException) -> str:
@@ -397,4 +412,4 @@ def _gist(error: BaseException) -> str:
         gist = str(error.verify_message)
     elif isinstance(error, OSError):
         gist = error.strerror
-    return gist or _text(error)
+    return one_line(gist) if gist else _text(error)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError, Runstate
 
-from tagalong.errors import CommandError, ControlError
+from tagalong.errors import CommandError, ControlError, TagalongError
+from tagalong.printable import one_line
 from tagalong.qapi.census import TagCensus
 from tagalong.qapi.events import VmEvent
-from tagalong.qapi.json_fields import JsonFields, anything, printable, text
+from tagalong.qapi.json_fields import JsonFields, anything, text
 from tagalong.qapi.migration import MigrationInfo, MigrationRequest
 from tagalong.qapi.reports import MigrationResult, SaveResult
 from tagalong.qapi.saving import SaveInfo, SaveKind, SaveRequest
@@ -143,16 +144,21 @@ class ControlClient:
             async with asyncio.timeout(timeout_s):
                 return await self._qmp.execute(command, arguments)
         except ExecuteError as error:
-            reason = printable(str(error))
+            reason = one_line(str(error))
             raise CommandError(f"the VM refused {command}: {reason}") from error
         except TimeoutError as error:
             raise ControlError(
                 f"the VM at {self._path} has not answered {command} in {timeout_s:.0f} s: see "
                 "whether its process is stopped"
             ) from error
-        except (QMPError, OSError, EOFError, ValueError) as error:  # ValueError: a line too long
-            reason = printable(str(error))
-            raise ControlError(f"lost the control socket {self._path}: {reason}") from error
+        except (TagalongError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001 (see the comment)
+            # The package's reader meets messages that it does not expect, an `id` that is a list
+            # or a thousand brackets, with whatever its own code then raises.
+            raise ControlError(
+                f"lost the control socket {self._path}: {_reason(error)}"
+            ) from _told(error)
 
     async def run_state(self) -> str:
         """Return the VM's run state by QMP's name."""
@@ -258,7 +264,8 @@ class ControlClient:
 async def connect(path: Path) -> AsyncIterator[ControlClient]:
     """Connect to the control socket at `path` for the time of a `with` block.
 
-    Raises ControlError if no process listens there or it is no QMP socket.
+    Raises ControlError if no process listens there, if it does not greet and negotiate in
+    time, or if it is no QMP socket.
 
     >>> async with connect(Path("vm.sock")) as client:
     ...     await client.execute("stop")
@@ -268,21 +275,49 @@ async def connect(path: Path) -> AsyncIterator[ControlClient]:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             await qmp.connect(str(path))
     except TimeoutError as error:
-        raise ControlError(f"no QMP greeting from {path} in {_CONNECT_TIMEOUT_S:.0f} s") from error
-    except (QMPError, OSError) as error:
+        raise ControlError(_silence(path, has_greeted=qmp.greeting is not None)) from error
+    except Exception as error:  # noqa: BLE001 (the package's reader: see ControlClient.execute)
         cause = getattr(error, "exc", error)
         raise ControlError(
             f"cannot connect to the control socket {path}: {_why_not(path, cause)}"
-        ) from cause
+        ) from _told(cause)
     try:
         yield ControlClient(qmp, path)
     finally:
         await _disconnect(qmp)
 
 
+def _silence(path: Path, *, has_greeted: bool) -> str:
+    """Return what a process that accepts connections did not do in time, and what to do."""
+    advice = "see whether its process is stopped, or another program's"
+    if has_greeted:
+        return (
+            f"{path} sent a QMP greeting and has not answered qmp_capabilities in "
+            f"{_CONNECT_TIMEOUT_S:.0f} s: {advice}"
+        )
+    return f"no QMP greeting from {path} in {_CONNECT_TIMEOUT_S:.0f} s: {advice}"
+
+
+# What the package raises on purpose, and what its stream does (ValueError: a line too long).
+_IN_WORDS = (QMPError, OSError, EOFError, ValueError)
+_NO_QMP = "it sent something that is no QMP message; see which program listens there"
+
+
+def _reason(error: Exception) -> str:
+    """Return why a connection has ended, in words for people."""
+    if not isinstance(error, _IN_WORDS):
+        return _NO_QMP
+    return one_line(str(getattr(error, "strerror", None) or error)) or "it was closed"
+
+
+def _told(error: Exception) -> Exception | None:
+    """Return the cause of an error for `with_causes`: none that speaks of Python's insides."""
+    return error if isinstance(error, _IN_WORDS) else None
+
+
 def _why_not(path: Path, cause: Exception) -> str:
     """Return what is wrong with a control socket, and what to do."""
-    reason = printable(str(getattr(cause, "strerror", None) or cause))
+    reason = _reason(cause)
     if isinstance(cause, ConnectionRefusedError) and path.is_socket():
         return f"{reason}; the VM that made it has ended"
     if isinstance(cause, ConnectionRefusedError | FileNotFoundError):
@@ -292,5 +327,5 @@ def _why_not(path: Path, cause: Exception) -> str:
 
 async def _disconnect(qmp: QMPClient) -> None:
     # The VM's process may have gone first.
-    with suppress(QMPError, OSError, EOFError, ValueError):
+    with suppress(Exception):  # the package's reader, once more
         await qmp.disconnect()

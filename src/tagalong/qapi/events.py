@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tagalong.qapi.json_fields import JsonFields, fields, integer, printable, text
+from tagalong.printable import printable
+from tagalong.qapi.json_fields import JsonFields, fields, integer, text
 
 _US_PER_S = 1e6
 _WHAT = "event"

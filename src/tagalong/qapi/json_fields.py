@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from tagalong.errors import ControlError
+from tagalong.printable import printable
 
 T = TypeVar("T")
 
-MAX_TEXT_CHARACTERS: Final = 4096
 MAX_ELEMENTS: Final = 1_000_000
 
 _MAX_INTEGER: Final = (1 << 64) - 1
@@ -82,13 +82,6 @@ def text(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise _unexpected(what, "a string", value)
     return printable(value)
-
-
-def printable(value: str) -> str:
-    """Return `value` cut to 4096 characters; controls, bidi marks and surrogates become U+FFFD."""
-    cut = value[:MAX_TEXT_CHARACTERS]
-    shown = "".join(each if each.isprintable() else "\ufffd" for each in cut)
-    return shown if len(cut) == len(value) else f"{shown}..."
 
 
 def fields(value: object, what: str) -> JsonFields:

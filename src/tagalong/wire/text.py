@@ -1,22 +1,10 @@
 """Text in records: it is shown on a terminal and in logs, so nothing in it may steer either."""
 
 import unicodedata
-from typing import Final
 
 from tagalong.binary.layout import MalformedError
+from tagalong.printable import REPLACEMENT, UNASSIGNED, is_presentable
 from tagalong.wire import limits
-
-# Control and format characters (a terminal obeys the first, U+202E turns the second's line
-# around), line and paragraph separators (a second line would look like another message),
-# surrogates, private use and unassigned ones (what a terminal makes of them is open).
-_UNASSIGNED: Final = "Cn"
-_STEERING: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", _UNASSIGNED})
-_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
-
-
-def is_presentable(character: str) -> bool:
-    """Return whether a character may be shown as it is."""
-    return unicodedata.category(character) not in _STEERING
 
 
 def presentable(text: str) -> bytes:
@@ -41,9 +29,9 @@ def decode_text(raw: bytes, base: int) -> str:
             f"the text is not UTF-8: {error.reason}", offset=base + error.start
         ) from error
     for place, character in enumerate(text):
-        if not is_presentable(character) and unicodedata.category(character) != _UNASSIGNED:
+        if not is_presentable(character) and unicodedata.category(character) != UNASSIGNED:
             raise MalformedError(
                 f"the text has the character U+{ord(character):04X}, which must not be shown",
                 offset=base + len(text[:place].encode()),
             )
-    return "".join(each if is_presentable(each) else _REPLACEMENT for each in text)
+    return "".join(each if is_presentable(each) else REPLACEMENT for each in text)

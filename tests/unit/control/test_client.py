@@ -174,7 +174,7 @@ def test_connect_silent_listener_raises_after_a_while(
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-        with pytest.raises(ControlError, match=f"^no QMP greeting from {path} in 0 s$"):
+        with pytest.raises(ControlError, match=f"^no QMP greeting from {path} in 0 s: see whether"):
             asyncio.run(run())
 
 

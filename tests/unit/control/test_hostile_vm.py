@@ -11,7 +11,7 @@ import pytest
 from tagalong.control import client as client_module
 from tagalong.control.client import ControlClient, connect
 from tagalong.control.vm_control import quit_vm
-from tagalong.errors import CommandError, ControlError
+from tagalong.errors import CommandError, ControlError, with_causes
 from tests.support.served_vm import served_vm
 
 TIMEOUT_S = 60.0
@@ -191,3 +191,80 @@ def test_quit_that_the_vm_refuses_is_an_error_and_does_not_wait(tmp_path: Path) 
 
     with pytest.raises(CommandError, match="the VM arrives at this moment"):
         asyncio.run(run())
+
+
+def test_refusal_is_shown_once_and_clean_with_its_causes(tmp_path: Path) -> None:
+    async def answer(_command: str, writer: asyncio.StreamWriter, request_id: object) -> None:
+        error = {"class": "GenericError", "desc": "A\x1b[31mB\u202eC\u2028D\x9bE\nF"}
+        writer.write(line({"error": error, "id": request_id}))
+
+    async def script(client: ControlClient) -> None:
+        with pytest.raises(CommandError) as caught:
+            await client.execute("stop")
+        assert with_causes(caught.value) == (
+            "the VM refused stop: A\ufffd[31mB\ufffdC\ufffdD\ufffdE F"
+        )
+
+    play(tmp_path, answer, script)
+
+
+def test_replies_that_the_reader_stumbles_over_are_control_errors(tmp_path: Path) -> None:
+    deep = b"[" * 20_000 + b"]" * 20_000
+    for reply in (b'{"return": {}, "id": [1]}\r\n', b'{"return": ' + deep + b"}\r\n"):
+
+        async def answer(
+            _command: str, writer: asyncio.StreamWriter, _id: object, reply: bytes = reply
+        ) -> None:
+            writer.write(reply)
+
+        async def script(client: ControlClient) -> None:
+            with pytest.raises(ControlError) as caught:
+                await client.execute("query-status")
+            path = tmp_path / "vm.sock"
+            assert with_causes(caught.value) == f"lost the control socket {path}: Disconnected"
+
+        play(tmp_path, answer, script)
+
+
+def test_greeting_that_makes_no_sense_is_an_error_that_says_it_once(tmp_path: Path) -> None:
+    deep = b"[" * 20_000 + b"]" * 20_000
+    for greeting in (b"gar\x1bbage\r\n", b"[]\r\n", b'{"QMP": 5}\r\n', deep + b"\r\n"):
+        said = failure_to_connect(tmp_path, greeting)
+
+        assert said.startswith(f"cannot connect to the control socket {tmp_path}/vm.sock: ")
+        assert said.isprintable()
+        assert said.count("Failed to deserialize") <= 1
+        assert "Error" not in said
+
+
+def test_process_that_is_silent_is_an_error_that_says_what_it_did_not_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_CONNECT_TIMEOUT_S", 2.0)
+    advice = "in 2 s: see whether its process is stopped, or another program's"
+    path = tmp_path / "vm.sock"
+
+    assert failure_to_connect(tmp_path, b"") == (f"no QMP greeting from {path} {advice}")
+    assert failure_to_connect(tmp_path, line(GREETING)) == (
+        f"{path} sent a QMP greeting and has not answered qmp_capabilities {advice}"
+    )
+
+
+def failure_to_connect(tmp_path: Path, greeting: bytes) -> str:
+    """Return what is said of a process that sends `greeting`, and no more."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting)
+        while await reader.read(65536):
+            pass
+        writer.transport.abort()
+
+    async def run() -> str:
+        path = tmp_path / "vm.sock"
+        async with await asyncio.start_unix_server(serve, str(path)):
+            with pytest.raises(ControlError) as caught:
+                async with connect(path):
+                    pass
+        return with_causes(caught.value)
+
+    return asyncio.run(run())

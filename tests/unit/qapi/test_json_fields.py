@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tagalong.errors import ControlError
+from tagalong.printable import MAX_TEXT_CHARACTERS, printable
 from tagalong.qapi.json_fields import (
-    MAX_TEXT_CHARACTERS,
     JsonFields,
     array_of,
     boolean,
@@ -16,7 +16,6 @@ from tagalong.qapi.json_fields import (
     integer,
     number,
     one_of,
-    printable,
     text,
 )
 
