@@ -7,6 +7,8 @@ first, so that a name that cannot be written is rejected before anything moves:
     a symbolic link            what it leads to is replaced; the link stays
     a FIFO, a character device `open_stream` writes to it, for what is written front to back
     anything else              rejected: a directory, a socket, a block device
+    /dev/stdout, /dev/fd/N     rejected, whatever the descriptor leads to; see
+                               `refuse_descriptor_name`
 
 A replaced name is why this matters: rename(2) replaces a device, a FIFO or a link as readily
 as a file, and a program that runs as root would replace /dev/null itself.
@@ -20,6 +22,7 @@ cases it is readable for its owner only, since it holds a guest's memory.
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,8 @@ _SECTOR_BYTES = 512
 _OWNER_ONLY = 0o600
 _NAME_BYTES = 100
 _DESCRIPTORS = Path("/proc/self/fd")
+_MOUNTS = Path("/proc/self/mountinfo")
+_MAX_LINKS = 40  # as the kernel follows
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
 _STREAMS = {stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a character device"}
@@ -67,14 +72,13 @@ class WrittenFile:
 def examine_output(path: Path) -> OutputName:
     """Return what a name to write to leads to; nothing is created or opened.
 
-    Raises HostError for a directory, a socket, a block device, a loop of links, and for a link
-    that leads to a file without a name.
+    Raises HostError for a directory, a socket, a block device, a loop of links, and for a
+    name that `refuse_descriptor_name` rejects.
     """
+    refuse_descriptor_name(path)
     try:
         found = _stat(path)
         target = Path(os.path.realpath(path)) if path.is_symlink() else path
-        if found is None or stat.S_ISREG(found.st_mode):
-            _require_same(path, target, found)
     except (OSError, ValueError) as error:
         raise _failure("open", path, error) from error
     kind = stat.S_IFMT(found.st_mode) if found else stat.S_IFREG
@@ -92,16 +96,63 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _require_same(path: Path, target: Path, found: os.stat_result | None) -> None:
-    """Raise HostError if the links' names lead elsewhere than the kernel went.
+def refuse_descriptor_name(path: Path) -> None:
+    """Reject the name of an open descriptor: /dev/stdout, /dev/fd/N, /proc/PID/fd/N.
 
-    A link in /proc/PID/fd leads to a file whatever its name is now, even to one that has none.
+    Such a name means something else in each process: a VM that writes for its operator would
+    write to its own standard output. And what it leads to is open already, often to append to,
+    as after a shell's `>>`: a rename would take that file away. So the name is rejected even if
+    it leads to a pipe. Raises HostError for such a name, or if a folder on the way cannot be
+    examined.
     """
-    there = target.lstat() if os.path.lexists(target) else None
-    if (found and (found.st_dev, found.st_ino)) != (there and (there.st_dev, there.st_ino)):
+    try:
+        folders = [each for each in _folders_on_the_way(path) if os.path.basename(each) == "fd"]
+        is_descriptor = any(_device(each) in _proc_devices() for each in folders)
+    except (OSError, ValueError) as error:
+        raise _failure("open", path, error) from error
+    if is_descriptor:
         raise HostError(
-            f"cannot open {path}: it is a link to a file without a name; give a file name"
+            f"cannot open {path}: it names a descriptor of this process; give a file name"
         )
+
+
+def _folders_on_the_way(path: Path) -> Iterator[str]:
+    """Yield each folder in which the kernel looks up a part of the name, without links.
+
+    A loop of links ends this: the kernel rejects it.
+    """
+    folder, links = "/", 0
+    left = list(reversed(path.absolute().parts))
+    while left:
+        part = left.pop()
+        if part in ("/", "//", ".."):
+            folder = os.path.dirname(folder) if part == ".." else "/"
+            continue
+        yield folder
+        name = os.path.join(folder, part)
+        if not os.path.islink(name):
+            folder = name
+        elif links < _MAX_LINKS:
+            links += 1
+            left.extend(reversed(Path(os.readlink(name)).parts))
+        else:
+            return
+
+
+def _proc_devices() -> frozenset[int]:
+    """Return the device number of each proc file system that is mounted; it has many places."""
+    with suppress(FileNotFoundError):
+        lines = [line.split() for line in os.fsdecode(_MOUNTS.read_bytes()).splitlines()]
+        # proc(5): the third field is major:minor; the file system's type follows the "-".
+        numbers = [line[2].split(":") for line in lines if line[line.index("-") + 1] == "proc"]
+        return frozenset(os.makedev(int(major), int(minor)) for major, minor in numbers)
+    return frozenset()
+
+
+def _device(folder: str) -> int | None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return os.stat(folder).st_dev
+    return None
 
 
 def require_file_name(path: Path) -> OutputName:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tagalong.core import open_core
+from tagalong.errors import HostError
 from tests.support.vm_processes import TAGALONG, TIMEOUT_S, VmProcess, tagalong, until, vm_process
 
 CHURN = ("--machine", "soft", "--guest", "churn", "--guest-args", "report=512", "--ram", "32M")
@@ -249,3 +250,49 @@ def test_dump_of_a_file_by_an_access_strategy_is_refused(tmp_path: Path) -> None
 
     assert result.returncode == 2
     assert "is a file: access strategies are for the RAM of running VMs" in result.stderr
+
+
+def test_name_of_a_descriptor_is_refused_by_every_command_that_writes(tmp_path: Path) -> None:
+    core, output = tmp_path / "vm.core", tmp_path / "mine"
+    words = "cannot open /dev/stdout: it names a descriptor of this process; give a file name"
+    with churning(tmp_path) as vm:
+        tagalong("snapshot", str(vm.control), str(core))
+        commands = [
+            ("snapshot", str(vm.control), "/dev/stdout"),
+            ("dump", str(vm.control), "/dev/stdout"),
+            ("dump", str(core), "/dev/stdout"),
+            ("migrate", str(vm.control), "file:/dev/stdout"),
+            ("migrate", str(vm.control), "file:/dev/stdout,offset=4096"),
+        ]
+        for command in commands:
+            output.write_text("before\n")
+            with output.open("ab") as stream:
+                node = os.fstat(stream.fileno()).st_ino
+                done = subprocess.run(
+                    [*TAGALONG, *command], stdout=stream, stderr=subprocess.PIPE, text=True,
+                    timeout=TIMEOUT_S, check=False,
+                )  # fmt: skip
+
+            assert done.returncode == HostError.exit_code, command
+            assert words in done.stderr, command
+            assert (output.stat().st_ino, output.read_text()) == (node, "before\n"), command
+
+
+def test_vm_told_to_write_to_a_descriptor_of_its_own_refuses(tmp_path: Path) -> None:
+    words = "it names a descriptor of this process; give a file name"
+    with churning(tmp_path) as vm, vm.qmp() as qmp:
+        console = tmp_path / "a.out"
+        node = console.stat().st_ino
+        for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/2"):
+            for command in ("x-snapshot", "dump-guest-memory"):
+                paging = {"paging": False} if command == "dump-guest-memory" else {}
+                answer = qmp.execute(command, protocol=f"file:{name}", **paging)
+
+                assert words in str(answer["error"])
+            for uri in (f"file:{name}", f"file:{name},offset=0x1000"):
+                qmp.execute("migrate", uri=uri)
+                until(lambda: qmp.migration().get("status") == "failed", "the failure")
+
+                assert f"{uri}: cannot open {name}: {words}" in str(qmp.migration()["error-desc"])
+        assert qmp.state() == "running"
+        assert console.stat().st_ino == node

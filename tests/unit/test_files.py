@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -91,38 +92,76 @@ def test_new_file_over_a_link_to_nothing_creates_what_it_leads_to(tmp_path: Path
     assert (tmp_path / "vm.core").read_bytes() == b"new"
 
 
-def test_new_file_over_a_link_of_proc_replaces_the_open_file(tmp_path: Path) -> None:
+def descriptor_names(fd: int, folder: Path) -> list[Path]:
+    """Return the names that a descriptor of this process has, also by links in `folder`."""
+    (folder / "link").symlink_to(f"/proc/self/fd/{fd}")
+    (folder / "chain").symlink_to("link")
+    (folder / "fds").symlink_to("/proc/self/fd")
+    pid, thread = os.getpid(), threading.get_native_id()
+    return [
+        Path(f"/proc/self/fd/{fd}"),
+        Path(f"/proc/thread-self/fd/{fd}"),
+        Path(f"/proc/{pid}/fd/{fd}"),
+        Path(f"/proc/{pid}/task/{thread}/fd/{fd}"),
+        Path(f"/dev/fd/{fd}"),
+        Path(f"/proc/../proc/self/fd/./{fd}"),
+        folder / "link",
+        folder / "chain",
+        folder / "fds" / f"{fd}",
+    ]
+
+
+def refused_descriptor(path: Path) -> str:
+    return f"cannot open {path}: it names a descriptor of this process; give a file name"
+
+
+def test_new_file_over_a_name_of_a_descriptor_is_refused_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "out"
-    with path.open("wb") as stream:
-        write(Path(f"/proc/self/fd/{stream.fileno()}"))
+    with path.open("ab") as stream:
+        stream.write(b"log")
+        stream.flush()
+        names = [*descriptor_names(stream.fileno(), tmp_path), Path("/dev/stdout")]
+        before = names_in(tmp_path)
 
-    assert path.read_bytes() == b"new"
-    assert names_in(tmp_path) == ["out"]
+        for name in names:
+            with pytest.raises(HostError) as caught:
+                NewFile(name)
 
+            assert str(caught.value) == refused_descriptor(name)
 
-def test_new_file_over_a_link_of_proc_to_a_removed_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "out"
-    with path.open("wb") as stream:
-        path.unlink()
-        link = Path(f"/proc/self/fd/{stream.fileno()}")
+        stream.write(b" goes on")
 
-        with pytest.raises(HostError) as caught:
-            NewFile(link)
-
-    assert str(caught.value) == (
-        f"cannot open {link}: it is a link to a file without a name; give a file name"
-    )
-    assert names_in(tmp_path) == []
+    assert path.read_bytes() == b"log goes on"
+    assert names_in(tmp_path) == before
 
 
-def test_new_file_over_a_pipe_of_proc_is_refused() -> None:
+def test_examine_output_of_a_descriptor_of_a_pipe_or_a_removed_file_is_refused(
+    tmp_path: Path,
+) -> None:
     reader, writer = os.pipe()
+    removed = os.open(tmp_path / "removed", os.O_CREAT | os.O_WRONLY)
+    os.unlink(tmp_path / "removed")
+    closed = os.dup(writer)
+    os.close(closed)
     try:
-        with pytest.raises(HostError, match="it is a FIFO; give a file name"):
-            NewFile(Path(f"/proc/self/fd/{writer}"))
+        for fd in (writer, removed, closed):
+            with pytest.raises(HostError) as caught:
+                examine_output(Path(f"/proc/self/fd/{fd}"))
+
+            assert str(caught.value) == refused_descriptor(Path(f"/proc/self/fd/{fd}"))
     finally:
-        os.close(reader)
-        os.close(writer)
+        for fd in (reader, writer, removed):
+            os.close(fd)
+
+
+def test_new_file_in_a_folder_called_fd_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "fd").mkdir()
+
+    write(tmp_path / "fd" / "1")
+
+    assert (tmp_path / "fd" / "1").read_bytes() == b"new"
 
 
 def test_new_file_where_a_device_appears_meanwhile_leaves_it(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
         "mte", "memory", "machine", "boot", "soft", "kvm", "migrate", "core", "access", "snapshot",
         "qapi", "qmp",
     },
-    "control": {"migrate", "qapi", "qmp", "snapshot"},
+    "control": {"files", "migrate", "qapi", "qmp", "snapshot"},
     "studies": {
         "access", "mte", "memory", "machine", "boot", "soft", "kvm", "migrate", "qapi", "vmm",
         "control",

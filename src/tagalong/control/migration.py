@@ -7,6 +7,8 @@ from tagalong.control.advice import SourceState, next_steps
 from tagalong.control.cancellation import follow_or_cancel
 from tagalong.control.client import ControlClient, OnMigration, connect
 from tagalong.errors import CommandError, ControlError, TagalongError
+from tagalong.files import refuse_descriptor_name
+from tagalong.migrate import FileAddress, parse_address
 from tagalong.qapi.migration import MigrationRequest, MigrationStatus
 from tagalong.qapi.reports import MigrationResult
 
@@ -19,8 +21,10 @@ async def migrate_vm(
     `on_progress` gets what QMP's query-migrate says, ten times a second. Cancelling the
     task cancels the migration; the report is returned all the same if it was too late.
     Raises RemoteError if the migration failed, with a note on where the VM is and what to
-    do next; ControlError if the socket cannot be reached.
+    do next; ControlError if the socket cannot be reached; HostError for a file: address that
+    names a descriptor of this process, which is not the VM's.
     """
+    _refuse_descriptor(request)
     async with connect(control) as client:
         try:
             return await follow_or_cancel(
@@ -38,8 +42,10 @@ async def migrate_vm(
 async def start_migration(control: Path, request: MigrationRequest) -> None:
     """Let the VM behind the control socket `control` begin to migrate, and return.
 
-    Raises CommandError if the VM refuses, ControlError if the socket cannot be reached.
+    Raises CommandError if the VM refuses, ControlError if the socket cannot be reached, HostError
+    as migrate_vm.
     """
+    _refuse_descriptor(request)
     async with connect(control) as client:
         await client.begin_migration(request)
 
@@ -57,6 +63,13 @@ async def await_migration(control: Path, on_progress: OnMigration) -> MigrationR
                 "there is no migration to wait for; start one with tagalong migrate CONTROL URI"
             )
         return await client.follow_migration(on_progress)
+
+
+def _refuse_descriptor(request: MigrationRequest) -> None:
+    """Raise HostError if the stream is to go to a file that a name of a descriptor leads to."""
+    address = parse_address(request.uri)
+    if isinstance(address, FileAddress):
+        refuse_descriptor_name(address.path)
 
 
 async def _source(client: ControlClient) -> SourceState:

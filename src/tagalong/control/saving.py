@@ -11,6 +11,7 @@ from pathlib import Path
 from tagalong.control.cancellation import cancellation_is_dealt_with, follow_or_cancel
 from tagalong.control.client import ControlClient, OnSave, connect
 from tagalong.errors import CommandError, HostError, TagalongError, UsageError
+from tagalong.files import refuse_descriptor_name
 from tagalong.qapi.reports import SaveResult
 from tagalong.qapi.saving import SaveInfo, SaveRequest, SaveStatus
 from tagalong.snapshot import SaveProgress, dump_core
@@ -30,10 +31,11 @@ async def save_vm(control: Path, request: SaveRequest, on_progress: OnSave) -> S
     `on_progress` gets what QMP's query-dump says, ten times a second. Cancelling the task
     cancels the saving; the report is returned all the same if it was too late. Raises
     RemoteError if that failed, with a note on what became of the VM; ControlError if the socket
-    cannot be reached.
+    cannot be reached; HostError if the path names a descriptor of this process.
     """
-    # The VM's process has another working folder than its operator.
+    # The VM's process has another working folder than its operator, and other descriptors.
     request = replace(request, path=request.path.absolute())
+    refuse_descriptor_name(request.path)
     async with connect(control) as client:
         try:
             return await follow_or_cancel(

@@ -13,7 +13,7 @@ from io import FileIO
 from typing import IO, Final, Protocol
 
 from tagalong.errors import HostError
-from tagalong.files import NewFile, examine_output, open_stream
+from tagalong.files import NewFile, examine_output, open_stream, refuse_descriptor_name
 from tagalong.migrate.transport.address import Address, ExecAddress, FdAddress, FileAddress
 from tagalong.migrate.transport.channel import Interrupt, wait_ready
 from tagalong.migrate.transport.inherited import take
@@ -99,6 +99,7 @@ class PlaceInFile:
         self._address = address
         self._offset = self._at = address.offset
         with _named(address):
+            refuse_descriptor_name(address.path)
             # No O_TRUNC and no O_NOFOLLOW: a link to such a file leads to the file.
             flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
             self._fd = os.open(address.path, flags, 0o600)
