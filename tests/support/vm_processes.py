@@ -110,9 +110,14 @@ class Qmp:
 
 
 class VmProcess:
-    """A `tagalong run` in a folder of its own, with the files that its output goes to."""
+    """A `tagalong run` in a folder of its own, with the files that its output goes to.
 
-    def __init__(self, folder: Path, name: str, options: tuple[str, ...]) -> None:
+    `stderr`: a descriptor that its messages go to instead of their file.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, options: tuple[str, ...], stderr: int | None = None
+    ) -> None:
         self.control = folder / f"{name}.sock"
         self._out = folder / f"{name}.out"
         self._err = folder / f"{name}.err"
@@ -121,7 +126,7 @@ class VmProcess:
                 [*TAGALONG, "run", "--control", str(self.control), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
-                stderr=err,
+                stderr=err if stderr is None else stderr,
                 cwd=folder,
             )
 
@@ -178,9 +183,11 @@ class VmProcess:
 
 
 @contextmanager
-def vm_process(folder: Path, name: str, *options: str) -> Iterator[VmProcess]:
+def vm_process(
+    folder: Path, name: str, *options: str, stderr: int | None = None
+) -> Iterator[VmProcess]:
     """Run a VM for the time of a `with` block."""
-    vm = VmProcess(folder, name, options)
+    vm = VmProcess(folder, name, options, stderr)
     try:
         yield vm
     finally:

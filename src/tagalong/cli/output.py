@@ -9,14 +9,18 @@ The streams are replaced once, in `main`, so that no command and no library (cli
 rich draws bars) needs to know any of this.
 """
 
+import io
 import os
+import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
 from tagalong.errors import OutputError
-from tagalong.vmm.console import write_all
+from tagalong.vmm.console import QueuedWriter, write_all
+
+_MESSAGES_TIMEOUT_S = 1.0
 
 
 class ReportStream:
@@ -112,6 +116,51 @@ def guarded_streams() -> Iterator[None]:
             except OSError:
                 _discard(stream)
         sys.stdout, sys.stderr = stdout, stderr
+
+
+class _QueuedOutput(io.RawIOBase):
+    """The bytes of standard error, on their way to a queue."""
+
+    def __init__(self, writer: QueuedWriter) -> None:
+        self._writer = writer
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._writer.write(bytes(data))
+        return len(data)
+
+
+@contextmanager
+def queued_messages() -> Iterator[None]:
+    """Have messages on sys.stderr never wait for their reader, for a `with` block.
+
+    For a process that runs a VM: a reader that stopped must not stop the VM. What replaces the
+    stream takes messages from any thread, whoever writes them (Python's own warnings too).
+    At the end, what still waits is written for a second. If the reader does not take it, standard
+    error is given up, so that the error that ended the VM does not wait for that reader either.
+    """
+    direct = sys.stderr
+    direct.flush()
+    writer = QueuedWriter(direct.fileno(), what="messages")
+    output = cast("io.BufferedWriter", _QueuedOutput(writer))
+    sys.stderr = io.TextIOWrapper(
+        output, direct.encoding, errors="backslashreplace", write_through=True
+    )
+    try:
+        yield
+    finally:
+        sys.stderr = direct
+        if not (writer.close(_MESSAGES_TIMEOUT_S) and _takes_more(direct)):
+            _discard(direct)
+
+
+def _takes_more(stream: TextIO) -> bool:
+    """Return whether a short message can be written to `stream` without waiting for long."""
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return bool(poll.poll(_MESSAGES_TIMEOUT_S * 1000))
 
 
 def _fill(descriptor: int, mode: int) -> None:

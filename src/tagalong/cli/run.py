@@ -7,6 +7,7 @@ import click
 
 from tagalong.cli.message import announce
 from tagalong.cli.options import access_option, machine_option
+from tagalong.cli.output import queued_messages
 from tagalong.cli.values import FILE, RAM_SIZE, SIZE
 from tagalong.errors import UsageError
 from tagalong.migrate import DESCRIPTORS, TlsCredentials
@@ -142,7 +143,9 @@ NOT_NEW = _parameters(
 def run_process(context: click.Context, options: RunOptions) -> None:
     """Run a VM in this process, which is given to it, and exit with the VM's status."""
     DESCRIPTORS.take_over_inherited()
-    context.exit(run_vm(options, announce=announce))
+    with queued_messages():
+        status = run_vm(options, announce=announce)
+    context.exit(status)
 
 
 @click.pass_context

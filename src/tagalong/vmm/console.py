@@ -1,9 +1,10 @@
-"""Carries the guest's console output to a file, without ever blocking the guest.
+"""Carries the guest's console and a VM's messages to a file, without ever blocking the VM.
 
-The guest's UART passes bytes on in the machine's own thread. The reader of our output may
-be slow or stuck. If the guest waited for it, the machine could not be paused and the
-control socket would hang. So the bytes wait in a bounded buffer for a thread of their own.
-What does not fit is dropped, and a line in the output says how much.
+The guest's UART passes bytes on in the machine's own thread, and messages come from the event
+loop and from a migration's thread. The reader of our output may be slow or stuck. If the guest
+waited for it, the machine could not be paused; if the event loop waited, the VM could not even
+be ended. So the bytes wait in a bounded buffer for a thread of their own. What does not fit is
+dropped, and a line in the output says how much.
 """
 
 import errno
@@ -17,22 +18,28 @@ MAX_WAITING_BYTES = 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
 
 
-class ConsoleWriter:
-    """Writes to a file descriptor from a thread.
+class QueuedWriter:
+    """Writes to a file descriptor from a thread; `what` names the output in the dropped line.
 
     A reader that goes away (EPIPE) ends the output and not the VM; so does any other failure of
     the output, which `tell` gets a line about. `broken` is true from then on.
     """
 
-    def __init__(self, descriptor: int, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        tell: Callable[[str], None] = lambda _: None,
+        what: str = "console output",
+    ) -> None:
         self.broken = False
         self._tell = tell
+        self._what = what
         self._descriptor = descriptor
         self._waiting = bytearray()
         self._dropped_bytes = 0
         self._closing = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="console", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="output", daemon=True)
         self._thread.start()
 
     def write(self, data: bytes) -> None:
@@ -44,18 +51,24 @@ class ConsoleWriter:
             if len(data) > room:
                 self._dropped_bytes += len(data)
                 return
-            if self._dropped_bytes:
-                self._waiting += _drop_notice(self._dropped_bytes)
-                self._dropped_bytes = 0
+            self._say_what_was_dropped()
             self._waiting += data
             self._changed.notify()
 
-    def close(self, timeout_s: float = 1.0) -> None:
-        """Write what waits, for at most `timeout_s`, and stop."""
+    def close(self, timeout_s: float = 1.0) -> bool:
+        """Write what waits, for at most `timeout_s`, and stop; return whether nothing waits."""
         with self._changed:
+            self._say_what_was_dropped()
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _say_what_was_dropped(self) -> None:
+        if self._dropped_bytes:
+            line = f"\n[tagalong: {self._dropped_bytes} bytes of {self._what} dropped]\n"
+            self._waiting += line.encode()
+            self._dropped_bytes = 0
 
     def _run(self) -> None:
         while chunk := self._next_chunk():
@@ -78,10 +91,6 @@ class ConsoleWriter:
             chunk = bytes(self._waiting[:_CHUNK_BYTES])
             del self._waiting[:_CHUNK_BYTES]
             return chunk
-
-
-def _drop_notice(dropped_bytes: int) -> bytes:
-    return b"\n[tagalong: %d bytes of console output dropped]\n" % dropped_bytes
 
 
 def write_all(descriptor: int, data: bytes) -> None:

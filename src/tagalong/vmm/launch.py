@@ -16,7 +16,7 @@ from tagalong.qmp.server import ControlServer
 from tagalong.vmm.announcement import announcement, save_announcement
 from tagalong.vmm.assembly import MachineAssembly
 from tagalong.vmm.commands import VmCommands
-from tagalong.vmm.console import ConsoleWriter
+from tagalong.vmm.console import QueuedWriter
 from tagalong.vmm.incoming import Incoming
 from tagalong.vmm.options import ArrivingVm, NewVm, RestoredVm, RunOptions
 from tagalong.vmm.outgoing import Outgoing
@@ -72,7 +72,7 @@ class _VmProcess:
         self._server = ControlServer(
             VmCommands(self._vm, self._outgoing, lambda: self._incoming, self._saving)
         )
-        self._console = ConsoleWriter(_STDOUT, self._announce)
+        self._console = QueuedWriter(_STDOUT, self._announce)
         self._handle_signals()
         try:
             await self._serve()

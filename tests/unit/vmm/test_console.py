@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from tagalong.vmm import console
-from tagalong.vmm.console import ConsoleWriter
+from tagalong.vmm.console import QueuedWriter
 
 
 def read_all(descriptor: int) -> tuple[threading.Thread, bytearray]:
@@ -32,7 +32,7 @@ def until(condition: Callable[[], bool]) -> None:
 def test_write_then_close_delivers_everything_in_order() -> None:
     reader, writer = os.pipe()
     thread, collected = read_all(reader)
-    output = ConsoleWriter(writer)
+    output = QueuedWriter(writer)
 
     for number in range(1000):
         output.write(b"%d\n" % number)
@@ -46,7 +46,7 @@ def test_write_then_close_delivers_everything_in_order() -> None:
 
 def test_write_is_seen_without_close() -> None:
     reader, writer = os.pipe()
-    output = ConsoleWriter(writer)
+    output = QueuedWriter(writer)
 
     output.write(b"now")
 
@@ -58,7 +58,7 @@ def test_write_is_seen_without_close() -> None:
 
 def test_write_to_a_stuck_reader_returns_and_says_what_it_dropped() -> None:
     reader, writer = os.pipe()
-    output = ConsoleWriter(writer)
+    output = QueuedWriter(writer)
     kibibyte = b"x" * 1024
     pieces = console.MAX_WAITING_BYTES // len(kibibyte) + 2000
 
@@ -81,7 +81,7 @@ def test_write_to_a_stuck_reader_returns_and_says_what_it_dropped() -> None:
 
 def test_write_after_the_reader_went_is_no_error() -> None:
     reader, writer = os.pipe()
-    output = ConsoleWriter(writer)
+    output = QueuedWriter(writer)
     os.close(reader)
 
     output.write(b"lost")
@@ -95,7 +95,7 @@ def test_write_after_the_reader_went_is_no_error() -> None:
 
 def test_close_does_not_wait_for_ever_for_a_stuck_reader() -> None:
     reader, writer = os.pipe()
-    output = ConsoleWriter(writer)
+    output = QueuedWriter(writer)
     output.write(b"x" * 200_000)
 
     begin = time.monotonic()
@@ -110,7 +110,7 @@ def test_close_does_not_wait_for_ever_for_a_stuck_reader() -> None:
 def test_output_that_fails_is_said_once_and_the_writer_takes_what_comes() -> None:
     said: list[str] = []
     unwritable = os.open("/dev/null", os.O_RDONLY)
-    output = ConsoleWriter(unwritable, said.append)
+    output = QueuedWriter(unwritable, said.append)
 
     output.write(b"one")
     until(lambda: output.broken and bool(said))
@@ -128,7 +128,7 @@ def test_reader_that_went_away_is_not_worth_a_message() -> None:
     said: list[str] = []
     reader, writer = os.pipe()
     os.close(reader)
-    output = ConsoleWriter(writer, said.append)
+    output = QueuedWriter(writer, said.append)
 
     output.write(b"one")
     until(lambda: output.broken)
@@ -141,7 +141,7 @@ def test_reader_that_went_away_is_not_worth_a_message() -> None:
 def test_descriptor_that_does_not_block_delivers_everything() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    output = ConsoleWriter(writer)
+    output = QueuedWriter(writer)
     output.write(bytes(300_000))
     thread, collected = read_all(reader)
 
@@ -150,3 +150,29 @@ def test_descriptor_that_does_not_block_delivers_everything() -> None:
     thread.join()
 
     assert collected == bytes(300_000)
+
+
+def test_close_says_what_was_dropped_if_nothing_came_after() -> None:
+    reader, writer = os.pipe()
+    output = QueuedWriter(writer, what="messages")
+
+    output.write(bytes(console.MAX_WAITING_BYTES + 1))
+    closed = output.close(timeout_s=10)
+    os.close(writer)
+
+    assert closed
+    dropped = console.MAX_WAITING_BYTES + 1
+    with open(reader, "rb") as stream:
+        assert stream.read() == b"\n[tagalong: %d bytes of messages dropped]\n" % dropped
+
+
+def test_close_with_a_stuck_reader_returns_that_bytes_wait() -> None:
+    reader, writer = os.pipe()
+    output = QueuedWriter(writer)
+    output.write(bytes(200_000))
+
+    assert not output.close(timeout_s=0.05)
+
+    os.close(reader)
+    until(lambda: output.broken)
+    os.close(writer)
