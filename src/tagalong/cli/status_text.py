@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tagalong.cli.units import ms, rate, row, size
 from tagalong.control.vm_control import VmStatus
 from tagalong.qapi.migration import MigrationInfo, MigrationStatus
-from tagalong.qapi.reports import MigrationResult
+from tagalong.qapi.reports import ArrivalReport, MigrationResult
 from tagalong.qapi.saving import SaveInfo, SaveStatus
 
 _BITS_PER_BYTE = 8
@@ -38,10 +38,23 @@ def _migration(info: MigrationInfo) -> Iterator[str]:
         yield f"{info.status.value}: {info.failure.text}"
     elif isinstance(info.report, MigrationResult):
         yield f"{info.status.value}, downtime {ms(info.report.report.downtime.total_s)}"
-    elif info.socket_address is not None:
-        yield f"awaited at {info.socket_address.uri}"
+    elif info.socket_address is not None or isinstance(info.report, ArrivalReport):
+        yield _arrival(info)
     else:
         yield f"{info.status.value}{_progress(info)}"
+
+
+def _arrival(info: MigrationInfo) -> str:
+    """Return how far a VM is that comes here; the address stays when nothing listens there."""
+    at = "" if info.socket_address is None else f" at {info.socket_address.uri}"
+    match info.status:
+        case MigrationStatus.SETUP:
+            return f"awaited{at}"
+        case MigrationStatus.COMPLETED:
+            return "completed: the VM has arrived"
+        case MigrationStatus.FAILED | MigrationStatus.CANCELLED:
+            return f"{info.status.value}: the VM has not arrived"
+    return f"arriving{at}{_progress(info)}"
 
 
 def _progress(info: MigrationInfo) -> str:

@@ -6,6 +6,7 @@ how a migration is followed. The VM at the other end is not trusted: see qapi/js
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from tagalong.printable import one_line
 from tagalong.qapi.census import TagCensus
 from tagalong.qapi.events import VmEvent
 from tagalong.qapi.json_fields import JsonFields, anything, text
-from tagalong.qapi.migration import MigrationInfo, MigrationRequest
+from tagalong.qapi.migration import MigrationInfo, MigrationRequest, MigrationStatus
 from tagalong.qapi.reports import MigrationResult, SaveResult
 from tagalong.qapi.saving import SaveInfo, SaveKind, SaveRequest
 
@@ -207,13 +208,19 @@ class ControlClient:
 
         `on_progress` gets the answers of query-migrate, ten times a second. Raises RemoteError
         if the migration failed. If the waiting task is cancelled, the migration continues: see
-        cancel_migration.
+        cancel_migration. Raises ControlError if the VM knows of no migration for 60 s.
         """
+        deadline_s = time.monotonic() + ANSWER_TIMEOUT_S
         while True:
             info = MigrationInfo.from_qmp(await self._ask("query-migrate", "MIGRATION"))
             on_progress(info)
             if info.status.is_final:
                 return info.outcome()
+            if info.status is MigrationStatus.NONE and time.monotonic() > deadline_s:
+                raise ControlError(
+                    f"the VM at {self._path} accepted the migration, and knows of none since: see "
+                    "which program listens there"
+                )
             await self._news.wait()
 
     async def _ask(self, command: str, event: str) -> object:

@@ -4,11 +4,12 @@ Every function raises ControlError if the socket cannot be reached or is lost, a
 with the VM's reason if the VM refuses.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tagalong.control.client import ControlClient, connect
+from tagalong.control.client import ANSWER_TIMEOUT_S, ControlClient, connect
 from tagalong.errors import (
     CommandError,
     ControlError,
@@ -19,6 +20,9 @@ from tagalong.errors import (
 from tagalong.qapi.events import VmEvent
 from tagalong.qapi.migration import MigrationInfo, MigrationStatus
 from tagalong.qapi.saving import SaveInfo, SaveStatus
+
+QUIT_TIMEOUT_S = ANSWER_TIMEOUT_S
+"""How long a VM's process may take to end once it has accepted quit."""
 
 _CANCELLED = {MigrationCancelledError.__name__, SnapshotCancelledError.__name__}
 
@@ -64,7 +68,10 @@ async def _execute(control: Path, command: str) -> str:
 
 
 async def quit_vm(control: Path) -> None:
-    """End the VM's process and return when its control socket is closed."""
+    """End the VM's process and return when its control socket is closed.
+
+    Raises ControlError if that takes longer than QUIT_TIMEOUT_S.
+    """
     async with connect(control) as client:
         try:
             await client.execute("quit")
@@ -72,8 +79,15 @@ async def quit_vm(control: Path) -> None:
             raise  # the VM is just arriving: it does not end
         except ControlError:
             pass  # the process is gone before its answer has arrived
-        async for _ in client.events():
-            pass
+        try:
+            async with asyncio.timeout(QUIT_TIMEOUT_S):
+                async for _ in client.events():
+                    pass
+        except TimeoutError as error:
+            raise ControlError(
+                f"the VM at {control} accepted quit and has not ended in {QUIT_TIMEOUT_S:.0f} s: "
+                "see whether its process is stopped"
+            ) from error
 
 
 async def cancel_work(control: Path) -> str:

@@ -9,7 +9,12 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
-from tagalong.errors import MigrationError, UsageError
+from tagalong.errors import (
+    HandoverUncertainError,
+    MigrationCancelledError,
+    MigrationError,
+    UsageError,
+)
 from tagalong.migrate import (
     DESCRIPTORS,
     FdAddress,
@@ -285,14 +290,28 @@ class MigrationInfo:
     def outcome(self) -> MigrationResult:
         """Return the source's report of a migration that has ended.
 
-        Raises RemoteError with the VM's reason if it failed, ControlError if there is neither.
+        Raises RemoteError: with the VM's reason if it failed, as cancelled if it was, and as an
+        uncertain hand-over if it completed without the source's report. So it does in a plain
+        QEMU, where the destination has the VM all the same.
         """
         if self.status is MigrationStatus.COMPLETED and isinstance(self.report, MigrationResult):
             return self.report
-        raise (self.failure or _NO_REASON).to_error()
+        raise (self.failure or _WITHOUT_A_REASON[self.status]).to_error()
 
 
-_NO_REASON = Failure("the VM did not say why the migration failed", "MigrationError", 40)
+def _failure(words: str, kind: type[MigrationError]) -> Failure:
+    return Failure(words, kind.__name__, kind.exit_code)
+
+
+_WITHOUT_A_REASON = {
+    MigrationStatus.FAILED: _failure("the VM did not say why the migration failed", MigrationError),
+    MigrationStatus.CANCELLED: _failure("the migration was cancelled", MigrationCancelledError),
+    MigrationStatus.COMPLETED: _failure(
+        "the VM says that the migration has completed, but sent no report of a source: see "
+        "whether the VM is at the destination",
+        HandoverUncertainError,
+    ),
+}
 
 
 def _report(value: object, what: str) -> MigrationResult | ArrivalReport:

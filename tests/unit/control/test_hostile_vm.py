@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from tagalong.control import client as client_module
+from tagalong.control import vm_control
 from tagalong.control.client import ControlClient, connect
 from tagalong.control.vm_control import quit_vm
 from tagalong.errors import CommandError, ControlError, with_causes
+from tagalong.qapi.migration import MigrationRequest
 from tests.support.served_vm import served_vm
 
 TIMEOUT_S = 60.0
@@ -248,6 +250,38 @@ def test_process_that_is_silent_is_an_error_that_says_what_it_did_not_do(
     assert failure_to_connect(tmp_path, line(GREETING)) == (
         f"{path} sent a QMP greeting and has not answered qmp_capabilities {advice}"
     )
+
+
+def test_migration_that_the_vm_does_not_know_ends_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "ANSWER_TIMEOUT_S", 0.2)
+
+    async def answer(_command: str, writer: asyncio.StreamWriter, request_id: object) -> None:
+        writer.write(line({"return": {}, "id": request_id}))
+
+    async def script(client: ControlClient) -> None:
+        request = MigrationRequest("tcp:host.example:1")
+        with pytest.raises(ControlError, match=r"accepted the migration, and knows of none since"):
+            await client.migrate(request, lambda _: None)
+
+    play(tmp_path, answer, script)
+
+
+def test_quit_that_the_vm_accepts_and_does_not_obey_ends_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vm_control, "QUIT_TIMEOUT_S", 0.2)
+
+    async def answer(_command: str, writer: asyncio.StreamWriter, request_id: object) -> None:
+        writer.write(line({"return": {}, "id": request_id}))
+
+    async def script(_client: ControlClient) -> None:
+        with pytest.raises(ControlError, match=r"accepted quit and has not ended in 0 s: see"):
+            await quit_vm(tmp_path / "vm.sock")
+
+    play(tmp_path, answer, script)
+    assert client_module.ANSWER_TIMEOUT_S == 60
 
 
 def failure_to_connect(tmp_path: Path, greeting: bytes) -> str:

@@ -123,9 +123,15 @@ def test_outcome_of_a_migration_is_its_report_or_one_remote_error() -> None:
 
 
 def test_outcome_without_reason_or_report_is_an_error() -> None:
-    for status in (MigrationStatus.COMPLETED, MigrationStatus.FAILED):
-        with pytest.raises(RemoteError, match=r"did not say why the migration failed$"):
+    cases = [
+        (MigrationStatus.FAILED, r"did not say why the migration failed$", 40),
+        (MigrationStatus.CANCELLED, r"^the migration was cancelled$", 44),
+        (MigrationStatus.COMPLETED, r"^the VM says that the migration has completed, but sent", 45),
+    ]
+    for status, words, code in cases:
+        with pytest.raises(RemoteError, match=words) as caught:
             MigrationInfo(status).outcome()
+        assert caught.value.exit_code == code
     with pytest.raises(RemoteError, match=r"did not say why saving it failed$"):
         SaveInfo(SaveStatus.COMPLETED).outcome()
 
