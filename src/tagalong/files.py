@@ -179,7 +179,7 @@ def open_stream(output: OutputName) -> int:
         if error.errno == errno.ENXIO and output.stream == _STREAMS[stat.S_IFIFO]:
             raise HostError(
                 f"cannot open {output.path}: nothing reads from this FIFO; start the reader first"
-            ) from error
+            ) from None  # ENXIO speaks of a device
         raise _failure("open", output.path, error) from error
     if stat.S_IFMT(os.fstat(descriptor).st_mode) not in _STREAMS:
         os.close(descriptor)

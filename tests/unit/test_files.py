@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tagalong import files
-from tagalong.errors import HostError
+from tagalong.errors import HostError, with_causes
 from tagalong.files import NewFile, examine_output, open_stream
 from tests.support.targets import (
     LOOP,
@@ -311,6 +311,7 @@ def test_stream_to_a_fifo_without_a_reader_says_so_at_once(tmp_path: Path) -> No
     assert str(caught.value) == (
         f"cannot open {path}: nothing reads from this FIFO; start the reader first"
     )
+    assert with_causes(caught.value) == str(caught.value)
 
 
 def test_stream_to_a_name_that_became_a_file_is_refused(tmp_path: Path) -> None:

@@ -85,7 +85,17 @@ class Milliseconds(click.IntRange):
         )
 
 
-FILE = click.Path(path_type=Path, readable=False)
+class _File(click.Path):
+    """The path of a file; an empty text, as of an unset variable of a shell, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path. The empty one would be that of the working folder."""
+        if value == "":
+            self.fail("the name is empty; give a file name", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = _File(path_type=Path, readable=False)
 """A path. That it can be opened is found out by opening it, so a file that does not exist and one
 that must not be read are errors of one kind."""
 

@@ -53,10 +53,8 @@ def next_steps(error: TagalongError, source: SourceState, request: MigrationRequ
             "The source does not answer, so where the VM is cannot be told from here. Ask the "
             "destination (query-status): if the VM is not there, start it again."
         )
-    return (
-        f"The VM is at the source ({source.run_state}); nothing was started at the destination. "
-        f"{_remedy(error, request)}."
-    )
+    nothing = "; nothing was started at the destination" * _has_destination(_address(request.uri))
+    return f"The VM is at the source ({source.run_state}){nothing}. {_remedy(error, request)}."
 
 
 def _class_of(error: TagalongError) -> type[TagalongError]:

@@ -92,8 +92,7 @@ class SparseExtent:
             self._fd, writes.ctypes.data, len(writes), source.ctypes.data, ctypes.byref(done)
         )
         if error:
-            offset, size = writes[done.value, :2].tolist()
-            raise self._failure("write", offset - self._start, size, _os_error(-error))
+            raise self._failure("write", _os_error(-error))
 
     def write_scattered(self, ranges: NDArray[np.int64], content: NDArray[np.uint8]) -> None:
         """Write `content` in parts: to each [start, stop) of `ranges` the next of it.
@@ -128,7 +127,7 @@ class SparseExtent:
         try:
             content = os.pread(self._fd, BLOCK_BYTES, self._start + block)
         except OSError as error:
-            raise self._failure("read", block, BLOCK_BYTES, error) from error
+            raise self._failure("read", error) from error
         # What follows the plane in its last block is padding: zero as well.
         if content.count(0) == len(content):
             self.clear(block, BLOCK_BYTES)
@@ -172,7 +171,7 @@ class SparseExtent:
             except OSError as error:
                 if error.errno in _CANNOT_CLONE:
                     break
-                raise self._failure("copy to", offset + done, stop - start, error) from error
+                raise self._failure("write", error) from error
             if not moved:
                 break
             done += moved
@@ -188,7 +187,7 @@ class SparseExtent:
             _punch(self._fd, self._start + offset, length)
         except OSError as error:
             if error.errno not in _CANNOT_PUNCH:
-                raise self._failure("clear", offset, length, error) from error
+                raise self._failure("write", error) from error
             for done in range(0, length, _COPY_BYTES):
                 size = min(_COPY_BYTES, length - done)
                 self._write_all(offset + done, np.zeros(size, np.uint8))
@@ -199,11 +198,10 @@ class SparseExtent:
     def _touch(self, stop: int) -> None:
         self._untouched = max(self._untouched, -(-stop // BLOCK_BYTES) * BLOCK_BYTES)
 
-    def _failure(self, verb: str, offset: int, size: int, error: OSError) -> HostError:
-        return HostError(
-            f"cannot {verb} {size:#x} bytes at offset {self._start + offset:#x} of the core "
-            f"{self._path}: {error}"
-        )
+    def _failure(self, verb: str, error: OSError) -> HostError:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; make room on its disk, or give a file on another" if is_full else ""
+        return HostError(f"cannot {verb} {self._path}: {error.strerror}{advice}")
 
 
 def _os_error(number: int) -> OSError:

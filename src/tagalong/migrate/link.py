@@ -284,7 +284,7 @@ class Link:
             self.is_violated = not self.is_lost
             raise
         if isinstance(record, Abort):
-            raise error_of(record)
+            raise error_of(record, is_one_way=self._channel.is_one_way)
         return record
 
     def _receive_bytes(self, deadline: float) -> None:
@@ -375,7 +375,13 @@ def reason_of(error: BaseException) -> AbortReason:
     return AbortReason.INTERNAL
 
 
-def error_of(abort: Abort) -> MigrationError:
-    """Return the error that an ABORT of the peer means here."""
+def error_of(abort: Abort, *, is_one_way: bool = False) -> MigrationError:
+    """Return the error that an ABORT of the peer means here.
+
+    Where a stream goes one way, to a file or a command, there is no peer to speak of: the text
+    is what this process itself could not do.
+    """
     kind = _ERRORS.get(abort.reason, MigrationError)
+    if is_one_way:
+        return kind(abort.text)
     return kind(f"the peer ended the migration ({abort.reason.name}): {abort.text}")

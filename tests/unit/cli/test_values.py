@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from tagalong.cli.app import _COMMANDS
+from tagalong.cli.app import _COMMANDS, invoke
 from tagalong.cli.values import RAM_SIZE, SIZE, Milliseconds, address_range
 
 
@@ -118,3 +118,13 @@ def test_no_command_looks_at_a_file_before_it_opens_it() -> None:
     for name, kind in found:
         assert not any((kind.exists, kind.readable, kind.writable)), name
         assert all((kind.file_okay, kind.dir_okay)), name
+
+
+def test_file_with_an_empty_name_is_refused_and_not_the_working_folder(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for arguments in (("snapshot", "a.sock", ""), ("dump", "", "vm.core"), ("info", "")):
+        status = invoke(arguments)
+
+        assert status == 2, arguments
+        assert "the name is empty; give a file name" in capsys.readouterr().err, arguments

@@ -197,7 +197,9 @@ def test_next_steps_for_a_file_or_a_command_speak_of_no_destination() -> None:
     error = at(MigrationStage.SETUP, MigrationError("x"))
 
     for uri, remedy in cases.items():
-        assert next_steps(error, RUNNING, MigrationRequest(uri)) == f"{HERE} {remedy}"
+        steps = next_steps(error, RUNNING, MigrationRequest(uri))
+
+        assert steps == f"The VM is at the source (running). {remedy}"
 
 
 def test_next_steps_silent_source_is_not_guessed_about() -> None:

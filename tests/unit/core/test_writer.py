@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import signal
 import stat
@@ -15,6 +16,7 @@ import pytest
 
 from tagalong import files
 from tagalong.core import CoreSegment, CoreWriter, open_core
+from tagalong.core.sparse import SparseExtent
 from tagalong.core.thread_notes import encode_notes
 from tagalong.errors import HostError, RunStateError, UsageError
 from tagalong.memory import Gpa
@@ -371,7 +373,7 @@ def test_copy_data_from_a_source_that_ends_too_early_is_a_host_error(path: Path)
         os.close(fd)
 
 
-def test_write_on_a_full_disk_leaves_nothing_and_says_where(path: Path) -> None:
+def test_write_on_a_full_disk_leaves_nothing_and_names_the_file(path: Path) -> None:
     path.write_text("before")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -380,7 +382,7 @@ def test_write_on_a_full_disk_leaves_nothing_and_says_where(path: Path) -> None:
         with (
             pytest.raises(
                 HostError,
-                match=r"cannot write 0x40000 bytes at offset 0x1000 of the core .*File too large",
+                match=f"^cannot write {re.escape(str(path))}: File too large$",
             ),
             writer_to(path) as writer,
         ):
@@ -391,6 +393,20 @@ def test_write_on_a_full_disk_leaves_nothing_and_says_where(path: Path) -> None:
 
     assert path.read_text() == "before"
     assert len(list(path.parent.iterdir())) == 1
+
+
+def test_extent_on_a_full_disk_names_the_file_and_what_helps() -> None:
+    fd = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with pytest.raises(HostError) as caught:
+            SparseExtent(fd, Path("/srv/vm.core"), 0, PAGE).write(0, np.ones(PAGE, np.uint8))
+    finally:
+        os.close(fd)
+
+    assert str(caught.value) == (
+        "cannot write /srv/vm.core: No space left on device; make room on its disk, or give a "
+        "file on another"
+    )
 
 
 def test_commit_on_a_full_disk_leaves_nothing(path: Path) -> None:

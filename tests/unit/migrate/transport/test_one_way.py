@@ -186,8 +186,12 @@ def test_file_that_cannot_be_created_leaves_the_guest_running(source: FakeMachin
 
 
 def test_full_disk_leaves_the_guest_running_and_no_file(source: FakeMachine) -> None:
-    with pytest.raises(MigrationError, match="No space left on device"):
-        migrate_to("fd:{}".format(os.open("/dev/full", os.O_WRONLY)), source, OPTIONS)
+    fd = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(MigrationError) as caught:
+        migrate_to(f"fd:{fd}", source, OPTIONS)
+
+    assert f"fd:{fd}: cannot write: No space left on device" in str(caught.value)
+    assert "peer" not in with_causes(caught.value)
 
     assert source.run_state is RunState.RUNNING
 
