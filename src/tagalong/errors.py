@@ -79,7 +79,7 @@ class AuthenticationError(HostError):
 
 
 class OutputError(HostError):
-    """The command did its work, but standard output is closed, full or broken."""
+    """Standard output is closed, full or broken; the message says what is lost."""
 
     exit_code = 13
 

@@ -11,7 +11,7 @@ import click
 
 from tagalong import __version__
 from tagalong.cli.failure import error_line, failure_json, wants_json
-from tagalong.cli.output import guarded_streams
+from tagalong.cli.output import ONLY_REPORT_LOST, REPORT_LOST, ReportStream, guarded_streams
 from tagalong.control.interrupt import Interrupted
 from tagalong.errors import HostError, OutputError, TagalongError
 
@@ -46,6 +46,9 @@ _SECTIONS = {
     },
 }
 _COMMANDS = tuple(name for section in _SECTIONS.values() for name in section)
+
+# They act first and report then. The others have done nothing, or nothing that stays.
+_ACTING = frozenset({"migrate", "stop", "cont", "cancel", "quit", "snapshot", "dump"})
 
 _INTERRUPTED = 128 + 2
 
@@ -128,6 +131,8 @@ def tagalong() -> None:
 def invoke(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: this process's) and return the status."""
     given = [*(sys.argv[1:] if arguments is None else arguments)]
+    if isinstance(sys.stdout, ReportStream):
+        sys.stdout.loss = ONLY_REPORT_LOST if _acts(given) else REPORT_LOST
     try:
         status = tagalong.main(args=given, prog_name="tagalong", standalone_mode=False)
     except click.ClickException as error:
@@ -147,6 +152,11 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
         _say(error_line(lack), lack)
         return _failed(lack, given)
     return status if isinstance(status, int) else 0
+
+
+def _acts(arguments: Sequence[str]) -> bool:
+    """Return whether a command line changes a VM or a file, and then reports that it has."""
+    return bool({*arguments[:1]} & _ACTING) and not {"-h", "--help"} & {*arguments}
 
 
 def _say_usage(error: click.ClickException) -> None:

@@ -23,15 +23,27 @@ from tagalong.vmm.console import QueuedWriter, write_all
 _MESSAGES_TIMEOUT_S = 1.0
 
 
+REPORT_LOST = (
+    "the report that was asked for is lost; give it a file or a pipe that can be written, and "
+    "repeat the command"
+)
+"""What a failure of the output means for a command that reports; it may be repeated."""
+
+ONLY_REPORT_LOST = "what was asked for is done, and only its report is lost"
+"""What it means for a command that acts; repeating it would act twice."""
+
+
 class ReportStream:
     """Standard output: what is written to a reader that went away is dropped.
 
     `write` and `flush` raise OutputError if the output fails for any other reason, and again
-    each time after that: a library may try a stream out and hide what it met.
+    each time after that: a library may try a stream out and hide what it met. `loss` says in the
+    error what that means.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.loss = REPORT_LOST
         self._has_reader = True
         self._failure: OutputError | None = None
 
@@ -54,8 +66,7 @@ class ReportStream:
                 _discard(self._stream)
             except OSError as error:
                 self._failure = OutputError(
-                    f"cannot write to standard output: {error.strerror}; what was asked for is "
-                    "done, and only its report is lost"
+                    f"cannot write to standard output: {error.strerror}; {self.loss}"
                 )
                 self._failure.__cause__ = error
                 _discard(self._stream)
