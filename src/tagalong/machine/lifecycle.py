@@ -179,7 +179,8 @@ class MachineLifecycle(ABC):
         state = "closed" if self._closed else self._state.value
         described = self.description
         return (
-            f"<{type(self).__name__} {state}: {described.vcpu_count} vCPUs, "
+            f"<{type(self).__name__} {state}: {described.vcpu_count} "
+            f"vCPU{'s' * (described.vcpu_count != 1)}, "
             f"{described.ram_bytes >> 20} MiB of RAM>"
         )
 

@@ -20,6 +20,7 @@ from tagalong.errors import (
     AddressError,
     StateError,
     UnsupportedInstructionError,
+    UsageError,
 )
 from tagalong.machine import (
     DEFAULT_CONSOLE,
@@ -107,7 +108,14 @@ class SoftMachine(MachineLifecycle):
         devices: Sequence[DeviceDescription] = (DEFAULT_CONSOLE,),
         models: DeviceModels | None = None,
     ) -> Self:
-        """Create a machine with one RAM region at RAM_GPA. Raises as the class does."""
+        """Create a machine with one RAM region at RAM_GPA. Raises as the class does.
+
+        `ram_bytes`: whole pages of 4096 bytes, one at least; UsageError for anything else.
+        """
+        if ram_bytes < PAGE_BYTES or ram_bytes % PAGE_BYTES:
+            raise UsageError(
+                f"ram_bytes is {ram_bytes}: give whole pages of {PAGE_BYTES} bytes, one at least"
+            )
         description = MachineDescription(
             page_size_bytes=PAGE_BYTES,
             vcpu_count=vcpu_count,

@@ -392,6 +392,21 @@ def test_tags_misaligned_range_is_refused() -> None:
     machine.close()
 
 
+def test_machine_of_one_vcpu_shows_itself_in_the_singular() -> None:
+    with SoftMachine.create(ram_bytes=1 << 20) as machine:
+        assert repr(machine) == "<SoftMachine paused: 1 vCPU, 1 MiB of RAM>"
+
+
+def test_create_with_ram_that_is_no_whole_pages_is_refused_and_names_it() -> None:
+    for ram_bytes in (0, 4095, 4097, -4096):
+        with pytest.raises(UsageError) as caught:
+            SoftMachine.create(ram_bytes=ram_bytes)
+
+        assert str(caught.value) == (
+            f"ram_bytes is {ram_bytes}: give whole pages of 4096 bytes, one at least"
+        )
+
+
 def test_machine_in_a_with_statement_is_closed_at_its_end() -> None:
     with SoftMachine.create(ram_bytes=1 << 20, vcpu_count=2) as machine:
         shown = [repr(machine)]

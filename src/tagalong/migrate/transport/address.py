@@ -102,6 +102,8 @@ def parse_address(uri: str) -> Address:
     >>> parse_address("tcp:[::1]:4444")
     TcpAddress(host='::1', port=4444)
     """
+    if not isinstance(uri, str) or "\0" in uri:
+        raise UsageError(f"{uri!r} is not a migration address: it must be a text without NUL")
     scheme, _, rest = uri.partition(":")
     match scheme:
         case "tcp":

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,17 @@ def test_address_that_is_none_is_refused(uri: str, message: str) -> None:
         parse_address(uri)
 
     assert message in str(caught.value)
+
+
+def test_address_that_is_no_text_or_has_a_nul_is_refused() -> None:
+    wrong: list[Any] = [None, 7, b"file:/srv/vm", Path("/srv/vm"), "file:/srv/\0vm", "unix:\0"]
+    for uri in wrong:
+        with pytest.raises(UsageError) as caught:
+            parse_address(uri)
+
+        assert str(caught.value) == (
+            f"{uri!r} is not a migration address: it must be a text without NUL"
+        )
 
 
 @pytest.mark.parametrize("uri", ["tcp:127.0.0.1:0", "tcp:[::1]:0", "unix:{folder}/in.sock"])
