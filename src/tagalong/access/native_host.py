@@ -196,7 +196,7 @@ class NativeHost:
             alias = mmap.mmap(fd, region.size_bytes, mmap.MAP_SHARED, protection)
         except OSError as error:
             raise HostError(
-                f"cannot map RAM at gpa {region.gpa:#x} with PROT_MTE: {error}"
+                f"cannot map RAM at gpa {region.gpa:#x} with PROT_MTE: {error.strerror}"
             ) from error
         self._aliases[region.gpa] = alias
         start: int = np.frombuffer(alias, np.uint8).ctypes.data

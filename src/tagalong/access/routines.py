@@ -68,7 +68,8 @@ def load_blob() -> Blob:
         code = path.read_bytes()
     except OSError as error:
         raise NativeLibraryError(
-            f"cannot read {path}: {error}; build it with `pip install -e .` in the source folder"
+            f"cannot read {path}: {error.strerror}; build it with `pip install -e .` in the "
+            "source folder"
         ) from error
     return parse_blob(code)
 

@@ -11,7 +11,15 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError, Runstate
+from qemu.qmp import (
+    EventListener,
+    ExecInterruptedError,
+    ExecuteError,
+    Message,
+    QMPClient,
+    QMPError,
+    Runstate,
+)
 
 from tagalong.errors import CommandError, ControlError, TagalongError
 from tagalong.printable import one_line
@@ -312,6 +320,8 @@ _NO_QMP = "it sent something that is no QMP message; see which program listens t
 
 def _reason(error: Exception) -> str:
     """Return why a connection has ended, in words for people."""
+    if isinstance(error, ExecInterruptedError):
+        return "the connection has ended; see whether the VM still runs and answers in QMP"
     if not isinstance(error, _IN_WORDS):
         return _NO_QMP
     return one_line(str(getattr(error, "strerror", None) or error)) or "it was closed"
@@ -319,7 +329,8 @@ def _reason(error: Exception) -> str:
 
 def _told(error: Exception) -> Exception | None:
     """Return the cause of an error for `with_causes`: none that speaks of Python's insides."""
-    return error if isinstance(error, _IN_WORDS) else None
+    is_told = isinstance(error, _IN_WORDS) and not isinstance(error, ExecInterruptedError)
+    return error if is_told else None
 
 
 def _why_not(path: Path, cause: Exception) -> str:

@@ -223,7 +223,10 @@ def test_replies_that_the_reader_stumbles_over_are_control_errors(tmp_path: Path
             with pytest.raises(ControlError) as caught:
                 await client.execute("query-status")
             path = tmp_path / "vm.sock"
-            assert with_causes(caught.value) == f"lost the control socket {path}: Disconnected"
+            assert with_causes(caught.value) == (
+                f"lost the control socket {path}: the connection has ended; see whether the VM "
+                "still runs and answers in QMP"
+            )
 
         play(tmp_path, answer, script)
 

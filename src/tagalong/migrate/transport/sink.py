@@ -245,7 +245,8 @@ class Child:
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            raise HostError(f"{address}: cannot be started: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise HostError(f"{address}: cannot be started: {reason}") from error
         self._writes = writes
         self._said = b""
         self._listener = threading.Thread(target=self._listen, name="exec-stderr", daemon=True)
