@@ -149,13 +149,17 @@ class AccessFaultError(MachineError):
 
 
 class WireError(TagalongError):
-    """A stream that breaks its format; `offset` is the byte's place from the stream's start."""
+    """A stream that breaks its format; `offset` is the byte's place from the stream's start.
+
+    `meaning`: what that means for the reader of the message, said before the place.
+    """
 
     exit_code = 30
 
-    def __init__(self, message: str, *, offset: int) -> None:
+    def __init__(self, message: str, *, offset: int, meaning: str = "") -> None:
         self.offset = offset
-        super().__init__(f"stream offset {offset:#x}: {message}")
+        place = f"stream offset {offset:#x}: {message}"
+        super().__init__(f"{meaning} ({place})" if meaning else place)
 
 
 class LocalProtocolError(WireError):

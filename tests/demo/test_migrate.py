@@ -185,6 +185,24 @@ def test_migrate_destination_killed_meanwhile_leaves_the_vm_at_the_source(tmp_pa
         source.wait_for_console("churn: progress", times=len(progress_lines(source)) + 1)
 
 
+def test_migrate_source_killed_meanwhile_ends_the_destination_which_says_so(
+    tmp_path: Path,
+) -> None:
+    with pair(tmp_path) as (source, target), source.qmp() as qmp:
+        uri = target.incoming_uri()
+        target.signal(signal.SIGSTOP)
+        qmp.execute("migrate", uri=uri)
+        until(lambda: qmp.migration()["status"] == "active", "the migration's begin")
+        source.process.kill()
+        source.status()
+        target.signal(signal.SIGCONT)
+
+        assert target.status() != 0
+        assert (
+            "the source is gone: it closed the connection; nothing was started here (stream offset "
+        ) in target.messages
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_migrate_interrupted_cancels_and_the_vm_goes_on(
     tmp_path: Path, number: signal.Signals

@@ -41,6 +41,7 @@ from tagalong.migrate.pages.pump import (
     send_pages,
 )
 from tagalong.migrate.transport.channel import Channel, Interrupt
+from tagalong.migrate.transport.replay import LocalChannel
 from tagalong.progress import CancelToken
 from tagalong.wire import (
     NEED_DATA,
@@ -54,6 +55,7 @@ from tagalong.wire import (
     Phase,
     Placement,
     Record,
+    Role,
     Runs,
 )
 
@@ -301,11 +303,21 @@ class Link:
             self.is_lost = True
             if self._channel.end_cause is not None:
                 raise self._channel.end_cause from None
-            self._connection.receive_eof()
+            self._connection.receive_eof(self._why_it_ended())
             raise
         except HostError:
             self.is_lost = True
             raise
+
+    def _why_it_ended(self) -> str:
+        """Return what a stream that ends early means; only from COMMIT on may a VM be started."""
+        role = self._connection.role
+        why = f"the {role.peer.name.lower()} is gone: it closed the connection"
+        if isinstance(self._channel, LocalChannel):
+            why = f"{self._channel.name}: the stream is cut off"
+        was_committed = self.phase is Phase.COMMITTED
+        is_safe = role is Role.DESTINATION and not was_committed
+        return why + "; nothing was started here" * is_safe
 
     def _receive_into(self, buffer: memoryview, deadline: float) -> int:
         if len(buffer) < _BULK_BYTES or not self.streams_pages:

@@ -247,10 +247,11 @@ class Connection:
         except MalformedError as error:
             raise self._broken(str(error), self._reader.record_start + error.offset) from error
 
-    def receive_eof(self) -> None:
+    def receive_eof(self, meaning: str = "") -> None:
         """Note that the peer has closed its stream.
 
-        Raises RemoteProtocolError unless the conversation was over.
+        `meaning`: what the caller knows of why it ended early. Raises RemoteProtocolError unless
+        the conversation was over.
         """
         if self._error is not None:
             raise self._error
@@ -259,7 +260,9 @@ class Connection:
         inside = self._reader.offset - self._reader.record_start
         where = f"{inside:#x} bytes into a record" if inside else "between two records"
         what = f"the stream ends in {self.phase.name}, {where}"
-        raise self._broken(self._reader.foreign or what, self._reader.offset)
+        if self._reader.foreign:
+            raise self._broken(self._reader.foreign, self._reader.offset)
+        raise self._broken(what, self._reader.offset, meaning)
 
     def _parse(self) -> Record | NeedData:
         while not self.phase.is_final:
@@ -285,8 +288,8 @@ class Connection:
         if count < len(data):
             self._input.appendleft(data[count:])
 
-    def _broken(self, message: str, offset: int) -> RemoteProtocolError:
-        self._error = RemoteProtocolError(message, offset=offset)
+    def _broken(self, message: str, offset: int, meaning: str = "") -> RemoteProtocolError:
+        self._error = RemoteProtocolError(message, offset=offset, meaning=meaning)
         return self._error
 
 

@@ -129,6 +129,26 @@ def test_receive_from_a_peer_that_leaves_raises_with_the_offset(
         link.receive()
 
     assert caught.value.offset == 16 + 64
+    assert str(caught.value) == (
+        "the destination is gone: it closed the connection (stream offset 0x50: the stream ends "
+        "in DESCRIBED, between two records)"
+    )
+
+
+def test_receive_at_a_destination_whose_source_left_says_that_nothing_was_started() -> None:
+    near, far = channel_pair(idle_s=0.3)
+    link, source = Link(near, Connection(Role.DESTINATION), TIMEOUTS), Connection(Role.SOURCE)
+    with near, far:
+        far.send(source.send(Hello(Role.SOURCE, MIGRATION_ID)))
+        link.expect(Hello)
+        far.close()
+
+        with pytest.raises(RemoteProtocolError) as caught:
+            link.receive()
+
+    assert str(caught.value).startswith(
+        "the source is gone: it closed the connection; nothing was started here (stream offset "
+    )
 
 
 def test_receive_noise_raises_at_once(ends: tuple[Link, Channel, Connection]) -> None:
