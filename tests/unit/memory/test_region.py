@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tagalong.errors import AddressError, HostError, RunStateError, UsageError
 from tagalong.memory import Gpa, PageBitmap, Region
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
+from tests.support.descriptors import memory_files
 
 GPA = Gpa(0x4000_0000)
 MIB = 1 << 20
@@ -67,7 +68,7 @@ class TestCreate:
             Region.create(Gpa(gpa), size, page_size_bytes=0x4000)
 
     def test_create_more_than_the_host_can_map_is_a_host_error(self) -> None:
-        before = open_descriptors()
+        before = memory_files()
 
         with pytest.raises(
             HostError, match=r"^cannot create 0x8000000000000 bytes of shared memory for tagalong-"
@@ -77,7 +78,7 @@ class TestCreate:
         assert isinstance(caught.value.__cause__, OSError)
         del caught
         gc.collect()
-        assert open_descriptors() == before
+        assert memory_files() == before
 
     def test_create_descriptors_are_close_on_exec_sealed_and_named(self) -> None:
         with Region.create(GPA, MIB, name="low") as region:
@@ -102,10 +103,6 @@ class TestCreate:
 
     def test_repr_shows_the_gpa_range(self, region: Region) -> None:
         assert repr(region) == "<Region [0x40000000, 0x40400000)>"
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 class TestPopulatedPages:
@@ -224,12 +221,12 @@ class TestClose:
         assert view.sum() == 8 + 99 * 7
 
     def test_close_without_views_unmaps_and_closes_the_descriptors(self) -> None:
-        before = open_descriptors()
+        before = memory_files()
         region = Region.create(GPA, MIB, name="short-lived")
 
         region.close()
 
-        assert open_descriptors() == before
+        assert memory_files() == before
         assert "short-lived" not in Path("/proc/self/maps").read_text()
 
     def test_close_twice_is_harmless(self, region: Region) -> None:
@@ -247,13 +244,13 @@ class TestClose:
             os.close(number)
 
     def test_region_dropped_without_close_leaks_no_descriptor(self) -> None:
-        before = open_descriptors()
+        before = memory_files()
 
         region = Region.create(GPA, MIB)
         del region
         gc.collect()
 
-        assert open_descriptors() == before
+        assert memory_files() == before
 
     def test_use_after_close_is_refused_by_name(self, region: Region) -> None:
         region.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tagalong.errors import UsageError
 from tagalong.migrate import DESCRIPTORS
+from tests.support.descriptors import descriptors_of
 from tests.support.served_vm import served_vm
 
 TIMEOUT_S = 60.0
@@ -134,10 +135,10 @@ def test_descriptors_that_no_command_takes_are_closed(tmp_path: Path) -> None:
         for data in (b"junk\n", b'{"execute": "query-status"}', b'{"execute": 1}', b"\xff"):
             await sender.ask(data, [write] * 3)
         assert await sender.ask(GETFD % b"mig", [write] * 100) == {"return": {}}
-        before = len(os.listdir("/proc/self/fd"))
+        before = descriptors_of(write)
         for _ in range(50):
             await sender.ask(b'{"execute": "stop"}', [write] * 16)
-        assert len(os.listdir("/proc/self/fd")) <= before
+        assert descriptors_of(write) <= before
         sender.send(b'{"execute": ', [write] * 5)
         await asyncio.sleep(0.05)
 

@@ -1,5 +1,4 @@
 import gc
-import os
 import threading
 import time
 from dataclasses import replace
@@ -27,6 +26,7 @@ from tagalong.soft import RAM_GPA, SoftMachine
 from tagalong.soft.native import NativeMachine, StopReason
 from tests.support import a64, bare
 from tests.support.a64_code import Code
+from tests.support.descriptors import memory_files
 
 FADD_D0 = 0x1E602800
 UDF = 0x00000000
@@ -93,12 +93,12 @@ def test_machine_that_cannot_be_leaves_no_descriptor_and_no_interpreter(
 
     monkeypatch.setattr(NativeMachine, "close", note_close)
     gc.collect()  # what earlier tests left must not end while this one counts
-    before = len(os.listdir("/proc/self/fd"))
+    before = memory_files()
 
     with pytest.raises(UsageError, match="device 'disk0' is of kind 'virtio-blk'") as caught:
         SoftMachine(replace(described, devices=(*described.devices, disk)))
 
-    assert len(os.listdir("/proc/self/fd")) == before, caught  # with its frames still alive
+    assert memory_files() == before, caught  # with its frames still alive
     assert len(closed) == 1
 
 
