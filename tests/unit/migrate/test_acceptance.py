@@ -1,7 +1,6 @@
 """A destination that waits for its source: other peers cost it little and hold up none."""
 
 import gc
-import os
 import re
 import socket
 import struct
@@ -243,18 +242,18 @@ def test_many_silent_peers_take_few_places_and_no_threads_and_the_source_is_acce
     monkeypatch.setattr(refusals, "_PERIOD_S", 0.2)
     destination = start()
     gc.collect()  # what earlier tests have left must not be closed meanwhile
-    threads, files = threading.active_count(), open_files()
+    threads = threading.active_count()
     count = 3 * MAX_PENDING
     with ExitStack() as stack:
         for _ in range(count):
             stack.enter_context(call(destination.address))
-        wait_for(lambda: open_files() >= files + count + MAX_PENDING - OF_OTHERS)
+        wait_for(lambda: accepted(destination) >= MAX_PENDING)
 
         assert threading.active_count() <= threads + 1
         began = time.monotonic()
         assert_moves_to(destination)
         assert time.monotonic() - began < TIMEOUTS.idle_s / 2
-        assert open_files() <= files + count + MAX_PENDING + OF_OTHERS
+        assert accepted(destination) <= MAX_PENDING
 
     wait_for(lambda: rejected(refused) >= count - MAX_PENDING)
     assert "no HELLO yet, and too many others connect" in str(refused[0])
@@ -266,14 +265,14 @@ def rejected(refused: list[HostError]) -> int:
     return len(refused) + sum(int(n) - 1 for n in re.findall(r"(\d+) more connections in", said))
 
 
-# Descriptors that other threads of the tests (the lab's) may open or close meanwhile. Far fewer
-# than the peers that must not have one.
-OF_OTHERS = 12
+def accepted(destination: Destination) -> int:
+    """Return how many connections of the destination are accepted and open (proc_net_tcp(5)).
 
-
-def open_files() -> int:
-    """Return how many descriptors this process has: those of the peers are its own too."""
-    return len(os.listdir("/proc/self/fd"))
+    Those that wait in the backlog, and those that were closed, have no inode.
+    """
+    port = f":{destination.address.port:04X}"  # type: ignore[union-attr]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(port) and row[3] != "0A" and row[9] != "0" for row in rows)
 
 
 def test_flood_of_peers_does_not_keep_the_source_out(start: Start) -> None:
