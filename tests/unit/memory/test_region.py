@@ -78,7 +78,7 @@ class TestCreate:
         assert isinstance(caught.value.__cause__, OSError)
         del caught
         gc.collect()
-        assert memory_files() == before
+        assert memory_files() <= before
 
     def test_create_descriptors_are_close_on_exec_sealed_and_named(self) -> None:
         with Region.create(GPA, MIB, name="low") as region:
@@ -226,7 +226,7 @@ class TestClose:
 
         region.close()
 
-        assert memory_files() == before
+        assert memory_files() <= before
         assert "short-lived" not in Path("/proc/self/maps").read_text()
 
     def test_close_twice_is_harmless(self, region: Region) -> None:
@@ -250,7 +250,7 @@ class TestClose:
         del region
         gc.collect()
 
-        assert memory_files() == before
+        assert memory_files() <= before
 
     def test_use_after_close_is_refused_by_name(self, region: Region) -> None:
         region.close()

@@ -1,4 +1,3 @@
-import gc
 import threading
 import time
 from dataclasses import replace
@@ -92,13 +91,12 @@ def test_machine_that_cannot_be_leaves_no_descriptor_and_no_interpreter(
         close(native)
 
     monkeypatch.setattr(NativeMachine, "close", note_close)
-    gc.collect()  # what earlier tests left must not end while this one counts
     before = memory_files()
 
     with pytest.raises(UsageError, match="device 'disk0' is of kind 'virtio-blk'") as caught:
         SoftMachine(replace(described, devices=(*described.devices, disk)))
 
-    assert memory_files() == before, caught  # with its frames still alive
+    assert memory_files() <= before, caught  # with its frames still alive
     assert len(closed) == 1
 
 
@@ -242,13 +240,18 @@ def test_registers_while_running_are_refused() -> None:
 
 def test_close_twice_while_running_ends_the_thread() -> None:
     machine = bare.machine_with([a64.b(0)])
+    others = set(threading.enumerate())
     machine.resume()
-    before = threading.active_count()
+    (runner,) = [
+        thread
+        for thread in threading.enumerate()
+        if thread.name == "vcpus" and thread not in others
+    ]
 
     machine.close()
     machine.close()
 
-    assert threading.active_count() == before - 1
+    assert not runner.is_alive()
     with pytest.raises(RunStateError, match="the machine is closed"):
         machine.resume()
 
