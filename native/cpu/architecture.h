@@ -51,6 +51,7 @@
 enum exception_class {
     EC_UNKNOWN = 0x00,
     EC_WFX = 0x01,
+    EC_FP_ACCESS = 0x07,
     EC_ILLEGAL_STATE = 0x0e,
     EC_SVC = 0x15,
     EC_SYSTEM_REGISTER = 0x18,

@@ -5,6 +5,7 @@
  *   architecture.h              constants of the manual
  *   decode.c and its groups     instruction word -> struct insn (a pure function of the word)
  *   data_processing_*.c, branch.c, load_store.c, atomics.c, tags_insn.c, system.c   handlers
+ *   simd_*.c, fp_*.c            handlers of vector registers; simd.h is what they share
  *   memory.c, mmu.c             guest memory with translation and tag checks
  *   exception.c, debug.c, sysregs.c   EL1 and EL0 as the guest sees them
  *   state.c, snapshot.c         a vCPU's state by KVM ONE_REG id, and all of it as bytes
@@ -43,7 +44,8 @@ enum {
     CONTEXT_BREAKPOINTS = 2,
     WATCHPOINTS = 4,
     MMIO_BYTES = 8,  /* the largest access to a device */
-    MMIO_VALUES = 4, /* the most that one instruction reads from a device */
+    MMIO_VALUES = 64, /* the most that one instruction reads from a device: LD4 of bytes */
+    BLOCK_BYTES = 64, /* the largest access that is no DC instruction: LD4, ST4 */
     DC_ZVA_BYTES = 512, /* DCZID_EL0.BS = 7 */
     LDGM_BYTES = 256,   /* GMID_EL1.BS = 6 */
 };
@@ -117,10 +119,15 @@ struct system_registers {
     uint64_t mdccint, dbgclaim, os_lock;
 };
 
-/* A SIMD register, the low half first. No instruction of this CPU reaches them yet (its ID
- * registers claim no FP); they hold what a vCPU's state brings, and travel with it. */
+/* A SIMD register by its lanes, the lowest first. Hosts are little-endian, as the guest is, so that
+ * lanes of all sizes lie over one another as the manual has them. */
 struct vector {
-    uint64_t half[2];
+    union {
+        uint8_t u8[16];
+        uint16_t u16[8];
+        uint32_t u32[4];
+        uint64_t u64[2];
+    };
 };
 
 struct exclusive_monitor {
@@ -429,11 +436,6 @@ ALWAYS_INLINE bool write_memory(struct vcpu *cpu, uint64_t va, uint32_t size, ui
     }
     return write_slow(cpu, va, size, align, flags | ACCESS_WRITE, in);
 }
-
-/* --- system registers ------------------------------------------------------------------- */
-
-#define SYSREG(op0, op1, crn, crm, op2)                                                       \
-    ((uint32_t)(op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
 
 void reset_vcpu(struct vcpu *cpu);
 

@@ -1,7 +1,7 @@
 /* The top of the instruction tree (DDI 0487 C4.1). An encoding that this CPU's ID registers
- * do not claim is UNDEFINED, as on a CPU without that feature; floating point and SIMD are
- * what stops the machine with "unsupported", because software expects them everywhere. */
-#include "cpu.h"
+ * do not claim is UNDEFINED, as on a CPU without that feature; what software expects of every CPU
+ * and is not here stops the machine with "unsupported". */
+#include "simd.h"
 
 void run_undefined(struct vcpu *cpu, const struct insn *insn)
 {
@@ -15,7 +15,6 @@ void run_unsupported(struct vcpu *cpu, const struct insn *insn)
     stop_with(cpu, TA_EXIT_UNSUPPORTED);
 }
 
-/* SIMD and FP loads and stores are decoded here only so far as to tell allocated ones. */
 static bool decode_group(uint32_t word, struct insn *insn)
 {
     switch (BITS(word, 28, 25)) {
@@ -28,8 +27,7 @@ static bool decode_group(uint32_t word, struct insn *insn)
     case 0x5: case 0xd:
         return decode_data_processing_register(word, insn);
     case 0x7: case 0xf:
-        insn->run = run_unsupported;
-        return true;
+        return decode_simd(word, insn);
     default:
         return false; /* UDF, and the space of SVE and SME */
     }

@@ -1,5 +1,5 @@
 /* Exception entry and return for EL1 and EL0 (DDI 0487 D1.3), and PSTATE as SPSR shows it. */
-#include "cpu.h"
+#include "simd.h"
 
 #define ESR_IL (1ull << 25) /* a 32-bit instruction */
 #define ISS_WNR (1u << 6)
@@ -107,6 +107,12 @@ void raise_after(struct vcpu *cpu, enum exception_class ec, uint32_t iss)
 void raise_undefined(struct vcpu *cpu)
 {
     raise_exception(cpu, EC_UNKNOWN, 0);
+}
+
+/* ISS: CV is 1, COND is that of an A64 instruction (D24.2.37). */
+void raise_fp_trap(struct vcpu *cpu)
+{
+    raise_exception(cpu, EC_FP_ACCESS, 1u << 24 | 0xeu << 20);
 }
 
 void raise_with_address(struct vcpu *cpu, enum exception_class ec, uint32_t iss, uint64_t far)

@@ -1,11 +1,9 @@
 /* Loads and stores of general-purpose registers (DDI 0487 C4.1.94). */
-#include "cpu.h"
+#include "load_store.h"
+#include "simd.h"
 
 /* insn->amount of the loads: how the value fills the register. */
 enum { EXTEND_ZERO, EXTEND_SIGN64, EXTEND_SIGN32 };
-
-/* insn->shift: where the address comes from. */
-enum { ADDRESS_OFFSET, ADDRESS_POST, ADDRESS_PRE };
 
 static uint64_t extend_loaded(const struct insn *insn, uint64_t value)
 {
@@ -59,11 +57,6 @@ static insn_handler *const load_offset[4] = {run_load_1, run_load_2, run_load_4,
 static insn_handler *const store_offset[4] = {run_store_1, run_store_2, run_store_4,
                                               run_store_8};
 
-static uint64_t base_address(const struct vcpu *cpu, const struct insn *insn)
-{
-    return cpu->x[insn->rn] + (insn->shift == ADDRESS_POST ? 0 : insn->imm);
-}
-
 /* Pre- and post-indexed; the base is written only after the access has succeeded, and a load
  * into the base register wins over the write-back. */
 static void run_load_indexed(struct vcpu *cpu, const struct insn *insn)
@@ -84,17 +77,6 @@ static void run_store_indexed(struct vcpu *cpu, const struct insn *insn)
         write_memory(cpu, base_address(cpu, insn), bytes, bytes, insn->flags,
                      &cpu->x[insn->rd]))
         cpu->x[insn->rn] = updated;
-}
-
-static uint64_t register_offset(const struct vcpu *cpu, const struct insn *insn)
-{
-    uint64_t value = cpu->x[insn->rm];
-    unsigned option = BITS(insn->raw, 15, 13);
-    if (option == 2)
-        value = (uint32_t)value;
-    else if (option == 6)
-        value = (uint64_t)(int32_t)value;
-    return cpu->x[insn->rn] + (value << insn->shift);
 }
 
 static void run_load_register_offset(struct vcpu *cpu, const struct insn *insn)
@@ -146,10 +128,6 @@ static bool decode_literal(uint32_t word, struct insn *insn)
     insn->rd = slot_target(BITS(word, 4, 0));
     insn->imm = (uint64_t)sign_extend(BITS(word, 23, 5), 19) << 2;
     insn->flags = ACCESS_UNCHECKED; /* PC-relative: D10.4 */
-    if (BIT(word, 26)) {
-        insn->run = run_unsupported;
-        return opc != 3;
-    }
     insn->size = opc == 1 ? 3 : 2;
     insn->amount = opc == 2 ? EXTEND_SIGN64 : EXTEND_ZERO;
     insn->run = opc == 3 ? run_nothing : run_load_literal;
@@ -171,23 +149,9 @@ static bool decode_kind(uint32_t word, struct insn *insn, bool *is_store, bool *
     return true;
 }
 
-static bool decode_vector(uint32_t word, struct insn *insn)
-{
-    insn->run = run_unsupported;
-    return !(BIT(word, 23) && BITS(word, 31, 30)); /* 128 bits only with size = 00 */
-}
-
-/* [SP, #imm] without write-back is Tag Unchecked (D10.4). */
-static uint8_t unchecked_if_stack(const struct insn *insn)
-{
-    return insn->rn == SLOT_SP ? ACCESS_UNCHECKED : 0;
-}
-
 static bool decode_unsigned_offset(uint32_t word, struct insn *insn)
 {
     bool is_store, prefetch;
-    if (BIT(word, 26))
-        return decode_vector(word, insn);
     if (!decode_kind(word, insn, &is_store, &prefetch))
         return false;
     insn->imm = (uint64_t)BITS(word, 21, 10) << insn->size;
@@ -203,8 +167,6 @@ static bool decode_signed_offset(uint32_t word, struct insn *insn)
 {
     enum { UNSCALED, POST, UNPRIVILEGED, PRE } form = BITS(word, 11, 10);
     bool is_store, prefetch;
-    if (BIT(word, 26))
-        return form != UNPRIVILEGED && decode_vector(word, insn);
     if (!decode_kind(word, insn, &is_store, &prefetch) || (prefetch && form != UNSCALED))
         return false;
     insn->imm = (uint64_t)sign_extend(BITS(word, 20, 12), 9);
@@ -225,11 +187,7 @@ static bool decode_signed_offset(uint32_t word, struct insn *insn)
 static bool decode_register_offset(uint32_t word, struct insn *insn)
 {
     bool is_store, prefetch;
-    if (!BIT(word, 14))
-        return false;
-    if (BIT(word, 26))
-        return decode_vector(word, insn);
-    if (!decode_kind(word, insn, &is_store, &prefetch))
+    if (!BIT(word, 14) || !decode_kind(word, insn, &is_store, &prefetch))
         return false;
     insn->rm = slot_source(BITS(word, 20, 16));
     insn->shift = BIT(word, 12) ? insn->size : 0;
@@ -272,22 +230,14 @@ static void run_store_pair(struct vcpu *cpu, const struct insn *insn)
 
 static bool decode_pair(uint32_t word, struct insn *insn)
 {
-    static const uint8_t sources[4] = {ADDRESS_OFFSET, ADDRESS_POST, ADDRESS_OFFSET,
-                                       ADDRESS_PRE};
     unsigned opc = BITS(word, 31, 30), form = BITS(word, 24, 23);
     bool is_load = BIT(word, 22);
-    if (opc == 3)
+    if (opc == 3 || (opc == 1 && form == 0)) /* no LDNPSW */
         return false;
-    if (BIT(word, 26)) {
-        insn->run = run_unsupported;
-        return true;
-    }
-    if (opc == 1 && form == 0)
-        return false; /* no LDNPSW */
     insn->rn = slot_or_sp(BITS(word, 9, 5));
     insn->rd = is_load ? slot_target(BITS(word, 4, 0)) : slot_source(BITS(word, 4, 0));
     insn->ra = is_load ? slot_target(BITS(word, 14, 10)) : slot_source(BITS(word, 14, 10));
-    insn->shift = sources[form];
+    insn->shift = pair_addresses[form];
     int64_t offset = sign_extend(BITS(word, 21, 15), 7);
     if (opc == 1 && !is_load) {
         insn->imm = (uint64_t)offset * GRANULE_BYTES;
@@ -318,18 +268,14 @@ static bool decode_ordered_unscaled(uint32_t word, struct insn *insn)
 
 bool decode_load_store(uint32_t word, struct insn *insn)
 {
+    if (BIT(word, 26))
+        return decode_simd_load_store(word, insn);
     switch (BITS(word, 29, 28)) {
     case 0:
-        if (BIT(word, 26)) {
-            insn->run = run_unsupported; /* SIMD structures */
-            return !BIT(word, 31);
-        }
         return !BIT(word, 24) && decode_exclusive_and_ordered(word, insn);
     case 1:
         if (!BIT(word, 24))
             return decode_literal(word, insn);
-        if (BIT(word, 26))
-            return false;
         if (BIT(word, 21))
             return decode_tag_load_store(word, insn);
         return decode_ordered_unscaled(word, insn);
@@ -342,6 +288,6 @@ bool decode_load_store(uint32_t word, struct insn *insn)
             return decode_signed_offset(word, insn);
         if (BITS(word, 11, 10) == 2)
             return decode_register_offset(word, insn);
-        return BITS(word, 11, 10) == 0 && !BIT(word, 26) && decode_atomic(word, insn);
+        return BITS(word, 11, 10) == 0 && decode_atomic(word, insn);
     }
 }

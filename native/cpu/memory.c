@@ -237,11 +237,14 @@ static bool mmio_element(struct vcpu *cpu, const struct access *access, uint32_t
 }
 
 /* A pair is two accesses, as its elements are single-copy atomic each by itself (B2.2.1); so a
- * store of 16 zeros is two. An access that crosses into a device's page is none that a bus has. */
+ * store of 16 zeros is two, and so is an element of 16 bytes, the widest that a bus has being 8. An
+ * access that crosses into a device's page is none that a bus has. */
 static bool mmio_access(struct vcpu *cpu, const struct access *access, uint32_t size,
                         uint32_t align, unsigned flags, void *bytes)
 {
     uint32_t step = size > align && align ? align : size;
+    if (step > MMIO_BYTES)
+        step = MMIO_BYTES;
     if (access->crosses) {
         raise_data_abort(cpu, access->va, FSC_EXTERNAL, flags);
         return false;
@@ -290,7 +293,7 @@ bool write_slow(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t align, un
     struct access access;
     enum memory_result result = resolve(cpu, va, size, align, flags, &access);
     if (result == MEMORY_MMIO) {
-        uint8_t bytes[16];
+        uint8_t bytes[BLOCK_BYTES];
         memcpy(bytes, in, size);
         return mmio_access(cpu, &access, size, align, flags, bytes);
     }

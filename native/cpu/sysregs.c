@@ -1,33 +1,17 @@
 /* The system registers of this CPU: one table, sorted by encoding. */
 #include "cpu.h"
+#include "identity.h"
+#include "simd.h"
 #include "sysregs.h"
 
-/* This CPU: Armv8.5-A with FEAT_MTE3, LSE, LRCPC2, CRC32, FlagM2, PAN, UAO, DIT, SSBS2, SB,
- * LOR; no FP, no SIMD, no PAuth, no EL2 or EL3. Implementer 0 is for software. */
-#define MIDR 0x000f7a60ull
-#define ID_AA64PFR0 0x0001000000ff0011ull
-#define ID_AA64PFR1 0x0000000000000320ull
-/* 6 breakpoints, 2 of them context-aware, 4 watchpoints, no double lock. The other value is that of
- * this machine's first version, which had no debug registers and claimed numbers that are reserved;
- * a guest that has seen it can still be loaded, and keeps it. */
-#define ID_AA64DFR0 0x000000f010305006ull
-#define ID_AA64DFR0_BEFORE 0x6ull
-#define ID_AA64ISAR0 0x0020000000210000ull
-#define ID_AA64ISAR1 0x0000001000200002ull
-#define ID_AA64MMFR0 0x000000000f000025ull
-#define ID_AA64MMFR1 0x0000000000111000ull
-#define ID_AA64MMFR2 0x0000000000000010ull
-#define CTR 0x00000004b444c004ull
-#define DCZID 7ull
-#define DCZID_DZP (1ull << 4)
-#define GMID 6ull
-#define MPIDR_RES1 0x80000000ull
 #define COUNTER_HZ 62500000ull
 #define CNTKCTL_EL0PCTEN 1ull
 #define CNTKCTL_EL0VCTEN 2ull
 #define GCR_BITS 0x1ffffull
 #define RGSR_BITS 0xffff0full
 #define TFSR_BITS 3ull
+#define FPCR_BITS 0x07c80000ull /* AHP, DN, FZ, RMode, FZ16; no exception is trapped */
+#define FPSR_BITS 0x0800009full /* QC, and the cumulative exceptions */
 #define DBGBVR_BITS ALL_BITS /* an address or a context id: the low bits may mean something */
 #define DBGBCR_BITS 0x00ffe1e7ull
 #define DBGWVR_BITS ALL_BITS
@@ -162,6 +146,19 @@ static void write_daif(struct vcpu *cpu, const struct sysreg *reg, uint64_t valu
     look_for_events(cpu);
 }
 
+static uint64_t read_field32(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    uint32_t value;
+    memcpy(&value, (const char *)cpu + reg->offset, sizeof value);
+    return value;
+}
+
+static void write_field32(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    uint32_t bits = (uint32_t)(value & reg->bits);
+    memcpy((char *)cpu + reg->offset, &bits, sizeof bits);
+}
+
 /* A PSTATE flag of one bit: `offset` is its byte in struct vcpu, `bits` its place in the register. */
 static uint64_t read_flag(const struct vcpu *cpu, const struct sysreg *reg)
 {
@@ -258,6 +255,11 @@ static enum sysreg_access check_daif(const struct vcpu *cpu)
     return if_enabled(cpu, cpu->sys.sctlr, SCTLR_UMA);
 }
 
+static enum sysreg_access check_fp(const struct vcpu *cpu)
+{
+    return fp_is_untrapped(cpu) ? ACCESS_ALLOWED : ACCESS_TRAPPED_FP;
+}
+
 /* The debug communications channel, which has no debugger at its other end. */
 static enum sysreg_access check_channel(const struct vcpu *cpu)
 {
@@ -293,6 +295,7 @@ static enum sysreg_access check_virtual_count(const struct vcpu *cpu)
 #define FLAG(op, field, flags, bit, write) {op, FIELD(field), flags, bit, read_flag, write, NULL, NULL}
 #define SPECIAL(op, flags, read, write, check) {op, 0, flags, 0, read, write, check, NULL}
 #define NOTHING(op, flags, check) SPECIAL(op, flags, read_constant, write_nothing, check)
+#define FP_CONTROL(op, field, bits) {op, FIELD(field), EL0_BOTH, bits, read_field32, write_field32, check_fp, NULL}
 #define DEBUG(op, field, bits)                                                                \
     {op, FIELD(sys.field), STATE, bits, read_field, write_debug, NULL, NULL}
 #define BREAKPOINT(n)                                                                         \
@@ -304,8 +307,8 @@ static enum sysreg_access check_virtual_count(const struct vcpu *cpu)
 #define CLAIM_CLEAR(op)                                                                       \
     {op, FIELD(sys.dbgclaim), 0, CLAIM_BITS, read_field, write_claim_clear, NULL, NULL}
 
-/* ELR_EL1, SPSR_EL1 and SP_EL0 have no STATE: KVM has them among the core registers. PSTATE is one
- * of those too; the counter has an id of its own; ISR_EL1 is what the interrupt lines say. */
+/* ELR_EL1, SPSR_EL1, SP_EL0, FPCR and FPSR have no STATE: KVM has them among the core registers.
+ * PSTATE is one of those too; the counter has an id of its own; ISR_EL1 is what the interrupt lines say. */
 static const struct sysreg registers[] = {
     NOTHING(OP(2, 0, 0, 0, 2), 0, NULL), /* OSDTRRX_EL1 */
     BREAKPOINT(0),
@@ -393,6 +396,8 @@ static const struct sysreg registers[] = {
     FLAG(OP(3, 3, 4, 2, 5), dit, EL0_BOTH, SPSR_DIT, write_flag),
     FLAG(OP(3, 3, 4, 2, 6), ssbs, EL0_BOTH, SPSR_SSBS, write_flag),
     FLAG(OP(3, 3, 4, 2, 7), tco, EL0_BOTH, SPSR_TCO, write_tco),
+    FP_CONTROL(OP(3, 3, 4, 4, 0), fpcr, FPCR_BITS),
+    FP_CONTROL(OP(3, 3, 4, 4, 1), fpsr, FPSR_BITS),
     VALUE(OP(3, 3, 13, 0, 2), tpidr_el0, EL0_BOTH | STATE, ALL_BITS),
     VALUE(OP(3, 3, 13, 0, 3), tpidrro_el0, EL0_READ | STATE, ALL_BITS),
     {OP(3, 3, 14, 0, 0), 0, EL0_READ | STATE | CONSTANT, COUNTER_HZ, read_constant, NULL,
@@ -428,15 +433,13 @@ const struct sysreg *find_sysreg(uint32_t encoding)
     return reg || !is_id ? reg : &absent_feature;
 }
 
-/* The timers' comparators and FP are claimed by convention and not implemented. What else is not
- * in the table is of features that this CPU does not claim, and so UNDEFINED. */
+/* The timers' comparators are claimed by convention and not implemented. What else is not in the
+ * table is of features that this CPU does not claim, and so UNDEFINED. */
 bool is_sysreg_unsupported(uint32_t encoding)
 {
     unsigned op0 = encoding >> 14 & 3, op1 = encoding >> 11 & 7, crn = encoding >> 7 & 15;
     unsigned crm = encoding >> 3 & 15, op2 = encoding & 7;
-    bool timer = op0 == 3 && op1 == 3 && crn == 14 && (crm == 2 || crm == 3) && op2 <= 2;
-    bool fp = op0 == 3 && op1 == 3 && crn == 4 && crm == 4 && op2 <= 1;
-    return timer || fp;
+    return op0 == 3 && op1 == 3 && crn == 14 && (crm == 2 || crm == 3) && op2 <= 2;
 }
 
 bool is_sysreg_field(const struct sysreg *reg)

@@ -4,6 +4,9 @@
 
 #include "cpu.h"
 
+#define SYSREG(op0, op1, crn, crm, op2)                                                       \
+    ((uint32_t)(op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
+
 enum register_flags {
     EL0_READ = 1,
     EL0_WRITE = 2,
@@ -12,7 +15,7 @@ enum register_flags {
     READ_ONLY = 16, /* to MSR; a state can change it */
 };
 
-enum sysreg_access { ACCESS_ALLOWED, ACCESS_UNDEFINED, ACCESS_TRAPPED };
+enum sysreg_access { ACCESS_ALLOWED, ACCESS_UNDEFINED, ACCESS_TRAPPED, ACCESS_TRAPPED_FP };
 
 /* A register as MRS and MSR see it. Decoding finds it once for each instruction word; what is
  * left to do when the instruction runs is to look at the exception level and to call. */

@@ -1,6 +1,7 @@
 /* The system instructions: hints, barriers, PSTATE, DC, IC, TLBI, AT, MRS and MSR
  * (DDI 0487 C4.1.93 and C5). */
 #include "cpu.h"
+#include "simd.h"
 #include "sysregs.h"
 
 void run_dc_zva(struct vcpu *cpu, const struct insn *insn);
@@ -338,6 +339,8 @@ static bool may_access(struct vcpu *cpu, const struct insn *insn, unsigned neede
         raise_undefined(cpu);
     else if (access == ACCESS_TRAPPED)
         raise_exception(cpu, EC_SYSTEM_REGISTER, trap_iss(insn));
+    else if (access == ACCESS_TRAPPED_FP)
+        raise_fp_trap(cpu);
     return access == ACCESS_ALLOWED;
 }
 
