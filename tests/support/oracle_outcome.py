@@ -7,7 +7,7 @@ from enum import Enum
 from tagalong.mte import GRANULE_BYTES
 from tests.support import a64
 from tests.support.oracle_layout import DATA, PAGE_BYTES, PLAIN, ZVA_BLOCK_BYTES
-from tests.support.oracle_program import NZCV_MASK, TCO_BIT
+from tests.support.oracle_program import NZCV_MASK, TCO_BIT, VECTOR_BYTES
 
 PSTATE_MASK = NZCV_MASK | TCO_BIT
 
@@ -60,6 +60,9 @@ class Outcome:
     faults: tuple[Fault, ...]
     asynchronous: bool
     irg: tuple[int, ...] = field(repr=False)
+    vectors: bytes
+    fpcr: int
+    fpsr: int
 
 
 def differences(ours: Outcome, oracle: Outcome, word_at: Callable[[int], int]) -> list[str]:
@@ -80,6 +83,7 @@ def differences(ours: Outcome, oracle: Outcome, word_at: Callable[[int], int]) -
         lines.append(f"sp: ours {ours.sp:#018x}, oracle {oracle.sp:#018x}")
     if (ours.pstate ^ oracle.pstate) & PSTATE_MASK:
         lines.append(f"pstate: ours {ours.pstate:#x}, oracle {oracle.pstate:#x}")
+    lines += _vector_differences(ours, oracle)
     lines += _byte_differences("data", DATA, 1, ours.data, oracle.data)
     lines += _byte_differences("plain", PLAIN, 1, ours.plain, oracle.plain)
     lines += _byte_differences("tag", DATA, GRANULE_BYTES, ours.tags, oracle.tags)
@@ -134,6 +138,20 @@ def _may_be_half_done(fault: Fault, word: int) -> bool:
 
 
 _PAGE_FAULTS = {FaultKind.TRANSLATION, FaultKind.PERMISSION}
+
+
+def _vector_differences(ours: Outcome, oracle: Outcome) -> list[str]:
+    lines = []
+    for number in range(len(ours.vectors) // VECTOR_BYTES):
+        lanes = slice(number * VECTOR_BYTES, (number + 1) * VECTOR_BYTES)
+        mine, theirs = (int.from_bytes(side.vectors[lanes], "little") for side in (ours, oracle))
+        if mine != theirs:
+            lines.append(f"v{number}: ours {mine:#034x}, oracle {theirs:#034x}")
+    if ours.fpcr != oracle.fpcr:
+        lines.append(f"fpcr: ours {ours.fpcr:#x}, oracle {oracle.fpcr:#x}")
+    if ours.fpsr != oracle.fpsr:
+        lines.append(f"fpsr: ours {ours.fpsr:#x}, oracle {oracle.fpsr:#x}")
+    return lines
 
 
 def _byte_differences(name: str, base: int, unit: int, ours: bytes, oracle: bytes) -> list[str]:

@@ -8,6 +8,8 @@ from tests.support.oracle_layout import EPILOGUE_BRANCHES, slot_address
 
 TCO_BIT = 1 << 25
 NZCV_MASK = 0xF << 28
+VECTOR_BYTES = 16
+VECTORS_BYTES = 32 * VECTOR_BYTES
 
 
 class TagCheckFaults(Enum):
@@ -28,6 +30,9 @@ class State:
     tags: bytes
     faults: TagCheckFaults = TagCheckFaults.SYNC
     exclude: int = 0  # GCR_EL1.Exclude
+    vectors: bytes = bytes(VECTORS_BYTES)  # V0..V31
+    fpcr: int = 0
+    fpsr: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from tests.support.oracle_runner import (
 )
 
 _TIMEOUT_S = 60
+# Without SVE, because a signal frame that has SVE's registers restores V0 to V31 from them.
+_CPU = "max,sve=off,sme=off"
 _KINDS = {
     (4, None): FaultKind.UNDEFINED,
     (5, None): FaultKind.BREAKPOINT,
@@ -32,8 +34,9 @@ class OracleRun:
 
     def __init__(self, record: bytes) -> None:
         fields = OUTPUT.unpack(record)
-        probes = [word >> 56 & 15 for word in fields[34 : 34 + 2 * IRG_PROBES]]
-        count, log, data, plain, tags = fields[34 + 2 * IRG_PROBES :]
+        fpsr, fpcr, vectors = fields[34:37]
+        probes = [word >> 56 & 15 for word in fields[37 : 37 + 2 * IRG_PROBES]]
+        count, log, data, plain, tags = fields[37 + 2 * IRG_PROBES :]
         if count > MAX_FAULTS:
             raise RuntimeError(f"{count} faults in one oracle program, room for {MAX_FAULTS}")
         entries = list(struct.iter_unpack("<IIQQ", log[: 24 * count]))
@@ -48,6 +51,9 @@ class OracleRun:
             faults=tuple(_fault(*entry) for entry in entries if entry[:2] != _ASYNCHRONOUS),
             asynchronous=any(entry[:2] == _ASYNCHRONOUS for entry in entries),
             irg=tuple(probes[IRG_PROBES:]),
+            vectors=vectors,
+            fpcr=fpcr,
+            fpsr=fpsr,
         )
 
 
@@ -73,7 +79,7 @@ def run(qemu: Path, programs: list[Program]) -> list[OracleRun]:
         executable, output = Path(folder, "programs.elf"), Path(folder, "output")
         executable.write_bytes(linux_executable(programs))
         executable.chmod(0o700)
-        status = _execute([str(qemu), "-cpu", "max", str(executable)], output)
+        status = _execute([str(qemu), "-cpu", _CPU, str(executable)], output)
         records = output.read_bytes()
     finished = len(records) // OUTPUT.size
     if status or finished != len(programs):

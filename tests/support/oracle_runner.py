@@ -38,17 +38,18 @@ from tests.support.oracle_layout import (
     SLOT_BYTES,
     slot_address,
 )
-from tests.support.oracle_program import Program
+from tests.support.oracle_program import VECTORS_BYTES, Program
 
 IRG_PROBES = 5
 
-# A program's input: start, end, prctl flags, pstate, sp, x0..x30, one byte a granule.
-INPUT = struct.Struct(f"<QQQQQ31Q{DATA_GRANULES}s")
-# Its output: x0..x30, sp, pc, pstate as in the signal frame, IRG outputs before and after,
-# how many faults, the fault log, contents of DATA and PLAIN, tags.
+# A program's input: start, end, prctl flags, pstate, sp, x0..x30, FPSR, FPCR, V0..V31, one byte
+# a granule.
+INPUT = struct.Struct(f"<QQQQQ31QII{VECTORS_BYTES}s{DATA_GRANULES}s")
+# Its output: x0..x30, sp, pc, pstate, and FPSR, FPCR, V0..V31 as in the signal frame, IRG outputs
+# before and after, how many faults, the fault log, contents of DATA and PLAIN, tags.
 _FAULT_BYTES = 24
 OUTPUT = struct.Struct(
-    f"<31QQQQ{IRG_PROBES}Q{IRG_PROBES}QQ{MAX_FAULTS * _FAULT_BYTES}s"
+    f"<31QQQQII{VECTORS_BYTES}s{IRG_PROBES}Q{IRG_PROBES}QQ{MAX_FAULTS * _FAULT_BYTES}s"
     f"{DATA_BYTES}s{PAGE_BYTES}s{DATA_GRANULES}s"
 )
 
@@ -60,7 +61,10 @@ _SIGNAL_STACK = _SCRATCH + 0x2_0000
 _SIGNAL_STACK_BYTES = 0x2_0000
 
 _CURRENT, _END, _LEFT = 0, 8, 16
-_OUT_IRG_BEFORE = 34 * 8
+_FP_WORDS = VECTORS_BYTES // 8 + 1  # FPSR and FPCR in one, V0..V31
+_IN_REGISTERS, _IN_FP = 40, 40 + 31 * 8
+_OUT_FP = 34 * 8
+_OUT_IRG_BEFORE = _OUT_FP + _FP_WORDS * 8
 _OUT_IRG_AFTER = _OUT_IRG_BEFORE + IRG_PROBES * 8
 _OUT_FAULTS = _OUT_IRG_AFTER + IRG_PROBES * 8
 _OUT_LOG = _OUT_FAULTS + 8
@@ -69,6 +73,7 @@ _OUT_PLAIN = _OUT_DATA + DATA_BYTES
 _OUT_TAGS = _OUT_PLAIN + PAGE_BYTES
 
 _UC_REGISTERS, _UC_SP, _UC_PC, _UC_PSTATE = 184, 432, 440, 448
+_UC_FP = 472  # in the first record, struct fpsimd_context, behind its head
 _SI_CODE, _SI_ADDRESS = 8, 16
 
 _MMAP, _MPROTECT, _SIGALTSTACK, _SIGACTION, _PRCTL = 222, 226, 132, 134, 167
@@ -116,6 +121,9 @@ def _input(program: Program, slot: int) -> bytes:
         state.pstate,
         state.sp,
         *state.registers,
+        state.fpsr,
+        state.fpcr,
+        state.vectors,
         state.tags,
     )
 
@@ -265,6 +273,8 @@ def _log_fault(code: Code) -> None:
 def _dump(code: Code) -> None:
     for index in range(34):  # x0..x30, sp, pc, pstate lie in a row in both
         code.emit(a64.ldr(5, 19, _UC_REGISTERS + 8 * index), a64.str_(5, 23, 8 * index))
+    for index in range(_FP_WORDS):
+        code.emit(a64.ldr(5, 19, _UC_FP + 8 * index), a64.str_(5, 23, _OUT_FP + 8 * index))
     _copy(code, _SCRATCH + _OUT_DATA, DATA, DATA_BYTES)
     _copy(code, _SCRATCH + _OUT_PLAIN, PLAIN, PAGE_BYTES)
     _set(code, 9, DATA)
@@ -314,7 +324,10 @@ def _prepare_next(code: Code) -> None:
     for offset, target in ((0, _UC_PC), (24, _UC_PSTATE), (32, _UC_SP)):
         code.emit(a64.ldr(5, 24, offset), a64.str_(5, 19, target))
     for index in range(31):
-        code.emit(a64.ldr(5, 24, 40 + 8 * index), a64.str_(5, 19, _UC_REGISTERS + 8 * index))
+        code.emit(a64.ldr(5, 24, _IN_REGISTERS + 8 * index))
+        code.emit(a64.str_(5, 19, _UC_REGISTERS + 8 * index))
+    for index in range(_FP_WORDS):
+        code.emit(a64.ldr(5, 24, _IN_FP + 8 * index), a64.str_(5, 19, _UC_FP + 8 * index))
     _return_to_program(code)
 
 

@@ -39,7 +39,7 @@ from tests.support.oracle_layout import (
 )
 from tests.support.oracle_lfsr import draw_tags
 from tests.support.oracle_outcome import MEMORY_FAULTS, Fault, FaultKind, Outcome
-from tests.support.oracle_program import Program, State, TagCheckFaults
+from tests.support.oracle_program import VECTOR_BYTES, Program, State, TagCheckFaults
 from tests.support.oracle_runner import IRG_PROBES
 
 _TABLES = RAM
@@ -70,6 +70,7 @@ _TCR = (
 _SCTLR = sum(1 << bit for bit in (0, 2, 12, 14, 15, 16, 18, 23, 26, 42, 43, 11, 20, 22, 28, 29))
 _SCTLR_TCF0, _SCTLR_TCF = 38, 40
 _TCF = {TagCheckFaults.NONE: 0, TagCheckFaults.SYNC: 1, TagCheckFaults.ASYNC: 2}
+_CPACR = 3 << 20  # FPEN: no traps
 _DAIF = 0xF << 6
 _EL0T, _EL1T = 0b0000, 0b0100
 
@@ -93,6 +94,7 @@ class SoftSide:
             register_ids.TTBR0_EL1: _TABLES,
             register_ids.VBAR_EL1: SUPERVISOR,
             register_ids.SP_EL1: SUPERVISOR + _FRAME,
+            register_ids.CPACR_EL1: _CPACR,
         }
         self._registers = {**self._vcpu.save().registers, **fixed}
 
@@ -157,6 +159,11 @@ class SoftSide:
             faults=(*faults, *unsupported),
             asynchronous=bool(tfsr & 1),
             irg=tuple(draw_tags(get(register_ids.RGSR_EL1), IRG_PROBES)),
+            vectors=b"".join(
+                get(register_ids.v(number)).to_bytes(VECTOR_BYTES, "little") for number in range(32)
+            ),
+            fpcr=get(register_ids.FPCR),
+            fpsr=get(register_ids.FPSR),
         )
 
     def _read(self, address: int, size: int) -> bytes:
@@ -172,6 +179,11 @@ class SoftSide:
 def _program_registers(state: State) -> dict[RegisterId, int]:
     mode = _TCF[state.faults]
     registers = {register_ids.x(number): value for number, value in enumerate(state.registers)}
+    for number in range(32):
+        lanes = state.vectors[number * VECTOR_BYTES : (number + 1) * VECTOR_BYTES]
+        registers[register_ids.v(number)] = int.from_bytes(lanes, "little")
+    registers[register_ids.FPCR] = state.fpcr
+    registers[register_ids.FPSR] = state.fpsr
     registers[register_ids.SP_EL0] = state.sp
     registers[register_ids.GCR_EL1] = state.exclude  # RRND 0: the LFSR decides
     registers[register_ids.SCTLR_EL1] = _SCTLR | mode << _SCTLR_TCF0 | mode << _SCTLR_TCF

@@ -97,7 +97,20 @@ def test_executable_has_each_segment_where_it_says() -> None:
 
 
 def outcome(*faults: Fault, data: bytes = b"") -> Outcome:
-    return Outcome((0,) * 31, 0, 0, data, b"", b"", faults, asynchronous=False, irg=())
+    return Outcome(
+        (0,) * 31,
+        0,
+        0,
+        data,
+        b"",
+        b"",
+        faults,
+        asynchronous=False,
+        irg=(),
+        vectors=b"",
+        fpcr=0,
+        fpsr=0,
+    )
 
 
 @pytest.mark.parametrize(
