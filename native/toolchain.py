@@ -18,6 +18,7 @@ from pathlib import Path
 
 LIBRARY = "libtagalong.so"
 ROUTINES = "routines.bin"
+LINUX_PROGRAMS = "linux"
 
 # glibc 2.17 is what manylinux2014 promises: the library then loads on any Linux of today.
 _GLIBC = "2.17"
@@ -55,7 +56,7 @@ _GUEST_FLAGS = (
     "-Wl,-z,max-page-size=4096",
 )
 
-# What tests run in the lab: static, because the lab's C library is not here.
+# Programs for Linux, in a guest or in the lab: static, because their C library is not here.
 _PROGRAM_FLAGS = (
     *_COMMON_FLAGS,
     "-target",
@@ -119,10 +120,23 @@ def build_guests(root: Path, out: Path) -> list[Path]:
     folder = root / "guests"
     library = sorted((folder / "lib").glob("*.[cS]"))
     built = []
-    for program in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "lib"):
+    others = {"lib", "linux"}
+    for program in sorted(p for p in folder.iterdir() if p.is_dir() and p.name not in others):
         target = out / f"{program.name}.elf"
         flags = (*_GUEST_FLAGS, f"-I{folder / 'lib'}", f"-Wl,-T,{folder / 'guest.ld'}")
         _zig_cc(root, flags, [*library, *sorted(program.glob("*.[cS]"))], target)
+        built.append(target)
+    return built
+
+
+def build_linux_programs(root: Path, out: Path) -> list[Path]:
+    """Compile each folder guests/linux/NAME into out/linux/NAME, for Linux on arm64, static."""
+    target_folder = out / LINUX_PROGRAMS
+    target_folder.mkdir(parents=True, exist_ok=True)
+    built = []
+    for program in sorted(p for p in (root / "guests" / "linux").iterdir() if p.is_dir()):
+        target = target_folder / program.name
+        _zig_cc(root, _PROGRAM_FLAGS, sorted(program.glob("*.c")), target)
         built.append(target)
     return built
 
@@ -144,6 +158,7 @@ def build_package(root: Path) -> None:
     build_library(root, out)
     build_routines(root, out)
     build_guests(root, out)
+    build_linux_programs(root, out)
 
 
 def _zig_cc(root: Path, flags: Sequence[str], sources: Sequence[Path], target: Path) -> None:
@@ -185,6 +200,7 @@ def main() -> None:
     build_library(root, out, arguments.target)
     build_routines(root, out)
     build_guests(root, out)
+    build_linux_programs(root, out)
     if arguments.target == "aarch64":
         build_programs(root, out)
 

@@ -28,7 +28,8 @@ def test_wheel_carries_library_guests_and_type_marker(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
 
     assert {n.rsplit("/", 1)[1] for n in names if n.endswith(".elf")} == GUESTS
-    assert {"tagalong/_lib/libtagalong.so", "tagalong/_lib/routines.bin"} <= set(names)
+    built = {"libtagalong.so", "routines.bin", "linux/tagkeeper"}
+    assert {f"tagalong/_lib/{name}" for name in built} <= set(names)
     assert "tagalong/py.typed" in names
 
 

@@ -25,6 +25,7 @@ _SOURCES = ("native", "guests", "tests/programs")
 _NOT_TAKEN = frozenset(("_lib", "__pycache__"))
 
 _LIBRARY_FOLDER = f"{PLACE}/src/tagalong/_lib"
+_LINUX_PROGRAMS = "linux"
 _TEST_PREFIX = "test_"
 
 
@@ -67,11 +68,18 @@ def write(root: Path, files: Sequence[Path], built: Path, target: Path, *, pytho
         writer = CpioWriter(out)
         for file in files:
             _add(writer, file, f"{PLACE}/{file.relative_to(root)}", python)
-        for file in sorted(p for p in built.iterdir() if p.suffix in (".so", ".elf", ".bin")):
-            writer.add_file(f"{_LIBRARY_FOLDER}/{file.name}", file.read_bytes(), permissions=0o755)
+        for file in _built_files(built):
+            path = f"{_LIBRARY_FOLDER}/{file.relative_to(built)}"
+            writer.add_file(path, file.read_bytes(), permissions=0o755)
         for name, entry_point in _scripts(root).items():
             writer.add_file(f"{SCRIPTS}/{name}", script(entry_point).encode(), permissions=0o755)
         writer.close()
+
+
+def _built_files(built: Path) -> list[Path]:
+    """Return the library, the guests and the programs for Linux; not what records their making."""
+    files = [p for p in built.iterdir() if p.suffix in (".so", ".elf", ".bin")]
+    return sorted([*files, *(built / _LINUX_PROGRAMS).glob("*")])
 
 
 def _add(writer: CpioWriter, file: Path, path: str, python: str) -> None:

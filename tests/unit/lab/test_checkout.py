@@ -29,7 +29,8 @@ def test_native_sources_are_what_the_toolchain_reads() -> None:
 def test_write_puts_code_byte_code_library_and_command_in_place(tmp_path: Path) -> None:
     built = tmp_path / "built"
     built.mkdir()
-    for name in ("libtagalong.so", "churn.elf", "record.json"):
+    (built / "linux").mkdir()
+    for name in ("libtagalong.so", "churn.elf", "record.json", "linux/tagkeeper"):
         (built / name).write_bytes(name.encode())
     files = [ROOT / "src" / "tagalong" / "errors.py", ROOT / "tests" / "unit" / "test_layers.py"]
 
@@ -39,6 +40,7 @@ def test_write_puts_code_byte_code_library_and_command_in_place(tmp_path: Path) 
     library = entries["tagalong/src/tagalong/_lib/libtagalong.so"]
     assert (library.data, library.mode & 0o111) == (b"libtagalong.so", 0o111)
     assert entries["tagalong/src/tagalong/_lib/churn.elf"].data == b"churn.elf"
+    assert entries["tagalong/src/tagalong/_lib/linux/tagkeeper"].data == b"linux/tagkeeper"
     assert entries["tagalong/src/tagalong/errors.py"].data == files[0].read_bytes()
     assert b"from tagalong.cli import main" in entries["opt/tagalong/bin/tagalong"].data
     compiled = [path for path in entries if path.endswith(".pyc")]
