@@ -2,6 +2,7 @@
 
 layout   byte tables of fixed fields
 elf      headers of ELF files
+fdt      flattened device trees
 
 Private: its values are those of the formats that use it.
 """

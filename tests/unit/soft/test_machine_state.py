@@ -110,7 +110,7 @@ def test_check_state_names_all_that_load_state_would_refuse_and_changes_nothing(
     said = str(caught.value)
     for part in (
         "the state has a device 'gpu', which this machine has not; ",
-        "pl011 state has version 0, expected 1; ",
+        "pl011 state has version 0, expected 1 or 2; ",
         "vCPU 0 lacks S3_0_C2_C1_0 = 0x1; ",
         "vCPU 0 is another CPU: ID_AA64PFR1_EL1 is 0x220 there and 0x320 here; ",
         "vCPU 1 needs GCR_EL1, which the state lacks; ",
