@@ -52,7 +52,7 @@ def test_read_guest_of_what_is_no_regular_file_is_refused_at_once(tmp_path: Path
             read_guest(str(path))
         found[path] = str(caught.value)
 
-    not_regular = "cannot read the guest program {}: it is not a regular file; give an ELF file"
+    not_regular = "cannot read the guest program {}: it is not a regular file; give a file"
     assert found == {
         fifo: not_regular.format(fifo),
         zeros: not_regular.format(zeros),

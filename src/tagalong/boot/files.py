@@ -1,0 +1,85 @@
+"""Opens what a guest is made of: regular files of bounded size, without ever waiting for one."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from tagalong.errors import GuestImageError, HostError
+
+_CHUNK_BYTES: Final = 4 << 20
+
+
+class BoundedFile:
+    """A regular file that is open for reading, and its size then; `what` names it in errors."""
+
+    def __init__(self, path: Path, what: str, file: BinaryIO) -> None:
+        self.size_bytes = os.fstat(file.fileno()).st_size
+        self._doing = _doing(path, what)
+        self._file = file
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield `size_bytes` in order, in parts. Raises GuestImageError if the file has fewer."""
+        left = self.size_bytes
+        while left:
+            with _named(self._doing):
+                chunk = self._file.read(min(_CHUNK_BYTES, left))
+            if not chunk:
+                raise GuestImageError(f"{self._doing}: it was cut short while it was read")
+            left -= len(chunk)
+            yield chunk
+
+
+@contextmanager
+def opened(path: Path, what: str, most_bytes: int) -> Iterator[BoundedFile]:
+    """Yield the regular file `path`, of at most `most_bytes`.
+
+    `what` names it in errors, as in "kernel". A device or a FIFO has no end, or none that comes by
+    itself. Raises GuestImageError if it cannot be read.
+    """
+    doing = _doing(path, what)
+    with _named(doing):
+        # O_NONBLOCK: opening a FIFO would wait for a writer. Files know no such wait.
+        file = open(path, "rb", opener=_open_nonblocking)  # noqa: SIM115 (closed below)
+    with file:
+        _require_bounded(os.fstat(file.fileno()), doing, most_bytes)
+        yield BoundedFile(path, what, file)
+
+
+def read_bounded(path: Path, what: str, most_bytes: int) -> bytes:
+    """Return the content of a file. Raises as `opened`, and HostError without memory for it."""
+    with opened(path, what, most_bytes) as file:
+        try:
+            return b"".join(file.chunks())
+        except MemoryError as error:
+            raise HostError(f"{_doing(path, what)}: no memory for it") from error
+
+
+@contextmanager
+def _named(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise GuestImageError(f"{doing}: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the name
+        raise GuestImageError(f"{doing}: {error}") from error
+
+
+def _doing(path: Path, what: str) -> str:
+    name = repr(str(path)) if "\0" in str(path) else path
+    return f"cannot read the {what} {name}"
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _require_bounded(status: os.stat_result, doing: str, most_bytes: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise GuestImageError(f"{doing}: it is not a regular file; give a file")
+    if status.st_size > most_bytes:
+        raise GuestImageError(
+            f"{doing}: it has {status.st_size:#x} bytes, at most {most_bytes:#x} are read"
+        )
