@@ -17,7 +17,7 @@ from tagalong.devices import (
     built_in_models,
     create_devices,
 )
-from tagalong.errors import StateError, TagalongError
+from tagalong.errors import StateError, TagalongError, UsageError
 from tagalong.kvm import pending
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.build import RAM_GPA, Parts, build
@@ -37,6 +37,7 @@ from tagalong.machine import (
     RegionDescription,
 )
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
+from tagalong.machine.gic import gic_objections
 from tagalong.machine.lifecycle import MachineLifecycle
 from tagalong.machine.tag_ranges import read_tag_range, write_tag_range
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
@@ -119,6 +120,8 @@ class KvmMachine(MachineLifecycle):
         `Region.has_file_data` says so. Tags are never taken: they are in the pages.
         """
         del seed
+        if description.gic is not None:
+            raise UsageError("machine 'kvm' has no interrupt controller: it cannot be this one")
         parts = build(
             description.regions,
             description.vcpu_count,
@@ -268,6 +271,7 @@ class KvmMachine(MachineLifecycle):
         devices = dict(state.devices)
         events = devices.pop(pending.DEVICE, None)
         yield from self._bus.objections(devices)
+        yield from gic_objections(state.gic, self.description.gic, len(self._vcpus))
         yield pending.objection(events, len(self._vcpus))
 
     def _state_now(self) -> MachineState:

@@ -2,6 +2,7 @@
 
 protocols     Machine and Vcpu, which `soft` and `kvm` implement
 state         descriptions and states, as values
+gic           the interrupt controller's description and state: which registers, in which order
 register_ids  names for registers: KVM's ONE_REG ids
 cpu_match     whether a vCPU can take the registers of another CPU
 freezer       stops a guest for a migration or a snapshot, and lets it run again
@@ -12,6 +13,7 @@ throttle      slows a guest down
 """
 
 from tagalong.machine.freezer import Freezer, MachineFreezer, require_paused
+from tagalong.machine.gic import GicDescription, GicState
 from tagalong.machine.page_source import (
     MachinePages,
     MemoryMap,
@@ -39,6 +41,8 @@ __all__ = [
     "AccessChoice",
     "DeviceDescription",
     "Freezer",
+    "GicDescription",
+    "GicState",
     "Machine",
     "MachineDescription",
     "MachineFreezer",

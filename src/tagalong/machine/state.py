@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Final, NewType
 
 from tagalong.errors import UsageError
+from tagalong.machine.gic import FIRST_SPI, GicDescription, GicState
 from tagalong.memory import Gpa
 
 RegisterId = NewType("RegisterId", int)
@@ -71,7 +72,9 @@ class MachineDescription:
 
     `mte_version` is ID_AA64PFR1_EL1.MTE: 0 no tags, 2 MTE2, 3 with asymmetric checking.
     `devices`: in the order of the guest's view of them; without it, one PL011 as the console.
-    Raises UsageError if two devices have one name.
+    `gic`: its interrupt controller; without one, lines of devices share an input of vCPU 0.
+    Raises UsageError if two devices have one name, if a frame of the GIC overlaps RAM, a device or
+    another frame, or if the GIC lacks the interrupt of a device.
     """
 
     page_size_bytes: int
@@ -79,16 +82,40 @@ class MachineDescription:
     mte_version: int
     regions: tuple[RegionDescription, ...]
     devices: tuple[DeviceDescription, ...] = (DEFAULT_CONSOLE,)
+    gic: GicDescription | None = None
 
     def __post_init__(self) -> None:
         counts = Counter(device.name for device in self.devices)
         if twice := [name for name, count in counts.items() if count > 1]:
             raise UsageError(f"devices of a machine have the same name: {', '.join(twice)}")
+        if self.gic is not None:
+            self._check_gic(self.gic)
+
+    def _check_gic(self, gic: GicDescription) -> None:
+        for device in self.devices:
+            if device.interrupt is not None and not gic.has_spi(device.interrupt):
+                raise UsageError(
+                    f"device {device.name!r} has the interrupt {device.interrupt}: the machine's "
+                    f"GIC has {FIRST_SPI} to {FIRST_SPI + gic.spi_count - 1}"
+                )
+        frames = {f"the GIC's {name}": at for name, at in gic.windows(self.vcpu_count).items()}
+        ranges = {
+            **{f"device {each.name!r}": _range(each) for each in self.devices},
+            **{f"guest RAM at {each.gpa:#x}": _range(each) for each in self.regions},
+        }
+        for frame, at in frames.items():
+            for other, taken in (frames | ranges).items():
+                if other != frame and at.start < taken.stop and taken.start < at.stop:
+                    raise UsageError(f"{frame}, at {at.start:#x}, and {other} overlap")
 
     @property
     def ram_bytes(self) -> int:
         """Return the sum of all regions in bytes."""
         return sum(region.size_bytes for region in self.regions)
+
+
+def _range(window: DeviceDescription | RegionDescription) -> range:
+    return range(window.gpa, window.gpa + window.size_bytes)
 
 
 @dataclass(frozen=True)
@@ -103,11 +130,13 @@ class VcpuState:
 class MachineState:
     """Everything a machine is besides its memory and tags.
 
-    `devices` maps a device's name to its state in that device's own versioned form.
+    `devices` maps a device's name to its state in that device's own versioned form. `gic` is the
+    state of the interrupt controller of a machine that has one.
     """
 
     vcpus: tuple[VcpuState, ...]
     devices: Mapping[str, bytes] = field(default_factory=dict)
+    gic: GicState | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ def refuse_foreign(description: MachineDescription) -> None:
         raise UsageError(
             f"MTE version {description.mte_version}: the embedded machine has {MteVersion.MTE3}"
         )
+    if description.gic is not None:
+        raise UsageError("the embedded machine has no interrupt controller: it cannot be this one")
     if not description.regions:
         raise UsageError("a machine needs at least one RAM region")
 

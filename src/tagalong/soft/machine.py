@@ -32,6 +32,7 @@ from tagalong.machine import (
     RunState,
 )
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
+from tagalong.machine.gic import gic_objections
 from tagalong.machine.lifecycle import MachineLifecycle
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 from tagalong.mte import PACKED_RATIO
@@ -253,6 +254,7 @@ class SoftMachine(MachineLifecycle):
         if len(state.vcpus) != len(self._vcpus):
             yield f"the state is of {len(state.vcpus)} vCPUs, this machine has {len(self._vcpus)}"
         yield from self._bus.objections(state.devices)
+        yield from gic_objections(state.gic, self._description.gic, len(self._vcpus))
         for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=False):
             yield vcpu.objection(vcpu_state)
 
