@@ -3,6 +3,8 @@
 from tagalong import wire
 from tagalong.machine import (
     DeviceDescription,
+    GicDescription,
+    GicState,
     MachineDescription,
     MachineState,
     PowerState,
@@ -27,6 +29,7 @@ def record_of_description(description: MachineDescription) -> wire.MachineRecord
             for region in sorted(description.regions, key=lambda region: region.gpa)
         ),
         devices=tuple(wire.DeviceEntry(**vars(device)) for device in description.devices),
+        gic=None if description.gic is None else wire.GicEntry(**vars(description.gic)),
     )
 
 
@@ -50,6 +53,7 @@ def description_of_record(record: wire.MachineRecord) -> MachineDescription:
             )
             for device in record.devices
         ),
+        gic=None if record.gic is None else GicDescription(**vars(record.gic)),
     )
 
 
@@ -60,6 +64,7 @@ def record_of_state(state: MachineState) -> wire.StateRecord:
             wire.VcpuEntry(_POWER[vcpu.power], dict(vcpu.registers.items())) for vcpu in state.vcpus
         ),
         devices=state.devices,
+        gic=None if state.gic is None else wire.GicStateEntry(**vars(state.gic)),
     )
 
 
@@ -74,4 +79,5 @@ def state_of_record(record: wire.StateRecord) -> MachineState:
             for vcpu in record.vcpus
         ),
         devices=dict(record.devices),
+        gic=None if record.gic is None else GicState(**vars(record.gic)),
     )

@@ -6,6 +6,7 @@ Linux 6.12 wrote in the lab when tests/programs/crash.c died there, packed with
 anonymous memory only): its heap had tags, and they were not written.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from tagalong.core import CoreNotes
 from tests.support.cores import PAGE, notes, write_core
+from tests.support.gic_state import GIC, gic_state
 
 FOLDER = Path(__file__).parent
-CORE = FOLDER / "core-v2.core"
-V1_CORE = FOLDER / "core-v1.core"
+CORE = FOLDER / "core-v3.core"
+OLDER_CORES = [FOLDER / "core-v1.core", FOLDER / "core-v2.core"]
 LINUX_CORE = FOLDER / "linux-6.12-mte.core.zst"
 LINUX_FILTERED_CORE = FOLDER / "linux-6.12-filter-2.core.zst"
 
@@ -24,7 +26,17 @@ SIZES = (2 * PAGE, PAGE)
 
 
 def golden_notes() -> CoreNotes:
-    """Return two regions and two vCPUs."""
+    """Return two regions, two vCPUs and a GIC."""
+    about = older_notes()
+    return replace(
+        about,
+        description=replace(about.description, gic=GIC),
+        state=replace(about.state, gic=gic_state(vcpus=2)),
+    )
+
+
+def older_notes() -> CoreNotes:
+    """Return what the cores of older versions, which had no GIC, were written with."""
     return notes(*SIZES, vcpus=2)
 
 

@@ -20,8 +20,8 @@ def _paths(version: int) -> dict[tuple[str, Role], Path]:
     }
 
 
-PATHS = _paths(3)
-V2_PATHS = _paths(2)
+PATHS = _paths(4)
+OLDER_PATHS = {version: _paths(version) for version in (2, 3)}
 
 
 def main() -> None:

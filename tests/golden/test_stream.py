@@ -15,8 +15,9 @@ from tagalong.wire import (
     Pages,
     Record,
     Role,
+    StateRecord,
 )
-from tests.golden.build_streams import PATHS, V2_PATHS
+from tests.golden.build_streams import OLDER_PATHS, PATHS
 from tests.support.wire_session import PLAYS, Play, joined, records_in, streams
 from tests.support.wire_session import hear as hear_play
 
@@ -44,6 +45,24 @@ V2_DEVICES = (DeviceEntry("pl011", "pl011", 0x0900_0000, 0x1000),)
 """What a machine had when MACHINE did not yet name devices."""
 
 
+def as_in(version: int, record: Record) -> Record:
+    """Return what a stream of an older version holds in place of `record`."""
+    match record:
+        case MachineRecord():
+            devices = V2_DEVICES if version == 2 else record.devices
+            return replace(record, devices=devices, gic=None)
+        case StateRecord():
+            return replace(record, gic=None)
+    return record
+
+
+def as_play_in(version: int, play: Play) -> Play:
+    script = [(role, as_in(version, record)) for role, record in play.script]
+    return replace(
+        play, script=script, joining=play.joining and replace(play.joining, version=version)
+    )
+
+
 def answered(stream: bytes, play: Play) -> tuple[list[Record], bytes]:
     """Return what a destination accepts from a source's stream, and what it answers."""
     destination = Connection(Role.DESTINATION, joining=play.joining)
@@ -60,44 +79,43 @@ def answered(stream: bytes, play: Play) -> tuple[list[Record], bytes]:
     return accepted, answer
 
 
-def test_golden_stream_of_version_2_is_read_and_answered_as_by_the_release_that_wrote_it() -> None:
-    for name, play in PLAYS.items():
-        joining = play.joining and replace(play.joining, version=2)
-        script = [
-            replace(record, devices=V2_DEVICES) if isinstance(record, MachineRecord) else record
-            for role, record in play.script
-            if role is Role.SOURCE
-        ]
+def test_golden_stream_of_an_older_version_is_read_and_answered_as_by_its_release() -> None:
+    for version, paths in OLDER_PATHS.items():
+        for name, now in PLAYS.items():
+            play = as_play_in(version, now)
+            script = [record for role, record in play.script if role is Role.SOURCE]
 
-        accepted, answer = answered(
-            V2_PATHS[name, Role.SOURCE].read_bytes(), replace(play, joining=joining)
-        )
+            accepted, answer = answered(paths[name, Role.SOURCE].read_bytes(), play)
 
-        assert accepted == script, name
-        assert answer == V2_PATHS[name, Role.DESTINATION].read_bytes(), name
+            assert accepted == script, (version, name)
+            assert answer == paths[name, Role.DESTINATION].read_bytes(), (version, name)
 
 
-def test_golden_stream_of_version_2_cut_at_every_byte_is_refused() -> None:
-    stream = V2_PATHS["main", Role.SOURCE].read_bytes()
-    for size in range(len(stream)):
-        with pytest.raises(RemoteProtocolError, match="the stream ends in") as caught:
-            hear(("main", Role.SOURCE), stream[:size])
-        assert caught.value.offset == size
+def test_golden_stream_of_an_older_version_cut_at_every_byte_is_refused() -> None:
+    for version, paths in OLDER_PATHS.items():
+        play = as_play_in(version, PLAYS["main"])
+        stream = paths["main", Role.SOURCE].read_bytes()
+        for size in range(len(stream)):
+            with pytest.raises(RemoteProtocolError, match="the stream ends in") as caught:
+                hear_play(Role.DESTINATION, stream[:size], play)
+            assert caught.value.offset == size
 
 
-def test_golden_answer_of_version_2_to_a_stream_of_version_3_is_refused() -> None:
-    for name in PLAYS:
-        with pytest.raises(
-            RemoteProtocolError, match="the destination speaks version 0x2"
-        ) as caught:
-            hear((name, Role.DESTINATION), V2_PATHS[name, Role.DESTINATION].read_bytes())
-        assert caught.value.offset == 8
+def test_golden_answer_of_an_older_version_to_a_stream_of_this_one_is_refused() -> None:
+    for version, paths in OLDER_PATHS.items():
+        for name in PLAYS:
+            with pytest.raises(
+                RemoteProtocolError, match=f"the destination speaks version {version:#x}"
+            ) as caught:
+                hear((name, Role.DESTINATION), paths[name, Role.DESTINATION].read_bytes())
+            assert caught.value.offset == 8
 
 
-def test_golden_channel_of_version_2_is_refused_by_a_migration_of_version_3() -> None:
-    for name in ("channel", "resume"):
-        with pytest.raises(RemoteProtocolError, match="the migration began in 0x3"):
-            hear((name, Role.SOURCE), V2_PATHS[name, Role.SOURCE].read_bytes())
+def test_golden_channel_of_an_older_version_is_refused_by_a_migration_of_this_one() -> None:
+    for paths in OLDER_PATHS.values():
+        for name in ("channel", "resume"):
+            with pytest.raises(RemoteProtocolError, match="the migration began in 0x4"):
+                hear((name, Role.SOURCE), paths[name, Role.SOURCE].read_bytes())
 
 
 def test_golden_stream_of_version_1_is_refused() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from tagalong.binary.layout import Layout
 from tagalong.wire import RecordType, codec
+from tagalong.wire.gic import MACHINE_GIC
 from tagalong.wire.machine import MACHINE_DEVICE, MACHINE_HEAD, REGION
 from tagalong.wire.machine_state import STATE_HEAD
 from tagalong.wire.planes import PAGES_HEAD, RUN, DataEncoding, TagEncoding
@@ -31,7 +32,7 @@ _FIXED: dict[RecordType, Layout] = {
     RecordType.RESUMED: codec.RESUMED,
 }
 _REST = {
-    RecordType.STATE: "vCPUs, then devices",
+    RecordType.STATE: "vCPUs, then devices, then the GIC",
     RecordType.ABORT: "the text",
     RecordType.HELD: "bits",
 }
@@ -75,6 +76,9 @@ def _machine(record: bytes) -> Iterator[tuple[int, int, str]]:
     head = MACHINE_HEAD.unpack(record, 16)
     yield 16, MACHINE_HEAD.size, ", ".join(MACHINE_HEAD.offsets)
     at = 16 + MACHINE_HEAD.size
+    if head["spi_count"]:
+        yield at, MACHINE_GIC.size, "GIC: " + ", ".join(MACHINE_GIC.offsets)
+        at += MACHINE_GIC.size
     yield at, REGION.size * head["region_count"], "regions: gpa, size_bytes"
     at += REGION.size * head["region_count"]
     for _ in range(head["device_count"]):

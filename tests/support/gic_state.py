@@ -27,8 +27,8 @@ def gic_state(*, vcpus: int = 1, gic: GicDescription = GIC) -> GicState:
         distributor=filled(distributor_registers(gic.spi_count)),
         redistributors=tuple(filled(REDISTRIBUTOR) for _ in range(vcpus)),
         cpu_interfaces=tuple(
-            {each: next(values) for each in cpu_interface_registers(ICC_CTLR)}
-            | {Icc.ICC_CTLR_EL1: ICC_CTLR}
+            {int(each): next(values) for each in cpu_interface_registers(ICC_CTLR)}
+            | {int(Icc.ICC_CTLR_EL1): ICC_CTLR}
             for _ in range(vcpus)
         ),
         spi_levels=tuple(next(values) for _ in range(gic.spi_count // 32)),

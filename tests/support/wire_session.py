@@ -18,6 +18,8 @@ from tagalong.wire import (
     DeviceEntry,
     Digest,
     EndRecord,
+    GicEntry,
+    GicStateEntry,
     Held,
     Hello,
     Joining,
@@ -57,6 +59,7 @@ MACHINE = MachineRecord(
         DeviceEntry("pl011", "pl011", 0x0900_0000, 0x1000),
         DeviceEntry("disk0", "virtio-blk", 0x0A00_0000, 0x200, 48, b"\x01\x00\x00\x02"),
     ),
+    gic=GicEntry(0x0800_0000, 0x080A_0000, 32),
 )
 
 SOURCE, DESTINATION = Role.SOURCE, Role.DESTINATION
@@ -79,10 +82,18 @@ STATE = StateRecord(
         VcpuEntry(Power.OFF, {0x6020_0000_0010_00D4: 0x10, 0x6040_0000_0010_0054: 1 << 127}),
     ),
     devices={"pl011": b"\x01\x00", "psci": b""},
+    gic=GicStateEntry(
+        distributor={0x0000: 0x52, 0x0104: 0x1_0000},
+        redistributors=({0x1_0100: 0x0800_FFFF}, {0x1_0100: 0xFFFF}),
+        cpu_interfaces=({0xC230: 0xF0, 0xC667: 1}, {}),
+        spi_levels=(0x1_0000,),
+        ppi_levels=(0x0800_0000, 0),
+    ),
 )
 PREVIEW = StateRecord(
     vcpus=(VcpuEntry(Power.ON, {**STATE.vcpus[0].registers, X0: 0x1000}), STATE.vcpus[1]),
     devices=STATE.devices,
+    gic=STATE.gic,
 )
 DIGEST = bytes(range(16))
 

@@ -20,10 +20,10 @@ from tagalong.machine_records import (
 )
 from tagalong.wire.codec import decode_payload, encode_payload
 
-VERSION = 2
-"""What is written; its machine is in the form of the stream's version 3."""
+VERSION = 3
+"""What is written; its machine is in the form of the stream's version 4."""
 
-_STREAM_VERSIONS = {1: 2, VERSION: 3}
+_STREAM_VERSIONS = {1: 2, 2: 3, VERSION: 4}
 """For each version of the note, the version of the stream whose records it holds."""
 
 MACHINE_NOTE = Layout(
@@ -79,6 +79,8 @@ def encode_machine_note(notes: CoreNotes) -> bytes:
             f"a state of {len(notes.state.vcpus):#x} vCPUs for a machine of "
             f"{notes.description.vcpu_count:#x}"
         )
+    if (notes.state.gic is None) != (notes.description.gic is None):
+        raise UsageError("one of the machine and its state has a GIC, the other has none")
     head = {
         "version": VERSION,
         "space": notes.space,
@@ -106,7 +108,7 @@ def decode_machine_note(content: Buffer) -> CoreNotes:
     """
     head = MACHINE_NOTE.unpack(content)
     if head["version"] not in _STREAM_VERSIONS:
-        known = " and ".join(f"{version:#x}" for version in _STREAM_VERSIONS)
+        known = ", ".join(f"{version:#x}" for version in _STREAM_VERSIONS)
         raise MalformedError(
             f"the machine note has version {head['version']:#x}, this release of tagalong "
             f"reads {known}"
@@ -148,6 +150,11 @@ def _decode_payload(head: dict[str, int], payload: memoryview) -> CoreNotes:
     if len(state.vcpus) != vcpus:
         raise MalformedError(
             f"a state of {len(state.vcpus):#x} vCPUs for a machine of {vcpus:#x}",
+            offset=MACHINE_NOTE.size + cut,
+        )
+    if (state.gic is None) != (machine.gic is None):
+        raise MalformedError(
+            "one of the machine and its state has a GIC, the other has none",
             offset=MACHINE_NOTE.size + cut,
         )
     return CoreNotes(

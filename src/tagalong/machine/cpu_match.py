@@ -34,10 +34,8 @@ _SYSREG: Final = 0x0013_0000
 _FIRMWARE: Final = frozenset({0x0014_0000, 0x0016_0000})
 
 _CONTROL_ENABLE: Final = 1
-_TIMER_CONTROLS: Final = frozenset(
-    {register_ids.sysreg(3, 3, 14, 3, 1), register_ids.sysreg(3, 3, 14, 2, 1)}
-)
-_COUNTERS: Final = frozenset({register_ids.TIMER_COUNT, register_ids.sysreg(3, 3, 14, 0, 1)})
+_TIMER_CONTROLS: Final = frozenset({register_ids.TIMER_CONTROL, register_ids.PTIMER_CONTROL})
+_COUNTERS: Final = frozenset({register_ids.TIMER_COUNT, register_ids.PTIMER_COUNT})
 # Reset values, other than zero, of registers that only some machines have.
 _RESET: Final[Mapping[int, int]] = {
     register_ids.sysreg(2, 0, 1, 1, 4): 0x8,  # OSLSR_EL1: the lock is there and open

@@ -1,8 +1,8 @@
 """The interrupt controller of a machine, a GICv3, as values: where it is, and all of its state.
 
 The state is the architecture's registers, so that what KVM's vGIC saves means the same to the
-embedded machine, and the reverse. The register groups below are the form: a state has every
-register of every group and no other, and `DISTRIBUTOR`, `REDISTRIBUTOR`, `CPU_INTERFACE` list
+embedded machine, and the reverse (docs/formats/gic.md is normative). A state has every register of
+`distributor_registers`, `REDISTRIBUTOR` and `cpu_interface_registers`, and no other. These list
 them in the order in which a machine restores them:
 
     GICD_IIDR, GICD_CTLR

@@ -76,7 +76,14 @@ TFSRE0_EL1: Final = sysreg(3, 0, 5, 6, 1)
 FAR_EL1: Final = sysreg(3, 0, 6, 0, 0)
 MAIR_EL1: Final = sysreg(3, 0, 10, 2, 0)
 VBAR_EL1: Final = sysreg(3, 0, 12, 0, 0)
+
+# The timers. KVM exchanged the encodings of CNTVCT_EL0 and CNTV_CVAL_EL0, and has to keep that.
+TIMER_CONTROL: Final = sysreg(3, 3, 14, 3, 1)
+TIMER_COMPARE: Final = sysreg(3, 3, 14, 0, 2)
 TIMER_COUNT: Final = sysreg(3, 3, 14, 3, 2)
+PTIMER_CONTROL: Final = sysreg(3, 3, 14, 2, 1)
+PTIMER_COMPARE: Final = sysreg(3, 3, 14, 2, 2)
+PTIMER_COUNT: Final = sysreg(3, 3, 14, 0, 1)
 
 _NAMES: Final = {
     value: name

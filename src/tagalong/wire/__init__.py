@@ -10,6 +10,7 @@
     payload         reading payloads of several parts
     machine         what the destination must provide
     machine_state   registers and devices
+    gic             the interrupt controller in both
     codec           headers and all other payloads
     integrity       checksums
     states          the transition table
@@ -41,6 +42,8 @@ from tagalong.wire.records import (
     Digest,
     EndRecord,
     Feature,
+    GicEntry,
+    GicStateEntry,
     Held,
     Hello,
     KeepAlive,
@@ -82,6 +85,8 @@ __all__ = [
     "Digest",
     "EndRecord",
     "Feature",
+    "GicEntry",
+    "GicStateEntry",
     "Held",
     "Hello",
     "Joining",

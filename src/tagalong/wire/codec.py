@@ -14,11 +14,19 @@ from tagalong.wire.foreign import describe_foreign
 from tagalong.wire.machine import (
     MACHINE_BYTES,
     MACHINE_BYTES_V2,
+    MACHINE_BYTES_V3,
     decode_machine,
     decode_machine_v2,
+    decode_machine_v3,
     encode_machine,
 )
-from tagalong.wire.machine_state import STATE_HEAD, VCPU_HEAD, decode_state, encode_state
+from tagalong.wire.machine_state import (
+    STATE_BYTES,
+    STATE_BYTES_V3,
+    decode_state,
+    decode_state_v3,
+    encode_state,
+)
 from tagalong.wire.payload import require_choice, require_count
 from tagalong.wire.planes import PAGES_HEAD, RUN, SEAL_BYTES
 from tagalong.wire.records import (
@@ -46,11 +54,11 @@ from tagalong.wire.records import (
 from tagalong.wire.text import decode_text, presentable
 
 MAGIC = b"TAGALONG"
-VERSION = 3
+VERSION = 4
 """What this end speaks unless the peer spoke first."""
 
-VERSIONS = (2, 3)
-"""What this end understands: the older one is in files, and is what an older source speaks."""
+VERSIONS = (2, 3, VERSION)
+"""What this end understands: the older ones are in files, and are what an older source speaks."""
 
 MIGRATION_ID_BYTES = 16
 DIGEST_BYTES = 16
@@ -94,7 +102,7 @@ PAYLOAD_BYTES: dict[RecordType, tuple[int, int]] = {
         + SEAL_BYTES,
     ),
     RecordType.ROUND: (ROUND.size, ROUND.size),
-    RecordType.STATE: (STATE_HEAD.size + VCPU_HEAD.size, limits.MAX_STATE_BYTES),
+    RecordType.STATE: STATE_BYTES,
     RecordType.VERIFY: _NOTHING,
     RecordType.DIGEST: (DIGEST.size, DIGEST.size),
     RecordType.PREPARE: _NOTHING,
@@ -111,7 +119,16 @@ PAYLOAD_BYTES: dict[RecordType, tuple[int, int]] = {
 }
 """The smallest and the largest payload of each record type."""
 
-_V2_PAYLOAD_BYTES = {**PAYLOAD_BYTES, RecordType.MACHINE: MACHINE_BYTES_V2}
+_V3_PAYLOAD_BYTES = {
+    **PAYLOAD_BYTES,
+    RecordType.MACHINE: MACHINE_BYTES_V3,
+    RecordType.STATE: STATE_BYTES_V3,
+}
+_PAYLOAD_BYTES_OF = {
+    2: {**_V3_PAYLOAD_BYTES, RecordType.MACHINE: MACHINE_BYTES_V2},
+    3: _V3_PAYLOAD_BYTES,
+    VERSION: PAYLOAD_BYTES,
+}
 
 
 def pages_overhead_bytes(run_count: int) -> int:
@@ -137,7 +154,7 @@ def decode_stream_header(header: Buffer) -> int:
         )
     version: int = STREAM_HEADER.unpack(header)["version"]
     if version not in VERSIONS:
-        known = " and ".join(f"{each:#x}" for each in VERSIONS)
+        known = ", ".join(f"{each:#x}" for each in VERSIONS)
         raise MalformedError(
             f"the peer speaks version {version:#x} of the stream, this end {known}: "
             "use the same release of tagalong at both ends",
@@ -188,7 +205,7 @@ def checked_header(kind: RecordType, payload_bytes: int) -> bytes:
 
 
 def _require_payload_bytes(kind: RecordType, size_bytes: int, version: int) -> None:
-    smallest, largest = (PAYLOAD_BYTES if version == VERSION else _V2_PAYLOAD_BYTES)[kind]
+    smallest, largest = _PAYLOAD_BYTES_OF[version][kind]
     if not smallest <= size_bytes <= largest:
         raise MalformedError(
             f"a {kind.name} payload of {size_bytes:#x} bytes, where {smallest:#x} to "
@@ -209,7 +226,7 @@ def decode_payload(kind: RecordType, payload: Buffer, version: int = VERSION) ->
     `version`: of the stream; one of VERSIONS. Raises MalformedError, its offset counted from
     the payload's start.
     """
-    return (_DECODERS if version == VERSION else _V2_DECODERS)[kind](payload)
+    return _DECODERS_OF[version][kind](payload)
 
 
 def _encode_hello(hello: Hello) -> bytes:
@@ -335,4 +352,13 @@ _DECODERS: dict[RecordType, Callable[[Buffer], Record]] = {
     RecordType.RESUMED: lambda payload: Resumed(RESUMED.unpack(payload)["rounds"]),
 }
 
-_V2_DECODERS = {**_DECODERS, RecordType.MACHINE: decode_machine_v2}
+_V3_DECODERS: dict[RecordType, Callable[[Buffer], Record]] = {
+    **_DECODERS,
+    RecordType.MACHINE: decode_machine_v3,
+    RecordType.STATE: decode_state_v3,
+}
+_DECODERS_OF = {
+    2: {**_V3_DECODERS, RecordType.MACHINE: decode_machine_v2},
+    3: _V3_DECODERS,
+    VERSION: _DECODERS,
+}

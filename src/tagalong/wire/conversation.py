@@ -239,6 +239,11 @@ class Conversation:
                 f"a state of {len(state.vcpus):#x} vCPUs for a machine of {expected:#x}",
                 offset=STATE_HEAD.offsets["vcpu_count"],
             )
+        if (state.gic is None) != (self.machine.gic is None):
+            raise MalformedError(
+                "one of MACHINE and STATE has a GIC, the other has none",
+                offset=STATE_HEAD.offsets["gic_count"],
+            )
 
 
 # One row for each record that depends on earlier ones, or that later ones depend on. Any: the

@@ -5,23 +5,26 @@ a guest that finds another disk size or another window after the migration has l
 What backs the device is not part of it: files and sockets of the source's host mean nothing at
 the destination, whose operator names them there, by the device's name.
 
-Version 2 of the stream had no devices, and every machine one console: that is what a MACHINE of
-that version means.
+Version 3 of the stream had no interrupt controller. Version 2 had no devices either, and every
+machine one console. That is what a MACHINE of those versions means.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from operator import attrgetter
 
 from tagalong.binary.layout import Buffer, Layout, MalformedError
 from tagalong.mte import PAGE_SIZES_BYTES
 from tagalong.wire import limits
+from tagalong.wire.gic import MACHINE_GIC, decode_gic, encode_gic, require_spi
 from tagalong.wire.payload import PayloadReader, require_choice, require_count, require_range
-from tagalong.wire.records import DeviceEntry, MachineRecord, RegionEntry
+from tagalong.wire.records import DeviceEntry, GicEntry, GicFrame, MachineRecord, RegionEntry
 
 MTE_VERSIONS = (0, 2, 3)
 NO_INTERRUPT = 0
 """INTID 0 is a software-generated interrupt, which no device has."""
+NO_GIC = 0
+"""The `spi_count` of a machine without a GIC: one with a GIC has SPIs."""
 
 MACHINE_HEAD = Layout(
     ("page_size_bytes", "u32"),
@@ -29,8 +32,9 @@ MACHINE_HEAD = Layout(
     ("mte_version", "u32"),
     ("region_count", "u32"),
     ("device_count", "u32"),
-    ("reserved", "u32"),
+    ("spi_count", "u32"),
 )
+MACHINE_HEAD_V3 = Layout(*MACHINE_HEAD.fields[:5], ("reserved", "u32"))
 MACHINE_HEAD_V2 = Layout(*MACHINE_HEAD.fields[:4])
 REGION = Layout(("gpa", "u64"), ("size_bytes", "u64"))
 MACHINE_DEVICE = Layout(
@@ -48,8 +52,12 @@ V2_DEVICES: tuple[DeviceEntry, ...] = (DeviceEntry("pl011", "pl011", 0x0900_0000
 
 MACHINE_BYTES = (
     MACHINE_HEAD.size + REGION.size,
-    MACHINE_HEAD.size + REGION.size * limits.MAX_REGIONS + limits.MAX_DEVICES_BYTES,
+    MACHINE_HEAD.size
+    + MACHINE_GIC.size
+    + REGION.size * limits.MAX_REGIONS
+    + limits.MAX_DEVICES_BYTES,
 )
+MACHINE_BYTES_V3 = (MACHINE_BYTES[0], MACHINE_BYTES[1] - MACHINE_GIC.size)
 MACHINE_BYTES_V2 = (
     MACHINE_HEAD_V2.size + REGION.size,
     MACHINE_HEAD_V2.size + REGION.size * limits.MAX_REGIONS,
@@ -71,7 +79,12 @@ def _parts(machine: MachineRecord) -> Iterator[bytes]:
         mte_version=machine.mte_version,
         region_count=len(machine.regions),
         device_count=len(machine.devices),
+        spi_count=NO_GIC if machine.gic is None else machine.gic.spi_count,
     )
+    if machine.gic is not None:
+        if machine.gic.spi_count == NO_GIC:
+            raise MalformedError("a GIC has no SPIs")
+        yield encode_gic(machine.gic)
     for region in machine.regions:
         yield REGION.pack(gpa=region.gpa, size_bytes=region.size_bytes)
     for device in machine.devices:
@@ -97,6 +110,11 @@ def decode_machine(payload: Buffer) -> MachineRecord:
     return _decode(PayloadReader(payload), MACHINE_HEAD)
 
 
+def decode_machine_v3(payload: Buffer) -> MachineRecord:
+    """Return the machine that a payload of a stream of version 3 describes; as above."""
+    return _decode(PayloadReader(payload), MACHINE_HEAD_V3)
+
+
 def decode_machine_v2(payload: Buffer) -> MachineRecord:
     """Return the machine that a payload of a stream of version 2 describes; as above."""
     return _decode(PayloadReader(payload), MACHINE_HEAD_V2)
@@ -108,9 +126,15 @@ def _decode(reader: PayloadReader, layout: Layout) -> MachineRecord:
     require_count(layout, head, "vcpu_count", limits.MAX_VCPUS)
     require_choice(layout, head, "mte_version", MTE_VERSIONS)
     require_count(layout, head, "region_count", limits.MAX_REGIONS)
+    spi_count, gic = head.get("spi_count", NO_GIC), None
+    if spi_count != NO_GIC:
+        gic = decode_gic(reader, spi_count, at=layout.offsets["spi_count"])
     regions = tuple(_decode_regions(reader, head["region_count"], head["page_size_bytes"]))
+    at = reader.at
     is_v2 = layout is MACHINE_HEAD_V2
-    devices = V2_DEVICES if is_v2 else _decode_devices(reader, head["device_count"], regions)
+    devices = V2_DEVICES if is_v2 else _decode_devices(reader, head["device_count"], gic)
+    frames = gic.frames(head["vcpu_count"]) if gic else ()
+    _require_apart([*frames, *regions, *devices], at=at)
     reader.finish("the machine")
     return MachineRecord(
         page_size_bytes=head["page_size_bytes"],
@@ -118,6 +142,7 @@ def _decode(reader: PayloadReader, layout: Layout) -> MachineRecord:
         mte_version=head["mte_version"],
         regions=regions,
         devices=devices,
+        gic=gic,
     )
 
 
@@ -143,7 +168,7 @@ def _decode_regions(reader: PayloadReader, count: int, page_size: int) -> Iterat
 
 
 def _decode_devices(
-    reader: PayloadReader, count: int, regions: Sequence[RegionEntry]
+    reader: PayloadReader, count: int, gic: GicEntry | None
 ) -> tuple[DeviceEntry, ...]:
     at = MACHINE_HEAD.offsets["device_count"]
     require_range("devices", count, limits.MAX_DEVICES, at=at)
@@ -155,8 +180,9 @@ def _decode_devices(
         if device.name in devices:
             raise MalformedError(f"two devices have the name {device.name}", offset=at)
         require_range("bytes of devices", reader.at - start, limits.MAX_DEVICES_BYTES, at=at)
+        if gic is not None:
+            require_spi(gic, device, at=at)
         devices[device.name] = device
-    _require_apart([*regions, *devices.values()], at=start)
     return tuple(devices.values())
 
 
@@ -195,8 +221,8 @@ def _decode_device(reader: PayloadReader) -> DeviceEntry:
     return device
 
 
-def _require_apart(ranges: Iterable[RegionEntry | DeviceEntry], *, at: int) -> None:
-    """Raise unless no window overlaps another one or RAM."""
+def _require_apart(ranges: Iterable[RegionEntry | DeviceEntry | GicFrame], *, at: int) -> None:
+    """Raise if a window or a frame overlaps another one or RAM."""
     ordered = sorted(ranges, key=attrgetter("gpa"))
     for low, high in pairwise(ordered):
         if low.end > high.gpa:

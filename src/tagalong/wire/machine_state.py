@@ -1,4 +1,4 @@
-"""STATE: registers and devices, which have exactly one encoding.
+"""STATE: registers, devices and the GIC, which have exactly one encoding.
 
 Ids and names ascend strictly, so nothing appears twice and equal states have equal bytes.
 """
@@ -7,14 +7,21 @@ from collections.abc import Iterator
 
 from tagalong.binary.layout import Buffer, Layout, MalformedError
 from tagalong.wire import limits
-from tagalong.wire.payload import PayloadReader, require_range
-from tagalong.wire.records import Power, StateRecord, VcpuEntry
+from tagalong.wire.gic import decode_gic_state, encode_gic_state
+from tagalong.wire.payload import PayloadReader, require_choice, require_range
+from tagalong.wire.records import GicStateEntry, Power, StateRecord, VcpuEntry
 
-STATE_HEAD = Layout(("vcpu_count", "u32"), ("device_count", "u32"))
+STATE_HEAD = Layout(
+    ("vcpu_count", "u32"), ("device_count", "u32"), ("gic_count", "u32"), ("reserved", "u32")
+)
+STATE_HEAD_V3 = Layout(*STATE_HEAD.fields[:2])
 VCPU_HEAD = Layout(("power", "u32"), ("register_count", "u32"))
 DEVICE_HEAD = Layout(("name_bytes", "u16"), ("reserved", "u16"), ("state_bytes", "u32"))
 
 _ID_BYTES = 8
+STATE_BYTES = (STATE_HEAD.size + VCPU_HEAD.size, limits.MAX_STATE_BYTES)
+STATE_BYTES_V3 = (STATE_HEAD_V3.size + VCPU_HEAD.size, limits.MAX_STATE_BYTES)
+
 _MAX_ID = (1 << 64) - 1
 _SIZE_SHIFT = 52
 _SIZE_MASK = 0xF
@@ -33,7 +40,11 @@ def encode_state(state: StateRecord) -> bytes:
 
 
 def _parts(state: StateRecord) -> Iterator[bytes]:
-    yield STATE_HEAD.pack(vcpu_count=len(state.vcpus), device_count=len(state.devices))
+    yield STATE_HEAD.pack(
+        vcpu_count=len(state.vcpus),
+        device_count=len(state.devices),
+        gic_count=int(state.gic is not None),
+    )
     for vcpu in state.vcpus:
         yield VCPU_HEAD.pack(power=vcpu.power, register_count=len(vcpu.registers))
         for register, value in sorted(vcpu.registers.items()):
@@ -43,6 +54,15 @@ def _parts(state: StateRecord) -> Iterator[bytes]:
         yield DEVICE_HEAD.pack(name_bytes=len(encoded), state_bytes=len(content))
         yield encoded
         yield content
+    if state.gic is not None:
+        _require_gic_of(state.gic, len(state.vcpus))
+        yield from encode_gic_state(state.gic)
+
+
+def _require_gic_of(gic: GicStateEntry, vcpu_count: int) -> None:
+    for parts in (gic.redistributors, gic.cpu_interfaces, gic.ppi_levels):
+        if len(parts) != vcpu_count:
+            raise MalformedError(f"a GIC of {len(parts):#x} vCPUs in a state of {vcpu_count:#x}")
 
 
 def _encode_register(register: int, value: int) -> bytes:
@@ -67,14 +87,26 @@ def decode_state(payload: Buffer) -> StateRecord:
 
     Raises MalformedError, its offset counted from the payload's start.
     """
-    reader = PayloadReader(payload)
-    head = reader.take(STATE_HEAD)
+    return _decode(PayloadReader(payload), STATE_HEAD)
+
+
+def decode_state_v3(payload: Buffer) -> StateRecord:
+    """Return the state that a payload of a stream of version 2 or 3 holds; as above."""
+    return _decode(PayloadReader(payload), STATE_HEAD_V3)
+
+
+def _decode(reader: PayloadReader, layout: Layout) -> StateRecord:
+    head = reader.take(layout)
+    gic_count = head.get("gic_count", 0)
+    if gic_count:
+        require_choice(layout, head, "gic_count", (0, 1))
     require_range("vCPUs", head["vcpu_count"], limits.MAX_VCPUS, at_least=1, at=0)
     require_range("devices", head["device_count"], limits.MAX_DEVICES, at=4)
     vcpus = tuple(_decode_vcpu(reader) for _ in range(head["vcpu_count"]))
     devices = _decode_devices(reader, head["device_count"])
+    gic = decode_gic_state(reader, len(vcpus)) if gic_count else None
     reader.finish("the state")
-    return StateRecord(vcpus, devices)
+    return StateRecord(vcpus, devices, gic)
 
 
 def _decode_vcpu(reader: PayloadReader) -> VcpuEntry:

@@ -166,6 +166,37 @@ class DeviceEntry:
         )
 
 
+_GIC_FRAME_BYTES = 0x1_0000
+
+
+class GicFrame(NamedTuple):
+    """A range of gpas that a GIC takes."""
+
+    name: str
+    gpa: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"the GIC's {self.name} [{self.gpa:#x}, {self.end:#x})"
+
+
+@dataclass(frozen=True)
+class GicEntry:
+    """Where a GICv3 is, and how many SPIs it has."""
+
+    distributor: int
+    redistributors: int
+    spi_count: int
+
+    def frames(self, vcpu_count: int) -> tuple[GicFrame, GicFrame]:
+        """Return what it takes: one frame of 64 KiB, and two per vCPU."""
+        redistributors_end = self.redistributors + 2 * vcpu_count * _GIC_FRAME_BYTES
+        return (
+            GicFrame("distributor", self.distributor, self.distributor + _GIC_FRAME_BYTES),
+            GicFrame("redistributors", self.redistributors, redistributors_end),
+        )
+
+
 @dataclass(frozen=True)
 class MachineRecord:
     """What the destination must provide before it can hold the VM."""
@@ -177,6 +208,7 @@ class MachineRecord:
     mte_version: int
     regions: tuple[RegionEntry, ...]
     devices: tuple[DeviceEntry, ...] = ()
+    gic: GicEntry | None = None
 
     @cached_property
     def region_starts(self) -> NDArray[np.uint64]:
@@ -285,6 +317,20 @@ class VcpuEntry:
 
 
 @dataclass(frozen=True)
+class GicStateEntry:
+    """A GIC's registers by offset and by encoding, and the levels of its lines.
+
+    `redistributors`, `cpu_interfaces` and `ppi_levels` have an element per vCPU.
+    """
+
+    distributor: Mapping[int, int]
+    redistributors: tuple[Mapping[int, int], ...]
+    cpu_interfaces: tuple[Mapping[int, int], ...]
+    spi_levels: tuple[int, ...]
+    ppi_levels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class StateRecord:
     """Everything the machine is besides its memory and tags."""
 
@@ -292,6 +338,7 @@ class StateRecord:
 
     vcpus: tuple[VcpuEntry, ...]
     devices: Mapping[str, bytes] = field(default_factory=dict)
+    gic: GicStateEntry | None = None
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,14 @@ from tagalong.core.machine_note import (
 from tagalong.errors import UsageError
 from tagalong.machine import MachineState, RegisterId
 from tests.support.cores import notes
+from tests.support.gic_state import GIC, gic_state
 
-NOTES = replace(notes(vcpus=2, space=Space.KERNEL), vcpu=1, running=True)
+WITHOUT_GIC = replace(notes(vcpus=2, space=Space.KERNEL), vcpu=1, running=True)
+NOTES = replace(
+    WITHOUT_GIC,
+    description=replace(WITHOUT_GIC.description, gic=GIC),
+    state=replace(WITHOUT_GIC.state, gic=gic_state(vcpus=2)),
+)
 NOTE = encode_machine_note(NOTES)
 HEAD = MACHINE_NOTE.unpack(NOTE)
 PAYLOAD = NOTE[MACHINE_NOTE.size :]
@@ -52,9 +58,9 @@ def test_machine_note_with_any_bit_flipped_is_refused() -> None:
     ("changes", "offset", "message"),
     [
         (
-            {"version": 3},
+            {"version": 4},
             0,
-            "version 0x3, this release of tagalong reads 0x1 and 0x2",
+            "version 0x4, this release of tagalong reads 0x1, 0x2, 0x3",
         ),
         ({"space": 3}, 4, "space is 0x3, possible are 0x0 to 0x2"),
         ({"vcpu": 2}, 8, "vcpu is 0x2, the machine has 0x2 vCPUs"),
@@ -81,6 +87,18 @@ def test_machine_note_with_another_number_of_vcpu_states_is_refused() -> None:
         decode_machine_note(sealed({**HEAD, "vcpu": 0, "machine_bytes": size}, machine + state))
 
 
+def test_machine_note_with_a_gic_in_one_of_machine_and_state_is_refused() -> None:
+    without = encode_machine_note(WITHOUT_GIC)
+    size = MACHINE_NOTE.unpack(without)["machine_bytes"]
+    parts = {"machine_bytes": size, "state_bytes": HEAD["state_bytes"]}
+    payload = without[MACHINE_NOTE.size :][:size] + PAYLOAD[HEAD["machine_bytes"] :]
+
+    with pytest.raises(MalformedError, match="one of the machine and its state has a GIC"):
+        decode_machine_note(sealed({**HEAD, **parts}, payload))
+    with pytest.raises(UsageError, match="one of the machine and its state has a GIC"):
+        encode_machine_note(replace(NOTES, state=WITHOUT_GIC.state))
+
+
 def test_encode_register_that_does_not_fit_is_refused() -> None:
     vcpu = NOTES.state.vcpus[0]
     wide = replace(vcpu, registers={RegisterId(0x6030_0000_0010_0000): 1 << 64})
@@ -88,4 +106,4 @@ def test_encode_register_that_does_not_fit_is_refused() -> None:
     with pytest.raises(
         UsageError, match="cannot be written to a core: register 0x6030000000100000"
     ):
-        encode_machine_note(replace(NOTES, state=MachineState((wide, vcpu))))
+        encode_machine_note(replace(NOTES, state=MachineState((wide, vcpu), gic=NOTES.state.gic)))

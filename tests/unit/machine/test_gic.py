@@ -15,8 +15,10 @@ from tagalong.machine import (
     GicState,
     MachineDescription,
     RegionDescription,
+    register_ids,
 )
 from tagalong.machine.gic import (
+    MAX_SPIS,
     REDISTRIBUTOR,
     Icc,
     cpu_interface_registers,
@@ -24,6 +26,8 @@ from tagalong.machine.gic import (
     gic_objections,
     priority_bits,
 )
+from tagalong.wire import GicEntry, limits
+from tests.support.format_document import FormatDocument
 from tests.support.gic_state import GIC, gic_state
 
 _RAM = (RegionDescription(0x4000_0000, 0x10000),)
@@ -168,7 +172,7 @@ def test_gic_objections_to_registers_of_no_meaning_name_them() -> None:
     changed = replace(
         state,
         distributor=without(state.distributor, 0) | {0x7FF8: 0, 0x0104: 1 << 32},
-        redistributors=(without(first, 0x10200), second | {0x10084: 0}),
+        redistributors=(without(first, 0x10200), {**second, 0x10084: 0}),
         cpu_interfaces=(icc, without(icc, Icc.ICC_PMR_EL1) | {Icc.ICC_BPR0_EL1: 1 << 64}),
     )
 
@@ -203,3 +207,54 @@ def test_gic_objections_to_levels_that_cannot_be_name_the_word() -> None:
 
 def test_gic_description_takes_plain_integers_for_addresses() -> None:
     assert GicDescription(0x0800_0000, 0x080A_0000, 96) == GIC
+
+
+def described_registers(heading: str) -> list[tuple[str, int, str]]:
+    rows = FormatDocument("gic.md").rows_after(heading)
+    return [(row[0], int(row[1], 16), row[2]) for row in rows if row[0] != "levels"]
+
+
+def test_document_register_tables_equal_the_form() -> None:
+    spis = 64
+    counts = {
+        "1": 1,
+        "8": 8,
+        "1 per 32 SPIs": spis // 32,
+        "1 per 16 SPIs": spis // 16,
+        "1 per 4 SPIs": spis // 4,
+        "2 per SPI": spis * 2,
+    }
+    for heading, groups in (
+        ("### 1.1 Distributor", distributor_registers(spis)),
+        ("### 1.2 Redistributors", REDISTRIBUTOR),
+    ):
+        described = [
+            (name, offset, counts[words]) for name, offset, words in described_registers(heading)
+        ]
+        assert described == [(it.name, it.offsets[0], len(it.offsets)) for it in groups]
+
+
+def test_document_interface_registers_equal_the_form() -> None:
+    rows = described_registers("### 1.3 CPU interfaces")
+
+    assert [(name, encoding) for name, encoding, _ in rows] == [(it.name, it.value) for it in Icc]
+
+
+def test_document_timer_ids_equal_the_register_ids() -> None:
+    rows = FormatDocument("gic.md").rows_after("## 3. Timers")
+
+    assert [(int(row[0], 16), row[1].partition("_EL0")[0]) for row in rows] == [
+        (register_ids.TIMER_CONTROL, "CNTV_CTL"),
+        (register_ids.TIMER_COMPARE, "CNTV_CVAL"),
+        (register_ids.TIMER_COUNT, "CNTVCT"),
+        (register_ids.PTIMER_CONTROL, "CNTP_CTL"),
+        (register_ids.PTIMER_COMPARE, "CNTP_CVAL"),
+        (register_ids.PTIMER_COUNT, "CNTPCT"),
+    ]
+
+
+def test_gic_of_the_seam_and_of_the_stream_have_the_same_limits() -> None:
+    assert limits.MAX_SPIS == MAX_SPIS
+    entry = GicEntry(**vars(GIC))
+
+    assert {frame.name: range(frame.gpa, frame.end) for frame in entry.frames(5)} == GIC.windows(5)

@@ -29,6 +29,7 @@ from tagalong.snapshot import SaveOptions, SaveProgress, dump_core, restore, sav
 from tagalong.soft import SoftMachine
 from tagalong.wire.codec import encode_payload
 from tagalong.wire.machine import MACHINE_HEAD, MACHINE_HEAD_V2
+from tagalong.wire.machine_state import STATE_HEAD, STATE_HEAD_V3
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.saver import SIZE, machine_with_content
 
@@ -310,8 +311,9 @@ def test_dump_core_of_a_large_machine_description_needs_no_memory(tmp_path: Path
 def encode_as_version_1(record: wire.Record) -> bytes:
     """Return a payload as the releases wrote it that had no devices in their descriptions."""
     payload = encode_payload(record)
-    if not isinstance(record, wire.MachineRecord):
-        return payload
+    if isinstance(record, wire.StateRecord):
+        return payload[: STATE_HEAD_V3.size] + payload[STATE_HEAD.size :]
+    assert isinstance(record, wire.MachineRecord)
     regions = payload[MACHINE_HEAD.size : MACHINE_HEAD.size + 16 * len(record.regions)]
     return payload[: MACHINE_HEAD_V2.size] + regions
 

@@ -1,6 +1,7 @@
 """One end by itself: portions of any size, placement, the end of the stream, errors for ever."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -21,7 +22,6 @@ from tagalong.wire import (
     Round,
     Run,
     Runs,
-    StateRecord,
 )
 from tagalong.wire.integrity import page_digests
 from tests.support.wire_session import (
@@ -268,7 +268,7 @@ def test_head_damaged_is_detected_before_anything_is_placed() -> None:
 
 def test_state_of_many_chunks_arrives_whole() -> None:
     pair = pair_in(Phase.COPYING)
-    state = StateRecord(STATE.vcpus, {"disk": bytes(range(256)) * 4000, "uart": b"x" * 70_000})
+    state = replace(STATE, devices={"disk": bytes(range(256)) * 4000, "uart": b"x" * 70_000})
 
     incoming = joined(pair.source.send(state))
     steps = fill(pair.destination, incoming)

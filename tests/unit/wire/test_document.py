@@ -6,6 +6,13 @@ from enum import IntEnum
 import pytest
 
 from tagalong.wire import TRANSITIONS, AbortReason, Feature, Phase, RecordType, Role, codec, limits
+from tagalong.wire.gic import (
+    GIC_HEAD,
+    GIC_INTERFACE_REGISTER,
+    GIC_REGISTER,
+    GIC_VCPU,
+    MACHINE_GIC,
+)
 from tagalong.wire.machine import MACHINE_DEVICE, MACHINE_HEAD, REGION
 from tagalong.wire.machine_state import DEVICE_HEAD, STATE_HEAD, VCPU_HEAD
 from tagalong.wire.planes import PAGES_HEAD, RUN, DataEncoding, TagEncoding
@@ -21,6 +28,7 @@ LAYOUTS = {
     "Record header": codec.RECORD_HEADER,
     "`HELLO` payload": codec.HELLO,
     "`MACHINE` payload": MACHINE_HEAD,
+    "`MACHINE` GIC": MACHINE_GIC,
     "`MACHINE` region": REGION,
     "`MACHINE` device": MACHINE_DEVICE,
     "`PAGES` payload": PAGES_HEAD,
@@ -29,6 +37,10 @@ LAYOUTS = {
     "`STATE` payload": STATE_HEAD,
     "`STATE` vCPU": VCPU_HEAD,
     "`STATE` device": DEVICE_HEAD,
+    "`STATE` GIC": GIC_HEAD,
+    "`STATE` GIC vCPU": GIC_VCPU,
+    "`STATE` GIC register": GIC_REGISTER,
+    "`STATE` GIC interface register": GIC_INTERFACE_REGISTER,
     "`DIGEST` payload": codec.DIGEST,
     "`COMMIT` payload": codec.COMMIT,
     "`ABORT` payload": codec.ABORT_HEAD,

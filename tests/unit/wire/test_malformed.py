@@ -1,6 +1,8 @@
 """Payloads with sound checksums and unsound content: each is refused, with its place."""
 
 import struct
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import zstandard
@@ -85,12 +87,14 @@ def machine(
     *regions: tuple[int, int],
     head: tuple[int, ...] | None = None,
     devices: tuple[bytes, ...] = (),
-    reserved: int = 0,
+    spi_count: int = 0,
+    gic: tuple[int, int] | None = None,
 ) -> bytes:
     regions = regions or ((RAM, 0x10000),)
     head = head or (PAGE, 1, 3, len(regions), len(devices))
     table = b"".join(struct.pack("<QQ", *each) for each in regions)
-    return struct.pack("<IIIIII", *head, reserved) + table + b"".join(devices)
+    frames = struct.pack("<QQ", *gic) if gic else b""
+    return struct.pack("<IIIIII", *head, spi_count) + frames + table + b"".join(devices)
 
 
 def device(
@@ -112,14 +116,30 @@ def pages(*runs: tuple[int, int], rest: bytes = b"", **changed: int) -> bytes:
 def state(
     vcpus: tuple[tuple[int, tuple[tuple[int, bytes], ...]], ...] = ((0, ()), (0, ())),
     devices: tuple[tuple[bytes, bytes], ...] = (),
+    gic: bytes = b"",
 ) -> bytes:
-    parts = [struct.pack("<II", len(vcpus), len(devices))]
+    parts = [struct.pack("<IIII", len(vcpus), len(devices), int(bool(gic)), 0)]
     for power, registers in vcpus:
         parts.append(struct.pack("<II", power, len(registers)))
         parts += [struct.pack("<Q", register) + value for register, value in registers]
     for name, content in devices:
         parts.append(struct.pack("<HHI", len(name), 0, len(content)) + name + content)
-    return b"".join(parts)
+    return b"".join(parts) + gic
+
+
+def gic_state(
+    *,
+    head: tuple[int, int] | None = None,
+    registers: tuple[tuple[int, int], ...] = (),
+    vcpu: tuple[int, int, int, int] | None = None,
+    interface: tuple[tuple[int, int, int], ...] = (),
+) -> bytes:
+    """Return the GIC of a state of two vCPUs; `vcpu` and `interface` are the first one's."""
+    parts = [struct.pack("<II", *(head or (len(registers), 0)))]
+    parts += [struct.pack("<II", *register) for register in registers]
+    parts.append(struct.pack("<IIII", *(vcpu or (0, len(interface), 0, 0))))
+    parts += [struct.pack("<IIQ", *register) for register in interface]
+    return b"".join(parts) + bytes(16)
 
 
 def two(registers: tuple[tuple[int, bytes], ...]) -> bytes:
@@ -144,7 +164,31 @@ MACHINE_CASES = [
     (machine(head=(PAGE, 1, 3, 0, 0)), 12, "region_count is 0x0, possible are 0x1 to 0x400"),
     (machine(head=(PAGE, 1, 3, 0xFFFF_FFFF, 0)), 12, "region_count is 0xffffffff"),
     (machine(head=(PAGE, 1, 3, 2, 0)), 40, "10 bytes are needed for gpa, size_bytes, but 0x0 are"),
-    (machine(reserved=1), 20, "a reserved field is 0x1 and must be zero"),
+    (machine(spi_count=1), 20, "0x1 SPIs: 0x20 to 0x3c0 are possible"),
+    (machine(spi_count=33), 20, "0x21 SPIs are no multiple of 0x20"),
+    (machine(spi_count=992), 20, "0x3e0 SPIs: 0x20 to 0x3c0 are possible"),
+    (machine(spi_count=32, gic=(0x800, 0)), 24, "distributor is 0x800, possible are multiples of"),
+    (machine(spi_count=32, gic=(0, 1 << 52)), 32, "redistributors is 0x10000000000000, possible"),
+    (
+        machine(spi_count=32, gic=(0x10000, 0)),
+        56,
+        "the GIC's redistributors [0x0, 0x20000) and the GIC's distributor [0x10000, 0x20000) over",
+    ),
+    (
+        machine(spi_count=32, gic=(RAM, 0)),
+        56,
+        "the GIC's distributor [0x40000000, 0x40010000) and RAM [0x40000000, 0x40010000) overlap",
+    ),
+    (
+        machine(spi_count=32, gic=(0, 0x0900_0000), devices=(device(),)),
+        56,
+        "the GIC's redistributors [0x9000000, 0x9020000) and device d (k at [0x9000000, 0x9001000)",
+    ),
+    (
+        machine(spi_count=32, gic=(0, 0x10000), devices=(device(interrupt=64),)),
+        56,
+        "interrupt 64, configuration empty) has an interrupt beyond 0x3f, the last of the GIC",
+    ),
     (machine((RAM + 1, PAGE)), 24, "is empty or not of whole pages of 0x1000"),
     (machine((RAM, PAGE + 32)), 24, "is empty or not of whole pages of 0x1000"),
     (machine((RAM, 0)), 24, "is empty or not of whole pages of 0x1000"),
@@ -279,33 +323,77 @@ PAGES_CASES = [
 
 STATE_CASES = [
     (state(vcpus=((0, ()),)), 0, "a state of 0x1 vCPUs for a machine of 0x2"),
-    (struct.pack("<II", 0, 0) + bytes(8), 0, "0x0 vCPUs: 0x1 to 0x200 are possible"),
-    (struct.pack("<II", 513, 0) + bytes(8), 0, "0x201 vCPUs: 0x1 to 0x200 are possible"),
-    (struct.pack("<II", 2, 257) + bytes(16), 4, "0x101 devices: 0x0 to 0x100 are possible"),
-    (struct.pack("<II", 2, 0) + bytes(8), 16, "8 bytes are needed for power, register_count"),
-    (state(((1, ()), (0, ()))), 8, "0x1 is not a power state"),
-    (struct.pack("<IIII", 2, 0, 0, 4097), 12, "0x1001 registers: 0x0 to 0x1000 are possible"),
-    (two(((X0 + 1, bytes(8)), (X0, bytes(8)))), 32, "ids must ascend"),
-    (two(((X0, bytes(8)), (X0, bytes(8)))), 32, "ids must ascend"),
-    (two(((0x6090_0000_0010_0000, bytes(512)),)), 16, "0x200 bytes in register 0x60900000001"),
-    (state() + b"x", 24, "0x1 bytes are left over after the state"),
-    (state(devices=((b"", b""),)), 24, "0x0 bytes in a device's name: 0x1 to 0x40 are possible"),
-    (state(devices=((b"n" * 65, b""),)), 24, "0x41 bytes in a device's name"),
-    (state(devices=((b"a b", b""),)), 32, "b'a b' is not a device name"),
-    (state(devices=((b"\xc3\xa4", b""),)), 32, "is not a device name"),
-    (state(devices=((b"b", b""), (b"a", b""))), 41, "device a after b: names must ascend"),
-    (state(devices=((b"a", b""), (b"a", b""))), 41, "device a after a: names must ascend"),
-    (state(devices=((b"a", b"xyz"),))[:-1], 28, "device a takes 0x3 bytes, but 0x2 are left"),
+    (state(), 8, "one of MACHINE and STATE has a GIC, the other has none"),
+    (struct.pack("<IIII", 0, 0, 0, 0) + bytes(8), 0, "0x0 vCPUs: 0x1 to 0x200 are possible"),
+    (struct.pack("<IIII", 513, 0, 0, 0) + bytes(8), 0, "0x201 vCPUs: 0x1 to 0x200 are possible"),
+    (struct.pack("<IIII", 2, 257, 0, 0) + bytes(16), 4, "0x101 devices: 0x0 to 0x100 are possible"),
+    (struct.pack("<IIII", 2, 0, 2, 0) + bytes(16), 8, "gic_count is 0x2, possible are 0x0, 0x1"),
+    (struct.pack("<IIII", 2, 0, 0, 1) + bytes(16), 12, "a reserved field is 0x1 and must be zero"),
     (
-        struct.pack("<IIIIII", 2, 1, 0, 0, 0, 0) + struct.pack("<HHI", 1, 0, 0xFFFF_FFFF) + b"a",
-        28,
+        struct.pack("<IIII", 2, 0, 0, 0) + bytes(8),
+        24,
+        "8 bytes are needed for power",
+    ),
+    (state(((1, ()), (0, ()))), 16, "0x1 is not a power state"),
+    (
+        struct.pack("<IIIIII", 2, 0, 0, 0, 0, 4097),
+        20,
+        "0x1001 registers: 0x0 to 0x1000 are possible",
+    ),
+    (two(((X0 + 1, bytes(8)), (X0, bytes(8)))), 40, "ids must ascend"),
+    (two(((X0, bytes(8)), (X0, bytes(8)))), 40, "ids must ascend"),
+    (two(((0x6090_0000_0010_0000, bytes(512)),)), 24, "0x200 bytes in register 0x60900000001"),
+    (state() + b"x", 32, "0x1 bytes are left over after the state"),
+    (state(devices=((b"", b""),)), 32, "0x0 bytes in a device's name: 0x1 to 0x40 are possible"),
+    (state(devices=((b"n" * 65, b""),)), 32, "0x41 bytes in a device's name"),
+    (state(devices=((b"a b", b""),)), 40, "b'a b' is not a device name"),
+    (state(devices=((b"\xc3\xa4", b""),)), 40, "is not a device name"),
+    (state(devices=((b"b", b""), (b"a", b""))), 49, "device a after b: names must ascend"),
+    (state(devices=((b"a", b""), (b"a", b""))), 49, "device a after a: names must ascend"),
+    (state(devices=((b"a", b"xyz"),))[:-1], 36, "device a takes 0x3 bytes, but 0x2 are left"),
+    (
+        struct.pack("<8I", 2, 1, 0, 0, 0, 0, 0, 0) + struct.pack("<HHI", 1, 0, 0xFFFF_FFFF) + b"a",
+        36,
         "0xffffffff bytes in a device's state: 0x0 to 0x100000 are possible",
     ),
     (
-        struct.pack("<IIIIII", 2, 1, 0, 0, 0, 0) + struct.pack("<HHI", 1, 7, 0) + b"a",
-        26,
+        struct.pack("<8I", 2, 1, 0, 0, 0, 0, 0, 0) + struct.pack("<HHI", 1, 7, 0) + b"a",
+        34,
         "a reserved field is 0x7 and must be zero",
     ),
+]
+
+# Offsets of the GIC's parts: it begins at 32, behind the head and two vCPUs without registers.
+GIC_STATE_CASES = [
+    (state(gic=gic_state(head=(4097, 0))), 32, "0x1001 registers of a GIC distributor: 0x0 to"),
+    (state(gic=gic_state(head=(0, 31))), 36, "0x1f words of SPI levels: 0x0 to 0x1e are possible"),
+    (state(gic=gic_state(head=(1, 0))[:8]), 40, "8 bytes are needed for offset, value, but 0x0"),
+    (state(gic=gic_state(head=(0, 2))[:12]), 36, "the levels of SPIs takes 0x8 bytes, but 0x4"),
+    (
+        state(gic=gic_state(registers=((8, 0), (8, 0)))),
+        48,
+        "GIC register 0x8 after 0x8: they must ascend",
+    ),
+    (
+        state(gic=gic_state(registers=((8, 0), (4, 0)))),
+        48,
+        "GIC register 0x4 after 0x8: they must ascend",
+    ),
+    (state(gic=gic_state(vcpu=(65, 0, 0, 0))), 40, "0x41 registers of a GIC redistributor: 0x0"),
+    (state(gic=gic_state(vcpu=(0, 65, 0, 0))), 44, "0x41 registers of a GIC CPU interface: 0x0"),
+    (state(gic=gic_state(vcpu=(0, 0, 0, 1))), 52, "a reserved field is 0x1 and must be zero"),
+    (state(gic=gic_state()[:-16]), 56, "10 bytes are needed for register_count, interface_count"),
+    (
+        state(gic=gic_state() + bytes(8)),
+        72,
+        "0x8 bytes are left over after the state",
+    ),
+    (
+        state(gic=gic_state(interface=((5, 0, 0), (5, 0, 0)))),
+        72,
+        "GIC register 0x5 after 0x5: they must ascend",
+    ),
+    (state(gic=gic_state(interface=((5, 1, 0),))), 60, "a reserved field is 0x1 and must be zero"),
 ]
 
 ROUND_CASES = [
@@ -378,6 +466,7 @@ CASES: list[Case] = [
     *((Phase.AGREED, RecordType.MACHINE, *case) for case in MACHINE_CASES),
     *((Phase.COPYING, RecordType.PAGES, *case) for case in PAGES_CASES),
     *((Phase.COPYING, RecordType.STATE, *case) for case in STATE_CASES),
+    *((Phase.COPYING, RecordType.STATE, *case) for case in GIC_STATE_CASES),
     *((Phase.COPYING, RecordType.ROUND, *case) for case in ROUND_CASES),
     *((Phase.COPYING, RecordType.ABORT, *case) for case in ABORT_CASES),
     *((Phase.READY, RecordType.COMMIT, *case) for case in COMMIT_CASES),
@@ -458,12 +547,12 @@ def test_payload_malformed_is_refused_at_its_offset() -> None:
 
 
 def test_register_cut_off_is_refused_at_the_register() -> None:
-    payload = struct.pack("<IIII", 2, 0, 0, 1) + struct.pack("<Q", X0) + bytes(7)
+    payload = struct.pack("<6I", 2, 0, 0, 0, 0, 1) + struct.pack("<Q", X0) + bytes(7)
 
     said, where = refused(Phase.COPYING, RecordType.STATE, payload)
 
     assert "register 0x6030000000100000 takes 0x8 bytes, but 0x7 are left" in said
-    assert where == HEADER + 16
+    assert where == HEADER + 24
 
 
 @pytest.mark.parametrize("kind", list(RecordType))
@@ -569,7 +658,7 @@ def test_round_answer_with_other_numbers_is_refused() -> None:
         (
             b"TAGALONG\1\0\0\0\0\0\0\0",
             8,
-            "version 0x1 of the stream, this end 0x2 and 0x3",
+            "version 0x1 of the stream, this end 0x2, 0x3, 0x4",
         ),
         (b"TAGALONG\2\0\0\0\1\0\0\0", 12, "a reserved field is 0x1 and must be zero"),
     ],
@@ -592,6 +681,11 @@ ONE = Runs([Run(RAM, 1)])
 
 def zero_pages(*runs: Run) -> Pages:
     return Pages(Runs(runs), NoBytes.ZERO, NoBytes.ZERO)
+
+
+def with_gic(**changes: Any) -> StateRecord:
+    assert STATE.gic is not None
+    return replace(STATE, gic=replace(STATE.gic, **changes))
 
 
 WRONG_TO_SEND: list[tuple[Phase, Role, Record, str]] = [
@@ -622,27 +716,32 @@ WRONG_TO_SEND: list[tuple[Phase, Role, Record, str]] = [
     (
         Phase.COPYING,
         SOURCE,
-        StateRecord((VcpuEntry(Power.ON, {X0: 1 << 64}), STATE.vcpus[1])),
+        replace(STATE, vcpus=(VcpuEntry(Power.ON, {X0: 1 << 64}), STATE.vcpus[1])),
         "register 0x6030000000100000 cannot hold 0x10000000000000000: it has 0x8 bytes",
     ),
     (
         Phase.COPYING,
         SOURCE,
-        StateRecord((VcpuEntry(Power.ON, {1 << 64: 1}), STATE.vcpus[1])),
+        replace(STATE, vcpus=(VcpuEntry(Power.ON, {1 << 64: 1}), STATE.vcpus[1])),
         "0x10000000000000000 is not a register id of 64 bits",
     ),
-    (Phase.COPYING, SOURCE, StateRecord(STATE.vcpus, {"a b": b""}), "is not a device name"),
+    (Phase.COPYING, SOURCE, replace(STATE, devices={"a b": b""}), "is not a device name"),
+    (Phase.COPYING, SOURCE, StateRecord(STATE.vcpus), "one of MACHINE and STATE has a GIC"),
+    (Phase.COPYING, SOURCE, with_gic(ppi_levels=(0,)), "a GIC of 0x1 vCPUs in a state of 0x2"),
+    (Phase.COPYING, SOURCE, with_gic(spi_levels=(-1,)), "-0x1 is no word of levels"),
+    (Phase.COPYING, SOURCE, with_gic(distributor={0: 1 << 32}), "do not fit their fields"),
+    (Phase.COPYING, SOURCE, with_gic(cpu_interfaces=({}, {1: -1})), "do not fit their fields"),
     (
         Phase.COPYING,
         SOURCE,
-        StateRecord(STATE.vcpus, {"uart": bytes(limits.MAX_DEVICE_STATE_BYTES + 1)}),
+        replace(STATE, devices={"uart": bytes(limits.MAX_DEVICE_STATE_BYTES + 1)}),
         "0x100001 bytes in a device's state",
     ),
     (
         Phase.COPYING,
         SOURCE,
-        StateRecord(
-            STATE.vcpus, {f"d{n:02}": bytes(limits.MAX_DEVICE_STATE_BYTES) for n in range(32)}
+        replace(
+            STATE, devices={f"d{n:02}": bytes(limits.MAX_DEVICE_STATE_BYTES) for n in range(32)}
         ),
         "a state of 0x2000",
     ),

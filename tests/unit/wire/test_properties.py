@@ -1,6 +1,7 @@
 """Any record, in any portions, arrives as it was; any bytes are refused or wait for more."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -16,6 +17,8 @@ from tagalong.wire import (
     Connection,
     DeviceEntry,
     Digest,
+    GicEntry,
+    GicStateEntry,
     Hello,
     KeepAlive,
     MachineRecord,
@@ -59,17 +62,28 @@ def machines(draw: st.DrawFn) -> MachineRecord:
         regions.append(RegionEntry(end + gap * page, pages * page))
         end = regions[-1].end
     vcpus = draw(st.integers(1, 512))
-    return MachineRecord(
-        page, vcpus, draw(st.sampled_from([0, 2, 3])), tuple(regions), draw(devices(end))
-    )
+    gic = draw(st.one_of(st.none(), gics(end)))
+    if gic is not None:
+        end = max(frame.end for frame in gic.frames(vcpus))
+    last = 1019 if gic is None else 31 + gic.spi_count
+    mte_version = draw(st.sampled_from([0, 2, 3]))
+    return MachineRecord(page, vcpus, mte_version, tuple(regions), draw(devices(end, last)), gic)
 
 
 @st.composite
-def devices(draw: st.DrawFn, start: int) -> tuple[DeviceEntry, ...]:
+def gics(draw: st.DrawFn, start: int) -> GicEntry:
+    frame = 0x1_0000
+    distributor = -(-start // frame) + draw(st.integers(0, 3))
+    redistributors = distributor + draw(st.integers(1, 3))
+    return GicEntry(distributor * frame, redistributors * frame, 32 * draw(st.integers(1, 30)))
+
+
+@st.composite
+def devices(draw: st.DrawFn, start: int, last_interrupt: int) -> tuple[DeviceEntry, ...]:
     found: dict[str, DeviceEntry] = {}
     for name in draw(st.lists(NAMES, unique=True, max_size=4)):
         gpa = start + draw(st.integers(0, 0x2000))
-        interrupt = draw(st.one_of(st.none(), st.integers(32, 1019)))
+        interrupt = draw(st.one_of(st.none(), st.integers(32, last_interrupt)))
         size, config = draw(st.integers(1, 0x1_0000)), draw(st.binary(max_size=40))
         found[name] = DeviceEntry(name, draw(NAMES), gpa, size, interrupt, config)
         start = found[name].end
@@ -93,11 +107,19 @@ def registers(draw: st.DrawFn) -> dict[int, int]:
 
 
 VCPUS = st.builds(VcpuEntry, st.sampled_from(list(Power)), registers())
-STATES = st.builds(
-    StateRecord,
-    st.tuples(VCPUS, VCPUS),
-    st.dictionaries(NAMES, st.binary(max_size=300), max_size=5),
+DEVICES = st.dictionaries(NAMES, st.binary(max_size=300), max_size=5)
+WORDS = st.integers(0, (1 << 32) - 1)
+GIC_REGISTERS = st.dictionaries(WORDS, WORDS, max_size=8)
+INTERFACES = st.dictionaries(WORDS, st.integers(0, (1 << 64) - 1), max_size=4)
+GIC_STATES = st.builds(
+    GicStateEntry,
+    GIC_REGISTERS,
+    st.tuples(GIC_REGISTERS, GIC_REGISTERS),
+    st.tuples(INTERFACES, INTERFACES),
+    st.lists(WORDS, max_size=30).map(tuple),
+    st.tuples(WORDS, WORDS),
 )
+STATES = st.builds(StateRecord, st.tuples(VCPUS, VCPUS), DEVICES, GIC_STATES)
 
 
 @st.composite
@@ -191,12 +213,22 @@ def backwards(mapping: Mapping[Key, Value]) -> dict[Key, Value]:
     return dict(reversed(list(mapping.items())))
 
 
+def backwards_gic(gic: GicStateEntry) -> GicStateEntry:
+    return replace(
+        gic,
+        distributor=backwards(gic.distributor),
+        redistributors=tuple(map(backwards, gic.redistributors)),
+        cpu_interfaces=tuple(map(backwards, gic.cpu_interfaces)),
+    )
+
+
 @given(STATES)
 @settings(max_examples=50, deadline=None)
 def test_state_has_one_encoding_whatever_its_order(state: StateRecord) -> None:
     reordered = StateRecord(
         tuple(VcpuEntry(it.power, backwards(it.registers)) for it in state.vcpus),
         backwards(state.devices),
+        state.gic and backwards_gic(state.gic),
     )
 
     one, other = (pair_in(Phase.COPYING).source.send(each) for each in (state, reordered))
