@@ -8,6 +8,10 @@ NATIVE := $(shell find native guests -type f -not -name '*.pyc' 2>/dev/null)
 CONSTRAIN := -c constraints.txt
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install $(CONSTRAIN)
 
+# One of the tests' processes waits for the lab while that runs. More than four share too much memory.
+WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); \
+	echo $$((cores < 2 ? 2 : cores > 4 ? 4 : cores)))
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test docs examples lab kernels lint types bench long faults fuzz clean
 
@@ -22,7 +26,7 @@ test: $(VENV)/.installed-dev ## run all tests (options: ARGS="-k name")
 	@$(BIN)/python -m tests.support.fetch_qemu
 	@$(BIN)/python -m tests.support.fetch_debuggers
 	-@$(BIN)/tagalong lab setup >/dev/null
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 docs: $(VENV)/.installed-docs ## build the documentation site in build/site (warnings are errors, links are checked)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict $(ARGS)

@@ -97,22 +97,27 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def refuse_descriptor_name(path: Path) -> None:
-    """Reject the name of an open descriptor: /dev/stdout, /dev/fd/N, /proc/PID/fd/N.
+    """Reject the name of an open descriptor, /dev/stdout, /dev/fd/N, /proc/PID/fd/N, and its kin.
 
     Such a name means something else in each process: a VM that writes for its operator would
     write to its own standard output. And what it leads to is open already, often to append to,
     as after a shell's `>>`: a rename would take that file away. So the name is rejected even if
-    it leads to a pipe. Raises HostError for such a name, or if a folder on the way cannot be
-    examined.
+    it leads to a pipe. Other names through /proc (/proc/self/cwd/vm.core) are rejected for the
+    first reason. Raises HostError for such a name, or if a folder on the way cannot be examined.
     """
     try:
-        folders = [each for each in _folders_on_the_way(path) if os.path.basename(each) == "fd"]
-        is_descriptor = any(_device(each) in _proc_devices() for each in folders)
+        proc = _proc_devices()
+        through = [each for each in _folders_on_the_way(path) if _device(each) in proc]
     except (OSError, ValueError) as error:
         raise _failure("open", path, error) from error
-    if is_descriptor:
+    if any(os.path.basename(each) == "fd" for each in through):
         raise HostError(
             f"cannot open {path}: it names a descriptor of this process; give a file name"
+        )
+    if through:
+        raise HostError(
+            f"cannot open {path}: a name through {through[0]} means something else in each "
+            "process; give the file's own name"
         )
 
 

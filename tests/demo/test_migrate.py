@@ -154,7 +154,7 @@ def test_migrate_nobody_there_says_where_the_vm_is_and_it_goes_on(tmp_path: Path
     ("options", "message"),
     [
         (("--ram", "64M"), "the arriving machine has 32 MiB of RAM, --ram says 64 MiB"),
-        (("--vcpus", "2"), "the arriving machine has 1 vCPUs, --vcpus says 2"),
+        (("--vcpus", "2"), "the arriving machine has 1 vCPU, --vcpus says 2"),
         (("--max-ram", "16M"), "more than --max-ram allows (16 MiB)"),
     ],
 )

@@ -210,7 +210,7 @@ def test_restore_of_another_machine_than_expected_is_refused(tmp_path: Path) -> 
     refusals = [
         (("--ram", "64M"), "has 32 MiB of RAM, --ram says 64 MiB"),
         (("--max-ram", "16M"), "more than --max-ram allows"),
-        (("--vcpus", "2"), "has 1 vCPUs, --vcpus says 2"),
+        (("--vcpus", "2"), "has 1 vCPU, --vcpus says 2"),
     ]
     path = tmp_path / "vm.core"
     with churning(tmp_path) as vm:

@@ -2,10 +2,12 @@
 
 `inside.txt` is collected as if it were a file of tests: below it is a collector per
 kernel (TAGALONG_LAB_KERNELS, separated by blanks), and below that an item for each test that
-runs inside. Each kernel is booted once, with all items that were selected: the first as soon
-as all tests are collected, so that it is at work while the tests of the host are, and those
-items come last; others at their first item. Reports come back while the tests run. If the
-machine is lost, its remaining tests have neither passed nor failed: they are errors.
+runs inside. Each kernel is booted once, with all items that were selected, so that the lab is at
+work while the tests of the host are. Where one process runs all tests, the first kernel is booted
+as soon as they are collected, and its items come last. Where several do (`make test`), the items
+come first: one process gets them all and waits for the lab while the others run the host's tests.
+Other kernels are booted at their first item. Reports come back while the tests run. If the machine
+is lost, its remaining tests have neither passed nor failed: they are errors.
 """
 
 import os
@@ -24,16 +26,24 @@ if {"TAGALONG_LAB_SAMPLES", "TAGALONG_INSIDE_LAB"}.isdisjoint(os.environ):
 _sessions: dict[str, LabSession] = {}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reason = why_not()
     if reason is not None and "TAGALONG_INSIDE_LAB" not in os.environ:
         for item in items:
             if item.path.is_relative_to(Path(__file__).parent):
                 item.add_marker(pytest.mark.skip(reason=reason))
-    items.sort(key=lambda item: isinstance(item, LabItem))
+    is_one_of_several = _is_worker(config)
+    items.sort(key=lambda item: isinstance(item, LabItem) is not is_one_of_several)
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    """Return whether this is one of several processes that share the tests (pytest-xdist)."""
+    return hasattr(config, "workerinput")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    if _is_worker(session.config):
+        return
     first = next((item for item in session.items if isinstance(item, LabItem)), None)
     if first and not session.config.option.collectonly and not first.get_closest_marker("skip"):
         _session(first)

@@ -156,6 +156,21 @@ def test_examine_output_of_a_descriptor_of_a_pipe_or_a_removed_file_is_refused(
             os.close(fd)
 
 
+def test_new_file_by_a_name_that_each_process_understands_by_itself_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("/proc/self/cwd/vm.core", f"/proc/self/root{tmp_path}/vm.core"):
+        with pytest.raises(HostError) as caught:
+            NewFile(Path(name))
+
+        assert str(caught.value) == (
+            f"cannot open {name}: a name through /proc means something else in each process; give "
+            "the file's own name"
+        )
+    assert names_in(tmp_path) == []
+
+
 def test_new_file_in_a_folder_called_fd_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "fd").mkdir()
 

@@ -81,5 +81,5 @@ def _require_bounded(status: os.stat_result, doing: str, most_bytes: int) -> Non
         raise GuestImageError(f"{doing}: it is not a regular file; give a file")
     if status.st_size > most_bytes:
         raise GuestImageError(
-            f"{doing}: it has {status.st_size:#x} bytes, at most {most_bytes:#x} are read"
+            f"{doing}: it has {status.st_size} bytes, and at most {most_bytes} are read"
         )

@@ -113,7 +113,7 @@ def _remedy(error: TagalongError, request: MigrationRequest) -> str:
 def _remedy_for_one_way(address: Address | None, again: str) -> str | None:
     match address:
         case FileAddress():
-            return f"Make it possible to write {address.path}; then {again}"
+            return f"When {address.path} can be written, {again}"
         case ExecAddress():
             return f"Look at what the command printed and how it ended; then {again}"
         case FdAddress():

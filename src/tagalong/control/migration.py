@@ -1,5 +1,6 @@
 """Moves a VM through its control socket, and says what to do when that does not work."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from tagalong.control.cancellation import follow_or_cancel
 from tagalong.control.client import ControlClient, OnMigration, connect
 from tagalong.errors import CommandError, ControlError, TagalongError
 from tagalong.files import refuse_descriptor_name
-from tagalong.migrate import FileAddress, parse_address
+from tagalong.migrate import FileAddress, UnixAddress, parse_address
 from tagalong.qapi.migration import MigrationRequest, MigrationStatus
 from tagalong.qapi.reports import MigrationResult
 
@@ -24,7 +25,7 @@ async def migrate_vm(
     do next; ControlError if the socket cannot be reached; HostError for a file: address that
     names a descriptor of this process, which is not the VM's.
     """
-    _refuse_descriptor(request)
+    request = _named_from_here(request)
     async with connect(control) as client:
         try:
             return await follow_or_cancel(
@@ -45,7 +46,7 @@ async def start_migration(control: Path, request: MigrationRequest) -> None:
     Raises CommandError if the VM refuses, ControlError if the socket cannot be reached, HostError
     as migrate_vm.
     """
-    _refuse_descriptor(request)
+    request = _named_from_here(request)
     async with connect(control) as client:
         await client.begin_migration(request)
 
@@ -65,11 +66,19 @@ async def await_migration(control: Path, on_progress: OnMigration) -> MigrationR
         return await client.follow_migration(on_progress)
 
 
-def _refuse_descriptor(request: MigrationRequest) -> None:
-    """Raise HostError if the stream is to go to a file that a name of a descriptor leads to."""
+def _named_from_here(request: MigrationRequest) -> MigrationRequest:
+    """Return the request with the path in its address made absolute.
+
+    The VM's process has a working directory of its own, which is not where its operator types.
+    Raises HostError if the stream is to go to a file that a name of a descriptor leads to.
+    """
     address = parse_address(request.uri)
     if isinstance(address, FileAddress):
         refuse_descriptor_name(address.path)
+    if isinstance(address, FileAddress | UnixAddress):
+        address = replace(address, path=address.path.absolute())
+        return replace(request, uri=str(address))
+    return request
 
 
 async def _source(client: ControlClient) -> SourceState:

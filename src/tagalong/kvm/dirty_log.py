@@ -55,7 +55,7 @@ class KvmDirtyLog:
         """Return the pages changed since the last harvest. Raises RunStateError."""
         with self._lock:
             if self._pending is None:
-                raise RunStateError("the dirty log was not started")
+                raise RunStateError("the dirty log was not started: call start_dirty_log first")
             pending, self._pending = self._pending, self._empty()
             stored = [region.stores.harvest() for region in self._regions]
             taken = self._take()

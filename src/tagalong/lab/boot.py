@@ -163,8 +163,8 @@ class _Boot:
         root_bytes = sum(archive.stat().st_size for archive in self._system.archives)
         if self._options.ram_bytes < root_bytes * _RAM_PER_ROOT:
             raise UsageError(
-                f"cannot boot the lab with {self._options.ram_bytes:#x} bytes of RAM: its root "
-                f"file system takes {root_bytes:#x} bytes and needs {_RAM_PER_ROOT} times as many; "
+                f"cannot boot the lab with {self._options.ram_bytes >> 20} MiB of RAM: its root "
+                f"file system takes {root_bytes} bytes and needs {_RAM_PER_ROOT} times as many; "
                 "give more with --ram"
             )
 

@@ -40,7 +40,7 @@ def reserve(size_bytes: int, is_enough: Callable[[], bool]) -> None:
         _populate(mapping, size_bytes, is_enough)
     except (OSError, ValueError, OverflowError) as error:
         os.close(descriptor)
-        raise HostError(f"cannot reserve {size_bytes:#x} bytes of memory: {error}") from error
+        raise HostError(f"cannot reserve {size_bytes} bytes of memory: {error}") from error
     with _lock:
         _pool.setdefault(size_bytes, []).append((descriptor, mapping))
 

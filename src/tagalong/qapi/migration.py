@@ -307,8 +307,8 @@ _WITHOUT_A_REASON = {
     MigrationStatus.FAILED: _failure("the VM did not say why the migration failed", MigrationError),
     MigrationStatus.CANCELLED: _failure("the migration was cancelled", MigrationCancelledError),
     MigrationStatus.COMPLETED: _failure(
-        "the VM says that the migration has completed, but sent no report of a source: see "
-        "whether the VM is at the destination",
+        "the VM says that the migration has completed, but sent no report of a source, as QEMU "
+        "does; see whether the VM is at the destination",
         HandoverUncertainError,
     ),
 }

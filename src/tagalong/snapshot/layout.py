@@ -76,7 +76,8 @@ def virtual_layout(
     if not found.mappings:
         register = f"TTBR{regime.half.value}_EL1"
         raise TranslationError(
-            f"{register} of vCPU {vcpu}: the tables from gpa {regime.table:#x} on map no RAM"
+            f"{register} of vCPU {vcpu}: the tables from gpa {regime.table:#x} on map no RAM; give "
+            f"another --space, or another --vcpu"
         )
     layout = _join(found.mappings, can_have_tags=description.mte_version != 0)
     return MemoryLayout(

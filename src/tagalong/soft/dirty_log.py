@@ -29,7 +29,7 @@ class SoftDirtyLog:
     def harvest(self) -> list[PageBitmap]:
         """Return the pages changed since the last harvest. Raises RunStateError if not started."""
         if self._pages is None:
-            raise RunStateError("the dirty log was not started")
+            raise RunStateError("the dirty log was not started: call start_dirty_log first")
         harvest = [
             bitmap | region.stores.harvest()
             for bitmap, region in zip(self._pages, self._regions, strict=True)

@@ -58,7 +58,8 @@ class ExpectedMachine:
             )
         if self.vcpu_count not in (None, vcpu_count):
             raise MachineMismatchError(
-                f"the arriving machine has {vcpu_count} vCPUs, --vcpus says {self.vcpu_count}"
+                f"the arriving machine has {vcpu_count} vCPU{'s' * (vcpu_count != 1)}, "
+                f"--vcpus says {self.vcpu_count}"
             )
 
 
@@ -109,4 +110,4 @@ class RunOptions:
 
 def _mib(size_bytes: int) -> str:
     """Return a size as an operator writes it."""
-    return f"{size_bytes / (1 << 20):g} MiB"
+    return f"{size_bytes / (1 << 20):.15g} MiB"

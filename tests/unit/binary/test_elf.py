@@ -123,9 +123,12 @@ def test_time_for_headers_grows_as_their_number() -> None:
         assert len(elf.read_program_headers(view, len(raw) + 64, header, most=count)) == count
         return time.thread_time() - began
 
-    samples = [min(seconds(count) for _ in range(5)) for count in (8_000, 32_000, 128_000)]
+    def grow_alike() -> bool:
+        samples = [min(seconds(count) for _ in range(5)) for count in (8_000, 32_000, 128_000)]
+        return all(larger < 12 * smaller for smaller, larger in pairwise(samples))
 
-    assert all(larger < 12 * smaller for smaller, larger in pairwise(samples))
+    # A busy host takes caches away, now here, now there; a square would never be below 12.
+    assert any(grow_alike() for _ in range(10))
 
 
 def test_note_and_program_header_sizes_are_those_of_linux() -> None:

@@ -69,8 +69,8 @@ def test_read_guest_of_a_file_that_is_too_large_reads_nothing_of_it(tmp_path: Pa
         read_guest(str(path))
 
     assert str(caught.value) == (
-        f"cannot read the guest program {path}: it has 0x10000001 bytes, at most 0x10000000 are "
-        "read"
+        f"cannot read the guest program {path}: it has 268435457 bytes, and at most "
+        "268435456 are read"
     )
 
 

@@ -1,6 +1,7 @@
 """Moving a VM through its control socket, and the advice when that fails."""
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -58,6 +59,24 @@ def test_migrate_vm_returns_the_report(tmp_path: Path) -> None:
             return await migrate_vm(served.path, REQUEST, ignore)
 
     assert asyncio.run(run()) == migration_result()
+
+
+@pytest.mark.parametrize("uri", ["file:{}vm.mig,offset=0x1000", "unix:{}dst.sock"])
+def test_migrate_vm_to_a_relative_path_means_the_operators_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    request = replace(REQUEST, uri=uri.format(""))
+
+    async def run() -> list[MigrationRequest]:
+        async with asyncio.timeout(TIMEOUT_S), served_vm(tmp_path / "vm.sock") as served:
+            prepare(served, None)
+            await migrate_vm(served.path, request, ignore)
+            return list(served.migration.requests)
+
+    (asked,) = asyncio.run(run())
+
+    assert asked.uri == uri.format(f"{tmp_path}/")
 
 
 def test_migrate_vm_failure_carries_a_note_on_what_to_do(tmp_path: Path) -> None:
@@ -188,7 +207,7 @@ def test_next_steps_with_tls_speak_of_certificates() -> None:
 
 def test_next_steps_for_a_file_or_a_command_speak_of_no_destination() -> None:
     cases = {
-        "file:/srv/vm": "Make it possible to write /srv/vm; then migrate again.",
+        "file:/srv/vm": "When /srv/vm can be written, migrate again.",
         "exec:cat > /srv/vm": (
             "Look at what the command printed and how it ended; then migrate again."
         ),

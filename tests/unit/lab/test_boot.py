@@ -154,7 +154,7 @@ def test_run_with_too_little_ram_is_refused_before_anything_starts(tmp_path: Pat
         run(system("answers", (archive,)), "true", options, Heard().streams)
 
     assert str(caught.value) == (
-        "cannot boot the lab with 0x3fffff bytes of RAM: its root file system takes 0x100000 "
+        "cannot boot the lab with 3 MiB of RAM: its root file system takes 1048576 "
         "bytes and needs 4 times as many; give more with --ram"
     )
 

@@ -56,5 +56,5 @@ def test_reserve_that_is_enough_early_leaves_the_rest_as_holes() -> None:
 
 
 def test_reserve_of_what_the_host_does_not_have_raises() -> None:
-    with pytest.raises(HostError, match="cannot reserve 0x4000000000000000 bytes"):
+    with pytest.raises(HostError, match="cannot reserve 4611686018427387904 bytes"):
         reserve(1 << 62, lambda: False)

@@ -151,7 +151,8 @@ class Handshake:
             )
         except (OSError, ValueError) as error:
             sock.close()
-            raise HostError(f"{name}: cannot begin TLS: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise HostError(f"{name}: cannot begin TLS: {reason}") from error
         except HostError:
             sock.close()
             raise
