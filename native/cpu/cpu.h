@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "architecture.h"
+#include "softfloat.h"
 #include "tagalong.h"
 
 #define likely(x) __builtin_expect(!!(x), 1)
@@ -63,7 +64,11 @@ typedef void insn_handler(struct vcpu *cpu, const struct insn *insn);
 
 struct insn {
     insn_handler *run;
-    uint64_t imm;
+    union {
+        uint64_t imm;
+        fp_unary *unary; /* of a floating-point operation on each lane */
+        fp_binary *binary;
+    };
     uint32_t raw;
     uint8_t rd, rn, rm, ra; /* slots */
     uint8_t shift, amount;  /* shift or extend type and amount; else as the handler says */

@@ -44,6 +44,7 @@ LDSMAX, LDSMIN, LDUMAX, LDUMIN, SWP = (0, 4), (0, 5), (0, 6), (0, 7), (1, 0)
 
 # System registers and instructions as (op0, op1, CRn, CRm, op2).
 NZCV, TCO, DIT, SSBS = (3, 3, 4, 2, 0), (3, 3, 4, 2, 7), (3, 3, 4, 2, 5), (3, 3, 4, 2, 6)
+FPCR, FPSR = (3, 3, 4, 4, 0), (3, 3, 4, 4, 1)
 TPIDR_EL0, TPIDRRO_EL0, DCZID_EL0 = (3, 3, 13, 0, 2), (3, 3, 13, 0, 3), (3, 3, 0, 0, 7)
 RGSR_EL1, GCR_EL1, TFSR_EL1, TFSRE0_EL1 = (
     (3, 0, 1, 0, 5),

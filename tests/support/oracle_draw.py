@@ -129,7 +129,59 @@ class Draw(random.Random):
             tags=tags,
             faults=faults,
             exclude=self.pick((0, 0, 1, 0xFFFF, self.bits(16), 0xFFFF ^ 1 << self.bits(4))),
+            vectors=b"".join(self.lanes().to_bytes(8, "little") for _ in range(64)),
+            fpcr=self.fpcr(),
         )
+
+    # --- floating point ---
+
+    def fpcr(self) -> int:
+        """Return a rounding mode and, less often than not, AHP, DN, FZ and FZ16."""
+        modes = sum(1 << bit for bit in (26, 25, 24, 19) if self.chance(25))
+        return modes | self.bits(2) << 22
+
+    def lanes(self) -> int:
+        """Return 64 bits of one, two or four special numbers of a format, or of random bits."""
+        if self.chance(10):
+            return self.bits(64)
+        bits, fraction_bits = self.pick(((16, 10), (32, 23), (64, 52), (64, 52)))
+        lanes = [self.number(bits, fraction_bits) for _ in range(64 // bits)]
+        return sum(lane << bits * index for index, lane in enumerate(lanes))
+
+    def number(self, bits: int, fraction_bits: int) -> int:
+        """Return a number of a format of `bits`, mostly one at which the rules change."""
+        exponent_bits = bits - 1 - fraction_bits
+        largest, bias = (1 << exponent_bits) - 1, (1 << (exponent_bits - 1)) - 1
+        exponents: tuple[int, ...] = (
+            0, 0, 1, 2, fraction_bits, bias // 2, largest - 1, largest - 2, largest, largest,
+            *range(bias - 2, bias + 3), *self.integer_exponents(bias, largest),
+            self.bits(exponent_bits), self.bits(exponent_bits),
+        )  # fmt: skip
+        exponent = self.pick(exponents)
+        sign = self.bits(1) << (bits - 1)
+        return sign | exponent << fraction_bits | self.fraction(fraction_bits)
+
+    def integer_exponents(self, bias: int, largest: int) -> tuple[int, ...]:
+        """Return exponents around the limits of integers, as far as the format has them."""
+        return tuple(bias + width for width in (10, 15, 16, 23, 31, 32, 52, 63, 64)
+                     if bias + width < largest)  # fmt: skip
+
+    def fraction(self, width: int) -> int:
+        """Return a fraction: none, all ones, a few bits at one end, a halfway case, or any."""
+        ones = (1 << width) - 1
+        some = self.bits(3)
+        kinds = (
+            0, ones, some, some << (width - 3), (some << self.randrange(width)) & ones,
+            ones ^ 1 << self.randrange(width), self.bits(width), self.bits(width),
+        )  # fmt: skip
+        return self.pick(kinds)
+
+    def integer(self) -> int:
+        """Return 64 bits that convert to numbers near where their rounding changes."""
+        if self.chance(30):
+            return self.value()
+        value = self.bits(4) << self.randrange(61)
+        return ((value + self.signed(2)) * self.pick((1, -1))) & ((1 << 64) - 1)
 
 
 def tag_of(tags: bytes, address: int) -> int:

@@ -12,6 +12,7 @@ from tests.support.oracle_forms_data import (
     Form,
     counted_loop,
 )
+from tests.support.oracle_forms_fp import FLOATING_POINT
 from tests.support.oracle_forms_memory import ATOMICS, LOADS_AND_STORES, MTE
 from tests.support.oracle_layout import MAX_PROGRAM_WORDS, SLOTS, slot_address
 from tests.support.oracle_program import Program
@@ -26,6 +27,7 @@ KINDS: dict[str, tuple[tuple[Sequence[Form], int], ...]] = {
     "memory": ((LOADS_AND_STORES, 70), (DATA_PROCESSING, 15), (MTE, 10), (SYSTEM, 5)),
     "atomics": ((ATOMICS, 75), (DATA_PROCESSING, 10), (MTE, 10), (SYSTEM, 5)),
     "tags": ((MTE, 65), (LOADS_AND_STORES, 20), (SYSTEM, 5), (DATA_PROCESSING, 10)),
+    "float": ((FLOATING_POINT, 96), (DATA_PROCESSING, 3), (BRANCHES, 1)),
     "mixed": (
         (MTE, 30),
         (LOADS_AND_STORES, 25),
