@@ -21,6 +21,7 @@ from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA
 from tagalong.soft.native import StopReason
 from tests.support import bare
+from tests.support.oracle_draw import Draw
 
 PAGE = mmap.PAGESIZE
 STEPS = 3000
@@ -44,7 +45,7 @@ class Guarded:
 
 
 def random_word(rng: random.Random) -> int:
-    """Mostly loads, stores and system instructions, with some of everything."""
+    """Mostly loads and stores, SIMD and system instructions, with some of everything."""
     word = rng.getrandbits(32)
     kind = rng.random()
     if kind < 0.5:
@@ -53,6 +54,8 @@ def random_word(rng: random.Random) -> int:
         return word & 0x003FFFFF | 0xD5000000  # system
     if kind < 0.65:
         return word & 0x00DFFFFF | 0xD9200000  # tags in memory
+    if kind < 0.85:
+        return word | 0x0E000000  # SIMD and floating point
     return word
 
 
@@ -96,6 +99,7 @@ def run_round(native: ctypes.CDLL, rng: random.Random, data: Guarded, tags: Guar
         register_ids.TTBR0_EL1: bare.TABLES,
         register_ids.TTBR1_EL1: interesting_address(rng),
         register_ids.VBAR_EL1: bare.CODE & ~0x7FF,
+        register_ids.CPACR_EL1: (3 if rng.random() < 0.9 else rng.randrange(4)) << 20,
         register_ids.SCTLR_EL1: bare.sctlr(rng.choice(list(TagCheckMode))) & ~(rng.random() < 0.3),
         register_ids.PC: bare.CODE + 4 * rng.randrange(1024),
         **(debug_registers(rng) if rng.random() < 0.3 else {}),
@@ -106,6 +110,7 @@ def run_round(native: ctypes.CDLL, rng: random.Random, data: Guarded, tags: Guar
             set_register(native, machine, vcpu, register, value)
         for number in range(31):
             set_register(native, machine, vcpu, register_ids.x(number), interesting_address(rng))
+        set_fp_registers(native, machine, vcpu, rng)
     done = run_machine(native, machine, rng)
     native.ta_machine_free(machine)
     return done
@@ -113,6 +118,15 @@ def run_round(native: ctypes.CDLL, rng: random.Random, data: Guarded, tags: Guar
 
 def set_register(native: ctypes.CDLL, machine: int, vcpu: int, register: int, value: int) -> None:
     native.ta_vcpu_set(machine, vcpu, register, value.to_bytes(8, "little"), 8)
+
+
+def set_fp_registers(native: ctypes.CDLL, machine: int, vcpu: int, rng: random.Random) -> None:
+    """Set V0 to V31 and FPCR to what the oracle's programs start from."""
+    draw = Draw(rng.getrandbits(64))
+    for number in range(32):
+        value = b"".join(draw.lanes().to_bytes(8, "little") for _ in range(2))
+        native.ta_vcpu_set(machine, vcpu, register_ids.v(number), value, len(value))
+    native.ta_vcpu_set(machine, vcpu, register_ids.FPCR, draw.fpcr().to_bytes(4, "little"), 4)
 
 
 def run_machine(native: ctypes.CDLL, machine: int, rng: random.Random) -> int:
