@@ -89,4 +89,31 @@ ALWAYS_INLINE uint64_t doubled_high(struct vcpu *cpu, uint64_t a, uint64_t b, __
                            bits);
 }
 
+/* --- the operations ------------------------------------------------------------------------ */
+
+/* Of lanes of one width (simd_lanes.c). */
+extern simd_operation simd_add, simd_sub, simd_mul, simd_mla, simd_mls, simd_pmul, simd_abs,
+    simd_neg, simd_shadd, simd_uhadd, simd_srhadd, simd_urhadd, simd_shsub, simd_uhsub, simd_smax,
+    simd_umax, simd_smin, simd_umin, simd_sabd, simd_uabd, simd_saba, simd_uaba, simd_cmgt,
+    simd_cmge, simd_cmlt, simd_cmle, simd_cmhi, simd_cmhs, simd_cmeq, simd_cmtst, simd_and,
+    simd_bic, simd_orr, simd_orn, simd_eor, simd_bsl, simd_bit, simd_bif, simd_not, simd_rbit,
+    simd_cnt, simd_clz, simd_cls, simd_shl, simd_sshr, simd_ushr, simd_ssra, simd_usra, simd_srshr,
+    simd_urshr, simd_srsra, simd_ursra, simd_sri, simd_sli, simd_sshl, simd_srshl, simd_sqshl,
+    simd_sqrshl, simd_sqshlu, simd_ushl, simd_urshl, simd_uqshl, simd_uqrshl, simd_sqadd,
+    simd_uqadd, simd_sqsub, simd_uqsub, simd_suqadd, simd_usqadd, simd_sqabs, simd_sqneg,
+    simd_sqdmulh, simd_sqrdmulh, simd_sqrdmlah, simd_sqrdmlsh;
+insn_handler run_simd_reverse;
+
+/* From neighbouring lanes, and from lanes to wider and narrower ones (simd_widths.c). */
+extern simd_operation simd_addp, simd_smaxp, simd_sminp, simd_umaxp, simd_uminp, simd_addv,
+    simd_smaxv, simd_sminv, simd_umaxv, simd_uminv, simd_saddlv, simd_uaddlv, simd_saddlp,
+    simd_uaddlp, simd_sadalp, simd_uadalp;
+extern simd_operation simd_saddl, simd_uaddl, simd_ssubl, simd_usubl, simd_saddw, simd_uaddw,
+    simd_ssubw, simd_usubw, simd_sabal, simd_uabal, simd_sabdl, simd_uabdl, simd_smull, simd_umull,
+    simd_smlal, simd_umlal, simd_smlsl, simd_umlsl, simd_sqdmull, simd_sqdmlal, simd_sqdmlsl,
+    simd_pmull, simd_sshll, simd_ushll, simd_shll;
+extern simd_operation simd_addhn, simd_raddhn, simd_subhn, simd_rsubhn, simd_shrn, simd_rshrn,
+    simd_sqshrn, simd_sqrshrn, simd_uqshrn, simd_uqrshrn, simd_sqshrun, simd_sqrshrun;
+insn_handler run_simd_sdot, run_simd_udot;
+
 #endif
