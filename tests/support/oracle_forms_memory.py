@@ -76,9 +76,13 @@ def register_offset(d: Draw) -> list[int]:
     return [offset, access]
 
 
+def literal_target(d: Draw) -> int:
+    """Draw an address for a literal load: in the data, or near the instruction."""
+    return d.randrange(DATA, AREA_END) & ~3 if d.chance(70) else d.pc + 4 * d.signed(5)
+
+
 def literal(d: Draw) -> list[int]:
-    target = d.randrange(DATA, AREA_END) & ~3 if d.chance(70) else d.pc + 4 * d.signed(5)
-    return [a64.ldr_literal(d.bits(2), d.target(), target - d.pc)]
+    return [a64.ldr_literal(d.bits(2), d.target(), literal_target(d) - d.pc)]
 
 
 def pair(d: Draw) -> list[int]:

@@ -14,6 +14,8 @@ from tests.support.oracle_forms_data import (
 )
 from tests.support.oracle_forms_fp import FLOATING_POINT
 from tests.support.oracle_forms_memory import ATOMICS, LOADS_AND_STORES, MTE
+from tests.support.oracle_forms_simd import SIMD
+from tests.support.oracle_forms_simd_memory import SIMD_MEMORY
 from tests.support.oracle_layout import MAX_PROGRAM_WORDS, SLOTS, slot_address
 from tests.support.oracle_program import Program
 
@@ -28,6 +30,8 @@ KINDS: dict[str, tuple[tuple[Sequence[Form], int], ...]] = {
     "atomics": ((ATOMICS, 75), (DATA_PROCESSING, 10), (MTE, 10), (SYSTEM, 5)),
     "tags": ((MTE, 65), (LOADS_AND_STORES, 20), (SYSTEM, 5), (DATA_PROCESSING, 10)),
     "float": ((FLOATING_POINT, 96), (DATA_PROCESSING, 3), (BRANCHES, 1)),
+    "simd": ((SIMD, 96), (DATA_PROCESSING, 3), (BRANCHES, 1)),
+    "vectors": ((SIMD_MEMORY, 75), (SIMD, 10), (MTE, 10), (SYSTEM, 5)),
     "mixed": (
         (MTE, 30),
         (LOADS_AND_STORES, 25),

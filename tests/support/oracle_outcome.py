@@ -69,7 +69,7 @@ def differences(ours: Outcome, oracle: Outcome, word_at: Callable[[int], int]) -
     """Return one line for each thing that differs, the first faults first.
 
     `word_at` tells which instruction is at a fault's PC. Nothing counts any more after a
-    fault that leaves memory UNKNOWN.
+    fault that leaves memory or vector registers UNKNOWN.
     """
     unknown = [i for i, f in enumerate(ours.faults) if _may_be_half_done(f, word_at(f.pc))]
     if unknown:
@@ -132,9 +132,15 @@ def _same_address(ours: Fault, oracle: Fault, word: int) -> bool:
 
 
 def _may_be_half_done(fault: Fault, word: int) -> bool:
-    """Tell whether memory is UNKNOWN after a fault: a store over the end of a good page."""
+    """Tell whether something is UNKNOWN after a fault at the end of a good page.
+
+    That is memory after a store, and the vector registers of a load of several (LDP, LD1 to LD4),
+    which QEMU writes one by one.
+    """
     is_store = word >> 25 & 0b101 == 0b100 and not word >> 22 & 1
-    return is_store and fault.kind in _PAGE_FAULTS and fault.address % PAGE_BYTES == 0
+    loads_vectors = word >> 25 & 0b1111 == 0b0110
+    at_page = fault.kind in _PAGE_FAULTS and fault.address % PAGE_BYTES == 0
+    return at_page and (is_store or loads_vectors)
 
 
 _PAGE_FAULTS = {FaultKind.TRANSLATION, FaultKind.PERMISSION}
