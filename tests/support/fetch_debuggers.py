@@ -1,12 +1,12 @@
-"""Finds a gdb and an lldb that know allocation tags, and readelf, or fetches them without root.
+"""Finds gdb, lldb, readelf and dtc for tests, or fetches them.
 
     python -m tests.support.fetch_debuggers
 
 `make test` runs this before the tests. The search order is: the environment variables
-TAGALONG_GDB, TAGALONG_LLDB and TAGALONG_READELF; gdb-multiarch, lldb-19 and readelf on PATH; the
-ones fetched before. If one is missing, Debian's packages are downloaded with the
-lab's private apt, with all that they depend on, the C library included, so that they run on any
-distribution; their cache is beside the lab's (~/.cache/tagalong/debuggers).
+TAGALONG_GDB, TAGALONG_LLDB, TAGALONG_READELF and TAGALONG_DTC; gdb-multiarch, lldb-19, readelf and
+dtc on PATH; the ones fetched before. If one is missing, Debian's packages are downloaded with the
+lab's private apt and without root, with all that they depend on, the C library included, so that
+they run on any distribution; their cache is beside the lab's (~/.cache/tagalong/debuggers).
 
 Without them the tests are skipped and say so; this command says why, and exits with 0.
 """
@@ -102,6 +102,7 @@ LLDB = Debugger(
     "lldb", "TAGALONG_LLDB", "lldb-19", ("lldb-19", "python3-lldb-19"), "usr/lib/llvm-19/bin/lldb"
 )
 READELF = Debugger("readelf", "TAGALONG_READELF", "readelf", ("binutils",), "usr/bin/readelf")
+DTC = Debugger("dtc", "TAGALONG_DTC", "dtc", ("device-tree-compiler",), "usr/bin/dtc")
 
 
 def _cache() -> Cache:
@@ -121,7 +122,7 @@ def run(command: Sequence[str], folder: Path | None = None) -> str:
 
 def main() -> None:
     """Find or fetch all of them, and say on stderr what the tests will use."""
-    for debugger in (GDB, LLDB, READELF):
+    for debugger in (GDB, LLDB, READELF, DTC):
         try:
             say(f"{debugger.name}: {debugger.find()[-1]}")
             continue

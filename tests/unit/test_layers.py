@@ -36,8 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "qmp": {"socket_files"},
     "qapi": {"access", "core", "machine", "migrate", "qmp", "snapshot"},
     "vmm": {
-        "mte", "memory", "machine", "boot", "soft", "kvm", "migrate", "core", "access", "snapshot",
-        "qapi", "qmp",
+        "files", "socket_files", "mte", "memory", "machine", "devices", "boot", "soft", "kvm",
+        "migrate", "core", "access", "snapshot", "qapi", "qmp",
     },
     "control": {"files", "migrate", "qapi", "qmp", "snapshot"},
     "studies": {

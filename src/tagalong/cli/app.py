@@ -40,6 +40,7 @@ _SECTIONS = {
         "demo": "Migrate a guest between two processes and ask it how it is.",
         "access": "Compare the ways for a VMM to touch tagged memory.",
         "race": "Explore what a VMM reads while the guest changes tags.",
+        "guest": "Get a Linux guest to try things with.",
         "probe": "Say what this host can do.",
         "lab": "Run commands on an emulated Arm host with KVM and MTE.",
         "help": "Show the help of a command.",

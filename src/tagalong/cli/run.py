@@ -15,6 +15,7 @@ from tagalong.vmm.launch import run_vm
 from tagalong.vmm.options import (
     ArrivingVm,
     ExpectedMachine,
+    NewLinux,
     NewVm,
     RestoredVm,
     RunOptions,
@@ -32,6 +33,7 @@ Examples:
   tagalong run --restore vm.core --control b.sock
   tagalong run --guest ./mine.elf --control a.sock --paused
   tagalong run --guest selftest
+  tagalong run --kernel Image --initrd initrd.cpio --append "console=ttyAMA0"
 \b
 Exit status: 0 the guest powered off, or the VM was told to quit; 1 the guest
 powered off and reported its own failure; 20 to 29 the machine stopped, 25 at
@@ -59,7 +61,7 @@ COMMON = _parameters(
         "ram_bytes",
         type=RAM_SIZE,
         metavar="SIZE",
-        help="Guest RAM, as in 64M (the default).",
+        help="Guest RAM, as in 64M (the default; 256M for --kernel).",
     ),
     click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), help="Default: 1."),
     click.option("--control", type=FILE, help="QMP control socket to create."),
@@ -80,6 +82,27 @@ _NEW = _parameters(
         help="Guest program: churn, paged, retag, selftest, speed, or a file.",
     ),
     click.option("--guest-args", "guest_arguments", metavar='"K=V ..."', help="Its knobs."),
+)
+
+_LINUX = _parameters(
+    click.option(
+        "--kernel",
+        type=FILE,
+        metavar="FILE",
+        help="Linux for arm64: an Image, plain or packed (gzip, zstd, EFI zboot), or a flat image.",
+    ),
+    click.option("--initrd", type=FILE, metavar="FILE", help="Its initial RAM disk."),
+    click.option("--append", "command_line", metavar="TEXT", help="Its command line."),
+    click.option(
+        "--dump-dtb",
+        "dump_dtb",
+        type=FILE,
+        metavar="FILE",
+        help="Write the device tree that the kernel would get to FILE, and end.",
+    ),
+)
+
+_SEED = _parameters(
     click.option(
         "--seed",
         type=click.IntRange(min=0, max=(1 << 64) - 1),
@@ -163,7 +186,7 @@ command = click.Command(
     callback=_run,
     help=_run.__doc__,
     epilog=_EPILOG,
-    params=[*COMMON, *_NEW, *_INCOMING, *_RESTORE, *NOT_NEW],
+    params=[*COMMON, *_NEW, *_LINUX, *_SEED, *_INCOMING, *_RESTORE, *NOT_NEW],
 )
 
 
@@ -186,24 +209,39 @@ def _origin(given: dict[str, Any], shape: Mapping[str, Any]) -> VmOrigin:
     if incoming is not None:
         return _arriving(incoming, given, shape)
     if restore is not None:
-        _refuse(given, _NEW, "cannot be used with --restore: the guest is in it; leave it out")
+        _refuse(
+            given,
+            (*_NEW, *_LINUX, *_SEED),
+            "cannot be used with --restore: the guest is in it; leave it out",
+        )
         _refuse(given, _INCOMING, "needs --incoming; leave it out, or wait for a VM")
         return RestoredVm(restore, ExpectedMachine(**shape, **given))
     return _new(given, shape)
 
 
-def _new(given: Mapping[str, Any], shape: Mapping[str, Any]) -> NewVm:
-    if "guest" not in given:
-        raise UsageError(
-            "nothing to run; give --guest NAME, --incoming URI to wait for a VM, or --restore FILE"
-        )
+def _new(given: Mapping[str, Any], shape: Mapping[str, Any]) -> NewVm | NewLinux:
+    if "guest" in given and "kernel" in given:
+        raise UsageError("--guest and --kernel exclude each other; give one of them")
     _refuse(given, _INCOMING, "needs --incoming; leave it out, or wait for a VM")
     _refuse(given, NOT_NEW, "needs --incoming or --restore; leave it out")
-    return NewVm(**given, **shape)
+    if "kernel" in given:
+        _refuse(given, _NEW, "is for --guest; a kernel's command line is --append; leave it out")
+        return NewLinux(**given, **shape)
+    _refuse(given, _LINUX, "needs --kernel; leave it out, or give a kernel")
+    if "guest" in given:
+        return NewVm(**given, **shape)
+    raise UsageError(
+        "nothing to run; give --guest NAME, --kernel FILE, --incoming URI to wait for a VM, or "
+        "--restore FILE"
+    )
 
 
 def _arriving(uri: str, given: dict[str, Any], shape: Mapping[str, Any]) -> ArrivingVm:
-    _refuse(given, _NEW, "cannot be used with --incoming: the guest arrives; leave it out")
+    _refuse(
+        given,
+        (*_NEW, *_LINUX, *_SEED),
+        "cannot be used with --incoming: the guest arrives; leave it out",
+    )
     folder, admitted = given.pop("tls_folder", None), given.pop("tls_admitted", ())
     if admitted and folder is None:
         raise UsageError("--tls-admit needs --tls-dir: it names certificates; give both")

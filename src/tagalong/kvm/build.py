@@ -211,5 +211,17 @@ def _identity(system: KvmSystem) -> dict[RegisterId, int]:
         return {r: vcpu.get_register(r) for r in vcpu.register_ids() if is_identification(r)}
 
 
+def mte_version_of_host() -> int:
+    """Return the MTE version of this host's guests. Raises HostError naming what is missing."""
+    with KvmSystem() as system:
+        for cap, why in _REQUIRED.items():
+            system.require(cap, why)
+        return _version_in(_identity(system)[register_ids.ID_AA64PFR1_EL1])
+
+
 def _mte_version(vcpu: VcpuDescriptor) -> int:
-    return int(IdAa64pfr1.from_bits(vcpu.get_register(register_ids.ID_AA64PFR1_EL1)).version)
+    return _version_in(vcpu.get_register(register_ids.ID_AA64PFR1_EL1))
+
+
+def _version_in(features: int) -> int:
+    return int(IdAa64pfr1.from_bits(features).version)

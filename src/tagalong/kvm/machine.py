@@ -1,5 +1,6 @@
 """A KVM guest as a Machine: real vCPUs in threads, tags in the pages of its RAM."""
 
+import mmap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from tagalong.devices import (
 from tagalong.errors import StateError, TagalongError, UsageError
 from tagalong.kvm import pending
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
-from tagalong.kvm.build import RAM_GPA, Parts, build
+from tagalong.kvm.build import RAM_GPA, Parts, build, mte_version_of_host
 from tagalong.kvm.clock import VirtualTime
 from tagalong.kvm.dirty_log import KvmDirtyLog
 from tagalong.kvm.exits import KvmExits
@@ -32,6 +33,7 @@ from tagalong.machine import (
     DEFAULT_CONSOLE,
     AccessChoice,
     DeviceDescription,
+    GicDescription,
     MachineDescription,
     MachineState,
     RegionDescription,
@@ -102,6 +104,28 @@ class KvmMachine(MachineLifecycle):
         regions = (RegionDescription(RAM_GPA, ram_bytes),)
         parts = build(regions, vcpu_count, devices=tuple(devices))
         return cls._of_parts(parts, console=console, models=models)
+
+    @classmethod
+    def describe(
+        cls,
+        *,
+        ram_bytes: int,
+        vcpu_count: int = 1,
+        devices: Sequence[DeviceDescription] = (DEFAULT_CONSOLE,),
+        gic: GicDescription | None = None,
+    ) -> MachineDescription:
+        """Return the description of a machine with one RAM region at RAM_GPA, on this host.
+
+        Raises HostError naming what the host lacks, UsageError as MachineDescription.
+        """
+        return MachineDescription(
+            page_size_bytes=mmap.PAGESIZE,
+            vcpu_count=vcpu_count,
+            mte_version=mte_version_of_host(),
+            regions=(RegionDescription(RAM_GPA, ram_bytes),),
+            devices=tuple(devices),
+            gic=gic,
+        )
 
     @classmethod
     def from_description(

@@ -10,6 +10,7 @@ Private: scripts use `tagalong lab`.
 
 from tagalong.lab.boot import LabImage, Streams, Terminal, run, shell
 from tagalong.lab.cache import default_folder
+from tagalong.lab.guest import GuestRequest, LinuxGuest, set_up_guest
 from tagalong.lab.observer import Observer, SilentObserver
 from tagalong.lab.packages import DEFAULT_KERNEL, KERNELS
 from tagalong.lab.qemu import EmulatorOptions
@@ -19,9 +20,11 @@ __all__ = [
     "DEFAULT_KERNEL",
     "KERNELS",
     "EmulatorOptions",
+    "GuestRequest",
     "Lab",
     "LabImage",
     "LabRequest",
+    "LinuxGuest",
     "Observer",
     "SilentObserver",
     "Streams",
@@ -30,5 +33,6 @@ __all__ = [
     "forget",
     "run",
     "set_up",
+    "set_up_guest",
     "shell",
 ]

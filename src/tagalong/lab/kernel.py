@@ -1,4 +1,4 @@
-"""A kernel for the lab: its image, and the modules that the lab's virtio ports need."""
+"""A kernel for the lab or for a guest: its image, and the modules that its devices need."""
 
 import lzma
 import re
@@ -18,7 +18,12 @@ MODULE_FOLDER = "lab/modules"
 # The drivers of the lab's ports. From 6.12 on, Debian builds them into the kernel.
 _NEEDED = ("virtio_pci", "virtio_console")
 
-_MODULE = re.compile(r".*/kernel/.*/(?P<name>virtio[^/.]*)\.ko(?P<packed>\.xz)?")
+# The drivers of what a machine of ours has. Some kernels have some of them built in.
+_NEEDED_BY_GUEST = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console")
+
+_MODULE = re.compile(
+    r".*/kernel/.*/(?P<name>virtio[^/.]*|(net_)?failover|rng-core)\.ko(?P<packed>\.xz)?"
+)
 _IMAGE = re.compile(r"(usr/)?(boot/vmlinuz-|lib/modules/[^/]+/vmlinuz).*")
 _RELEASE = re.compile(r"(?:usr/)?(?:lib/modules/|boot/vmlinuz-)(?P<release>[^/]+)(?:/.*)?")
 
@@ -28,6 +33,25 @@ def extract(debs: Iterable[Path], folder: Path) -> str:
 
     Raises LabSetupError if they contain no image.
     """
+    modules, release = _extract(debs, folder)
+    _write_modules(folder / MODULES, modules)
+    return release
+
+
+def extract_for_guest(debs: Iterable[Path], folder: Path, module_folder: Path) -> str:
+    """Write the image into `folder`, and a guest's modules, in load order, into `module_folder`.
+
+    Returns the kernel's release. Raises LabSetupError if `debs` contain no image.
+    """
+    modules, release = _extract(debs, folder)
+    module_folder.mkdir()
+    for number, name in enumerate(load_order(modules, _NEEDED_BY_GUEST)):
+        (module_folder / f"{number:02}-{name}.ko").write_bytes(modules[name])
+    return release
+
+
+def _extract(debs: Iterable[Path], folder: Path) -> tuple[dict[str, bytes], str]:
+    """Write the image into `folder`; return the modules that may be needed, and the release."""
     image, release, modules = b"", "", dict[str, bytes]()
     for deb in debs:
         for file in files_of(deb):
@@ -40,12 +64,11 @@ def extract(debs: Iterable[Path], folder: Path) -> str:
         names = ", ".join(deb.name for deb in debs)
         raise LabSetupError(f"cannot find a kernel image in {names}")
     (folder / IMAGE).write_bytes(image)
-    _write_modules(folder / MODULES, modules)
-    return release
+    return modules, release
 
 
-def load_order(modules: Mapping[str, bytes]) -> list[str]:
-    """Return which of `modules` to load, each after its dependencies.
+def load_order(modules: Mapping[str, bytes], needed: Iterable[str] = _NEEDED) -> list[str]:
+    """Return which of `modules` to load for those that are `needed`, each after its dependencies.
 
     A needed module that is missing from `modules` is built into the kernel.
     """
@@ -54,10 +77,10 @@ def load_order(modules: Mapping[str, bytes]) -> list[str]:
     def load(name: str) -> None:
         if name in modules and name not in order:
             for other in dependencies(modules[name]):
-                load(other)
+                load(other.replace("-", "_"))
             order.append(name)
 
-    for name in _NEEDED:
+    for name in needed:
         load(name)
     return order
 

@@ -22,6 +22,7 @@ from tagalong.lab.boot import LabImage
 from tagalong.lab.bytecode import HOST_PYTHON
 from tagalong.lab.cache import Cache, CachedPiece, Record, digest_of_files, identity_of
 from tagalong.lab.deb import unpack
+from tagalong.lab.debian import find_kernel
 from tagalong.lab.observer import Observer
 from tagalong.lab.qemu import Qemu, ask_version, check_version, unpacked_command
 from tagalong.lab.selfcheck import check_tags
@@ -141,7 +142,7 @@ class _Setup:
 
         def make(folder: Path) -> Record:
             self._observer.step(f"Fetching Linux {wanted}")
-            version, suite = self._find_kernel(wanted)
+            version, suite = find_kernel(self._apt, wanted, self._observer)
             exact = f"{packages.KERNEL_PACKAGE}={version}"
             parts = packages.kernel_parts(self._apt.closure([exact], suite))
             release = kernel.extract(self._apt.download_only(parts, suite, self._observer), folder)
@@ -150,19 +151,6 @@ class _Setup:
 
         piece = self._cache.piece("kernel", {"form": _FORM, "version": wanted}, make)
         return piece.folder / kernel.IMAGE, (piece.folder / kernel.MODULES,), piece.text("release")
-
-    def _find_kernel(self, wanted: str) -> tuple[str, str]:
-        for suites in (
-            (packages.STABLE, packages.STABLE_BACKPORTS),
-            (packages.NEXT, packages.NEXT_BACKPORTS),
-        ):
-            self._apt.update(suites, self._observer)
-            offered = self._apt.offered(packages.KERNEL_PACKAGE)
-            found = packages.choose_kernel(wanted, offered)
-            if found is not None:
-                return found
-        there = ", ".join(f"{version} ({suite})" for version, suite in offered) or "none"
-        raise LabSetupError(f"cannot find Linux {wanted} for arm64 on the mirror; it has {there}")
 
     @cached_property
     def _userland(self) -> CachedPiece:

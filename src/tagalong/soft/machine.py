@@ -26,6 +26,7 @@ from tagalong.machine import (
     DEFAULT_CONSOLE,
     AccessChoice,
     DeviceDescription,
+    GicDescription,
     MachineDescription,
     MachineState,
     RegionDescription,
@@ -113,18 +114,34 @@ class SoftMachine(MachineLifecycle):
 
         `ram_bytes`: whole pages of 4096 bytes, one at least; UsageError for anything else.
         """
+        description = cls.describe(ram_bytes=ram_bytes, vcpu_count=vcpu_count, devices=devices)
+        return cls(description, seed=seed, console=console, models=models)
+
+    @classmethod
+    def describe(
+        cls,
+        *,
+        ram_bytes: int,
+        vcpu_count: int = 1,
+        devices: Sequence[DeviceDescription] = (DEFAULT_CONSOLE,),
+        gic: GicDescription | None = None,
+    ) -> MachineDescription:
+        """Return the description of a machine with one RAM region at RAM_GPA.
+
+        Raises UsageError for `ram_bytes` that are not whole pages, and as MachineDescription.
+        """
         if ram_bytes < PAGE_BYTES or ram_bytes % PAGE_BYTES:
             raise UsageError(
                 f"ram_bytes is {ram_bytes}: give whole pages of {PAGE_BYTES} bytes, one at least"
             )
-        description = MachineDescription(
+        return MachineDescription(
             page_size_bytes=PAGE_BYTES,
             vcpu_count=vcpu_count,
             mte_version=MteVersion.MTE3,
             regions=(RegionDescription(RAM_GPA, ram_bytes),),
             devices=tuple(devices),
+            gic=gic,
         )
-        return cls(description, seed=seed, console=console, models=models)
 
     @classmethod
     def from_description(

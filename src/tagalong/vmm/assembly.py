@@ -1,26 +1,38 @@
 """Makes the machine of a VM: a new one, one that a stream describes, one out of a snapshot."""
 
+import os
 from collections.abc import Callable
 
 from tagalong.boot import boot_guest
 from tagalong.boot.choice import read_guest
+from tagalong.boot.linux import (
+    ENTROPY_BYTES,
+    LINUX_CONSOLE,
+    LINUX_GIC,
+    LinuxBoot,
+    boot_linux,
+    entropy_of,
+    linux_device_tree,
+)
+from tagalong.devices import DeviceModels
 from tagalong.errors import TagalongError
 from tagalong.machine import Machine, MachineDescription
-from tagalong.machine.cpu_match import CpuPolicy
+from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.snapshot import Restored
 from tagalong.vmm.factory import (
     AUTO,
-    ConsoleSink,
     build_arriving,
     choose_machine,
     machine_factory,
 )
-from tagalong.vmm.options import ExpectedMachine, NewVm, RestoredVm
+from tagalong.vmm.options import ExpectedMachine, NewLinux, NewVm, RestoredVm
 from tagalong.vmm.storage import load
 
 
 class MachineAssembly:
     """Makes machines of one kind with one access strategy; `announce` gets what was chosen.
+
+    `models`: the devices that are tied to this process, by kind; the others are the built-in ones.
 
     Raises UsageError or HostError if there is no such machine here. Every method closes the machine
     that it made if it raises.
@@ -30,13 +42,13 @@ class MachineAssembly:
         self,
         machine: str,
         access: str,
-        console: ConsoleSink,
+        models: DeviceModels,
         announce: Callable[[str], None],
     ) -> None:
         choice = choose_machine(machine)
         self._name = choice.name
         self._access = access
-        self._console = console
+        self._models = models
         self._announce = announce
         if machine == AUTO:
             announce(f"machine: {choice.name} ({choice.reason})")
@@ -48,7 +60,7 @@ class MachineAssembly:
             ram_bytes=origin.ram_bytes,
             vcpu_count=origin.vcpu_count,
             seed=origin.seed,
-            console=self._console,
+            models=self._models,
         )
         self._use_access(machine)
         try:
@@ -58,6 +70,38 @@ class MachineAssembly:
             raise
         return machine
 
+    def linux(self, origin: NewLinux) -> Machine:
+        """Return a machine with a kernel loaded. Raises GuestImageError, HostError."""
+        machine = machine_factory(self._name).from_description(
+            self._linux_description(origin), seed=origin.seed, models=self._models, policy=STRICT
+        )
+        self._use_access(machine)
+        try:
+            form = boot_linux(machine, self._linux_boot(origin))
+        except TagalongError:
+            machine.close()
+            raise
+        self._announce(f"kernel: {form.value}")
+        return machine
+
+    def linux_device_tree(self, origin: NewLinux) -> bytes:
+        """Return the device tree that linux() gives the kernel. Raises as that does."""
+        return linux_device_tree(self._linux_description(origin), self._linux_boot(origin))
+
+    def _linux_description(self, origin: NewLinux) -> MachineDescription:
+        return machine_factory(self._name).describe(
+            ram_bytes=origin.ram_bytes,
+            vcpu_count=origin.vcpu_count,
+            devices=(LINUX_CONSOLE,),
+            gic=LINUX_GIC,
+        )
+
+    def _linux_boot(self, origin: NewLinux) -> LinuxBoot:
+        # On real hardware no run is like another; there is nothing that a seed could repeat.
+        is_reproducible = self._name == "soft"
+        entropy = entropy_of(origin.seed) if is_reproducible else os.urandom(ENTROPY_BYTES)
+        return LinuxBoot(origin.kernel, origin.initrd, origin.command_line, entropy)
+
     def arriving(self, description: MachineDescription, expected: ExpectedMachine) -> Machine:
         """Return an empty machine that can hold what `description` says.
 
@@ -65,14 +109,14 @@ class MachineAssembly:
         """
         expected.check(description)
         policy = self._policy(expected)
-        machine = build_arriving(self._name, description, self._console, policy)
+        machine = build_arriving(self._name, description, self._models, policy)
         self._use_access(machine)
         return machine
 
     def restored(self, origin: RestoredVm) -> Restored:
         """Return the machine of a snapshot. Raises as snapshot.restore."""
         policy = self._policy(origin.expected)
-        restored = load(origin.path, self._name, self._console, policy, origin.expected.check)
+        restored = load(origin.path, self._name, self._models, policy, origin.expected.check)
         self._use_access(restored.machine)
         return restored
 

@@ -5,8 +5,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
 
+from tagalong.devices import DeviceModels
 from tagalong.errors import MachineMismatchError, UsageError
-from tagalong.machine import Machine, MachineDescription
+from tagalong.machine import (
+    DeviceDescription,
+    GicDescription,
+    Machine,
+    MachineDescription,
+)
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.memory import RegionSource
 
@@ -14,12 +20,32 @@ ConsoleSink = Callable[[bytes], None]
 
 
 class MachineFactory(Protocol):
-    """Makes machines of one kind."""
+    """Makes machines of one kind; `models`: kinds of devices that take the built-in ones' place."""
 
     def create(
-        self, *, ram_bytes: int, vcpu_count: int, seed: int, console: ConsoleSink | None
+        self,
+        *,
+        ram_bytes: int,
+        vcpu_count: int,
+        seed: int,
+        console: ConsoleSink | None = None,
+        models: DeviceModels | None = None,
     ) -> Machine:
-        """Return a new machine. Raises UsageError or HostError."""
+        """Return a new machine for a guest of ours. Raises UsageError or HostError."""
+        ...
+
+    def describe(
+        self,
+        *,
+        ram_bytes: int,
+        vcpu_count: int,
+        devices: Sequence[DeviceDescription],
+        gic: GicDescription | None,
+    ) -> MachineDescription:
+        """Return the description of a new machine that this host can have.
+
+        Raises UsageError for what cannot be, HostError for what the host lacks.
+        """
         ...
 
     def from_description(
@@ -27,7 +53,7 @@ class MachineFactory(Protocol):
         description: MachineDescription,
         *,
         seed: int,
-        console: ConsoleSink | None,
+        models: DeviceModels | None = None,
         policy: CpuPolicy,
         sources: Sequence[RegionSource] | None = None,
     ) -> Machine:
@@ -98,7 +124,7 @@ def machine_factory(name: str) -> MachineFactory:
 def build_arriving(
     name: str,
     description: MachineDescription,
-    console: ConsoleSink | None,
+    models: DeviceModels,
     policy: CpuPolicy = STRICT,
     sources: Sequence[RegionSource] | None = None,
 ) -> Machine:
@@ -109,7 +135,7 @@ def build_arriving(
     """
     try:
         return machine_factory(name).from_description(
-            description, seed=0, console=console, policy=policy, sources=sources
+            description, seed=0, models=models, policy=policy, sources=sources
         )
     except UsageError as error:
         raise MachineMismatchError(f"machine {name!r} cannot hold the VM: {error}") from error

@@ -3,11 +3,13 @@
 import asyncio
 import signal
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from tagalong.boot import reported_status
+from tagalong.devices import Pl011
 from tagalong.errors import MachineError, RunStateError, TagalongError
+from tagalong.files import NewFile
 from tagalong.machine import Machine, MachineDescription
 from tagalong.mte import PACKED_RATIO
 from tagalong.qapi.migration import MigrationStatus
@@ -18,7 +20,7 @@ from tagalong.vmm.assembly import MachineAssembly
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.console import QueuedWriter
 from tagalong.vmm.incoming import Incoming
-from tagalong.vmm.options import ArrivingVm, NewVm, RestoredVm, RunOptions
+from tagalong.vmm.options import ArrivingVm, NewLinux, NewVm, RestoredVm, RunOptions
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.parent import exit_with_parent
 from tagalong.vmm.record import MigrationRecord
@@ -77,7 +79,10 @@ class _VmProcess:
         try:
             await self._serve()
             self._assembly = MachineAssembly(
-                self._options.machine, self._options.access, self._console.write, self._announce
+                self._options.machine,
+                self._options.access,
+                {Pl011.KIND: lambda description: Pl011(self._console.write, description)},
+                self._announce,
             )
             self._begin()
             return self._with_guest_status(await self._vm.ended)
@@ -105,10 +110,24 @@ class _VmProcess:
             case NewVm() as new:
                 self._vm.create(self._assembly.new(new))
                 self._start_unless_paused()
+            case NewLinux() as linux:
+                self._begin_linux(linux)
             case RestoredVm() as restored:
                 self._restore(restored)
             case ArrivingVm() as arriving:
                 self._await_vm(arriving)
+
+    def _begin_linux(self, origin: NewLinux) -> None:
+        if origin.dump_dtb is None:
+            self._vm.create(self._assembly.linux(origin))
+            self._start_unless_paused()
+            return
+        tree = self._assembly.linux_device_tree(origin)
+        with closing(NewFile(origin.dump_dtb)) as file:
+            file.write(0, tree)
+            file.publish()
+        self._announce(f"device tree written to {origin.dump_dtb}")
+        self._vm.end(Ending(ShutdownReason.QUIT))
 
     def _start_unless_paused(self) -> None:
         if not self._options.paused:

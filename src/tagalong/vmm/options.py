@@ -15,6 +15,7 @@ from tagalong.migrate import TlsCredentials
 from tagalong.vmm.factory import AUTO
 
 DEFAULT_RAM_BYTES: Final = 64 << 20
+DEFAULT_LINUX_RAM_BYTES: Final = 256 << 20
 DEFAULT_MAX_RAM_BYTES: Final = 64 << 30
 
 
@@ -27,6 +28,23 @@ class NewVm:
     ram_bytes: int = DEFAULT_RAM_BYTES
     vcpu_count: int = 1
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class NewLinux:
+    """A Linux kernel that starts, or what else follows its boot protocol.
+
+    `command_line` is the kernel's. `seed`: of the run, and of the random bytes that the kernel
+    gets, where runs are reproducible. `dump_dtb`: write the device tree there, and run nothing.
+    """
+
+    kernel: Path
+    initrd: Path | None = None
+    command_line: str = ""
+    ram_bytes: int = DEFAULT_LINUX_RAM_BYTES
+    vcpu_count: int = 1
+    seed: int = 0
+    dump_dtb: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +107,7 @@ class RestoredVm:
     expected: ExpectedMachine = field(default_factory=ExpectedMachine)
 
 
-VmOrigin = NewVm | ArrivingVm | RestoredVm
+VmOrigin = NewVm | NewLinux | ArrivingVm | RestoredVm
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tagalong import snapshot
+from tagalong.devices import DeviceModels
 from tagalong.machine import Freezer, Machine, MachineDescription
 from tagalong.machine.cpu_match import CpuPolicy
 from tagalong.memory import RegionSource
 from tagalong.qapi.reports import SaveResult
 from tagalong.qapi.saving import SaveRequest
 from tagalong.snapshot import Restored, SaveProgress
-from tagalong.vmm.factory import ConsoleSink, build_arriving
+from tagalong.vmm.factory import build_arriving
 
 
 def store(
@@ -37,7 +38,7 @@ def store(
 def load(
     path: Path,
     name: str,
-    console: ConsoleSink | None,
+    models: DeviceModels,
     policy: CpuPolicy,
     check: Callable[[MachineDescription], None],
 ) -> Restored:
@@ -48,6 +49,6 @@ def load(
 
     def build(description: MachineDescription, sources: Sequence[RegionSource] | None) -> Machine:
         check(description)
-        return build_arriving(name, description, console, policy, sources)
+        return build_arriving(name, description, models, policy, sources)
 
     return snapshot.restore(path, build)

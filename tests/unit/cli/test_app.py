@@ -147,7 +147,8 @@ def run_arguments(tmp_path: Path, *options: str) -> list[str]:
     [
         (
             (),
-            "nothing to run; give --guest NAME, --incoming URI to wait for a VM, or --restore FILE",
+            "nothing to run; give --guest NAME, --kernel FILE, --incoming URI to wait for a VM, or "
+            "--restore FILE",
         ),
         (
             ("--restore", "f", "--incoming", "tcp:host.example:1"),
@@ -168,6 +169,30 @@ def run_arguments(tmp_path: Path, *options: str) -> list[str]:
         (
             ("--incoming", "tcp:host.example:1", "--seed", "1"),
             "--seed cannot be used with --incoming: the guest arrives; leave it out",
+        ),
+        (
+            ("--incoming", "tcp:host.example:1", "--kernel", "Image"),
+            "--kernel cannot be used with --incoming: the guest arrives; leave it out",
+        ),
+        (
+            ("--restore", "f", "--append", "quiet"),
+            "--append cannot be used with --restore: the guest is in it; leave it out",
+        ),
+        (
+            ("--kernel", "Image", "--guest", "churn"),
+            "--guest and --kernel exclude each other; give one of them",
+        ),
+        (
+            ("--kernel", "Image", "--guest-args", "a=1"),
+            "--guest-args is for --guest; a kernel's command line is --append; leave it out",
+        ),
+        (
+            ("--guest", "churn", "--initrd", "f"),
+            "--initrd needs --kernel; leave it out, or give a kernel",
+        ),
+        (
+            ("--kernel", "Image", "--max-ram", "1G"),
+            "--max-ram needs --incoming or --restore; leave it out",
         ),
     ],
 )
@@ -200,7 +225,13 @@ def test_run_options_that_are_malformed_are_wrong_usage(
 
 
 def test_help_texts_fit_into_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    names = [[], *([name] for name in app._COMMANDS), ["lab", "run"], ["lab", "setup"]]
+    names = [
+        [],
+        *([name] for name in app._COMMANDS),
+        ["guest", "fetch"],
+        ["lab", "run"],
+        ["lab", "setup"],
+    ]
     for name in names:
         assert invoke([*name, "--help"]) == 0
 

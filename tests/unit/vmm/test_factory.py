@@ -29,4 +29,4 @@ def test_build_arriving_machine_that_cannot_be_is_a_mismatch(
     with pytest.raises(
         MachineMismatchError, match=r"^machine 'soft' cannot hold the VM: page size 4096$"
     ):
-        build_arriving("soft", DESCRIPTION, None)
+        build_arriving("soft", DESCRIPTION, {})

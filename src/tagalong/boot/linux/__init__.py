@@ -1,0 +1,37 @@
+"""Starts an arm64 Linux kernel, or what else follows its boot protocol.
+
+image        kernel files: plain, compressed, EFI zboot, flat; bytes to a checked image
+platform     what a machine for Linux has, and where
+device_tree  the device tree that says so to the kernel
+placement    where kernel, initial RAM disk and device tree go
+start        puts them there and sets vCPU 0 to start
+
+Source: Linux, Documentation/arch/arm64/booting.rst.
+"""
+
+from tagalong.boot.linux.device_tree import ChosenNode, device_tree
+from tagalong.boot.linux.image import MAX_KERNEL_BYTES, KernelForm, KernelImage, parse_kernel
+from tagalong.boot.linux.platform import LINUX_CONSOLE, LINUX_GIC
+from tagalong.boot.linux.start import (
+    ENTROPY_BYTES,
+    LinuxBoot,
+    boot_linux,
+    entropy_of,
+    linux_device_tree,
+)
+
+__all__ = [
+    "ENTROPY_BYTES",
+    "LINUX_CONSOLE",
+    "LINUX_GIC",
+    "MAX_KERNEL_BYTES",
+    "ChosenNode",
+    "KernelForm",
+    "KernelImage",
+    "LinuxBoot",
+    "boot_linux",
+    "device_tree",
+    "entropy_of",
+    "linux_device_tree",
+    "parse_kernel",
+]

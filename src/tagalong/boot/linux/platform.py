@@ -1,0 +1,12 @@
+"""What a machine for Linux has beside RAM and vCPUs, and where: the map of QEMU's `virt` board."""
+
+from typing import Final
+
+from tagalong.machine import DeviceDescription
+from tagalong.machine.gic import GicDescription
+
+LINUX_GIC: Final = GicDescription(0x0800_0000, 0x080A_0000, spi_count=256)
+"""The interrupt controller of a machine for Linux."""
+
+LINUX_CONSOLE: Final = DeviceDescription("pl011", "pl011", 0x0900_0000, 0x1000, interrupt=33)
+"""The UART of a machine for Linux; its device node there is /dev/ttyAMA0."""

@@ -1,0 +1,144 @@
+"""Puts a kernel, its initial RAM disk and a device tree into a new machine."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tagalong.boot.files import BoundedFile, opened, read_bounded
+from tagalong.boot.linux.device_tree import ChosenNode, device_tree
+from tagalong.boot.linux.image import MAX_KERNEL_BYTES, KernelForm, KernelImage, parse_kernel
+from tagalong.boot.linux.placement import MAX_TREE_BYTES, BootPlacement, place
+from tagalong.errors import GuestImageError
+from tagalong.machine import Machine, MachineDescription, Vcpu, register_ids
+from tagalong.memory import Gpa
+
+COMMAND_LINE_MAX_BYTES: Final = 2047
+"""COMMAND_LINE_SIZE of arm64, without the NUL: the kernel cuts off what is behind."""
+
+_RNG_SEED_BYTES: Final = 64
+_KASLR_SEED_BYTES: Final = 8
+ENTROPY_BYTES: Final = _RNG_SEED_BYTES + _KASLR_SEED_BYTES
+
+_PSTATE_EL1H_MASKED: Final = 0x3C5
+
+# ID_AA64MMFR0_EL1: where each page size has its field, and the values that mean that it works.
+_GRANULES: Final = {
+    4 << 10: (28, frozenset({0, 1})),
+    16 << 10: (20, frozenset({1, 2})),
+    64 << 10: (24, frozenset({0})),
+}
+
+
+@dataclass(frozen=True)
+class LinuxBoot:
+    """What to boot. `entropy`: ENTROPY_BYTES random bytes for the kernel."""
+
+    kernel: Path
+    initrd: Path | None = None
+    command_line: str = ""
+    entropy: bytes = bytes(ENTROPY_BYTES)
+
+
+def entropy_of(seed: int) -> bytes:
+    """Return the random bytes that a kernel gets in a run that is to be the same each time."""
+    return hashlib.shake_256(f"tagalong: boot entropy {seed}".encode()).digest(ENTROPY_BYTES)
+
+
+def boot_linux(machine: Machine, boot: LinuxBoot) -> KernelForm:
+    """Load all of `boot` and set vCPU 0 to start; the machine stays paused.
+
+    Returns what the kernel file was. Raises GuestImageError or HostError; RAM may hold parts of it
+    then and the machine must not be resumed.
+    """
+    with _planned(machine.description, boot) as plan:
+        _require_page_size(machine.vcpus[0], plan.kernel)
+        machine.memory.write(plan.placement.kernel, plan.kernel.data)
+        _load_initrd(machine, plan)
+        machine.memory.write(plan.placement.tree, plan.tree)
+    vcpu = machine.vcpus[0]
+    vcpu.set_register(register_ids.x(0), plan.placement.tree)
+    for number in (1, 2, 3):
+        vcpu.set_register(register_ids.x(number), 0)
+    vcpu.set_register(register_ids.PC, plan.placement.kernel)
+    vcpu.set_register(register_ids.PSTATE, _PSTATE_EL1H_MASKED)
+    return plan.kernel.form
+
+
+def linux_device_tree(description: MachineDescription, boot: LinuxBoot) -> bytes:
+    """Return the device tree that boot_linux would give the kernel. Raises as that does."""
+    with _planned(description, boot) as plan:
+        return plan.tree
+
+
+class _Plan(NamedTuple):
+    """What goes where; `initrd` is open, None without one."""
+
+    kernel: KernelImage
+    placement: BootPlacement
+    tree: bytes
+    initrd: BoundedFile | None
+
+
+@contextmanager
+def _planned(description: MachineDescription, boot: LinuxBoot) -> Iterator[_Plan]:
+    command_line = _checked(boot.command_line)
+    content = read_bounded(boot.kernel, "kernel", MAX_KERNEL_BYTES)
+    kernel = parse_kernel(content, min(MAX_KERNEL_BYTES, description.ram_bytes))
+    with ExitStack() as files:
+        initrd = None
+        if boot.initrd is not None:
+            initrd = files.enter_context(
+                opened(boot.initrd, "initial RAM disk", description.ram_bytes)
+            )
+        size_bytes = initrd.size_bytes if initrd is not None else 0
+        placement = place(description.regions[0], kernel, size_bytes)
+        chosen = ChosenNode(
+            command_line,
+            (placement.initrd, placement.initrd_end) if initrd is not None else None,
+            boot.entropy[:_RNG_SEED_BYTES],
+            boot.entropy[_RNG_SEED_BYTES:ENTROPY_BYTES],
+        )
+        yield _Plan(kernel, placement, _tree(description, chosen), initrd)
+
+
+def _tree(description: MachineDescription, chosen: ChosenNode) -> bytes:
+    tree = device_tree(description, chosen)
+    if len(tree) > MAX_TREE_BYTES:
+        raise GuestImageError(
+            f"the device tree has {len(tree):#x} bytes, and a kernel takes {MAX_TREE_BYTES:#x}; "
+            "give the machine fewer devices"
+        )
+    return tree
+
+
+def _checked(command_line: str) -> str:
+    size = len(command_line.encode())
+    if size > COMMAND_LINE_MAX_BYTES or "\0" in command_line:
+        raise GuestImageError(
+            f"kernel command line of {size} bytes: at most {COMMAND_LINE_MAX_BYTES} without NUL"
+        )
+    return command_line
+
+
+def _require_page_size(vcpu: Vcpu, kernel: KernelImage) -> None:
+    """Refuse a kernel whose pages the CPU cannot translate: it would hang without a word."""
+    size_bytes = kernel.page_size_bytes
+    if size_bytes is None:
+        return
+    shift, supported = _GRANULES[size_bytes]
+    features = vcpu.get_register(register_ids.ID_AA64MMFR0_EL1)
+    if features >> shift & 0xF not in supported:
+        raise GuestImageError(
+            f"kernel: it uses pages of {size_bytes >> 10} KiB, which this machine's CPU does not "
+            "have; give a kernel with another page size"
+        )
+
+
+def _load_initrd(machine: Machine, plan: _Plan) -> None:
+    gpa = plan.placement.initrd
+    for chunk in plan.initrd.chunks() if plan.initrd is not None else ():
+        machine.memory.write(gpa, chunk)
+        gpa = Gpa(gpa + len(chunk))
