@@ -13,6 +13,7 @@ packages lists. Everything else is private and may change in any release.
     migrate   moves a running machine over a channel
     mte       the architecture: tags, pointers, registers, as pure values and functions
     paging    walks a guest's stage-1 translation tables
+    qemu      guests that QEMU runs or has saved, as cores
     snapshot  saves a machine to a core, restores it, writes dumps
     soft      the embedded machine
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         migrate,
         mte,
         paging,
+        qemu,
         snapshot,
         soft,
     )
@@ -70,6 +72,7 @@ __all__ = [
     "mte",
     "open_core",
     "paging",
+    "qemu",
     "snapshot",
     "soft",
 ]

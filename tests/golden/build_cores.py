@@ -3,7 +3,9 @@
 It is frozen: what one release of tagalong wrote, every later one must read. LINUX_CORE is what
 Linux 6.12 wrote in the lab when tests/programs/crash.c died there, packed with
 `tagalong.core.pack`. LINUX_FILTERED_CORE is of such a process with coredump_filter 2 (shared
-anonymous memory only): its heap had tags, and they were not written.
+anonymous memory only): its heap had tags, and they were not written. KERNEL_CORE is CORE with a
+note about a Linux kernel. QEMU_STREAM is what QEMU 10.0.2 wrote by `migrate file:`, compressed by
+zstd: 4 MiB of RAM with the guest `paged`, two vCPUs, TCG, mte=on.
 """
 
 from dataclasses import replace
@@ -15,10 +17,13 @@ from numpy.typing import NDArray
 from tagalong.core import CoreNotes
 from tests.support.cores import PAGE, notes, write_core
 from tests.support.gic_state import GIC, gic_state
+from tests.support.vmcoreinfo import vmcoreinfo
 
 FOLDER = Path(__file__).parent
 CORE = FOLDER / "core-v3.core"
 OLDER_CORES = [FOLDER / "core-v1.core", FOLDER / "core-v2.core"]
+KERNEL_CORE = FOLDER / "core-v3-vmcoreinfo.core"
+QEMU_STREAM = FOLDER / "qemu-10.0-paged.stream.zst"
 LINUX_CORE = FOLDER / "linux-6.12-mte.core.zst"
 LINUX_FILTERED_CORE = FOLDER / "linux-6.12-filter-2.core.zst"
 
@@ -35,6 +40,11 @@ def golden_notes() -> CoreNotes:
     )
 
 
+def kernel_notes() -> CoreNotes:
+    """Return the same with what a Linux kernel says about itself."""
+    return replace(golden_notes(), vmcoreinfo=vmcoreinfo())
+
+
 def older_notes() -> CoreNotes:
     """Return what the cores of older versions, which had no GIC, were written with."""
     return notes(*SIZES, vcpus=2)
@@ -49,9 +59,9 @@ def golden_planes() -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
 
 
 def main() -> None:
-    if CORE.exists():
-        raise SystemExit(f"{CORE} is frozen")
-    write_core(CORE, golden_notes(), *golden_planes())
+    for path, about in ((CORE, golden_notes()), (KERNEL_CORE, kernel_notes())):
+        if not path.exists():  # else it is frozen
+            write_core(path, about, *golden_planes())
 
 
 if __name__ == "__main__":

@@ -8,13 +8,16 @@ import pytest
 from tagalong.core import open_core
 from tests.golden.build_cores import (
     CORE,
+    KERNEL_CORE,
     OLDER_CORES,
     SIZES,
     golden_notes,
     golden_planes,
+    kernel_notes,
     older_notes,
 )
 from tests.support.cores import write_core
+from tests.support.vmcoreinfo import vmcoreinfo
 
 
 @pytest.mark.parametrize("path", [*OLDER_CORES, CORE], ids=lambda path: path.name)
@@ -26,6 +29,18 @@ def test_golden_core_read_gives_what_was_written(path: Path) -> None:
             assert np.array_equal(core.tags(region.gpa, SIZES[number]), tags[number])
         assert core.machine == (golden_notes() if path == CORE else older_notes())
         assert [vcpu.pc for vcpu in core.vcpus] == [0x4020_0000, 0x4020_0004]
+
+
+def test_golden_core_with_a_kernel_is_read_and_written_again(tmp_path: Path) -> None:
+    again = tmp_path / "again.core"
+
+    write_core(again, kernel_notes(), *golden_planes())
+
+    assert again.read_bytes() == KERNEL_CORE.read_bytes()
+    with open_core(KERNEL_CORE) as core:
+        assert core.machine == golden_notes()
+        assert core.vmcoreinfo is not None
+        assert core.vmcoreinfo.text == vmcoreinfo()
 
 
 def test_golden_core_written_again_has_the_same_bytes(tmp_path: Path) -> None:

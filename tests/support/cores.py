@@ -51,6 +51,7 @@ def notes(
     space: Space = Space.PHYSICAL,
     changes: Mapping[str, int] | None = None,
     more: Mapping[RegisterId, int] | None = None,
+    vmcoreinfo: bytes | None = None,
 ) -> CoreNotes:
     """Return the notes of a machine with regions of these sizes, 16 MiB from start to start."""
     regions = tuple(
@@ -65,7 +66,9 @@ def notes(
         )
         for number in range(vcpus)
     )
-    return CoreNotes(description, MachineState(states, {"pl011": b"\x01\x02"}), space)
+    return CoreNotes(
+        description, MachineState(states, {"pl011": b"\x01\x02"}), space, vmcoreinfo=vmcoreinfo
+    )
 
 
 def segments_of(description: MachineDescription) -> list[CoreSegment]:

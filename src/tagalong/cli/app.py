@@ -32,9 +32,10 @@ _SECTIONS = {
     "Save VMs and look at what was saved": {
         "snapshot": "Save a VM to a file, with its tags.",
         "dump": "Write a core for debuggers, of a VM or a snapshot.",
+        "convert": "Make a core of a file that QEMU saved a guest to.",
         "info": "Show what is in a core.",
         "tags": "Print allocation tags of a core.",
-        "check": "Say what gdb and lldb show of a core's tags.",
+        "check": "Say what gdb, lldb and drgn show of a core.",
     },
     "Try things": {
         "demo": "Migrate a guest between two processes and ask it how it is.",
@@ -49,7 +50,7 @@ _SECTIONS = {
 _COMMANDS = tuple(name for section in _SECTIONS.values() for name in section)
 
 # They act first and report then. The others have done nothing, or nothing that stays.
-_ACTING = frozenset({"migrate", "stop", "cont", "cancel", "quit", "snapshot", "dump"})
+_ACTING = frozenset({"migrate", "stop", "cont", "cancel", "quit", "snapshot", "dump", "convert"})
 
 _INTERRUPTED = 128 + 2
 

@@ -1,4 +1,4 @@
-"""`tagalong check`: what gdb and lldb show of a core's tags."""
+"""`tagalong check`: what gdb and lldb show of a core's tags, and whether drgn reads its kernel."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,8 @@ warnings, 71 if FILE is not a core of an AArch64 machine.
 def command(context: click.Context, file: Path, *, as_json: bool) -> None:
     """Say what gdb and lldb show of the tags of the core FILE, and why.
 
-    Errors are damage. Warnings mean that a debugger does not show what is there. Notes are
+    Of a machine's core, also whether drgn and crash read the Linux kernel in it. Errors are
+    damage. Warnings mean that a debugger does not show what is there. Notes are
     limits of a debugger that no other file could avoid.
     """
     with open_core(file) as core:

@@ -8,6 +8,7 @@ from tagalong.cli.units import count, row, size, wrapped
 from tagalong.core.check import CheckReport
 from tagalong.core.findings import DEBUGGERS, GDB, LLDB, Finding, Level, Rule, Tags, Verdict
 from tagalong.core.info import Info
+from tagalong.core.kernel_check import KernelVerdict
 from tagalong.core.tag_runs import TagRange, TagRun
 
 _SHOWN_OF_A_RULE = 5
@@ -30,6 +31,8 @@ def _info_lines(info: Info, path: str) -> Iterator[str]:
     if machine:
         yield row("machine", _machine(machine))
         yield row("devices", ", ".join(cast("list[str]", machine["devices"])) or "none")
+    if linux := cast("Mapping[str, object] | None", info.get("linux")):
+        yield row("Linux", _linux(linux))
     for region in cast("list[Mapping[str, object]]", info["regions"]):
         length = size(cast("int", region["size_bytes"]))
         yield row("region", f"[{region['start']}, {region['end']})  {length}  {_planes(region)}")
@@ -54,6 +57,12 @@ def _machine(machine: Mapping[str, object]) -> str:
         f"{machine['page_size_bytes']} bytes, {machine['mte']}, "
         f"{'running' if machine['running'] else 'paused'} when it was taken"
     )
+
+
+def _linux(linux: Mapping[str, object]) -> str:
+    offset = linux["kernel_offset"]
+    moved = "" if offset is None else f", KERNELOFFSET {offset}"
+    return f"{linux['osrelease']}, pages of {linux['page_size_bytes']} bytes{moved}"
 
 
 def _kind(machine: Mapping[str, object] | None) -> str:
@@ -108,6 +117,9 @@ def _check_lines(report: CheckReport, path: str) -> Iterator[str]:
     for verdict in report.verdicts:
         first = f"  {DEBUGGERS[verdict.debugger]:12} "
         yield wrapped(_verdict(verdict), first, " " * len(first))
+    if report.kernel:
+        first = f"  {'drgn, crash':12} "
+        yield wrapped(_kernel(report.kernel), first, " " * len(first))
     yield f"  {'the file':12} {_soundness(report)}"
     for rule in dict.fromkeys(finding.rule for finding in report.findings):
         findings = [finding for finding in report.findings if finding.rule == rule]
@@ -135,6 +147,10 @@ def _verdict(verdict: Verdict) -> str:
     some = "" if verdict.tags is Tags.ALL else ", but not of all segments"
     wrong = ", and WRONG ones" if verdict.wrong else ""
     return f"shows the tags{some}{wrong}{because}"
+
+
+def _kernel(verdict: KernelVerdict) -> str:
+    return f"{'read' if verdict.opens else 'do NOT read'} the kernel ({verdict.reason})"
 
 
 def _list(reasons: Sequence[Rule]) -> str:
@@ -172,6 +188,7 @@ def check_json(report: CheckReport) -> dict[str, object]:
             }
             for verdict in report.verdicts
         },
+        "kernel": report.kernel and vars(report.kernel),
         "findings": [_finding_json(finding) for finding in report.findings],
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tagalong.cli.options import access_change_option
+from tagalong.cli.options import access_change_option, space_options
 from tagalong.cli.progress import save_bar
 from tagalong.cli.save_text import save_report
 from tagalong.cli.values import FILE
@@ -28,20 +28,7 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.argument("source", metavar="CONTROL|FILE", type=FILE)
 @click.argument("out", type=FILE)
-@click.option(
-    "--space",
-    type=click.Choice(tuple(SPACES)),
-    default=next(iter(SPACES)),
-    show_default=True,
-    help="What addresses are: guest physical, or virtual by TTBR1_EL1 or TTBR0_EL1.",
-)
-@click.option(
-    "--vcpu",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Whose translation tables to walk for virtual addresses.",
-)
+@space_options
 @access_change_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(source: Path, out: Path, *, space: str, as_json: bool, **wishes: Any) -> None:

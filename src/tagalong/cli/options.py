@@ -8,6 +8,7 @@ import click
 from tagalong.access import ACCESS_NAMES, AUTO
 from tagalong.cli.values import FOLDER, SIZE, Milliseconds
 from tagalong.qapi.knobs import CommandOption, FreeText, IntegerRange, KnobType, OneOf, Switch, Unit
+from tagalong.qapi.saving import SPACES
 from tagalong.qapi.settings import COMMAND_OPTIONS
 from tagalong.vmm.factory import AUTO as AUTO_MACHINE
 from tagalong.vmm.factory import MACHINE_NAMES
@@ -38,6 +39,28 @@ access_change_option = click.option(
     type=click.Choice(ACCESS_NAMES),
     help="How the VM's process touches guest RAM from now on; default: as it does.",
 )
+
+
+def space_options(command: _F) -> _F:
+    """Add the options that say what the addresses of a core are."""
+    for option in (
+        click.option(
+            "--vcpu",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Whose translation tables to walk for virtual addresses.",
+        ),
+        click.option(
+            "--space",
+            type=click.Choice(tuple(SPACES)),
+            default=next(iter(SPACES)),
+            show_default=True,
+            help="What addresses are: guest physical, or virtual by TTBR1_EL1 or TTBR0_EL1.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def migration_options(command: _F) -> _F:

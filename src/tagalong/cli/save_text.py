@@ -3,6 +3,7 @@
 from tagalong.cli.migration_text import access
 from tagalong.cli.units import count, ms, row, size
 from tagalong.qapi.reports import SaveResult
+from tagalong.qemu import Converted
 from tagalong.snapshot import SaveReport
 
 
@@ -18,6 +19,27 @@ def save_report(result: SaveResult) -> str:
         row("time", ms(report.duration_s)),
         row("downtime", _stop(report)),
         *access(result.access),
+        *_missing(report),
+    ]
+    return "\n".join(lines)
+
+
+def converted_report(converted: Converted) -> str:
+    """Return what was made of a file of QEMU's."""
+    report = converted.report
+    on_disk = f"{size(report.size_bytes)}, of which {size(report.disk_bytes)} on disk"
+    tags = (
+        "those that QEMU emulated" if converted.has_tags
+        else "none in the file: QEMU writes those of its TCG alone, with mte=on"
+    )  # fmt: skip
+    lines = [
+        f"{report.path} is complete.",
+        "",
+        row("memory", f"{size(report.ram_bytes)} of RAM, {_space(report)}"),
+        row("tags", tags),
+        row("vCPUs", f"{converted.vcpu_count}, with their registers"),
+        row("file", on_disk),
+        row("time", ms(report.duration_s)),
         *_missing(report),
     ]
     return "\n".join(lines)

@@ -46,6 +46,24 @@ class _Size(_IntType):
         return int(found[1]) * unit
 
 
+class _Offset(_IntType):
+    """A place in a file: 4096 or 0x1000."""
+
+    name = "offset"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number; a default is one already."""
+        if isinstance(value, int):
+            return int(value)
+        try:
+            number = int(value, 0)
+        except ValueError:
+            number = -1
+        if not 0 <= number < 1 << 63:
+            self.fail(f"{value!r} is not an offset in a file; write 4096 or 0x1000", param, ctx)
+        return number
+
+
 class _RamSize(_Size):
     """The size of a guest's RAM. A bare number is in bytes, which is seldom what was meant."""
 
@@ -111,6 +129,7 @@ class _Folder(click.Path):
 FOLDER = _Folder(resolve_path=True, readable=False)
 SIZE = _Size()
 RAM_SIZE = _RamSize()
+OFFSET = _Offset()
 
 
 def address_range(text: str) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import stat
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,13 @@ from tagalong.control.cancellation import cancellation_is_dealt_with, follow_or_
 from tagalong.control.client import ControlClient, OnSave, connect
 from tagalong.errors import CommandError, HostError, TagalongError, UsageError
 from tagalong.files import refuse_descriptor_name
+from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.qapi.reports import SaveResult
 from tagalong.qapi.saving import SaveInfo, SaveRequest, SaveStatus
 from tagalong.snapshot import SaveProgress, dump_core
+
+Write = Callable[[ProgressCallback[SaveProgress], CancelToken], SaveResult]
+"""Writes a core; reports its progress to the first, and ends when the second is set."""
 
 
 def is_control_socket(path: Path) -> bool:
@@ -65,17 +70,28 @@ async def convert_core(source: Path, request: SaveRequest, on_progress: OnSave) 
         raise UsageError(f"{source} is a file: access strategies are for the RAM of running VMs")
     if request.path.exists() and request.path.samefile(source):
         raise UsageError(f"{source} cannot be dumped onto itself")
+    return await write_here(
+        lambda tell, cancel: SaveResult(
+            dump_core(source, request.path, request.options(), progress=tell, cancel=cancel)
+        ),
+        request,
+        on_progress,
+    )
+
+
+async def write_here(write: Write, request: SaveRequest, on_progress: OnSave) -> SaveResult:
+    """Write what `request` asks for in this process, in a thread, and return the report.
+
+    Cancelling the task cancels the work; the report is returned all the same if it was too late.
+    Raises what `write` raises.
+    """
     cancelled = threading.Event()
     loop = asyncio.get_running_loop()
 
     def tell(progress: SaveProgress) -> None:
         loop.call_soon_threadsafe(on_progress, _info(request, progress))
 
-    def convert() -> SaveResult:
-        report = dump_core(source, request.path, request.options(), progress=tell, cancel=cancelled)
-        return SaveResult(report)
-
-    work = asyncio.ensure_future(asyncio.to_thread(convert))
+    work = asyncio.ensure_future(asyncio.to_thread(write, tell, cancelled))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

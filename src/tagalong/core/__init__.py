@@ -11,6 +11,7 @@ plan           what goes where in a file
 sparse         planes written so that zero is a hole
 thread_notes   registers as debuggers read them
 machine_note   the vendor note: the whole machine
+vmcoreinfo     what a Linux kernel says about itself, for drgn and crash
 writer         the way to write a core
 
 source         the bytes of a file, mapped
@@ -30,6 +31,7 @@ from tagalong.core.pages import CorePages
 from tagalong.core.plan import CoreSegment
 from tagalong.core.reader import Core, open_core
 from tagalong.core.regions import CoreRegion
+from tagalong.core.vmcoreinfo import Vmcoreinfo
 from tagalong.core.writer import CoreWriter
 from tagalong.files import WrittenFile
 
@@ -43,6 +45,7 @@ __all__ = [
     "CoreWriter",
     "Note",
     "Space",
+    "Vmcoreinfo",
     "WrittenFile",
     "open_core",
     "pack",

@@ -22,6 +22,7 @@ from tagalong.core.findings import (
     Verdict,
 )
 from tagalong.core.headers import is_not_written
+from tagalong.core.kernel_check import KernelVerdict, kernel_verdict
 from tagalong.core.note_types import OWNER_LINUX, NoteType, SegmentType
 from tagalong.core.notes import Note, is_core, other_system, threads_of
 from tagalong.core.reader import Core
@@ -41,10 +42,14 @@ _NOT_TAGGED = "not in a region mapped with a memory tagging flag"
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All findings about a core, and what follows for each debugger."""
+    """All findings about a core, and what follows for each debugger.
+
+    `kernel`: what follows for drgn and crash, None if the core is not of a whole machine.
+    """
 
     findings: tuple[Finding, ...]
     verdicts: tuple[Verdict, ...]
+    kernel: KernelVerdict | None = None
 
     @property
     def is_clean(self) -> bool:
@@ -75,7 +80,7 @@ def check_core(core: Core) -> CheckReport:
         for (rule, level), count in left_out.items()
     ]
     verdicts = (_verdict(name, tally, len(core.tag_segments)) for name, tally in tallies.items())
-    return CheckReport(tuple(reported), tuple(verdicts))
+    return CheckReport(tuple(reported), tuple(verdicts), kernel_verdict(core))
 
 
 class _Tally:
@@ -161,6 +166,7 @@ def _notes(core: Core) -> Iterator[Finding]:
         yield from _hwcap2(auxiliary)
         yield from _tagged_addr_ctrl(core, notes)
     yield from _machine(core)
+    yield from _vmcoreinfo(core)
 
 
 def _hwcap2(auxiliary: dict[int, int] | None) -> Iterator[Finding]:
@@ -206,6 +212,13 @@ def _machine(core: Core) -> Iterator[Finding]:
         _ = core.machine
     except MalformedCoreError as error:
         yield Finding(Rule.DAMAGED_MACHINE_NOTE, Level.ERROR, str(error), offset=error.offset)
+
+
+def _vmcoreinfo(core: Core) -> Iterator[Finding]:
+    try:
+        _ = core.vmcoreinfo
+    except MalformedCoreError as error:
+        yield Finding(Rule.DAMAGED_VMCOREINFO, Level.ERROR, str(error), offset=error.offset)
 
 
 def _cut_short(core: Core) -> Iterator[Finding]:

@@ -30,6 +30,8 @@ class Rule(Enum):
     """The notes cannot be read."""
     DAMAGED_MACHINE_NOTE = "damaged-machine-note"
     """The vendor note cannot be read."""
+    DAMAGED_VMCOREINFO = "damaged-vmcoreinfo"
+    """The note about the guest's Linux kernel makes no sense."""
     NO_REGISTERS = "no-registers"
     """There is no NT_PRSTATUS."""
     OTHER_SYSTEM = "other-system"

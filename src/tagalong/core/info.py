@@ -52,6 +52,7 @@ def _notes(core: Core) -> Iterator[tuple[str, object]]:
     yield "other_system", other_system(core.notes)
     yield "vcpus", [_vcpu(vcpu) for vcpu in core.vcpus]
     yield "machine", _machine(core)
+    yield "linux", _linux(core)
 
 
 def _machine(core: Core) -> Info | None:
@@ -68,6 +69,20 @@ def _machine(core: Core) -> Info | None:
         "mte": MteVersion(notes.description.mte_version).name,
         "ram_bytes": notes.description.ram_bytes,
         "devices": sorted(notes.state.devices),
+    }
+
+
+def _linux(core: Core) -> Info | None:
+    """Return what VMCOREINFO says of the guest's kernel, None without it."""
+    kernel = core.vmcoreinfo
+    if kernel is None:
+        return None
+    offset = kernel.kernel_offset
+    return {
+        "osrelease": kernel.osrelease,
+        "page_size_bytes": kernel.page_size_bytes,
+        "kernel_offset": None if offset is None else hex(offset),
+        "kernel_table": hex(kernel.kernel_table),
     }
 
 

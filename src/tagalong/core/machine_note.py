@@ -54,7 +54,8 @@ class CoreNotes:
     """What a core says about its machine besides memory and tags.
 
     `vcpu` is whose translation tables were walked for a virtual `space` (0 otherwise);
-    `running` says whether the guest ran when the core was asked for.
+    `running` says whether the guest ran when the core was asked for. `vmcoreinfo`: the text of a
+    Linux guest's VMCOREINFO, which goes into a note of its own; None if there is none.
     """
 
     description: MachineDescription
@@ -62,6 +63,7 @@ class CoreNotes:
     space: Space = Space.PHYSICAL
     vcpu: int = 0
     running: bool = False
+    vmcoreinfo: bytes | None = None
 
 
 def encode_machine_note(notes: CoreNotes) -> bytes:

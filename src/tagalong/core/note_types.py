@@ -37,6 +37,13 @@ class VendorNoteType(IntEnum):
     MACHINE = 0x5441_4701
 
 
+class KernelNoteType(IntEnum):
+    """n_type of the notes whose owner is VMCOREINFO, as the kernel's own /proc/vmcore has it."""
+
+    VMCOREINFO = 0
+
+
 OWNER_CORE: Final = "CORE"
 OWNER_LINUX: Final = "LINUX"
 OWNER_TAGALONG: Final = "TAGALONG"
+OWNER_VMCOREINFO: Final = "VMCOREINFO"

@@ -22,7 +22,12 @@ from tagalong.core.headers import (
     tagged_bytes,
 )
 from tagalong.core.machine_note import CoreNotes, decode_machine_note
-from tagalong.core.note_types import OWNER_TAGALONG, SegmentType, VendorNoteType
+from tagalong.core.note_types import (
+    OWNER_TAGALONG,
+    OWNER_VMCOREINFO,
+    SegmentType,
+    VendorNoteType,
+)
 from tagalong.core.notes import (
     CoreVcpu,
     Note,
@@ -33,6 +38,7 @@ from tagalong.core.notes import (
 )
 from tagalong.core.regions import CoreRegion, overlay
 from tagalong.core.source import FileSource, Source, allocate
+from tagalong.core.vmcoreinfo import MAX_BYTES, Vmcoreinfo
 from tagalong.errors import (
     AddressError,
     MalformedCoreError,
@@ -44,6 +50,8 @@ from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAGS_PER_BYTE
 from tagalong.mte.pointers import address_of
 from tagalong.mte.tags import pack, unpack
 from tagalong.wire.codec import MAGIC as STREAM_MAGIC
+
+QEMU_STREAM_MAGIC = b"QEVM"
 
 
 def open_file(path: Path) -> FileSource:
@@ -92,6 +100,8 @@ def _what_it_is(file: FileSource, path: str | Path) -> str:
     start = file.view(0, min(file.size, elf.ELF_HEADER.size)).tobytes()
     if start.startswith(STREAM_MAGIC):
         return f"; this is a migration stream: load it with `tagalong run --incoming file:{path}`"
+    if start.startswith(QEMU_STREAM_MAGIC):
+        return f"; QEMU saved a guest to it: make a core of it with `tagalong convert {path} OUT`"
     try:
         kind = elf.read_elf_header(elf.view_of(start), file.size).type
     except MalformedError:
@@ -216,6 +226,23 @@ class Core:
             ):
                 try:
                     return decode_machine_note(note.content.data)
+                except MalformedError as error:
+                    raise MalformedCoreError(
+                        str(error), offset=note.content_at + error.offset
+                    ) from error
+        return None
+
+    @cached_property
+    def vmcoreinfo(self) -> Vmcoreinfo | None:
+        """Return what the Linux kernel in the core says about itself, None without such a note.
+
+        Raises MalformedCoreError if the note makes no sense.
+        """
+        for note in self.notes:
+            # As drgn and crash do, whatever the number of its type.
+            if note.owner == OWNER_VMCOREINFO:
+                try:
+                    return Vmcoreinfo.parse(note.content[: MAX_BYTES + 1].tobytes())
                 except MalformedError as error:
                     raise MalformedCoreError(
                         str(error), offset=note.content_at + error.offset

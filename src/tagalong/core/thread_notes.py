@@ -14,15 +14,15 @@ from tagalong.core.note_types import (
     OWNER_CORE,
     OWNER_LINUX,
     OWNER_TAGALONG,
+    OWNER_VMCOREINFO,
+    KernelNoteType,
     NoteType,
     VendorNoteType,
 )
 from tagalong.machine import RegisterId
 from tagalong.machine import register_ids as ids
+from tagalong.machine.register_ids import GENERAL_REGISTERS, VECTOR_REGISTERS
 from tagalong.mte.registers import Gcr, MteVersion, Pstate, Sctlr, TagCheckMode, Tcr
-
-GENERAL_REGISTERS = 31
-VECTOR_REGISTERS = 32
 
 USER_PT_REGS = Layout(("x", GENERAL_REGISTERS * 8), ("sp", "u64"), ("pc", "u64"), ("pstate", "u64"))
 PRSTATUS = Layout(
@@ -90,6 +90,8 @@ def _parts(notes: CoreNotes) -> Iterator[bytes]:
         yield _note(OWNER_CORE, NoteType.NT_FPREGSET, _fpregset(vcpu.registers))
         control = TAGGED_ADDR_CTRL.pack(control=tagged_address_control(vcpu.registers, version))
         yield _note(OWNER_LINUX, NoteType.NT_ARM_TAGGED_ADDR_CTRL, control)
+    if notes.vmcoreinfo is not None:
+        yield _note(OWNER_VMCOREINFO, KernelNoteType.VMCOREINFO, notes.vmcoreinfo)
     yield _note(OWNER_TAGALONG, VendorNoteType.MACHINE, machine)
 
 
@@ -120,8 +122,9 @@ def _prstatus(registers: Registers, thread: int) -> bytes:
 
 def _stack_pointer(pstate: int) -> RegisterId:
     """Return which register SP is (Arm ARM, C5.2 "SPSel")."""
-    at_el1 = Pstate.from_bits(pstate).el == 1
-    return ids.SP_EL1 if at_el1 and pstate & _SPSEL else ids.SP_EL0
+    if not pstate & _SPSEL:
+        return ids.SP_EL0
+    return {1: ids.SP_EL1, 2: ids.SP_EL2}.get(Pstate.from_bits(pstate).el, ids.SP_EL0)
 
 
 def _fpregset(registers: Registers) -> bytes:

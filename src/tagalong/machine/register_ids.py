@@ -24,6 +24,10 @@ def sysreg(op0: int, op1: int, crn: int, crm: int, op2: int) -> RegisterId:
     return RegisterId(_SYSREG | op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2)
 
 
+GENERAL_REGISTERS: Final = 31
+VECTOR_REGISTERS: Final = 32
+
+
 def x(number: int) -> RegisterId:
     """Return the id of general-purpose register `number`, 0 to 30."""
     return core(number)
@@ -43,6 +47,7 @@ PSTATE: Final = core(33)
 SP_EL1: Final = core(34)
 ELR_EL1: Final = core(35)
 SPSR_EL1: Final = core(36)
+SP_EL2: Final = sysreg(3, 6, 4, 1, 0)
 FPSR: Final = RegisterId(0x6020_0000_0010_00D4)
 FPCR: Final = RegisterId(0x6020_0000_0010_00D5)
 

@@ -1,16 +1,37 @@
-"""Writes a core from another core: keyed by other addresses, compressed or plain."""
+"""Writes a core of a machine that stands still: from another core, or from any other source.
+
+A core is keyed by other addresses, compressed or plain; the machine can be one that another VMM
+runs or has saved.
+"""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tagalong.core import CoreNotes, CoreWriter, Space, open_core
-from tagalong.files import require_file_name
+from tagalong.files import WrittenFile, require_file_name
+from tagalong.machine import MachineDescription, MachineState, PageSource
 from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
 from tagalong.snapshot.pages import PageCopier
 from tagalong.snapshot.report import SaveMonitor, SaveProgress, SaveReport, SaveStage
 from tagalong.snapshot.save import SaveOptions
 from tagalong.snapshot.saved_machine import SavedMachine
+from tagalong.snapshot.vmcoreinfo_search import VmcoreinfoSearch
+
+
+@dataclass(frozen=True)
+class StillMachine:
+    """A machine that does not run while it is dumped, or whose changes do not matter.
+
+    `pages`: its memory, a range for each region of `description`. `running`: whether it ran when
+    the dump was asked for.
+    """
+
+    description: MachineDescription
+    state: MachineState
+    pages: PageSource
+    running: bool = False
 
 
 def dump_core(
@@ -30,37 +51,45 @@ def dump_core(
     >>> options = SaveOptions(space=Space.KERNEL)
     >>> dump_core(Path("vm.core"), Path("kernel.core"), options)  # doctest: +SKIP
     """
-    options, monitor = options or SaveOptions(), SaveMonitor(progress, cancel)
     require_file_name(path)
-    return _convert(source, path, options, monitor)
-
-
-def _convert(source: Path, path: Path, options: SaveOptions, monitor: SaveMonitor) -> SaveReport:
-    began = time.monotonic()
     with open_core(source) as core:
         memory = SavedMachine(core, source)
         memory.require_complete()
-        layout = _layout(memory, options)
-        page = memory.description.page_size_bytes
-        with CoreWriter(
-            path,
-            layout.segments,
-            page_size_bytes=page,
-            overwrite=options.overwrite,
-            compress=options.compress,
-        ) as writer:
-            copier = PageCopier(memory.pages, writer, layout.pieces, monitor.advance)
-            pages = memory.pages.populated_pages()
-            total = copier.count(pages)
-            monitor.enter(SaveStage.COPY, total)
-            copier.copy(pages)
-            monitor.enter(SaveStage.FINISH)
-            written = writer.commit(_notes(memory, options), monitor.compress)
+        notes = memory.notes
+        machine = StillMachine(notes.description, notes.state, memory.pages, notes.running)
+        return dump_machine(machine, path, options, progress=progress, cancel=cancel)
+
+
+def dump_machine(
+    machine: StillMachine,
+    path: Path,
+    options: SaveOptions | None = None,
+    *,
+    progress: ProgressCallback[SaveProgress] | None = None,
+    cancel: CancelToken | None = None,
+) -> SaveReport:
+    """Write `machine` to a core at `path`.
+
+    Raises what its pages raise, HostError if the file cannot be written, SnapshotCancelledError,
+    UsageError and TranslationError if there is no such space; no file is written then.
+    """
+    options, monitor = options or SaveOptions(), SaveMonitor(progress, cancel)
+    require_file_name(path)
+    began = time.monotonic()
+    layout = _layout(machine, options)
+    with CoreWriter(
+        path,
+        layout.segments,
+        page_size_bytes=machine.description.page_size_bytes,
+        overwrite=options.overwrite,
+        compress=options.compress,
+    ) as writer:
+        copied_bytes, written = _write(machine, layout, writer, options, monitor)
     return SaveReport(
         path=path.absolute(),
         space=options.space.name.lower(),
-        ram_bytes=memory.description.ram_bytes,
-        copied_bytes=total,
+        ram_bytes=machine.description.ram_bytes,
+        copied_bytes=copied_bytes,
         size_bytes=written.size_bytes,
         disk_bytes=written.disk_bytes,
         segments=len(layout.segments),
@@ -73,14 +102,36 @@ def _convert(source: Path, path: Path, options: SaveOptions, monitor: SaveMonito
     )
 
 
-def _layout(memory: SavedMachine, options: SaveOptions) -> MemoryLayout:
+def _write(
+    machine: StillMachine,
+    layout: MemoryLayout,
+    writer: CoreWriter,
+    options: SaveOptions,
+    monitor: SaveMonitor,
+) -> tuple[int, WrittenFile]:
+    """Write memory and notes; return how many bytes of data were looked at, and the file."""
+    search = VmcoreinfoSearch(machine.pages)
+    copier = PageCopier(machine.pages, writer, layout.pieces, monitor.advance, search)
+    pages = machine.pages.populated_pages()
+    total = copier.count(pages)
+    monitor.enter(SaveStage.COPY, total)
+    copier.copy(pages)
+    notes = CoreNotes(
+        machine.description,
+        machine.state,
+        options.space,
+        options.vcpu if options.space is not Space.PHYSICAL else 0,
+        machine.running,
+        # A core of a process's addresses is no core of a kernel.
+        None if options.space is Space.USER else search.result(machine.state),
+    )
+    monitor.enter(SaveStage.FINISH)
+    return total, writer.commit(notes, monitor.compress)
+
+
+def _layout(machine: StillMachine, options: SaveOptions) -> MemoryLayout:
     if options.space is Space.PHYSICAL:
-        return physical_layout(memory.description)
-    state = memory.notes.state
-    return virtual_layout(memory.description, state, memory.pages, options.space, options.vcpu)
-
-
-def _notes(memory: SavedMachine, options: SaveOptions) -> CoreNotes:
-    vcpu = options.vcpu if options.space is not Space.PHYSICAL else 0
-    notes = memory.notes
-    return CoreNotes(notes.description, notes.state, options.space, vcpu, notes.running)
+        return physical_layout(machine.description)
+    return virtual_layout(
+        machine.description, machine.state, machine.pages, options.space, options.vcpu
+    )

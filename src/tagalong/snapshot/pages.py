@@ -10,6 +10,7 @@ from tagalong.machine import PageSource
 from tagalong.machine.page_source import CHUNK_BYTES
 from tagalong.memory import PageBitmap
 from tagalong.snapshot.layout import RamPiece
+from tagalong.snapshot.vmcoreinfo_search import VmcoreinfoSearch
 
 WINDOW_BYTES = 16 << 20
 """Scattered pages that lie in so many bytes are copied together, with all tags between them."""
@@ -24,15 +25,22 @@ CopyTick = Callable[[int], None]
 class PageCopier:
     """Copies from `source` what `pieces` say, and calls `tick` after each chunk.
 
-    Raises AddressError for a piece that is not in one range of the source.
+    `search` looks at the data on their way. Raises AddressError for a piece that is not in one
+    range of the source.
     """
 
     def __init__(
-        self, source: PageSource, writer: CoreWriter, pieces: Sequence[RamPiece], tick: CopyTick
+        self,
+        source: PageSource,
+        writer: CoreWriter,
+        pieces: Sequence[RamPiece],
+        tick: CopyTick,
+        search: VmcoreinfoSearch,
     ) -> None:
         self._source = source
         self._writer = writer
         self._tick = tick
+        self._search = search
         self._page_bytes = source.memory.page_size_bytes
         self._window_pages = WINDOW_BYTES // self._page_bytes
         self._pieces = [
@@ -71,6 +79,7 @@ class PageCopier:
         # Which plane is read first does not matter: a guest's change of either in between
         # marks the page dirty, and both are written again. So are tags of pages in between.
         data, page = self._source.data(number, runs), self._page_bytes
+        self._search.look(number, runs, data)
         self._writer.write_pages(piece.segment, piece.offset + batch * page, data)
         if piece.has_tags:
             low, high = int(batch[0, 0]), int(batch[-1, 1])

@@ -32,6 +32,7 @@ from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
 from tagalong.snapshot.pages import PageCopier
 from tagalong.snapshot.report import SaveMonitor, SaveProgress, SaveReport, SaveStage
+from tagalong.snapshot.vmcoreinfo_search import VmcoreinfoSearch
 
 # A guest that dirties memory as fast as the file is written is stopped after so many rounds.
 _MAX_ROUNDS: Final = 30
@@ -104,6 +105,7 @@ class _Save:
         self._options = options
         self._monitor = monitor
         self._source = MachinePages(machine, is_running=options.live)
+        self._search = VmcoreinfoSearch(self._source)
         self._was_running = False
         self._is_frozen = False
         self._copied_bytes = 0
@@ -119,7 +121,7 @@ class _Save:
         with self._stopped():
             layout = self._layout()
             with self._writer(layout) as writer:
-                copier = PageCopier(self._source, writer, layout.pieces, self._tick)
+                copier = self._copier(writer, layout)
                 self._copy(copier, self._source.populated_pages(), SaveStage.COPY)
                 return self._finish(writer, layout, self._machine.save_state())
 
@@ -139,12 +141,15 @@ class _Save:
             compress=self._options.compress,
         )
 
+    def _copier(self, writer: CoreWriter, layout: MemoryLayout) -> PageCopier:
+        return PageCopier(self._source, writer, layout.pieces, self._tick, self._search)
+
     # --- live ---
 
     def _save_live(self) -> SaveReport:
         layout = self._layout()
         with self._writer(layout) as writer, self._source as source:
-            copier = PageCopier(source, writer, layout.pieces, self._tick)
+            copier = self._copier(writer, layout)
             left = self._precopy(copier, source.changed_pages())
             with self._stopped():
                 dirty = source.changed_pages()
@@ -209,6 +214,8 @@ class _Save:
             self._options.space,
             self._options.vcpu if self._options.space is not Space.PHYSICAL else 0,
             running=self._was_running,
+            # A core of a process's addresses is no core of a kernel.
+            vmcoreinfo=None if self._options.space is Space.USER else self._search.result(state),
         )
         self._go_on()
         self._monitor.enter(SaveStage.FINISH)

@@ -11,6 +11,7 @@ from tests.golden.build_cores import LINUX_FILTERED_CORE
 from tests.support.core_builder import CoreBuilder, load, note, tag_segment
 from tests.support.core_cases import AT, CASES
 from tests.support.cores import RAM, notes, random_planes, write_core
+from tests.support.qemu_stream import RAM_BYTES, StreamBuilder, page
 
 PAGE = 4096
 
@@ -237,6 +238,8 @@ def test_check_of_our_core_is_0(core: Path, capsys: pytest.CaptureFixture[str]) 
         f"{core}\n"
         "  gdb 13.1     shows the tags\n"
         "  lldb 19.1.7  shows the tags\n"
+        "  drgn, crash  do NOT read the kernel (no VMCOREINFO in the guest's memory: it\n"
+        "               is no Linux guest, or had not booted so far)\n"
         "  the file     is sound: no errors, no warnings\n"
         "\n"
         "note lldb-last-granule: 1 tag segment, each with an end\n"
@@ -344,3 +347,49 @@ def test_command_that_finds_no_memory_is_an_error_of_the_host(
 
     assert (status, out) == (10, "")
     assert err == "tagalong: error: the host has too little memory for this\n"
+
+
+def test_commands_on_a_file_of_qemu_say_how_to_make_a_core_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "vm.qemu", tmp_path / "vm.core"
+    file.write_bytes(StreamBuilder([page("mach-virt.ram", 1, bytes([7]) * PAGE)]).build())
+
+    for command in (["info"], ["check"], ["tags", "0x40000000"]):
+        status, _, err = run(capsys, command[0], file, *command[1:])
+        assert status == 71
+        assert f"QEMU saved a guest to it: make a core of it with `tagalong convert {file}" in err
+
+    assert run(capsys, "convert", file, out)[0] == 0
+    assert run(capsys, "info", out)[0] == 0
+
+
+def test_convert_prints_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "vm.qemu", tmp_path / "vm.core.zst"
+    blocks = {"mach-virt.ram": RAM_BYTES}
+    file.write_bytes(StreamBuilder([page("mach-virt.ram", 1, 7)], blocks).build())
+
+    status, said, _ = run(capsys, "convert", file, out, "--zstd")
+    _, as_json, _ = run(capsys, "convert", file, tmp_path / "b.core", "--json")
+
+    assert status == 0
+    assert "  tags        none in the file: QEMU writes those of its TCG alone, with mte=on" in said
+    assert "  vCPUs       2, with their registers" in said
+    report = json.loads(as_json)
+    assert (report["tags"], report["vcpu_count"], report["ram_bytes"]) == (False, 2, RAM_BYTES)
+
+
+def test_convert_of_a_file_onto_itself_or_at_a_wrong_offset_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "vm.qemu"
+    file.write_bytes(StreamBuilder().build())
+
+    assert run(capsys, "convert", file, file)[0] == 2
+    status, _, err = run(capsys, "convert", file, tmp_path / "vm.core", "--offset", "0x10")
+    assert status == 70
+    assert "it does not begin as a migration stream of QEMU" in err
+    status, _, err = run(capsys, "convert", file, tmp_path / "vm.core", "--offset", "1G")
+    assert status == 2
+    assert "'1G' is not an offset in a file; write 4096 or 0x1000" in err
+    assert not (tmp_path / "vm.core").exists()

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from tagalong.binary import elf
-from tagalong.core import Space, compressed, headers, machine_note, note_types, notes, thread_notes
+from tagalong.core import (
+    Space,
+    compressed,
+    headers,
+    machine_note,
+    note_types,
+    notes,
+    thread_notes,
+    vmcoreinfo,
+)
 from tagalong.core.check import check_core
 from tagalong.core.findings import Rule
 from tagalong.core.reader import open_core
@@ -50,7 +59,10 @@ def test_document_byte_table_equals_the_layout(title: str) -> None:
     ("marker", "members"),
     [
         ("| `p_type` | name", [note_types.SegmentType]),
-        ("| `n_type` | name", [note_types.NoteType, note_types.VendorNoteType]),
+        (
+            "| `n_type` | name",
+            [note_types.NoteType, note_types.KernelNoteType, note_types.VendorNoteType],
+        ),
         ("| `space` | name", [Space]),
     ],
     ids=["segments", "notes", "spaces"],
@@ -73,6 +85,7 @@ def test_document_limits_equal_the_code() -> None:
     documented = {row[0]: int(row[1]) for row in DOCUMENT.rows_after("| limit | value")}
     numbers = {**vars(headers), **vars(notes)}
 
+    assert f"{vmcoreinfo.MAX_BYTES} bytes" in DOCUMENT.text
     assert documented == {name: numbers[name] for name in numbers if name.startswith("MAX_")}
 
 
@@ -91,5 +104,6 @@ def test_document_names_every_rule_with_its_level(tmp_path: Path) -> None:
     # Those of cores that only their own tests in test_check.py build.
     elsewhere = {
             Rule.NOT_GRANULES, Rule.DAMAGED_NOTES, Rule.DAMAGED_MACHINE_NOTE, Rule.OTHER_SYSTEM,
+            Rule.DAMAGED_VMCOREINFO,
         }  # fmt: skip
     assert seen == set(Rule) - elsewhere

@@ -1,0 +1,111 @@
+"""VMCOREINFO: what a Linux kernel says about itself for crash tools, as text in its memory.
+
+The kernel writes lines `KEY=value` at boot into a page of its own; drgn and crash need them to
+read a dump that is keyed by physical addresses. Source: Linux kernel/vmcore_info.c and
+arch/arm64/kernel/vmcore_info.c (both were crash_core.c before 6.9), Documentation/admin-guide/
+kdump/vmcoreinfo.rst.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Final, Self
+
+from tagalong.binary.layout import MalformedError
+from tagalong.mte import PAGE_SIZES_BYTES
+
+START: Final = b"OSRELEASE="
+"""How the text begins, at the start of a page."""
+
+MAX_BYTES: Final = 64 << 10
+"""The longest text: the kernel has a page for it (VMCOREINFO_BYTES), of 64 KiB at most."""
+
+_MASK: Final = (1 << 64) - 1
+_LINE: Final = re.compile(rb"([!-<>-~]+)=([ -~]*)")
+_MAX_RELEASE: Final = 64  # struct new_utsname has 65 bytes for it, the zero byte included
+
+
+@dataclass(frozen=True)
+class Vmcoreinfo:
+    r"""A VMCOREINFO text that makes sense; made by `parse`.
+
+    >>> lines = b"OSRELEASE=6.12\nPAGESIZE=4096\nSYMBOL(swapper_pg_dir)=ffff800081a10000\n"
+    >>> info = Vmcoreinfo.parse(lines + b"NUMBER(kimage_voffset)=0xffff80003fe00000\n")
+    >>> info.osrelease, hex(info.kernel_table)
+    ('6.12', '0x41c10000')
+    """
+
+    text: bytes
+
+    @classmethod
+    def parse(cls, content: bytes) -> Self:
+        """Return what `content` says up to its first zero byte.
+
+        Raises MalformedError, its offset counted from the start, for what is not the text of an
+        arm64 kernel: lines of another form, or no release, page size or kernel tables.
+        """
+        text = content[: MAX_BYTES + 1].split(b"\0", maxsplit=1)[0]
+        if len(text) > MAX_BYTES:
+            raise MalformedError(f"VMCOREINFO of more than {MAX_BYTES:#x} bytes", offset=MAX_BYTES)
+        if not text.startswith(START):
+            raise MalformedError(f"VMCOREINFO does not begin with {START.decode()}")
+        if not text.endswith(b"\n"):
+            raise MalformedError("the last line of VMCOREINFO has no end", offset=len(text))
+        found = cls(text)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        if not 0 < len(self.osrelease) <= _MAX_RELEASE:
+            raise MalformedError("VMCOREINFO has no OSRELEASE of at most 64 characters")
+        if self.page_size_bytes not in PAGE_SIZES_BYTES:
+            raise MalformedError(f"VMCOREINFO has PAGESIZE={self.lines.get('PAGESIZE', '')}")
+        if self.kernel_table % PAGE_SIZES_BYTES[0]:
+            raise MalformedError(
+                f"VMCOREINFO puts the kernel's tables at gpa {self.kernel_table:#x}, which is no "
+                "page"
+            )
+
+    @cached_property
+    def lines(self) -> Mapping[str, str]:
+        """Return the values by their keys. Raises MalformedError for a line of another form."""
+        found, at = {}, 0
+        for line in self.text.splitlines(keepends=True):
+            match = _LINE.fullmatch(line[:-1])
+            if match is None:
+                raise MalformedError("a line of VMCOREINFO is not KEY=value", offset=at)
+            found[match[1].decode("ascii")] = match[2].decode("ascii")
+            at += len(line)
+        return MappingProxyType(found)
+
+    @property
+    def osrelease(self) -> str:
+        """Return the kernel's release, as `uname -r` prints it."""
+        return self.lines.get("OSRELEASE", "")
+
+    @property
+    def page_size_bytes(self) -> int:
+        """Return the kernel's page size. Raises MalformedError."""
+        return self._number("PAGESIZE", 10)
+
+    @property
+    def kernel_offset(self) -> int | None:
+        """Return by how much KASLR moved the kernel, in bytes; None if the text does not say."""
+        return self._number("KERNELOFFSET", 16) if "KERNELOFFSET" in self.lines else None
+
+    @property
+    def kernel_table(self) -> int:
+        """Return the gpa of swapper_pg_dir, the first table of the kernel's half."""
+        symbol = self._number("SYMBOL(swapper_pg_dir)", 16)
+        return symbol - self._number("NUMBER(kimage_voffset)", 0) & _MASK
+
+    def _number(self, key: str, base: int) -> int:
+        try:
+            value = int(self.lines[key], base)
+        except (KeyError, ValueError) as error:
+            raise MalformedError(f"VMCOREINFO has no number {key}") from error
+        if not 0 <= value <= _MASK:
+            raise MalformedError(f"VMCOREINFO has a number {key} of more than 64 bits")
+        return value

@@ -1,0 +1,14 @@
+"""Guests of QEMU that we did not start: what it saved to a file, and what it runs.
+
+saved_guest   a file of `migrate file:`, as a machine that can be dumped
+stream        the elements of such a file; ram: its pages; description: its devices' fields
+vcpus         registers
+known         QEMU's virt machine, and files that are mistaken for its streams
+cursor        a place in a file
+
+All of it is hostile input: counts are checked before anything is allocated, errors have offsets.
+"""
+
+from tagalong.qemu.convert import Converted, QemuFile, convert
+
+__all__ = ["Converted", "QemuFile", "convert"]

@@ -1,0 +1,145 @@
+"""VMCOREINFO: what is one, and what a core with it says of its kernel."""
+
+from pathlib import Path
+
+import pytest
+
+from tagalong.binary.layout import MalformedError
+from tagalong.core import Space, Vmcoreinfo, open_core
+from tagalong.core.check import check_core
+from tagalong.core.info import describe
+from tests.support.core_builder import CoreBuilder, load, note, usual_notes
+from tests.support.cores import notes, random_planes, write_core
+from tests.support.vmcoreinfo import TABLE_OFFSET, vmcoreinfo
+
+RAM = 0x4000_0000
+PAGE = 4096
+
+
+def changed(before: bytes, after: bytes) -> bytes:
+    content = vmcoreinfo()
+    assert before in content
+    return content.replace(before, after)
+
+
+def machine_core(path: Path, text: bytes | None, *, space: Space = Space.PHYSICAL) -> Path:
+    about = notes(4 * PAGE, space=space, vmcoreinfo=text)
+    write_core(path, about, [random_planes(4 * PAGE)[0]])
+    return path
+
+
+def test_vmcoreinfo_says_what_the_kernel_is() -> None:
+    info = Vmcoreinfo.parse(vmcoreinfo() + bytes(100))
+
+    assert info.text == vmcoreinfo()
+    assert (info.osrelease, info.page_size_bytes) == ("6.12.1-test", 4096)
+    assert info.kernel_offset == 0x2A73_BFC0_0000
+    assert info.kernel_table == RAM + TABLE_OFFSET
+    assert info.lines["NUMBER(VA_BITS)"] == "48"
+
+
+def test_vmcoreinfo_without_an_offset_of_the_kernel_says_so() -> None:
+    assert Vmcoreinfo.parse(changed(b"KERNELOFFSET=2a73bfc00000\n", b"")).kernel_offset is None
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "does not begin with OSRELEASE="),
+        (b"RELEASE=1\n", "does not begin with OSRELEASE="),
+        (vmcoreinfo()[:-1], "the last line of VMCOREINFO has no end"),
+        (vmcoreinfo()[:40], "the last line of VMCOREINFO has no end"),
+        (changed(b"VA_BITS)=", b"VA_BITS) "), "a line of VMCOREINFO is not KEY=value"),
+        (changed(b"VA_BITS", b"VA\x80BITS"), "a line of VMCOREINFO is not KEY=value"),
+        (changed(b"6.12.1-test", b""), "no OSRELEASE of at most 64 characters"),
+        (changed(b"6.12.1-test", b"6" * 65), "no OSRELEASE of at most 64 characters"),
+        (changed(b"PAGESIZE=4096", b"PAGESIZE=8192"), "VMCOREINFO has PAGESIZE=8192"),
+        (changed(b"PAGESIZE=4096", b"PAGESIZE=4K"), "VMCOREINFO has no number PAGESIZE"),
+        (changed(b"kimage_voffset", b"kimage"), "no number NUMBER(kimage_voffset)"),
+        (changed(b"swapper_pg_dir)=", b"swapper_pg_dir)=-"), "more than 64 bits"),
+        (changed(b"swapper_pg_dir)=", b"swapper_pg_dir)=1"), "more than 64 bits"),
+        (changed(b"003000", b"003010"), "at gpa 0x40003010, which is no page"),
+        (b"OSRELEASE=1\n" * 6000, "VMCOREINFO of more than 0x10000 bytes"),
+    ],
+)
+def test_vmcoreinfo_that_makes_no_sense_is_refused(content: bytes, words: str) -> None:
+    with pytest.raises(MalformedError) as caught:
+        Vmcoreinfo.parse(content)
+
+    assert words in str(caught.value)
+
+
+def test_core_with_vmcoreinfo_has_it_and_info_shows_it(tmp_path: Path) -> None:
+    with open_core(machine_core(tmp_path / "vm.core", vmcoreinfo())) as core:
+        found, info = core.vmcoreinfo, describe(core)
+
+    assert found is not None
+    assert found.text == vmcoreinfo()
+    assert info["linux"] == {
+        "osrelease": "6.12.1-test",
+        "page_size_bytes": 4096,
+        "kernel_offset": "0x2a73bfc00000",
+        "kernel_table": "0x40003000",
+    }
+
+
+def test_core_of_another_writer_with_vmcoreinfo_of_any_type_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.core"
+    content = usual_notes() + note(b"VMCOREINFO", 11, vmcoreinfo())
+    path.write_bytes(CoreBuilder([load(RAM, bytes(PAGE))], content).build())
+
+    with open_core(path) as core:
+        assert core.vmcoreinfo is not None
+        assert core.vmcoreinfo.osrelease == "6.12.1-test"
+
+
+def test_check_of_a_core_with_vmcoreinfo_says_that_drgn_reads_its_kernel(tmp_path: Path) -> None:
+    with open_core(machine_core(tmp_path / "vm.core", vmcoreinfo())) as core:
+        report = check_core(core)
+
+    assert report.is_clean
+    assert report.kernel is not None
+    assert report.kernel.opens
+    assert report.kernel.reason == "Linux 6.12.1-test, translation tables at gpa 0x40003000"
+
+
+@pytest.mark.parametrize(
+    ("text", "space", "words"),
+    [
+        (None, Space.PHYSICAL, "no VMCOREINFO in the guest's memory: it is no Linux guest"),
+        (None, Space.USER, "a dump of user addresses, which is no core of a kernel"),
+        (
+            vmcoreinfo(RAM + 0x10_0000),
+            Space.PHYSICAL,
+            "Linux 6.12.1-test: its translation tables at gpa 0x40103000 are not in the core",
+        ),
+        (b"OSRELEASE=1\n", Space.PHYSICAL, "VMCOREINFO has no number PAGESIZE"),
+    ],
+)
+def test_check_of_a_core_says_why_drgn_does_not_read_its_kernel(
+    text: bytes | None, space: Space, words: str, tmp_path: Path
+) -> None:
+    with open_core(machine_core(tmp_path / "vm.core", text, space=space)) as core:
+        verdict = check_core(core).kernel
+
+    assert verdict is not None
+    assert not verdict.opens
+    assert words in verdict.reason
+
+
+def test_check_of_a_core_of_a_process_says_nothing_of_a_kernel(tmp_path: Path) -> None:
+    path = tmp_path / "a.core"
+    path.write_bytes(CoreBuilder([load(RAM, bytes(PAGE))], usual_notes()).build())
+
+    with open_core(path) as core:
+        assert check_core(core).kernel is None
+
+
+def test_check_of_a_core_with_damaged_vmcoreinfo_finds_an_error(tmp_path: Path) -> None:
+    with open_core(machine_core(tmp_path / "vm.core", b"OSRELEASE=1\nPAGESIZE\n")) as core:
+        report, info = check_core(core), describe(core)
+
+    assert [f.rule.value for f in report.findings if f.level.value == "error"] == [
+        "damaged-vmcoreinfo"
+    ]
+    assert "a line of VMCOREINFO is not KEY=value" in str(info["damage"])
