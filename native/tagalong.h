@@ -45,6 +45,11 @@ TA_EXPORT void ta_hash_pages(const uint8_t *data, size_t count, size_t page_byte
 TA_EXPORT int ta_hash_pages_as(uint32_t variant, const uint8_t *data, size_t count,
                                size_t page_bytes, uint64_t *digests);
 
+/* --- barrier.c --------------------------------------------------------------------------- */
+
+/* Orders all accesses to memory before it with all that follow, as other CPUs see them. */
+TA_EXPORT void ta_memory_barrier(void);
+
 /* --- page_stream.c: the data of a batch between memory and a socket --------------------- */
 
 struct ta_segment {

@@ -96,6 +96,8 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     # xxh3.c
     "ta_hash_pages": (None, (_u8p, _size, _size, ctypes.c_void_p)),
     "ta_hash_pages_as": (ctypes.c_int, (ctypes.c_uint32, _u8p, _size, _size, ctypes.c_void_p)),
+    # barrier.c
+    "ta_memory_barrier": (None, ()),
     # page_stream.c
     "ta_send_pages": (ctypes.c_int, (ctypes.POINTER(PageStream), _u32)),
     "ta_receive_pages": (ctypes.c_int, (ctypes.POINTER(PageStream), _u32)),

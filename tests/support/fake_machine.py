@@ -113,6 +113,7 @@ class FakeMachine:
         self.calls: list[str] = []
         self.was_ever_resumed = False
         self.is_closed = False
+        self.is_active = False
         self.throttle_percent = 0
         self._guest = guest
         self._lock = threading.RLock()
@@ -168,6 +169,14 @@ class FakeMachine:
         with self._lock:
             if self._state is RunState.RUNNING:
                 self._state = RunState.PAUSED
+
+    def activate(self) -> None:
+        self.is_active = True
+
+    def inactivate(self) -> None:
+        self.calls.append("inactivate")
+        self.require_paused()
+        self.is_active = False
 
     def wait(self, timeout_s: float | None = None) -> RunState:
         del timeout_s

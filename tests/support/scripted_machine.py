@@ -32,6 +32,7 @@ class ScriptedMachine:
     def __init__(self, description: MachineDescription = DESCRIPTION) -> None:
         self.calls: list[str] = []
         self.closed = False
+        self.is_active = False
         self.failure: Exception | None = None
         self._description = description
         self._state = RunState.PAUSED
@@ -62,6 +63,12 @@ class ScriptedMachine:
         self.calls.append("pause")
         if self._state is RunState.RUNNING:
             self._enter(RunState.PAUSED)
+
+    def activate(self) -> None:
+        self.is_active = True
+
+    def inactivate(self) -> None:
+        self.is_active = False
 
     def wait(self, timeout_s: float | None = None) -> RunState:
         with self._changed:

@@ -2,13 +2,13 @@
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from tagalong.devices.device import Device, Window
+from tagalong.devices.device import BackedDevice, Device, Doorbell, Window
 from tagalong.devices.irq import IrqLine, Sink
-from tagalong.errors import UsageError
+from tagalong.errors import HostError, UsageError
 from tagalong.memory import GuestMemory
 
 
@@ -23,7 +23,7 @@ class DeviceBus:
 
     `sink` follows the devices' interrupt lines. Raises UsageError if two windows overlap each
     other, or one of them guest RAM, and says which. All methods may be called from any thread;
-    one access at a time is at work.
+    one access at a time is at work. It implements machine.lifecycle.Backends for its devices.
     """
 
     def __init__(self, devices: Sequence[Device], memory: GuestMemory, sink: Sink) -> None:
@@ -37,6 +37,7 @@ class DeviceBus:
         self._starts = [place.window.gpa for place in self._places]
         _refuse_overlaps(self._places, memory)
         self._lock = threading.RLock()
+        self._backed = [device for device in devices if isinstance(device, BackedDevice)]
         for device in devices:
             intid = device.description.interrupt
             device.attach(memory, None if intid is None else IrqLine(intid, sink))
@@ -100,6 +101,52 @@ class DeviceBus:
         with self._lock:
             for device in self.devices:
                 device.load(states[device.description.name])
+
+    @property
+    def doorbells(self) -> list[Doorbell]:
+        """Return the stores of all devices that an eventfd can stand for."""
+        return [doorbell for device in self._backed for doorbell in device.doorbells]
+
+    def pause(self) -> None:
+        """Let all devices finish what is under way and stay still until `resume`."""
+        for device in self._backed:
+            device.pause()
+
+    def resume(self, fail: Callable[[Exception], None]) -> None:
+        """Let all devices work; `fail` gets a bug met in a thread of one of them."""
+        for device in self._backed:
+            device.resume(fail)
+
+    def activate(self) -> None:
+        """Let each device take what only one process may hold.
+
+        Raises HostError of the first that cannot; none holds anything then that it did not before.
+        """
+        taken: list[BackedDevice] = []
+        for device in self._backed:
+            try:
+                if not device.is_active:
+                    device.activate()
+                    taken.append(device)
+            except HostError:
+                for each in taken:
+                    each.inactivate()
+                raise
+
+    def inactivate(self) -> None:
+        """Let each device bring its data to the disk and give up what `activate` took.
+
+        Raises HostError of the first that cannot; all of them are as before then.
+        """
+        for device in self._backed:
+            device.flush()
+        for device in self._backed:
+            device.inactivate()
+
+    def close(self) -> None:
+        """Let all devices release what they have of the host. Safe to call twice."""
+        for device in self._backed:
+            device.close()
 
     def _find(self, gpa: int, size_bytes: int) -> _Place | None:
         index = bisect_right(self._starts, gpa) - 1

@@ -6,7 +6,7 @@ addresses; a line (`tagalong.devices.irq`) knows its level. So one model serves 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from tagalong.devices.irq import IrqLine
 from tagalong.machine import DeviceDescription
@@ -30,6 +30,19 @@ class Window:
 
     def __str__(self) -> str:
         return f"[{self.gpa:#x}, {self.end:#x})"
+
+
+@dataclass(frozen=True)
+class Doorbell:
+    """A store that is a mere signal: `value`, of `size_bytes`, to `gpa` writes to an eventfd.
+
+    A machine that knows how may carry out such stores without asking the bus.
+    """
+
+    gpa: int
+    size_bytes: int
+    value: int
+    eventfd: int
 
 
 class Device(Protocol):
@@ -89,6 +102,55 @@ class Device(Protocol):
 
         Raises StateError; nothing has changed then.
         """
+        ...
+
+
+@runtime_checkable
+class BackedDevice(Device, Protocol):
+    """A device with something of the host behind it: a file, a socket, threads.
+
+    It is made paused and inactive. None of these methods is called within an access.
+    """
+
+    @property
+    def doorbells(self) -> Sequence[Doorbell]:
+        """Return the stores that an eventfd can stand for; they stay the same."""
+        ...
+
+    def pause(self) -> None:
+        """Finish what is under way, and begin nothing until `resume`.
+
+        On return the device stores nothing to guest RAM, its state is still, and so is its line.
+        The machine's vCPUs are stopped already.
+        """
+        ...
+
+    def resume(self, fail: Callable[[Exception], None]) -> None:
+        """Work, also on what the guest asked for before; `fail` gets a bug met in a thread."""
+        ...
+
+    @property
+    def is_active(self) -> bool:
+        """Return whether it holds what only one process may hold."""
+        ...
+
+    def activate(self) -> None:
+        """Take what only one process may hold, such as the lock of a disk's image.
+
+        Raises HostError that names the device; nothing is taken then.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Bring all that the guest stored to the disk. Raises HostError that names the device."""
+        ...
+
+    def inactivate(self) -> None:
+        """Give up what `activate` took. The device is paused, and `flush` came before."""
+        ...
+
+    def close(self) -> None:
+        """Release what it has of the host. Safe to call twice."""
         ...
 
 

@@ -73,7 +73,7 @@ class KvmMachine(MachineLifecycle):
         clock = VirtualTime(parts.vcpus[0])
         exits = KvmExits(self._bus, self._end)
         runner = KvmRunner(condition, parts.vcpus, exits.handle, self._fail)
-        super().__init__(condition, runner, clock)
+        super().__init__(condition, runner, self._bus, clock)
         self._vcpus = tuple(
             KvmVcpu(index, vcpu, clock, policy, self._while_paused, parts.identity)
             for index, vcpu in enumerate(parts.vcpus)

@@ -16,6 +16,7 @@ class VcpuHolds:
         self._condition = condition
         self._wait_stopped = wait_stopped
         self._count = 0
+        self._when_free: Callable[[], None] | None = None
 
     @property
     def is_held(self) -> bool:
@@ -34,7 +35,21 @@ class VcpuHolds:
     def release(self) -> None:
         """End one hold; called with the condition held."""
         self._count -= 1
+        self._call_if_free()
         self._condition.notify_all()
+
+    def when_free(self, action: Callable[[], None] | None) -> None:
+        """Call `action` once, as soon as there is no hold; None: call nothing any more.
+
+        Called with the condition held, which `action` has, too.
+        """
+        self._when_free = action
+        self._call_if_free()
+
+    def _call_if_free(self) -> None:
+        if not self.is_held and self._when_free is not None:
+            action, self._when_free = self._when_free, None
+            action()
 
     @contextmanager
     def held(self) -> Iterator[None]:

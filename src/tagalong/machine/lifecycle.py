@@ -8,7 +8,7 @@ stopped owns their state.
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -65,6 +65,37 @@ class GuestClock(Protocol):
         ...
 
 
+class Backends(Protocol):
+    """What the devices of a machine have of the host, and the threads that work for them.
+
+    They begin paused and inactive. `resume` is called with the condition held, all others without:
+    a thread that has work to finish may need it.
+    """
+
+    def pause(self) -> None:
+        """Finish what is under way, and store nothing to guest RAM until `resume`."""
+        ...
+
+    def resume(self, fail: Callable[[Exception], None]) -> None:
+        """Work; `fail` gets an error that ended a thread."""
+        ...
+
+    def activate(self) -> None:
+        """Take what only one process may hold. Raises HostError; nothing has changed then."""
+        ...
+
+    def inactivate(self) -> None:
+        """Bring all data to the disk, and give up what `activate` took.
+
+        Raises HostError; nothing has changed then.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release all of it. Safe to call twice."""
+        ...
+
+
 class MachineLifecycle(ABC):
     """The run states of one machine; a class that implements Machine inherits it.
 
@@ -79,11 +110,20 @@ class MachineLifecycle(ABC):
     """
 
     def __init__(
-        self, condition: threading.Condition, runner: VcpuRunner, clock: GuestClock | None = None
+        self,
+        condition: threading.Condition,
+        runner: VcpuRunner,
+        backends: Backends,
+        clock: GuestClock | None = None,
     ) -> None:
         """Begin PAUSED, with `clock` stopped if there is one."""
         self._condition = condition
         self._runner = runner
+        self._backends = backends
+        self._backends_work = False
+        # Orders pause() and resume() as a whole: backends are told without the condition, which
+        # their threads may need to finish.
+        self._order = threading.RLock()
         self._clock = clock
         self._throttle = Throttle(condition, runner.holds)
         self._state = RunState.PAUSED
@@ -107,24 +147,62 @@ class MachineLifecycle(ABC):
 
     def resume(self) -> None:
         """Let all vCPUs run; see Machine."""
+        with self._order:
+            self._refuse_ended()
+            self._backends.activate()
+            self._start()
+
+    def _refuse_ended(self) -> None:
         with self._condition:
             self._refuse_closed()
             if self._is_over():
                 raise RunStateError(
                     f"cannot resume the machine: its state is {self._state.value!r}, which is final"
                 )
+
+    def _start(self) -> None:
+        with self._condition:
+            self._refuse_ended()
             if self._state is RunState.PAUSED:
                 self._runner.wait_stopped()
                 if self._clock is not None:
                     self._clock.start()
             self._state = RunState.RUNNING
+            self._runner.holds.when_free(self._resume_backends)
             self._runner.start()
+
+    def _resume_backends(self) -> None:
+        """Let the backends work; before the vCPUs run, with the condition held."""
+        if not self._backends_work:
+            self._backends_work = True
+            self._backends.resume(self._fail)
 
     def pause(self) -> None:
         """Stop all vCPUs between instructions; see Machine."""
+        with self._order:
+            self._stop()
+            if self._backends_work:
+                self._backends_work = False
+                self._backends.pause()
+
+    def activate(self) -> None:
+        """Take what only the process that may run this VM holds; see Machine."""
+        with self._order:
+            self._refuse_closed()
+            self._backends.activate()
+
+    def inactivate(self) -> None:
+        """Give up what `activate` took; see Machine."""
+        with self._order:
+            with self._while_paused():
+                pass  # and nobody can resume it meanwhile
+            self._backends.inactivate()
+
+    def _stop(self) -> None:
         with self._condition:
             if self._state is RunState.RUNNING:
                 self._state = RunState.PAUSED
+            self._runner.holds.when_free(None)
             self._runner.stop()
             self._runner.wait_stopped()
             if self._clock is not None and self._runner.is_stopped and not self._closed:
@@ -147,9 +225,13 @@ class MachineLifecycle(ABC):
             self._refuse_closed()
             self._throttle.set(percent)
 
-    def hold_if_paused(self) -> AbstractContextManager[bool]:
-        """Keep the vCPUs of a machine that is not RUNNING stopped for a block; see Machine."""
-        return self._runner.holds.held_unless(self._runs)
+    @contextmanager
+    def hold_if_paused(self) -> Iterator[bool]:
+        """Keep a machine that is not RUNNING stopped for a block; see Machine."""
+        with ExitStack() as stack:
+            with self._order:  # a pause that is under way stops the backends first
+                is_held = stack.enter_context(self._runner.holds.held_unless(self._runs))
+            yield is_held
 
     def close(self) -> None:
         """Stop, and release everything. Safe to call twice."""
@@ -162,6 +244,7 @@ class MachineLifecycle(ABC):
                 self._state = RunState.PAUSED
             self._condition.notify_all()
         self._runner.close()
+        self._backends.close()
         self._release()
 
     def __enter__(self) -> Self:

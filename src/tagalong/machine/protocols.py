@@ -87,14 +87,35 @@ class Machine(Protocol):
         ...
 
     def resume(self) -> None:
-        """Let all vCPUs run. Raises RunStateError after SHUTDOWN, FAILED or close()."""
+        """Let all vCPUs and devices work, which `activate` comes before.
+
+        Raises RunStateError after SHUTDOWN, FAILED or close(), HostError as `activate`; nothing has
+        changed then.
+        """
         ...
 
     def pause(self) -> None:
-        """Stop all vCPUs between instructions, with no exit left unfinished.
+        """Stop all vCPUs between instructions, with no exit left unfinished, and all devices.
 
-        Returns when they are stopped. A machine that is not running stays as it is. A guest that
-        powers off just then is SHUTDOWN afterwards, not PAUSED.
+        Returns when they are stopped and no device has a request under way. A machine that is not
+        running stays as it is. A guest that powers off just then is SHUTDOWN afterwards, not
+        PAUSED.
+        """
+        ...
+
+    def activate(self) -> None:
+        """Take what only the one process may hold that may run this VM: the locks of its disks.
+
+        `resume` does it, too. Does nothing if it is taken. Raises HostError that names the device;
+        nothing is taken then.
+        """
+        ...
+
+    def inactivate(self) -> None:
+        """Bring all that the guest stored to its disks, then give up what `activate` took.
+
+        For a VM that another process is to run. Raises HostError that names the device, and
+        RunStateError while running; nothing is given up then.
         """
         ...
 
@@ -111,10 +132,10 @@ class Machine(Protocol):
         ...
 
     def hold_if_paused(self) -> AbstractContextManager[bool]:
-        """Keep the vCPUs of a machine that is not RUNNING stopped for a block.
+        """Keep the vCPUs and devices of a machine that is not RUNNING stopped for a block.
 
         Yields whether they are held; a machine that is RUNNING runs on. One that is resumed within
-        the block counts as RUNNING at once, and its vCPUs run when the block ends.
+        the block counts as RUNNING at once, and its vCPUs and devices work when the block ends.
         """
         ...
 

@@ -87,7 +87,7 @@ class SoftMachine(MachineLifecycle):
             map_all(self._native, self._memory, self._bus)
             undo.pop_all()
         runner = SoftRunner(condition, self._native, self._handle_exit, self._fail)
-        super().__init__(condition, runner)
+        super().__init__(condition, runner, self._bus)
         self._idle = runner.idle
         self._dirty_log = SoftDirtyLog(self._native, self._memory.regions)
         self._host: SoftHost | None = None

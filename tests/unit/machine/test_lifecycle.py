@@ -1,6 +1,7 @@
 """The run states of a machine, with vCPUs that start and stop at once."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -26,7 +27,8 @@ class Scene(MachineLifecycle):
         self.is_stopped = True
         self.end_with: tuple[RunState, Exception | None] | None = None
         self.clock = Clock(self.calls)
-        super().__init__(self.condition, Runner(self), self.clock)
+        self.backends = NotedBackends(self.calls)
+        super().__init__(self.condition, Runner(self), self.backends, self.clock)
 
     @property
     def description(self) -> MachineDescription:
@@ -92,6 +94,34 @@ class Clock:
         self._calls.append("clock off")
 
 
+class NotedBackends:
+    """Implements Backends; `obstacle` is raised by activate and inactivate."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self._calls = calls
+        self.obstacle: Exception | None = None
+
+    def pause(self) -> None:
+        self._calls.append("backends off")
+
+    def resume(self, fail: Callable[[Exception], None]) -> None:
+        del fail
+        self._calls.append("backends on")
+
+    def activate(self) -> None:
+        self._calls.append("activate")
+        if self.obstacle is not None:
+            raise self.obstacle
+
+    def inactivate(self) -> None:
+        self._calls.append("inactivate")
+        if self.obstacle is not None:
+            raise self.obstacle
+
+    def close(self) -> None:
+        self._calls.append("backends close")
+
+
 def test_resume_and_pause_start_and_stop_vcpus_and_time_in_order() -> None:
     scene = Scene()
 
@@ -101,8 +131,8 @@ def test_resume_and_pause_start_and_stop_vcpus_and_time_in_order() -> None:
 
     assert (running, scene.run_state) == (RunState.RUNNING, RunState.PAUSED)
     assert scene.calls == [
-        "wait_stopped", "clock on", "start",
-        "stop", "wait_stopped", "clock off",
+        "activate", "wait_stopped", "clock on", "backends on", "start",
+        "stop", "wait_stopped", "clock off", "backends off",
     ]  # fmt: skip
 
 
@@ -113,7 +143,50 @@ def test_resume_of_a_running_machine_does_not_start_the_clock_again() -> None:
 
     scene.resume()
 
-    assert scene.calls == ["start"]
+    assert scene.calls == ["activate", "start"]
+
+
+def test_resume_that_cannot_activate_its_backends_changes_nothing() -> None:
+    scene = Scene()
+    scene.backends.obstacle = HostError("image d.img of disk 'disk0' is in use")
+
+    with pytest.raises(HostError, match="is in use"):
+        scene.resume()
+
+    assert (scene.run_state, scene.calls) == (RunState.PAUSED, ["activate"])
+
+
+def test_backends_of_a_held_machine_work_when_the_hold_ends() -> None:
+    scene = Scene()
+
+    with scene.hold_if_paused() as is_held:
+        scene.resume()
+        within = "backends on" in scene.calls
+    after = "backends on" in scene.calls
+
+    assert (is_held, within, after) == (True, False, True)
+
+
+def test_backends_of_a_held_machine_that_is_paused_again_stay_off() -> None:
+    scene = Scene()
+
+    with scene.hold_if_paused():
+        scene.resume()
+        scene.pause()
+
+    assert "backends on" not in scene.calls
+
+
+def test_inactivate_is_refused_while_the_machine_runs() -> None:
+    scene = Scene()
+    scene.resume()
+
+    with pytest.raises(RunStateError, match="pause it first"):
+        scene.inactivate()
+
+    scene.pause()
+    scene.inactivate()
+    assert scene.calls[-1] == "inactivate"
 
 
 def test_guest_that_powers_off_while_it_is_paused_is_shut_down() -> None:
@@ -212,7 +285,7 @@ def test_close_ends_threads_before_it_releases_and_may_be_repeated() -> None:
     scene.close()
     scene.close()
 
-    assert scene.calls == ["close", "release"]
+    assert scene.calls == ["close", "backends close", "release"]
     assert scene.run_state is RunState.PAUSED
     for forbidden in (scene.resume, scene.own_state, lambda: scene.throttle(5)):
         with pytest.raises(RunStateError, match="the machine is closed"):
@@ -224,4 +297,4 @@ def test_with_statement_closes_and_repr_says_what_it_is() -> None:
         assert repr(scene) == "<Scene paused: 2 vCPUs, 4 MiB of RAM>"
 
     assert repr(scene) == "<Scene closed: 2 vCPUs, 4 MiB of RAM>"
-    assert scene.calls == ["close", "release"]
+    assert scene.calls == ["close", "backends close", "release"]

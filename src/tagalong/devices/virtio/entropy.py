@@ -1,0 +1,100 @@
+"""A source of random numbers (section 5.4): the host's, or on the embedded machine the seed's.
+
+The host's are as good as those of its getrandom(2). A machine that has to run the same way twice
+takes them from a stream that its seed determines (SHAKE-256 of the seed and a block's number): no
+secret may depend on those. Where the stream is goes with the machine's state, so that a migration
+does not change the run; a machine that uses the host's ignores it.
+"""
+
+import hashlib
+import os
+import struct
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from tagalong.devices.virtio.abi import DeviceId
+from tagalong.devices.virtio.chain import Chain
+from tagalong.devices.virtio.described import VirtioConfig, config_of
+from tagalong.devices.virtio.function import Port, WithoutHostSide
+from tagalong.devices.virtio.ram import RingError
+from tagalong.errors import UsageError
+from tagalong.machine import DeviceDescription
+
+_QUEUE_SIZE: Final = 8
+_MAX_BYTES: Final = 4096
+"""The most that one request gets: fewer than asked for are allowed (section 5.4.6.1)."""
+_STATE: Final = struct.Struct("<IQQ")
+_HOST, _SEEDED = 0, 1
+_SEED_MASK: Final = (1 << 64) - 1
+
+
+class EntropyFunction(WithoutHostSide):
+    """Random numbers; implements VirtioFunction. `seed`: None for the host's."""
+
+    KIND: ClassVar = "virtio-rng"
+
+    device_id = DeviceId.ENTROPY
+    served_queues: Sequence[int] = (0,)
+    threads = 1
+    config = b""
+
+    def __init__(self, description: DeviceDescription, seed: int | None) -> None:
+        if config_of(description, 1, 0).own:
+            raise UsageError(f"device {description.name!r}: nothing else describes a virtio-rng")
+        self._seed = None if seed is None else seed & _SEED_MASK
+        self._block = 0
+
+    def attach(self, port: Port) -> None:
+        """Take nothing."""
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Ignore it: there is no configuration."""
+
+    def supplied(self, queue: int) -> None:
+        """Do nothing: all queues are served."""
+
+    def serve(self, queue: int, chain: Chain) -> int:
+        """Fill a buffer, or its beginning."""
+        del queue
+        if chain.readable.size_bytes or not chain.writable.size_bytes:
+            raise RingError(f"request {chain.head} for random numbers has nothing but a buffer")
+        data = self._numbers(min(chain.writable.size_bytes, _MAX_BYTES))
+        chain.writable.write(data)
+        return len(data)
+
+    def _numbers(self, count: int) -> bytes:
+        if self._seed is None:
+            return os.urandom(count)
+        self._block += 1
+        return hashlib.shake_256(struct.pack("<QQ", self._seed, self._block)).digest(count)
+
+    # --- its life ---
+
+    def reset(self) -> None:
+        """Do nothing: a stream of numbers is not begun again."""
+
+    def save(self) -> bytes:
+        """Return where the stream is."""
+        if self._seed is None:
+            return _STATE.pack(_HOST, 0, 0)
+        return _STATE.pack(_SEEDED, self._seed, self._block)
+
+    def objection(self, state: bytes) -> str:
+        """Return why load() would reject `state`."""
+        if len(state) != _STATE.size:
+            return f"{len(state)} bytes behind the queues, expected {_STATE.size}"
+        source, *place = _STATE.unpack(state)
+        if source not in (_HOST, _SEEDED) or (source == _HOST and any(place)):
+            return f"no source of random numbers is {state.hex()}"
+        return ""
+
+    def load(self, state: bytes) -> None:
+        """Continue the stream, if this machine has one and the state, too."""
+        source, seed, block = _STATE.unpack(state)
+        if self._seed is not None and source == _SEEDED:
+            self._seed, self._block = seed, block
+
+
+def describe_entropy() -> VirtioConfig:
+    """Return the description's own part."""
+    return VirtioConfig(1, _QUEUE_SIZE, 0, b"")

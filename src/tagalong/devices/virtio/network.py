@@ -1,0 +1,238 @@
+"""A network card (section 5.1): frames between the guest and a link of the host.
+
+It has no offloads: what it sends and receives are whole frames. A guest that has arrived by
+migration is at another port of its network: the card asks the driver to announce that
+(VIRTIO_NET_F_GUEST_ANNOUNCE), and announces its address itself, for drivers that cannot.
+"""
+
+import logging
+import struct
+from collections.abc import Sequence
+from enum import IntFlag
+from typing import ClassVar, Final
+
+from tagalong.devices.virtio.abi import DeviceId
+from tagalong.devices.virtio.chain import Chain
+from tagalong.devices.virtio.described import VirtioConfig, config_of
+from tagalong.devices.virtio.function import Port
+from tagalong.devices.virtio.link import MAX_FRAME_BYTES, MIN_FRAME_BYTES, Link
+from tagalong.devices.virtio.ram import RingError
+from tagalong.errors import UsageError
+from tagalong.machine import DeviceDescription
+
+MAC_BYTES: Final = 6
+
+_RECEIVE, _TRANSMIT, _CONTROL = 0, 1, 2
+_QUEUE_SIZE: Final = 256
+# flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers.
+_HEADER: Final = struct.Struct("<BBHHHHH")
+_CONFIG: Final = struct.Struct(f"<{MAC_BYTES}sH")
+_LINK_UP, _ANNOUNCE = 1, 2
+_MAX_BUFFERS: Final = 64
+_ANNOUNCE_ACK: Final = (3, 0)  # VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK
+_OK, _ERR = 0, 1
+_BROADCAST: Final = b"\xff" * MAC_BYTES
+_RARP: Final = 0x8035
+# hardware and protocol type, their lengths, operation "request reverse" (RFC 903).
+_RARP_HEAD: Final = struct.pack(">HHBBH", 1, 0x0800, MAC_BYTES, 4, 3)
+_LEAST_BYTES_SENT: Final = 60
+
+
+class NetFeature(IntFlag):
+    """Features of a network card (section 5.1.3)."""
+
+    MAC = 1 << 5
+    MRG_RXBUF = 1 << 15
+    STATUS = 1 << 16
+    CTRL_VQ = 1 << 17
+    GUEST_ANNOUNCE = 1 << 21
+
+
+_OFFERED: Final = (
+    NetFeature.MAC
+    | NetFeature.MRG_RXBUF
+    | NetFeature.STATUS
+    | NetFeature.CTRL_VQ
+    | NetFeature.GUEST_ANNOUNCE
+)
+
+
+class NetworkFunction:
+    """A network card on `link`; implements VirtioFunction.
+
+    Raises UsageError for a description that no network card has.
+    """
+
+    KIND: ClassVar = "virtio-net"
+
+    device_id = DeviceId.NETWORK
+    served_queues: Sequence[int] = (_TRANSMIT, _CONTROL)
+    threads = 1
+    is_active = True
+
+    def __init__(self, description: DeviceDescription, link: Link) -> None:
+        self._name = description.name
+        self._mac = mac_of(description)
+        self._link = link
+        self._port: Port | None = None
+        self._must_announce = False
+        self._announces = False  # the driver has been asked to, and has not said that it did
+
+    def attach(self, port: Port) -> None:
+        """Take the transport."""
+        self._port = port
+        self._link.attach(self._receive, self._lost)
+
+    @property
+    def config(self) -> bytes:
+        """Return struct virtio_net_config as far as its features go."""
+        status = _LINK_UP * self._link.is_up | _ANNOUNCE * self._announces
+        return _CONFIG.pack(self._mac, status)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Ignore it: no field can be written."""
+
+    # --- frames ---
+
+    def serve(self, queue: int, chain: Chain) -> int:
+        """Send a frame, or carry out a command."""
+        return self._control(chain) if queue == _CONTROL else self._transmit(chain)
+
+    def _transmit(self, chain: Chain) -> int:
+        if chain.writable.size_bytes:
+            raise RingError(f"frame {chain.head} to send has a buffer that can be written")
+        chain.readable.part(0, _HEADER.size)
+        frame = chain.readable.part(_HEADER.size, chain.readable.size_bytes - _HEADER.size)
+        if MIN_FRAME_BYTES <= frame.size_bytes <= MAX_FRAME_BYTES:
+            self._link.send(frame.views())
+        return 0
+
+    def _receive(self, frame: bytes) -> bool:
+        """Give a frame to the driver, in the link's thread; False if it has no buffer now."""
+        assert self._port is not None  # noqa: S101 (attached)
+        is_merged = bool(self._port.features & NetFeature.MRG_RXBUF)
+        data = memoryview(frame)
+
+        def fill(chains: Sequence[Chain]) -> list[int] | None:
+            if sum(chain.writable.size_bytes for chain in chains) < _HEADER.size + len(data):
+                return None  # too large for this driver: dropped
+            if chains[0].writable.size_bytes < _HEADER.size:
+                raise RingError(f"buffer {chains[0].head} has no room for the header of a frame")
+            return _store(chains, _HEADER.pack(0, 0, 0, 0, 0, 0, len(chains)) + data)
+
+        return self._port.deliver(
+            _RECEIVE,
+            fill,
+            size_bytes=_HEADER.size + len(data),
+            most=_MAX_BUFFERS if is_merged else 1,
+        )
+
+    def supplied(self, queue: int) -> None:
+        """Let the link try again."""
+        if queue == _RECEIVE:
+            self._link.supplied()
+
+    def _control(self, chain: Chain) -> int:
+        """Carry out a command; its last byte says whether it was done."""
+        command = chain.readable.part(0, 2).read()
+        if chain.writable.size_bytes < 1:
+            raise RingError(f"command {chain.head} has no byte for its result")
+        is_known = tuple(command) == _ANNOUNCE_ACK
+        if is_known:
+            self._announces = False
+        chain.writable.part(0, 1).write(bytes((_OK if is_known else _ERR,)))
+        return 1
+
+    def _lost(self, reason: str) -> None:
+        logging.getLogger(__name__).warning("network %s is down: %s", self._name, reason)
+        if self._port is not None:
+            self._port.config_changed()
+
+    def _announce(self) -> None:
+        """Tell the network where this address is now."""
+        assert self._port is not None  # noqa: S101 (attached)
+        self._announces = bool(self._port.features & NetFeature.GUEST_ANNOUNCE)
+        self._port.config_changed()
+        self._link.send([memoryview(announcement_frame(self._mac))])
+
+    # --- its life ---
+
+    def reset(self) -> None:
+        """Become what the card is at power-on."""
+        self._announces = False
+
+    def save(self) -> bytes:
+        """Return nothing: an announcement that is asked for is asked for again on arrival."""
+        return b""
+
+    def objection(self, state: bytes) -> str:
+        """Return why load() would reject `state`."""
+        return f"{len(state)} bytes behind the queues, expected 0" if state else ""
+
+    def load(self, state: bytes) -> None:
+        """Announce the arrival when the machine runs."""
+        del state
+        self._must_announce = True
+
+    def pause(self) -> None:
+        """Do nothing: the transport takes no frame while the machine is paused."""
+
+    def resume(self) -> None:
+        """Read frames; announce an arrival."""
+        self._link.resume()
+        if self._must_announce:
+            self._must_announce = False
+            self._announce()
+
+    def activate(self) -> None:
+        """Take nothing: two cards on one network are two cards."""
+
+    def flush(self) -> None:
+        """Do nothing: what is sent is sent."""
+
+    def inactivate(self) -> None:
+        """Give up nothing."""
+
+    def close(self) -> None:
+        """Close the link."""
+        self._link.close()
+
+
+def describe_network(mac: bytes) -> VirtioConfig:
+    """Return the description's own part for a card with this address.
+
+    Raises UsageError for an address that no card has.
+    """
+    if len(mac) != MAC_BYTES or mac[0] & 1 or not any(mac):
+        raise UsageError(
+            f"{mac.hex(':')} is no address of a network card: write six bytes as in "
+            "52:54:00:12:34:56, the first of them even"
+        )
+    return VirtioConfig(3, _QUEUE_SIZE, _OFFERED, mac)
+
+
+def mac_of(description: DeviceDescription) -> bytes:
+    """Return the address of the card that is described. Raises UsageError."""
+    own = config_of(description, 3, _OFFERED).own
+    try:
+        describe_network(own)
+    except UsageError as error:
+        raise UsageError(f"device {description.name!r}: {error}") from error
+    return own
+
+
+def announcement_frame(mac: bytes) -> bytes:
+    """Return a frame that shows switches where `mac` is: a RARP request for itself."""
+    body = _RARP_HEAD + mac + bytes(4) + mac + bytes(4)
+    return (_BROADCAST + mac + struct.pack(">H", _RARP) + body).ljust(_LEAST_BYTES_SENT, b"\0")
+
+
+def _store(chains: Sequence[Chain], data: bytes) -> list[int]:
+    """Store `data` to buffers in their order; return how much went to each."""
+    written = []
+    for chain in chains:
+        part = data[: chain.writable.size_bytes]
+        chain.writable.write(part)
+        written.append(len(part))
+        data = data[len(part) :]
+    return written

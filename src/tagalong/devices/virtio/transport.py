@@ -1,0 +1,458 @@
+"""The MMIO transport, version 2 (section 4.2): one model of it for every device.
+
+It has the registers, the queues and the interrupt; what the device is, a `VirtioFunction` says.
+A driver that breaks a rule stops the device: DEVICE_NEEDS_RESET and a configuration change
+(section 2.1.2), whatever it did, and nothing more happens until it resets the device.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from tagalong.devices.device import ANY_WIDTH, Doorbell, Window
+from tagalong.devices.irq import IrqLine
+from tagalong.devices.virtio.abi import (
+    CONFIG_OFFSET,
+    MAGIC,
+    VENDOR_ID,
+    VERSION,
+    Feature,
+    Interrupt,
+    Register,
+    Status,
+)
+from tagalong.devices.virtio.chain import Chain
+from tagalong.devices.virtio.described import VirtioConfig
+from tagalong.devices.virtio.function import Fill, VirtioFunction
+from tagalong.devices.virtio.queue import QueueRegisters, Virtqueue
+from tagalong.devices.virtio.ram import RingError
+from tagalong.devices.virtio.saved import SavedTransport
+from tagalong.devices.virtio.work import Fail, WorkMaker
+from tagalong.errors import StateError
+from tagalong.machine import DeviceDescription
+from tagalong.memory import GuestMemory
+
+_WORD = 4
+_MASK = (1 << 32) - 1
+_HIGH = 32
+_NO_MEMORY = _MASK  # what the registers of shared memory say of a region that does not exist
+
+# Registers that hold one half of an address of the selected queue.
+_ADDRESSES = {
+    Register.QUEUE_DESC_LOW: ("desc_gpa", 0),
+    Register.QUEUE_DESC_HIGH: ("desc_gpa", _HIGH),
+    Register.QUEUE_DRIVER_LOW: ("driver_gpa", 0),
+    Register.QUEUE_DRIVER_HIGH: ("driver_gpa", _HIGH),
+    Register.QUEUE_DEVICE_LOW: ("device_gpa", 0),
+    Register.QUEUE_DEVICE_HIGH: ("device_gpa", _HIGH),
+}
+
+
+class VirtioMmio:
+    """One device on the MMIO transport; implements BackedDevice, and Port for its function.
+
+    One lock guards registers, queues and the function; requests are served without it. `work`
+    makes the threads that serve them.
+    """
+
+    def __init__(
+        self,
+        description: DeviceDescription,
+        config: VirtioConfig,
+        function: VirtioFunction,
+        work: WorkMaker,
+    ) -> None:
+        self.description = description
+        self.windows: Sequence[Window] = (Window(description.gpa, description.size_bytes),)
+        self.widths = ANY_WIDTH
+        self._offered = config.features
+        self._function = function
+        self._queues = [Virtqueue(config.queue_size) for _ in range(config.queue_count)]
+        self._lock = threading.RLock()
+        self._memory: GuestMemory | None = None
+        self._line: IrqLine | None = None
+        self._is_paused = True
+        self._is_suppressed: set[int] = set()
+        self._work = work(self._step, description.name, function.threads)
+        self._readers = self._register_readers()
+        self._writers = self._register_writers()
+        function.attach(self)
+        self._reset_registers()
+
+    # --- Device ---
+
+    def attach(self, memory: GuestMemory, line: IrqLine | None) -> None:
+        """Take the guest RAM and the interrupt line of the machine."""
+        self._memory, self._line = memory, line
+
+    def read(self, window: int, offset: int, size_bytes: int) -> int:
+        """Return a register, or a part of the configuration; zero where there is nothing."""
+        del window
+        with self._lock:
+            if offset >= CONFIG_OFFSET:
+                start = offset - CONFIG_OFFSET
+                found = self._function.config[start : start + size_bytes]
+                return int.from_bytes(found, "little")
+            return self._read_register(offset) if size_bytes == _WORD else 0
+
+    def write(self, window: int, offset: int, size_bytes: int, value: int) -> None:
+        """Write a register, or the configuration; ignored where there is nothing to write."""
+        del window
+        if offset >= CONFIG_OFFSET:
+            with self._lock:
+                data = value.to_bytes(size_bytes, "little")
+                self._function.write_config(offset - CONFIG_OFFSET, data)
+        elif offset == Register.STATUS and value == 0:
+            self.reset()
+        elif offset == Register.QUEUE_NOTIFY:
+            self._notify(value)
+        elif offset in self._writers and size_bytes == _WORD:
+            with self._lock:
+                self._writers[offset](value)
+
+    def reset(self) -> None:
+        """Become what the device is at power-on, once no request is under way."""
+        with self._work.paused(), self._lock:
+            self._reset_registers()
+            self._function.reset()
+
+    def save(self) -> bytes:
+        """Return the state: registers, queues, and the function's own."""
+        with self._lock:
+            return SavedTransport(
+                device_id=self._function.device_id,
+                driver_features=self._driver_features,
+                status=self._status,
+                interrupts=self._interrupts,
+                generation=self._generation,
+                device_features_sel=self._device_features_sel,
+                driver_features_sel=self._driver_features_sel,
+                queue_sel=self._queue_sel,
+                queues=tuple(queue.registers for queue in self._queues),
+                own=self._function.save(),
+            ).to_bytes()
+
+    def objection(self, state: bytes) -> str:
+        """Return why load() would reject `state`; "" if it would not."""
+        try:
+            saved = SavedTransport.from_bytes(state)
+            self._check_saved(saved)
+        except (ValueError, RingError) as error:
+            return f"{self.description.name} state: {error}"
+        if objection := self._function.objection(saved.own):
+            return f"{self.description.name} state: {objection}"
+        return ""
+
+    def load(self, state: bytes) -> None:
+        """Take over what save() returned. Raises StateError; nothing has changed then."""
+        if objection := self.objection(state):
+            raise StateError(objection)
+        saved = SavedTransport.from_bytes(state)
+        with self._lock:
+            self._driver_features = saved.driver_features
+            self._status = saved.status
+            self._generation = saved.generation
+            self._device_features_sel = saved.device_features_sel
+            self._driver_features_sel = saved.driver_features_sel
+            self._queue_sel = saved.queue_sel
+            self._is_suppressed.clear()
+            for queue, registers in zip(self._queues, saved.queues, strict=True):
+                self._load_queue(queue, registers)
+            self._function.load(saved.own)
+            self._interrupts = saved.interrupts
+            self._set_line()
+
+    # --- BackedDevice ---
+
+    @property
+    def doorbells(self) -> Sequence[Doorbell]:
+        """Return the stores that an eventfd can stand for: notifications of served queues."""
+        descriptor = self._work.doorbell
+        if descriptor is None:
+            return ()
+        gpa = self.description.gpa + Register.QUEUE_NOTIFY
+        return [Doorbell(gpa, _WORD, n, descriptor) for n in self._function.served_queues]
+
+    def pause(self) -> None:
+        """Store nothing more to guest RAM until `resume`; requests under way are complete."""
+        with self._lock:
+            self._is_paused = True
+        self._work.pause()
+        self._function.pause()
+
+    def resume(self, fail: Fail) -> None:
+        """Work: also on what the driver asked for meanwhile."""
+        with self._lock:
+            self._is_paused = False
+        self._function.resume()
+        self._work.resume(fail)
+
+    @property
+    def is_active(self) -> bool:
+        """Return whether the function holds what only one process may hold."""
+        return self._function.is_active
+
+    def activate(self) -> None:
+        """Take what only one process may hold. Raises HostError."""
+        self._function.activate()
+
+    def flush(self) -> None:
+        """Bring all data to the disk. Raises HostError."""
+        self._function.flush()
+
+    def inactivate(self) -> None:
+        """Give up what only one process may hold."""
+        self._function.inactivate()
+
+    def close(self) -> None:
+        """End its threads and release what it has of the host."""
+        self._work.close()
+        self._function.close()
+
+    # --- Port ---
+
+    @property
+    def features(self) -> int:
+        """Return what the driver has accepted, 0 before that."""
+        return self._driver_features if self._status & Status.FEATURES_OK else 0
+
+    def deliver(self, queue: int, fill: Fill, *, size_bytes: int = 1, most: int = 1) -> bool:
+        """Give the driver the next buffers of a queue; see Port."""
+        with self._lock:
+            try:
+                chains = self._take_for(queue, size_bytes, most)
+                if not chains:
+                    return False
+                written = fill(chains)
+                if written is None:
+                    self._queues[queue].put_back(len(chains))
+                else:
+                    self._finish(queue, chains, written)
+            except RingError as error:
+                self._stop(error)
+                return False
+            return True
+
+    def config_changed(self) -> None:
+        """Tell the driver that the configuration has changed; see Port."""
+        with self._lock:
+            self._generation = self._generation + 1 & _MASK
+            if self._status & Status.DRIVER_OK:
+                self._interrupt(Interrupt.CONFIG_CHANGE)
+
+    # --- requests ---
+
+    @property
+    def _is_live(self) -> bool:
+        return self._status & (Status.DRIVER_OK | Status.DEVICE_NEEDS_RESET) == Status.DRIVER_OK
+
+    def _notify(self, queue: int) -> None:
+        if queue in self._function.served_queues:
+            self._work.kick()
+        elif queue < len(self._queues):
+            self._function.supplied(queue)
+
+    def _step(self) -> bool:
+        """Serve one request, in any thread; return whether there may be more."""
+        try:
+            with self._lock:
+                found = self._next_request()
+            if found is None:
+                return False
+            queue, chain = found
+            written = self._function.serve(queue, chain)
+            with self._lock:
+                if self._is_live:
+                    self._finish(queue, [chain], [written])
+        except RingError as error:
+            with self._lock:
+                self._stop(error)
+            return False
+        return True
+
+    def _next_request(self) -> tuple[int, Chain] | None:
+        for number in self._function.served_queues:
+            if (chain := self._take(number)) is not None:
+                self._work.share()
+                return number, chain
+        return None
+
+    def _take(self, number: int) -> Chain | None:
+        """Return a queue's next request; if there is none, the driver notifies of the next."""
+        if not self._is_live:
+            return None
+        queue = self._queues[number]
+        chain = queue.take()
+        if chain is None:
+            self._is_suppressed.discard(number)
+            if not queue.enable_notifications():
+                return None
+            chain = queue.take()
+        if number not in self._is_suppressed:
+            self._is_suppressed.add(number)
+            queue.suppress_notifications()
+        return chain
+
+    def _take_for(self, number: int, size_bytes: int, most: int) -> list[Chain]:
+        """Return the next buffers that have room for `size_bytes`, none if they are too few."""
+        chains: list[Chain] = []
+        if self._is_paused:
+            return chains
+        room = 0
+        while room < size_bytes and len(chains) < most:
+            chain = self._take(number)
+            if chain is None:
+                self._queues[number].put_back(len(chains))
+                return []
+            chains.append(chain)
+            room += chain.writable.size_bytes
+        return chains
+
+    def _finish(self, number: int, chains: Sequence[Chain], written_bytes: Sequence[int]) -> None:
+        queue = self._queues[number]
+        queue.give_back(chains, written_bytes)
+        if queue.must_interrupt():
+            self._interrupt(Interrupt.USED_BUFFER)
+
+    def _interrupt(self, reason: Interrupt) -> None:
+        self._interrupts |= reason
+        self._set_line()
+
+    def _set_line(self) -> None:
+        if self._line is not None:
+            self._line.set(bool(self._interrupts))
+
+    def _stop(self, error: RingError) -> None:
+        """Stop the device for what its driver did; only a reset starts it again."""
+        logging.getLogger(__name__).warning(
+            "device %s stopped, its driver broke a rule of virtio: %s", self.description.name, error
+        )
+        was_live = self._is_live
+        self._status |= Status.DEVICE_NEEDS_RESET
+        if was_live:
+            self._interrupt(Interrupt.CONFIG_CHANGE)
+
+    # --- registers ---
+
+    def _reset_registers(self) -> None:
+        self._status = self._interrupts = self._generation = 0
+        self._driver_features = self._device_features_sel = self._driver_features_sel = 0
+        self._queue_sel = 0
+        self._is_suppressed.clear()
+        for queue in self._queues:
+            queue.reset()
+        self._set_line()
+
+    @property
+    def _selected(self) -> Virtqueue | None:
+        return self._queues[self._queue_sel] if self._queue_sel < len(self._queues) else None
+
+    def _read_register(self, offset: int) -> int:
+        if Register.SHM_LEN_LOW <= offset <= Register.SHM_BASE_HIGH:
+            return _NO_MEMORY
+        reader = self._readers.get(offset)
+        return reader() if reader is not None else 0
+
+    def _register_readers(self) -> dict[int, Callable[[], int]]:
+        return {
+            Register.MAGIC_VALUE: lambda: MAGIC,
+            Register.VERSION: lambda: VERSION,
+            Register.DEVICE_ID: lambda: self._function.device_id,
+            Register.VENDOR_ID: lambda: VENDOR_ID,
+            Register.DEVICE_FEATURES: lambda: _half(self._offered, self._device_features_sel),
+            Register.QUEUE_NUM_MAX: lambda: self._selected.max_size if self._selected else 0,
+            Register.QUEUE_READY: lambda: int(bool(self._selected and self._selected.is_ready)),
+            Register.INTERRUPT_STATUS: lambda: self._interrupts,
+            Register.STATUS: lambda: self._status,
+            Register.CONFIG_GENERATION: lambda: self._generation,
+        }
+
+    def _register_writers(self) -> dict[int, Callable[[int], None]]:
+        return {
+            Register.DEVICE_FEATURES_SEL: lambda value: setattr(
+                self, "_device_features_sel", value
+            ),
+            Register.DRIVER_FEATURES: self._write_driver_features,
+            Register.DRIVER_FEATURES_SEL: lambda value: setattr(
+                self, "_driver_features_sel", value
+            ),
+            Register.QUEUE_SEL: lambda value: setattr(self, "_queue_sel", value),
+            Register.QUEUE_NUM: self._write_queue_size,
+            Register.QUEUE_READY: self._write_queue_ready,
+            Register.INTERRUPT_ACK: self._acknowledge,
+            Register.STATUS: self._write_status,
+            **{each: self._address_writer(*where) for each, where in _ADDRESSES.items()},
+        }
+
+    def _write_driver_features(self, value: int) -> None:
+        if self._status & Status.FEATURES_OK or self._driver_features_sel > 1:
+            return
+        shift = _HIGH * self._driver_features_sel
+        self._driver_features = self._driver_features & ~(_MASK << shift) | value << shift
+
+    def _write_status(self, value: int) -> None:
+        """Take the driver's progress; it can neither undo FEATURES_OK nor DEVICE_NEEDS_RESET."""
+        kept = self._status & (Status.FEATURES_OK | Status.DEVICE_NEEDS_RESET)
+        wanted = value & 0xFF & ~Status.DEVICE_NEEDS_RESET | kept
+        if wanted & Status.FEATURES_OK and not self._are_features_right():
+            wanted &= ~Status.FEATURES_OK
+        if not wanted & Status.FEATURES_OK:
+            wanted &= ~Status.DRIVER_OK
+        self._status = wanted
+
+    def _are_features_right(self) -> bool:
+        accepted = self._driver_features
+        return bool(accepted & Feature.VERSION_1) and not accepted & ~self._offered
+
+    def _write_queue_size(self, value: int) -> None:
+        if self._selected is not None and not self._selected.is_ready:
+            self._selected.registers.size = value
+
+    def _address_writer(self, name: str, shift: int) -> Callable[[int], None]:
+        def write(value: int) -> None:
+            queue = self._selected
+            if queue is not None and not queue.is_ready:
+                kept = getattr(queue.registers, name) & ~(_MASK << shift)
+                setattr(queue.registers, name, kept | value << shift)
+
+        return write
+
+    def _write_queue_ready(self, value: int) -> None:
+        queue = self._selected
+        if queue is None or self._memory is None:
+            return
+        if not value & 1:
+            queue.take_down()
+        elif not queue.is_ready:
+            try:
+                queue.set_up(self._memory, self._driver_features)
+            except RingError as error:
+                self._stop(error)
+
+    def _acknowledge(self, value: int) -> None:
+        self._interrupts &= ~value
+        self._set_line()
+
+    # --- state ---
+
+    def _check_saved(self, saved: SavedTransport) -> None:
+        """Raise ValueError or RingError for a state that this device cannot take."""
+        saved.require_device(self._function.device_id, len(self._queues))
+        if foreign := saved.driver_features & ~self._offered:
+            known = f"its driver uses features {foreign:#x}, which are not offered"
+            if saved.status & Status.FEATURES_OK:
+                raise ValueError(known)
+        for queue, registers in zip(self._queues, saved.queues, strict=True):
+            if registers.is_ready and self._memory is not None:
+                Virtqueue(queue.max_size).try_set_up(self._memory, registers, saved.driver_features)
+
+    def _load_queue(self, queue: Virtqueue, registers: QueueRegisters) -> None:
+        queue.take_down()
+        queue.registers = registers
+        if registers.is_ready and self._memory is not None:
+            queue.set_up(self._memory, self._driver_features)
+
+
+def _half(value: int, selector: int) -> int:
+    """Return 32 bits of 64; none beyond them (section 4.2.2)."""
+    return value >> _HIGH * selector & _MASK if selector <= 1 else 0
