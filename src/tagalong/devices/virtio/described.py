@@ -49,9 +49,7 @@ def described_at(slot: int, name: str, kind: str, config: VirtioConfig) -> Devic
     if not 0 <= slot < SLOTS:
         raise UsageError(f"device {name!r}: a machine has room for {SLOTS} virtio devices")
     gpa = Gpa(_FIRST_GPA + slot * WINDOW_BYTES)
-    return DeviceDescription(
-        name, kind, gpa, WINDOW_BYTES, _FIRST_INTID + slot, config.to_bytes()
-    )
+    return DeviceDescription(name, kind, gpa, WINDOW_BYTES, _FIRST_INTID + slot, config.to_bytes())
 
 
 def own_config(description: DeviceDescription) -> VirtioConfig:
@@ -84,7 +82,7 @@ def config_of(
     found, device = own_config(description), _named(description)
     if found.queue_count != queue_count:
         raise UsageError(f"{device} has {found.queue_count} queues: it needs {queue_count}")
-    if unknown := found.features & ~(known_features | BASE_FEATURES):
+    if unknown := found.features & ~int(known_features | BASE_FEATURES):
         raise UsageError(f"{device} offers features {unknown:#x}, which are not known here")
     if missing := BASE_FEATURES & ~found.features:
         raise UsageError(f"{device} does not offer features {missing:#x}, which every device has")

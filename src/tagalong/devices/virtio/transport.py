@@ -35,6 +35,7 @@ from tagalong.memory import GuestMemory
 _WORD = 4
 _MASK = (1 << 32) - 1
 _HIGH = 32
+_DRIVER_STATUS = 0xFF & ~int(Status.DEVICE_NEEDS_RESET)
 _NO_MEMORY = _MASK  # what the registers of shared memory say of a region that does not exist
 
 # Registers that hold one half of an address of the selected queue.
@@ -392,12 +393,12 @@ class VirtioMmio:
 
     def _write_status(self, value: int) -> None:
         """Take the driver's progress; it can neither undo FEATURES_OK nor DEVICE_NEEDS_RESET."""
-        kept = self._status & (Status.FEATURES_OK | Status.DEVICE_NEEDS_RESET)
-        wanted = value & 0xFF & ~Status.DEVICE_NEEDS_RESET | kept
+        kept = self._status & int(Status.FEATURES_OK | Status.DEVICE_NEEDS_RESET)
+        wanted = value & _DRIVER_STATUS | kept
         if wanted & Status.FEATURES_OK and not self._are_features_right():
-            wanted &= ~Status.FEATURES_OK
+            wanted &= ~int(Status.FEATURES_OK)
         if not wanted & Status.FEATURES_OK:
-            wanted &= ~Status.DRIVER_OK
+            wanted &= ~int(Status.DRIVER_OK)
         self._status = wanted
 
     def _are_features_right(self) -> bool:

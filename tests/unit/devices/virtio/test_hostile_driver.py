@@ -232,7 +232,7 @@ def test_queue_that_cannot_be_stops_the_device() -> None:
         assert driver.read(Register.QUEUE_READY) == 0, name
 
 
-def test_request_of_4_gib_of_the_same_byte_costs_no_memory() -> None:
+def test_request_that_names_the_same_ram_again_and_again_is_served() -> None:
     scene, _ = echo_scene()
     seen: list[int] = []
     scene, function = echo_scene(lambda chain: seen.append(chain.readable.size_bytes))

@@ -1,14 +1,16 @@
 """The MMIO transport and its queues, driven by a driver that follows the rules."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from tagalong.devices.virtio.abi import Feature, Interrupt, Register, Status
+from tagalong.devices.virtio.chain import Chain
 from tagalong.devices.virtio.saved import SavedTransport
 from tagalong.errors import StateError
 from tests.support.virtio_driver import ALL_BASE, PAGE, RAM, VirtioDriver
-from tests.support.virtio_scene import echo_scene
+from tests.support.virtio_scene import echo_scene, no_failure
 
 FEATURE_SETS = (
     int(Feature.VERSION_1),
@@ -165,8 +167,12 @@ def test_device_delivers_only_into_buffers_that_the_driver_gave() -> None:
     assert function.port is not None
     queue, port = scene.driver.queues[1], function.port
 
+    def fill(chains: Sequence[Chain]) -> list[int]:
+        chains[0].writable.write(b"in")
+        return [2]
+
     def deliver() -> bool:
-        return port.deliver(1, lambda chains: [c.writable.write(b"in") or 2 for c in chains])
+        return port.deliver(1, fill)
 
     before = deliver()
     buffers = scene.driver.writable(8)
@@ -229,7 +235,7 @@ def test_state_moves_to_another_device_that_goes_on() -> None:
     other.memory.regions[0].raw_data[:] = scene.memory.regions[0].data
     other.device.pause()
     other.bus.load(scene.bus.save())
-    other.device.resume(lambda error: None)
+    other.device.resume(no_failure)
 
     assert other.device.save() != scene.device.save()
     assert other.levels[-1] is True
