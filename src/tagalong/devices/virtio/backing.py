@@ -58,16 +58,12 @@ class NetworkBacking:
     mac: bytes | None = None
 
 
-Feed = Callable[[bytes], int]
-"""Takes what is typed; returns how many bytes, from the first."""
-
-
 @dataclass(frozen=True)
 class ConsoleBacking:
-    """`output` gets what the guest writes; `connect` gets what takes input, when there is one."""
+    """`output` gets what the guest writes; `connect` gets the console, for its input."""
 
     output: Callable[[bytes], None]
-    connect: Callable[[Feed], None] = lambda _: None
+    connect: Callable[[ConsoleFunction], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -184,7 +180,7 @@ class VirtioDevices:
         backing = self._backings.consoles.get(description.name)
         function = ConsoleFunction(description, backing.output if backing is not None else None)
         if backing is not None:
-            backing.connect(function.feed)
+            backing.connect(function)
         return self._device(description, function)
 
     def _entropy(self, description: DeviceDescription) -> VirtioMmio:

@@ -1,11 +1,10 @@
 """A console with one port (section 5.3): what the guest writes, and what is typed.
 
-Input waits here until the driver has a buffer for it; what waits is part of the state. More than
-`MAX_WAITING_BYTES` is not taken: who types waits, or loses it.
+Nothing waits here: input is taken when the driver has a buffer for it, so a console has no state
+but the size of its terminal.
 """
 
 import struct
-import threading
 from collections.abc import Callable, Sequence
 from enum import IntFlag
 from typing import ClassVar, Final
@@ -18,13 +17,12 @@ from tagalong.devices.virtio.ram import RingError
 from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription
 
-MAX_WAITING_BYTES: Final = 4096
-
 _RECEIVE, _TRANSMIT = 0, 1
 _QUEUE_SIZE: Final = 64
 _COPY_BYTES: Final = 1 << 16
 _CONFIG: Final = struct.Struct("<HHII")
-_STATE: Final = struct.Struct("<HHI")
+_STATE: Final = struct.Struct("<HH")
+_MAX_SIZE: Final = 0xFFFF
 
 
 class ConsoleFeature(IntFlag):
@@ -49,8 +47,7 @@ class ConsoleFunction(WithoutHostSide):
             raise UsageError(f"device {description.name!r}: nothing else describes a console")
         self._output = output
         self._port: Port | None = None
-        self._lock = threading.RLock()
-        self._waiting = bytearray()
+        self._room_wanted: Callable[[], None] | None = None
         self._columns = self._rows = 0
 
     def attach(self, port: Port) -> None:
@@ -59,20 +56,41 @@ class ConsoleFunction(WithoutHostSide):
 
     # --- the host's side ---
 
-    def feed(self, data: bytes) -> int:
-        """Take typed bytes; return how many, from the first. From any thread."""
-        with self._lock:
-            taken = data[: MAX_WAITING_BYTES - len(self._waiting)]
-            self._waiting += taken
-        self._deliver()
-        return len(taken)
+    def receive(self, data: bytes) -> int:
+        """Take the first bytes of `data` as input, and return how many there was room for.
+
+        None while the driver has no buffer for them. From any thread.
+        """
+        taken = 0
+
+        def fill(chains: Sequence[Chain]) -> list[int]:
+            nonlocal taken
+            (chain,) = chains
+            room = chain.writable.size_bytes
+            if not room:
+                raise RingError(f"buffer {chain.head} for input cannot be written")
+            part = data[taken : taken + room]
+            chain.writable.write(part)
+            taken += len(part)
+            return [len(part)]
+
+        while self._port is not None and taken < len(data):
+            if not self._port.deliver(_RECEIVE, fill):
+                break
+        return taken
+
+    def when_readable(self, room_wanted: Callable[[], None] | None) -> None:
+        """Call `room_wanted` whenever the guest may have made room for input, until replaced.
+
+        It is called from the thread of the guest's access and must return at once.
+        """
+        self._room_wanted = room_wanted
 
     def resize(self, columns: int, rows: int) -> None:
         """Tell the guest the size of the terminal, in characters. From any thread."""
-        with self._lock:
-            if (columns, rows) == (self._columns, self._rows):
-                return
-            self._columns, self._rows = columns & 0xFFFF, rows & 0xFFFF
+        if (columns, rows) == (self._columns, self._rows):
+            return
+        self._columns, self._rows = columns & _MAX_SIZE, rows & _MAX_SIZE
         if self._port is not None and self._port.features & ConsoleFeature.SIZE:
             self._port.config_changed()
 
@@ -98,59 +116,36 @@ class ConsoleFunction(WithoutHostSide):
         return 0
 
     def supplied(self, queue: int) -> None:
-        """Give the driver what waits."""
+        """Ask for input."""
         if queue == _RECEIVE:
-            self._deliver()
+            self._ask_for_input()
 
-    def _deliver(self) -> None:
-        while self._port is not None and self._waiting:
-            if not self._port.deliver(_RECEIVE, self._fill):
-                return
-
-    def _fill(self, chains: Sequence[Chain]) -> list[int]:
-        (chain,) = chains
-        if not chain.writable.size_bytes:
-            raise RingError(f"buffer {chain.head} for input cannot be written")
-        with self._lock:
-            size = min(len(self._waiting), chain.writable.size_bytes)
-            data = bytes(self._waiting[:size])
-            del self._waiting[:size]
-        chain.writable.write(data)
-        return [size]
+    def _ask_for_input(self) -> None:
+        if (room_wanted := self._room_wanted) is not None:
+            room_wanted()
 
     # --- its life ---
 
     def reset(self) -> None:
-        """Forget what waits: the driver that it was typed for is gone."""
-        with self._lock:
-            self._waiting.clear()
+        """Do nothing: the terminal's size stays."""
 
     def save(self) -> bytes:
-        """Return the terminal's size and what waits."""
-        with self._lock:
-            return _STATE.pack(self._columns, self._rows, len(self._waiting)) + self._waiting
+        """Return the terminal's size."""
+        return _STATE.pack(self._columns, self._rows)
 
     def objection(self, state: bytes) -> str:
         """Return why load() would reject `state`."""
-        if len(state) < _STATE.size:
-            return f"{len(state)} bytes behind the queues, expected at least {_STATE.size}"
-        *_, waiting = _STATE.unpack_from(state)
-        if waiting > MAX_WAITING_BYTES or len(state) != _STATE.size + waiting:
-            return (
-                f"{waiting} bytes of input in {len(state) - _STATE.size}: at most "
-                f"{MAX_WAITING_BYTES} can wait"
-            )
-        return ""
+        if len(state) == _STATE.size:
+            return ""
+        return f"{len(state)} bytes behind the queues, expected {_STATE.size}"
 
     def load(self, state: bytes) -> None:
-        """Take over the terminal's size and what waits."""
-        with self._lock:
-            self._columns, self._rows, _ = _STATE.unpack_from(state)
-            self._waiting = bytearray(state[_STATE.size :])
+        """Take over the terminal's size."""
+        self._columns, self._rows = _STATE.unpack(state)
 
     def resume(self) -> None:
-        """Give the driver what was typed meanwhile."""
-        self._deliver()
+        """Ask for what was typed meanwhile."""
+        self._ask_for_input()
 
 
 def describe_console() -> VirtioConfig:
