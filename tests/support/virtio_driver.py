@@ -13,16 +13,16 @@ from tagalong.devices.virtio.abi import (
     CONFIG_OFFSET,
     DESCRIPTOR,
     DescriptorFlag,
-    Feature,
-    Register,
+    MmioRegister,
     Status,
+    VirtioFeature,
 )
 from tagalong.machine import DeviceDescription
 from tagalong.memory import Gpa, GuestMemory, Region
 
 RAM = Gpa(0x4000_0000)
 PAGE = 4096
-ALL_BASE = int(Feature.INDIRECT_DESC | Feature.EVENT_IDX | Feature.VERSION_1)
+ALL_BASE = int(VirtioFeature.INDIRECT_DESC | VirtioFeature.EVENT_IDX | VirtioFeature.VERSION_1)
 
 
 def new_memory(pages: int = 256) -> GuestMemory:
@@ -44,7 +44,7 @@ class DriverQueue:
 
     def __init__(self, driver: "VirtioDriver", number: int, size: int, features: int) -> None:
         self.driver, self.number, self.size = driver, number, size
-        self.has_event_idx = bool(features & Feature.EVENT_IDX)
+        self.has_event_idx = bool(features & VirtioFeature.EVENT_IDX)
         self.desc = driver.allocate(size * DESCRIPTOR.size, 16)
         self.avail = driver.allocate(6 + 2 * size, 2)
         self.used = driver.allocate(6 + 8 * size, 4)
@@ -174,14 +174,14 @@ class VirtioDriver:
 
     @property
     def status(self) -> Status:
-        return Status(self.read(Register.STATUS))
+        return Status(self.read(MmioRegister.STATUS))
 
     def offered(self) -> int:
         """Return the features that the device offers."""
         found = 0
         for half in range(2):
-            self.write(Register.DEVICE_FEATURES_SEL, half)
-            found |= self.read(Register.DEVICE_FEATURES) << 32 * half
+            self.write(MmioRegister.DEVICE_FEATURES_SEL, half)
+            found |= self.read(MmioRegister.DEVICE_FEATURES) << 32 * half
         return found
 
     # --- the life of a driver ---
@@ -189,43 +189,43 @@ class VirtioDriver:
     def negotiate(self, features: int | None = None) -> int:
         """Reset the device and accept `features`, all by default; return them."""
         accepted = self.offered() if features is None else features
-        self.write(Register.STATUS, 0)
-        self.write(Register.STATUS, Status.ACKNOWLEDGE | Status.DRIVER)
+        self.write(MmioRegister.STATUS, 0)
+        self.write(MmioRegister.STATUS, Status.ACKNOWLEDGE | Status.DRIVER)
         for half in range(2):
-            self.write(Register.DRIVER_FEATURES_SEL, half)
-            self.write(Register.DRIVER_FEATURES, accepted >> 32 * half & 0xFFFF_FFFF)
-        self.write(Register.STATUS, self.status | Status.FEATURES_OK)
+            self.write(MmioRegister.DRIVER_FEATURES_SEL, half)
+            self.write(MmioRegister.DRIVER_FEATURES, accepted >> 32 * half & 0xFFFF_FFFF)
+        self.write(MmioRegister.STATUS, self.status | Status.FEATURES_OK)
         return accepted
 
     def set_up_queue(self, number: int, features: int, size: int | None = None) -> DriverQueue:
         """Set up one queue, of its largest size by default."""
-        self.write(Register.QUEUE_SEL, number)
-        size = size or self.read(Register.QUEUE_NUM_MAX)
+        self.write(MmioRegister.QUEUE_SEL, number)
+        size = size or self.read(MmioRegister.QUEUE_NUM_MAX)
         queue = DriverQueue(self, number, size, features)
-        self.write(Register.QUEUE_NUM, size)
+        self.write(MmioRegister.QUEUE_NUM, size)
         for low, gpa in (
-            (Register.QUEUE_DESC_LOW, queue.desc),
-            (Register.QUEUE_DRIVER_LOW, queue.avail),
-            (Register.QUEUE_DEVICE_LOW, queue.used),
+            (MmioRegister.QUEUE_DESC_LOW, queue.desc),
+            (MmioRegister.QUEUE_DRIVER_LOW, queue.avail),
+            (MmioRegister.QUEUE_DEVICE_LOW, queue.used),
         ):
             self.write(low, gpa & 0xFFFF_FFFF)
             self.write(low + 4, gpa >> 32)
-        self.write(Register.QUEUE_READY, 1)
+        self.write(MmioRegister.QUEUE_READY, 1)
         return queue
 
     def start(self, queues: int, features: int | None = None, size: int | None = None) -> None:
         """Do all that a driver does before it uses its device."""
         accepted = self.negotiate(features)
         self.queues = [self.set_up_queue(number, accepted, size) for number in range(queues)]
-        self.write(Register.STATUS, self.status | Status.DRIVER_OK)
+        self.write(MmioRegister.STATUS, self.status | Status.DRIVER_OK)
 
     def notify(self, queue: int) -> None:
-        self.write(Register.QUEUE_NOTIFY, queue)
+        self.write(MmioRegister.QUEUE_NOTIFY, queue)
 
     def acknowledge(self) -> int:
         """Return why the device interrupted, and acknowledge that."""
-        reason = self.read(Register.INTERRUPT_STATUS)
-        self.write(Register.INTERRUPT_ACK, reason)
+        reason = self.read(MmioRegister.INTERRUPT_STATUS)
+        self.write(MmioRegister.INTERRUPT_ACK, reason)
         return reason
 
     # --- requests ---

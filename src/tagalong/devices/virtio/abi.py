@@ -23,7 +23,7 @@ class DeviceId(IntEnum):
     ENTROPY = 4
 
 
-class Register(IntEnum):
+class MmioRegister(IntEnum):
     """Registers of the MMIO transport by their offsets (section 4.2.2)."""
 
     MAGIC_VALUE = 0x000
@@ -73,7 +73,7 @@ class Interrupt(IntFlag):
     CONFIG_CHANGE = 2
 
 
-class Feature(IntFlag):
+class VirtioFeature(IntFlag):
     """Features of every device (section 6)."""
 
     INDIRECT_DESC = 1 << 28

@@ -21,7 +21,7 @@ from tagalong.devices.virtio.described import VirtioConfig, described_at, own_co
 from tagalong.devices.virtio.entropy import EntropyFunction, describe_entropy
 from tagalong.devices.virtio.function import VirtioFunction
 from tagalong.devices.virtio.image import Image
-from tagalong.devices.virtio.link import FrameChannel, Link, connect_stream, open_tap
+from tagalong.devices.virtio.link import FrameChannel, NetworkLink, connect_stream, open_tap
 from tagalong.devices.virtio.network import (
     MAC_BYTES,
     NetworkFunction,
@@ -169,7 +169,7 @@ class VirtioDevices:
     def _network(self, description: DeviceDescription) -> VirtioMmio:
         mac_of(description)
         backing = _backing_of(description, self._backings.networks, _NETWORK)
-        link = Link(_open_channel(description.name, backing), description.name)
+        link = NetworkLink(_open_channel(description.name, backing), description.name)
         try:
             return self._device(description, NetworkFunction(description, link))
         except BaseException:

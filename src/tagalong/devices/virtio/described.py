@@ -9,12 +9,14 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from tagalong.devices.virtio.abi import MAX_QUEUE_SIZE, WINDOW_BYTES, Feature
+from tagalong.devices.virtio.abi import MAX_QUEUE_SIZE, WINDOW_BYTES, VirtioFeature
 from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription
 from tagalong.memory import Gpa
 
-BASE_FEATURES: Final = int(Feature.INDIRECT_DESC | Feature.EVENT_IDX | Feature.VERSION_1)
+BASE_FEATURES: Final = int(
+    VirtioFeature.INDIRECT_DESC | VirtioFeature.EVENT_IDX | VirtioFeature.VERSION_1
+)
 """What every device of ours offers."""
 
 SLOTS: Final = 32

@@ -22,7 +22,7 @@ MAX_FRAME_BYTES: Final = 65535
 MIN_FRAME_BYTES: Final = 14
 
 Receive = Callable[[bytes], bool]
-"""Takes a frame; returns whether it was taken. If not, `Link.supplied` says when to try again."""
+"""Takes a frame; returns whether it was taken. `NetworkLink.supplied` says when to try again."""
 
 Lost = Callable[[str], None]
 """Is told why the link is down; once."""
@@ -60,7 +60,7 @@ class FrameChannel(Protocol):
         ...
 
 
-class Link:
+class NetworkLink:
     """A network card's connection: reads frames of `channel`, which is closed with it.
 
     It begins with the first `resume`. `name` is its thread's.

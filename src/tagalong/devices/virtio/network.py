@@ -15,7 +15,7 @@ from tagalong.devices.virtio.abi import DeviceId
 from tagalong.devices.virtio.chain import Chain
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.function import Port
-from tagalong.devices.virtio.link import MAX_FRAME_BYTES, MIN_FRAME_BYTES, Link
+from tagalong.devices.virtio.link import MAX_FRAME_BYTES, MIN_FRAME_BYTES, NetworkLink
 from tagalong.devices.virtio.ram import RingError
 from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription
@@ -70,7 +70,7 @@ class NetworkFunction:
     threads = 1
     is_active = True
 
-    def __init__(self, description: DeviceDescription, link: Link) -> None:
+    def __init__(self, description: DeviceDescription, link: NetworkLink) -> None:
         self._name = description.name
         self._mac = mac_of(description)
         self._link = link

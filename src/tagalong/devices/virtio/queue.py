@@ -16,7 +16,7 @@ from tagalong.devices.virtio.abi import (
     RING_HEAD_BYTES,
     USED_ELEMENT,
     USED_NO_NOTIFY,
-    Feature,
+    VirtioFeature,
 )
 from tagalong.devices.virtio.chain import Chain, ChainReader
 from tagalong.devices.virtio.ram import RamArea, RingError, memory_barrier
@@ -156,7 +156,7 @@ class _Rings:
         if not 1 <= size <= min(max_size, MAX_QUEUE_SIZE) or size & size - 1:
             raise RingError(f"queue size {size}: it is a power of two of at most {max_size}")
         self._size = size
-        self._has_event_idx = bool(features & Feature.EVENT_IDX)
+        self._has_event_idx = bool(features & VirtioFeature.EVENT_IDX)
         table = RamArea(
             memory, "the descriptor table", registers.desc_gpa, size * DESCRIPTOR.size, 16
         )
@@ -167,7 +167,7 @@ class _Rings:
         self._used = RamArea(memory, "the device area", registers.device_gpa, used_bytes, 4)
         self._used_event_at = avail_bytes - 2
         self._avail_event_at = used_bytes - 2
-        indirect = bool(features & Feature.INDIRECT_DESC)
+        indirect = bool(features & VirtioFeature.INDIRECT_DESC)
         self._chains = ChainReader(memory, table.bytes, size, indirect=indirect)
 
     def count_available(self, next_avail: int) -> int:

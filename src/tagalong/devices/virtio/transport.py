@@ -16,10 +16,10 @@ from tagalong.devices.virtio.abi import (
     MAGIC,
     VENDOR_ID,
     VERSION,
-    Feature,
     Interrupt,
-    Register,
+    MmioRegister,
     Status,
+    VirtioFeature,
 )
 from tagalong.devices.virtio.chain import Chain
 from tagalong.devices.virtio.described import VirtioConfig
@@ -40,12 +40,12 @@ _NO_MEMORY = _MASK  # what the registers of shared memory say of a region that d
 
 # Registers that hold one half of an address of the selected queue.
 _ADDRESSES = {
-    Register.QUEUE_DESC_LOW: ("desc_gpa", 0),
-    Register.QUEUE_DESC_HIGH: ("desc_gpa", _HIGH),
-    Register.QUEUE_DRIVER_LOW: ("driver_gpa", 0),
-    Register.QUEUE_DRIVER_HIGH: ("driver_gpa", _HIGH),
-    Register.QUEUE_DEVICE_LOW: ("device_gpa", 0),
-    Register.QUEUE_DEVICE_HIGH: ("device_gpa", _HIGH),
+    MmioRegister.QUEUE_DESC_LOW: ("desc_gpa", 0),
+    MmioRegister.QUEUE_DESC_HIGH: ("desc_gpa", _HIGH),
+    MmioRegister.QUEUE_DRIVER_LOW: ("driver_gpa", 0),
+    MmioRegister.QUEUE_DRIVER_HIGH: ("driver_gpa", _HIGH),
+    MmioRegister.QUEUE_DEVICE_LOW: ("device_gpa", 0),
+    MmioRegister.QUEUE_DEVICE_HIGH: ("device_gpa", _HIGH),
 }
 
 
@@ -103,9 +103,9 @@ class VirtioMmio:
             with self._lock:
                 data = value.to_bytes(size_bytes, "little")
                 self._function.write_config(offset - CONFIG_OFFSET, data)
-        elif offset == Register.STATUS and value == 0:
+        elif offset == MmioRegister.STATUS and value == 0:
             self.reset()
-        elif offset == Register.QUEUE_NOTIFY:
+        elif offset == MmioRegister.QUEUE_NOTIFY:
             self._notify(value)
         elif offset in self._writers and size_bytes == _WORD:
             with self._lock:
@@ -171,7 +171,7 @@ class VirtioMmio:
         descriptor = self._work.doorbell
         if descriptor is None:
             return ()
-        gpa = self.description.gpa + Register.QUEUE_NOTIFY
+        gpa = self.description.gpa + MmioRegister.QUEUE_NOTIFY
         return [Doorbell(gpa, _WORD, n, descriptor) for n in self._function.served_queues]
 
     def pause(self) -> None:
@@ -349,39 +349,39 @@ class VirtioMmio:
         return self._queues[self._queue_sel] if self._queue_sel < len(self._queues) else None
 
     def _read_register(self, offset: int) -> int:
-        if Register.SHM_LEN_LOW <= offset <= Register.SHM_BASE_HIGH:
+        if MmioRegister.SHM_LEN_LOW <= offset <= MmioRegister.SHM_BASE_HIGH:
             return _NO_MEMORY
         reader = self._readers.get(offset)
         return reader() if reader is not None else 0
 
     def _register_readers(self) -> dict[int, Callable[[], int]]:
         return {
-            Register.MAGIC_VALUE: lambda: MAGIC,
-            Register.VERSION: lambda: VERSION,
-            Register.DEVICE_ID: lambda: self._function.device_id,
-            Register.VENDOR_ID: lambda: VENDOR_ID,
-            Register.DEVICE_FEATURES: lambda: _half(self._offered, self._device_features_sel),
-            Register.QUEUE_NUM_MAX: lambda: self._selected.max_size if self._selected else 0,
-            Register.QUEUE_READY: lambda: int(bool(self._selected and self._selected.is_ready)),
-            Register.INTERRUPT_STATUS: lambda: self._interrupts,
-            Register.STATUS: lambda: self._status,
-            Register.CONFIG_GENERATION: lambda: self._generation,
+            MmioRegister.MAGIC_VALUE: lambda: MAGIC,
+            MmioRegister.VERSION: lambda: VERSION,
+            MmioRegister.DEVICE_ID: lambda: self._function.device_id,
+            MmioRegister.VENDOR_ID: lambda: VENDOR_ID,
+            MmioRegister.DEVICE_FEATURES: lambda: _half(self._offered, self._device_features_sel),
+            MmioRegister.QUEUE_NUM_MAX: lambda: self._selected.max_size if self._selected else 0,
+            MmioRegister.QUEUE_READY: lambda: int(bool(self._selected and self._selected.is_ready)),
+            MmioRegister.INTERRUPT_STATUS: lambda: self._interrupts,
+            MmioRegister.STATUS: lambda: self._status,
+            MmioRegister.CONFIG_GENERATION: lambda: self._generation,
         }
 
     def _register_writers(self) -> dict[int, Callable[[int], None]]:
         return {
-            Register.DEVICE_FEATURES_SEL: lambda value: setattr(
+            MmioRegister.DEVICE_FEATURES_SEL: lambda value: setattr(
                 self, "_device_features_sel", value
             ),
-            Register.DRIVER_FEATURES: self._write_driver_features,
-            Register.DRIVER_FEATURES_SEL: lambda value: setattr(
+            MmioRegister.DRIVER_FEATURES: self._write_driver_features,
+            MmioRegister.DRIVER_FEATURES_SEL: lambda value: setattr(
                 self, "_driver_features_sel", value
             ),
-            Register.QUEUE_SEL: lambda value: setattr(self, "_queue_sel", value),
-            Register.QUEUE_NUM: self._write_queue_size,
-            Register.QUEUE_READY: self._write_queue_ready,
-            Register.INTERRUPT_ACK: self._acknowledge,
-            Register.STATUS: self._write_status,
+            MmioRegister.QUEUE_SEL: lambda value: setattr(self, "_queue_sel", value),
+            MmioRegister.QUEUE_NUM: self._write_queue_size,
+            MmioRegister.QUEUE_READY: self._write_queue_ready,
+            MmioRegister.INTERRUPT_ACK: self._acknowledge,
+            MmioRegister.STATUS: self._write_status,
             **{each: self._address_writer(*where) for each, where in _ADDRESSES.items()},
         }
 
@@ -403,7 +403,7 @@ class VirtioMmio:
 
     def _are_features_right(self) -> bool:
         accepted = self._driver_features
-        return bool(accepted & Feature.VERSION_1) and not accepted & ~self._offered
+        return bool(accepted & VirtioFeature.VERSION_1) and not accepted & ~self._offered
 
     def _write_queue_size(self, value: int) -> None:
         if self._selected is not None and not self._selected.is_ready:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tagalong.devices import DeviceBus
-from tagalong.devices.virtio.abi import Feature, Status
+from tagalong.devices.virtio.abi import Status, VirtioFeature
 from tagalong.devices.virtio.backing import DiskBacking, VirtioBackings
 from tagalong.devices.virtio.block import BlockFeature, BlockFunction, DiskError, RequestType
 from tagalong.devices.virtio.image import Image
@@ -38,7 +38,7 @@ def request(
     target = driver.writable(*([room] if room else []), 1)
     head = (
         queue.describe_indirect(*source, *target)
-        if features & Feature.INDIRECT_DESC
+        if features & VirtioFeature.INDIRECT_DESC
         else queue.describe(*source, *target)
     )
     queue.make_available(head)
@@ -231,10 +231,10 @@ def test_driver_that_never_flushes_has_its_writes_on_the_disk_at_once(
     flushes: list[int] = []
     monkeypatch.setattr(os, "fdatasync", flushes.append)
 
-    scene.driver.start(1, int(Feature.VERSION_1))
+    scene.driver.start(1, int(VirtioFeature.VERSION_1))
     request(scene.driver, RequestType.OUT, 0, bytes(SECTOR))
     without = len(flushes)
-    scene.driver.start(1, int(Feature.VERSION_1 | BlockFeature.FLUSH))
+    scene.driver.start(1, int(VirtioFeature.VERSION_1 | BlockFeature.FLUSH))
     request(scene.driver, RequestType.OUT, 0, bytes(SECTOR))
 
     assert (without, len(flushes)) == (1, 1)

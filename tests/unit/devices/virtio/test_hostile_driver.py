@@ -7,7 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tagalong.devices.virtio.abi import DescriptorFlag, Feature, Interrupt, Register, Status
+from tagalong.devices.virtio.abi import (
+    DescriptorFlag,
+    Interrupt,
+    MmioRegister,
+    Status,
+    VirtioFeature,
+)
 from tests.support.virtio_driver import RAM, Buffer, DriverQueue, VirtioDriver
 from tests.support.virtio_scene import echo_scene
 
@@ -157,7 +163,7 @@ def test_driver_that_breaks_a_rule_stops_the_device(
     scene.driver.notify(0)
 
     assert scene.driver.status & Status.DEVICE_NEEDS_RESET
-    assert scene.driver.read(Register.INTERRUPT_STATUS) == Interrupt.CONFIG_CHANGE
+    assert scene.driver.read(MmioRegister.INTERRUPT_STATUS) == Interrupt.CONFIG_CHANGE
     assert (function.served, queue.used_index) == (0, 0)
 
 
@@ -179,7 +185,7 @@ def test_stopped_device_cannot_be_started_by_its_status() -> None:
     scene.driver.start(2)
     a_loop(Hostile(scene.driver, scene.driver.queues[0]))
 
-    scene.driver.write(Register.STATUS, 0xF)
+    scene.driver.write(MmioRegister.STATUS, 0xF)
     scene.driver.notify(0)
 
     assert scene.driver.status & Status.DEVICE_NEEDS_RESET
@@ -188,7 +194,7 @@ def test_stopped_device_cannot_be_started_by_its_status() -> None:
 
 def test_indirect_table_that_was_not_negotiated_stops_the_device() -> None:
     scene, _ = echo_scene()
-    scene.driver.start(2, int(Feature.VERSION_1))
+    scene.driver.start(2, int(VirtioFeature.VERSION_1))
     queue = scene.driver.queues[0]
 
     queue.make_available(queue.describe_indirect(*scene.driver.readable(b"a")))
@@ -198,38 +204,38 @@ def test_indirect_table_that_was_not_negotiated_stops_the_device() -> None:
 
 def test_queue_that_cannot_be_stops_the_device() -> None:
     cases = {
-        "size 0": {Register.QUEUE_NUM: 0},
-        "size 3": {Register.QUEUE_NUM: 3},
-        "size beyond the largest": {Register.QUEUE_NUM: 32},
-        "size of 32 bits": {Register.QUEUE_NUM: 0x8000_0000},
-        "table misaligned": {Register.QUEUE_DESC_LOW: RAM + 8},
-        "table outside RAM": {Register.QUEUE_DESC_HIGH: 1},
-        "driver area misaligned": {Register.QUEUE_DRIVER_LOW: RAM + 1},
-        "driver area across the end": {Register.QUEUE_DRIVER_LOW: END - 4},
-        "device area misaligned": {Register.QUEUE_DEVICE_LOW: RAM + 2},
-        "device area across the end": {Register.QUEUE_DEVICE_LOW: END - 4},
+        "size 0": {MmioRegister.QUEUE_NUM: 0},
+        "size 3": {MmioRegister.QUEUE_NUM: 3},
+        "size beyond the largest": {MmioRegister.QUEUE_NUM: 32},
+        "size of 32 bits": {MmioRegister.QUEUE_NUM: 0x8000_0000},
+        "table misaligned": {MmioRegister.QUEUE_DESC_LOW: RAM + 8},
+        "table outside RAM": {MmioRegister.QUEUE_DESC_HIGH: 1},
+        "driver area misaligned": {MmioRegister.QUEUE_DRIVER_LOW: RAM + 1},
+        "driver area across the end": {MmioRegister.QUEUE_DRIVER_LOW: END - 4},
+        "device area misaligned": {MmioRegister.QUEUE_DEVICE_LOW: RAM + 2},
+        "device area across the end": {MmioRegister.QUEUE_DEVICE_LOW: END - 4},
         "device area at the end of 64 bits": {
-            Register.QUEUE_DEVICE_LOW: 0xFFFF_FFFC,
-            Register.QUEUE_DEVICE_HIGH: 0xFFFF_FFFF,
+            MmioRegister.QUEUE_DEVICE_LOW: 0xFFFF_FFFC,
+            MmioRegister.QUEUE_DEVICE_HIGH: 0xFFFF_FFFF,
         },
     }
     for name, wrong in cases.items():
         driver = echo_scene()[0].driver
         driver.negotiate()
         registers = {
-            Register.QUEUE_NUM: 16,
-            Register.QUEUE_DESC_LOW: RAM,
-            Register.QUEUE_DRIVER_LOW: RAM + 0x1000,
-            Register.QUEUE_DEVICE_LOW: RAM + 0x2000,
+            MmioRegister.QUEUE_NUM: 16,
+            MmioRegister.QUEUE_DESC_LOW: RAM,
+            MmioRegister.QUEUE_DRIVER_LOW: RAM + 0x1000,
+            MmioRegister.QUEUE_DEVICE_LOW: RAM + 0x2000,
             **wrong,
         }
 
         for register, value in registers.items():
             driver.write(register, value)
-        driver.write(Register.QUEUE_READY, 1)
+        driver.write(MmioRegister.QUEUE_READY, 1)
 
         assert driver.status & Status.DEVICE_NEEDS_RESET, name
-        assert driver.read(Register.QUEUE_READY) == 0, name
+        assert driver.read(MmioRegister.QUEUE_READY) == 0, name
 
 
 def test_request_that_names_the_same_ram_again_and_again_is_served() -> None:
@@ -269,7 +275,7 @@ def test_rings_of_any_content_never_raise(table: bytes, heads: list[int], index:
 
 ACCESSES = st.tuples(
     st.booleans(),
-    st.one_of(st.sampled_from(sorted(Register)), st.integers(0, 0x1FF)),
+    st.one_of(st.sampled_from(sorted(MmioRegister)), st.integers(0, 0x1FF)),
     st.sampled_from([1, 2, 4, 8]),
     st.one_of(st.sampled_from([0, 1, 2, 0xF, 0xFF, RAM, RAM + 0x1000]), st.integers(0, 1 << 64)),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.devices.virtio.abi import Feature, Interrupt, Status
+from tagalong.devices.virtio.abi import Interrupt, Status, VirtioFeature
 from tagalong.devices.virtio.backing import NetworkBacking, VirtioBackings
 from tagalong.devices.virtio.link import open_tap
 from tagalong.devices.virtio.network import NetFeature, announcement_frame
@@ -23,7 +23,7 @@ RECEIVE, TRANSMIT, CONTROL = range(3)
 MAC = bytes.fromhex("525400123456")
 FRAME = b"\xff" * 6 + MAC + b"\x08\x00" + b"payload".ljust(46, b".")
 HEADER_BYTES = 12
-PLAIN = int(Feature.VERSION_1 | NetFeature.MAC)
+PLAIN = int(VirtioFeature.VERSION_1 | NetFeature.MAC)
 
 
 class Network:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tagalong.devices.virtio.abi import Feature, Interrupt, Register, Status
+from tagalong.devices.virtio.abi import Interrupt, MmioRegister, Status, VirtioFeature
 from tagalong.devices.virtio.chain import Chain
 from tagalong.devices.virtio.saved import SavedTransport
 from tagalong.errors import StateError
@@ -13,9 +13,9 @@ from tests.support.virtio_driver import ALL_BASE, PAGE, RAM, VirtioDriver
 from tests.support.virtio_scene import echo_scene, no_failure
 
 FEATURE_SETS = (
-    int(Feature.VERSION_1),
-    int(Feature.VERSION_1 | Feature.INDIRECT_DESC),
-    int(Feature.VERSION_1 | Feature.EVENT_IDX),
+    int(VirtioFeature.VERSION_1),
+    int(VirtioFeature.VERSION_1 | VirtioFeature.INDIRECT_DESC),
+    int(VirtioFeature.VERSION_1 | VirtioFeature.EVENT_IDX),
     ALL_BASE,
 )
 
@@ -45,9 +45,9 @@ def test_registers_say_what_the_device_is() -> None:
 def test_registers_of_control_take_words_only() -> None:
     driver = echo_scene()[0].driver
 
-    driver.write(Register.STATUS, 1, 1)
+    driver.write(MmioRegister.STATUS, 1, 1)
 
-    assert (driver.read(0, 1), driver.read(0, 2), driver.read(Register.STATUS)) == (0, 0, 0)
+    assert (driver.read(0, 1), driver.read(0, 2), driver.read(MmioRegister.STATUS)) == (0, 0, 0)
 
 
 def test_configuration_takes_every_width() -> None:
@@ -66,7 +66,7 @@ def test_request_is_answered_for_every_set_of_features() -> None:
         scene, _ = echo_scene()
         scene.driver.start(2, features)
 
-        indirect = bool(features & Feature.INDIRECT_DESC)
+        indirect = bool(features & VirtioFeature.INDIRECT_DESC)
         answers = [echo(scene.driver, bytes([n]) * 40, indirect=indirect) for n in range(3)]
 
         assert answers == [bytes([n]) * 40 for n in range(3)], hex(features)
@@ -77,7 +77,7 @@ def test_request_is_answered_for_every_set_of_features() -> None:
 
 def test_rings_wrap_and_indexes_pass_65535() -> None:
     scene, function = echo_scene()
-    scene.driver.start(2, int(Feature.VERSION_1 | Feature.EVENT_IDX), size=4)
+    scene.driver.start(2, int(VirtioFeature.VERSION_1 | VirtioFeature.EVENT_IDX), size=4)
     queue = scene.driver.queues[0]
     head = queue.describe(*scene.driver.readable(b"x"), *scene.driver.writable(1))
     saved = SavedTransport.from_bytes(scene.device.save())
@@ -94,11 +94,11 @@ def test_rings_wrap_and_indexes_pass_65535() -> None:
 
 
 def test_features_that_are_not_offered_are_not_accepted() -> None:
-    for features in (ALL_BASE | 1 << 40, int(Feature.EVENT_IDX), 0):
+    for features in (ALL_BASE | 1 << 40, int(VirtioFeature.EVENT_IDX), 0):
         driver = echo_scene()[0].driver
 
         driver.negotiate(features)
-        driver.write(Register.STATUS, driver.status | Status.DRIVER_OK)
+        driver.write(MmioRegister.STATUS, driver.status | Status.DRIVER_OK)
 
         assert driver.status == Status.ACKNOWLEDGE | Status.DRIVER, hex(features)
 
@@ -108,8 +108,8 @@ def test_features_stay_once_they_are_accepted() -> None:
     scene.driver.start(2)
     assert function.port is not None
 
-    scene.driver.write(Register.DRIVER_FEATURES_SEL, 0)
-    scene.driver.write(Register.DRIVER_FEATURES, 0)
+    scene.driver.write(MmioRegister.DRIVER_FEATURES_SEL, 0)
+    scene.driver.write(MmioRegister.DRIVER_FEATURES, 0)
 
     assert function.port.features == ALL_BASE | 1 << 50
 
@@ -117,10 +117,13 @@ def test_features_stay_once_they_are_accepted() -> None:
 def test_queue_that_does_not_exist_has_no_size() -> None:
     driver = echo_scene()[0].driver
 
-    driver.write(Register.QUEUE_SEL, 2)
-    driver.write(Register.QUEUE_READY, 1)
+    driver.write(MmioRegister.QUEUE_SEL, 2)
+    driver.write(MmioRegister.QUEUE_READY, 1)
 
-    assert (driver.read(Register.QUEUE_NUM_MAX), driver.read(Register.QUEUE_READY)) == (0, 0)
+    assert (driver.read(MmioRegister.QUEUE_NUM_MAX), driver.read(MmioRegister.QUEUE_READY)) == (
+        0,
+        0,
+    )
 
 
 def test_notification_before_driver_ok_does_nothing() -> None:
@@ -136,13 +139,13 @@ def test_notification_before_driver_ok_does_nothing() -> None:
 
 def test_interrupt_that_the_driver_does_not_want_is_not_raised() -> None:
     scene, _ = echo_scene()
-    scene.driver.start(2, int(Feature.VERSION_1))
+    scene.driver.start(2, int(VirtioFeature.VERSION_1))
     queue = scene.driver.queues[0]
     scene.driver.poke16(queue.avail, 1)  # VIRTQ_AVAIL_F_NO_INTERRUPT
 
     echo(scene.driver, b"quiet")
 
-    assert scene.driver.read(Register.INTERRUPT_STATUS) == 0
+    assert scene.driver.read(MmioRegister.INTERRUPT_STATUS) == 0
 
 
 def test_interrupt_waits_for_the_event_index() -> None:
@@ -156,7 +159,7 @@ def test_interrupt_waits_for_the_event_index() -> None:
     seen = []
     for n in range(4):
         echo(scene.driver, bytes([n, n]))
-        seen.append(scene.driver.read(Register.INTERRUPT_STATUS))
+        seen.append(scene.driver.read(MmioRegister.INTERRUPT_STATUS))
 
     assert seen == [0, 0, 1, 1]
 
@@ -201,12 +204,12 @@ def test_change_of_the_configuration_interrupts_a_driver_that_works() -> None:
     assert function.port is not None
 
     function.port.config_changed()
-    before = scene.driver.read(Register.INTERRUPT_STATUS)
+    before = scene.driver.read(MmioRegister.INTERRUPT_STATUS)
     scene.driver.start(2)
     function.port.config_changed()
 
     assert (before, scene.driver.acknowledge()) == (0, Interrupt.CONFIG_CHANGE)
-    assert scene.driver.read(Register.CONFIG_GENERATION) == 1
+    assert scene.driver.read(MmioRegister.CONFIG_GENERATION) == 1
 
 
 def test_reset_forgets_everything() -> None:
@@ -215,7 +218,7 @@ def test_reset_forgets_everything() -> None:
     scene.driver.start(2)
     echo(scene.driver, b"some")
 
-    scene.driver.write(Register.STATUS, 0)
+    scene.driver.write(MmioRegister.STATUS, 0)
 
     assert scene.device.save() == before
     assert scene.levels[-1] is False
