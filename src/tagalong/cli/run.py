@@ -65,6 +65,11 @@ COMMON = _parameters(
     ),
     click.option("--vcpus", "vcpu_count", type=click.IntRange(min=1), help="Default: 1."),
     click.option("--control", type=FILE, help="QMP control socket to create."),
+    click.option(
+        "--console",
+        metavar="stdout|stdio|pty|unix:PATH",
+        help="Where the guest's console is. Default: stdout, without input.",
+    ),
     click.option("--paused", is_flag=True, help="Do not start the guest; tagalong cont does."),
     click.option(
         "--exit-with-parent",
@@ -175,8 +180,9 @@ def run_process(context: click.Context, options: RunOptions) -> None:
 def _run(context: click.Context, /, **values: Any) -> None:
     """Run a VM until its guest powers off.
 
-    The guest's console goes to standard output, messages to standard error. After the VM was
-    migrated away, the process holds its memory until it is told to quit.
+    The guest's console goes to standard output, messages to standard error; with --console stdio
+    it takes input, too: Ctrl-A x ends the VM then. After the VM was migrated away, the process
+    holds its memory until it is told to quit.
     """
     run_process(context, run_options(values))
 

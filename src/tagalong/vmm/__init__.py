@@ -13,7 +13,9 @@ outgoing      migrates the VM away; incoming awaits one; transfer joins both to 
 saving        saves the VM to a file; storage joins it to tagalong.snapshot
 record        the books of a migration; save_record those of a snapshot or a dump
 announcement  what the process prints about them
-console       the guest's output
+console       the guest's output; consoles where it goes and input comes from
+console_input brings input to the guest; console_keys takes a person's commands out of it
+terminal      makes the terminal raw, and as it was before
 parent        ends the process with its parent
 bugs          what becomes of a bug of ours in a thread that works on a VM
 

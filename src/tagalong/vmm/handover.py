@@ -74,6 +74,18 @@ class HandoverGate:
             self._machine.pause()
             return self._machine.run_state
 
+    def while_running(self, action: Callable[[], None]) -> bool:
+        """Run `action` if the guest runs, which it does until `action` returns; say whether.
+
+        What a paused machine must not take, because its state may be on its way, comes this way.
+        `action` must be quick: an order to pause waits for it.
+        """
+        with self._lock:
+            if self._machine.run_state is not RunState.RUNNING:
+                return False
+            action()
+            return True
+
     def freeze(self, purpose: FreezePurpose) -> bool:
         """Pause the guest and return whether it ran until then.
 

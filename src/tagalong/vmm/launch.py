@@ -10,7 +10,7 @@ from tagalong.boot import reported_status
 from tagalong.devices import Pl011
 from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.files import NewFile
-from tagalong.machine import Machine, MachineDescription
+from tagalong.machine import DeviceDescription, Machine, MachineDescription
 from tagalong.mte import PACKED_RATIO
 from tagalong.qapi.migration import MigrationStatus
 from tagalong.qmp.messages import Event
@@ -18,7 +18,8 @@ from tagalong.qmp.server import ControlServer
 from tagalong.vmm.announcement import announcement, save_announcement
 from tagalong.vmm.assembly import MachineAssembly
 from tagalong.vmm.commands import VmCommands
-from tagalong.vmm.console import QueuedWriter
+from tagalong.vmm.console_input import ConsoleInput
+from tagalong.vmm.consoles import ConsoleActions, create_console
 from tagalong.vmm.incoming import Incoming
 from tagalong.vmm.options import ArrivingVm, NewLinux, NewVm, RestoredVm, RunOptions
 from tagalong.vmm.outgoing import Outgoing
@@ -30,7 +31,6 @@ from tagalong.vmm.storage import store
 from tagalong.vmm.transfer import listen, send
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 
-_STDOUT = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SIGNAL_STATUS = 128
 _GUEST_FAILED = 1
@@ -74,14 +74,18 @@ class _VmProcess:
         self._server = ControlServer(
             VmCommands(self._vm, self._outgoing, lambda: self._incoming, self._saving)
         )
-        self._console = QueuedWriter(_STDOUT, self._announce)
+        self._console = create_console(
+            self._options.console, ConsoleActions(self._announce, self._quit)
+        )
+        self._typed = ConsoleInput(self._vm.while_running)
         self._handle_signals()
         try:
             await self._serve()
+            self._console.start(self._typed)
             self._assembly = MachineAssembly(
                 self._options.machine,
                 self._options.access,
-                {Pl011.KIND: lambda description: Pl011(self._console.write, description)},
+                {Pl011.KIND: self._console_uart},
                 self._announce,
             )
             self._begin()
@@ -99,6 +103,14 @@ class _VmProcess:
             return ending
         self._announce(f"the guest powered off and reported its own failure (status {status})")
         return replace(ending, exit_code=_GUEST_FAILED)
+
+    def _console_uart(self, description: DeviceDescription) -> Pl011:
+        uart = Pl011(self._console.write, description)
+        self._typed.connect(uart)
+        return uart
+
+    def _quit(self) -> None:
+        self._order_end("Ctrl-A x", Ending(ShutdownReason.QUIT))
 
     async def _serve(self) -> None:
         if self._options.control is not None:
@@ -163,6 +175,8 @@ class _VmProcess:
 
     def _emit(self, event: Event) -> None:
         self._server.broadcast(event)
+        if event.name == "RESUME":
+            self._typed.deliver()
         if event.name == "MIGRATION":
             self._announce_migration()
         if event.name == "SHUTDOWN" and self._ends_an_arrived_vm():
@@ -191,13 +205,13 @@ class _VmProcess:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             ending = Ending(ShutdownReason.SIGNAL, _SIGNAL_STATUS + number)
-            loop.add_signal_handler(number, self._order_end, number, ending)
+            loop.add_signal_handler(number, self._order_end, number.name, ending)
 
-    def _order_end(self, number: signal.Signals, ending: Ending) -> None:
+    def _order_end(self, order: str, ending: Ending) -> None:
         try:
             self._vm.order_end(ending)
         except RunStateError as error:
-            self._announce(f"{number.name}: {error}")
+            self._announce(f"{order}: {error}")
 
     async def _take_apart(self) -> None:
         await self._outgoing.cancel_and_wait(_CANCEL_TIMEOUT_S)

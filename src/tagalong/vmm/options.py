@@ -12,6 +12,7 @@ from tagalong import access
 from tagalong.errors import MachineMismatchError, UsageError
 from tagalong.machine import MachineDescription
 from tagalong.migrate import TlsCredentials
+from tagalong.vmm.consoles import STDOUT
 from tagalong.vmm.factory import AUTO
 
 DEFAULT_RAM_BYTES: Final = 64 << 20
@@ -116,6 +117,7 @@ class RunOptions:
 
     `control` is the path of the control socket; None for none. `machine` and `access` are names, or
     "auto". `paused`: leave the guest paused until QMP's cont. `parent_pid`: end with that process.
+    `console`: where the guest's console is (consoles.py).
     """
 
     origin: VmOrigin
@@ -124,6 +126,7 @@ class RunOptions:
     access: str = access.AUTO
     paused: bool = False
     parent_pid: int | None = None
+    console: str = STDOUT
 
 
 def _mib(size_bytes: int) -> str:

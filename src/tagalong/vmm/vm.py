@@ -199,6 +199,10 @@ class Vm:
         """Return the machine. Raises RunStateError until a migration has brought it."""
         return self._require_here().machine
 
+    def while_running(self, action: Callable[[], None]) -> bool:
+        """Run `action` if the guest runs, which it does until `action` returns; say whether."""
+        return self._here is not None and self._here.gate.while_running(action)
+
     def freezer(self, purpose: FreezePurpose) -> Freezer:
         """Return what stops the guest for a migration or a snapshot. Raises RunStateError."""
         return GatedFreezer(self._require_here().gate, purpose)

@@ -1,0 +1,139 @@
+"""Brings what is typed to the guest's UART: in order, without loss, and only while the guest runs.
+
+Input that a paused machine took would be missing from the state that a migration sends, so the
+gate that pauses the guest is asked for each delivery (`Vm.while_running`). What the UART has no
+room for waits here; a full buffer stops the reading, and so the other end's own flow control works.
+"""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from tagalong.devices import Pl011
+
+MAX_WAITING_BYTES: Final = 4096
+
+_READ_BYTES: Final = 1024
+_BREAK: Final = None  # in the order of what is typed
+
+
+class ConsoleInput:
+    """The input of one VM's console; all but `connect` is called in the event loop's thread.
+
+    `while_running` runs a delivery if the guest runs, and returns whether it did. `drained` is
+    called when there is room again after `has_room` was false.
+    """
+
+    def __init__(self, while_running: Callable[[Callable[[], None]], bool]) -> None:
+        self._while_running = while_running
+        self._loop = asyncio.get_running_loop()
+        self._uart: Pl011 | None = None
+        self._waiting: deque[int | None] = deque()
+        self.drained: Callable[[], None] = lambda: None
+
+    def connect(self, uart: Pl011) -> None:
+        """Deliver to `uart` from now on; from any thread."""
+        self._uart = uart
+        uart.when_readable(self._wake)
+
+    def _wake(self) -> None:
+        self._loop.call_soon_threadsafe(self.deliver)
+
+    @property
+    def has_room(self) -> bool:
+        """Return whether more input can be taken."""
+        return len(self._waiting) < MAX_WAITING_BYTES
+
+    def type(self, data: bytes) -> None:
+        """Take what was typed."""
+        self._waiting.extend(data)
+        self.deliver()
+
+    def send_break(self) -> None:
+        """Take a break."""
+        self._waiting.append(_BREAK)
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Give the UART what it has room for, if the guest runs."""
+        had_room = self.has_room
+        if self._waiting and self._uart is not None:
+            self._while_running(self._fill_uart)
+        if self.has_room and not had_room:
+            self.drained()
+
+    def _fill_uart(self) -> None:
+        while self._waiting and self._uart is not None:
+            first = self._waiting[0]
+            if first is _BREAK:
+                is_taken = self._uart.receive_break()
+            else:
+                is_taken = bool(self._uart.receive(bytes((first,))))
+            if not is_taken:
+                return
+            self._waiting.popleft()
+
+
+class InputReader:
+    """Reads a descriptor in the event loop while there is room for what it brings.
+
+    `take` gets what was read, `ended` is called once when nothing more comes.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        typed: ConsoleInput,
+        take: Callable[[bytes], None],
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._descriptor = descriptor
+        self._typed = typed
+        self._take = take
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._is_open = True
+        self._is_polled = True
+        self._typed.drained = self._listen
+        self._listen()
+
+    def stop(self) -> None:
+        """Read no more. Safe to call twice."""
+        if self._is_open:
+            self._is_open = False
+            self._pause()
+
+    def _listen(self) -> None:
+        if not self._is_open:
+            return
+        try:
+            self._loop.add_reader(self._descriptor, self._read)
+        except PermissionError:  # a regular file, which is always ready and cannot be polled
+            self._is_polled = False
+            self._loop.call_soon(self._read)
+
+    def _pause(self) -> None:
+        if self._is_polled:
+            self._loop.remove_reader(self._descriptor)
+
+    def _read(self) -> None:
+        if not self._is_open:
+            return
+        if not self._typed.has_room:
+            self._pause()  # `drained` listens again
+            return
+        try:
+            data = os.read(self._descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:  # the other end of a terminal or a connection is gone
+            data = b""
+        if not data:
+            self.stop()
+            self._ended()
+            return
+        self._take(data)
+        if not self._is_polled:
+            self._listen()

@@ -1,0 +1,248 @@
+"""Where a guest's console is: standard output, the terminal, a pseudo-terminal, a Unix socket.
+
+Each takes the guest's output from the machine's thread without ever blocking it (console.py), and
+reads input in the event loop (console_input.py).
+"""
+
+import asyncio
+import os
+import socket
+import tty
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from tagalong.errors import HostError, UsageError
+from tagalong.socket_files import SocketFile
+from tagalong.vmm.console import QueuedWriter
+from tagalong.vmm.console_input import ConsoleInput, InputReader
+from tagalong.vmm.console_keys import HELP, ConsoleKey, KeyFilter
+from tagalong.vmm.terminal import RawTerminal
+
+_STDIN: Final = 0
+_STDOUT: Final = 1
+_BACKLOG: Final = 1
+
+STDOUT: Final = "stdout"
+_STDIO: Final = "stdio"
+_PTY: Final = "pty"
+_UNIX: Final = "unix:"
+
+
+class Console(Protocol):
+    """A place for a guest's console. All but `write` is called in the event loop's thread."""
+
+    def write(self, data: bytes) -> None:
+        """Take the guest's output and return at once; from any thread."""
+        ...
+
+    def start(self, typed: ConsoleInput) -> None:
+        """Begin, and pass input on to `typed`. Raises HostError or UsageError if it cannot."""
+        ...
+
+    def close(self) -> None:
+        """Write what waits, and leave everything as it was found. Safe to call twice."""
+        ...
+
+
+@dataclass(frozen=True)
+class ConsoleActions:
+    """What a console causes beside input and output.
+
+    `announce` gets messages for people; `quit` is called when a person ends the VM.
+    """
+
+    announce: Callable[[str], None]
+    quit: Callable[[], None]
+
+
+def create_console(name: str, actions: ConsoleActions) -> Console:
+    """Return the console of that name. Raises UsageError if there is none."""
+    if name == STDOUT:
+        return StdoutConsole(actions)
+    if name == _STDIO:
+        return StdioConsole(actions)
+    if name == _PTY:
+        return PtyConsole(actions)
+    if name.startswith(_UNIX):
+        return SocketConsole(Path(name.removeprefix(_UNIX)), actions)
+    raise UsageError(f"--console {name}: there is {STDOUT}, {_STDIO}, {_PTY} and {_UNIX}PATH")
+
+
+class StdoutConsole:
+    """Output to standard output, and no input."""
+
+    def __init__(self, actions: ConsoleActions) -> None:
+        self._output = QueuedWriter(_STDOUT, actions.announce)
+
+    def write(self, data: bytes) -> None:
+        """As Console.write."""
+        self._output.write(data)
+
+    def start(self, typed: ConsoleInput) -> None:
+        """Do nothing: there is no input."""
+
+    def close(self) -> None:
+        """As Console.close."""
+        self._output.close()
+
+
+class StdioConsole:
+    """Output to standard output, input from standard input; on a terminal every key counts."""
+
+    def __init__(self, actions: ConsoleActions) -> None:
+        self._output = QueuedWriter(_STDOUT, actions.announce)
+        self._actions = actions
+        self._terminal: RawTerminal | None = None
+        self._reader: InputReader | None = None
+
+    def write(self, data: bytes) -> None:
+        """As Console.write."""
+        self._output.write(data)
+
+    def start(self, typed: ConsoleInput) -> None:
+        """As Console.start."""
+        if not os.isatty(_STDIN):
+            self._reader = InputReader(_STDIN, typed, typed.type)
+            return
+        self._terminal = RawTerminal(_STDIN)
+        self._terminal.enter()
+        keys = KeyFilter()
+
+        def take(data: bytes) -> None:
+            for each in keys.split(data):
+                if isinstance(each, bytes):
+                    typed.type(each)
+                else:
+                    self._obey(each, typed)
+
+        self._reader = InputReader(_STDIN, typed, take)
+        self._actions.announce("the terminal is the guest's; Ctrl-A x ends the VM, Ctrl-A h helps")
+
+    def _obey(self, key: ConsoleKey, typed: ConsoleInput) -> None:
+        match key:
+            case ConsoleKey.QUIT:
+                self._actions.quit()
+            case ConsoleKey.BREAK:
+                typed.send_break()
+            case ConsoleKey.HELP:
+                self._actions.announce(HELP)
+
+    def close(self) -> None:
+        """As Console.close."""
+        if self._reader is not None:
+            self._reader.stop()
+        self._output.close()
+        if self._terminal is not None:
+            self._terminal.restore()
+
+
+class PtyConsole:
+    """A pseudo-terminal of its own, which any terminal program can open by its name."""
+
+    def __init__(self, actions: ConsoleActions) -> None:
+        try:
+            # Our end of the other side stays open: without any, reading would fail for ever.
+            self._descriptor, self._other = os.openpty()
+            tty.setraw(self._other)
+        except OSError as error:
+            raise HostError(f"cannot create a pseudo-terminal: {error.strerror}") from error
+        self._name = os.ttyname(self._other)
+        self._actions = actions
+        self._output = QueuedWriter(self._descriptor, actions.announce)
+        self._reader: InputReader | None = None
+
+    def write(self, data: bytes) -> None:
+        """As Console.write."""
+        self._output.write(data)
+
+    def start(self, typed: ConsoleInput) -> None:
+        """As Console.start."""
+        self._reader = InputReader(self._descriptor, typed, typed.type)
+        self._actions.announce(f"console: {self._name}")
+
+    def close(self) -> None:
+        """As Console.close; who has the terminal open sees its end."""
+        if self._reader is not None:
+            self._reader.stop()
+        # What nobody reads cannot be written; the thread that waits for a reader ends with us.
+        if self._output.close() and self._descriptor >= 0:
+            os.close(self._descriptor)
+            os.close(self._other)
+            self._descriptor = -1
+
+
+class SocketConsole:
+    """A Unix socket with one client at a time; without one, output is dropped."""
+
+    def __init__(self, path: Path, actions: ConsoleActions) -> None:
+        self._file = SocketFile(path, "console socket", _BACKLOG)
+        self._file.socket.setblocking(False)
+        self._actions = actions
+        self._client: _SocketClient | None = None
+        self._typed: ConsoleInput | None = None
+
+    def write(self, data: bytes) -> None:
+        """As Console.write."""
+        client = self._client
+        if client is not None:
+            client.output.write(data)
+
+    def start(self, typed: ConsoleInput) -> None:
+        """As Console.start."""
+        self._typed = typed
+        asyncio.get_running_loop().add_reader(self._file.socket, self._accept)
+        self._actions.announce(f"console: {_UNIX}{self._file.path}")
+
+    def close(self) -> None:
+        """As Console.close."""
+        if self._typed is not None:
+            asyncio.get_running_loop().remove_reader(self._file.socket)
+            self._typed = None
+        self._drop_client()
+        self._file.remove()
+        self._file.socket.close()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._file.socket.accept()
+        except OSError:  # the client has gone already, or descriptors are short: it will try again
+            return
+        if self._client is not None and self._client.is_gone:
+            self._drop_client()  # it left, and its successor was noticed first
+        if self._client is not None or self._typed is None:
+            connection.close()
+            return
+        self._client = _SocketClient(connection, self._typed, self._drop_client)
+
+    def _drop_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+
+class _SocketClient:
+    """One connection to the console."""
+
+    def __init__(
+        self, connection: socket.socket, typed: ConsoleInput, ended: Callable[[], None]
+    ) -> None:
+        connection.setblocking(False)
+        self._connection = connection
+        self.output = QueuedWriter(connection.fileno())
+        self._reader = InputReader(connection.fileno(), typed, typed.type, ended)
+
+    @property
+    def is_gone(self) -> bool:
+        try:
+            return not self._connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        self._reader.stop()
+        self.output.close()
+        self._connection.close()
