@@ -30,6 +30,11 @@ insn_handler run_fp_to_fixed, run_fixed_to_fp;
 /* `size` and `shift`: the sizes before and after; `ra`: the rounding; `imm`: how many lanes. */
 insn_handler run_fp_convert;
 
+/* The handler of an operation in a format: one of the above, or one of fp_fast.c. */
+insn_handler *handler_of_unary(fp_unary *operation, enum fp_size size);
+insn_handler *handler_of_binary(fp_binary *operation, enum fp_size size);
+insn_handler *handler_of_multiply_add(enum fp_size size);
+
 static inline struct fp_env fp_env_of(const struct vcpu *cpu)
 {
     return (struct fp_env){cpu->fpcr, cpu->fpsr};

@@ -231,7 +231,7 @@ static bool decode_one_source(uint32_t word, struct insn *insn)
     switch (BITS(word, 20, 17)) {
     case 0:
         insn->unary = operations[BITS(word, 16, 15)];
-        insn->run = insn->unary ? run_fp_unary : run_move;
+        insn->run = insn->unary ? handler_of_unary(insn->unary, insn->size) : run_move;
         return true;
     case 1:
         return decode_convert(word, insn);
@@ -249,7 +249,7 @@ static bool decode_two_source(uint32_t word, struct insn *insn)
     static fp_binary *const operations[16] = {fp_mul, fp_div,     fp_add,     fp_sub,    fp_max,
                                               fp_min, fp_max_num, fp_min_num, fp_neg_mul};
     insn->binary = operations[BITS(word, 15, 12)];
-    insn->run = run_fp_binary;
+    insn->run = handler_of_binary(insn->binary, insn->size);
     return insn->binary;
 }
 
@@ -260,7 +260,7 @@ static bool decode_three_source(uint32_t word, struct insn *insn)
     insn->ra = (uint8_t)BITS(word, 14, 10);
     insn->flags = (uint8_t)((negate_addend ? FP_NEGATE_ADDEND : 0) |
                             (negate_product ? FP_NEGATE_PRODUCT : 0));
-    insn->run = run_fp_multiply_add;
+    insn->run = handler_of_multiply_add(insn->size);
     return true;
 }
 

@@ -81,7 +81,7 @@ static void set_fused(struct insn *insn, bool negated)
 {
     insn->ra = insn->rd;
     insn->flags |= negated ? FP_NEGATE_PRODUCT : 0;
-    insn->run = run_fp_multiply_add;
+    insn->run = handler_of_multiply_add(insn->size);
 }
 
 static void set_binary(struct insn *insn, fp_binary *binary, insn_handler *run)
@@ -98,7 +98,8 @@ static bool decode_three(uint32_t word, struct insn *insn, unsigned opcode, enum
     if (form->kind == FUSED || form->kind == FUSED_NEGATED)
         set_fused(insn, form->kind == FUSED_NEGATED);
     else
-        set_binary(insn, form->binary, form->kind == PAIRWISE ? run_fp_pairwise : run_fp_binary);
+        set_binary(insn, form->binary, form->kind == PAIRWISE ? run_fp_pairwise
+                                                        : handler_of_binary(form->binary, size));
     return true;
 }
 
@@ -115,7 +116,7 @@ bool decode_fp_three_same_half(uint32_t word, struct insn *insn)
 /* --- two registers ------------------------------------------------------------------------------------ */
 
 struct misc_form {
-    insn_handler *run;
+    insn_handler *run; /* NULL: that of `unary` */
     fp_unary *unary;
     uint8_t flags, rounding, parameter; /* enum form_flags; struct insn's ra and imm */
 };
@@ -133,7 +134,7 @@ static void run_unsigned_estimate(struct vcpu *cpu, const struct insn *insn)
 }
 
 #define MISC(u, bit23, opcode) ((u) << 6 | (bit23) << 5 | (opcode))
-#define UNARY(operation, flags) {run_fp_unary, operation, flags, 0, 0}
+#define UNARY(operation, flags) {NULL, operation, flags, 0, 0}
 #define ROUND(rounding, exact) {run_fp_round_int, NULL, OF_VECTORS, rounding, exact}
 #define TO_FIXED(rounding, is_unsigned) {run_fp_to_fixed, NULL, OF_BOTH, rounding, is_unsigned}
 #define FROM_FIXED(is_unsigned) {run_fixed_to_fp, NULL, OF_BOTH, 0, is_unsigned}
@@ -174,6 +175,12 @@ static const struct misc_form misc_forms[128] = {
     [MISC(1, 1, 0x1f)] = UNARY(fp_sqrt, OF_VECTORS),
 };
 
+static void set_unary(struct insn *insn, fp_unary *unary)
+{
+    insn->unary = unary;
+    insn->run = handler_of_unary(unary, insn->size);
+}
+
 static bool decode_misc(uint32_t word, struct insn *insn, enum fp_size size)
 {
     const struct misc_form *form =
@@ -184,7 +191,7 @@ static bool decode_misc(uint32_t word, struct insn *insn, enum fp_size size)
     insn->run = form->run;
     insn->ra = form->rounding;
     if (form->unary)
-        insn->unary = form->unary;
+        set_unary(insn, form->unary);
     else
         insn->imm = form->parameter;
     return true;
@@ -281,6 +288,7 @@ static bool set_element(uint32_t word, struct insn *insn)
 bool decode_fp_by_element(uint32_t word, struct insn *insn)
 {
     bool is_extended = BIT(word, 29);
+    fp_binary *operation;
     if (!set_element(word, insn))
         return false;
     switch (BITS(word, 15, 12)) {
@@ -288,7 +296,8 @@ bool decode_fp_by_element(uint32_t word, struct insn *insn)
         set_fused(insn, BIT(word, 14));
         return !is_extended;
     case 0x9:
-        set_binary(insn, is_extended ? fp_mul_x : fp_mul, run_fp_binary);
+        operation = is_extended ? fp_mul_x : fp_mul;
+        set_binary(insn, operation, handler_of_binary(operation, insn->size));
         return true;
     default:
         return false;

@@ -22,18 +22,18 @@ MOST = (_RESULTS_AT - bare.DATA) // _OPERANDS.size
 
 
 def calculate(
-    word: int, operands: Sequence[tuple[int, ...]], fpcr: int = 0
+    word: int, operands: Sequence[tuple[int, ...]], fpcr: int = 0, fpsr: int = 0
 ) -> list[tuple[int, int]]:
-    """Return the low 64 bits of V3 and the flags that `word` sets, for each of `operands`.
+    """Return the low 64 bits of V3 and FPSR after `word`, for each of `operands`.
 
-    An operand tuple is what V0, V1 and V2 hold; FPSR is zero before each instruction.
+    An operand tuple is what V0, V1 and V2 hold; `fpsr` is FPSR before each instruction.
     """
     assert len(operands) <= MOST
     program = [
         a64.pair(a64.LDP_X, a64.PAIR_POST, 3, 4, _IN, 16),
         a64.ldst9(a64.LDR_X, a64.POST, 5, _IN, 8),
         *(_FMOV_D_X | 3 + number << 5 | number for number in range(3)),
-        a64.msr(a64.FPSR, a64.ZR),
+        a64.msr(a64.FPSR, 8),
         word,
         _FMOV_X_D | RD << 5 | 6,
         a64.mrs(7, a64.FPSR),
@@ -44,7 +44,7 @@ def calculate(
     machine = bare.machine_with([*program, a64.b(0)])
     content = b"".join(_OPERANDS.pack(*(*values, 0, 0)[:3]) for values in operands)
     machine.memory.write(Gpa(bare.DATA), content)
-    bare.set_x(machine, {_COUNT: len(operands), _IN: bare.DATA, _OUT: _RESULTS_AT})
+    bare.set_x(machine, {_COUNT: len(operands), _IN: bare.DATA, _OUT: _RESULTS_AT, 8: fpsr})
     vcpu = machine.vcpus[0]
     vcpu.set_register(register_ids.CPACR_EL1, 3 << 20)
     vcpu.set_register(register_ids.FPCR, fpcr)

@@ -141,11 +141,12 @@ class Draw(random.Random):
         return modes | self.bits(2) << 22
 
     def lanes(self) -> int:
-        """Return 64 bits of one, two or four special numbers of a format, or of random bits."""
+        """Return 64 bits: one, two or four numbers of a format, special or not, or random bits."""
         if self.chance(10):
             return self.bits(64)
         bits, fraction_bits = self.pick(((16, 10), (32, 23), (64, 52), (64, 52)))
-        lanes = [self.number(bits, fraction_bits) for _ in range(64 // bits)]
+        draw = self.ordinary_number if self.chance(35) else self.number
+        lanes = [draw(bits, fraction_bits) for _ in range(64 // bits)]
         return sum(lane << bits * index for index, lane in enumerate(lanes))
 
     def number(self, bits: int, fraction_bits: int) -> int:
@@ -158,6 +159,12 @@ class Draw(random.Random):
             self.bits(exponent_bits), self.bits(exponent_bits),
         )  # fmt: skip
         exponent = self.pick(exponents)
+        sign = self.bits(1) << (bits - 1)
+        return sign | exponent << fraction_bits | self.fraction(fraction_bits)
+
+    def ordinary_number(self, bits: int, fraction_bits: int) -> int:
+        """Return a number not far from one, with a few digits or with many."""
+        exponent = (1 << (bits - 2 - fraction_bits)) - 1 + self.signed(4)
         sign = self.bits(1) << (bits - 1)
         return sign | exponent << fraction_bits | self.fraction(fraction_bits)
 

@@ -3,7 +3,7 @@
 Sources are mostly V0 to V15, which keep the special values that a program starts with, and targets
 mostly V16 to V31. After each instruction its result and its flags go into a digest in a
 general-purpose register, so that a later instruction cannot hide them, and FPSR starts at zero
-again.
+again, or at IXC: then the embedded machine may compute with the host's FPU.
 """
 
 from tests.support import a64
@@ -19,6 +19,7 @@ _SOURCES, _TARGETS = range(16), range(16, 32)
 _FMOV_LOW, _FMOV_HIGH = 0x9E660000, 0x9EAE0000
 _FMOV_FROM_X = 0x9E670000
 
+_IXC = 1 << 4
 _TRAP_ENABLES = 0x9F00  # of FPCR: no exception is trapped, so that they read as zero
 
 
@@ -38,11 +39,12 @@ def _digest(value: int) -> int:
     return a64.logical_reg(2, _DIGEST, value, _DIGEST, shift=a64.ROR, by=7)
 
 
-def _flags() -> list[int]:
-    return [a64.mrs(SCRATCH, a64.FPSR), _digest(SCRATCH), a64.msr(a64.FPSR, a64.ZR)]
+def _flags(d: Draw) -> list[int]:
+    reset = [a64.movz(SCRATCH, d.bits(1) * _IXC), a64.msr(a64.FPSR, SCRATCH)]
+    return [a64.mrs(SCRATCH, a64.FPSR), _digest(SCRATCH), *reset]
 
 
-def _vector_result(word: int) -> list[int]:
+def _vector_result(d: Draw, word: int) -> list[int]:
     rd = word & 31
     return [
         word,
@@ -50,12 +52,12 @@ def _vector_result(word: int) -> list[int]:
         _digest(SCRATCH),
         _FMOV_HIGH | rd << 5 | SCRATCH,
         _digest(SCRATCH),
-        *_flags(),
+        *_flags(d),
     ]
 
 
-def _general_result(word: int) -> list[int]:
-    return [word, _digest(word & 31), *_flags()]
+def _general_result(d: Draw, word: int) -> list[int]:
+    return [word, _digest(word & 31), *_flags(d)]
 
 
 def _registers(d: Draw) -> int:
@@ -68,23 +70,23 @@ def _registers(d: Draw) -> int:
 
 def two_sources(d: Draw) -> list[int]:
     opcode = d.randrange(9)
-    return _vector_result(0x1E200800 | d.pick(_SIZES) << 22 | opcode << 12 | _registers(d))
+    return _vector_result(d, 0x1E200800 | d.pick(_SIZES) << 22 | opcode << 12 | _registers(d))
 
 
 def one_source(d: Draw) -> list[int]:
     opcode = d.pick((0, 1, 2, 3, 3, 3, 8, 9, 10, 11, 12, 14, 15))
     rn_rd = _registers(d) & 0x3FF
-    return _vector_result(0x1E204000 | d.pick(_SIZES) << 22 | opcode << 15 | rn_rd)
+    return _vector_result(d, 0x1E204000 | d.pick(_SIZES) << 22 | opcode << 15 | rn_rd)
 
 
 def convert(d: Draw) -> list[int]:
     start, end = d.sample(_SIZES, 2)
-    return _vector_result(0x1E224000 | start << 22 | end << 15 | _registers(d) & 0x3FF)
+    return _vector_result(d, 0x1E224000 | start << 22 | end << 15 | _registers(d) & 0x3FF)
 
 
 def three_sources(d: Draw) -> list[int]:
     fields = d.pick(_SIZES) << 22 | d.bits(1) << 21 | d.bits(1) << 15 | _source(d) << 10
-    return _vector_result(0x1F000000 | fields | _registers(d))
+    return _vector_result(d, 0x1F000000 | fields | _registers(d))
 
 
 def compare(d: Draw) -> list[int]:
@@ -96,24 +98,24 @@ def compare(d: Draw) -> list[int]:
         with_zero = d.bits(1)
         rm = 0 if with_zero else _source(d)
         fields |= 0x1E202000 | rm << 16 | d.bits(1) << 4 | with_zero << 3
-    return [fields, a64.mrs(SCRATCH, a64.NZCV), _digest(SCRATCH), *_flags()]
+    return [fields, a64.mrs(SCRATCH, a64.NZCV), _digest(SCRATCH), *_flags(d)]
 
 
 def select(d: Draw) -> list[int]:
     fields = d.pick(_SIZES) << 22 | d.bits(4) << 12
-    return _vector_result(0x1E200C00 | fields | _registers(d))
+    return _vector_result(d, 0x1E200C00 | fields | _registers(d))
 
 
 def move_immediate(d: Draw) -> list[int]:
-    return _vector_result(0x1E201000 | d.pick(_SIZES) << 22 | d.bits(8) << 13 | _target(d))
+    return _vector_result(d, 0x1E201000 | d.pick(_SIZES) << 22 | d.bits(8) << 13 | _target(d))
 
 
 def move_general(d: Draw) -> list[int]:
     sf, ptype, rmode = d.pick(((0, 0, 0), (1, 1, 0), (0, 3, 0), (1, 3, 0), (1, 2, 1)))
     fields = 0x1E260000 | sf << 31 | ptype << 22 | rmode << 19
     if d.bits(1):
-        return _vector_result(fields | 1 << 16 | d.source() << 5 | _target(d))
-    return _general_result(fields | _source(d) << 5 | _general_target(d))
+        return _vector_result(d, fields | 1 << 16 | d.source() << 5 | _target(d))
+    return _general_result(d, fields | _source(d) << 5 | _general_target(d))
 
 
 _TO_GENERAL = (*((rmode, opcode) for rmode in range(4) for opcode in (0, 1)), (0, 4), (0, 5))
@@ -123,15 +125,15 @@ def to_general(d: Draw) -> list[int]:
     fields = d.bits(1) << 31 | d.pick(_SIZES) << 22 | _source(d) << 5 | _general_target(d)
     if d.bits(1):
         rmode, opcode = d.pick(_TO_GENERAL)
-        return _general_result(0x1E200000 | fields | rmode << 19 | opcode << 16)
-    return _general_result(0x1E180000 | fields | d.bits(1) << 16 | _scale(d, fields >> 31))
+        return _general_result(d, 0x1E200000 | fields | rmode << 19 | opcode << 16)
+    return _general_result(d, 0x1E180000 | fields | d.bits(1) << 16 | _scale(d, fields >> 31))
 
 
 def from_general(d: Draw) -> list[int]:
     fields = d.bits(1) << 31 | d.pick(_SIZES) << 22 | d.bits(1) << 16 | _target(d)
     fields |= (SCRATCH if d.bits(1) else d.source()) << 5
     base = 0x1E220000 if d.bits(1) else 0x1E020000 | _scale(d, fields >> 31)
-    return [*a64.mov_value(SCRATCH, d.integer()), *_vector_result(base | fields)]
+    return [*a64.mov_value(SCRATCH, d.integer()), *_vector_result(d, base | fields)]
 
 
 def _scale(d: Draw, is_64_bit: int) -> int:
@@ -178,8 +180,8 @@ def three_same(d: Draw) -> list[int]:
     ptype, word = _arrangement(d, scalar=scalar)
     word |= u << 29 | high << 23 | _registers(d)
     if ptype == HALF:
-        return _vector_result(word | 0x0E400400 | (opcode & 7) << 11)
-    return _vector_result(word | 0x0E200400 | ptype << 22 | opcode << 11)
+        return _vector_result(d, word | 0x0E400400 | (opcode & 7) << 11)
+    return _vector_result(d, word | 0x0E200400 | ptype << 22 | opcode << 11)
 
 
 def two_registers(d: Draw) -> list[int]:
@@ -188,31 +190,31 @@ def two_registers(d: Draw) -> list[int]:
     ptype, word = _arrangement(d, scalar=scalar)
     word |= u << 29 | high << 23 | opcode << 12 | _registers(d) & 0x3FF
     base = 0x0E780800 if ptype == HALF else 0x0E200800 | ptype << 22
-    return _vector_result(word | base)
+    return _vector_result(d, word | base)
 
 
 def unsigned_estimate(d: Draw) -> list[int]:
     fields = d.bits(1) << 30 | d.bits(1) << 29 | _registers(d) & 0x3FF
-    return _vector_result(0x0EA1C800 | fields)
+    return _vector_result(d, 0x0EA1C800 | fields)
 
 
 def narrow_or_widen(d: Draw) -> list[int]:
     """FCVTN, FCVTL, FCVTXN, and the forms of the upper half."""
     fields = d.bits(1) << 30 | _registers(d) & 0x3FF
     base = d.pick((0x0E216800, 0x0E616800, 0x0E217800, 0x0E617800, 0x2E616800, 0x7E616800))
-    return _vector_result(base | fields)
+    return _vector_result(d, base | fields)
 
 
 def across(d: Draw) -> list[int]:
     base = d.pick((0x6E30C800, 0x6E30F800, 0x0E30C800, 0x0E30F800, 0x4E30C800, 0x4E30F800))
-    return _vector_result(base | d.bits(1) << 23 | _registers(d) & 0x3FF)
+    return _vector_result(d, base | d.bits(1) << 23 | _registers(d) & 0x3FF)
 
 
 def scalar_pairwise(d: Draw) -> list[int]:
     base = d.pick((0x5E30C800, 0x5EB0C800, 0x5E30D800, 0x5E30F800, 0x5EB0F800))
     if d.bits(1):
         base |= _U | d.bits(1) << 22
-    return _vector_result(base | _registers(d) & 0x3FF)
+    return _vector_result(d, base | _registers(d) & 0x3FF)
 
 
 def by_element(d: Draw) -> list[int]:
@@ -220,9 +222,9 @@ def by_element(d: Draw) -> list[int]:
     ptype, word = _arrangement(d, scalar=d.chance(30))
     word |= 0x0F000000 | u << 29 | opcode << 12 | _registers(d) | d.bits(1) << 11
     if ptype == HALF:
-        return _vector_result(word | d.bits(2) << 20)
+        return _vector_result(d, word | d.bits(2) << 20)
     lane = d.bits(1) << 21 if ptype == SINGLE else 0
-    return _vector_result(word | (2 | ptype) << 22 | d.bits(1) << 20 | lane)
+    return _vector_result(d, word | (2 | ptype) << 22 | d.bits(1) << 20 | lane)
 
 
 def fixed_point(d: Draw) -> list[int]:
@@ -235,7 +237,7 @@ def fixed_point(d: Draw) -> list[int]:
         # QEMU (7.2) extends the sign of what FCVTZS Hd, Hn, #bits writes to 32 bits; the manual
         # (C7.2, "FCVTZS (vector, fixed-point)") has zeros above the 16 bits of the result.
         base |= _U
-    return _vector_result(word | base | immediate << 16 | _registers(d) & 0x3FF)
+    return _vector_result(d, word | base | immediate << 16 | _registers(d) & 0x3FF)
 
 
 # --- values and control ---------------------------------------------------------------------------

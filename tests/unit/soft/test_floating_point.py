@@ -155,6 +155,43 @@ def test_arithmetic_rounds_the_exact_result_and_sets_its_flags(
     assert compared > 60
 
 
+# --- the host's FPU ---------------------------------------------------------------------------
+
+SCALARS = (FADD, FSUB, FMUL, FDIV, FSQRT, FMADD, FNMADD)
+
+
+@pytest.mark.parametrize("mode", [TIE_EVEN, TOWARDS_ZERO], ids=["RN", "RZ"])
+@pytest.mark.parametrize("form", [SINGLE, DOUBLE], ids=lambda form: form.name)
+@pytest.mark.parametrize("scalar", SCALARS, ids=hex)
+def test_result_is_the_same_when_the_host_may_compute_it(
+    form: Format, scalar: int, mode: int
+) -> None:
+    word = form.word(scalar, sources=1 if scalar == FSQRT else 2)
+    draw = Draw(f"host {word}")
+    operands = [tuple(lane(draw, form) for _ in range(3)) for _ in range(2000)]
+
+    by_integers = calculate(word, operands, mode)
+    by_the_host = calculate(word, operands, mode, fpsr=IXC)
+
+    for values, slow, fast in zip(operands, by_integers, by_the_host, strict=True):
+        assert fast == (slow[0], slow[1] | IXC), [hex(value) for value in values]
+
+
+def test_fused_single_is_not_rounded_twice() -> None:
+    """The sum is a little below 1 + 3 * 2**-24, which lies between two singles."""
+    addend = SINGLE.one() | 1
+    above, below = 0x39800020, 0x397FFFC0  # 2**-12 * (1 + 2**-18), 2**-12 * (1 - 2**-18)
+
+    [result] = calculate(SINGLE.word(FMADD), [(above, below, addend)], fpsr=IXC)
+
+    assert result == (addend, IXC)
+
+
+def lane(draw: Draw, form: Format) -> int:
+    make = draw.number if draw.chance(30) else draw.ordinary_number
+    return make(form.bits, form.fraction_bits)
+
+
 # --- the manual's rules ------------------------------------------------------------------------
 
 ONE, MINUS_ZERO, MINUS_ONE = SINGLE.one(), SINGLE.sign, SINGLE.one() | SINGLE.sign
