@@ -111,6 +111,18 @@ class kvm_irq_level(Structure):  # noqa: N801
     _fields_ = (("irq", c_uint32), ("level", c_uint32))
 
 
+class kvm_create_device(Structure):  # noqa: N801
+    """A device of a VM to create; KVM fills in its descriptor."""
+
+    _fields_ = (("type", c_uint32), ("fd", c_uint32), ("flags", c_uint32))
+
+
+class kvm_device_attr(Structure):  # noqa: N801
+    """An attribute of a device, by group and number, and where its value is."""
+
+    _fields_ = (("flags", c_uint32), ("group", c_uint32), ("attr", c_uint64), ("addr", c_uint64))
+
+
 class kvm_signal_mask(Structure):  # noqa: N801
     """The signals blocked in KVM_RUN; `sigset` is the kernel's own, 8 bytes."""
 
@@ -207,6 +219,9 @@ class KvmIoctl(IntEnum):
     KVM_GET_REG_LIST = _number(_READ | _WRITE, 0xB0, kvm_reg_list)
     KVM_ARM_MTE_COPY_TAGS = _number(_READ, 0xB4, kvm_arm_copy_mte_tags)
     KVM_CLEAR_DIRTY_LOG = _number(_READ | _WRITE, 0xC0, kvm_clear_dirty_log)
+    KVM_CREATE_DEVICE = _number(_READ | _WRITE, 0xE0, kvm_create_device)
+    KVM_SET_DEVICE_ATTR = _number(_WRITE, 0xE1, kvm_device_attr)
+    KVM_GET_DEVICE_ATTR = _number(_WRITE, 0xE2, kvm_device_attr)
 
 
 class Cap(IntEnum):
@@ -218,6 +233,7 @@ class Cap(IntEnum):
     KVM_CAP_VCPU_EVENTS = 41
     KVM_CAP_MAX_VCPUS = 66
     KVM_CAP_ONE_REG = 70
+    KVM_CAP_DEVICE_CTRL = 89
     KVM_CAP_ARM_PSCI_0_2 = 102
     KVM_CAP_IMMEDIATE_EXIT = 136
     KVM_CAP_ARM_USER_IRQ = 144
@@ -269,12 +285,37 @@ class MemoryFlag(IntFlag):
     KVM_MEM_READONLY = 2
 
 
+class VgicGroup(IntEnum):
+    """Groups of attributes of KVM's GIC."""
+
+    KVM_DEV_ARM_VGIC_GRP_ADDR = 0
+    KVM_DEV_ARM_VGIC_GRP_DIST_REGS = 1
+    KVM_DEV_ARM_VGIC_GRP_NR_IRQS = 3
+    KVM_DEV_ARM_VGIC_GRP_CTRL = 4
+    KVM_DEV_ARM_VGIC_GRP_REDIST_REGS = 5
+    KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS = 6
+    KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO = 7
+
+
+class VgicAddress(IntEnum):
+    """Which frame of a GICv3 an address is of."""
+
+    KVM_VGIC_V3_ADDR_TYPE_DIST = 2
+    KVM_VGIC_V3_ADDR_TYPE_REDIST = 3
+
+
 KVM_ARM_VCPU_POWER_OFF: Final = 0
 KVM_ARM_VCPU_PSCI_0_2: Final = 2
 KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE: Final = 1
 KVM_ARM_IRQ_TYPE_SHIFT: Final = 24
 KVM_ARM_IRQ_TYPE_CPU: Final = 0
 KVM_ARM_IRQ_CPU_IRQ: Final = 0
+KVM_ARM_IRQ_TYPE_SPI: Final = 1
+KVM_DEV_TYPE_ARM_VGIC_V3: Final = 7
+KVM_CREATE_DEVICE_TEST: Final = 1
+KVM_DEV_ARM_VGIC_CTRL_INIT: Final = 0
+KVM_DEV_ARM_VGIC_LINE_LEVEL_INFO_SHIFT: Final = 10
+VGIC_LEVEL_INFO_LINE_LEVEL: Final = 0
 KVM_ARM_TAGS_TO_GUEST: Final = 0
 KVM_ARM_TAGS_FROM_GUEST: Final = 1
 

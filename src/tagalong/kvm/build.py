@@ -1,4 +1,4 @@
-"""Puts a VM together in the order that KVM asks for: capabilities, RAM, vCPUs."""
+"""Puts a VM together in the order that KVM asks for: capabilities, RAM, vCPUs, the GIC."""
 
 import errno
 import mmap
@@ -10,6 +10,7 @@ from typing import Final
 from tagalong.errors import HostError, UsageError
 from tagalong.kvm.abi import KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, Cap
 from tagalong.kvm.descriptor import IoctlError
+from tagalong.kvm.gic import KvmGic
 from tagalong.kvm.kvm_fd import KvmSystem
 from tagalong.kvm.ram import create_region
 from tagalong.kvm.vcpu_fd import VcpuDescriptor
@@ -17,6 +18,7 @@ from tagalong.kvm.vm_fd import KvmVm, Slot
 from tagalong.machine import (
     DEFAULT_CONSOLE,
     DeviceDescription,
+    GicDescription,
     MachineDescription,
     RegionDescription,
     RegisterId,
@@ -56,6 +58,7 @@ class Parts:
     slots: tuple[Slot, ...]
     identity: Mapping[RegisterId, int]
     description: MachineDescription
+    gic: KvmGic | None
     _stack: ExitStack
 
     def close(self) -> None:
@@ -69,6 +72,7 @@ def build(
     *,
     page_size_bytes: int = mmap.PAGESIZE,
     devices: tuple[DeviceDescription, ...] = (DEFAULT_CONSOLE,),
+    gic: GicDescription | None = None,
     sources: Sequence[RegionSource] | None = None,
 ) -> Parts:
     """Return a new VM with MTE whose vCPU 0 is on.
@@ -96,9 +100,11 @@ def build(
             mte_version=_mte_version(vcpus[0]),
             regions=tuple(regions),
             devices=devices,
+            gic=gic,
         )
-        identity = _identity(system)
-        return Parts(vm, vcpus, memory, slots, identity, description, vm_stack.pop_all())
+        own_gic = None if gic is None else vm_stack.enter_context(_add_gic(vm, gic, vcpus))
+        identity = _identity(system, gic)
+        return Parts(vm, vcpus, memory, slots, identity, description, own_gic, vm_stack.pop_all())
 
 
 def _check(regions: Sequence[RegionDescription], vcpu_count: int, page_size_bytes: int) -> None:
@@ -197,16 +203,22 @@ def _add_vcpus(
     return tuple(vcpus)
 
 
-def _identity(system: KvmSystem) -> dict[RegisterId, int]:
+def _add_gic(vm: KvmVm, gic: GicDescription, vcpus: Sequence[VcpuDescriptor]) -> KvmGic:
+    return KvmGic(vm, gic, [vcpu.get_register(register_ids.MPIDR_EL1) for vcpu in vcpus])
+
+
+def _identity(system: KvmSystem, gic: GicDescription | None) -> dict[RegisterId, int]:
     """Return the identification registers of a vCPU that has run, of a VM made to ask it.
 
     The first entry settles them, and fixes them: the machine's own vCPUs must stay able to
-    take another CPU's.
+    take another CPU's. One of them says whether there is a GIC.
     """
     with ExitStack() as stack:
         vm = stack.enter_context(system.create_vm())
         vm.enable(Cap.KVM_CAP_ARM_MTE)
         (vcpu,) = _add_vcpus(system, vm, 1, stack)
+        if gic is not None:
+            stack.enter_context(_add_gic(vm, gic, [vcpu]))
         vcpu.finish_exit()
         return {r: vcpu.get_register(r) for r in vcpu.register_ids() if is_identification(r)}
 
@@ -216,7 +228,7 @@ def mte_version_of_host() -> int:
     with KvmSystem() as system:
         for cap, why in _REQUIRED.items():
             system.require(cap, why)
-        return _version_in(_identity(system)[register_ids.ID_AA64PFR1_EL1])
+        return _version_in(_identity(system, None)[register_ids.ID_AA64PFR1_EL1])
 
 
 def _mte_version(vcpu: VcpuDescriptor) -> int:

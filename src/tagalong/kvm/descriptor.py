@@ -23,10 +23,11 @@ Argument = int | Structure
 
 
 class IoctlError(HostError):
-    """An ioctl that failed; `errno` is why, the message names it and its arguments."""
+    """An ioctl that failed: `request` with `argument`, which the message names; `errno` is why."""
 
     def __init__(self, request: KvmIoctl, argument: Argument, number: int) -> None:
         self.request = request
+        self.argument = argument
         self.errno = number
         name = errno.errorcode.get(number, str(number))
         super().__init__(

@@ -18,7 +18,7 @@ from tagalong.devices import (
     built_in_models,
     create_devices,
 )
-from tagalong.errors import StateError, TagalongError, UsageError
+from tagalong.errors import StateError, TagalongError
 from tagalong.kvm import pending
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.build import RAM_GPA, Parts, build, mte_version_of_host
@@ -68,7 +68,7 @@ class KvmMachine(MachineLifecycle):
                 parts.description.devices, {**built_in_models(console), **(models or {})}
             ),
             parts.memory,
-            SharedInput(parts.vm.set_irq),
+            SharedInput(parts.vm.set_irq) if parts.gic is None else parts.vm.set_spi,
         )
         clock = VirtualTime(parts.vcpus[0])
         exits = KvmExits(self._bus, self._end)
@@ -144,13 +144,12 @@ class KvmMachine(MachineLifecycle):
         `Region.has_file_data` says so. Tags are never taken: they are in the pages.
         """
         del seed
-        if description.gic is not None:
-            raise UsageError("machine 'kvm' has no interrupt controller: it cannot be this one")
         parts = build(
             description.regions,
             description.vcpu_count,
             page_size_bytes=description.page_size_bytes,
             devices=description.devices,
+            gic=description.gic,
             sources=sources,
         )
         return cls._of_parts(parts, console=console, policy=policy, models=models)
@@ -278,11 +277,15 @@ class KvmMachine(MachineLifecycle):
             if objections := "; ".join(filter(None, self._device_objections(state))):
                 raise StateError(objections)
             events = pending.load(state.devices.get(pending.DEVICE), len(self._vcpus))
+            # Lines come before the GIC: a line that rises is an edge, and the state of the GIC
+            # says whether the guest took it.
+            self._bus.load(state.devices)
+            if self._parts.gic is not None and state.gic is not None:
+                self._parts.gic.load(state.gic)
             for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=True):
                 vcpu.load(vcpu_state)
             for descriptor, each in zip(self._parts.vcpus, events, strict=True):
                 descriptor.set_events(each)
-            self._bus.load(state.devices)
 
     def _objections(self, state: MachineState) -> Iterator[str]:
         yield from self._device_objections(state)
@@ -295,13 +298,17 @@ class KvmMachine(MachineLifecycle):
         devices = dict(state.devices)
         events = devices.pop(pending.DEVICE, None)
         yield from self._bus.objections(devices)
-        yield from gic_objections(state.gic, self.description.gic, len(self._vcpus))
+        if self._parts.gic is None:
+            yield from gic_objections(state.gic, None, len(self._vcpus))
+        else:
+            yield from self._parts.gic.objections(state.gic)
         yield pending.objection(events, len(self._vcpus))
 
     def _state_now(self) -> MachineState:
         vcpus = tuple(vcpu.peek() for vcpu in self._vcpus)
         events = pending.save([vcpu.get_events() for vcpu in self._parts.vcpus])
-        return MachineState(vcpus, {**self._bus.save(), **events})
+        gic = None if self._parts.gic is None else self._parts.gic.save()
+        return MachineState(vcpus, {**self._bus.save(), **events}, gic)
 
     # --- small help ---
 

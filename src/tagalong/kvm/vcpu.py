@@ -156,8 +156,7 @@ class KvmVcpu:
     def _get(self, register: RegisterId) -> int:
         if register in self._identity:
             return self._identity[register]
-        stopped = self._time.get(register)
-        return self.descriptor.get_register(register) if stopped is None else stopped
+        return self._time.read(self.descriptor, register)
 
     def _set(self, register: RegisterId, value: int) -> Exception | None:
         """Write a register; return why that was not possible."""

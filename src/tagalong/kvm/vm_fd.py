@@ -1,4 +1,4 @@
-"""The descriptor of a VM: memory slots, dirty logs, tags, vCPUs."""
+"""The descriptor of a VM: memory slots, dirty logs, tags, vCPUs, interrupt lines, devices."""
 
 import errno
 from dataclasses import dataclass
@@ -10,10 +10,13 @@ from tagalong.kvm.abi import (
     KVM_ARM_IRQ_CPU_IRQ,
     KVM_ARM_IRQ_TYPE_CPU,
     KVM_ARM_IRQ_TYPE_SHIFT,
+    KVM_ARM_IRQ_TYPE_SPI,
+    KVM_CREATE_DEVICE_TEST,
     Cap,
     KvmIoctl,
     kvm_arm_copy_mte_tags,
     kvm_clear_dirty_log,
+    kvm_create_device,
     kvm_dirty_log,
     kvm_enable_cap,
     kvm_irq_level,
@@ -68,6 +71,31 @@ class KvmVm(Descriptor):
         """
         irq = KVM_ARM_IRQ_TYPE_CPU << KVM_ARM_IRQ_TYPE_SHIFT | KVM_ARM_IRQ_CPU_IRQ
         self.ioctl(KvmIoctl.KVM_IRQ_LINE, kvm_irq_level(irq=irq, level=level))
+
+    def set_spi(self, intid: int, level: bool) -> None:
+        """Set the level of an SPI's input, of a VM with a GIC. From any thread. Raises IoctlError.
+
+        Setting an edge-triggered SPI to high is an edge, whatever its level was.
+        """
+        irq = KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | intid
+        self.ioctl(KvmIoctl.KVM_IRQ_LINE, kvm_irq_level(irq=irq, level=level))
+
+    def create_device(self, kind: int) -> int:
+        """Return the descriptor of a new device of the VM. Raises IoctlError."""
+        request = kvm_create_device(type=kind)
+        self.ioctl(KvmIoctl.KVM_CREATE_DEVICE, request)
+        return int(request.fd)
+
+    def lacks_device(self, kind: int) -> bool:
+        """Return whether KVM on this host has no such device; none is created."""
+        request = kvm_create_device(type=kind, flags=KVM_CREATE_DEVICE_TEST)
+        try:
+            self.ioctl(KvmIoctl.KVM_CREATE_DEVICE, request)
+        except IoctlError as error:
+            if error.errno in (errno.ENODEV, errno.ENOTTY, errno.EINVAL):
+                return True
+            raise
+        return False
 
     def create_vcpu(self, index: int, run_bytes: int) -> VcpuDescriptor:
         """Return a new vCPU, not yet initialised. Raises IoctlError."""

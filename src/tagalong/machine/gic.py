@@ -47,7 +47,7 @@ FIRST_SPI: Final = 32
 
 MIN_SPIS: Final = 32
 MAX_SPIS: Final = 960
-_SPIS_PER_WORD: Final = 32
+SPIS_PER_WORD: Final = 32
 
 VIRTUAL_TIMER_INTID: Final = 27
 PHYSICAL_TIMER_INTID: Final = 30
@@ -84,9 +84,9 @@ class GicDescription:
                     f"the GIC has its {name} at {gpa:#x}: give a multiple of {_ALIGNMENT:#x} below "
                     f"{_MAX_GPA:#x}"
                 )
-        if self.spi_count % _SPIS_PER_WORD or not MIN_SPIS <= self.spi_count <= MAX_SPIS:
+        if self.spi_count % SPIS_PER_WORD or not MIN_SPIS <= self.spi_count <= MAX_SPIS:
             raise UsageError(
-                f"a GIC with {self.spi_count} SPIs: give a multiple of {_SPIS_PER_WORD} from "
+                f"a GIC with {self.spi_count} SPIs: give a multiple of {SPIS_PER_WORD} from "
                 f"{MIN_SPIS} to {MAX_SPIS}"
             )
 
@@ -286,7 +286,7 @@ def _objections(
 
 
 def _level_objections(state: GicState, description: GicDescription) -> Iterator[str]:
-    words = description.spi_count // _SPIS_PER_WORD
+    words = description.spi_count // SPIS_PER_WORD
     if len(state.spi_levels) != words:
         yield f"the GIC's state has {len(state.spi_levels)} words of SPI levels, expected {words}"
     for level in (*state.spi_levels, *state.ppi_levels):

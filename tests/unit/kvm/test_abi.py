@@ -23,6 +23,8 @@ ENUMS: tuple[type[IntEnum], ...] = (
     abi.KvmExitReason,
     abi.SystemEvent,
     abi.MpState,
+    abi.VgicGroup,
+    abi.VgicAddress,
 )
 STRUCTS = [
     value
