@@ -1,14 +1,14 @@
 """The guest's own stage-1 translation: which virtual addresses it maps to which guest RAM.
 
-`Regime.of` reads the registers of one vCPU, `walk` follows the tables from there. Nothing
-that the tables say is trusted: the depth is bounded by the architecture's levels, the work
-and the result by budgets.
+`Regime.of` reads the registers of one vCPU, `walk` follows the tables from there and lists all
+that they map, `translate` looks up one address. Nothing that the tables say is trusted: the depth
+is bounded by the architecture's levels, the work and the result by budgets.
 
 Source: Arm Architecture Reference Manual (DDI 0487) D8, "The AArch64 Virtual Memory System
 Architecture".
 """
 
 from tagalong.paging.regime import Half, Regime
-from tagalong.paging.walk import Budget, Mapping, Walk, walk
+from tagalong.paging.walk import Budget, Mapping, ReadMemory, Walk, translate, walk
 
-__all__ = ["Budget", "Half", "Mapping", "Regime", "Walk", "walk"]
+__all__ = ["Budget", "Half", "Mapping", "ReadMemory", "Regime", "Walk", "translate", "walk"]

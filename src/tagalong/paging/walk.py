@@ -114,6 +114,23 @@ def walk(
     return walker.found
 
 
+def translate(
+    read: ReadMemory, regions: Sequence[RegionDescription], regime: Regime, address: int
+) -> Mapping | None:
+    """Return the page or block that maps `address`, as far as it is RAM; None if nothing does.
+
+    `address`: of the regime's half, without tag bits. `read` and `regions` as for `walk`; a table
+    that is not in RAM maps nothing.
+
+    >>> translate(machine.memory.read, regions, regime, 0xFFFF_8000_8000_0000)  # doctest: +SKIP
+    """
+    walker = _Walker(read, regions, regime, Budget.of_ram(regions, regime.granule_bytes))
+    if not 0 <= address - regime.lowest_address < 1 << regime.input_bits:
+        return None
+    walker.look_up(address)
+    return next((m for m in walker.found.mappings if m.address <= address < m.end), None)
+
+
 class _Walker:
     def __init__(
         self,
@@ -148,6 +165,25 @@ class _Walker:
             for at, count in _contiguous(leaves, tagged[first:stop], 1 << shift):
                 gpa, bytes_ = int(leaves[at]), count << shift
                 self._map(start + (at << shift), gpa, bytes_, is_tagged=bool(tagged[first + at]))
+
+    def look_up(self, address: int) -> None:
+        """Follow the tables to the one page or block that maps `address`."""
+        table, level = self._regime.table, self._regime.first_level
+        while True:
+            descriptors = self._descriptors(table, level)
+            if descriptors is None:
+                return
+            shift = self._regime.shift(level)
+            index = (address - self._regime.lowest_address) >> shift & descriptors.size - 1
+            one = descriptors[index : index + 1]
+            is_leaf, is_table = self._kinds(one, level)
+            output = int(self._outputs(one)[0])
+            if is_leaf[0]:
+                start, gpa = address >> shift << shift, output >> shift << shift
+                self._map(start, gpa, 1 << shift, is_tagged=bool(self._is_tagged(one)[0]))
+            if not is_table[0]:
+                return
+            table, level = Gpa(output), level + 1
 
     def _descriptors(self, table: Gpa, level: int) -> NDArray[np.uint64] | None:
         self.found.tables += 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tagalong.errors import AddressError, TranslationError
 from tagalong.machine import RegionDescription
 from tagalong.memory import Gpa
-from tagalong.paging import Budget, Half, Mapping, Regime, walk
+from tagalong.paging import Budget, Half, Mapping, Regime, translate, walk
 
 RAM = 0x4000_0000
 RAM_BYTES = 64 << 20
@@ -307,6 +307,56 @@ def test_walk_of_any_rubbish_ends_with_mappings_in_ram_or_a_typed_error(
 
     for mapping in found.mappings:
         assert RAM <= mapping.gpa < mapping.gpa + mapping.size_bytes <= RAM + RAM_BYTES
+
+
+@pytest.mark.parametrize(("granule_bits", "input_bits"), [(12, 48), (12, 39), (14, 47), (16, 42)])
+@pytest.mark.parametrize("half", Half)
+def test_translate_of_an_address_finds_its_page_or_block(
+    half: Half, granule_bits: int, input_bits: int
+) -> None:
+    where = regime(granule_bits, input_bits, half)
+    tables, low, size = Tables(where), where.lowest_address, where.granule_bytes
+    block = 1 << where.shift(2)
+    tables.map(low + size, 3, leaf(RAM + 0x20_0000))
+    tables.map(low + 3 * block, 2, leaf(RAM, BLOCK, UNTAGGED))
+
+    def at(offset: int) -> Mapping | None:
+        return translate(tables.ram.read, REGIONS, where, low + offset)
+
+    page = Mapping(low + size, Gpa(RAM + 0x20_0000), size, is_tagged=True)
+    assert [at(size - 1), at(size), at(2 * size - 1), at(2 * size)] == [None, page, page, None]
+    found = Mapping(low + 3 * block, Gpa(RAM), min(block, RAM_BYTES), is_tagged=False)
+    assert at(3 * block + found.size_bytes - 1) == found
+    assert at(4 * block) is None
+
+
+def test_translate_of_an_address_that_is_not_of_the_half_finds_nothing() -> None:
+    where = regime()
+    tables = Tables(where)
+    tables.map(0, 3, leaf(RAM))
+
+    for address in (1 << 39, Half.KERNEL.value << 63, -1):
+        assert translate(tables.ram.read, REGIONS, where, address) is None
+
+
+def test_translate_through_a_table_outside_of_ram_finds_nothing() -> None:
+    where = regime()
+    tables = Tables(where)
+    tables.ram.put(where.table, RAM + RAM_BYTES | TABLE)
+
+    assert translate(tables.ram.read, REGIONS, where, 0x1000) is None
+
+
+@given(st.dictionaries(st.integers(0, 600), st.integers(0, 200), max_size=20), st.integers(0, 600))
+def test_translate_agrees_with_walk(pages: dict[int, int], page: int) -> None:
+    where = regime()
+    tables = Tables(where)
+    for number, frame in pages.items():
+        tables.map(number << 12, 3, leaf(RAM + (frame << 12)))
+
+    found = translate(tables.ram.read, REGIONS, where, page << 12 | 0x123)
+
+    assert (found and found.gpa) == (RAM + (pages[page] << 12) if page in pages else None)
 
 
 def test_budget_of_a_guest_follows_its_ram_up_to_a_bound() -> None:
