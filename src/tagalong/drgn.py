@@ -210,9 +210,10 @@ class _Tags:
     def mapping(self, address: int, vcpu: int | None) -> Mapping:
         """Return what maps an address. Raises NotInCoreError, TranslationError, UsageError."""
         machine = self._core.machine
-        if machine is None:
+        if machine is None or machine.space is not Space.PHYSICAL:
             raise TranslationError(
-                f"{self.path} has no machine's registers: its tables cannot be walked"
+                f"{self.path} is no core of a machine by physical addresses: there are no tables "
+                "in it that could be walked"
             )
         is_kernel = bool(address >> SELECT_BIT & 1)
         regime = self._kernel if is_kernel else self._user(0 if vcpu is None else vcpu)

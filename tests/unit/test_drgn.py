@@ -162,5 +162,5 @@ def test_core_of_a_linux_process_has_its_tags() -> None:
     assert found == expected
     with pytest.raises(NoTagsError):
         allocation_tag(program, bare.address)
-    with pytest.raises(TranslationError, match="no machine's registers"):
+    with pytest.raises(TranslationError, match="is no core of a machine by physical"):
         physical_address(program, region.address)
