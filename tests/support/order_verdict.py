@@ -14,7 +14,8 @@ The promise, exactly:
    cancelled; one that ends because of a signal has the status of that signal; none shows a
    traceback; every command is answered; nothing hangs.
 4. A guest whose pause was accepted is paused wherever it is in the end, one that was not told to
-   pause runs. A side that does not have the VM any more has nothing to pause.
+   pause runs. A side that does not have the VM any more has nothing to pause. A source that takes
+   its VM back with x-reclaim has it paused.
 """
 
 import signal
@@ -148,7 +149,8 @@ def _run_state(trial: Trial) -> list[str]:
     has_left = given.order.side is Role.SOURCE and may_have_left
     if given.order.what == "stop" and has_left:
         return []
-    stopped = given.order.what == "stop" and given.was_accepted and concerns_holder
+    pauses = given.order.what in ("stop", "x-reclaim")
+    stopped = pauses and given.was_accepted and concerns_holder
     expected = "paused" if stopped else "running"
     if holder.state != expected:
         return [f"the guest is {holder.state}, expected {expected}: {given.order}"]
