@@ -2,17 +2,22 @@
 #ifndef TA_IDENTITY_H
 #define TA_IDENTITY_H
 
-/* This CPU: Armv8.5-A with FEAT_MTE3, LSE, LRCPC2, CRC32, FlagM2, PAN, UAO, DIT, SSBS2, SB,
- * LOR; no FP, no SIMD, no PAuth, no EL2 or EL3. Implementer 0 is for software. */
+/* This CPU: Armv8.5-A with FEAT_MTE3, LSE, LRCPC2, CRC32, FlagM2, PAN, UAO, DIT, SSBS2, SB, LOR, FP16,
+ * RDM, DotProd, AES, PMULL, SHA1, SHA256; no PAuth, no EL2 or EL3, no AArch32 (so MVFR0_EL1 and its
+ * kin are zero). Implementer 0 is for software.
+ *
+ * A value that ends in _BEFORE is that of an earlier version of this machine: a guest that has seen
+ * it can still be loaded, and keeps it. */
 #define MIDR 0x000f7a60ull
-#define ID_AA64PFR0 0x0001000000ff0011ull
+#define ID_AA64PFR0 0x0001000000110011ull
+#define ID_AA64PFR0_BEFORE 0x0001000000ff0011ull /* no floating point, no SIMD */
 #define ID_AA64PFR1 0x0000000000000320ull
-/* 6 breakpoints, 2 of them context-aware, 4 watchpoints, no double lock. The other value is that of
- * this machine's first version, which had no debug registers and claimed numbers that are reserved;
- * a guest that has seen it can still be loaded, and keeps it. */
+/* 6 breakpoints, 2 of them context-aware, 4 watchpoints, no double lock. The earlier version had no
+ * debug registers and claimed numbers that are reserved. */
 #define ID_AA64DFR0 0x000000f010305006ull
 #define ID_AA64DFR0_BEFORE 0x6ull
-#define ID_AA64ISAR0 0x0020000000210000ull
+#define ID_AA64ISAR0 0x0020100010211120ull
+#define ID_AA64ISAR0_BEFORE 0x0020000000210000ull
 #define ID_AA64ISAR1 0x0000001000200002ull
 #define ID_AA64MMFR0 0x000000000f000025ull
 #define ID_AA64MMFR1 0x0000000000111000ull

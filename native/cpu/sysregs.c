@@ -226,9 +226,17 @@ static void write_claim_clear(struct vcpu *cpu, const struct sysreg *reg, uint64
     cpu->sys.dbgclaim &= ~(value & reg->bits);
 }
 
+static bool accepts_pfr0(uint64_t value)
+{
+    return value == ID_AA64PFR0 || value == ID_AA64PFR0_BEFORE;
+}
 static bool accepts_dfr0(uint64_t value)
 {
     return value == ID_AA64DFR0 || value == ID_AA64DFR0_BEFORE;
+}
+static bool accepts_isar0(uint64_t value)
+{
+    return value == ID_AA64ISAR0 || value == ID_AA64ISAR0_BEFORE;
 }
 
 /* --- who may access it --- */
@@ -291,6 +299,8 @@ static enum sysreg_access check_virtual_count(const struct vcpu *cpu)
 #define VALUE(op, field, flags, bits) {op, FIELD(sys.field), flags, bits, read_field, write_field, NULL, NULL}
 #define REGIME(op, field, bits) {op, FIELD(sys.field), STATE, bits, read_field, write_regime, NULL, NULL}
 #define FIXED(op, value) {op, 0, STATE | CONSTANT, value, read_constant, NULL, NULL, NULL}
+#define IDENTITY(op, field, accepts)                                                          \
+    {op, FIELD(sys.field), STATE | READ_ONLY, ALL_BITS, read_field, write_field, NULL, accepts}
 #define ZERO(op) {op, 0, STATE, 0, read_constant, write_nothing, NULL, NULL}
 #define FLAG(op, field, flags, bit, write) {op, FIELD(field), flags, bit, read_flag, write, NULL, NULL}
 #define SPECIAL(op, flags, read, write, check) {op, 0, flags, 0, read, write, check, NULL}
@@ -339,11 +349,10 @@ static const struct sysreg registers[] = {
     FIXED(OP(3, 0, 0, 0, 0), MIDR),
     {OP(3, 0, 0, 0, 5), 0, STATE, MPIDR_RES1, read_mpidr, NULL, NULL, NULL},
     FIXED(OP(3, 0, 0, 0, 6), 0), /* REVIDR_EL1 */
-    FIXED(OP(3, 0, 0, 4, 0), ID_AA64PFR0),
+    IDENTITY(OP(3, 0, 0, 4, 0), id_aa64pfr0, accepts_pfr0),
     FIXED(OP(3, 0, 0, 4, 1), ID_AA64PFR1),
-    {OP(3, 0, 0, 5, 0), FIELD(sys.id_aa64dfr0), STATE | READ_ONLY, ALL_BITS, read_field,
-     write_field, NULL, accepts_dfr0},
-    FIXED(OP(3, 0, 0, 6, 0), ID_AA64ISAR0),
+    IDENTITY(OP(3, 0, 0, 5, 0), id_aa64dfr0, accepts_dfr0),
+    IDENTITY(OP(3, 0, 0, 6, 0), id_aa64isar0, accepts_isar0),
     FIXED(OP(3, 0, 0, 6, 1), ID_AA64ISAR1),
     FIXED(OP(3, 0, 0, 7, 0), ID_AA64MMFR0),
     FIXED(OP(3, 0, 0, 7, 1), ID_AA64MMFR1),
@@ -478,7 +487,9 @@ void reset_vcpu(struct vcpu *cpu)
     cpu->sp_select = 1;
     cpu->daif = 0xf;
     cpu->sys.sctlr = SCTLR_RES1 | SCTLR_SPAN;
+    cpu->sys.id_aa64pfr0 = ID_AA64PFR0;
     cpu->sys.id_aa64dfr0 = ID_AA64DFR0;
+    cpu->sys.id_aa64isar0 = ID_AA64ISAR0;
     flush_tlb(cpu);
     update_memory_mode(cpu);
 }

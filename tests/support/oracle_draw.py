@@ -129,11 +129,15 @@ class Draw(random.Random):
             tags=tags,
             faults=faults,
             exclude=self.pick((0, 0, 1, 0xFFFF, self.bits(16), 0xFFFF ^ 1 << self.bits(4))),
-            vectors=b"".join(self.lanes().to_bytes(8, "little") for _ in range(64)),
+            vectors=self.vectors(),
             fpcr=self.fpcr(),
         )
 
     # --- floating point ---
+
+    def vectors(self) -> bytes:
+        """Return what V0 to V31 start with."""
+        return b"".join(self.lanes().to_bytes(8, "little") for _ in range(64))
 
     def fpcr(self) -> int:
         """Return a rounding mode and, less often than not, AHP, DN, FZ and FZ16."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Final
 
 from tagalong._native import InterpreterExit
 from tagalong.errors import StateError
@@ -18,14 +17,6 @@ from tagalong.machine.cpu_match import (
 )
 from tagalong.machine.register_ids import register_name
 from tagalong.soft.native import NativeMachine, StopReason, state_register_ids
-
-_FP_SHIFT: Final = 16  # ID_AA64PFR0_EL1.FP
-_FP_ABSENT: Final = 0xF
-_FP_REGISTERS: Final = (
-    *map(register_ids.v, range(32)),
-    register_ids.FPSR,
-    register_ids.FPCR,
-)
 
 
 class SoftVcpu:
@@ -131,7 +122,6 @@ class SoftVcpu:
         return objections(
             (
                 lambda: self._match(state),
-                lambda: self._require_no_floating_point(state),
                 lambda: self._accept(state, self._policy.quietly()),
                 lambda: self._try(state),
             )
@@ -163,25 +153,6 @@ class SoftVcpu:
 
     def _match(self, state: VcpuState) -> dict[RegisterId, int]:
         return match_registers(state.registers, self._reset_state.registers, who=self._who)
-
-    def _require_no_floating_point(self, state: VcpuState) -> None:
-        """Raise StateError for a guest that has used the FP unit that its CPU claims.
-
-        Its registers would move, but its next instruction that uses them would stop the machine,
-        while the source can still run it. The state of a CPU without the unit moves with
-        whatever the registers hold.
-        """
-        claimed = state.registers.get(register_ids.ID_AA64PFR0_EL1, 0) >> _FP_SHIFT & 0xF
-        used = [
-            f"{register_name(r)} = {state.registers[r]:#x}"
-            for r in _FP_REGISTERS
-            if state.registers.get(r)
-        ]
-        if claimed != _FP_ABSENT and used:
-            raise StateError(
-                f"{self._who} has used floating point ({', '.join(used)}), which the embedded "
-                "machine does not implement"
-            )
 
     def _accept(self, state: VcpuState, policy: CpuPolicy) -> None:
         given, own = state.registers, self._reset_state.registers

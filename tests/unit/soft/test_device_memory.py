@@ -15,7 +15,7 @@ from tagalong.memory import Region
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA
 from tagalong.soft.native import NativeMachine, StopReason
-from tests.support import a64, bare
+from tests.support import a64, bare, simd_words
 
 DEVICE, NORMAL, TAGGED = 1, 2, 0  # indices of bare.MAIR
 UART, NOTHING = 0x0900_0000, 0x0A00_0000
@@ -26,6 +26,9 @@ ABORT_READ, ABORT_WRITE = 0x9600_0010, 0x9600_0050
 ALIGNMENT_WRITE = 0x9600_0061
 ATOMIC = 0x9600_0035
 OLD = 0x0500_0000_0000_1234  # what the target register has before LDG
+
+VECTOR = 0x1F1E_1D1C_1B1A_1918_1716_1514_1312_1110
+HALVES = 0x1716_1514_1312_1110, 0x1F1E_1D1C_1B1A_1918
 
 Access = tuple[bool, int, int, int]  # is a write, gpa, bytes, data
 
@@ -62,6 +65,8 @@ class Guest:
             (register_ids.PC, bare.CODE),
             (register_ids.ESR_EL1, 0),
             (register_ids.FAR_EL1, 0),
+            (register_ids.CPACR_EL1, 3 << 20),
+            *((register_ids.v(number), VECTOR + number) for number in range(4)),
             (register_ids.x(0), OLD),
             (register_ids.x(1), address),
             (register_ids.x(2), 0x2222),
@@ -272,6 +277,45 @@ def test_atomics_and_exclusives_outside_ram_are_unsupported_or_reach_nothing(
             guest.run()
 
             assert (guest.esr, guest.far) == (esr, address), f"{word:#x} at {address:#x}"
+
+
+def test_vector_registers_reach_a_device_element_by_element_and_in_pieces_of_8(
+    guest: Guest,
+) -> None:
+    low, high = HALVES
+    for name, word, reads, expected in (
+        ("str q", simd_words.STR_Q, 0, [(True, UART, 8, low), (True, UART + 8, 8, high)]),
+        ("ldr q", simd_words.LDR_Q, 2, [(False, UART + 8 * i, 8, 0) for i in range(2)]),
+        ("ldr s", simd_words.LDR_S, 1, [(False, UART, 4, 0)]),
+        ("ldp q", simd_words.LDP_Q_PRE, 4, [(False, UART + 32 + 8 * i, 8, 0) for i in range(4)]),
+        ("ld4 bytes", simd_words.LD4_16B, 64, [(False, UART + i, 1, 0) for i in range(64)]),
+    ):
+        guest.prepare(word, DEVICE, UART)
+        guest.run([0x40 + index for index in range(reads)])
+
+        assert guest.accesses == expected, name
+        assert guest.has_passed, f"{name}: ESR {guest.esr:#x}"
+    assert guest.get(register_ids.v(1)) == sum((0x41 + 4 * i) << 8 * i for i in range(16))
+
+
+def test_abort_in_the_middle_of_vector_registers_changes_none_of_them(guest: Guest) -> None:
+    for word in (simd_words.LDP_Q_PRE, simd_words.LD4_4S):
+        guest.prepare(word, DEVICE, UART)
+        guest.run([1, 2], abort_last=True)
+
+        offset = 32 + 16 if word == simd_words.LDP_Q_PRE else 8
+        assert (guest.esr, guest.far) == (ABORT_READ, UART + offset), hex(word)
+        assert [guest.get(register_ids.v(n)) for n in range(4)] == [VECTOR + n for n in range(4)]
+        assert guest.x(1) == UART
+
+
+def test_vector_registers_at_a_device_must_be_aligned(guest: Guest) -> None:
+    for word, address in ((simd_words.STR_Q, UART + 8), (simd_words.LD4_4S, UART + 2)):
+        guest.prepare(word, DEVICE, address)
+        guest.run()
+
+        assert (guest.esr & 0x3F, guest.far) == (0x21, address)
+        assert not guest.accesses
 
 
 def test_cache_maintenance_of_what_is_no_ram_is_no_access(guest: Guest) -> None:

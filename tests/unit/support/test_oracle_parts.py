@@ -51,7 +51,16 @@ def test_generated_programs_fit_their_slot_and_are_valid_instructions(kind: str)
     [
         (0xDAC10020, False, "PAuth, one source"),
         (0x9AC33041, False, "PAuth, PACGA"),
-        (0x4E218441, False, ""),  # not drawn at all: SIMD
+        (0x4E218441, False, ""),  # ADD V1.16B, V2.16B, V1.16B
+        (0xCE638041, False, "SHA512, SHA3, SM3, SM4"),
+        (0x6E42C420, False, "FCMA and BF16, three registers"),
+        (0x4E829C20, False, "I8MM, USDOT"),
+        (0x1E684020, False, "FRINTTS"),
+        (0x7EF8FB13, False, "unallocated, two registers of halves"),
+        (0x4EF8E800, False, ""),  # FABS V0.8H is 0x4EF8F800, FCMLT V0.8H this
+        (0x4EF0C8DF, False, "FMAXV and its kin of halves, size is not as it should be"),
+        (0xAD400441, False, "pair with the same register twice"),  # LDP Q1, Q1, [X2]
+        (0xADC00821, False, ""),  # LDP Q1, Q2, [X1, #0]!
         (a64.pair(a64.LDP_X, a64.PAIR_OFFSET, 1, 1, 2), False, "pair with the same register twice"),
         (a64.pair(a64.STP_X, a64.PAIR_PRE, 1, 2, 1), False, "pair with the same register twice"),
         (a64.stgp(a64.PAIR_PRE, 1, 2, 1), False, ""),
