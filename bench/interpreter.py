@@ -1,4 +1,4 @@
-"""How fast the embedded machine runs its speed guest: tagged loads and stores, tag stores."""
+"""How fast the embedded machine runs its speed guest: tagged accesses, tag stores, doubles."""
 
 import re
 import time
@@ -7,12 +7,16 @@ from tagalong.boot import boot_guest, guest_image_path
 from tagalong.machine import RunState
 from tagalong.soft import SoftMachine
 
-MODES = {"tagged loads and stores": "", "tag stores (STG, ST2G)": "mode=stg"}
+MODES = {
+    "tagged loads and stores": "",
+    "tag stores (STG, ST2G)": "mode=stg",
+    "floating point": "mode=fp",
+}
 _RAM_BYTES = 16 << 20
 
 
 def million_instructions_per_second(mode: str, iterations: int = 10_000_000) -> float:
-    """Run the guest `speed` once in `mode` ("" or "mode=stg") and return its rate.
+    """Run the guest `speed` once in `mode` ("" or one of MODES) and return its rate.
 
     In processor time, so that other load on the host does not count.
     """

@@ -1,6 +1,6 @@
-/* Loops of known length: both return the number of instructions that they executed. */
+/* Loops of known length: all return the number of instructions that they executed. */
 
-    .arch armv8.5-a+memtag
+    .arch armv8.5-a+memtag+fp
     .text
 
     /* u64 loop_loads_stores(u64 pointer, u64 iterations): 8 instructions each time round,
@@ -32,6 +32,28 @@ loop_tag_stores:
     stg     x0, [x0, #64]
     stg     x0, [x0, #80]
     st2g    x0, [x0, #96]
+    subs    x1, x1, #1
+    b.ne    0b
+    mov     x0, x9
+    ret
+
+    /* u64 loop_floats(u64 pointer, u64 iterations): 8 instructions each time round, a step of a
+     * product of vectors: two loads, three operations on doubles, a store. */
+    .global loop_floats
+    .balign 64
+loop_floats:
+    lsl     x9, x1, #3
+    fmov    d0, #1.0
+    fmov    d1, #3.0
+    fdiv    d1, d0, d1
+    fmov    d4, d1
+    stp     d1, d1, [x0]
+0:  ldr     d1, [x0]
+    ldr     d2, [x0, #8]
+    fmul    d3, d1, d2
+    fadd    d0, d0, d3
+    fmadd   d4, d1, d2, d4
+    str     d4, [x0, #16]
     subs    x1, x1, #1
     b.ne    0b
     mov     x0, x9

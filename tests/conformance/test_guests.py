@@ -67,8 +67,9 @@ def test_churn_every_kind_of_deliberate_fault_is_taken(boot: Boot) -> None:
     assert int(last["blocks"]) > 0
 
 
-def test_speed_counts_its_iterations(boot: Boot) -> None:
-    lines = boot("speed", "iterations=1000").run_to_the_end()
+@pytest.mark.parametrize("mode", ["ldst", "stg", "fp"])
+def test_speed_counts_its_iterations(boot: Boot, mode: str) -> None:
+    lines = boot("speed", f"iterations=1000 mode={mode}").run_to_the_end()
 
     assert any(line.startswith("speed: iterations=1000 instructions=") for line in lines)
 
