@@ -6,7 +6,8 @@
  * if FPCR says round to nearest, all operands are normal, and the result is normal and not the
  * smallest such number (which could be rounded up from a tiny one). Then the only flag that there can
  * be is "inexact", and the host need not be asked for it if FPSR.IXC is set already, as it is from the
- * first inexact operation of a program on. */
+ * first inexact operation of a program on. What is assumed of the host is the rounding mode that every
+ * C program starts with; whether it flushes denormal numbers does not matter. */
 #include "fp_lanes.h"
 
 #if defined(__x86_64__)
@@ -15,7 +16,7 @@
 
 #pragma STDC FP_CONTRACT OFF
 
-/* The encoding without the sign, shifted so that a comparison is one of exponents. */
+/* True if the exponent is one of `count` from `first` on; `mask` takes the sign away. */
 #define IS_WITHIN(bits, first, count, fraction_bits, mask)                                    \
     (((bits) & (mask)) - ((first) << (fraction_bits)) < ((count) << (fraction_bits)))
 
