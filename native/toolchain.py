@@ -19,9 +19,14 @@ from pathlib import Path
 LIBRARY = "libtagalong.so"
 ROUTINES = "routines.bin"
 LINUX_PROGRAMS = "linux"
+BESIDE = "libtagalong-beside.so"
 
 # glibc 2.17 is what manylinux2014 promises: the library then loads on any Linux of today.
 _GLIBC = "2.17"
+
+# The preloaded library shares a process with a VMM of Debian 12 or newer. With this glibc, dlsym and
+# threads are in libc itself, which is then the only library that it needs.
+_BESIDE_GLIBC = "2.34"
 
 _COMMON_FLAGS = ("-std=c11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror", "-fno-sanitize=all")
 
@@ -83,7 +88,8 @@ def build_library(
     machine = machine or platform.machine()
     out.mkdir(parents=True, exist_ok=True)
     arm64 = root / "native" / "arm64"
-    sources = sorted(p for p in (root / "native").rglob("*.c") if arm64 not in p.parents)
+    apart = {arm64, root / "native" / "beside"}
+    sources = sorted(p for p in (root / "native").rglob("*.c") if apart.isdisjoint(p.parents))
     if machine == "aarch64":
         sources += sorted(arm64.glob("*.[cS]"))
     target = out / LIBRARY
@@ -97,6 +103,15 @@ def build_library(
         sources,
         target,
     )
+    return target
+
+
+def build_beside(root: Path, out: Path) -> Path:
+    """Compile native/beside, for arm64 on every host, into out/libtagalong-beside.so."""
+    out.mkdir(parents=True, exist_ok=True)
+    target = out / BESIDE
+    flags = (*_LIBRARY_FLAGS, "-target", f"aarch64-linux-gnu.{_BESIDE_GLIBC}", "-Wl,--strip-all")
+    _zig_cc(root, flags, sorted((root / "native" / "beside").glob("*.c")), target)
     return target
 
 
@@ -157,6 +172,7 @@ def build_package(root: Path) -> None:
     out = root / "src" / "tagalong" / "_lib"
     build_library(root, out)
     build_routines(root, out)
+    build_beside(root, out)
     build_guests(root, out)
     build_linux_programs(root, out)
 
@@ -199,6 +215,7 @@ def main() -> None:
     out = arguments.out or root / "build" / arguments.target
     build_library(root, out, arguments.target)
     build_routines(root, out)
+    build_beside(root, out)
     build_guests(root, out)
     build_linux_programs(root, out)
     if arguments.target == "aarch64":

@@ -20,6 +20,7 @@ _SECTIONS = {
         "run": "Run a VM.",
         "restore": "Run a VM from a snapshot.",
         "migrate": "Move a running VM.",
+        "beside": "Run another VMM, and carry its guest's tags.",
     },
     "Control a VM": {
         "status": "Show what a VM is doing.",

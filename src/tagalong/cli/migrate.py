@@ -37,6 +37,11 @@ Examples:
 @click.argument("uri", required=False)
 @migration_options
 @access_change_option
+@click.option(
+    "--vmm-uri",
+    metavar="URI",
+    help="For a VM that runs beside tagalong: where its own VMM waits; it migrates there.",
+)
 @click.option("--verify", is_flag=True, help="Compare digests of all memory and tags first.")
 @click.option("--drop-tags", is_flag=True, help="Throw the tags away, to see what that does.")
 @click.option("--detach", is_flag=True, help="Start the migration and return at once.")
@@ -67,7 +72,7 @@ def command(
     parse_address(uri)  # a mistyped address is wrong usage, and no command that the VM refuses
     request = MigrationRequest(
         uri, verify=wishes.pop("verify"), drop_tags=wishes.pop("drop_tags"),
-        access=wishes.pop("access"), settings=settings_of(wishes),
+        access=wishes.pop("access"), vmm_uri=wishes.pop("vmm_uri"), settings=settings_of(wishes),
     )  # fmt: skip
     if detach:
         run_interruptible(partial(start_migration, control, request))

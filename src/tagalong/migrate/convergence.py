@@ -107,10 +107,12 @@ class Estimate:
     `rate`: bytes per second of pages with their tags. `dirty_rate`: bytes per second that the guest
     changes, counted in whole pages. A changed page takes less than its size if only its tags were
     changed, if it is zero now, or if data are compressed. How much less is measured in every round
-    but the first, which also sends pages that the guest never changes.
+    but the first, which also sends pages that the guest never changes. `has_data`: False if only
+    tags are sent.
     """
 
     page_size_bytes: int
+    has_data: bool = field(default=True, kw_only=True)
     rate: float | None = None
     dirty_rate: float | None = None
     fixed: FixedCosts = field(default_factory=FixedCosts)
@@ -130,8 +132,9 @@ class Estimate:
 
     @property
     def unit_bytes(self) -> int:
-        """Return the size of a page with its tags."""
-        return self.page_size_bytes + self.page_size_bytes // PACKED_RATIO
+        """Return the size of a page with its tags, or of its tags if only those are sent."""
+        tag_bytes = self.page_size_bytes // PACKED_RATIO
+        return tag_bytes + self.page_size_bytes * self.has_data
 
     def note_round(self, wire_bytes: int, busy_s: float, ram_bytes: int, duration_s: float) -> None:
         """Note a round: its bytes on the wire and the time spent on them.

@@ -66,14 +66,17 @@ def receive_from(
     take_over: TakeOver = resume_if_it_ran,
     timeouts: Timeouts | None = None,
     cancel: CancelToken | None = None,
+    tags_only: bool = False,
 ) -> Arrival:
     """Wait for a source to connect, without a time limit, and `receive` from it.
 
+    `tags_only`: accept a source that sends tags without data, and no other. `build` then gets a
+    description without data.
     If `listener` is a socket, it rejects peers that do not say HELLO in `timeouts.idle_s`, and
     accepts further channels, and a source that comes back after a broken connection, later.
     """
     timeouts = timeouts or Timeouts()
-    destination = _Destination(build, take_over, timeouts, cancel)
+    destination = _Destination(build, take_over, timeouts, cancel, tags_only=tags_only)
     idle_s = timeouts.idle_s
 
     def interrupt() -> None:
@@ -81,8 +84,8 @@ def receive_from(
 
     if not isinstance(listener, SocketListener):
         channel = listener.accept(idle_s=idle_s, interrupt=interrupt)
-        return destination.run(Greeting(channel, wire.Connection(wire.Role.DESTINATION)))
-    acceptor = SourceAcceptor(listener, idle_s, lambda: wire.Connection(wire.Role.DESTINATION))
+        return destination.run(Greeting(channel, destination.new_connection()))
+    acceptor = SourceAcceptor(listener, idle_s, destination.new_connection)
     return destination.run(acceptor.first(idle_s=idle_s, interrupt=interrupt), listener)
 
 
@@ -105,7 +108,7 @@ def receive(
     closed, was never started, and the source keeps the VM.
     """
     destination = _Destination(build, take_over, timeouts or Timeouts(), cancel)
-    return destination.run(Greeting(channel, wire.Connection(wire.Role.DESTINATION)))
+    return destination.run(Greeting(channel, destination.new_connection()))
 
 
 class _Destination:
@@ -117,7 +120,10 @@ class _Destination:
         take_over: TakeOver,
         timeouts: Timeouts,
         cancel: CancelToken | None,
+        *,
+        tags_only: bool = False,
     ) -> None:
+        self._tags_only = tags_only
         self._build = build
         self._take_over = take_over
         self._timeouts = timeouts
@@ -126,6 +132,10 @@ class _Destination:
         self._joins: Joins | None = None
         self._filling: Filling | None = None
         self._has_taken_over = False
+
+    def new_connection(self) -> wire.Connection:
+        """Return the parser of a connection that this destination accepts."""
+        return wire.Connection(wire.Role.DESTINATION, tags_only=self._tags_only)
 
     def run(self, greeting: Greeting, listener: SocketListener | None = None) -> Arrival:
         self._channel = greeting.channel
@@ -181,6 +191,7 @@ class _Destination:
         granted = wire.Hello(
             wire.Role.DESTINATION,
             hello.migration_id,
+            mandatory_features=wire.Feature.TAGS_ONLY if self._tags_only else 0,
             channels=1 if is_alone else hello.channels,
             reconnect_s=0 if is_alone else hello.reconnect_s,
         )
@@ -223,7 +234,10 @@ class _Destination:
 
     def _build_machine(self, record: wire.MachineRecord) -> Machine:
         try:
-            machine = self._machine = self._build(description_of_record(record))
+            description = description_of_record(record)
+            machine = self._machine = self._build(
+                replace(description, has_data=not self._tags_only)
+            )
         except UsageError as error:  # of a machine's own constructor: it cannot be like this
             raise MachineMismatchError(str(error)) from error
         built = record_of_description(machine.description)

@@ -52,5 +52,5 @@ def listen(
 
 
 def _farewell(error: HostError) -> Buffers:
-    connection = wire.Connection(wire.Role.DESTINATION)
+    connection = wire.Connection(wire.Role.DESTINATION, tags_only=None)
     return connection.send(wire.Abort(wire.AbortReason.HOST, str(error)))

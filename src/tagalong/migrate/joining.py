@@ -268,6 +268,7 @@ class JoinAcceptor:
             wire.Hello(
                 wire.Role.DESTINATION,
                 hello.migration_id,
+                mandatory_features=granted.mandatory_features,
                 channels=min(hello.channels, granted.channels),
                 reconnect_s=min(hello.reconnect_s, granted.reconnect_s),
             )

@@ -107,7 +107,8 @@ class _Keeper:
         self._name = name
         self._explain_end = explain_end
         self._channel = _Tee(sock, name, sink)
-        self._link = Link(self._channel, wire.Connection(wire.Role.DESTINATION), _PATIENT)
+        connection = wire.Connection(wire.Role.DESTINATION, tags_only=None)
+        self._link = Link(self._channel, connection, _PATIENT)
         self._has_commit = False
 
     def run(self) -> None:
@@ -129,7 +130,13 @@ class _Keeper:
 
     def _keep(self) -> None:
         hello = self._link.expect(wire.Hello)
-        self._link.send(wire.Hello(wire.Role.DESTINATION, hello.migration_id))
+        self._link.send(
+            wire.Hello(
+                wire.Role.DESTINATION,
+                hello.migration_id,
+                mandatory_features=hello.offered_features & wire.Feature.TAGS_ONLY,
+            )
+        )
         self._link.expect(wire.MachineRecord)
         self._link.expect(wire.StateRecord)
         self._link.send(wire.Accept())

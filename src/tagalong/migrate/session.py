@@ -9,7 +9,7 @@ from tagalong.migrate.convergence import Estimate, Limits
 from tagalong.migrate.link import Link
 from tagalong.migrate.options import MigrationOptions
 from tagalong.migrate.pages.pacer import Pacer
-from tagalong.migrate.pages.sender import PageSender, SentData
+from tagalong.migrate.pages.sender import PageSender, SentData, TagSender
 from tagalong.migrate.pages.sender_group import SenderGroup
 from tagalong.migrate.report import SendProgress
 from tagalong.migrate.steering import Steering
@@ -41,7 +41,8 @@ class SourceSession:
         self.steering = steering
         self.is_one_way = channel.is_one_way
         self.sent = SentData(machine)
-        self.estimate = Estimate(machine.description.page_size_bytes)
+        has_data = machine.description.has_data
+        self.estimate = Estimate(machine.description.page_size_bytes, has_data=has_data)
         self.pacer = Pacer(options.max_bandwidth)
         self._cancel = cancel
         self.senders = SenderGroup(
@@ -50,7 +51,8 @@ class SourceSession:
             lambda tick: self.pacer.wait(self.senders.bytes_sent, tick),
             self.check_cancelled,
         )
-        self.link = Link(channel, wire.Connection(wire.Role.SOURCE), options.timeouts)
+        connection = wire.Connection(wire.Role.SOURCE, tags_only=not has_data)
+        self.link = Link(channel, connection, options.timeouts)
         self.link.cancel_with(cancel)
 
     def replace_link(self, link: Link) -> None:
@@ -60,7 +62,8 @@ class SourceSession:
 
     def add_sender(self, link: Link) -> None:
         """Let `link` carry pages too."""
-        sender = PageSender(
+        kind = PageSender if self.machine.description.has_data else TagSender
+        sender = kind(
             self.machine,
             link,
             self.sent,

@@ -42,9 +42,11 @@ class SetUp:
     def _hello(self, migration_id: bytes) -> wire.Hello:
         options = self._session.options
         may_return = self._connect_again is not None
+        has_data = self._session.machine.description.has_data
         return wire.Hello(
             wire.Role.SOURCE,
             migration_id,
+            mandatory_features=0 if has_data else wire.Feature.TAGS_ONLY,
             channels=options.channels if may_return else 1,
             reconnect_s=options.reconnect_s if may_return else 0,
         )

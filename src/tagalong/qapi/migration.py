@@ -74,6 +74,8 @@ class MigrationRequest:
     `verify` compares a digest of all memory and tags before the commit; `drop_tags` sends
     all tags as zero, on purpose, to show what is lost without them. `access` names the
     strategy by which the source accesses guest RAM from then on, None the present one.
+    `vmm_uri`: where the VMM of a VM that runs beside tagalong is to migrate to; None: somebody
+    else drives it.
     Raises UsageError for `verify` and `drop_tags` at once.
     """
 
@@ -82,6 +84,7 @@ class MigrationRequest:
     verify: bool = False
     drop_tags: bool = False
     access: str | None = None
+    vmm_uri: str | None = None
 
     def __post_init__(self) -> None:
         if self.verify and self.drop_tags:
@@ -112,6 +115,7 @@ class MigrationRequest:
             "uri": self.uri,
             "x-verify": self.verify,
             "x-drop-tags": self.drop_tags,
+            **({} if self.vmm_uri is None else {"x-vmm-uri": self.vmm_uri}),
             **access_to_argument(self.access),
         }
 

@@ -24,21 +24,52 @@ _MS_PER_S = 1000.0
 
 
 @dataclass(frozen=True)
-class MigrationResult:
-    """A migration that succeeded; `access` is the strategy that was asked for, if one was."""
+class VmmReport:
+    """What a VMM whose migration we drove says of it; times in milliseconds."""
 
-    report: MigrationReport
-    access: AccessChoice | None = None
+    status: str
+    total_ms: int
+    downtime_ms: int
+    transferred_bytes: int
 
     def to_json(self) -> dict[str, object]:
         """Return what `json.dumps` takes."""
-        return {**self.report.to_json(), **access_to_report(self.access)}
+        return vars(self)
+
+    @classmethod
+    def from_json(cls, value: object, what: str) -> "VmmReport":
+        """Return what `to_json` made `value` of. Raises ControlError for anything else."""
+        members = JsonFields(value, what)
+        return cls(
+            status=members.read("status", text),
+            total_ms=members.read("total_ms", integer),
+            downtime_ms=members.read("downtime_ms", integer),
+            transferred_bytes=members.read("transferred_bytes", integer),
+        )
+
+
+@dataclass(frozen=True)
+class MigrationResult:
+    """A migration that succeeded; `access` is the strategy that was asked for, if one was.
+
+    `vmm`: what the guest's own VMM says, where it moved the rest and we drove it.
+    """
+
+    report: MigrationReport
+    access: AccessChoice | None = None
+    vmm: VmmReport | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return what `json.dumps` takes."""
+        vmm = {} if self.vmm is None else {"vmm": self.vmm.to_json()}
+        return {**self.report.to_json(), **access_to_report(self.access), **vmm}
 
     @classmethod
     def from_json(cls, value: object, what: str) -> "MigrationResult":
         """Return what `to_json` made `value` of. Raises ControlError for anything else."""
         members = JsonFields(value, what)
-        return cls(_migration_report(members), access_of_report(members))
+        vmm = members.read_optional("vmm", VmmReport.from_json)
+        return cls(_migration_report(members), access_of_report(members), vmm)
 
 
 @dataclass(frozen=True)

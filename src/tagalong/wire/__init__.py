@@ -32,6 +32,7 @@ from tagalong.wire.conversation import Joining
 from tagalong.wire.placement import OwnMemory, Placement
 from tagalong.wire.planes import Batch
 from tagalong.wire.records import (
+    KNOWN_FEATURES,
     SUPPORTED_FEATURES,
     Abort,
     AbortReason,
@@ -70,6 +71,7 @@ from tagalong.wire.records import (
 from tagalong.wire.states import TRANSITIONS, Phase
 
 __all__ = [
+    "KNOWN_FEATURES",
     "NEED_DATA",
     "SUPPORTED_FEATURES",
     "TRANSITIONS",

@@ -51,17 +51,23 @@ NEED_DATA: Final = NeedData.NEED_DATA
 class Connection:
     """One end of one conversation, in the role of source or destination.
 
-    `joining`: the migration that this connection is one more of. `placement` names the memory
+    `joining`: the migration that this connection is one more of. `tags_only`: whether the stream
+    is to carry tags without data, None for whatever the peer says. `placement` names the memory
     that batches are received into, by default new memory for each; it is asked only about
     pages inside the machine's regions, and may be replaced between two batches.
     `data_bytes_sent` counts what pages' data took so far. Belongs to one thread.
     """
 
     def __init__(
-        self, role: Role, joining: Joining | None = None, placement: Placement | None = None
+        self,
+        role: Role,
+        joining: Joining | None = None,
+        placement: Placement | None = None,
+        *,
+        tags_only: bool | None = False,
     ) -> None:
         self.role = role
-        self._conversation = Conversation(joining)
+        self._conversation = Conversation(joining, tags_only=tags_only)
         self._reader = RecordReader(self._conversation, role.peer, placement or OwnMemory())
         self._planes = PlaneCodec()
         self._input: deque[memoryview] = deque()

@@ -21,7 +21,9 @@ from tagalong.wire.codec import (
 )
 from tagalong.wire.machine_state import STATE_HEAD
 from tagalong.wire.records import (
+    KNOWN_FEATURES,
     ChannelRecord,
+    Feature,
     Held,
     Hello,
     MachineRecord,
@@ -36,7 +38,19 @@ from tagalong.wire.records import (
 )
 from tagalong.wire.states import TRANSITIONS, Phase, allowed
 
-_OURSELVES = Hello(Role.DESTINATION, bytes(MIGRATION_ID_BYTES))
+# A HELLO that asks for anything beyond these is from a newer release.
+_OURSELVES = Hello(Role.DESTINATION, bytes(MIGRATION_ID_BYTES), KNOWN_FEATURES)
+
+_WANTED = {
+    (True, Role.SOURCE): "the source sends a whole VM, and this end takes the tags of a VM that "
+    "another VMM migrates: send it to tagalong run --incoming",
+    (True, Role.DESTINATION): "the destination takes whole VMs, and this end sends the tags of a "
+    "VM that another VMM migrates: send them to tagalong beside --incoming",
+    (False, Role.SOURCE): "the source sends only tags, of a VM that another VMM migrates, and "
+    "this end takes whole VMs: send them to tagalong beside --incoming",
+    (False, Role.DESTINATION): "the destination takes only tags, of a VM that another VMM "
+    "migrates, and this end sends a whole VM: send it to tagalong run --incoming",
+}
 
 
 @dataclass(frozen=True)
@@ -54,14 +68,20 @@ class Joining:
 
 
 class Conversation:
-    """The state that both ends share. Errors are MalformedErrors."""
+    """The state that both ends share. Errors are MalformedErrors.
 
-    def __init__(self, joining: Joining | None = None) -> None:
+    `tags_only`: whether the stream is to carry tags without data; None accepts either.
+    """
+
+    def __init__(self, joining: Joining | None = None, *, tags_only: bool | None = False) -> None:
         self.phase = Phase.START
         self.version = joining.version if joining else VERSION
         self.hello: dict[Role, Hello] = {}
         self.features = joining.features if joining else 0  # the bits in use
         self._joining = joining
+        self._tags_only = tags_only
+        if joining is not None:
+            self._tags_only = bool(joining.features & Feature.TAGS_ONLY)
         self._machine = joining.machine if joining else None
         self._round = Round(number=joining.rounds if joining else 0, page_count=0)
         self._pages_in_round = 0
@@ -138,6 +158,10 @@ class Conversation:
                 f"the {sender.name.lower()} demands the features {missing:#x}, which this end "
                 "does not have: use a newer release of tagalong here",
                 offset=HELLO.offsets["mandatory_features"],
+            )
+        if self._tags_only is not None and hello.is_tags_only is not self._tags_only:
+            raise MalformedError(
+                _WANTED[self._tags_only, sender], offset=HELLO.offsets["mandatory_features"]
             )
         for name in ("channels", "reconnect_s"):
             if other is not None and getattr(hello, name) > getattr(other, name):

@@ -199,6 +199,10 @@ def _require_encodings(head: BatchHead, machine: MachineRecord, features: int) -
             f"tag encoding {head.tag_encoding.name} on a machine "
             f"{'with' if has_tags else 'without'} tags",
         )
+    if features & Feature.TAGS_ONLY and head.data_encoding is not DataEncoding.KEPT:
+        raise _wrong(
+            "data_encoding", f"{head.data_encoding.name} data in a stream that carries only tags"
+        )
     if features & Feature.ZSTD:
         return
     if head.tag_encoding is TagEncoding.ZSTD:

@@ -56,10 +56,12 @@ class Feature(IntFlag):
     ZSTD = 1 << 0
     CHANNELS = 1 << 1
     RESUME = 1 << 2
+    TAGS_ONLY = 1 << 4
 
 
 # A plain int: the complement of an IntFlag has none of the bits that have no name.
 SUPPORTED_FEATURES = int(Feature.ZSTD | Feature.CHANNELS | Feature.RESUME)
+KNOWN_FEATURES = SUPPORTED_FEATURES | int(Feature.TAGS_ONLY)
 
 
 class Power(IntEnum):
@@ -116,6 +118,11 @@ class Hello:
     def offered_features(self) -> int:
         """Return every feature bit that the sender can do."""
         return self.compatible_features | self.mandatory_features
+
+    @property
+    def is_tags_only(self) -> bool:
+        """Return whether the stream carries tags without data."""
+        return bool(self.offered_features & Feature.TAGS_ONLY)
 
 
 @dataclass(frozen=True)

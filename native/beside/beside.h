@@ -1,0 +1,136 @@
+/* The preloaded library: carries the tags of a VMM's guest in and out of the VMM's own process.
+ *
+ * docs/formats/beside-link.md specifies what it says to the process beside it. The parts:
+ *   interpose.c  libc's ioctl, and which of its calls concern a VM
+ *   vm.c         the one VM: its slots, its dirty logs, its vCPUs
+ *   tags.c       tags in bulk, by KVM_ARM_MTE_COPY_TAGS
+ *   service.c    the thread that serves the socket
+ */
+#ifndef TAGALONG_BESIDE_H
+#define TAGALONG_BESIDE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define TB_VERSION 1
+#define TB_MAX_SLOTS 512
+#define TB_GRANULE_BYTES 16
+/* Of one request: so much guest RAM, and therefore tags, at most. */
+#define TB_MAX_RANGE_BYTES (64UL << 20)
+
+enum tb_operation {
+    TB_STATE = 1,
+    TB_SLOTS = 2,
+    TB_START_LOG = 3,
+    TB_STOP_LOG = 4,
+    TB_HARVEST = 5,
+    TB_POPULATED = 6,
+    TB_READ_TAGS = 7,
+    TB_WRITE_TAGS = 8,
+    TB_HOLD = 9,
+};
+
+enum tb_harvest {
+    TB_LIVE = 0,  /* what may be read now and is settled by that */
+    TB_FINAL = 1, /* and what was never protected: the vCPUs must not run */
+};
+
+enum tb_vm_flag {
+    TB_HAS_VM = 1,
+    TB_HAS_MTE = 2,
+    TB_MANUAL_PROTECT = 4,
+    TB_DIRTY_RING = 8,
+    TB_HELD = 16,
+    TB_LOGGING = 32,
+    TB_VMM_ASKED_FOR_MTE = 64,
+};
+
+enum tb_slot_flag {
+    TB_SLOT_READ_ONLY = 1,
+    TB_SLOT_LOGGED = 2,
+    TB_SLOT_SHARED = 4,
+};
+
+struct tb_request {
+    uint16_t operation;
+    uint16_t reserved;
+    uint32_t payload_bytes;
+    uint32_t slot;
+    uint32_t argument;
+    uint64_t first_page;
+    uint64_t page_count;
+};
+
+struct tb_reply {
+    int32_t status; /* 0 or -errno */
+    uint32_t payload_bytes;
+};
+
+struct tb_state {
+    uint32_t version;
+    uint32_t flags;
+    uint32_t page_bytes;
+    uint32_t slot_count;
+    uint32_t vcpu_count;
+    uint32_t vcpus_running;
+    uint64_t runs;       /* how often a vCPU has entered the guest */
+    uint64_t generation; /* changes with the slots */
+};
+
+struct tb_slot_entry {
+    uint32_t slot;
+    uint32_t flags;
+    uint64_t gpa;
+    uint64_t size_bytes;
+};
+
+_Static_assert(sizeof(struct tb_request) == 32, "as docs/formats/beside-link.md says");
+_Static_assert(sizeof(struct tb_reply) == 8, "as docs/formats/beside-link.md says");
+_Static_assert(sizeof(struct tb_state) == 40, "as docs/formats/beside-link.md says");
+_Static_assert(sizeof(struct tb_slot_entry) == 24, "as docs/formats/beside-link.md says");
+
+/* --- interpose.c --- */
+
+/* libc's own ioctl, past this library. */
+int tb_real_ioctl(int fd, unsigned long request, void *argument);
+
+/* --- vm.c --- */
+
+/* What an ioctl of the VMM did: called with the result of a call that succeeded. */
+void tb_vm_created(int fd);
+void tb_vcpu_created(int vm_fd, int vcpu_fd);
+void tb_capability_enabled(int vm_fd, const void *capability);
+/* These make the call themselves, under the VM's lock: see vm.c. */
+int tb_set_slot(int vm_fd, unsigned long request, void *region);
+int tb_get_dirty_log(int vm_fd, unsigned long request, void *log);
+int tb_clear_dirty_log(int vm_fd, unsigned long request, void *log);
+int tb_copy_tags_of_vmm(int vm_fd, unsigned long request, void *copy);
+int tb_run_vcpu(int vcpu_fd, unsigned long request, void *argument);
+
+/* What the service asks. Those that return int: 0 or -errno. */
+void tb_read_state(struct tb_state *state);
+uint32_t tb_read_slots(struct tb_slot_entry *entries);
+int tb_start_log(void);
+void tb_stop_log(void);
+int tb_harvest(const struct tb_request *request, uint64_t *bitmap);
+int tb_populated(const struct tb_request *request, uint64_t *bitmap);
+void tb_hold(bool held);
+/* Find the pages of a request; 0, or -errno if they are not all in one slot. */
+int tb_locate(const struct tb_request *request, int *vm_fd, uint64_t *gpa);
+uint32_t tb_page_bytes(void);
+
+/* --- tags.c --- */
+
+/* `bitmap` chooses pages of [gpa, +pages); `packed` has page_bytes / 32 bytes for each of them. */
+int tb_read_tags(int vm_fd, uint64_t gpa, uint64_t pages, const uint64_t *bitmap, uint8_t *packed);
+int tb_write_tags(int vm_fd, uint64_t gpa, uint64_t pages, const uint64_t *bitmap,
+                  const uint8_t *packed);
+
+/* --- service.c --- */
+
+/* Serve the inherited socket from now on, in a thread of its own; once per process. */
+void tb_serve(void);
+/* The descriptor of that socket, or -1 if this process was not started beside tagalong. */
+int tb_listener(void);
+
+#endif

@@ -1,0 +1,259 @@
+/* Serves the process beside the VMM, over a socket that was inherited: one client at a time.
+ *
+ * The thread starts with the VM's first slot: a daemon has forked by then, and a sandbox that
+ * forbids to spawn processes allows threads. Whatever a client sends, the worst that happens here
+ * is that its connection ends; a request is checked before memory is taken for it. A client that
+ * goes away leaves the VM as it is, and another one may come; a hold stays until it is lifted.
+ */
+#define _GNU_SOURCE
+#include "beside.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define LISTENER "TAGALONG_BESIDE_FD"
+#define HOLD "TAGALONG_BESIDE_HOLD"
+#define WORD_BITS 64
+#define MAX_TAG_BYTES (TB_MAX_RANGE_BYTES / TB_GRANULE_BYTES / 2)
+#define MAX_PAYLOAD_BYTES (MAX_TAG_BYTES + TB_MAX_RANGE_BYTES / 4096 / 8 + 8)
+
+static int listener = -1;
+
+/* Before any thread and any call of the VMM: a hold must count from its first KVM_RUN. */
+__attribute__((constructor)) static void read_environment(void) {
+    const char *number = getenv(LISTENER);
+    int is_listening = 0;
+    socklen_t size = sizeof(is_listening);
+    if (!number || !*number)
+        return;
+    char *end;
+    long fd = strtol(number, &end, 10);
+    if (*end || fd < 0 || fd > 1 << 20)
+        return;
+    if (getsockopt((int)fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &size) || !is_listening)
+        return;
+    listener = (int)fd;
+    tb_hold(getenv(HOLD) != NULL);
+}
+
+int tb_listener(void) {
+    return listener;
+}
+
+static bool receive(int fd, void *target, size_t size) {
+    while (size) {
+        ssize_t count = recv(fd, target, size, 0);
+        if (count < 0 && errno == EINTR)
+            continue;
+        if (count <= 0)
+            return false;
+        target = (char *)target + count;
+        size -= (size_t)count;
+    }
+    return true;
+}
+
+static bool send_whole(int fd, const void *source, size_t size) {
+    while (size) {
+        ssize_t count = send(fd, source, size, MSG_NOSIGNAL);
+        if (count < 0 && errno == EINTR)
+            continue;
+        if (count <= 0)
+            return false;
+        source = (const char *)source + count;
+        size -= (size_t)count;
+    }
+    return true;
+}
+
+static bool reply(int fd, int status, const void *payload, size_t size) {
+    struct tb_reply head = {.status = status, .payload_bytes = status ? 0 : (uint32_t)size};
+    return send_whole(fd, &head, sizeof(head)) &&
+           (status || !size || send_whole(fd, payload, size));
+}
+
+static size_t bitmap_bytes(uint64_t pages) {
+    return (pages + WORD_BITS - 1) / WORD_BITS * sizeof(uint64_t);
+}
+
+/* How many pages a bitmap chooses; -1 if it chooses one beyond its end. */
+static int64_t count_chosen(const uint64_t *bitmap, uint64_t pages) {
+    int64_t count = 0;
+    uint64_t words = (pages + WORD_BITS - 1) / WORD_BITS;
+    for (uint64_t i = 0; i < words; i++)
+        count += __builtin_popcountll(bitmap[i]);
+    bool has_rest = pages % WORD_BITS != 0;
+    return has_rest && bitmap[words - 1] >> (pages % WORD_BITS) ? -1 : count;
+}
+
+static bool answer_state(int fd, const struct tb_request *request) {
+    struct tb_state state;
+    (void)request;
+    tb_read_state(&state);
+    return reply(fd, 0, &state, sizeof(state));
+}
+
+static bool answer_slots(int fd, const struct tb_request *request) {
+    static struct tb_slot_entry entries[TB_MAX_SLOTS];
+    (void)request;
+    return reply(fd, 0, entries, tb_read_slots(entries) * sizeof(entries[0]));
+}
+
+/* A bitmap of the pages of a slot: what a harvest takes, or which pages are populated. */
+static bool answer_bitmap(int fd, const struct tb_request *request,
+                          int (*fill)(const struct tb_request *, uint64_t *)) {
+    int vm_fd;
+    uint64_t gpa;
+    int status = tb_locate(request, &vm_fd, &gpa);
+    size_t size = status ? 0 : bitmap_bytes(request->page_count);
+    uint64_t *bitmap = status || !size ? NULL : calloc(1, size);
+    if (!status && (!size || !bitmap))
+        status = size ? -ENOMEM : -ERANGE;
+    if (!status)
+        status = fill(request, bitmap);
+    if (!status && request->page_count % WORD_BITS)
+        bitmap[size / sizeof(*bitmap) - 1] &= (1UL << (request->page_count % WORD_BITS)) - 1;
+    bool is_sent = reply(fd, status, bitmap, size);
+    free(bitmap);
+    return is_sent;
+}
+
+/* Check the bitmap that begins a payload, and find the pages; the bytes of their packed tags in
+ * *tag_bytes. 0 or -errno. */
+static int check_choice(const struct tb_request *request, const uint8_t *payload, int *vm_fd,
+                        uint64_t *gpa, size_t *tag_bytes) {
+    uint64_t page = tb_page_bytes();
+    if (!request->page_count || request->page_count > TB_MAX_RANGE_BYTES / page)
+        return -ERANGE;
+    if (request->payload_bytes < bitmap_bytes(request->page_count))
+        return -EMSGSIZE;
+    int64_t count = count_chosen((const uint64_t *)(const void *)payload, request->page_count);
+    if (count < 0)
+        return -ERANGE;
+    *tag_bytes = (size_t)count * page / TB_GRANULE_BYTES / 2;
+    return tb_locate(request, vm_fd, gpa);
+}
+
+static bool answer_read(int fd, const struct tb_request *request, const uint8_t *payload) {
+    int vm_fd;
+    uint64_t gpa;
+    size_t size = 0;
+    int status = check_choice(request, payload, &vm_fd, &gpa, &size);
+    if (!status && request->payload_bytes != bitmap_bytes(request->page_count))
+        status = -EMSGSIZE;
+    uint8_t *packed = status ? NULL : malloc(size ? size : 1);
+    if (!status && !packed)
+        status = -ENOMEM;
+    if (!status)
+        status = tb_read_tags(vm_fd, gpa, request->page_count,
+                              (const uint64_t *)(const void *)payload, packed);
+    bool is_sent = reply(fd, status, packed, size);
+    free(packed);
+    return is_sent;
+}
+
+static bool answer_write(int fd, const struct tb_request *request, const uint8_t *payload) {
+    int vm_fd;
+    uint64_t gpa;
+    size_t size;
+    int status = check_choice(request, payload, &vm_fd, &gpa, &size);
+    if (!status && request->payload_bytes != bitmap_bytes(request->page_count) + size)
+        status = -EMSGSIZE;
+    if (!status)
+        status = tb_write_tags(vm_fd, gpa, request->page_count,
+                               (const uint64_t *)(const void *)payload,
+                               payload + bitmap_bytes(request->page_count));
+    return reply(fd, status, NULL, 0);
+}
+
+static bool answer(int fd, const struct tb_request *request, const uint8_t *payload) {
+    switch (request->operation) {
+    case TB_STATE:
+        return answer_state(fd, request);
+    case TB_SLOTS:
+        return answer_slots(fd, request);
+    case TB_START_LOG:
+        return reply(fd, tb_start_log(), NULL, 0);
+    case TB_STOP_LOG:
+        tb_stop_log();
+        return reply(fd, 0, NULL, 0);
+    case TB_HARVEST:
+        return answer_bitmap(fd, request, tb_harvest);
+    case TB_POPULATED:
+        return answer_bitmap(fd, request, tb_populated);
+    case TB_READ_TAGS:
+        return answer_read(fd, request, payload);
+    case TB_WRITE_TAGS:
+        return answer_write(fd, request, payload);
+    case TB_HOLD:
+        tb_hold(request->argument != 0);
+        return answer_state(fd, request);
+    }
+    return reply(fd, -EOPNOTSUPP, NULL, 0);
+}
+
+static bool has_payload(const struct tb_request *request) {
+    return request->operation == TB_READ_TAGS || request->operation == TB_WRITE_TAGS;
+}
+
+/* One request; false if the connection is to end. */
+static bool serve_one(int fd) {
+    struct tb_request request;
+    if (!receive(fd, &request, sizeof(request)) || request.reserved ||
+        request.payload_bytes > (has_payload(&request) ? MAX_PAYLOAD_BYTES : 0))
+        return false;
+    uint8_t *payload = malloc(request.payload_bytes + sizeof(uint64_t));
+    if (!payload)
+        return false;
+    bool is_whole = receive(fd, payload, request.payload_bytes);
+    bool goes_on = is_whole && answer(fd, &request, payload);
+    free(payload);
+    return goes_on;
+}
+
+static bool may_connect(int fd) {
+    struct ucred peer;
+    socklen_t size = sizeof(peer);
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
+           (peer.uid == geteuid() || peer.uid == 0);
+}
+
+static void *serve(void *unused) {
+    (void)unused;
+    for (;;) {
+        int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+        if (fd < 0) {
+            if (errno != EINTR && errno != ECONNABORTED && errno != EMFILE && errno != ENFILE)
+                return NULL;
+            usleep(10000);
+            continue;
+        }
+        while (may_connect(fd) && serve_one(fd))
+            continue;
+        close(fd);
+    }
+}
+
+void tb_serve(void) {
+    static pthread_mutex_t starting = PTHREAD_MUTEX_INITIALIZER;
+    static bool is_started;
+    sigset_t all, before;
+    pthread_t thread;
+    pthread_mutex_lock(&starting);
+    if (!is_started && listener >= 0) {
+        fcntl(listener, F_SETFD, FD_CLOEXEC);
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the VMM's */
+        is_started = pthread_create(&thread, NULL, serve, NULL) == 0;
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        if (is_started)
+            pthread_detach(thread);
+    }
+    pthread_mutex_unlock(&starting);
+}

@@ -1,0 +1,554 @@
+/* The one VM of this process: its slots, its dirty logs, its vCPUs.
+ *
+ * A VMM creates several VMs: all but one are probes. The one that gets a memory slot is the VM.
+ *
+ * Which tags the destination lacks
+ * --------------------------------
+ * docs/design/beside.md has the argument; here is what the code holds. For each slot:
+ *
+ *   unprotected  pages that the guest can write without anyone learning of it: the bits of KVM's
+ *                own dirty bitmap, or all pages while the slot is not logged. KVM_GET_DIRTY_LOG
+ *                with manual protection reads them and changes nothing.
+ *   owed         pages whose tags were not read since they were last protected.
+ *
+ * A CLEAR of the VMM protects pages, so it makes them owed. A live harvest takes the pages that
+ * are owed and protected: tags read after it are right until KVM marks the page again. The final
+ * harvest, with all vCPUs stopped, takes the owed and the unprotected. One lock covers a CLEAR with
+ * its effect on `owed`, and a harvest: without it a harvest could fall between the two and find
+ * the page neither unprotected nor owed.
+ *
+ * Without manual protection a GET also clears. Then ours would take bits that the VMM has not
+ * seen: they are kept in `stolen` and added to what the VMM's next GET returns.
+ */
+#define _GNU_SOURCE
+#include "beside.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef KVM_CAP_ARM_MTE
+#define KVM_CAP_ARM_MTE 205
+#endif
+#ifndef KVM_CAP_DIRTY_LOG_RING
+#define KVM_CAP_DIRTY_LOG_RING 192
+#endif
+#ifndef KVM_CAP_DIRTY_LOG_RING_ACQ_REL
+#define KVM_CAP_DIRTY_LOG_RING_ACQ_REL 223
+#endif
+#ifndef KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
+#define KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 168
+#endif
+
+#define WORD_BITS 64
+#define HOLD_POLL_NS 2000000L
+
+struct slot {
+    uint32_t id;
+    uint32_t flags; /* KVM's */
+    uint64_t gpa, size_bytes, hva;
+    bool is_shared;
+    uint64_t pages;
+    uint64_t *owed;   /* NULL while nobody asked for a log */
+    uint64_t *stolen; /* NULL unless bits were */
+};
+
+static struct {
+    pthread_mutex_t lock;
+    int fd; /* -1 until a VM got its first slot */
+    uint32_t flags;
+    uint32_t vcpu_count;
+    uint64_t generation;
+    uint32_t slot_count;
+    struct slot slots[TB_MAX_SLOTS];
+    bool is_logging;
+} vm = {.lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1};
+
+/* VMs that were created and have no slot yet, by descriptor: what we know of them so far. */
+#define MAX_CANDIDATES 8
+static struct candidate {
+    int fd;
+    uint32_t flags;
+    uint32_t vcpu_count;
+} candidates[MAX_CANDIDATES];
+static unsigned next_candidate;
+
+static atomic_uint vcpus_running;
+static atomic_ulong runs;
+static atomic_bool is_held;
+
+uint32_t tb_page_bytes(void) {
+    return (uint32_t)sysconf(_SC_PAGESIZE);
+}
+
+/* --- which VM --- */
+
+static struct candidate *candidate_of(int fd) {
+    for (unsigned i = 0; i < MAX_CANDIDATES; i++)
+        if (candidates[i].fd == fd + 1) /* so that zeroed memory is no candidate */
+            return &candidates[i];
+    return NULL;
+}
+
+void tb_vm_created(int fd) {
+    struct kvm_enable_cap capability = {.cap = KVM_CAP_ARM_MTE};
+    bool has_mte = tb_real_ioctl(fd, KVM_ENABLE_CAP, &capability) == 0;
+    pthread_mutex_lock(&vm.lock);
+    struct candidate *here = candidate_of(fd);
+    if (!here)
+        here = &candidates[next_candidate++ % MAX_CANDIDATES];
+    *here = (struct candidate){.fd = fd + 1, .flags = has_mte ? TB_HAS_MTE : 0};
+    pthread_mutex_unlock(&vm.lock);
+}
+
+void tb_vcpu_created(int vm_fd, int vcpu_fd) {
+    (void)vcpu_fd;
+    pthread_mutex_lock(&vm.lock);
+    struct candidate *here = candidate_of(vm_fd);
+    if (vm_fd == vm.fd)
+        vm.vcpu_count++;
+    else if (here)
+        here->vcpu_count++;
+    pthread_mutex_unlock(&vm.lock);
+}
+
+static uint32_t flags_of_capability(const struct kvm_enable_cap *capability) {
+    switch (capability->cap) {
+    case KVM_CAP_ARM_MTE:
+        return TB_HAS_MTE | TB_VMM_ASKED_FOR_MTE;
+    case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
+        return capability->args[0] & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE ? TB_MANUAL_PROTECT : 0;
+    case KVM_CAP_DIRTY_LOG_RING:
+    case KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
+        return TB_DIRTY_RING;
+    }
+    return 0;
+}
+
+void tb_capability_enabled(int vm_fd, const void *capability) {
+    uint32_t flags = flags_of_capability(capability);
+    if (!flags)
+        return;
+    pthread_mutex_lock(&vm.lock);
+    struct candidate *here = candidate_of(vm_fd);
+    if (vm_fd == vm.fd)
+        vm.flags |= flags;
+    else if (here)
+        here->flags |= flags;
+    pthread_mutex_unlock(&vm.lock);
+}
+
+/* --- slots; all with the lock held --- */
+
+static uint64_t words_of(uint64_t pages) {
+    return (pages + WORD_BITS - 1) / WORD_BITS;
+}
+
+static void set_bit(uint64_t *bitmap, uint64_t bit) {
+    bitmap[bit / WORD_BITS] |= 1UL << (bit % WORD_BITS);
+}
+
+static uint64_t *new_bitmap(uint64_t pages, int fill) {
+    uint64_t *bitmap = malloc(words_of(pages) * sizeof(*bitmap));
+    if (bitmap)
+        memset(bitmap, fill, words_of(pages) * sizeof(*bitmap));
+    return bitmap;
+}
+
+static struct slot *slot_of(uint32_t id) {
+    for (uint32_t i = 0; i < vm.slot_count; i++)
+        if (vm.slots[i].id == id)
+            return &vm.slots[i];
+    return NULL;
+}
+
+static void forget_bitmaps(struct slot *slot) {
+    free(slot->owed);
+    free(slot->stolen);
+    slot->owed = slot->stolen = NULL;
+}
+
+static void remove_slot(struct slot *slot) {
+    forget_bitmaps(slot);
+    *slot = vm.slots[--vm.slot_count];
+    vm.generation++;
+}
+
+/* Whether the mapping at `hva` is shared, by /proc/self/maps: only then pagemap cannot tell which
+ * pages hold something. What cannot be read counts as shared: that is always right. */
+static bool is_shared_mapping(uint64_t hva) {
+    FILE *maps = fopen("/proc/self/maps", "re");
+    char line[512];
+    bool shared = true;
+    while (maps && fgets(line, sizeof(line), maps)) {
+        unsigned long start, end;
+        char modes[5];
+        if (sscanf(line, "%lx-%lx %4s", &start, &end, modes) == 3 && start <= hva && hva < end) {
+            shared = modes[3] != 'p';
+            break;
+        }
+    }
+    if (maps)
+        fclose(maps);
+    return shared;
+}
+
+static void take_slot(const struct kvm_userspace_memory_region *region) {
+    struct slot *slot = slot_of(region->slot);
+    if (slot && region->memory_size == 0) {
+        remove_slot(slot);
+        return;
+    }
+    bool was_logged = slot && slot->flags & KVM_MEM_LOG_DIRTY_PAGES;
+    if (!slot) {
+        if (region->memory_size == 0 || vm.slot_count == TB_MAX_SLOTS)
+            return;
+        slot = &vm.slots[vm.slot_count++];
+        *slot = (struct slot){.id = region->slot};
+        vm.generation++;
+    }
+    bool moved = slot->gpa != region->guest_phys_addr || slot->hva != region->userspace_addr ||
+                 slot->size_bytes != region->memory_size;
+    if (moved) {
+        forget_bitmaps(slot);
+        slot->gpa = region->guest_phys_addr;
+        slot->hva = region->userspace_addr;
+        slot->size_bytes = region->memory_size;
+        slot->pages = region->memory_size / tb_page_bytes();
+        slot->is_shared = is_shared_mapping(slot->hva);
+        vm.generation++;
+    }
+    slot->flags = region->flags;
+    /* Whatever was read before the log began, or until it ended, may have changed unseen. */
+    if (slot->owed && was_logged && !(slot->flags & KVM_MEM_LOG_DIRTY_PAGES))
+        memset(slot->owed, 0xff, words_of(slot->pages) * sizeof(*slot->owed));
+    if (vm.is_logging && !slot->owed)
+        slot->owed = new_bitmap(slot->pages, 0xff);
+}
+
+static bool becomes_the_vm(int vm_fd, const struct kvm_userspace_memory_region *region) {
+    struct candidate *here = candidate_of(vm_fd);
+    if (vm_fd == vm.fd || !here || region->memory_size == 0)
+        return false;
+    vm.fd = vm_fd;
+    vm.flags = here->flags | TB_HAS_VM;
+    vm.vcpu_count = here->vcpu_count;
+    here->fd = 0;
+    while (vm.slot_count) /* a VM before this one is gone: its descriptor was used again */
+        remove_slot(&vm.slots[0]);
+    return true;
+}
+
+/* The VMM would say no more than "Invalid argument". */
+static void explain_refusal(int vm_fd, int error) {
+    static const char text[] =
+        "tagalong: the kernel refused a memory slot of a VM with MTE: before Linux 6.2 its memory "
+        "must be private and anonymous, not a shared file or huge pages\n";
+    struct candidate *here = candidate_of(vm_fd);
+    uint32_t flags = here ? here->flags : vm_fd == vm.fd ? vm.flags : 0;
+    if (error == EINVAL && flags & TB_HAS_MTE && write(STDERR_FILENO, text, sizeof(text) - 1) < 0)
+        return;
+}
+
+int tb_set_slot(int vm_fd, unsigned long request, void *argument) {
+    pthread_mutex_lock(&vm.lock);
+    int result = tb_real_ioctl(vm_fd, request, argument);
+    int error = errno;
+    bool is_new = false;
+    if (result == 0) {
+        is_new = becomes_the_vm(vm_fd, argument);
+        if (vm_fd == vm.fd)
+            take_slot(argument);
+    } else {
+        explain_refusal(vm_fd, error);
+    }
+    pthread_mutex_unlock(&vm.lock);
+    if (is_new)
+        tb_serve();
+    errno = error;
+    return result;
+}
+
+/* --- dirty logs --- */
+
+static void or_words(uint64_t *target, const uint64_t *source, uint64_t words) {
+    for (uint64_t i = 0; i < words; i++)
+        target[i] |= source[i];
+}
+
+int tb_get_dirty_log(int vm_fd, unsigned long request, void *argument) {
+    const struct kvm_dirty_log *log = argument;
+    pthread_mutex_lock(&vm.lock);
+    int result = tb_real_ioctl(vm_fd, request, argument);
+    int error = errno;
+    struct slot *slot = result == 0 && vm_fd == vm.fd ? slot_of(log->slot) : NULL;
+    if (slot && !(vm.flags & TB_MANUAL_PROTECT)) {
+        uint64_t words = words_of(slot->pages);
+        if (slot->owed)
+            or_words(slot->owed, log->dirty_bitmap, words);
+        if (slot->stolen) {
+            or_words(log->dirty_bitmap, slot->stolen, words);
+            memset(slot->stolen, 0, words * sizeof(*slot->stolen));
+        }
+    }
+    pthread_mutex_unlock(&vm.lock);
+    errno = error;
+    return result;
+}
+
+int tb_clear_dirty_log(int vm_fd, unsigned long request, void *argument) {
+    const struct kvm_clear_dirty_log *log = argument;
+    pthread_mutex_lock(&vm.lock);
+    int result = tb_real_ioctl(vm_fd, request, argument);
+    int error = errno;
+    struct slot *slot = result == 0 && vm_fd == vm.fd ? slot_of(log->slot) : NULL;
+    if (slot && slot->owed && log->first_page < slot->pages) {
+        uint64_t pages = slot->pages - log->first_page;
+        if (pages > log->num_pages)
+            pages = log->num_pages;
+        /* KVM demands a first page that is a multiple of 64. */
+        or_words(slot->owed + log->first_page / WORD_BITS, log->dirty_bitmap, words_of(pages));
+    }
+    pthread_mutex_unlock(&vm.lock);
+    errno = error;
+    return result;
+}
+
+/* KVM marks no page for tags that the VMM writes: such a page is owed. */
+int tb_copy_tags_of_vmm(int vm_fd, unsigned long request, void *argument) {
+    const struct kvm_arm_copy_mte_tags *copy = argument;
+    pthread_mutex_lock(&vm.lock);
+    int result = tb_real_ioctl(vm_fd, request, argument);
+    int error = errno;
+    uint64_t page = tb_page_bytes();
+    for (uint32_t i = 0; result > 0 && vm_fd == vm.fd && i < vm.slot_count; i++) {
+        struct slot *slot = &vm.slots[i];
+        if (!slot->owed || copy->flags & KVM_ARM_TAGS_FROM_GUEST)
+            continue;
+        for (uint64_t at = copy->guest_ipa; at < copy->guest_ipa + copy->length; at += page)
+            if (at - slot->gpa < slot->size_bytes)
+                set_bit(slot->owed, (at - slot->gpa) / page);
+    }
+    pthread_mutex_unlock(&vm.lock);
+    errno = error;
+    return result;
+}
+
+/* Fill `bitmap` with the pages that can change unseen. */
+static int read_unprotected(struct slot *slot, uint64_t *bitmap) {
+    uint64_t words = words_of(slot->pages);
+    if (!(slot->flags & KVM_MEM_LOG_DIRTY_PAGES)) {
+        memset(bitmap, 0xff, words * sizeof(*bitmap));
+        return 0;
+    }
+    bool steals = !(vm.flags & TB_MANUAL_PROTECT);
+    /* First the memory to return them: else the VMM would lose bits. */
+    if (steals && !slot->stolen && !(slot->stolen = new_bitmap(slot->pages, 0)))
+        return -ENOMEM;
+    struct kvm_dirty_log log = {.slot = slot->id, .dirty_bitmap = bitmap};
+    if (tb_real_ioctl(vm.fd, KVM_GET_DIRTY_LOG, &log) < 0)
+        return -errno;
+    if (!steals)
+        return 0;
+    or_words(slot->stolen, bitmap, words);
+    or_words(slot->owed, bitmap, words); /* they are protected again from here on */
+    memset(bitmap, 0, words * sizeof(*bitmap));
+    return 0;
+}
+
+/* --- what the service asks --- */
+
+int tb_start_log(void) {
+    pthread_mutex_lock(&vm.lock);
+    int status = vm.fd < 0 ? -ENODEV : 0;
+    for (uint32_t i = 0; i < vm.slot_count && status == 0; i++) {
+        struct slot *slot = &vm.slots[i];
+        if (!slot->owed && !(slot->owed = new_bitmap(slot->pages, 0xff)))
+            status = -ENOMEM;
+        else
+            memset(slot->owed, 0xff, words_of(slot->pages) * sizeof(*slot->owed));
+    }
+    vm.is_logging = status == 0;
+    pthread_mutex_unlock(&vm.lock);
+    return status;
+}
+
+void tb_stop_log(void) {
+    pthread_mutex_lock(&vm.lock);
+    for (uint32_t i = 0; i < vm.slot_count; i++) {
+        free(vm.slots[i].owed);
+        vm.slots[i].owed = NULL;
+    }
+    vm.is_logging = false;
+    pthread_mutex_unlock(&vm.lock);
+}
+
+static bool is_in_slot(const struct slot *slot, const struct tb_request *request) {
+    return slot && request->first_page <= slot->pages &&
+           request->page_count <= slot->pages - request->first_page;
+}
+
+static int harvest(struct slot *slot, bool is_final, uint64_t *bitmap) {
+    uint64_t words = words_of(slot->pages);
+    int status = read_unprotected(slot, bitmap);
+    if (status)
+        return status;
+    for (uint64_t i = 0; i < words; i++) {
+        uint64_t owed = slot->owed[i], unprotected = bitmap[i];
+        bitmap[i] = is_final ? owed | unprotected : owed & ~unprotected;
+        slot->owed[i] = is_final ? 0 : owed & unprotected;
+    }
+    return 0;
+}
+
+/* A harvest is of a whole slot. What is not populated stays owed to no one: its tags are zero, and
+ * the guest's first use of it is a write that KVM marks. */
+int tb_harvest(const struct tb_request *request, uint64_t *bitmap) {
+    int status = -ENOENT;
+    pthread_mutex_lock(&vm.lock);
+    struct slot *slot = slot_of(request->slot);
+    if (slot && (request->first_page || request->page_count != slot->pages))
+        status = -ERANGE;
+    else if (slot && !slot->owed)
+        status = -EINVAL;
+    else if (slot)
+        status = harvest(slot, request->argument == TB_FINAL, bitmap);
+    pthread_mutex_unlock(&vm.lock);
+    return status;
+}
+
+#define PAGEMAP_PRESENT (1UL << 63)
+#define PAGEMAP_SWAPPED (1UL << 62)
+#define PAGEMAP_AT_ONCE 4096
+
+static int populated_private(const struct slot *slot, const struct tb_request *request,
+                             uint64_t *bitmap) {
+    static uint64_t entries[PAGEMAP_AT_ONCE]; /* the service has one thread */
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (pagemap < 0)
+        return -errno;
+    uint64_t base = slot->hva / tb_page_bytes() + request->first_page;
+    int status = 0;
+    for (uint64_t at = 0; at < request->page_count && status == 0;) {
+        uint64_t count = request->page_count - at;
+        if (count > PAGEMAP_AT_ONCE)
+            count = PAGEMAP_AT_ONCE;
+        ssize_t size = pread(pagemap, entries, count * 8, (off_t)((base + at) * 8));
+        if (size <= 0 || size % 8)
+            status = size < 0 ? -errno : -EIO;
+        for (uint64_t i = 0; status == 0 && i < (uint64_t)size / 8; i++)
+            if (entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED))
+                set_bit(bitmap, at + i);
+        at += status == 0 ? (uint64_t)size / 8 : 0;
+    }
+    close(pagemap);
+    return status;
+}
+
+int tb_populated(const struct tb_request *request, uint64_t *bitmap) {
+    pthread_mutex_lock(&vm.lock);
+    struct slot *slot = slot_of(request->slot), copy = slot ? *slot : (struct slot){0};
+    bool is_sound = is_in_slot(slot, request);
+    pthread_mutex_unlock(&vm.lock);
+    if (!is_sound)
+        return slot ? -ERANGE : -ENOENT;
+    if (!copy.is_shared && populated_private(&copy, request, bitmap) == 0)
+        return 0;
+    memset(bitmap, 0xff, words_of(request->page_count) * sizeof(*bitmap));
+    return 0;
+}
+
+int tb_locate(const struct tb_request *request, int *vm_fd, uint64_t *gpa) {
+    pthread_mutex_lock(&vm.lock);
+    struct slot *slot = slot_of(request->slot);
+    int status = is_in_slot(slot, request) ? 0 : slot ? -ERANGE : -ENOENT;
+    if (status == 0) {
+        *vm_fd = vm.fd;
+        *gpa = slot->gpa + request->first_page * tb_page_bytes();
+    }
+    pthread_mutex_unlock(&vm.lock);
+    return status;
+}
+
+void tb_read_state(struct tb_state *state) {
+    pthread_mutex_lock(&vm.lock);
+    *state = (struct tb_state){
+        .version = TB_VERSION,
+        .flags = vm.flags | (atomic_load(&is_held) ? TB_HELD : 0),
+        .page_bytes = tb_page_bytes(),
+        .slot_count = vm.slot_count,
+        .vcpu_count = vm.vcpu_count,
+        .vcpus_running = atomic_load(&vcpus_running),
+        .runs = atomic_load(&runs),
+        .generation = vm.generation,
+    };
+    for (uint32_t i = 0; i < vm.slot_count; i++)
+        if (vm.slots[i].flags & KVM_MEM_LOG_DIRTY_PAGES)
+            state->flags |= TB_LOGGING;
+    pthread_mutex_unlock(&vm.lock);
+}
+
+uint32_t tb_read_slots(struct tb_slot_entry *entries) {
+    pthread_mutex_lock(&vm.lock);
+    uint32_t count = vm.slot_count;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct slot *slot = &vm.slots[i];
+        uint32_t flags = (slot->flags & KVM_MEM_READONLY ? TB_SLOT_READ_ONLY : 0) |
+                         (slot->flags & KVM_MEM_LOG_DIRTY_PAGES ? TB_SLOT_LOGGED : 0) |
+                         (slot->is_shared ? TB_SLOT_SHARED : 0);
+        entries[i] = (struct tb_slot_entry){slot->id, flags, slot->gpa, slot->size_bytes};
+    }
+    pthread_mutex_unlock(&vm.lock);
+    return count;
+}
+
+/* --- vCPUs --- */
+
+void tb_hold(bool held) {
+    atomic_store(&is_held, held);
+}
+
+/* Wait until the hold ends, or until the VMM wants its thread back: it sets immediate_exit then,
+ * and KVM_RUN would return EINTR at once. A signal alone ends a wait of KVM_RUN, too. */
+static bool wait_for_release(int vcpu_fd) {
+    size_t size = tb_page_bytes();
+    const volatile struct kvm_run *run = mmap(NULL, size, PROT_READ, MAP_SHARED, vcpu_fd, 0);
+    bool is_mapped = run != MAP_FAILED, is_released = false;
+    while (!(is_released = !atomic_load(&is_held)) && !(is_mapped && run->immediate_exit)) {
+        struct timespec pause = {.tv_nsec = HOLD_POLL_NS};
+        /* Not libc's, which is a point of cancellation: ioctl is none. */
+        if (syscall(SYS_nanosleep, &pause, NULL) != 0)
+            break;
+    }
+    if (is_mapped)
+        munmap((void *)run, size);
+    return is_released;
+}
+
+int tb_run_vcpu(int vcpu_fd, unsigned long request, void *argument) {
+    /* Counted first: who sets the hold and then finds no vCPU running knows that none will. */
+    atomic_fetch_add(&vcpus_running, 1);
+    while (atomic_load(&is_held)) {
+        atomic_fetch_sub(&vcpus_running, 1);
+        if (!wait_for_release(vcpu_fd)) {
+            errno = EINTR;
+            return -1;
+        }
+        atomic_fetch_add(&vcpus_running, 1);
+    }
+    atomic_fetch_add(&runs, 1);
+    int result = tb_real_ioctl(vcpu_fd, request, argument);
+    int error = errno;
+    atomic_fetch_sub(&vcpus_running, 1);
+    errno = error;
+    return result;
+}

@@ -1,0 +1,135 @@
+"""The commands of the control socket of a VM that runs beside us.
+
+Names and forms are those of our own VMs, which are QEMU's. What concerns the guest goes to its own
+VMM and comes back as it answers; what concerns tags is done here.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tagalong.beside.incoming import TagsIncoming
+from tagalong.beside.monitor import VmmMonitor
+from tagalong.beside.outgoing import TagsOutgoing
+from tagalong.errors import RunStateError, UsageError
+from tagalong.migrate import parse_address
+from tagalong.qapi.migration import MigrationInfo, MigrationRequest
+from tagalong.qapi.settings import PARAMETER_SCHEMA, MigrationSettings
+from tagalong.qmp import messages
+from tagalong.qmp.arguments import Argument, ArgumentType, check_arguments
+from tagalong.qmp.descriptors import DescriptorSource
+from tagalong.qmp.messages import ErrorClass, JsonObject, QmpError
+from tagalong.qmp.session import NEGOTIATE
+
+_TEXT = Argument(ArgumentType.STRING)
+_FLAG = Argument(ArgumentType.BOOLEAN)
+_MIGRATE_ARGUMENTS = {
+    "uri": Argument(ArgumentType.STRING, required=True),
+    "detach": _FLAG,
+    "x-verify": _FLAG,
+    "x-drop-tags": _FLAG,
+    "x-vmm-uri": _TEXT,
+}
+
+
+@dataclass(frozen=True)
+class _Command:
+    run: Callable[[JsonObject], object]
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+
+
+class BesideCommands:
+    """Runs QMP commands; implements session.Commands."""
+
+    def __init__(
+        self,
+        monitor: Callable[[], VmmMonitor],
+        outgoing: Callable[[], TagsOutgoing],
+        incoming: Callable[[], TagsIncoming | None],
+    ) -> None:
+        self._monitor = monitor
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self._settings = MigrationSettings()
+        self._table: Mapping[str, _Command] = {
+            **{name: self._passed_on(name) for name in ("cont", "query-status", "quit", "stop")},
+            "migrate": _Command(self._migrate, _MIGRATE_ARGUMENTS),
+            "migrate-set-capabilities": _Command(
+                self._set_capabilities,
+                {"capabilities": Argument(ArgumentType.ARRAY, required=True)},
+            ),
+            "migrate-set-parameters": _Command(self._set_parameters, PARAMETER_SCHEMA),
+            "migrate_cancel": _Command(lambda _: self._outgoing().cancel()),
+            "query-commands": _Command(lambda _: self._names()),
+            "query-dump": _Command(lambda _: {"status": "none", "completed": 0, "total": 0}),
+            "query-migrate": _Command(lambda _: self._query_migrate()),
+            "query-migrate-capabilities": _Command(lambda _: self._settings.capabilities()),
+            "query-migrate-parameters": _Command(lambda _: self._settings.parameters()),
+            "query-version": _Command(lambda _: messages.version()),
+        }
+
+    def execute(
+        self,
+        command: str,
+        arguments: JsonObject,
+        descriptors: DescriptorSource | None = None,  # noqa: ARG002 (no command takes one)
+    ) -> object:
+        """Run a command and return its value, {} where it has none; or a future of it."""
+        entry = self._table.get(command)
+        if entry is None:
+            raise QmpError(
+                f"The command {command} has not been found",
+                error_class=ErrorClass.COMMAND_NOT_FOUND,
+            )
+        check_arguments(arguments, entry.arguments)
+        value = entry.run(arguments)
+        return {} if value is None else value
+
+    def _passed_on(self, name: str) -> _Command:
+        """Return the command that the guest's own VMM answers."""
+        return _Command(lambda _: asyncio.ensure_future(self._monitor().execute(name)))
+
+    def _names(self) -> object:
+        return [{"name": name} for name in sorted([*self._table, NEGOTIATE])]
+
+    def _query_migrate(self) -> object:
+        incoming = self._incoming()
+        record = self._outgoing().record or (incoming.record if incoming is not None else None)
+        return (record.info() if record is not None else MigrationInfo()).to_qmp()
+
+    def _set_parameters(self, arguments: JsonObject) -> None:
+        self._settings = self._settings.with_parameters(arguments)
+
+    def _set_capabilities(self, arguments: JsonObject) -> None:
+        if self._outgoing().is_under_way:
+            raise RunStateError("There's a migration process in progress")
+        self._settings = self._settings.with_capabilities(arguments["capabilities"])
+
+    def _migrate(self, arguments: JsonObject) -> None:
+        vmm_uri = arguments.get("x-vmm-uri")
+        request = MigrationRequest(
+            uri=str(arguments["uri"]),
+            settings=self._settings,
+            verify=arguments.get("x-verify") is True,
+            drop_tags=arguments.get("x-drop-tags") is True,
+            vmm_uri=None if vmm_uri is None else str(vmm_uri),
+        )
+        request.check()
+        _refuse(request)
+        incoming = self._incoming()
+        if incoming is not None and incoming.is_holding:
+            raise RunStateError("Guest is waiting for an incoming migration")
+        self._outgoing().start(request)
+
+
+def _refuse(request: MigrationRequest) -> None:
+    """Raise UsageError for what is the VMM's own to do."""
+    if request.settings.auto_converge:
+        raise UsageError(
+            "auto-converge: tagalong cannot slow down the guest of another VMM; set the VMM's own "
+            "auto-converge"
+        )
+    if request.uri == request.vmm_uri:
+        raise UsageError(
+            f"{parse_address(request.uri)}: the tags and the VMM's own stream need an address each"
+        )

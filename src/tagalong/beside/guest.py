@@ -1,0 +1,390 @@
+"""The guest of another VMM as a Machine, for the migration engine: its tags are ours, no more.
+
+Its data planes are memory that is never used and always zero. Its vCPUs, registers and devices are
+the VMM's. What is left is what a migration of tags needs: regions, the tags of pages, and which
+pages are to be read again.
+"""
+
+import ctypes
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.beside.link import LibraryLink
+from tagalong.beside.link_format import Harvest, LinkState, Slot, SlotFlag, VmFlag
+from tagalong.errors import (
+    AddressError,
+    HostError,
+    MachineMismatchError,
+    MigrationError,
+    RunStateError,
+    UsageError,
+)
+from tagalong.machine import (
+    AccessChoice,
+    MachineDescription,
+    MachineState,
+    PowerState,
+    RegionDescription,
+    RunState,
+    Vcpu,
+    VcpuState,
+)
+from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
+from tagalong.memory.region import tag_rows
+from tagalong.mte import PACKED_RATIO
+
+_AT_HWCAP2: Final = 26
+_HWCAP2_MTE: Final = 1 << 18
+_HWCAP2_MTE3: Final = 1 << 22
+
+_NOT_OURS = "the VM's own VMM does this"
+
+
+class Departure(Protocol):
+    """What the VMM does with a guest whose tags leave."""
+
+    @property
+    def run_state(self) -> RunState:
+        """Return what the guest is doing."""
+        ...
+
+    def begin(self) -> None:
+        """Let the data leave, too: the destination is ready for tags, and the log is on.
+
+        Raises MigrationError.
+        """
+        ...
+
+    def check(self) -> None:
+        """Raise MigrationError if the tags cannot go on: the VMM's migration has ended, say."""
+        ...
+
+    @property
+    def is_final(self) -> bool:
+        """Return whether no vCPU enters the guest any more, unless the migration fails."""
+        ...
+
+
+def host_mte_version() -> int:
+    """Return ID_AA64PFR1_EL1.MTE as this host's kernel tells it: 0, 2, or 3."""
+    capabilities = ctypes.CDLL(None).getauxval(_AT_HWCAP2)
+    if not capabilities & _HWCAP2_MTE:
+        return 0
+    return 3 if capabilities & _HWCAP2_MTE3 else 2
+
+
+def require_usable(state: LinkState) -> None:
+    """Raise HostError naming why the tags of this VM cannot be carried."""
+    if not state.flags & VmFlag.HAS_VM:
+        raise HostError(
+            "the VMM has made no VM with memory yet: is it one that uses KVM (-accel kvm)?"
+        )
+    if not state.flags & VmFlag.HAS_MTE:
+        raise HostError(
+            "KVM on this host does not give its VMs tags (KVM_CAP_ARM_MTE): `tagalong probe` says "
+            "why"
+        )
+    if state.flags & VmFlag.VMM_ASKED_FOR_MTE:
+        raise HostError(
+            "the VMM has asked for tags itself (mte=on), and refuses to migrate such a VM: start "
+            "it without mte=on, the guest has tags all the same"
+        )
+    if state.flags & VmFlag.DIRTY_RING:
+        raise HostError(
+            "the VMM uses KVM's dirty ring, which tells only the VMM which pages have changed: "
+            "start it without dirty-ring-size"
+        )
+
+
+def ram_slots(link: LibraryLink, state: LinkState) -> tuple[Slot, ...]:
+    """Return the slots that the guest can write, which are those that can have tags."""
+    slots = link.slots(state.page_bytes)
+    return tuple(slot for slot in slots if not slot.flags & SlotFlag.READ_ONLY)
+
+
+class BesideGuest:
+    """The VM behind a link as it is now; implements machine.Machine. Not started or stopped here.
+
+    Raises HostError if its tags cannot be carried, or the link broke.
+    """
+
+    def __init__(self, link: LibraryLink) -> None:
+        self.link = link
+        state = link.state()
+        require_usable(state)
+        self._page_bytes = state.page_bytes
+        self._slots = ram_slots(link, state)
+        if not self._slots:
+            raise HostError("the VMM has given its VM no memory yet")
+        self.description = MachineDescription(
+            page_size_bytes=state.page_bytes,
+            vcpu_count=max(1, state.vcpu_count),
+            mte_version=host_mte_version() or 2,
+            regions=tuple(RegionDescription(Gpa(it.gpa), it.size_bytes) for it in self._slots),
+            devices=(),
+            has_data=False,
+        )
+        self.memory = GuestMemory(
+            [
+                Region.create(it.gpa, it.size_bytes, page_size_bytes=self._page_bytes)
+                for it in self._slots
+            ]
+        )
+        self.vcpus: tuple[Vcpu, ...] = ()
+        self.failure: Exception | None = None
+
+    # --- tags ---
+
+    def read_page_tags(
+        self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """As Machine. Raises HostError, too, if the link broke."""
+        self.memory.region_of_pages(region, pages)
+        rows = tag_rows(pages.size, self._page_bytes, out)
+        self.link.read_tags(self._slots[region].number, pages, self._page_bytes, rows)
+        return rows
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        """As Machine. Raises HostError, too, if the link broke or KVM refuses."""
+        self.memory.region_of_pages(region, pages)
+        self.link.write_tags(self._slots[region].number, pages, self._page_bytes, packed)
+
+    def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
+        """As Machine."""
+        region, offset = self.memory.locate(gpa, length_bytes)
+        if offset % PACKED_RATIO or length_bytes % PACKED_RATIO:
+            raise AddressError(f"[{gpa:#x}, +{length_bytes:#x}) is not of whole tag bytes")
+        first, stop = offset // self._page_bytes, -(-(offset + length_bytes) // self._page_bytes)
+        number = self.memory.regions.index(region)
+        rows = self.read_page_tags(number, np.arange(first, stop))
+        start = (offset - first * self._page_bytes) // PACKED_RATIO
+        return rows.reshape(-1)[start : start + length_bytes // PACKED_RATIO]
+
+    def write_tags(self, gpa: int, packed: NDArray[np.uint8]) -> None:
+        """Raise UsageError: nothing here writes less than a page's tags."""
+        raise UsageError(
+            f"{packed.size} bytes of tags at {gpa:#x}: only those of whole pages are written here"
+        )
+
+    def populated_pages(self) -> list[PageBitmap]:
+        """As Machine."""
+        return [
+            self.link.populated(slot.number, region.page_count)
+            for slot, region in zip(self._slots, self.memory.regions, strict=True)
+        ]
+
+    # --- what the VMM does ---
+
+    @property
+    def run_state(self) -> RunState:
+        """Return RUNNING: whether it runs makes no difference here."""
+        return RunState.RUNNING
+
+    def resume(self) -> None:
+        """Raise RunStateError."""
+        raise RunStateError(_NOT_OURS)
+
+    def pause(self) -> None:
+        """Raise RunStateError."""
+        raise RunStateError(_NOT_OURS)
+
+    def wait(self, timeout_s: float | None = None) -> RunState:
+        """Raise RunStateError."""
+        raise RunStateError(f"{_NOT_OURS}: {timeout_s}")
+
+    def throttle(self, percent: int) -> None:
+        """Do nothing for 0. Raises UsageError: a VMM has its own way to slow a guest down."""
+        if percent:
+            raise UsageError(
+                "tagalong cannot slow down the guest of another VMM: use the VMM's auto-converge"
+            )
+
+    def hold_if_paused(self) -> AbstractContextManager[bool]:
+        """Return a block in which the guest may run."""
+        return nullcontext(False)
+
+    def use_access(self, name: str) -> AccessChoice:
+        """Raise UsageError: there is one way to reach these tags."""
+        raise UsageError(f"access {name}: the tags of this VM are reached by KVM's ioctl only")
+
+    def start_dirty_log(self) -> None:
+        """Raise RunStateError: see DepartingGuest."""
+        raise RunStateError(_NOT_OURS)
+
+    def harvest_dirty_log(self) -> list[PageBitmap]:
+        """Raise RunStateError: see DepartingGuest."""
+        raise RunStateError(_NOT_OURS)
+
+    def stop_dirty_log(self) -> None:
+        """Do nothing: no log is on."""
+
+    def save_state(self) -> MachineState:
+        """Return a state of vCPUs without registers: the VMM's stream has them."""
+        vcpu = VcpuState({}, PowerState.ON)
+        return MachineState((vcpu,) * self.description.vcpu_count)
+
+    def peek_state(self) -> MachineState:
+        """As `save_state`."""
+        return self.save_state()
+
+    def check_state(self, state: MachineState) -> None:
+        """Accept what `save_state` returns. Raises StateError for registers or devices."""
+        if state.devices or any(vcpu.registers for vcpu in state.vcpus):
+            raise MachineMismatchError(
+                "the stream has registers or devices, which the VMM's own stream carries"
+            )
+
+    def load_state(self, state: MachineState) -> None:
+        """As `check_state`."""
+        self.check_state(state)
+
+    def close(self) -> None:
+        """Give up what stands for the guest's memory. The link stays."""
+        self.memory.close()
+
+
+class DepartingGuest(BesideGuest):
+    """A guest whose tags leave, while the VMM moves the rest."""
+
+    def __init__(self, link: LibraryLink, departure: Departure) -> None:
+        super().__init__(link)
+        self._departure = departure
+        self._final_runs: int | None = None  # of the harvest that took all that was left
+
+    @property
+    def run_state(self) -> RunState:
+        """Return what the guest is doing."""
+        return self._departure.run_state
+
+    def start_dirty_log(self) -> None:
+        """Owe all tags, then let the VMM's migration begin. Raises MigrationError, HostError."""
+        self.link.start_log()
+        self._departure.begin()
+
+    def populated_pages(self) -> list[PageBitmap]:
+        """Return the pages to begin with: those that are protected by now.
+
+        What can be written unseen would have to be read again in any case.
+        """
+        return self.harvest_dirty_log()
+
+    def harvest_dirty_log(self) -> list[PageBitmap]:
+        """Return the pages to read now; all that are left once the guest has stopped for good.
+
+        Raises MigrationError if that cannot be right: a vCPU is in the guest, or memory was
+        plugged.
+        """
+        self._departure.check()
+        self._require_same_slots()
+        if not self._departure.is_final:
+            self._final_runs = None
+            return self._harvest(Harvest.LIVE)
+        runs = self._require_stopped()
+        if runs == self._final_runs:  # what was given then is read since, and nothing has changed
+            return [PageBitmap(region.page_count) for region in self.memory.regions]
+        pages = self._harvest(Harvest.FINAL)
+        self._final_runs = runs
+        return pages
+
+    def _harvest(self, kind: Harvest) -> list[PageBitmap]:
+        return [
+            self.link.harvest(slot.number, region.page_count, kind)
+            & self.link.populated(slot.number, region.page_count)
+            for slot, region in zip(self._slots, self.memory.regions, strict=True)
+        ]
+
+    def save_state(self) -> MachineState:
+        """As BesideGuest, after the last tags were read: they must be the last indeed.
+
+        Raises MigrationError if a vCPU has entered the guest since the last harvest.
+        """
+        self._departure.check()
+        if self._require_stopped() != self._final_runs:
+            raise MigrationError(
+                "the guest ran on after its last tags were read: the VMM's migration has ended, or "
+                "somebody has continued the guest"
+            )
+        return super().save_state()
+
+    def peek_state(self) -> MachineState:
+        """Return a state as `save_state` does; the guest runs."""
+        return BesideGuest.save_state(self)
+
+    def stop_dirty_log(self) -> None:
+        """Owe nothing any more."""
+        self.link.stop_log()
+
+    def _require_same_slots(self) -> None:
+        now = ram_slots(self.link, self.link.state())
+        if [(it.number, it.gpa, it.size_bytes) for it in now] != [
+            (it.number, it.gpa, it.size_bytes) for it in self._slots
+        ]:
+            raise MigrationError(
+                "the VM's memory slots have changed while its tags were sent (memory or a device "
+                "was plugged or unplugged): migrate again, without plugging meanwhile"
+            )
+
+    def _require_stopped(self) -> int:
+        """Return how often vCPUs have entered the guest. Raises MigrationError if one is in it."""
+        state = self.link.state()
+        if state.vcpus_running:
+            raise MigrationError(
+                f"{state.vcpus_running} vCPUs are in the guest although its VMM says that it has "
+                "stopped: nothing was handed over"
+            )
+        return state.runs
+
+
+class ArrivingGuest(BesideGuest):
+    """A guest whose tags arrive. `touched`: pages that an earlier attempt wrote tags to."""
+
+    def __init__(self, link: LibraryLink, touched: dict[int, PageBitmap]) -> None:
+        super().__init__(link)
+        self._touched = touched
+
+    def require_like(self, description: MachineDescription) -> None:
+        """Raise MachineMismatchError naming what differs from the source's VM."""
+        ours = {(it.gpa, it.size_bytes) for it in self.description.regions}
+        theirs = {(it.gpa, it.size_bytes) for it in description.regions}
+        parts = [
+            *(f"the source's VM has memory {_range(it)}, which is missing here"
+              for it in sorted(theirs - ours)),
+            *(f"the VM here has memory {_range(it)}, which the source's does not have"
+              for it in sorted(ours - theirs)),
+        ]  # fmt: skip
+        if description.vcpu_count != self.description.vcpu_count:
+            parts.append(
+                f"the source's VM has {description.vcpu_count} vCPUs, the one here "
+                f"{self.description.vcpu_count}"
+            )
+        if parts:
+            raise MachineMismatchError(
+                f"{'; '.join(parts)}: start both VMMs with the same machine, memory and devices"
+            )
+
+    def write_page_tags(
+        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
+    ) -> None:
+        """As BesideGuest; the pages count as touched from then on."""
+        slot = self._slots[region]
+        count = self.memory.regions[region].page_count
+        touched = self._touched.get(slot.gpa) or PageBitmap(count)
+        self._touched[slot.gpa] = touched | PageBitmap.from_pages(count, pages)
+        super().write_page_tags(region, pages, packed)
+
+    def populated_pages(self) -> list[PageBitmap]:
+        """Return the pages that can have tags other than zero: those that were written to."""
+        return [
+            self._touched.get(slot.gpa, PageBitmap(region.page_count)).copy()
+            for slot, region in zip(self._slots, self.memory.regions, strict=True)
+        ]
+
+
+def _range(region: tuple[int, int]) -> str:
+    gpa, size_bytes = region
+    return f"[{gpa:#x}, {gpa + size_bytes:#x})"

@@ -1,0 +1,171 @@
+"""The client of the library in the VMM's process.
+
+One request at a time, from any thread. A library that answers nonsense, or not at all, ends the
+link and nothing else: the VMM and its guest are never waited for without a limit.
+"""
+
+import errno
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagalong.beside import link_format
+from tagalong.beside.link_format import Harvest, LinkState, Operation, Slot
+from tagalong.binary.layout import MalformedError
+from tagalong.errors import HostError
+from tagalong.memory import PageBitmap
+from tagalong.mte import PACKED_RATIO
+
+_ANSWER_S: Final = 60.0
+
+_T = TypeVar("_T")
+
+_EXPLAINED = {
+    errno.EBUSY: "the kernel writes no tags while the VM's memory is dirty-logged: a migration "
+    "from here is under way",
+    errno.ENOENT: "the VMM has removed this memory slot",
+    errno.ENODEV: "the VMM has no VM yet",
+    errno.EOPNOTSUPP: "the library in the VMM's process is of another release",
+}
+
+
+class LibraryLink:
+    """A connection to the library that listens at `path`.
+
+    Raises HostError if none listens there; so does every method if the link broke, or KVM refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(_ANSWER_S)
+        try:
+            self._socket.connect(str(path))
+        except OSError as error:
+            self._socket.close()
+            raise HostError(
+                f"cannot reach the library in the VMM's process at {path}: "
+                f"{error.strerror or error}"
+            ) from error
+
+    def close(self) -> None:
+        """End the link. Safe to call twice."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def state(self) -> LinkState:
+        """Return what is known of the VM now."""
+        return self._parsed(self._ask(Operation.STATE), link_format.decode_state)
+
+    def slots(self, page_bytes: int) -> tuple[Slot, ...]:
+        """Return the VM's memory slots, in ascending order of gpa."""
+        answer = self._ask(Operation.SLOTS)
+        return self._parsed(answer, lambda payload: link_format.decode_slots(payload, page_bytes))
+
+    def start_log(self) -> None:
+        """Owe the tags of all pages from now on: see docs/design/beside.md."""
+        self._ask(Operation.START_LOG)
+
+    def stop_log(self) -> None:
+        """Forget what is owed."""
+        self._ask(Operation.STOP_LOG)
+
+    def hold(self, held: bool) -> LinkState:
+        """Keep the vCPUs out of the guest from their next entry on, or let them in again."""
+        return self._parsed(self._ask(Operation.HOLD, argument=int(held)), link_format.decode_state)
+
+    def harvest(self, slot: int, page_count: int, kind: Harvest) -> PageBitmap:
+        """Return the pages of a slot whose tags are to be read now; they are owed no more."""
+        answer = self._ask(Operation.HARVEST, slot=slot, argument=kind, page_count=page_count)
+        return self._parsed(answer, lambda payload: link_format.decode_bitmap(payload, page_count))
+
+    def populated(self, slot: int, page_count: int) -> PageBitmap:
+        """Return the pages of a slot that may hold anything. Fills no hole."""
+        answer = self._ask(Operation.POPULATED, slot=slot, page_count=page_count)
+        return self._parsed(answer, lambda payload: link_format.decode_bitmap(payload, page_count))
+
+    def read_tags(
+        self, slot: int, pages: NDArray[np.int64], page_bytes: int, out: NDArray[np.uint8]
+    ) -> None:
+        """Read the packed tags of pages of a slot, ascending, into `out`, a row per page."""
+        at = 0
+        for part in _within_range(pages, page_bytes):
+            rows = out[at : at + part.size]
+            answer = self._ask_about(Operation.READ_TAGS, slot, part)
+            if len(answer) != rows.nbytes:
+                raise self._broken(f"{len(answer):#x} bytes of tags, not {rows.nbytes:#x}")
+            rows[...] = np.frombuffer(answer, np.uint8).reshape(rows.shape)
+            at += part.size
+
+    def write_tags(
+        self, slot: int, pages: NDArray[np.int64], page_bytes: int, packed: NDArray[np.uint8]
+    ) -> None:
+        """Set the packed tags of pages of a slot; `packed` has a row per page."""
+        at = 0
+        for part in _within_range(pages, page_bytes):
+            rows = np.ascontiguousarray(packed[at : at + part.size])
+            assert rows.shape[1] == page_bytes // PACKED_RATIO  # noqa: S101 (the caller's)
+            self._ask_about(Operation.WRITE_TAGS, slot, part, rows.tobytes())
+            at += part.size
+
+    def _ask_about(
+        self, operation: Operation, slot: int, pages: NDArray[np.int64], tags: bytes = b""
+    ) -> bytes:
+        first, count = int(pages[0]), int(pages[-1] - pages[0]) + 1
+        choice = link_format.encode_choice(first, pages, count)
+        return self._ask(
+            operation, slot=slot, first_page=first, page_count=count, payload=choice + tags
+        )
+
+    def _ask(self, operation: Operation, *, payload: bytes = b"", **fields: int) -> bytes:
+        """Return the payload of the reply. Raises HostError."""
+        request = link_format.encode_request(operation, payload_bytes=len(payload), **fields)
+        with self._lock:
+            try:
+                self._socket.sendall(request + payload)
+                head = self._receive(link_format.REPLY.size)
+                status, size_bytes = self._parsed(head, link_format.decode_reply)
+                answer = self._receive(size_bytes)
+            except OSError as error:
+                raise self._broken(str(error.strerror or error)) from error
+        if status:
+            reason = _EXPLAINED.get(status, os.strerror(status))
+            raise HostError(f"the VMM's process refused {operation.name}: {reason}")
+        return answer
+
+    def _receive(self, size_bytes: int) -> bytes:
+        data = bytearray()
+        while len(data) < size_bytes:
+            part = self._socket.recv(min(size_bytes - len(data), 1 << 20))
+            if not part:
+                raise OSError(errno.ECONNRESET, "it was closed")
+            data += part
+        return bytes(data)
+
+    def _parsed(self, payload: bytes, parse: Callable[[bytes], _T]) -> _T:
+        try:
+            return parse(payload)
+        except MalformedError as error:
+            raise self._broken(str(error)) from error
+
+    def _broken(self, why: str) -> HostError:
+        self.close()
+        return HostError(f"lost the library in the VMM's process ({self._path}): {why}")
+
+
+def _within_range(pages: NDArray[np.int64], page_bytes: int) -> Iterator[NDArray[np.int64]]:
+    """Yield pages in parts that one request may span."""
+    most = link_format.MAX_RANGE_BYTES // page_bytes
+    while pages.size:
+        stop = int(np.searchsorted(pages, pages[0] + most))
+        yield pages[:stop]
+        pages = pages[stop:]

@@ -1,0 +1,96 @@
+"""The VMM's own QMP monitor, for the event loop and for threads.
+
+The monitor is one that this process added to the VMM's command line: the operator's monitors stay
+theirs. What the VMM answers is not trusted more than any peer.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tagalong.control.client import ControlClient
+from tagalong.qapi.json_fields import JsonFields, array_of, boolean, fields, integer, text
+
+_ANSWER_S: Final = 60.0
+
+ACTIVE: Final = frozenset(
+    ("setup", "active", "pre-switchover", "device", "cancelling", "wait-unplug")
+)
+"""Statuses of a VMM's migration under way."""
+
+STOPPED_FOR_MIGRATION: Final = frozenset(("finish-migrate", "postmigrate"))
+"""Run states that the guest is in from its last instruction here on."""
+
+
+@dataclass(frozen=True)
+class VmmMigration:
+    """What the VMM says of its migration; times in milliseconds, None where it says nothing."""
+
+    status: str = "none"
+    error: str | None = None
+    total_ms: int | None = None
+    downtime_ms: int | None = None
+    transferred_bytes: int | None = None
+
+    @classmethod
+    def from_qmp(cls, value: object) -> "VmmMigration":
+        """Return what query-migrate answered. Raises ControlError if it makes no sense."""
+        members = JsonFields(value, "query-migrate")
+        ram = members.read_optional("ram", fields)
+        return cls(
+            status=members.read_optional("status", text) or "none",
+            error=members.read_optional("error-desc", text),
+            total_ms=members.read_optional("total-time", integer),
+            downtime_ms=members.read_optional("downtime", integer),
+            transferred_bytes=ram.read_optional("transferred", integer) if ram else None,
+        )
+
+
+class VmmMonitor:
+    """A negotiated connection to the VMM. The methods without `async` are for other threads.
+
+    They raise CommandError with the VMM's reason, ControlError if it does not answer.
+    """
+
+    def __init__(self, client: ControlClient, loop: asyncio.AbstractEventLoop) -> None:
+        self._client = client
+        self._loop = loop
+
+    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        """Run a command in the event loop and return its value."""
+        return await self._client.execute(command, arguments, timeout_s=_ANSWER_S)
+
+    def ask(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        """Run a command and wait for its value, in a thread that is not the event loop's."""
+        return asyncio.run_coroutine_threadsafe(
+            self.execute(command, arguments), self._loop
+        ).result()
+
+    def run_state(self) -> str:
+        """Return the VMM's run state."""
+        return JsonFields(self.ask("query-status"), "query-status").read("status", text)
+
+    def migration(self) -> VmmMigration:
+        """Return what the VMM says of its migration."""
+        return VmmMigration.from_qmp(self.ask("query-migrate"))
+
+    def capabilities(self) -> dict[str, bool]:
+        """Return the migration capabilities by name."""
+        return read_capabilities(self.ask("query-migrate-capabilities"))
+
+    def set_capabilities(self, wanted: Mapping[str, bool]) -> None:
+        """Switch migration capabilities on or off."""
+        entries = [{"capability": name, "state": state} for name, state in wanted.items()]
+        self.ask("migrate-set-capabilities", {"capabilities": entries})
+
+    def parameter(self, name: str) -> int | None:
+        """Return a migration parameter that is a number, None if the VMM does not have it."""
+        members = JsonFields(self.ask("query-migrate-parameters"), "query-migrate-parameters")
+        return members.read_optional(name, integer)
+
+
+def read_capabilities(value: object) -> dict[str, bool]:
+    """Return what query-migrate-capabilities answered. Raises ControlError."""
+    entries = array_of(fields)(value, "query-migrate-capabilities")
+    return {each.read("capability", text): each.read("state", boolean) for each in entries}
