@@ -20,7 +20,8 @@ QEMU_PACKAGES = ("qemu-system-arm",)
 
 # numpy's wheels need libstdc++6 and do not include it.
 USERLAND_SUITE = STABLE
-USERLAND_PACKAGES = ("python3", "busybox-static", "libstdc++6")
+BUSYBOX_PACKAGE = "busybox-static"
+USERLAND_PACKAGES = ("python3", BUSYBOX_PACKAGE, "libstdc++6")
 
 KERNEL_PACKAGE = "linux-image-cloud-arm64"
 KERNELS = ("6.1", "6.12", "7.3")

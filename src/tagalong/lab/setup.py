@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tagalong.errors import LabSetupError
-from tagalong.lab import checkout, kernel, packages, userland, wheels
+from tagalong.lab import checkout, kernel, packages, userland, vmm, wheels
 from tagalong.lab.apt import Apt, host_architecture, system_mirror
 from tagalong.lab.boot import LabImage
 from tagalong.lab.bytecode import HOST_PYTHON
@@ -47,6 +47,7 @@ class LabRequest:
     qemu: str | None = None
     rootfs: Path | None = None
     mirror: str | None = None
+    with_vmm: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def set_up(request: LabRequest, observer: Observer) -> Lab:
 def forget(folder: Path) -> None:
     """Remove the fetched pieces; the next set-up fetches the mirror's current versions."""
     cache = Cache(folder)
-    for name in ("qemu", "kernel", "userland", "packages"):
+    for name in ("qemu", "kernel", "userland", "packages", "vmm"):
         cache.forget(name)
 
 
@@ -92,6 +93,7 @@ class _Setup:
             *base,
             packages_piece.folder / wheels.ARCHIVE,
             checkout_piece.folder / checkout.ARCHIVE,
+            *((self._vmm(image),) if self._request.with_vmm else ()),
         )
         facts: Record = {
             "folder": str(self._cache.root),
@@ -224,6 +226,35 @@ class _Setup:
             "native": native.key,
         }
         return self._cache.piece("checkout", made_from, make)
+
+    def _vmm(self, kernel_image: Path) -> Path:
+        """Return the archive with QEMU for arm64 and a Linux guest; the guest has our kernel."""
+        native = self._native()
+
+        def make(folder: Path) -> Record:
+            self._observer.step("Fetching QEMU for arm64, as a VMM in the lab")
+            suites = (packages.STABLE, packages.QEMU_SUITE)
+            self._apt.update(suites, self._observer)
+            debs = self._apt.download(packages.QEMU_PACKAGES, packages.QEMU_SUITE, self._observer)
+            busybox = self._apt.download_only(
+                (packages.BUSYBOX_PACKAGE,), packages.USERLAND_SUITE, self._observer
+            )
+            parts = {
+                "kernel": kernel_image,
+                "busybox": vmm.extract_busybox(busybox, folder / "busybox"),
+                "tagkeeper": native.folder / checkout.LINUX_PROGRAMS / "tagkeeper",
+            }
+            vmm.write(debs, parts, folder / vmm.ARCHIVE)
+            self._apt.clean()
+            return {}
+
+        made_from: Record = {
+            "form": _FORM,
+            "packages": list(packages.QEMU_PACKAGES),
+            "kernel": identity_of(kernel_image),
+            "native": native.key,
+        }
+        return self._cache.piece("vmm", made_from, make).folder / vmm.ARCHIVE
 
     def _check(self, system: LabImage) -> CachedPiece:
         def make(_: Path) -> Record:

@@ -1,0 +1,108 @@
+"""Migrates a Linux guest of an unmodified QEMU, again and again, and asks it how it is."""
+
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tagalong.control.migration import migrate_vm
+from tagalong.qapi.migration import MigrationInfo, MigrationRequest
+from tagalong.qapi.reports import MigrationResult
+from tagalong.qapi.settings import MigrationSettings
+from tagalong.studies.beside.host import BesideHost, Guest, Progress
+
+
+@dataclass(frozen=True)
+class BesideDemoOptions:
+    """What to show. `migrations` in a row, each to a new QEMU; `timeout_s` for each wait."""
+
+    guest: Guest
+    migrations: int = 1
+    drop_tags: bool = False
+    max_downtime_ms: int = 300
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class BesideDemoObserver:
+    """Where the demo says what it does, and how far a migration is."""
+
+    step: Callable[[str], None]
+    progress: Callable[[MigrationInfo], None]
+
+
+@dataclass
+class BesideDemoReport:
+    """What was seen: the migrations, the guest's last words before and after, its failures."""
+
+    tags_dropped: bool
+    migrations: list[MigrationResult] = field(default_factory=list)
+    before: Progress = Progress(0, 0)
+    after: Progress = Progress(0, 0)
+    failures: tuple[str, ...] = ()
+
+    @property
+    def succeeded(self) -> bool:
+        """Return whether the guest ran on at the last destination, and missed nothing."""
+        return not self.failures and self.after.checked > self.before.checked
+
+    def to_json(self) -> dict[str, object]:
+        """Return what `json.dumps` takes. Keys are stable; new ones may come."""
+        return {
+            "tags_dropped": self.tags_dropped,
+            "migrations": [each.to_json() for each in self.migrations],
+            "checked_before": self.before.checked,
+            "checked_after": self.after.checked,
+            "changed_after": self.after.changed,
+            "guest_failure_lines": list(self.failures),
+            "succeeded": self.succeeded,
+        }
+
+
+async def run_beside_demo(
+    options: BesideDemoOptions, observer: BesideDemoObserver
+) -> BesideDemoReport:
+    """Run the demo. Raises MachineError if a QEMU does not start, and as `migrate_vm`."""
+    report = BesideDemoReport(options.drop_tags)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tagalong-beside-")))
+        observer.step("starting QEMU and its Linux guest; a process in it lives on its tags")
+        here = BesideHost(options.guest, folder, "host-0")
+        stack.callback(here.stop)
+        await here.wait_for_reports(2, options.timeout_s)
+        for number in range(1, options.migrations + 1):
+            there = BesideHost(options.guest, folder, f"host-{number}", awaits=True)
+            stack.callback(there.stop)
+            await _move(here, there, options, observer, report)
+            here.stop()
+            if report.failures:
+                break
+            here = there
+    return report
+
+
+async def _move(
+    here: BesideHost,
+    there: BesideHost,
+    options: BesideDemoOptions,
+    observer: BesideDemoObserver,
+    report: BesideDemoReport,
+) -> None:
+    await there.wait_until(
+        lambda: "waiting for tags" in there.messages, "waited for tags", options.timeout_s
+    )
+    report.before = here.progress[-1] if here.progress else Progress(0, 0)
+    observer.step(f"migrating it to {there.name}, while it changes its tags")
+    request = MigrationRequest(
+        there.tags_uri,
+        settings=MigrationSettings(downtime_limit=options.max_downtime_ms),
+        drop_tags=options.drop_tags,
+        vmm_uri=there.vmm_uri,
+    )
+    report.migrations.append(await migrate_vm(here.control, request, observer.progress))
+    # The guest's reports are a second apart and count all that it has checked by then.
+    await there.wait_for_reports(3, options.timeout_s)
+    report.failures = (*here.failures, *there.failures)
+    if there.progress:
+        report.after = there.progress[-1]
