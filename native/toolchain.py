@@ -24,8 +24,8 @@ BESIDE = "libtagalong-beside.so"
 # glibc 2.17 is what manylinux2014 promises: the library then loads on any Linux of today.
 _GLIBC = "2.17"
 
-# The preloaded library shares a process with a VMM of Debian 12 or newer. With this glibc, dlsym and
-# threads are in libc itself, which is then the only library that it needs.
+# The preloaded library shares a process with a VMM of Debian 12 or newer. With this glibc, dlsym
+# and threads are in libc itself, which is then the only library that it needs.
 _BESIDE_GLIBC = "2.34"
 
 _COMMON_FLAGS = ("-std=c11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror", "-fno-sanitize=all")

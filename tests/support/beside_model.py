@@ -2,8 +2,9 @@
 
 Four parties take steps: the guest, the VMM, the carrier of tags (library and sidecar), and the
 destination. A step is what is atomic in the code: what a lock covers, what the kernel does at once.
-`Model.violation` searches all orders of all steps and returns the first path at whose end the
-guest runs at the destination with a tag that is not the source's, or at both ends. `without` leaves steps out.
+`Model.violation` searches all orders of all steps and returns the first path at whose end the guest
+runs at the destination with a tag that is not the source's, or at both ends. `without` leaves a
+step out.
 """
 
 from collections import deque

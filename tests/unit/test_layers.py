@@ -42,14 +42,18 @@ ALLOWED: dict[str, set[str]] = {
         "migrate", "core", "access", "snapshot", "qapi", "qmp",
     },
     "control": {"files", "migrate", "qapi", "qmp", "snapshot"},
+    "beside": {
+        "binary", "control", "machine", "memory", "migrate", "mte", "qapi", "qmp", "socket_files",
+        "vmm",
+    },
     "studies": {
         "access", "mte", "memory", "machine", "boot", "soft", "kvm", "migrate", "qapi", "vmm",
-        "control",
+        "control", "beside",
     },
     "lab": {"binary"},
     "cli": {
-        "access", "boot", "control", "core", "lab", "machine", "migrate", "mte", "qapi", "qemu",
-        "snapshot", "studies", "vmm",
+        "access", "beside", "boot", "control", "core", "lab", "machine", "migrate", "mte", "qapi",
+        "qemu", "snapshot", "studies", "vmm",
     },
     "__main__": {"cli"},
 }  # fmt: skip

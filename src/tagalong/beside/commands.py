@@ -33,7 +33,7 @@ _MIGRATE_ARGUMENTS = {
 
 
 @dataclass(frozen=True)
-class _Command:
+class _BesideCommand:
     run: Callable[[JsonObject], object]
     arguments: Mapping[str, Argument] = field(default_factory=dict)
 
@@ -51,21 +51,21 @@ class BesideCommands:
         self._outgoing = outgoing
         self._incoming = incoming
         self._settings = MigrationSettings()
-        self._table: Mapping[str, _Command] = {
+        self._table: Mapping[str, _BesideCommand] = {
             **{name: self._passed_on(name) for name in ("cont", "query-status", "quit", "stop")},
-            "migrate": _Command(self._migrate, _MIGRATE_ARGUMENTS),
-            "migrate-set-capabilities": _Command(
+            "migrate": _BesideCommand(self._migrate, _MIGRATE_ARGUMENTS),
+            "migrate-set-capabilities": _BesideCommand(
                 self._set_capabilities,
                 {"capabilities": Argument(ArgumentType.ARRAY, required=True)},
             ),
-            "migrate-set-parameters": _Command(self._set_parameters, PARAMETER_SCHEMA),
-            "migrate_cancel": _Command(lambda _: self._outgoing().cancel()),
-            "query-commands": _Command(lambda _: self._names()),
-            "query-dump": _Command(lambda _: {"status": "none", "completed": 0, "total": 0}),
-            "query-migrate": _Command(lambda _: self._query_migrate()),
-            "query-migrate-capabilities": _Command(lambda _: self._settings.capabilities()),
-            "query-migrate-parameters": _Command(lambda _: self._settings.parameters()),
-            "query-version": _Command(lambda _: messages.version()),
+            "migrate-set-parameters": _BesideCommand(self._set_parameters, PARAMETER_SCHEMA),
+            "migrate_cancel": _BesideCommand(lambda _: self._outgoing().cancel()),
+            "query-commands": _BesideCommand(lambda _: self._names()),
+            "query-dump": _BesideCommand(lambda _: {"status": "none", "completed": 0, "total": 0}),
+            "query-migrate": _BesideCommand(lambda _: self._query_migrate()),
+            "query-migrate-capabilities": _BesideCommand(lambda _: self._settings.capabilities()),
+            "query-migrate-parameters": _BesideCommand(lambda _: self._settings.parameters()),
+            "query-version": _BesideCommand(lambda _: messages.version()),
         }
 
     def execute(
@@ -85,9 +85,9 @@ class BesideCommands:
         value = entry.run(arguments)
         return {} if value is None else value
 
-    def _passed_on(self, name: str) -> _Command:
+    def _passed_on(self, name: str) -> _BesideCommand:
         """Return the command that the guest's own VMM answers."""
-        return _Command(lambda _: asyncio.ensure_future(self._monitor().execute(name)))
+        return _BesideCommand(lambda _: asyncio.ensure_future(self._monitor().execute(name)))
 
     def _names(self) -> object:
         return [{"name": name} for name in sorted([*self._table, NEGOTIATE])]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.beside.link import LibraryLink
-from tagalong.beside.link_format import Harvest, LinkState, Slot, SlotFlag, VmFlag
+from tagalong.beside.link_format import Harvest, LinkState, MemorySlot, SlotFlag, VmFlag
 from tagalong.errors import (
     AddressError,
     HostError,
@@ -43,7 +43,7 @@ _HWCAP2_MTE3: Final = 1 << 22
 _NOT_OURS = "the VM's own VMM does this"
 
 
-class Departure(Protocol):
+class VmmDeparture(Protocol):
     """What the VMM does with a guest whose tags leave."""
 
     @property
@@ -99,7 +99,7 @@ def require_usable(state: LinkState) -> None:
         )
 
 
-def ram_slots(link: LibraryLink, state: LinkState) -> tuple[Slot, ...]:
+def ram_slots(link: LibraryLink, state: LinkState) -> tuple[MemorySlot, ...]:
     """Return the slots that the guest can write, which are those that can have tags."""
     slots = link.slots(state.page_bytes)
     return tuple(slot for slot in slots if not slot.flags & SlotFlag.READ_ONLY)
@@ -251,10 +251,11 @@ class BesideGuest:
 class DepartingGuest(BesideGuest):
     """A guest whose tags leave, while the VMM moves the rest."""
 
-    def __init__(self, link: LibraryLink, departure: Departure) -> None:
+    def __init__(self, link: LibraryLink, departure: VmmDeparture) -> None:
         super().__init__(link)
         self._departure = departure
         self._final_runs: int | None = None  # of the harvest that took all that was left
+        self._has_begun = False
 
     @property
     def run_state(self) -> RunState:
@@ -264,13 +265,17 @@ class DepartingGuest(BesideGuest):
     def start_dirty_log(self) -> None:
         """Owe all tags, then let the VMM's migration begin. Raises MigrationError, HostError."""
         self.link.start_log()
+        self._has_begun = False
         self._departure.begin()
 
     def populated_pages(self) -> list[PageBitmap]:
-        """Return the pages to begin with: those that are protected by now.
+        """Return the pages to begin a migration with: those that are protected by now.
 
-        What can be written unseen would have to be read again in any case.
+        What can be written unseen would have to be read again in any case. Later: as Machine.
         """
+        if self._has_begun:
+            return super().populated_pages()
+        self._has_begun = True
         return self.harvest_dirty_log()
 
     def harvest_dirty_log(self) -> list[PageBitmap]:

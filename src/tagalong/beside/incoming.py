@@ -57,6 +57,7 @@ class TagsIncoming:
         self._touched = dict[int, PageBitmap]()
         self._end = migrate.EndOrder()
         self._is_closed = False
+        self._link: LibraryLink | None = None
         self._listener = self._listen(awaited.uri)
         self.uri = str(self._listener.address)
         self.record = self._new_record()
@@ -115,16 +116,20 @@ class TagsIncoming:
         return True
 
     def _receive(self) -> ArrivalReport:
-        with self._listener:
-            arrival = migrate.receive_from(
-                self._listener,
-                self._build,
-                take_over=self._take_over,
-                cancel=self._end,
-                tags_only=True,
-            )
+        try:
+            with self._listener:
+                arrival = migrate.receive_from(
+                    self._listener,
+                    self._build,
+                    take_over=self._take_over,
+                    cancel=self._end,
+                    tags_only=True,
+                )
+        finally:
+            # The library serves one client: the next attempt needs its turn.
+            if self._link is not None:
+                self._link.close()
         arrival.machine.close()
-        self._link.close()
         return ArrivalReport(
             migration_id=arrival.migration_id,
             was_running=arrival.was_running,
@@ -143,6 +148,7 @@ class TagsIncoming:
 
     def _take_over(self, _guest: Machine, _ran: bool) -> None:
         """Let the vCPUs into the guest: all of its tags are there."""
+        assert self._link is not None  # noqa: S101 (the guest was built)
         self._link.hold(False)
 
     # --- in the event loop's thread ---

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.beside import link_format
-from tagalong.beside.link_format import Harvest, LinkState, Operation, Slot
+from tagalong.beside.link_format import Harvest, LinkOperation, LinkState, MemorySlot
 from tagalong.binary.layout import MalformedError
 from tagalong.errors import HostError
 from tagalong.memory import PageBitmap
@@ -64,33 +64,35 @@ class LibraryLink:
 
     def state(self) -> LinkState:
         """Return what is known of the VM now."""
-        return self._parsed(self._ask(Operation.STATE), link_format.decode_state)
+        return self._parsed(self._ask(LinkOperation.STATE), link_format.decode_state)
 
-    def slots(self, page_bytes: int) -> tuple[Slot, ...]:
+    def slots(self, page_bytes: int) -> tuple[MemorySlot, ...]:
         """Return the VM's memory slots, in ascending order of gpa."""
-        answer = self._ask(Operation.SLOTS)
+        answer = self._ask(LinkOperation.SLOTS)
         return self._parsed(answer, lambda payload: link_format.decode_slots(payload, page_bytes))
 
     def start_log(self) -> None:
         """Owe the tags of all pages from now on: see docs/design/beside.md."""
-        self._ask(Operation.START_LOG)
+        self._ask(LinkOperation.START_LOG)
 
     def stop_log(self) -> None:
         """Forget what is owed."""
-        self._ask(Operation.STOP_LOG)
+        self._ask(LinkOperation.STOP_LOG)
 
     def hold(self, held: bool) -> LinkState:
         """Keep the vCPUs out of the guest from their next entry on, or let them in again."""
-        return self._parsed(self._ask(Operation.HOLD, argument=int(held)), link_format.decode_state)
+        return self._parsed(
+            self._ask(LinkOperation.HOLD, argument=int(held)), link_format.decode_state
+        )
 
     def harvest(self, slot: int, page_count: int, kind: Harvest) -> PageBitmap:
         """Return the pages of a slot whose tags are to be read now; they are owed no more."""
-        answer = self._ask(Operation.HARVEST, slot=slot, argument=kind, page_count=page_count)
+        answer = self._ask(LinkOperation.HARVEST, slot=slot, argument=kind, page_count=page_count)
         return self._parsed(answer, lambda payload: link_format.decode_bitmap(payload, page_count))
 
     def populated(self, slot: int, page_count: int) -> PageBitmap:
         """Return the pages of a slot that may hold anything. Fills no hole."""
-        answer = self._ask(Operation.POPULATED, slot=slot, page_count=page_count)
+        answer = self._ask(LinkOperation.POPULATED, slot=slot, page_count=page_count)
         return self._parsed(answer, lambda payload: link_format.decode_bitmap(payload, page_count))
 
     def read_tags(
@@ -100,7 +102,7 @@ class LibraryLink:
         at = 0
         for part in _within_range(pages, page_bytes):
             rows = out[at : at + part.size]
-            answer = self._ask_about(Operation.READ_TAGS, slot, part)
+            answer = self._ask_about(LinkOperation.READ_TAGS, slot, part)
             if len(answer) != rows.nbytes:
                 raise self._broken(f"{len(answer):#x} bytes of tags, not {rows.nbytes:#x}")
             rows[...] = np.frombuffer(answer, np.uint8).reshape(rows.shape)
@@ -114,11 +116,11 @@ class LibraryLink:
         for part in _within_range(pages, page_bytes):
             rows = np.ascontiguousarray(packed[at : at + part.size])
             assert rows.shape[1] == page_bytes // PACKED_RATIO  # noqa: S101 (the caller's)
-            self._ask_about(Operation.WRITE_TAGS, slot, part, rows.tobytes())
+            self._ask_about(LinkOperation.WRITE_TAGS, slot, part, rows.tobytes())
             at += part.size
 
     def _ask_about(
-        self, operation: Operation, slot: int, pages: NDArray[np.int64], tags: bytes = b""
+        self, operation: LinkOperation, slot: int, pages: NDArray[np.int64], tags: bytes = b""
     ) -> bytes:
         first, count = int(pages[0]), int(pages[-1] - pages[0]) + 1
         choice = link_format.encode_choice(first, pages, count)
@@ -126,7 +128,7 @@ class LibraryLink:
             operation, slot=slot, first_page=first, page_count=count, payload=choice + tags
         )
 
-    def _ask(self, operation: Operation, *, payload: bytes = b"", **fields: int) -> bytes:
+    def _ask(self, operation: LinkOperation, *, payload: bytes = b"", **fields: int) -> bytes:
         """Return the payload of the reply. Raises HostError."""
         request = link_format.encode_request(operation, payload_bytes=len(payload), **fields)
         with self._lock:

@@ -35,7 +35,7 @@ STATE: Final = Layout(
 SLOT: Final = Layout(("slot", "u32"), ("flags", "u32"), ("gpa", "u64"), ("size_bytes", "u64"))
 
 
-class Operation(IntEnum):
+class LinkOperation(IntEnum):
     """What a request asks for."""
 
     STATE = 1
@@ -90,7 +90,7 @@ class LinkState:
 
 
 @dataclass(frozen=True)
-class Slot:
+class MemorySlot:
     """One memory slot, in bytes."""
 
     number: int
@@ -100,7 +100,7 @@ class Slot:
 
 
 def encode_request(
-    operation: Operation,
+    operation: LinkOperation,
     *,
     slot: int = 0,
     argument: int = 0,
@@ -144,7 +144,7 @@ def decode_state(payload: bytes) -> LinkState:
     return LinkState(**{**values, "flags": VmFlag(values["flags"])})
 
 
-def decode_slots(payload: bytes, page_bytes: int) -> tuple[Slot, ...]:
+def decode_slots(payload: bytes, page_bytes: int) -> tuple[MemorySlot, ...]:
     """Return the slots in ascending order of gpa. Raises MalformedError."""
     if len(payload) % SLOT.size or len(payload) > MAX_SLOTS * SLOT.size:
         raise MalformedError(f"{len(payload):#x} bytes are no whole slots")
@@ -154,7 +154,7 @@ def decode_slots(payload: bytes, page_bytes: int) -> tuple[Slot, ...]:
         if values["gpa"] % page_bytes or values["size_bytes"] % page_bytes:
             raise MalformedError(f"a slot that is not of whole pages: {values}", offset=at)
         flags = SlotFlag(values["flags"])
-        slots.append(Slot(values["slot"], flags, values["gpa"], values["size_bytes"]))
+        slots.append(MemorySlot(values["slot"], flags, values["gpa"], values["size_bytes"]))
     return tuple(sorted(slots, key=lambda slot: slot.gpa))
 
 

@@ -48,7 +48,7 @@ def require_no_postcopy(monitor: VmmMonitor) -> None:
 
 
 class WatchedDeparture:
-    """A guest that somebody else migrates; implements guest.Departure and machine.Freezer."""
+    """A guest that somebody else migrates; implements guest.VmmDeparture and machine.Freezer."""
 
     def __init__(self, monitor: VmmMonitor, cancel: CancelToken) -> None:
         self.stopped_at: float | None = None
@@ -58,22 +58,22 @@ class WatchedDeparture:
         self._seen_at = 0.0
         self._status, self._run_state = VmmMigration(), "running"
 
-    # --- guest.Departure ---
+    # --- guest.VmmDeparture ---
 
     @property
     def run_state(self) -> RunState:
-        """As Departure."""
+        """As VmmDeparture."""
         self._look()
         if self._run_state in _ENDED:
             return RunState.SHUTDOWN
         return RunState.RUNNING if self._run_state == "running" else RunState.PAUSED
 
     def begin(self) -> None:
-        """As Departure: the VMM's migration has begun already, or ended."""
+        """As VmmDeparture: the VMM's migration has begun already, or ended."""
         require_no_postcopy(self._monitor)
 
     def check(self) -> None:
-        """As Departure."""
+        """As VmmDeparture."""
         self._look()
         if self._run_state in _ENDED:
             raise GuestEndedError("the guest has ended before it had moved")
@@ -91,7 +91,7 @@ class WatchedDeparture:
 
     @property
     def is_final(self) -> bool:
-        """As Departure."""
+        """As VmmDeparture."""
         self._look()
         is_stopped = self._run_state in STOPPED_FOR_MIGRATION
         if is_stopped and self.stopped_at is None:
@@ -164,7 +164,7 @@ class DrivenDeparture(WatchedDeparture):
         self._limit_before: int | None = None
 
     def begin(self) -> None:
-        """As Departure: let the VMM migrate, up to its pre-switchover."""
+        """As VmmDeparture: let the VMM migrate, up to its pre-switchover."""
         monitor = self._monitor
         require_no_postcopy(monitor)
         capabilities = monitor.capabilities()
@@ -192,7 +192,7 @@ class DrivenDeparture(WatchedDeparture):
         super().let_switch_over()
 
     def check(self) -> None:
-        """As Departure. Raises ConvergenceError once the guest has stood too long for its tags."""
+        """As VmmDeparture. Raises ConvergenceError if the last tags take too long."""
         super().check()
         if self.stopped_at is None or self._has_continued:
             return
@@ -205,7 +205,7 @@ class DrivenDeparture(WatchedDeparture):
 
     @property
     def is_final(self) -> bool:
-        """As Departure: the guest is stopped and the VMM waits for us."""
+        """As VmmDeparture: the guest is stopped and the VMM waits for us."""
         return super().is_final and self._status.status == "pre-switchover"
 
     def thaw(self) -> None:

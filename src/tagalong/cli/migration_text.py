@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tagalong.cli.units import count, ms, rate, row, size, wrapped
 from tagalong.machine import AccessChoice
 from tagalong.migrate import DowntimeParts, MigrationReport
-from tagalong.qapi.reports import MigrationResult
+from tagalong.qapi.reports import MigrationResult, VmmReport
 
 
 def migration_report(result: MigrationResult, uri: str) -> str:
@@ -21,10 +21,19 @@ def migration_report(result: MigrationResult, uri: str) -> str:
         row("throughput", rate(report.throughput_bytes_per_s)),
         row("dirty rate", dirty_rate),
         *_downtime(report.downtime),
+        *vmm_rows(result.vmm),
         verified(report),
         *access(result.access),
     ]
     return "\n".join(lines)
+
+
+def vmm_rows(vmm: VmmReport | None) -> list[str]:
+    """Return rows on the VMM's own migration, if we drove one."""
+    if vmm is None:
+        return []
+    moved = f"{size(vmm.transferred_bytes)} in {ms(vmm.total_ms / 1000)}"
+    return [row("VMM", f"{moved}, downtime {ms(vmm.downtime_ms / 1000)} in all")]
 
 
 def _outcome(report: MigrationReport, uri: str) -> str:

@@ -4,6 +4,7 @@ scenario   the whole demo: hosts, migrations, what the guest says
 host       one QEMU beside tagalong, and the console of its guest
 """
 
+from tagalong.studies.beside.host import LinuxGuest
 from tagalong.studies.beside.scenario import (
     BesideDemoObserver,
     BesideDemoOptions,
@@ -11,4 +12,10 @@ from tagalong.studies.beside.scenario import (
     run_beside_demo,
 )
 
-__all__ = ["BesideDemoObserver", "BesideDemoOptions", "BesideDemoReport", "run_beside_demo"]
+__all__ = [
+    "BesideDemoObserver",
+    "BesideDemoOptions",
+    "BesideDemoReport",
+    "LinuxGuest",
+    "run_beside_demo",
+]

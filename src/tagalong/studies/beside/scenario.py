@@ -10,14 +10,14 @@ from tagalong.control.migration import migrate_vm
 from tagalong.qapi.migration import MigrationInfo, MigrationRequest
 from tagalong.qapi.reports import MigrationResult
 from tagalong.qapi.settings import MigrationSettings
-from tagalong.studies.beside.host import BesideHost, Guest, Progress
+from tagalong.studies.beside.host import NOTHING_YET, BesideHost, LinuxGuest, Progress
 
 
 @dataclass(frozen=True)
 class BesideDemoOptions:
     """What to show. `migrations` in a row, each to a new QEMU; `timeout_s` for each wait."""
 
-    guest: Guest
+    guest: LinuxGuest
     migrations: int = 1
     drop_tags: bool = False
     max_downtime_ms: int = 300
@@ -38,8 +38,8 @@ class BesideDemoReport:
 
     tags_dropped: bool
     migrations: list[MigrationResult] = field(default_factory=list)
-    before: Progress = Progress(0, 0)
-    after: Progress = Progress(0, 0)
+    before: Progress = NOTHING_YET
+    after: Progress = NOTHING_YET
     failures: tuple[str, ...] = ()
 
     @property
@@ -92,7 +92,7 @@ async def _move(
     await there.wait_until(
         lambda: "waiting for tags" in there.messages, "waited for tags", options.timeout_s
     )
-    report.before = here.progress[-1] if here.progress else Progress(0, 0)
+    report.before = here.progress[-1] if here.progress else NOTHING_YET
     observer.step(f"migrating it to {there.name}, while it changes its tags")
     request = MigrationRequest(
         there.tags_uri,

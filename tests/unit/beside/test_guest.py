@@ -1,0 +1,296 @@
+"""A guest's tags go from one library to another over the real stream, without any VMM."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tagalong.beside.guest import ArrivingGuest, DepartingGuest
+from tagalong.beside.link_format import LinkOperation, MemorySlot, SlotFlag, VmFlag
+from tagalong.errors import HostError, MachineMismatchError, MigrationError
+from tagalong.machine import Machine, MachineDescription, RunState
+from tagalong.memory import PageBitmap
+from tagalong.migrate import (
+    Arrival,
+    EndOrder,
+    MigrationOptions,
+    Steering,
+    listen,
+    migrate_to,
+    parse_address,
+    receive_from,
+)
+from tests.support.fake_tag_server import GPA, PAGE, FakeLibrary
+
+
+class ScriptedDeparture:
+    """A VMM that logs at `begin`, and stops its guest when the carrier asks for the second time."""
+
+    def __init__(self, library: FakeLibrary) -> None:
+        self.library = library
+        self.stopped_at: float | None = None
+        self.is_final = False
+        self.asked = 0
+        self.thawed = 0
+        self.at_stop: Callable[[], object] = lambda: None
+
+    @property
+    def run_state(self) -> RunState:
+        return RunState.PAUSED if self.is_final else RunState.RUNNING
+
+    def begin(self) -> None:
+        self.library.log_on()
+        self.library.clear(0, 128)
+
+    def check(self) -> None:
+        pass
+
+    def freeze(self) -> bool:
+        return True
+
+    def thaw(self) -> None:
+        self.thawed += 1
+
+
+class ScriptedSteering(Steering):
+    """Lets the scripted VMM stop the guest between two rounds."""
+
+    def __init__(self, departure: ScriptedDeparture) -> None:
+        super().__init__(freezer=departure)
+        self._departure = departure
+
+    def begin_switchover(self) -> bool:
+        departure = self._departure
+        departure.asked += 1
+        if departure.asked == 1:
+            departure.library.guest_writes(5, 9)  # a page that was sent
+            departure.library.clear(0, 10)
+            departure.library.guest_writes(6, 3)
+            return False
+        departure.at_stop()
+        departure.is_final = True
+        return super().begin_switchover()
+
+
+@pytest.fixture
+def libraries(tmp_path: Path) -> Iterator[tuple[FakeLibrary, FakeLibrary]]:
+    source = FakeLibrary(tmp_path / "source.kvm")
+    destination = FakeLibrary(tmp_path / "destination.kvm", held=True)
+    source.tags[:] = np.random.default_rng(1).integers(0, 256, source.tags.shape, np.uint8)
+    source.tags[50:60] = 0
+    yield source, destination
+    source.close()
+    destination.close()
+
+
+def send(
+    source: FakeLibrary, uri: str, departure: ScriptedDeparture, options: MigrationOptions
+) -> None:
+    with closing(DepartingGuest(source.link(), departure)) as guest:
+        migrate_to(uri, guest, options, steering=ScriptedSteering(departure))
+
+
+class Destination:
+    """Receives tags into a library, in a thread."""
+
+    def __init__(self, library: FakeLibrary, uri: str) -> None:
+        self.arrival: Arrival | None = None
+        self.error: Exception | None = None
+        self.touched = dict[int, PageBitmap]()
+        self._link = library.link()
+        self._listener = listen(parse_address(uri))
+        self.uri = str(self._listener.address)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _build(self, description: MachineDescription) -> Machine:
+        guest = ArrivingGuest(self._link, self.touched)
+        guest.require_like(description)
+        return guest
+
+    def _take_over(self, _machine: Machine, _ran: bool) -> None:
+        self._link.hold(False)
+
+    def _run(self) -> None:
+        try:
+            with self._listener:
+                self.arrival = receive_from(
+                    self._listener,
+                    self._build,
+                    take_over=self._take_over,
+                    tags_only=True,
+                )
+            self.arrival.machine.close()
+        except Exception as error:  # noqa: BLE001 (the test looks at it)
+            self.error = error
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tags_of_a_guest_that_changes_them_arrive_whole(
+    libraries: tuple[FakeLibrary, FakeLibrary], tmp_path: Path, channels: int
+) -> None:
+    source, destination = libraries
+    departure = ScriptedDeparture(source)
+    awaited = Destination(destination, f"unix:{tmp_path}/in")
+
+    send(source, awaited.uri, departure, MigrationOptions(channels=channels, verify=True))
+    awaited.thread.join()
+
+    assert awaited.error is None
+    assert awaited.arrival is not None
+    assert np.array_equal(source.tags, destination.tags)
+    assert source.tags[5, 0] == 0x99
+    assert not destination.held
+    assert awaited.arrival.digest is not None
+
+
+def test_tags_whose_guest_ran_again_are_not_handed_over(
+    libraries: tuple[FakeLibrary, FakeLibrary], tmp_path: Path
+) -> None:
+    source, destination = libraries
+    departure = ScriptedDeparture(source)
+    awaited = Destination(destination, f"unix:{tmp_path}/in")
+    guest = DepartingGuest(source.link(), departure)
+    read = guest.read_page_tags
+
+    def read_and_run(region: int, pages: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        rows = read(region, pages, out)
+        source.runs += departure.is_final  # after the final harvest
+        return rows
+
+    guest.read_page_tags = read_and_run  # type: ignore[method-assign]
+    with pytest.raises(MigrationError, match="the guest ran on after its last tags were read"):
+        migrate_to(awaited.uri, guest, steering=ScriptedSteering(departure))
+    guest.close()
+    awaited.thread.join()
+
+    assert destination.held
+    assert departure.thawed
+
+
+def test_tags_while_a_vcpu_runs_are_not_the_last(
+    libraries: tuple[FakeLibrary, FakeLibrary], tmp_path: Path
+) -> None:
+    source, destination = libraries
+    departure = ScriptedDeparture(source)
+    departure.at_stop = lambda: setattr(source, "running", 1)
+    awaited = Destination(destination, f"unix:{tmp_path}/in")
+
+    with pytest.raises(MigrationError, match="1 vCPUs are in the guest although"):
+        send(source, awaited.uri, departure, MigrationOptions())
+    awaited.thread.join()
+
+    assert destination.held
+
+
+def test_memory_that_is_plugged_meanwhile_ends_the_migration(
+    libraries: tuple[FakeLibrary, FakeLibrary], tmp_path: Path
+) -> None:
+    source, destination = libraries
+    departure = ScriptedDeparture(source)
+    departure.at_stop = lambda: source.slots.append(
+        MemorySlot(4, SlotFlag(0), GPA + (1 << 30), PAGE)
+    )
+    awaited = Destination(destination, f"unix:{tmp_path}/in")
+
+    with pytest.raises(MigrationError, match="memory slots have changed"):
+        send(source, awaited.uri, departure, MigrationOptions())
+    awaited.thread.join()
+
+    assert destination.held
+
+
+def test_second_attempt_leaves_nothing_of_the_first(
+    libraries: tuple[FakeLibrary, FakeLibrary], tmp_path: Path
+) -> None:
+    source, destination = libraries
+    first = Destination(destination, f"unix:{tmp_path}/in")
+    departure = ScriptedDeparture(source)
+    departure.at_stop = lambda: setattr(source, "running", 1)
+    with pytest.raises(MigrationError):
+        send(source, first.uri, departure, MigrationOptions())
+    first.thread.join()
+    source.tags[:64], source.running = 0, 0  # pages of which the first attempt wrote tags
+
+    second = Destination(destination, f"unix:{tmp_path}/again")
+    second.touched.update(first.touched)
+    send(source, second.uri, ScriptedDeparture(source), MigrationOptions())
+    second.thread.join()
+
+    assert second.error is None
+    assert np.array_equal(source.tags, destination.tags)
+
+
+def test_destination_with_other_memory_is_refused_by_name(
+    libraries: tuple[FakeLibrary, FakeLibrary], tmp_path: Path
+) -> None:
+    source, destination = libraries
+    destination.slots = [MemorySlot(0, SlotFlag(0), GPA, 100 * PAGE)]
+    awaited = Destination(destination, f"unix:{tmp_path}/in")
+
+    with pytest.raises(MachineMismatchError, match=r"memory \[0x40000000, 0x400c8000\), which is"):
+        send(source, awaited.uri, ScriptedDeparture(source), MigrationOptions())
+    awaited.thread.join()
+
+    assert isinstance(awaited.error, MachineMismatchError)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (VmFlag(0), "made no VM with memory yet"),
+        (VmFlag.HAS_VM, "does not give its VMs tags"),
+        (VmFlag.HAS_VM | VmFlag.HAS_MTE | VmFlag.VMM_ASKED_FOR_MTE, "without mte=on"),
+        (VmFlag.HAS_VM | VmFlag.HAS_MTE | VmFlag.DIRTY_RING, "without dirty-ring-size"),
+    ],
+)
+def test_vm_whose_tags_cannot_be_carried_is_refused_by_name(
+    libraries: tuple[FakeLibrary, FakeLibrary], flags: VmFlag, words: str
+) -> None:
+    libraries[0].flags = flags
+
+    with pytest.raises(HostError, match=words):
+        ArrivingGuest(libraries[0].link(), {})
+
+
+def test_kvm_that_refuses_tags_ends_the_migration_with_its_reason(
+    libraries: tuple[FakeLibrary, FakeLibrary], tmp_path: Path
+) -> None:
+    source, destination = libraries
+    destination.refusals = {LinkOperation.WRITE_TAGS: 16}  # EBUSY
+    awaited = Destination(destination, f"unix:{tmp_path}/in")
+
+    with pytest.raises(MigrationError, match="dirty-logged"):
+        send(source, awaited.uri, ScriptedDeparture(source), MigrationOptions())
+    awaited.thread.join()
+
+    assert destination.held
+
+
+def test_whole_vm_and_tags_are_refused_by_each_other(
+    libraries: tuple[FakeLibrary, FakeLibrary], tmp_path: Path
+) -> None:
+    source, _ = libraries
+    errors: list[Exception] = []
+    listener, end = listen(parse_address(f"unix:{tmp_path}/in")), EndOrder()
+
+    def receive_whole() -> None:
+        try:
+            receive_from(listener, lambda _: pytest.fail("built"), cancel=end)
+        except MigrationError as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=receive_whole)
+    waiting.start()
+    with pytest.raises(MigrationError, match="this end takes whole VMs"):
+        send(source, str(listener.address), ScriptedDeparture(source), MigrationOptions())
+    still_waits = waiting.is_alive()
+    end.set()
+    waiting.join()
+    listener.close()
+
+    assert still_waits
+    assert "cancelled" in str(errors[0])
