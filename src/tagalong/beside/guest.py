@@ -193,6 +193,12 @@ class BesideGuest:
         """Raise RunStateError."""
         raise RunStateError(_NOT_OURS)
 
+    def activate(self) -> None:
+        """Do nothing: the guest's disks are its VMM's."""
+
+    def inactivate(self) -> None:
+        """Do nothing, as `activate`."""
+
     def wait(self, timeout_s: float | None = None) -> RunState:
         """Raise RunStateError."""
         raise RunStateError(f"{_NOT_OURS}: {timeout_s}")

@@ -21,7 +21,7 @@ from tagalong.migrate import TlsCredentials, parse_address
 from tagalong.studies.beside import (
     BesideDemoObserver,
     BesideDemoOptions,
-    LinuxGuest,
+    QemuGuest,
     run_beside_demo,
 )
 
@@ -29,7 +29,7 @@ _EPILOG = """\b
 Examples:
   tagalong lab run --with-vmm --ram 3G -- tagalong beside demo
   tagalong beside --control a.sock -- qemu-system-aarch64 -accel kvm ...
-  tagalong beside --control b.sock --incoming unix:b.in -- ./vm -incoming defer
+  tagalong beside --control b --incoming unix:b.in -- ./vm -incoming defer
   tagalong migrate a.sock tcp:192.0.2.7:4455 --vmm-uri tcp:192.0.2.7:4444
 """
 
@@ -168,7 +168,7 @@ def demo(
     Needs /dev/kvm with MTE on arm64: the lab has it. In the guest, the process tagkeeper tags
     memory, checks all of it for ever and changes tags all the time.
     """
-    options = BesideDemoOptions(LinuxGuest(**guest), migrations, drop_tags, max_downtime_ms)
+    options = BesideDemoOptions(QemuGuest(**guest), migrations, drop_tags, max_downtime_ms)
     with migration_bar() as show:
         observer = BesideDemoObserver(announce, show)
         report = run_interruptible(partial(run_beside_demo, options, observer))

@@ -4,7 +4,7 @@ scenario   the whole demo: hosts, migrations, what the guest says
 host       one QEMU beside tagalong, and the console of its guest
 """
 
-from tagalong.studies.beside.host import LinuxGuest
+from tagalong.studies.beside.host import QemuGuest
 from tagalong.studies.beside.scenario import (
     BesideDemoObserver,
     BesideDemoOptions,
@@ -16,6 +16,6 @@ __all__ = [
     "BesideDemoObserver",
     "BesideDemoOptions",
     "BesideDemoReport",
-    "LinuxGuest",
+    "QemuGuest",
     "run_beside_demo",
 ]

@@ -21,7 +21,7 @@ _FAILURE = re.compile(r"tagkeeper: FAIL.*|tagkeeper: cannot start.*|.*Kernel pan
 
 
 @dataclass(frozen=True)
-class LinuxGuest:
+class QemuGuest:
     """What to run: a QEMU, a kernel, an initial root with tagkeeper, and tagkeeper's knobs."""
 
     qemu: Path
@@ -57,7 +57,7 @@ NOTHING_YET: Final = Progress(0, 0)
 class BesideHost:
     """A running `tagalong beside`; `control` is its socket. Ends with `stop`."""
 
-    def __init__(self, guest: LinuxGuest, folder: Path, name: str, *, awaits: bool = False) -> None:
+    def __init__(self, guest: QemuGuest, folder: Path, name: str, *, awaits: bool = False) -> None:
         self.name = name
         self.control = folder / f"{name}.sock"
         self.tags_uri = f"unix:{folder / name}.tags"

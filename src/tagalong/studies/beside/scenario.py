@@ -10,14 +10,14 @@ from tagalong.control.migration import migrate_vm
 from tagalong.qapi.migration import MigrationInfo, MigrationRequest
 from tagalong.qapi.reports import MigrationResult
 from tagalong.qapi.settings import MigrationSettings
-from tagalong.studies.beside.host import NOTHING_YET, BesideHost, LinuxGuest, Progress
+from tagalong.studies.beside.host import NOTHING_YET, BesideHost, Progress, QemuGuest
 
 
 @dataclass(frozen=True)
 class BesideDemoOptions:
     """What to show. `migrations` in a row, each to a new QEMU; `timeout_s` for each wait."""
 
-    guest: LinuxGuest
+    guest: QemuGuest
     migrations: int = 1
     drop_tags: bool = False
     max_downtime_ms: int = 300
