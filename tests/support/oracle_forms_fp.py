@@ -262,9 +262,10 @@ def control(d: Draw) -> list[int]:
     return [*a64.mov_value(SCRATCH, trapped | d.fpcr()), a64.msr(a64.FPCR, SCRATCH)]
 
 
+# Often what has many operations.
 FLOATING_POINT: tuple[Form, ...] = (
     two_sources, two_sources, one_source, convert, three_sources, compare, select, move_immediate,
-    move_general, to_general, from_general, three_same, three_same, three_same, two_registers,
-    two_registers, unsigned_estimate, narrow_or_widen, across, scalar_pairwise, by_element,
-    fixed_point, fresh_value, control,
+    move_general, to_general, to_general, from_general, three_same, three_same, three_same,
+    two_registers, two_registers, two_registers, two_registers, unsigned_estimate,
+    narrow_or_widen, across, scalar_pairwise, by_element, fixed_point, fresh_value, control,
 )  # fmt: skip
