@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tagalong.devices import VirtioBackings
 from tagalong.errors import MigrationCancelledError, MigrationStage, TagalongError
 from tagalong.machine import Machine
 from tagalong.migrate import SendProgress, Steering
@@ -14,6 +15,7 @@ from tagalong.qapi.reports import MigrationResult
 from tagalong.qmp.messages import Event
 from tagalong.qmp.server import ControlServer
 from tagalong.vmm.commands import VmCommands
+from tagalong.vmm.device_queries import DeviceQueries
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.saving import Saving
 from tagalong.vmm.vm import Vm
@@ -86,7 +88,11 @@ async def served_vm(path: Path) -> AsyncIterator[ServedVm]:
     vm = Vm(emit)
     outgoing = Outgoing(vm, migration.send)
     saving = Saving(vm, storing.store, emit)
-    servers.append(ControlServer(VmCommands(vm, outgoing, lambda: None, saving)))
+    servers.append(
+        ControlServer(
+            VmCommands(vm, outgoing, lambda: None, saving, DeviceQueries(vm, VirtioBackings()))
+        )
+    )
     await servers[0].start(path)
     vm.create(machine)
     try:

@@ -52,8 +52,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "lab": {"binary"},
     "cli": {
-        "access", "beside", "boot", "control", "core", "lab", "machine", "migrate", "mte", "qapi",
-        "qemu", "snapshot", "studies", "vmm",
+        "access", "beside", "boot", "control", "core", "devices", "lab", "machine", "migrate",
+        "mte", "qapi", "qemu", "snapshot", "studies", "vmm",
     },
     "__main__": {"cli"},
 }  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from tagalong.cli.device_options import disk_option, net_option, rng_option, virtio_backings
 from tagalong.cli.message import announce
 from tagalong.cli.options import access_option, machine_option
 from tagalong.cli.output import queued_messages
@@ -34,6 +35,7 @@ Examples:
   tagalong run --guest ./mine.elf --control a.sock --paused
   tagalong run --guest selftest
   tagalong run --kernel Image --initrd initrd.cpio --append "console=ttyAMA0"
+  tagalong run --kernel Image --initrd initrd.cpio --disk root.img --net user
 \b
 Exit status: 0 the guest powered off, or the VM was told to quit; 1 the guest
 powered off and reported its own failure; 20 to 29 the machine stopped, 25 at
@@ -70,6 +72,8 @@ COMMON = _parameters(
         metavar="stdout|stdio|pty|unix:PATH",
         help="Where the guest's console is. Default: stdout, without input.",
     ),
+    disk_option,
+    net_option,
     click.option("--paused", is_flag=True, help="Do not start the guest; tagalong cont does."),
     click.option(
         "--exit-with-parent",
@@ -113,6 +117,7 @@ _SEED = _parameters(
         type=click.IntRange(min=0, max=(1 << 64) - 1),
         help="Same seed, same run. Default: 0.",
     ),
+    rng_option,
 )
 
 _INCOMING = _parameters(
@@ -205,7 +210,14 @@ def run_options(values: Mapping[str, Any]) -> RunOptions:
     common = {str(each.name): given.pop(str(each.name)) for each in COMMON if each.name in given}
     sizes = {"ram_bytes", "vcpu_count"} & set(common)
     shape: dict[str, Any] = {name: common.pop(name) for name in sizes}
-    return RunOptions(_origin(given, shape), **common)
+    disks, networks = common.pop("disks", ()), common.pop("networks", ())
+    has_rng = given.pop("has_rng", False)
+    origin = _origin(given, shape)
+    is_new = isinstance(origin, NewVm | NewLinux)
+    if has_rng and not is_new:
+        raise UsageError("--rng is for a new VM: one that exists has one or not; leave it out")
+    devices = virtio_backings(disks, networks, has_rng=has_rng, is_new=is_new)
+    return RunOptions(origin, devices=devices, **common)
 
 
 def _origin(given: dict[str, Any], shape: Mapping[str, Any]) -> VmOrigin:

@@ -23,20 +23,47 @@ from tagalong.devices.device import (
 from tagalong.devices.irq import IrqLine, SharedInput, Sink
 from tagalong.devices.models import built_in_models, create_devices
 from tagalong.devices.pl011 import Pl011
+from tagalong.devices.virtio.backing import (
+    ConsoleBacking,
+    DiskBacking,
+    NetworkBacking,
+    VirtioBackings,
+    VirtioDevices,
+)
+from tagalong.devices.virtio.block import (
+    BlockFunction,
+    DiskError,
+    ReportDiskError,
+    disk_size_bytes,
+)
+from tagalong.devices.virtio.network import parse_mac
+from tagalong.devices.virtio.work import InlineWork, ThreadedWork
 
 __all__ = [
     "ANY_WIDTH",
     "BackedDevice",
+    "BlockFunction",
+    "ConsoleBacking",
     "Device",
     "DeviceBus",
     "DeviceModel",
     "DeviceModels",
+    "DiskBacking",
+    "DiskError",
     "Doorbell",
+    "InlineWork",
     "IrqLine",
+    "NetworkBacking",
     "Pl011",
+    "ReportDiskError",
     "SharedInput",
     "Sink",
+    "ThreadedWork",
+    "VirtioBackings",
+    "VirtioDevices",
     "Window",
     "built_in_models",
     "create_devices",
+    "disk_size_bytes",
+    "parse_mac",
 ]

@@ -38,6 +38,7 @@ TakeOver = Callable[[Machine, bool], None]
 
 def resume_if_it_ran(machine: Machine, ran: bool) -> None:
     """Take a machine over in the plainest way: it runs here if it ran there."""
+    machine.activate()
     if ran:
         machine.resume()
 

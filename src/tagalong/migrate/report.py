@@ -59,7 +59,8 @@ class DowntimeParts:
 
     stop: until the guest was paused and its last changes were known. last_pages: sending those.
     last_tags: reading their tags out of the machine. state: registers and devices. digest: both
-    ends' digests. commit: from PREPARE to READY, in which the destination finishes receiving.
+    ends' digests. commit: from PREPARE to READY, in which the destination finishes receiving, and
+    until all data are on the disks and these are unlocked.
     start: from COMMIT to RUNNING.
     """
 

@@ -18,6 +18,13 @@ From the stop to READY the guest waits for the destination, so that time is boun
 times what the source's digest takes. Then the guest runs here again. An operator can cancel at
 every moment before COMMIT.
 
+What only one process may hold, the locks of disk images, changes hands around COMMIT. The source
+brings all data to its disks and gives the locks up right before it, with READY in hand; the
+destination takes them right after it, before the guest runs. In between nobody runs the VM. If the
+source cannot bring its data to the disks, it keeps the VM; if the destination cannot take a lock,
+it sends ABORT, and the source takes its own back; if that fails, too, because a third process was
+faster, the VM stays here and paused, and runs when it is told to once the image is free.
+
 Where post-copy belongs
 -----------------------
 Post-copy moves the guest before all of its pages: the destination runs and requests the pages that
@@ -45,6 +52,7 @@ compared, because the guest runs before its memory is whole.
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,6 +74,7 @@ from tagalong.migrate.session import SourceSession, Stopwatch
 
 # How many times as long as the source's own digest the destination's may take.
 _SLOWER_DIGEST: Final = 4
+_TICK_S: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,7 @@ class SwitchOver:
         digests = self._verify() if self._is_verified else None
         digest_s = watch.lap()
         self._prepare()
+        self._give_up_disks()
         commit_s = watch.lap()
         self._hand_over()
         last_tags_s = min(tags_s, pages_s)  # several channels read tags at the same time
@@ -118,7 +128,12 @@ class SwitchOver:
         return SwitchedOver(self._ran, downtime, digests)
 
     def undo(self) -> None:
-        """Let the guest run again if it ran. Raises MachineError if it cannot."""
+        """Let the guest run again if it ran.
+
+        Raises MachineError if it cannot, HostError if its disks are held by another process; it
+        stays paused then.
+        """
+        self._session.machine.activate()
         self._freezer.thaw()
 
     @property
@@ -170,6 +185,14 @@ class SwitchOver:
         session.link.send(wire.Prepare())
         session.link.expect(wire.Ready)
         session.check()
+
+    def _give_up_disks(self) -> None:
+        """Bring all data to the disks and unlock them, in touch with the destination meanwhile."""
+        with ThreadPoolExecutor(1, "inactivate") as executor:
+            given_up = executor.submit(self._session.machine.inactivate)
+            while not wait((given_up,), _TICK_S).done:
+                self._session.tick()
+            given_up.result()
 
     def _hand_over(self) -> None:
         session = self._session

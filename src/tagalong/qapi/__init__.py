@@ -11,6 +11,7 @@ migration     a migration: what is asked for, how far it is
 saving        a snapshot or a dump: what is asked for, how far it is
 reports       what either cost, and its JSON form
 census        how many granules carry a tag
+devices       disks
 failure       an error that ended one of them
 events        an event, such as STOP
 access_wish   the access strategy that a command asks for

@@ -9,6 +9,7 @@ handover      the lock on starting and stopping the guest during a migration or 
 watcher       notices that a machine ended
 commands      the commands of the control socket; save_commands those that save the VM
 census        counts tags
+device_queries  tells of disks
 outgoing      migrates the VM away; incoming awaits one; transfer joins both to tagalong.migrate
 saving        saves the VM to a file; storage joins it to tagalong.snapshot
 record        the books of a migration; save_record those of a snapshot or a dump

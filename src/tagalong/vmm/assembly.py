@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from tagalong.boot import boot_guest
 from tagalong.boot.choice import read_guest
@@ -14,9 +15,16 @@ from tagalong.boot.linux import (
     entropy_of,
     linux_device_tree,
 )
-from tagalong.devices import DeviceModels
-from tagalong.errors import TagalongError
-from tagalong.machine import Machine, MachineDescription
+from tagalong.devices import (
+    DeviceModels,
+    InlineWork,
+    ReportDiskError,
+    ThreadedWork,
+    VirtioBackings,
+    VirtioDevices,
+)
+from tagalong.errors import MachineMismatchError, TagalongError
+from tagalong.machine import DEFAULT_CONSOLE, Machine, MachineDescription
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.snapshot import Restored
 from tagalong.vmm.factory import (
@@ -33,6 +41,7 @@ class MachineAssembly:
     """Makes machines of one kind with one access strategy; `announce` gets what was chosen.
 
     `models`: the devices that are tied to this process, by kind; the others are the built-in ones.
+    `devices`: what this process has for virtio devices; `report` gets the errors of disks.
 
     Raises UsageError or HostError if there is no such machine here. Every method closes the machine
     that it made if it raises.
@@ -43,12 +52,16 @@ class MachineAssembly:
         machine: str,
         access: str,
         models: DeviceModels,
+        devices: VirtioBackings,
+        report: ReportDiskError,
         announce: Callable[[str], None],
     ) -> None:
         choice = choose_machine(machine)
         self._name = choice.name
         self._access = access
-        self._models = models
+        self._own_models = models
+        self._devices = devices
+        self._report = report
         self._announce = announce
         if machine == AUTO:
             announce(f"machine: {choice.name} ({choice.reason})")
@@ -60,9 +73,10 @@ class MachineAssembly:
             ram_bytes=origin.ram_bytes,
             vcpu_count=origin.vcpu_count,
             seed=origin.seed,
-            models=self._models,
+            devices=(DEFAULT_CONSOLE, *self._devices.describe()),
+            models=self._models(origin.seed),
         )
-        self._use_access(machine)
+        self._prepare(machine)
         try:
             boot_guest(machine, image, command_line=origin.guest_arguments, seed=origin.seed)
         except TagalongError:
@@ -73,9 +87,12 @@ class MachineAssembly:
     def linux(self, origin: NewLinux) -> Machine:
         """Return a machine with a kernel loaded. Raises GuestImageError, HostError."""
         machine = machine_factory(self._name).from_description(
-            self._linux_description(origin), seed=origin.seed, models=self._models, policy=STRICT
+            self._linux_description(origin),
+            seed=origin.seed,
+            models=self._models(origin.seed),
+            policy=STRICT,
         )
-        self._use_access(machine)
+        self._prepare(machine)
         try:
             form = boot_linux(machine, self._linux_boot(origin))
         except TagalongError:
@@ -92,14 +109,12 @@ class MachineAssembly:
         return machine_factory(self._name).describe(
             ram_bytes=origin.ram_bytes,
             vcpu_count=origin.vcpu_count,
-            devices=(LINUX_CONSOLE,),
+            devices=(LINUX_CONSOLE, *self._devices.describe()),
             gic=LINUX_GIC,
         )
 
     def _linux_boot(self, origin: NewLinux) -> LinuxBoot:
-        # On real hardware no run is like another; there is nothing that a seed could repeat.
-        is_reproducible = self._name == "soft"
-        entropy = entropy_of(origin.seed) if is_reproducible else os.urandom(ENTROPY_BYTES)
+        entropy = entropy_of(origin.seed) if self._is_reproducible else os.urandom(ENTROPY_BYTES)
         return LinuxBoot(origin.kernel, origin.initrd, origin.command_line, entropy)
 
     def arriving(self, description: MachineDescription, expected: ExpectedMachine) -> Machine:
@@ -107,18 +122,49 @@ class MachineAssembly:
 
         Called in a migration's thread. Raises MachineMismatchError, HostError.
         """
-        expected.check(description)
+        self._check(description, expected)
         policy = self._policy(expected)
-        machine = build_arriving(self._name, description, self._models, policy)
+        machine = build_arriving(self._name, description, self._models(), policy)
         self._use_access(machine)
         return machine
 
     def restored(self, origin: RestoredVm) -> Restored:
         """Return the machine of a snapshot. Raises as snapshot.restore."""
         policy = self._policy(origin.expected)
-        restored = load(origin.path, self._name, self._models, policy, origin.expected.check)
-        self._use_access(restored.machine)
+        check = partial(self._check, expected=origin.expected)
+        restored = load(origin.path, self._name, self._models(), policy, check)
+        self._prepare(restored.machine)
         return restored
+
+    @property
+    def _is_reproducible(self) -> bool:
+        # On real hardware no run is like another; there is nothing that a seed could repeat.
+        return self._name == "soft"
+
+    def _models(self, seed: int = 0) -> DeviceModels:
+        """Return a model for each kind of device of one machine."""
+        virtio = VirtioDevices(
+            self._devices,
+            InlineWork if self._is_reproducible else ThreadedWork,
+            seed=seed if self._is_reproducible else None,
+            report=self._report,
+        )
+        return {**virtio.models(), **self._own_models}
+
+    def _check(self, description: MachineDescription, expected: ExpectedMachine) -> None:
+        """Raise MachineMismatchError unless this process can have the machine described."""
+        expected.check(description)
+        if objections := "; ".join(self._devices.objections(description.devices)):
+            raise MachineMismatchError(objections)
+
+    def _prepare(self, machine: Machine) -> None:
+        """Choose how its RAM is accessed and lock its disks; close it if that is impossible."""
+        self._use_access(machine)
+        try:
+            machine.activate()
+        except TagalongError:
+            machine.close()
+            raise
 
     def _use_access(self, machine: Machine) -> None:
         """Choose how guest RAM is accessed; close the machine if that is impossible."""

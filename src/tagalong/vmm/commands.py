@@ -18,6 +18,7 @@ from tagalong.qmp.descriptors import DescriptorSource
 from tagalong.qmp.messages import ErrorClass, JsonObject, QmpError
 from tagalong.qmp.session import NEGOTIATE
 from tagalong.vmm.census import take_census
+from tagalong.vmm.device_queries import DeviceQueries
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationRecord
 from tagalong.vmm.save_commands import (
@@ -79,10 +80,12 @@ class VmCommands:
         outgoing: Outgoing,
         incoming: Callable[[], Awaited | None],
         saving: Saving,
+        devices: DeviceQueries,
     ) -> None:
         self._vm = vm
         self._outgoing = outgoing
         self._saving = saving
+        self._devices = devices
         self._incoming = incoming
         self._settings = MigrationSettings()
         self._table: Mapping[str, _Command] = {
@@ -96,6 +99,7 @@ class VmCommands:
             "closefd": _Command(self._close_fd, _FD_NAME),
             "cont": _Command(lambda _: self._vm.cont()),
             "getfd": _Command(None, _FD_NAME),
+            "query-block": _Command(lambda _: self._devices.block()),
             "query-commands": _Command(lambda _: self._names()),
             "query-status": _Command(lambda _: self._query_status()),
             "query-version": _Command(lambda _: messages.version()),

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from tagalong.devices import DeviceModels
 from tagalong.errors import MachineMismatchError, UsageError
 from tagalong.machine import (
+    DEFAULT_CONSOLE,
     DeviceDescription,
     GicDescription,
     Machine,
@@ -29,6 +30,7 @@ class MachineFactory(Protocol):
         vcpu_count: int,
         seed: int,
         console: ConsoleSink | None = None,
+        devices: Sequence[DeviceDescription] = (DEFAULT_CONSOLE,),
         models: DeviceModels | None = None,
     ) -> Machine:
         """Return a new machine for a guest of ours. Raises UsageError or HostError."""

@@ -7,11 +7,12 @@ from contextlib import closing, suppress
 from dataclasses import replace
 
 from tagalong.boot import reported_status
-from tagalong.devices import Pl011
+from tagalong.devices import DiskError, Pl011
 from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.files import NewFile
 from tagalong.machine import DeviceDescription, Machine, MachineDescription
 from tagalong.mte import PACKED_RATIO
+from tagalong.qapi.devices import BlockIoError
 from tagalong.qapi.migration import MigrationStatus
 from tagalong.qmp.messages import Event
 from tagalong.qmp.server import ControlServer
@@ -20,6 +21,7 @@ from tagalong.vmm.assembly import MachineAssembly
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.console_input import ConsoleInput
 from tagalong.vmm.consoles import ConsoleActions, create_console
+from tagalong.vmm.device_queries import DeviceQueries
 from tagalong.vmm.incoming import Incoming
 from tagalong.vmm.options import ArrivingVm, NewLinux, NewVm, RestoredVm, RunOptions
 from tagalong.vmm.outgoing import Outgoing
@@ -67,12 +69,19 @@ class _VmProcess:
         self._tell = announce
 
     async def run(self) -> Ending:
+        self._loop = asyncio.get_running_loop()
         self._vm = Vm(self._emit)
         self._outgoing = Outgoing(self._vm, send)
         self._incoming: Incoming | None = None
         self._saving = Saving(self._vm, store, self._emit)
         self._server = ControlServer(
-            VmCommands(self._vm, self._outgoing, lambda: self._incoming, self._saving)
+            VmCommands(
+                self._vm,
+                self._outgoing,
+                lambda: self._incoming,
+                self._saving,
+                DeviceQueries(self._vm, self._options.devices),
+            )
         )
         self._console = create_console(
             self._options.console, ConsoleActions(self._announce, self._quit)
@@ -86,6 +95,8 @@ class _VmProcess:
                 self._options.machine,
                 self._options.access,
                 {Pl011.KIND: self._console_uart},
+                self._options.devices,
+                self._report_disk_error,
                 self._announce,
             )
             self._begin()
@@ -200,6 +211,15 @@ class _VmProcess:
         message = announcement(record, self._vm.state) if record is not None else None
         if message is not None:
             self._announce(message)
+
+    def _report_disk_error(self, error: DiskError) -> None:
+        """Send BLOCK_IO_ERROR; called in a device's thread."""
+        event = Event(
+            "BLOCK_IO_ERROR",
+            BlockIoError(error.disk, error.operation, error.no_space, error.reason).to_event(),
+        )
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            self._loop.call_soon_threadsafe(self._emit, event)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

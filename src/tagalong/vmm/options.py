@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tagalong import access
+from tagalong.devices import VirtioBackings
 from tagalong.errors import MachineMismatchError, UsageError
 from tagalong.machine import MachineDescription
 from tagalong.migrate import TlsCredentials
@@ -118,6 +119,7 @@ class RunOptions:
     `control` is the path of the control socket; None for none. `machine` and `access` are names, or
     "auto". `paused`: leave the guest paused until QMP's cont. `parent_pid`: end with that process.
     `console`: where the guest's console is (consoles.py).
+    `devices`: what backs the VM's virtio devices here; a new VM has just these.
     """
 
     origin: VmOrigin
@@ -127,6 +129,7 @@ class RunOptions:
     paused: bool = False
     parent_pid: int | None = None
     console: str = STDOUT
+    devices: VirtioBackings = field(default_factory=VirtioBackings)
 
 
 def _mib(size_bytes: int) -> str:

@@ -111,20 +111,23 @@ class Vm:
     def arrive(self, machine: Machine, *, ran: bool) -> None:
         """Take a machine that a migration brought, and let it run if it ran at the source.
 
-        Raises RunStateError if it cannot run, or this process is to end; the VM is still in
-        `inmigrate` then.
+        Raises RunStateError if it cannot run, or this process is to end, HostError if its disks
+        cannot be locked; the VM is still in `inmigrate` then.
         """
         if self.ended.done():
             raise RunStateError(_ENDING)
         here = self._take(machine)
-        if not (ran and self.starts_on_arrival):
-            self._enter(VmState.PAUSED)
-            return
+        runs = ran and self.starts_on_arrival
         try:
-            here.gate.resume()
-        except MachineError:
+            machine.activate()
+            if runs:
+                here.gate.resume()
+        except TagalongError:
             self._here = None  # the migration closes the machine, and nothing has arrived
             raise
+        if not runs:
+            self._enter(VmState.PAUSED)
+            return
         self._enter(VmState.RUNNING)
         self.watch()
 
@@ -225,19 +228,21 @@ class Vm:
     def reclaim(self) -> None:
         """Take the VM back, paused: the operator guarantees that the destination does not have it.
 
-        Raises RunStateError unless its hand-over is unconfirmed.
+        Raises RunStateError unless its hand-over is unconfirmed, HostError if another process has
+        its disks.
         """
         if self._departure is None or self._departure.is_confirmed:
             raise RunStateError(_NOTHING_TO_RECLAIM)
+        self._require_here().machine.activate()
         self._departure = None
         self._require_here().gate.release()
         self._enter(VmState.PAUSED)
 
     def thaw(self) -> None:
         """Undo what a migration or a snapshot did to the guest, if it froze it."""
-        # A machine that cannot resume has ended, which the watcher reports; the books of what froze
-        # it must be closed all the same.
-        with suppress(MachineError):
+        # A machine that cannot resume has ended, which the watcher reports, or another process has
+        # its disks; the books of what froze it must be closed all the same.
+        with suppress(TagalongError):
             self._require_here().gate.thaw()
         self._thawed()
 

@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from tagalong.core import Space
+from tagalong.devices import VirtioBackings
 from tagalong.errors import (
     MigrationError,
     RunStateError,
@@ -24,6 +25,7 @@ from tagalong.qapi.saving import SaveKind, SaveRequest
 from tagalong.qapi.settings import MigrationSettings
 from tagalong.qmp.messages import ErrorClass, QmpError
 from tagalong.vmm.commands import VmCommands
+from tagalong.vmm.device_queries import DeviceQueries
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationRecord
 from tagalong.vmm.saving import Saving
@@ -57,7 +59,13 @@ class Scene:
         self.saves: list[SaveRequest] = []
         self.saved = threading.Event()
         self.saving = Saving(self.vm, self._save, lambda _: None)
-        self.commands = VmCommands(self.vm, self.outgoing, lambda: incoming, self.saving)
+        self.commands = VmCommands(
+            self.vm,
+            self.outgoing,
+            lambda: incoming,
+            self.saving,
+            DeviceQueries(self.vm, VirtioBackings()),
+        )
 
     def _refuse_after_noting(
         self, _machine: Machine, request: MigrationRequest, _progress: object, *_: object
@@ -121,6 +129,7 @@ def test_query_commands_lists_exactly_what_there_is() -> None:
             "migrate-set-parameters",
             "migrate_cancel",
             "qmp_capabilities",
+            "query-block",
             "query-commands",
             "query-dump",
             "query-dump-guest-memory-capability",

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tagalong.devices import VirtioBackings
 from tagalong.errors import (
     HandoverUncertainError,
     MigrationCancelledError,
@@ -35,6 +36,7 @@ from tagalong.qapi.saving import SaveRequest
 from tagalong.qmp.messages import QmpError
 from tagalong.snapshot import SaveProgress
 from tagalong.vmm.commands import VmCommands
+from tagalong.vmm.device_queries import DeviceQueries
 from tagalong.vmm.incoming import Build, Incoming, TakeOver
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.saving import Saving
@@ -77,7 +79,13 @@ class Scene:
         self.outgoing = Outgoing(self.vm, self._send)
         self.saving = Saving(self.vm, self._store, lambda _: None)
         self.incoming: Incoming | None = None
-        self.commands = VmCommands(self.vm, self.outgoing, lambda: self.incoming, self.saving)
+        self.commands = VmCommands(
+            self.vm,
+            self.outgoing,
+            lambda: self.incoming,
+            self.saving,
+            DeviceQueries(self.vm, VirtioBackings()),
+        )
         self.release = threading.Event()
         self.pages_sent = threading.Event()
         self.freezes_first = False

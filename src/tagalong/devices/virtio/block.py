@@ -321,6 +321,12 @@ def disk_config(description: DeviceDescription) -> VirtioConfig:
     return described
 
 
+def disk_size_bytes(description: DeviceDescription) -> int:
+    """Return the size of the disk that is described. Raises UsageError."""
+    sectors, _ = _own_part(description, disk_config(description))
+    return sectors * SECTOR_BYTES
+
+
 def _own_part(description: DeviceDescription, described: VirtioConfig) -> tuple[int, bytes]:
     sectors, serial = _OWN.unpack(described.own)
     if not 1 <= sectors <= (1 << 63) // SECTOR_BYTES:

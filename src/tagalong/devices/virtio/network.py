@@ -211,6 +211,21 @@ def describe_network(mac: bytes) -> VirtioConfig:
     return VirtioConfig(3, _QUEUE_SIZE, _OFFERED, mac)
 
 
+def parse_mac(text: str) -> bytes:
+    """Return the address written as 52:54:00:12:34:56. Raises UsageError."""
+    try:
+        if len(text) != 3 * MAC_BYTES - 1 or text.count(":") != MAC_BYTES - 1:
+            raise ValueError
+        mac = bytes(int(part, 16) for part in text.split(":"))
+        describe_network(mac)
+    except (ValueError, UsageError):
+        raise UsageError(
+            f"{text!r} is no address of a network card: write six bytes as in 52:54:00:12:34:56, "
+            "the first of them even"
+        ) from None
+    return mac
+
+
 def mac_of(description: DeviceDescription) -> bytes:
     """Return the address of the card that is described. Raises UsageError."""
     own = config_of(description, 3, _OFFERED).own

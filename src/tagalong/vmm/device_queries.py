@@ -1,0 +1,38 @@
+"""What the control socket says of a VM's devices, and of what backs them here."""
+
+import os
+
+from tagalong.devices import BlockFunction, VirtioBackings, disk_size_bytes
+from tagalong.machine import DeviceDescription
+from tagalong.qapi.devices import BlockInfo
+from tagalong.vmm.vm import Vm
+
+_BLOCK_BYTES = 512  # the unit of st_blocks
+
+
+class DeviceQueries:
+    """Answers queries about the devices of `vm`, which `backings` back."""
+
+    def __init__(self, vm: Vm, backings: VirtioBackings) -> None:
+        self._vm = vm
+        self._backings = backings
+
+    def block(self) -> list[dict[str, object]]:
+        """Return what query-block answers: nothing before the VM is here."""
+        machine = self._vm.machine
+        devices = machine.description.devices if machine is not None else ()
+        return [self._disk(each).to_qmp() for each in devices if each.kind == BlockFunction.KIND]
+
+    def _disk(self, description: DeviceDescription) -> BlockInfo:
+        backing = self._backings.disks[description.name]
+        try:
+            actual_bytes = os.stat(backing.path).st_blocks * _BLOCK_BYTES
+        except OSError:
+            actual_bytes = 0  # it was removed or renamed; the disk has it open
+        return BlockInfo(
+            device=description.name,
+            path=str(backing.path),
+            read_only=backing.read_only,
+            size_bytes=disk_size_bytes(description),
+            actual_bytes=actual_bytes,
+        )
