@@ -17,7 +17,7 @@ from tagalong.core.check import check_core
 from tagalong.lab.cache import default_folder
 from tagalong.lab.cpio import CpioWriter
 from tagalong.machine import register_ids
-from tagalong.qemu import QemuFile, convert
+from tagalong.qemu import QemuFile, convert, dump_process
 from tagalong.snapshot import SaveOptions, dump_core
 from tests.support.qemu_process import EmulatedGuest
 
@@ -48,6 +48,10 @@ def require_equal(core: Core, guest: EmulatedGuest) -> None:
     tags = guest.packed_tags()
     assert np.count_nonzero(tags) > 1000
     assert np.array_equal(core.tags(RAM, CHURN_RAM), tags)
+    require_registers(core, guest)
+
+
+def require_registers(core: Core, guest: EmulatedGuest) -> None:
     shown = guest.registers()
     assert len(shown) == 2
     for vcpu, registers in zip(core.vcpus, shown, strict=True):
@@ -75,6 +79,28 @@ def test_core_of_a_file_has_what_qemu_shows(
     with open_core(tmp_path / "vm.core") as core:
         require_equal(core, churn)
     saved.unlink()
+
+
+def test_dump_of_a_qemu_that_runs_has_what_it_shows(tmp_path: Path) -> None:
+    monitor, core_path = tmp_path / "second-qmp", tmp_path / "vm.core"
+    options = [
+        "-object", f"memory-backend-memfd,id=m,size={CHURN_RAM},share=on",
+        "-machine", "memory-backend=m", "-qmp", f"unix:{monitor},server=on,wait=off",
+    ]  # fmt: skip
+    with EmulatedGuest(tmp_path, "16M", guest_image_path("churn"), options) as guest:
+        guest.wait_for("churn: progress")
+        running = dump_process(guest.pid, core_path, monitor=monitor)
+        assert guest.ask("query-status")["running"]
+        guest.ask("stop")
+        paused = dump_process(guest.pid, core_path, monitor=monitor)
+        assert not guest.ask("query-status")["running"]
+        with open_core(core_path) as core:
+            assert core.data(RAM, CHURN_RAM).tobytes() == guest.data(RAM, CHURN_RAM)
+            require_registers(core, guest)
+
+    assert running.pause == "the guest was paused meanwhile"
+    assert (paused.pause, paused.layout) == ("the guest did not run", "by QEMU's monitor")
+    assert "use `tagalong convert`" in paused.tags
 
 
 def write_initrd(path: Path) -> None:

@@ -52,6 +52,11 @@ class EmulatedGuest:
         self._lines.close()
         self._socket.close()
 
+    @property
+    def pid(self) -> int:
+        """Return QEMU's process id."""
+        return self._process.pid
+
     def ask(self, command: str, **arguments: Any) -> Any:
         """Run a command of QMP and return its answer."""
         self._lines.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "migrate": {"files", "socket_files", "mte", "memory", "machine", "machine_records", "wire"},
     "core": {"binary", "files", "mte", "memory", "machine", "machine_records", "wire"},
     "snapshot": {"binary", "files", "mte", "memory", "machine", "core", "paging"},
-    "qemu": {"core", "machine", "memory", "mte", "snapshot"},
+    "qemu": {"access", "core", "files", "machine", "memory", "mte", "snapshot"},
     "qmp": {"socket_files"},
     "drgn": {"binary", "core", "machine", "memory", "mte", "paging"},
     "qapi": {"access", "core", "machine", "migrate", "qmp", "snapshot"},

@@ -112,18 +112,9 @@ class NativeHost:
         self, routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE
     ) -> CallResult:
         """Run a routine on this CPU."""
-        call = RoutineCall(routine=_blob().offsets[routine], flags=flags.value)
-        call.arguments[: len(arguments)] = arguments
-        code = library().ta_call_guarded(ctypes.byref(call))
-        self._counts.system_calls += call.system_calls
-        if code:
-            raise HostError(f"routine {routine.value} could not be run: {os.strerror(code)}")
-        if call.signal:
-            fault = Fault(
-                call.signal, call.code, call.address, call.pc, call.sp, call.pstate
-            )  # fmt: skip
-            return CallResult(0, fault)
-        return CallResult(call.value)
+        result, system_calls = call_guarded(routine, *arguments, flags=flags)
+        self._counts.system_calls += system_calls
+        return result
 
     def get_tagged_addr_ctrl(self) -> int:
         """Ask the kernel."""
@@ -241,6 +232,24 @@ class NativeHost:
                     else os.memfd_create(name, os.MFD_CLOEXEC)
                 )
             return self._files[name]
+
+
+def call_guarded(
+    routine: Routine, *arguments: int, flags: CallFlags = CallFlags.NONE
+) -> tuple[CallResult, int]:
+    """Run a routine on this CPU, which must be one of arm64; a fault in it is a value.
+
+    Returns its result and how many system calls that took. Raises HostError if it cannot be run.
+    """
+    call = RoutineCall(routine=_blob().offsets[routine], flags=flags.value)
+    call.arguments[: len(arguments)] = arguments
+    code = library().ta_call_guarded(ctypes.byref(call))
+    if code:
+        raise HostError(f"routine {routine.value} could not be run: {os.strerror(code)}")
+    if call.signal:
+        fault = Fault(call.signal, call.code, call.address, call.pc, call.sp, call.pstate)
+        return CallResult(0, fault), call.system_calls
+    return CallResult(call.value), call.system_calls
 
 
 @cache

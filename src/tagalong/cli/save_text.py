@@ -3,7 +3,7 @@
 from tagalong.cli.migration_text import access
 from tagalong.cli.units import count, ms, row, size
 from tagalong.qapi.reports import SaveResult
-from tagalong.qemu import Converted
+from tagalong.qemu import Attached, Converted
 from tagalong.snapshot import SaveReport
 
 
@@ -41,6 +41,24 @@ def converted_report(converted: Converted) -> str:
         row("file", on_disk),
         row("time", ms(report.duration_s)),
         *_missing(report),
+    ]
+    return "\n".join(lines)
+
+
+def attached_report(attached: Attached) -> str:
+    """Return what was written of the guest of a QEMU that runs."""
+    report = attached.report
+    on_disk = f"{size(report.size_bytes)}, of which {size(report.disk_bytes)} on disk"
+    lines = [
+        f"{report.path} is complete.",
+        "",
+        row("memory", f"{size(report.ram_bytes)} of RAM, {_space(report)}"),
+        row("layout", attached.layout),
+        row("tags", attached.tags),
+        row("registers", attached.registers),
+        row("pause", attached.pause),
+        row("file", on_disk),
+        row("time", ms(report.duration_s)),
     ]
     return "\n".join(lines)
 

@@ -82,12 +82,15 @@ def _parts(notes: CoreNotes) -> Iterator[bytes]:
     machine = encode_machine_note(notes)  # first, for it refuses what does not fit
     version = MteVersion(notes.description.mte_version)
     for number, vcpu in enumerate(notes.state.vcpus):
-        # Threads are numbered from 1, as QEMU does: to gdb 0 is no thread.
-        yield _note(OWNER_CORE, NoteType.NT_PRSTATUS, _prstatus(vcpu.registers, number + 1))
+        # A vCPU whose registers are not known is no thread: its zeros would look like registers.
+        if vcpu.registers:
+            # Threads are numbered from 1, as QEMU does: to gdb 0 is no thread.
+            yield _note(OWNER_CORE, NoteType.NT_PRSTATUS, _prstatus(vcpu.registers, number + 1))
         if not number:
             auxv = _auxv(notes.description.page_size_bytes, version)
             yield _note(OWNER_CORE, NoteType.NT_AUXV, auxv)
-        yield _note(OWNER_CORE, NoteType.NT_FPREGSET, _fpregset(vcpu.registers))
+        if vcpu.registers:
+            yield _note(OWNER_CORE, NoteType.NT_FPREGSET, _fpregset(vcpu.registers))
         control = TAGGED_ADDR_CTRL.pack(control=tagged_address_control(vcpu.registers, version))
         yield _note(OWNER_LINUX, NoteType.NT_ARM_TAGGED_ADDR_CTRL, control)
     if notes.vmcoreinfo is not None:

@@ -1,5 +1,8 @@
 """Guests of QEMU that we did not start: what it saved to a file, and what it runs.
 
+attach        a QEMU that runs, by its process id; process: what it is; monitor: its QMP
+shared_ram    its guest's RAM, mapped
+convert       a file to a core
 saved_guest   a file of `migrate file:`, as a machine that can be dumped
 stream        the elements of such a file; ram: its pages; description: its devices' fields
 vcpus         registers
@@ -9,6 +12,7 @@ cursor        a place in a file
 All of it is hostile input: counts are checked before anything is allocated, errors have offsets.
 """
 
+from tagalong.qemu.attach import Attached, dump_process
 from tagalong.qemu.convert import Converted, QemuFile, convert
 
-__all__ = ["Converted", "QemuFile", "convert"]
+__all__ = ["Attached", "Converted", "QemuFile", "convert", "dump_process"]
