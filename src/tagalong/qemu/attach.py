@@ -28,7 +28,7 @@ from tagalong.mte import PAGE_SIZES_BYTES
 from tagalong.mte.registers import MteVersion
 from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.qemu.known import VIRT_DEVICES, VIRT_RAM
-from tagalong.qemu.monitor import Monitor, connect
+from tagalong.qemu.monitor import QemuMonitor, connect
 from tagalong.qemu.process import QemuProcess, open_process
 from tagalong.qemu.shared_ram import can_read_tags, map_ram
 from tagalong.snapshot import SaveOptions, SaveProgress, SaveReport, StillMachine, dump_machine
@@ -120,7 +120,7 @@ def _ask(process: QemuProcess, path: Path | None) -> Iterator[_Guest]:
         yield _Guest(ranges, monitor.registers(ranges[0][0]), was_running)
 
 
-def _ranges(monitor: Monitor, process: QemuProcess) -> tuple[tuple[int, int, int], ...]:
+def _ranges(monitor: QemuMonitor, process: QemuProcess) -> tuple[tuple[int, int, int], ...]:
     found = monitor.ranges_of(process.ram_address, process.ram_bytes)
     for gpa, size, offset in found:
         if (gpa | size | offset) % PAGE_SIZES_BYTES[0] or offset + size > process.ram_bytes:

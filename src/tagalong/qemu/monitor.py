@@ -34,13 +34,13 @@ _RANGE: Final = re.compile(
 T = TypeVar("T")
 
 
-class _Client(QMPClient):
+class _BoundedMonitor(QMPClient):
     """The package's client with a bound on one message."""
 
     readbuflen = 2 << 20
 
 
-class Monitor:
+class QemuMonitor:
     """A connection to QEMU's QMP socket; made by `connect`. For one thread."""
 
     def __init__(self, client: QMPClient, loop: asyncio.AbstractEventLoop, path: Path) -> None:
@@ -124,13 +124,13 @@ class Monitor:
 
 
 @contextmanager
-def connect(path: Path) -> Iterator[Monitor]:
+def connect(path: Path) -> Iterator[QemuMonitor]:
     """Yield a connection to the QMP socket at `path`. Raises ControlError."""
-    loop, client = asyncio.new_event_loop(), _Client("tagalong")
+    loop, client = asyncio.new_event_loop(), _BoundedMonitor("tagalong")
     try:
         _run(loop, client.connect(str(path)), path)
         try:
-            yield Monitor(client, loop, path)
+            yield QemuMonitor(client, loop, path)
         finally:
             with suppress(TagalongError):
                 _run(loop, client.disconnect(), path)

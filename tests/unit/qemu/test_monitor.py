@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tagalong.errors import ControlError, CoreError
-from tagalong.qemu.monitor import Monitor
+from tagalong.qemu.monitor import QemuMonitor
 
 # As QEMU 10.0.2 prints them, shortened.
 BLOCKS = """\
@@ -31,7 +31,7 @@ FlatView #1
 ADDRESS, SIZE = 0x7F86_33E0_0000, 0x1000_0000
 
 
-class CannedMonitor(Monitor):
+class CannedMonitor(QemuMonitor):
     """Answers from texts instead of asking."""
 
     def __init__(self, **answers: object) -> None:
