@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TA_ABI_VERSION 10
+#define TA_ABI_VERSION 11
 #define TA_EXPORT __attribute__((visibility("default")))
 
 TA_EXPORT uint32_t ta_abi_version(void);
@@ -117,9 +117,9 @@ enum ta_exit_reason {
     TA_EXIT_INTERRUPTED = 2, /* ta_machine_interrupt was called */
     TA_EXIT_MMIO = 3,        /* complete with ta_machine_complete_mmio, then run again */
     TA_EXIT_HVC = 4,         /* HVC executed: x0..x3 hold the call, pc is after it */
-    TA_EXIT_IDLE = 5,        /* every vCPU that is on waits in WFI or WFE, or none is on */
+    TA_EXIT_IDLE = 5,        /* every vCPU that is on waits in WFI or WFE, or none is on, and
+                              * no timer will end that; if the host's clock is followed, it may */
     TA_EXIT_UNSUPPORTED = 6, /* allocated but not implemented: insn at pc */
-    TA_EXIT_DEADLINE = 7,    /* the counter reached the deadline of `vcpu`, which has none now */
 };
 
 struct ta_exit {
@@ -172,7 +172,7 @@ TA_EXPORT int ta_machine_complete_mmio(struct ta_machine *machine, uint32_t vcpu
                                        struct ta_exit *exit);
 TA_EXPORT void ta_vcpu_abort_mmio(struct ta_machine *machine, uint32_t vcpu);
 
-/* Runs one vCPU alone for at most `count` instructions. */
+/* Runs one vCPU alone, whatever it waits for, for at most `count` instructions. */
 TA_EXPORT void ta_vcpu_step(struct ta_machine *machine, uint32_t vcpu, uint64_t count,
                             struct ta_exit *exit);
 TA_EXPORT void ta_vcpu_set_power(struct ta_machine *machine, uint32_t vcpu, uint32_t on);
@@ -180,19 +180,51 @@ TA_EXPORT void ta_vcpu_set_power(struct ta_machine *machine, uint32_t vcpu, uint
 enum ta_interrupt { TA_INTERRUPT_IRQ = 0, TA_INTERRUPT_FIQ = 1 };
 
 /* Sets the level of one of the vCPU's interrupt inputs. From any thread, at any time: a vCPU that
- * runs sees it within a few thousand instructions. 0, or -1 if there is no such input. */
+ * runs sees it within a few thousand instructions. 0, or -1 if there is no such input: a machine
+ * with a GIC has none, but for the GIC's. */
 TA_EXPORT int ta_vcpu_set_interrupt(struct ta_machine *machine, uint32_t vcpu, uint32_t line,
                                     uint32_t level);
 
-/* Ends ta_machine_run and ta_vcpu_step with TA_EXIT_DEADLINE, and WFI with it, as soon as the
- * counter (CNTVCT_EL0) is `count`; ~0: never. One deadline a vCPU; only while no vCPU runs. 0, or
- * -1 if there is no such vCPU. */
-TA_EXPORT int ta_vcpu_set_deadline(struct ta_machine *machine, uint32_t vcpu, uint64_t count);
+/* Makes the vCPU wait for an interrupt, as if it had executed WFI just now. */
+TA_EXPORT void ta_vcpu_wait(struct ta_machine *machine, uint32_t vcpu);
 
-/* The counter, which all vCPUs share: an instruction of any of them is a tick. Idle time does
- * not count by itself: a caller that slept adds it. Only while no vCPU runs. */
+/* Makes the counter follow the host's monotonic clock, or the instructions again, from where it is.
+ * Only while no vCPU runs. */
+TA_EXPORT void ta_machine_follow_host_clock(struct ta_machine *machine, uint32_t follows);
+
+/* The counter (CNTVCT_EL0), which all vCPUs share: an instruction of any of them is a tick. The
+ * time for which all of them wait for a timer passes at once; other idle time does not count by
+ * itself: a caller that slept adds it. Only while no vCPU runs. */
 TA_EXPORT uint64_t ta_machine_counter(const struct ta_machine *machine);
 TA_EXPORT void ta_machine_advance(struct ta_machine *machine, uint64_t ticks);
+
+/* A GICv3 with `spis` SPIs (a multiple of 32, 32 to 960) at these gpas, multiples of a page: the
+ * distributor's 64 KiB and 128 KiB per vCPU, 16 vCPUs at most. Once, before any vCPU runs. 0, -EINVAL
+ * for what cannot be, or -ENOMEM. */
+TA_EXPORT int ta_machine_add_gic(struct ta_machine *machine, uint64_t distributor,
+                                 uint64_t redistributors, uint32_t spis);
+
+/* Sets the level of an SPI's line. From any thread, at any time, as ta_vcpu_set_interrupt. 0, or -1
+ * if there is no such SPI. */
+TA_EXPORT int ta_gic_set_line(struct ta_machine *machine, uint32_t intid, uint32_t level);
+
+enum ta_gic_part {
+    TA_GIC_DISTRIBUTOR = 0,   /* `number` is a register's offset from its start */
+    TA_GIC_REDISTRIBUTOR = 1, /* the same, of vCPU `index` */
+    TA_GIC_INTERFACE = 2,     /* `number` is a register's MRS encoding, of vCPU `index` */
+    TA_GIC_SPI_LEVELS = 3,    /* `number` counts words of 32 SPIs */
+    TA_GIC_PPI_LEVELS = 4,    /* of vCPU `index`; `number` is 0 */
+};
+
+/* The GIC's state by registers, which mean what machine/gic.py says. Only while no vCPU runs; lines
+ * may change meanwhile. 0, or -1 for a register that does not exist or a value that it cannot have;
+ * it keeps its value then. */
+TA_EXPORT int ta_gic_get(struct ta_machine *machine, uint32_t part, uint32_t index,
+                         uint32_t number, uint64_t *value);
+TA_EXPORT int ta_gic_set(struct ta_machine *machine, uint32_t part, uint32_t index,
+                         uint32_t number, uint64_t value);
+/* Resets the CPU interface of a vCPU. 0, or -1 if there is none. */
+TA_EXPORT int ta_gic_reset_interface(struct ta_machine *machine, uint32_t vcpu);
 
 /* Registers by KVM ONE_REG id, as little-endian bytes: as many as the id says (bits 55:52, log2),
  * and `bytes` is that number. 0, or -1 for an id, a size or a value that the vCPU does not accept;

@@ -8,6 +8,7 @@
  *   simd_*.c, fp_*.c            handlers of vector registers; simd.h is what they share
  *   memory.c, mmu.c             guest memory with translation and tag checks
  *   exception.c, debug.c, sysregs.c   EL1 and EL0 as the guest sees them
+ *   gic.c, gic_*.c, timer.c     the interrupt controller and the timers
  *   state.c, snapshot.c         a vCPU's state by KVM ONE_REG id, and all of it as bytes
  *   run.c, machine.c            the loop, the turns of the vCPUs, the library's entry points
  */
@@ -20,6 +21,7 @@
 #include <string.h>
 
 #include "architecture.h"
+#include "gic.h"
 #include "softfloat.h"
 #include "tagalong.h"
 
@@ -152,6 +154,13 @@ enum interrupt_line { LINE_FIQ = 1, LINE_IRQ = 2 };
 
 #define NO_DEADLINE UINT64_MAX
 
+/* CNTV_CTL_EL0 and CNTV_CVAL_EL0, or those of the physical timer. */
+enum timer_kind { TIMER_VIRTUAL, TIMER_PHYSICAL, TIMERS };
+struct timer {
+    uint64_t compare;
+    uint64_t control; /* ENABLE, IMASK */
+};
+
 struct vcpu {
     /* What every instruction uses comes first, together. */
     uint64_t x[SLOTS];
@@ -177,9 +186,11 @@ struct vcpu {
     bool turn_over;   /* the vCPU gives up the rest of its turn */
     uint8_t waiting;  /* enum waiting */
     uint32_t lines;   /* enum interrupt_line; other threads store here, so all access is atomic */
-    uint64_t deadline; /* of the counter, or NO_DEADLINE */
     uint64_t sp_el[2]; /* the stack pointer that is not in x[SLOT_SP] */
     struct system_registers sys;
+    struct timer timers[TIMERS];
+    struct gic_private gic_private; /* these two mean nothing without a GIC */
+    struct gic_interface gic_interface;
     struct vector v[VECTORS];
     uint32_t fpsr, fpcr;
     struct exclusive_monitor monitor;
@@ -223,9 +234,12 @@ struct ta_machine {
     struct ram_region *ram;
     uint32_t map_count, ram_count, mmio_count;
     uint32_t armed_monitors; /* how many vCPUs hold an exclusive reservation */
+    struct gic *gic;         /* NULL: the machine has none */
     uint64_t retired;        /* instructions of all vCPUs */
-    uint64_t counter_offset; /* what the counter is ahead of them */
-    uint64_t next_deadline;  /* the earliest of the vCPUs' deadlines */
+    uint64_t counter_offset; /* what the counter is ahead of them, or of the host's clock */
+    uint64_t physical_ahead; /* what CNTPCT_EL0 is ahead of CNTVCT_EL0 */
+    uint64_t next_deadline;  /* when the first of the vCPUs' timers will assert its line */
+    bool follows_host_clock;
     int interrupted;         /* accessed atomically */
     bool shares_tags;        /* another machine stores to the same tag planes */
     uint64_t random;         /* decides the length of turns */
@@ -330,6 +344,8 @@ const struct ram_region *find_ram(const struct ta_machine *machine, uint64_t gpa
 /* The RAM or the window that holds all of [gpa, gpa + bytes), or NULL. */
 const struct mapping *find_mapping(const struct ta_machine *machine, uint64_t gpa,
                                    uint64_t bytes);
+/* Maps the windows of the GIC. 0, -EINVAL or -ENOMEM; then nothing is mapped. */
+int map_gic(struct ta_machine *machine, uint64_t distributor, uint64_t redistributors);
 void mark_dirty(const struct ram_region *ram, uint64_t gpa);
 
 /* Finds the host bytes of an access of `size` bytes (512 at most), all checks made and the
@@ -451,14 +467,19 @@ ALWAYS_INLINE uint32_t interrupt_lines(const struct vcpu *cpu)
     return __atomic_load_n(&cpu->lines, __ATOMIC_RELAXED);
 }
 
-/* The system counter, one for all vCPUs: each instruction of any of them is a tick. */
+uint64_t host_ticks(void);
+
+/* The system counter, one for all vCPUs: each instruction of any of them is a tick, or the host's
+ * clock is followed. */
 ALWAYS_INLINE uint64_t machine_counter(const struct ta_machine *machine)
 {
-    return machine->counter_offset + machine->retired;
+    uint64_t elapsed = unlikely(machine->follows_host_clock) ? host_ticks() : machine->retired;
+    return machine->counter_offset + elapsed;
 }
 ALWAYS_INLINE uint64_t counter(const struct vcpu *cpu)
 {
-    return machine_counter(cpu->machine) + (cpu->instructions - cpu->counted);
+    bool is_exact = cpu->machine->follows_host_clock;
+    return machine_counter(cpu->machine) + (is_exact ? 0 : cpu->instructions - cpu->counted);
 }
 
 /* Makes the instructions of a slice, or one that is taken back, part of the machine's time. */
@@ -467,7 +488,15 @@ ALWAYS_INLINE void count_instructions(struct vcpu *cpu)
     cpu->machine->retired += cpu->instructions - cpu->counted;
     cpu->counted = cpu->instructions;
 }
-void update_next_deadline(struct ta_machine *machine);
+
+/* --- timer.c --- */
+
+uint64_t timer_count(const struct vcpu *cpu, enum timer_kind kind);
+uint64_t timer_control(const struct vcpu *cpu, enum timer_kind kind); /* with ISTATUS */
+/* Sets the lines of the vCPU's timers and the machine's next deadline; after a write to their
+ * registers, or once the counter has reached the deadline. */
+void update_timers(struct vcpu *cpu);
+void update_all_timers(struct ta_machine *machine);
 
 /* --- arithmetic shared by the groups ------------------------------------------------------ */
 

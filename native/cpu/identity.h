@@ -11,6 +11,7 @@
 #define MIDR 0x000f7a60ull
 #define ID_AA64PFR0 0x0001000000110011ull
 #define ID_AA64PFR0_BEFORE 0x0001000000ff0011ull /* no floating point, no SIMD */
+#define ID_AA64PFR0_GIC (1ull << 24) /* the system register interface; only with a GIC */
 #define ID_AA64PFR1 0x0000000000000320ull
 /* 6 breakpoints, 2 of them context-aware, 4 watchpoints, no double lock. The earlier version had no
  * debug registers and claimed numbers that are reserved. */

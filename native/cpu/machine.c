@@ -21,7 +21,6 @@ struct ta_machine *ta_machine_new(uint32_t vcpus, uint64_t seed)
         machine->vcpus[i].machine = machine;
         machine->vcpus[i].index = i;
         machine->vcpus[i].powered = i == 0;
-        machine->vcpus[i].deadline = NO_DEADLINE;
         /* An empty entry looks as if it held the word 0, UDF #0: so that is what it runs. */
         for (unsigned entry = 0; entry < INSN_CACHE_ENTRIES; entry++)
             machine->vcpus[i].cache[entry].run = run_undefined;
@@ -36,6 +35,7 @@ void ta_machine_free(struct ta_machine *machine)
         return;
     free(machine->map);
     free(machine->ram);
+    free(machine->gic);
     free(machine);
 }
 
@@ -118,6 +118,28 @@ int ta_machine_add_mmio(struct ta_machine *machine, uint64_t gpa, uint64_t size)
     return result ? result : (int)machine->mmio_count++;
 }
 
+static void remove_mapping(struct ta_machine *machine, uint64_t gpa)
+{
+    uint32_t at = first_above(machine, gpa) - 1;
+    machine->map_count--;
+    memmove(&machine->map[at], &machine->map[at + 1],
+            (machine->map_count - at) * sizeof *machine->map);
+}
+
+int map_gic(struct ta_machine *machine, uint64_t distributor, uint64_t redistributors)
+{
+    struct mapping first = {distributor, GIC_FRAME_BYTES, GIC_WINDOW, true};
+    struct mapping others = {redistributors, GIC_REDISTRIBUTOR_BYTES * machine->vcpu_count,
+                             GIC_WINDOW, true};
+    int result = add_mapping(machine, first);
+    if (result)
+        return result;
+    result = add_mapping(machine, others);
+    if (result)
+        remove_mapping(machine, distributor);
+    return result;
+}
+
 void ta_machine_share_tags(struct ta_machine *machine, uint32_t shared)
 {
     machine->shares_tags = shared != 0;
@@ -181,11 +203,20 @@ void ta_vcpu_set_power(struct ta_machine *machine, uint32_t index, uint32_t on)
     }
 }
 
+void ta_vcpu_wait(struct ta_machine *machine, uint32_t index)
+{
+    if (index >= machine->vcpu_count || interrupt_lines(&machine->vcpus[index]))
+        return;
+    machine->vcpus[index].waiting = WAITING_FOR_INTERRUPT;
+    if (machine->turn == index)
+        machine->turn_left = 0;
+}
+
 int ta_vcpu_set_interrupt(struct ta_machine *machine, uint32_t index, uint32_t line,
                           uint32_t level)
 {
     static const uint32_t lines[] = {[TA_INTERRUPT_IRQ] = LINE_IRQ, [TA_INTERRUPT_FIQ] = LINE_FIQ};
-    if (index >= machine->vcpu_count || line > TA_INTERRUPT_FIQ)
+    if (index >= machine->vcpu_count || line > TA_INTERRUPT_FIQ || machine->gic)
         return -1;
     uint32_t *target = &machine->vcpus[index].lines;
     if (level)
@@ -193,31 +224,4 @@ int ta_vcpu_set_interrupt(struct ta_machine *machine, uint32_t index, uint32_t l
     else
         __atomic_fetch_and(target, ~lines[line], __ATOMIC_RELEASE);
     return 0;
-}
-
-void update_next_deadline(struct ta_machine *machine)
-{
-    machine->next_deadline = NO_DEADLINE;
-    for (uint32_t i = 0; i < machine->vcpu_count; i++)
-        if (machine->vcpus[i].deadline < machine->next_deadline)
-            machine->next_deadline = machine->vcpus[i].deadline;
-}
-
-int ta_vcpu_set_deadline(struct ta_machine *machine, uint32_t index, uint64_t count)
-{
-    if (index >= machine->vcpu_count)
-        return -1;
-    machine->vcpus[index].deadline = count;
-    update_next_deadline(machine);
-    return 0;
-}
-
-uint64_t ta_machine_counter(const struct ta_machine *machine)
-{
-    return machine_counter(machine);
-}
-
-void ta_machine_advance(struct ta_machine *machine, uint64_t ticks)
-{
-    machine->counter_offset += ticks;
 }

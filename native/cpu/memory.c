@@ -212,20 +212,29 @@ static bool take_answer(struct vcpu *cpu, uint64_t *value)
     return true;
 }
 
-/* One access to a device. Without an answer the vCPU leaves with the access described in
+/* One access to a device. The GIC answers here and now, by the interpreter's own state. Of others,
+ * without an answer the vCPU leaves with the access described in
  * cpu->mmio; with it the same instruction runs again, from its start, and finds here the answers
  * that it has had. So no handler needs a half-finished state, and what an instruction does to RAM
  * or registers before its last access it must be able to do twice. */
 static bool mmio_element(struct vcpu *cpu, const struct access *access, uint32_t offset,
                          uint32_t size, unsigned flags, uint64_t *value)
 {
+    uint64_t gpa = access->gpa + offset;
+    if (access->window == GIC_WINDOW) {
+        if (flags & ACCESS_WRITE)
+            gic_write(cpu, gpa, size, *value);
+        else
+            *value = gic_read(cpu, gpa, size);
+        return true;
+    }
     if (take_answer(cpu, value)) {
         if (!cpu->mmio.aborted || cpu->mmio.seen < cpu->mmio.answers)
             return true;
         raise_data_abort(cpu, access->va + offset, FSC_EXTERNAL, flags);
         return false;
     }
-    cpu->mmio.gpa = access->gpa + offset;
+    cpu->mmio.gpa = gpa;
     cpu->mmio.window = access->window;
     cpu->mmio.size = size;
     cpu->mmio.is_write = (flags & ACCESS_WRITE) != 0;

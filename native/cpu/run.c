@@ -8,9 +8,11 @@
  * between two calls, cannot fall between a store and its mark.
  *
  * The counter (CNTVCT_EL0) is the number of instructions that all vCPUs have executed, plus the
- * idle time that the caller added. So time is exact at every instruction and part of the same
- * deterministic run: a deadline always ends the same instruction. The loop gets that for nothing:
- * it never starts a slice that is longer than the time to the next deadline.
+ * time that they waited: when all of them wait and a timer will end that, the counter jumps to it.
+ * So time is exact at every instruction and part of the same deterministic run: a timer always
+ * fires at the same instruction. The loop gets that for nothing: it never starts a slice that is
+ * longer than the time to the next deadline. A machine that follows the host's clock looks at it
+ * between two slices instead, and leaves waiting to the caller.
  *
  * Interrupts are taken between slices only, so that the fast path has one flag to look at
  * (slice_over). Whatever may let an interrupt through (MSR DAIF, ERET) sets that flag; a line that
@@ -136,32 +138,28 @@ static uint64_t idle_ticks(const struct ta_machine *machine)
     return ticks;
 }
 
+/* Lets the time pass that all vCPUs wait for a timer. False if it is the caller that has to wait. */
+static bool skip_idle_time(struct ta_machine *machine)
+{
+    if (machine->follows_host_clock || machine->next_deadline == NO_DEADLINE)
+        return false;
+    ta_machine_advance(machine, idle_ticks(machine));
+    return true;
+}
+
 static bool take_interruption(struct ta_machine *machine)
 {
     return __atomic_load_n(&machine->interrupted, __ATOMIC_RELAXED) &&
            __atomic_exchange_n(&machine->interrupted, 0, __ATOMIC_ACQUIRE);
 }
 
-/* Wakes the vCPU and forgets its deadline, so that each deadline is told once. */
-static bool take_deadline(struct vcpu *cpu, struct ta_exit *exit)
+/* What devices and time have done since the last slice. */
+static void take_events(struct ta_machine *machine)
 {
-    if (cpu->deadline > machine_counter(cpu->machine))
-        return false;
-    cpu->deadline = NO_DEADLINE;
-    cpu->waiting = WAITING_FOR_NOTHING;
-    update_next_deadline(cpu->machine);
-    fill_exit(cpu, TA_EXIT_DEADLINE, exit);
-    return true;
-}
-
-static bool take_any_deadline(struct ta_machine *machine, struct ta_exit *exit)
-{
-    if (machine->next_deadline > machine_counter(machine))
-        return false;
-    for (uint32_t i = 0; i < machine->vcpu_count; i++)
-        if (take_deadline(&machine->vcpus[i], exit))
-            return true;
-    return false;
+    gic_take_inputs(machine);
+    if (machine->next_deadline != NO_DEADLINE &&
+        machine->next_deadline <= machine_counter(machine))
+        update_all_timers(machine);
 }
 
 static uint64_t least(uint64_t a, uint64_t b)
@@ -169,15 +167,18 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* Runs the vCPU for at most `count` instructions, to the deadline at most; an interrupt that is
- * pending and not masked comes first. */
-static uint64_t run_until(struct vcpu *cpu, uint64_t count, uint64_t deadline)
+/* Runs the vCPU for at most `count` instructions, to the next deadline at most; an interrupt that
+ * is pending and not masked comes first. */
+static uint64_t run_until(struct vcpu *cpu, uint64_t count)
 {
+    const struct ta_machine *machine = cpu->machine;
     cpu->waiting = WAITING_FOR_NOTHING;
     take_interrupt(cpu);
     if (unlikely(is_stepping(cpu)))
         return run_step(cpu);
-    return run_slice(cpu, least(count, deadline - machine_counter(cpu->machine)));
+    if (!machine->follows_host_clock)
+        count = least(count, machine->next_deadline - machine_counter(machine));
+    return run_slice(cpu, count);
 }
 
 void ta_machine_run(struct ta_machine *machine, uint64_t budget, struct ta_exit *exit)
@@ -188,11 +189,10 @@ void ta_machine_run(struct ta_machine *machine, uint64_t budget, struct ta_exit 
             fill_exit(cpu, TA_EXIT_INTERRUPTED, exit);
             return;
         }
-        if (take_any_deadline(machine, exit))
-            return;
+        take_events(machine);
         cpu = &machine->vcpus[machine->turn];
         if (!machine->turn_left || !is_runnable(cpu)) {
-            if (!next_turn(machine)) {
+            if (!next_turn(machine) && !skip_idle_time(machine)) {
                 fill_exit(cpu, TA_EXIT_IDLE, exit);
                 exit->idle_ticks = idle_ticks(machine);
                 return;
@@ -200,7 +200,7 @@ void ta_machine_run(struct ta_machine *machine, uint64_t budget, struct ta_exit 
             continue;
         }
         uint64_t slice = least(machine->turn_left, least(SLICE, budget));
-        uint64_t done = run_until(cpu, slice, machine->next_deadline);
+        uint64_t done = run_until(cpu, slice);
         bool leaves = cpu->exit_reason != 0;
         if (leaves)
             done = leave_slice(cpu, done, exit);
@@ -221,9 +221,8 @@ void ta_vcpu_step(struct ta_machine *machine, uint32_t index, uint64_t count,
         return;
     struct vcpu *cpu = &machine->vcpus[index];
     while (count) {
-        if (take_deadline(cpu, exit))
-            return;
-        uint64_t done = run_until(cpu, count, cpu->deadline);
+        take_events(machine);
+        uint64_t done = run_until(cpu, least(count, SLICE));
         cpu->turn_over = false;
         cpu->waiting = WAITING_FOR_NOTHING;
         if (cpu->exit_reason) {

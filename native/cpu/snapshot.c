@@ -35,7 +35,7 @@ int ta_vcpu_load_snapshot(struct ta_machine *machine, uint32_t index, const uint
     memcpy(cpu, snapshot, STATE_BYTES);
     machine->armed_monitors += cpu->monitor.data != NULL;
     machine->retired += cpu->counted;
-    update_next_deadline(machine);
+    update_all_timers(machine);
     flush_tlb(cpu); /* translation may be under other registers now */
     return 0;
 }

@@ -9,7 +9,15 @@
 #define ID_FPSR 0x60200000001000d4ull
 #define ID_FPCR 0x60200000001000d5ull
 #define ID_SYSREG 0x6030000000130000ull
-#define ID_TIMER_COUNT 0x603000000013df1aull /* KVM_REG_ARM_TIMER_CNT */
+/* The timers' ids in KVM: CNT and CVAL of the virtual one are swapped, for ever. */
+#define ID_TIMER_COUNT 0x603000000013df1aull   /* KVM_REG_ARM_TIMER_CNT */
+#define ID_TIMER_CONTROL 0x603000000013df19ull /* _CTL */
+#define ID_TIMER_COMPARE 0x603000000013df02ull /* _CVAL */
+#define ID_PTIMER_COUNT 0x603000000013df01ull  /* KVM_REG_ARM_PTIMER_CNT */
+#define ID_PTIMER_CONTROL 0x603000000013df11ull
+#define ID_PTIMER_COMPARE 0x603000000013df12ull
+#define TIMER_CONTROL_BITS 3ull
+#define TIMER_STATUS 4ull
 
 enum core_register { CORE_SP_EL0 = 31, CORE_PC, CORE_PSTATE, CORE_SP_EL1, CORE_ELR, CORE_SPSR,
                      CORE_COUNT };
@@ -62,6 +70,54 @@ static const struct sysreg *state_sysreg(uint64_t id)
     return reg && reg->flags & (STATE | CONSTANT) ? reg : NULL;
 }
 
+/* --- the timers --- */
+
+static bool get_timer(const struct vcpu *cpu, uint64_t id, uint64_t *value)
+{
+    switch (id) {
+    case ID_TIMER_COUNT: case ID_PTIMER_COUNT:
+        *value = timer_count(cpu, id == ID_PTIMER_COUNT);
+        return true;
+    case ID_TIMER_CONTROL: case ID_PTIMER_CONTROL:
+        *value = timer_control(cpu, id == ID_PTIMER_CONTROL);
+        return true;
+    case ID_TIMER_COMPARE: case ID_PTIMER_COMPARE:
+        *value = cpu->timers[id == ID_PTIMER_COMPARE].compare;
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* False if it is no timer's register, or the value has bits that CTL does not have. ISTATUS follows
+ * from the rest. */
+static bool set_timer(struct vcpu *cpu, uint64_t id, uint64_t value)
+{
+    struct ta_machine *machine = cpu->machine;
+    uint64_t now = machine_counter(machine);
+    switch (id) {
+    case ID_TIMER_COUNT:
+        machine->counter_offset += value - now;
+        machine->physical_ahead -= value - now; /* each is set for itself, in any order */
+        break;
+    case ID_PTIMER_COUNT:
+        machine->physical_ahead = value - now;
+        break;
+    case ID_TIMER_CONTROL: case ID_PTIMER_CONTROL:
+        if (value & ~(TIMER_CONTROL_BITS | TIMER_STATUS))
+            return false;
+        cpu->timers[id == ID_PTIMER_CONTROL].control = value & TIMER_CONTROL_BITS;
+        break;
+    case ID_TIMER_COMPARE: case ID_PTIMER_COMPARE:
+        cpu->timers[id == ID_PTIMER_COMPARE].compare = value;
+        break;
+    default:
+        return false;
+    }
+    update_all_timers(machine);
+    return true;
+}
+
 static struct vcpu *vcpu_at(struct ta_machine *machine, uint32_t index)
 {
     return index < machine->vcpu_count ? &machine->vcpus[index] : NULL;
@@ -79,12 +135,10 @@ static bool get_u64(struct vcpu *cpu, uint64_t id, uint64_t *value)
     const struct sysreg *reg = state_sysreg(id);
     if (is_core(id, &core))
         *value = core == CORE_PSTATE ? pstate_get(cpu) : *core_register(cpu, core);
-    else if (id == ID_TIMER_COUNT)
-        *value = counter(cpu);
     else if (reg)
         *value = read_sysreg_state(cpu, reg);
     else
-        return false;
+        return get_timer(cpu, id, value);
     return true;
 }
 
@@ -129,11 +183,9 @@ static bool set_u64(struct vcpu *cpu, uint64_t id, uint64_t value)
         cpu->fetch_page = NO_PAGE;
         return true;
     }
-    if (id == ID_TIMER_COUNT) {
-        cpu->machine->counter_offset = value - cpu->machine->retired;
-        return true;
-    }
-    return reg && write_sysreg_state(cpu, reg, value);
+    if (reg)
+        return write_sysreg_state(cpu, reg, value);
+    return set_timer(cpu, id, value);
 }
 
 int ta_vcpu_set(struct ta_machine *machine, uint32_t index, uint64_t id, const void *value,
@@ -181,6 +233,11 @@ size_t ta_vcpu_register_ids(uint64_t *ids, size_t max_ids)
     for (uint64_t i = 0; i < CORE_COUNT; i++)
         put_id(&list, ID_CORE + 2 * i);
     each_sysreg_state(put_sysreg, &list);
+    put_id(&list, ID_PTIMER_COUNT);
+    put_id(&list, ID_TIMER_COMPARE);
+    put_id(&list, ID_PTIMER_CONTROL);
+    put_id(&list, ID_PTIMER_COMPARE);
+    put_id(&list, ID_TIMER_CONTROL);
     put_id(&list, ID_TIMER_COUNT);
     for (uint64_t i = 0; i < VECTORS; i++)
         put_id(&list, ID_VECTOR + 4 * i);

@@ -1,5 +1,6 @@
 /* The system registers of this CPU: one table, sorted by encoding. */
 #include "cpu.h"
+#include "gic_interface.h"
 #include "identity.h"
 #include "simd.h"
 #include "sysregs.h"
@@ -7,6 +8,9 @@
 #define COUNTER_HZ 62500000ull
 #define CNTKCTL_EL0PCTEN 1ull
 #define CNTKCTL_EL0VCTEN 2ull
+#define CNTKCTL_EL0VTEN (1ull << 8)
+#define CNTKCTL_EL0PTEN (1ull << 9)
+#define TIMER_CONTROL_BITS 3ull
 #define GCR_BITS 0x1ffffull
 #define RGSR_BITS 0xffff0full
 #define TFSR_BITS 3ull
@@ -78,10 +82,98 @@ static uint64_t read_dczid(const struct vcpu *cpu, const struct sysreg *reg)
     return reg->bits | (prohibited ? DCZID_DZP : 0);
 }
 
+/* --- the counters and the timers --- */
+
 static uint64_t read_counter(const struct vcpu *cpu, const struct sysreg *reg)
 {
     (void)reg;
     return counter(cpu);
+}
+
+static uint64_t read_physical_counter(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)reg;
+    return timer_count(cpu, TIMER_PHYSICAL);
+}
+
+/* CRm is 2 in the encodings of the physical timer, 3 in those of the virtual one. */
+static enum timer_kind timer_of(const struct sysreg *reg)
+{
+    return reg->encoding & 1u << 3 ? TIMER_VIRTUAL : TIMER_PHYSICAL;
+}
+
+static uint64_t read_timer_control(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    return timer_control(cpu, timer_of(reg));
+}
+
+static void write_timer_control(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    cpu->timers[timer_of(reg)].control = value & TIMER_CONTROL_BITS;
+    update_timers(cpu);
+}
+
+static uint64_t read_timer_compare(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    return cpu->timers[timer_of(reg)].compare;
+}
+
+static void write_timer_compare(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    cpu->timers[timer_of(reg)].compare = value;
+    update_timers(cpu);
+}
+
+/* TVAL: what is left to the compare value, in 32 bits. */
+static uint64_t read_timer_value(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    enum timer_kind kind = timer_of(reg);
+    return (uint32_t)(cpu->timers[kind].compare - timer_count(cpu, kind));
+}
+
+static void write_timer_value(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    enum timer_kind kind = timer_of(reg);
+    write_timer_compare(cpu, reg, timer_count(cpu, kind) + (uint64_t)sign_extend(value, 32));
+}
+
+/* --- the GIC's CPU interface --- */
+
+static uint64_t read_icc(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    return gic_read_register(cpu, reg->encoding);
+}
+
+static void write_icc(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    gic_write_register(cpu, reg->encoding, value);
+}
+
+/* The only registers whose reading changes the vCPU: it acknowledges an interrupt. */
+static uint64_t read_icc_iar(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    return gic_acknowledge((struct vcpu *)cpu, reg->encoding == ICC_IAR1 ? GROUP_1 : GROUP_0);
+}
+
+static uint64_t read_icc_hppir(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    return gic_highest_pending(cpu, reg->encoding == ICC_HPPIR1 ? GROUP_1 : GROUP_0);
+}
+
+static void write_icc_eoir(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    gic_end_of_interrupt(cpu, reg->encoding == ICC_EOIR1 ? GROUP_1 : GROUP_0, value);
+}
+
+static void write_icc_dir(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    (void)reg;
+    gic_deactivate(cpu, value);
+}
+
+static void write_icc_sgi(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    gic_send_sgi(cpu, value, reg->encoding == ICC_SGI1R);
 }
 
 static uint64_t read_isr(const struct vcpu *cpu, const struct sysreg *reg)
@@ -226,16 +318,19 @@ static void write_claim_clear(struct vcpu *cpu, const struct sysreg *reg, uint64
     cpu->sys.dbgclaim &= ~(value & reg->bits);
 }
 
-static bool accepts_pfr0(uint64_t value)
+static bool accepts_pfr0(const struct vcpu *cpu, uint64_t value)
 {
-    return value == ID_AA64PFR0 || value == ID_AA64PFR0_BEFORE;
+    uint64_t gic = cpu->machine->gic ? ID_AA64PFR0_GIC : 0;
+    return value == (ID_AA64PFR0 | gic) || value == (ID_AA64PFR0_BEFORE | gic);
 }
-static bool accepts_dfr0(uint64_t value)
+static bool accepts_dfr0(const struct vcpu *cpu, uint64_t value)
 {
+    (void)cpu;
     return value == ID_AA64DFR0 || value == ID_AA64DFR0_BEFORE;
 }
-static bool accepts_isar0(uint64_t value)
+static bool accepts_isar0(const struct vcpu *cpu, uint64_t value)
 {
+    (void)cpu;
     return value == ID_AA64ISAR0 || value == ID_AA64ISAR0_BEFORE;
 }
 
@@ -289,6 +384,37 @@ static enum sysreg_access check_virtual_count(const struct vcpu *cpu)
     return if_enabled(cpu, cpu->sys.cntkctl, CNTKCTL_EL0VCTEN);
 }
 
+static enum sysreg_access check_physical_timer(const struct vcpu *cpu)
+{
+    return if_enabled(cpu, cpu->sys.cntkctl, CNTKCTL_EL0PTEN);
+}
+
+static enum sysreg_access check_virtual_timer(const struct vcpu *cpu)
+{
+    return if_enabled(cpu, cpu->sys.cntkctl, CNTKCTL_EL0VTEN);
+}
+
+static enum sysreg_access if_gic_has(const struct vcpu *cpu, uint32_t encoding)
+{
+    return gic_has_register(cpu, encoding) ? ACCESS_ALLOWED : ACCESS_UNDEFINED;
+}
+
+static enum sysreg_access check_gic(const struct vcpu *cpu)
+{
+    return if_gic_has(cpu, ICC_PMR);
+}
+
+/* How many registers of active priorities there are depends on the bits of a priority. */
+static enum sysreg_access check_priorities_1(const struct vcpu *cpu)
+{
+    return if_gic_has(cpu, ICC_AP1R0 + 1);
+}
+
+static enum sysreg_access check_priorities_2_3(const struct vcpu *cpu)
+{
+    return if_gic_has(cpu, ICC_AP1R3);
+}
+
 /* --- the table --- */
 
 #define FIELD(name) offsetof(struct vcpu, name)
@@ -314,6 +440,11 @@ static enum sysreg_access check_virtual_count(const struct vcpu *cpu)
 #define WATCHPOINT(n)                                                                         \
     DEBUG(OP(2, 0, 0, n, 6), dbgwvr[n], DBGWVR_BITS),                                         \
         DEBUG(OP(2, 0, 0, n, 7), dbgwcr[n], DBGWCR_BITS)
+#define ICC(encoding, read, write) {encoding, 0, 0, 0, read, write, check_gic, NULL}
+#define ICC_HELD(encoding) ICC(encoding, read_icc, write_icc)
+#define ICC_PRIORITIES(encoding, check) {encoding, 0, 0, 0, read_icc, write_icc, check, NULL}
+#define TIMER(op, part, check)                                                                \
+    SPECIAL(op, EL0_BOTH, read_timer_##part, write_timer_##part, check)
 #define CLAIM_CLEAR(op)                                                                       \
     {op, FIELD(sys.dbgclaim), 0, CLAIM_BITS, read_field, write_claim_clear, NULL, NULL}
 
@@ -372,6 +503,7 @@ static const struct sysreg registers[] = {
     SPECIAL(OP(3, 0, 4, 2, 2), 0, read_current_el, NULL, NULL),
     FLAG(OP(3, 0, 4, 2, 3), pan, 0, SPSR_PAN, write_pan),
     FLAG(OP(3, 0, 4, 2, 4), uao, 0, SPSR_UAO, write_flag),
+    ICC_HELD(ICC_PMR),
     ZERO(OP(3, 0, 5, 1, 0)), /* AFSR0_EL1, AFSR1_EL1 */
     ZERO(OP(3, 0, 5, 1, 1)),
     VALUE(OP(3, 0, 5, 2, 0), esr, STATE, ALL_BITS),
@@ -388,6 +520,31 @@ static const struct sysreg registers[] = {
     FIXED(OP(3, 0, 10, 4, 7), 0), /* LORID_EL1: no LORegion */
     VALUE(OP(3, 0, 12, 0, 0), vbar, STATE, ~0x7ffull),
     SPECIAL(OP(3, 0, 12, 1, 0), 0, read_isr, NULL, NULL),
+    ICC(ICC_IAR0, read_icc_iar, NULL),
+    ICC(ICC_EOIR0, NULL, write_icc_eoir),
+    ICC(ICC_HPPIR0, read_icc_hppir, NULL),
+    ICC_HELD(ICC_BPR0),
+    ICC_HELD(ICC_AP0R0),
+    ICC_PRIORITIES(ICC_AP0R0 + 1, check_priorities_1),
+    ICC_PRIORITIES(ICC_AP0R0 + 2, check_priorities_2_3),
+    ICC_PRIORITIES(ICC_AP0R0 + 3, check_priorities_2_3),
+    ICC_HELD(ICC_AP1R0),
+    ICC_PRIORITIES(ICC_AP1R0 + 1, check_priorities_1),
+    ICC_PRIORITIES(ICC_AP1R0 + 2, check_priorities_2_3),
+    ICC_PRIORITIES(ICC_AP1R3, check_priorities_2_3),
+    ICC(ICC_DIR, NULL, write_icc_dir),
+    ICC(ICC_RPR, read_icc, NULL),
+    ICC(ICC_SGI1R, NULL, write_icc_sgi),
+    ICC(ICC_ASGI1R, NULL, write_icc_sgi),
+    ICC(ICC_SGI0R, NULL, write_icc_sgi),
+    ICC(ICC_IAR1, read_icc_iar, NULL),
+    ICC(ICC_EOIR1, NULL, write_icc_eoir),
+    ICC(ICC_HPPIR1, read_icc_hppir, NULL),
+    ICC_HELD(ICC_BPR1),
+    ICC_HELD(ICC_CTLR),
+    ICC_HELD(ICC_SRE),
+    ICC_HELD(ICC_IGRPEN0),
+    ICC_HELD(ICC_IGRPEN1),
     VALUE(OP(3, 0, 13, 0, 1), contextidr, STATE, 0xffffffffull),
     VALUE(OP(3, 0, 13, 0, 4), tpidr_el1, STATE, ALL_BITS),
     VALUE(OP(3, 0, 14, 1, 0), cntkctl, STATE, 0x3ffull),
@@ -411,8 +568,14 @@ static const struct sysreg registers[] = {
     VALUE(OP(3, 3, 13, 0, 3), tpidrro_el0, EL0_READ | STATE, ALL_BITS),
     {OP(3, 3, 14, 0, 0), 0, EL0_READ | STATE | CONSTANT, COUNTER_HZ, read_constant, NULL,
      check_frequency, NULL},
-    SPECIAL(OP(3, 3, 14, 0, 1), EL0_READ, read_counter, NULL, check_physical_count),
+    SPECIAL(OP(3, 3, 14, 0, 1), EL0_READ, read_physical_counter, NULL, check_physical_count),
     SPECIAL(OP(3, 3, 14, 0, 2), EL0_READ, read_counter, NULL, check_virtual_count),
+    TIMER(OP(3, 3, 14, 2, 0), value, check_physical_timer), /* CNTP_TVAL_EL0, _CTL, _CVAL */
+    TIMER(OP(3, 3, 14, 2, 1), control, check_physical_timer),
+    TIMER(OP(3, 3, 14, 2, 2), compare, check_physical_timer),
+    TIMER(OP(3, 3, 14, 3, 0), value, check_virtual_timer), /* CNTV_TVAL_EL0, _CTL, _CVAL */
+    TIMER(OP(3, 3, 14, 3, 1), control, check_virtual_timer),
+    TIMER(OP(3, 3, 14, 3, 2), compare, check_virtual_timer),
 };
 
 enum { REGISTER_COUNT = sizeof registers / sizeof registers[0] };
@@ -442,15 +605,6 @@ const struct sysreg *find_sysreg(uint32_t encoding)
     return reg || !is_id ? reg : &absent_feature;
 }
 
-/* The timers' comparators are claimed by convention and not implemented. What else is not in the
- * table is of features that this CPU does not claim, and so UNDEFINED. */
-bool is_sysreg_unsupported(uint32_t encoding)
-{
-    unsigned op0 = encoding >> 14 & 3, op1 = encoding >> 11 & 7, crn = encoding >> 7 & 15;
-    unsigned crm = encoding >> 3 & 15, op2 = encoding & 7;
-    return op0 == 3 && op1 == 3 && crn == 14 && (crm == 2 || crm == 3) && op2 <= 2;
-}
-
 bool is_sysreg_field(const struct sysreg *reg)
 {
     return reg->read == read_field;
@@ -468,7 +622,7 @@ bool write_sysreg_state(struct vcpu *cpu, const struct sysreg *reg, uint64_t val
     if ((reg->flags & CONSTANT) || !reg->write)
         return value == read_sysreg_state(cpu, reg);
     if (((value ^ read_sysreg_state(cpu, reg)) & ~reg->bits) ||
-        (reg->accepts && !reg->accepts(value)))
+        (reg->accepts && !reg->accepts(cpu, value)))
         return false;
     reg->write(cpu, reg, value);
     return true;

@@ -27,13 +27,12 @@ struct sysreg {
     uint64_t (*read)(const struct vcpu *cpu, const struct sysreg *reg);              /* or NULL */
     void (*write)(struct vcpu *cpu, const struct sysreg *reg, uint64_t value);       /* or NULL */
     enum sysreg_access (*check)(const struct vcpu *cpu); /* NULL: EL0 by the flags, EL1 always */
-    bool (*accepts)(uint64_t value); /* what a state may bring; NULL: all that `bits` allow */
+    /* What a state may bring; NULL: all that `bits` allow. */
+    bool (*accepts)(const struct vcpu *cpu, uint64_t value);
 };
 
 /* NULL if this CPU does not have the register. */
 const struct sysreg *find_sysreg(uint32_t encoding);
-/* Whether software expects the register of any CPU and the interpreter does not have it. */
-bool is_sysreg_unsupported(uint32_t encoding);
 bool is_sysreg_field(const struct sysreg *reg); /* reading is a load from `offset` */
 uint64_t read_sysreg_state(const struct vcpu *cpu, const struct sysreg *reg);
 /* False for a value that the register cannot have. */

@@ -374,10 +374,8 @@ static bool decode_register_move(uint32_t word, struct insn *insn)
     bool is_read = BIT(word, 21);
     insn->rd = slot_target(BITS(word, 4, 0));
     insn->rn = slot_source(BITS(word, 4, 0));
-    if (!reg) {
-        insn->run = run_unsupported;
-        return is_sysreg_unsupported(encoding);
-    }
+    if (!reg)
+        return false; /* of a feature that this CPU does not claim */
     insn->imm = (uintptr_t)reg;
     insn->run = is_read ? run_mrs : run_msr;
     if (is_read && is_sysreg_field(reg) && !reg->check) {

@@ -1,0 +1,44 @@
+/* The CPU interface's registers, for the table of system registers (sysregs.c). */
+#ifndef TA_GIC_INTERFACE_H
+#define TA_GIC_INTERFACE_H
+
+#include "cpu.h"
+
+/* ICC_*_EL1, by encoding. */
+enum icc_register {
+    ICC_PMR = SYSREG(3, 0, 4, 6, 0),
+    ICC_IAR0 = SYSREG(3, 0, 12, 8, 0),
+    ICC_EOIR0 = SYSREG(3, 0, 12, 8, 1),
+    ICC_HPPIR0 = SYSREG(3, 0, 12, 8, 2),
+    ICC_BPR0 = SYSREG(3, 0, 12, 8, 3),
+    ICC_AP0R0 = SYSREG(3, 0, 12, 8, 4),
+    ICC_AP1R0 = SYSREG(3, 0, 12, 9, 0),
+    ICC_AP1R3 = SYSREG(3, 0, 12, 9, 3),
+    ICC_DIR = SYSREG(3, 0, 12, 11, 1),
+    ICC_RPR = SYSREG(3, 0, 12, 11, 3),
+    ICC_SGI1R = SYSREG(3, 0, 12, 11, 5),
+    ICC_ASGI1R = SYSREG(3, 0, 12, 11, 6),
+    ICC_SGI0R = SYSREG(3, 0, 12, 11, 7),
+    ICC_IAR1 = SYSREG(3, 0, 12, 12, 0),
+    ICC_EOIR1 = SYSREG(3, 0, 12, 12, 1),
+    ICC_HPPIR1 = SYSREG(3, 0, 12, 12, 2),
+    ICC_BPR1 = SYSREG(3, 0, 12, 12, 3),
+    ICC_CTLR = SYSREG(3, 0, 12, 12, 4),
+    ICC_SRE = SYSREG(3, 0, 12, 12, 5),
+    ICC_IGRPEN0 = SYSREG(3, 0, 12, 12, 6),
+    ICC_IGRPEN1 = SYSREG(3, 0, 12, 12, 7),
+};
+
+/* False if the machine has no GIC, or the interface no such register. */
+bool gic_has_register(const struct vcpu *cpu, uint32_t encoding);
+/* The registers that hold something, and ICC_RPR_EL1. */
+uint64_t gic_read_register(const struct vcpu *cpu, uint32_t encoding);
+void gic_write_register(struct vcpu *cpu, uint32_t encoding, uint64_t value);
+/* Reading ICC_IAR0_EL1 and ICC_IAR1_EL1, and what it changes. */
+uint64_t gic_acknowledge(struct vcpu *cpu, unsigned group);
+uint64_t gic_highest_pending(const struct vcpu *cpu, unsigned group);
+void gic_end_of_interrupt(struct vcpu *cpu, unsigned group, uint64_t value);
+void gic_deactivate(struct vcpu *cpu, uint64_t value);
+void gic_send_sgi(struct vcpu *cpu, uint64_t value, bool any_group);
+
+#endif

@@ -1,0 +1,96 @@
+/* The timers of EL1: the virtual and the physical one of each vCPU (DDI 0487 D11.2).
+ *
+ * A timer's line is a function of its registers and the counter. It is computed when a register is
+ * written and when the counter reaches the next deadline, the earliest time at which any timer will
+ * assert its line: run.c ends a slice there, so that an interrupt comes at the exact instruction. */
+#define _POSIX_C_SOURCE 199309L /* clock_gettime() */
+
+#include <time.h>
+
+#include "cpu.h"
+
+#define CTL_ENABLE 1ull
+#define CTL_IMASK 2ull
+#define CTL_ISTATUS 4ull
+
+enum { HOST_NS_PER_TICK = 16 }; /* 62.5 MHz */
+
+uint64_t host_ticks(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return ((uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec) / HOST_NS_PER_TICK;
+}
+
+uint64_t timer_count(const struct vcpu *cpu, enum timer_kind kind)
+{
+    return counter(cpu) + (kind == TIMER_PHYSICAL ? cpu->machine->physical_ahead : 0);
+}
+
+uint64_t timer_control(const struct vcpu *cpu, enum timer_kind kind)
+{
+    const struct timer *timer = &cpu->timers[kind];
+    bool is_met = (timer->control & CTL_ENABLE) && timer_count(cpu, kind) >= timer->compare;
+    return timer->control | (is_met ? CTL_ISTATUS : 0);
+}
+
+/* When, in ticks of CNTVCT_EL0, the timer will assert its line by itself. */
+static uint64_t deadline_of(const struct vcpu *cpu, enum timer_kind kind)
+{
+    const struct timer *timer = &cpu->timers[kind];
+    uint64_t count = timer_count(cpu, kind), now = counter(cpu), left = timer->compare - count;
+    if (timer->control != CTL_ENABLE || count >= timer->compare)
+        return NO_DEADLINE;
+    return left < NO_DEADLINE - now ? now + left : NO_DEADLINE;
+}
+
+static void update_next_deadline(struct ta_machine *machine)
+{
+    machine->next_deadline = NO_DEADLINE;
+    for (uint32_t i = 0; i < machine->vcpu_count; i++)
+        for (unsigned kind = 0; kind < TIMERS; kind++) {
+            uint64_t deadline = deadline_of(&machine->vcpus[i], kind);
+            if (deadline < machine->next_deadline)
+                machine->next_deadline = deadline;
+        }
+}
+
+static void update_lines(struct vcpu *cpu)
+{
+    static const uint8_t intids[] = {[TIMER_VIRTUAL] = GIC_TIMER_VIRTUAL,
+                                     [TIMER_PHYSICAL] = GIC_TIMER_PHYSICAL};
+    for (unsigned kind = 0; cpu->machine->gic && kind < TIMERS; kind++)
+        gic_set_private_level(cpu, intids[kind],
+                              timer_control(cpu, kind) == (CTL_ENABLE | CTL_ISTATUS));
+}
+
+void update_timers(struct vcpu *cpu)
+{
+    update_lines(cpu);
+    update_next_deadline(cpu->machine);
+    cpu->slice_over = true; /* the present slice may be longer than the new deadline allows */
+}
+
+void update_all_timers(struct ta_machine *machine)
+{
+    for (uint32_t i = 0; i < machine->vcpu_count; i++)
+        update_lines(&machine->vcpus[i]);
+    update_next_deadline(machine);
+}
+
+void ta_machine_follow_host_clock(struct ta_machine *machine, uint32_t follows)
+{
+    uint64_t now = machine_counter(machine);
+    machine->follows_host_clock = follows != 0;
+    machine->counter_offset += now - machine_counter(machine);
+}
+
+uint64_t ta_machine_counter(const struct ta_machine *machine)
+{
+    return machine_counter(machine);
+}
+
+void ta_machine_advance(struct ta_machine *machine, uint64_t ticks)
+{
+    machine->counter_offset += ticks;
+}
