@@ -13,9 +13,9 @@
 #define CTLR_ID_BITS (7u << 11)
 #define CTLR_SEIS (1u << 14)
 #define CTLR_A3V (1u << 15)
-/* What this CPU's says: 5 bits of priority, 24 of INTIDs, Aff3: as QEMU's CPUs. A state may bring
- * what another CPU said to its guest. */
-#define CTLR_HERE (4u << CTLR_PRIBITS_SHIFT | 1u << 11 | CTLR_A3V)
+/* What this CPU's says: 5 bits of priority and 16 of INTIDs, the least that there is, and Aff3, as
+ * CPUs do: so any of them can take its guest. A state may bring what another CPU said. */
+#define CTLR_HERE (4u << CTLR_PRIBITS_SHIFT | CTLR_A3V)
 #define SRE_ALL 7u /* SRE, DFB, DIB */
 #define SGI_IRM (1ull << 40)
 

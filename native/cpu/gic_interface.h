@@ -3,6 +3,7 @@
 #define TA_GIC_INTERFACE_H
 
 #include "cpu.h"
+#include "sysregs.h"
 
 /* ICC_*_EL1, by encoding. */
 enum icc_register {

@@ -16,7 +16,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 10
+ABI_VERSION = 11
 
 _u8p = ctypes.c_void_p
 _u64 = ctypes.c_uint64
@@ -126,9 +126,15 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_vcpu_step": (None, (ctypes.c_void_p, _u32, _u64, ctypes.POINTER(InterpreterExit))),
     "ta_vcpu_set_power": (None, (ctypes.c_void_p, _u32, _u32)),
     "ta_vcpu_set_interrupt": (ctypes.c_int, (ctypes.c_void_p, _u32, _u32, _u32)),
-    "ta_vcpu_set_deadline": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64)),
+    "ta_vcpu_wait": (None, (ctypes.c_void_p, _u32)),
+    "ta_machine_follow_host_clock": (None, (ctypes.c_void_p, _u32)),
     "ta_machine_counter": (_u64, (ctypes.c_void_p,)),
     "ta_machine_advance": (None, (ctypes.c_void_p, _u64)),
+    "ta_machine_add_gic": (ctypes.c_int, (ctypes.c_void_p, _u64, _u64, _u32)),
+    "ta_gic_set_line": (ctypes.c_int, (ctypes.c_void_p, _u32, _u32)),
+    "ta_gic_get": (ctypes.c_int, (ctypes.c_void_p, _u32, _u32, _u32, ctypes.POINTER(_u64))),
+    "ta_gic_set": (ctypes.c_int, (ctypes.c_void_p, _u32, _u32, _u32, _u64)),
+    "ta_gic_reset_interface": (ctypes.c_int, (ctypes.c_void_p, _u32)),
     "ta_vcpu_get": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, ctypes.c_void_p, _size)),
     "ta_vcpu_set": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, ctypes.c_char_p, _size)),
     "ta_vcpu_register_ids": (_size, (ctypes.POINTER(_u64), _size)),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tagalong.errors import RunStateError
 from tagalong.machine import (
     AccessChoice,
+    Clock,
     MachineDescription,
     MachineState,
     RegionDescription,
@@ -117,6 +118,9 @@ class ScriptedMachine:
 
     def use_access(self, name: str) -> AccessChoice:
         return AccessChoice(name, "asked for")
+
+    def use_clock(self, clock: Clock) -> None:
+        pass
 
     def populated_pages(self) -> list[PageBitmap]:
         raise NotImplementedError

@@ -32,6 +32,7 @@ from tagalong.kvm.vcpu import KvmVcpu
 from tagalong.machine import (
     DEFAULT_CONSOLE,
     AccessChoice,
+    Clock,
     DeviceDescription,
     GicDescription,
     MachineDescription,
@@ -226,6 +227,12 @@ class KvmMachine(MachineLifecycle):
         """Touch guest RAM by the strategy `name` from now on."""
         self._refuse_closed()
         return self._tags.use_access(name, self._host)
+
+    def use_clock(self, clock: Clock) -> None:
+        """Let the guest's time follow `clock`; KVM's follows the host's clock alone."""
+        self._refuse_closed()
+        if clock is not Clock.HOST:
+            raise UsageError("machine 'kvm' cannot count instructions: its time is the host's")
 
     def populated_pages(self) -> list[PageBitmap]:
         """Return, for each region, the pages that may not be zero."""

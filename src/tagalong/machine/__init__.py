@@ -25,6 +25,7 @@ from tagalong.machine.protocols import MAX_THROTTLE_PERCENT, Machine, Vcpu
 from tagalong.machine.state import (
     DEFAULT_CONSOLE,
     AccessChoice,
+    Clock,
     DeviceDescription,
     MachineDescription,
     MachineState,
@@ -39,6 +40,7 @@ __all__ = [
     "DEFAULT_CONSOLE",
     "MAX_THROTTLE_PERCENT",
     "AccessChoice",
+    "Clock",
     "DeviceDescription",
     "Freezer",
     "GicDescription",

@@ -27,6 +27,18 @@ class RunState(Enum):
     FAILED = "internal-error"
 
 
+class Clock(Enum):
+    """What a guest's time follows; it stands while the machine is paused.
+
+    `INSTRUCTIONS`: each instruction of any vCPU is a tick, and the time for which all vCPUs wait
+    for a timer passes at once: the same seed gives the same run, on any host. `HOST`: a second is
+    a second of the host.
+    """
+
+    INSTRUCTIONS = "instructions"
+    HOST = "host"
+
+
 class PowerState(Enum):
     """A vCPU's state as PSCI sees it (KVM_MP_STATE_RUNNABLE and KVM_MP_STATE_STOPPED)."""
 

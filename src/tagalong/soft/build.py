@@ -7,6 +7,7 @@ from tagalong.errors import UsageError
 from tagalong.machine import MachineDescription
 from tagalong.memory import GuestMemory
 from tagalong.mte.registers import MteVersion
+from tagalong.soft.gic import MAX_VCPUS
 from tagalong.soft.native import NativeMachine
 
 PAGE_BYTES: Final = 4096
@@ -22,8 +23,10 @@ def refuse_foreign(description: MachineDescription) -> None:
         raise UsageError(
             f"MTE version {description.mte_version}: the embedded machine has {MteVersion.MTE3}"
         )
-    if description.gic is not None:
-        raise UsageError("the embedded machine has no interrupt controller: it cannot be this one")
+    if description.gic is not None and description.vcpu_count > MAX_VCPUS:
+        raise UsageError(
+            f"{description.vcpu_count} vCPUs: an embedded machine with a GIC has 1 to {MAX_VCPUS}"
+        )
     if not description.regions:
         raise UsageError("a machine needs at least one RAM region")
 

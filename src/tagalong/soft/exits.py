@@ -2,6 +2,7 @@
 
 An access is finished at once: the answer completes the instruction before anything else happens,
 so a paused vCPU is never between an access and its effect, and no state needs to say that it is.
+Accesses to the GIC do not come here (soft/gic.py).
 """
 
 from collections.abc import Sequence

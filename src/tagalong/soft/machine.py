@@ -13,6 +13,7 @@ from tagalong.devices import (
     DeviceBus,
     DeviceModels,
     SharedInput,
+    Sink,
     built_in_models,
     create_devices,
 )
@@ -25,6 +26,7 @@ from tagalong.errors import (
 from tagalong.machine import (
     DEFAULT_CONSOLE,
     AccessChoice,
+    Clock,
     DeviceDescription,
     GicDescription,
     MachineDescription,
@@ -39,11 +41,19 @@ from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 from tagalong.mte import PACKED_RATIO
 from tagalong.mte.registers import MteVersion
 from tagalong.soft.build import PAGE_BYTES, map_all, refuse_foreign
+from tagalong.soft.clock import HostClock
 from tagalong.soft.dirty_log import SoftDirtyLog
 from tagalong.soft.disassembly import disassemble
 from tagalong.soft.exits import SoftExits
+from tagalong.soft.gic import SoftGic
 from tagalong.soft.host import SoftHost
-from tagalong.soft.native import InterruptLine, NativeMachine, StopReason
+from tagalong.soft.native import (
+    COUNTER_HZ,
+    NO_DEADLINE,
+    InterruptLine,
+    NativeMachine,
+    StopReason,
+)
 from tagalong.soft.psci import Psci
 from tagalong.soft.ram import create_memory
 from tagalong.soft.runner import SoftRunner
@@ -51,6 +61,7 @@ from tagalong.soft.tag_access import SoftTagAccess
 from tagalong.soft.vcpu import SoftVcpu
 
 RAM_GPA: Final = Gpa(0x4000_0000)
+_EVENT_WAIT_S: Final = 0.001
 
 
 class SoftMachine(MachineLifecycle):
@@ -69,12 +80,14 @@ class SoftMachine(MachineLifecycle):
         """Create a paused machine; `console` gets the guest's output, from the runner thread.
 
         `sources`: the content of each region, mapped copy-on-write. `models`: kinds of devices
-        beside the built-in ones. Raises UsageError for a description that this machine cannot
-        be, HostError if the host has no memory for it.
+        beside the built-in ones. Raises UsageError for a description that this machine cannot be,
+        HostError if the host has no memory for it.
         """
         refuse_foreign(description)
         condition = threading.Condition()
         self._description = description
+        self._wakeup = threading.Event()
+        self._gic: SoftGic | None = None
         # A destination makes machines of what peers describe: one that cannot be leaves nothing.
         with ExitStack() as undo:
             self._native = NativeMachine(description.vcpu_count, seed)
@@ -83,12 +96,17 @@ class SoftMachine(MachineLifecycle):
             undo.callback(self._memory.close)
             known = {**built_in_models(console), **(models or {})}
             devices = create_devices(description.devices, known)
-            self._bus = DeviceBus(devices, self._memory, SharedInput(self._set_irq))
+            sink: Sink = SharedInput(self._set_irq)
+            if description.gic is not None:
+                count, wake = description.vcpu_count, self._wakeup.set
+                self._gic = SoftGic(self._native, description.gic, count, wake)
+                sink = self._gic.set_line
+            self._bus = DeviceBus(devices, self._memory, sink)
             map_all(self._native, self._memory, self._bus)
             undo.pop_all()
-        runner = SoftRunner(condition, self._native, self._handle_exit, self._fail)
+        runner = SoftRunner(condition, self._native, self._handle_exit, self._fail, self._wakeup)
         super().__init__(condition, runner, self._bus)
-        self._idle = runner.idle
+        self._wait = runner.idle
         self._dirty_log = SoftDirtyLog(self._native, self._memory.regions)
         self._host: SoftHost | None = None
         self._tags = SoftTagAccess(self._memory, lambda: self.host)
@@ -240,6 +258,11 @@ class SoftMachine(MachineLifecycle):
         with self._held():
             self._dirty_log.stop()
 
+    def use_clock(self, clock: Clock) -> None:
+        """Let the guest's time follow `clock` from now on; see Machine."""
+        with self._while_paused():
+            self._clock = HostClock(self._native) if clock is Clock.HOST else None
+
     # --- state ---
 
     def save_state(self) -> MachineState:
@@ -251,7 +274,9 @@ class SoftMachine(MachineLifecycle):
         """Return the state as of now, whether or not the machine runs."""
         with self._held():
             vcpus = tuple(vcpu.peek() for vcpu in self._vcpus)
-            return MachineState(vcpus, self._bus.save())
+            devices = self._bus.save()
+            gic = None if self._gic is None else self._gic.save()
+            return MachineState(vcpus, devices, gic)
 
     def check_state(self, state: MachineState) -> None:
         """Refuse what load_state would refuse; nothing changes."""
@@ -266,12 +291,17 @@ class SoftMachine(MachineLifecycle):
             for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=True):
                 vcpu.take(vcpu_state)
             self._bus.load(state.devices)
+            if self._gic is not None and state.gic is not None:
+                self._gic.load(state.gic)
 
     def _objections(self, state: MachineState) -> Iterator[str]:
         if len(state.vcpus) != len(self._vcpus):
             yield f"the state is of {len(state.vcpus)} vCPUs, this machine has {len(self._vcpus)}"
         yield from self._bus.objections(state.devices)
-        yield from gic_objections(state.gic, self._description.gic, len(self._vcpus))
+        if self._gic is not None:
+            yield from self._gic.objections(state.gic)
+        else:
+            yield from gic_objections(state.gic, None, len(self._vcpus))
         for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=False):
             yield vcpu.objection(vcpu_state)
 
@@ -286,9 +316,23 @@ class SoftMachine(MachineLifecycle):
             case StopReason.UNSUPPORTED:
                 self._stop_unsupported(leave)
             case StopReason.IDLE:
-                self._idle()
-            case StopReason.BUDGET | StopReason.INTERRUPTED | StopReason.DEADLINE:
+                self._idle(leave.idle_ticks)
+            case StopReason.BUDGET | StopReason.INTERRUPTED:
                 pass
+
+    def _idle(self, ticks: int) -> None:
+        """Let the time pass until something may happen, at most `ticks`.
+
+        Time that counts instructions has jumped to where a timer ends the waiting, if one does:
+        what is left is WFE, which ends by itself, and what only a device can end.
+        """
+        if ticks == NO_DEADLINE:
+            self._wait(None)
+        elif self._clock is not None:
+            self._wait(ticks / COUNTER_HZ)
+        else:
+            self._wait(_EVENT_WAIT_S)
+            self._native.advance(ticks)
 
     def _stop_unsupported(self, leave: InterpreterExit) -> None:
         failure = UnsupportedInstructionError(
@@ -307,6 +351,7 @@ class SoftMachine(MachineLifecycle):
 
     def _set_irq(self, level: bool) -> None:
         self._native.set_interrupt(0, InterruptLine.IRQ, level=level)
+        self._wakeup.set()
 
     def _is_ram(self, gpa: int) -> bool:
         try:

@@ -8,13 +8,15 @@ from typing import Final
 
 from tagalong._native import InterpreterExit, library
 from tagalong.errors import HostError, UsageError
-from tagalong.machine import RegisterId
+from tagalong.machine import GicDescription, RegisterId
 from tagalong.machine.register_ids import register_bytes
 from tagalong.memory import PageBitmap, Region
 
 _MAX_VCPUS: Final = 512
 NO_DEADLINE: Final = (1 << 64) - 1
-"""An exit's `idle_ticks` if no vCPU has a deadline: nothing happens before an interrupt."""
+"""An exit's `idle_ticks` if no timer runs: nothing happens before an interrupt."""
+COUNTER_HZ: Final = 62_500_000
+"""CNTFRQ_EL0: ticks of the counter in a second of the guest's time."""
 
 
 class StopReason(IntEnum):
@@ -26,7 +28,6 @@ class StopReason(IntEnum):
     HVC = 4
     IDLE = 5
     UNSUPPORTED = 6
-    DEADLINE = 7
 
 
 class InterruptLine(IntEnum):
@@ -34,6 +35,16 @@ class InterruptLine(IntEnum):
 
     IRQ = 0
     FIQ = 1
+
+
+class GicPart(IntEnum):
+    """`enum ta_gic_part`: what a register of the GIC belongs to."""
+
+    DISTRIBUTOR = 0
+    REDISTRIBUTOR = 1
+    INTERFACE = 2
+    SPI_LEVELS = 3
+    PPI_LEVELS = 4
 
 
 @cache
@@ -48,7 +59,8 @@ def state_register_ids() -> tuple[RegisterId, ...]:
 class NativeMachine:
     """Owns one `struct ta_machine`.
 
-    While run() runs in one thread, others may call interrupt() and set_interrupt() only.
+    While run() runs in one thread, others may call interrupt(), set_interrupt() and set_line()
+    only.
     """
 
     def __init__(self, vcpu_count: int, seed: int) -> None:
@@ -125,21 +137,10 @@ class NativeMachine:
         instruction; masked or not, it ends WFI. A vCPU that runs meanwhile sees it within a few
         thousand instructions. Levels are not part of a vCPU's registers: the device that drives
         the line sets it again after its state was loaded. Raises UsageError if there is no such
-        vCPU.
+        vCPU, or the machine has a GIC, which has these inputs.
         """
         if self._library.ta_vcpu_set_interrupt(self._handle, vcpu, line, int(level)):
-            raise UsageError(f"cannot set {line.name} of vCPU {vcpu}: there is no such vCPU")
-
-    def set_deadline(self, vcpu: int, count: int | None) -> None:
-        """Make run() and step() return DEADLINE, once, when the counter reaches `count`.
-
-        Exact to the instruction, and it ends the vCPU's WFI. The count is in ticks of CNTVCT_EL0;
-        one in the past is reached at once, None removes the deadline. Raises UsageError if there
-        is no such vCPU.
-        """
-        ticks = NO_DEADLINE if count is None else count
-        if self._library.ta_vcpu_set_deadline(self._handle, vcpu, ticks):
-            raise UsageError(f"cannot set a deadline for vCPU {vcpu}: there is no such vCPU")
+            raise UsageError(f"cannot set {line.name} of vCPU {vcpu}: there is no such input")
 
     def counter(self) -> int:
         """Return the system counter, which all vCPUs share: each instruction is a tick."""
@@ -148,6 +149,44 @@ class NativeMachine:
     def advance(self, ticks: int) -> None:
         """Add `ticks` of idle time to the counter; an IDLE exit has the most in `idle_ticks`."""
         self._library.ta_machine_advance(self._handle, ticks)
+
+    def follow_host_clock(self, *, follows: bool) -> None:
+        """Make the counter follow the host's clock, or the instructions again, from where it is."""
+        self._library.ta_machine_follow_host_clock(self._handle, int(follows))
+
+    def add_gic(self, gic: GicDescription) -> None:
+        """Give the machine an interrupt controller, once. Raises as add_ram."""
+        place = gic.distributor, gic.redistributors, gic.spi_count
+        added = self._library.ta_machine_add_gic(self._handle, *place)
+        self._require_added(added, f"the GIC at {gic.distributor:#x} and {gic.redistributors:#x}")
+
+    def set_line(self, intid: int, *, level: bool) -> None:
+        """Set the level of an SPI's line of the GIC; otherwise as set_interrupt."""
+        if self._library.ta_gic_set_line(self._handle, intid, int(level)):
+            raise UsageError(f"cannot set the line of interrupt {intid}: there is no such SPI")
+
+    def get_gic(self, part: GicPart, index: int, number: int) -> int:
+        """Return a register of the GIC's state (machine/gic.py), of vCPU `index` where it is one's.
+
+        `number`: its offset, its encoding, or which word of levels. Raises UsageError if the GIC
+        has no such register.
+        """
+        value = ctypes.c_uint64()
+        if self._library.ta_gic_get(self._handle, part, index, number, ctypes.byref(value)):
+            raise UsageError(f"the GIC has no register {number:#x} of {part.name} {index}")
+        return value.value
+
+    def set_gic(self, part: GicPart, index: int, number: int, value: int) -> bool:
+        """Write such a register; False, and no change, if the GIC rejects this value."""
+        return not self._library.ta_gic_set(self._handle, part, index, number, value)
+
+    def reset_gic_interface(self, vcpu: int) -> None:
+        """Reset the vCPU's interface to the GIC, if the machine has one."""
+        self._library.ta_gic_reset_interface(self._handle, vcpu)
+
+    def wait_for_interrupt(self, vcpu: int) -> None:
+        """Make the vCPU wait as if it had executed WFI."""
+        self._library.ta_vcpu_wait(self._handle, vcpu)
 
     def complete_mmio(self, vcpu: int, data: int) -> InterpreterExit | None:
         """Answer an MMIO exit with what a read returns; a write ignores `data`.

@@ -46,7 +46,6 @@ _TRUSTED_OS_ABSENT: Final = 2
 _FIXED: Final = {
     PsciFunction.SMCCC_VERSION: _VERSION_1_1,
     PsciFunction.PSCI_VERSION: _VERSION_1_1,
-    PsciFunction.CPU_SUSPEND: PsciResult.SUCCESS,  # a standby that ends at once
     PsciFunction.MIGRATE_INFO_TYPE: _TRUSTED_OS_ABSENT,
 }
 
@@ -70,6 +69,8 @@ class Psci:
         result = PsciResult.NOT_SUPPORTED if function is None else self._dispatch(vcpu, function)
         if vcpu.power is PowerState.ON:
             vcpu.set_x(0, result)
+        if function is PsciFunction.CPU_SUSPEND:
+            vcpu.wait_for_interrupt()  # a standby, whatever state was asked for (DEN 0022D 5.4)
 
     def _function(self, number: int) -> PsciFunction | None:
         plain = number & ~_AARCH64

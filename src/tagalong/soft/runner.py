@@ -15,7 +15,6 @@ from tagalong._native import InterpreterExit
 from tagalong.machine.holds import VcpuHolds
 
 _BUDGET: Final = 1 << 40  # instructions; run() is ended by interrupt(), not by its budget
-_IDLE_WAIT_S: Final = 0.001
 
 
 class Interpreter(Protocol):
@@ -34,7 +33,9 @@ class SoftRunner:
     """Runs `interpreter`; implements machine.lifecycle.VcpuRunner.
 
     `condition` guards everything here. `handle` is called for each exit and `fail` with an
-    error that ended the thread, both in the thread.
+    error that ended the thread, both in the thread. `wakeup` is set by whoever changes something
+    that an idle guest may wait for, such as a line: without the condition, which a device's thread
+    must not ask for while it has locks of its own.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class SoftRunner:
         interpreter: Interpreter,
         handle: Callable[[InterpreterExit], None],
         fail: Callable[[Exception], None],
+        wakeup: threading.Event,
     ) -> None:
         self._condition = condition
         self._interpreter = interpreter
         self._handle = handle
         self._fail = fail
+        self._wakeup = wakeup
         self._is_started = False
         self._is_stopped = True
         self._closed = False
@@ -70,23 +73,26 @@ class SoftRunner:
     def stop(self) -> None:
         """Make the interpreter stop soon."""
         self._is_started = False
-        if not self._is_stopped:
-            self._interpreter.interrupt()
-        self._condition.notify_all()
+        self._interrupt()
 
     def wait_stopped(self) -> None:
         """Make the interpreter stop and return when it has. In its own thread, do nothing."""
         if threading.current_thread() is self._thread:
             return
-        if not self._is_stopped:
-            self._interpreter.interrupt()
-            self._condition.notify_all()  # for idle(), which would sleep on
+        self._interrupt()
         self._condition.wait_for(lambda: self._is_stopped)
 
-    def idle(self) -> None:
-        """Wait a moment for something that the guest waits for, or until it must stop."""
+    def idle(self, timeout_s: float | None) -> None:
+        """Wait for something that the guest may wait for, or until it must stop.
+
+        At most `timeout_s`; None: for ever. The thread's own.
+        """
         with self._condition:
-            self._condition.wait_for(lambda: not self._may_run(), _IDLE_WAIT_S)
+            may_run = self._may_run()
+        if may_run:
+            self._wakeup.wait(timeout_s)
+        # What was changed before it was set is seen by the next run(), also if that was just now.
+        self._wakeup.clear()
 
     def close(self) -> None:
         """Stop for ever and end the thread. Safe to call twice, and from the thread itself."""
@@ -108,6 +114,12 @@ class SoftRunner:
                 self._is_stopped = True
                 self._condition.notify_all()
             self._fail(error)
+
+    def _interrupt(self) -> None:
+        if not self._is_stopped:
+            self._interpreter.interrupt()
+            self._wakeup.set()
+        self._condition.notify_all()
 
     def _take_turn(self) -> bool:
         """Wait until the interpreter may run; False when it never will again."""

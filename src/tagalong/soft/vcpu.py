@@ -113,6 +113,8 @@ class SoftVcpu:
             registers[register_ids.TIMER_COUNT] = max(
                 registers[register_ids.TIMER_COUNT], self._native.counter()
             )
+        if register_ids.PTIMER_COUNT not in state.registers:  # earlier versions had one count
+            registers[register_ids.PTIMER_COUNT] = registers[register_ids.TIMER_COUNT]
         self._write(registers)
         self._write(self._other_identity(state))
         self.set_power(state.power)
@@ -140,12 +142,18 @@ class SoftVcpu:
         self.power = power
         self._native.set_power(self._index, on=power is PowerState.ON)
 
+    def wait_for_interrupt(self) -> None:
+        """Wait as if the vCPU had executed WFI."""
+        self._native.wait_for_interrupt(self._index)
+
     def reset_to(self, changes: Mapping[RegisterId, int]) -> None:
         """Reset the vCPU, except for `changes`, its identity and the counter of all vCPUs."""
         reset = self._reset_state.registers
         own = {r: v for r, v in reset.items() if not is_identification(r)}
-        own.pop(register_ids.TIMER_COUNT)
+        for count in (register_ids.TIMER_COUNT, register_ids.PTIMER_COUNT):
+            own.pop(count)
         self._write({**own, **changes})
+        self._native.reset_gic_interface(self._index)
 
     def _registers(self) -> dict[RegisterId, int]:
         values = ((r, self._native.get_register(self._index, r)) for r in state_register_ids())
