@@ -3,8 +3,8 @@
     python -m tests.support.fuzz_interpreter --seed 1 --rounds 50 [--library FILE]
 
 RAM and tags lie between inaccessible pages, so that the first byte read or written outside
-ends this process by SIGSEGV; the test looks at how the process ended. Devices, interrupts,
-deadlines and debug registers take part, drawn as the code is. `--library` is a build with a
+ends this process by SIGSEGV; the test looks at how the process ended. Devices, interrupts, the GIC
+with states that make no sense, timers and debug registers take part, drawn as the code is. `--library` is a build with a
 sanitiser (native/toolchain.py).
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tagalong._native import InterpreterExit, library, load
 from tagalong.machine import register_ids
+from tagalong.machine.gic import Icc
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import RAM_GPA
 from tagalong.soft.native import StopReason
@@ -26,6 +27,18 @@ from tests.support.oracle_draw import Draw
 PAGE = mmap.PAGESIZE
 STEPS = 3000
 UART = 0x0900_0000
+GICD, GICR = 0x0800_0000, 0x080A_0000
+SPIS = 960
+ICC = tuple(map(int, Icc)) + tuple(
+    register_ids.sysreg(3, 0, 12, crm, op2) & 0xFFFF for crm in (8, 11, 12) for op2 in range(8)
+)
+TIMERS = (
+    register_ids.TIMER_CONTROL,
+    register_ids.TIMER_COMPARE,
+    register_ids.PTIMER_CONTROL,
+    register_ids.PTIMER_COMPARE,
+    register_ids.PTIMER_COUNT,
+)
 
 
 class Guarded:
@@ -54,6 +67,8 @@ def random_word(rng: random.Random) -> int:
         return word & 0x003FFFFF | 0xD5000000  # system
     if kind < 0.65:
         return word & 0x00DFFFFF | 0xD9200000  # tags in memory
+    if kind < 0.7:
+        return 0xD5000000 | word & 1 << 21 | rng.choice(ICC) << 5 | word & 0x1F
     if kind < 0.85:
         return word | 0x0E000000  # SIMD and floating point
     return word
@@ -61,7 +76,10 @@ def random_word(rng: random.Random) -> int:
 
 def interesting_address(rng: random.Random) -> int:
     edges = (RAM_GPA, RAM_GPA + bare.RAM_BYTES, bare.DATA, UART, UART + 0x1000, 0, 1 << 48, 1 << 63)
+    frames = (GICD, GICR, GICR + 0x1_0000, GICR + 0x2_0000, GICR + 0x3_0000)
     edge = rng.choice(edges)
+    if rng.random() < 0.2:
+        edge = rng.choice(frames) + 4 * rng.randrange(0x4000)
     return (edge + rng.randint(-600, 600)) & (1 << 64) - 1 | rng.choice(
         (0, rng.getrandbits(4) << 56)
     )
@@ -86,6 +104,8 @@ def run_round(native: ctypes.CDLL, rng: random.Random, data: Guarded, tags: Guar
         native.ta_machine_add_ram(machine, RAM_GPA, bare.RAM_BYTES, data.address, tags.address) == 0
     )
     assert native.ta_machine_add_mmio(machine, UART, 0x1000) == 0
+    if rng.random() < 0.8:
+        assert native.ta_machine_add_gic(machine, GICD, GICR, SPIS) == 0
     words = [random_word(rng) for _ in range(1024)]
     data.fill(0x2000, struct.pack("<1024I", *words))
     table = [rng.getrandbits(64) if rng.random() < 0.2 else 0x40000701 for _ in range(512)]
@@ -129,14 +149,23 @@ def set_fp_registers(native: ctypes.CDLL, machine: int, vcpu: int, rng: random.R
     native.ta_vcpu_set(machine, vcpu, register_ids.FPCR, draw.fpcr().to_bytes(4, "little"), 4)
 
 
+def disturb_gic(native: ctypes.CDLL, machine: int, rng: random.Random) -> None:
+    """Move a line, and write to a register of the GIC's state or of a timer."""
+    native.ta_gic_set_line(machine, rng.randrange(1024), rng.randrange(2))
+    part, number = rng.randrange(6), rng.choice((4 * rng.randrange(0x8000), rng.choice(ICC), 0))
+    word = rng.choice((0, 1, 0x50, 0x4B00243B, 0x8400, 0x8600, ~0, rng.getrandbits(32)))
+    native.ta_gic_set(machine, part, rng.randrange(3), number, word & (1 << 32) - 1)
+    value = native.ta_machine_counter(machine) + rng.randrange(100)
+    set_register(native, machine, rng.randrange(2), rng.choice(TIMERS), rng.choice((1, 3, value)))
+
+
 def run_machine(native: ctypes.CDLL, machine: int, rng: random.Random) -> int:
     leave = InterpreterExit()
     for _ in range(STEPS // 50):
         vcpu = rng.randrange(2)
         native.ta_vcpu_set_interrupt(machine, vcpu, rng.randrange(2), int(rng.random() < 0.2))
-        if rng.random() < 0.2:
-            count = native.ta_machine_counter(machine) + rng.randrange(100)
-            native.ta_vcpu_set_deadline(machine, vcpu, count)
+        if rng.random() < 0.5:
+            disturb_gic(native, machine, rng)
         native.ta_machine_run(machine, 50, ctypes.byref(leave))
         if leave.reason == StopReason.MMIO:
             answer = native.ta_machine_complete_mmio

@@ -1,4 +1,4 @@
-"""Interrupt inputs, the counter and deadlines, on the interpreter itself."""
+"""Interrupt inputs, the counter and the memory map, on the interpreter itself."""
 
 import threading
 import time
@@ -250,7 +250,7 @@ def test_mmio_answered_while_an_interrupt_is_pending_is_carried_out_first(
     assert interpreter.get(register_ids.ELR_EL1) == CODE + 4
 
 
-# --- the counter and deadlines ---
+# --- the counter ---
 
 
 def test_counter_is_one_for_all_vcpus_and_goes_with_all_their_instructions(
@@ -267,88 +267,26 @@ def test_counter_is_one_for_all_vcpus_and_goes_with_all_their_instructions(
     assert 49_990 < max(interpreter.get(register_ids.x(0), vcpu) for vcpu in range(2)) < 50_000
 
 
-def test_deadline_ends_the_run_at_the_instruction_and_once(make: type[Interpreter]) -> None:
-    interpreter = make([a64.add_imm(0, 0, 1), a64.b(-4)])
-    interpreter.native.set_deadline(0, 1001)
+def test_interrupt_of_no_vcpu_is_rejected(make: type[Interpreter]) -> None:
+    interpreter = make([NOP])
 
-    first, second = interpreter.run(100_000), interpreter.run(100)
-
-    assert (first.reason, first.vcpu) == (StopReason.DEADLINE, 0)
-    assert interpreter.native.instructions(0) == 1001 + 100
-    assert second.reason == StopReason.BUDGET
+    with pytest.raises(UsageError, match="cannot set FIQ of vCPU 1: there is no such input"):
+        interpreter.native.set_interrupt(1, InterruptLine.FIQ, level=True)
 
 
-def test_deadline_of_a_vcpu_that_is_off_or_runs_later_is_told_too(make: type[Interpreter]) -> None:
-    interpreter = make([a64.b(0)], vcpus=3)
-    interpreter.native.set_power(2, on=False)
-    interpreter.native.set_deadline(2, 500)
-    interpreter.native.set_deadline(1, 700)
-    interpreter.native.set_deadline(0, 900)
-    interpreter.native.set_deadline(0, None)
-
-    leaves = [interpreter.run(100_000) for _ in range(3)]
-
-    assert [(leave.reason, leave.vcpu) for leave in leaves[:2]] == [(7, 2), (7, 1)]
-    assert leaves[2].reason == StopReason.BUDGET
-
-
-def test_wfi_with_a_deadline_says_how_long_to_sleep_and_ends_after_it(
-    make: type[Interpreter],
-) -> None:
-    interpreter = make([WFI, a64.movz(0, 1), a64.b(0)])
-    interpreter.native.set_deadline(0, 62_500_000)
-    idle = interpreter.run(1000)
-    still = interpreter.run(1000)
-
-    interpreter.native.advance(idle.idle_ticks)
-    woken, after = interpreter.run(1000), interpreter.run(10)
-
-    assert (idle.reason, idle.idle_ticks) == (StopReason.IDLE, 62_500_000 - 1)
-    assert (still.reason, still.idle_ticks) == (StopReason.IDLE, 62_500_000 - 1)
-    assert (woken.reason, woken.vcpu) == (StopReason.DEADLINE, 0)
-    assert after.reason == StopReason.BUDGET
-    assert interpreter.get(register_ids.x(0)) == 1
-
-
-def test_step_ends_at_the_vcpus_own_deadline(make: type[Interpreter]) -> None:
-    interpreter = make([a64.add_imm(0, 0, 1)] * 10, vcpus=2)
-    interpreter.native.set_deadline(1, 1)
-    interpreter.native.set_deadline(0, 4)
-
-    first = interpreter.step(9)
-    second = interpreter.step(5)
-
-    assert (first.reason, second.reason) == (StopReason.DEADLINE, StopReason.BUDGET)
-    assert interpreter.get(register_ids.x(0)) == 9
-
-
-def test_snapshot_holds_lines_deadline_and_what_the_vcpu_waits_for(
-    make: type[Interpreter],
-) -> None:
+def test_snapshot_holds_lines_and_what_the_vcpu_waits_for(make: type[Interpreter]) -> None:
     interpreter = make([WFI, a64.b(0)])
     plain = interpreter.native.save_snapshot(0)
     interpreter.native.set_interrupt(0, InterruptLine.IRQ, level=True)
-    interpreter.native.set_deadline(0, 3)
     wanted = interpreter.native.save_snapshot(0)
 
     interpreter.native.load_snapshot(0, plain)
     without = interpreter.run(100)
     interpreter.native.load_snapshot(0, wanted)
-    with_both = interpreter.run(100)
+    with_line = interpreter.run(100)
 
     assert plain != wanted
-    assert without.reason == StopReason.IDLE
-    assert with_both.reason == StopReason.DEADLINE
-    assert interpreter.native.counter() == 3
-
-
-def test_interrupt_or_deadline_of_no_vcpu_is_rejected(make: type[Interpreter]) -> None:
-    interpreter = make([NOP])
-
-    with pytest.raises(UsageError, match="cannot set FIQ of vCPU 1: there is no such vCPU"):
-        interpreter.native.set_interrupt(1, InterruptLine.FIQ, level=True)
-    with pytest.raises(UsageError, match="cannot set a deadline for vCPU 1: there is no such vCPU"):
-        interpreter.native.set_deadline(1, 5)
+    assert (without.reason, with_line.reason) == (StopReason.IDLE, StopReason.BUDGET)
 
 
 # --- the map ---

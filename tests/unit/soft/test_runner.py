@@ -23,7 +23,10 @@ class Scene:
         self.failed = threading.Event()
         self.errors: list[Exception] = []
         self.handle: Callable[[], None] = lambda: None
-        self.runner = SoftRunner(self.condition, self, lambda _: self.handle(), self._fail)
+        self.wakeup = threading.Event()
+        self.runner = SoftRunner(
+            self.condition, self, lambda _: self.handle(), self._fail, self.wakeup
+        )
 
     def run(self, budget: int, leave: InterpreterExit) -> None:
         del budget, leave
@@ -126,11 +129,8 @@ def test_wait_stopped_in_the_runner_s_own_thread_returns_at_once(scene: Scene) -
     assert done.wait(TIMEOUT_S)
 
 
-def test_idle_of_a_runner_that_must_stop_ends_at_once(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tagalong.soft.runner._IDLE_WAIT_S", 600.0)
-    idle = threading.Thread(target=scene.runner.idle)
+def test_idle_of_a_runner_that_must_stop_ends_at_once(scene: Scene) -> None:
+    idle = threading.Thread(target=scene.runner.idle, args=(None,))
 
     idle.start()  # never started, so it must not run
     idle.join(TIMEOUT_S)
@@ -138,14 +138,11 @@ def test_idle_of_a_runner_that_must_stop_ends_at_once(
     assert not idle.is_alive()
 
 
-def test_idle_of_a_runner_that_may_run_lasts_until_it_must_stop(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tagalong.soft.runner._IDLE_WAIT_S", 600.0)
+def test_idle_of_a_runner_that_may_run_lasts_until_it_must_stop(scene: Scene) -> None:
     lasted, ended = [], threading.Event()
 
     def handle() -> None:
-        scene.runner.idle()
+        scene.runner.idle(None)
         ended.set()
 
     scene.handle, scene.exits = handle, True
@@ -158,17 +155,37 @@ def test_idle_of_a_runner_that_may_run_lasts_until_it_must_stop(
     assert lasted == [True, True]
 
 
-def test_idle_of_a_runner_that_may_run_ends_by_itself_after_a_moment(scene: Scene) -> None:
+def test_idle_ends_by_itself_after_its_time(scene: Scene) -> None:
     ended = threading.Event()
 
     def handle() -> None:
-        scene.runner.idle()  # nothing notifies the condition meanwhile
+        scene.runner.idle(0.001)  # nothing wakes it meanwhile
         ended.set()
 
     scene.handle, scene.exits = handle, True
     scene.start()
 
     assert ended.wait(TIMEOUT_S)
+
+
+def test_idle_ends_when_it_is_woken_also_if_that_was_before(scene: Scene) -> None:
+    rounds, woken = [], threading.Event()
+
+    def handle() -> None:
+        scene.runner.idle(None)
+        rounds.append(len(rounds))
+        woken.set()
+
+    scene.handle, scene.exits = handle, True
+    scene.wakeup.set()
+    scene.start()
+    first = woken.wait(TIMEOUT_S)
+    woken.clear()
+    scene.wakeup.set()
+    second = woken.wait(TIMEOUT_S)
+    scene.stop()
+
+    assert (first, second) == (True, True)
 
 
 def test_error_of_a_handler_is_told_and_leaves_the_runner_stopped(scene: Scene) -> None:
