@@ -497,6 +497,8 @@ uint64_t timer_control(const struct vcpu *cpu, enum timer_kind kind); /* with IS
  * registers, or once the counter has reached the deadline. */
 void update_timers(struct vcpu *cpu);
 void update_all_timers(struct ta_machine *machine);
+/* Looks at what devices and time have done since the last slice. */
+void take_events(struct ta_machine *machine);
 
 /* --- arithmetic shared by the groups ------------------------------------------------------ */
 

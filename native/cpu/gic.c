@@ -144,8 +144,8 @@ int ta_gic_set_line(struct ta_machine *machine, uint32_t intid, uint32_t level)
         return -1;
     uint32_t word = intid / 32 - 1, bit = 1u << intid % 32;
     if (level) {
-        __atomic_fetch_or(&gic->rises[word], bit, __ATOMIC_RELEASE);
-        __atomic_fetch_or(&gic->inputs[word], bit, __ATOMIC_RELEASE);
+        if (!(__atomic_fetch_or(&gic->inputs[word], bit, __ATOMIC_RELEASE) & bit))
+            __atomic_fetch_or(&gic->rises[word], bit, __ATOMIC_RELEASE);
     } else {
         __atomic_fetch_and(&gic->inputs[word], ~bit, __ATOMIC_RELEASE);
     }
@@ -251,7 +251,7 @@ int ta_gic_get(struct ta_machine *machine, uint32_t part, uint32_t index, uint32
     uint32_t word = 0;
     if (!find_owner(machine, part, index, &owner))
         return -1;
-    gic_take_inputs(machine);
+    take_events(machine);
     if (part == TA_GIC_SPI_LEVELS || part == TA_GIC_PPI_LEVELS)
         return get_levels(machine, owner, number, value) ? 0 : -1;
     if (part == TA_GIC_INTERFACE)
@@ -269,7 +269,7 @@ int ta_gic_set(struct ta_machine *machine, uint32_t part, uint32_t index, uint32
     bool taken;
     if (!find_owner(machine, part, index, &owner))
         return -1;
-    gic_take_inputs(machine);
+    take_events(machine);
     if (part == TA_GIC_SPI_LEVELS || part == TA_GIC_PPI_LEVELS)
         taken = set_levels(machine, owner, number, value);
     else if (part == TA_GIC_INTERFACE)

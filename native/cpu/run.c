@@ -153,8 +153,7 @@ static bool take_interruption(struct ta_machine *machine)
            __atomic_exchange_n(&machine->interrupted, 0, __ATOMIC_ACQUIRE);
 }
 
-/* What devices and time have done since the last slice. */
-static void take_events(struct ta_machine *machine)
+void take_events(struct ta_machine *machine)
 {
     gic_take_inputs(machine);
     if (machine->next_deadline != NO_DEADLINE &&

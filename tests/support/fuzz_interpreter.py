@@ -4,8 +4,8 @@
 
 RAM and tags lie between inaccessible pages, so that the first byte read or written outside
 ends this process by SIGSEGV; the test looks at how the process ended. Devices, interrupts, the GIC
-with states that make no sense, timers and debug registers take part, drawn as the code is. `--library` is a build with a
-sanitiser (native/toolchain.py).
+with states that make no sense, timers and debug registers take part, drawn as the code is.
+`--library` is a build with a sanitiser (native/toolchain.py).
 """
 
 import argparse
