@@ -75,7 +75,18 @@ static void run_brk(struct vcpu *cpu, const struct insn *insn)
     raise_exception(cpu, EC_BREAKPOINT, (uint32_t)insn->imm);
 }
 
-/* SMC is UNDEFINED without EL3, HLT and DCPS without halting debug. */
+/* HLT halts the CPU for an external debugger, which programs without a kernel call for its services
+ * (semihosting): none is here, so it stops the machine. Programs of a kernel find it UNDEFINED, as
+ * on a CPU on which no debugger is attached. */
+static void run_hlt(struct vcpu *cpu, const struct insn *insn)
+{
+    if (cpu->el)
+        run_unsupported(cpu, insn);
+    else
+        raise_undefined(cpu);
+}
+
+/* SMC is UNDEFINED without EL3, DCPS without halting debug. */
 static bool decode_exception(uint32_t word, struct insn *insn)
 {
     insn->imm = BITS(word, 20, 5);
@@ -88,6 +99,9 @@ static bool decode_exception(uint32_t word, struct insn *insn)
         return true;
     case 0x20:
         insn->run = run_brk;
+        return true;
+    case 0x40:
+        insn->run = run_hlt;
         return true;
     default:
         return false;

@@ -1,6 +1,7 @@
 /* The top of the instruction tree (DDI 0487 C4.1). An encoding that this CPU's ID registers
- * do not claim is UNDEFINED, as on a CPU without that feature; what software expects of every CPU
- * and is not here stops the machine with "unsupported". */
+ * do not claim is UNDEFINED, as on a CPU without that feature; what is not
+ * here although a CPU without the feature would have it, too, stops the machine with "unsupported":
+ * today that is HLT. */
 #include "simd.h"
 
 void run_undefined(struct vcpu *cpu, const struct insn *insn)

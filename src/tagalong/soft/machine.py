@@ -20,7 +20,6 @@ from tagalong.devices import (
 from tagalong.errors import (
     AddressError,
     StateError,
-    UnsupportedInstructionError,
     UsageError,
 )
 from tagalong.machine import (
@@ -43,7 +42,7 @@ from tagalong.mte.registers import MteVersion
 from tagalong.soft.build import PAGE_BYTES, map_all, refuse_foreign
 from tagalong.soft.clock import HostClock
 from tagalong.soft.dirty_log import SoftDirtyLog
-from tagalong.soft.disassembly import disassemble
+from tagalong.soft.disassembly import unsupported
 from tagalong.soft.exits import SoftExits
 from tagalong.soft.gic import SoftGic
 from tagalong.soft.host import SoftHost
@@ -314,7 +313,7 @@ class SoftMachine(MachineLifecycle):
             case StopReason.HVC:
                 self._exits.hvc(leave)
             case StopReason.UNSUPPORTED:
-                self._stop_unsupported(leave)
+                self._end(RunState.FAILED, unsupported(leave))
             case StopReason.IDLE:
                 self._idle(leave.idle_ticks)
             case StopReason.BUDGET | StopReason.INTERRUPTED:
@@ -333,15 +332,6 @@ class SoftMachine(MachineLifecycle):
         else:
             self._wait(_EVENT_WAIT_S)
             self._native.advance(ticks)
-
-    def _stop_unsupported(self, leave: InterpreterExit) -> None:
-        failure = UnsupportedInstructionError(
-            vcpu=leave.vcpu,
-            pc=leave.pc,
-            encoding=leave.insn,
-            disassembly=disassemble(leave.insn, leave.pc),
-        )
-        self._end(RunState.FAILED, failure)
 
     def _release(self) -> None:
         if self._host is not None:

@@ -142,13 +142,13 @@ def test_breakpoint_that_the_guest_sets_on_code_that_already_ran_is_taken() -> N
 
 
 def test_exit_for_an_instruction_on_a_page_with_a_breakpoint_still_names_it() -> None:
-    read_timer = 0xD53BE320
+    hlt = 0xD45E0000
     registers = {bvr(0): bare.CODE + 64, bcr(0): ENABLE | AT_BOTH, MDSCR: MDE | KDE}
-    with machine([read_timer], registers) as target:
+    with machine([hlt], registers) as target:
         target.resume()
         target.wait(30)
 
-        assert "instruction 0xd53be320" in str(target.failure)
+        assert "instruction 0xd45e0000" in str(target.failure)
 
 
 # --- watchpoints ---

@@ -156,9 +156,10 @@ def test_interface_of_another_cpu_keeps_its_identity_and_its_priorities() -> Non
         interface = {
             **state.gic.cpu_interfaces[0],
             Icc.ICC_CTLR_EL1: 0x0E00,  # 7 bits of priority, 24 of INTIDs, no Aff3
-            **{each: 3 << each % 4 for each in Icc if "AP1R" in each.name},
-            **{each: 0 for each in Icc if "AP0R" in each.name},
         }
+        for each in Icc:
+            if "AP" in each.name:
+                interface[each] = 3 << each % 4
 
         made.load_state(replace(state, gic=replace(state.gic, cpu_interfaces=(interface,))))
 
@@ -228,7 +229,7 @@ SWITCH = DeviceDescription("switch", Switch.KIND, Gpa(0x0A00_0000), 0x1000, inte
 
 
 def switched() -> SoftMachine:
-    return SoftMachine(describe(devices=(SWITCH,)), models={Switch.KIND: Switch})  # type: ignore[dict-item]
+    return SoftMachine(describe(devices=(SWITCH,)), models={Switch.KIND: Switch})
 
 
 def test_line_of_a_device_is_what_its_state_says_whatever_the_gic_s_says() -> None:

@@ -27,7 +27,7 @@ from tests.support import a64, bare
 from tests.support.a64_code import Code
 from tests.support.descriptors import memory_files
 
-READ_TIMER = 0xD53BE320
+HLT_0XF000 = 0xD45E0000
 UDF = 0x00000000
 SYSTEM_OFF = 0x84000008
 
@@ -181,7 +181,7 @@ def test_access_outside_ram_and_devices_guest_takes_external_abort() -> None:
 
 
 def test_run_unsupported_instruction_stops_before_it_and_names_it() -> None:
-    machine = bare.machine_with([a64.add_imm(0, 0, 1), READ_TIMER])
+    machine = bare.machine_with([a64.add_imm(0, 0, 1), HLT_0XF000])
 
     machine.resume()
     state = machine.wait(60)
@@ -189,7 +189,7 @@ def test_run_unsupported_instruction_stops_before_it_and_names_it() -> None:
     assert state is RunState.FAILED
     assert isinstance(machine.failure, UnsupportedInstructionError)
     assert str(machine.failure) == (
-        f"vCPU 0 at pc {bare.CODE + 4:#018x}: instruction 0xd53be320 (mrs x0, cntv_ctl_el0) is "
+        f"vCPU 0 at pc {bare.CODE + 4:#018x}: instruction 0xd45e0000 (hlt #0xf000) is "
         "allocated in the architecture but not implemented by the embedded machine"
     )
     assert bare.get(machine, register_ids.PC) == bare.CODE + 4

@@ -169,11 +169,10 @@ def test_idle_ends_by_itself_after_its_time(scene: Scene) -> None:
 
 
 def test_idle_ends_when_it_is_woken_also_if_that_was_before(scene: Scene) -> None:
-    rounds, woken = [], threading.Event()
+    woken = threading.Event()
 
     def handle() -> None:
         scene.runner.idle(None)
-        rounds.append(len(rounds))
         woken.set()
 
     scene.handle, scene.exits = handle, True

@@ -17,13 +17,11 @@ from tagalong.errors import (
     HostError,
     MachineError,
     StateError,
-    UnsupportedInstructionError,
 )
 from tagalong.machine import RegisterId, register_ids
 from tagalong.machine.register_ids import register_name
 from tagalong.memory import Gpa, Region
 from tagalong.mte.registers import Sctlr, TagCheckMode
-from tagalong.soft.disassembly import disassemble
 from tagalong.soft.host.stage1 import PAGE_BYTES, Kind, Stage1
 from tagalong.soft.native import NativeMachine, StopReason
 
@@ -170,25 +168,18 @@ class Process:
     def run(self) -> Trap:
         """Run until the process enters its kernel. Releases the GIL.
 
-        Raises UnsupportedInstructionError for an instruction that the interpreter does not
-        implement, MachineError for a function that does not end.
+        Raises MachineError for a function that does not end.
         """
         leave = InterpreterExit()
         self._native.step(self._vcpu, _BUDGET, leave)
-        match StopReason(leave.reason):
-            case StopReason.HVC:
-                return self.trap()
-            case StopReason.UNSUPPORTED:
-                raise unsupported(leave)
-            case reason:
-                raise MachineError(f"host code at {leave.pc:#x} does not end: {reason.name}")
+        reason = StopReason(leave.reason)
+        if reason is not StopReason.HVC:
+            raise MachineError(f"host code at {leave.pc:#x} does not end: {reason.name}")
+        return self.trap()
 
     def step(self) -> bool:
         """Execute one instruction; return whether the process is in its kernel now."""
-        leave = InterpreterExit()
-        self._native.step(self._vcpu, 1, leave)
-        if leave.reason == StopReason.UNSUPPORTED:
-            raise unsupported(leave)
+        self._native.step(self._vcpu, 1, InterpreterExit())
         return self.in_kernel
 
     @property
@@ -272,13 +263,3 @@ class Process:
 def _refuse_beyond_va(region: Region) -> None:
     if region.end > TAGGED_VA - PLAIN_VA:
         raise AddressError(f"guest RAM up to {region.end:#x} does not fit the host's mappings")
-
-
-def unsupported(leave: InterpreterExit) -> UnsupportedInstructionError:
-    """Return the error for an instruction before which a CPU stopped."""
-    return UnsupportedInstructionError(
-        vcpu=leave.vcpu,
-        pc=leave.pc,
-        encoding=leave.insn,
-        disassembly=disassemble(leave.insn, leave.pc),
-    )

@@ -20,8 +20,8 @@ from tagalong.memory import Gpa, Region
 from tagalong.mte import GRANULE_BYTES
 from tagalong.mte import tags as tag_plane
 from tagalong.mte.registers import Sctlr, TagCheckMode
-from tagalong.soft.disassembly import disassemble
-from tagalong.soft.host.process import CODE_VA, RETURN_VA, SCRATCH_VA, Process, unsupported
+from tagalong.soft.disassembly import disassemble, unsupported
+from tagalong.soft.host.process import CODE_VA, RETURN_VA, SCRATCH_VA, Process
 from tagalong.soft.host.stage1 import PAGE_BYTES, Kind, Stage1
 from tagalong.soft.host.thread import async_fault, fault_of
 from tagalong.soft.native import NativeMachine, StopReason

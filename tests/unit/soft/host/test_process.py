@@ -3,7 +3,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tagalong.errors import AddressError, HostError, MachineError, UnsupportedInstructionError
+from tagalong.errors import AddressError, HostError, MachineError
 from tagalong.memory import Gpa, Region
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft.host.process import (
@@ -22,7 +22,6 @@ from tagalong.soft.native import NativeMachine
 from tests.support import a64, bare
 
 RAM = Gpa(0x4000_0000)
-READ_TIMER = 0xD53BE320
 
 
 @contextmanager
@@ -141,15 +140,6 @@ def test_forbidden_page_takes_a_permission_fault_in_both_mappings_and_its_neighb
                 faults.append(trap.fault_status if not trap.is_return else None)
 
     assert faults == [None, 0x0F, None] * 2
-
-
-def test_instruction_that_the_interpreter_lacks_is_named() -> None:
-    with process([READ_TIMER]) as (made, _):
-        made.enter(CODE_VA, ())
-        with pytest.raises(UnsupportedInstructionError, match="mrs x0, cntv_ctl_el0"):
-            made.run()
-        with pytest.raises(UnsupportedInstructionError, match="mrs x0, cntv_ctl_el0"):
-            made.step()
 
 
 def test_code_that_does_not_end_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
