@@ -18,7 +18,7 @@ from tagalong.devices import (
     built_in_models,
     create_devices,
 )
-from tagalong.errors import StateError, TagalongError
+from tagalong.errors import StateError, TagalongError, UsageError
 from tagalong.kvm import pending
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.build import RAM_GPA, Parts, build, mte_version_of_host
