@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "cpu.h"
+#include "identity.h"
 
 
 static struct gic *gic_of(const struct vcpu *cpu)
@@ -193,6 +194,8 @@ int ta_machine_add_gic(struct ta_machine *machine, uint64_t distributor, uint64_
     machine->gic->redistributors = redistributors;
     machine->gic->spi_words = spis / 32;
     machine->gic->revision = 3;
+    for (uint32_t i = 0; i < machine->vcpu_count; i++)
+        machine->vcpus[i].sys.id_aa64pfr0 |= ID_AA64PFR0_GIC;
     reset_banks(machine);
     return 0;
 }

@@ -50,7 +50,7 @@ static void set_active_priority(struct vcpu *cpu, struct gic_candidate candidate
     interface->active_priorities[candidate.group][level / 32] |= 1u << level % 32;
 }
 
-uint64_t gic_acknowledge(struct vcpu *cpu, unsigned group)
+static uint64_t acknowledge(struct vcpu *cpu, unsigned group)
 {
     struct gic_candidate candidate = gic_highest(cpu);
     if (candidate.group != group || !gic_is_signalled(cpu, candidate))
@@ -64,13 +64,13 @@ uint64_t gic_acknowledge(struct vcpu *cpu, unsigned group)
     return candidate.intid;
 }
 
-uint64_t gic_highest_pending(const struct vcpu *cpu, unsigned group)
+static uint64_t highest_pending(const struct vcpu *cpu, unsigned group)
 {
     struct gic_candidate candidate = gic_highest(cpu);
     return candidate.group == group ? candidate.intid : GIC_SPURIOUS;
 }
 
-static void deactivate(struct vcpu *cpu, uint32_t intid)
+static void clear_active(struct vcpu *cpu, uint32_t intid)
 {
     struct gic_bank *bank = gic_bank_of(cpu, intid);
     if (bank)
@@ -90,7 +90,7 @@ static void drop_priority(struct gic_interface *interface, unsigned group)
     }
 }
 
-void gic_end_of_interrupt(struct vcpu *cpu, unsigned group, uint64_t value)
+static void end_of_interrupt(struct vcpu *cpu, unsigned group, uint64_t value)
 {
     uint32_t intid = (uint32_t)value & 0xffffff;
     if (intid >= GIC_FIRST_SPECIAL && intid <= GIC_SPURIOUS)
@@ -99,15 +99,15 @@ void gic_end_of_interrupt(struct vcpu *cpu, unsigned group, uint64_t value)
     const struct gic_bank *bank = gic_bank_of(cpu, intid);
     bool is_of_group = bank && (bank->group >> intid % 32 & 1) == group;
     if (!cpu->gic_interface.split_eoi && is_of_group)
-        deactivate(cpu, intid);
+        clear_active(cpu, intid);
     gic_update_all(cpu->machine);
 }
 
-void gic_deactivate(struct vcpu *cpu, uint64_t value)
+static void deactivate(struct vcpu *cpu, uint64_t value)
 {
     if (!cpu->gic_interface.split_eoi)
         return;
-    deactivate(cpu, (uint32_t)value & 0xffffff);
+    clear_active(cpu, (uint32_t)value & 0xffffff);
     gic_update_all(cpu->machine);
 }
 
@@ -122,7 +122,7 @@ static void send_to(struct vcpu *target, uint32_t intid, bool any_group)
     gic_update(target);
 }
 
-void gic_send_sgi(struct vcpu *cpu, uint64_t value, bool any_group)
+static void send_sgi(struct vcpu *cpu, uint64_t value, bool any_group)
 {
     struct ta_machine *machine = cpu->machine;
     uint32_t intid = value >> 24 & 0xf, targets = value & 0xffff;
@@ -178,14 +178,14 @@ static uint32_t *active_priorities(struct gic_interface *interface, uint32_t enc
     return number < count ? &interface->active_priorities[group][number] : NULL;
 }
 
-bool gic_has_register(const struct vcpu *cpu, uint32_t encoding)
+static bool has_register(const struct vcpu *cpu, uint32_t encoding)
 {
     struct gic_interface interface = cpu->gic_interface;
     bool is_active = encoding >= ICC_AP0R0 && encoding <= ICC_AP1R3;
     return cpu->machine->gic && (!is_active || active_priorities(&interface, encoding));
 }
 
-uint64_t gic_read_register(const struct vcpu *cpu, uint32_t encoding)
+static uint64_t read_register(const struct vcpu *cpu, uint32_t encoding)
 {
     struct gic_interface interface = cpu->gic_interface;
     switch (encoding) {
@@ -206,7 +206,7 @@ uint64_t gic_read_register(const struct vcpu *cpu, uint32_t encoding)
     }
 }
 
-void gic_write_register(struct vcpu *cpu, uint32_t encoding, uint64_t value)
+static void write_register(struct vcpu *cpu, uint32_t encoding, uint64_t value)
 {
     struct gic_interface *interface = &cpu->gic_interface;
     switch (encoding) {
@@ -228,6 +228,66 @@ void gic_write_register(struct vcpu *cpu, uint32_t encoding, uint64_t value)
         *active_priorities(interface, encoding) = (uint32_t)value;
     }
     gic_update(cpu);
+}
+
+/* --- as system registers --- */
+
+uint64_t read_icc(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    return read_register(cpu, reg->encoding);
+}
+
+void write_icc(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    write_register(cpu, reg->encoding, value);
+}
+
+/* The only registers whose reading changes the vCPU: it acknowledges an interrupt. */
+uint64_t read_icc_iar(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    return acknowledge((struct vcpu *)cpu, reg->encoding == ICC_IAR1 ? GROUP_1 : GROUP_0);
+}
+
+uint64_t read_icc_hppir(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    return highest_pending(cpu, reg->encoding == ICC_HPPIR1 ? GROUP_1 : GROUP_0);
+}
+
+void write_icc_eoir(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    end_of_interrupt(cpu, reg->encoding == ICC_EOIR1 ? GROUP_1 : GROUP_0, value);
+}
+
+void write_icc_dir(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    (void)reg;
+    deactivate(cpu, value);
+}
+
+void write_icc_sgi(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    send_sgi(cpu, value, reg->encoding == ICC_SGI1R);
+}
+
+static enum sysreg_access if_gic_has(const struct vcpu *cpu, uint32_t encoding)
+{
+    return has_register(cpu, encoding) ? ACCESS_ALLOWED : ACCESS_UNDEFINED;
+}
+
+enum sysreg_access check_gic(const struct vcpu *cpu)
+{
+    return if_gic_has(cpu, ICC_PMR);
+}
+
+/* How many registers of active priorities there are depends on the bits of a priority. */
+enum sysreg_access check_priorities_1(const struct vcpu *cpu)
+{
+    return if_gic_has(cpu, ICC_AP1R0 + 1);
+}
+
+enum sysreg_access check_priorities_2_3(const struct vcpu *cpu)
+{
+    return if_gic_has(cpu, ICC_AP1R3);
 }
 
 /* --- state --- */
@@ -260,9 +320,9 @@ static bool set_ctlr_state(struct gic_interface *interface, uint64_t value)
 
 bool gic_get_interface_state(struct vcpu *cpu, uint32_t encoding, uint64_t *value)
 {
-    if (!is_state(encoding) || !gic_has_register(cpu, encoding))
+    if (!is_state(encoding) || !has_register(cpu, encoding))
         return false;
-    *value = gic_read_register(cpu, encoding);
+    *value = read_register(cpu, encoding);
     return true;
 }
 
@@ -277,7 +337,7 @@ static bool is_acceptable(const struct vcpu *cpu, uint32_t encoding, uint64_t va
     case ICC_IGRPEN0: case ICC_IGRPEN1:
         return value <= 1;
     case ICC_SRE:
-        return value == gic_read_register(cpu, encoding);
+        return value == read_register(cpu, encoding);
     default:
         return !(value >> 32);
     }
@@ -285,12 +345,12 @@ static bool is_acceptable(const struct vcpu *cpu, uint32_t encoding, uint64_t va
 
 bool gic_set_interface_state(struct vcpu *cpu, uint32_t encoding, uint64_t value)
 {
-    if (!is_state(encoding) || !gic_has_register(cpu, encoding))
+    if (!is_state(encoding) || !has_register(cpu, encoding))
         return false;
     if (encoding == ICC_CTLR)
         return set_ctlr_state(&cpu->gic_interface, value);
     if (!is_acceptable(cpu, encoding, value))
         return false;
-    gic_write_register(cpu, encoding, value);
+    write_register(cpu, encoding, value);
     return true;
 }

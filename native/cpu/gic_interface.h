@@ -30,16 +30,18 @@ enum icc_register {
     ICC_IGRPEN1 = SYSREG(3, 0, 12, 12, 7),
 };
 
-/* False if the machine has no GIC, or the interface no such register. */
-bool gic_has_register(const struct vcpu *cpu, uint32_t encoding);
 /* The registers that hold something, and ICC_RPR_EL1. */
-uint64_t gic_read_register(const struct vcpu *cpu, uint32_t encoding);
-void gic_write_register(struct vcpu *cpu, uint32_t encoding, uint64_t value);
-/* Reading ICC_IAR0_EL1 and ICC_IAR1_EL1, and what it changes. */
-uint64_t gic_acknowledge(struct vcpu *cpu, unsigned group);
-uint64_t gic_highest_pending(const struct vcpu *cpu, unsigned group);
-void gic_end_of_interrupt(struct vcpu *cpu, unsigned group, uint64_t value);
-void gic_deactivate(struct vcpu *cpu, uint64_t value);
-void gic_send_sgi(struct vcpu *cpu, uint64_t value, bool any_group);
+uint64_t read_icc(const struct vcpu *cpu, const struct sysreg *reg);
+void write_icc(struct vcpu *cpu, const struct sysreg *reg, uint64_t value);
+/* ICC_IAR, ICC_HPPIR, ICC_EOIR of either group, ICC_DIR, and those that send SGIs. */
+uint64_t read_icc_iar(const struct vcpu *cpu, const struct sysreg *reg);
+uint64_t read_icc_hppir(const struct vcpu *cpu, const struct sysreg *reg);
+void write_icc_eoir(struct vcpu *cpu, const struct sysreg *reg, uint64_t value);
+void write_icc_dir(struct vcpu *cpu, const struct sysreg *reg, uint64_t value);
+void write_icc_sgi(struct vcpu *cpu, const struct sysreg *reg, uint64_t value);
+/* UNDEFINED without a GIC, or without registers for so many priorities. */
+enum sysreg_access check_gic(const struct vcpu *cpu);
+enum sysreg_access check_priorities_1(const struct vcpu *cpu);
+enum sysreg_access check_priorities_2_3(const struct vcpu *cpu);
 
 #endif

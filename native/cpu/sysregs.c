@@ -4,13 +4,13 @@
 #include "identity.h"
 #include "simd.h"
 #include "sysregs.h"
+#include "timer.h"
 
 #define COUNTER_HZ 62500000ull
 #define CNTKCTL_EL0PCTEN 1ull
 #define CNTKCTL_EL0VCTEN 2ull
 #define CNTKCTL_EL0VTEN (1ull << 8)
 #define CNTKCTL_EL0PTEN (1ull << 9)
-#define TIMER_CONTROL_BITS 3ull
 #define GCR_BITS 0x1ffffull
 #define RGSR_BITS 0xffff0full
 #define TFSR_BITS 3ull
@@ -80,100 +80,6 @@ static uint64_t read_dczid(const struct vcpu *cpu, const struct sysreg *reg)
 {
     bool prohibited = !cpu->el && !(cpu->sys.sctlr & SCTLR_DZE);
     return reg->bits | (prohibited ? DCZID_DZP : 0);
-}
-
-/* --- the counters and the timers --- */
-
-static uint64_t read_counter(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    (void)reg;
-    return counter(cpu);
-}
-
-static uint64_t read_physical_counter(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    (void)reg;
-    return timer_count(cpu, TIMER_PHYSICAL);
-}
-
-/* CRm is 2 in the encodings of the physical timer, 3 in those of the virtual one. */
-static enum timer_kind timer_of(const struct sysreg *reg)
-{
-    return reg->encoding & 1u << 3 ? TIMER_VIRTUAL : TIMER_PHYSICAL;
-}
-
-static uint64_t read_timer_control(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    return timer_control(cpu, timer_of(reg));
-}
-
-static void write_timer_control(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    cpu->timers[timer_of(reg)].control = value & TIMER_CONTROL_BITS;
-    update_timers(cpu);
-}
-
-static uint64_t read_timer_compare(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    return cpu->timers[timer_of(reg)].compare;
-}
-
-static void write_timer_compare(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    cpu->timers[timer_of(reg)].compare = value;
-    update_timers(cpu);
-}
-
-/* TVAL: what is left to the compare value, in 32 bits. */
-static uint64_t read_timer_value(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    enum timer_kind kind = timer_of(reg);
-    return (uint32_t)(cpu->timers[kind].compare - timer_count(cpu, kind));
-}
-
-static void write_timer_value(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    enum timer_kind kind = timer_of(reg);
-    write_timer_compare(cpu, reg, timer_count(cpu, kind) + (uint64_t)sign_extend(value, 32));
-}
-
-/* --- the GIC's CPU interface --- */
-
-static uint64_t read_icc(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    return gic_read_register(cpu, reg->encoding);
-}
-
-static void write_icc(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    gic_write_register(cpu, reg->encoding, value);
-}
-
-/* The only registers whose reading changes the vCPU: it acknowledges an interrupt. */
-static uint64_t read_icc_iar(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    return gic_acknowledge((struct vcpu *)cpu, reg->encoding == ICC_IAR1 ? GROUP_1 : GROUP_0);
-}
-
-static uint64_t read_icc_hppir(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    return gic_highest_pending(cpu, reg->encoding == ICC_HPPIR1 ? GROUP_1 : GROUP_0);
-}
-
-static void write_icc_eoir(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    gic_end_of_interrupt(cpu, reg->encoding == ICC_EOIR1 ? GROUP_1 : GROUP_0, value);
-}
-
-static void write_icc_dir(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    (void)reg;
-    gic_deactivate(cpu, value);
-}
-
-static void write_icc_sgi(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    gic_send_sgi(cpu, value, reg->encoding == ICC_SGI1R);
 }
 
 static uint64_t read_isr(const struct vcpu *cpu, const struct sysreg *reg)
@@ -392,27 +298,6 @@ static enum sysreg_access check_physical_timer(const struct vcpu *cpu)
 static enum sysreg_access check_virtual_timer(const struct vcpu *cpu)
 {
     return if_enabled(cpu, cpu->sys.cntkctl, CNTKCTL_EL0VTEN);
-}
-
-static enum sysreg_access if_gic_has(const struct vcpu *cpu, uint32_t encoding)
-{
-    return gic_has_register(cpu, encoding) ? ACCESS_ALLOWED : ACCESS_UNDEFINED;
-}
-
-static enum sysreg_access check_gic(const struct vcpu *cpu)
-{
-    return if_gic_has(cpu, ICC_PMR);
-}
-
-/* How many registers of active priorities there are depends on the bits of a priority. */
-static enum sysreg_access check_priorities_1(const struct vcpu *cpu)
-{
-    return if_gic_has(cpu, ICC_AP1R0 + 1);
-}
-
-static enum sysreg_access check_priorities_2_3(const struct vcpu *cpu)
-{
-    return if_gic_has(cpu, ICC_AP1R3);
 }
 
 /* --- the table --- */

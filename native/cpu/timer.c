@@ -7,7 +7,7 @@
 
 #include <time.h>
 
-#include "cpu.h"
+#include "timer.h"
 
 #define CTL_ENABLE 1ull
 #define CTL_IMASK 2ull
@@ -77,6 +77,63 @@ void update_all_timers(struct ta_machine *machine)
         update_lines(&machine->vcpus[i]);
     update_next_deadline(machine);
 }
+
+/* --- the registers --- */
+
+uint64_t read_counter(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)reg;
+    return counter(cpu);
+}
+
+uint64_t read_physical_counter(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)reg;
+    return timer_count(cpu, TIMER_PHYSICAL);
+}
+
+/* CRm is 2 in the encodings of the physical timer, 3 in those of the virtual one. */
+static enum timer_kind timer_of(const struct sysreg *reg)
+{
+    return reg->encoding & 1u << 3 ? TIMER_VIRTUAL : TIMER_PHYSICAL;
+}
+
+uint64_t read_timer_control(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    return timer_control(cpu, timer_of(reg));
+}
+
+void write_timer_control(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    cpu->timers[timer_of(reg)].control = value & (CTL_ENABLE | CTL_IMASK);
+    update_timers(cpu);
+}
+
+uint64_t read_timer_compare(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    return cpu->timers[timer_of(reg)].compare;
+}
+
+void write_timer_compare(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    cpu->timers[timer_of(reg)].compare = value;
+    update_timers(cpu);
+}
+
+/* TVAL: what is left to the compare value, in 32 bits. */
+uint64_t read_timer_value(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    enum timer_kind kind = timer_of(reg);
+    return (uint32_t)(cpu->timers[kind].compare - timer_count(cpu, kind));
+}
+
+void write_timer_value(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    enum timer_kind kind = timer_of(reg);
+    write_timer_compare(cpu, reg, timer_count(cpu, kind) + (uint64_t)sign_extend(value, 32));
+}
+
+/* --- the library's entry points --- */
 
 void ta_machine_follow_host_clock(struct ta_machine *machine, uint32_t follows)
 {
