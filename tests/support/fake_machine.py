@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from tagalong.errors import MachineMismatchError, RunStateError, StateError
 from tagalong.machine import (
     AccessChoice,
-    Clock,
     MachineDescription,
     MachineState,
     PowerState,
@@ -215,9 +214,6 @@ class FakeMachine:
 
     def use_access(self, name: str) -> AccessChoice:
         return AccessChoice(name, "asked for")
-
-    def use_clock(self, clock: Clock) -> None:
-        pass
 
     def populated_pages(self) -> list[PageBitmap]:
         return [region.populated_pages() for region in self.memory.regions]

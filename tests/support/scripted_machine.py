@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from tagalong.errors import RunStateError
 from tagalong.machine import (
     AccessChoice,
-    Clock,
     MachineDescription,
     MachineState,
     RegionDescription,
@@ -118,9 +117,6 @@ class ScriptedMachine:
 
     def use_access(self, name: str) -> AccessChoice:
         return AccessChoice(name, "asked for")
-
-    def use_clock(self, clock: Clock) -> None:
-        pass
 
     def populated_pages(self) -> list[PageBitmap]:
         raise NotImplementedError

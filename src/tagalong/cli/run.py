@@ -11,6 +11,7 @@ from tagalong.cli.options import access_option, machine_option
 from tagalong.cli.output import queued_messages
 from tagalong.cli.values import FILE, RAM_SIZE, SIZE
 from tagalong.errors import UsageError
+from tagalong.machine import Clock
 from tagalong.migrate import DESCRIPTORS, TlsCredentials
 from tagalong.vmm.launch import run_vm
 from tagalong.vmm.options import (
@@ -74,6 +75,12 @@ COMMON = _parameters(
     ),
     disk_option,
     net_option,
+    click.option(
+        "--clock",
+        type=click.Choice([clock.value for clock in Clock]),
+        help="What the guest's time follows: its own instructions, so that the same seed gives the "
+        "same run (default of machine soft), or the host's clock (all that kvm has).",
+    ),
     click.option("--paused", is_flag=True, help="Do not start the guest; tagalong cont does."),
     click.option(
         "--exit-with-parent",
@@ -217,6 +224,8 @@ def run_options(values: Mapping[str, Any]) -> RunOptions:
     if has_rng and not is_new:
         raise UsageError("--rng is for a new VM: one that exists has one or not; leave it out")
     devices = virtio_backings(disks, networks, has_rng=has_rng, is_new=is_new)
+    if "clock" in common:
+        common["clock"] = Clock(common["clock"])
     return RunOptions(origin, devices=devices, **common)
 
 

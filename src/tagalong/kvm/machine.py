@@ -229,7 +229,7 @@ class KvmMachine(MachineLifecycle):
         return self._tags.use_access(name, self._host)
 
     def use_clock(self, clock: Clock) -> None:
-        """Let the guest's time follow `clock`; KVM's follows the host's clock alone."""
+        """Let the guest's time follow `clock`, which can only be the host's."""
         self._refuse_closed()
         if clock is not Clock.HOST:
             raise UsageError("machine 'kvm' cannot count instructions: its time is the host's")

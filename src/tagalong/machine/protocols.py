@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from tagalong.machine.state import (
     AccessChoice,
-    Clock,
     MachineDescription,
     MachineState,
     RegisterId,
@@ -122,13 +121,6 @@ class Machine(Protocol):
 
     def wait(self, timeout_s: float | None = None) -> RunState:
         """Return what the machine does once it is not RUNNING, or after `timeout_s`."""
-        ...
-
-    def use_clock(self, clock: Clock) -> None:
-        """Let the guest's time follow `clock` from now on.
-
-        Raises UsageError if this kind of machine cannot; RunStateError while it runs.
-        """
         ...
 
     def throttle(self, percent: int) -> None:

@@ -258,7 +258,7 @@ class SoftMachine(MachineLifecycle):
             self._dirty_log.stop()
 
     def use_clock(self, clock: Clock) -> None:
-        """Let the guest's time follow `clock` from now on; see Machine."""
+        """Let the guest's time follow `clock` from now on. Raises RunStateError."""
         with self._while_paused():
             self._clock = HostClock(self._native) if clock is Clock.HOST else None
 

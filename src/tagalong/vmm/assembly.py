@@ -20,7 +20,6 @@ from tagalong.devices import (
     InlineWork,
     ReportDiskError,
     ThreadedWork,
-    VirtioBackings,
     VirtioDevices,
 )
 from tagalong.errors import MachineMismatchError, TagalongError
@@ -32,16 +31,17 @@ from tagalong.vmm.factory import (
     build_arriving,
     choose_machine,
     machine_factory,
+    use_clock,
 )
-from tagalong.vmm.options import ExpectedMachine, NewLinux, NewVm, RestoredVm
+from tagalong.vmm.options import ExpectedMachine, NewLinux, NewVm, RestoredVm, RunOptions
 from tagalong.vmm.storage import load
 
 
 class MachineAssembly:
-    """Makes machines of one kind with one access strategy; `announce` gets what was chosen.
+    """Makes machines as `options` say, whatever their origin; `announce` gets what was chosen.
 
     `models`: the devices that are tied to this process, by kind; the others are the built-in ones.
-    `devices`: what this process has for virtio devices; `report` gets the errors of disks.
+    `report` gets the errors of disks.
 
     Raises UsageError or HostError if there is no such machine here. Every method closes the machine
     that it made if it raises.
@@ -49,21 +49,20 @@ class MachineAssembly:
 
     def __init__(
         self,
-        machine: str,
-        access: str,
+        options: RunOptions,
         models: DeviceModels,
-        devices: VirtioBackings,
         report: ReportDiskError,
         announce: Callable[[str], None],
     ) -> None:
-        choice = choose_machine(machine)
+        choice = choose_machine(options.machine)
         self._name = choice.name
-        self._access = access
+        self._access = options.access
+        self._clock = options.clock
         self._own_models = models
-        self._devices = devices
+        self._devices = options.devices
         self._report = report
         self._announce = announce
-        if machine == AUTO:
+        if options.machine == AUTO:
             announce(f"machine: {choice.name} ({choice.reason})")
 
     def new(self, origin: NewVm) -> Machine:
@@ -125,7 +124,7 @@ class MachineAssembly:
         self._check(description, expected)
         policy = self._policy(expected)
         machine = build_arriving(self._name, description, self._models(), policy)
-        self._use_access(machine)
+        self._set_up(machine)
         return machine
 
     def restored(self, origin: RestoredVm) -> Restored:
@@ -159,17 +158,19 @@ class MachineAssembly:
 
     def _prepare(self, machine: Machine) -> None:
         """Choose how its RAM is accessed and lock its disks; close it if that is impossible."""
-        self._use_access(machine)
+        self._set_up(machine)
         try:
             machine.activate()
         except TagalongError:
             machine.close()
             raise
 
-    def _use_access(self, machine: Machine) -> None:
-        """Choose how guest RAM is accessed; close the machine if that is impossible."""
+    def _set_up(self, machine: Machine) -> None:
+        """Choose how guest RAM is accessed, and the clock; close the machine if it cannot be."""
         try:
             choice = machine.use_access(self._access)
+            if self._clock is not None:
+                use_clock(machine, self._clock)
         except TagalongError:
             machine.close()
             raise

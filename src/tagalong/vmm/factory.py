@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from tagalong.devices import DeviceModels
 from tagalong.errors import MachineMismatchError, UsageError
 from tagalong.machine import (
     DEFAULT_CONSOLE,
+    Clock,
     DeviceDescription,
     GicDescription,
     Machine,
@@ -67,6 +68,22 @@ class MachineFactory(Protocol):
         cannot.
         """
         ...
+
+
+class HasClock(Protocol):
+    """What machines of the factories have beside Machine's: a VM's time."""
+
+    def use_clock(self, clock: Clock) -> None:
+        """Let the guest's time follow `clock` from now on.
+
+        Raises UsageError if this kind of machine cannot; RunStateError while it runs.
+        """
+        ...
+
+
+def use_clock(machine: Machine, clock: Clock) -> None:
+    """Let a guest's time follow `clock`; as HasClock."""
+    cast("HasClock", machine).use_clock(clock)
 
 
 def _soft() -> MachineFactory:

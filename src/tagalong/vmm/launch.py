@@ -92,10 +92,8 @@ class _VmProcess:
             await self._serve()
             self._console.start(self._typed)
             self._assembly = MachineAssembly(
-                self._options.machine,
-                self._options.access,
+                self._options,
                 {Pl011.KIND: self._console_uart},
-                self._options.devices,
                 self._report_disk_error,
                 self._announce,
             )

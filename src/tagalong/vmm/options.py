@@ -11,7 +11,7 @@ from typing import Final
 from tagalong import access
 from tagalong.devices import VirtioBackings
 from tagalong.errors import MachineMismatchError, UsageError
-from tagalong.machine import MachineDescription
+from tagalong.machine import Clock, MachineDescription
 from tagalong.migrate import TlsCredentials
 from tagalong.vmm.consoles import STDOUT
 from tagalong.vmm.factory import AUTO
@@ -119,6 +119,7 @@ class RunOptions:
     `control` is the path of the control socket; None for none. `machine` and `access` are names, or
     "auto". `paused`: leave the guest paused until QMP's cont. `parent_pid`: end with that process.
     `console`: where the guest's console is (consoles.py).
+    `clock`: what the guest's time follows; None is the machine's own default.
     `devices`: what backs the VM's virtio devices here; a new VM has just these.
     """
 
@@ -126,6 +127,7 @@ class RunOptions:
     control: Path | None = None
     machine: str = AUTO
     access: str = access.AUTO
+    clock: Clock | None = None
     paused: bool = False
     parent_pid: int | None = None
     console: str = STDOUT

@@ -8,6 +8,7 @@ from tagalong.cli.device_options import virtio_backings
 from tagalong.cli.run import run_options
 from tagalong.devices import DiskBacking, NetworkBacking
 from tagalong.errors import UsageError
+from tagalong.machine import Clock
 
 
 def test_devices_are_named_by_their_order() -> None:
@@ -71,3 +72,8 @@ def test_options_of_the_command_reach_the_vm() -> None:
 
     assert list(options.devices.disks) == ["disk0"]
     assert list(options.devices.networks) == ["net0"]
+
+
+def test_clock_is_the_machine_s_own_unless_it_is_given() -> None:
+    assert run_options({"guest": "churn"}).clock is None
+    assert run_options({"guest": "churn", "clock": "host"}).clock is Clock.HOST
