@@ -1,0 +1,164 @@
+"""Interrupts and time through the GIC: a guest that counts both is paused, saved and moved.
+
+The guest stops with FAIL if an interrupt is lost or comes twice, or a counter goes back.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tagalong.errors import StateError
+from tagalong.machine import Machine, MachineState, RunState, register_ids
+from tagalong.snapshot import restore, save
+from tests.conformance.conftest import KINDS
+from tests.support.move import move
+from tests.support.running_guest import Listener, RunningGuest
+from tests.support.ticking_guest import (
+    gic_of,
+    has_active_interrupt,
+    has_due_timer,
+    has_pending_sgi,
+    ticking,
+)
+
+FOR_EVER = "ticks=0 period-us=2000 active-us=1000"
+MOMENTS: dict[str, Callable[[MachineState], bool]] = {
+    "an active interrupt": has_active_interrupt,
+    "a pending SGI": has_pending_sgi,
+    "a timer that is due": has_due_timer,
+}
+TRIES = 400
+
+Start = Callable[..., RunningGuest]
+
+
+@pytest.fixture
+def start(machine_name: str, opened: list[Machine]) -> Start:
+    """Return what boots the guest on the machine under test."""
+
+    def boot(command_line: str, *, vcpu_count: int = 2) -> RunningGuest:
+        guest = ticking(KINDS[machine_name].from_description, command_line, vcpu_count=vcpu_count)
+        opened.append(guest.machine)
+        return guest
+
+    return boot
+
+
+def pause_in(machine: Machine, moment: Callable[[MachineState], bool]) -> MachineState:
+    """Let the machine run in short turns until its state is in a `moment`; it is paused then."""
+    for _ in range(TRIES):
+        machine.resume()
+        machine.wait(0.01)
+        machine.pause()
+        assert machine.run_state is RunState.PAUSED, machine.failure
+        if moment(state := machine.save_state()):
+            return state
+    raise AssertionError(f"no such moment in {TRIES} turns")
+
+
+def registers_of(state: MachineState) -> list[dict[str, int]]:
+    return [
+        {register_ids.register_name(name): value for name, value in vcpu.registers.items()}
+        for vcpu in state.vcpus
+    ]
+
+
+@pytest.mark.parametrize("vcpu_count", [1, 3])
+def test_guest_counts_its_interrupts_to_the_end(start: Start, vcpu_count: int) -> None:
+    guest = start("ticks=48 period-us=500 active-us=50", vcpu_count=vcpu_count)
+
+    lines = guest.run_to_the_end()
+
+    assert not guest.lines_with("FAIL")
+    assert lines[-1].startswith(f"ticks: PASS {48 * vcpu_count} ticks, "), lines
+    sgis, spis = (int(part.split()[0]) for part in lines[-1].split(", ")[1:])
+    assert sgis > 0
+    assert spis > 0
+
+
+def test_guest_paused_in_every_moment_of_an_interrupt_moves_and_loses_none(
+    start: Start, machine_name: str, opened: list[Machine]
+) -> None:
+    guest = start(FOR_EVER, vcpu_count=2)
+    machine, console = guest.machine, Listener()
+    for name, moment in MOMENTS.items():
+        state = pause_in(machine, moment)
+        console = Listener()
+
+        machine = move(machine, partial(KINDS[machine_name].from_description, console=console.hear))
+        opened.append(machine)
+
+        assert machine.run_state is RunState.PAUSED
+        arrived = machine.save_state()
+        assert arrived.gic == state.gic, name
+        assert registers_of(arrived) == registers_of(state), name
+        machine.resume()
+        console.wait_for("console interrupts", 2)
+        assert not console.lines_with("FAIL"), name
+    machine.pause()
+
+
+def test_snapshot_in_the_moment_of_an_interrupt_restores_it(
+    start: Start, machine_name: str, opened: list[Machine], tmp_path: Path
+) -> None:
+    guest = start(FOR_EVER)
+    state = pause_in(guest.machine, has_active_interrupt)
+    save(guest.machine, tmp_path / "vm.core")
+    console = Listener()
+
+    machine = restore(
+        tmp_path / "vm.core",
+        lambda description, sources: KINDS[machine_name].from_description(
+            description, sources=sources, console=console.hear
+        ),
+    ).machine
+    opened.append(machine)
+
+    assert machine.save_state().gic == state.gic
+    machine.resume()
+    console.wait_for("console interrupts", 2)
+    machine.pause()
+    assert not console.lines_with("FAIL")
+
+
+def test_counters_stand_while_the_machine_is_paused(start: Start) -> None:
+    guest = start(FOR_EVER)
+    counters = (register_ids.TIMER_COUNT, register_ids.PTIMER_COUNT)
+
+    def read() -> list[int]:
+        return [guest.machine.vcpus[1].get_register(counter) for counter in counters]
+
+    before = read()
+    for _ in range(3):
+        guest.machine.resume()
+        guest.machine.wait(0.05)
+        guest.machine.pause()
+        at_pause = read()
+        time.sleep(0.05)
+
+        assert read() == at_pause
+        assert all(now > then for now, then in zip(at_pause, before, strict=True))
+        before = at_pause
+
+
+def test_check_state_names_what_is_no_state_of_its_gic(start: Start) -> None:
+    machine = start(FOR_EVER).machine
+    state = machine.save_state()
+    gic = gic_of(state)
+    other = replace(gic, distributor={**gic.distributor, 0x0008: 0x43B})
+    short = replace(gic, spi_levels=gic.spi_levels[1:])
+
+    for changed, message in (
+        (None, "the state has no GIC, which this machine has"),
+        (other, "GICD_IIDR"),
+        (short, "the GIC's state has 2 words of SPI levels, expected 3"),
+    ):
+        with pytest.raises(StateError, match=message):
+            machine.check_state(replace(state, gic=changed))
+
+    machine.check_state(state)
+    assert machine.save_state() == state
