@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GUESTS = {"churn.elf", "paged.elf", "retag.elf", "selftest.elf", "speed.elf"}
+GUESTS = {"churn.elf", "paged.elf", "retag.elf", "selftest.elf", "speed.elf", "ticks.elf"}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_wheel_carries_library_guests_and_type_marker(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
 
     assert {n.rsplit("/", 1)[1] for n in names if n.endswith(".elf")} == GUESTS
-    built = {"libtagalong.so", "routines.bin", "linux/tagkeeper"}
+    built = {"libtagalong.so", "routines.bin", "linux/clockwatch", "linux/tagkeeper"}
     assert {f"tagalong/_lib/{name}" for name in built} <= set(names)
     assert "tagalong/py.typed" in names
 
