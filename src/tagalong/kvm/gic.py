@@ -89,6 +89,8 @@ class KvmGic(Descriptor):
                 "own interrupt controller is a GICv3 or newer is required"
             )
         super().__init__(vm.create_device(KVM_DEV_TYPE_ARM_VGIC_V3))
+        self._vm = vm
+        self._lines: dict[int, bool] = {}
         self._description = description
         self._vcpus = [_vcpu_part(mpidr) for mpidr in mpidrs]
         try:
@@ -111,6 +113,11 @@ class KvmGic(Descriptor):
             self._set([(_Register(group, 0, group.name), value)])
         (self._own_iidr,) = self._get([_Register(_DIST, _IIDR, "GICD_IIDR")])
         self._own_ctlr = self._icc_ctlr(self._vcpus[0])
+
+    def set_line(self, intid: int, level: bool) -> None:
+        """Follow a device's line; from any thread. Raises IoctlError."""
+        self._lines[intid] = level
+        self._vm.set_spi(intid, level)
 
     def save(self) -> GicState:
         """Return all of it. Raises IoctlError."""
@@ -145,7 +152,9 @@ class KvmGic(Descriptor):
     def load(self, state: GicState) -> None:
         """Take over a state to which there are no objections. Raises StateError by name.
 
-        A part of the state may have been taken then.
+        The devices must have been loaded: a rising line is an edge, and whether the guest took it,
+        this state says. The levels of their lines are theirs to say. After an error a part of the
+        state may have been taken.
         """
         writes = list(self._writes(state))
         try:
@@ -203,12 +212,24 @@ class KvmGic(Descriptor):
         for group in groups:
             if _PENDING in group.name:
                 levels_of = _spi_levels(self._description.spi_count)
-                yield from zip(levels_of, state.spi_levels, strict=True)
+                yield from zip(levels_of, self._levels(state), strict=True)
             if group not in head:
                 yield from _group_writes(_DIST, 0, group, state.distributor)
         for vcpu, interface in zip(self._vcpus, state.cpu_interfaces, strict=True):
             for each in cpu_interface_registers(interface[Icc.ICC_CTLR_EL1]):
                 yield _Register(_ICC, vcpu | each, each.name), interface[each]
+
+    def _levels(self, state: GicState) -> list[int]:
+        """Return the words of SPI levels of a state, with those of the devices' lines as they are.
+
+        A state may have been taken while a device changed its line: an interrupt would be lost, or
+        never end.
+        """
+        words = list(state.spi_levels)
+        for intid, level in self._lines.items():
+            word, bit = divmod(intid - FIRST_SPI, SPIS_PER_WORD)
+            words[word] = words[word] & ~(1 << bit) | level << bit
+        return words
 
     def _icc_ctlr(self, vcpu: int) -> int:
         (value,) = self._get([_Register(_ICC, vcpu | Icc.ICC_CTLR_EL1, "ICC_CTLR_EL1")])

@@ -69,7 +69,7 @@ class KvmMachine(MachineLifecycle):
                 parts.description.devices, {**built_in_models(console), **(models or {})}
             ),
             parts.memory,
-            SharedInput(parts.vm.set_irq) if parts.gic is None else parts.vm.set_spi,
+            SharedInput(parts.vm.set_irq) if parts.gic is None else parts.gic.set_line,
         )
         clock = VirtualTime(parts.vcpus[0])
         exits = KvmExits(self._bus, self._end)
@@ -284,8 +284,6 @@ class KvmMachine(MachineLifecycle):
             if objections := "; ".join(filter(None, self._device_objections(state))):
                 raise StateError(objections)
             events = pending.load(state.devices.get(pending.DEVICE), len(self._vcpus))
-            # Lines come before the GIC: a line that rises is an edge, and the state of the GIC
-            # says whether the guest took it.
             self._bus.load(state.devices)
             if self._parts.gic is not None and state.gic is not None:
                 self._parts.gic.load(state.gic)

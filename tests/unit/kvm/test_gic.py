@@ -39,6 +39,9 @@ class GicVm(KvmVm):
         assert kind == KVM_DEV_TYPE_ARM_VGIC_V3
         return not self._has_gic
 
+    def set_spi(self, intid: int, level: bool) -> None:
+        pass
+
     def create_device(self, kind: int) -> int:
         assert kind == KVM_DEV_TYPE_ARM_VGIC_V3
         return os.memfd_create("gic")
@@ -136,6 +139,16 @@ def test_gic_addresses_a_vcpu_by_all_of_its_affinity() -> None:
         reached = {attr >> 32 for group, attr, _ in gic.written if group == REDIST}
 
     assert reached == {0, 0x103}
+
+
+def test_gic_loaded_has_the_levels_of_the_devices_lines() -> None:
+    with WordsOnly() as gic:
+        gic.set_line(33, True)
+        gic.set_line(64, False)
+        gic.set_line(96, True)
+        gic.load(replace(sound_state(), spi_levels=(0x10, 0x3, 0x0)))
+
+        assert gic.save().spi_levels == (0x12, 0x2, 0x1)
 
 
 def test_gic_that_refuses_a_register_names_it() -> None:
