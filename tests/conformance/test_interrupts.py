@@ -22,6 +22,7 @@ from tests.support.ticking_guest import (
     has_active_interrupt,
     has_due_timer,
     has_pending_sgi,
+    pause_in,
     ticking,
 )
 
@@ -31,7 +32,6 @@ MOMENTS: dict[str, Callable[[MachineState], bool]] = {
     "a pending SGI": has_pending_sgi,
     "a timer that is due": has_due_timer,
 }
-TRIES = 400
 
 Start = Callable[..., RunningGuest]
 
@@ -46,18 +46,6 @@ def start(machine_name: str, opened: list[Machine]) -> Start:
         return guest
 
     return boot
-
-
-def pause_in(machine: Machine, moment: Callable[[MachineState], bool]) -> MachineState:
-    """Let the machine run in short turns until its state is in a `moment`; it is paused then."""
-    for _ in range(TRIES):
-        machine.resume()
-        machine.wait(0.01)
-        machine.pause()
-        assert machine.run_state is RunState.PAUSED, machine.failure
-        if moment(state := machine.save_state()):
-            return state
-    raise AssertionError(f"no such moment in {TRIES} turns")
 
 
 def registers_of(state: MachineState) -> list[dict[str, int]]:

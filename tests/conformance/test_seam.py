@@ -5,11 +5,12 @@ from functools import partial
 import pytest
 
 from tagalong.errors import MigrationError
-from tagalong.machine import Machine
+from tagalong.machine import Machine, register_ids
 from tagalong.machine.cpu_match import CpuPolicy
-from tests.conformance.conftest import arrive
+from tests.conformance.conftest import KINDS, arrive
 from tests.support.move import move
 from tests.support.running_guest import Boot, Listener
+from tests.support.ticking_guest import has_active_interrupt, pause_in, ticking
 
 CALM = "working-set=1M write-rate=10 report=256"
 
@@ -43,6 +44,30 @@ def test_guest_goes_across_the_seam_and_back_and_keeps_its_invariants(
         # DCZID_EL0 differs (or is not known) on both legs, and no kernel takes another one.
         assert any(line.startswith("vCPU 0: DCZID_EL0 ") for line in accepted), accepted
         print(route, name, *accepted, sep="\n")
+
+
+@pytest.mark.parametrize("route", [("soft", "kvm"), ("kvm", "soft")], ids="-".join)
+def test_interrupts_in_flight_and_time_go_across_the_seam(
+    opened: list[Machine], route: tuple[str, str]
+) -> None:
+    guest = ticking(KINDS[route[0]].from_description, "ticks=0 period-us=200 active-us=100")
+    opened.append(guest.machine)
+    state = pause_in(guest.machine, has_active_interrupt)
+    policy, console = CpuPolicy(allow_mismatch=True), Listener()
+
+    machine = move(
+        guest.machine, partial(arrive, route[1], opened, policy=policy, console=console.hear)
+    )
+
+    arrived = machine.save_state()
+    assert arrived.gic == state.gic
+    assert [vcpu.registers[register_ids.TIMER_COUNT] for vcpu in arrived.vcpus] == [
+        vcpu.registers[register_ids.TIMER_COUNT] for vcpu in state.vcpus
+    ]
+    machine.resume()
+    console.wait_for("console interrupts", 2)
+    machine.pause()
+    assert not console.lines_with("FAIL")
 
 
 def test_another_cpu_is_refused_without_permission_and_the_guest_goes_on(

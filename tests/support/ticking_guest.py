@@ -11,12 +11,14 @@ from tagalong.machine import (
     MachineDescription,
     MachineState,
     RegionDescription,
+    RunState,
 )
 from tagalong.machine.gic import VIRTUAL_TIMER_INTID
 from tests.support.gic_state import GIC
 from tests.support.running_guest import MIB, RunningGuest
 
 UART_INTID = 33
+TRIES = 400
 CONSOLE = DeviceDescription(
     DEFAULT_CONSOLE.name,
     DEFAULT_CONSOLE.kind,
@@ -65,3 +67,15 @@ def has_pending_sgi(state: MachineState) -> bool:
 def has_due_timer(state: MachineState) -> bool:
     """Return whether a timer asserts its interrupt: a level is high."""
     return any(level >> VIRTUAL_TIMER_INTID & 1 for level in gic_of(state).ppi_levels)
+
+
+def pause_in(machine: Machine, moment: Callable[[MachineState], bool]) -> MachineState:
+    """Let the machine run in short turns until its state is in a `moment`; it is paused then."""
+    for _ in range(TRIES):
+        machine.resume()
+        machine.wait(0.01)
+        machine.pause()
+        assert machine.run_state is RunState.PAUSED, machine.failure
+        if moment(state := machine.save_state()):
+            return state
+    raise AssertionError(f"no such moment in {TRIES} turns")
