@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +55,20 @@ NOTHING_YET: Final = Progress(0, 0)
 
 
 class BesideHost:
-    """A running `tagalong beside`; `control` is its socket. Ends with `stop`."""
+    """A running `tagalong beside`; `control` is its socket. Ends with `stop`.
 
-    def __init__(self, guest: QemuGuest, folder: Path, name: str, *, awaits: bool = False) -> None:
+    `more`: further options of QEMU. `tags_uri`, `vmm_uri`: where it awaits tags and the rest.
+    """
+
+    def __init__(
+        self,
+        guest: QemuGuest,
+        folder: Path,
+        name: str,
+        *,
+        awaits: bool = False,
+        more: Sequence[str] = (),
+    ) -> None:
         self.name = name
         self.control = folder / f"{name}.sock"
         self.tags_uri = f"unix:{folder / name}.tags"
@@ -65,7 +76,7 @@ class BesideHost:
         self._console = folder / f"{name}.console"
         self._messages = folder / f"{name}.messages"
         options = ["--incoming", self.tags_uri] if awaits else []
-        more = ["-incoming", self.vmm_uri] if awaits else []
+        more = [*more, *(["-incoming", self.vmm_uri] if awaits else [])]
         with self._messages.open("wb") as messages:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tagalong", "beside", "--control", str(self.control),

@@ -1,0 +1,290 @@
+"""What can happen to a migration beside QEMU, on real QEMUs: run inside the lab, one boot for all.
+
+    tagalong lab run --with-vmm --ram 3G -- python3 -m tests.support.beside_trials
+
+One Linux guest, whose tagkeeper must never find a granule wrong, goes through all trials: it is
+where each of them leaves it, and moves on from there. Prints a line per trial; status 1 if one
+failed.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+from tagalong.control.client import ControlClient, connect
+from tagalong.control.migration import migrate_vm, start_migration
+from tagalong.errors import RemoteError, TagalongError
+from tagalong.qapi.migration import MigrationInfo, MigrationRequest, MigrationStatus
+from tagalong.qapi.settings import MigrationSettings
+from tagalong.studies.beside import QemuGuest
+from tagalong.studies.beside.host import BesideHost
+
+VMM = Path("/opt/vmm")
+WAIT_S = 300.0
+# The emulated host is slow: the downtime there says nothing.
+SETTINGS = MigrationSettings(downtime_limit=60_000)
+
+
+class Trials:
+    """The guest, where it is, and how to make it move. `here` runs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+        self._hosts: list[BesideHost] = []
+        self._orphans: list[int] = []
+        self._guest = QemuGuest(
+            VMM / "qemu", VMM / "Image", VMM / "initrd", knobs="mib=4 rate=300", vcpus=2
+        )
+        self.here = self._host(awaits=False)
+
+    def _host(self, *, awaits: bool) -> BesideHost:
+        name = f"host-{self._count}"
+        self._count += 1
+        monitor = self._folder / f"{name}.own"
+        host = BesideHost(
+            self._guest, self._folder, name, awaits=awaits,
+            more=["-qmp", f"unix:{monitor},server=on,wait=off"],
+        )  # fmt: skip
+        self._hosts.append(host)
+        return host
+
+    def own_monitor(self, host: BesideHost) -> Path:
+        """Return the monitor of somebody else than tagalong."""
+        return self._folder / f"{host.name}.own"
+
+    async def destination(self) -> BesideHost:
+        there = self._host(awaits=True)
+        await there.wait_until(
+            lambda: "waiting for tags" in there.messages, "waited for tags", WAIT_S
+        )
+        return there
+
+    async def require_alive(self, host: BesideHost) -> None:
+        """The guest makes progress at `host`, and found nothing wrong."""
+        await host.wait_for_reports(len(host.progress) + 2, WAIT_S)
+        assert not host.failures, host.failures
+
+    async def require_held(self, host: BesideHost) -> None:
+        """The guest does not run at `host`, whatever its QEMU says."""
+        await asyncio.sleep(3)
+        assert not host.progress, "it ran without its tags"
+
+    def qemu_of(self, host: BesideHost) -> int:
+        tasks = Path(f"/proc/{host.process.pid}/task").iterdir()
+        children = [pid for task in tasks for pid in (task / "children").read_text().split()]
+        (found,) = [
+            pid for pid in children if b"qemu-system" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        return int(found)
+
+    def kill_sidecar(self, host: BesideHost) -> None:
+        self._orphans.append(self.qemu_of(host))
+        host.process.kill()
+        host.process.wait()
+
+    def request(self, there: BesideHost, *, driven: bool = True) -> MigrationRequest:
+        return MigrationRequest(
+            there.tags_uri, settings=SETTINGS, vmm_uri=there.vmm_uri if driven else None
+        )
+
+    def close(self) -> None:
+        for pid in self._orphans:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for host in self._hosts:
+            host.stop()
+
+
+def _quiet(_: MigrationInfo) -> None:
+    """Show nothing."""
+
+
+async def wait_for(is_true: Callable[[], Awaitable[bool]], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not await is_true():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        await asyncio.sleep(0.1)
+
+
+async def fails(trials: Trials, there: BesideHost, do: Callable[[], object] | None) -> str:
+    """Migrate, and `do` something once it is under way; return how it failed."""
+    done = False
+
+    def on_progress(info: MigrationInfo) -> None:
+        nonlocal done
+        if do is not None and not done and info.ram is not None and info.ram.pages_sent:
+            done = True
+            do()
+
+    try:
+        await migrate_vm(trials.here.control, trials.request(there), on_progress)
+    except TagalongError as error:
+        return str(error)
+    raise AssertionError("the migration did not fail")
+
+
+async def postcopy_is_refused_by_name(trials: Trials) -> None:
+    there = await trials.destination()
+    async with connect(trials.own_monitor(trials.here)) as own:
+        wanted = [{"capability": "postcopy-ram", "state": True}]
+        await own.execute("migrate-set-capabilities", {"capabilities": wanted})
+        words = await fails(trials, there, None)
+        wanted[0]["state"] = False
+        await own.execute("migrate-set-capabilities", {"capabilities": wanted})
+    there.stop()
+    assert "postcopy-ram" in words, words
+    await trials.require_alive(trials.here)
+
+
+async def cancelled_migration_leaves_the_guest_here(trials: Trials) -> None:
+    there = await trials.destination()
+    async with connect(trials.here.control) as client:
+        await client.begin_migration(trials.request(there))
+        await wait_for(lambda: _is_active(client), "pre-copy")
+        words = await _error_of(client.cancel_migration(_quiet))
+    assert "cancelled" in words, words
+    assert not there.progress
+    there.stop()
+    await trials.require_alive(trials.here)
+
+
+async def _error_of(work: Awaitable[object]) -> str:
+    try:
+        await work
+    except RemoteError as error:
+        return str(error)
+    raise AssertionError("it completed")
+
+
+async def _is_active(client: ControlClient) -> bool:
+    return (await client.migration()).status is MigrationStatus.ACTIVE
+
+
+async def killed_destination_vmm_leaves_the_guest_here(trials: Trials) -> None:
+    there = await trials.destination()
+    pid = trials.qemu_of(there)
+    await fails(trials, there, lambda: os.kill(pid, signal.SIGKILL))
+    there.stop()
+    await trials.require_alive(trials.here)
+
+
+async def killed_destination_sidecar_leaves_the_guest_here(trials: Trials) -> None:
+    there = await trials.destination()
+    await fails(trials, there, lambda: trials.kill_sidecar(there))
+    assert not there.progress
+    await trials.require_alive(trials.here)
+
+
+async def tags_after_the_vmm_has_migrated_still_arrive(trials: Trials) -> None:
+    """Somebody migrates without tags: the guest is held, and its tags follow."""
+    there = await trials.destination()
+    async with connect(trials.own_monitor(trials.here)) as own:
+        await own.execute("migrate", {"uri": there.vmm_uri})
+        await wait_for(lambda: _has_moved(own), "QEMU's migration")
+    await trials.require_held(there)
+    await migrate_vm(trials.here.control, trials.request(there, driven=False), _quiet)
+    await _move_on(trials, there)
+
+
+async def tags_follow_a_migration_that_somebody_else_drives(trials: Trials) -> None:
+    there = await trials.destination()
+    await start_migration(trials.here.control, trials.request(there, driven=False))
+    async with connect(trials.own_monitor(trials.here)) as own:
+        await own.execute("migrate", {"uri": there.vmm_uri})
+        await wait_for(lambda: _has_moved(own), "QEMU's migration")
+    await _move_on(trials, there)
+
+
+async def _has_moved(own: ControlClient) -> bool:
+    return await own.run_state() == "postmigrate"
+
+
+async def _move_on(trials: Trials, there: BesideHost) -> None:
+    await trials.require_alive(there)
+    before, trials.here = trials.here, there
+    before.stop()
+
+
+async def garbage_at_the_library_leaves_the_guest_alone(trials: Trials) -> None:
+    path = f"{trials.here.control}.kvm"
+    for garbage in (b"", b"\xff" * 64, b"\0" * 32, bytes([7, 0, 0, 0]) + b"\xff" * 60):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(garbage)
+        writer.close()
+        with suppress(OSError):
+            await asyncio.wait_for(reader.read(), 10)
+    await trials.require_alive(trials.here)
+
+
+async def several_channels_and_a_digest_work(trials: Trials) -> None:
+    there = await trials.destination()
+    settings = MigrationSettings(downtime_limit=60_000, multifd=True, multifd_channels=2)
+    request = MigrationRequest(
+        there.tags_uri, settings=settings, verify=True, vmm_uri=there.vmm_uri
+    )
+    result = await migrate_vm(trials.here.control, request, _quiet)
+    assert result.report.verified
+    await _move_on(trials, there)
+
+
+async def killed_source_sidecar_leaves_the_guest_here(trials: Trials) -> None:
+    here = trials.here
+    there = await trials.destination()
+    async with connect(here.control) as client:
+        await client.begin_migration(trials.request(there))
+        await wait_for(lambda: _is_active(client), "pre-copy")
+    trials.kill_sidecar(here)
+    seen = len(here.progress)
+    deadline = time.monotonic() + WAIT_S
+    while len(here.progress) < seen + 3 and time.monotonic() < deadline:
+        await asyncio.sleep(0.2)
+    assert len(here.progress) >= seen + 3, "the guest does not run on"
+    assert not here.failures
+    assert not there.progress
+
+
+ALL = (
+    garbage_at_the_library_leaves_the_guest_alone,
+    postcopy_is_refused_by_name,
+    cancelled_migration_leaves_the_guest_here,
+    killed_destination_vmm_leaves_the_guest_here,
+    killed_destination_sidecar_leaves_the_guest_here,
+    tags_after_the_vmm_has_migrated_still_arrive,
+    tags_follow_a_migration_that_somebody_else_drives,
+    several_channels_and_a_digest_work,
+    killed_source_sidecar_leaves_the_guest_here,
+)
+
+
+async def run_all(names: list[str]) -> int:
+    status = 0
+    with tempfile.TemporaryDirectory(prefix="beside-") as folder:
+        trials = Trials(Path(folder))
+        try:
+            await trials.here.wait_for_reports(2, WAIT_S)
+            for trial in ALL:
+                if names and trial.__name__ not in names:
+                    continue
+                began = time.monotonic()
+                try:
+                    await trial(trials)
+                except (AssertionError, TagalongError, OSError) as error:
+                    status = 1
+                    print(f"FAILED {trial.__name__}: {error!r} {getattr(error, '__notes__', '')}",
+                          flush=True)  # fmt: skip
+                    break  # the guest may be anywhere
+                print(f"passed {trial.__name__} ({time.monotonic() - began:.1f} s)", flush=True)
+        finally:
+            trials.close()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(run_all(sys.argv[1:])))
