@@ -21,6 +21,7 @@ def demo(kernel: str, *options: str) -> tuple[int, dict[str, Any], str]:
     return run.returncode, report, run.stderr.decode()
 
 
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_linux_guest_of_qemu_moves_with_its_tags(kernel: str) -> None:
     status, report, messages = demo(kernel, "mib=4 rate=300")

@@ -54,13 +54,13 @@ def check_command(command: Sequence[str]) -> None:
             "-daemonize: this process stays beside the VMM and ends with it; leave the option "
             "out, and put `tagalong beside` itself into the background"
         )
-    for option, value in _options(command):
+    for option, value in options_of(command):
         for names, pattern, reason in _REFUSED:
             if option in names and pattern.search(value):
                 raise UsageError(f"{option} {value}: {reason}")
 
 
-def _options(command: Sequence[str]) -> list[tuple[str, str]]:
+def options_of(command: Sequence[str]) -> list[tuple[str, str]]:
     """Return each option that has a value with that value; QEMU takes -x and --x."""
     return [
         (re.sub(r"^--", "-", option), value)
@@ -71,7 +71,7 @@ def _options(command: Sequence[str]) -> list[tuple[str, str]]:
 
 def awaits_migration(command: Sequence[str]) -> bool:
     """Return whether the VMM is to wait for a migration."""
-    return any(option == "-incoming" for option, _ in _options(command))
+    return any(option == "-incoming" for option, _ in options_of(command))
 
 
 def with_monitor(command: Sequence[str], descriptor: int) -> list[str]:

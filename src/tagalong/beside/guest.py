@@ -70,7 +70,10 @@ class VmmDeparture(Protocol):
 
 def host_mte_version() -> int:
     """Return ID_AA64PFR1_EL1.MTE as this host's kernel tells it: 0, 2, or 3."""
-    capabilities = ctypes.CDLL(None).getauxval(_AT_HWCAP2)
+    libc = ctypes.CDLL(None)
+    libc.getauxval.restype = ctypes.c_ulong
+    libc.getauxval.argtypes = (ctypes.c_ulong,)
+    capabilities = libc.getauxval(_AT_HWCAP2)
     if not capabilities & _HWCAP2_MTE:
         return 0
     return 3 if capabilities & _HWCAP2_MTE3 else 2

@@ -16,6 +16,7 @@ from pathlib import Path
 from tagalong import migrate
 from tagalong.beside.guest import ArrivingGuest
 from tagalong.beside.link import LibraryLink
+from tagalong.beside.link_format import VmFlag
 from tagalong.errors import HostError, TagalongError
 from tagalong.machine import Machine, MachineDescription
 from tagalong.memory import PageBitmap
@@ -142,6 +143,11 @@ class TagsIncoming:
         """Take the VM here for the one that is described. Raises MachineMismatchError."""
         self._call(partial(self._advance, MigrationStatus.ACTIVE))
         self._link = LibraryLink(self._library)
+        if not self._link.state().flags & VmFlag.HELD:
+            raise HostError(
+                "the guest here is not held: its VMM was started without --incoming, or its tags "
+                "have arrived already"
+            )
         guest = ArrivingGuest(self._link, self._touched)
         guest.require_like(description)
         return guest

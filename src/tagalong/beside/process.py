@@ -2,41 +2,40 @@
 
 Two sockets are made before the VMM starts, and the VMM inherits their descriptors: one for the
 library in its process, one for a QMP monitor of ours. Their files lie beside the control socket,
-so a process that takes this one's place finds them. The VMM's end is this process's end, with the
-VMM's status; this process's end is not the VMM's.
+so a process that takes this one's place (`attach`) finds them. The VMM's end is this process's
+end, with the VMM's status; this process's end is not the VMM's.
 """
 
 import asyncio
-import os
 import signal
-import subprocess
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tagalong.beside.command import (
-    awaits_migration,
-    check_command,
-    environment,
-    library_path,
-    with_monitor,
-)
+from tagalong.beside.command import awaits_migration, check_command
 from tagalong.beside.commands import BesideCommands
 from tagalong.beside.incoming import AwaitedTags, TagsIncoming
 from tagalong.beside.monitor import VmmMonitor
 from tagalong.beside.outgoing import TagsOutgoing, VmmAccess
+from tagalong.beside.vmm import (
+    LIBRARY_SUFFIX,
+    MONITOR_SUFFIX,
+    FoundVmm,
+    StartedVmm,
+    Vmm,
+    beside,
+    socket_for,
+)
 from tagalong.control.client import connect
 from tagalong.errors import ControlError, HostError, TagalongError, UsageError, with_causes
 from tagalong.qapi.migration import MigrationStatus
 from tagalong.qmp.messages import Event
 from tagalong.qmp.server import ControlServer
-from tagalong.socket_files import SocketFile
 from tagalong.vmm.record import MigrationRecord
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_BACKLOG: Final = 8
 _CANCEL_TIMEOUT_S: Final = 5.0
 _CONNECT_AGAIN_S: Final = 0.1
 
@@ -45,84 +44,105 @@ Announce = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BesideOptions:
-    """What to run, under which control socket, and where its tags are awaited, if they are."""
+    """The control socket, and where tags are awaited, if they are."""
 
-    command: tuple[str, ...]
     control: Path
     incoming: AwaitedTags | None = None
 
 
-def run_beside(options: BesideOptions, announce: Announce) -> int:
+def run_beside(command: Sequence[str], options: BesideOptions, announce: Announce) -> int:
     """Run a VMM beside this process until it ends; return its status, 128 + N for signal N.
 
     `announce` gets messages for people. Raises UsageError or HostError if the VMM cannot be
     started so; then nothing was.
     """
-    check_command(options.command)
-    if options.incoming is not None and not awaits_migration(options.command):
+    check_command(command)
+    check_awaited(command, awaits_tags=options.incoming is not None)
+
+    def start(stack: ExitStack) -> Vmm:
+        sockets = [stack.enter_context(socket_for(path, what)) for path, what in _names(options)]
+        return StartedVmm(command, sockets, holds=options.incoming is not None)
+
+    return asyncio.run(_BesideProcess(options, start, announce).run())
+
+
+def attach(pid: int, options: BesideOptions, announce: Announce) -> int:
+    """Be the process beside a VMM that was started under the library, until the VMM ends.
+
+    Returns 0. Raises HostError if there is no such process, or its sockets are not there.
+    """
+    for path, what in _names(options):
+        if not path.is_socket():
+            raise HostError(
+                f"{path} ({what}) is missing: was process {pid} started by tagalong beside with "
+                f"--control {options.control}?"
+            )
+    return asyncio.run(_BesideProcess(options, lambda _: FoundVmm(pid), announce).run())
+
+
+def check_awaited(command: Sequence[str], *, awaits_tags: bool) -> None:
+    """Raise UsageError if either the tags are awaited, or the rest, but not both."""
+    if awaits_tags and not awaits_migration(command):
         raise UsageError(
             "--incoming awaits tags, so the VMM must await the rest: give it -incoming URI, too"
         )
-    if options.incoming is None and awaits_migration(options.command):
+    if not awaits_tags and awaits_migration(command):
         raise UsageError(
             "the VMM awaits a migration (-incoming), so its tags must be awaited, too: give "
             "--incoming URI"
         )
-    return asyncio.run(_BesideProcess(options, announce).run())
+
+
+def _names(options: BesideOptions) -> tuple[tuple[Path, str], tuple[Path, str]]:
+    return (
+        (beside(options.control, LIBRARY_SUFFIX), "the library's socket"),
+        (beside(options.control, MONITOR_SUFFIX), "the VMM's monitor"),
+    )
 
 
 class _BesideProcess:
-    """Puts all of it together and takes it apart; lives as long as its event loop."""
+    """Puts all of it together and takes it apart; lives as long as its event loop.
 
-    def __init__(self, options: BesideOptions, announce: Announce) -> None:
+    `find` starts the VMM, or finds it.
+    """
+
+    def __init__(
+        self, options: BesideOptions, find: Callable[[ExitStack], Vmm], announce: Announce
+    ) -> None:
         self._options = options
+        self._find = find
         self._tell = announce
         self._incoming: TagsIncoming | None = None
         self._outgoing: TagsOutgoing | None = None
         self._monitor: VmmMonitor | None = None
-        self._library = _beside(options.control, "kvm")
-        self._monitor_path = _beside(options.control, "qmp")
+        self._library = beside(options.control, LIBRARY_SUFFIX)
+        self._monitor_path = beside(options.control, MONITOR_SUFFIX)
 
     async def run(self) -> int:
         self._server = ControlServer(
             BesideCommands(self._require_monitor, self._require_outgoing, lambda: self._incoming)
         )
-        async with AsyncExitStack() as stack:
-            library = self._listen(stack, self._library, "the library's socket")
-            monitor = self._listen(stack, self._monitor_path, "the VMM's monitor")
+        with ExitStack() as stack:
             await self._server.start(self._options.control)
-            stack.push_async_callback(self._server.close)
-            if self._options.incoming is not None:
-                self._incoming = TagsIncoming(
-                    self._options.incoming, self._library, self._migration_changed, self._refused
-                )
-            process = self._start(library.socket.fileno(), monitor.socket.fileno())
-            for each in (library, monitor):
-                each.socket.close()
-            self._pass_signals_on(process)
-            self._announce(f"control socket (QMP): {self._options.control}")
-            return await self._stay_beside(process)
+            try:
+                if self._options.incoming is not None:
+                    self._incoming = TagsIncoming(
+                        self._options.incoming,
+                        self._library,
+                        self._migration_changed,
+                        self._refused,
+                    )
+                vmm = self._find(stack)
+                self._handle_signals(vmm)
+                self._announce(f"control socket (QMP): {self._options.control}")
+                return await self._stay_beside(vmm)
+            finally:
+                await self._server.close()
 
-    def _listen(self, stack: AsyncExitStack, path: Path, what: str) -> SocketFile:
-        file = SocketFile(path, what, _BACKLOG)
-        stack.callback(file.remove)
-        stack.callback(file.socket.close)
-        return file
-
-    def _start(self, library: int, monitor: int) -> "subprocess.Popen[bytes]":
-        command = with_monitor(self._options.command, monitor)
-        variables = environment(
-            os.environ, library_path(), library, holds=self._options.incoming is not None
-        )
-        try:
-            return subprocess.Popen(command, env=variables, pass_fds=(library, monitor))
-        except OSError as error:
-            raise HostError(f"cannot start {command[0]}: {error.strerror}") from error
-
-    async def _stay_beside(self, process: "subprocess.Popen[bytes]") -> int:
+    async def _stay_beside(self, vmm: Vmm) -> int:
         """Serve until the VMM ends; return its status."""
-        ending = asyncio.ensure_future(asyncio.to_thread(process.wait))
-        serving = asyncio.ensure_future(self._serve(process))
+        ending = asyncio.ensure_future(asyncio.to_thread(vmm.wait))
+        serving = asyncio.ensure_future(self._serve(vmm))
         try:
             status = await ending
         finally:
@@ -134,11 +154,11 @@ class _BesideProcess:
             with suppress(asyncio.CancelledError, TagalongError):
                 await serving
         self._server.broadcast(Event("SHUTDOWN", {"guest": False, "reason": "host-error"}))
-        return status if status >= 0 else 128 - status
+        return status
 
-    async def _serve(self, process: "subprocess.Popen[bytes]") -> None:
+    async def _serve(self, vmm: Vmm) -> None:
         """Stay connected to the VMM's monitor, and pass its events on."""
-        while process.poll() is None:
+        while not vmm.has_ended:
             try:
                 async with connect(self._monitor_path) as client:
                     self._monitor = VmmMonitor(client, asyncio.get_running_loop())
@@ -146,7 +166,7 @@ class _BesideProcess:
                     async for event in client.events():
                         self._server.broadcast(Event(event.name, event.data))
             except ControlError as error:
-                if process.poll() is None and self._monitor is not None:
+                if not vmm.has_ended and self._monitor is not None:
                     self._announce(f"the VMM's monitor: {with_causes(error)}")
             await asyncio.sleep(_CONNECT_AGAIN_S)
 
@@ -167,14 +187,10 @@ class _BesideProcess:
             raise HostError("the VMM has not opened its monitor yet")
         return self._outgoing
 
-    def _pass_signals_on(self, process: "subprocess.Popen[bytes]") -> None:
-        def pass_on(number: int) -> None:
-            with suppress(ProcessLookupError):
-                process.send_signal(number)
-
+    def _handle_signals(self, vmm: Vmm) -> None:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
-            loop.add_signal_handler(number, pass_on, number)
+            loop.add_signal_handler(number, vmm.signal, number)
 
     # --- what is said ---
 
@@ -212,7 +228,3 @@ class _BesideProcess:
                 where = "; the guest is still held" if arrives else ""
                 return f"the migration of tags {record.status.value}{where}{cause}"
         return None
-
-
-def _beside(control: Path, suffix: str) -> Path:
-    return control.with_name(f"{control.name}.{suffix}")

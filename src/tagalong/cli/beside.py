@@ -1,14 +1,15 @@
 """`tagalong beside`: runs another VMM, and carries its guest's tags; and a demo of that."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from tagalong.beside.incoming import AwaitedTags
-from tagalong.beside.process import BesideOptions, run_beside
+from tagalong.beside.process import BesideOptions, attach, run_beside
 from tagalong.cli.beside_text import beside_demo_report
 from tagalong.cli.message import announce
 from tagalong.cli.options import max_downtime_option
@@ -47,6 +48,49 @@ wrong, 1 if not.
 _LAB_VMM = Path("/opt/vmm")
 
 
+_ATTACH_EPILOG = """\b
+Examples:
+  tagalong beside attach --control a.sock 4711
+"""
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _options(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    """Combine several of click's option decorators; --help lists them in this order."""
+
+    def decorate(function: _F) -> _F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_OPTIONS = _options(
+    click.option("--control", type=FILE, required=True, help="QMP control socket to create."),
+    click.option(
+        "--incoming",
+        metavar="URI",
+        help="Wait for tags on tcp:HOST:PORT or unix:PATH; the guest is held until they are there.",
+    ),
+    click.option(
+        "--tls-dir",
+        "tls_folder",
+        type=FILE,
+        metavar="FOLDER",
+        help="Take them over TLS only, with ca-cert.pem, server-cert.pem and server-key.pem.",
+    ),
+    click.option(
+        "--tls-admit",
+        "tls_admitted",
+        multiple=True,
+        metavar="NAME",
+        help="Admit only a source whose certificate has this name; may be given again.",
+    ),
+)
+
+
 class _RunsByDefault(click.Group):
     """A group in which `run` need not be said."""
 
@@ -66,26 +110,7 @@ def command() -> None:
 
 
 @command.command(context_settings={"allow_interspersed_args": False}, epilog=_EPILOG)
-@click.option("--control", type=FILE, required=True, help="QMP control socket to create.")
-@click.option(
-    "--incoming",
-    metavar="URI",
-    help="Wait for tags on tcp:HOST:PORT or unix:PATH; the guest is held until they are there.",
-)
-@click.option(
-    "--tls-dir",
-    "tls_folder",
-    type=FILE,
-    metavar="FOLDER",
-    help="Take them over TLS only, with ca-cert.pem, server-cert.pem and server-key.pem.",
-)
-@click.option(
-    "--tls-admit",
-    "tls_admitted",
-    multiple=True,
-    metavar="NAME",
-    help="Admit only a source whose certificate has this name; may be given again.",
-)
+@_OPTIONS
 @click.argument("vmm", metavar="-- VMM...", nargs=-1, required=True)
 @click.pass_context
 def run(
@@ -102,18 +127,46 @@ def run(
     the VMM's own migration. The VMM is started as it is, under a small library. Exits with its
     status.
     """
+    options = BesideOptions(control, _awaited(incoming, tls_folder, tls_admitted))
+    with queued_messages():
+        status = run_beside(vmm, options, announce)
+    context.exit(status)
+
+
+@command.command("attach", epilog=_ATTACH_EPILOG)
+@_OPTIONS
+@click.argument("pid", type=int)
+@click.pass_context
+def attach_to(
+    context: click.Context,
+    pid: int,
+    control: Path,
+    incoming: str | None,
+    tls_folder: Path | None,
+    tls_admitted: tuple[str, ...],
+) -> None:
+    """Be the process beside a VMM that runs: the one before has ended.
+
+    PID is the VMM's, which tagalong beside has started with the same --control.
+    """
+    options = BesideOptions(control, _awaited(incoming, tls_folder, tls_admitted))
+    with queued_messages():
+        status = attach(pid, options, announce)
+    context.exit(status)
+
+
+def _awaited(
+    incoming: str | None, tls_folder: Path | None, tls_admitted: tuple[str, ...]
+) -> AwaitedTags | None:
     if incoming is None and (tls_folder is not None or tls_admitted):
         raise UsageError("--tls-dir and --tls-admit need --incoming: they are about who may send")
     if tls_admitted and tls_folder is None:
         raise UsageError("--tls-admit needs --tls-dir: it names certificates; give both")
-    awaited = None
-    if incoming is not None:
-        parse_address(incoming)
-        tls = TlsCredentials(tls_folder, admitted=tls_admitted) if tls_folder is not None else None
-        awaited = AwaitedTags(incoming, tls)
-    with queued_messages():
-        status = run_beside(BesideOptions(vmm, control, awaited), announce)
-    context.exit(status)
+    if incoming is None:
+        return None
+    parse_address(incoming)
+    tls = TlsCredentials(tls_folder, admitted=tls_admitted) if tls_folder is not None else None
+    return AwaitedTags(incoming, tls)
 
 
 @command.command(epilog=_DEMO_EPILOG)

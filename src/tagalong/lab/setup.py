@@ -93,7 +93,7 @@ class _Setup:
             *base,
             packages_piece.folder / wheels.ARCHIVE,
             checkout_piece.folder / checkout.ARCHIVE,
-            *((self._vmm(image),) if self._request.with_vmm else ()),
+            *(self._vmm(image) if self._request.with_vmm else ()),
         )
         facts: Record = {
             "folder": str(self._cache.root),
@@ -227,34 +227,39 @@ class _Setup:
         }
         return self._cache.piece("checkout", made_from, make)
 
-    def _vmm(self, kernel_image: Path) -> Path:
-        """Return the archive with QEMU for arm64 and a Linux guest; the guest has our kernel."""
-        native = self._native()
+    def _vmm(self, kernel_image: Path) -> tuple[Path, Path]:
+        """Return the archives with QEMU for arm64, and with a Linux guest of the lab's kernel."""
 
-        def make(folder: Path) -> Record:
+        def fetch(folder: Path) -> Record:
             self._observer.step("Fetching QEMU for arm64, as a VMM in the lab")
             suites = (packages.STABLE, packages.QEMU_SUITE)
             self._apt.update(suites, self._observer)
             debs = self._apt.download(packages.QEMU_PACKAGES, packages.QEMU_SUITE, self._observer)
+            vmm.write(debs, folder / vmm.ARCHIVE)
             busybox = self._apt.download_only(
                 (packages.BUSYBOX_PACKAGE,), packages.USERLAND_SUITE, self._observer
             )
-            parts = {
-                "kernel": kernel_image,
-                "busybox": vmm.extract_busybox(busybox, folder / "busybox"),
-                "tagkeeper": native.folder / checkout.LINUX_PROGRAMS / "tagkeeper",
-            }
-            vmm.write(debs, parts, folder / vmm.ARCHIVE)
+            vmm.extract_busybox(busybox, folder / vmm.BUSYBOX)
             self._apt.clean()
+            return {}
+
+        wanted: Record = {"form": _FORM, "packages": list(packages.QEMU_PACKAGES)}
+        fetched, native = self._cache.piece("vmm", wanted, fetch), self._native()
+
+        def make(folder: Path) -> Record:
+            keeper = native.folder / checkout.LINUX_PROGRAMS / "tagkeeper"
+            busybox = fetched.folder / vmm.BUSYBOX
+            vmm.write_guest(kernel_image, busybox, keeper, folder / vmm.ARCHIVE)
             return {}
 
         made_from: Record = {
             "form": _FORM,
-            "packages": list(packages.QEMU_PACKAGES),
             "kernel": identity_of(kernel_image),
             "native": native.key,
+            "vmm": fetched.key,
         }
-        return self._cache.piece("vmm", made_from, make).folder / vmm.ARCHIVE
+        guest = self._cache.piece("vmm-guest", made_from, make)
+        return fetched.folder / vmm.ARCHIVE, guest.folder / vmm.ARCHIVE
 
     def _check(self, system: LabImage) -> CachedPiece:
         def make(_: Path) -> Record:

@@ -16,6 +16,7 @@ from tagalong.lab.deb import ArchiveMember, files_of, members_of
 from tagalong.lab.elf import needed_libraries, stripped
 
 ARCHIVE: Final = "vmm.cpio"
+BUSYBOX: Final = "busybox"
 
 PLACE: Final = "opt/vmm"
 """The folder in the lab: `qemu` runs QEMU, `Image` and `initrd` are its guest."""
@@ -44,12 +45,8 @@ busybox poweroff -f
 """
 
 
-def write(debs: Iterable[Path], parts: Mapping[str, Path], target: Path) -> None:
-    """Write the archive `target`: QEMU from its packages, and a guest from `parts`.
-
-    `parts`: "kernel", an Image; "busybox" and "tagkeeper", static programs. Raises LabSetupError
-    if a piece is missing.
-    """
+def write(debs: Iterable[Path], target: Path) -> None:
+    """Write the archive `target` with QEMU from its packages. Raises LabSetupError."""
     program, libraries = _program_and_libraries(debs)
     with target.open("wb") as out:
         writer = CpioWriter(out)
@@ -57,8 +54,15 @@ def write(debs: Iterable[Path], parts: Mapping[str, Path], target: Path) -> None
         writer.add_file(f"{PLACE}/{Path(_PROGRAM).name}", program, permissions=0o755)
         for name, data in sorted(libraries.items()):
             writer.add_file(f"{PLACE}/lib/{name}", data, permissions=0o755)
-        writer.add_file(f"{PLACE}/Image", parts["kernel"].read_bytes())
-        writer.add_file(f"{PLACE}/initrd", _guest_root(parts))
+        writer.close()
+
+
+def write_guest(kernel: Path, busybox: Path, keeper: Path, target: Path) -> None:
+    """Write the archive `target` with a guest: a kernel's Image, and a root with tagkeeper."""
+    with target.open("wb") as out:
+        writer = CpioWriter(out)
+        writer.add_file(f"{PLACE}/Image", kernel.read_bytes())
+        writer.add_file(f"{PLACE}/initrd", _guest_root(busybox, keeper))
         writer.close()
 
 
@@ -72,15 +76,15 @@ def extract_busybox(debs: Iterable[Path], target: Path) -> Path:
     raise LabSetupError("cannot find busybox in its package")
 
 
-def _guest_root(parts: Mapping[str, Path]) -> bytes:
+def _guest_root(busybox: Path, keeper: Path) -> bytes:
     buffer = BytesIO()
     writer = CpioWriter(buffer)
     for folder in ("dev", "proc", "sys"):
         writer.add_folder(folder)
     writer.add_character_device("dev/console", 5, 1)
     writer.add_file("init", _GUEST_INIT.encode(), permissions=0o755)
-    writer.add_file("bin/busybox", parts["busybox"].read_bytes(), permissions=0o755)
-    writer.add_file(_KEEPER, parts["tagkeeper"].read_bytes(), permissions=0o755)
+    writer.add_file("bin/busybox", busybox.read_bytes(), permissions=0o755)
+    writer.add_file(_KEEPER, keeper.read_bytes(), permissions=0o755)
     writer.close()
     return buffer.getvalue()
 
