@@ -13,7 +13,7 @@ WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); \
 	echo $$((cores < 2 ? 2 : cores > 4 ? 4 : cores)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs examples lab kernels lint types bench long faults fuzz clean
+.PHONY: help demo test docs examples lab kernels lint types bench beside long faults fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -39,7 +39,7 @@ lab: $(VENV)/.installed-dev ## set up the emulated Arm host and run the tests on
 	@$(BIN)/python -m pytest tests/lab $(ARGS)
 
 kernels: $(VENV)/.installed-dev ## run the tests inside the lab on Linux 6.1, 6.12 and 7.3
-	@TAGALONG_LAB_KERNELS="6.1 6.12 7.3" $(BIN)/python -m pytest tests/lab/inside.txt $(ARGS)
+	@TAGALONG_LAB_KERNELS="6.1 6.12 7.3" $(BIN)/python -m pytest tests/lab/inside.txt tests/lab/test_beside.py $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style and format
 	@$(BIN)/ruff check .
@@ -54,6 +54,10 @@ bench: $(VENV)/.installed-dev ## measure the interpreter, cores and snapshots, a
 	@$(BIN)/python -m bench.migrate --zero 90 $(ARGS)
 	@$(BIN)/python -m bench.migrate --sparse 65536 $(ARGS)
 	@$(BIN)/python -m bench.migrate --churn $(ARGS)
+
+beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a row in the lab, then let migrations of it go wrong
+	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 50 --max-downtime 60000
+	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- python3 -m tests.support.beside_trials
 
 long: $(VENV)/.installed-dev ## compare random programs with QEMU for ten minutes
 	@$(BIN)/python -m tests.support.fetch_qemu

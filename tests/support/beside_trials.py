@@ -35,21 +35,22 @@ class Trials:
     """The guest, where it is, and how to make it move. `here` runs it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._count = 0
         self._hosts: list[BesideHost] = []
         self._orphans: list[int] = []
         self._guest = QemuGuest(
             VMM / "qemu", VMM / "Image", VMM / "initrd", knobs="mib=4 rate=300", vcpus=2
         )
-        self.here = self._host(awaits=False)
+        self.here = self.host(awaits=False)
 
-    def _host(self, *, awaits: bool) -> BesideHost:
+    def host(self, *, awaits: bool, uris: tuple[str, str] | None = None) -> BesideHost:
+        """Start a QEMU; one that awaits a migration does so at `uris` of tags and of the rest."""
         name = f"host-{self._count}"
         self._count += 1
-        monitor = self._folder / f"{name}.own"
+        monitor = self.folder / f"{name}.own"
         host = BesideHost(
-            self._guest, self._folder, name, awaits=awaits,
+            self._guest, self.folder, name, awaits=awaits, uris=uris,
             more=["-qmp", f"unix:{monitor},server=on,wait=off"],
         )  # fmt: skip
         self._hosts.append(host)
@@ -57,10 +58,10 @@ class Trials:
 
     def own_monitor(self, host: BesideHost) -> Path:
         """Return the monitor of somebody else than tagalong."""
-        return self._folder / f"{host.name}.own"
+        return self.folder / f"{host.name}.own"
 
     async def destination(self) -> BesideHost:
-        there = self._host(awaits=True)
+        there = self.host(awaits=True)
         await there.wait_until(
             lambda: "waiting for tags" in there.messages, "waited for tags", WAIT_S
         )
@@ -212,6 +213,17 @@ async def _move_on(trials: Trials, there: BesideHost) -> None:
     before.stop()
 
 
+async def guest_in_files_is_restored_with_its_tags(trials: Trials) -> None:
+    """Both streams go into files, and come back from there in new processes."""
+    folder, before = trials.folder, trials.here
+    tags, ram = f"file:{folder}/saved.tags", f"file:{folder}/saved.ram"
+    request = MigrationRequest(tags, settings=SETTINGS, vmm_uri=ram)
+    await migrate_vm(before.control, request, _quiet)
+    before.stop()
+    there = trials.host(awaits=True, uris=(tags, ram))
+    await _move_on(trials, there)
+
+
 async def garbage_at_the_library_leaves_the_guest_alone(trials: Trials) -> None:
     path = f"{trials.here.control}.kvm"
     for garbage in (b"", b"\xff" * 64, b"\0" * 32, bytes([7, 0, 0, 0]) + b"\xff" * 60):
@@ -259,6 +271,7 @@ ALL = (
     tags_after_the_vmm_has_migrated_still_arrive,
     tags_follow_a_migration_that_somebody_else_drives,
     several_channels_and_a_digest_work,
+    guest_in_files_is_restored_with_its_tags,
     killed_source_sidecar_leaves_the_guest_here,
 )
 

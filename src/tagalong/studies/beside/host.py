@@ -57,7 +57,8 @@ NOTHING_YET: Final = Progress(0, 0)
 class BesideHost:
     """A running `tagalong beside`; `control` is its socket. Ends with `stop`.
 
-    `more`: further options of QEMU. `tags_uri`, `vmm_uri`: where it awaits tags and the rest.
+    `more`: further options of QEMU. `tags_uri`, `vmm_uri`: where it awaits tags and the rest, at
+    `uris` if they are given.
     """
 
     def __init__(
@@ -67,12 +68,13 @@ class BesideHost:
         name: str,
         *,
         awaits: bool = False,
+        uris: tuple[str, str] | None = None,
         more: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.control = folder / f"{name}.sock"
-        self.tags_uri = f"unix:{folder / name}.tags"
-        self.vmm_uri = f"unix:{folder / name}.ram"
+        own = (f"unix:{folder / name}.tags", f"unix:{folder / name}.ram")
+        self.tags_uri, self.vmm_uri = uris or own
         self._console = folder / f"{name}.console"
         self._messages = folder / f"{name}.messages"
         options = ["--incoming", self.tags_uri] if awaits else []

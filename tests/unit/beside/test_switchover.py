@@ -1,0 +1,231 @@
+"""When the guest has stopped for good, and what becomes of the VMM's migration."""
+
+import threading
+from collections.abc import Mapping
+from typing import cast
+
+import pytest
+
+from tagalong.beside.monitor import VmmMigration, VmmMonitor
+from tagalong.beside.switchover import BesideSteering, Drive, DrivenDeparture, WatchedDeparture
+from tagalong.errors import (
+    CommandError,
+    ConvergenceError,
+    GuestEndedError,
+    MigrationCancelledError,
+    MigrationError,
+)
+from tagalong.machine import RunState
+
+PAUSE = "pause-before-switchover"
+
+
+class ScriptedMonitor:
+    """A VMM's answers: `states` is what it says, `asked` what it was told."""
+
+    def __init__(self) -> None:
+        self.state = "running"
+        self.status = VmmMigration("active")
+        self.known = {PAUSE: False, "postcopy-ram": False}
+        self.asked: list[tuple[str, object]] = []
+        self.refused: set[str] = set()
+        self.after: dict[str, tuple[str, VmmMigration]] = {}
+
+    def run_state(self) -> str:
+        return self.state
+
+    def migration(self) -> VmmMigration:
+        return self.status
+
+    def capabilities(self) -> dict[str, bool]:
+        return dict(self.known)
+
+    def set_capabilities(self, wanted: Mapping[str, bool]) -> None:
+        self.known.update(wanted)
+
+    def parameter(self, _name: str) -> int:
+        return 300
+
+    def ask(self, command: str, arguments: object = None) -> object:
+        if command in self.refused:
+            raise CommandError(f"the VM refused {command}")
+        self.asked.append((command, arguments))
+        if command in self.after:
+            self.state, self.status = self.after[command]
+        return {}
+
+    def told(self, command: str) -> list[object]:
+        return [arguments for name, arguments in self.asked if name == command]
+
+
+@pytest.fixture
+def monitor(monkeypatch: pytest.MonkeyPatch) -> ScriptedMonitor:
+    # Each look is a new one: the script changes what the VMM says between two.
+    monkeypatch.setattr("tagalong.beside.switchover._LOOK_AGAIN_S", 0.0)
+    return ScriptedMonitor()
+
+
+def driven(monitor: ScriptedMonitor, max_downtime_ms: int = 10_000) -> DrivenDeparture:
+    drive = Drive("unix:there", max_downtime_ms)
+    return DrivenDeparture(cast("VmmMonitor", monitor), threading.Event(), drive)
+
+
+def watched(monitor: ScriptedMonitor) -> WatchedDeparture:
+    return WatchedDeparture(cast("VmmMonitor", monitor), threading.Event())
+
+
+def stop_at_switchover(monitor: ScriptedMonitor) -> None:
+    monitor.state, monitor.status = "finish-migrate", VmmMigration("pre-switchover")
+
+
+def test_driven_vmm_waits_before_it_switches_over(monitor: ScriptedMonitor) -> None:
+    departure = driven(monitor)
+
+    departure.begin()
+
+    assert monitor.known[PAUSE]
+    assert monitor.told("migrate") == [{"uri": "unix:there"}]
+    assert monitor.told("migrate-set-parameters") == [{"downtime-limit": 0}]
+
+
+def test_driven_vmm_may_switch_over_once_most_tags_are_there(monitor: ScriptedMonitor) -> None:
+    departure = driven(monitor)
+    departure.begin()
+
+    assert not BesideSteering(departure).begin_switchover()
+    assert not BesideSteering(departure).begin_switchover()
+
+    limits = monitor.told("migrate-set-parameters")
+    assert limits == [{"downtime-limit": 0}, {"downtime-limit": 10_000}]
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "is_final"),
+    [
+        ("running", "active", False),
+        ("paused", "active", False),  # an operator's stop
+        ("finish-migrate", "active", False),
+        ("finish-migrate", "pre-switchover", True),
+        ("finish-migrate", "device", False),
+    ],
+)
+def test_last_tags_of_a_driven_guest_are_those_at_pre_switchover(
+    monitor: ScriptedMonitor, state: str, status: str, is_final: bool
+) -> None:
+    monitor.state, monitor.status = state, VmmMigration(status)
+
+    assert driven(monitor).is_final is is_final
+
+
+@pytest.mark.parametrize(
+    ("state", "is_final"),
+    [("running", False), ("paused", False), ("finish-migrate", True), ("postmigrate", True)],
+)
+def test_last_tags_of_a_watched_guest_are_those_after_its_stop(
+    monitor: ScriptedMonitor, state: str, is_final: bool
+) -> None:
+    monitor.state = state
+
+    assert watched(monitor).is_final is is_final
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "error", "words"),
+    [
+        ("running", VmmMigration("failed", "no route"), MigrationError, "failed: no route"),
+        ("running", VmmMigration("cancelled"), MigrationCancelledError, "is cancelled"),
+        ("running", VmmMigration("postcopy-active"), MigrationError, "postcopy-ram"),
+        ("shutdown", VmmMigration("active"), GuestEndedError, "ended before it had moved"),
+        ("running", VmmMigration("completed"), MigrationError, "guest is running"),
+        ("running", VmmMigration("none"), MigrationError, "does not migrate any more"),
+    ],
+)
+def test_vmm_whose_migration_is_over_ends_that_of_tags(
+    monitor: ScriptedMonitor,
+    state: str,
+    status: VmmMigration,
+    error: type[MigrationError],
+    words: str,
+) -> None:
+    monitor.state, monitor.status = state, status
+
+    with pytest.raises(error, match=words):
+        watched(monitor).check()
+
+
+def test_postcopy_is_refused_before_anything_moves(monitor: ScriptedMonitor) -> None:
+    monitor.known["postcopy-ram"] = True
+
+    with pytest.raises(MigrationError, match="postcopy-ram"):
+        driven(monitor).begin()
+
+    assert monitor.asked == []
+
+
+def test_vmm_that_refuses_to_migrate_is_left_as_it_was(monitor: ScriptedMonitor) -> None:
+    monitor.refused = {"migrate"}
+
+    with pytest.raises(MigrationError, match="the VMM does not migrate: the VM refused"):
+        driven(monitor).begin()
+
+    assert not monitor.known[PAUSE]
+    assert monitor.told("migrate-set-parameters")[-1] == {"downtime-limit": 300}
+
+
+def test_guest_that_stood_too_long_for_its_tags_is_not_handed_over(
+    monitor: ScriptedMonitor,
+) -> None:
+    departure = driven(monitor, max_downtime_ms=0)
+    stop_at_switchover(monitor)
+    assert departure.is_final
+
+    with pytest.raises(ConvergenceError, match="longer than the guest may be stopped"):
+        departure.check()
+
+
+def test_failure_cancels_the_vmms_migration_and_restores_its_settings(
+    monitor: ScriptedMonitor,
+) -> None:
+    departure = driven(monitor)
+    departure.begin()
+    stop_at_switchover(monitor)
+    monitor.after["migrate_cancel"] = ("running", VmmMigration("cancelled"))
+
+    departure.thaw()
+    departure.thaw()
+
+    assert len(monitor.told("migrate_cancel")) == 1
+    assert not monitor.known[PAUSE]
+    assert departure.run_state is RunState.RUNNING
+
+
+def test_handed_over_guest_is_what_the_vmm_says(monitor: ScriptedMonitor) -> None:
+    departure = driven(monitor)
+    departure.begin()
+    stop_at_switchover(monitor)
+    end = VmmMigration("completed", downtime_ms=7)
+    monitor.after["migrate-continue"] = ("postmigrate", end)
+
+    assert departure.finish() == end
+    departure.thaw()
+
+    assert monitor.told("migrate-continue") == [{"state": "pre-switchover"}]
+    assert monitor.told("migrate_cancel") == []
+
+
+def test_vmm_that_fails_after_its_tags_has_its_guest_here(monitor: ScriptedMonitor) -> None:
+    departure = driven(monitor)
+    departure.begin()
+    monitor.after["migrate-continue"] = ("running", VmmMigration("failed", "lost"))
+
+    with pytest.raises(MigrationError, match=r"all tags had arrived, then .* failed: lost"):
+        departure.finish()
+
+
+def test_order_that_waits_for_the_vmm_can_be_cancelled(monitor: ScriptedMonitor) -> None:
+    monitor.status = VmmMigration()
+    cancel = threading.Event()
+    cancel.set()
+
+    with pytest.raises(MigrationCancelledError):
+        WatchedDeparture(cast("VmmMonitor", monitor), cancel).wait_for_start()
