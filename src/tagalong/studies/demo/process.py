@@ -15,7 +15,7 @@ from typing import cast
 
 from tagalong.control.client import ControlClient, connect
 from tagalong.errors import ControlError, MachineError
-from tagalong.studies.demo.churn import ChurnLog
+from tagalong.studies.demo.guest_log import GuestLog
 
 _START_TIMEOUT_S = 20.0
 _POLL_S = 0.01
@@ -31,7 +31,7 @@ class VmProcess:
     def __init__(self, name: str, control: Path, process: Process) -> None:
         self.name = name
         self.control = control
-        self.log = ChurnLog()
+        self.log = GuestLog()
         self._process = process
         self._messages: deque[str] = deque(maxlen=_LAST_MESSAGES)
         self._readers = [

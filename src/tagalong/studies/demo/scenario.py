@@ -1,7 +1,7 @@
 """The demo: two processes, one guest, moved from one to the other while it runs.
 
     source                                     destination
-    `tagalong run --guest churn`               `tagalong run --incoming tcp:127.0.0.1:0`
+    `tagalong run ...`                         `tagalong run --incoming tcp:127.0.0.1:0`
       guest reports progress
                       ---- migrate, tags included, digests compared ---->
       ends                                       guest reports further progress
@@ -23,28 +23,24 @@ from tagalong.migrate import MigrationReport
 from tagalong.qapi.census import TagCensus
 from tagalong.qapi.migration import MigrationInfo, MigrationRequest
 from tagalong.qapi.settings import MigrationSettings
-from tagalong.studies.demo.churn import ChurnLog
+from tagalong.studies.demo.guest_log import GuestLog
+from tagalong.studies.demo.guests import DemoGuest
 from tagalong.studies.demo.process import VmProcess, start
 from tagalong.studies.demo.report import DemoReport
 from tagalong.vmm.factory import AUTO
 
-# Operations between two progress lines: several lines per second, so that the demo is short.
-_REPORT_OFTEN = "report=512"
-
-# How many progress lines each vCPU has to print before and after the migration.
+# How many progress lines each reporter of the guest has to print before and after the migration.
 _REPORTS_BEFORE = 2
 _REPORTS_AFTER = 3
-
-_PROGRESS_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """The options of `tagalong demo`."""
+    """The options of `tagalong demo`. `ram_bytes`: None is what the guest needs."""
 
-    ram_bytes: int
+    guest: DemoGuest
+    ram_bytes: int | None
     vcpu_count: int
-    guest_arguments: str
     max_downtime_ms: int
     drop_tags: bool = False
     machine: str = AUTO
@@ -95,9 +91,8 @@ async def run_demo(options: DemoOptions, observer: DemoObserver) -> DemoReport:
 
 def _source_options(options: DemoOptions) -> tuple[str, ...]:
     return (
-        "--guest", "churn",
-        "--guest-args", f"{_REPORT_OFTEN} {options.guest_arguments}".strip(),
-        "--ram", str(options.ram_bytes),
+        *options.guest.options,
+        "--ram", str(options.ram_bytes or options.guest.default_ram_bytes),
         "--vcpus", str(options.vcpu_count),
         "--machine", options.machine,
         "--access", options.access,
@@ -143,21 +138,22 @@ async def _count_tags(source: VmProcess) -> TagCensus:
 
 
 async def _wait_for_progress(
-    vm: VmProcess, options: DemoOptions, reports: int, more_than: ChurnLog | None = None
+    vm: VmProcess, options: DemoOptions, reports: int, more_than: GuestLog | None = None
 ) -> None:
-    """Return when every vCPU has reported, or the guest has found a broken invariant."""
+    """Return when every reporter has reported, or the guest has found a broken invariant."""
     before = more_than.progress().operations if more_than is not None else 0
 
-    def enough(log: ChurnLog) -> bool:
-        reported = log.reports(options.vcpu_count) >= reports and log.progress().operations > before
-        return reported or bool(log.failures)
+    def enough(log: GuestLog) -> bool:
+        enough_lines = log.reports(options.guest.reporters) >= reports
+        return (enough_lines and log.progress().operations > before) or bool(log.failures)
 
+    timeout_s = options.guest.start_timeout_s
     try:
-        async with asyncio.timeout(_PROGRESS_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             await vm.log.wait_until(enough)
     except TimeoutError as error:
         raise MachineError(
-            f"the guest at the {vm.name} reported no progress within {_PROGRESS_TIMEOUT_S:.0f} s"
+            f"the guest at the {vm.name} reported no progress within {timeout_s:.0f} s"
         ) from error
     if not enough(vm.log):
         raise await vm.ended_early()
