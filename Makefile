@@ -25,7 +25,7 @@ demo: $(VENV)/.installed ## migrate a running MTE guest with its tags (options: 
 test: $(VENV)/.installed-dev ## run all tests (options: ARGS="-k name")
 	@$(BIN)/python -m tests.support.fetch_qemu
 	@$(BIN)/python -m tests.support.fetch_debuggers
-	-@$(BIN)/tagalong lab setup >/dev/null
+	-@$(BIN)/tagalong lab setup --with-guest >/dev/null
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 docs: $(VENV)/.installed-docs ## build the documentation site in build/site (warnings are errors, links are checked)

@@ -48,6 +48,7 @@ def request(kernel: str) -> LabRequest:
         qemu=os.environ.get("TAGALONG_LAB_QEMU"),
         rootfs=Path(rootfs) if rootfs else None,
         mirror=os.environ.get("TAGALONG_LAB_MIRROR"),
+        with_guest=True,
     )
 
 

@@ -83,6 +83,8 @@ _LAB_OPTIONS = _options(
                       "busybox for arm64."),
     click.option("--mirror", metavar="URI", envvar="TAGALONG_LAB_MIRROR",
                  help="A Debian mirror. Default: the mirror of this system's apt."),
+    click.option("--with-guest", is_flag=True,
+                 help="With the Linux guest of `tagalong guest fetch`, in /opt/guest."),
     click.option("--with-vmm", is_flag=True,
                  help="With QEMU for arm64 and a Linux guest inside, in /opt/vmm."),
 )  # fmt: skip

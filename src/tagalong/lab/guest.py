@@ -25,6 +25,10 @@ from tagalong.lab.observer import Observer
 IMAGE: Final = kernel.IMAGE
 INITRD: Final = "initrd.cpio"
 
+LAB_ARCHIVE: Final = "guest.cpio"
+LAB_PLACE: Final = "opt/guest"
+"""The folder of the guest's files inside the lab."""
+
 # Increase it when the same sources are to give another piece.
 _FORM: Final = 1
 
@@ -124,6 +128,15 @@ class _GuestSetup:
         mirror = self._request.mirror or system_mirror()
         folder = self._cache.folder("apt") / "guest"
         return Apt(folder, architecture="arm64", mirror=mirror)
+
+
+def write_for_lab(guest: LinuxGuest, target: Path) -> None:
+    """Write the archive `target` that puts the guest's files into LAB_PLACE in the lab."""
+    with target.open("wb") as out:
+        writer = CpioWriter(out)
+        for file in (guest.kernel, guest.initrd):
+            writer.add_file(f"{LAB_PLACE}/{file.name}", file.read_bytes())
+        writer.close()
 
 
 def write_root(out: BinaryIO, parts: Path, programs: Iterable[Path]) -> None:

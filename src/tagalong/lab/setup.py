@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tagalong.errors import LabSetupError
-from tagalong.lab import checkout, kernel, packages, userland, vmm, wheels
+from tagalong.lab import checkout, guest, kernel, packages, userland, vmm, wheels
 from tagalong.lab.apt import Apt, host_architecture, system_mirror
 from tagalong.lab.boot import LabImage
 from tagalong.lab.bytecode import HOST_PYTHON
@@ -48,6 +48,7 @@ class LabRequest:
     rootfs: Path | None = None
     mirror: str | None = None
     with_vmm: bool = False
+    with_guest: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def set_up(request: LabRequest, observer: Observer) -> Lab:
 def forget(folder: Path) -> None:
     """Remove the fetched pieces; the next set-up fetches the mirror's current versions."""
     cache = Cache(folder)
-    for name in ("qemu", "kernel", "userland", "packages", "vmm"):
+    for name in ("qemu", "kernel", "userland", "packages", "vmm", "guest-parts"):
         cache.forget(name)
 
 
@@ -94,6 +95,7 @@ class _Setup:
             packages_piece.folder / wheels.ARCHIVE,
             checkout_piece.folder / checkout.ARCHIVE,
             *(self._vmm(image) if self._request.with_vmm else ()),
+            *((self._guest(),) if self._request.with_guest else ()),
         )
         facts: Record = {
             "folder": str(self._cache.root),
@@ -258,8 +260,20 @@ class _Setup:
             "native": native.key,
             "vmm": fetched.key,
         }
-        guest = self._cache.piece("vmm-guest", made_from, make)
-        return fetched.folder / vmm.ARCHIVE, guest.folder / vmm.ARCHIVE
+        whole = self._cache.piece("vmm-guest", made_from, make)
+        return fetched.folder / vmm.ARCHIVE, whole.folder / vmm.ARCHIVE
+
+    def _guest(self) -> Path:
+        """Return the archive with the Linux guest of `tagalong guest fetch`."""
+        request = guest.GuestRequest(self._cache.root, mirror=self._request.mirror)
+        made = guest.set_up_guest(request, self._observer)
+
+        def make(folder: Path) -> Record:
+            guest.write_for_lab(made, folder / guest.LAB_ARCHIVE)
+            return {}
+
+        made_from: Record = {"form": _FORM, "kernel": str(made.kernel), "initrd": str(made.initrd)}
+        return self._cache.piece("lab-guest", made_from, make).folder / guest.LAB_ARCHIVE
 
     def _check(self, system: LabImage) -> CachedPiece:
         def make(_: Path) -> Record:
