@@ -65,9 +65,8 @@ static inline uint32_t bits_of_single(float value)
 /* The trap comes first, as in all handlers; the slow one takes it. */
 static inline bool host_computes(const struct vcpu *cpu)
 {
-    unsigned needed = cpu->el ? 1 : 3;
-    return likely((cpu->sys.cpacr >> CPACR_FPEN_SHIFT & needed) == needed &&
-                  !(cpu->fpcr & 3u << FPCR_RMODE_SHIFT) && cpu->fpsr & FPSR_IXC);
+    bool to_nearest = !(cpu->fpcr & 3u << FPCR_RMODE_SHIFT);
+    return likely(fp_is_untrapped(cpu) && to_nearest && cpu->fpsr & FPSR_IXC);
 }
 
 /* A handler of `slow`'s instructions. `compute` returns false if it is not the common case. */
