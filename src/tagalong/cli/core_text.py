@@ -8,7 +8,7 @@ from tagalong.cli.units import count, row, size, wrapped
 from tagalong.core.check import CheckReport
 from tagalong.core.findings import DEBUGGERS, GDB, LLDB, Finding, Level, Rule, Tags, Verdict
 from tagalong.core.info import Info
-from tagalong.core.kernel_check import KernelVerdict
+from tagalong.core.kernel_check import CRASH, DRGN, KernelVerdict
 from tagalong.core.tag_runs import TagRange, TagRun
 
 _SHOWN_OF_A_RULE = 5
@@ -117,9 +117,9 @@ def _check_lines(report: CheckReport, path: str) -> Iterator[str]:
     for verdict in report.verdicts:
         first = f"  {DEBUGGERS[verdict.debugger]:12} "
         yield wrapped(_verdict(verdict), first, " " * len(first))
-    if report.kernel:
-        first = f"  {'drgn, crash':12} "
-        yield wrapped(_kernel(report.kernel), first, " " * len(first))
+    for tool, text in _kernel(report.kernel):
+        first = f"  {tool:12} "
+        yield wrapped(text, first, " " * len(first))
     yield f"  {'the file':12} {_soundness(report)}"
     for rule in dict.fromkeys(finding.rule for finding in report.findings):
         findings = [finding for finding in report.findings if finding.rule == rule]
@@ -149,8 +149,14 @@ def _verdict(verdict: Verdict) -> str:
     return f"shows the tags{some}{wrong}{because}"
 
 
-def _kernel(verdict: KernelVerdict) -> str:
-    return f"{'read' if verdict.opens else 'do NOT read'} the kernel ({verdict.reason})"
+def _kernel(verdict: KernelVerdict | None) -> Iterator[tuple[str, str]]:
+    """Yield a tool that reads kernels, and what it does."""
+    if verdict is None:
+        return
+    yield DRGN, f"{'reads' if verdict.opens else 'does NOT read'} the kernel ({verdict.reason})"
+    if verdict.opens:
+        lack = verdict.crash_reason
+        yield CRASH, "reads the kernel" if lack is None else f"does NOT read the kernel ({lack})"
 
 
 def _list(reasons: Sequence[Rule]) -> str:

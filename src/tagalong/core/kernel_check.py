@@ -1,24 +1,39 @@
 """Whether drgn and crash read the Linux kernel in a core: what follows from its VMCOREINFO."""
 
 from dataclasses import dataclass
+from typing import Final
 
+from tagalong.binary import elf
 from tagalong.core.machine_note import Space
+from tagalong.core.note_types import SegmentType
 from tagalong.core.reader import Core
 from tagalong.errors import MalformedCoreError
+
+DRGN: Final = "drgn 0.3.0"
+CRASH: Final = "crash 8.0.2"
+"""The versions that were tried."""
+
+# crash takes a core whose first PT_LOAD is aligned for one of the old netdump (is_netdump in its
+# netdump.c), and reads notes only in front of the first PT_LOAD.
+_NETDUMP_ALIGNMENT: Final = 4096
 
 
 @dataclass(frozen=True)
 class KernelVerdict:
-    """Whether drgn and crash read the guest's kernel at its virtual addresses, and why."""
+    """Whether drgn reads the guest's kernel at its virtual addresses, and why, or why not.
+
+    `crash_reason`: why crash does not, although drgn does; None if it finds what it needs.
+    """
 
     opens: bool
     reason: str
+    crash_reason: str | None = None
 
 
 def kernel_verdict(core: Core) -> KernelVerdict | None:
     """Return what drgn and crash do with an open core, None if it is not of a whole machine.
 
-    Both take a core for one of a kernel if it has VMCOREINFO, and walk the kernel's own tables
+    Both take a core for one of a kernel if they find VMCOREINFO, and walk the kernel's own tables
     from swapper_pg_dir on, at physical addresses.
     """
     try:
@@ -34,10 +49,23 @@ def kernel_verdict(core: Core) -> KernelVerdict | None:
             f"Linux {kernel.osrelease}: its translation tables at gpa {table:#x} are not in the "
             "core",
         )
-    return KernelVerdict(True, f"Linux {kernel.osrelease}, translation tables at gpa {table:#x}")
+    found = f"Linux {kernel.osrelease}, translation tables at gpa {table:#x}"
+    return KernelVerdict(True, found, _why_not_crash(core))
 
 
 def _why_none(space: Space) -> str:
     if space is Space.USER:
         return "a dump of user addresses, which is no core of a kernel; dump physical ones"
     return "no VMCOREINFO in the guest's memory: it is no Linux guest, or had not booted so far"
+
+
+def _why_not_crash(core: Core) -> str | None:
+    notes = [each for each in core.headers if each.type == elf.PT_NOTE]
+    if any(note.offset > load.offset for note in notes for load in core.loads):
+        return "it reads notes only in front of all memory, and ours come last"
+    first = core.loads[0]
+    if first.offset % _NETDUMP_ALIGNMENT == 0 and first.alignment:
+        return "it takes aligned segments for those of another kind of dump"
+    if any(each.type not in (SegmentType.PT_LOAD, elf.PT_NOTE) for each in core.headers):
+        return "it takes every segment for memory, those of tags, too"
+    return None

@@ -238,7 +238,7 @@ def test_check_of_our_core_is_0(core: Path, capsys: pytest.CaptureFixture[str]) 
         f"{core}\n"
         "  gdb 13.1     shows the tags\n"
         "  lldb 19.1.7  shows the tags\n"
-        "  drgn, crash  do NOT read the kernel (no VMCOREINFO in the guest's memory: it\n"
+        "  drgn 0.3.0   does NOT read the kernel (no VMCOREINFO in the guest's memory: it\n"
         "               is no Linux guest, or had not booted so far)\n"
         "  the file     is sound: no errors, no warnings\n"
         "\n"

@@ -8,7 +8,15 @@ from tagalong.binary.layout import MalformedError
 from tagalong.core import Space, Vmcoreinfo, open_core
 from tagalong.core.check import check_core
 from tagalong.core.info import describe
-from tests.support.core_builder import CoreBuilder, load, note, usual_notes
+from tests.support.core_builder import (
+    PT_LOAD,
+    CoreBuilder,
+    Segment,
+    load,
+    note,
+    tag_segment,
+    usual_notes,
+)
 from tests.support.cores import notes, random_planes, write_core
 from tests.support.vmcoreinfo import TABLE_OFFSET, vmcoreinfo
 
@@ -101,6 +109,36 @@ def test_check_of_a_core_with_vmcoreinfo_says_that_drgn_reads_its_kernel(tmp_pat
     assert report.kernel is not None
     assert report.kernel.opens
     assert report.kernel.reason == "Linux 6.12.1-test, translation tables at gpa 0x40003000"
+    assert report.kernel.crash_reason is not None
+    assert "notes only in front of all memory" in report.kernel.crash_reason
+
+
+@pytest.mark.parametrize(
+    ("alignment", "tags", "words"),
+    [
+        (4096, False, "aligned segments for those of another kind"),
+        (0, True, "takes every segment for memory"),
+        (0, False, None),
+    ],
+)
+def test_check_of_a_core_with_its_notes_in_front_says_what_crash_does(
+    alignment: int,
+    tags: bool,
+    words: str | None,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.core"
+    memory = Segment(PT_LOAD, bytes(4 * PAGE), RAM, physical=RAM, flags=7, alignment=alignment)
+    segments = [memory, *([tag_segment(RAM, bytes(4 * 128))] if tags else [])]
+    content = usual_notes() + note(b"VMCOREINFO", 0, vmcoreinfo())
+    path.write_bytes(CoreBuilder(segments, content).build())
+
+    with open_core(path) as core:
+        verdict = check_core(core).kernel
+
+    assert verdict is not None
+    assert verdict.opens
+    assert (verdict.crash_reason is None) if words is None else (words in str(verdict.crash_reason))
 
 
 @pytest.mark.parametrize(
