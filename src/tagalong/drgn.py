@@ -30,6 +30,7 @@ from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 from numpy.typing import NDArray
 
 from tagalong.binary import elf
+from tagalong.binary.layout import MalformedError
 from tagalong.core import Core, Space, open_core
 from tagalong.core.pages import CorePages
 from tagalong.core.tag_runs import ReadTags, TagRun, runs_of_tags, tag_range
@@ -232,16 +233,20 @@ class _Tags:
 
         A vCPU in user space can have another table in TTBR1_EL1 (KPTI).
         """
-        lack: TranslationError | None = None
+        kernel, lack = self._core.vmcoreinfo, None
         for vcpu in self._vcpus:
             try:
                 regime = Regime.of(vcpu.registers, Half.KERNEL)
             except TranslationError as error:
                 lack = lack or error
                 continue
-            kernel = self._core.vmcoreinfo
             return regime if kernel is None else replace(regime, table=Gpa(kernel.kernel_table))
-        raise lack or TranslationError(f"{self.path} has no vCPUs")
+        if kernel is None:
+            raise lack or TranslationError(f"{self.path} has no vCPUs")
+        try:  # a core that was made without system registers
+            return Regime.of(kernel.table_registers, Half.KERNEL)
+        except MalformedError as error:
+            raise TranslationError(f"{self.path}: {error}") from lack
 
     def _user(self, vcpu: int) -> Regime:
         if not 0 <= vcpu < len(self._vcpus):

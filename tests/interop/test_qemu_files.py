@@ -4,6 +4,7 @@ And drgn reads the kernel of a Linux guest in one, with its tags.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from tagalong._native import LIBRARY_FOLDER
 from tagalong.boot import guest_image_path
 from tagalong.core import Core, Space, open_core
 from tagalong.core.check import check_core
+from tagalong.core.pages import CorePages
 from tagalong.lab.cache import default_folder
 from tagalong.lab.cpio import CpioWriter
-from tagalong.machine import register_ids
+from tagalong.machine import VcpuState, register_ids
 from tagalong.qemu import QemuFile, convert, dump_process
-from tagalong.snapshot import SaveOptions, dump_core
+from tagalong.snapshot import SaveOptions, StillMachine, dump_core, dump_machine
 from tests.support.qemu_process import EmulatedGuest
 
 RAM = 0x4000_0000
@@ -158,6 +160,26 @@ def test_drgn_reads_the_kernel_of_a_linux_guest(linux: Path, space: Space, tmp_p
         table = program.symbol("swapper_pg_dir").address
         if space is Space.PHYSICAL:
             assert tags.physical_address(program, table) == core.vmcoreinfo.kernel_table
+
+
+def test_drgn_translates_without_system_registers_as_with_them(linux: Path, tmp_path: Path) -> None:
+    tags = pytest.importorskip("tagalong.drgn", reason="missing drgn")
+    bare = tmp_path / "bare.core"
+    with open_core(linux) as core:
+        assert core.machine is not None
+        without = tuple(VcpuState({}, vcpu.power) for vcpu in core.machine.state.vcpus)
+        state = replace(core.machine.state, vcpus=without)
+        pages = CorePages(core, linux)
+        dump_machine(StillMachine(core.machine.description, state, pages), bare)
+
+    found = []
+    for path in (linux, bare):
+        program = tags.open_program(path)
+        tags.load_symbols(program)
+        names = ("swapper_pg_dir", "init_uts_ns", "vfs_read")
+        places = [program.symbol(name).address for name in names]
+        found.append([tags.physical_address(program, place) for place in places])
+    assert found[0] == found[1]
 
 
 def test_drgn_shows_the_tags_of_a_linux_process(linux: Path, tmp_path: Path) -> None:

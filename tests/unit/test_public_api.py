@@ -12,7 +12,19 @@ import pytest
 import tagalong
 
 SOURCE = Path(tagalong.__file__)
-PRIVATE = ("binary", "cli", "control", "devices", "lab", "qapi", "qmp", "studies", "vmm", "wire")
+PRIVATE = (
+    "beside",
+    "binary",
+    "cli",
+    "control",
+    "devices",
+    "lab",
+    "qapi",
+    "qmp",
+    "studies",
+    "vmm",
+    "wire",
+)
 
 
 def public_packages() -> list[ModuleType]:

@@ -16,4 +16,6 @@ process      the VMM under the library, and this process beside it, from start t
 command      the VMM's command line: what it needs, and what it must not have
 
 docs/design/beside.md has the argument why no granule is wrong.
+
+Private: scripts use `tagalong beside`.
 """

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final, Self
 
 from tagalong.binary.layout import MalformedError
+from tagalong.machine import RegisterId, register_ids
 from tagalong.mte import PAGE_SIZES_BYTES
 
 START: Final = b"OSRELEASE="
@@ -24,6 +25,16 @@ MAX_BYTES: Final = 64 << 10
 
 _MASK: Final = (1 << 64) - 1
 _LINE: Final = re.compile(rb"([!-<>-~]+)=([ -~]*)")
+# Fields of SCTLR_EL1, TCR_EL1 and MAIR_EL1 (Arm ARM, D24.2).
+_MMU_ON: Final = 1
+_T1SZ_SHIFT, _T1SZ_MASK, _TG1_SHIFT = 16, 0x3F, 30
+_TG1: Final = {0x1000: 2, 0x4000: 1, 0x1_0000: 3}
+_IPS_48_BITS, _IPS_52_BITS = 5 << 32, 6 << 32
+_DS: Final = 1 << 59
+_T1SZ_48_BITS: Final = 16
+_LARGEST_PAGE: Final = PAGE_SIZES_BYTES[-1]
+_LINUX_MEMORY_TYPES: Final = 0xFF | 0xF0 << 8  # Normal, Normal Tagged; the others have no tags
+
 _MAX_RELEASE: Final = 64  # struct new_utsname has 65 bytes for it, the zero byte included
 
 
@@ -100,6 +111,27 @@ class Vmcoreinfo:
         """Return the gpa of swapper_pg_dir, the first table of the kernel's half."""
         symbol = self._number("SYMBOL(swapper_pg_dir)", 16)
         return symbol - self._number("NUMBER(kimage_voffset)", 0) & _MASK
+
+    @property
+    def table_registers(self) -> Mapping[RegisterId, int]:
+        """Return what a vCPU in the kernel has in the registers that its tables hang on.
+
+        For one whose registers are not known. Those are fixed in Linux since 5.10, tags included:
+        type 1 of memory is Normal Tagged (arch/arm64/include/asm/memory.h). Raises MalformedError
+        if the text does not say how wide addresses are.
+        """
+        granule = _TG1[self.page_size_bytes]
+        size = self._number("NUMBER(TCR_EL1_T1SZ)", 0) & _T1SZ_MASK
+        # Addresses of more than 48 bits: with small pages Linux uses FEAT_LPA2 for them.
+        is_large = size < _T1SZ_48_BITS and self.page_size_bytes != _LARGEST_PAGE
+        return {
+            register_ids.SCTLR_EL1: _MMU_ON,
+            register_ids.TCR_EL1: size << _T1SZ_SHIFT
+            | granule << _TG1_SHIFT
+            | (_IPS_52_BITS | _DS if is_large else _IPS_48_BITS),
+            register_ids.TTBR1_EL1: self.kernel_table,
+            register_ids.MAIR_EL1: _LINUX_MEMORY_TYPES,
+        }
 
     def _number(self, key: str, base: int) -> int:
         try:

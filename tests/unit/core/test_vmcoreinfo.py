@@ -8,6 +8,8 @@ from tagalong.binary.layout import MalformedError
 from tagalong.core import Space, Vmcoreinfo, open_core
 from tagalong.core.check import check_core
 from tagalong.core.info import describe
+from tagalong.machine import register_ids
+from tagalong.paging import Half, Regime
 from tests.support.core_builder import (
     PT_LOAD,
     CoreBuilder,
@@ -44,6 +46,21 @@ def test_vmcoreinfo_says_what_the_kernel_is() -> None:
     assert info.kernel_offset == 0x2A73_BFC0_0000
     assert info.kernel_table == RAM + TABLE_OFFSET
     assert info.lines["NUMBER(VA_BITS)"] == "48"
+
+
+def test_vmcoreinfo_gives_the_registers_that_lead_to_the_tables() -> None:
+    registers = Vmcoreinfo.parse(vmcoreinfo()).table_registers
+    regime = Regime.of(registers, Half.KERNEL)
+
+    assert (regime.table, regime.granule_bits, regime.input_bits) == (RAM + TABLE_OFFSET, 12, 48)
+    assert registers[register_ids.MAIR_EL1] >> 8 & 0xFF == 0xF0
+    wide = Vmcoreinfo.parse(changed(b"T1SZ)=0x10", b"T1SZ)=0xc")).table_registers
+    assert (Regime.of(wide, Half.KERNEL).input_bits, Regime.of(wide, Half.KERNEL).is_large) == (
+        52,
+        True,
+    )
+    with pytest.raises(MalformedError, match=r"no number NUMBER\(TCR_EL1_T1SZ\)"):
+        _ = Vmcoreinfo.parse(changed(b"TCR_EL1_T1SZ", b"T1SZ")).table_registers
 
 
 def test_vmcoreinfo_without_an_offset_of_the_kernel_says_so() -> None:
