@@ -71,7 +71,14 @@ class QemuMonitor:
             yield was_running
         finally:
             if was_running:
-                self.execute("cont")
+                self._resume()
+
+    def _resume(self) -> None:
+        try:
+            self.execute("cont")
+        except ControlError as error:
+            error.add_note("The guest is still paused: let it run with `cont` on QEMU's monitor.")
+            raise
 
     def registers(self, gpa: int) -> tuple[CoreVcpu, ...]:
         """Return the registers of all vCPUs; `gpa`: a page of RAM, which QEMU dumps with them.

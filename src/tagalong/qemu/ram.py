@@ -13,14 +13,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong.errors import CoreError
+from tagalong.errors import CoreError, HostError
 from tagalong.memory.zeros import sparse_zeros
 from tagalong.qemu.cursor import Cursor
 
 RAM_VERSION: Final = 4
 
 _MAX_BLOCKS: Final = 4096
-_MAX_RAM_BYTES: Final = 1 << 48
+_MAX_RAM_BYTES: Final = 1 << 40
 _MAPPED_VERSION: Final = 1
 _MAPPED_BITMAP_WORD_PAGES: Final = 64
 
@@ -38,7 +38,6 @@ _REFUSED: Final = {
 
 # Of a place: the page is filled with the byte in the lowest bits. 0: it is zero.
 _FILLED: Final = 1 << 63
-_OFFSET: Final = np.uint64(_FILLED - 1)
 _HEAD_BYTES: Final = 8
 _LARGEST_BATCH: Final = 8192
 
@@ -106,7 +105,7 @@ class RamSection:
             cursor.fail(f"block {name} of {size:#x} bytes, {most:#x} are left of all RAM", at=start)
         if name in self.blocks or len(self.blocks) == _MAX_BLOCKS:
             cursor.fail(f"block {name} comes twice, or is one too many", at=start)
-        block = RamBlock(name, size, self._page, sparse_zeros(size // self._page, np.uint64))
+        block = RamBlock(name, size, self._page, _no_places(size // self._page))
         if self._is_mapped:
             self._read_mapped(block)
         self.blocks[name] = block
@@ -207,6 +206,15 @@ class RamSection:
             if alike < count:
                 return
             batch = min(2 * batch, _LARGEST_BATCH)
+
+
+def _no_places(count: int) -> NDArray[np.uint64]:
+    try:
+        return sparse_zeros(count, np.uint64)
+    except (OSError, MemoryError) as error:
+        raise HostError(
+            f"the host has no memory for a table of {count:#x} pages of the guest's RAM"
+        ) from error
 
 
 class RamReader:

@@ -6,7 +6,7 @@ All devices' states are passed by the sizes that the description has; what they 
 at here. Source: QEMU migration/savevm.c (qemu_savevm_state_*, qemu_loadvm_state_main).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,11 +57,8 @@ class SavedStream:
     capabilities: frozenset[str]
     page_size_bytes: int
     blocks: Mapping[str, RamBlock]
-    devices: Sequence[SavedDevice]
-
-    def device(self, name: str, instance: int) -> SavedDevice | None:
-        """Return the state of one device, None if the stream has none of that name."""
-        return next((d for d in self.devices if (d.name, d.instance) == (name, instance)), None)
+    devices: Mapping[tuple[str, int], SavedDevice]
+    """By name and instance."""
 
 
 def read_stream(source: Source, path: str, at: int = 0) -> SavedStream:
@@ -109,7 +106,7 @@ class _Reader:
             self._capabilities,
             self._description.page_size_bytes,
             self._ram.blocks,
-            tuple(self._devices.values()),
+            self._devices,
         )
 
     def _read_element(self) -> bool:

@@ -39,7 +39,7 @@ def vcpus_of(stream: SavedStream, source: Source, what: str) -> tuple[VcpuState,
     has.
     """
     found: list[VcpuState] = []
-    while (device := stream.device("cpu", len(found))) is not None:
+    while (device := stream.devices.get(("cpu", len(found)))) is not None:
         if len(found) == MAX_VCPUS:
             raise CoreError(f"{what}: more than {MAX_VCPUS:#x} vCPUs are not possible")
         found.append(_SavedVcpu(device, source, what).state())

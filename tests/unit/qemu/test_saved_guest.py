@@ -294,7 +294,7 @@ def test_file_that_cannot_be_read_is_refused_by_name(
             lambda: StreamBuilder(USUAL, {"a": PAGE + 1, "b": PAGE - 1}).build(),
             "block a of 0x1001 bytes",
         ),
-        (lambda: StreamBuilder(USUAL, {"a": 1 << 60}).build(), "0x1000000000000 are possible"),
+        (lambda: StreamBuilder(USUAL, {"a": 1 << 60}).build(), "0x10000000000 are possible"),
         (
             lambda: StreamBuilder(USUAL).build().replace(b"\x7e" + be(2), b"\x7e" + be(3), 1),
             "a footer of another section than 0x2",
@@ -335,6 +335,15 @@ def test_stream_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
     for cut in cuts:
         error = refusal(tmp_path, body[:cut] + tail)
         assert isinstance(error, CoreError), cut
+
+
+def test_stream_that_claims_much_ram_costs_little(tmp_path: Path) -> None:
+    size = (1 << 40) - PAGE
+    content = StreamBuilder([page("mach-virt.ram", 1, FIRST)], {"mach-virt.ram": size}).build()
+
+    with open_saved(written(tmp_path, content)) as machine:
+        assert machine.pages.memory.size_bytes == size
+        assert machine.pages.data(0, np.array([[1, 1]])).tobytes() == FIRST
 
 
 def test_mapped_ram_with_places_beyond_the_file_is_refused(tmp_path: Path) -> None:
