@@ -7,7 +7,7 @@ same allocation tags. Private RAM cannot. Source: proc(5), memfd_create(2).
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -67,7 +67,7 @@ def open_process(pid: int) -> Iterator[QemuProcess]:
         mappings = [*_mappings(folder)]
         _require_qemu(folder, mappings, pid)
         ram = _ram(mappings, pid)
-        links = [os.readlink(each) for each in (folder / "fd").iterdir()]
+        links = [*_links(folder)]
         fd = _open_memfd(folder, ram, pid)
     except (ProcessLookupError, FileNotFoundError) as error:
         raise HostError(f"there is no process {pid}, or it has just ended") from error
@@ -89,6 +89,12 @@ def _mappings(folder: Path) -> Iterator[_MappedFile]:
         if found:
             start, end, flags, _, inode, name = found.groups()
             yield _MappedFile(int(start, 16), int(end, 16), flags[3] == "s", int(inode), name)
+
+
+def _links(folder: Path) -> Iterator[str]:
+    for each in (folder / "fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            yield os.readlink(each)
 
 
 def _require_qemu(folder: Path, mappings: list[_MappedFile], pid: int) -> None:

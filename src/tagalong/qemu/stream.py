@@ -49,16 +49,14 @@ class SavedDevice:
 class SavedStream:
     """What a stream holds.
 
-    `machine`: QEMU's name of the machine type, "" in a stream without one. `capabilities`: of the
-    migration, as far as the stream names them. `blocks`: RAM by the names of QEMU's blocks.
+    `machine`: QEMU's name of the machine type, "" in a stream without one. `blocks`: RAM by the
+    names of QEMU's blocks. `devices`: by name and instance.
     """
 
     machine: str
-    capabilities: frozenset[str]
     page_size_bytes: int
     blocks: Mapping[str, RamBlock]
     devices: Mapping[tuple[str, int], SavedDevice]
-    """By name and instance."""
 
 
 def read_stream(source: Source, path: str, at: int = 0) -> SavedStream:
@@ -89,10 +87,10 @@ class _Reader:
         return {(each.name, each.instance): each for each in self._description.devices}
 
     def run(self) -> SavedStream:
-        cursor = self._cursor
+        cursor, start = self._cursor, self._cursor.at
         magic, version = cursor.take(4), cursor.number(4)
         if (magic, version) != (QEMU_STREAM_MAGIC, _VERSION):
-            cursor.fail(f"{magic!r} of version {version:#x} is no stream of QEMU", at=0)
+            cursor.fail(f"{magic!r} of version {version:#x} is no stream of QEMU", at=start)
         while self._read_element():
             pass
         if cursor.at != self._description.at:
@@ -103,7 +101,6 @@ class _Reader:
             cursor.fail("the stream has no RAM")
         return SavedStream(
             self._machine,
-            self._capabilities,
             self._description.page_size_bytes,
             self._ram.blocks,
             self._devices,
@@ -131,16 +128,14 @@ class _Reader:
         cursor, start = self._cursor, self._cursor.at
         node = self._description.configuration
         if node is None:  # not described before QEMU 2.12
-            self._machine = cursor.text(cursor.number(4), "the machine")
+            self._machine = self._machine_name(cursor.number(4))
             return
         fields = read_fields(cursor, node, "configuration")
         end, name = cursor.at, fields.get("name")
         if name is None:
             cursor.fail("the configuration has no name of a machine", at=start)
-        if name.size_bytes * name.count > _MAX_NAME_BYTES:
-            cursor.fail(f"a machine's name of {name.size_bytes * name.count:#x} bytes", at=name.at)
         cursor.at = name.at
-        self._machine = cursor.text(name.size_bytes * name.count, "the machine")
+        self._machine = self._machine_name(name.size_bytes * name.count)
         self._capabilities = frozenset(self._read_capabilities(fields))
         cursor.at = end
         if "x-ignore-shared" in self._capabilities:
@@ -148,6 +143,11 @@ class _Reader:
                 "this stream was sent with x-ignore-shared: shared RAM is not in it; save the "
                 "guest again with x-ignore-shared off"
             )
+
+    def _machine_name(self, size: int) -> str:
+        if size > _MAX_NAME_BYTES:
+            self._cursor.fail(f"a machine's name of {size:#x} bytes")
+        return self._cursor.text(size, "the machine")
 
     def _read_capabilities(self, fields: Mapping[str, Field]) -> list[str]:
         """Return the names in the subsection "capabilities"; each has its length before it."""
