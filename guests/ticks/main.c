@@ -261,7 +261,8 @@ void main(const struct boot *boot) {
     active_time = active_us * frequency / 1000000;
     vcpu_count = boot->vcpu_count;
     /* The first output leaves the transmit interrupt pending in the UART, masked there. */
-    console_line("ticks: %lu vCPUs, a tick per %lu us", vcpu_count, period_us);
+    console_line("ticks: %lu vCPUs, a tick per %lu us, a counter of %lu Hz", vcpu_count, period_us,
+                 frequency);
     gic_start_distributor(vcpu_count - 1);
     start(0);
     u64 started = vcpus_start(vcpu_count, secondary);

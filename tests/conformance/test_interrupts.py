@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tagalong.errors import StateError
-from tagalong.machine import Machine, MachineState, RunState, register_ids
+from tagalong.machine import Clock, Machine, MachineState, RunState, register_ids
 from tagalong.snapshot import restore, save
+from tagalong.vmm.factory import use_clock
 from tests.conformance.conftest import KINDS
 from tests.support.move import move
 from tests.support.running_guest import Listener, RunningGuest
@@ -131,6 +132,32 @@ def test_counters_stand_while_the_machine_is_paused(start: Start) -> None:
         assert read() == at_pause
         assert all(now > then for now, then in zip(at_pause, before, strict=True))
         before = at_pause
+
+
+def test_time_that_passed_on_the_host_while_paused_does_not_pass_for_the_guest(
+    start: Start,
+) -> None:
+    guest = start(FOR_EVER)
+    machine = guest.machine
+    use_clock(machine, Clock.HOST)
+    machine.resume()
+    guest.wait_for(" Hz", 1)
+    machine.pause()
+    frequency = int(guest.lines_with(" Hz")[0].split()[-2])
+    ran_s, elapsed_s = 0.0, 0.0
+
+    for _ in range(3):
+        before = machine.vcpus[1].get_register(register_ids.TIMER_COUNT)
+        time.sleep(0.3)
+        resumed = time.monotonic()
+        machine.resume()
+        machine.wait(0.02)
+        machine.pause()
+        ran_s += time.monotonic() - resumed
+        after = machine.vcpus[1].get_register(register_ids.TIMER_COUNT)
+        elapsed_s += (after - before) / frequency
+
+    assert 0 < elapsed_s <= ran_s
 
 
 def test_check_state_names_what_is_no_state_of_its_gic(start: Start) -> None:

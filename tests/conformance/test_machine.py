@@ -1,6 +1,7 @@
 """What the Machine Protocol promises, with a guest that notices when it is not kept."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,6 +192,20 @@ def test_peek_state_while_running_another_machine_could_take_it(boot: Boot) -> N
     assert guest.machine.run_state is RunState.RUNNING
     assert other.machine.save_state() == before
     assert not guest.lines_with("FAIL")
+
+
+def test_threads_of_vcpus_are_of_this_process_once_the_machine_ran(boot: Boot) -> None:
+    guest = boot("retag", vcpu_count=2)
+    machine = guest.machine
+    before = machine.vcpu_threads()
+
+    machine.resume()
+    guest.wait_for("retag: buffer=", 1)
+
+    assert before == (None, None)
+    tasks = {int(path.name) for path in Path("/proc/self/task").iterdir()}
+    assert {thread for thread in machine.vcpu_threads() if thread is not None} <= tasks
+    assert None not in machine.vcpu_threads()
 
 
 def copy_all(source: Machine, target: Machine, *, with_tags: bool = True) -> None:

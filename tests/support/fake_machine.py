@@ -182,6 +182,9 @@ class FakeMachine:
         del timeout_s
         return self._state
 
+    def vcpu_threads(self) -> tuple[int | None, ...]:
+        return (None,) * self.description.vcpu_count
+
     def throttle(self, percent: int) -> None:
         if percent != self.throttle_percent:
             self.calls.append(f"throttle {percent}")

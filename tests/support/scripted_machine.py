@@ -75,6 +75,9 @@ class ScriptedMachine:
             self._changed.wait_for(lambda: self._state is not RunState.RUNNING, timeout_s)
         return self._state
 
+    def vcpu_threads(self) -> tuple[int | None, ...]:
+        return (4711, None)
+
     def throttle(self, percent: int) -> None:
         raise NotImplementedError
 

@@ -206,6 +206,10 @@ class BesideGuest:
         """Raise RunStateError."""
         raise RunStateError(f"{_NOT_OURS}: {timeout_s}")
 
+    def vcpu_threads(self) -> tuple[int | None, ...]:
+        """Return None for each vCPU: its thread is the VMM's."""
+        return (None,) * self.description.vcpu_count
+
     def throttle(self, percent: int) -> None:
         """Do nothing for 0. Raises UsageError: a VMM has its own way to slow a guest down."""
         if percent:

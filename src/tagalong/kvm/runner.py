@@ -73,6 +73,10 @@ class KvmRunner:
                 self._kick()
                 self._condition.wait_for(lambda: self.is_stopped)
 
+    def thread_of(self, vcpu: int) -> int | None:
+        """Return the host's id of a vCPU's thread, None before the first start."""
+        return self._threads[vcpu].native_id if self._threads else None
+
     def close(self) -> None:
         """Stop for ever and end the threads. Safe to call twice."""
         with self._condition:

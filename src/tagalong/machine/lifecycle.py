@@ -48,6 +48,10 @@ class VcpuRunner(Protocol):
         """
         ...
 
+    def thread_of(self, vcpu: int) -> int | None:
+        """Return the host's id of the thread that runs a vCPU, None before the first start."""
+        ...
+
     def close(self) -> None:
         """Stop for ever and end all threads, without the condition. Safe to call twice."""
         ...
@@ -218,6 +222,13 @@ class MachineLifecycle(ABC):
         with self._condition:
             self._condition.wait_for(is_over, timeout_s)
             return self._state
+
+    def vcpu_threads(self) -> tuple[int | None, ...]:
+        """Return the host's id of each vCPU's thread; see Machine."""
+        with self._condition:
+            self._refuse_closed()
+            vcpus = range(self.description.vcpu_count)
+            return tuple(self._runner.thread_of(vcpu) for vcpu in vcpus)
 
     def throttle(self, percent: int) -> None:
         """Stop the vCPUs for a part of the time; see Machine."""

@@ -123,6 +123,14 @@ class Machine(Protocol):
         """Return what the machine does once it is not RUNNING, or after `timeout_s`."""
         ...
 
+    def vcpu_threads(self) -> tuple[int | None, ...]:
+        """Return, for each vCPU, the host's id of the thread that runs it (gettid).
+
+        None before the machine is first resumed; vCPUs may share a thread. Raises RunStateError
+        after close().
+        """
+        ...
+
     def throttle(self, percent: int) -> None:
         """Stop all vCPUs for `percent` of the time that the machine runs; 0 ends that.
 

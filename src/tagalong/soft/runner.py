@@ -94,6 +94,11 @@ class SoftRunner:
         # What was changed before it was set is seen by the next run(), also if that was just now.
         self._wakeup.clear()
 
+    def thread_of(self, vcpu: int) -> int | None:
+        """Return the host's id of the one thread, None before the first start."""
+        del vcpu
+        return self._thread.native_id if self._thread is not None else None
+
     def close(self) -> None:
         """Stop for ever and end the thread. Safe to call twice, and from the thread itself."""
         with self._condition:

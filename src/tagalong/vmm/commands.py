@@ -100,6 +100,7 @@ class VmCommands:
             "cont": _Command(lambda _: self._vm.cont()),
             "getfd": _Command(None, _FD_NAME),
             "query-block": _Command(lambda _: self._devices.block()),
+            "query-cpus-fast": _Command(lambda _: self._devices.cpus()),
             "query-commands": _Command(lambda _: self._names()),
             "query-status": _Command(lambda _: self._query_status()),
             "query-version": _Command(lambda _: messages.version()),

@@ -1,9 +1,10 @@
-"""What the control socket says of a VM's devices, and of what backs them here."""
+"""What the control socket says of a VM's vCPUs and devices, and of what backs them here."""
 
 import os
 
 from tagalong.devices import BlockFunction, VirtioBackings, disk_size_bytes
 from tagalong.machine import DeviceDescription
+from tagalong.qapi.cpus import CpuInfo
 from tagalong.qapi.devices import BlockInfo
 from tagalong.vmm.vm import Vm
 
@@ -11,11 +12,17 @@ _BLOCK_BYTES = 512  # the unit of st_blocks
 
 
 class DeviceQueries:
-    """Answers queries about the devices of `vm`, which `backings` back."""
+    """Answers queries about the vCPUs and devices of `vm`; `backings` back the latter."""
 
     def __init__(self, vm: Vm, backings: VirtioBackings) -> None:
         self._vm = vm
         self._backings = backings
+
+    def cpus(self) -> list[dict[str, object]]:
+        """Return what query-cpus-fast answers: nothing before the VM is here."""
+        machine = self._vm.machine
+        threads = machine.vcpu_threads() if machine is not None else ()
+        return [CpuInfo(index, thread).to_qmp() for index, thread in enumerate(threads)]
 
     def block(self) -> list[dict[str, object]]:
         """Return what query-block answers: nothing before the VM is here."""

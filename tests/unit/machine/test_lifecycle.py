@@ -76,6 +76,9 @@ class Runner:
     def wait_stopped(self) -> None:
         self._scene.wait_stopped()
 
+    def thread_of(self, vcpu: int) -> int | None:
+        return 100 + vcpu
+
     def close(self) -> None:
         self._scene.calls.append("close")
         self._scene.is_stopped = True
@@ -298,3 +301,13 @@ def test_with_statement_closes_and_repr_says_what_it_is() -> None:
 
     assert repr(scene) == "<Scene closed: 2 vCPUs, 4 MiB of RAM>"
     assert scene.calls == ["close", "backends close", "release"]
+
+
+def test_threads_of_vcpus_are_the_runner_s_until_it_is_closed() -> None:
+    scene = Scene()
+
+    assert scene.vcpu_threads() == (100, 101)
+
+    scene.close()
+    with pytest.raises(RunStateError, match="the machine is closed"):
+        scene.vcpu_threads()

@@ -19,6 +19,7 @@ from tagalong.errors import (
     UsageError,
 )
 from tagalong.machine import Machine
+from tagalong.qapi.cpus import CpuInfo
 from tagalong.qapi.migration import MigrationRequest, SocketAddress
 from tagalong.qapi.reports import MigrationResult, SaveResult
 from tagalong.qapi.saving import SaveKind, SaveRequest
@@ -131,6 +132,7 @@ def test_query_commands_lists_exactly_what_there_is() -> None:
             "qmp_capabilities",
             "query-block",
             "query-commands",
+            "query-cpus-fast",
             "query-dump",
             "query-dump-guest-memory-capability",
             "query-migrate",
@@ -156,6 +158,16 @@ def test_query_status_follows_the_run_state() -> None:
         assert scene.run("query-status") == {"status": "running", "running": True}
         assert scene.run("stop") == {}
         assert scene.run("query-status") == {"status": "paused", "running": False}
+
+    play(script)
+
+
+def test_query_cpus_fast_names_the_thread_of_each_vcpu() -> None:
+    def script(scene: Scene) -> None:
+        answer = scene.run("query-cpus-fast")
+        assert isinstance(answer, list)
+        # ScriptedMachine: the second vCPU has not run yet.
+        assert [CpuInfo.from_qmp(each) for each in answer] == [CpuInfo(0, 4711), CpuInfo(1, None)]
 
     play(script)
 
