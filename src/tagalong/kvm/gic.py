@@ -101,16 +101,18 @@ class KvmGic(Descriptor):
 
     def _initialise(self) -> None:
         described = self._description
-        for kind, gpa in (
-            (VgicAddress.KVM_VGIC_V3_ADDR_TYPE_DIST, described.distributor),
-            (VgicAddress.KVM_VGIC_V3_ADDR_TYPE_REDIST, described.redistributors),
+        place, count, control = (
+            VgicGroup.KVM_DEV_ARM_VGIC_GRP_ADDR,
+            VgicGroup.KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
+            VgicGroup.KVM_DEV_ARM_VGIC_GRP_CTRL,
+        )
+        for group, attr, value in (
+            (place, VgicAddress.KVM_VGIC_V3_ADDR_TYPE_DIST, described.distributor),
+            (place, VgicAddress.KVM_VGIC_V3_ADDR_TYPE_REDIST, described.redistributors),
+            (count, 0, FIRST_SPI + described.spi_count),
+            (control, KVM_DEV_ARM_VGIC_CTRL_INIT, 0),
         ):
-            self._set([(_Register(VgicGroup.KVM_DEV_ARM_VGIC_GRP_ADDR, kind, kind.name), gpa)])
-        for group, value in (
-            (VgicGroup.KVM_DEV_ARM_VGIC_GRP_NR_IRQS, FIRST_SPI + described.spi_count),
-            (VgicGroup.KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT),
-        ):
-            self._set([(_Register(group, 0, group.name), value)])
+            self._set([(_Register(group, attr, group.name), value)])
         (self._own_iidr,) = self._get([_Register(_DIST, _IIDR, "GICD_IIDR")])
         self._own_ctlr = self._icc_ctlr(self._vcpus[0])
 
