@@ -26,6 +26,7 @@
 #define TCR_HPD0_SHIFT 41
 #define TCR_TBID0_SHIFT 51
 #define TCR_TCMA0_SHIFT 57
+#define TTBR_ASID (0xffffull << 48)
 #define CPACR_FPEN_SHIFT 20
 #define MDSCR_SS (1ull << 0)
 #define MDSCR_TDCC (1ull << 12)

@@ -33,7 +33,7 @@ static void run_load_exclusive(struct vcpu *cpu, const struct insn *insn)
     if (!data)
         return;
     arm_monitor(cpu, data, bytes);
-    memcpy(&value, data, bytes);
+    copy_small(&value, data, bytes);
     cpu->x[insn->rd] = value;
 }
 
@@ -45,8 +45,8 @@ static void run_load_exclusive_pair(struct vcpu *cpu, const struct insn *insn)
     if (!data)
         return;
     arm_monitor(cpu, data, 2 * bytes);
-    memcpy(&first, data, bytes);
-    memcpy(&second, data + bytes, bytes);
+    copy_small(&first, data, bytes);
+    copy_small(&second, data + bytes, bytes);
     cpu->x[insn->rd] = first;
     cpu->x[insn->ra] = second;
 }
@@ -61,7 +61,7 @@ static void store_exclusive(struct vcpu *cpu, const struct insn *insn, const voi
     drop_monitor(cpu);
     if (passes) {
         clear_monitors(cpu, data);
-        memcpy(data, value, bytes);
+        copy_small(data, value, bytes);
     }
     cpu->x[insn->rm] = !passes;
 }
@@ -75,8 +75,8 @@ static void run_store_exclusive_pair(struct vcpu *cpu, const struct insn *insn)
 {
     uint32_t bytes = 1u << insn->size;
     uint8_t buffer[16];
-    memcpy(buffer, &cpu->x[insn->rd], bytes);
-    memcpy(buffer + bytes, &cpu->x[insn->ra], bytes);
+    copy_small(buffer, &cpu->x[insn->rd], bytes);
+    copy_small(buffer + bytes, &cpu->x[insn->ra], bytes);
     store_exclusive(cpu, insn, buffer, 2 * bytes);
 }
 
@@ -103,7 +103,7 @@ static void compare_and_swap(struct vcpu *cpu, uint8_t *data, const void *expect
     if (memcmp(data, expected, bytes))
         return;
     clear_monitors(cpu, data);
-    memcpy(data, desired, bytes);
+    copy_small(data, desired, bytes);
 }
 
 static void run_cas(struct vcpu *cpu, const struct insn *insn)
@@ -113,7 +113,7 @@ static void run_cas(struct vcpu *cpu, const struct insn *insn)
     uint8_t *data = locate(cpu, insn, bytes, ACCESS_READ | ACCESS_WRITE);
     if (!data)
         return;
-    memcpy(&old, data, bytes);
+    copy_small(&old, data, bytes);
     compare_and_swap(cpu, data, &expected, &desired, bytes);
     cpu->x[insn->ra] = old;
 }
@@ -128,14 +128,14 @@ static void run_casp(struct vcpu *cpu, const struct insn *insn)
     if (!data)
         return;
     for (unsigned i = 0; i < 2; i++) {
-        memcpy(expected + i * bytes, &cpu->x[slot_source(s + i)], bytes);
-        memcpy(desired + i * bytes, &cpu->x[slot_source(t + i)], bytes);
+        copy_small(expected + i * bytes, &cpu->x[slot_source(s + i)], bytes);
+        copy_small(desired + i * bytes, &cpu->x[slot_source(t + i)], bytes);
     }
-    memcpy(old, data, 2 * bytes);
+    copy_small(old, data, 2 * bytes);
     compare_and_swap(cpu, data, expected, desired, 2 * bytes);
     for (unsigned i = 0; i < 2; i++) {
         uint64_t value = 0;
-        memcpy(&value, old + i * bytes, bytes);
+        copy_small(&value, old + i * bytes, bytes);
         cpu->x[slot_target(s + i)] = value;
     }
 }
@@ -174,10 +174,10 @@ static void run_atomic(struct vcpu *cpu, const struct insn *insn)
     uint8_t *data = locate(cpu, insn, bytes, ACCESS_READ | ACCESS_WRITE);
     if (!data)
         return;
-    memcpy(&old, data, bytes);
+    copy_small(&old, data, bytes);
     updated = combine(insn, old, operand);
     clear_monitors(cpu, data);
-    memcpy(data, &updated, bytes);
+    copy_small(data, &updated, bytes);
     cpu->x[insn->rd] = old;
 }
 

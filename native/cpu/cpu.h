@@ -208,7 +208,11 @@ struct vcpu {
 
     struct ta_machine *machine;
     uint32_t index;
-    struct tlb_entry tlb[2][TLB_ENTRIES]; /* by privilege, as check_tags */
+    /* By what may be accessed: as EL0, as EL1 with PSTATE.PAN set, and with it clear. `data_tlb` is
+     * the one for the present level; select_tlb() sets it. */
+    struct tlb_entry tlb[3][TLB_ENTRIES];
+    struct tlb_entry *data_tlb;
+    bool tlb_has_blocks[2]; /* by address bit 55: a page of a larger block is in it */
     struct {
         uint64_t key;
         const uint8_t *data;
@@ -324,7 +328,11 @@ void update_debug(struct vcpu *cpu);
 
 void update_tag_checks(struct vcpu *cpu);  /* after SCTLR or TCO changed */
 void update_memory_mode(struct vcpu *cpu); /* after SCTLR, TCR, IL or EL changed */
+void select_tlb(struct vcpu *cpu);         /* after EL or PAN changed */
 void flush_tlb(struct vcpu *cpu);
+/* Forgets one page, or all of the half of the address space that it is in. */
+void flush_tlb_page(struct vcpu *cpu, uint64_t address);
+void flush_tlb_half(struct vcpu *cpu, unsigned half);
 void flush_all_tlbs(struct ta_machine *machine);
 uint64_t run_slice(struct vcpu *cpu, uint64_t count); /* returns the instructions executed */
 /* Describes why the slice of `done` instructions ended with an exit; returns how many count. */
@@ -335,6 +343,7 @@ struct translation {
     uint64_t gpa; /* of the byte asked for */
     uint32_t fsc; /* if not ok */
     uint8_t attribute; /* MAIR byte */
+    bool is_block; /* of more than a page */
     bool ok, tagged, device, readable, writable;
 };
 struct translation translate(struct vcpu *cpu, uint64_t address, unsigned flags,
@@ -424,7 +433,32 @@ ALWAYS_INLINE bool is_plain(const struct vcpu *cpu, uint64_t address, uint32_t s
 
 ALWAYS_INLINE struct tlb_entry *tlb_slot(struct vcpu *cpu, uint64_t address, unsigned flags)
 {
-    return &cpu->tlb[privilege_of(cpu, flags)][(address >> PAGE_SHIFT) % TLB_ENTRIES];
+    struct tlb_entry *tlb = flags & ACCESS_UNPRIVILEGED ? cpu->tlb[0] : cpu->data_tlb;
+    return &tlb[(address >> PAGE_SHIFT) % TLB_ENTRIES];
+}
+
+/* memcpy() of what one instruction moves: a call costs more than that. */
+ALWAYS_INLINE void copy_small(void *to, const void *from, uint32_t size)
+{
+    switch (size) {
+    case 1:
+        memcpy(to, from, 1);
+        break;
+    case 2:
+        memcpy(to, from, 2);
+        break;
+    case 4:
+        memcpy(to, from, 4);
+        break;
+    case 8:
+        memcpy(to, from, 8);
+        break;
+    case 16:
+        memcpy(to, from, 16);
+        break;
+    default:
+        memcpy(to, from, size);
+    }
 }
 
 /* Both return false if an exception was taken or the vCPU has to leave for MMIO. `size` is
@@ -437,7 +471,7 @@ ALWAYS_INLINE bool read_memory(struct vcpu *cpu, uint64_t va, uint32_t size, uin
     if (likely(entry->read_key == (address & PAGE_MASK) &&
                is_plain(cpu, address, size, align, flags) &&
                tags_agree(cpu, entry->tags, va, size, flags))) {
-        memcpy(out, entry->data + (address & (PAGE_BYTES - 1)), size);
+        copy_small(out, entry->data + (address & (PAGE_BYTES - 1)), size);
         return true;
     }
     return read_slow(cpu, va, size, align, flags | ACCESS_READ, out);
@@ -452,7 +486,7 @@ ALWAYS_INLINE bool write_memory(struct vcpu *cpu, uint64_t va, uint32_t size, ui
                is_plain(cpu, address, size, align, flags) &&
                tags_agree(cpu, entry->tags, va, size, flags) &&
                !cpu->machine->armed_monitors)) {
-        memcpy(entry->data + (address & (PAGE_BYTES - 1)), in, size);
+        copy_small(entry->data + (address & (PAGE_BYTES - 1)), in, size);
         return true;
     }
     return write_slow(cpu, va, size, align, flags | ACCESS_WRITE, in);

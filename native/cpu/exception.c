@@ -33,10 +33,7 @@ static void set_flags(struct vcpu *cpu, uint64_t spsr)
     cpu->uao = (spsr & SPSR_UAO) != 0;
     cpu->ssbs = (spsr & SPSR_SSBS) != 0;
     cpu->daif = (spsr & SPSR_DAIF) >> 6;
-    if (cpu->pan != ((spsr & SPSR_PAN) != 0)) {
-        cpu->pan ^= 1;
-        flush_tlb(cpu);
-    }
+    cpu->pan = (spsr & SPSR_PAN) != 0;
 }
 
 static bool is_mode(uint64_t mode)
@@ -80,10 +77,8 @@ static void enter_vector(struct vcpu *cpu, uint64_t return_address, unsigned kin
     cpu->uao = 0;
     cpu->il = 0;
     cpu->ssbs = (cpu->sys.sctlr & SCTLR_DSSBS) != 0;
-    if (!(cpu->sys.sctlr & SCTLR_SPAN) && !cpu->pan) {
+    if (!(cpu->sys.sctlr & SCTLR_SPAN))
         cpu->pan = 1;
-        flush_tlb(cpu);
-    }
     update_memory_mode(cpu);
     cpu->next_pc = target;
 }

@@ -207,8 +207,8 @@ static void run_load_pair(struct vcpu *cpu, const struct insn *insn)
     if (!stack_is_aligned(cpu, insn) ||
         !read_memory(cpu, base_address(cpu, insn), 2 * bytes, bytes, insn->flags, buffer))
         return;
-    memcpy(&first, buffer, bytes);
-    memcpy(&second, buffer + bytes, bytes);
+    copy_small(&first, buffer, bytes);
+    copy_small(&second, buffer + bytes, bytes);
     if (insn->shift != ADDRESS_OFFSET)
         cpu->x[insn->rn] = updated;
     cpu->x[insn->rd] = extend_loaded(insn, first);
@@ -220,8 +220,8 @@ static void run_store_pair(struct vcpu *cpu, const struct insn *insn)
     uint32_t bytes = 1u << insn->size;
     uint64_t updated = cpu->x[insn->rn] + insn->imm;
     uint8_t buffer[16];
-    memcpy(buffer, &cpu->x[insn->rd], bytes);
-    memcpy(buffer + bytes, &cpu->x[insn->ra], bytes);
+    copy_small(buffer, &cpu->x[insn->rd], bytes);
+    copy_small(buffer + bytes, &cpu->x[insn->ra], bytes);
     if (stack_is_aligned(cpu, insn) &&
         write_memory(cpu, base_address(cpu, insn), 2 * bytes, bytes, insn->flags, buffer) &&
         insn->shift != ADDRESS_OFFSET)

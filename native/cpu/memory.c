@@ -145,6 +145,7 @@ static void commit_page(struct vcpu *cpu, const struct piece *piece, unsigned fl
         return;
     if (entry->read_key != key && entry->write_key != key)
         entry->write_key = NO_PAGE;
+    cpu->tlb_has_blocks[BIT(address, 55)] |= piece->page.is_block;
     entry->data = span.data - (address & (PAGE_BYTES - 1));
     entry->tags = span.tags;
     entry->read_key = piece->page.readable ? key : NO_PAGE;

@@ -1,10 +1,12 @@
 /* Stage-1 translation with the 4 KiB granule (DDI 0487 D8), and the TLB's upkeep.
  *
- * There is no ASID and no VMID: a change of any register of the regime (TTBR0, TTBR1, TCR, MAIR,
- * SCTLR) and every TLBI flushes all entries of the vCPU, or of all vCPUs. That is allowed (a TLB
- * may forget at any time) and needs no tracking of what an entry depended on. PSTATE.PAN flushes
- * as well, because an entry's key already means "this privilege may read here"; privilege itself
- * has tables of its own, so that LDTR and exceptions flush nothing.
+ * There is no ASID and no VMID: a change of a register of the regime (TCR, MAIR, SCTLR) and a TLBI
+ * flush all entries of the vCPU, or of all vCPUs; that is allowed (a TLB may forget at any time)
+ * and needs no tracking of what an entry depended on. What kernels do often costs less: TTBR0 and
+ * TTBR1 flush their half of the addresses, and nothing if only the ASID changes, for the entries
+ * are always those of the present tables; a TLBI by address flushes its page, if no block is in the
+ * TLB there. An entry's key already means "this privilege may read here": EL0, and EL1 with and
+ * without PSTATE.PAN, have tables of their own, so that LDTR, exceptions and PAN flush nothing.
  *
  * A walk reads descriptors from RAM as they are now and sets no Access flag (HAFDBS is not
  * claimed): it has no side effects, and AT and a failed access leave no trace. */
@@ -32,8 +34,14 @@ void update_tag_checks(struct vcpu *cpu)
     cpu->check_tags[1] = (sctlr & SCTLR_ATA) && (sctlr >> SCTLR_TCF_SHIFT & 3) && !cpu->tco;
 }
 
+void select_tlb(struct vcpu *cpu)
+{
+    cpu->data_tlb = cpu->tlb[!cpu->el ? 0 : cpu->pan ? 1 : 2];
+}
+
 void update_memory_mode(struct vcpu *cpu)
 {
+    select_tlb(cpu);
     cpu->tbi[0] = BIT(cpu->sys.tcr, TCR_TBI0_SHIFT);
     cpu->tbi[1] = BIT(cpu->sys.tcr, TCR_TBI0_SHIFT + 1);
     cpu->strict_alignment = (cpu->sys.sctlr & SCTLR_A) != 0;
@@ -41,15 +49,48 @@ void update_memory_mode(struct vcpu *cpu)
     update_tag_checks(cpu);
 }
 
+static void forget(struct tlb_entry *entry)
+{
+    entry->read_key = entry->write_key = NO_PAGE;
+}
+
+static bool is_in_half(const struct tlb_entry *entry, unsigned half)
+{
+    return BIT(entry->read_key != NO_PAGE ? entry->read_key : entry->write_key, 55) == half;
+}
+
+void flush_tlb_half(struct vcpu *cpu, unsigned half)
+{
+    for (unsigned table = 0; table < 3; table++)
+        for (unsigned i = 0; i < TLB_ENTRIES; i++)
+            if (is_in_half(&cpu->tlb[table][i], half))
+                forget(&cpu->tlb[table][i]);
+    for (unsigned el = 0; el < 2; el++)
+        for (unsigned i = 0; i < FETCH_TLB_ENTRIES; i++)
+            if (BIT(cpu->fetch_tlb[el][i].key, 55) == half)
+                cpu->fetch_tlb[el][i].key = NO_PAGE;
+    cpu->tlb_has_blocks[half] = false;
+    cpu->fetch_page = NO_PAGE;
+}
+
+void flush_tlb_page(struct vcpu *cpu, uint64_t address)
+{
+    uint64_t page = address >> PAGE_SHIFT;
+    if (cpu->tlb_has_blocks[BIT(address, 55)]) {
+        flush_tlb_half(cpu, BIT(address, 55)); /* the block's other pages are entries, too */
+        return;
+    }
+    for (unsigned table = 0; table < 3; table++)
+        forget(&cpu->tlb[table][page % TLB_ENTRIES]);
+    for (unsigned el = 0; el < 2; el++)
+        cpu->fetch_tlb[el][page % FETCH_TLB_ENTRIES].key = NO_PAGE;
+    cpu->fetch_page = NO_PAGE;
+}
+
 void flush_tlb(struct vcpu *cpu)
 {
-    for (unsigned privilege = 0; privilege < 2; privilege++) {
-        for (unsigned i = 0; i < TLB_ENTRIES; i++)
-            cpu->tlb[privilege][i].read_key = cpu->tlb[privilege][i].write_key = NO_PAGE;
-        for (unsigned i = 0; i < FETCH_TLB_ENTRIES; i++)
-            cpu->fetch_tlb[privilege][i].key = NO_PAGE;
-    }
-    cpu->fetch_page = NO_PAGE;
+    flush_tlb_half(cpu, 0);
+    flush_tlb_half(cpu, 1);
 }
 
 void flush_all_tlbs(struct ta_machine *machine)
@@ -108,7 +149,7 @@ static struct translation finish(struct vcpu *cpu, uint64_t leaf, uint64_t table
                                  unsigned level, uint64_t gpa, unsigned flags,
                                  unsigned privilege)
 {
-    struct translation result = {.gpa = gpa, .ok = true};
+    struct translation result = {.gpa = gpa, .ok = true, .is_block = level != 3};
     if (gpa >> physical_bits(cpu->sys.tcr))
         return fault(FSC_ADDRESS_SIZE + level);
     if (!(leaf & DESCRIPTOR_AF))
@@ -183,6 +224,7 @@ static const uint8_t *translate_fetch(struct vcpu *cpu, uint64_t pc)
 {
     struct translation result = translate(cpu, pc, ACCESS_FETCH, cpu->el);
     const struct ram_region *ram = NULL;
+    cpu->tlb_has_blocks[BIT(pc, 55)] |= result.is_block;
     if (result.ok) {
         ram = find_ram(cpu->machine, result.gpa & PAGE_MASK, PAGE_BYTES);
         result.fsc = FSC_EXTERNAL;

@@ -31,6 +31,18 @@ static uint64_t next_random(struct ta_machine *machine)
     return machine->random = x;
 }
 
+/* Returns `target`, but so that the processor guesses from the program's history that it is the next
+ * instruction, and goes on with that, instead of waiting for what the handler has just stored: a
+ * store and a load for each instruction, one after the other, were the loop's longest chain. */
+ALWAYS_INLINE uint64_t follow(uint64_t next, uint64_t target)
+{
+    if (likely(next == target)) {
+        __asm__("" : "+r"(next)); /* or the compiler sees that both are the same */
+        return next;
+    }
+    return target;
+}
+
 /* Runs until `count` instructions are done or one of them ends the slice; returns how many were
  * executed. The cache of decoded instructions is indexed by address, but an entry is valid only
  * for the word that memory holds now: decoding is a pure function of the word. So a guest that
@@ -38,12 +50,12 @@ static uint64_t next_random(struct ta_machine *machine)
  * migration's, and there is no coherence to get wrong; the price is one compare. */
 uint64_t run_slice(struct vcpu *cpu, uint64_t count)
 {
-    uint64_t start = cpu->instructions; /* exact at each instruction: the counter needs it */
+    uint64_t start = cpu->instructions, now = start, end = start + count, pc = cpu->pc;
     cpu->slice_over = false;
-    for (uint64_t end = start + count; cpu->instructions != end; cpu->instructions++) {
-        uint64_t pc = cpu->pc;
+    while (now != end) {
         if (unlikely((pc & (PAGE_MASK | 3)) != cpu->fetch_page) && !fetch_page(cpu)) {
-            cpu->pc = cpu->next_pc;
+            pc = cpu->pc = cpu->next_pc;
+            cpu->instructions = ++now;
             continue;
         }
         uint32_t word;
@@ -53,14 +65,14 @@ uint64_t run_slice(struct vcpu *cpu, uint64_t count)
             decode(word, insn);
         cpu->next_pc = pc + 4;
         insn->run(cpu, insn);
-        cpu->pc = cpu->next_pc;
-        if (unlikely(cpu->slice_over)) {
-            cpu->instructions++;
+        pc = follow(pc + 4, cpu->next_pc);
+        cpu->pc = pc;
+        cpu->instructions = ++now; /* exact at each instruction: the counter needs it */
+        if (unlikely(cpu->slice_over))
             break;
-        }
     }
     count_instructions(cpu);
-    return cpu->instructions - start;
+    return now - start;
 }
 
 static void fill_exit(const struct vcpu *cpu, uint32_t reason, struct ta_exit *exit)

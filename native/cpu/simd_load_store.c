@@ -28,7 +28,7 @@ static bool read_block(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t al
     if (unlikely(entry->read_key != (address & PAGE_MASK) ||
                  !is_ready(cpu, entry, va, size, align, flags)))
         return read_slow(cpu, va, size, align, flags | ACCESS_READ, out);
-    memcpy(out, entry->data + (address & (PAGE_BYTES - 1)), size);
+    copy_small(out, entry->data + (address & (PAGE_BYTES - 1)), size);
     return true;
 }
 
@@ -40,7 +40,7 @@ static bool write_block(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t a
     if (unlikely(entry->write_key != (address & PAGE_MASK) || cpu->machine->armed_monitors ||
                  !is_ready(cpu, entry, va, size, align, flags)))
         return write_slow(cpu, va, size, align, flags | ACCESS_WRITE, in);
-    memcpy(entry->data + (address & (PAGE_BYTES - 1)), in, size);
+    copy_small(entry->data + (address & (PAGE_BYTES - 1)), in, size);
     return true;
 }
 
@@ -167,15 +167,15 @@ ALWAYS_INLINE void load_pair(struct vcpu *cpu, const struct insn *insn, uint32_t
     if (insn->shift != ADDRESS_OFFSET)
         cpu->x[insn->rn] += insn->imm;
     cpu->v[insn->rd] = cpu->v[insn->ra] = (struct vector){0};
-    memcpy(&cpu->v[insn->rd], block, bytes);
-    memcpy(&cpu->v[insn->ra], block + bytes, bytes);
+    copy_small(&cpu->v[insn->rd], block, bytes);
+    copy_small(&cpu->v[insn->ra], block + bytes, bytes);
 }
 
 ALWAYS_INLINE void store_pair(struct vcpu *cpu, const struct insn *insn, uint32_t bytes)
 {
     uint8_t block[2 * sizeof(struct vector)];
-    memcpy(block, &cpu->v[insn->rd], bytes);
-    memcpy(block + bytes, &cpu->v[insn->ra], bytes);
+    copy_small(block, &cpu->v[insn->rd], bytes);
+    copy_small(block + bytes, &cpu->v[insn->ra], bytes);
     if (fp_enabled(cpu) && stack_is_aligned(cpu, insn) &&
         write_block(cpu, base_address(cpu, insn), 2 * bytes, bytes, insn->flags, block) &&
         insn->shift != ADDRESS_OFFSET)
@@ -284,7 +284,7 @@ static void run_load_single(struct vcpu *cpu, const struct insn *insn)
         !read_block(cpu, cpu->x[insn->rn], bytes * insn->amount, bytes, insn->flags, block))
         return;
     for (unsigned i = 0; i < insn->amount; i++)
-        memcpy(structure_register(cpu, insn, i)->u8 + insn->ra * bytes, block + i * bytes, bytes);
+        copy_small(structure_register(cpu, insn, i)->u8 + insn->ra * bytes, block + i * bytes, bytes);
     write_back_structures(cpu, insn);
 }
 
@@ -293,7 +293,7 @@ static void run_store_single(struct vcpu *cpu, const struct insn *insn)
     uint8_t block[BLOCK_BYTES];
     unsigned bytes = 1u << insn->size;
     for (unsigned i = 0; i < insn->amount; i++)
-        memcpy(block + i * bytes, structure_register(cpu, insn, i)->u8 + insn->ra * bytes, bytes);
+        copy_small(block + i * bytes, structure_register(cpu, insn, i)->u8 + insn->ra * bytes, bytes);
     if (fp_enabled(cpu) && stack_is_aligned(cpu, insn) &&
         write_block(cpu, cpu->x[insn->rn], bytes * insn->amount, bytes, insn->flags, block))
         write_back_structures(cpu, insn);
@@ -308,7 +308,7 @@ static void run_load_replicate(struct vcpu *cpu, const struct insn *insn)
         return;
     for (unsigned i = 0; i < insn->amount; i++) {
         uint64_t element = 0;
-        memcpy(&element, block + i * bytes, bytes);
+        copy_small(&element, block + i * bytes, bytes);
         element = duplicate(element, insn->size);
         *structure_register(cpu, insn, i) =
             (struct vector){.u64 = {element, BIT(insn->raw, 30) ? element : 0}};

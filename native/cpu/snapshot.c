@@ -36,6 +36,7 @@ int ta_vcpu_load_snapshot(struct ta_machine *machine, uint32_t index, const uint
     machine->armed_monitors += cpu->monitor.data != NULL;
     machine->retired += cpu->counted;
     update_all_timers(machine);
+    select_tlb(cpu);
     flush_tlb(cpu); /* translation may be under other registers now */
     return 0;
 }

@@ -57,6 +57,15 @@ static void write_regime(struct vcpu *cpu, const struct sysreg *reg, uint64_t va
     update_memory_mode(cpu);
 }
 
+/* TTBR0_EL1, TTBR1_EL1, whose encodings differ in op2: a table of one half of the addresses. */
+static void write_table(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    uint64_t changed = value ^ read_field(cpu, reg);
+    write_field(cpu, reg, value);
+    if (changed & ~TTBR_ASID)
+        flush_tlb_half(cpu, reg->encoding & 1);
+}
+
 static uint64_t read_constant(const struct vcpu *cpu, const struct sysreg *reg)
 {
     (void)cpu;
@@ -171,7 +180,7 @@ static void write_flag(struct vcpu *cpu, const struct sysreg *reg, uint64_t valu
 static void write_pan(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
 {
     write_flag(cpu, reg, value);
-    flush_tlb(cpu);
+    select_tlb(cpu);
 }
 
 static void write_tco(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
@@ -309,6 +318,8 @@ static enum sysreg_access check_virtual_timer(const struct vcpu *cpu)
 
 #define VALUE(op, field, flags, bits) {op, FIELD(sys.field), flags, bits, read_field, write_field, NULL, NULL}
 #define REGIME(op, field, bits) {op, FIELD(sys.field), STATE, bits, read_field, write_regime, NULL, NULL}
+#define TABLE(op, field)                                                                      \
+    {op, FIELD(sys.field), STATE, ALL_BITS, read_field, write_table, NULL, NULL}
 #define FIXED(op, value) {op, 0, STATE | CONSTANT, value, read_constant, NULL, NULL, NULL}
 #define IDENTITY(op, field, accepts)                                                          \
     {op, FIELD(sys.field), STATE | READ_ONLY, ALL_BITS, read_field, write_field, NULL, accepts}
@@ -378,8 +389,8 @@ static const struct sysreg registers[] = {
     VALUE(OP(3, 0, 1, 0, 2), cpacr, STATE, 3ull << CPACR_FPEN_SHIFT),
     VALUE(OP(3, 0, 1, 0, 5), rgsr, STATE, RGSR_BITS),
     VALUE(OP(3, 0, 1, 0, 6), gcr, STATE, GCR_BITS),
-    REGIME(OP(3, 0, 2, 0, 0), ttbr0, ALL_BITS),
-    REGIME(OP(3, 0, 2, 0, 1), ttbr1, ALL_BITS),
+    TABLE(OP(3, 0, 2, 0, 0), ttbr0),
+    TABLE(OP(3, 0, 2, 0, 1), ttbr1),
     REGIME(OP(3, 0, 2, 0, 2), tcr, ALL_BITS),
     VALUE(OP(3, 0, 4, 0, 0), spsr, 0, 0xffffffffull),
     VALUE(OP(3, 0, 4, 0, 1), elr, 0, ALL_BITS),

@@ -99,7 +99,7 @@ static void set_field(struct vcpu *cpu, unsigned field, unsigned value)
         break;
     case FIELD_PAN:
         cpu->pan = (uint8_t)value;
-        flush_tlb(cpu);
+        select_tlb(cpu);
         break;
     case FIELD_UAO:
         cpu->uao = (uint8_t)value;
@@ -196,13 +196,18 @@ static bool decode_msr_immediate(uint32_t word, struct insn *insn)
 
 /* --- maintenance --- */
 
+/* `amount` is 1 for those by address (VA, VAA, VAL, VAAL); those of one vCPU flush all vCPUs. */
 static void run_tlbi(struct vcpu *cpu, const struct insn *insn)
 {
-    (void)insn;
+    struct ta_machine *machine = cpu->machine;
+    uint64_t address = (uint64_t)sign_extend(cpu->x[insn->rd] << PAGE_SHIFT, 56);
     if (!cpu->el)
         raise_undefined(cpu);
+    else if (!insn->amount)
+        flush_all_tlbs(machine);
     else
-        flush_all_tlbs(cpu->machine);
+        for (uint32_t i = 0; i < machine->vcpu_count; i++)
+            flush_tlb_page(&machine->vcpus[i], address);
 }
 
 static void run_el1_nop(struct vcpu *cpu, const struct insn *insn)
@@ -310,6 +315,7 @@ static bool decode_sys(uint32_t word, struct insn *insn)
         return false; /* no SYSL is defined here */
     if (crn == 8 && op1 == 0 && (crm == 3 || crm == 7)) {
         insn->run = run_tlbi;
+        insn->amount = op2 & 1;
         return op2 != 4 && op2 != 6;
     }
     if (crn != 7)

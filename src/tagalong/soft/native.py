@@ -70,6 +70,7 @@ class NativeMachine:
             )
         self._library = library()
         self._handle = self._library.ta_machine_new(vcpu_count, seed & (1 << 64) - 1)
+        self._next_access = InterpreterExit()
         if not self._handle:
             raise HostError(f"cannot make {vcpu_count} vCPUs: the host has no memory for them")
 
@@ -192,9 +193,10 @@ class NativeMachine:
         """Answer an MMIO exit with what a read returns; a write ignores `data`.
 
         Returns None when the instruction has been carried out. One of a pair makes another access
-        first: its exit is returned, and must be answered before anything else happens.
+        first: its exit is returned, valid until the next call, and must be answered before anything
+        else happens.
         """
-        leave = InterpreterExit()
+        leave = self._next_access
         answer = self._library.ta_machine_complete_mmio
         return leave if answer(self._handle, vcpu, data, ctypes.byref(leave)) else None
 

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from tagalong._native import InterpreterExit
 from tagalong.machine.holds import VcpuHolds
+from tagalong.soft.native import StopReason
 
 _BUDGET: Final = 1 << 40  # instructions; run() is ended by interrupt(), not by its budget
 
@@ -25,7 +26,7 @@ class Interpreter(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """Make the running run(), or else the next, return soon."""
+        """Make the running run(), or else the next, return soon; it says INTERRUPTED then."""
         ...
 
 
@@ -112,8 +113,11 @@ class SoftRunner:
         leave = InterpreterExit()
         try:
             while self._take_turn():
-                self._interpreter.run(_BUDGET, leave)
-                self._handle(leave)
+                leave.reason = 0
+                # Whoever wants it stopped interrupts it: no other exit needs to ask.
+                while leave.reason != StopReason.INTERRUPTED:
+                    self._interpreter.run(_BUDGET, leave)
+                    self._handle(leave)
         except Exception as error:  # noqa: BLE001 - or a dead thread would pass for a running guest
             with self._condition:
                 self._is_stopped = True

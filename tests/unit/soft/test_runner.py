@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tagalong._native import InterpreterExit
+from tagalong.soft.native import StopReason
 from tagalong.soft.runner import SoftRunner
 
 TIMEOUT_S = 50
@@ -29,11 +30,13 @@ class Scene:
         )
 
     def run(self, budget: int, leave: InterpreterExit) -> None:
-        del budget, leave
+        del budget
         self.runs += 1
         self.running.set()
         if not self.exits:
             assert self.interrupted.wait(TIMEOUT_S)
+        is_interrupted = self.interrupted.is_set()
+        leave.reason = StopReason.INTERRUPTED if is_interrupted else StopReason.MMIO
         self.interrupted.clear()
         self.running.clear()
 
