@@ -4,7 +4,6 @@ import random
 import struct
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 
 import pytest
 
@@ -123,12 +122,13 @@ def test_time_for_headers_grows_as_their_number() -> None:
         assert len(elf.read_program_headers(view, len(raw) + 64, header, most=count)) == count
         return time.thread_time() - began
 
-    def grow_alike() -> bool:
-        samples = [min(seconds(count) for _ in range(5)) for count in (8_000, 32_000, 128_000)]
-        return all(larger < 12 * smaller for smaller, larger in pairwise(samples))
+    def growth() -> float:
+        few, many = (min(seconds(count) for _ in range(5)) for count in (8_000, 128_000))
+        return many / few
 
-    # A busy host takes caches away, now here, now there; a square would never be below 12.
-    assert any(grow_alike() for _ in range(10))
+    # 16 times the headers. A busy host takes caches away, which costs the many more than the few;
+    # a time that grows as the square would be at 256.
+    assert any(growth() < 100 for _ in range(10))
 
 
 def test_note_and_program_header_sizes_are_those_of_linux() -> None:

@@ -243,7 +243,7 @@ def test_walk_of_table_that_points_at_itself_ends_with_the_levels() -> None:
 def test_walk_of_tables_that_multiply_ends_at_the_budget() -> None:
     where = regime(input_bits=48)
     ram = everything_points_at(where, lambda _: RAM | TABLE)
-    began = time.monotonic()
+    began = time.thread_time()
 
     with pytest.raises(TranslationError) as failure:
         walk(ram.read, REGIONS, where, Budget(tables=2000, mapped_bytes=1 << 60, mappings=1 << 30))
@@ -252,7 +252,7 @@ def test_walk_of_tables_that_multiply_ends_at_the_budget() -> None:
         "the tables from gpa 0x40000000 on are not those of a working guest: "
         "more than 0x7d0 tables looked at"
     )
-    assert time.monotonic() - began < 20
+    assert time.thread_time() - began < 20
 
 
 def test_walk_that_maps_ram_too_often_ends_at_the_budget() -> None:

@@ -67,8 +67,9 @@ def _connected(address: Address, deadline: float, interrupt: Interrupt) -> socke
             raise
         else:
             return sock
+    reason = getattr(failure, "strerror", None) or failure
     raise HostError(
-        f"{address}: cannot connect: {failure}; see whether a destination waits there"
+        f"{address}: cannot connect: {reason}; see whether a destination waits there"
     ) from failure
 
 

@@ -122,6 +122,6 @@ def test_boot_linux_initrd_larger_than_ram_is_not_read(
         boot_linux(machine, LinuxBoot(kernel, initrd))
 
     assert str(caught.value) == (
-        f"cannot read the initial RAM disk {initrd}: it has 0x4000001 bytes, at most 0x4000000 are "
-        "read"
+        f"cannot read the initial RAM disk {initrd}: it has 67108865 bytes, and at most "
+        "67108864 are read"
     )
