@@ -96,16 +96,17 @@ def test_file_with_an_offset_keeps_what_stands_before_it(
 
 def as_version_2(stream: bytes) -> bytes:
     """Return what a release that wrote version 2 would have written."""
-    records = records_in(stream)
-    machine_at, machine = records[1]
-    payload = machine[16:]
-    regions = int.from_bytes(payload[12:16], "little")
-    older = raw_record(1, RecordType.MACHINE, payload[:16] + payload[24 : 24 + 16 * regions])
-    return (
-        b"TAGALONG"
-        + (2).to_bytes(8, "little")
-        + (stream[16:machine_at] + older + stream[machine_at + len(machine) :])
-    )
+    older = b"TAGALONG" + (2).to_bytes(8, "little")
+    for sequence, (_, record) in enumerate(records_in(stream)):
+        kind, payload = int.from_bytes(record[:2], "little"), record[16:]
+        if kind == RecordType.MACHINE:
+            regions = int.from_bytes(payload[12:16], "little")
+            older += raw_record(sequence, kind, payload[:16] + payload[24 : 24 + 16 * regions])
+        elif kind == RecordType.STATE:
+            older += raw_record(sequence, kind, payload[:8] + payload[16:])
+        else:
+            older += record
+    return older
 
 
 def test_file_of_version_2_still_gives_its_guest(source: FakeMachine, tmp_path: Path) -> None:
