@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.linux_guest import linux_guest
 from tests.support.vm_processes import TAGALONG, TIMEOUT_S, tagalong, until
 
 
@@ -69,6 +70,38 @@ def test_demo_drop_tags_guest_notices(scratch: Path) -> None:
     assert report["tagged_granules"] > 0
     assert report["guest_failure_lines"][0].startswith("churn: FAIL")
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.timeout(900)
+def test_demo_of_linux_without_its_tags_says_where_the_first_wrong_granule_is(
+    scratch: Path,
+) -> None:
+    kernel, initrd = linux_guest()
+
+    result = tagalong(
+        "demo", "--guest", "linux", "--kernel", str(kernel), "--initrd", str(initrd),
+        "--machine", "soft", "--vcpus", "2", "--drop-tags", "--json", timeout_s=840,
+    )  # fmt: skip
+
+    assert result.returncode == 1, result.stdout + result.stderr
+    report = json.loads(result.stdout)
+    assert report["guest_failure_lines"][0].startswith("tagkeeper: FAIL ")
+    assert report["guest_progress_before"] > 0
+    assert report["guest_faults_before"] > 0
+    assert list(scratch.iterdir()) == []
+
+
+def test_demo_options_of_linux_are_for_linux() -> None:
+    for options, message in (
+        (("--kernel", "Image"), "--kernel and --initrd are for --guest linux; leave them out"),
+        (
+            ("--guest", "linux", "--initrd", "x"),
+            "--kernel and --initrd belong together; give both, or none",
+        ),
+    ):
+        result = tagalong("demo", *options)
+
+        assert (result.returncode, result.stderr) == (2, f"tagalong: error: {message}\n")
 
 
 def test_demo_drop_tags_says_in_words_that_the_guest_noticed(scratch: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tagalong.errors import LabSetupError
-from tagalong.lab.kernel import dependencies, extract, load_order
+from tagalong.lab.kernel import dependencies, extract, extract_for_guest, load_order
 from tests.support.cpio_reader import read_by_path
 
 pytestmark = pytest.mark.skipif(
@@ -133,3 +133,30 @@ def test_load_order_puts_dependencies_first_and_each_once() -> None:
 )
 def test_dependencies_come_from_modinfo(module: bytes, names: list[str]) -> None:
     assert dependencies(module) == names
+
+
+def test_extract_for_guest_writes_the_modules_of_its_devices_in_load_order(
+    deb: Builder, tmp_path: Path
+) -> None:
+    folder = "lib/modules/6.12.1-cloud-arm64"
+    package = deb(
+        {
+            "boot/vmlinuz-6.12.1-cloud-arm64": b"image",
+            f"{folder}/kernel/drivers/net/virtio_net.ko.xz": lzma.compress(
+                b"\0depends=net_failover\0"
+            ),
+            f"{folder}/kernel/drivers/net/net_failover.ko": b"\0depends=failover\0",
+            f"{folder}/kernel/net/core/failover.ko": b"\0depends=\0",
+            f"{folder}/kernel/drivers/char/hw_random/virtio-rng.ko": b"\0depends=rng-core\0",
+            f"{folder}/kernel/drivers/char/hw_random/rng-core.ko": b"\0depends=\0",
+            f"{folder}/kernel/drivers/input/virtio_input.ko": b"\0depends=\0",
+        }
+    )
+
+    release = extract_for_guest([package], tmp_path, tmp_path / "modules")
+
+    assert (release, (tmp_path / "Image").read_bytes()) == ("6.12.1-cloud-arm64", b"image")
+    assert [path.name for path in sorted((tmp_path / "modules").iterdir())] == [
+        "00-failover.ko", "01-net_failover.ko", "02-virtio_net.ko", "03-rng_core.ko",
+        "04-virtio_rng.ko",
+    ]  # fmt: skip
