@@ -1,5 +1,5 @@
-/* SIMD integer operations from neighbouring lanes, and between lanes of different widths. In
- * insn->size, in the operations' names of loops and in `size` here is the narrower width. */
+/* SIMD integer operations from neighbouring lanes, and between lanes of different widths; `size` is
+ * that of the narrower ones. */
 #include "simd_lanes.h"
 
 /* --- neighbours: a and b are lanes 2i and 2i + 1 ------------------------------------------------- */
@@ -181,16 +181,15 @@ OPERATION(simd_rsubhn, narrowing, UNSIGNED, (a - b + HALF_OF(bits)) >> bits)
 OPERATION(simd_shrn, narrowing, UNSIGNED, a >> AMOUNT)
 OPERATION(simd_rshrn, narrowing, UNSIGNED, (a + HALF_OF(AMOUNT)) >> AMOUNT)
 
-#define SIGNED_RIGHT (WIDE(int64_t, a) >> AMOUNT)
-#define SIGNED_ROUNDED ((WIDE(int64_t, a) + HALF_OF(AMOUNT)) >> AMOUNT)
-#define WIDE(type, value) ((__int128)(type)(value))
+#define SIGNED_RIGHT ((int64_t)a >> AMOUNT)
+#define SIGNED_ROUNDED (((__int128)(int64_t)a + HALF_OF(AMOUNT)) >> AMOUNT)
 OPERATION(simd_sqshrn, narrowing, SIGNED, saturate_signed(cpu, SIGNED_RIGHT, bits))
 OPERATION(simd_sqrshrn, narrowing, SIGNED, saturate_signed(cpu, SIGNED_ROUNDED, bits))
 OPERATION(simd_sqshrun, narrowing, SIGNED, saturate_unsigned(cpu, SIGNED_RIGHT, bits))
 OPERATION(simd_sqrshrun, narrowing, SIGNED, saturate_unsigned(cpu, SIGNED_ROUNDED, bits))
 OPERATION(simd_uqshrn, narrowing, UNSIGNED, saturate_unsigned(cpu, a >> AMOUNT, bits))
 OPERATION(simd_uqrshrn, narrowing, UNSIGNED,
-          saturate_unsigned(cpu, (WIDE(uint64_t, a) + HALF_OF(AMOUNT)) >> AMOUNT, bits))
+          saturate_unsigned(cpu, ((__int128)a + HALF_OF(AMOUNT)) >> AMOUNT, bits))
 
 /* --- dot products of bytes, added to lanes of 32 bits -------------------------------------------------- */
 
