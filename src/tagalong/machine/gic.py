@@ -230,7 +230,7 @@ _SGI_MASK: Final = (1 << FIRST_PPI) - 1
 def gic_objections(
     state: GicState | None, description: GicDescription | None, vcpu_count: int
 ) -> Iterator[str]:
-    """Yield, for each part at fault, why `state` is none of a GIC that is so described.
+    """Yield, for each part at fault, why `state` is not one of a GIC with this description.
 
     Whether a value is one that a machine can take, only that machine knows.
     """
