@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "machine": {"mte", "memory"},
     "access": {"mte", "memory"},
     "paging": {"mte", "memory", "machine"},
-    "devices": {"mte", "memory", "machine"},
+    "devices": {"binary", "mte", "memory", "machine"},
     "boot": {"binary", "mte", "memory", "machine"},
     "soft": {"mte", "memory", "machine", "devices", "access"},
     "kvm": {"mte", "memory", "machine", "devices", "access"},

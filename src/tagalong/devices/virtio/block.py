@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import ClassVar, Final
 
+from tagalong.binary.layout import Layout
 from tagalong.devices.virtio.abi import DeviceId
 from tagalong.devices.virtio.chain import Buffers, Chain
 from tagalong.devices.virtio.described import VirtioConfig, config_of
@@ -26,7 +27,7 @@ QUEUE_SIZE: Final = 256
 SERIAL_BYTES: Final = 20
 
 _THREADS: Final = 4
-_OWN: Final = struct.Struct(f"<Q{SERIAL_BYTES}s")
+DISK_LAYOUT: Final = Layout(("sectors", "u64"), ("serial", SERIAL_BYTES))
 _HEADER: Final = struct.Struct("<IIQ")
 _SEGMENT: Final = struct.Struct("<QII")
 # capacity, size_max, seg_max, geometry, blk_size, topology, writeback, num_queues, limits of
@@ -307,16 +308,17 @@ def describe_disk(image: Image, serial: str) -> VirtioConfig:
         )
     features = _ALWAYS | (BlockFeature.RO if image.is_read_only else _WRITABLE)
     sectors = image.size_bytes // SECTOR_BYTES
-    return VirtioConfig(1, QUEUE_SIZE, features, _OWN.pack(sectors, raw))
+    own = DISK_LAYOUT.pack(sectors=sectors, serial=raw.ljust(SERIAL_BYTES, b"\0"))
+    return VirtioConfig(1, QUEUE_SIZE, features, own)
 
 
 def disk_config(description: DeviceDescription) -> VirtioConfig:
     """Return the own part of a disk's description. Raises UsageError."""
     described = config_of(description, 1, _ALWAYS | _WRITABLE | BlockFeature.RO)
-    if len(described.own) != _OWN.size:
+    if len(described.own) != DISK_LAYOUT.size:
         raise UsageError(
             f"device {description.name!r}: {len(described.own)} bytes describe a disk, expected "
-            f"{_OWN.size}"
+            f"{DISK_LAYOUT.size}"
         )
     return described
 
@@ -328,7 +330,8 @@ def disk_size_bytes(description: DeviceDescription) -> int:
 
 
 def _own_part(description: DeviceDescription, described: VirtioConfig) -> tuple[int, bytes]:
-    sectors, serial = _OWN.unpack(described.own)
+    found = DISK_LAYOUT.unpack(described.own)
+    sectors, serial = found["sectors"], found["serial"]
     if not 1 <= sectors <= (1 << 63) // SECTOR_BYTES:
         raise UsageError(f"device {description.name!r}: a disk of {sectors} sectors cannot be")
     return sectors, serial

@@ -1,14 +1,14 @@
 """The part of a device's description that is its own: DeviceDescription.config of virtio devices.
 
 What a guest sees of a device and its state does not say: how many queues of which size it has, the
-features that it offers, and what its kind adds (docs/formats/devices.md). A destination makes the
+features that it offers, and what its kind adds (docs/formats/virtio.md). A destination makes the
 device of it; what it cannot offer, it refuses by name.
 """
 
-import struct
 from dataclasses import dataclass
 from typing import Final
 
+from tagalong.binary.layout import Layout
 from tagalong.devices.virtio.abi import MAX_QUEUE_SIZE, WINDOW_BYTES, VirtioFeature
 from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription
@@ -23,7 +23,9 @@ SLOTS: Final = 32
 _FIRST_GPA: Final = 0x0A00_0000
 _FIRST_INTID: Final = 48
 _VERSION: Final = 1
-_HEAD: Final = struct.Struct("<IHHQ")
+HEAD_LAYOUT: Final = Layout(
+    ("version", "u32"), ("queue_count", "u16"), ("queue_size", "u16"), ("features", "u64")
+)
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,13 @@ class VirtioConfig:
 
     def to_bytes(self) -> bytes:
         """Return DeviceDescription.config."""
-        return (
-            _HEAD.pack(_VERSION, self.queue_count, self.queue_size, self.features | BASE_FEATURES)
-            + self.own
+        head = HEAD_LAYOUT.pack(
+            version=_VERSION,
+            queue_count=self.queue_count,
+            queue_size=self.queue_size,
+            features=int(self.features) | BASE_FEATURES,
         )
+        return head + self.own
 
 
 def described_at(slot: int, name: str, kind: str, config: VirtioConfig) -> DeviceDescription:
@@ -63,18 +68,19 @@ def own_config(description: DeviceDescription) -> VirtioConfig:
             f"{description.interrupt}: it needs {WINDOW_BYTES:#x} bytes and an interrupt"
         )
     raw = description.config
-    if len(raw) < _HEAD.size or _HEAD.unpack_from(raw)[0] != _VERSION:
+    head = HEAD_LAYOUT.unpack(raw) if len(raw) >= HEAD_LAYOUT.size else {}
+    if head.get("version") != _VERSION:
         raise UsageError(
             f"{device}: its configuration of {len(raw)} bytes that begins with "
             f"{raw[:4].hex() or 'nothing'} is not of version {_VERSION}"
         )
-    _, queues, size, features = _HEAD.unpack_from(raw)
+    size = head["queue_size"]
     if not 1 <= size <= MAX_QUEUE_SIZE or size & size - 1:
         raise UsageError(
             f"{device} has queues of {size}: their size is a power of two of at most "
             f"{MAX_QUEUE_SIZE}"
         )
-    return VirtioConfig(queues, size, features, raw[_HEAD.size :])
+    return VirtioConfig(head["queue_count"], size, head["features"], raw[HEAD_LAYOUT.size :])
 
 
 def config_of(

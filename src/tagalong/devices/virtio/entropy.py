@@ -12,6 +12,7 @@ import struct
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
+from tagalong.binary.layout import Layout
 from tagalong.devices.virtio.abi import DeviceId
 from tagalong.devices.virtio.chain import Chain
 from tagalong.devices.virtio.described import VirtioConfig, config_of
@@ -23,7 +24,7 @@ from tagalong.machine import DeviceDescription
 _QUEUE_SIZE: Final = 8
 _MAX_BYTES: Final = 4096
 """The most that one request gets: fewer than asked for are allowed (section 5.4.6.1)."""
-_STATE: Final = struct.Struct("<IQQ")
+RANDOM_LAYOUT: Final = Layout(("source", "u32"), ("seed", "u64"), ("block", "u64"))
 _HOST, _SEEDED = 0, 1
 _SEED_MASK: Final = (1 << 64) - 1
 
@@ -76,23 +77,24 @@ class EntropyFunction(WithoutHostSide):
     def save(self) -> bytes:
         """Return where the stream is."""
         if self._seed is None:
-            return _STATE.pack(_HOST, 0, 0)
-        return _STATE.pack(_SEEDED, self._seed, self._block)
+            return RANDOM_LAYOUT.pack(source=_HOST, seed=0, block=0)
+        return RANDOM_LAYOUT.pack(source=_SEEDED, seed=self._seed, block=self._block)
 
     def objection(self, state: bytes) -> str:
         """Return why load() would reject `state`."""
-        if len(state) != _STATE.size:
-            return f"{len(state)} bytes behind the queues, expected {_STATE.size}"
-        source, *place = _STATE.unpack(state)
-        if source not in (_HOST, _SEEDED) or (source == _HOST and any(place)):
+        if len(state) != RANDOM_LAYOUT.size:
+            return f"{len(state)} bytes behind the queues, expected {RANDOM_LAYOUT.size}"
+        found = RANDOM_LAYOUT.unpack(state)
+        is_host = found["source"] == _HOST
+        if not (is_host or found["source"] == _SEEDED) or (is_host and any(found.values())):
             return f"no source of random numbers is {state.hex()}"
         return ""
 
     def load(self, state: bytes) -> None:
         """Continue the stream, if this machine has one and the state, too."""
-        source, seed, block = _STATE.unpack(state)
-        if self._seed is not None and source == _SEEDED:
-            self._seed, self._block = seed, block
+        found = RANDOM_LAYOUT.unpack(state)
+        if self._seed is not None and found["source"] == _SEEDED:
+            self._seed, self._block = found["seed"], found["block"]
 
 
 def describe_entropy() -> VirtioConfig:

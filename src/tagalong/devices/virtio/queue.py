@@ -4,11 +4,11 @@ The device's place in both rings is all the state that a queue has besides what 
 the registers; the rings themselves are guest RAM.
 """
 
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Final
 
+from tagalong.binary.layout import Layout
 from tagalong.devices.virtio.abi import (
     AVAIL_NO_INTERRUPT,
     DESCRIPTOR,
@@ -25,7 +25,17 @@ from tagalong.memory import GuestMemory
 _INDEX: Final = 0xFFFF
 _FLAGS_AT: Final = 0
 _IDX_AT: Final = 2
-_STATE: Final = struct.Struct("<IIQQQHHHH")
+QUEUE_LAYOUT: Final = Layout(
+    ("size", "u32"),
+    ("is_ready", "u32"),
+    ("desc_gpa", "u64"),
+    ("driver_gpa", "u64"),
+    ("device_gpa", "u64"),
+    ("next_avail", "u16"),
+    ("next_used", "u16"),
+    ("signalled_used", "u16"),
+    ("has_signalled", "u16"),
+)
 
 
 @dataclass
@@ -45,19 +55,19 @@ class QueueRegisters:
     signalled_used: int = 0
     has_signalled: bool = False
 
-    BYTES = _STATE.size
-
     def to_bytes(self) -> bytes:
-        """Return its saved form (docs/formats/devices.md)."""
-        return _STATE.pack(*(getattr(self, each.name) for each in fields(self)))
+        """Return its saved form (docs/formats/virtio.md)."""
+        return QUEUE_LAYOUT.pack(**asdict(self))
 
     @classmethod
     def from_bytes(cls, state: bytes) -> "QueueRegisters":
         """Return what `to_bytes` returned. Raises ValueError for flags that are none."""
-        size, ready, desc, driver, device, avail, used, signalled, has = _STATE.unpack(state)
-        if ready > 1 or has > 1:
-            raise ValueError(f"flags {ready:#x} and {has:#x}: each is 0 or 1")
-        return cls(size, bool(ready), desc, driver, device, avail, used, signalled, bool(has))
+        found = QUEUE_LAYOUT.unpack(state)
+        for name in ("is_ready", "has_signalled"):
+            if found[name] > 1:
+                raise ValueError(f"{name} is {found[name]:#x}: it is 0 or 1")
+            found[name] = bool(found[name])
+        return cls(**found)
 
 
 class Virtqueue:

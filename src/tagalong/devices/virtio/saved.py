@@ -1,13 +1,27 @@
-"""The saved form of a device on the MMIO transport; docs/formats/devices.md is normative."""
+"""The saved form of a device on the MMIO transport; docs/formats/virtio.md is normative."""
 
-import struct
 from dataclasses import dataclass
 from typing import Final
 
-from tagalong.devices.virtio.queue import QueueRegisters
+from tagalong.binary.layout import Layout
+from tagalong.devices.virtio.queue import QUEUE_LAYOUT, QueueRegisters
 
 _VERSION: Final = 1
-_HEAD: Final = struct.Struct("<IIQIIIIIII")
+TRANSPORT_LAYOUT: Final = Layout(
+    ("version", "u32"),
+    ("device_id", "u32"),
+    ("driver_features", "u64"),
+    ("status", "u32"),
+    ("interrupts", "u32"),
+    ("generation", "u32"),
+    ("device_features_sel", "u32"),
+    ("driver_features_sel", "u32"),
+    ("queue_sel", "u32"),
+    ("queue_count", "u32"),
+)
+_FIELDS: Final = [
+    name for name in TRANSPORT_LAYOUT.offsets if name not in ("version", "queue_count")
+]
 _MAX_QUEUES: Final = 64
 _MAX_STATUS: Final = 0xFF
 _MAX_INTERRUPTS: Final = 3
@@ -30,48 +44,28 @@ class SavedTransport:
 
     def to_bytes(self) -> bytes:
         """Return the saved form."""
-        head = _HEAD.pack(
-            _VERSION,
-            self.device_id,
-            self.driver_features,
-            self.status,
-            self.interrupts,
-            self.generation,
-            self.device_features_sel,
-            self.driver_features_sel,
-            self.queue_sel,
-            len(self.queues),
-        )
+        own = {name: getattr(self, name) for name in _FIELDS}
+        head = TRANSPORT_LAYOUT.pack(version=_VERSION, queue_count=len(self.queues), **own)
         return head + b"".join(queue.to_bytes() for queue in self.queues) + self.own
 
     @classmethod
     def from_bytes(cls, state: bytes) -> "SavedTransport":
         """Return what `to_bytes` returned. Raises ValueError for what it did not return."""
-        if len(state) < _HEAD.size:
-            raise ValueError(f"{len(state)} bytes, expected at least {_HEAD.size}")
-        version, device_id, features, *values, queue_count = _HEAD.unpack_from(state)
+        start = TRANSPORT_LAYOUT.size
+        if len(state) < start:
+            raise ValueError(f"{len(state)} bytes, expected at least {start}")
+        found = TRANSPORT_LAYOUT.unpack(state)
+        version, queue_count = found.pop("version"), found.pop("queue_count")
         if version != _VERSION:
             raise ValueError(f"version {version}, expected {_VERSION}")
-        end = _HEAD.size + queue_count * QueueRegisters.BYTES
+        end = start + queue_count * QUEUE_LAYOUT.size
         if queue_count > _MAX_QUEUES or len(state) < end:
             raise ValueError(f"{len(state)} bytes are too few for {queue_count} queues")
         queues = tuple(
-            QueueRegisters.from_bytes(state[at : at + QueueRegisters.BYTES])
-            for at in range(_HEAD.size, end, QueueRegisters.BYTES)
+            QueueRegisters.from_bytes(state[at : at + QUEUE_LAYOUT.size])
+            for at in range(start, end, QUEUE_LAYOUT.size)
         )
-        status, interrupts, generation, device_sel, driver_sel, queue_sel = values
-        saved = cls(
-            device_id,
-            features,
-            status,
-            interrupts,
-            generation,
-            device_sel,
-            driver_sel,
-            queue_sel,
-            queues,
-            state[end:],
-        )
+        saved = cls(**found, queues=queues, own=state[end:])
         if saved.status > _MAX_STATUS or saved.interrupts > _MAX_INTERRUPTS:
             raise ValueError(f"status {saved.status:#x}, interrupts {saved.interrupts:#x}")
         return saved

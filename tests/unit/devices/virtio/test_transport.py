@@ -262,7 +262,7 @@ def test_load_refuses_by_name_what_it_cannot_be() -> None:
         state[:44] + b"\3" + state[45:]: "queue size 3: it is a power of two of at most 16",
         state[:52] + b"\1" + state[53:]: "the descriptor table at gpa 0x40000001",
         state[:59] + b"\1" + state[60:]: "is not in guest RAM",
-        state[:48] + b"\2" + state[49:]: "flags 0x2 and 0x0: each is 0 or 1",
+        state[:48] + b"\2" + state[49:]: "is_ready is 0x2: it is 0 or 1",
     }
     before = fresh.device.save()
 
