@@ -5,7 +5,7 @@ arch/arm64/include/uapi/asm/kvm.h). tests/unit/kvm/test_abi.py compiles assertio
 everything here against those headers, so nothing in this file is taken on trust.
 """
 
-from ctypes import Structure, Union, c_uint8, c_uint16, c_uint32, c_uint64, sizeof
+from ctypes import Structure, Union, c_int32, c_uint8, c_uint16, c_uint32, c_uint64, sizeof
 from enum import IntEnum, IntFlag
 from typing import Final
 
@@ -111,6 +111,19 @@ class kvm_irq_level(Structure):  # noqa: N801
     _fields_ = (("irq", c_uint32), ("level", c_uint32))
 
 
+class kvm_ioeventfd(Structure):  # noqa: N801
+    """A store of a guest that writes to an eventfd instead of leaving KVM_RUN."""
+
+    _fields_ = (
+        ("datamatch", c_uint64),
+        ("addr", c_uint64),
+        ("len", c_uint32),
+        ("fd", c_int32),
+        ("flags", c_uint32),
+        ("pad", c_uint8 * 36),
+    )
+
+
 class kvm_create_device(Structure):  # noqa: N801
     """A device of a VM to create; KVM fills in its descriptor."""
 
@@ -204,6 +217,7 @@ class KvmIoctl(IntEnum):
     KVM_GET_DIRTY_LOG = _number(_WRITE, 0x42, kvm_dirty_log)
     KVM_SET_USER_MEMORY_REGION = _number(_WRITE, 0x46, kvm_userspace_memory_region)
     KVM_IRQ_LINE = _number(_WRITE, 0x61, kvm_irq_level)
+    KVM_IOEVENTFD = _number(_WRITE, 0x79, kvm_ioeventfd)
     KVM_RUN = _number(0, 0x80)
     # The header declares the mask without its bytes: the number holds the size of `len`.
     KVM_SET_SIGNAL_MASK = _WRITE << 30 | 4 << 16 | KVMIO << 8 | 0x8B
@@ -230,6 +244,7 @@ class Cap(IntEnum):
     KVM_CAP_NR_VCPUS = 9
     KVM_CAP_NR_MEMSLOTS = 10
     KVM_CAP_MP_STATE = 14
+    KVM_CAP_IOEVENTFD = 36
     KVM_CAP_VCPU_EVENTS = 41
     KVM_CAP_MAX_VCPUS = 66
     KVM_CAP_ONE_REG = 70
@@ -283,6 +298,12 @@ class MemoryFlag(IntFlag):
 
     KVM_MEM_LOG_DIRTY_PAGES = 1
     KVM_MEM_READONLY = 2
+
+
+class IoeventfdFlag(IntFlag):
+    """What is special about an ioeventfd."""
+
+    KVM_IOEVENTFD_FLAG_DATAMATCH = 1
 
 
 class VgicGroup(IntEnum):

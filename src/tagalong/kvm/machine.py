@@ -20,7 +20,7 @@ from tagalong.devices import (
 )
 from tagalong.errors import StateError, TagalongError, UsageError
 from tagalong.kvm import pending
-from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
+from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST, Cap
 from tagalong.kvm.build import RAM_GPA, Parts, build, mte_version_of_host
 from tagalong.kvm.clock import VirtualTime
 from tagalong.kvm.dirty_log import KvmDirtyLog
@@ -71,6 +71,9 @@ class KvmMachine(MachineLifecycle):
             parts.memory,
             SharedInput(parts.vm.set_irq) if parts.gic is None else parts.gic.set_line,
         )
+        if parts.vm.check(Cap.KVM_CAP_IOEVENTFD):
+            for doorbell in self._bus.doorbells:
+                parts.vm.add_doorbell(doorbell)
         clock = VirtualTime(parts.vcpus[0])
         exits = KvmExits(self._bus, self._end)
         runner = KvmRunner(condition, parts.vcpus, exits.handle, self._fail)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong.devices import Doorbell
 from tagalong.kvm.abi import (
     KVM_ARM_IRQ_CPU_IRQ,
     KVM_ARM_IRQ_TYPE_CPU,
@@ -13,12 +14,14 @@ from tagalong.kvm.abi import (
     KVM_ARM_IRQ_TYPE_SPI,
     KVM_CREATE_DEVICE_TEST,
     Cap,
+    IoeventfdFlag,
     KvmIoctl,
     kvm_arm_copy_mte_tags,
     kvm_clear_dirty_log,
     kvm_create_device,
     kvm_dirty_log,
     kvm_enable_cap,
+    kvm_ioeventfd,
     kvm_irq_level,
     kvm_userspace_memory_region,
     kvm_vcpu_init,
@@ -79,6 +82,22 @@ class KvmVm(Descriptor):
         """
         irq = KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | intid
         self.ioctl(KvmIoctl.KVM_IRQ_LINE, kvm_irq_level(irq=irq, level=level))
+
+    def add_doorbell(self, doorbell: Doorbell) -> None:
+        """Let a store that is a doorbell write to its eventfd; no vCPU exits for it any more.
+
+        Raises IoctlError.
+        """
+        self.ioctl(
+            KvmIoctl.KVM_IOEVENTFD,
+            kvm_ioeventfd(
+                datamatch=doorbell.value,
+                addr=doorbell.gpa,
+                len=doorbell.size_bytes,
+                fd=doorbell.eventfd,
+                flags=IoeventfdFlag.KVM_IOEVENTFD_FLAG_DATAMATCH,
+            ),
+        )
 
     def create_device(self, kind: int) -> int:
         """Return the descriptor of a new device of the VM. Raises IoctlError."""
