@@ -33,6 +33,7 @@ class ScriptedMachine:
         self.calls: list[str] = []
         self.closed = False
         self.is_active = False
+        self.obstacle: Exception | None = None  # what activate() raises
         self.failure: Exception | None = None
         self._description = description
         self._state = RunState.PAUSED
@@ -65,6 +66,8 @@ class ScriptedMachine:
             self._enter(RunState.PAUSED)
 
     def activate(self) -> None:
+        if self.obstacle is not None:
+            raise self.obstacle
         self.is_active = True
 
     def inactivate(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tagalong.errors import RunStateError, UnsupportedInstructionError
+from tagalong.errors import HostError, RunStateError, UnsupportedInstructionError
 from tagalong.qmp.messages import Event
 from tagalong.vmm.handover import FreezePurpose
 from tagalong.vmm.states import VmState
@@ -156,6 +156,68 @@ def test_vm_awaited_stop_then_cont_arrives_and_runs() -> None:
         scene.vm.arrive(scene.machine, ran=True)
 
     assert play(script, created=False).log == ["RESUME in running"]
+
+
+def test_vm_awaited_whose_disk_is_in_use_has_not_arrived() -> None:
+    async def script(scene: Scene) -> None:
+        scene.machine.obstacle = HostError("image d.img of disk 'disk0' is in use")
+        for ran in (True, False):
+            with pytest.raises(HostError, match="disk 'disk0' is in use"):
+                scene.vm.arrive(scene.machine, ran=ran)
+            assert scene.vm.machine is None
+            assert scene.vm.state is VmState.INMIGRATE
+
+    scene = play(script, created=False)
+
+    assert (scene.log, scene.machine.calls) == ([], [])
+
+
+def test_vm_awaited_that_was_paused_arrives_with_its_disks() -> None:
+    async def script(scene: Scene) -> None:
+        scene.vm.arrive(scene.machine, ran=False)
+
+    scene = play(script, created=False)
+
+    assert (scene.machine.calls, scene.machine.is_active) == ([], True)
+
+
+def test_vm_handed_over_uncertainly_is_not_reclaimed_while_its_disk_is_in_use() -> None:
+    async def script(scene: Scene) -> None:
+        scene.vm.cont()
+        scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
+        await settle()
+        scene.vm.handed_over(Departure("unix:/in", is_confirmed=False))
+        scene.machine.obstacle = HostError("image d.img of disk 'disk0' is in use")
+        with pytest.raises(HostError, match="disk 'disk0' is in use"):
+            scene.vm.reclaim()
+        assert scene.vm.state.value == "postmigrate"
+        assert scene.vm.departure is not None
+        scene.machine.obstacle = None
+        scene.vm.reclaim()
+        assert scene.vm.state.value == "paused"
+
+    play(script)
+
+
+def test_vm_thawed_while_its_disk_is_in_use_stays_paused() -> None:
+    async def script(scene: Scene) -> None:
+        def refuse() -> None:
+            raise HostError("image d.img of disk 'disk0' is in use")
+
+        scene.vm.cont()
+        scene.vm.freezer(FreezePurpose.MIGRATION).freeze()
+        await settle()
+        resume, scene.machine.resume = scene.machine.resume, refuse  # type: ignore[method-assign]
+        scene.vm.thaw()
+        await settle()
+        assert scene.vm.state.value == "paused"
+        scene.machine.resume = resume  # type: ignore[method-assign]
+        scene.vm.cont()
+        assert scene.vm.state.value == "running"
+
+    scene = play(script)
+
+    assert scene.log == ["RESUME in running", "STOP in finish-migrate", "RESUME in running"]
 
 
 def test_vm_awaited_cannot_be_migrated() -> None:
