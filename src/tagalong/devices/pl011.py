@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Final
 
+from tagalong.binary.layout import Layout
 from tagalong.devices.device import ANY_WIDTH, Window
 from tagalong.devices.irq import IrqLine
 from tagalong.errors import StateError, UsageError
@@ -59,12 +60,22 @@ FIFO_ENTRIES: Final = 32
 # UARTIFLS.RXIFLSEL: at how many eighths of the FIFO the receive interrupt comes. 5 to 7: reserved.
 _EIGHTHS: Final = (1, 2, 4, 6, 7, 7, 7, 7)
 
-# Version, stored registers, RSR, RIS, number of FIFO entries, the entries in order.
-_STATE: Final = struct.Struct(f"<I7IIII{FIFO_ENTRIES}H")
+_REGISTER_FIELDS: Final = ("ibrd", "fbrd", "lcr_h", "cr", "ifls", "imsc", "dmacr")
+_ENTRIES: Final = struct.Struct(f"<{FIFO_ENTRIES}H")
+
+# The state's form, docs/formats/pl011.md; version 1 is of a model without input.
+STATE_V1_LAYOUT: Final = Layout(("version", "u32"), *((name, "u32") for name in _REGISTER_FIELDS))
+STATE_LAYOUT: Final = Layout(
+    *STATE_V1_LAYOUT.fields,
+    ("rsr", "u32"),
+    ("ris", "u32"),
+    ("entry_count", "u32"),
+    ("entries", _ENTRIES.size),
+)
 _STATE_VERSION: Final = 2
-# Version 1: the stored registers alone, of a model without input.
-_OLD_STATE: Final = struct.Struct("<I7I")
 _OLD_STATE_VERSION: Final = 1
+_LAYOUTS: Final = {_OLD_STATE_VERSION: STATE_V1_LAYOUT, _STATE_VERSION: STATE_LAYOUT}
+_VERSION_BYTES: Final = 4
 
 
 class Pl011:
@@ -260,22 +271,27 @@ class Pl011:
         """Return registers and FIFO in this device's own form, version first."""
         with self._lock:
             entries = [*self._fifo, *[0] * (FIFO_ENTRIES - len(self._fifo))]
-            return _STATE.pack(
-                _STATE_VERSION, *self._registers.values(), self._status, self._raised,
-                len(self._fifo), *entries,
-            )  # fmt: skip
+            return STATE_LAYOUT.pack(
+                version=_STATE_VERSION,
+                **dict(zip(_REGISTER_FIELDS, self._registers.values(), strict=True)),
+                rsr=self._status,
+                ris=self._raised,
+                entry_count=len(self._fifo),
+                entries=_ENTRIES.pack(*entries),
+            )
 
     def objection(self, state: bytes) -> str:
         """Return why load() would refuse `state`, "" if it would not."""
         name = self.description.name
-        version = int.from_bytes(state[:4], "little")
-        form = {_OLD_STATE_VERSION: _OLD_STATE, _STATE_VERSION: _STATE}.get(version)
-        if len(state) < 4 or form is None:
+        version = int.from_bytes(state[:_VERSION_BYTES], "little")
+        layout = _LAYOUTS.get(version)
+        if len(state) < _VERSION_BYTES or layout is None:
             known = f"{_OLD_STATE_VERSION} or {_STATE_VERSION}"
             return f"{name} state has version {version}, expected {known}"
-        if len(state) != form.size:
-            return f"{name} state has {len(state)} bytes, expected {form.size}"
-        if version == _STATE_VERSION and (count := _STATE.unpack(state)[10]) > FIFO_ENTRIES:
+        if len(state) != layout.size:
+            return f"{name} state has {len(state)} bytes, expected {layout.size}"
+        count = layout.unpack(state).get("entry_count", 0)
+        if count > FIFO_ENTRIES:
             return f"{name} state has {count} entries in its FIFO, at most {FIFO_ENTRIES} fit"
         return ""
 
@@ -283,13 +299,12 @@ class Pl011:
         """Take over what save() gave. Raises StateError; nothing has changed then."""
         if objection := self.objection(state):
             raise StateError(objection)
-        if len(state) == _OLD_STATE.size:
-            state = state[4:] + bytes(_STATE.size - _OLD_STATE.size)
-            state = _STATE_VERSION.to_bytes(4, "little") + state
-        _version, *values = _STATE.unpack(state)
-        stored, (status, raised, count), entries = values[:7], values[7:10], values[10:]
+        # What version 1 lacks is zero: nothing was received.
+        values = STATE_LAYOUT.unpack(state.ljust(STATE_LAYOUT.size, b"\0"))
+        entries = _ENTRIES.unpack(values["entries"])
         with self._lock:
+            stored = (values[name] for name in _REGISTER_FIELDS)
             self._registers = dict(zip(_STORED, stored, strict=True))
-            self._status, self._raised = status, raised & _INTERRUPTS
-            self._fifo = deque(entries[:count])
+            self._status, self._raised = values["rsr"], values["ris"] & _INTERRUPTS
+            self._fifo = deque(entries[: values["entry_count"]])
             self._follow()

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tagalong.devices import IrqLine, Pl011
-from tagalong.devices.pl011 import FIFO_ENTRIES
+from tagalong.devices.pl011 import FIFO_ENTRIES, STATE_LAYOUT, STATE_V1_LAYOUT
 from tagalong.errors import StateError, UsageError
 from tagalong.machine import DeviceDescription
 from tagalong.memory import Gpa, GuestMemory, Region
+from tests.support.format_document import FormatDocument
 
 DR, RSR, FR, LCR_H, CR, IFLS, IMSC = 0x00, 0x04, 0x18, 0x2C, 0x30, 0x34, 0x38
 RIS, MIS, ICR = 0x3C, 0x40, 0x44
@@ -115,6 +116,23 @@ def test_description_that_no_pl011_has_is_refused_by_name() -> None:
         "device 'uart7' has a window of 0x2000 bytes and 1 bytes of configuration: "
         "a PL011 has 0x1000 bytes and no configuration here"
     )
+
+
+def test_document_and_code_have_the_same_forms() -> None:
+    document = FormatDocument("pl011.md")
+
+    document.require_byte_table("State", STATE_LAYOUT)
+    document.require_byte_table("State of version 1", STATE_V1_LAYOUT)
+
+
+def test_save_is_what_the_document_says() -> None:
+    uart = enabled()
+    uart.receive(b"ab")
+
+    assert uart.save().hex() == (
+        "02000000" "00000000" "00000000" "10000000" "01030000" "12000000" "00000000" "00000000"
+        "00000000" "40000000" "02000000" "61006200" + "00" * 60
+    )  # fmt: skip
 
 
 # --- input ---

@@ -115,7 +115,10 @@ def _tree(description: MachineDescription, chosen: ChosenNode) -> bytes:
 
 
 def _checked(command_line: str) -> str:
-    size = len(command_line.encode())
+    try:
+        size = len(command_line.encode())
+    except UnicodeEncodeError as error:  # bytes of an argument that are no UTF-8
+        raise GuestImageError(f"kernel command line is not UTF-8: {error}") from error
     if size > COMMAND_LINE_MAX_BYTES or "\0" in command_line:
         raise GuestImageError(
             f"kernel command line of {size} bytes: at most {COMMAND_LINE_MAX_BYTES} without NUL"

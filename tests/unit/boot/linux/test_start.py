@@ -90,6 +90,8 @@ def test_boot_linux_command_line_that_the_kernel_would_cut_is_refused(
     for line in ("x" * 2048, "a\0b"):
         with pytest.raises(GuestImageError, match="at most 2047 without NUL"):
             boot_linux(machine, LinuxBoot(kernel, command_line=line))
+    with pytest.raises(GuestImageError, match="kernel command line is not UTF-8"):
+        boot_linux(machine, LinuxBoot(kernel, command_line="\udcff"))
 
 
 def test_boot_linux_of_what_is_no_regular_file_is_refused_at_once(
