@@ -144,11 +144,14 @@ def test_settings_that_are_wrong_are_named(tmp_path: Path, text: str, words: str
         (["-name", "guest=web-1,debug-threads=on"], "web-1"),
         (["-name", "plain"], "plain"),
         (["-name", "guest=../../etc/x"], ".._.._etc_x"),
-        ([], str(os.getpid())),
     ],
 )
 def test_name_of_a_guest_is_a_file_name(arguments: list[str], name: str) -> None:
     assert guest_name(arguments) == name
+
+
+def test_guest_without_a_name_has_the_number_of_its_process() -> None:
+    assert guest_name([]) == str(os.getpid())
 
 
 def test_guest_under_tcg_is_none_of_ours() -> None:
