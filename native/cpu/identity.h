@@ -2,9 +2,9 @@
 #ifndef TA_IDENTITY_H
 #define TA_IDENTITY_H
 
-/* This CPU: Armv8.5-A with FEAT_MTE3, LSE, LRCPC2, CRC32, FlagM2, PAN, UAO, DIT, SSBS2, SB, LOR, FP16,
- * RDM, DotProd, AES, PMULL, SHA1, SHA256; no PAuth, no EL2 or EL3, no AArch32 (so MVFR0_EL1 and its
- * kin are zero). Implementer 0 is for software.
+/* This CPU: Armv8.5-A with FEAT_MTE3, LSE, LRCPC2, CRC32, FlagM2, PAN, UAO, DIT, SSBS2, SB, LOR,
+ * FP16, RDM, DotProd, AES, PMULL, SHA1, SHA256; no PAuth, no EL2 or EL3, no AArch32 (so
+ * MVFR0_EL1 and its kin are zero). Implementer 0 is for software.
  *
  * A value that ends in _BEFORE is that of an earlier version of this machine: a guest that has seen
  * it can still be loaded, and keeps it. */

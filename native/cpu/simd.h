@@ -38,7 +38,7 @@ ALWAYS_INLINE bool fp_enabled(struct vcpu *cpu)
     return false;
 }
 
-/* --- lanes ------------------------------------------------------------------------------- */
+/* --- lanes ------------------------------------------------------------------------------ */
 
 ALWAYS_INLINE uint64_t get_lane(const struct vector *vector, unsigned size, unsigned index)
 {
@@ -100,7 +100,7 @@ ALWAYS_INLINE void write_vector(struct vcpu *cpu, unsigned reg, const struct vec
     cpu->v[reg].u64[1] = bytes == 16 ? value->u64[1] : 0;
 }
 
-/* --- decoding ---------------------------------------------------------------------------- */
+/* --- decoding --------------------------------------------------------------------------- */
 
 ALWAYS_INLINE uint8_t vector_bytes(uint32_t word) /* by Q */
 {
@@ -133,11 +133,11 @@ bool decode_crypto_two(uint32_t word, struct insn *insn);
 bool decode_fp_scalar(uint32_t word, struct insn *insn);
 bool decode_fp_three_same(uint32_t word, struct insn *insn);      /* opcodes 11xxx */
 bool decode_fp_three_same_half(uint32_t word, struct insn *insn); /* the FP16 group */
-bool decode_fp_two_misc(uint32_t word, struct insn *insn);        /* 011xx (size 1x), 1011x, 11xxx */
+bool decode_fp_two_misc(uint32_t word, struct insn *insn); /* 011xx (size 1x), 1011x, 11xxx */
 bool decode_fp_two_misc_half(uint32_t word, struct insn *insn);   /* the FP16 group */
 bool decode_fp_across(uint32_t word, struct insn *insn);          /* 0110x, 0111x */
 bool decode_fp_pairwise(uint32_t word, struct insn *insn);        /* of scalars: 011xx */
-bool decode_fp_by_element(uint32_t word, struct insn *insn);      /* U 0: 0001, 0101, 1001; U 1: 1001 */
+bool decode_fp_by_element(uint32_t word, struct insn *insn); /* 0001, 0101, 1001; U: 1001 */
 bool decode_fp_shift(uint32_t word, struct insn *insn);           /* 11100, 11111: fixed point */
 
 #endif

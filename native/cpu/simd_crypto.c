@@ -1,7 +1,7 @@
 /* AES, SHA-1 and SHA-256 (FIPS 197 and 180-4; DDI 0487 C4.1.96). */
 #include "simd.h"
 
-/* --- AES: the state's byte of row r and column c is byte 4 * c + r ---------------------------- */
+/* --- AES: the state's byte of row r and column c is byte 4 * c + r ---------------------- */
 
 static const uint8_t substitute[256] = {
     0x63, 0x7c, 0x77, 0x7b, 0xf2, 0x6b, 0x6f, 0xc5, 0x30, 0x01, 0x67, 0x2b, 0xfe, 0xd7, 0xab, 0x76,
@@ -110,7 +110,7 @@ bool decode_crypto_aes(uint32_t word, struct insn *insn)
     return !BITS(word, 23, 22) && opcode >= 4 && opcode <= 7;
 }
 
-/* --- SHA --------------------------------------------------------------------------------------- */
+/* --- SHA -------------------------------------------------------------------------------- */
 
 static uint32_t rotate_left(uint32_t value, unsigned amount)
 {

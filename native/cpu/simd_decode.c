@@ -2,7 +2,7 @@
  * group of integer operations one table, by U (bit 29) and opcode. */
 #include "simd_lanes.h"
 
-/* --- tables ---------------------------------------------------------------------------------- */
+/* --- tables ----------------------------------------------------------------------------- */
 
 enum sizes { B = 1, H = 2, S = 4, D = 8, BHS = 7, HS = 6, ALL = 15 };
 
@@ -205,7 +205,7 @@ static const struct operation across[2][32] = {
     },
 };
 
-/* --- the groups that use them ------------------------------------------------------------------- */
+/* --- the groups that use them ----------------------------------------------------------- */
 
 static bool is_scalar(uint32_t word)
 {
@@ -366,7 +366,7 @@ static bool decode_shift(uint32_t word, struct insn *insn)
     return choose(&shifts[BIT(word, 29)][opcode], word, insn, size);
 }
 
-/* --- the groups ---------------------------------------------------------------------------- */
+/* --- the groups ------------------------------------------------------------------------- */
 
 struct group {
     uint32_t mask, value;

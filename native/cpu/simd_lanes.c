@@ -54,7 +54,7 @@ ALWAYS_INLINE void saturating(struct vcpu *cpu, const struct insn *insn, unsigne
         each_lane(cpu, insn, size, is_signed, operation, (unsigned)insn->amount >> size);
 }
 
-/* --- arithmetic ------------------------------------------------------------------------------ */
+/* --- arithmetic ------------------------------------------------------------------------- */
 
 OPERATION(simd_add, plain, UNSIGNED, a + b)
 OPERATION(simd_sub, plain, UNSIGNED, a - b)
@@ -79,7 +79,7 @@ OPERATION(simd_uabd, plain, UNSIGNED, distance_unsigned(a, b))
 OPERATION(simd_saba, plain, SIGNED, c + distance_signed(a, b))
 OPERATION(simd_uaba, plain, UNSIGNED, c + distance_unsigned(a, b))
 
-/* --- comparisons: all ones, or zero ------------------------------------------------------------ */
+/* --- comparisons: all ones, or zero ----------------------------------------------------- */
 
 OPERATION(simd_cmgt, plain, SIGNED, 0 - (uint64_t)((int64_t)a > (int64_t)b))
 OPERATION(simd_cmge, plain, SIGNED, 0 - (uint64_t)((int64_t)a >= (int64_t)b))
@@ -90,7 +90,7 @@ OPERATION(simd_cmhs, plain, UNSIGNED, 0 - (uint64_t)(a >= b))
 OPERATION(simd_cmeq, plain, UNSIGNED, 0 - (uint64_t)(a == b))
 OPERATION(simd_cmtst, plain, UNSIGNED, 0 - (uint64_t)((a & b) != 0))
 
-/* --- bits ---------------------------------------------------------------------------------------- */
+/* --- bits ------------------------------------------------------------------------------- */
 
 OPERATION(simd_and, plain, UNSIGNED, a & b)
 OPERATION(simd_bic, plain, UNSIGNED, a & ~b)
@@ -106,7 +106,7 @@ OPERATION(simd_cnt, plain, UNSIGNED, __builtin_popcount((uint8_t)a))
 OPERATION(simd_clz, plain, UNSIGNED, leading_zeros(a, bits))
 OPERATION(simd_cls, plain, SIGNED, leading_zeros(a ^ (uint64_t)((int64_t)a >> 63), bits) - 1)
 
-/* --- shifts; the immediate ones have their amount in every byte of the second operand ------------- */
+/* --- shifts; the immediate ones have their amount in every byte of the second operand --- */
 
 #define AMOUNT ((unsigned)b & 0xff)
 #define MASK (~0ull >> (64 - bits))
@@ -144,7 +144,7 @@ OPERATION(simd_uqshl, saturating, UNSIGNED, saturate_unsigned(cpu, SHIFTED(false
 OPERATION(simd_uqrshl, saturating, UNSIGNED, saturate_unsigned(cpu, SHIFTED(true), bits))
 #undef LANE_INTEGER
 
-/* --- saturating arithmetic ------------------------------------------------------------------------ */
+/* --- saturating arithmetic -------------------------------------------------------------- */
 
 #define WIDE(value) ((__int128)(int64_t)(value))
 
@@ -166,7 +166,7 @@ OPERATION(simd_sqrdmlah, saturating, SIGNED,
 OPERATION(simd_sqrdmlsh, saturating, SIGNED,
           doubled_high(cpu, 0 - a, b, WIDE(c) * ((__int128)1 << bits), 1, bits))
 
-/* --- the bytes of each group of lanes change places: REV64, REV32, REV16 ---------------------------- */
+/* --- the bytes of each group of lanes change places: REV64, REV32, REV16 ---------------- */
 
 /* `shift`: which bits of a byte's number change. */
 void run_simd_reverse(struct vcpu *cpu, const struct insn *insn)

@@ -89,7 +89,7 @@ ALWAYS_INLINE uint64_t doubled_high(struct vcpu *cpu, uint64_t a, uint64_t b, __
                            bits);
 }
 
-/* --- the operations ------------------------------------------------------------------------ */
+/* --- the operations --------------------------------------------------------------------- */
 
 /* Of lanes of one width (simd_lanes.c). */
 extern simd_operation simd_add, simd_sub, simd_mul, simd_mla, simd_mls, simd_pmul, simd_abs,

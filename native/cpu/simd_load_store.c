@@ -44,7 +44,7 @@ static bool write_block(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t a
     return true;
 }
 
-/* --- one register ------------------------------------------------------------------------- */
+/* --- one register ----------------------------------------------------------------------- */
 
 ALWAYS_INLINE bool load(struct vcpu *cpu, const struct insn *insn, uint64_t address,
                         uint32_t bytes)
@@ -156,7 +156,7 @@ static bool decode_one_register(uint32_t word, struct insn *insn)
     return true;
 }
 
-/* --- pairs -------------------------------------------------------------------------------- */
+/* --- pairs ------------------------------------------------------------------------------ */
 
 ALWAYS_INLINE void load_pair(struct vcpu *cpu, const struct insn *insn, uint32_t bytes)
 {
@@ -212,7 +212,7 @@ static bool decode_pair(uint32_t word, struct insn *insn)
     return true;
 }
 
-/* --- structures: LD1 to LD4, ST1 to ST4, LD1R to LD4R ----------------------------------------
+/* --- structures: LD1 to LD4, ST1 to ST4, LD1R to LD4R ---------------------------------------
  *
  * `amount` is how many registers the instruction names, from rd on; behind v31 comes v0. What is
  * added to the base afterwards is x[rm] + imm, one of which is zero, or both. */
@@ -284,7 +284,8 @@ static void run_load_single(struct vcpu *cpu, const struct insn *insn)
         !read_block(cpu, cpu->x[insn->rn], bytes * insn->amount, bytes, insn->flags, block))
         return;
     for (unsigned i = 0; i < insn->amount; i++)
-        copy_small(structure_register(cpu, insn, i)->u8 + insn->ra * bytes, block + i * bytes, bytes);
+        copy_small(structure_register(cpu, insn, i)->u8 + insn->ra * bytes, block + i * bytes,
+                   bytes);
     write_back_structures(cpu, insn);
 }
 
@@ -293,7 +294,8 @@ static void run_store_single(struct vcpu *cpu, const struct insn *insn)
     uint8_t block[BLOCK_BYTES];
     unsigned bytes = 1u << insn->size;
     for (unsigned i = 0; i < insn->amount; i++)
-        copy_small(block + i * bytes, structure_register(cpu, insn, i)->u8 + insn->ra * bytes, bytes);
+        copy_small(block + i * bytes, structure_register(cpu, insn, i)->u8 + insn->ra * bytes,
+                   bytes);
     if (fp_enabled(cpu) && stack_is_aligned(cpu, insn) &&
         write_block(cpu, cpu->x[insn->rn], bytes * insn->amount, bytes, insn->flags, block))
         write_back_structures(cpu, insn);
@@ -337,7 +339,9 @@ static bool decode_multiple(uint32_t word, struct insn *insn)
     insn->amount = registers[opcode];
     insn->shift = opcode == 0 || opcode == 4 || opcode == 8 ? STRUCTURES : NO_STRUCTURES;
     insn->run = BIT(word, 22) ? run_load_multiple : run_store_multiple;
-    if (!insn->amount || BIT(word, 21) || (insn->shift == STRUCTURES && insn->size == 3 && !is_full))
+    if (!insn->amount || BIT(word, 21))
+        return false;
+    if (insn->shift == STRUCTURES && insn->size == 3 && !is_full)
         return false;
     return decode_structure_base(word, insn, insn->amount * (is_full ? 16u : 8u));
 }

@@ -2,7 +2,7 @@
  * kin (DDI 0487 C4.1.96). */
 #include "simd.h"
 
-/* --- copy: insn->shift is the source's lane, insn->ra the destination's --------------------- */
+/* --- copy: insn->shift is the source's lane, insn->ra the destination's ----------------- */
 
 static void run_dup_element(struct vcpu *cpu, const struct insn *insn)
 {
@@ -93,7 +93,7 @@ bool decode_simd_copy(uint32_t word, struct insn *insn)
     }
 }
 
-/* --- modified immediate --------------------------------------------------------------------- */
+/* --- modified immediate ----------------------------------------------------------------- */
 
 static void run_move_immediate(struct vcpu *cpu, const struct insn *insn)
 {
@@ -176,7 +176,7 @@ bool decode_simd_modified_immediate(uint32_t word, struct insn *insn)
     return cmode != 15 || !operation || BIT(word, 30);
 }
 
-/* --- EXT, TBL, TBX ---------------------------------------------------------------------------- */
+/* --- EXT, TBL, TBX ---------------------------------------------------------------------- */
 
 /* Bytes of Vm:Vn from byte `shift` on. */
 static void run_ext(struct vcpu *cpu, const struct insn *insn)
@@ -225,7 +225,7 @@ bool decode_simd_table(uint32_t word, struct insn *insn)
     return !BITS(word, 23, 22);
 }
 
-/* --- permute: insn->shift is 1 for the second form, of the odd lanes or the upper halves ------- */
+/* --- permute: insn->shift is 1 for the second form, of the odd lanes or the upper halves --- */
 
 /* Every second lane of Vm:Vn. */
 static void run_unzip(struct vcpu *cpu, const struct insn *insn)

@@ -2,7 +2,7 @@
  * that of the narrower ones. */
 #include "simd_lanes.h"
 
-/* --- neighbours: a and b are lanes 2i and 2i + 1 ------------------------------------------------- */
+/* --- neighbours: a and b are lanes 2i and 2i + 1 ---------------------------------------- */
 
 ALWAYS_INLINE void pairwise(struct vcpu *cpu, const struct insn *insn, unsigned size,
                             bool is_signed, lane_operation *operation)
@@ -70,7 +70,7 @@ OPERATION(simd_uminv, across, UNSIGNED, a < b ? a : b)
 OPERATION(simd_saddlv, across, SIGNED, a + b)
 OPERATION(simd_uaddlv, across, UNSIGNED, a + b)
 
-/* --- into lanes of twice the width ------------------------------------------------------------------ */
+/* --- into lanes of twice the width ------------------------------------------------------ */
 
 /* The first operand is of the result's width already if `is_wide`. */
 ALWAYS_INLINE void widen(struct vcpu *cpu, const struct insn *insn, unsigned size, bool is_signed,
@@ -151,7 +151,7 @@ static void run_pmull_long(struct vcpu *cpu, const struct insn *insn)
 
 simd_operation simd_pmull = {pmull_bytes_0, NULL, NULL, run_pmull_long};
 
-/* --- into lanes of half the width ------------------------------------------------------------------- */
+/* --- into lanes of half the width ------------------------------------------------------- */
 
 /* The "2" forms keep the lower half of the destination. */
 ALWAYS_INLINE void narrowing(struct vcpu *cpu, const struct insn *insn, unsigned size,
@@ -191,7 +191,7 @@ OPERATION(simd_uqshrn, narrowing, UNSIGNED, saturate_unsigned(cpu, a >> AMOUNT, 
 OPERATION(simd_uqrshrn, narrowing, UNSIGNED,
           saturate_unsigned(cpu, ((__int128)a + HALF_OF(AMOUNT)) >> AMOUNT, bits))
 
-/* --- dot products of bytes, added to lanes of 32 bits -------------------------------------------------- */
+/* --- dot products of bytes, added to lanes of 32 bits ----------------------------------- */
 
 ALWAYS_INLINE void dot(struct vcpu *cpu, const struct insn *insn, bool is_signed)
 {
