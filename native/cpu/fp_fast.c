@@ -96,9 +96,9 @@ static inline bool host_computes(const struct vcpu *cpu)
         *result = bits_of_single(as_single(a) operator as_single(b));                         \
         return is_normal_single(a) && is_normal_single(b) && is_safe_single(*result);         \
     }                                                                                         \
-    HANDLER(run_##name##_double, run_fp_binary, FP_DOUBLE,                               \
+    HANDLER(run_##name##_double, run_fp_binary, FP_DOUBLE,                                    \
             name##_double(cpu->v[insn->rn].u64[i], b.u64[i], &result.u64[i]))                 \
-    HANDLER(run_##name##_single, run_fp_binary, FP_SINGLE,                               \
+    HANDLER(run_##name##_single, run_fp_binary, FP_SINGLE,                                    \
             name##_single(cpu->v[insn->rn].u32[i], b.u32[i], &result.u32[i]))
 
 BINARY(add, +)
@@ -118,9 +118,9 @@ BINARY(divide, /)
 ROOT(double, uint64_t, u64, FP_DOUBLE, as_double, bits_of_double, is_normal_double, !(a >> 63))
 ROOT(single, uint32_t, u32, FP_SINGLE, as_single, bits_of_single, is_normal_single, !(a >> 31))
 
-/* In double precision the product of two singles is exact. The sum is rounded there, and then to
- * single; that is as if it were rounded once unless the first result lies halfway between two
- * singles, on which side of it the exact one was being lost. */
+/* In double precision the product of two singles is exact. The sum is rounded there, and then again
+ * to single. That is as if it were rounded once, unless the first result lies halfway between two
+ * singles: then nothing tells any more on which side of it the exact sum was. */
 static inline bool fuse_single(uint32_t addend, uint32_t a, uint32_t b, uint32_t *result)
 {
     double sum = (double)as_single(a) * (double)as_single(b) + (double)as_single(addend);
