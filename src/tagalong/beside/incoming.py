@@ -59,6 +59,7 @@ class TagsIncoming:
         self._end = migrate.EndOrder()
         self._is_closed = False
         self._link: LibraryLink | None = None
+        self._thread: threading.Thread | None = None
         self._listener = self._listen(awaited.uri)
         self.uri = str(self._listener.address)
         self.record = self._new_record()
@@ -66,12 +67,17 @@ class TagsIncoming:
     def start(self) -> None:
         """Begin to wait."""
         self._emit(self.record)
-        threading.Thread(target=self._run, name="incoming-tags", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="incoming-tags", daemon=True)
+        self._thread.start()
 
-    def close(self) -> None:
-        """Wait no more. Tags that were committed stay."""
+    async def close(self, timeout_s: float) -> None:
+        """Wait no more, and give up the address. Tags that were committed stay."""
         self._is_closed = True
         self._end.set()
+        if self._thread is None:
+            self._listener.close()
+        else:
+            await asyncio.to_thread(self._thread.join, timeout_s)
 
     @property
     def is_holding(self) -> bool:

@@ -115,6 +115,7 @@ class _BesideProcess:
         self._incoming: TagsIncoming | None = None
         self._outgoing: TagsOutgoing | None = None
         self._monitor: VmmMonitor | None = None
+        self._has_said_shutdown = False
         self._library = beside(options.control, LIBRARY_SUFFIX)
         self._monitor_path = beside(options.control, MONITOR_SUFFIX)
 
@@ -137,6 +138,8 @@ class _BesideProcess:
                 self._announce(f"control socket (QMP): {self._options.control}")
                 return await self._stay_beside(vmm)
             finally:
+                if self._incoming is not None:
+                    await self._incoming.close(_CANCEL_TIMEOUT_S)
                 await self._server.close()
 
     async def _stay_beside(self, vmm: Vmm) -> int:
@@ -146,14 +149,13 @@ class _BesideProcess:
         try:
             status = await ending
         finally:
-            if self._incoming is not None:
-                self._incoming.close()
             if self._outgoing is not None:
                 await self._outgoing.cancel_and_wait(_CANCEL_TIMEOUT_S)
             serving.cancel()
             with suppress(asyncio.CancelledError, TagalongError):
                 await serving
-        self._server.broadcast(Event("SHUTDOWN", {"guest": False, "reason": "host-error"}))
+        if not self._has_said_shutdown:  # a VMM that was killed says nothing
+            self._server.broadcast(Event("SHUTDOWN", {"guest": False, "reason": "host-error"}))
         return status
 
     async def _serve(self, vmm: Vmm) -> None:
@@ -164,6 +166,7 @@ class _BesideProcess:
                     self._monitor = VmmMonitor(client, asyncio.get_running_loop())
                     self._begin()
                     async for event in client.events():
+                        self._has_said_shutdown |= event.name == "SHUTDOWN"
                         self._server.broadcast(Event(event.name, event.data))
             except ControlError as error:
                 if not vmm.has_ended and self._monitor is not None:

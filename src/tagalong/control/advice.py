@@ -24,6 +24,7 @@ from tagalong.migrate import Address, ExecAddress, FdAddress, FileAddress, parse
 from tagalong.qapi.migration import MigrationRequest
 
 _AGAIN = "start a new destination (tagalong run --incoming) and migrate again"
+_AGAIN_BESIDE = "start a new destination (tagalong beside --incoming) and migrate again"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ _REMEDIES: tuple[tuple[type[TagalongError], str], ...] = (
 
 def _remedy(error: TagalongError, request: MigrationRequest) -> str:
     address = _address(request.uri)
-    again = _AGAIN if _has_destination(address) else "migrate again"
+    again = _AGAIN if request.vmm_uri is None else _AGAIN_BESIDE
+    again = again if _has_destination(address) else "migrate again"
     for kind, remedy in _REMEDIES:
         if issubclass(_class_of(error), kind):
             return remedy.format(again=again)
