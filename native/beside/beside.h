@@ -2,7 +2,9 @@
  *
  * docs/formats/beside-link.md specifies what it says to the process beside it. The parts:
  *   interpose.c  libc's ioctl, and which of its calls concern a VM
- *   vm.c         the one VM: its slots, its dirty logs, its vCPUs
+ *   vm.c         the one VM: its slots and its dirty logs
+ *   vcpus.c      vCPUs in the guest, and the hold that keeps them out
+ *   pagemap.c    which of the guest's pages are there
  *   tags.c       tags in bulk, by KVM_ARM_MTE_COPY_TAGS
  *   service.c    the thread that serves the socket
  */
@@ -43,6 +45,7 @@ enum tb_vm_flag {
     TB_HELD = 16,
     TB_LOGGING = 32,
     TB_VMM_ASKED_FOR_MTE = 64,
+    TB_TOO_MANY_SLOTS = 128,
 };
 
 enum tb_slot_flag {
@@ -105,7 +108,6 @@ int tb_set_slot(int vm_fd, unsigned long request, void *region);
 int tb_get_dirty_log(int vm_fd, unsigned long request, void *log);
 int tb_clear_dirty_log(int vm_fd, unsigned long request, void *log);
 int tb_copy_tags_of_vmm(int vm_fd, unsigned long request, void *copy);
-int tb_run_vcpu(int vcpu_fd, unsigned long request, void *argument);
 
 /* What the service asks. Those that return int: 0 or -errno. */
 void tb_read_state(struct tb_state *state);
@@ -114,10 +116,23 @@ int tb_start_log(void);
 void tb_stop_log(void);
 int tb_harvest(const struct tb_request *request, uint64_t *bitmap);
 int tb_populated(const struct tb_request *request, uint64_t *bitmap);
-void tb_hold(bool held);
 /* Find the pages of a request; 0, or -errno if they are not all in one slot. */
 int tb_locate(const struct tb_request *request, int *vm_fd, uint64_t *gpa);
 uint32_t tb_page_bytes(void);
+
+/* --- vcpus.c --- */
+
+/* KVM_RUN, or EINTR as from it while the vCPUs are held. */
+int tb_run_vcpu(int vcpu_fd, unsigned long request, void *argument);
+void tb_hold(bool held);
+/* Fill in what `state` says of vCPUs. */
+void tb_read_vcpus(struct tb_state *state);
+
+/* --- pagemap.c --- */
+
+bool tb_is_shared_mapping(uint64_t hva);
+/* Set the bits of the pages from `hva` on that are there, of private memory; 0 or -errno. */
+int tb_populated_private(uint64_t hva, uint64_t pages, uint64_t *bitmap);
 
 /* --- tags.c --- */
 

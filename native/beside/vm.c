@@ -24,16 +24,10 @@
 #include "beside.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/kvm.h>
 #include <pthread.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #ifndef KVM_CAP_ARM_MTE
@@ -50,7 +44,6 @@
 #endif
 
 #define WORD_BITS 64
-#define HOLD_POLL_NS 2000000L
 
 struct slot {
     uint32_t id;
@@ -82,15 +75,13 @@ static struct candidate {
 } candidates[MAX_CANDIDATES];
 static unsigned next_candidate;
 
-static atomic_uint vcpus_running;
-static atomic_ulong runs;
-static atomic_bool is_held;
-
 uint32_t tb_page_bytes(void) {
     return (uint32_t)sysconf(_SC_PAGESIZE);
 }
 
 /* --- which VM --- */
+
+static void remove_slot(struct slot *slot);
 
 static struct candidate *candidate_of(int fd) {
     for (unsigned i = 0; i < MAX_CANDIDATES; i++)
@@ -99,10 +90,20 @@ static struct candidate *candidate_of(int fd) {
     return NULL;
 }
 
+/* The VM's descriptor was closed and is another file's now. */
+static void forget_vm(void) {
+    while (vm.slot_count)
+        remove_slot(&vm.slots[0]);
+    vm.fd = -1;
+    vm.flags = vm.vcpu_count = 0;
+}
+
 void tb_vm_created(int fd) {
     struct kvm_enable_cap capability = {.cap = KVM_CAP_ARM_MTE};
     bool has_mte = tb_real_ioctl(fd, KVM_ENABLE_CAP, &capability) == 0;
     pthread_mutex_lock(&vm.lock);
+    if (fd == vm.fd)
+        forget_vm();
     struct candidate *here = candidate_of(fd);
     if (!here)
         here = &candidates[next_candidate++ % MAX_CANDIDATES];
@@ -183,25 +184,6 @@ static void remove_slot(struct slot *slot) {
     vm.generation++;
 }
 
-/* Whether the mapping at `hva` is shared, by /proc/self/maps: only then pagemap cannot tell which
- * pages hold something. What cannot be read counts as shared: that is always right. */
-static bool is_shared_mapping(uint64_t hva) {
-    FILE *maps = fopen("/proc/self/maps", "re");
-    char line[512];
-    bool shared = true;
-    while (maps && fgets(line, sizeof(line), maps)) {
-        unsigned long start, end;
-        char modes[5];
-        if (sscanf(line, "%lx-%lx %4s", &start, &end, modes) == 3 && start <= hva && hva < end) {
-            shared = modes[3] != 'p';
-            break;
-        }
-    }
-    if (maps)
-        fclose(maps);
-    return shared;
-}
-
 static void take_slot(const struct kvm_userspace_memory_region *region) {
     struct slot *slot = slot_of(region->slot);
     if (slot && region->memory_size == 0) {
@@ -210,8 +192,12 @@ static void take_slot(const struct kvm_userspace_memory_region *region) {
     }
     bool was_logged = slot && slot->flags & KVM_MEM_LOG_DIRTY_PAGES;
     if (!slot) {
-        if (region->memory_size == 0 || vm.slot_count == TB_MAX_SLOTS)
+        if (region->memory_size == 0)
             return;
+        if (vm.slot_count == TB_MAX_SLOTS) {
+            vm.flags |= TB_TOO_MANY_SLOTS; /* for good: one slot's tags would be left behind */
+            return;
+        }
         slot = &vm.slots[vm.slot_count++];
         *slot = (struct slot){.id = region->slot};
         vm.generation++;
@@ -224,7 +210,7 @@ static void take_slot(const struct kvm_userspace_memory_region *region) {
         slot->hva = region->userspace_addr;
         slot->size_bytes = region->memory_size;
         slot->pages = region->memory_size / tb_page_bytes();
-        slot->is_shared = is_shared_mapping(slot->hva);
+        slot->is_shared = tb_is_shared_mapping(slot->hva);
         vm.generation++;
     }
     slot->flags = region->flags;
@@ -239,12 +225,11 @@ static bool becomes_the_vm(int vm_fd, const struct kvm_userspace_memory_region *
     struct candidate *here = candidate_of(vm_fd);
     if (vm_fd == vm.fd || !here || region->memory_size == 0)
         return false;
+    forget_vm();
     vm.fd = vm_fd;
     vm.flags = here->flags | TB_HAS_VM;
     vm.vcpu_count = here->vcpu_count;
     here->fd = 0;
-    while (vm.slot_count) /* a VM before this one is gone: its descriptor was used again */
-        remove_slot(&vm.slots[0]);
     return true;
 }
 
@@ -426,34 +411,6 @@ int tb_harvest(const struct tb_request *request, uint64_t *bitmap) {
     return status;
 }
 
-#define PAGEMAP_PRESENT (1UL << 63)
-#define PAGEMAP_SWAPPED (1UL << 62)
-#define PAGEMAP_AT_ONCE 4096
-
-static int populated_private(const struct slot *slot, const struct tb_request *request,
-                             uint64_t *bitmap) {
-    static uint64_t entries[PAGEMAP_AT_ONCE]; /* the service has one thread */
-    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    if (pagemap < 0)
-        return -errno;
-    uint64_t base = slot->hva / tb_page_bytes() + request->first_page;
-    int status = 0;
-    for (uint64_t at = 0; at < request->page_count && status == 0;) {
-        uint64_t count = request->page_count - at;
-        if (count > PAGEMAP_AT_ONCE)
-            count = PAGEMAP_AT_ONCE;
-        ssize_t size = pread(pagemap, entries, count * 8, (off_t)((base + at) * 8));
-        if (size <= 0 || size % 8)
-            status = size < 0 ? -errno : -EIO;
-        for (uint64_t i = 0; status == 0 && i < (uint64_t)size / 8; i++)
-            if (entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED))
-                set_bit(bitmap, at + i);
-        at += status == 0 ? (uint64_t)size / 8 : 0;
-    }
-    close(pagemap);
-    return status;
-}
-
 int tb_populated(const struct tb_request *request, uint64_t *bitmap) {
     pthread_mutex_lock(&vm.lock);
     struct slot *slot = slot_of(request->slot), copy = slot ? *slot : (struct slot){0};
@@ -461,7 +418,8 @@ int tb_populated(const struct tb_request *request, uint64_t *bitmap) {
     pthread_mutex_unlock(&vm.lock);
     if (!is_sound)
         return slot ? -ERANGE : -ENOENT;
-    if (!copy.is_shared && populated_private(&copy, request, bitmap) == 0)
+    uint64_t hva = copy.hva + request->first_page * tb_page_bytes();
+    if (!copy.is_shared && tb_populated_private(hva, request->page_count, bitmap) == 0)
         return 0;
     memset(bitmap, 0xff, words_of(request->page_count) * sizeof(*bitmap));
     return 0;
@@ -483,18 +441,17 @@ void tb_read_state(struct tb_state *state) {
     pthread_mutex_lock(&vm.lock);
     *state = (struct tb_state){
         .version = TB_VERSION,
-        .flags = vm.flags | (atomic_load(&is_held) ? TB_HELD : 0),
+        .flags = vm.flags,
         .page_bytes = tb_page_bytes(),
         .slot_count = vm.slot_count,
         .vcpu_count = vm.vcpu_count,
-        .vcpus_running = atomic_load(&vcpus_running),
-        .runs = atomic_load(&runs),
         .generation = vm.generation,
     };
     for (uint32_t i = 0; i < vm.slot_count; i++)
         if (vm.slots[i].flags & KVM_MEM_LOG_DIRTY_PAGES)
             state->flags |= TB_LOGGING;
     pthread_mutex_unlock(&vm.lock);
+    tb_read_vcpus(state);
 }
 
 uint32_t tb_read_slots(struct tb_slot_entry *entries) {
@@ -509,46 +466,4 @@ uint32_t tb_read_slots(struct tb_slot_entry *entries) {
     }
     pthread_mutex_unlock(&vm.lock);
     return count;
-}
-
-/* --- vCPUs --- */
-
-void tb_hold(bool held) {
-    atomic_store(&is_held, held);
-}
-
-/* Wait until the hold ends, or until the VMM wants its thread back: it sets immediate_exit then,
- * and KVM_RUN would return EINTR at once. A signal alone ends a wait of KVM_RUN, too. */
-static bool wait_for_release(int vcpu_fd) {
-    size_t size = tb_page_bytes();
-    const volatile struct kvm_run *run = mmap(NULL, size, PROT_READ, MAP_SHARED, vcpu_fd, 0);
-    bool is_mapped = run != MAP_FAILED, is_released = false;
-    while (!(is_released = !atomic_load(&is_held)) && !(is_mapped && run->immediate_exit)) {
-        struct timespec pause = {.tv_nsec = HOLD_POLL_NS};
-        /* Not libc's, which is a point of cancellation: ioctl is none. */
-        if (syscall(SYS_nanosleep, &pause, NULL) != 0)
-            break;
-    }
-    if (is_mapped)
-        munmap((void *)run, size);
-    return is_released;
-}
-
-int tb_run_vcpu(int vcpu_fd, unsigned long request, void *argument) {
-    /* Counted first: who sets the hold and then finds no vCPU running knows that none will. */
-    atomic_fetch_add(&vcpus_running, 1);
-    while (atomic_load(&is_held)) {
-        atomic_fetch_sub(&vcpus_running, 1);
-        if (!wait_for_release(vcpu_fd)) {
-            errno = EINTR;
-            return -1;
-        }
-        atomic_fetch_add(&vcpus_running, 1);
-    }
-    atomic_fetch_add(&runs, 1);
-    int result = tb_real_ioctl(vcpu_fd, request, argument);
-    int error = errno;
-    atomic_fetch_sub(&vcpus_running, 1);
-    errno = error;
-    return result;
 }

@@ -8,12 +8,13 @@ failed.
 """
 
 import asyncio
+import json
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,14 +45,16 @@ class Trials:
         )
         self.here = self.host(awaits=False)
 
-    def host(self, *, awaits: bool, uris: tuple[str, str] | None = None) -> BesideHost:
+    def host(
+        self, *, awaits: bool, uris: tuple[str, str] | None = None, more: Sequence[str] = ()
+    ) -> BesideHost:
         """Start a QEMU; one that awaits a migration does so at `uris` of tags and of the rest."""
         name = f"host-{self._count}"
         self._count += 1
         monitor = self.folder / f"{name}.own"
         host = BesideHost(
             self._guest, self.folder, name, awaits=awaits, uris=uris,
-            more=["-qmp", f"unix:{monitor},server=on,wait=off"],
+            more=["-qmp", f"unix:{monitor},server=on,wait=off", *more],
         )  # fmt: skip
         self._hosts.append(host)
         return host
@@ -224,6 +227,35 @@ async def guest_in_files_is_restored_with_its_tags(trials: Trials) -> None:
     await _move_on(trials, there)
 
 
+async def qemu_updated_in_place_keeps_tags(trials: Trials) -> None:
+    """QEMU's cpr-transfer: the new QEMU takes the guest's memory itself, tags and all."""
+    shared = [
+        "-M", "aux-ram-share=on,memory-backend=m",
+        "-object", "memory-backend-memfd,id=m,size=128M,share=on",
+    ]  # fmt: skip
+    here = trials.host(awaits=False, more=shared)
+    await trials.require_alive(here)
+    channel = {"transport": "socket", "type": "unix", "path": f"{trials.folder}/cpr"}
+    cpr = {"channel-type": "cpr", "addr": channel}
+    there = trials.host(awaits=True, more=[*shared, "-incoming", json.dumps(cpr)])
+    await wait_for(lambda: _exists(trials.folder / "cpr"), "QEMU's cpr socket")
+    await start_migration(here.control, trials.request(there, driven=False))
+    main = {**channel, "path": there.vmm_uri.removeprefix("unix:")}
+    async with connect(trials.own_monitor(here)) as own:
+        await own.execute("migrate-set-parameters", {"mode": "cpr-transfer"})
+        channels = [{"channel-type": "main", "addr": main}, cpr]
+        await own.execute("migrate", {"channels": channels})
+        await wait_for(lambda: _has_moved(own), "QEMU's update")
+    await trials.require_alive(there)
+    here.stop()
+    await trials.require_alive(there)
+    there.stop()
+
+
+async def _exists(path: Path) -> bool:
+    return path.exists()
+
+
 async def garbage_at_the_library_leaves_the_guest_alone(trials: Trials) -> None:
     path = f"{trials.here.control}.kvm"
     for garbage in (b"", b"\xff" * 64, b"\0" * 32, bytes([7, 0, 0, 0]) + b"\xff" * 60):
@@ -272,6 +304,7 @@ ALL = (
     tags_follow_a_migration_that_somebody_else_drives,
     several_channels_and_a_digest_work,
     guest_in_files_is_restored_with_its_tags,
+    qemu_updated_in_place_keeps_tags,
     killed_source_sidecar_leaves_the_guest_here,
 )
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.beside.link import LibraryLink
-from tagalong.beside.link_format import Harvest, LinkState, MemorySlot, SlotFlag, VmFlag
+from tagalong.beside.link_format import MAX_SLOTS, Harvest, LinkState, MemorySlot, SlotFlag, VmFlag
 from tagalong.errors import (
     AddressError,
     HostError,
@@ -94,6 +94,11 @@ def require_usable(state: LinkState) -> None:
         raise HostError(
             "the VMM has asked for tags itself (mte=on), and refuses to migrate such a VM: start "
             "it without mte=on, the guest has tags all the same"
+        )
+    if state.flags & VmFlag.TOO_MANY_SLOTS:
+        raise HostError(
+            f"the VM has more than {MAX_SLOTS} memory slots, which is as many as tagalong carries: "
+            "give it fewer devices with memory of their own"
         )
     if state.flags & VmFlag.DIRTY_RING:
         raise HostError(

@@ -66,6 +66,7 @@ class VmFlag(IntFlag):
     HELD = 16
     LOGGING = 32
     VMM_ASKED_FOR_MTE = 64
+    TOO_MANY_SLOTS = 128
 
 
 class SlotFlag(IntFlag):

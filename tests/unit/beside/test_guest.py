@@ -245,6 +245,7 @@ def test_destination_with_other_memory_is_refused_by_name(
         (VmFlag.HAS_VM, "does not give its VMs tags"),
         (VmFlag.HAS_VM | VmFlag.HAS_MTE | VmFlag.VMM_ASKED_FOR_MTE, "without mte=on"),
         (VmFlag.HAS_VM | VmFlag.HAS_MTE | VmFlag.DIRTY_RING, "without dirty-ring-size"),
+        (VmFlag.HAS_VM | VmFlag.HAS_MTE | VmFlag.TOO_MANY_SLOTS, "more than 512 memory slots"),
     ],
 )
 def test_vm_whose_tags_cannot_be_carried_is_refused_by_name(

@@ -1,0 +1,65 @@
+/* The vCPUs: how many are in the guest, how often they entered it, and the hold that keeps them out.
+ */
+#define _GNU_SOURCE
+#include "beside.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HOLD_POLL_NS 2000000L
+
+static atomic_uint vcpus_running;
+static atomic_ulong runs;
+static atomic_bool is_held;
+
+void tb_read_vcpus(struct tb_state *state) {
+    state->flags |= atomic_load(&is_held) ? TB_HELD : 0;
+    state->vcpus_running = atomic_load(&vcpus_running);
+    state->runs = atomic_load(&runs);
+}
+
+void tb_hold(bool held) {
+    atomic_store(&is_held, held);
+}
+
+/* Wait until the hold ends, or until the VMM wants its thread back: it sets immediate_exit then,
+ * and KVM_RUN would return EINTR at once. A signal alone ends a wait of KVM_RUN, too. */
+static bool wait_for_release(int vcpu_fd) {
+    size_t size = tb_page_bytes();
+    const volatile struct kvm_run *run = mmap(NULL, size, PROT_READ, MAP_SHARED, vcpu_fd, 0);
+    bool is_mapped = run != MAP_FAILED, is_released = false;
+    while (!(is_released = !atomic_load(&is_held)) && !(is_mapped && run->immediate_exit)) {
+        struct timespec pause = {.tv_nsec = HOLD_POLL_NS};
+        /* Not libc's, which is a point of cancellation: ioctl is none. */
+        if (syscall(SYS_nanosleep, &pause, NULL) != 0)
+            break;
+    }
+    if (is_mapped)
+        munmap((void *)run, size);
+    return is_released;
+}
+
+int tb_run_vcpu(int vcpu_fd, unsigned long request, void *argument) {
+    /* Counted first: who sets the hold and then finds no vCPU running knows that none will. */
+    atomic_fetch_add(&vcpus_running, 1);
+    while (atomic_load(&is_held)) {
+        atomic_fetch_sub(&vcpus_running, 1);
+        if (!wait_for_release(vcpu_fd)) {
+            errno = EINTR;
+            return -1;
+        }
+        atomic_fetch_add(&vcpus_running, 1);
+    }
+    atomic_fetch_add(&runs, 1);
+    int result = tb_real_ioctl(vcpu_fd, request, argument);
+    int error = errno;
+    atomic_fetch_sub(&vcpus_running, 1);
+    errno = error;
+    return result;
+}
