@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from tagalong.beside.monitor import VmmMigration
 from tagalong.control.client import ControlClient, connect
 from tagalong.control.migration import migrate_vm, start_migration
 from tagalong.errors import RemoteError, TagalongError
@@ -92,6 +94,13 @@ class Trials:
         self._orphans.append(self.qemu_of(host))
         host.process.kill()
         host.process.wait()
+
+    def attach(self, host: BesideHost) -> None:
+        """Put a new process beside the QEMU of `host`, whose own was killed."""
+        host.process = subprocess.Popen(
+            [sys.executable, "-m", "tagalong", "beside", "attach", "--control", str(host.control),
+             str(self._orphans[-1])],
+        )  # fmt: skip
 
     def request(self, there: BesideHost, *, driven: bool = True) -> MigrationRequest:
         return MigrationRequest(
@@ -294,6 +303,30 @@ async def killed_source_sidecar_leaves_the_guest_here(trials: Trials) -> None:
     assert not there.progress
 
 
+async def new_process_beside_takes_over(trials: Trials) -> None:
+    """After the trial before: the guest moves although the process beside it was killed once."""
+    here = trials.here
+    trials.attach(here)
+    async with connect(trials.own_monitor(here)) as own:
+        await own.execute("migrate_cancel")
+        await wait_for(lambda: _is_cancelled(own), "the end of QEMU's migration")
+    await wait_for(lambda: _answers(here.control), "the new process")
+    there = await trials.destination()
+    await migrate_vm(here.control, trials.request(there), _quiet)
+    await _move_on(trials, there)
+
+
+async def _is_cancelled(own: ControlClient) -> bool:
+    return VmmMigration.from_qmp(await own.execute("query-migrate")).status == "cancelled"
+
+
+async def _answers(control: Path) -> bool:
+    with suppress(TagalongError):
+        async with connect(control) as client:
+            return await client.run_state() == "running"
+    return False
+
+
 ALL = (
     garbage_at_the_library_leaves_the_guest_alone,
     postcopy_is_refused_by_name,
@@ -306,6 +339,7 @@ ALL = (
     guest_in_files_is_restored_with_its_tags,
     qemu_updated_in_place_keeps_tags,
     killed_source_sidecar_leaves_the_guest_here,
+    new_process_beside_takes_over,
 )
 
 

@@ -57,6 +57,10 @@ class VmmMonitor:
         self._client = client
         self._loop = loop
 
+    def reconnected(self, client: ControlClient) -> None:
+        """Use another connection from now on: the one before has ended."""
+        self._client = client
+
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Run a command in the event loop and return its value."""
         return await self._client.execute(command, arguments, timeout_s=_ANSWER_S)

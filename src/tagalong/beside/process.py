@@ -28,7 +28,7 @@ from tagalong.beside.vmm import (
     beside,
     socket_for,
 )
-from tagalong.control.client import connect
+from tagalong.control.client import ControlClient, connect
 from tagalong.errors import ControlError, HostError, TagalongError, UsageError, with_causes
 from tagalong.qapi.migration import MigrationStatus
 from tagalong.qmp.messages import Event
@@ -77,7 +77,13 @@ def attach(pid: int, options: BesideOptions, announce: Announce) -> int:
                 f"{path} ({what}) is missing: was process {pid} started by tagalong beside with "
                 f"--control {options.control}?"
             )
-    return asyncio.run(_BesideProcess(options, lambda _: FoundVmm(pid), announce).run())
+    vmm = FoundVmm(pid)
+    try:
+        return asyncio.run(_BesideProcess(options, lambda _: vmm, announce).run())
+    finally:
+        if vmm.has_ended:  # nobody else removes what it has left
+            for path, _ in _names(options):
+                path.unlink(missing_ok=True)
 
 
 def check_awaited(command: Sequence[str], *, awaits_tags: bool) -> None:
@@ -163,8 +169,7 @@ class _BesideProcess:
         while not vmm.has_ended:
             try:
                 async with connect(self._monitor_path) as client:
-                    self._monitor = VmmMonitor(client, asyncio.get_running_loop())
-                    self._begin()
+                    self._begin(client)
                     async for event in client.events():
                         self._has_said_shutdown |= event.name == "SHUTDOWN"
                         self._server.broadcast(Event(event.name, event.data))
@@ -173,12 +178,15 @@ class _BesideProcess:
                     self._announce(f"the VMM's monitor: {with_causes(error)}")
             await asyncio.sleep(_CONNECT_AGAIN_S)
 
-    def _begin(self) -> None:
-        if self._outgoing is None and self._monitor is not None:
-            access = VmmAccess(self._monitor, self._library)
-            self._outgoing = TagsOutgoing(access, self._migration_changed)
-            if self._incoming is not None:
-                self._incoming.start()
+    def _begin(self, client: ControlClient) -> None:
+        if self._monitor is not None:
+            self._monitor.reconnected(client)
+            return
+        self._monitor = VmmMonitor(client, asyncio.get_running_loop())
+        access = VmmAccess(self._monitor, self._library)
+        self._outgoing = TagsOutgoing(access, self._migration_changed)
+        if self._incoming is not None:
+            self._incoming.start()
 
     def _require_monitor(self) -> VmmMonitor:
         if self._monitor is None:
