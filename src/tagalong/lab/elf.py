@@ -51,14 +51,17 @@ def needed_libraries(data: bytes) -> list[str]:
         struct.unpack_from("<QQ", data, at)
         for segment in segments
         if segment.type == _PT_DYNAMIC
-        for at in range(segment.offset, segment.offset + segment.file_bytes - 15, 16)
+        for at in range(segment.offset, segment.offset + segment.available - 15, 16)
     ]
     strings = next((value for tag, value in entries if tag == _DT_STRTAB), None)
     if strings is None:
         return []
     table = _offset_of(segments, strings)
     names = [table + value for tag, value in entries if tag == _DT_NEEDED]
-    return [data[at : data.index(b"\0", at)].decode() for at in names]
+    try:
+        return [data[at : data.index(b"\0", at)].decode() for at in names]
+    except ValueError as error:  # no NUL follows, or it is no UTF-8
+        raise MalformedError("the names of libraries are not in the file") from error
 
 
 def _offset_of(segments: Sequence[ProgramHeader], address: int) -> int:
