@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Final
 
+from tagalong.binary.layout import MalformedError
 from tagalong.errors import LabSetupError
 from tagalong.lab.cpio import CpioWriter
 from tagalong.lab.deb import ArchiveMember, files_of, members_of
@@ -100,7 +101,7 @@ def _program_and_libraries(debs: Iterable[Path]) -> tuple[bytes, dict[str, bytes
     by_name = {Path(path).name: path for path in libraries}  # a file rather than a link to it
     program = stripped(members[_PROGRAM].data)
     found: dict[str, bytes] = {}
-    pending = [_LOADER, *needed_libraries(program)]
+    pending = [_LOADER, *_needed(_PROGRAM, program)]
     while pending:
         name = pending.pop()
         if name in found:
@@ -108,8 +109,15 @@ def _program_and_libraries(debs: Iterable[Path]) -> tuple[bytes, dict[str, bytes
         if name not in by_name:
             raise LabSetupError(f"cannot find {name}, which QEMU for arm64 is linked with")
         found[name] = stripped(_resolved(members, by_name, by_name[name]))
-        pending += needed_libraries(found[name])
+        pending += _needed(name, found[name])
     return program, found
+
+
+def _needed(name: str, data: bytes) -> list[str]:
+    try:
+        return needed_libraries(data)
+    except MalformedError as error:
+        raise LabSetupError(f"cannot read {name} of QEMU for arm64: {error}") from error
 
 
 def _is_library(path: str) -> bool:
