@@ -2,7 +2,7 @@
  *
  * A timer's line is a function of its registers and the counter. It is computed when a register is
  * written and when the counter reaches the next deadline, the earliest time at which any timer will
- * assert its line: run.c ends a slice there, so that an interrupt comes at the exact instruction. */
+ * assert its line: run.c ends a slice there, so an interrupt comes at the exact instruction. */
 #define _POSIX_C_SOURCE 199309L /* clock_gettime() */
 
 #include <time.h>
@@ -66,16 +66,16 @@ static void update_lines(struct vcpu *cpu)
 
 void update_timers(struct vcpu *cpu)
 {
+    update_next_deadline(cpu->machine); /* first: the host's clock goes on, and none may be lost */
     update_lines(cpu);
-    update_next_deadline(cpu->machine);
     cpu->slice_over = true; /* the present slice may be longer than the new deadline allows */
 }
 
 void update_all_timers(struct ta_machine *machine)
 {
+    update_next_deadline(machine);
     for (uint32_t i = 0; i < machine->vcpu_count; i++)
         update_lines(&machine->vcpus[i]);
-    update_next_deadline(machine);
 }
 
 /* --- the registers --- */
