@@ -1,8 +1,9 @@
 """The device models that come with the package, and how a machine gets its devices."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
-from tagalong.devices.device import Device, DeviceModels
+from tagalong.devices.device import BackedDevice, Device, DeviceModels
 from tagalong.devices.pl011 import Pl011
 from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription
@@ -17,14 +18,19 @@ def create_devices(descriptions: Sequence[DeviceDescription], models: DeviceMode
     """Return a new device for each description.
 
     Raises UsageError that names a device whose kind is not in `models`, or that its model
-    cannot be.
+    cannot be; the devices made before it are closed then.
     """
-    devices = []
-    for each in descriptions:
-        if each.kind not in models:
-            known = ", ".join(sorted(models)) or "none"
-            raise UsageError(
-                f"device {each.name!r} is of kind {each.kind!r}: this machine knows {known}"
-            )
-        devices.append(models[each.kind](each))
+    with ExitStack() as undo:
+        devices = []
+        for each in descriptions:
+            if each.kind not in models:
+                known = ", ".join(sorted(models)) or "none"
+                raise UsageError(
+                    f"device {each.name!r} is of kind {each.kind!r}: this machine knows {known}"
+                )
+            device = models[each.kind](each)
+            devices.append(device)
+            if isinstance(device, BackedDevice):
+                undo.callback(device.close)
+        undo.pop_all()
     return devices

@@ -537,3 +537,19 @@ def test_kind_of_a_disk_is_in_its_description(tmp_path: Path) -> None:
         0x0A00_0000,
         48,
     )
+
+
+def test_devices_made_before_one_that_cannot_be_are_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(Image, "close", lambda image: closed.append(image.path.name))
+    path = an_image(tmp_path)
+    both = VirtioBackings(disks={"disk0": DiskBacking(path), "disk1": DiskBacking(path)})
+    described = both.describe()
+    closed.clear()
+
+    with pytest.raises(UsageError, match="the VM has disk 'disk1'"):
+        make_devices(VirtioBackings(disks={"disk0": DiskBacking(path)}), described)
+
+    assert closed == ["disk.img"]
