@@ -8,7 +8,11 @@ import threading
 from collections.abc import Callable
 
 Sink = Callable[[int, bool], None]
-"""Called with INTID and level whenever the level of a line changes; from any thread."""
+"""Called with INTID and level whenever the level of a line changes; from any thread.
+
+It must not wait for the machine's lifecycle (pause, peek_state): a device's worker that drives its
+line is waited for by those.
+"""
 
 
 class IrqLine:
