@@ -27,12 +27,15 @@
 #define CLAIM_BITS 0xffull
 #define SCTLR_RES1 0x30500800ull /* LSMAOE, nTLSMD, EIS, TSCXT, EOS: features not here */
 
-/* What is not in the mask of SCTLR_EL1 belongs to features that this CPU does not have. */
+/* What is not in the mask of SCTLR_EL1 belongs to features that this CPU does not have. CP15BEN and
+ * nAA do, too, and mean nothing here; they are kept because KVM's reset value has them, so the state
+ * of a vCPU that was never started does. */
+#define SCTLR_WITHOUT_MEANING (1ull << 5 | 1ull << 6)
 #define SCTLR_BITS                                                                            \
     (SCTLR_M | SCTLR_A | 1ull << 2 | SCTLR_SA | SCTLR_SA0 | SCTLR_UMA | 1ull << 12 |          \
      SCTLR_DZE | SCTLR_UCT | SCTLR_NTWI | SCTLR_NTWE | SCTLR_WXN | SCTLR_SPAN | SCTLR_UCI |   \
      1ull << 37 | 3ull << SCTLR_TCF0_SHIFT | 3ull << SCTLR_TCF_SHIFT | SCTLR_ATA0 |           \
-     SCTLR_ATA | SCTLR_DSSBS | SCTLR_RES1)
+     SCTLR_ATA | SCTLR_DSSBS | SCTLR_RES1 | SCTLR_WITHOUT_MEANING)
 
 /* --- how a register is read and written --- */
 

@@ -19,7 +19,7 @@ from tests.support.vm_processes import TAGALONG, Qmp, VmProcess, tagalong, until
 
 CHURN = ("--guest", "churn", "--guest-args", "report=512", "--ram", "16M")
 
-FMOV_D0_D0 = 0x1E604000
+HLT_0 = 0xD4400000
 BRANCH_TO_SELF = 0x14000000
 
 
@@ -221,7 +221,7 @@ def test_run_quit_while_waiting_for_a_vm_ends_with_0(tmp_path: Path) -> None:
 
 
 def test_run_unsupported_instruction_is_an_internal_error_with_its_status(tmp_path: Path) -> None:
-    guest = write_guest(tmp_path / "fp.elf", FMOV_D0_D0)
+    guest = write_guest(tmp_path / "hlt.elf", HLT_0)
     with vm_process(tmp_path, "vm", "--guest", str(guest), "--paused") as vm, vm.qmp() as qmp:
         qmp.execute("cont")
         assert vm.status() == 25
@@ -230,7 +230,7 @@ def test_run_unsupported_instruction_is_an_internal_error_with_its_status(tmp_pa
     assert [event["event"] for event in events] == ["RESUME", "STOP", "SHUTDOWN"]
     assert events[-1]["data"] == {"guest": False, "reason": "host-error"}
     assert vm.messages.splitlines()[-1] == (
-        "tagalong: error: vCPU 0 at pc 0x0000000040200000: instruction 0x1e604000 (fmov d0, d0) "
+        "tagalong: error: vCPU 0 at pc 0x0000000040200000: instruction 0xd4400000 (hlt #0) "
         "is allocated in the architecture but not implemented by the embedded machine"
     )
     assert not vm.control.exists()

@@ -13,7 +13,7 @@ from tests.support.vm_processes import VmProcess, tagalong, until, vm_process
 
 CHURN = ("--guest", "churn", "--guest-args", "working-set=1M", "--ram", "16M")
 PIPE_BYTES = 4096
-FMOV_D0_D0 = 0x1E604000
+HLT_0 = 0xD4400000
 BY_SIGTERM = 128 + signal.SIGTERM
 
 
@@ -67,7 +67,7 @@ def test_run_with_unread_messages_receives_a_vm_after_a_rejected_peer(tmp_path: 
 
 
 def test_run_with_unread_messages_ends_with_the_status_of_its_error(tmp_path: Path) -> None:
-    guest = write_guest(tmp_path / "fmov.elf", FMOV_D0_D0)
+    guest = write_guest(tmp_path / "hlt.elf", HLT_0)
     with unread_vm(tmp_path, "--guest", str(guest)) as (vm, _):
         assert vm.status() == 25
 

@@ -45,7 +45,12 @@ def python_fences() -> list[tuple[str, str]]:
     return [
         (page.name, code)
         for page in pages
-        for code in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S)
+        for mark, code in re.findall(
+            r"^(<!-- commands: not run: .*? -->\n)?```python\n(.*?)^```$",
+            page.read_text(),
+            re.M | re.S,
+        )
+        if not mark
     ]
 
 

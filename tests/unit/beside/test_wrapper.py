@@ -61,9 +61,10 @@ def settings(tmp_path: Path) -> Path:
 
 
 def start(settings: Path, arguments: list[str]) -> "subprocess.Popen[bytes]":
+    others = {name: value for name, value in os.environ.items() if "TAGALONG" not in name}
     return subprocess.Popen(
         [sys.executable, "-c", "from tagalong.cli.wrapper import main; main()", *arguments],
-        env={**os.environ, "TAGALONG_BESIDE_SETTINGS": str(settings), "OUT": str(out(settings))},
+        env={**others, "TAGALONG_BESIDE_SETTINGS": str(settings), "OUT": str(out(settings))},
         stderr=subprocess.DEVNULL,
     )
 

@@ -87,7 +87,7 @@ def test_migrate_machine_calls_in_the_only_safe_order(outcomes: list[Outcome]) -
     moved(outcome)
     assert source.calls == [
         "peek_state", "start_dirty_log", "harvest_dirty_log", "pause", "harvest_dirty_log",
-        "save_state", "stop_dirty_log",
+        "save_state", "inactivate", "stop_dirty_log",
     ]  # fmt: skip
     assert outcome.destination.calls == ["check_state", "load_state", "resume"]
 

@@ -37,6 +37,13 @@ def test_vector_register_all_128_bits_are_kept_and_no_neighbour_changes(
     assert native.get_register(0, register_ids.PC) == 0
 
 
+def test_sctlr_of_a_vcpu_that_kvm_never_started_is_accepted(native: NativeMachine) -> None:
+    reset = 0xC5_0078  # with CP15BEN and nAA, which mean nothing to this CPU
+
+    assert native.set_register(1, register_ids.SCTLR_EL1, reset)
+    assert not native.set_register(1, register_ids.SCTLR_EL1, reset | 1 << 7)
+
+
 def test_register_value_wider_than_its_id_says_is_rejected_and_changes_nothing(
     native: NativeMachine,
 ) -> None:
