@@ -186,6 +186,7 @@ def test_idle_ends_when_it_is_woken_also_if_that_was_before(scene: Scene) -> Non
     scene.wakeup.set()
     second = woken.wait(TIMEOUT_S)
     scene.stop()
+    scene.wakeup.set()  # it may have begun to idle again
 
     assert (first, second) == (True, True)
 
