@@ -16,10 +16,10 @@ from tagalong.migrate import parse_address
 from tagalong.qapi.migration import MigrationInfo, MigrationRequest
 from tagalong.qapi.settings import PARAMETER_SCHEMA, MigrationSettings
 from tagalong.qmp import messages
-from tagalong.qmp.arguments import Argument, ArgumentType, check_arguments
+from tagalong.qmp.arguments import Argument, ArgumentType
 from tagalong.qmp.descriptors import DescriptorSource
-from tagalong.qmp.messages import ErrorClass, JsonObject, QmpError
-from tagalong.qmp.session import NEGOTIATE
+from tagalong.qmp.messages import JsonObject
+from tagalong.qmp.table import command_names, find_command
 
 _TEXT = Argument(ArgumentType.STRING)
 _FLAG = Argument(ArgumentType.BOOLEAN)
@@ -60,7 +60,7 @@ class BesideCommands:
             ),
             "migrate-set-parameters": _BesideCommand(self._set_parameters, PARAMETER_SCHEMA),
             "migrate_cancel": _BesideCommand(lambda _: self._outgoing().cancel()),
-            "query-commands": _BesideCommand(lambda _: self._names()),
+            "query-commands": _BesideCommand(lambda _: command_names(self._table)),
             "query-dump": _BesideCommand(lambda _: {"status": "none", "completed": 0, "total": 0}),
             "query-migrate": _BesideCommand(lambda _: self._query_migrate()),
             "query-migrate-capabilities": _BesideCommand(lambda _: self._settings.capabilities()),
@@ -75,22 +75,13 @@ class BesideCommands:
         descriptors: DescriptorSource | None = None,  # noqa: ARG002 (no command takes one)
     ) -> object:
         """Run a command and return its value, {} where it has none; or a future of it."""
-        entry = self._table.get(command)
-        if entry is None:
-            raise QmpError(
-                f"The command {command} has not been found",
-                error_class=ErrorClass.COMMAND_NOT_FOUND,
-            )
-        check_arguments(arguments, entry.arguments)
+        entry = find_command(self._table, command, arguments)
         value = entry.run(arguments)
         return {} if value is None else value
 
     def _passed_on(self, name: str) -> _BesideCommand:
         """Return the command that the guest's own VMM answers."""
         return _BesideCommand(lambda _: asyncio.ensure_future(self._monitor().execute(name)))
-
-    def _names(self) -> object:
-        return [{"name": name} for name in sorted([*self._table, NEGOTIATE])]
 
     def _query_migrate(self) -> object:
         incoming = self._incoming()

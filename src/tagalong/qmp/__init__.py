@@ -7,6 +7,7 @@ framing      cuts bytes into messages
 messages     requests, replies, errors and events as values
 arguments    checks a command's arguments against a small schema
 descriptors  receives descriptors that come with a command
+table        finds a command by name and checks what it was given
 session      one client's conversation, without any I/O
 server       sessions on a Unix socket, which tagalong.socket_files creates
 

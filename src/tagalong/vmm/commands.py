@@ -13,10 +13,10 @@ from tagalong.qapi.migration import MigrationInfo, MigrationRequest
 from tagalong.qapi.saving import SaveInfo, SaveRequest
 from tagalong.qapi.settings import PARAMETER_SCHEMA, MigrationSettings
 from tagalong.qmp import messages
-from tagalong.qmp.arguments import Argument, ArgumentType, check_arguments
+from tagalong.qmp.arguments import Argument, ArgumentType
 from tagalong.qmp.descriptors import DescriptorSource
-from tagalong.qmp.messages import ErrorClass, JsonObject, QmpError
-from tagalong.qmp.session import NEGOTIATE
+from tagalong.qmp.messages import JsonObject, QmpError
+from tagalong.qmp.table import command_names, find_command
 from tagalong.vmm.census import take_census
 from tagalong.vmm.device_queries import DeviceQueries
 from tagalong.vmm.outgoing import Outgoing
@@ -101,7 +101,7 @@ class VmCommands:
             "getfd": _Command(None, _FD_NAME),
             "query-block": _Command(lambda _: self._devices.block()),
             "query-cpus-fast": _Command(lambda _: self._devices.cpus()),
-            "query-commands": _Command(lambda _: self._names()),
+            "query-commands": _Command(lambda _: command_names(self._table)),
             "query-status": _Command(lambda _: self._query_status()),
             "query-version": _Command(lambda _: messages.version()),
             "quit": _Command(lambda _: self._vm.order_end(Ending(ShutdownReason.QUIT))),
@@ -146,13 +146,7 @@ class VmCommands:
         descriptors: DescriptorSource | None = None,
     ) -> object:
         """Run a command and return its value, {} where it has none; or a future of it."""
-        entry = self._table.get(command)
-        if entry is None:
-            raise QmpError(
-                f"The command {command} has not been found",
-                error_class=ErrorClass.COMMAND_NOT_FOUND,
-            )
-        check_arguments(arguments, entry.arguments)
+        entry = find_command(self._table, command, arguments)
         value: object = None
         if entry.run is not None:
             value = entry.run(arguments)
@@ -172,9 +166,6 @@ class VmCommands:
 
     def _close_fd(self, arguments: JsonObject) -> None:
         DESCRIPTORS.close(str(arguments["fdname"]))
-
-    def _names(self) -> object:
-        return [{"name": name} for name in sorted([*self._table, NEGOTIATE])]
 
     def _query_status(self) -> object:
         state = self._vm.state
