@@ -3,7 +3,7 @@
  * Each vCPU has a timer that ticks: when its deadline is reached the interrupt comes, once, and the
  * next deadline is a period later. A tick sends an SGI to the next vCPU, which must have taken the
  * one before, and every few ticks vCPU 0 raises the console's interrupt, which goes to the last
- * vCPU. Whoever counts an interrupt that nobody asked for, misses one for too long, or reads a
+ * vCPU. A vCPU that counts an interrupt without a cause, misses one for too long, or reads a
  * counter that went back, says so and ends the program. */
 #include "boot.h"
 #include "console.h"
@@ -135,7 +135,7 @@ static void tick(u64 vcpu, struct counts *own) {
         raise_spi();
 }
 
-/* Stays in the handler for a while: whoever pauses the VM often finds an active interrupt. */
+/* Stays in the handler for a while: so a VM that is paused often has an active interrupt. */
 static void stay_active(void) {
     for (u64 end = time_now() + active_time; time_now() < end;)
         cpu_relax();

@@ -36,7 +36,7 @@ static bool wait_for_release(int vcpu_fd) {
     bool is_mapped = run != MAP_FAILED, is_released = false;
     while (!(is_released = !atomic_load(&is_held)) && !(is_mapped && run->immediate_exit)) {
         struct timespec pause = {.tv_nsec = HOLD_POLL_NS};
-        /* Not libc's, which is a point of cancellation: ioctl is none. */
+        /* Not libc's, which is a cancellation point; ioctl is not. */
         if (syscall(SYS_nanosleep, &pause, NULL) != 0)
             break;
     }

@@ -51,7 +51,7 @@ struct slot {
     uint64_t gpa, size_bytes, hva;
     bool is_shared;
     uint64_t pages;
-    uint64_t *owed;   /* NULL while nobody asked for a log */
+    uint64_t *owed;   /* NULL without a log */
     uint64_t *stolen; /* NULL unless bits were */
 };
 
@@ -395,7 +395,7 @@ static int harvest(struct slot *slot, bool is_final, uint64_t *bitmap) {
     return 0;
 }
 
-/* A harvest is of a whole slot. What is not populated stays owed to no one: its tags are zero, and
+/* A harvest is of a whole slot. What is not populated is not owed: its tags are zero, and
  * the guest's first use of it is a write that KVM marks. */
 int tb_harvest(const struct tb_request *request, uint64_t *bitmap) {
     int status = -ENOENT;

@@ -76,7 +76,7 @@ struct gic {
     int inputs_changed;
 };
 
-/* The pending, enabled interrupt of the highest priority; intid is GIC_SPURIOUS if there is none.
+/* The pending, enabled interrupt of the highest priority; intid is GIC_SPURIOUS without one.
  * Neither PMR nor the running priority is looked at. */
 struct gic_candidate {
     uint32_t intid;

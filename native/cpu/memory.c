@@ -248,7 +248,7 @@ static bool mmio_element(struct vcpu *cpu, const struct access *access, uint32_t
 
 /* A pair is two accesses, as its elements are single-copy atomic each by itself (B2.2.1); so a
  * store of 16 zeros is two, and so is an element of 16 bytes, the widest that a bus has being 8. An
- * access that crosses into a device's page is none that a bus has. */
+ * access that crosses into a device's page is no access of a bus. */
 static bool mmio_access(struct vcpu *cpu, const struct access *access, uint32_t size,
                         uint32_t align, unsigned flags, void *bytes)
 {

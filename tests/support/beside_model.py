@@ -20,7 +20,7 @@ class Omission(Enum):
     LOCK = "a harvest may fall between a CLEAR and its mark"
     UNPROTECTED_AT_LAST = "the final harvest leaves out what was never protected"
     STOP_BEFORE_LAST = "the final harvest does not wait until the vCPUs have stopped"
-    RUN_COUNT = "nobody looks whether a vCPU ran again after the final harvest"
+    RUN_COUNT = "no check whether a vCPU ran again after the final harvest"
     HOLD = "the destination's vCPUs are not held until COMMIT"
     LOG_END_MAKES_OWED = "the end of a slot's log does not make its pages owed"
     HOST_WRITE_MAKES_OWED = "a tag that the VMM itself writes makes nothing owed"

@@ -80,7 +80,7 @@ class LibraryLink:
         self._ask(LinkOperation.STOP_LOG)
 
     def hold(self, held: bool) -> LinkState:
-        """Keep the vCPUs out of the guest from their next entry on, or let them in again."""
+        """Keep the vCPUs out of the guest from their next entry on, or release them."""
         return self._parsed(
             self._ask(LinkOperation.HOLD, argument=int(held)), link_format.decode_state
         )

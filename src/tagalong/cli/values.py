@@ -104,7 +104,7 @@ class Milliseconds(click.IntRange):
 
 
 class _File(click.Path):
-    """The path of a file; an empty text, as of an unset variable of a shell, is none."""
+    """The path of a file; an empty text, as of an unset variable of a shell, is rejected."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path. The empty one would be that of the working folder."""

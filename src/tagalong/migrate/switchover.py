@@ -20,10 +20,10 @@ every moment before COMMIT.
 
 What only one process may hold, the locks of disk images, changes hands around COMMIT. The source
 brings all data to its disks and gives the locks up right before it, with READY in hand; the
-destination takes them right after it, before the guest runs. In between nobody runs the VM. If the
-source cannot bring its data to the disks, it keeps the VM; if the destination cannot take a lock,
-it sends ABORT, and the source takes its own back; if that fails, too, because a third process was
-faster, the VM stays here and paused, and runs when it is told to once the image is free.
+destination takes them right after it, before the guest runs. In between neither side runs the VM.
+If the source cannot bring its data to the disks, it keeps the VM; if the destination cannot take a
+lock, it sends ABORT, and the source takes its own back; if that fails, too, because a third process
+was faster, the VM stays here and paused, and runs when it is told to once the image is free.
 
 Where post-copy belongs
 -----------------------

@@ -34,9 +34,9 @@ class SoftRunner:
     """Runs `interpreter`; implements machine.lifecycle.VcpuRunner.
 
     `condition` guards everything here. `handle` is called for each exit and `fail` with an
-    error that ended the thread, both in the thread. `wakeup` is set by whoever changes something
-    that an idle guest may wait for, such as a line: without the condition, which a device's thread
-    must not ask for while it has locks of its own.
+    error that ended the thread, both in the thread. `wakeup` is set by a thread that changes
+    something that an idle guest may wait for, such as a line: without the condition, which a
+    device's thread must not ask for while it has locks of its own.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class SoftRunner:
         try:
             while self._take_turn():
                 leave.reason = 0
-                # Whoever wants it stopped interrupts it: no other exit needs to ask.
+                # A thread that stops the runner interrupts it: no other exit needs to ask.
                 while leave.reason != StopReason.INTERRUPTED:
                     self._interpreter.run(_BUDGET, leave)
                     self._handle(leave)
