@@ -33,6 +33,7 @@ _STATUS = re.compile(r"\s+# exit status (\d+).*$")
 _COMMENT = re.compile(r"\s+#\s.*$")
 _NUMBER = re.compile(r"0x[0-9a-f]+|[\d,]*\d(\.\d+)?")
 _FOLDER = re.compile(r"/tmp/[^\s:]*/")
+_BRINGS_A_GUEST = re.compile(r'--guest|--incoming "?(file|exec):')
 _CONTROL = re.compile(r"--control (\S+)")
 
 
@@ -158,8 +159,9 @@ class Reader:
         self._beside.append(process)
         control = _CONTROL.search(text)
         end = time.monotonic() + TIMEOUT_S
-        # A person starts the next command when the guest has said something.
-        has_guest = "--guest" in text and "--paused" not in text
+        # A person starts the next command when the guest has said something. One that is loaded
+        # from a file or a command comes without another command.
+        has_guest = bool(_BRINGS_A_GUEST.search(text)) and "--paused" not in text
         while not (control is None or _answers(self._folder / control[1])) or (
             has_guest and not self._spoke(text, log)
         ):
