@@ -32,6 +32,8 @@
 #define MDSCR_TDCC (1ull << 12)
 #define MDSCR_KDE (1ull << 13)
 #define MDSCR_MDE (1ull << 15)
+#define OSLSR_LOCKED 2ull
+#define OSLSR_IMPLEMENTED 8ull
 #define DAIF_D 8u /* in vcpu.daif */
 
 #define NZCV_MASK 0xf0000000u

@@ -2,7 +2,7 @@
  *
  * The vCPUs take turns in one thread, so that every instruction is atomic by itself; only
  * the exclusive monitors need care. */
-#include "cpu.h"
+#include "memory.h"
 
 enum { PAIR_32 = 2, PAIR_64 = 3 }; /* insn->size of a pair's elements */
 

@@ -6,7 +6,8 @@
  * which ask here each time. What changes often, the exception level and PSTATE.D, is looked at
  * then; only writes to the debug registers change which pages are kept out. Software step needs no
  * place in the fast path either: while it is active, each slice has one instruction. */
-#include "cpu.h"
+#include "memory.h"
+#include "sysregs.h"
 
 #define CONTROL_ENABLE 1ull
 #define SECURITY_SECURE 2u /* SSC: in Secure state only; there is none here */
@@ -250,4 +251,54 @@ void update_debug(struct vcpu *cpu)
         cpu->watches_data |= is_armed(cpu, cpu->sys.dbgwcr[i]);
     flush_tlb(cpu);
     cpu->slice_over = true; /* stepping may have begun */
+}
+
+void write_debug(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    write_field(cpu, reg, value);
+    update_debug(cpu);
+}
+
+uint64_t read_oslsr(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)reg;
+    return OSLSR_IMPLEMENTED | (cpu->sys.os_lock ? OSLSR_LOCKED : 0);
+}
+
+void write_oslsr(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    (void)reg;
+    cpu->sys.os_lock = (value & OSLSR_LOCKED) != 0;
+    update_debug(cpu);
+}
+
+void write_oslar(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    (void)reg;
+    cpu->sys.os_lock = value & 1;
+    update_debug(cpu);
+}
+
+/* Claim tags (H9.2): one register sets them and reads as what can be set, the other clears them and
+ * reads as what is set. */
+uint64_t read_claim_set(const struct vcpu *cpu, const struct sysreg *reg)
+{
+    (void)cpu;
+    return reg->bits;
+}
+
+void write_claim_set(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    cpu->sys.dbgclaim |= value & reg->bits;
+}
+
+void write_claim_clear(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+{
+    cpu->sys.dbgclaim &= ~(value & reg->bits);
+}
+
+/* The debug communications channel, which has no debugger at its other end. */
+enum sysreg_access check_channel(const struct vcpu *cpu)
+{
+    return if_enabled(cpu, ~cpu->sys.mdscr, MDSCR_TDCC);
 }

@@ -1,4 +1,5 @@
-/* Exception entry and return for EL1 and EL0 (DDI 0487 D1.3), and PSTATE as SPSR shows it. */
+/* Exception entry and return for EL1 and EL0 (DDI 0487 D1.3). */
+#include "memory.h"
 #include "simd.h"
 
 #define ESR_IL (1ull << 25) /* a 32-bit instruction */
@@ -7,55 +8,6 @@
 
 enum { VECTOR_CURRENT_SP0 = 0x000, VECTOR_CURRENT_SPX = 0x200, VECTOR_LOWER = 0x400 };
 enum { VECTOR_SYNCHRONOUS = 0x000, VECTOR_IRQ = 0x080, VECTOR_FIQ = 0x100 };
-
-uint64_t pstate_get(const struct vcpu *cpu)
-{
-    uint64_t mode = cpu->el ? (cpu->sp_select ? MODE_EL1H : MODE_EL1T) : MODE_EL0T;
-    return cpu->nzcv | (cpu->tco ? SPSR_TCO : 0) | (cpu->dit ? SPSR_DIT : 0) |
-           (cpu->uao ? SPSR_UAO : 0) | (cpu->pan ? SPSR_PAN : 0) | (cpu->il ? SPSR_IL : 0) |
-           (cpu->ss ? SPSR_SS : 0) |
-           (cpu->ssbs ? SPSR_SSBS : 0) | (uint64_t)cpu->daif << 6 | mode;
-}
-
-void select_stack(struct vcpu *cpu, unsigned el, unsigned sp_select)
-{
-    cpu->sp_el[cpu->sp_select] = cpu->x[SLOT_SP];
-    cpu->el = (uint8_t)el;
-    cpu->sp_select = (uint8_t)sp_select;
-    cpu->x[SLOT_SP] = cpu->sp_el[sp_select];
-}
-
-static void set_flags(struct vcpu *cpu, uint64_t spsr)
-{
-    cpu->nzcv = (uint32_t)spsr & NZCV_MASK;
-    cpu->tco = (spsr & SPSR_TCO) != 0;
-    cpu->dit = (spsr & SPSR_DIT) != 0;
-    cpu->uao = (spsr & SPSR_UAO) != 0;
-    cpu->ssbs = (spsr & SPSR_SSBS) != 0;
-    cpu->daif = (spsr & SPSR_DAIF) >> 6;
-    cpu->pan = (spsr & SPSR_PAN) != 0;
-}
-
-static bool is_mode(uint64_t mode)
-{
-    return mode == MODE_EL0T || mode == MODE_EL1T || mode == MODE_EL1H;
-}
-
-static void set_mode(struct vcpu *cpu, uint64_t mode)
-{
-    select_stack(cpu, mode != MODE_EL0T, mode == MODE_EL1H);
-}
-
-void pstate_set(struct vcpu *cpu, uint64_t spsr)
-{
-    set_flags(cpu, spsr);
-    cpu->il = (spsr & SPSR_IL) != 0;
-    cpu->ss = (spsr & SPSR_SS) != 0;
-    cpu->step_iss = 0;
-    if (is_mode(spsr & SPSR_MODE))
-        set_mode(cpu, spsr & SPSR_MODE);
-    update_memory_mode(cpu);
-}
 
 static uint64_t vector(const struct vcpu *cpu, unsigned kind)
 {
@@ -131,11 +83,7 @@ void exception_return(struct vcpu *cpu)
 {
     uint64_t spsr = cpu->sys.spsr, target = cpu->sys.elr;
     bool steps = step_after_return(cpu, spsr);
-    set_flags(cpu, spsr);
-    cpu->il = (spsr & SPSR_IL) != 0;
-    if (is_mode(spsr & SPSR_MODE))
-        set_mode(cpu, spsr & SPSR_MODE);
-    else
+    if (!pstate_take(cpu, spsr))
         cpu->il = 1; /* an illegal return stays at this EL and marks PSTATE (D1.4.4) */
     drop_monitor(cpu);
     update_memory_mode(cpu);

@@ -78,20 +78,8 @@ void run_fp_pairwise(struct vcpu *cpu, const struct insn *insn)
     finish(cpu, insn, &result, &env);
 }
 
-void run_fp_scalar_pairwise(struct vcpu *cpu, const struct insn *insn)
-{
-    if (!fp_enabled(cpu))
-        return;
-    struct fp_env env = fp_env_of(cpu);
-    enum fp_size size = insn->size;
-    const struct vector *source = &cpu->v[insn->rn];
-    struct vector result = {0};
-    set_lane(&result, size, 0,
-             insn->binary(size, get_lane(source, size, 0), get_lane(source, size, 1), &env));
-    finish(cpu, insn, &result, &env);
-}
-
-/* Reduce(): neighbours first, which decides between NaNs. */
+/* Reduce() of insn->shift lanes, two for the scalar pairwise operations: neighbours first, which
+ * decides between NaNs. */
 void run_fp_across(struct vcpu *cpu, const struct insn *insn)
 {
     if (!fp_enabled(cpu))

@@ -18,7 +18,6 @@ insn_handler run_fp_unary;
 /* `binary`: the operation. */
 insn_handler run_fp_binary, run_fp_pairwise;
 /* Of lanes 0 and 1 of rn; `binary`: the operation. */
-insn_handler run_fp_scalar_pairwise;
 /* `binary`: the operation; `shift`: how many lanes. */
 insn_handler run_fp_across;
 /* `ra`: the register of the addend; `flags`: what is negated. */

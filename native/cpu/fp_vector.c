@@ -257,7 +257,8 @@ bool decode_fp_pairwise(uint32_t word, struct insn *insn)
     bool is_half = !BIT(word, 29);
     if (!operation || (is_half && BIT(word, 22)))
         return false;
-    set_binary(insn, operation, run_fp_scalar_pairwise);
+    insn->shift = 2;
+    set_binary(insn, operation, run_fp_across);
     return set_lanes(word, insn, is_half ? FP_HALF : single_or_double(word));
 }
 

@@ -2,7 +2,7 @@
 #ifndef TA_LOAD_STORE_H
 #define TA_LOAD_STORE_H
 
-#include "cpu.h"
+#include "memory.h"
 
 /* insn->shift: where the address comes from. */
 enum { ADDRESS_OFFSET, ADDRESS_POST, ADDRESS_PRE };

@@ -2,7 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "cpu.h"
+#include "memory.h"
 
 struct ta_machine *ta_machine_new(uint32_t vcpus, uint64_t seed)
 {

@@ -11,7 +11,7 @@
  *
  * An access is judged as a whole before anything changes: both pages of one that crosses a page
  * are translated and checked first, so that a fault on the second leaves the first untouched. */
-#include "cpu.h"
+#include "memory.h"
 
 void mark_dirty(const struct ram_region *ram, uint64_t gpa)
 {

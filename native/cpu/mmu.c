@@ -10,7 +10,7 @@
  *
  * A walk reads descriptors from RAM as they are now and sets no Access flag (HAFDBS is not
  * claimed): it has no side effects, and AT and a failed access leave no trace. */
-#include "cpu.h"
+#include "memory.h"
 
 enum { OUTPUT_BITS = 48 };
 

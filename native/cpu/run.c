@@ -17,7 +17,7 @@
  * Interrupts are taken between slices only, so that the fast path has one flag to look at
  * (slice_over). Whatever may let an interrupt through (MSR DAIF, ERET) sets that flag; a line that
  * another thread raises is seen when the present slice ends, 4096 instructions later at most. */
-#include "cpu.h"
+#include "memory.h"
 
 enum { TURN_MIN = 2000, TURN_SPREAD = 8192, SLICE = 4096 };
 enum { EVENT_TICKS = 62500 }; /* 1 ms: a vCPU that waits in WFE looks again after that */

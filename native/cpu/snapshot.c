@@ -3,7 +3,7 @@
  * Two snapshots are equal only if the vCPUs will behave alike: caches of work already done
  * (TLBs, decoded instructions, where the last fetch came from) are not in them. They hold host
  * addresses and mean nothing in another machine. */
-#include "cpu.h"
+#include "memory.h"
 
 #define STATE_BYTES offsetof(struct vcpu, machine)
 

@@ -1,5 +1,5 @@
 /* A vCPU's state by KVM ONE_REG id (Linux Documentation/virt/kvm/api.rst, 4.68). */
-#include "cpu.h"
+#include "memory.h"
 #include "sysregs.h"
 
 #define ID_SIZE_SHIFT 52 /* bits 55:52 are log2 of the register's bytes */

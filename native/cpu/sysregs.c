@@ -2,6 +2,7 @@
 #include "cpu.h"
 #include "gic_interface.h"
 #include "identity.h"
+#include "memory.h"
 #include "simd.h"
 #include "sysregs.h"
 #include "timer.h"
@@ -22,8 +23,6 @@
 #define DBGWCR_BITS 0x1f1fffffull
 #define MDSCR_BITS (MDSCR_SS | MDSCR_TDCC | MDSCR_KDE | MDSCR_MDE)
 #define MDCCINT_BITS (3ull << 29)
-#define OSLSR_IMPLEMENTED 8ull
-#define OSLSR_LOCKED 2ull
 #define CLAIM_BITS 0xffull
 #define SCTLR_RES1 0x30500800ull /* LSMAOE, nTLSMD, EIS, TSCXT, EOS: features not here */
 
@@ -39,14 +38,14 @@
 
 /* --- how a register is read and written --- */
 
-static uint64_t read_field(const struct vcpu *cpu, const struct sysreg *reg)
+uint64_t read_field(const struct vcpu *cpu, const struct sysreg *reg)
 {
     uint64_t value;
     memcpy(&value, (const char *)cpu + reg->offset, sizeof value);
     return value;
 }
 
-static void write_field(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
+void write_field(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
 {
     value &= reg->bits;
     memcpy((char *)cpu + reg->offset, &value, sizeof value);
@@ -100,62 +99,6 @@ static uint64_t read_isr(const struct vcpu *cpu, const struct sysreg *reg)
     return (uint64_t)interrupt_lines(cpu) << 6;
 }
 
-/* The stack pointer of EL0 while it is not the current one; see check_sp_el0(). */
-static uint64_t read_sp_el0(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    (void)reg;
-    return cpu->sp_el[0];
-}
-
-static void write_sp_el0(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    (void)reg;
-    cpu->sp_el[0] = value;
-}
-
-static uint64_t read_current_el(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    (void)reg;
-    return (uint64_t)cpu->el << 2;
-}
-
-static uint64_t read_spsel(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    (void)reg;
-    return cpu->sp_select;
-}
-
-static void write_spsel(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    (void)reg;
-    select_stack(cpu, cpu->el, value & 1);
-}
-
-static uint64_t read_nzcv(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    (void)reg;
-    return cpu->nzcv;
-}
-
-static void write_nzcv(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    (void)reg;
-    cpu->nzcv = (uint32_t)value & NZCV_MASK;
-}
-
-static uint64_t read_daif(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    (void)reg;
-    return (uint64_t)cpu->daif << 6;
-}
-
-static void write_daif(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    (void)reg;
-    cpu->daif = value >> 6 & 0xf;
-    look_for_events(cpu);
-}
-
 static uint64_t read_field32(const struct vcpu *cpu, const struct sysreg *reg)
 {
     uint32_t value;
@@ -167,73 +110,6 @@ static void write_field32(struct vcpu *cpu, const struct sysreg *reg, uint64_t v
 {
     uint32_t bits = (uint32_t)(value & reg->bits);
     memcpy((char *)cpu + reg->offset, &bits, sizeof bits);
-}
-
-/* A PSTATE flag of one bit: `offset` is its byte in struct vcpu, `bits` its place in the register. */
-static uint64_t read_flag(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    return ((const uint8_t *)cpu)[reg->offset] ? reg->bits : 0;
-}
-
-static void write_flag(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    ((uint8_t *)cpu)[reg->offset] = (value & reg->bits) != 0;
-}
-
-static void write_pan(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    write_flag(cpu, reg, value);
-    select_tlb(cpu);
-}
-
-static void write_tco(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    write_flag(cpu, reg, value);
-    update_tag_checks(cpu);
-}
-
-static void write_debug(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    write_field(cpu, reg, value);
-    update_debug(cpu);
-}
-
-static uint64_t read_oslsr(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    (void)reg;
-    return OSLSR_IMPLEMENTED | (cpu->sys.os_lock ? OSLSR_LOCKED : 0);
-}
-
-static void write_oslsr(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    (void)reg;
-    cpu->sys.os_lock = (value & OSLSR_LOCKED) != 0;
-    update_debug(cpu);
-}
-
-static void write_oslar(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    (void)reg;
-    cpu->sys.os_lock = value & 1;
-    update_debug(cpu);
-}
-
-/* Claim tags (H9.2): one register sets them and reads as what can be set, the other clears them and
- * reads as what is set. */
-static uint64_t read_claim_set(const struct vcpu *cpu, const struct sysreg *reg)
-{
-    (void)cpu;
-    return reg->bits;
-}
-
-static void write_claim_set(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    cpu->sys.dbgclaim |= value & reg->bits;
-}
-
-static void write_claim_clear(struct vcpu *cpu, const struct sysreg *reg, uint64_t value)
-{
-    cpu->sys.dbgclaim &= ~(value & reg->bits);
 }
 
 static bool accepts_pfr0(const struct vcpu *cpu, uint64_t value)
@@ -254,14 +130,7 @@ static bool accepts_isar0(const struct vcpu *cpu, uint64_t value)
 
 /* --- who may access it --- */
 
-/* UNDEFINED while it is the current stack pointer (C5.2.18). */
-static enum sysreg_access check_sp_el0(const struct vcpu *cpu)
-{
-    return cpu->el && cpu->sp_select ? ACCESS_ALLOWED : ACCESS_UNDEFINED;
-}
-
-/* EL1 decides whether EL0 may. */
-static enum sysreg_access if_enabled(const struct vcpu *cpu, uint64_t control, uint64_t enable)
+enum sysreg_access if_enabled(const struct vcpu *cpu, uint64_t control, uint64_t enable)
 {
     return cpu->el || (control & enable) ? ACCESS_ALLOWED : ACCESS_TRAPPED;
 }
@@ -271,20 +140,9 @@ static enum sysreg_access check_ctr(const struct vcpu *cpu)
     return if_enabled(cpu, cpu->sys.sctlr, SCTLR_UCT);
 }
 
-static enum sysreg_access check_daif(const struct vcpu *cpu)
-{
-    return if_enabled(cpu, cpu->sys.sctlr, SCTLR_UMA);
-}
-
 static enum sysreg_access check_fp(const struct vcpu *cpu)
 {
     return fp_is_untrapped(cpu) ? ACCESS_ALLOWED : ACCESS_TRAPPED_FP;
-}
-
-/* The debug communications channel, which has no debugger at its other end. */
-static enum sysreg_access check_channel(const struct vcpu *cpu)
-{
-    return if_enabled(cpu, ~cpu->sys.mdscr, MDSCR_TDCC);
 }
 
 static enum sysreg_access check_frequency(const struct vcpu *cpu)

@@ -39,4 +39,27 @@ uint64_t read_sysreg_state(const struct vcpu *cpu, const struct sysreg *reg);
 bool write_sysreg_state(struct vcpu *cpu, const struct sysreg *reg, uint64_t value);
 void each_sysreg_state(void (*put)(void *context, uint32_t encoding), void *context);
 
+/* --- what entries of the table share --- */
+
+typedef uint64_t sysreg_read(const struct vcpu *cpu, const struct sysreg *reg);
+typedef void sysreg_write(struct vcpu *cpu, const struct sysreg *reg, uint64_t value);
+typedef enum sysreg_access sysreg_check(const struct vcpu *cpu);
+
+sysreg_read read_field;
+sysreg_write write_field;
+/* EL1 decides whether EL0 may. */
+enum sysreg_access if_enabled(const struct vcpu *cpu, uint64_t control, uint64_t enable);
+
+/* --- pstate.c --- */
+
+sysreg_read read_sp_el0, read_current_el, read_spsel, read_nzcv, read_daif, read_flag;
+sysreg_write write_sp_el0, write_spsel, write_nzcv, write_daif, write_flag, write_pan, write_tco;
+sysreg_check check_sp_el0, check_daif;
+
+/* --- debug.c --- */
+
+sysreg_read read_oslsr, read_claim_set;
+sysreg_write write_debug, write_oslsr, write_oslar, write_claim_set, write_claim_clear;
+sysreg_check check_channel;
+
 #endif

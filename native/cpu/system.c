@@ -1,6 +1,6 @@
 /* The system instructions: hints, barriers, PSTATE, DC, IC, TLBI, AT, MRS and MSR
  * (DDI 0487 C4.1.93 and C5). */
-#include "cpu.h"
+#include "memory.h"
 #include "simd.h"
 #include "sysregs.h"
 

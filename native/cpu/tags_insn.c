@@ -1,5 +1,5 @@
 /* The instructions of the Memory Tagging Extension (DDI 0487 D10 and C6.2). */
-#include "cpu.h"
+#include "memory.h"
 
 #define TAG_SHIFT 56
 #define GCR_RRND (1ull << 16)
