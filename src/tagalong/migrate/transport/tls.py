@@ -64,6 +64,7 @@ class TlsCredentials:
         """Return what OpenSSL needs. Raises HostError naming the file that is not as it must be."""
         is_server = role is TlsRole.SERVER
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
+        context.sslsocket_class = _ConnectedSocket
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
         if is_server:
@@ -115,6 +116,22 @@ def _require(path: Path) -> None:
         ) from error
 
 
+class _ConnectedSocket(ssl.SSLSocket):
+    """A socket that was connected when it was wrapped, whatever its peer has done since.
+
+    The ssl module asks getpeername() whether a socket is connected. If a peer's reset answers, the
+    module raises and leaves the socket open until the collector finds it. Here the handshake
+    fails instead, and closes what it has.
+    """
+
+    def getpeername(self) -> Any:
+        """Return the peer's address, None if the peer is gone."""
+        try:
+            return super().getpeername()
+        except OSError:
+            return None
+
+
 class Handshake:
     """A TLS handshake on a connected socket, in steps, so that slow peers delay no others.
 
@@ -133,7 +150,8 @@ class Handshake:
     ) -> None:
         """Begin, as the client if there is a `server_name` to prove, else as the server.
 
-        Raises HostError if the peer has reset the connection already, or ca-crl.pem is damaged.
+        Raises HostError if `server_name` is no host's name, or ca-crl.pem is damaged. If the peer
+        has reset the connection already, the first `step` says so.
         """
         sock.setblocking(False)
         self.name = name
@@ -141,8 +159,8 @@ class Handshake:
         self._credentials = credentials
         try:
             self._revocations = credentials.revocations()
-            # A peer that is gone already fails here: the ssl module would leave its socket open.
-            sock.getpeername()
+            if server_name is not None:
+                server_name.encode("idna")  # a bad name fails while the socket is still `sock`
             self._sock = context.wrap_socket(
                 sock,
                 server_side=server_name is None,

@@ -1,8 +1,11 @@
 """TLS: who is let in, who is not, and that nothing leaves after a send that failed."""
 
 import contextlib
+import gc
+import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -29,7 +32,7 @@ from tagalong.migrate import (
     parse_address,
     receive_from,
 )
-from tagalong.migrate.transport.tls import TlsRole
+from tagalong.migrate.transport.tls import Handshake, TlsRole
 from tests.support.certificates import Authority
 from tests.support.fake_machine import FakeMachine, contents, describe
 from tests.support.migration import PATIENT
@@ -359,6 +362,37 @@ def test_listener_without_its_certificates_leaves_no_unix_socket(tmp_path: Path)
         listen(parse_address(f"unix:{path}"), tls=TlsCredentials(tmp_path / "none"))
 
     assert not path.exists()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_peer_that_reset_before_its_handshake_leaves_no_open_socket(ours: TlsCredentials) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_connection(server.getsockname()) as peer:
+            accepted, _ = server.accept()
+            peer.sendall(b"\x16")
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset = select.poll()
+        reset.register(accepted, 0)  # the peer's byte is not waited for, its reset is
+        reset.poll()
+        with pytest.raises(OSError):
+            accepted.getpeername()  # the reset has arrived: this is what the ssl module asks
+        shake = Handshake(
+            accepted, ours, ours.context(TlsRole.SERVER), server_name=None, name="peer"
+        )
+
+    with pytest.raises(HostError, match="the TLS handshake broke off"):
+        shake.step()
+    shake.close()
+    del shake, accepted
+    gc.collect()
+
+
+def test_name_that_no_host_has_closes_the_socket(ours: TlsCredentials) -> None:
+    near, far = socket.socketpair()
+    with far, pytest.raises(HostError, match="cannot begin TLS"):
+        Handshake(near, ours, ours.context(TlsRole.CLIENT), server_name="a" * 64, name="peer")
+
+    assert near.fileno() == -1
 
 
 def test_failed_send_lets_nothing_out_later(ours: TlsCredentials) -> None:
