@@ -34,6 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "core": {"binary", "files", "mte", "memory", "machine", "machine_records", "wire"},
     "snapshot": {"binary", "files", "mte", "memory", "machine", "core", "paging"},
     "qemu": {"access", "core", "files", "machine", "memory", "mte", "snapshot"},
+    "explain": {
+        "binary", "control", "core", "files", "machine", "memory", "mte", "paging", "qapi",
+        "snapshot",
+    },
     "qmp": {"socket_files"},
     "drgn": {"binary", "core", "machine", "memory", "mte", "paging"},
     "qapi": {"access", "core", "machine", "migrate", "qmp", "snapshot"},
@@ -52,8 +56,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "lab": {"binary"},
     "cli": {
-        "access", "beside", "boot", "control", "core", "devices", "lab", "machine", "migrate",
-        "mte", "qapi", "qemu", "snapshot", "studies", "vmm",
+        "access", "beside", "boot", "control", "core", "devices", "explain", "lab", "machine",
+        "migrate", "mte", "qapi", "qemu", "snapshot", "studies", "vmm",
     },
     "__main__": {"cli"},
 }  # fmt: skip
