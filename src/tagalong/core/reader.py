@@ -1,6 +1,7 @@
 """Reads cores: of tagalong, of Linux for a process, and of any other writer."""
 
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +47,7 @@ from tagalong.errors import (
     NotInCoreError,
 )
 from tagalong.files import name_failure
+from tagalong.memory.extents import file_extents
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAGS_PER_BYTE
 from tagalong.mte.pointers import address_of
 from tagalong.mte.tags import pack, unpack
@@ -197,6 +199,30 @@ class Core:
         """Raise what `granule_tags` would raise for this range, without reading it."""
         start = _entry(address, length, GRANULE_BYTES)
         self._tag_pieces(start, start + length)
+
+    def stored_data(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts [start, stop) of a range whose data are there and no hole of the file.
+
+        In ascending order. What of the core's memory is in none of them is zero. Reads no
+        content. Raises HostError if the host cannot tell where holes are.
+        """
+        return self._stored(self._data.cover(start, stop), 1)
+
+    def stored_tags(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of a range whose tags are there and no hole, as `stored_data`."""
+        return self._stored(self._tags.cover(start, stop), PACKED_RATIO)
+
+    def _stored(self, pieces: Iterator[OwnedRange], ratio: int) -> Iterator[tuple[int, int]]:
+        """`ratio`: bytes of memory for each byte of the file."""
+        for piece in pieces:
+            if self.source.fd is None:
+                yield piece.start, piece.stop
+                continue
+            base = piece.owner.address - piece.owner.offset * ratio
+            first = (piece.start - base) // ratio
+            last = -(-(piece.stop - base) // ratio)
+            for low, high in file_extents(self.source.fd, first, last, "the core"):
+                yield max(base + low * ratio, piece.start), min(base + high * ratio, piece.stop)
 
     @cached_property
     def notes(self) -> tuple[Note, ...]:
