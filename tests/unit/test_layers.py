@@ -54,10 +54,11 @@ ALLOWED: dict[str, set[str]] = {
         "access", "mte", "memory", "machine", "boot", "soft", "kvm", "migrate", "qapi", "vmm",
         "control", "beside",
     },
+    "views": {"core", "explain", "memory", "mte"},
     "lab": {"binary"},
     "cli": {
         "access", "beside", "boot", "control", "core", "devices", "explain", "lab", "machine",
-        "migrate", "mte", "qapi", "qemu", "snapshot", "studies", "vmm",
+        "migrate", "mte", "qapi", "qemu", "snapshot", "studies", "views", "vmm",
     },
     "__main__": {"cli"},
 }  # fmt: skip

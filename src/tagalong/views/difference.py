@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.core import Core, CoreVcpu
-from tagalong.errors import MalformedCoreError, NotInCoreError, NoTagsError, UsageError
+from tagalong.errors import MalformedCoreError, NoTagsError, NotInCoreError, UsageError
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO
 from tagalong.mte.tags import unpack
 from tagalong.views.survey import whole_granules
@@ -199,11 +199,13 @@ class _Planes:
     def _differing_tags(self, start: int, stop: int) -> NDArray[np.bool_] | None:
         if start % PACKED_RATIO or stop % PACKED_RATIO:
             left, right = (core.granule_tags(start, stop - start) for core in self._cores)
-            return left != right
+            flags: NDArray[np.bool_] = left != right
+            return flags
         left, right = (core.tags(start, stop - start) for core in self._cores)
         if np.array_equal(left, right):
             return None
-        return unpack(left ^ right) != 0
+        differs: NDArray[np.bool_] = unpack(left ^ right).astype(np.bool_)
+        return differs
 
     def tags_of(self, address: int) -> tuple[int, int] | None:
         """Return a granule's tags in both cores, None if either has none."""
@@ -266,9 +268,10 @@ class _Runs:
             if len(self._found.runs) == self._most and place + 2 < len(starts):
                 # The rest is counted; only the last can go on in the next piece.
                 self._found.run_count += len(starts) - place - 2
-                first, stop = int(starts[-1]), int(stops[-1])
                 self._add_run(
-                    at + first * GRANULE_BYTES, at + stop * GRANULE_BYTES, int(kinds[first])
+                    at + int(starts[-1]) * GRANULE_BYTES,
+                    at + int(stops[-1]) * GRANULE_BYTES,
+                    int(kinds[starts[-1]]),
                 )
                 return
 

@@ -5,18 +5,17 @@ counted without being read, so that a guest of 64 GiB which used 1 GiB costs wha
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tagalong.core import Core
 from tagalong.core.regions import CoreRegion
 from tagalong.core.source import Source
 from tagalong.errors import MalformedCoreError, UsageError
-from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAG_BITS, TAG_MASK, TAGS_PER_BYTE
+from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAG_BITS, TAG_MASK
 
 TAG_COUNT: Final = 1 << TAG_BITS
 
@@ -162,7 +161,7 @@ def count_cells(memory: TagMemory, start: int, end: int, cell_bytes: int) -> Cel
     if cells > _MAX_CELLS:
         raise UsageError(f"{cells} cells are too many to look at: take larger ones")
     row = CellRow(start, end, cell_bytes, np.zeros((cells, TAG_COUNT), np.int64))
-    for low, high in _tagged_parts(memory, start, end):
+    for low, high in tagged_parts(memory, start, end):
         _add_granules(row, low, high, 0)
         for stored_low, stored_high in memory.stored_tags(low, high):
             _add_granules(row, stored_low, stored_high, 0, -1)
@@ -171,8 +170,8 @@ def count_cells(memory: TagMemory, start: int, end: int, cell_bytes: int) -> Cel
     return row
 
 
-def _tagged_parts(memory: TagMemory, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the parts of a range that have tags, whole granules of them."""
+def tagged_parts(memory: TagMemory, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the parts [start, end) of a range that have tags, whole granules of them."""
     regions = memory.regions
     first = max(bisect_right(regions, start, key=_address) - 1, 0)
     for number in range(first, len(regions)):
@@ -225,5 +224,15 @@ def _count_packed(packed: NDArray[np.uint8]) -> Counts:
     low = np.bincount(_LOW, weights=bytes_by_value, minlength=TAG_COUNT)
     high = np.bincount(_HIGH, weights=bytes_by_value, minlength=TAG_COUNT)
     counts: Counts = (low + high).astype(np.int64)
-    assert counts.sum() == packed.size * TAGS_PER_BYTE
     return counts
+
+
+def drawn_regions(surveys: Sequence[RegionSurvey], most: int) -> tuple[list[RegionSurvey], int]:
+    """Return the regions worth a drawing, in ascending order, and how many more have tags.
+
+    Those with the most tagged granules, `most` at most.
+    """
+    tagged = [each for each in surveys if each.counts is not None and each.counts.sum()]
+    chosen = sorted(tagged, key=lambda each: -each.tagged_granules)[:most]
+    chosen.sort(key=lambda each: each.region.address)
+    return chosen, len(tagged) - len(chosen)
