@@ -8,9 +8,10 @@ NATIVE := $(shell find native guests -type f -not -name '*.pyc' 2>/dev/null)
 CONSTRAIN := -c constraints.txt
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install $(CONSTRAIN)
 
-# One of the tests' processes waits for the lab while that runs. More than four share too much memory.
-WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); \
-	echo $$((cores < 2 ? 2 : cores > 4 ? 4 : cores)))
+# One more than cores: one of them waits for the lab, another for a timeout. More than four share
+# too much memory.
+WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); \
+	echo $$((cores < 3 ? cores + 1 : 4)))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test docs examples lab kernels lint types bench beside long faults fuzz clean

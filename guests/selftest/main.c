@@ -103,9 +103,16 @@ static void reset_machine(void) {
         poke((u64)scratch + offset, 0);
 }
 
+/* A line costs a VMM an exit for each character. */
+enum shown { SHOW_ALL, SHOW_FAILED };
+static const char *const shown_words[] = {[SHOW_ALL] = "all", [SHOW_FAILED] = "failed", NULL};
+static u64 shown = SHOW_ALL;
+
 static void print_verdict(const struct topic *topic, const struct check *check) {
     static const char *const words[] = {[PASSED] = "ok", [FAILED] = "FAIL", [SKIPPED] = "skip"};
     const char *note = as_qemu ? " (as QEMU 10.0, not as the manual)" : "";
+    if (verdict == PASSED && shown == SHOW_FAILED)
+        return;
     if (verdict == PASSED)
         console_line("selftest: ok %s.%s%s", topic->name, check->name, note);
     else
@@ -130,7 +137,8 @@ void main(const struct boot *boot) {
                      mte_version());
         guest_end(GUEST_FAILED);
     }
-    knobs_read("selftest", boot->command_line, NULL, 0);
+    const struct knob knobs[] = {{"show", &shown, 0, 0, shown_words}};
+    knobs_read("selftest", boot->command_line, knobs, COUNT(knobs));
     for (size_t i = 0; i < COUNT(topics); i++)
         for (size_t j = 0; j < topics[i]->count; j++)
             counts[run_check(topics[i], &topics[i]->checks[j])]++;

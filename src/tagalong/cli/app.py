@@ -12,7 +12,7 @@ import click
 from tagalong import __version__
 from tagalong.cli.failure import error_line, failure_json, wants_json
 from tagalong.cli.output import ONLY_REPORT_LOST, REPORT_LOST, ReportStream, guarded_streams
-from tagalong.control.interrupt import Interrupted
+from tagalong.control.interrupted import Interrupted
 from tagalong.errors import HostError, OutputError, TagalongError
 
 _SECTIONS = {

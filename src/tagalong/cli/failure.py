@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import click
 
-from tagalong.control.interrupt import Interrupted
+from tagalong.control.interrupted import Interrupted
 from tagalong.errors import MigrationStage, TagalongError, UsageError, with_causes
 
 

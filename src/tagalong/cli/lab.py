@@ -18,7 +18,7 @@ import click
 
 from tagalong.cli.lab_setup import setup_bars, setup_report
 from tagalong.cli.values import FILE, SIZE
-from tagalong.control.interrupt import Interrupted
+from tagalong.control.interrupted import Interrupted
 from tagalong.errors import OutputError
 from tagalong.lab import (
     DEFAULT_KERNEL,

@@ -5,20 +5,12 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
+from tagalong.control.interrupted import Interrupted
 from tagalong.errors import TagalongError
 
 T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Interrupted(Exception):  # noqa: N818 (not an error: the operator asked for it)
-    """A signal ended the work; `exit_code` is 128 and its number, as a shell counts."""
-
-    def __init__(self, number: int, outcome: str) -> None:
-        self.exit_code = 128 + number
-        name = signal.Signals(number).name
-        super().__init__(f"interrupted ({name}){': ' if outcome else ''}{outcome}")
 
 
 def run_interruptible(work: Callable[[], Coroutine[object, object, T]]) -> T:

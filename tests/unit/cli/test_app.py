@@ -9,7 +9,7 @@ import pytest
 import tagalong
 from tagalong.cli import app
 from tagalong.cli.app import invoke
-from tagalong.control.interrupt import Interrupted
+from tagalong.control.interrupted import Interrupted
 from tagalong.errors import DigestMismatchError, HostError, MigrationError
 
 

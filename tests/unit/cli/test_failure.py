@@ -8,7 +8,7 @@ import pytest
 
 from tagalong.cli.app import invoke
 from tagalong.cli.failure import error_line, failure_json, wants_json
-from tagalong.control.interrupt import Interrupted
+from tagalong.control.interrupted import Interrupted
 from tagalong.errors import HostError, MigrationError, MigrationStage
 
 

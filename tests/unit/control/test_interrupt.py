@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tagalong.control.interrupt import Interrupted, run_interruptible
+from tagalong.control.interrupt import run_interruptible
+from tagalong.control.interrupted import Interrupted
 from tagalong.errors import MigrationCancelledError, UsageError
 
 
