@@ -4,6 +4,7 @@
  *   interpose.c  libc's ioctl, and which of its calls concern a VM
  *   vm.c         the one VM: its slots and its dirty logs
  *   vcpus.c      vCPUs in the guest, and the hold that keeps them out
+ *   registers.c  the registers of a vCPU that is out of the guest
  *   pagemap.c    which of the guest's pages are there
  *   tags.c       tags in bulk, by KVM_ARM_MTE_COPY_TAGS
  *   service.c    the thread that serves the socket
@@ -12,10 +13,12 @@
 #define TAGALONG_BESIDE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define TB_VERSION 1
 #define TB_MAX_SLOTS 512
+#define TB_MAX_VCPUS 512
 #define TB_GRANULE_BYTES 16
 /* Of one request: so much guest RAM, and therefore tags, at most. */
 #define TB_MAX_RANGE_BYTES (64UL << 20)
@@ -30,6 +33,8 @@ enum tb_operation {
     TB_READ_TAGS = 7,
     TB_WRITE_TAGS = 8,
     TB_HOLD = 9,
+    TB_READ_DATA = 10,
+    TB_READ_REGISTERS = 11,
 };
 
 enum tb_harvest {
@@ -87,12 +92,27 @@ struct tb_slot_entry {
     uint64_t size_bytes;
 };
 
+/* The head of a vCPU's registers; each of them follows as its id, u64, and its value, as many bytes
+ * as the id says. */
+struct tb_registers {
+    uint32_t mp_state; /* KVM's */
+    uint32_t count;
+};
+
 _Static_assert(sizeof(struct tb_request) == 32, "as docs/formats/beside-link.md says");
 _Static_assert(sizeof(struct tb_reply) == 8, "as docs/formats/beside-link.md says");
 _Static_assert(sizeof(struct tb_state) == 40, "as docs/formats/beside-link.md says");
 _Static_assert(sizeof(struct tb_slot_entry) == 24, "as docs/formats/beside-link.md says");
+_Static_assert(sizeof(struct tb_registers) == 8, "as docs/formats/beside-link.md says");
 
 /* --- interpose.c --- */
+
+/* Where pages are: in which VM, for the guest, and in this process. */
+struct tb_place {
+    int vm_fd;
+    uint64_t gpa;
+    const uint8_t *hva;
+};
 
 /* libc's own ioctl, past this library. */
 int tb_real_ioctl(int fd, unsigned long request, void *argument);
@@ -117,7 +137,9 @@ void tb_stop_log(void);
 int tb_harvest(const struct tb_request *request, uint64_t *bitmap);
 int tb_populated(const struct tb_request *request, uint64_t *bitmap);
 /* Find the pages of a request; 0, or -errno if they are not all in one slot. */
-int tb_locate(const struct tb_request *request, int *vm_fd, uint64_t *gpa);
+int tb_locate(const struct tb_request *request, struct tb_place *place);
+/* The descriptor of vCPU `number` in the order of creation, -1 if there is none. */
+int tb_vcpu_fd(uint32_t number);
 uint32_t tb_page_bytes(void);
 
 /* --- vcpus.c --- */
@@ -125,17 +147,30 @@ uint32_t tb_page_bytes(void);
 /* KVM_RUN, or EINTR as from it while the vCPUs are held. */
 int tb_run_vcpu(int vcpu_fd, unsigned long request, void *argument);
 void tb_hold(bool held);
+/* Keep the vCPUs out of the guest for a moment; false, and no hold, if one is in it. */
+bool tb_hold_for_registers(void);
+void tb_release_for_registers(void);
 /* Fill in what `state` says of vCPUs. */
 void tb_read_vcpus(struct tb_state *state);
+
+/* --- registers.c --- */
+
+/* All registers of a vCPU in *reply, which is malloc's: a struct tb_registers and what follows.
+ * 0 or -errno: -EBUSY while a vCPU is in the guest. */
+int tb_read_registers(int vcpu_fd, uint8_t **reply, size_t *size);
 
 /* --- pagemap.c --- */
 
 bool tb_is_shared_mapping(uint64_t hva);
-/* Set the bits of the pages from `hva` on that are there, of private memory; 0 or -errno. */
+/* Set the bits of the pages from `hva` on that are there, of private or of shared memory; 0 or
+ * -errno. */
 int tb_populated_private(uint64_t hva, uint64_t pages, uint64_t *bitmap);
+int tb_populated_shared(uint64_t hva, uint64_t pages, uint64_t *bitmap);
 
 /* --- tags.c --- */
 
+/* Find the next run of chosen pages, of at most `most`, from *first on; its length or 0. */
+uint64_t tb_next_run(const uint64_t *bitmap, uint64_t pages, uint64_t most, uint64_t *first);
 /* `bitmap` chooses pages of [gpa, +pages); `packed` has page_bytes / 32 bytes for each of them. */
 int tb_read_tags(int vm_fd, uint64_t gpa, uint64_t pages, const uint64_t *bitmap, uint8_t *packed);
 int tb_write_tags(int vm_fd, uint64_t gpa, uint64_t pages, const uint64_t *bitmap,

@@ -72,10 +72,14 @@ static bool send_whole(int fd, const void *source, size_t size) {
     return true;
 }
 
-static bool reply(int fd, int status, const void *payload, size_t size) {
+/* The head of a reply whose payload has `size` bytes, if `status` is 0. */
+static bool reply_head(int fd, int status, size_t size) {
     struct tb_reply head = {.status = status, .payload_bytes = status ? 0 : (uint32_t)size};
-    return send_whole(fd, &head, sizeof(head)) &&
-           (status || !size || send_whole(fd, payload, size));
+    return send_whole(fd, &head, sizeof(head));
+}
+
+static bool reply(int fd, int status, const void *payload, size_t size) {
+    return reply_head(fd, status, size) && (status || !size || send_whole(fd, payload, size));
 }
 
 static size_t bitmap_bytes(uint64_t pages) {
@@ -108,9 +112,8 @@ static bool answer_slots(int fd, const struct tb_request *request) {
 /* A bitmap of the pages of a slot: what a harvest takes, or which pages are populated. */
 static bool answer_bitmap(int fd, const struct tb_request *request,
                           int (*fill)(const struct tb_request *, uint64_t *)) {
-    int vm_fd;
-    uint64_t gpa;
-    int status = tb_locate(request, &vm_fd, &gpa);
+    struct tb_place place;
+    int status = tb_locate(request, &place);
     size_t size = status ? 0 : bitmap_bytes(request->page_count);
     uint64_t *bitmap = status || !size ? NULL : calloc(1, size);
     if (!status && (!size || !bitmap))
@@ -124,10 +127,10 @@ static bool answer_bitmap(int fd, const struct tb_request *request,
     return is_sent;
 }
 
-/* Check the bitmap that begins a payload, and find the pages; the bytes of their packed tags in
- * *tag_bytes. 0 or -errno. */
-static int check_choice(const struct tb_request *request, const uint8_t *payload, int *vm_fd,
-                        uint64_t *gpa, size_t *tag_bytes) {
+/* Check the bitmap that begins a payload, and find the pages; how many are chosen in *chosen.
+ * 0 or -errno. */
+static int check_choice(const struct tb_request *request, const uint8_t *payload,
+                        struct tb_place *place, size_t *chosen) {
     uint64_t page = tb_page_bytes();
     if (!request->page_count || request->page_count > TB_MAX_RANGE_BYTES / page)
         return -ERANGE;
@@ -136,22 +139,32 @@ static int check_choice(const struct tb_request *request, const uint8_t *payload
     int64_t count = count_chosen((const uint64_t *)(const void *)payload, request->page_count);
     if (count < 0)
         return -ERANGE;
-    *tag_bytes = (size_t)count * page / TB_GRANULE_BYTES / 2;
-    return tb_locate(request, vm_fd, gpa);
+    *chosen = (size_t)count;
+    return tb_locate(request, place);
+}
+
+static size_t tag_bytes(size_t pages) {
+    return pages * tb_page_bytes() / TB_GRANULE_BYTES / 2;
+}
+
+/* As check_choice, of a request that has nothing behind the bitmap. */
+static int check_bare_choice(const struct tb_request *request, const uint8_t *payload,
+                             struct tb_place *place, size_t *chosen) {
+    int status = check_choice(request, payload, place, chosen);
+    bool is_bare = request->payload_bytes == bitmap_bytes(request->page_count);
+    return status || is_bare ? status : -EMSGSIZE;
 }
 
 static bool answer_read(int fd, const struct tb_request *request, const uint8_t *payload) {
-    int vm_fd;
-    uint64_t gpa;
-    size_t size = 0;
-    int status = check_choice(request, payload, &vm_fd, &gpa, &size);
-    if (!status && request->payload_bytes != bitmap_bytes(request->page_count))
-        status = -EMSGSIZE;
+    struct tb_place place;
+    size_t chosen = 0;
+    int status = check_bare_choice(request, payload, &place, &chosen);
+    size_t size = tag_bytes(chosen);
     uint8_t *packed = status ? NULL : malloc(size ? size : 1);
     if (!status && !packed)
         status = -ENOMEM;
     if (!status)
-        status = tb_read_tags(vm_fd, gpa, request->page_count,
+        status = tb_read_tags(place.vm_fd, place.gpa, request->page_count,
                               (const uint64_t *)(const void *)payload, packed);
     bool is_sent = reply(fd, status, packed, size);
     free(packed);
@@ -159,17 +172,44 @@ static bool answer_read(int fd, const struct tb_request *request, const uint8_t 
 }
 
 static bool answer_write(int fd, const struct tb_request *request, const uint8_t *payload) {
-    int vm_fd;
-    uint64_t gpa;
-    size_t size;
-    int status = check_choice(request, payload, &vm_fd, &gpa, &size);
-    if (!status && request->payload_bytes != bitmap_bytes(request->page_count) + size)
+    struct tb_place place;
+    size_t chosen = 0;
+    int status = check_choice(request, payload, &place, &chosen);
+    if (!status &&
+        request->payload_bytes != bitmap_bytes(request->page_count) + tag_bytes(chosen))
         status = -EMSGSIZE;
     if (!status)
-        status = tb_write_tags(vm_fd, gpa, request->page_count,
+        status = tb_write_tags(place.vm_fd, place.gpa, request->page_count,
                                (const uint64_t *)(const void *)payload,
                                payload + bitmap_bytes(request->page_count));
     return reply(fd, status, NULL, 0);
+}
+
+/* Pages go from the guest's memory to the socket: the kernel copies them, so a page that is gone
+ * meanwhile ends the connection and not the VMM. */
+static bool answer_data(int fd, const struct tb_request *request, const uint8_t *payload) {
+    const uint64_t *bitmap = (const uint64_t *)(const void *)payload;
+    struct tb_place place;
+    size_t chosen = 0, page = tb_page_bytes();
+    int status = check_bare_choice(request, payload, &place, &chosen);
+    bool is_sent = reply_head(fd, status, chosen * page);
+    uint64_t first = 0, run;
+    while (is_sent && !status &&
+           (run = tb_next_run(bitmap, request->page_count, UINT64_MAX, &first))) {
+        is_sent = send_whole(fd, place.hva + first * page, run * page);
+        first += run;
+    }
+    return is_sent;
+}
+
+static bool answer_registers(int fd, const struct tb_request *request) {
+    int vcpu_fd = tb_vcpu_fd(request->argument);
+    uint8_t *registers = NULL;
+    size_t size = 0;
+    int status = vcpu_fd < 0 ? -ENOENT : tb_read_registers(vcpu_fd, &registers, &size);
+    bool is_sent = reply(fd, status, registers, size);
+    free(registers);
+    return is_sent;
 }
 
 static bool answer(int fd, const struct tb_request *request, const uint8_t *payload) {
@@ -194,12 +234,17 @@ static bool answer(int fd, const struct tb_request *request, const uint8_t *payl
     case TB_HOLD:
         tb_hold(request->argument != 0);
         return answer_state(fd, request);
+    case TB_READ_DATA:
+        return answer_data(fd, request, payload);
+    case TB_READ_REGISTERS:
+        return answer_registers(fd, request);
     }
     return reply(fd, -EOPNOTSUPP, NULL, 0);
 }
 
 static bool has_payload(const struct tb_request *request) {
-    return request->operation == TB_READ_TAGS || request->operation == TB_WRITE_TAGS;
+    return request->operation == TB_READ_TAGS || request->operation == TB_WRITE_TAGS ||
+           request->operation == TB_READ_DATA;
 }
 
 /* One request; false if the connection is to end. */

@@ -12,8 +12,7 @@ static bool is_chosen(const uint64_t *bitmap, uint64_t page) {
     return bitmap[page / WORD_BITS] >> (page % WORD_BITS) & 1;
 }
 
-/* Find the next run of chosen pages, of at most `most`, from *first on; its length or 0. */
-static uint64_t next_run(const uint64_t *bitmap, uint64_t pages, uint64_t most, uint64_t *first) {
+uint64_t tb_next_run(const uint64_t *bitmap, uint64_t pages, uint64_t most, uint64_t *first) {
     uint64_t at = *first;
     while (at < pages && !is_chosen(bitmap, at))
         at++;
@@ -55,7 +54,7 @@ static void unpack(const uint8_t *packed, uint64_t count, uint8_t *tags) {
 int tb_read_tags(int vm_fd, uint64_t gpa, uint64_t pages, const uint64_t *bitmap, uint8_t *packed) {
     static uint8_t tags[TAGS_AT_ONCE]; /* the service has one thread */
     uint64_t page = tb_page_bytes(), first = 0, run;
-    while ((run = next_run(bitmap, pages, TAGS_AT_ONCE * TB_GRANULE_BYTES / page, &first))) {
+    while ((run = tb_next_run(bitmap, pages, TAGS_AT_ONCE * TB_GRANULE_BYTES / page, &first))) {
         uint64_t packed_bytes = run * page / TB_GRANULE_BYTES / 2;
         int status = copy(vm_fd, gpa + first * page, run * page, tags, KVM_ARM_TAGS_FROM_GUEST);
         if (status)
@@ -71,7 +70,7 @@ int tb_write_tags(int vm_fd, uint64_t gpa, uint64_t pages, const uint64_t *bitma
                   const uint8_t *packed) {
     static uint8_t tags[TAGS_AT_ONCE];
     uint64_t page = tb_page_bytes(), first = 0, run;
-    while ((run = next_run(bitmap, pages, TAGS_AT_ONCE * TB_GRANULE_BYTES / page, &first))) {
+    while ((run = tb_next_run(bitmap, pages, TAGS_AT_ONCE * TB_GRANULE_BYTES / page, &first))) {
         uint64_t packed_bytes = run * page / TB_GRANULE_BYTES / 2;
         unpack(packed, packed_bytes, tags);
         int status = copy(vm_fd, gpa + first * page, run * page, tags, KVM_ARM_TAGS_TO_GUEST);

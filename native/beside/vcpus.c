@@ -16,16 +16,34 @@
 
 static atomic_uint vcpus_running;
 static atomic_ulong runs;
-static atomic_bool is_held;
+
+/* Why the vCPUs are held, if they are: their tags are awaited, or their registers are read. */
+enum { FOR_TAGS = 1, FOR_REGISTERS = 2 };
+static atomic_uint holds;
 
 void tb_read_vcpus(struct tb_state *state) {
-    state->flags |= atomic_load(&is_held) ? TB_HELD : 0;
+    state->flags |= atomic_load(&holds) & FOR_TAGS ? TB_HELD : 0;
     state->vcpus_running = atomic_load(&vcpus_running);
     state->runs = atomic_load(&runs);
 }
 
 void tb_hold(bool held) {
-    atomic_store(&is_held, held);
+    if (held)
+        atomic_fetch_or(&holds, FOR_TAGS);
+    else
+        atomic_fetch_and(&holds, ~(unsigned)FOR_TAGS);
+}
+
+bool tb_hold_for_registers(void) {
+    atomic_fetch_or(&holds, FOR_REGISTERS);
+    if (!atomic_load(&vcpus_running))
+        return true;
+    tb_release_for_registers();
+    return false;
+}
+
+void tb_release_for_registers(void) {
+    atomic_fetch_and(&holds, ~(unsigned)FOR_REGISTERS);
 }
 
 /* Wait until the hold ends, or until the VMM wants its thread back: it sets immediate_exit then,
@@ -34,7 +52,7 @@ static bool wait_for_release(int vcpu_fd) {
     size_t size = tb_page_bytes();
     const volatile struct kvm_run *run = mmap(NULL, size, PROT_READ, MAP_SHARED, vcpu_fd, 0);
     bool is_mapped = run != MAP_FAILED, is_released = false;
-    while (!(is_released = !atomic_load(&is_held)) && !(is_mapped && run->immediate_exit)) {
+    while (!(is_released = !atomic_load(&holds)) && !(is_mapped && run->immediate_exit)) {
         struct timespec pause = {.tv_nsec = HOLD_POLL_NS};
         /* Not libc's, which is a cancellation point; ioctl is not. */
         if (syscall(SYS_nanosleep, &pause, NULL) != 0)
@@ -48,7 +66,7 @@ static bool wait_for_release(int vcpu_fd) {
 int tb_run_vcpu(int vcpu_fd, unsigned long request, void *argument) {
     /* Counted first: who sets the hold and then finds no vCPU running knows that none will. */
     atomic_fetch_add(&vcpus_running, 1);
-    while (atomic_load(&is_held)) {
+    while (atomic_load(&holds)) {
         atomic_fetch_sub(&vcpus_running, 1);
         if (!wait_for_release(vcpu_fd)) {
             errno = EINTR;

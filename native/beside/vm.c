@@ -60,6 +60,7 @@ static struct {
     int fd; /* -1 until a VM got its first slot */
     uint32_t flags;
     uint32_t vcpu_count;
+    int vcpu_fds[TB_MAX_VCPUS];
     uint64_t generation;
     uint32_t slot_count;
     struct slot slots[TB_MAX_SLOTS];
@@ -72,6 +73,7 @@ static struct candidate {
     int fd;
     uint32_t flags;
     uint32_t vcpu_count;
+    int vcpu_fds[TB_MAX_VCPUS];
 } candidates[MAX_CANDIDATES];
 static unsigned next_candidate;
 
@@ -111,14 +113,20 @@ void tb_vm_created(int fd) {
     pthread_mutex_unlock(&vm.lock);
 }
 
+/* KVM on arm64 has no more vCPUs than there is room for. */
+static void add_vcpu(int *fds, uint32_t *count, int vcpu_fd) {
+    if (*count < TB_MAX_VCPUS)
+        fds[*count] = vcpu_fd;
+    (*count)++;
+}
+
 void tb_vcpu_created(int vm_fd, int vcpu_fd) {
-    (void)vcpu_fd;
     pthread_mutex_lock(&vm.lock);
     struct candidate *here = candidate_of(vm_fd);
     if (vm_fd == vm.fd)
-        vm.vcpu_count++;
+        add_vcpu(vm.vcpu_fds, &vm.vcpu_count, vcpu_fd);
     else if (here)
-        here->vcpu_count++;
+        add_vcpu(here->vcpu_fds, &here->vcpu_count, vcpu_fd);
     pthread_mutex_unlock(&vm.lock);
 }
 
@@ -229,6 +237,7 @@ static bool becomes_the_vm(int vm_fd, const struct kvm_userspace_memory_region *
     vm.fd = vm_fd;
     vm.flags = here->flags | TB_HAS_VM;
     vm.vcpu_count = here->vcpu_count;
+    memcpy(vm.vcpu_fds, here->vcpu_fds, sizeof(vm.vcpu_fds));
     here->fd = 0;
     return true;
 }
@@ -419,22 +428,31 @@ int tb_populated(const struct tb_request *request, uint64_t *bitmap) {
     if (!is_sound)
         return slot ? -ERANGE : -ENOENT;
     uint64_t hva = copy.hva + request->first_page * tb_page_bytes();
-    if (!copy.is_shared && tb_populated_private(hva, request->page_count, bitmap) == 0)
-        return 0;
-    memset(bitmap, 0xff, words_of(request->page_count) * sizeof(*bitmap));
+    int status = (copy.is_shared ? tb_populated_shared : tb_populated_private)(
+        hva, request->page_count, bitmap);
+    if (status) /* all of it may be there: that is always right */
+        memset(bitmap, 0xff, words_of(request->page_count) * sizeof(*bitmap));
     return 0;
 }
 
-int tb_locate(const struct tb_request *request, int *vm_fd, uint64_t *gpa) {
+int tb_locate(const struct tb_request *request, struct tb_place *place) {
     pthread_mutex_lock(&vm.lock);
     struct slot *slot = slot_of(request->slot);
     int status = is_in_slot(slot, request) ? 0 : slot ? -ERANGE : -ENOENT;
     if (status == 0) {
-        *vm_fd = vm.fd;
-        *gpa = slot->gpa + request->first_page * tb_page_bytes();
+        uint64_t offset = request->first_page * tb_page_bytes();
+        *place = (struct tb_place){vm.fd, slot->gpa + offset, (const void *)(slot->hva + offset)};
     }
     pthread_mutex_unlock(&vm.lock);
     return status;
+}
+
+int tb_vcpu_fd(uint32_t number) {
+    pthread_mutex_lock(&vm.lock);
+    bool is_known = number < vm.vcpu_count && number < TB_MAX_VCPUS;
+    int fd = is_known ? vm.vcpu_fds[number] : -1;
+    pthread_mutex_unlock(&vm.lock);
+    return fd;
 }
 
 void tb_read_state(struct tb_state *state) {

@@ -22,14 +22,21 @@ from pathlib import Path
 from tagalong.beside.monitor import VmmMigration
 from tagalong.control.client import ControlClient, connect
 from tagalong.control.migration import migrate_vm, start_migration
+from tagalong.control.saving import save_vm
+from tagalong.core import Space, open_core
+from tagalong.core.check import check_core
 from tagalong.errors import RemoteError, TagalongError
 from tagalong.qapi.migration import MigrationInfo, MigrationRequest, MigrationStatus
+from tagalong.qapi.saving import SaveInfo, SaveKind, SaveRequest
 from tagalong.qapi.settings import MigrationSettings
 from tagalong.studies.beside import QemuGuest
 from tagalong.studies.beside.host import BesideHost
+from tests.support.keeper_core import find_kept
 
 VMM = Path("/opt/vmm")
 WAIT_S = 300.0
+MIB = 4
+VCPUS = 2
 # The emulated host is slow: the downtime there says nothing.
 SETTINGS = MigrationSettings(downtime_limit=60_000)
 
@@ -43,7 +50,7 @@ class Trials:
         self._hosts: list[BesideHost] = []
         self._orphans: list[int] = []
         self._guest = QemuGuest(
-            VMM / "qemu", VMM / "Image", VMM / "initrd", knobs="mib=4 rate=300", vcpus=2
+            VMM / "qemu", VMM / "Image", VMM / "initrd", knobs=f"mib={MIB} rate=300", vcpus=VCPUS
         )
         self.here = self.host(awaits=False)
 
@@ -116,6 +123,10 @@ class Trials:
 
 
 def _quiet(_: MigrationInfo) -> None:
+    """Show nothing."""
+
+
+def _quiet_save(_: SaveInfo) -> None:
     """Show nothing."""
 
 
@@ -265,6 +276,75 @@ async def _exists(path: Path) -> bool:
     return path.exists()
 
 
+async def dump_has_memory_tags_and_registers(trials: Trials) -> None:
+    """All granules are as tagkeeper keeps them, the kernel is found, and the guest runs on."""
+    path = trials.folder / "vm.core"
+    request = SaveRequest(path, kind=SaveKind.DUMP)
+    result = await save_vm(trials.here.control, request, _quiet_save)
+    assert result.report.was_running
+    assert not result.report.is_torn
+    await trials.require_alive(trials.here)
+    kept = find_kept(path, VCPUS, MIB, trials.folder)
+    assert kept is not None, "no vCPU runs tagkeeper"
+    assert (kept.wrong_tags, kept.wrong_data) <= (1, 1), kept
+    with open_core(path) as core:
+        assert core.vmcoreinfo is not None, "no VMCOREINFO"
+        assert len(core.vcpus) == VCPUS
+        assert all(vcpu.pc for vcpu in core.vcpus)
+        assert all(vcpu.v is not None for vcpu in core.vcpus)
+        report = check_core(core)
+    assert report.kernel is not None
+    assert report.kernel.opens, report.kernel
+    await dump_by_virtual_addresses(trials)
+
+
+async def dump_by_virtual_addresses(trials: Trials) -> None:
+    """The running VM gives its own tables' view, too."""
+    path = trials.folder / "kernel.core"
+    request = SaveRequest(path, kind=SaveKind.DUMP, space=Space.KERNEL)
+    await save_vm(trials.here.control, request, _quiet_save)
+    with open_core(path) as core:
+        assert any(region.address >> 63 for region in core.regions)
+
+
+async def live_dump_says_that_it_is_of_different_moments(trials: Trials) -> None:
+    path = trials.folder / "live.core"
+    request = SaveRequest(path, kind=SaveKind.DUMP, live=True, max_downtime_ms=300)
+    result = await save_vm(trials.here.control, request, _quiet_save)
+    assert result.report.is_torn
+    assert result.report.downtime_s < result.report.duration_s
+    with open_core(path) as core:
+        assert core.machine is not None
+        assert core.machine.is_torn
+        assert len(core.vcpus) == VCPUS
+    await trials.require_alive(trials.here)
+
+
+async def paused_guest_is_dumped_and_stays_paused(trials: Trials) -> None:
+    path = trials.folder / "paused.core"
+    async with connect(trials.here.control) as client:
+        await client.execute("stop")
+        request = SaveRequest(path, kind=SaveKind.DUMP)
+        result = await save_vm(trials.here.control, request, _quiet_save)
+        state = await client.run_state()
+        await client.execute("cont")
+    assert not result.report.was_running
+    assert state == "paused"
+    await trials.require_alive(trials.here)
+
+
+async def snapshot_is_refused_with_the_way_out(trials: Trials) -> None:
+    path = trials.folder / "snapshot.core"
+    try:
+        await save_vm(trials.here.control, SaveRequest(path), _quiet_save)
+    except TagalongError as error:
+        words = str(error)
+    else:
+        words = "it was written"
+    assert "--vmm-uri file:REST" in words, words
+    assert not path.exists()
+
+
 async def garbage_at_the_library_leaves_the_guest_alone(trials: Trials) -> None:
     path = f"{trials.here.control}.kvm"
     for garbage in (b"", b"\xff" * 64, b"\0" * 32, bytes([7, 0, 0, 0]) + b"\xff" * 60):
@@ -329,6 +409,10 @@ async def _answers(control: Path) -> bool:
 
 ALL = (
     garbage_at_the_library_leaves_the_guest_alone,
+    dump_has_memory_tags_and_registers,
+    live_dump_says_that_it_is_of_different_moments,
+    paused_guest_is_dumped_and_stays_paused,
+    snapshot_is_refused_with_the_way_out,
     postcopy_is_refused_by_name,
     cancelled_migration_leaves_the_guest_here,
     killed_destination_vmm_leaves_the_guest_here,

@@ -36,6 +36,9 @@ class FakeLibrary:
         self.logged = False
         self.flags = VmFlag.HAS_VM | VmFlag.HAS_MTE | VmFlag.MANUAL_PROTECT
         self.slots = [MemorySlot(3, SlotFlag(0), GPA, pages * PAGE)]
+        self.data = np.zeros((pages, PAGE), np.uint8)
+        self.registers: list[dict[int, int]] = [{}, {}]
+        self.mp_states = [0, 5]
         self.vcpus = 2
         self.running = 0
         self.runs = 7
@@ -139,6 +142,8 @@ class FakeLibrary:
                 reply = _bitmap(self._harvest(Harvest(argument)))
             case LinkOperation.POPULATED:
                 reply = _bitmap(self.populated[first : first + count])
+            case LinkOperation.READ_REGISTERS:
+                return self._read_registers(argument)
             case _:
                 return self._copy(operation, slot, first, count, payload)
         return 0, reply
@@ -159,10 +164,22 @@ class FakeLibrary:
         words = -(-count // 64) * 8
         bits = np.unpackbits(np.frombuffer(payload[:words], np.uint8), bitorder="little")
         chosen = first + np.flatnonzero(bits[:count])
+        if operation is LinkOperation.READ_DATA:
+            assert self.populated[chosen].all(), "a hole was filled"
+            return 0, self.data[chosen].tobytes()
         if operation is LinkOperation.READ_TAGS:
             return 0, self.tags[chosen].tobytes()
         self.tags[chosen] = np.frombuffer(payload[words:], np.uint8).reshape(-1, ROW)
         return 0, b""
+
+    def _read_registers(self, vcpu: int) -> tuple[int, bytes]:
+        if self.running:
+            return errno.EBUSY, b""
+        values = self.registers[vcpu]
+        return 0, struct.pack("<II", self.mp_states[vcpu], len(values)) + b"".join(
+            struct.pack("<Q", name) + value.to_bytes(1 << (name >> 52 & 15), "little")
+            for name, value in values.items()
+        )
 
     def _state(self) -> bytes:
         flags = self.flags | (VmFlag.HELD if self.held else 0)

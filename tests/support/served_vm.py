@@ -17,7 +17,7 @@ from tagalong.qmp.server import ControlServer
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.device_queries import DeviceQueries
 from tagalong.vmm.outgoing import Outgoing
-from tagalong.vmm.saving import Saving
+from tagalong.vmm.saving import SavedVm, Saving
 from tagalong.vmm.vm import Vm
 from tests.support.results import migration_result
 from tests.support.scripted_machine import ScriptedMachine
@@ -87,7 +87,7 @@ async def served_vm(path: Path) -> AsyncIterator[ServedVm]:
     machine, migration, storing = ScriptedMachine(), Migration(), ScriptedStorer()
     vm = Vm(emit)
     outgoing = Outgoing(vm, migration.send)
-    saving = Saving(vm, storing.store, emit)
+    saving = Saving(SavedVm(vm, storing.store), emit)
     servers.append(
         ControlServer(
             VmCommands(vm, outgoing, lambda: None, saving, DeviceQueries(vm, VirtioBackings()))

@@ -47,8 +47,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "control": {"files", "migrate", "qapi", "qmp", "snapshot"},
     "beside": {
-        "binary", "control", "machine", "memory", "migrate", "mte", "qapi", "qmp", "socket_files",
-        "vmm",
+        "binary", "control", "files", "machine", "memory", "migrate", "mte", "qapi", "qemu", "qmp",
+        "snapshot", "socket_files", "vmm",
     },
     "studies": {
         "access", "mte", "memory", "machine", "boot", "soft", "kvm", "migrate", "qapi", "vmm",

@@ -11,6 +11,8 @@ monitor      the VMM's own QMP monitor, for threads
 switchover   when the VMM has stopped its guest for good: the moment for the last tags
 outgoing     tags that leave, and the VMM's migration if we are to drive it
 incoming     tags that arrive, and the hold that keeps the guest from running before they have
+pages        the guest's memory and registers, to be looked at
+dump         a core of the guest
 commands     the control socket
 process      the VMM under the library, and this process beside it, from start to end
 command      the VMM's command line: what it needs, and what it must not have

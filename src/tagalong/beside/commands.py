@@ -14,12 +14,23 @@ from tagalong.beside.outgoing import TagsOutgoing
 from tagalong.errors import RunStateError, UsageError
 from tagalong.migrate import parse_address
 from tagalong.qapi.migration import MigrationInfo, MigrationRequest
+from tagalong.qapi.saving import SaveRequest
 from tagalong.qapi.settings import PARAMETER_SCHEMA, MigrationSettings
 from tagalong.qmp import messages
 from tagalong.qmp.arguments import Argument, ArgumentType
 from tagalong.qmp.descriptors import DescriptorSource
 from tagalong.qmp.messages import JsonObject
 from tagalong.qmp.table import command_names, find_command
+from tagalong.vmm.save_commands import (
+    CAPABILITY,
+    DUMP_ARGUMENTS,
+    SNAPSHOT_ARGUMENTS,
+    dump_request,
+    query_dump,
+    save,
+    snapshot_request,
+)
+from tagalong.vmm.saving import Saving
 
 _TEXT = Argument(ArgumentType.STRING)
 _FLAG = Argument(ArgumentType.BOOLEAN)
@@ -46,9 +57,11 @@ class BesideCommands:
         monitor: Callable[[], VmmMonitor],
         outgoing: Callable[[], TagsOutgoing],
         incoming: Callable[[], TagsIncoming | None],
+        saving: Saving,
     ) -> None:
         self._monitor = monitor
         self._outgoing = outgoing
+        self._saving = saving
         self._incoming = incoming
         self._settings = MigrationSettings()
         self._table: Mapping[str, _BesideCommand] = {
@@ -61,7 +74,11 @@ class BesideCommands:
             "migrate-set-parameters": _BesideCommand(self._set_parameters, PARAMETER_SCHEMA),
             "migrate_cancel": _BesideCommand(lambda _: self._outgoing().cancel()),
             "query-commands": _BesideCommand(lambda _: command_names(self._table)),
-            "query-dump": _BesideCommand(lambda _: {"status": "none", "completed": 0, "total": 0}),
+            "dump-guest-memory": _BesideCommand(self._dump, DUMP_ARGUMENTS),
+            "query-dump": _BesideCommand(lambda _: query_dump(self._saving)),
+            "query-dump-guest-memory-capability": _BesideCommand(lambda _: CAPABILITY),
+            "x-dump-cancel": _BesideCommand(lambda _: self._saving.cancel()),
+            "x-snapshot": _BesideCommand(self._snapshot, SNAPSHOT_ARGUMENTS),
             "query-migrate": _BesideCommand(lambda _: self._query_migrate()),
             "query-migrate-capabilities": _BesideCommand(lambda _: self._settings.capabilities()),
             "query-migrate-parameters": _BesideCommand(lambda _: self._settings.parameters()),
@@ -96,7 +113,19 @@ class BesideCommands:
             raise RunStateError("There's a migration process in progress")
         self._settings = self._settings.with_capabilities(arguments["capabilities"])
 
+    def _dump(self, arguments: JsonObject) -> object:
+        return self._save(dump_request(arguments, self._settings.downtime_limit), arguments)
+
+    def _snapshot(self, arguments: JsonObject) -> object:
+        return self._save(snapshot_request(arguments, self._settings.downtime_limit), arguments)
+
+    def _save(self, request: SaveRequest, arguments: JsonObject) -> object:
+        request.options()  # raises UsageError now, and not in the dump's thread
+        return save(self._saving, request, detach=arguments.get("detach") is True)
+
     def _migrate(self, arguments: JsonObject) -> None:
+        if self._saving.is_under_way:
+            raise RunStateError("there is a dump or a snapshot in progress")
         vmm_uri = arguments.get("x-vmm-uri")
         request = MigrationRequest(
             uri=str(arguments["uri"]),

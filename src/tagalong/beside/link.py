@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.beside import link_format
-from tagalong.beside.link_format import Harvest, LinkOperation, LinkState, MemorySlot
+from tagalong.beside.link_format import (
+    Harvest,
+    LinkOperation,
+    LinkState,
+    MemorySlot,
+    VcpuRegisters,
+)
 from tagalong.binary.layout import MalformedError
 from tagalong.errors import HostError
 from tagalong.memory import PageBitmap
@@ -33,6 +39,12 @@ _EXPLAINED = {
     errno.ENOENT: "the VMM has removed this memory slot",
     errno.ENODEV: "the VMM has no VM yet",
     errno.EOPNOTSUPP: "the library in the VMM's process is of another release",
+}
+_EXPLAINED_BY_OPERATION = {
+    LinkOperation.READ_REGISTERS: {
+        errno.EBUSY: "a vCPU is in the guest: somebody has let the guest run",
+        errno.ENOENT: "the VM has no such vCPU",
+    }
 }
 
 
@@ -99,14 +111,22 @@ class LibraryLink:
         self, slot: int, pages: NDArray[np.int64], page_bytes: int, out: NDArray[np.uint8]
     ) -> None:
         """Read the packed tags of pages of a slot, ascending, into `out`, a row per page."""
-        at = 0
-        for part in _within_range(pages, page_bytes):
-            rows = out[at : at + part.size]
-            answer = self._ask_about(LinkOperation.READ_TAGS, slot, part)
-            if len(answer) != rows.nbytes:
-                raise self._broken(f"{len(answer):#x} bytes of tags, not {rows.nbytes:#x}")
-            rows[...] = np.frombuffer(answer, np.uint8).reshape(rows.shape)
-            at += part.size
+        self._read_rows(LinkOperation.READ_TAGS, slot, pages, page_bytes, out)
+
+    def read_data(
+        self, slot: int, pages: NDArray[np.int64], page_bytes: int, out: NDArray[np.uint8]
+    ) -> None:
+        """Read the data of pages of a slot, ascending, into `out`, a row of bytes per page.
+
+        Fills no hole if only populated pages are asked for.
+        """
+        self._read_rows(LinkOperation.READ_DATA, slot, pages, page_bytes, out)
+
+    def read_registers(self, vcpu: int) -> VcpuRegisters:
+        """Return all registers of a vCPU, by its number. No vCPU may be in the guest."""
+        return self._parsed(
+            self._ask(LinkOperation.READ_REGISTERS, argument=vcpu), link_format.decode_registers
+        )
 
     def write_tags(
         self, slot: int, pages: NDArray[np.int64], page_bytes: int, packed: NDArray[np.uint8]
@@ -117,6 +137,25 @@ class LibraryLink:
             rows = np.ascontiguousarray(packed[at : at + part.size])
             assert rows.shape[1] == page_bytes // PACKED_RATIO  # noqa: S101 (the caller's)
             self._ask_about(LinkOperation.WRITE_TAGS, slot, part, rows.tobytes())
+            at += part.size
+
+    def _read_rows(
+        self,
+        operation: LinkOperation,
+        slot: int,
+        pages: NDArray[np.int64],
+        page_bytes: int,
+        out: NDArray[np.uint8],
+    ) -> None:
+        at = 0
+        for part in _within_range(pages, page_bytes):
+            rows = out[at : at + part.size]
+            answer = self._ask_about(operation, slot, part)
+            if len(answer) != rows.nbytes:
+                raise self._broken(
+                    f"{len(answer):#x} bytes for {operation.name}, not {rows.nbytes:#x}"
+                )
+            rows[...] = np.frombuffer(answer, np.uint8).reshape(rows.shape)
             at += part.size
 
     def _ask_about(
@@ -140,7 +179,8 @@ class LibraryLink:
             except OSError as error:
                 raise self._broken(str(error.strerror or error)) from error
         if status:
-            reason = _EXPLAINED.get(status, os.strerror(status))
+            explained = _EXPLAINED_BY_OPERATION.get(operation, {}).get(status)
+            reason = explained or _EXPLAINED.get(status, os.strerror(status))
             raise HostError(f"the VMM's process refused {operation.name}: {reason}")
         return answer
 

@@ -4,6 +4,7 @@ docs/formats/beside-link.md is normative. Requests and replies alternate; intege
 little-endian. Pure: no socket here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Final
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.binary.layout import Layout, MalformedError
+from tagalong.machine import RegisterId
+from tagalong.machine.register_ids import register_bytes
 from tagalong.memory import PageBitmap
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
 
@@ -33,6 +36,14 @@ STATE: Final = Layout(
     ("vcpu_count", "u32"), ("vcpus_running", "u32"), ("runs", "u64"), ("generation", "u64"),
 )  # fmt: skip
 SLOT: Final = Layout(("slot", "u32"), ("flags", "u32"), ("gpa", "u64"), ("size_bytes", "u64"))
+REGISTERS: Final = Layout(("mp_state", "u32"), ("count", "u32"))
+REGISTER: Final = Layout(
+    ("id", "u64"),
+)
+
+MAX_REGISTERS: Final = 4096
+MAX_REGISTER_BYTES: Final = 256
+"""As long as the longest of SVE."""
 
 
 class LinkOperation(IntEnum):
@@ -47,6 +58,8 @@ class LinkOperation(IntEnum):
     READ_TAGS = 7
     WRITE_TAGS = 8
     HOLD = 9
+    READ_DATA = 10
+    READ_REGISTERS = 11
 
 
 class Harvest(IntEnum):
@@ -166,6 +179,35 @@ def decode_bitmap(payload: bytes, page_count: int) -> PageBitmap:
     if page_count % 64 and int(words[-1]) >> page_count % 64:
         raise MalformedError("a bitmap has bits behind its last page")
     return PageBitmap(page_count, words)
+
+
+@dataclass(frozen=True)
+class VcpuRegisters:
+    """All registers of a vCPU by KVM's ONE_REG ids, and KVM's word for whether it is on."""
+
+    mp_state: int
+    values: Mapping[RegisterId, int]
+
+
+def decode_registers(payload: bytes) -> VcpuRegisters:
+    """Return the registers of a vCPU. Raises MalformedError."""
+    head, at = REGISTERS.unpack(payload), REGISTERS.size
+    if head["count"] > MAX_REGISTERS:
+        raise MalformedError(f"a vCPU of {head['count']:#x} registers")
+    values = dict[RegisterId, int]()
+    for _ in range(head["count"]):
+        register = RegisterId(REGISTER.unpack(payload, at)["id"])
+        at += REGISTER.size
+        size = register_bytes(register)
+        if size > MAX_REGISTER_BYTES or register in values:
+            raise MalformedError(f"register {register:#x} of {size:#x} bytes, or twice", offset=at)
+        if at + size > len(payload):
+            raise MalformedError(f"register {register:#x} is cut short", offset=at)
+        values[register] = int.from_bytes(payload[at : at + size], "little")
+        at += size
+    if at != len(payload):
+        raise MalformedError(f"{len(payload) - at:#x} bytes behind the last register", offset=at)
+    return VcpuRegisters(head["mp_state"], values)
 
 
 def encode_choice(first_page: int, pages: NDArray[np.int64], page_count: int) -> bytes:

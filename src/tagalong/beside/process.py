@@ -16,6 +16,7 @@ from typing import Final
 
 from tagalong.beside.command import awaits_migration, check_command
 from tagalong.beside.commands import BesideCommands
+from tagalong.beside.dump import SavedBeside
 from tagalong.beside.incoming import AwaitedTags, TagsIncoming
 from tagalong.beside.monitor import VmmMonitor
 from tagalong.beside.outgoing import TagsOutgoing, VmmAccess
@@ -29,11 +30,20 @@ from tagalong.beside.vmm import (
     socket_for,
 )
 from tagalong.control.client import ControlClient, connect
-from tagalong.errors import ControlError, HostError, TagalongError, UsageError, with_causes
+from tagalong.errors import (
+    ControlError,
+    HostError,
+    RunStateError,
+    TagalongError,
+    UsageError,
+    with_causes,
+)
 from tagalong.qapi.migration import MigrationStatus
 from tagalong.qmp.messages import Event
 from tagalong.qmp.server import ControlServer
+from tagalong.vmm.announcement import save_announcement
 from tagalong.vmm.record import MigrationRecord
+from tagalong.vmm.saving import Saving
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CANCEL_TIMEOUT_S: Final = 5.0
@@ -126,8 +136,11 @@ class _BesideProcess:
         self._monitor_path = beside(options.control, MONITOR_SUFFIX)
 
     async def run(self) -> int:
+        self._saving = Saving(SavedBeside(self._saved_vm), self._save_ended)
         self._server = ControlServer(
-            BesideCommands(self._require_monitor, self._require_outgoing, lambda: self._incoming)
+            BesideCommands(
+                self._require_monitor, self._require_outgoing, lambda: self._incoming, self._saving
+            )
         )
         with ExitStack() as stack:
             await self._server.start(self._options.control)
@@ -155,6 +168,7 @@ class _BesideProcess:
         try:
             status = await ending
         finally:
+            await self._saving.cancel_and_wait(_CANCEL_TIMEOUT_S)
             if self._outgoing is not None:
                 await self._outgoing.cancel_and_wait(_CANCEL_TIMEOUT_S)
             serving.cancel()
@@ -183,10 +197,20 @@ class _BesideProcess:
             self._monitor.reconnected(client)
             return
         self._monitor = VmmMonitor(client, asyncio.get_running_loop())
-        access = VmmAccess(self._monitor, self._library)
-        self._outgoing = TagsOutgoing(access, self._migration_changed)
+        self._outgoing = TagsOutgoing(self._access(), self._migration_changed)
         if self._incoming is not None:
             self._incoming.start()
+
+    def _access(self) -> VmmAccess:
+        return VmmAccess(self._require_monitor(), self._library)
+
+    def _saved_vm(self) -> VmmAccess:
+        """Return how to look at the guest. Raises RunStateError, HostError if that is not now."""
+        if self._incoming is not None and self._incoming.is_holding:
+            raise RunStateError("the VM is not here yet: an incoming migration is awaited")
+        if self._require_outgoing().is_under_way:
+            raise RunStateError("There's a migration process in progress")
+        return self._access()
 
     def _require_monitor(self) -> VmmMonitor:
         if self._monitor is None:
@@ -211,6 +235,11 @@ class _BesideProcess:
 
     def _refused(self, error: HostError) -> None:
         self._announce(f"rejected: {error}")
+
+    def _save_ended(self, event: Event) -> None:
+        self._server.broadcast(event)
+        if self._saving.record is not None:
+            self._announce(save_announcement(self._saving.record))
 
     def _migration_changed(self, record: MigrationRecord) -> None:
         info = record.info()

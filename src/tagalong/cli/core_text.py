@@ -55,8 +55,14 @@ def _machine(machine: Mapping[str, object]) -> str:
         f"{count(cast('int', machine['vcpu_count']), 'vCPU')}, "
         f"{size(cast('int', machine['ram_bytes']))} of RAM in pages of "
         f"{machine['page_size_bytes']} bytes, {machine['mte']}, "
-        f"{'running' if machine['running'] else 'paused'} when it was taken"
+        f"{_moment(machine)}"
     )
+
+
+def _moment(machine: Mapping[str, object]) -> str:
+    if machine["torn"]:
+        return "running while it was taken: its pages are of different moments"
+    return f"{'running' if machine['running'] else 'paused'} when it was taken"
 
 
 def _linux(linux: Mapping[str, object]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tagalong.cli.options import access_change_option, space_options
+from tagalong.cli.options import access_change_option, max_downtime_option, space_options
 from tagalong.cli.progress import save_bar
 from tagalong.cli.save_text import attached_report, save_report
 from tagalong.cli.values import FILE
@@ -22,6 +22,7 @@ _EPILOG = """\b
 Examples:
   tagalong dump a.sock vm.core
   tagalong dump a.sock kernel.core --space kernel
+  tagalong dump a.sock vm.core --live
   tagalong dump vm.core user.core --space user --vcpu 1
   tagalong dump --pid 4711 --qmp qemu.sock vm.core
   gdb-multiarch -ex 'set osabi GNU/Linux' -ex 'core kernel.core'
@@ -33,6 +34,10 @@ Examples:
 @space_options
 @click.option("--pid", type=click.IntRange(min=1), help="Dump the guest of the QEMU with this id.")
 @click.option("--qmp", type=FILE, help="With --pid: the QMP socket of that QEMU.")
+@click.option("--live", is_flag=True, help="Let the guest run; stop it as shortly as possible.")
+@max_downtime_option(
+    "max_downtime_ms", "With --live: stop the guest when the rest takes no longer than this."
+)
 @access_change_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
@@ -48,7 +53,9 @@ def command(
 
     With --space kernel or user the guest's own translation tables are walked, so that its
     own pointers, with their tags, work in the debugger. Such a core cannot be restored. The
-    guest of CONTROL is paused meanwhile and then runs on.
+    guest of CONTROL is paused meanwhile and then runs on. With --live it is paused at the end only;
+    that of another VMM for its registers only, and the core says that its pages are of different
+    moments.
 
     With --pid the guest is one of a QEMU that was not started by tagalong, with its RAM in a
     memfd (share=on). With --qmp it is paused meanwhile, and the core has registers.
@@ -69,7 +76,10 @@ def command(
         _dump_process(pid, qmp, request, as_json=as_json)
         return
     (source,) = sources
-    write = save_vm if is_control_socket(source) else convert_core
+    is_vm = is_control_socket(source)
+    if request.live and not is_vm:
+        raise UsageError(f"--live is for a VM that runs, and {source} is a file")
+    write = save_vm if is_vm else convert_core
     with save_bar() as show:
         result = run_interruptible(partial(write, source, request, show))
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else save_report(result))
@@ -78,6 +88,8 @@ def command(
 def _dump_process(pid: int, qmp: Path | None, request: SaveRequest, *, as_json: bool) -> None:
     if request.access is not None:
         raise UsageError("access strategies are for the RAM of VMs of tagalong, not for --pid")
+    if request.live:
+        raise UsageError("--live: without --qmp the guest of --pid runs on in any case")
     done: list[Attached] = []
 
     def write(tell: Any, cancel: Any) -> SaveResult:

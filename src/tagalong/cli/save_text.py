@@ -18,6 +18,7 @@ def save_report(result: SaveResult) -> str:
         row("file", on_disk),
         row("time", ms(report.duration_s)),
         row("downtime", _stop(report)),
+        *_consistency(report),
         *access(result.access),
         *_missing(report),
     ]
@@ -77,6 +78,13 @@ def _stop(report: SaveReport) -> str:
         live = f" after {count(report.rounds - 1, 'round')} while it ran"
     excess = "" if report.converged else "; it changes memory faster than it can be written"
     return f"{ms(report.downtime_s)}{live}{excess}"
+
+
+def _consistency(report: SaveReport) -> list[str]:
+    if not report.is_torn:
+        return []
+    words = "the guest ran on: its pages are of different moments, its registers of the first one"
+    return [row("moment", words)]
 
 
 def _missing(report: SaveReport) -> list[str]:

@@ -250,7 +250,7 @@ class ControlClient:
 
     async def begin_save(self, request: SaveRequest) -> None:
         """Let the VM begin to save itself. Raises CommandError if it refuses."""
-        if request.kind is SaveKind.SNAPSHOT:
+        if request.kind is SaveKind.SNAPSHOT or request.live:
             limit = {"downtime-limit": request.max_downtime_ms}
             await self.execute("migrate-set-parameters", limit)
         self._news.last.pop("DUMP_COMPLETED", None)

@@ -64,6 +64,7 @@ def _machine(core: Core) -> Info | None:
         "space": notes.space.name.lower(),
         "vcpu": notes.vcpu,
         "running": notes.running,
+        "torn": notes.is_torn,
         "page_size_bytes": notes.description.page_size_bytes,
         "vcpu_count": notes.description.vcpu_count,
         "mte": MteVersion(notes.description.mte_version).name,

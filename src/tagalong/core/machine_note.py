@@ -35,6 +35,8 @@ MACHINE_NOTE = Layout(
     ("state_bytes", "u32"),
     ("checksum", "u64"),
 )
+# Of `running`, besides 0 and 1: the guest ran while its memory was read.
+_TORN = 2
 _CHECKED_BYTES = MACHINE_NOTE.offsets["checksum"]
 
 
@@ -55,7 +57,8 @@ class CoreNotes:
 
     `vcpu` is whose translation tables were walked for a virtual `space` (0 otherwise);
     `running` says whether the guest ran when the core was asked for. `vmcoreinfo`: the text of a
-    Linux guest's VMCOREINFO, which goes into a note of its own; None if there is none.
+    Linux guest's VMCOREINFO, which goes into a note of its own; None if there is none. `is_torn`:
+    the guest ran on while its memory was read, so pages are of different moments.
     """
 
     description: MachineDescription
@@ -64,6 +67,7 @@ class CoreNotes:
     vcpu: int = 0
     running: bool = False
     vmcoreinfo: bytes | None = None
+    is_torn: bool = False
 
 
 def encode_machine_note(notes: CoreNotes) -> bytes:
@@ -87,7 +91,7 @@ def encode_machine_note(notes: CoreNotes) -> bytes:
         "version": VERSION,
         "space": notes.space,
         "vcpu": notes.vcpu,
-        "running": int(notes.running),
+        "running": _TORN if notes.is_torn else int(notes.running),
         "machine_bytes": len(machine),
         "state_bytes": len(state),
     }
@@ -131,7 +135,7 @@ def decode_machine_note(content: Buffer) -> CoreNotes:
 
 
 def _decode_payload(head: dict[str, int], payload: memoryview) -> CoreNotes:
-    for name, limit in (("space", max(Space)), ("running", 1)):
+    for name, limit in (("space", max(Space)), ("running", _TORN)):
         if head[name] > limit:
             raise MalformedError(
                 f"{name} is {head[name]:#x}, possible are 0x0 to {limit:#x}",
@@ -165,6 +169,7 @@ def _decode_payload(head: dict[str, int], payload: memoryview) -> CoreNotes:
         Space(head["space"]),
         head["vcpu"],
         bool(head["running"]),
+        is_torn=head["running"] == _TORN,
     )
 
 

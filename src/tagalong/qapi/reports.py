@@ -188,6 +188,7 @@ def _save_report(members: JsonFields) -> SaveReport:
         compressed=members.read("compressed", boolean),
         unreadable_tables=members.read("unreadable_tables", integer),
         not_ram_bytes=members.read("not_ram_bytes", integer),
+        is_torn=members.read("torn", boolean),
     )
 
 

@@ -101,6 +101,7 @@ class SaveRequest:
             "paging": self.space is not Space.PHYSICAL,
             "x-space": self.space.name.lower(),
             "x-vcpu": self.vcpu,
+            **({"x-live": True} if self.live else {}),
         }
 
 

@@ -100,7 +100,9 @@ def dump_process(
             process.ram_fd, process.ram_bytes, MemoryMap.of(description), offsets
         ) as pages:
             state = MachineState(_vcpus(guest, description.vcpu_count), {VIRT_DEVICES.name: b""})
-            machine = StillMachine(description, state, pages, bool(guest.was_running))
+            machine = StillMachine(
+                description, state, pages, bool(guest.was_running), is_torn=monitor is None
+            )
             report = dump_machine(machine, path, options, progress=progress, cancel=cancel)
     return _report(
         replace(report, was_running=bool(guest.was_running)), process, guest, has_tags=has_tags

@@ -5,6 +5,7 @@ runs or has saved.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +26,15 @@ class StillMachine:
     """A machine that does not run while it is dumped, or whose changes do not matter.
 
     `pages`: its memory, a range for each region of `description`. `running`: whether it ran when
-    the dump was asked for.
+    the dump was asked for. `is_torn`: it runs while its pages are read, so they are of different
+    moments; the core says so.
     """
 
     description: MachineDescription
     state: MachineState
     pages: PageSource
     running: bool = False
+    is_torn: bool = False
 
 
 def dump_core(
@@ -56,7 +59,9 @@ def dump_core(
         memory = SavedMachine(core, source)
         memory.require_complete()
         notes = memory.notes
-        machine = StillMachine(notes.description, notes.state, memory.pages, notes.running)
+        machine = StillMachine(
+            notes.description, notes.state, memory.pages, notes.running, notes.is_torn
+        )
         return dump_machine(machine, path, options, progress=progress, cancel=cancel)
 
 
@@ -67,11 +72,14 @@ def dump_machine(
     *,
     progress: ProgressCallback[SaveProgress] | None = None,
     cancel: CancelToken | None = None,
+    when_read: Callable[[], None] | None = None,
 ) -> SaveReport:
     """Write `machine` to a core at `path`.
 
-    Raises what its pages raise, HostError if the file cannot be written, SnapshotCancelledError,
-    UsageError and TranslationError if there is no such space; no file is written then.
+    `when_read` is called once all memory was read, before the file is finished; if it raises,
+    there is no file. Raises what its pages raise, HostError if the file cannot be written,
+    SnapshotCancelledError, UsageError and TranslationError if there is no such space; no file is
+    written then.
     """
     options, monitor = options or SaveOptions(), SaveMonitor(progress, cancel)
     require_file_name(path)
@@ -84,7 +92,8 @@ def dump_machine(
         overwrite=options.overwrite,
         compress=options.compress,
     ) as writer:
-        copied_bytes, written = _write(machine, layout, writer, options, monitor)
+        reading = _Reading(monitor, when_read or (lambda: None))
+        copied_bytes, written = _write(machine, layout, writer, options, reading)
     return SaveReport(
         path=path.absolute(),
         space=options.space.name.lower(),
@@ -99,7 +108,16 @@ def dump_machine(
         compressed=options.compress,
         unreadable_tables=len(layout.unreadable_tables),
         not_ram_bytes=layout.not_ram_bytes,
+        is_torn=machine.is_torn,
     )
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Whom to tell how far the reading is, and that it has ended."""
+
+    monitor: SaveMonitor
+    has_ended: Callable[[], None]
 
 
 def _write(
@@ -107,9 +125,10 @@ def _write(
     layout: MemoryLayout,
     writer: CoreWriter,
     options: SaveOptions,
-    monitor: SaveMonitor,
+    reading: _Reading,
 ) -> tuple[int, WrittenFile]:
     """Write memory and notes; return how many bytes of data were looked at, and the file."""
+    monitor = reading.monitor
     search = VmcoreinfoSearch(machine.pages)
     copier = PageCopier(machine.pages, writer, layout.pieces, monitor.advance, search)
     pages = machine.pages.populated_pages()
@@ -124,7 +143,9 @@ def _write(
         machine.running,
         # A core of a process's addresses is no core of a kernel.
         None if options.space is Space.USER else search.result(machine.state),
+        machine.is_torn,
     )
+    reading.has_ended()
     monitor.enter(SaveStage.FINISH)
     return total, writer.commit(notes, monitor.compress)
 

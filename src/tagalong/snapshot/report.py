@@ -70,7 +70,8 @@ class SaveReport:
     `copied_bytes`: data that was looked at, pages that were written twice counted twice.
     `disk_bytes`: what the file takes on disk. `downtime_s`: how long the guest was paused,
     0 if it did not run. `rounds`: of a live snapshot, the stop included. `converged`: its
-    last rounds were short enough for the downtime that was allowed.
+    last rounds were short enough for the downtime that was allowed. `is_torn`: the guest ran while
+    its pages were read, so they are of different moments.
     """
 
     path: Path
@@ -88,6 +89,7 @@ class SaveReport:
     compressed: bool = False
     unreadable_tables: int = 0
     not_ram_bytes: int = 0
+    is_torn: bool = False
 
     def to_json(self) -> Mapping[str, object]:
         """Return the report with plain values; times in milliseconds."""
@@ -107,4 +109,5 @@ class SaveReport:
             "compressed": self.compressed,
             "unreadable_tables": self.unreadable_tables,
             "not_ram_bytes": self.not_ram_bytes,
+            "torn": self.is_torn,
         }

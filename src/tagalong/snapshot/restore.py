@@ -88,6 +88,7 @@ class _Restore:
 
     def run(self) -> Restored:
         with self._refusal():
+            self._require_one_moment()
             self._source.require_complete()
             machine = self._build(self._source.description, self._source.region_sources())
         try:
@@ -99,6 +100,13 @@ class _Restore:
             machine.close()
             raise
         return Restored(machine, self._source.notes.running, self._copied_bytes)
+
+    def _require_one_moment(self) -> None:
+        if self._source.notes.is_torn:
+            raise RestoreError(
+                f"{self._path} cannot be restored: its guest ran while it was dumped, so its pages "
+                "are of different moments; take a snapshot"
+            )
 
     @contextmanager
     def _refusal(self) -> Iterator[None]:

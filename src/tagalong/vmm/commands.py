@@ -10,7 +10,7 @@ from tagalong.machine import MachinePages
 from tagalong.migrate import DESCRIPTORS
 from tagalong.qapi.access_wish import access_argument
 from tagalong.qapi.migration import MigrationInfo, MigrationRequest
-from tagalong.qapi.saving import SaveInfo, SaveRequest
+from tagalong.qapi.saving import SaveRequest
 from tagalong.qapi.settings import PARAMETER_SCHEMA, MigrationSettings
 from tagalong.qmp import messages
 from tagalong.qmp.arguments import Argument, ArgumentType
@@ -26,6 +26,7 @@ from tagalong.vmm.save_commands import (
     DUMP_ARGUMENTS,
     SNAPSHOT_ARGUMENTS,
     dump_request,
+    query_dump,
     save,
     snapshot_request,
 )
@@ -131,9 +132,10 @@ class VmCommands:
     def _save_commands(self) -> Mapping[str, _Command]:
         return {
             "dump-guest-memory": _Command(
-                lambda given: self._save(dump_request(given), given), DUMP_ARGUMENTS
+                lambda given: self._save(dump_request(given, self._settings.downtime_limit), given),
+                DUMP_ARGUMENTS,
             ),
-            "query-dump": _Command(lambda _: self._query_dump()),
+            "query-dump": _Command(lambda _: query_dump(self._saving)),
             "query-dump-guest-memory-capability": _Command(lambda _: CAPABILITY),
             "x-dump-cancel": _Command(lambda _: self._saving.cancel()),
             "x-snapshot": _Command(self._snapshot, SNAPSHOT_ARGUMENTS),
@@ -176,10 +178,6 @@ class VmCommands:
         if machine is None:
             raise QmpError("the VM is not here yet: an incoming migration is awaited")
         return take_census(MachinePages(machine, is_running=True)).to_qmp()
-
-    def _query_dump(self) -> object:
-        record = self._saving.record
-        return (record.info() if record is not None else SaveInfo()).to_qmp()
 
     def _snapshot(self, arguments: JsonObject) -> object:
         return self._save(snapshot_request(arguments, self._settings.downtime_limit), arguments)

@@ -27,7 +27,7 @@ from tagalong.vmm.options import ArrivingVm, NewLinux, NewVm, RestoredVm, RunOpt
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.parent import exit_with_parent
 from tagalong.vmm.record import MigrationRecord
-from tagalong.vmm.saving import Saving
+from tagalong.vmm.saving import SavedVm, Saving
 from tagalong.vmm.states import VmState
 from tagalong.vmm.storage import store
 from tagalong.vmm.transfer import listen, send
@@ -73,7 +73,7 @@ class _VmProcess:
         self._vm = Vm(self._emit)
         self._outgoing = Outgoing(self._vm, send)
         self._incoming: Incoming | None = None
-        self._saving = Saving(self._vm, store, self._emit)
+        self._saving = Saving(SavedVm(self._vm, store), self._emit)
         self._server = ControlServer(
             VmCommands(
                 self._vm,

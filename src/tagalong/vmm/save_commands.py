@@ -12,7 +12,7 @@ from typing import Final
 from tagalong.core import Space
 from tagalong.errors import MachineError, with_causes
 from tagalong.qapi.access_wish import access_argument
-from tagalong.qapi.saving import SPACES, SaveKind, SaveRequest
+from tagalong.qapi.saving import SPACES, SaveInfo, SaveKind, SaveRequest
 from tagalong.qmp.arguments import Argument, ArgumentType
 from tagalong.qmp.messages import JsonObject, QmpError
 from tagalong.vmm.save_record import SaveRecord
@@ -29,6 +29,7 @@ DUMP_ARGUMENTS: Final[Mapping[str, Argument]] = {
     "protocol": Argument(ArgumentType.STRING, required=True),
     "detach": Argument(ArgumentType.BOOLEAN),
     "format": Argument(ArgumentType.STRING),
+    "x-live": Argument(ArgumentType.BOOLEAN),
     "x-space": Argument(ArgumentType.STRING),
     "x-vcpu": Argument(ArgumentType.INTEGER),
     "x-access": Argument(ArgumentType.STRING),
@@ -43,7 +44,7 @@ SNAPSHOT_ARGUMENTS: Final[Mapping[str, Argument]] = {
 }
 
 
-def dump_request(arguments: JsonObject) -> SaveRequest:
+def dump_request(arguments: JsonObject, max_downtime_ms: int) -> SaveRequest:
     """Return what dump-guest-memory asks for. Raises QmpError."""
     if arguments.get("format", _FORMAT) != _FORMAT:
         raise QmpError(f"Parameter 'format' does not accept value '{arguments['format']}'")
@@ -55,12 +56,14 @@ def dump_request(arguments: JsonObject) -> SaveRequest:
             "Parameter 'paging' is for virtual addresses: true with x-space kernel or user, and "
             "only then"
         )
-    vcpu = arguments.get("x-vcpu", 0)
+    vcpu, is_live = arguments.get("x-vcpu", 0), arguments.get("x-live") is True
     return SaveRequest(
         path=_path(arguments),
         kind=SaveKind.DUMP,
         space=space,
         vcpu=vcpu if isinstance(vcpu, int) else 0,
+        live=is_live,
+        max_downtime_ms=max_downtime_ms if is_live else 0,
         access=access_argument(arguments),
     )
 
@@ -81,6 +84,12 @@ def _path(arguments: JsonObject) -> Path:
     if not protocol.startswith(_FILE) or len(protocol) == len(_FILE):
         raise QmpError("Parameter 'protocol' expects file:PATH")
     return Path(protocol.removeprefix(_FILE))
+
+
+def query_dump(saving: Saving) -> object:
+    """Return what query-dump answers."""
+    record = saving.record
+    return (record.info() if record is not None else SaveInfo()).to_qmp()
 
 
 def save(saving: Saving, request: SaveRequest, *, detach: bool) -> object:

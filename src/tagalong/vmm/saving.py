@@ -50,13 +50,47 @@ class Storer(Protocol):
         ...
 
 
+Save = Callable[[Callable[[SaveProgress], None], threading.Event], SaveResult]
+"""Saves, in the calling thread: reports its progress to the first, ends when the second is set."""
+
+
+class Savable(Protocol):
+    """What is saved: a VM of ours, or another VMM's."""
+
+    def begin(self, request: SaveRequest) -> Save:
+        """Return how to do what is asked for. Raises TagalongError if it cannot be done now."""
+        ...
+
+    def ended(self) -> None:
+        """Note the end, whatever it was: the VM continues as before."""
+        ...
+
+
+class SavedVm:
+    """A VM of ours; implements Savable."""
+
+    def __init__(self, vm: Vm, store: Storer) -> None:
+        self._vm = vm
+        self._store = store
+
+    def begin(self, request: SaveRequest) -> Save:
+        """As Savable. Raises RunStateError."""
+        if self._vm.state in _REFUSED:
+            raise RunStateError(_REFUSED[self._vm.state])
+        machine, freezer = self._vm.require_machine(), self._vm.freezer(FreezePurpose.SAVING)
+        return lambda tell, cancelled: self._store(machine, request, tell, cancelled, freezer)
+
+    def ended(self) -> None:
+        """As Savable: an operator's `cont` takes effect now."""
+        self._vm.thaw()
+
+
 class Saving:
     """The snapshots and dumps of one VM, one at a time; `record` is the last one's."""
 
-    def __init__(self, vm: Vm, store: Storer, emit: Callable[[Event], None]) -> None:
+    def __init__(self, saved: Savable, emit: Callable[[Event], None]) -> None:
         self.record: SaveRecord | None = None
-        self._vm = vm
-        self._store = store
+        self._saved = saved
         self._emit = emit
         self._loop = asyncio.get_running_loop()
         self._cancelled = threading.Event()
@@ -70,16 +104,14 @@ class Saving:
     def start(self, request: SaveRequest) -> asyncio.Future[SaveRecord]:
         """Begin to save; the result is there when it ended, failed or not.
 
-        Raises RunStateError if the VM cannot be saved now.
+        Raises RunStateError if the VM cannot be saved now, and what else its `begin` raises.
         """
         if self.is_under_way:
             raise RunStateError("there is a dump or a snapshot in progress")
-        if self._vm.state in _REFUSED:
-            raise RunStateError(_REFUSED[self._vm.state])
-        machine, freezer = self._vm.require_machine(), self._vm.freezer(FreezePurpose.SAVING)
+        save = self._saved.begin(request)
         self.record = SaveRecord(request)
         self._cancelled, self._done = threading.Event(), self._loop.create_future()
-        run = partial(self._run, machine, request, self._cancelled, freezer)
+        run = partial(self._run, save, self._cancelled)
         threading.Thread(target=run, name="saving", daemon=True).start()
         return self._done
 
@@ -94,16 +126,10 @@ class Saving:
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._done), timeout_s)
 
-    def _run(
-        self,
-        machine: Machine,
-        request: SaveRequest,
-        cancelled: threading.Event,
-        freezer: Freezer,
-    ) -> None:
+    def _run(self, save: Save, cancelled: threading.Event) -> None:
         """Save, in the snapshot's thread."""
         try:
-            report = self._store(machine, request, self._tell_progress, cancelled, freezer)
+            report = save(self._tell_progress, cancelled)
         except TagalongError as error:
             self._call(partial(self._end, SaveStatus.FAILED, None, error))
         except Exception as error:  # noqa: BLE001 (a bug of ours must not lose the VM)
@@ -124,7 +150,7 @@ class Saving:
         report: SaveResult | None,
         error: TagalongError | None,
     ) -> None:
-        self._vm.thaw()
+        self._saved.ended()
         if self.record is None:
             return
         self.record.status, self.record.report, self.record.error = status, report, error

@@ -10,6 +10,7 @@ import pytest
 from tagalong.beside import link_format
 from tagalong.beside.link import LibraryLink
 from tagalong.beside.link_format import LinkOperation, SlotFlag, VmFlag
+from tagalong.binary.layout import MalformedError
 from tagalong.errors import HostError
 from tests.support.fake_tag_server import PAGE, ROW, FakeLibrary
 from tests.support.format_document import FormatDocument
@@ -88,6 +89,44 @@ def test_refusal_of_kvm_leaves_the_link_in_order(library: FakeLibrary) -> None:
     assert link.state().page_bytes == PAGE
 
 
+X0, V0 = 0x6030_0000_0010_0000, 0x6040_0000_0010_0054
+
+
+def registers(*each: tuple[int, bytes], count: int | None = None) -> bytes:
+    entries = b"".join(struct.pack("<Q", name) + value for name, value in each)
+    return struct.pack("<II", 0, len(each) if count is None else count) + entries
+
+
+def test_registers_come_with_the_size_that_their_id_has() -> None:
+    read = link_format.decode_registers(registers((X0, bytes([7] * 8)), (V0, bytes([1] * 16))))
+
+    assert read.values == {X0: 0x0707_0707_0707_0707, V0: int.from_bytes(bytes([1] * 16))}
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (registers((X0, bytes(8)), count=2), "bytes"),
+        (registers((X0, bytes(7))), "is cut short"),
+        (registers((X0, bytes(9))), "behind the last register"),
+        (registers((X0, bytes(8)), (X0, bytes(8))), "or twice"),
+        (registers((X0 | 0xF << 52, bytes(8))), "of 0x8000 bytes"),
+        (registers(count=5000), "a vCPU of 0x1388 registers"),
+    ],
+)
+def test_registers_that_make_no_sense_are_rejected(payload: bytes, words: str) -> None:
+    with pytest.raises(MalformedError, match=words):
+        link_format.decode_registers(payload)
+
+
+def test_registers_that_are_cut_short_anywhere_are_rejected() -> None:
+    payload = registers((X0, bytes(8)), (V0, bytes(16)))
+
+    for end in range(len(payload)):
+        with pytest.raises(MalformedError):
+            link_format.decode_registers(payload[:end])
+
+
 def test_tables_of_the_document_are_those_of_the_code() -> None:
     document = FormatDocument("beside-link.md")
 
@@ -95,6 +134,7 @@ def test_tables_of_the_document_are_those_of_the_code() -> None:
     document.require_byte_table("Reply", link_format.REPLY)
     document.require_byte_table("State", link_format.STATE)
     document.require_byte_table("Slot", link_format.SLOT)
+    document.require_byte_table("Registers", link_format.REGISTERS)
 
 
 def test_numbers_of_the_document_are_those_of_the_code() -> None:
@@ -111,3 +151,4 @@ def test_numbers_of_the_document_are_those_of_the_code() -> None:
         assert f"{slot_flag.value} `{slot_flag.name}`" in text
         assert f"TB_SLOT_{slot_flag.name} = {slot_flag.value}," in header
     assert str(link_format.MAX_RANGE_BYTES) in text
+    assert f"at most {link_format.MAX_REGISTERS} registers" in text

@@ -124,6 +124,7 @@ def test_info_as_json_has_every_register(core: Path, capsys: pytest.CaptureFixtu
         "space": "physical",
         "vcpu": 0,
         "running": False,
+        "torn": False,
         "page_size_bytes": 4096,
         "vcpu_count": 2,
         "mte": "MTE3",

@@ -64,7 +64,7 @@ def test_machine_note_with_any_bit_flipped_is_refused() -> None:
         ),
         ({"space": 3}, 4, "space is 0x3, possible are 0x0 to 0x2"),
         ({"vcpu": 2}, 8, "vcpu is 0x2, the machine has 0x2 vCPUs"),
-        ({"running": 2}, 12, "running is 0x2, possible are 0x0 to 0x1"),
+        ({"running": 3}, 12, "running is 0x3, possible are 0x0 to 0x2"),
         ({"machine_bytes": 1 << 30}, 16, "take 0x40000"),
     ],
 )

@@ -29,7 +29,7 @@ from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.device_queries import DeviceQueries
 from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.record import MigrationRecord
-from tagalong.vmm.saving import Saving
+from tagalong.vmm.saving import SavedVm, Saving
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 from tests.support.results import save_result
 from tests.support.scripted_machine import ScriptedMachine
@@ -59,7 +59,7 @@ class Scene:
         self.outgoing = Outgoing(self.vm, self._refuse_after_noting)
         self.saves: list[SaveRequest] = []
         self.saved = threading.Event()
-        self.saving = Saving(self.vm, self._save, lambda _: None)
+        self.saving = Saving(SavedVm(self.vm, self._save), lambda _: None)
         self.commands = VmCommands(
             self.vm,
             self.outgoing,

@@ -39,7 +39,7 @@ from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.device_queries import DeviceQueries
 from tagalong.vmm.incoming import Build, Incoming, TakeOver
 from tagalong.vmm.outgoing import Outgoing
-from tagalong.vmm.saving import Saving
+from tagalong.vmm.saving import SavedVm, Saving
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Vm
 from tests.support.results import ARRIVAL, migration_result, save_result
@@ -77,7 +77,7 @@ class Scene:
         self.machine = EmptyMachine()
         self.vm = Vm(lambda _: None)
         self.outgoing = Outgoing(self.vm, self._send)
-        self.saving = Saving(self.vm, self._store, lambda _: None)
+        self.saving = Saving(SavedVm(self.vm, self._store), lambda _: None)
         self.incoming: Incoming | None = None
         self.commands = VmCommands(
             self.vm,

@@ -11,7 +11,7 @@ from tagalong.machine import RunState
 from tagalong.qapi.saving import SaveRequest
 from tagalong.qmp.messages import Event
 from tagalong.vmm.handover import FreezePurpose
-from tagalong.vmm.saving import Saving
+from tagalong.vmm.saving import SavedVm, Saving
 from tagalong.vmm.vm import Departure, Vm
 from tests.support.scripted_machine import ScriptedMachine
 from tests.support.scripted_storer import ScriptedStorer
@@ -28,7 +28,7 @@ class Scene:
         self.machine = ScriptedMachine()
         self.vm = Vm(self._emit)
         self.storer = storer
-        self.saving = Saving(self.vm, storer.store, self._emit)
+        self.saving = Saving(SavedVm(self.vm, storer.store), self._emit)
 
     def _emit(self, event: Event) -> None:
         status = ""
@@ -161,7 +161,7 @@ def test_save_while_one_is_under_way_is_refused() -> None:
 
 def test_save_of_vm_that_is_not_here_yet_is_refused() -> None:
     async def run() -> None:
-        saving = Saving(Vm(lambda _: None), ScriptedStorer().store, lambda _: None)
+        saving = Saving(SavedVm(Vm(lambda _: None), ScriptedStorer().store), lambda _: None)
         with pytest.raises(RunStateError, match=r"^the VM is not here yet"):
             saving.start(REQUEST)
 
