@@ -23,11 +23,13 @@ FOLDER = Path(__file__).parent
 CORE = FOLDER / "core-v3.core"
 OLDER_CORES = [FOLDER / "core-v1.core", FOLDER / "core-v2.core"]
 KERNEL_CORE = FOLDER / "core-v3-vmcoreinfo.core"
+FRONT_CORE = FOLDER / "core-v3-front.core"
 QEMU_STREAM = FOLDER / "qemu-10.0-paged.stream.zst"
 LINUX_CORE = FOLDER / "linux-6.12-mte.core.zst"
 LINUX_FILTERED_CORE = FOLDER / "linux-6.12-filter-2.core.zst"
 
 SIZES = (2 * PAGE, PAGE)
+NOTES_ROOM = 3 * PAGE
 
 
 def golden_notes() -> CoreNotes:
@@ -62,6 +64,8 @@ def main() -> None:
     for path, about in ((CORE, golden_notes()), (KERNEL_CORE, kernel_notes())):
         if not path.exists():  # else it is frozen
             write_core(path, about, *golden_planes())
+    if not FRONT_CORE.exists():
+        write_core(FRONT_CORE, kernel_notes(), *golden_planes(), NOTES_ROOM)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from tagalong.core import open_core
+from tagalong.core.check import check_core
 from tests.golden.build_cores import (
     CORE,
+    FRONT_CORE,
     KERNEL_CORE,
+    NOTES_ROOM,
     OLDER_CORES,
     SIZES,
     golden_notes,
@@ -41,6 +44,25 @@ def test_golden_core_with_a_kernel_is_read_and_written_again(tmp_path: Path) -> 
         assert core.machine == golden_notes()
         assert core.vmcoreinfo is not None
         assert core.vmcoreinfo.text == vmcoreinfo()
+
+
+def test_golden_core_with_its_notes_in_front_is_read_and_written_again(tmp_path: Path) -> None:
+    again = tmp_path / "again.core"
+
+    write_core(again, kernel_notes(), *golden_planes(), NOTES_ROOM)
+
+    assert again.read_bytes() == FRONT_CORE.read_bytes()
+    with open_core(FRONT_CORE) as core, open_core(KERNEL_CORE) as other:
+        assert core.machine == other.machine
+        assert core.vcpus == other.vcpus
+        for region in core.regions:
+            assert np.array_equal(
+                core.tags(region.address, region.size_bytes),
+                other.tags(region.address, region.size_bytes),
+            )
+        verdict = check_core(core).kernel
+    assert verdict is not None
+    assert verdict.crash_reason is None
 
 
 def test_golden_core_written_again_has_the_same_bytes(tmp_path: Path) -> None:

@@ -83,11 +83,15 @@ def write_core(
     about: CoreNotes,
     data: Sequence[NDArray[np.uint8]],
     tags: Sequence[NDArray[np.uint8]] = (),
+    notes_room_bytes: int = 0,
 ) -> WrittenFile:
     """Write a physical core whose segments are the machine's regions."""
     description = about.description
     with CoreWriter(
-        path, segments_of(description), page_size_bytes=description.page_size_bytes
+        path,
+        segments_of(description),
+        page_size_bytes=description.page_size_bytes,
+        notes_room_bytes=notes_room_bytes,
     ) as writer:
         for number, content in enumerate(data):
             writer.write_data(number, 0, content)

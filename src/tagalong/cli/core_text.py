@@ -12,6 +12,7 @@ from tagalong.core.kernel_check import CRASH, DRGN, KernelVerdict
 from tagalong.core.tag_runs import TagRange, TagRun
 
 _SHOWN_OF_A_RULE = 5
+_CRASH_FINDS = "finds the kernel, and needs its vmlinux with debug information"
 _SPACES = {
     "physical": "guest physical memory",
     "kernel": "the kernel's virtual memory",
@@ -162,7 +163,7 @@ def _kernel(verdict: KernelVerdict | None) -> Iterator[tuple[str, str]]:
     yield DRGN, f"{'reads' if verdict.opens else 'does NOT read'} the kernel ({verdict.reason})"
     if verdict.opens:
         lack = verdict.crash_reason
-        yield CRASH, "reads the kernel" if lack is None else f"does NOT read the kernel ({lack})"
+        yield CRASH, _CRASH_FINDS if lack is None else f"does NOT read the kernel ({lack})"
 
 
 def _list(reasons: Sequence[Rule]) -> str:

@@ -1,10 +1,11 @@
 """ELF cores that hold memory, allocation tags and a machine (docs/formats/core.md is normative).
 
-A snapshot is an ELF core: one file is restored, mapped and opened in a debugger. Notes come last,
-because a running machine's registers are known last, and everything before them can be replaced in
-place until then. The vendor note holds the machine in the stream's own records: one codec, one set
-of limits. A tag segment says that tags are known. Absent tags are not zero: a reader that is asked
-for tags, or data, that the file does not have raises an error.
+A snapshot is an ELF core: one file is restored, mapped and opened in a debugger. Notes are written
+last, into room that was left in front, because a running machine's registers are known last, and
+everything else can be replaced in place until then. The vendor note holds the machine in the
+stream's own records: one codec, one set of limits. A tag segment says that tags are known. Absent
+tags are not zero: a reader that is asked for tags, or data, that the file does not have raises an
+error.
 
 note_types     types of segments and notes, owners of notes
 plan           what goes where in a file
@@ -32,7 +33,7 @@ from tagalong.core.plan import CoreSegment
 from tagalong.core.reader import Core, open_core
 from tagalong.core.regions import CoreRegion
 from tagalong.core.vmcoreinfo import Vmcoreinfo
-from tagalong.core.writer import CoreWriter
+from tagalong.core.writer import CoreWriter, room_for_notes
 from tagalong.files import WrittenFile
 
 __all__ = [
@@ -49,5 +50,6 @@ __all__ = [
     "WrittenFile",
     "open_core",
     "pack",
+    "room_for_notes",
     "unpack",
 ]

@@ -14,7 +14,8 @@ CRASH: Final = "crash 8.0.2"
 """The versions that were tried."""
 
 # crash takes a core whose first PT_LOAD is aligned for one of the old netdump (is_netdump in its
-# netdump.c), and reads notes only in front of the first PT_LOAD.
+# netdump.c), and reads notes only in front of the first PT_LOAD. It takes all other segments for
+# memory at p_paddr, the first in the file first: those of tags must follow what they could hide.
 _NETDUMP_ALIGNMENT: Final = 4096
 
 
@@ -62,10 +63,13 @@ def _why_none(space: Space) -> str:
 def _why_not_crash(core: Core) -> str | None:
     notes = [each for each in core.headers if each.type == elf.PT_NOTE]
     if any(note.offset > load.offset for note in notes for load in core.loads):
-        return "it reads notes only in front of all memory, and ours come last"
+        return "it reads notes only in front of all memory, and these come later"
     first = core.loads[0]
     if first.offset % _NETDUMP_ALIGNMENT == 0 and first.alignment:
         return "it takes aligned segments for those of another kind of dump"
-    if any(each.type not in (SegmentType.PT_LOAD, elf.PT_NOTE) for each in core.headers):
-        return "it takes every segment for memory, those of tags, too"
+    if core.headers[0].type != elf.PT_NOTE:
+        return "it takes the first segment for the one of notes, whatever it is"
+    others = [each for each in core.headers if each.type not in (SegmentType.PT_LOAD, elf.PT_NOTE)]
+    if any(other.at < load.at for other in others for load in core.loads):
+        return "it takes every segment for memory, and here others come before those of memory"
     return None

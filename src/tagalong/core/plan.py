@@ -1,10 +1,11 @@
 """Where in the file everything of a core goes, decided before the first byte is written.
 
-    ELF header, program headers | data of each segment | tags of each segment | notes
+    ELF header, program headers | notes | data of each segment | tags of each segment
 
 Data and tags begin at multiples of the machine's page size, so that both planes of a region
-can be mapped. The notes come last: they hold registers, which are known last, so that a
-snapshot of a running machine can replace pages in place until then.
+can be mapped. The notes hold registers, which are known last, so that a snapshot of a running
+machine can replace pages in place until then. Room for them is left in front, where crash looks for
+them; notes that do not fit come last instead.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,14 +51,16 @@ class Place:
 
 
 class CorePlan:
-    """The file offsets of a core with these segments.
+    """The file offsets of a core with these segments; `notes_room_bytes` are left for the notes.
 
     Raises UsageError for a page size or a segment that cannot be, for more segments than a
     reader accepts, and for two segments that overlap in their addresses (two may show the same
     physical memory).
     """
 
-    def __init__(self, segments: Sequence[CoreSegment], page_size_bytes: int) -> None:
+    def __init__(
+        self, segments: Sequence[CoreSegment], page_size_bytes: int, notes_room_bytes: int = 0
+    ) -> None:
         _check_segments(segments, page_size_bytes)
         self.segments = tuple(segments)
         self.page_size_bytes = page_size_bytes
@@ -68,10 +71,13 @@ class CorePlan:
                 "possible"
             )
         headers_end = elf.ELF_HEADER.size + self.header_count * elf.PROGRAM_HEADER.size
-        data, end = self._row(headers_end, [segment.size_bytes for segment in segments])
+        self._room = range(headers_end, self._page_up(headers_end + notes_room_bytes))
+        data, end = self._row(self._room.stop, [segment.size_bytes for segment in segments])
         tag_sizes = [s.size_bytes // PACKED_RATIO if s.has_tags else 0 for s in segments]
         tags, end = self._row(end, tag_sizes)
-        self.notes_offset = self._page_up(end)
+        self.planes_end = end
+        self._end = self._page_up(end)
+        self._has_room = notes_room_bytes > 0
         self.places = tuple(
             Place(at, tags_at if segment.has_tags else None)
             for segment, at, tags_at in zip(segments, data, tags, strict=True)
@@ -90,6 +96,11 @@ class CorePlan:
     def _page_up(self, offset: int) -> int:
         return elf.align_up(offset, self.page_size_bytes)
 
+    def notes_offset(self, notes_bytes: int) -> int:
+        """Return where the notes go: in front if they fit into the room for them, else last."""
+        fits = self._has_room and notes_bytes <= len(self._room)
+        return self._room.start if fits else self._end
+
     def headers(self, notes_bytes: int) -> bytes:
         """Return the ELF header and all program headers of a file with so many note bytes."""
         many = self.header_count >= elf.PN_XNUM
@@ -103,7 +114,7 @@ class CorePlan:
 
     def section_header_offset(self, notes_bytes: int) -> int:
         """Return where the section header is in a file with PN_XNUM."""
-        return elf.align_up(self.notes_offset + notes_bytes, 8)
+        return elf.align_up(max(self._end, self.notes_offset(notes_bytes) + notes_bytes), 8)
 
     def section_header(self) -> bytes:
         """Return section header 0 if there are too many program headers for e_phnum, else b''."""
@@ -113,8 +124,11 @@ class CorePlan:
         return elf.SECTION_HEADER.pack(**{**fields, "sh_info": self.header_count})
 
     def _program_headers(self, notes_bytes: int) -> Iterator[bytes]:
+        notes_offset = self.notes_offset(notes_bytes)
+        # crash takes a core whose first PT_LOAD says that it is aligned for one of the old netdump.
+        alignment = 0 if notes_offset < self._end else self.page_size_bytes
         yield elf.PROGRAM_HEADER.pack(
-            p_type=SegmentType.PT_NOTE, p_flags=0, p_offset=self.notes_offset, p_vaddr=0,
+            p_type=SegmentType.PT_NOTE, p_flags=0, p_offset=notes_offset, p_vaddr=0,
             p_paddr=0, p_filesz=notes_bytes, p_memsz=0, p_align=elf.NOTE_ALIGNMENT,
         )  # fmt: skip
         for segment, place in zip(self.segments, self.places, strict=True):
@@ -122,7 +136,7 @@ class CorePlan:
                 p_type=SegmentType.PT_LOAD, p_flags=elf.PF_RWX, p_offset=place.data,
                 p_vaddr=segment.address, p_paddr=segment.physical,
                 p_filesz=segment.size_bytes, p_memsz=segment.size_bytes,
-                p_align=self.page_size_bytes,
+                p_align=alignment,
             )  # fmt: skip
         for segment, place in zip(self.segments, self.places, strict=True):
             if place.tags is not None:

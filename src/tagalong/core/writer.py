@@ -19,7 +19,18 @@ from tagalong.core.sparse import SparseExtent
 from tagalong.core.thread_notes import encode_notes
 from tagalong.errors import RunStateError, UsageError
 from tagalong.files import NewFile, WrittenFile
+from tagalong.machine import MachineDescription, MachineState
 from tagalong.mte import PACKED_RATIO
+
+
+def room_for_notes(description: MachineDescription, state: MachineState) -> int:
+    """Return how many bytes to leave for the notes of a machine whose state is like `state`.
+
+    With what a state can grow by until the core is finished, and VMCOREINFO, for which Linux takes
+    a page. Raises UsageError for a machine or a state that the format cannot hold.
+    """
+    known = len(encode_notes(CoreNotes(description, state)))
+    return known + known // 8 + description.page_size_bytes
 
 
 class CoreWriter:
@@ -29,7 +40,8 @@ class CoreWriter:
     the alignment); `page_size_bytes`: the machine's. With `overwrite` false an existing file
     is never replaced, not even one that appears in the meantime. With `compress` the core is
     written compressed: plain to a second file without a name first, because a core is written
-    in any order and a compressed one front to back. Left without `commit`, whether by an
+    in any order and a compressed one front to back. `notes_room_bytes`: so much is left for the
+    notes in front of memory; `room_for_notes` returns it. Left without `commit`, whether by an
     exception or not, it leaves nothing.
 
     Raises UsageError for segments that cannot be, HostError if the folder cannot be written
@@ -51,8 +63,9 @@ class CoreWriter:
         page_size_bytes: int,
         overwrite: bool = True,
         compress: bool = False,
+        notes_room_bytes: int = 0,
     ) -> None:
-        self._plan = CorePlan(segments, page_size_bytes)
+        self._plan = CorePlan(segments, page_size_bytes, notes_room_bytes)
         self._file = NewFile(path, overwrite=overwrite)
         self._compressed: NewFile | None = None
         try:
@@ -138,7 +151,8 @@ class CoreWriter:
         """
         self._require_open()
         content = encode_notes(notes)
-        self._file.write(self._plan.notes_offset, content)
+        self._file.set_size(self._plan.planes_end)  # its last planes may be holes
+        self._file.write(self._plan.notes_offset(len(content)), content)
         extra = self._plan.section_header()
         if extra:
             self._file.write(self._plan.section_header_offset(len(content)), extra)

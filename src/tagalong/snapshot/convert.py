@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tagalong.core import CoreNotes, CoreWriter, Space, open_core
+from tagalong.core import CoreNotes, CoreWriter, Space, open_core, room_for_notes
 from tagalong.files import WrittenFile, require_file_name
 from tagalong.machine import MachineDescription, MachineState, PageSource
 from tagalong.progress import CancelToken, ProgressCallback
@@ -91,6 +91,7 @@ def dump_machine(
         page_size_bytes=machine.description.page_size_bytes,
         overwrite=options.overwrite,
         compress=options.compress,
+        notes_room_bytes=room_for_notes(machine.description, machine.state),
     ) as writer:
         reading = _Reading(monitor, when_read or (lambda: None))
         copied_bytes, written = _write(machine, layout, writer, options, reading)

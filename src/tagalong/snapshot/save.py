@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tagalong.core import CoreNotes, CoreWriter, Space
+from tagalong.core import CoreNotes, CoreWriter, Space, room_for_notes
 from tagalong.errors import CoreError, RunStateError, UsageError
 from tagalong.files import require_file_name
 from tagalong.machine import Freezer, Machine, MachineFreezer, MachinePages, MachineState, RunState
@@ -139,6 +139,7 @@ class _Save:
             page_size_bytes=self._machine.description.page_size_bytes,
             overwrite=self._options.overwrite,
             compress=self._options.compress,
+            notes_room_bytes=room_for_notes(self._machine.description, self._machine.peek_state()),
         )
 
     def _copier(self, writer: CoreWriter, layout: MemoryLayout) -> PageCopier:

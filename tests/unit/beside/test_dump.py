@@ -72,9 +72,11 @@ class Scene:
             {register_ids.PC: 0x5678},
         ]
 
-    def dump(self, tell: Callable[[object], None] = lambda _: None, **wishes: bool) -> SaveResult:
+    def dump(
+        self, tell: Callable[[object], None] = lambda _: None, *, live: bool = False
+    ) -> SaveResult:
         access = VmmAccess(cast("VmmMonitor", self.monitor), self.library.path)
-        request = SaveRequest(self.path, kind=SaveKind.DUMP, **wishes)
+        request = SaveRequest(self.path, kind=SaveKind.DUMP, live=live)
         return SavedBeside(lambda: access).begin(request)(tell, self.cancelled)
 
 

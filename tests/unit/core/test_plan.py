@@ -25,7 +25,7 @@ def test_plan_places_every_plane_at_a_page(page: int) -> None:
     assert len(taken) == 200
     assert all(start % page == 0 for start, _ in taken)
     ends = [start + size for start, size in taken]
-    starts = [start for start, _ in taken[1:]] + [plan.notes_offset]
+    starts = [start for start, _ in taken[1:]] + [plan.notes_offset(100)]
     assert all(end <= start for end, start in zip(ends, starts, strict=True))
     assert taken[0][0] >= len(plan.headers(0))
 
@@ -35,7 +35,17 @@ def test_plan_without_tags_has_no_tag_segment() -> None:
 
     assert plan.places[0].tags is None
     assert plan.header_count == 2
-    assert plan.notes_offset == 2 * PAGE
+    assert plan.notes_offset(100) == 2 * PAGE
+
+
+def test_notes_that_fit_go_in_front_of_memory_and_others_behind_it() -> None:
+    plan = CorePlan([segment()], PAGE, notes_room_bytes=1000)
+
+    headers = 64 + 3 * 56
+    assert plan.places[0].data == PAGE
+    assert plan.notes_offset(1000) == plan.notes_offset(PAGE - headers) == headers
+    assert plan.notes_offset(PAGE - headers + 1) == 3 * PAGE
+    assert len(plan.headers(1000)) == headers
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_check_of_a_core_with_vmcoreinfo_says_that_drgn_reads_its_kernel(tmp_pat
     ("alignment", "tags", "words"),
     [
         (4096, False, "aligned segments for those of another kind"),
-        (0, True, "takes every segment for memory"),
+        (0, True, None),
         (0, False, None),
     ],
 )

@@ -56,7 +56,7 @@ def test_save_running_machine_stops_it_and_lets_it_go_on(
 
     report = save(machine, tmp_path / "vm.core")
 
-    assert machine.calls == ["pause", "save_state", "resume"]
+    assert machine.calls == ["pause", "peek_state", "save_state", "resume"]
     assert machine.run_state is RunState.RUNNING
     assert_core_is_of(tmp_path / "vm.core", machine)
     assert (report.was_running, report.rounds, report.segments) == (True, 1, 1)
