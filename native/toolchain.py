@@ -39,6 +39,7 @@ _LIBRARY_FLAGS = (
     "-shared",
     "-fvisibility=hidden",
     "-fno-strict-aliasing",
+    "-fomit-frame-pointer",
 )
 
 # The guests run where FP and SIMD are off. -mno-implicit-float alone still lets variadic

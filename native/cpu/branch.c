@@ -61,11 +61,11 @@ static void run_svc(struct vcpu *cpu, const struct insn *insn)
 /* The machine is the hypervisor: the call leaves the interpreter with pc after it. */
 static void run_hvc(struct vcpu *cpu, const struct insn *insn)
 {
-    (void)insn;
     if (!cpu->el) {
         raise_undefined(cpu);
         return;
     }
+    cpu->exit_word = insn->raw;
     cpu->exit_reason = TA_EXIT_HVC;
     cpu->slice_over = true;
 }

@@ -39,8 +39,10 @@ enum {
     GRANULE_BYTES = 16,
     TAGS_PER_PAGE_BYTES = PAGE_BYTES / 32,
     TLB_ENTRIES = 256,
-    FETCH_TLB_ENTRIES = 64,
-    INSN_CACHE_ENTRIES = 4096,
+    FETCH_TLB_ENTRIES = 256,
+    INSN_CACHE_ENTRIES = 256, /* of the plain interpreter */
+    CODE_PAGES = 2048,
+    PAGE_INSNS = PAGE_BYTES / 4,
     MAX_VCPUS = 512,
     VECTORS = 32,
     BREAKPOINTS = 6, /* what most Arm cores have */
@@ -54,7 +56,7 @@ enum {
 };
 
 #define PAGE_MASK (~(uint64_t)(PAGE_BYTES - 1))
-#define NO_PAGE 1ull /* never equal to a page address */
+#define NO_PAGE (PAGE_BYTES / 2ull) /* never equal to an address whose lower bits are masked */
 
 /* Slots of the register file. Decoding turns register 31 into one of the last three, so
  * that handlers need not ask: reads of XZR find 0, writes to it land in DISCARD. */
@@ -63,9 +65,14 @@ enum { SLOT_ZERO = 31, SLOT_SP = 32, SLOT_DISCARD = 33, SLOTS = 34 };
 struct vcpu;
 struct insn;
 typedef void insn_handler(struct vcpu *cpu, const struct insn *insn);
+/* threaded.h says what an op is. */
+typedef __attribute__((preserve_none)) void threaded_op(struct vcpu *cpu, struct insn *insn,
+                                                        const uint8_t *code, uint64_t left,
+                                                        uint64_t a, uint64_t b, uint64_t flags);
 
 struct insn {
     insn_handler *run;
+    threaded_op *op; /* of one in a code page */
     union {
         uint64_t imm;
         fp_unary *unary; /* of a floating-point operation on each lane */
@@ -90,11 +97,11 @@ enum access_flags {
     ACCESS_TAGS = 256,       /* to allocation tags, not to data */
 };
 
-/* A page of guest RAM as the present translation regime reaches it. A key equals the page's
- * address only if that kind of access may go ahead without another look: for writes that
- * includes that the page is marked in the dirty log. */
+/* A page of guest RAM as the present translation regime reaches it. A key equals an address under
+ * `mask` (the page's bits, without the top byte if it is ignored) only if that kind of access may
+ * go ahead without another look: for writes that includes that the page is marked in the dirty log. */
 struct tlb_entry {
-    uint64_t read_key, write_key;
+    uint64_t read_key, write_key, mask;
     uint8_t *data;
     uint8_t *tags; /* the page's packed tags; NULL if the page is not Tagged memory */
 };
@@ -151,6 +158,8 @@ struct vcpu {
     uint64_t instructions;
     uint64_t fetch_page;
     const uint8_t *fetch_data;
+    struct insn *fetch_insns;
+    uint64_t slice_end; /* what `instructions` is at the slice's end */
     uint32_t nzcv; /* in bits 31:28, as in SPSR_EL1 */
 
     /* PSTATE */
@@ -159,11 +168,13 @@ struct vcpu {
     /* What memory accesses need of the system registers; update_memory_mode() sets it. */
     bool tbi[2];        /* by address bit 55 */
     bool check_tags[2]; /* by privilege: [0] as EL0, [1] as EL1 */
+    bool checks_tags;   /* at the present one */
     bool strict_alignment;
     bool watches_fetch, watches_data; /* breakpoints, watchpoints are enabled; update_debug() */
     uint32_t step_iss;                /* of the next software step exception */
 
     uint32_t exit_reason; /* 0 unless the vCPU has to leave to the caller */
+    uint32_t exit_word;   /* the instruction that leaves: of HVC and what is unsupported */
     bool powered;
     bool slice_over; /* run_slice() returns after this instruction */
     bool turn_over;   /* the vCPU gives up the rest of its turn */
@@ -196,9 +207,10 @@ struct vcpu {
     struct tlb_entry tlb[3][TLB_ENTRIES];
     struct tlb_entry *data_tlb;
     bool tlb_has_blocks[2]; /* by address bit 55: a page of a larger block is in it */
-    struct {
+    struct fetch_entry {
         uint64_t key;
         const uint8_t *data;
+        struct insn *insns; /* in ta_machine.code_pages */
     } fetch_tlb[2][FETCH_TLB_ENTRIES];
     struct insn cache[INSN_CACHE_ENTRIES];
 };
@@ -229,6 +241,8 @@ struct ta_machine {
     bool follows_host_clock;
     int interrupted;         /* accessed atomically */
     bool shares_tags;        /* another machine stores to the same tag planes */
+    bool is_plain;           /* by the plain interpreter alone */
+    struct insn *code_pages[CODE_PAGES]; /* decoded instructions of pages; see threaded.c */
     uint64_t random;         /* decides the length of turns */
     uint64_t seed;
     uint32_t turn;       /* whose */
@@ -313,6 +327,10 @@ void update_debug(struct vcpu *cpu);
 /* --- the loop, and the machine ------------------------------------------------------------ */
 
 uint64_t run_slice(struct vcpu *cpu, uint64_t count); /* returns the instructions executed */
+uint64_t run_plainly(struct vcpu *cpu, uint64_t count);
+uint64_t run_threaded(struct vcpu *cpu, uint64_t count);
+struct insn *code_page_of(struct ta_machine *machine, const uint8_t *data);
+void free_code_pages(struct ta_machine *machine);
 /* Describes why the slice of `done` instructions ended with an exit; returns how many count. */
 uint64_t leave_slice(struct vcpu *cpu, uint64_t done, struct ta_exit *exit);
 /* Maps the windows of the GIC. 0, -EINVAL or -ENOMEM; then nothing is mapped. */

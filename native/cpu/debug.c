@@ -224,7 +224,7 @@ uint64_t run_step(struct vcpu *cpu)
         cpu->pc = cpu->next_pc;
         return 0;
     }
-    uint64_t done = run_slice(cpu, 1);
+    uint64_t done = run_plainly(cpu, 1);
     if (!cpu->exit_reason || cpu->exit_reason == TA_EXIT_HVC)
         end_step(cpu, insn->raw);
     return done;

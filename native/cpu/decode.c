@@ -12,7 +12,7 @@ void run_undefined(struct vcpu *cpu, const struct insn *insn)
 
 void run_unsupported(struct vcpu *cpu, const struct insn *insn)
 {
-    (void)insn;
+    cpu->exit_word = insn->raw;
     stop_with(cpu, TA_EXIT_UNSUPPORTED);
 }
 

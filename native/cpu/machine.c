@@ -33,6 +33,7 @@ void ta_machine_free(struct ta_machine *machine)
 {
     if (!machine)
         return;
+    free_code_pages(machine);
     free(machine->map);
     free(machine->ram);
     free(machine->gic);

@@ -134,18 +134,19 @@ static void commit_page(struct vcpu *cpu, const struct piece *piece, unsigned fl
 {
     if (!piece->ram)
         return;
-    uint64_t address = strip_top_byte(cpu, piece->va), key = address & PAGE_MASK;
+    uint64_t address = strip_top_byte(cpu, piece->va), mask, key = tlb_key(cpu, address, &mask);
     struct tlb_entry *entry = tlb_slot(cpu, address, flags);
     struct span span = span_of(piece);
     if (flags & ACCESS_WRITE)
         mark_dirty(piece->ram, piece->page.gpa);
     if (piece->page.device)
         return; /* alignment has to be checked each time */
-    if (unlikely(cpu->watches_data) && has_watchpoint(cpu, key))
+    if (unlikely(cpu->watches_data) && has_watchpoint(cpu, address & PAGE_MASK))
         return;
     if (entry->read_key != key && entry->write_key != key)
         entry->write_key = NO_PAGE;
     cpu->tlb_has_blocks[BIT(address, 55)] |= piece->page.is_block;
+    entry->mask = mask;
     entry->data = span.data - (address & (PAGE_BYTES - 1));
     entry->tags = span.tags;
     entry->read_key = piece->page.readable ? key : NO_PAGE;

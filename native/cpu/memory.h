@@ -130,6 +130,13 @@ ALWAYS_INLINE struct tlb_entry *tlb_slot(struct vcpu *cpu, uint64_t address, uns
     return &tlb[(address >> PAGE_SHIFT) % TLB_ENTRIES];
 }
 
+/* The key that an entry for `address` has. */
+ALWAYS_INLINE uint64_t tlb_key(const struct vcpu *cpu, uint64_t address, uint64_t *mask)
+{
+    *mask = PAGE_MASK & (cpu->tbi[BIT(address, 55)] ? ~(0xffull << 56) : ~0ull);
+    return address & *mask;
+}
+
 /* memcpy() of what one instruction moves: a call costs more than that. */
 ALWAYS_INLINE void copy_small(void *to, const void *from, uint32_t size)
 {
@@ -161,7 +168,7 @@ ALWAYS_INLINE bool read_memory(struct vcpu *cpu, uint64_t va, uint32_t size, uin
 {
     uint64_t address = strip_top_byte(cpu, va);
     const struct tlb_entry *entry = tlb_slot(cpu, address, flags);
-    if (likely(entry->read_key == (address & PAGE_MASK) &&
+    if (likely(entry->read_key == (address & entry->mask) &&
                is_plain(cpu, address, size, align, flags) &&
                tags_agree(cpu, entry->tags, va, size, flags))) {
         copy_small(out, entry->data + (address & (PAGE_BYTES - 1)), size);
@@ -175,7 +182,7 @@ ALWAYS_INLINE bool write_memory(struct vcpu *cpu, uint64_t va, uint32_t size, ui
 {
     uint64_t address = strip_top_byte(cpu, va);
     const struct tlb_entry *entry = tlb_slot(cpu, address, flags);
-    if (likely(entry->write_key == (address & PAGE_MASK) &&
+    if (likely(entry->write_key == (address & entry->mask) &&
                is_plain(cpu, address, size, align, flags) &&
                tags_agree(cpu, entry->tags, va, size, flags) &&
                !cpu->machine->armed_monitors)) {

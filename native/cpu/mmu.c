@@ -32,6 +32,7 @@ void update_tag_checks(struct vcpu *cpu)
     cpu->check_tags[0] =
         (sctlr & SCTLR_ATA0) && (sctlr >> SCTLR_TCF0_SHIFT & 3) && !cpu->tco;
     cpu->check_tags[1] = (sctlr & SCTLR_ATA) && (sctlr >> SCTLR_TCF_SHIFT & 3) && !cpu->tco;
+    cpu->checks_tags = cpu->check_tags[cpu->el];
 }
 
 void select_tlb(struct vcpu *cpu)
@@ -249,14 +250,17 @@ bool fetch_page(struct vcpu *cpu)
         raise_with_address(cpu, EC_PC_ALIGNMENT, 0, pc);
         return false;
     }
-    if (cpu->fetch_tlb[cpu->el][slot].key != page) {
+    struct fetch_entry *entry = &cpu->fetch_tlb[cpu->el][slot];
+    if (entry->key != page) {
         const uint8_t *data = translate_fetch(cpu, pc);
         if (!data)
             return false;
-        cpu->fetch_tlb[cpu->el][slot].key = page;
-        cpu->fetch_tlb[cpu->el][slot].data = data;
+        entry->key = page;
+        entry->data = data;
+        entry->insns = code_page_of(cpu->machine, data);
     }
-    cpu->fetch_data = cpu->fetch_tlb[cpu->el][slot].data;
+    cpu->fetch_data = entry->data;
+    cpu->fetch_insns = entry->insns;
     if (unlikely(cpu->watches_fetch) && has_breakpoint(cpu, page)) {
         if (!is_breakpoint(cpu, pc))
             return true; /* and ask again at the next instruction */

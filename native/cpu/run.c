@@ -48,7 +48,7 @@ ALWAYS_INLINE uint64_t follow(uint64_t next, uint64_t target)
  * for the word that memory holds now: decoding is a pure function of the word. So a guest that
  * changes its code needs no invalidation here, whether by its own stores, the host's or a
  * migration's, and there is no coherence to get wrong; the price is one compare. */
-uint64_t run_slice(struct vcpu *cpu, uint64_t count)
+uint64_t run_plainly(struct vcpu *cpu, uint64_t count)
 {
     uint64_t start = cpu->instructions, now = start, end = start + count, pc = cpu->pc;
     cpu->slice_over = false;
@@ -75,6 +75,11 @@ uint64_t run_slice(struct vcpu *cpu, uint64_t count)
     return now - start;
 }
 
+uint64_t run_slice(struct vcpu *cpu, uint64_t count)
+{
+    return unlikely(cpu->machine->is_plain) ? run_plainly(cpu, count) : run_threaded(cpu, count);
+}
+
 static void fill_exit(const struct vcpu *cpu, uint32_t reason, struct ta_exit *exit)
 {
     *exit = (struct ta_exit){.reason = reason, .vcpu = cpu->index, .pc = cpu->pc};
@@ -85,9 +90,8 @@ static void fill_exit(const struct vcpu *cpu, uint32_t reason, struct ta_exit *e
         exit->mmio_data = cpu->mmio.data;
         exit->mmio_is_write = cpu->mmio.is_write;
     }
-    uint64_t at = reason == TA_EXIT_HVC ? cpu->pc - 4 : cpu->pc;
-    if (reason == TA_EXIT_HVC || reason == TA_EXIT_UNSUPPORTED) /* it was decoded just now */
-        exit->insn = cpu->cache[at >> 2 & (INSN_CACHE_ENTRIES - 1)].raw;
+    if (reason == TA_EXIT_HVC || reason == TA_EXIT_UNSUPPORTED)
+        exit->insn = cpu->exit_word;
 }
 
 /* An instruction that leaves for MMIO or is unsupported was not executed: it does not count. */

@@ -25,7 +25,7 @@ static bool read_block(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t al
 {
     uint64_t address = strip_top_byte(cpu, va);
     const struct tlb_entry *entry = tlb_slot(cpu, address, flags);
-    if (unlikely(entry->read_key != (address & PAGE_MASK) ||
+    if (unlikely(entry->read_key != (address & entry->mask) ||
                  !is_ready(cpu, entry, va, size, align, flags)))
         return read_slow(cpu, va, size, align, flags | ACCESS_READ, out);
     copy_small(out, entry->data + (address & (PAGE_BYTES - 1)), size);
@@ -37,7 +37,7 @@ static bool write_block(struct vcpu *cpu, uint64_t va, uint32_t size, uint32_t a
 {
     uint64_t address = strip_top_byte(cpu, va);
     const struct tlb_entry *entry = tlb_slot(cpu, address, flags);
-    if (unlikely(entry->write_key != (address & PAGE_MASK) || cpu->machine->armed_monitors ||
+    if (unlikely(entry->write_key != (address & entry->mask) || cpu->machine->armed_monitors ||
                  !is_ready(cpu, entry, va, size, align, flags)))
         return write_slow(cpu, va, size, align, flags | ACCESS_WRITE, in);
     copy_small(entry->data + (address & (PAGE_BYTES - 1)), in, size);

@@ -19,6 +19,9 @@ int ta_vcpu_save_snapshot(struct ta_machine *machine, uint32_t index, uint8_t *s
     struct vcpu *cpu = &machine->vcpus[index];
     cpu->fetch_page = NO_PAGE;
     cpu->fetch_data = NULL;
+    cpu->fetch_insns = NULL;
+    cpu->slice_end = 0;
+    cpu->exit_word = 0;
     cpu->next_pc = cpu->pc;
     cpu->slice_over = false;
     memcpy(snapshot, cpu, STATE_BYTES);

@@ -181,7 +181,7 @@ static bool set_tags(struct vcpu *cpu, uint64_t va, unsigned granules, unsigned 
     const struct tlb_entry *entry = tlb_slot(cpu, address, 0);
     struct access access = {0};
     flags |= ACCESS_WRITE | ACCESS_UNCHECKED | ACCESS_ALIGNED;
-    if (likely(entry->write_key == (address & PAGE_MASK) && !(offset & (GRANULE_BYTES - 1)) &&
+    if (likely(entry->write_key == (address & entry->mask) && !(offset & (GRANULE_BYTES - 1)) &&
                offset + bytes <= PAGE_BYTES && !cpu->machine->armed_monitors)) {
         access.spans[0] = (struct span){entry->data + offset, entry->tags, bytes};
     } else if (zero_data) {
@@ -257,7 +257,7 @@ static void run_load_tag(struct vcpu *cpu, const struct insn *insn)
     unsigned tag = 0;
     if (!stack_is_aligned(cpu, insn))
         return;
-    if (unlikely(entry->read_key != (address & PAGE_MASK)) &&
+    if (unlikely(entry->read_key != (address & entry->mask)) &&
         !resolve_tags(cpu, va, GRANULE_BYTES, 1, ACCESS_READ, &access))
         return;
     if (access.spans[0].tags && tags_enabled(cpu, 0))
