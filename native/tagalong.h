@@ -158,6 +158,10 @@ TA_EXPORT void ta_machine_share_tags(struct ta_machine *machine, uint32_t shared
 TA_EXPORT int ta_machine_set_dirty_log(struct ta_machine *machine, uint32_t region,
                                        uint64_t *bitmap);
 
+/* Whether the plain interpreter alone runs the vCPUs: it is slow, does the same, and is what the
+ * tests hold the quick one against. Only while no vCPU runs. */
+TA_EXPORT void ta_machine_run_plainly(struct ta_machine *machine, uint32_t plainly);
+
 /* Runs the vCPUs in turn for at most `budget` instructions in all; one thread at a time. */
 TA_EXPORT void ta_machine_run(struct ta_machine *machine, uint64_t budget, struct ta_exit *exit);
 

@@ -10,7 +10,8 @@
  *   exception.c, pstate.c, debug.c, sysregs.c   EL1 and EL0 as the guest sees them
  *   gic.c, gic_*.c, timer.c     the interrupt controller and the timers
  *   state.c, snapshot.c         a vCPU's state by KVM ONE_REG id, and all of it as bytes
- *   run.c, machine.c            the loop, the turns of the vCPUs, the library's entry points
+ *   threaded.c, threaded_*.c    what is frequent, as threaded code: the quick half; threaded.h
+ *   run.c, machine.c            the plain loop, the turns of the vCPUs, the library's entry points
  */
 #ifndef TA_CPU_H
 #define TA_CPU_H

@@ -141,6 +141,11 @@ int map_gic(struct ta_machine *machine, uint64_t distributor, uint64_t redistrib
     return result;
 }
 
+void ta_machine_run_plainly(struct ta_machine *machine, uint32_t plainly)
+{
+    machine->is_plain = plainly != 0;
+}
+
 void ta_machine_share_tags(struct ta_machine *machine, uint32_t shared)
 {
     machine->shares_tags = shared != 0;

@@ -115,6 +115,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_machine_add_ram": (ctypes.c_int, (ctypes.c_void_p, _u64, _u64, _u8p, _u8p)),
     "ta_machine_add_mmio": (ctypes.c_int, (ctypes.c_void_p, _u64, _u64)),
     "ta_machine_share_tags": (None, (ctypes.c_void_p, _u32)),
+    "ta_machine_run_plainly": (None, (ctypes.c_void_p, _u32)),
     "ta_machine_set_dirty_log": (ctypes.c_int, (ctypes.c_void_p, _u32, ctypes.c_void_p)),
     "ta_machine_run": (None, (ctypes.c_void_p, _u64, ctypes.POINTER(InterpreterExit))),
     "ta_machine_interrupt": (None, (ctypes.c_void_p,)),

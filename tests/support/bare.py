@@ -30,6 +30,7 @@ GCR = 0x10001
 
 _BLOCK_TAGGED = 0x40000000 | 1 << 10 | 3 << 8 | 0 << 2 | 1
 _BLOCK_DEVICE = 0x00000000 | 1 << 10 | 1 << 2 | 1
+BLOCKS = (_BLOCK_DEVICE, _BLOCK_TAGGED)
 
 
 def sctlr(mode: TagCheckMode) -> int:
@@ -65,7 +66,7 @@ def prepare(
     memory = machine.memory
     for vector in range(VECTORS, VECTORS + 0x800, 0x80):
         memory.write(Gpa(vector), encoded(handler))
-    for index, entry in enumerate((_BLOCK_DEVICE, _BLOCK_TAGGED)):
+    for index, entry in enumerate(BLOCKS):
         memory.write(Gpa(TABLES + 8 * index), entry.to_bytes(8, "little"))
     memory.write(Gpa(CODE), encoded(words))
     enable(machine, 0, mode)

@@ -114,6 +114,10 @@ class NativeMachine:
         """Allow another machine, in another thread, to store to the same tag planes."""
         self._library.ta_machine_share_tags(self._handle, 1)
 
+    def run_plainly(self) -> None:
+        """Leave all to the plain interpreter: slow, with the same results. For tests."""
+        self._library.ta_machine_run_plainly(self._handle, 1)
+
     def set_dirty_log(self, region: int, bitmap: PageBitmap | None) -> None:
         """Mark the region's changed pages in `bitmap` from now on; call after clearing it."""
         pointer = None if bitmap is None else bitmap.words.ctypes.data
