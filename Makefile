@@ -14,7 +14,7 @@ WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); \
 	echo $$((cores < 3 ? cores + 1 : 4)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs examples lab kernels lint types bench beside long faults fuzz clean
+.PHONY: help demo test docs examples lab kernels lint types bench beside long faults fuzz web clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -69,6 +69,10 @@ faults: $(VENV)/.installed-dev ## let thousands of migrations go wrong, by fault
 
 fuzz: $(VENV)/.installed-dev ## fuzz the stream's codec for ten minutes (options: ARGS="--seconds 3600")
 	@$(BIN)/python -m tests.faults.fuzz_stream $(ARGS)
+
+web: $(VENV)/.installed-dev ## show the web pages to a real Chromium, with mouse and keyboard (screenshots in build/web)
+	@$(BIN)/python -m tests.support.fetch_chromium
+	@$(BIN)/python -m pytest tests/web $(ARGS)
 
 clean: ## remove everything that was built or fetched
 	rm -rf $(VENV) build dist .cache src/tagalong/_lib .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -30,7 +30,8 @@ def test_wheel_carries_library_guests_and_type_marker(wheel: Path) -> None:
     assert {n.rsplit("/", 1)[1] for n in names if n.endswith(".elf")} == GUESTS
     built = {"libtagalong.so", "routines.bin", "linux/clockwatch", "linux/tagkeeper"}
     assert {f"tagalong/_lib/{name}" for name in built} <= set(names)
-    assert "tagalong/py.typed" in names
+    pages = {f"tagalong/views/page/{name}" for name in ("page.css", "page.js")}
+    assert {"tagalong/py.typed", *pages} <= set(names)
 
 
 def test_wheel_is_marked_for_its_platform_and_any_python3(wheel: Path) -> None:

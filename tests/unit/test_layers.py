@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
         "access", "mte", "memory", "machine", "boot", "soft", "kvm", "migrate", "qapi", "vmm",
         "control", "beside",
     },
-    "views": {"core", "explain", "memory", "mte"},
+    "views": {"core", "explain", "files", "memory", "mte"},
     "lab": {"binary"},
     "cli": {
         "access", "beside", "boot", "control", "core", "devices", "explain", "lab", "machine",

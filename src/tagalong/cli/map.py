@@ -14,6 +14,7 @@ from tagalong.cli.map_text import (
     cells_a_line,
     cells_json,
     map_json,
+    page_report,
     region_line,
     summary_lines,
 )
@@ -23,7 +24,10 @@ from tagalong.cli.values import FILE, address_range
 from tagalong.core import Core, open_core
 from tagalong.core.tag_runs import tag_range
 from tagalong.errors import UsageError
+from tagalong.mte.pointers import address_of
 from tagalong.views.granules import granules_around, granules_of_range
+from tagalong.views.page.document import write_page
+from tagalong.views.page.map_page import map_page
 from tagalong.views.survey import (
     cell_size,
     count_cells,
@@ -38,6 +42,7 @@ Examples:
   tagalong map vm.core
   tagalong map vm.core --range 0x40000000+64M
   tagalong map vm.core --at 0x0800000040268000
+  tagalong map vm.core --html map.html
 \b
   . tag 0   1-f that tag   + more than half 0   # several tags   - no tags
 """
@@ -57,12 +62,14 @@ _GRANULE_RANGE_BYTES = 64 << 10
     "--at", "pointer", metavar="ADDR", type=address_range,
     help="Draw the granules around ADDR; a pointer's tag is compared.",
 )  # fmt: skip
+@click.option("--html", type=FILE, help="Write a page to look at in a browser to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print what is drawn as JSON.")
 def command(
     file: Path,
     *,
     wanted: tuple[int, int] | None,
     pointer: tuple[int, int] | None,
+    html: Path | None,
     as_json: bool,
 ) -> None:
     """Draw the allocation tags of the core FILE, from the whole of it down to granules.
@@ -70,10 +77,19 @@ def command(
     FILE is a snapshot, a dump, or a core that Linux or another program wrote. Without a range each
     region is drawn in characters that stand for equal parts of it; a range of at most 64 KiB is
     drawn granule by granule. In colours if standard output is a terminal (and NO_COLOR is unset).
+
+    With --html one self-contained page is written instead, with a map that zooms from the whole of
+    memory to a granule; --at is then where it begins.
     """
     if wanted and pointer:
         raise UsageError("--range and --at were both given: give one of them")
+    if html and (wanted or as_json):
+        raise UsageError("--html takes neither --range nor --json: the page has all of the core")
     with open_core(file) as core:
+        if html:
+            page = map_page(core, str(file), pointer and address_of(pointer[0]))
+            click.echo(page_report(write_page(html, page)))
+            return
         if as_json:
             click.echo(json.dumps(_json(core, str(file), wanted, pointer), indent=2))
             return

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from tagalong.cli.tag_colors import tag_style
 from tagalong.cli.units import count, row, size
+from tagalong.core import WrittenFile
 from tagalong.core.regions import CoreRegion
 from tagalong.mte import GRANULE_BYTES
 from tagalong.views.survey import CellRow, RegionSurvey
@@ -135,3 +136,8 @@ def cells_json(name: str, cells: CellRow) -> Mapping[str, object]:
         "cell_bytes": cells.cell_bytes,
         "cells": cells.counts.tolist(),
     }
+
+
+def page_report(file: WrittenFile) -> str:
+    """Return what was written, in words."""
+    return f"{file.path} is complete: {size(file.size_bytes)}, to be opened in any browser"
