@@ -14,7 +14,7 @@ WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); \
 	echo $$((cores < 3 ? cores + 1 : 4)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs examples lab kernels lint types bench beside long faults fuzz web clean
+.PHONY: help demo test docs examples lab kernels lint types bench beside explain long faults fuzz web clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -59,6 +59,10 @@ bench: $(VENV)/.installed-dev ## measure the interpreter, cores and snapshots, a
 beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a row in the lab, then let migrations of it go wrong
 	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 50 --max-downtime 60000
 	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- python3 -m tests.support.beside_trials
+
+explain: $(VENV)/.installed-dev ## let a program crash 600 times in the lab and measure how often `explain` is right
+	@$(BIN)/python -m tests.support.mishaps build/mishaps --count 150 $(ARGS)
+	@$(BIN)/python -m tests.support.measure build/mishaps
 
 long: $(VENV)/.installed-dev ## compare random programs with QEMU for ten minutes
 	@$(BIN)/python -m tests.support.fetch_qemu

@@ -37,7 +37,8 @@
         ├── NotInCoreError              72   the core has no memory at this address
         ├── NoTagsError                 73   the core has no tags for this memory: not even zero
         ├── SnapshotCancelledError      74   the operator asked for it; no file was written
-        └── RestoreError                75   this machine or host cannot take the snapshot
+        ├── RestoreError                75   this machine or host cannot take the snapshot
+        └── CrashReportError            76   no crash report that is known, or a damaged one
 
 Guest tag check faults are not in this tree: they are the guest's own business and travel
 as values (ESR, FAR). Exceptions are for failures of the host and of the tool.
@@ -361,6 +362,16 @@ class RestoreError(CoreError):
     """A snapshot that cannot be restored here, with all of its tags; nothing was started."""
 
     exit_code = 75
+
+
+class CrashReportError(CoreError):
+    """A file that is no crash report of a known form, or one that is damaged at `offset`."""
+
+    exit_code = 76
+
+    def __init__(self, message: str, *, offset: int = 0) -> None:
+        self.offset = offset
+        super().__init__(f"crash report offset {offset:#x}: {message}")
 
 
 # --- errors as words ---

@@ -17,7 +17,10 @@ import zstandard
 
 from tests.support.mishaps import ALLOCATORS, SCUDO_LIBRARY, TRUTH
 
+# Programs and libraries that the cores' stacks lead into.
+MODULES = (Path("/lib/aarch64-linux-gnu/libc.so.6"),)
 _SECONDS = 20
+_SEEDS = 100_000
 
 
 def main() -> None:
@@ -26,15 +29,18 @@ def main() -> None:
     assert pattern == "core", f"cores go to {pattern!r}"
     lines = []
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
-        for allocator in ALLOCATORS:
-            for seed in range(first, first + count):
+        for number, allocator in enumerate(ALLOCATORS):
+            # Other seeds for each allocator, so that no two crash in the same way.
+            for seed in range(first + number * _SEEDS, first + number * _SEEDS + count):
                 truth = crash(folder, allocator, seed)
                 if truth is None:
                     continue
-                name = f"{allocator}-{seed:05}.core.zst"
+                name = f"{allocator}-{seed:06}.core.zst"
                 core = zstandard.ZstdCompressor(level=1).compress((folder / "core").read_bytes())
                 add(archive, name, core)
                 lines.append(json.dumps({"core": name, "allocator": allocator, **truth}))
+        for module in MODULES:
+            add(archive, module.name, module.read_bytes())
         add(archive, TRUTH, "".join(f"{line}\n" for line in lines).encode())
 
 
@@ -59,6 +65,7 @@ def environment(folder: Path, allocator: str) -> dict[str, str]:
     if allocator == "glibc":
         given["GLIBC_TUNABLES"] = "glibc.mem.tagging=3"
     if allocator.startswith("scudo"):
+        # Its GWP-ASan handles SIGSEGV and sends it again: these cores have no address of the fault.
         given["LD_PRELOAD"] = str(folder / SCUDO_LIBRARY)
     if allocator == "scudo-odd-even":
         given["MISHAP_ODD_EVEN"] = "1"

@@ -7,8 +7,8 @@ instructions only what is unallocated or harmless. `excluded` says what is left 
 
 from collections.abc import Callable
 
+from tagalong.disassembly import disassemble
 from tagalong.mte import GRANULE_BYTES
-from tagalong.soft.disassembly import disassemble
 from tests.support import a64
 from tests.support.oracle_draw import SCRATCH, Draw
 from tests.support.oracle_forms_data import DATA_PROCESSING

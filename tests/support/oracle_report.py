@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tagalong.soft.disassembly import disassemble
+from tagalong.disassembly import disassemble
 from tests.support.oracle_compare import Failure
 from tests.support.oracle_layout import slot_address
 from tests.support.oracle_minimise import minimise

@@ -39,6 +39,7 @@ _SECTIONS = {
         "map": "Draw the tags of a core.",
         "diff": "Say where two cores differ, in data and tags.",
         "check": "Say what gdb, lldb and drgn show of a core.",
+        "explain": "Say what happened, from a crash with tags.",
     },
     "Try things": {
         "demo": "Migrate a guest between two processes and ask it how it is.",

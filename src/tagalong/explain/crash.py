@@ -107,7 +107,7 @@ class TagFault:
 
     `pointer_tag`: the logical tag of the pointer. `memory_tag`: the allocation tag that the source
     says it met; what the memory itself has is found by the analysis. `size_bytes` and `direction`
-    as the source says them.
+    as the source says them. `is_free`: a function that frees made the check, not an instruction.
     """
 
     mode: CheckMode
@@ -117,6 +117,7 @@ class TagFault:
     memory_tag: int | None = None
     size_bytes: int | None = None
     direction: DataDirection | None = None
+    is_free: bool = False
 
     @property
     def granule(self) -> int | None:
@@ -132,7 +133,7 @@ class FaultingAccess:
     added to it. `offset_bytes` was added as well, `size_bytes` is what it touches in all.
     """
 
-    pc: int
+    pc: int | None
     encoding: int | None = None
     text: str | None = None
     size_bytes: int | None = None

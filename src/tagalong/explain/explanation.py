@@ -23,6 +23,7 @@ class Cause(StrEnum):
     USE_AFTER_FREE = "use-after-free"
     USE_AFTER_REUSE = "use-after-reuse"
     DOUBLE_FREE = "double-free"
+    INVALID_FREE = "invalid-free"
     LOST_POINTER_TAG = "lost-pointer-tag"
     WILD_POINTER = "wild-pointer"
     LOST_MEMORY_TAGS = "lost-memory-tags"
@@ -162,7 +163,7 @@ def _fault(crash: Crash) -> Json:
 def _access(crash: Crash) -> Json:
     fault, access = crash.fault, crash.access
     return {
-        "pc": None if access is None else hex(access.pc),
+        "pc": _hex(None if access is None else access.pc),
         "instruction": access and access.text,
         "size_bytes": (access and access.size_bytes) or fault.size_bytes,
         "direction": (access and access.direction) or fault.direction,

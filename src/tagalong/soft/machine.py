@@ -42,7 +42,6 @@ from tagalong.mte.registers import MteVersion
 from tagalong.soft.build import PAGE_BYTES, map_all, refuse_foreign
 from tagalong.soft.clock import HostClock
 from tagalong.soft.dirty_log import SoftDirtyLog
-from tagalong.soft.disassembly import unsupported
 from tagalong.soft.exits import SoftExits
 from tagalong.soft.gic import SoftGic
 from tagalong.soft.host import SoftHost
@@ -57,6 +56,7 @@ from tagalong.soft.psci import Psci
 from tagalong.soft.ram import create_memory
 from tagalong.soft.runner import SoftRunner
 from tagalong.soft.tag_access import SoftTagAccess
+from tagalong.soft.unsupported import unsupported
 from tagalong.soft.vcpu import SoftVcpu
 
 RAM_GPA: Final = Gpa(0x4000_0000)

@@ -149,7 +149,7 @@ static size_t inside(const struct block *block)
     return draw(2) ? draw(block->size < 16 ? block->size : 16) : draw(block->size);
 }
 
-static void use_after_free(const struct allocator *heap)
+static void touch_freed(const struct allocator *heap)
 {
     struct block gone = *draw_block();
     size_t offset = inside(&gone);
@@ -158,7 +158,7 @@ static void use_after_free(const struct allocator *heap)
     touch(gone.pointer + offset);
 }
 
-static void use_after_reuse(const struct allocator *heap)
+static void touch_reused(const struct allocator *heap)
 {
     struct block gone = *draw_block(), other = { 0 };
     size_t offset = inside(&gone);
@@ -173,7 +173,7 @@ static void use_after_reuse(const struct allocator *heap)
     }
 }
 
-static void double_free(const struct allocator *heap)
+static void free_twice(const struct allocator *heap)
 {
     struct block *block = draw_block();
     heap->free((void *)block->pointer);
@@ -279,8 +279,8 @@ static const struct deed {
     void (*act)(const struct allocator *);
     unsigned share;
 } deeds[] = {
-    { overflow, 30 }, { underflow, 7 }, { use_after_free, 20 }, { use_after_reuse, 14 },
-    { double_free, 4 }, { lost_pointer_tag, 6 }, { wild_pointer, 6 }, { lost_memory_tags, 4 },
+    { overflow, 30 }, { underflow, 7 }, { touch_freed, 20 }, { touch_reused, 14 },
+    { free_twice, 4 }, { lost_pointer_tag, 6 }, { wild_pointer, 6 }, { lost_memory_tags, 4 },
     { stack_overflow, 2 }, { stack_use_after_return, 3 }, { asynchronous, 4 },
 };
 

@@ -7,8 +7,8 @@ import pytest
 
 from tagalong._native import LIBRARY_FOLDER
 from tagalong.access.routines import Routine, load_blob, parse_blob
+from tagalong.disassembly import disassemble
 from tagalong.errors import NativeLibraryError
-from tagalong.soft.disassembly import disassemble
 
 
 def code() -> bytearray:

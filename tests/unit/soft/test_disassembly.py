@@ -1,6 +1,6 @@
 import pytest
 
-from tagalong.soft.disassembly import disassemble
+from tagalong.disassembly import disassemble
 from tests.support import a64
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tagalong.soft.disassembly import disassemble
+from tagalong.disassembly import disassemble
 from tests.support import a64
 from tests.support.a64_code import Code
 from tests.support.cases import check_each

@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 
-from tagalong.soft.disassembly import disassemble
+from tagalong.disassembly import disassemble
 from tests.support.oracle_draw import Draw
 from tests.support.oracle_forms_fp import FLOATING_POINT
 

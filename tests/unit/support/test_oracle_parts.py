@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.soft.disassembly import disassemble
+from tagalong.disassembly import disassemble
 from tests.support import a64, oracle_minimise
 from tests.support.oracle_compare import Failure
 from tests.support.oracle_elf import EXECUTE, READ, WRITE, Segment, executable

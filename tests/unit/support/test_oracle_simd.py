@@ -1,6 +1,6 @@
 """The oracle's forms for SIMD draw every operation that the machine claims."""
 
-from tagalong.soft.disassembly import disassemble
+from tagalong.disassembly import disassemble
 from tests.support.oracle_draw import Draw
 from tests.support.oracle_forms_simd import mnemonic_of, operation
 from tests.support.oracle_forms_simd_memory import SIMD_MEMORY

@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 from tagalong._native import InterpreterExit
 from tagalong.access.host import Fault
 from tagalong.access.routines import load_blob
+from tagalong.disassembly import disassemble
 from tagalong.errors import MachineError
 from tagalong.machine import RegisterId, register_ids
 from tagalong.memory import Gpa, Region
 from tagalong.mte import GRANULE_BYTES
 from tagalong.mte import tags as tag_plane
 from tagalong.mte.registers import Sctlr, TagCheckMode
-from tagalong.soft.disassembly import disassemble, unsupported
 from tagalong.soft.host.process import CODE_VA, RETURN_VA, SCRATCH_VA, Process
 from tagalong.soft.host.stage1 import PAGE_BYTES, Kind, Stage1
 from tagalong.soft.host.thread import async_fault, fault_of
 from tagalong.soft.native import NativeMachine, StopReason
+from tagalong.soft.unsupported import unsupported
 from tagalong.studies.race.code import (
     FIRST_TAG,
     LOOK_BYTES,

@@ -1,8 +1,8 @@
 import pytest
 
+from tagalong.disassembly import disassemble
 from tagalong.errors import UsageError
 from tagalong.mte.registers import TagCheckMode
-from tagalong.soft.disassembly import disassemble
 from tagalong.studies.race.code import Side, VmmCode, granule_of
 from tagalong.studies.race.guests import GUESTS, SUMMARIES, guest_code
 from tagalong.studies.race.run import own_code

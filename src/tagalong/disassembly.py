@@ -4,9 +4,6 @@ from typing import Final
 
 import capstone
 
-from tagalong._native import InterpreterExit
-from tagalong.errors import UnsupportedInstructionError
-
 _STGP_MASK: Final = 0xFE40_0000
 _STGP: Final = 0x6800_0000
 _STGP_FORMS: Final = {  # bits 24:23
@@ -16,16 +13,6 @@ _STGP_FORMS: Final = {  # bits 24:23
 }
 _PLAIN_OFFSET: Final = 2
 _NUMBER_31: Final = 31
-
-
-def unsupported(leave: InterpreterExit) -> UnsupportedInstructionError:
-    """Return the error for an instruction before which a CPU stopped."""
-    return UnsupportedInstructionError(
-        vcpu=leave.vcpu,
-        pc=leave.pc,
-        encoding=leave.insn,
-        disassembly=disassemble(leave.insn, leave.pc),
-    )
 
 
 def disassemble(encoding: int, pc: int) -> str:

@@ -1,0 +1,176 @@
+"""Real cores of known cause (tests.support.mishaps), explained; what redacted answers hold."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tagalong.cli.app import tagalong
+from tagalong.explain.analysis import explain
+from tagalong.explain.crash import Allocator, BlockState, CheckMode, Crash, DataDirection
+from tagalong.explain.explanation import Cause, Explanation
+from tagalong.explain.readers import open_crashes
+from tagalong.explain.redaction import redact
+from tests.support.measure import Answer, answers, decidable, share
+from tests.support.mishaps import read_truth
+
+FOLDER = Path(__file__).parents[2] / "golden" / "crashes"
+GLIBC = FOLDER / "linux-uaf.core.zst"
+KASAN = FOLDER / "kasan-hw-tags-6.12.log.zst"
+WORDS_OF_A_USER = "secret of a user"
+
+
+@cache
+def found() -> list[Answer]:
+    return list(answers([FOLDER]))
+
+
+def test_causes_of_real_cores_are_found() -> None:
+    sure = decidable(found())
+
+    assert len(sure) > 30
+    assert share(each.is_right for each in sure) >= 0.9
+
+
+def test_what_is_said_with_certainty_is_right() -> None:
+    certain = [each for each in found() if each.probability >= 0.9]
+
+    assert len(certain) > 15
+    assert share(each.is_right for each in certain) >= 0.9
+
+
+def test_explanations_are_better_than_debuggerds_rule() -> None:
+    right = share(each.is_right for each in found())
+    debuggerd = share(each.debuggerd_is_right for each in found())
+
+    assert right > debuggerd + 0.1
+
+
+def test_core_of_glibc_is_explained_with_its_block() -> None:
+    with open_crashes(GLIBC) as (crash,):
+        answer = explain(crash)
+
+    top = answer.top
+    assert top is not None
+    assert (top.cause, top.distance_bytes) == (Cause.USE_AFTER_FREE, 24)
+    assert top.probability > 0.95
+    assert top.block is not None
+    assert (top.block.size_bytes, top.block.state) == (32, BlockState.FREED)
+    assert answer.crash.allocator.kind is Allocator.GLIBC
+    assert crash.fault.mode is CheckMode.SYNC
+    assert (crash.fault.pointer_tag, answer.crash.fault.memory_tag) == (3, 0)
+    assert crash.access is not None
+    assert (crash.access.text, crash.access.size_bytes, crash.access.direction) == (
+        "ldr x1, [x0, #0x18]", 8, DataDirection.READ,
+    )  # fmt: skip
+    assert crash.access.base == "x0"
+    assert len(crash.backtrace) == 5
+    assert crash.process == "uaf"
+
+
+def test_log_of_kasan_gives_each_report() -> None:
+    with open_crashes(KASAN) as crashes:
+        explained = [explain(crash) for crash in crashes]
+
+    assert len(explained) == 73
+    by_name = {
+        frame.symbol.split("+")[0]: each.top.cause
+        for each in explained
+        for frame in each.crash.backtrace[:1]
+        if frame.symbol and each.top
+    }
+    assert by_name["kmalloc_oob_right"] is Cause.OVERFLOW
+    assert by_name["kmalloc_oob_left"] is Cause.UNDERFLOW
+    assert by_name["kmalloc_uaf"] is Cause.USE_AFTER_FREE
+    assert by_name["kmalloc_large_uaf"] is Cause.USE_AFTER_FREE
+    assert by_name["page_alloc_uaf"] is Cause.USE_AFTER_FREE
+    assert Cause.INVALID_FREE in by_name.values()
+    assert by_name["vmalloc_oob"] is Cause.OVERFLOW
+
+
+def test_redacted_explanation_has_no_content_name_or_value() -> None:
+    for mishap in read_truth(FOLDER):
+        with open_crashes(mishap.core, FOLDER) as (crash,):
+            answer = explain(crash)
+            check_redacted(crash, redact(answer))
+        assert sum(each.probability for each in answer.hypotheses) == pytest.approx(1)
+
+
+def check_redacted(crash: Crash, answer: Explanation) -> None:
+    said = json.dumps(answer.to_json())
+
+    address = crash.fault.address or 0
+    content = crash.memory.data(address // 4096 * 4096, 4096) or b""
+    assert mentions(crash, content)
+    for at in range(0, len(content) - 7, 8):
+        word = content[at : at + 8]
+        number = int.from_bytes(word, "little")
+        assert number < 1 << 33 or f"{number:x}" not in said
+        assert not word.isalpha() or word.decode() not in said
+    for value in (crash.registers or {}).values():
+        assert value < 1 << 16 or f"{value:x}" not in said
+    for mapping in crash.mappings:
+        assert mapping.name not in said
+        assert mapping.start < 1 << 33 or f"{mapping.start:x}" not in said
+    assert "mishap" not in said
+    assert WORDS_OF_A_USER.split(maxsplit=1)[0] not in said
+    assert answer.top is None or answer.top.cause.value in said
+
+
+def mentions(crash: Crash, content: bytes) -> bool:
+    """Return whether there is content to leave out: else the test would prove nothing."""
+    return bool(content) or crash.fault.mode is not CheckMode.SYNC
+
+
+def test_redacted_report_of_the_kernel_names_no_function() -> None:
+    with open_crashes(KASAN) as crashes:
+        said = json.dumps(redact(explain(crashes[0])).to_json())
+
+    assert "kmalloc" not in said
+    assert "kunit" not in said
+    assert "slab-out-of-bounds" in said
+
+
+def test_redacting_twice_changes_nothing() -> None:
+    with open_crashes(GLIBC) as (crash,):
+        once = redact(explain(crash))
+
+    assert redact(once) == once
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(tagalong, ["explain", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_command_prints_causes_first_in_80_columns() -> None:
+    text = run(str(GLIBC))
+
+    assert max(map(len, text.splitlines()[1:])) <= 80
+    assert text.index("What happened:") < text.index("Where:")
+    assert "use after free: 24 bytes into a block of up to 32 bytes, which is free" in text
+    assert "logical tag 0x3, allocation tag 0x0" in text
+
+
+def test_command_explains_one_report_of_a_log_as_json() -> None:
+    said = json.loads(run(str(KASAN), "--report", "2", "--json"))
+
+    assert said["source"]["kind"] == "KASAN report"
+    assert said["hypotheses"][0]["cause"] == "underflow"
+
+
+def test_command_refuses_a_report_that_is_not_there() -> None:
+    result = CliRunner().invoke(tagalong, ["explain", str(KASAN), "--report", "74"])
+
+    assert "has 73 reports: --report 74 is none" in str(result.exception)
+
+
+def test_command_redacts() -> None:
+    text = run(str(GLIBC), "--redact")
+
+    assert "/tmp" not in text
+    assert "uaf" not in text
+    assert "use after free" in text

@@ -1,0 +1,189 @@
+"""Reports of Android, KASAN and Apple: what is read from them, and what hostile ones do."""
+
+import random
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from tagalong.errors import CrashReportError, HostError, TagalongError
+from tagalong.explain.analysis import explain
+from tagalong.explain.crash import Allocator, CheckMode, DataDirection, SourceKind
+from tagalong.explain.explanation import Cause
+from tagalong.explain.kasan import read_kasan
+from tagalong.explain.readers import open_crashes, read_reports
+from tagalong.explain.report_text import lines_of, read_report
+from tests.unit.explain import samples
+
+SAMPLES = {
+    "tombstone": samples.tombstone(),
+    "proto": samples.tombstone_proto(),
+    "kasan": samples.KASAN_SW.encode(),
+    "graphene": samples.GRAPHENE.format(address="a00d961aabbccd0").encode(),
+    "apple": samples.APPLE.encode(),
+}
+
+
+def test_tombstone_of_a_use_after_free_says_so() -> None:
+    (crash,) = read_reports(samples.tombstone(), "t")
+    found = explain(crash)
+
+    assert (crash.source, crash.process, crash.thread) == (
+        SourceKind.TOMBSTONE, "com.example.app", 4329,
+    )  # fmt: skip
+    assert (crash.fault.address, crash.fault.pointer_tag) == (0x77A4D2E0F0, 0xB)
+    assert crash.tag_at(0x77A4D2E0F0) == 4
+    assert crash.allocator.kind is Allocator.SCUDO
+    assert crash.backtrace[0].symbol == "consume+0x14"
+    assert crash.allocator.previous[0].freed_by[1].symbol == "release+0x8"
+    assert found.top is not None
+    assert found.top.cause in (Cause.USE_AFTER_FREE, Cause.USE_AFTER_REUSE)
+    assert found.top.probability > 0.9
+
+
+def test_tombstone_in_protobuf_of_an_overflow_says_so() -> None:
+    (crash,) = read_reports(samples.tombstone_proto(), "t")
+    found = explain(crash)
+
+    assert (crash.fault.address, crash.fault.pointer_tag) == (0x77A4D2E030, 7)
+    assert crash.tag_at(0x77A4D2E030) == 5
+    assert crash.tag_mask == 0xFFFE
+    assert crash.backtrace[0].module == "/lib/libexample.so"
+    assert found.top is not None
+    assert (found.top.cause, found.top.distance_bytes) == (Cause.OVERFLOW, 0)
+    assert found.top.block is not None
+    assert found.top.block.size_bytes == 32
+
+
+def test_asynchronous_tombstone_claims_no_place() -> None:
+    raw = samples.tombstone().replace(
+        b"code 9 (SEGV_MTESERR), fault addr 0x0b000077a4d2e0f0",
+        b"code 8 (SEGV_MTEAERR), fault addr --------",
+    )
+    (crash,) = read_reports(raw, "t")
+
+    found = explain(crash)
+
+    assert crash.fault.mode is CheckMode.ASYNC
+    assert found.top is not None
+    assert found.top.cause is Cause.ASYNCHRONOUS
+    assert found.limits
+
+
+@pytest.mark.parametrize(
+    ("address", "tag", "cause"),
+    [("cc49c8ea6398", 0, Cause.LOST_POINTER_TAG), ("a00d961aabbccd0", 10, None)],
+)
+def test_short_report_is_explained_as_far_as_its_pointer_goes(
+    address: str, tag: int, cause: Cause | None
+) -> None:
+    (crash,) = read_reports(samples.GRAPHENE.format(address=address).encode(), "t")
+    found = explain(crash)
+
+    assert crash.fault.pointer_tag == tag
+    assert crash.backtrace[0].symbol == "consume(void*)+0xc"
+    assert found.limits
+    assert found.top is not None
+    assert cause is None or found.top.cause is cause
+    assert cause is not None or found.top.probability < 0.5
+
+
+def test_report_of_kasan_sw_tags_is_read() -> None:
+    (crash,) = read_reports(samples.KASAN_SW.encode(), "log")
+    found = explain(crash)
+
+    assert crash.allocator.kind is Allocator.KASAN_SW
+    assert (crash.fault.address, crash.fault.pointer_tag) == (0xFFFF_0000_0ABC_D108, 0x5B)
+    assert (crash.fault.size_bytes, crash.fault.direction) == (8, DataDirection.READ)
+    assert crash.backtrace[0].symbol == "reader+0x48"
+    assert found.top is not None
+    assert found.top.cause is Cause.USE_AFTER_FREE
+    assert found.top.block is not None
+    assert [f.symbol for f in found.top.block.freed_by] == ["kfree+0x10"]
+
+
+def test_report_of_generic_kasan_is_refused_by_name() -> None:
+    lines = [line for line in samples.KASAN_SW.splitlines() if "Pointer tag" not in line]
+
+    with pytest.raises(CrashReportError, match="generic KASAN, which has no tags"):
+        read_kasan(lines_of("\n".join(lines).encode()), "log")
+
+
+def test_asynchronous_report_of_kasan_claims_no_place() -> None:
+    text = samples.KASAN_SW.replace(
+        "Pointer tag: [5b], memory tag: [fe]", "Asynchronous fault: no details available"
+    )
+
+    (crash,) = read_reports(text.encode(), "log")
+
+    assert crash.fault.mode is CheckMode.ASYNC
+
+
+def test_apple_report_of_a_tag_fault_is_read() -> None:
+    (crash,) = read_reports(samples.APPLE.encode(), "a.ips")
+    found = explain(crash)
+
+    assert (crash.fault.address, crash.fault.pointer_tag) == (0x1_0481_2345, 10)
+    assert crash.backtrace[0].symbol == "use+0x10"
+    assert crash.backtrace[0].module == "/usr/bin/example"
+    assert any("mtePageTags" in note for note in crash.notes)
+    assert found.limits
+
+
+def test_apple_report_of_something_else_is_refused_by_name() -> None:
+    raw = samples.APPLE.replace("EXC_ARM_MTE_TAGCHECK_FAIL", "KERN_INVALID_ADDRESS").encode()
+
+    with pytest.raises(CrashReportError, match="not of a tag fault: its exception is EXC_BAD"):
+        read_reports(raw, "a.ips")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 100, b"{}", b"\x7fEL"])
+def test_file_of_no_known_form_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+
+    with pytest.raises(CrashReportError, match="no form that is known"), open_crashes(path):
+        pass
+
+
+def test_file_that_is_not_there_is_a_host_error(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="cannot open"), open_crashes(tmp_path / "none"):
+        pass
+
+
+def test_steering_characters_of_a_report_are_not_shown() -> None:
+    raw = samples.tombstone().replace(b"com.example.app <<<", b"com\x1b[31m.app <<<")
+
+    (crash,) = read_reports(raw, "t")
+
+    assert crash.process is not None
+    assert "\x1b" not in crash.process
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_damaged_report_is_explained_or_refused(name: str) -> None:
+    raw = SAMPLES[name]
+    draw = random.Random(name)
+    damaged = [raw[:at] for at in range(0, len(raw), 1 + len(raw) // 150)]
+    for _ in range(150):
+        changed = bytearray(raw)
+        for _ in range(draw.randint(1, 4)):
+            changed[draw.randrange(len(raw))] ^= 1 << draw.randrange(8)
+        damaged.append(bytes(changed))
+    explained = 0
+    for content in damaged:
+        try:
+            for crash in read_reports(content, "damaged"):
+                explain(crash).to_json()
+                explained += 1
+        except TagalongError:
+            pass
+    assert explained > 30
+
+
+def test_report_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zst"
+    path.write_bytes(zstandard.compress(b"A" * (65 << 20)))
+
+    with pytest.raises(CrashReportError, match="larger than 0x4000000"):
+        read_report(path)
