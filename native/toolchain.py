@@ -19,6 +19,7 @@ from pathlib import Path
 LIBRARY = "libtagalong.so"
 ROUTINES = "routines.bin"
 LINUX_PROGRAMS = "linux"
+GLIBC_PROGRAMS = "glibc"
 BESIDE = "libtagalong-beside.so"
 
 # glibc 2.17 is what manylinux2014 promises: the library then loads on any Linux of today.
@@ -62,16 +63,18 @@ _GUEST_FLAGS = (
     "-Wl,-z,max-page-size=4096",
 )
 
-# Programs for Linux, in a guest or in the lab: static, because their C library is not here.
-_PROGRAM_FLAGS = (
+_LINUX_FLAGS = (
     *_COMMON_FLAGS,
-    "-target",
-    "aarch64-linux-musl",
     "-mcpu=generic+v8_5a+mte",
     "-D_GNU_SOURCE",
-    "-static",
     "-Wl,--strip-all",
 )
+
+# Programs for Linux, in a guest or in the lab: static, because their C library is not here.
+_PROGRAM_FLAGS = (*_LINUX_FLAGS, "-target", "aarch64-linux-musl", "-static")
+
+# Those that are about the GNU C library itself, of Debian 12 or newer, which the guest has.
+_GLIBC_PROGRAM_FLAGS = (*_LINUX_FLAGS, "-target", "aarch64-linux-gnu.2.36")
 
 
 def wheel_platform(machine: str | None = None) -> str:
@@ -136,7 +139,7 @@ def build_guests(root: Path, out: Path) -> list[Path]:
     folder = root / "guests"
     library = sorted((folder / "lib").glob("*.[cS]"))
     built = []
-    others = {"lib", "linux"}
+    others = {"lib", LINUX_PROGRAMS, GLIBC_PROGRAMS}
     for program in sorted(p for p in folder.iterdir() if p.is_dir() and p.name not in others):
         target = out / f"{program.name}.elf"
         flags = (*_GUEST_FLAGS, f"-I{folder / 'lib'}", f"-Wl,-T,{folder / 'guest.ld'}")
@@ -146,14 +149,18 @@ def build_guests(root: Path, out: Path) -> list[Path]:
 
 
 def build_linux_programs(root: Path, out: Path) -> list[Path]:
-    """Compile each folder guests/linux/NAME into out/linux/NAME, for Linux on arm64, static."""
-    target_folder = out / LINUX_PROGRAMS
-    target_folder.mkdir(parents=True, exist_ok=True)
+    """Compile guests/linux/NAME and guests/glibc/NAME into folders of `out`, for Linux on arm64.
+
+    The former are static, the latter need the GNU C library.
+    """
     built = []
-    for program in sorted(p for p in (root / "guests" / "linux").iterdir() if p.is_dir()):
-        target = target_folder / program.name
-        _zig_cc(root, _PROGRAM_FLAGS, sorted(program.glob("*.c")), target)
-        built.append(target)
+    kinds = {LINUX_PROGRAMS: _PROGRAM_FLAGS, GLIBC_PROGRAMS: _GLIBC_PROGRAM_FLAGS}
+    for kind, flags in kinds.items():
+        (out / kind).mkdir(parents=True, exist_ok=True)
+        for program in sorted(p for p in (root / "guests" / kind).iterdir() if p.is_dir()):
+            target = out / kind / program.name
+            _zig_cc(root, flags, sorted(program.glob("*.c")), target)
+            built.append(target)
     return built
 
 

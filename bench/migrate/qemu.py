@@ -27,7 +27,7 @@ from bench.migrate.guest import TAGS_SHARE, Planes
 from bench.migrate.sample import Sample
 from tagalong.errors import LabError
 from tagalong.lab.cache import default_folder
-from tagalong.lab.qemu import ask_version, unpacked_command
+from tagalong.lab.qemu import ask_version, fetched_command
 
 VARIABLE = "TAGALONG_QEMU_SYSTEM_AARCH64"
 OLDEST_MAJOR = 10
@@ -70,7 +70,7 @@ def _candidates() -> Iterator[list[str]]:
         yield [found]
     for folder in sorted(default_folder().glob("qemu/*")):
         try:
-            yield list(unpacked_command(folder))
+            yield list(fetched_command(folder))
         except LabError:
             continue
 

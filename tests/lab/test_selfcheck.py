@@ -11,7 +11,7 @@ from tagalong.lab.boot import LabImage
 from tagalong.lab.cache import Cache
 from tagalong.lab.deb import unpack
 from tagalong.lab.packages import QEMU_PACKAGES, STABLE
-from tagalong.lab.qemu import Qemu, ask_version, unpacked_command
+from tagalong.lab.qemu import Qemu, ask_version, fetched_command
 from tagalong.lab.selfcheck import check_tags
 from tests.support.lab_command import lab
 from tests.support.lab_session import request
@@ -33,7 +33,7 @@ def old_qemu() -> Qemu:
         return {}
 
     folder = cache.piece("qemu-of-stable", {"packages": list(QEMU_PACKAGES)}, make).folder
-    command = unpacked_command(folder)
+    command = fetched_command(folder)
     return Qemu(command, ask_version(command), str(folder))
 
 

@@ -45,12 +45,12 @@ def test_toolchain_other_target_builds_library_and_the_same_guests(
     header = (tmp_path / "libtagalong.so").read_bytes()[:20]
     assert struct.unpack_from("<H", header, 18) == (machine,)
     guests = {folder.name for folder in (ROOT / "guests").iterdir()}
-    guests -= {"lib", "linux", "guest.ld"}
+    guests -= {"lib", "linux", "glibc", "guest.ld"}
     for name in guests:
         built, installed = tmp_path / f"{name}.elf", INSTALLED / f"{name}.elf"
         assert built.read_bytes() == installed.read_bytes(), "the build is not reproducible"
-    for folder in (ROOT / "guests" / "linux").iterdir():
-        name = f"linux/{folder.name}"
+    for folder in (*(ROOT / "guests" / "linux").iterdir(), *(ROOT / "guests" / "glibc").iterdir()):
+        name = f"{folder.parent.name}/{folder.name}"
         assert (tmp_path / name).read_bytes() == (INSTALLED / name).read_bytes()
     programs = {source.stem for source in (ROOT / "tests" / "programs").glob("*.c")}
     expected = guests | (programs if target == "aarch64" else set())

@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
         "qapi", "vmm", "control", "beside",
     },
     "views": {"core", "explain", "files", "memory", "mte"},
-    "lab": {"binary"},
+    "lab": {"binary", "files"},
     "cli": {
         "access", "beside", "boot", "control", "core", "devices", "explain", "lab", "machine",
         "migrate", "mte", "qapi", "qemu", "snapshot", "studies", "views", "vmm",

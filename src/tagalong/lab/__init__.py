@@ -14,11 +14,20 @@ from tagalong.lab.guest import GuestRequest, LinuxGuest, set_up_guest
 from tagalong.lab.observer import Observer, SilentObserver
 from tagalong.lab.packages import DEFAULT_KERNEL, KERNELS
 from tagalong.lab.qemu import EmulatorOptions
+from tagalong.lab.rootfs import (
+    ROOTFS_BYTES,
+    ROOTFS_PACKAGES,
+    Rootfs,
+    RootfsRequest,
+    make_rootfs,
+)
 from tagalong.lab.setup import Lab, LabRequest, forget, set_up
 
 __all__ = [
     "DEFAULT_KERNEL",
     "KERNELS",
+    "ROOTFS_BYTES",
+    "ROOTFS_PACKAGES",
     "EmulatorOptions",
     "GuestRequest",
     "Lab",
@@ -26,11 +35,14 @@ __all__ = [
     "LabRequest",
     "LinuxGuest",
     "Observer",
+    "Rootfs",
+    "RootfsRequest",
     "SilentObserver",
     "Streams",
     "Terminal",
     "default_folder",
     "forget",
+    "make_rootfs",
     "run",
     "set_up",
     "set_up_guest",

@@ -26,6 +26,7 @@ _NOT_TAKEN = frozenset(("_lib", "__pycache__"))
 
 _LIBRARY_FOLDER = f"{PLACE}/src/tagalong/_lib"
 LINUX_PROGRAMS = "linux"
+_PROGRAMS = (LINUX_PROGRAMS, "glibc")
 _TEST_PREFIX = "test_"
 
 
@@ -79,7 +80,7 @@ def write(root: Path, files: Sequence[Path], built: Path, target: Path, *, pytho
 def _built_files(built: Path) -> list[Path]:
     """Return the library, the guests and the programs for Linux; not what records their making."""
     files = [p for p in built.iterdir() if p.suffix in (".so", ".elf", ".bin")]
-    return sorted([*files, *(built / LINUX_PROGRAMS).glob("*")])
+    return sorted([*files, *(each for name in _PROGRAMS for each in (built / name).glob("*"))])
 
 
 def _add(writer: CpioWriter, file: Path, path: str, python: str) -> None:

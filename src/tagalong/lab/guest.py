@@ -1,7 +1,8 @@
 """A Linux guest from Debian's packages: its kernel, and a small root file system in memory.
 
-The root has busybox, the drivers that a machine of ours has use for, and the programs of
-guests/linux. Nothing of it needs root, and nothing but the packages is fetched.
+The root has busybox, the drivers that a machine of ours has use for, the programs of guests/linux
+and guests/glibc, and the C library of the latter. Nothing of it needs root, and nothing but the
+packages is fetched.
 """
 
 import hashlib
@@ -35,7 +36,17 @@ _FORM: Final = 1
 _BUSYBOX: Final = "busybox"
 _MODULES: Final = "modules"
 _PROGRAMS: Final = LIBRARY_FOLDER / "linux"
-_SCRIPTS: Final = {"init": "guest_init.sh", "lib/guest/dhcp": "guest_dhcp.sh"}
+_GLIBC_PROGRAMS: Final = LIBRARY_FOLDER / "glibc"
+_SCRIPTS: Final = {
+    "init": "guest_init.sh",
+    "lib/guest/session": "guest_session.sh",
+    "lib/guest/dhcp": "guest_dhcp.sh",
+}
+# Of the GNU C library what its programs here need; the loader has its place in their header.
+_LIBC: Final = {
+    "lib/ld-linux-aarch64.so.1": "ld-linux-aarch64.so.1",
+    "lib/aarch64-linux-gnu/libc.so.6": "libc.so.6",
+}
 _FOLDERS: Final = ("dev", "proc", "sys", "tmp", "root", "mnt", "etc")
 
 # What a shell finds on its PATH; busybox knows more, by `busybox NAME`.
@@ -84,18 +95,19 @@ class _GuestSetup:
         )
 
     def guest(self) -> LinuxGuest:
-        parts = self._parts()
-        programs = sorted(_PROGRAMS.glob("*"))
+        parts, libc = self._parts(), self._libc()
+        programs = [*sorted(_PROGRAMS.glob("*")), *sorted(_GLIBC_PROGRAMS.glob("*"))]
 
         def make(folder: Path) -> Record:
             with (folder / INITRD).open("wb") as out:
-                write_root(out, parts.folder, programs)
+                write_root(out, parts.folder, libc.folder, programs)
             return {}
 
         made_from: Record = {
             "form": _FORM,
             "parts": parts.key,
-            "programs": digest_of_files(_PROGRAMS, programs),
+            "libc": libc.key,
+            "programs": digest_of_files(LIBRARY_FOLDER, programs),
             "scripts": [hashlib.sha256(_script(name)).hexdigest() for name in _SCRIPTS.values()],
             "applets": _APPLETS,
         }
@@ -117,11 +129,25 @@ class _GuestSetup:
             self._observer.step("Fetching busybox for the guest")
             self._apt.update((packages.STABLE,), self._observer)
             busybox = self._apt.download_only(("busybox-static",), packages.STABLE, self._observer)
-            _extract_busybox(busybox, folder / _BUSYBOX)
+            _extract(busybox, _BUSYBOX, folder / _BUSYBOX)
             self._apt.clean()
             return {"release": release, "version": version}
 
         return self._cache.piece("guest-parts", {"form": _FORM, "version": wanted}, make)
+
+    def _libc(self) -> CachedPiece:
+        """Return the piece with the GNU C library."""
+
+        def make(folder: Path) -> Record:
+            self._observer.step("Fetching the C library for the guest")
+            self._apt.update((packages.STABLE,), self._observer)
+            debs = self._apt.download_only(("libc6",), packages.STABLE, self._observer)
+            for name in _LIBC.values():
+                _extract(debs, name, folder / name)
+            self._apt.clean()
+            return {}
+
+        return self._cache.piece("guest-libc", {"form": _FORM, "files": list(_LIBC.values())}, make)
 
     @cached_property
     def _apt(self) -> Apt:
@@ -139,10 +165,11 @@ def write_for_lab(guest: LinuxGuest, target: Path) -> None:
         writer.close()
 
 
-def write_root(out: BinaryIO, parts: Path, programs: Iterable[Path]) -> None:
+def write_root(out: BinaryIO, parts: Path, libc: Path, programs: Iterable[Path]) -> None:
     """Write the archive of the guest's root file system.
 
-    `parts`: a folder with busybox, and the modules in the order in which they are loaded.
+    `parts`: a folder with busybox, and the modules in the order in which they are loaded; `libc`:
+    one with the C library and its loader.
     """
     writer = CpioWriter(out)
     for folder in _FOLDERS:
@@ -154,6 +181,8 @@ def write_root(out: BinaryIO, parts: Path, programs: Iterable[Path]) -> None:
         writer.add_symlink(f"bin/{applet}", "busybox")
     for path, name in _SCRIPTS.items():
         writer.add_file(path, _script(name), permissions=0o755)
+    for path, name in _LIBC.items():
+        writer.add_file(path, (libc / name).read_bytes(), permissions=0o755)
     for module in sorted((parts / _MODULES).glob("*.ko")):
         writer.add_file(f"lib/guest/{module.name}", module.read_bytes())
     for program in programs:
@@ -166,10 +195,12 @@ def _script(name: str) -> bytes:
     return (files("tagalong.lab") / name).read_bytes()
 
 
-def _extract_busybox(debs: Iterable[Path], target: Path) -> None:
+def _extract(debs: Iterable[Path], name: str, target: Path) -> None:
+    """Write the one file of that name in Debian packages to `target`. Raises LabSetupError."""
     for deb in debs:
         for file in files_of(deb):
-            if file.path in ("bin/busybox", "usr/bin/busybox"):
+            path = Path(file.path)
+            if path.name == name and path.parts[0] in ("bin", "lib", "usr"):
                 target.write_bytes(file.read())
                 return
-    raise LabSetupError("cannot find busybox in its package")
+    raise LabSetupError(f"cannot find {name} in its package")

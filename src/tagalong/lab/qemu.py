@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tagalong.errors import LabSetupError, SelfCheckError
 from tagalong.lab.tools import output_of
+from tagalong.lab.unpacked import unpacked_command
 
 OLDEST_MAJOR = 8
 
@@ -45,22 +46,14 @@ class Wiring:
     terminal: int | None = None
 
 
-def unpacked_command(folder: Path) -> tuple[str, ...]:
-    """Return the command of the QEMU in `folder`, with its own loader and libraries.
+def fetched_command(folder: Path) -> tuple[str, ...]:
+    """Return the command of the QEMU whose packages are unpacked in `folder`.
 
-    With those it runs on any distribution. Raises LabSetupError if a part is missing.
+    Raises LabSetupError if a part is missing.
     """
-    loaders = sorted(folder.glob("lib*/ld-linux-*.so.*"))
-    program = folder / "usr" / "bin" / "qemu-system-aarch64"
-    if not loaders or not program.exists():
-        raise LabSetupError(f"cannot find QEMU and its loader in {folder}")
-    libraries = sorted(map(str, (*folder.glob("lib/*-linux-gnu"), *folder.glob("usr/lib/*-gnu"))))
-    return (
-        # Libraries and modules of the host may have other versions.
-        "env", "-u", "LD_LIBRARY_PATH", "-u", "LD_PRELOAD", f"QEMU_MODULE_DIR={folder}",
-        str(loaders[0]), "--library-path", ":".join(libraries),
-        str(program), "-L", str(folder / "usr" / "share" / "qemu"),
-    )  # fmt: skip
+    modules = f"QEMU_MODULE_DIR={folder}"
+    command = unpacked_command(folder, "usr/bin/qemu-system-aarch64", modules)
+    return (*command, "-L", str(folder / "usr" / "share" / "qemu"))
 
 
 def ask_version(command: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from tagalong.lab.cache import Cache, CachedPiece, Record, digest_of_files, iden
 from tagalong.lab.deb import unpack
 from tagalong.lab.debian import find_kernel
 from tagalong.lab.observer import Observer
-from tagalong.lab.qemu import Qemu, ask_version, check_version, unpacked_command
+from tagalong.lab.qemu import Qemu, ask_version, check_version, fetched_command
 from tagalong.lab.selfcheck import check_tags
 
 # Increase it when the same sources are to give another piece.
@@ -127,11 +127,11 @@ class _Setup:
             for deb in debs:
                 unpack(deb, folder)
             self._host_apt.clean()
-            return {"version": ask_version(unpacked_command(folder))}
+            return {"version": ask_version(fetched_command(folder))}
 
         wanted: Record = {"form": _FORM, "packages": list(packages.QEMU_PACKAGES)}
         piece = self._cache.piece("qemu", wanted, make)
-        return Qemu(unpacked_command(piece.folder), piece.text("version"), piece.key)
+        return Qemu(fetched_command(piece.folder), piece.text("version"), piece.key)
 
     def _kernel(self) -> tuple[Path, tuple[Path, ...], str]:
         """Return the kernel's image, the archives with its modules, and its release."""

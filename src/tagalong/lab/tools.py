@@ -39,14 +39,22 @@ def require(tool: str, purpose: str) -> None:
 
 
 def output_of(
-    command: Sequence[str], doing: str, *, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    doing: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    descriptors: Sequence[int] = (),
 ) -> str:
-    """Run `command` and return its standard output. Raises LabSetupError if it fails."""
+    """Run `command` and return its standard output; it inherits `descriptors`.
+
+    Raises LabSetupError if it fails.
+    """
     with complaints_of_a_tool() as complaints:
         try:
             run = subprocess.run(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints,
                 env=_environment(environment), check=False, encoding="utf-8", errors="replace",
+                pass_fds=descriptors,
             )  # fmt: skip
         except OSError as error:
             raise LabSetupError(f"cannot {doing}: cannot start {command[0]}") from error

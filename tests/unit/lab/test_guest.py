@@ -13,7 +13,11 @@ from tests.support.cpio_reader import read_by_path
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
     (tmp_path / "modules").mkdir()
-    for name in ("busybox", "modules/01-b.ko", "modules/00-a.ko", "tagkeeper"):
+    (tmp_path / "libc").mkdir()
+    for name in (
+        "busybox", "modules/01-b.ko", "modules/00-a.ko", "tagkeeper",
+        "libc/libc.so.6", "libc/ld-linux-aarch64.so.1",
+    ):  # fmt: skip
         (tmp_path / name).write_bytes(name.encode())
     return tmp_path
 
@@ -21,12 +25,14 @@ def parts(tmp_path: Path) -> Path:
 def test_write_root_has_what_the_guest_runs(parts: Path) -> None:
     out = io.BytesIO()
 
-    write_root(out, parts, [parts / "tagkeeper"])
+    write_root(out, parts, parts / "libc", [parts / "tagkeeper"])
 
     entries = read_by_path(out.getvalue())
-    for path in ("bin/busybox", "bin/tagkeeper", "init", "lib/guest/dhcp"):
+    for path in ("bin/busybox", "bin/tagkeeper", "init", "lib/guest/dhcp", "lib/guest/session"):
         assert entries[path].mode == stat.S_IFREG | 0o755, path
     assert entries["bin/tagkeeper"].data == b"tagkeeper"
+    assert entries["lib/aarch64-linux-gnu/libc.so.6"].data == b"libc/libc.so.6"
+    assert entries["lib/ld-linux-aarch64.so.1"].data == b"libc/ld-linux-aarch64.so.1"
     assert entries["bin/sh"].data == b"busybox"
     modules = [path for path in entries if path.endswith(".ko")]
     assert modules == ["lib/guest/00-a.ko", "lib/guest/01-b.ko"]

@@ -2,8 +2,6 @@
 
 import lzma
 import shutil
-import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from tagalong.errors import LabSetupError
 from tagalong.lab.kernel import dependencies, extract, extract_for_guest, load_order
 from tests.support.cpio_reader import read_by_path
+from tests.support.deb_builder import DebBuilder
 
 pytestmark = pytest.mark.skipif(
     shutil.which("dpkg-deb") is None, reason="dpkg-deb is not on the PATH"
@@ -24,40 +23,13 @@ RING = b"\x7fELF\0depends=\0"
 
 
 @pytest.fixture
-def deb(tmp_path: Path) -> "Builder":
-    return Builder(tmp_path)
+def deb(tmp_path: Path) -> DebBuilder:
+    return DebBuilder(tmp_path)
 
 
-class Builder:
-    """Builds Debian packages with given files, with dpkg-deb itself."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._count = 0
-
-    def __call__(self, files: Mapping[str, bytes]) -> Path:
-        self._count += 1
-        root = self._folder / f"root{self._count}"
-        control = root / "DEBIAN" / "control"
-        control.parent.mkdir(parents=True)
-        control.write_text(
-            "Package: p\nVersion: 1\nArchitecture: all\nMaintainer: m <m@example.org>\n"
-            "Description: d\n"
-        )
-        for path, data in files.items():
-            place = root / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(data)
-        target = self._folder / f"linux-{self._count}.deb"
-        subprocess.run(
-            ["dpkg-deb", "--root-owner-group", "--build", str(root), str(target)],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        shutil.rmtree(root)
-        return target
-
-
-def test_extract_old_layout_image_in_boot_and_modules_in_lib(deb: Builder, tmp_path: Path) -> None:
+def test_extract_old_layout_image_in_boot_and_modules_in_lib(
+    deb: DebBuilder, tmp_path: Path
+) -> None:
     drivers = "lib/modules/6.1.0-50-cloud-arm64/kernel/drivers"
     package = deb(
         {
@@ -83,7 +55,9 @@ def test_extract_old_layout_image_in_boot_and_modules_in_lib(deb: Builder, tmp_p
     assert entries["lab/modules/02-virtio_console.ko"].data == CONSOLE
 
 
-def test_extract_new_layout_split_packages_and_packed_modules(deb: Builder, tmp_path: Path) -> None:
+def test_extract_new_layout_split_packages_and_packed_modules(
+    deb: DebBuilder, tmp_path: Path
+) -> None:
     base = "usr/lib/modules/7.3.4+deb13-cloud-arm64"
     binary = deb({f"{base}/vmlinuz": b"the image"})
     modules = deb({f"{base}/kernel/drivers/char/virtio_console.ko.xz": lzma.compress(MODERN)})
@@ -95,13 +69,15 @@ def test_extract_new_layout_split_packages_and_packed_modules(deb: Builder, tmp_
     assert entries["lab/modules/00-virtio_console.ko"].data == MODERN
 
 
-def test_extract_everything_built_in_gives_an_empty_archive(deb: Builder, tmp_path: Path) -> None:
+def test_extract_everything_built_in_gives_an_empty_archive(
+    deb: DebBuilder, tmp_path: Path
+) -> None:
     extract([deb({"boot/vmlinuz-6.12.95-cloud-arm64": b"i"})], tmp_path)
 
     assert read_by_path((tmp_path / "modules.cpio").read_bytes()) == {}
 
 
-def test_extract_without_an_image_names_the_packages(deb: Builder, tmp_path: Path) -> None:
+def test_extract_without_an_image_names_the_packages(deb: DebBuilder, tmp_path: Path) -> None:
     with pytest.raises(LabSetupError, match=r"^cannot find a kernel image in linux-1\.deb$"):
         extract([deb({"usr/share/doc/x": b""})], tmp_path)
 
@@ -136,7 +112,7 @@ def test_dependencies_come_from_modinfo(module: bytes, names: list[str]) -> None
 
 
 def test_extract_for_guest_writes_the_modules_of_its_devices_in_load_order(
-    deb: Builder, tmp_path: Path
+    deb: DebBuilder, tmp_path: Path
 ) -> None:
     folder = "lib/modules/6.12.1-cloud-arm64"
     package = deb(

@@ -12,8 +12,8 @@ from tagalong.lab.qemu import (
     Wiring,
     check_version,
     command_line,
+    fetched_command,
     parse_version,
-    unpacked_command,
 )
 from tagalong.lab.selfcheck import compare
 
@@ -126,13 +126,13 @@ def test_command_line_comma_in_a_path_is_doubled() -> None:
     assert options_of(command, "-chardev") == ["file,id=console,path=/a,,b/c"]
 
 
-def test_unpacked_command_uses_the_loader_beside_it(tmp_path: Path) -> None:
+def test_fetched_command_uses_the_loader_beside_it(tmp_path: Path) -> None:
     for path in ("lib64/ld-linux-x86-64.so.2", "usr/bin/qemu-system-aarch64",
                  "lib/x86_64-linux-gnu/libc.so.6", "usr/lib/x86_64-linux-gnu/libz.so"):  # fmt: skip
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
 
-    command = unpacked_command(tmp_path)
+    command = fetched_command(tmp_path)
 
     assert command[-6:] == (
         f"{tmp_path}/lib64/ld-linux-x86-64.so.2", "--library-path",
@@ -141,6 +141,6 @@ def test_unpacked_command_uses_the_loader_beside_it(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_unpacked_command_without_a_qemu_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(LabSetupError, match="cannot find QEMU and its loader in"):
-        unpacked_command(tmp_path)
+def test_fetched_command_without_a_qemu_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LabSetupError, match="cannot find qemu-system-aarch64 and its loader in"):
+        fetched_command(tmp_path)
