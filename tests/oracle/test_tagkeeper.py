@@ -14,7 +14,7 @@ TAGKEEPER = LIBRARY_FOLDER / "linux" / "tagkeeper"
 PROGRESS = re.compile(
     r"tagkeeper: progress seconds=\d+ checked=(?P<checked>\d+) changed=(?P<changed>\d+) "
     r"faults=(?P<faults>\d+) signals=(?P<signals>\d+) children=(?P<children>\d+) "
-    r"longest_gap_ms=\d+"
+    r"longest_gap_ms=\d+ major_faults=\d+ mode=\w+"
 )
 
 

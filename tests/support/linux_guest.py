@@ -1,6 +1,7 @@
 """The Linux guest of the tests: fetched before them on the host, part of the lab inside it."""
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from tagalong.errors import LabError
 from tagalong.lab import GuestRequest, SilentObserver, default_folder, set_up_guest
+from tagalong.lab.cpio import CpioWriter
 from tagalong.lab.guest import LAB_PLACE
 
 
@@ -23,3 +25,20 @@ def linux_guest() -> tuple[Path, Path]:
     except LabError as error:
         pytest.skip(f"missing the Linux guest (tagalong guest fetch): {error}")
     return made.kernel, made.initrd
+
+
+def linux_guest_with(folder: Path, scripts: Mapping[str, str]) -> tuple[Path, Path]:
+    """Return kernel and initial RAM disk, with `scripts` of the shell in the guest's /bin by name.
+
+    The RAM disk is written into `folder`: the kernel unpacks one archive behind the other.
+    """
+    kernel, initrd = linux_guest()
+    longer = folder / "initrd-with-scripts.cpio"
+    with longer.open("wb") as out:
+        out.write(initrd.read_bytes())
+        writer = CpioWriter(out)
+        for name, text in scripts.items():
+            data = f"#!/bin/busybox sh\n{text}".encode()
+            writer.add_file(f"bin/{name}", data, permissions=0o755)
+        writer.close()
+    return kernel, longer

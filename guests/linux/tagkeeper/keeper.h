@@ -61,6 +61,7 @@ void report_forever(struct keeper *keepers);
 
 /* knobs.c */
 bool read_knobs(int count, char **words);
+const char *mode_name(void);
 
 /* memory.c */
 bool create_memory(struct keeper *keeper);

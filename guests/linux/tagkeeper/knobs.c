@@ -28,6 +28,10 @@ static const struct {
 
 static const char *const modes[MODE_COUNT] = {"none", "sync", "async", "asymm"};
 
+const char *mode_name(void) {
+    return modes[knobs.mode];
+}
+
 static bool set_number(const char *key, const char *text) {
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         if (strcmp(key, numbers[i].key))

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -52,14 +53,16 @@ static void print_progress(struct keeper *keepers, int64_t elapsed_ns, int64_t g
         faults += each->counts.faults;
         children += each->counts.children;
     }
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
     char text[LINE_BYTES];
     snprintf(text, sizeof text,
              "seconds=%lld checked=%llu changed=%llu faults=%llu signals=%llu children=%llu "
-             "longest_gap_ms=%lld",
+             "longest_gap_ms=%lld major_faults=%ld mode=%s",
              (long long)(elapsed_ns / NS_PER_S), (unsigned long long)checked,
              (unsigned long long)changed, (unsigned long long)faults,
              (unsigned long long)signals_taken(), (unsigned long long)children,
-             (long long)(gap_ns / 1000000));
+             (long long)(gap_ns / 1000000), usage.ru_majflt, mode_name());
     print_line("progress", text);
 }
 

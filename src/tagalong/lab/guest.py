@@ -42,11 +42,14 @@ _SCRIPTS: Final = {
     "lib/guest/session": "guest_session.sh",
     "lib/guest/dhcp": "guest_dhcp.sh",
 }
-# Of the GNU C library what its programs here need; the loader has its place in their header.
-_LIBC: Final = {
+# Files of Debian's packages: the C library of guests/glibc, whose loader has its place in their
+# header, and what repairs a disk before it is the root.
+_FROM_PACKAGES: Final = {
     "lib/ld-linux-aarch64.so.1": "ld-linux-aarch64.so.1",
     "lib/aarch64-linux-gnu/libc.so.6": "libc.so.6",
+    "bin/e2fsck": "e2fsck.static",
 }
+_PACKAGES: Final = ("libc6", "e2fsck-static")
 _FOLDERS: Final = ("dev", "proc", "sys", "tmp", "root", "mnt", "etc")
 
 # What a shell finds on its PATH; busybox knows more, by `busybox NAME`.
@@ -95,18 +98,18 @@ class _GuestSetup:
         )
 
     def guest(self) -> LinuxGuest:
-        parts, libc = self._parts(), self._libc()
+        parts, tools = self._parts(), self._tools()
         programs = [*sorted(_PROGRAMS.glob("*")), *sorted(_GLIBC_PROGRAMS.glob("*"))]
 
         def make(folder: Path) -> Record:
             with (folder / INITRD).open("wb") as out:
-                write_root(out, parts.folder, libc.folder, programs)
+                write_root(out, parts.folder, tools.folder, programs)
             return {}
 
         made_from: Record = {
             "form": _FORM,
             "parts": parts.key,
-            "libc": libc.key,
+            "tools": tools.key,
             "programs": digest_of_files(LIBRARY_FOLDER, programs),
             "scripts": [hashlib.sha256(_script(name)).hexdigest() for name in _SCRIPTS.values()],
             "applets": _APPLETS,
@@ -135,19 +138,20 @@ class _GuestSetup:
 
         return self._cache.piece("guest-parts", {"form": _FORM, "version": wanted}, make)
 
-    def _libc(self) -> CachedPiece:
-        """Return the piece with the GNU C library."""
+    def _tools(self) -> CachedPiece:
+        """Return the piece with the C library and the checker of file systems."""
 
         def make(folder: Path) -> Record:
-            self._observer.step("Fetching the C library for the guest")
+            self._observer.step("Fetching the C library and e2fsck for the guest")
             self._apt.update((packages.STABLE,), self._observer)
-            debs = self._apt.download_only(("libc6",), packages.STABLE, self._observer)
-            for name in _LIBC.values():
+            debs = self._apt.download_only(_PACKAGES, packages.STABLE, self._observer)
+            for name in _FROM_PACKAGES.values():
                 _extract(debs, name, folder / name)
             self._apt.clean()
             return {}
 
-        return self._cache.piece("guest-libc", {"form": _FORM, "files": list(_LIBC.values())}, make)
+        wanted: Record = {"form": _FORM, "files": list(_FROM_PACKAGES.values())}
+        return self._cache.piece("guest-tools", wanted, make)
 
     @cached_property
     def _apt(self) -> Apt:
@@ -165,11 +169,11 @@ def write_for_lab(guest: LinuxGuest, target: Path) -> None:
         writer.close()
 
 
-def write_root(out: BinaryIO, parts: Path, libc: Path, programs: Iterable[Path]) -> None:
+def write_root(out: BinaryIO, parts: Path, tools: Path, programs: Iterable[Path]) -> None:
     """Write the archive of the guest's root file system.
 
-    `parts`: a folder with busybox, and the modules in the order in which they are loaded; `libc`:
-    one with the C library and its loader.
+    `parts`: a folder with busybox, and the modules in the order in which they are loaded; `tools`:
+    one with the C library, its loader, and e2fsck.
     """
     writer = CpioWriter(out)
     for folder in _FOLDERS:
@@ -181,8 +185,8 @@ def write_root(out: BinaryIO, parts: Path, libc: Path, programs: Iterable[Path])
         writer.add_symlink(f"bin/{applet}", "busybox")
     for path, name in _SCRIPTS.items():
         writer.add_file(path, _script(name), permissions=0o755)
-    for path, name in _LIBC.items():
-        writer.add_file(path, (libc / name).read_bytes(), permissions=0o755)
+    for path, name in _FROM_PACKAGES.items():
+        writer.add_file(path, (tools / name).read_bytes(), permissions=0o755)
     for module in sorted((parts / _MODULES).glob("*.ko")):
         writer.add_file(f"lib/guest/{module.name}", module.read_bytes())
     for program in programs:
@@ -200,7 +204,7 @@ def _extract(debs: Iterable[Path], name: str, target: Path) -> None:
     for deb in debs:
         for file in files_of(deb):
             path = Path(file.path)
-            if path.name == name and path.parts[0] in ("bin", "lib", "usr"):
+            if path.name == name and path.parts[0] in ("bin", "sbin", "lib", "usr"):
                 target.write_bytes(file.read())
                 return
     raise LabSetupError(f"cannot find {name} in its package")

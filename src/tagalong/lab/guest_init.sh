@@ -29,6 +29,7 @@ if [ -n "$root" ]; then
 		busybox sleep 0.1
 		tries=$((tries + 1))
 	done
+	[ "$rights" = rw ] && e2fsck -p "$root" >/dev/null
 	if busybox mount -o "$rights" "$root" /mnt; then
 		for folder in dev sys proc; do
 			busybox umount "/$folder"

@@ -13,10 +13,10 @@ from tests.support.cpio_reader import read_by_path
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
     (tmp_path / "modules").mkdir()
-    (tmp_path / "libc").mkdir()
+    (tmp_path / "tools").mkdir()
     for name in (
         "busybox", "modules/01-b.ko", "modules/00-a.ko", "tagkeeper",
-        "libc/libc.so.6", "libc/ld-linux-aarch64.so.1",
+        "tools/libc.so.6", "tools/ld-linux-aarch64.so.1", "tools/e2fsck.static",
     ):  # fmt: skip
         (tmp_path / name).write_bytes(name.encode())
     return tmp_path
@@ -25,14 +25,21 @@ def parts(tmp_path: Path) -> Path:
 def test_write_root_has_what_the_guest_runs(parts: Path) -> None:
     out = io.BytesIO()
 
-    write_root(out, parts, parts / "libc", [parts / "tagkeeper"])
+    write_root(out, parts, parts / "tools", [parts / "tagkeeper"])
 
     entries = read_by_path(out.getvalue())
-    for path in ("bin/busybox", "bin/tagkeeper", "init", "lib/guest/dhcp", "lib/guest/session"):
+    for path in (
+        "bin/busybox",
+        "bin/tagkeeper",
+        "bin/e2fsck",
+        "init",
+        "lib/guest/dhcp",
+        "lib/guest/session",
+    ):
         assert entries[path].mode == stat.S_IFREG | 0o755, path
     assert entries["bin/tagkeeper"].data == b"tagkeeper"
-    assert entries["lib/aarch64-linux-gnu/libc.so.6"].data == b"libc/libc.so.6"
-    assert entries["lib/ld-linux-aarch64.so.1"].data == b"libc/ld-linux-aarch64.so.1"
+    assert entries["lib/aarch64-linux-gnu/libc.so.6"].data == b"tools/libc.so.6"
+    assert entries["lib/ld-linux-aarch64.so.1"].data == b"tools/ld-linux-aarch64.so.1"
     assert entries["bin/sh"].data == b"busybox"
     modules = [path for path in entries if path.endswith(".ko")]
     assert modules == ["lib/guest/00-a.ko", "lib/guest/01-b.ko"]
