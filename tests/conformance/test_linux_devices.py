@@ -8,28 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.boot.linux import LINUX_CONSOLE, LINUX_GIC, LinuxBoot, boot_linux
-from tagalong.devices import (
-    DiskBacking,
-    InlineWork,
-    NetworkBacking,
-    ThreadedWork,
-    VirtioBackings,
-    VirtioDevices,
-)
 from tagalong.errors import DigestMismatchError
-from tagalong.machine import Machine, MachineDescription, RunState
+from tagalong.machine import Machine, RunState
 from tagalong.memory.stores import HostStores
 from tagalong.migrate import MigrationOptions
-from tests.conformance.conftest import KINDS
 from tests.support.frame_peer import FramePeer
 from tests.support.linux_guest import linux_guest_with
+from tests.support.linux_host import MIB, LinuxHost
 from tests.support.move import move
 from tests.support.running_guest import Listener
 
-MIB = 1 << 20
 TIMEOUT_S = 900.0
 STEP_S = TIMEOUT_S / 4
+RAM_BYTES = 96 * MIB
 LOAD = r"""
 mke2fs /dev/vda >/dev/null && mount /dev/vda /mnt || { echo "load: FAIL mount"; exit 1; }
 ip link set eth0 up
@@ -50,42 +41,19 @@ RARP = b"\x80\x35"
 OPTIONS = MigrationOptions(verify=True, max_downtime_s=10.0)
 
 
-class Host:
-    """What one side has: its console, and the backings of the VM's devices."""
-
-    def __init__(self, name: str, folder: Path, opened: list[Machine]) -> None:
-        self.console = Listener()
-        self._kind = KINDS[name]
-        self._opened = opened
-        self.backings = VirtioBackings(
-            {"disk0": DiskBacking(folder / "disk.img")},
-            {"net0": NetworkBacking("unix", str(folder / "net"))},
-        )
-        self._work = InlineWork if name == "soft" else ThreadedWork
-
-    def describe(self) -> MachineDescription:
-        devices = (LINUX_CONSOLE, *self.backings.describe())
-        return self._kind.describe(ram_bytes=96 * MIB, vcpu_count=1, devices=devices, gic=LINUX_GIC)
-
-    def make(self, description: MachineDescription) -> Machine:
-        models = VirtioDevices(self.backings, self._work).models()
-        machine = self._kind.from_description(description, console=self.console.hear, models=models)
-        self._opened.append(machine)
-        return machine
-
-
 @pytest.mark.timeout(TIMEOUT_S)
 def test_linux_guest_under_disk_and_network_load_moves_only_with_the_stores_of_its_devices(
     machine_name: str, opened: list[Machine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (tmp_path / "disk.img").open("wb") as file:
+    disk, network = tmp_path / "disk.img", tmp_path / "net"
+    with disk.open("wb") as file:
         file.truncate(8 * MIB)
-    here, lossy, there = (Host(machine_name, tmp_path, opened) for _ in range(3))
-    with FramePeer(tmp_path / "net") as peer:
-        source = here.make(here.describe())
-        source.activate()
+    here, lossy, there = (
+        LinuxHost(machine_name, opened, disk=disk, network=network) for _ in range(3)
+    )
+    with FramePeer(network) as peer:
         kernel, initrd = linux_guest_with(tmp_path, {"load": LOAD, "keeper": KEEPER})
-        boot_linux(source, LinuxBoot(kernel, initrd, WORDS))
+        source = here.boot(kernel, initrd, WORDS, ram_bytes=RAM_BYTES)
 
         source.resume()
         here.console.wait_for("load: progress", 2, STEP_S)
