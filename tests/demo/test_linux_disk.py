@@ -79,6 +79,8 @@ def test_linux_trims_its_disk_and_is_told_of_errors(tmp_path: Path) -> None:
     assert (filled - trimmed) * 512 > 5 * MIB
     errors = [event["data"] for event in events if event["event"] == "BLOCK_IO_ERROR"]
     assert errors, events
-    assert (errors[0]["device"], errors[0]["operation"]) == ("disk0", "write")
-    assert errors[0]["reason"] == os.strerror(errno.EFBIG)
+    first = errors[0]
+    assert isinstance(first, dict)
+    assert (first["device"], first["operation"]) == ("disk0", "write")
+    assert first["reason"] == os.strerror(errno.EFBIG)
     assert status == 0

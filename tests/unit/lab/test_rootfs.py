@@ -84,9 +84,9 @@ def test_image_belongs_to_root_whoever_made_it(
         file.truncate(8 * MIB)
         make_ext4(tools, tmp_path / "tree", file.fileno(), "name")
 
-    for path in ("/", "/a b", "/a b/file", "/link"):
-        said = " ".join(ask_debugfs(tools, image, f'stat "{path}"').split())
-        assert "User: 0 Group: 0" in said, (path, said)
+    for name in ("/", "/a b", "/a b/file", "/link"):
+        said = " ".join(ask_debugfs(tools, image, f'stat "{name}"').split())
+        assert "User: 0 Group: 0" in said, (name, said)
     assert ask_debugfs(tools, image, 'cat "/a b/file"') == "content"
     check = [*tools.command("e2fsck"), "-f", "-n", str(image)]
     assert subprocess.run(check, capture_output=True, check=False).returncode == 0

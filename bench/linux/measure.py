@@ -1,0 +1,112 @@
+"""One run of a guest: boot, disk, network, device accesses, processor time."""
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from bench.linux.contestants import Files, Vmm
+from bench.linux.peer import BenchPeer
+from tagalong.lab.cpio import CpioWriter
+
+Figures = dict[str, float]
+
+_DISK_BYTES = 64 << 20
+_TIMEOUT_S = 300.0
+_CONSOLE_BYTES = 16384
+_SCRIPT = f"""#!/bin/busybox sh
+echo "measure: up"
+now() {{ cut -d' ' -f1 /proc/uptime; }}
+rate() {{ # bytes, seconds before, seconds after
+	awk "BEGIN {{ printf \\"%.3f\\", $1 / ($3 - $2) / 1e6 }}"
+}}
+disk() {{ # name, arguments of dd
+	name=$1
+	shift
+	before=$(now)
+	dd bs=262144 count=128 "$@" 2>/dev/null
+	echo "measure: $name=$(rate 33554432 $before $(now))"
+}}
+disk disk_write_mb_s if=/dev/zero of=/dev/vda oflag=direct
+disk disk_read_mb_s if=/dev/vda of=/dev/null iflag=direct
+before=$(now)
+dd if=/dev/vda of=/dev/null bs=4096 count=2048 iflag=direct 2>/dev/null
+echo "measure: disk_4k_reads_k_s=$(rate 2048000 $before $(now))"
+ip link set eth0 up
+ip address add 10.9.9.2/24 dev eth0
+statistics=/sys/class/net/eth0/statistics
+sent=$(cat $statistics/tx_bytes)
+before=$(now)
+dd if=/dev/zero bs=1400 count=8192 2>/dev/null | timeout 20 nc -u 10.9.9.1 9
+after=$(now)
+echo "measure: net_send_mb_s=$(rate $(($(cat $statistics/tx_bytes) - sent)) $before $after)"
+echo flood | nc -u -w 1 10.9.9.1 10
+received=$(cat $statistics/rx_bytes)
+before=$(now)
+sleep 4
+after=$(now)
+echo "measure: net_receive_mb_s=$(rate $(($(cat $statistics/rx_bytes) - received)) $before $after)"
+echo end | nc -u -w 1 10.9.9.1 11
+before=$(now)
+head -c {_CONSOLE_BYTES} /dev/zero | tr '\\0' '.' >/dev/console
+after=$(now)
+echo
+echo "measure: console_kb_s=$(rate {_CONSOLE_BYTES}000 $before $after)"
+"""
+_FIGURE = re.compile(r"^measure: (\w+)=([\d.]+)\s*$", re.MULTILINE)
+
+
+def with_script(initrd: Path, folder: Path) -> Path:
+    """Return a copy of the initial RAM disk whose guest has the script `measure`."""
+    target = folder / "initrd"
+    with target.open("wb") as out:
+        out.write(initrd.read_bytes())
+        writer = CpioWriter(out)
+        writer.add_file("bin/measure", _SCRIPT.encode(), permissions=0o755)
+        writer.close()
+    return target
+
+
+def measure(vmm: Vmm, files: Files) -> Figures:
+    """Run the guest once and return its figures. Raises SystemExit if it did not come to its end.
+
+    boot_s: from the command to the guest's first line; cpu_s: of the VMM's process in all, so far
+    as it is for boot (boot_cpu_s), and for everything (all_cpu_s).
+    """
+    files.net.unlink(missing_ok=True)
+    with files.disk.open("wb") as disk:
+        disk.truncate(_DISK_BYTES)
+    with BenchPeer(files.net), files.console.open("wb") as console:
+        began = time.monotonic()
+        process = subprocess.Popen(
+            vmm.command(files), stdin=subprocess.DEVNULL, stdout=console, stderr=console
+        )
+        try:
+            _wait_for(files, process, "measure: up")
+            boot_s, boot_cpu_s = time.monotonic() - began, _cpu_s(process.pid)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    said = files.console.read_text("ascii", "replace").replace("\r", "")
+    found = {name: float(value) for name, value in _FIGURE.findall(said)}
+    if "console_kb_s" not in found:
+        raise SystemExit(f"the guest did not come to its end: {said[-1000:]}")
+    all_cpu_s = usage.ru_utime + usage.ru_stime
+    return {"boot_s": boot_s, "boot_cpu_s": boot_cpu_s, **found, "all_cpu_s": all_cpu_s}
+
+
+def _wait_for(files: Files, process: "subprocess.Popen[bytes]", text: str) -> None:
+    deadline = time.monotonic() + _TIMEOUT_S
+    while text not in files.console.read_text("ascii", "replace"):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"no {text!r}: {files.console.read_text('ascii', 'replace')[-1000:]}")
+        time.sleep(0.02)
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
