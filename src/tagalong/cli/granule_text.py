@@ -6,6 +6,7 @@ from rich.style import Style
 from rich.text import Text
 
 from tagalong.cli.tag_colors import tag_style
+from tagalong.cli.units import wrapped
 from tagalong.explain.crash import UNKNOWN_TAG
 from tagalong.mte import GRANULE_BYTES, TAG_BITS
 from tagalong.views.granules import GranuleWindow, MarkedBlock
@@ -79,6 +80,10 @@ def _cells(window: GranuleWindow, block: MarkedBlock) -> tuple[int, int]:
 
 def _legend(window: GranuleWindow) -> Iterator[Text]:
     if window.pointer is not None and window.pointer_granule is not None:
-        yield Text(f"   [ ] {window.pointer:#x}: {window.pointer_text}")
+        yield _legend_line("[ ]", f"{window.pointer:#x}: {window.pointer_text}")
     for block in window.blocks:
-        yield Text(f"   {block.letter}   {block.text}")
+        yield _legend_line(block.letter, block.text)
+
+
+def _legend_line(mark: str, text: str) -> Text:
+    return Text(wrapped(text, f"   {mark:3} ", " " * 7))

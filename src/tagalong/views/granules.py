@@ -49,6 +49,11 @@ class GranuleWindow:
         return self.start + len(self.tags) * GRANULE_BYTES
 
     @property
+    def has_tags(self) -> bool:
+        """Return whether any granule's tag is known."""
+        return bool((self.tags != UNKNOWN_TAG).any())
+
+    @property
     def pointer_granule(self) -> int | None:
         """Return the number of the pointer's granule, None if it is not in the window."""
         if self.pointer is None:

@@ -15,8 +15,8 @@ def test_page_tells_the_story_with_its_evidence() -> None:
     page = PageParts(crash_page(explanation()))
 
     for words in (
-        "Most likely (90%): the pointer's block was freed",
-        "90.0 %", "use-after-free", "10.0 %", "overflow",
+        "Most likely (90 %): the pointer's block was freed",
+        "90 %", "use-after-free", "10 %", "overflow",
         "for: the pointer's block was freed (12 times more often)",
         "against: the pointer's block was freed (4 times less often)",
         "0x7f0000001028", "str x1, [x0, #8] at 0x401000", "write of 8 bytes",

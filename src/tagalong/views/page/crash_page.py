@@ -41,12 +41,18 @@ def crash_page(explanation: Explanation) -> str:
     return document(title, body, data.to_json())
 
 
+def percent(probability: float) -> str:
+    """Return a probability without claiming what cannot be known."""
+    rounded = round(100 * probability)
+    return ">99 %" if rounded == 100 and probability < 1 else f"{rounded} %"
+
+
 def _story(explanation: Explanation) -> str:
     top = explanation.top
     reason = explanation.crash.fault.reason
     if top is None:
         return f"{reason}. No tag check failed, so there is nothing to weigh."
-    return f"{reason}. Most likely ({top.probability:.0%}): {top.text}"
+    return f"{reason}. Most likely ({percent(top.probability)}): {top.text}"
 
 
 def _facts(crash: Crash) -> Iterator[tuple[str, Child]]:
@@ -63,7 +69,8 @@ def _facts(crash: Crash) -> Iterator[tuple[str, Child]]:
     if fault.memory_tag is not None:
         yield "Allocation tag", f"{fault.memory_tag:x}"
     if access is not None:
-        yield "Instruction", f"{access.text or 'not known'} at {access.pc:#x}"
+        at = "" if access.pc is None else f" at {access.pc:#x}"
+        yield "Instruction", f"{access.text or 'not known'}{at}"
     size = (access and access.size_bytes) or fault.size_bytes
     direction = (access and access.direction) or fault.direction
     if size or direction:
@@ -95,16 +102,16 @@ def _hypotheses(explanation: Explanation) -> Html:
 
 
 def _hypothesis(each: Hypothesis, *, is_first: bool) -> Html:
-    percent = f"{100 * each.probability:.1f} %"
+    probability = percent(each.probability)
     return element(
         "details",
         element(
             "summary",
-            element("span", percent, class_="percent"),
+            element("span", probability, class_="percent"),
             element("span", element("strong", each.cause.value), ": ", each.text),
         ),
         element(
-            "meter", percent, value=f"{each.probability:.4f}", min="0", max="1",
+            "meter", probability, value=f"{each.probability:.4f}", min="0", max="1",
             aria_label=f"Probability of {each.cause.value}",
         ),
         element(
