@@ -26,6 +26,7 @@ Examples:
   tagalong explain core.1234
   tagalong explain core.1234.zst --modules sysroot
   tagalong explain dmesg.txt --report 3
+  tagalong explain vm.sock
   tagalong explain tombstone_00.pb --redact --json
   tagalong explain core.1234 --html crash.html
 \b

@@ -2,21 +2,25 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tagalong.errors import CrashReportError
 from tagalong.explain.apple import is_apple_report, read_apple
 from tagalong.explain.crash import Crash
+from tagalong.explain.guest import read_guest
 from tagalong.explain.kasan import is_kasan, read_kasan
 from tagalong.explain.process_core import read_process_core
 from tagalong.explain.report_text import lines_of, read_report
+from tagalong.explain.running import dumped
 from tagalong.explain.tombstone_proto import is_tombstone_proto, read_tombstone_proto
 from tagalong.explain.tombstone_text import is_tombstone_text, read_tombstone_text
 from tagalong.explain.unpacked import open_any_core, starts_as_core
 
 KNOWN_FORMS: Final = (
-    "a core, a tombstone, a log with reports of KASAN, or an Apple crash report of a tag fault"
+    "a core of a process or a guest, a tombstone, a log with reports of KASAN, or an Apple crash "
+    "report of a tag fault"
 )
 
 
@@ -24,14 +28,22 @@ KNOWN_FORMS: Final = (
 def open_crashes(path: Path, modules: Path | None = None) -> Iterator[list[Crash]]:
     """Yield the crashes in a file; their memory can be read inside the `with` statement.
 
-    `modules`: a folder with the programs and libraries of a process.
+    `path` may be the control socket of a VM: that is dumped, and runs on. `modules`: a folder with
+    the programs and libraries of a process.
 
     Raises HostError if the file cannot be read, MalformedCoreError for a damaged core,
-    CrashReportError for a damaged report and for a file that is none.
+    CrashReportError for a damaged report and for a file that is none; what `dumped` raises.
     """
+    if path.is_socket():
+        with dumped(path) as core, open_crashes(core) as found:
+            yield [replace(crash, name=str(path)) for crash in found]
+        return
     if starts_as_core(path):
         with open_any_core(path) as core:
-            yield [read_process_core(core, str(path), modules)]
+            if core.machine is None:
+                yield [read_process_core(core, str(path), modules)]
+            else:
+                yield read_guest(core, path)
         return
     yield read_reports(read_report(path), str(path))
 

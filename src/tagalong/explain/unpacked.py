@@ -53,6 +53,16 @@ def open_any_core(path: Path) -> Core:
     return _unpacked(path)
 
 
+def _open_as(plain: str, path: Path) -> Core:
+    """Open the unpacked core; errors name the file that the user gave."""
+    try:
+        return open_core(plain)
+    except MalformedCoreError as error:
+        raise MalformedCoreError(
+            error.reason, offset=error.offset, what=f"{path}: unpacked core"
+        ) from error
+
+
 def _is_stream(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(_ZSTD_MAGIC)) == _ZSTD_MAGIC
@@ -77,7 +87,7 @@ def _unpacked(path: Path) -> Core:
                         what=f"{path}: compressed core",
                     )
             os.ftruncate(plain.fileno(), size)
-            return open_core(plain.name)
+            return _open_as(plain.name, path)
     except zstandard.ZstdError as error:
         raise MalformedCoreError(
             f"it does not decompress: {error}", offset=0, what=f"{path}: compressed core"

@@ -1,0 +1,277 @@
+"""Reads a crash out of a guest: what the last exception of a vCPU was, by its system registers.
+
+A snapshot or a dump by physical addresses has all of a machine. A tag check fault leaves ESR_EL1,
+FAR_EL1 and ELR_EL1 behind, and they stay until the next exception: so a guest that stopped in its
+handler, or was dumped by it, still says what happened. The guest's own tables lead to the memory.
+
+Source: Arm ARM (DDI 0487), D24.2.40 "ESR_EL1", D24.2.44 "FAR_EL1", D24.2.205 "TFSR_EL1".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from tagalong.core import Core, CoreRegion, Space
+from tagalong.core.pages import CorePages
+from tagalong.errors import TagalongError, TranslationError
+from tagalong.explain.backtrace import unwind
+from tagalong.explain.crash import (
+    UNKNOWN_TAG,
+    CheckMode,
+    Crash,
+    CrashMemory,
+    CrashWorld,
+    DataDirection,
+    FaultingAccess,
+    SourceKind,
+    TagArray,
+    TagFault,
+)
+from tagalong.explain.memory import CoreMemory
+from tagalong.explain.process_core import effective_pointer, read_access
+from tagalong.machine import RegisterId, VcpuState, register_ids
+from tagalong.machine.page_source import granule_tags, read_bytes
+from tagalong.memory import Gpa
+from tagalong.mte import GRANULE_BYTES
+from tagalong.mte.pointers import SELECT_BIT, address_of, logical_tag
+from tagalong.mte.registers import Pstate
+from tagalong.paging import Half, Regime, translate
+from tagalong.paging import Mapping as PageMapping
+
+_CLASS_SHIFT: Final = 26
+_ABORT_LOWER, _ABORT_SAME = 0x24, 0x25
+_STATUS_MASK, _TAG_CHECK = 0x3F, 0x11
+_WRITE: Final = 1 << 6
+_ALL_TAGS: Final = 0xFFFF
+_PAGE_BYTES: Final = 4096
+_LOOKED_AT_BYTES: Final = 128 << 10
+
+
+def read_guest(core: Core, path: Path) -> list[Crash]:
+    """Return a crash for each vCPU whose last exception was a tag check fault.
+
+    If there is none, one for vCPU 0 that says so. Raises MalformedCoreError for a damaged core.
+    """
+    machine = core.machine
+    vcpus: Sequence[VcpuState] = () if machine is None else machine.state.vcpus
+    found = [_Vcpu(core, path, number, vcpu).crash() for number, vcpu in enumerate(vcpus)]
+    faulted = [crash for crash in found if crash.fault.mode is not CheckMode.NONE]
+    return faulted or found[:1]
+
+
+class GuestMemory:
+    """A guest's memory as one vCPU sees it: by virtual addresses, through its tables."""
+
+    def __init__(self, core: Core, path: Path, vcpu: VcpuState) -> None:
+        self._pages = CorePages(core, path)
+        self._regions = core.machine.description.regions if core.machine else ()
+        self._registers = vcpu.registers
+        self._looked_up: dict[int, PageMapping | None] = {}
+        self._looked_at: list[int] = []
+
+    def look_at(self, address: int) -> None:
+        """Let `extents` have what is mapped around an address."""
+        self._looked_at.append(address)
+
+    @property
+    def extents(self) -> Sequence[CoreRegion]:
+        """As CrashMemory, as far as somebody has looked."""
+        pages: set[int] = set()
+        for address in self._looked_at:
+            low = max(0, address - _LOOKED_AT_BYTES) // _PAGE_BYTES
+            high = min((1 << 64) - 1, address + _LOOKED_AT_BYTES) // _PAGE_BYTES
+            pages.update(range(low, high + 1))
+        found: list[CoreRegion] = []
+        for page in sorted(pages):
+            here = self._mapping(page * _PAGE_BYTES)
+            if here is None:
+                continue
+            last = found[-1] if found else None
+            if last and last.end == page * _PAGE_BYTES and last.has_tags == here.is_tagged:
+                found[-1] = CoreRegion(
+                    last.address, last.size_bytes + _PAGE_BYTES, True, here.is_tagged
+                )
+            else:
+                found.append(CoreRegion(page * _PAGE_BYTES, _PAGE_BYTES, True, here.is_tagged))
+        return found
+
+    def data(self, address: int, length: int) -> bytes | None:
+        """As CrashMemory."""
+        parts = []
+        for start, size in _pages_of(address, length):
+            here = self._mapping(start)
+            if here is None:
+                return None
+            try:
+                parts.append(read_bytes(self._pages, Gpa(here.gpa + start - here.address), size))
+            except TagalongError:
+                return None
+        return b"".join(parts)
+
+    def tags(self, address: int, length: int) -> TagArray:
+        """As CrashMemory; memory that is not mapped Normal Tagged has none."""
+        found = np.full(length // GRANULE_BYTES, UNKNOWN_TAG, np.int16)
+        for start, size in _pages_of(address, length):
+            here = self._mapping(start)
+            if here is None or not here.is_tagged:
+                continue
+            try:
+                known = granule_tags(self._pages, here.gpa + start - here.address, size)
+            except TagalongError:
+                continue
+            at = (start - address) // GRANULE_BYTES
+            found[at : at + known.size] = known
+        return found
+
+    def _mapping(self, address: int) -> PageMapping | None:
+        page = address // _PAGE_BYTES
+        if page not in self._looked_up:
+            self._looked_up[page] = self._translated(page * _PAGE_BYTES)
+        return self._looked_up[page]
+
+    def _translated(self, address: int) -> PageMapping | None:
+        regime = self._kernel if address >> SELECT_BIT & 1 else self._user
+        if regime is None:
+            return None
+        try:
+            return translate(self._read, self._regions, regime, address)
+        except TagalongError:
+            return None
+
+    @cached_property
+    def _user(self) -> Regime | None:
+        return _regime(self._registers, Half.USER)
+
+    @cached_property
+    def _kernel(self) -> Regime | None:
+        return _regime(self._registers, Half.KERNEL)
+
+    @cached_property
+    def _read(self) -> "partial[bytes]":
+        return partial(read_bytes, self._pages)
+
+
+def _regime(registers: Mapping[RegisterId, int], half: Half) -> Regime | None:
+    try:
+        return Regime.of(registers, half)
+    except TranslationError:
+        return None
+
+
+def _pages_of(address: int, length: int) -> list[tuple[int, int]]:
+    """Return the pieces of a range, none across the end of a page."""
+    found, end = [], address + length
+    while address < end:
+        size = min(end, (address // _PAGE_BYTES + 1) * _PAGE_BYTES) - address
+        found.append((address, size))
+        address += size
+    return found
+
+
+@dataclass(frozen=True)
+class _Exception:
+    """What a vCPU's registers say about its last exception to EL1."""
+
+    syndrome: int
+    address: int
+    returns_to: int
+    saved_state: int
+
+    @property
+    def kind(self) -> int:
+        return self.syndrome >> _CLASS_SHIFT & 0x3F
+
+    @property
+    def is_tag_check(self) -> bool:
+        is_abort = self.kind in (_ABORT_LOWER, _ABORT_SAME)
+        return is_abort and self.syndrome & _STATUS_MASK == _TAG_CHECK
+
+
+class _Vcpu:
+    """One vCPU of the core, and the crash that it tells of."""
+
+    def __init__(self, core: Core, path: Path, number: int, vcpu: VcpuState) -> None:
+        self._path = path
+        self._number = number
+        self._registers = vcpu.registers
+        # A dump of virtual addresses has been walked already.
+        is_physical = core.machine is not None and core.machine.space is Space.PHYSICAL
+        self._walked = GuestMemory(core, path, vcpu) if is_physical else None
+        self._memory: CrashMemory = CoreMemory(core) if self._walked is None else self._walked
+
+    def crash(self) -> Crash:
+        last = _Exception(
+            self._value(register_ids.ESR_EL1),
+            self._value(register_ids.FAR_EL1),
+            self._value(register_ids.ELR_EL1),
+            self._value(register_ids.SPSR_EL1),
+        )
+        registers = self._named(last)
+        access = read_access(self._memory, last.returns_to) if last.is_tag_check else None
+        fault = self._fault(last)
+        if self._walked is not None:
+            self._walked.look_at(address_of(registers["sp"]))
+            if fault.address is not None:
+                self._walked.look_at(fault.address)
+        excluded = self._value(register_ids.GCR_EL1) & _ALL_TAGS
+        return Crash(
+            SourceKind.GUEST,
+            CrashWorld.PROCESS if last.kind == _ABORT_LOWER else CrashWorld.KERNEL,
+            str(self._path),
+            fault,
+            access=access,
+            registers=registers,
+            memory=self._memory,
+            backtrace=unwind(self._memory, registers, ()),
+            thread=self._number,
+            tag_mask=~excluded & _ALL_TAGS,
+            notes=tuple(self._notes(last, access, registers)),
+        )
+
+    def _value(self, register: RegisterId) -> int:
+        return self._registers.get(register, 0)
+
+    def _named(self, last: _Exception) -> dict[str, int]:
+        """Return the registers by name, the pc and the stack those of the fault."""
+        named = {f"x{n}": self._value(register_ids.x(n)) for n in range(31)}
+        state = Pstate.from_bits(self._value(register_ids.PSTATE))
+        came_from_user = last.is_tag_check and last.kind == _ABORT_LOWER
+        stack = register_ids.SP_EL0 if came_from_user or not state.el else register_ids.SP_EL1
+        pc = last.returns_to if last.is_tag_check else self._value(register_ids.PC)
+        return {**named, "sp": self._value(stack), "pc": pc}
+
+    def _fault(self, last: _Exception) -> TagFault:
+        if last.is_tag_check:
+            level = "EL0" if last.kind == _ABORT_LOWER else "EL1"
+            return TagFault(
+                CheckMode.SYNC,
+                f"ESR_EL1 {last.syndrome:#x}: a synchronous tag check fault at {level}",
+                address_of(last.address),
+                logical_tag(last.address),
+                direction=DataDirection.WRITE if last.syndrome & _WRITE else DataDirection.READ,
+            )
+        pending = {
+            name: self._value(register)
+            for name, register in (
+                ("TFSR_EL1", register_ids.TFSR_EL1),
+                ("TFSRE0_EL1", register_ids.TFSRE0_EL1),
+            )
+        }
+        for name, value in pending.items():
+            if value & 3:
+                return TagFault(CheckMode.ASYNC, f"{name} {value:#x}: an asynchronous one")
+        return TagFault(CheckMode.NONE, f"ESR_EL1 {last.syndrome:#x}: no tag check fault")
+
+    def _notes(
+        self, last: _Exception, access: FaultingAccess | None, registers: Mapping[str, int]
+    ) -> list[str]:
+        if not last.is_tag_check:
+            return ["No vCPU's last exception was a tag check fault."]
+        pointer = None if access is None else effective_pointer(access, registers)
+        if pointer is not None and address_of(pointer) != address_of(last.address):
+            return ["The registers are those of now: the handler has changed them since the fault."]
+        return []

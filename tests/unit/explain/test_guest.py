@@ -1,0 +1,84 @@
+"""Tag faults of guests, by their system registers and through their own tables."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tagalong.explain.analysis import explain
+from tagalong.explain.crash import CheckMode, Crash, CrashWorld, DataDirection, SourceKind
+from tagalong.explain.explanation import Cause
+from tagalong.explain.readers import open_crashes
+from tagalong.mte.registers import TagCheckMode
+from tagalong.soft import SoftMachine
+from tests.support import a64, bare, guest_core
+from tests.support.bare import DATA, tagged
+from tests.support.bare_program import BareProgram
+
+FIRST, SECOND = tagged(DATA, 3), tagged(DATA + 32, 5)
+TAG_BOTH = [a64.stg(1, 1), a64.stg(2, 2)]
+
+
+def faulting(
+    path: Path, words: Sequence[int], x: dict[int, int], mode: TagCheckMode = TagCheckMode.SYNC
+) -> None:
+    """Run a guest into its fault, and write its core."""
+    program = BareProgram(SoftMachine.create, words, x, mode=mode).run()
+    guest_core.write(program.machine, path)
+    program.machine.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "guest.core"
+
+
+def only(crashes: list[Crash]) -> Crash:
+    (crash,) = crashes
+    return crash
+
+
+def test_fault_of_a_guests_kernel_is_explained_from_its_registers(path: Path) -> None:
+    words = [a64.stg(1, 1), a64.stg(2, 2), a64.str_(0, 3)]
+    x = {1: FIRST, 2: tagged(DATA + 16, 5), 3: FIRST + 16}
+    faulting(path, words, x)
+
+    with open_crashes(path) as crashes:
+        found = explain(only(crashes))
+
+    crash, top = found.crash, found.top
+    assert (crash.source, crash.world) == (SourceKind.GUEST, CrashWorld.KERNEL)
+    assert crash.fault.mode is CheckMode.SYNC
+    assert (crash.fault.address, crash.fault.pointer_tag) == (DATA + 16, 3)
+    assert crash.fault.memory_tag == 5
+    assert crash.fault.direction is DataDirection.WRITE
+    assert crash.access is not None
+    assert (crash.access.pc, crash.access.base) == (bare.CODE + 8, "x3")
+    assert top is not None
+    assert (top.cause, top.distance_bytes) == (Cause.OVERFLOW, 0)
+    assert top.block is not None
+    assert (top.block.start, top.block.tag) == (DATA, 3)
+
+
+def test_asynchronous_fault_of_a_guest_has_no_place(path: Path) -> None:
+    words = [a64.stg(1, 1), a64.str_(0, 2)]
+    faulting(path, words, {1: FIRST, 2: tagged(DATA, 9)}, TagCheckMode.ASYNC)
+
+    with open_crashes(path) as crashes:
+        found = explain(only(crashes))
+
+    assert found.crash.fault.mode is CheckMode.ASYNC
+    assert "TFSR_EL1" in found.crash.fault.reason
+    assert found.top is not None
+    assert found.top.cause is Cause.ASYNCHRONOUS
+
+
+def test_guest_without_a_fault_says_so(path: Path) -> None:
+    faulting(path, [a64.stg(1, 1)], {1: FIRST})
+
+    with open_crashes(path) as crashes:
+        found = explain(only(crashes))
+
+    assert found.crash.fault.mode is CheckMode.NONE
+    assert found.top is None
+    assert found.crash.notes == ("No vCPU's last exception was a tag check fault.",)

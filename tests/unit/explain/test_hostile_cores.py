@@ -1,0 +1,127 @@
+"""Cores that are damaged, cut or made to hurt: explained or refused, and never more."""
+
+import random
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from tagalong.errors import MalformedCoreError, TagalongError
+from tagalong.explain.analysis import explain
+from tagalong.explain.readers import open_crashes
+from tagalong.explain.unpacked import open_any_core
+from tests.support import core_builder
+from tests.support.core_builder import CoreBuilder, load, note, tag_segment
+
+GLIBC = Path(__file__).parents[2] / "golden" / "crashes" / "linux-uaf.core.zst"
+NT_SIGINFO, NT_FILE = 0x5349_4749, 0x4649_4C45
+
+
+@pytest.fixture(scope="module")
+def plain() -> bytes:
+    with GLIBC.open("rb") as file:
+        return zstandard.ZstdDecompressor().stream_reader(file).read()
+
+
+def outcome(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    try:
+        with open_crashes(path) as crashes:
+            for crash in crashes:
+                explain(crash).to_json()
+    except TagalongError as error:
+        return type(error).__name__
+    return "explained"
+
+
+def test_core_with_flipped_bits_is_explained_or_refused(tmp_path: Path, plain: bytes) -> None:
+    draw = random.Random(3)
+    head = len(plain) if len(plain) < 0x2000 else 0x2000
+    seen = set()
+    for _ in range(150):
+        changed = bytearray(plain)
+        for _ in range(draw.randint(1, 8)):
+            changed[draw.randrange(head)] ^= 1 << draw.randrange(8)
+        seen.add(outcome(tmp_path / "core", bytes(changed)))
+
+    assert "explained" in seen
+    assert seen <= {"explained", "MalformedCoreError", "CrashReportError", "HostError"}
+
+
+def test_core_that_was_cut_is_explained_as_far_as_it_goes(tmp_path: Path, plain: bytes) -> None:
+    seen = {outcome(tmp_path / "core", plain[:at]) for at in range(0, len(plain), 40_009)}
+
+    assert "explained" in seen
+    assert seen <= {"explained", "MalformedCoreError", "CrashReportError"}
+
+
+def test_packed_core_that_was_cut_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "core.zst"
+    path.write_bytes(GLIBC.read_bytes()[:5000])
+
+    with pytest.raises(MalformedCoreError, match=r"core\.zst: unpacked core.*the file ends at"):
+        open_any_core(path)
+
+
+def test_damaged_packed_core_names_the_file(tmp_path: Path) -> None:
+    raw = bytearray(GLIBC.read_bytes())
+    raw[3000:3100] = bytes(100)
+    path = tmp_path / "core.zst"
+    path.write_bytes(raw)
+
+    with pytest.raises(MalformedCoreError, match=r"core\.zst.*does not decompress"):
+        open_any_core(path)
+
+
+def test_list_of_files_that_claims_too_much_is_refused(tmp_path: Path) -> None:
+    files = (1 << 40).to_bytes(8, "little") + (4096).to_bytes(8, "little")
+    notes = core_builder.usual_notes() + note(b"CORE", NT_FILE, files)
+    path = tmp_path / "core"
+    path.write_bytes(CoreBuilder([load(0x1000, bytes(4096))], notes).build())
+
+    with (
+        pytest.raises(MalformedCoreError, match=r"claims 0x10000000000 entries in 0x10 bytes"),
+        open_crashes(path),
+    ):
+        pass
+
+
+def test_core_without_threads_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "core"
+    path.write_bytes(CoreBuilder([load(0x1000, bytes(4096))], b"").build())
+
+    with pytest.raises(MalformedCoreError, match="no thread's registers"), open_crashes(path):
+        pass
+
+
+def test_core_without_tags_says_that_no_cause_can_be_told(tmp_path: Path) -> None:
+    info = (11).to_bytes(4, "little") + bytes(4) + (9).to_bytes(4, "little") + bytes(4)
+    info += (0x0A00_0000_0000_1010).to_bytes(8, "little") + bytes(104)
+    notes = core_builder.usual_notes() + note(b"CORE", NT_SIGINFO, info)
+    path = tmp_path / "core"
+    path.write_bytes(CoreBuilder([load(0x1000, bytes(4096))], notes).build())
+
+    with open_crashes(path) as (crash,):
+        found = explain(crash)
+
+    assert any("The core has no tags" in text for text in crash.notes)
+    assert "No tag of the memory" in found.limits[0]
+    assert found.top is not None
+    assert found.top.probability < 0.5
+
+
+def test_loop_of_frames_ends(tmp_path: Path) -> None:
+    """Frame records that lead back, or nowhere, end the call stack."""
+    stack = bytearray(4096)
+    for at in range(0, 4096, 16):
+        stack[at : at + 16] = (0x7F_0000).to_bytes(8, "little") + (0x40_0000).to_bytes(8, "little")
+    registers = core_builder.prstatus(signal=11)
+    path = tmp_path / "core"
+    path.write_bytes(
+        CoreBuilder(
+            [load(0x7F_0000, bytes(stack)), tag_segment(0x7F_0000, bytes(128))], registers
+        ).build()
+    )
+
+    with open_crashes(path) as (crash,):
+        assert len(crash.backtrace) <= 64
