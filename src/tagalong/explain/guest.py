@@ -63,7 +63,7 @@ def read_guest(core: Core, path: Path) -> list[Crash]:
     return faulted or found[:1]
 
 
-class GuestMemory:
+class WalkedMemory:
     """A guest's memory as one vCPU sees it: by virtual addresses, through its tables."""
 
     def __init__(self, core: Core, path: Path, vcpu: VcpuState) -> None:
@@ -173,7 +173,7 @@ def _pages_of(address: int, length: int) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class _Exception:
+class _LastException:
     """What a vCPU's registers say about its last exception to EL1."""
 
     syndrome: int
@@ -200,11 +200,11 @@ class _Vcpu:
         self._registers = vcpu.registers
         # A dump of virtual addresses has been walked already.
         is_physical = core.machine is not None and core.machine.space is Space.PHYSICAL
-        self._walked = GuestMemory(core, path, vcpu) if is_physical else None
+        self._walked = WalkedMemory(core, path, vcpu) if is_physical else None
         self._memory: CrashMemory = CoreMemory(core) if self._walked is None else self._walked
 
     def crash(self) -> Crash:
-        last = _Exception(
+        last = _LastException(
             self._value(register_ids.ESR_EL1),
             self._value(register_ids.FAR_EL1),
             self._value(register_ids.ELR_EL1),
@@ -235,7 +235,7 @@ class _Vcpu:
     def _value(self, register: RegisterId) -> int:
         return self._registers.get(register, 0)
 
-    def _named(self, last: _Exception) -> dict[str, int]:
+    def _named(self, last: _LastException) -> dict[str, int]:
         """Return the registers by name, the pc and the stack those of the fault."""
         named = {f"x{n}": self._value(register_ids.x(n)) for n in range(31)}
         state = Pstate.from_bits(self._value(register_ids.PSTATE))
@@ -244,7 +244,7 @@ class _Vcpu:
         pc = last.returns_to if last.is_tag_check else self._value(register_ids.PC)
         return {**named, "sp": self._value(stack), "pc": pc}
 
-    def _fault(self, last: _Exception) -> TagFault:
+    def _fault(self, last: _LastException) -> TagFault:
         if last.is_tag_check:
             level = "EL0" if last.kind == _ABORT_LOWER else "EL1"
             return TagFault(
@@ -267,7 +267,7 @@ class _Vcpu:
         return TagFault(CheckMode.NONE, f"ESR_EL1 {last.syndrome:#x}: no tag check fault")
 
     def _notes(
-        self, last: _Exception, access: FaultingAccess | None, registers: Mapping[str, int]
+        self, last: _LastException, access: FaultingAccess | None, registers: Mapping[str, int]
     ) -> list[str]:
         if not last.is_tag_check:
             return ["No vCPU's last exception was a tag check fault."]

@@ -10,7 +10,7 @@ from typing import Final
 
 from tagalong.explain import model
 from tagalong.explain.code_place import CodePlace, code_at
-from tagalong.explain.crash import Allocator, Block, BlockState, Crash, DataDirection
+from tagalong.explain.crash import Allocator, Block, BlockState, Crash, CrashWorld, DataDirection
 from tagalong.explain.explanation import Cause, Evidence, Hypothesis
 from tagalong.explain.stack import is_stack, stack_pointer
 from tagalong.explain.surroundings import FREE_RUN, Surroundings
@@ -264,7 +264,8 @@ def _stale(scene: Scene) -> Iterator[Candidate]:
             offset,
             {**common, "state": _freed_state(block), **_shape(scene)},
         )
-        yield _double_free(scene, block, offset, common)
+        if scene.crash.world is CrashWorld.PROCESS:  # a kernel says that it is a free
+            yield _double_free(scene, block, offset, common)
         return
     yield Candidate(
         Cause.USE_AFTER_REUSE,
