@@ -146,6 +146,12 @@ class Scene:
         return max(16, self.around.tags.size - covered)
 
     @property
+    def mean_block_bytes(self) -> float:
+        """Return how large the blocks in use are that are around."""
+        sizes = [b.size_bytes for b in self.around.blocks if b.state is BlockState.ALLOCATED]
+        return sum(sizes) / len(sizes) if sizes else _PAGE_BYTES
+
+    @property
     def drawn_tags(self) -> int:
         """Return how many tags the allocator draws from."""
         kind = self.around.kind
@@ -279,8 +285,10 @@ def _stale(scene: Scene) -> Iterator[Candidate]:
 
 def _double_free(scene: Scene, block: Block, offset: int, common: dict[str, Fact]) -> Candidate:
     """Return the candidate that the allocator itself met the pointer."""
-    # Where a run of free memory began as a block is not known.
-    place = 1.0 if offset == 0 or block.known_by == FREE_RUN else 1e-4
+    place = 1.0 if offset == 0 else 1e-4
+    if block.known_by == FREE_RUN and scene.address % GRANULE_BYTES == 0:
+        # Where blocks began in a run of free memory is not known.
+        place = GRANULE_BYTES / block.size_bytes
     facts = {**common, "place": Fact(place, "the fault is at the first byte of a block")}
     share = model.FREED_SHARE if block.state is BlockState.UNKNOWN else 1.0
     return Candidate(
@@ -388,8 +396,15 @@ def _lost_memory_tags(scene: Scene) -> Iterator[Candidate]:
     if scene.memory_tag != 0 or not scene.is_drawn or not _page_is_zero(scene):
         return
     block = scene.block
-    place = Fact(1 / scene.gap_granules, "the fault is in no block")
-    if block is not None:
+    if block is None or block.known_by == FREE_RUN:
+        block = None
+        # Without headers the page's blocks cannot be seen any more, but their content can.
+        is_used = _page_has_content(scene)
+        place = Fact(
+            model.UNSEEN_BLOCK if is_used else 1 / scene.gap_granules,
+            f"the fault's page has {'content' if is_used else 'no content'}",
+        )
+    else:
         offset = scene.address - block.start
         place = Fact(
             model.inside_density(offset, block.size_bytes),
@@ -551,8 +566,14 @@ def _zero_page_likelihood(scene: Scene) -> float:
         return float(0.4 ** max(0, len(inside) - 1))
     if any(block.state is BlockState.ALLOCATED for block in inside):
         return 1e-4
-    data = scene.crash.memory.data(page, _PAGE_BYTES)
-    return 1.0 if data is None or not any(data) else 0.02
+    if scene.around.kind is Allocator.HARDENED_MALLOC:
+        return float(0.4 ** max(0.0, _PAGE_BYTES / scene.mean_block_bytes - 1))
+    return 0.02 if _page_has_content(scene) else 1.0
+
+
+def _page_has_content(scene: Scene) -> bool:
+    data = scene.crash.memory.data(scene.granule // _PAGE_BYTES * _PAGE_BYTES, _PAGE_BYTES)
+    return data is not None and any(data)
 
 
 _PAGE_WORDS: Final = "all granules of the fault's page have tag 0"

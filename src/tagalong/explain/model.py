@@ -48,6 +48,9 @@ FREED_SHARE: Final = 0.3
 STALE_OUTSIDE_SHARE: Final = 0.04
 """Of stale pointers, those to memory whose boundaries have moved since."""
 
+UNSEEN_BLOCK: Final = 0.1
+"""How likely an access is to a granule of a block whose bounds cannot be seen."""
+
 FREED_CULPRIT: Final = 0.03
 """An overflow from a block that is free itself is a use after free first."""
 

@@ -35,7 +35,7 @@ def open_crashes(path: Path, modules: Path | None = None) -> Iterator[list[Crash
     CrashReportError for a damaged report and for a file that is none; what `dumped` raises.
     """
     if path.is_socket():
-        with dumped(path) as core, open_crashes(core) as found:
+        with dumped(path) as dump, open_crashes(dump) as found:
             yield [replace(crash, name=str(path)) for crash in found]
         return
     if starts_as_core(path):

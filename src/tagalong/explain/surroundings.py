@@ -31,8 +31,8 @@ SHOWN_BYTES: Final = 4 << 10
 
 FREE_RUN: Final = "a run of the tag of free memory"
 
-_LEAST_FREE_BYTES: Final = 8 * GRANULE_BYTES
-"""A shorter run of the tag of free memory can be a redzone."""
+_LEAST_FREE_BYTES: Final = {0: GRANULE_BYTES, 0xFE: 3 * GRANULE_BYTES}
+"""By the tag of free memory: in a kernel a shorter run can be a redzone."""
 
 _LEAST_OF_PARITY: Final = 6
 
@@ -169,7 +169,7 @@ def runs_as_blocks(start: int, tags: TagArray, freed_tag: int | None) -> Iterato
     for run in runs_of(start, tags):
         if run.tag != (0 if freed_tag is None else freed_tag):
             yield Block(run.start, run.end, run.tag, state, "a run of one tag")
-        elif freed_tag is not None and run.end - run.start >= _LEAST_FREE_BYTES:
+        elif freed_tag is not None and run.end - run.start >= _LEAST_FREE_BYTES[freed_tag]:
             yield Block(run.start, run.end, None, BlockState.FREED, FREE_RUN)
 
 
