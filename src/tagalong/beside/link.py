@@ -150,32 +150,47 @@ class LibraryLink:
         at = 0
         for part in _within_range(pages, page_bytes):
             rows = out[at : at + part.size]
-            answer = self._ask_about(operation, slot, part)
-            if len(answer) != rows.nbytes:
-                raise self._broken(
-                    f"{len(answer):#x} bytes for {operation.name}, not {rows.nbytes:#x}"
-                )
-            rows[...] = np.frombuffer(answer, np.uint8).reshape(rows.shape)
+            self._ask_about(operation, slot, part, into=rows.data.cast("B"))
             at += part.size
 
     def _ask_about(
-        self, operation: LinkOperation, slot: int, pages: NDArray[np.int64], tags: bytes = b""
-    ) -> bytes:
+        self,
+        operation: LinkOperation,
+        slot: int,
+        pages: NDArray[np.int64],
+        tags: bytes = b"",
+        into: memoryview | None = None,
+    ) -> None:
         first, count = int(pages[0]), int(pages[-1] - pages[0]) + 1
         choice = link_format.encode_choice(first, pages, count)
-        return self._ask(
-            operation, slot=slot, first_page=first, page_count=count, payload=choice + tags
+        head = link_format.encode_request(
+            operation,
+            slot=slot,
+            first_page=first,
+            page_count=count,
+            payload_bytes=len(choice) + len(tags),
         )
+        self._exchange(operation, head + choice + tags, into)
 
-    def _ask(self, operation: LinkOperation, *, payload: bytes = b"", **fields: int) -> bytes:
+    def _ask(self, operation: LinkOperation, **fields: int) -> bytes:
         """Return the payload of the reply. Raises HostError."""
-        request = link_format.encode_request(operation, payload_bytes=len(payload), **fields)
+        return bytes(self._exchange(operation, link_format.encode_request(operation, **fields)))
+
+    def _exchange(
+        self, operation: LinkOperation, request: bytes, into: memoryview | None = None
+    ) -> memoryview:
+        """Return the payload of the reply; it fills `into` if that is given. Raises HostError."""
         with self._lock:
             try:
-                self._socket.sendall(request + payload)
-                head = self._receive(link_format.REPLY.size)
-                status, size_bytes = self._parsed(head, link_format.decode_reply)
-                answer = self._receive(size_bytes)
+                self._socket.sendall(request)
+                head = self._receive(memoryview(bytearray(link_format.REPLY.size)))
+                status, size_bytes = self._parsed(bytes(head), link_format.decode_reply)
+                target = memoryview(bytearray(size_bytes)) if into is None or status else into
+                if len(target) != size_bytes:
+                    raise self._broken(
+                        f"{size_bytes:#x} bytes for {operation.name}, not {len(target):#x}"
+                    )
+                answer = self._receive(target)
             except OSError as error:
                 raise self._broken(str(error.strerror or error)) from error
         if status:
@@ -184,14 +199,15 @@ class LibraryLink:
             raise HostError(f"the VMM's process refused {operation.name}: {reason}")
         return answer
 
-    def _receive(self, size_bytes: int) -> bytes:
-        data = bytearray()
-        while len(data) < size_bytes:
-            part = self._socket.recv(min(size_bytes - len(data), 1 << 20))
-            if not part:
+    def _receive(self, target: memoryview) -> memoryview:
+        """Fill all of `target` and return it."""
+        done = 0
+        while done < len(target):
+            count = self._socket.recv_into(target[done:])
+            if not count:
                 raise OSError(errno.ECONNRESET, "it was closed")
-            data += part
-        return bytes(data)
+            done += count
+        return target
 
     def _parsed(self, payload: bytes, parse: Callable[[bytes], _T]) -> _T:
         try:
