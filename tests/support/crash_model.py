@@ -135,7 +135,7 @@ class Heap:
             if self.rules.name in ("glibc", "simple"):
                 slot = self.draw.choice(SIZES)
             count = slot // GRANULE
-            if at + header + count > GRANULES:
+            if at + header + count > GRANULES - 2:
                 break
             cell = Cell(at + header, count, self._size(slot), 0, False)
             self.cells.append(cell)
@@ -187,8 +187,7 @@ class Heap:
     def _write_glibc(self) -> None:
         for cell in self.cells:
             self._write(cell.first - 1, 0, (cell.count + 1) * GRANULE | 1)
-        if self._end < GRANULES - 1:  # the top chunk
-            self._write(self._end, 0, (GRANULES - self._end) * GRANULE | 1)
+        self._write(self._end, 0, (GRANULES - self._end) * GRANULE | 1)  # the top chunk
 
     def _write(self, granule: int, low: int, high: int) -> None:
         at = granule * GRANULE

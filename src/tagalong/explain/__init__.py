@@ -2,6 +2,29 @@
 
 readers -> Crash -> analysis -> Explanation -> text, JSON, pages
 
-crash          the one model of a crash: each field is known, or None
-explanation    the answer: neighbourhood, hypotheses with probabilities, evidence; its JSON
+crash            the one model of a crash: each field is known, or None
+memory           its memory: a core's, or the windows that a report shows
+
+readers          which form a file has: the way to read any crash
+process_core     a Linux process's core; unpacked: also one in a plain zstd stream
+guest            a guest's last exception, through its own tables; running: of a VM that runs
+kasan            reports in a kernel's log
+tombstone        what both forms of Android's have in common; tombstone_text, tombstone_proto
+apple            Apple's reports of tag faults
+report_text      text of reports, bounded, without what a logger put before lines
+
+instruction      what a load or store touches
+backtrace        call stacks by frame pointers
+modules          programs and libraries as files: code that a core lacks, symbols
+code_place       whose code the instruction is
+stack            which addresses are a stack's
+
+surroundings     tags and blocks around the fault
+glibc, scudo     blocks by their headers
+model            priors, and where each cause strikes
+hypotheses       candidates, weighed by Bayes' rule
+analysis         from a crash to its explanation, and what cannot be told
+explanation      the answer: neighbourhood, hypotheses, evidence; its JSON
+redaction        the answer without what may be private
+words            numbers in sentences
 """

@@ -20,6 +20,7 @@ _PREVIOUS_IN_USE: Final = 1
 _FLAGS: Final = 7
 _LEAST_CHUNK: Final = 2
 _LEAST_CHAIN: Final = 4
+_MOST_CHAINS: Final = 32
 _LARGEST_CHUNK: Final = (64 << 20) // GRANULE_BYTES
 
 
@@ -27,7 +28,7 @@ def chunks(start: int, tags: TagArray, data: bytes, fault: int) -> list[Block]:
     """Return the chunks of memory from `start` on, if a chain of headers leads across `fault`.
 
     Chunk boundaries are found from the end: a header is one if it leads to a header, or out of
-    the memory at hand. A chain is believed if it has some chunks and starts before the fault.
+    the memory at hand. A chain is believed if it has some chunks and leads across the fault.
     """
     words = np.frombuffer(data, np.uint64).reshape(-1, 2)
     sizes = (words[:, 1] & ~np.uint64(_FLAGS)).tolist()
@@ -35,14 +36,14 @@ def chunks(start: int, tags: TagArray, data: bytes, fault: int) -> list[Block]:
     is_zero = (tags == 0).tolist()
     lengths = _chain_lengths(sizes, flags, words[:, 0].tolist(), is_zero)
     last = (fault - start) // GRANULE_BYTES
-    first = next((at for at in range(last + 1) if lengths[at] >= _LEAST_CHAIN), None)
-    if first is None:
-        return []
-    found = _walk(start, sizes, tags, first)
-    if not any(each.start - GRANULE_BYTES <= fault < each.end for each in found):
-        return []
-    # Of memory that is all zero nothing is a chunk: somebody has to have allocated something.
-    return found if any(each.tag for each in found) else []
+    starts = [at for at in range(last + 1) if lengths[at] >= _LEAST_CHAIN]
+    for first in starts[:_MOST_CHAINS]:
+        found = _walk(start, sizes, tags, first, lengths[first])
+        is_across = any(each.start - GRANULE_BYTES <= fault < each.end for each in found)
+        # Of memory that is all zero nothing is a chunk: somebody has to have allocated something.
+        if is_across and any(each.tag for each in found):
+            return found
+    return []
 
 
 def _chain_lengths(
@@ -60,14 +61,16 @@ def _chain_lengths(
             lengths[at] = 1
             continue
         is_free = not flags[following] & _PREVIOUS_IN_USE
-        if lengths[following] and (not is_free or before[following] == sizes[at]):
+        if not lengths[following]:
+            lengths[at] = 1  # what follows is damaged, or this is no header
+        elif not is_free or before[following] == sizes[at]:
             lengths[at] = lengths[following] + 1
     return lengths
 
 
-def _walk(start: int, sizes: list[int], tags: TagArray, first: int) -> list[Block]:
+def _walk(start: int, sizes: list[int], tags: TagArray, first: int, count: int) -> list[Block]:
     found, at = [], first
-    while at < len(sizes):
+    for _ in range(count):
         granules = sizes[at] // GRANULE_BYTES
         tag = int(tags[at + 1]) if at + 1 < tags.size else 0
         found.append(
