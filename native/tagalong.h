@@ -50,6 +50,11 @@ TA_EXPORT int ta_hash_pages_as(uint32_t variant, const uint8_t *data, size_t cou
 /* Orders all accesses to memory before it with all that follow, as other CPUs see them. */
 TA_EXPORT void ta_memory_barrier(void);
 
+/* --- counter.c --------------------------------------------------------------------------- */
+
+/* CNTFRQ_EL0 of this host: ticks of the system counter in a second; 0 if it is no arm64. */
+TA_EXPORT uint64_t ta_counter_hz(void);
+
 /* --- page_stream.c: the data of a batch between memory and a socket --------------------- */
 
 struct ta_segment {

@@ -8,6 +8,8 @@
 #define ID_VECTOR 0x6040000000100054ull /* V0 to V31, four apart */
 #define ID_FPSR 0x60200000001000d4ull
 #define ID_FPCR 0x60200000001000d5ull
+#define FPCR SYSREG(3, 3, 4, 4, 0)
+#define FPSR SYSREG(3, 3, 4, 4, 1)
 #define ID_SYSREG 0x6030000000130000ull
 /* The timers' ids in KVM: CNT and CVAL of the virtual one are swapped, for ever. */
 #define ID_TIMER_COUNT 0x603000000013df1aull   /* KVM_REG_ARM_TIMER_CNT */
@@ -61,6 +63,16 @@ static void *fp_register(struct vcpu *cpu, uint64_t id)
     if (id == ID_FPCR)
         return &cpu->fpcr;
     return id >= ID_VECTOR && index < VECTORS && !(id & 3) ? &cpu->v[index] : NULL;
+}
+
+/* Whether it can have this value: all that the control registers do not have reads as zero. */
+static bool fp_accepts(uint64_t id, const void *value)
+{
+    uint32_t word;
+    if (id != ID_FPSR && id != ID_FPCR)
+        return true;
+    memcpy(&word, value, sizeof word);
+    return !(word & ~find_sysreg(id == ID_FPCR ? FPCR : FPSR)->bits);
 }
 
 /* The system register that a state can hold under this id, or NULL. */
@@ -199,6 +211,8 @@ int ta_vcpu_set(struct ta_machine *machine, uint32_t index, uint64_t id, const v
     cpu->waiting = WAITING_FOR_NOTHING;
     void *target = fp_register(cpu, id);
     if (target) {
+        if (!fp_accepts(id, value))
+            return -1;
         memcpy(target, value, bytes);
         return 0;
     }

@@ -98,6 +98,8 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_hash_pages_as": (ctypes.c_int, (ctypes.c_uint32, _u8p, _size, _size, ctypes.c_void_p)),
     # barrier.c
     "ta_memory_barrier": (None, ()),
+    # counter.c
+    "ta_counter_hz": (_u64, ()),
     # page_stream.c
     "ta_send_pages": (ctypes.c_int, (ctypes.POINTER(PageStream), _u32)),
     "ta_receive_pages": (ctypes.c_int, (ctypes.POINTER(PageStream), _u32)),

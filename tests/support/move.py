@@ -4,11 +4,15 @@ import threading
 
 from tagalong import migrate
 from tagalong.machine import Machine
-from tagalong.migrate import MachineBuilder, MigrationOptions
+from tagalong.migrate import MachineBuilder, MigrationOptions, TakeOver, resume_if_it_ran
 
 
 def move(
-    machine: Machine, build: MachineBuilder, options: MigrationOptions | None = None
+    machine: Machine,
+    build: MachineBuilder,
+    options: MigrationOptions | None = None,
+    *,
+    take_over: TakeOver = resume_if_it_ran,
 ) -> Machine:
     """Return the machine that arrived; the caller closes it. Raises the source's error."""
     arrived: list[Machine] = []
@@ -17,7 +21,7 @@ def move(
 
     def receive() -> None:
         try:
-            arrived.append(migrate.receive_from(listener, build).machine)
+            arrived.append(migrate.receive_from(listener, build, take_over=take_over).machine)
         except BaseException as error:  # noqa: BLE001 (told in the other thread)
             failed.append(error)
 

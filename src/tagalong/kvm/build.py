@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
+from tagalong._native import library
 from tagalong.errors import HostError, UsageError
 from tagalong.kvm.abi import KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, Cap
 from tagalong.kvm.descriptor import IoctlError
@@ -220,7 +221,9 @@ def _identity(system: KvmSystem, gic: GicDescription | None) -> dict[RegisterId,
         if gic is not None:
             stack.enter_context(_add_gic(vm, gic, [vcpu]))
         vcpu.finish_exit()
-        return {r: vcpu.get_register(r) for r in vcpu.register_ids() if is_identification(r)}
+        known = {r: vcpu.get_register(r) for r in vcpu.register_ids() if is_identification(r)}
+        # The guest reads the host's, and KVM has no id for it.
+        return {register_ids.CNTFRQ_EL0: library().ta_counter_hz(), **known}
 
 
 def mte_version_of_host() -> int:

@@ -30,8 +30,8 @@ _POWER = {mp_state: power for power, mp_state in _MP_STATES.items()}
 class KvmVcpu:
     """Implements the Vcpu Protocol; `paused` guards every use of the vCPU's state.
 
-    `identity` is what its identification registers say once it runs; KVM settles some of
-    them at the first entry, and until then they read differently.
+    `identity` is what its identification registers say once it runs. KVM settles some of them at
+    the first entry, and until then they read differently; others it does not know at all.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class KvmVcpu:
         self._paused = paused
         self._identity = dict(identity)
         self.descriptor = descriptor
-        self._ids = descriptor.register_ids()
+        self._ids = tuple(dict.fromkeys((*descriptor.register_ids(), *identity)))
         self._reset = self._registers()
 
     @property

@@ -127,9 +127,12 @@ def differing_identification(
 ) -> list[RegisterId]:
     """Return the registers in which two CPUs identify themselves differently.
 
-    A CPU without the register counts as one where it is zero.
+    A CPU without the register counts as one where it is zero, but for CNTFRQ_EL0: a state that
+    does not have it comes from a version that could not read it on KVM.
     """
     registers = sorted(r for r in {*given, *own} if is_identification(r))
+    if register_ids.CNTFRQ_EL0 not in given and register_ids.CNTFRQ_EL0 in own:
+        registers.remove(register_ids.CNTFRQ_EL0)
     return [r for r in registers if (given.get(r) or 0) != (own.get(r) or 0)]
 
 

@@ -121,6 +121,18 @@ def test_differing_identification_zero_equals_absent() -> None:
     assert differing_identification(given, own) == [ISAR0]
 
 
+@pytest.mark.parametrize(
+    ("given", "differs"),
+    [({}, False), ({register_ids.CNTFRQ_EL0: 1}, False), ({register_ids.CNTFRQ_EL0: 2}, True)],
+)
+def test_differing_identification_counter_frequency_that_is_not_said_is_no_difference(
+    given: dict[RegisterId, int], differs: bool
+) -> None:
+    found = differing_identification(given, {register_ids.CNTFRQ_EL0: 1})
+
+    assert found == [register_ids.CNTFRQ_EL0] * differs
+
+
 def test_accept_differences_strict_refuses_all_by_name() -> None:
     with pytest.raises(StateError) as caught:
         accept_differences([CACHE, ISAR0], {ISAR0: 1}, {CACHE: 2}, STRICT, who="vCPU 1")

@@ -1,12 +1,14 @@
 """Registers by id: of every width, in states, and as the table of system registers has them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from tagalong.machine import MachineState, PowerState, VcpuState, register_ids
+from tagalong.errors import StateError
+from tagalong.machine import MachineState, PowerState, RegisterId, VcpuState, register_ids
 from tagalong.machine.cpu_match import CpuPolicy
-from tagalong.machine.register_ids import register_bytes
+from tagalong.machine.register_ids import register_bytes, register_name
 from tagalong.machine_records import record_of_state, state_of_record
 from tagalong.soft import SoftMachine
 from tagalong.soft.native import NativeMachine, state_register_ids
@@ -47,14 +49,43 @@ def test_sctlr_of_a_vcpu_that_kvm_never_started_is_accepted(native: NativeMachin
 def test_register_value_wider_than_its_id_says_is_rejected_and_changes_nothing(
     native: NativeMachine,
 ) -> None:
-    for register in (register_ids.FPSR, register_ids.x(3), register_ids.v(3)):
+    held = {
+        register_ids.FPSR: 0x0800_009F,
+        register_ids.x(3): (1 << 64) - 1,
+        register_ids.v(3): (1 << 128) - 1,
+    }
+    for register, most in held.items():
         bits = 8 * register_bytes(register)
-        assert native.set_register(0, register, (1 << bits) - 1)
+        assert native.set_register(0, register, most)
 
         for value in (1 << bits, -1):
             assert not native.set_register(0, register, value)
 
-        assert native.get_register(0, register) == (1 << bits) - 1
+        assert native.get_register(0, register) == most
+
+
+@pytest.mark.parametrize(
+    ("register", "absent"),
+    [
+        (register_ids.FPCR, 1 << 1),  # AH: FEAT_AFP
+        (register_ids.FPCR, 1 << 13),  # EBF: FEAT_EBF16
+        (register_ids.FPCR, 1 << 8),  # IOE: no exception is trapped
+        (register_ids.FPSR, 1 << 31),  # N: only AArch32 has it
+    ],
+)
+def test_fp_control_bit_that_this_cpu_lacks_is_rejected_by_name(
+    register: RegisterId, absent: int
+) -> None:
+    machine = SoftMachine.create(ram_bytes=1 << 20)
+    vcpu = machine.vcpus[0]
+    state = vcpu.save()
+    changed = replace(state, registers={**state.registers, register: absent})
+
+    with pytest.raises(StateError, match=f"vCPU 0 rejects {register_name(register)} = {absent:#x}"):
+        vcpu.load(changed)
+
+    assert vcpu.save() == state
+    machine.close()
 
 
 def test_register_id_with_another_size_names_no_register(native: NativeMachine) -> None:
