@@ -21,6 +21,8 @@
 #define SCTLR_ATA (1ull << 43)
 #define SCTLR_DSSBS (1ull << 44)
 #define TCR_EPD0 (1ull << 7)
+#define TCR_TG0_SHIFT 14
+#define TCR_TG1_SHIFT 30
 #define TCR_EPD1 (1ull << 23)
 #define TCR_TBI0_SHIFT 37
 #define TCR_HPD0_SHIFT 41

@@ -112,7 +112,7 @@ struct system_registers {
     uint64_t esr, far, elr, spsr, par;
     uint64_t tpidr_el0, tpidrro_el0, tpidr_el1, csselr, mdscr, cntkctl;
     uint64_t gcr, rgsr, tfsr, tfsre0;
-    uint64_t id_aa64pfr0, id_aa64isar0, id_aa64dfr0; /* a state may bring others: identity.h */
+    uint64_t id_aa64pfr0, id_aa64isar0, id_aa64mmfr0, id_aa64dfr0; /* a state may bring others: identity.h */
     uint64_t dbgbvr[BREAKPOINTS], dbgbcr[BREAKPOINTS], dbgwvr[WATCHPOINTS], dbgwcr[WATCHPOINTS];
     uint64_t mdccint, dbgclaim, os_lock;
 };

@@ -1,4 +1,6 @@
-/* Stage-1 translation with the 4 KiB granule (DDI 0487 D8), and the TLB's upkeep.
+/* Stage-1 translation with granules of 4, 16 and 64 KiB (DDI 0487 D8), and the TLB's upkeep.
+ *
+ * An entry of the TLB is of 4 KiB whatever the granule, as guest RAM, its tags and the dirty log are.
  *
  * There is no ASID and no VMID: a change of a register of the regime (TCR, MAIR, SCTLR) and a TLBI
  * flush all entries of the vCPU, or of all vCPUs; that is allowed (a TLB may forget at any time)
@@ -14,7 +16,7 @@
 
 enum { OUTPUT_BITS = 48 };
 
-#define DESCRIPTOR_ADDRESS 0x0000fffffffff000ull
+#define ADDRESS_BITS ((1ull << OUTPUT_BITS) - 1)
 #define DESCRIPTOR_AF (1ull << 10)
 #define DESCRIPTOR_RO (1ull << 7)
 #define DESCRIPTOR_EL0 (1ull << 6)
@@ -74,17 +76,33 @@ void flush_tlb_half(struct vcpu *cpu, unsigned half)
     cpu->fetch_page = NO_PAGE;
 }
 
-void flush_tlb_page(struct vcpu *cpu, uint64_t address)
+/* log2 of the granule's bytes, by TCR_EL1.TG0 or TG1. Which one a reserved value means is ours to
+ * choose (D24.2). */
+static unsigned granule_shift(uint64_t tcr, unsigned half)
 {
-    uint64_t page = address >> PAGE_SHIFT;
-    if (cpu->tlb_has_blocks[BIT(address, 55)]) {
-        flush_tlb_half(cpu, BIT(address, 55)); /* the block's other pages are entries, too */
-        return;
-    }
+    static const uint8_t shifts[2][4] = {{12, 16, 14, 12}, {12, 14, 12, 16}};
+    return shifts[half][tcr >> (half ? TCR_TG1_SHIFT : TCR_TG0_SHIFT) & 3];
+}
+
+static void flush_entries(struct vcpu *cpu, uint64_t page)
+{
     for (unsigned table = 0; table < 3; table++)
         forget(&cpu->tlb[table][page % TLB_ENTRIES]);
     for (unsigned el = 0; el < 2; el++)
         cpu->fetch_tlb[el][page % FETCH_TLB_ENTRIES].key = NO_PAGE;
+}
+
+void flush_tlb_page(struct vcpu *cpu, uint64_t address)
+{
+    unsigned half = BIT(address, 55);
+    uint64_t entries = 1ull << (granule_shift(cpu->sys.tcr, half) - PAGE_SHIFT);
+    uint64_t first = (address >> PAGE_SHIFT) & ~(entries - 1);
+    if (cpu->tlb_has_blocks[half]) {
+        flush_tlb_half(cpu, half); /* the block's other pages are entries, too */
+        return;
+    }
+    for (uint64_t page = first; page < first + entries; page++)
+        flush_entries(cpu, page);
     cpu->fetch_page = NO_PAGE;
 }
 
@@ -166,16 +184,16 @@ static struct translation finish(struct vcpu *cpu, uint64_t leaf, uint64_t table
     return result;
 }
 
-/* Level 0 and 3 have no blocks; level 3 has only pages. */
+/* Level 3 has only pages; blocks are at level 2 and, with the smallest granule, at level 1. */
 static bool is_leaf(uint64_t descriptor, unsigned level)
 {
     return level == 3 || !(descriptor & 2);
 }
 
-static bool is_valid(uint64_t descriptor, unsigned level)
+static bool is_valid(uint64_t descriptor, unsigned level, unsigned granule)
 {
-    bool wants_bit1 = level == 0 || level == 3;
-    return (descriptor & 1) && (!wants_bit1 || (descriptor & 2));
+    bool may_be_block = level == 2 || (level == 1 && granule == PAGE_SHIFT);
+    return (descriptor & 1) && (may_be_block || (descriptor & 2));
 }
 
 struct translation translate(struct vcpu *cpu, uint64_t address, unsigned flags,
@@ -193,22 +211,23 @@ struct translation translate(struct vcpu *cpu, uint64_t address, unsigned flags,
     if (tcr & (half ? TCR_EPD1 : TCR_EPD0))
         return fault(FSC_TRANSLATION);
 
-    unsigned level = input_bits > 39 ? 0 : input_bits > 30 ? 1 : input_bits > 21 ? 2 : 3;
-    unsigned first_bits = input_bits - (12 + 9 * (3 - level));
+    unsigned granule = granule_shift(tcr, half), stride = granule - 3;
+    unsigned level = 3 - (input_bits - granule - 1) / stride;
+    unsigned first_bits = input_bits - (granule + stride * (3 - level));
     uint64_t base = (half ? cpu->sys.ttbr1 : cpu->sys.ttbr0) & 0x0000fffffffffffeull &
                     ~((8ull << first_bits) - 1);
     uint64_t table = 0, index_mask = (1ull << first_bits) - 1;
     bool hierarchical = !BIT(tcr, TCR_HPD0_SHIFT + half);
-    for (;; level++, index_mask = 0x1ff) {
-        unsigned shift = 12 + 9 * (3 - level);
+    for (;; level++, index_mask = (1ull << stride) - 1) {
+        unsigned shift = granule + stride * (3 - level);
         uint64_t entry = base + ((address >> shift & index_mask) << 3), descriptor;
         const struct ram_region *ram = find_ram(cpu->machine, entry, 8);
         if (!ram)
             return fault(FSC_EXTERNAL_ON_WALK + level);
         memcpy(&descriptor, ram->data + (entry - ram->gpa), 8);
-        if (!is_valid(descriptor, level))
+        if (!is_valid(descriptor, level, granule))
             return fault(FSC_TRANSLATION + level);
-        base = descriptor & DESCRIPTOR_ADDRESS;
+        base = descriptor & ADDRESS_BITS & ~((1ull << granule) - 1);
         if (is_leaf(descriptor, level)) {
             uint64_t inside = (1ull << shift) - 1;
             uint64_t gpa = (base & ~inside) | (address & inside);

@@ -122,6 +122,11 @@ static bool accepts_dfr0(const struct vcpu *cpu, uint64_t value)
     (void)cpu;
     return value == ID_AA64DFR0 || value == ID_AA64DFR0_BEFORE;
 }
+static bool accepts_mmfr0(const struct vcpu *cpu, uint64_t value)
+{
+    (void)cpu;
+    return value == ID_AA64MMFR0 || value == ID_AA64MMFR0_BEFORE;
+}
 static bool accepts_isar0(const struct vcpu *cpu, uint64_t value)
 {
     (void)cpu;
@@ -242,7 +247,7 @@ static const struct sysreg registers[] = {
     IDENTITY(OP(3, 0, 0, 5, 0), id_aa64dfr0, accepts_dfr0),
     IDENTITY(OP(3, 0, 0, 6, 0), id_aa64isar0, accepts_isar0),
     FIXED(OP(3, 0, 0, 6, 1), ID_AA64ISAR1),
-    FIXED(OP(3, 0, 0, 7, 0), ID_AA64MMFR0),
+    IDENTITY(OP(3, 0, 0, 7, 0), id_aa64mmfr0, accepts_mmfr0),
     FIXED(OP(3, 0, 0, 7, 1), ID_AA64MMFR1),
     FIXED(OP(3, 0, 0, 7, 2), ID_AA64MMFR2),
     REGIME(OP(3, 0, 1, 0, 0), sctlr, SCTLR_BITS),
@@ -401,6 +406,7 @@ void reset_vcpu(struct vcpu *cpu)
     cpu->sys.id_aa64pfr0 = ID_AA64PFR0;
     cpu->sys.id_aa64dfr0 = ID_AA64DFR0;
     cpu->sys.id_aa64isar0 = ID_AA64ISAR0;
+    cpu->sys.id_aa64mmfr0 = ID_AA64MMFR0;
     flush_tlb(cpu);
     update_memory_mode(cpu);
 }
