@@ -40,7 +40,7 @@ lab: $(VENV)/.installed-dev ## set up the emulated Arm host and run the tests on
 	@$(BIN)/python -m pytest tests/lab $(ARGS)
 
 kernels: $(VENV)/.installed-dev ## run the tests inside the lab on Linux 6.1, 6.12 and 7.3
-	@TAGALONG_LAB_KERNELS="6.1 6.12 7.3" $(BIN)/python -m pytest tests/lab/inside.txt tests/lab/test_beside.py $(ARGS)
+	@TAGALONG_LAB_KERNELS="6.1 6.12 7.3" $(BIN)/python -m pytest tests/lab/inside.txt tests/lab/test_beside.py tests/lab/test_linux_seam.py $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style and format
 	@$(BIN)/ruff check .
