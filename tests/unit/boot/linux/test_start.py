@@ -16,6 +16,7 @@ from tests.support.kernel_files import image
 
 MIB = 1 << 20
 BASE = 0x4000_0000
+OF_4_KIB_ALONE = 0x0F00_0025
 
 
 @pytest.fixture
@@ -73,6 +74,8 @@ def test_boot_linux_with_pages_that_the_cpu_lacks_is_refused(
 ) -> None:
     path = tmp_path / "Image"
     path.write_bytes(image(flags={16: 4, 64: 6}[size_kib]))
+    boot_linux(machine, LinuxBoot(path))
+    machine.vcpus[0].set_register(register_ids.ID_AA64MMFR0_EL1, OF_4_KIB_ALONE)
 
     with pytest.raises(GuestImageError) as caught:
         boot_linux(machine, LinuxBoot(path))
