@@ -43,6 +43,9 @@ enum {
     FETCH_TLB_ENTRIES = 256,
     INSN_CACHE_ENTRIES = 256, /* of the plain interpreter */
     CODE_PAGES = 2048,
+    BLOCK_SHIFT = 21,
+    LARGE_BLOCK_SHIFT = 30,
+    BLOCK_SETS = 16, /* of 64 hashes each */
     PAGE_INSNS = PAGE_BYTES / 4,
     MAX_VCPUS = 512,
     VECTORS = 32,
@@ -207,7 +210,9 @@ struct vcpu {
      * the one for the present level; select_tlb() sets it. */
     struct tlb_entry tlb[3][TLB_ENTRIES];
     struct tlb_entry *data_tlb;
-    bool tlb_has_blocks[2]; /* by address bit 55: a page of a larger block is in it */
+    /* By address bit 55: where pages in it are of larger blocks, as a set of hashes of addresses in
+     * units of 2 MiB, and of 1 GiB for blocks above 2 MiB. */
+    uint64_t tlb_blocks[2][BLOCK_SETS], tlb_large_blocks[2];
     struct fetch_entry {
         uint64_t key;
         const uint8_t *data;

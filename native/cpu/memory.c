@@ -145,7 +145,7 @@ static void commit_page(struct vcpu *cpu, const struct piece *piece, unsigned fl
         return;
     if (entry->read_key != key && entry->write_key != key)
         entry->write_key = NO_PAGE;
-    cpu->tlb_has_blocks[BIT(address, 55)] |= piece->page.is_block;
+    note_block(cpu, address, piece->page.block_shift);
     entry->mask = mask;
     entry->data = span.data - (address & (PAGE_BYTES - 1));
     entry->tags = span.tags;

@@ -31,6 +31,8 @@ void flush_tlb(struct vcpu *cpu);
 /* Forgets one page, or all of the half of the address space that it is in. */
 void flush_tlb_page(struct vcpu *cpu, uint64_t address);
 void flush_tlb_half(struct vcpu *cpu, unsigned half);
+/* Must be called for each entry that is made, with the block_shift that translate() found. */
+void note_block(struct vcpu *cpu, uint64_t address, unsigned shift);
 void flush_all_tlbs(struct ta_machine *machine);
 bool fetch_page(struct vcpu *cpu); /* false: an exception was taken instead */
 
@@ -38,7 +40,7 @@ struct translation {
     uint64_t gpa; /* of the byte asked for */
     uint32_t fsc; /* if not ok */
     uint8_t attribute; /* MAIR byte */
-    bool is_block; /* of more than a page */
+    uint8_t block_shift; /* log2 of the block's bytes; 0 of a page */
     bool ok, tagged, device, readable, writable;
 };
 struct translation translate(struct vcpu *cpu, uint64_t address, unsigned flags,

@@ -7,7 +7,7 @@
  * and needs no tracking of what an entry depended on. What kernels do often costs less: TTBR0 and
  * TTBR1 flush their half of the addresses, and nothing if only the ASID changes, for the entries
  * are always those of the present tables; a TLBI by address flushes its page, if no block is in the
- * TLB there. An entry's key already means "this privilege may read here": EL0, and EL1 with and
+ * TLB around it. An entry's key already means "this privilege may read here": EL0, and EL1 with and
  * without PSTATE.PAN, have tables of their own, so that LDTR, exceptions and PAN flush nothing.
  *
  * A walk reads descriptors from RAM as they are now and sets no Access flag (HAFDBS is not
@@ -72,8 +72,36 @@ void flush_tlb_half(struct vcpu *cpu, unsigned half)
         for (unsigned i = 0; i < FETCH_TLB_ENTRIES; i++)
             if (BIT(cpu->fetch_tlb[el][i].key, 55) == half)
                 cpu->fetch_tlb[el][i].key = NO_PAGE;
-    cpu->tlb_has_blocks[half] = false;
+    memset(cpu->tlb_blocks[half], 0, sizeof cpu->tlb_blocks[half]);
+    cpu->tlb_large_blocks[half] = 0;
     cpu->fetch_page = NO_PAGE;
+}
+
+static uint64_t *block_set(struct vcpu *cpu, uint64_t address, uint64_t *bit)
+{
+    uint64_t number = address >> BLOCK_SHIFT;
+    *bit = 1ull << (number & 63);
+    return &cpu->tlb_blocks[BIT(address, 55)][number / 64 % BLOCK_SETS];
+}
+
+static uint64_t large_block_bit(uint64_t address)
+{
+    return 1ull << (address >> LARGE_BLOCK_SHIFT & 63);
+}
+
+void note_block(struct vcpu *cpu, uint64_t address, unsigned shift)
+{
+    uint64_t bit;
+    if (shift > BLOCK_SHIFT)
+        cpu->tlb_large_blocks[BIT(address, 55)] |= large_block_bit(address);
+    else if (shift)
+        *block_set(cpu, address, &bit) |= bit;
+}
+
+static bool may_be_in_block(struct vcpu *cpu, uint64_t address)
+{
+    uint64_t bit, *set = block_set(cpu, address, &bit);
+    return (*set & bit) || (cpu->tlb_large_blocks[BIT(address, 55)] & large_block_bit(address));
 }
 
 /* log2 of the granule's bytes, by TCR_EL1.TG0 or TG1. Which one a reserved value means is ours to
@@ -97,7 +125,7 @@ void flush_tlb_page(struct vcpu *cpu, uint64_t address)
     unsigned half = BIT(address, 55);
     uint64_t entries = 1ull << (granule_shift(cpu->sys.tcr, half) - PAGE_SHIFT);
     uint64_t first = (address >> PAGE_SHIFT) & ~(entries - 1);
-    if (cpu->tlb_has_blocks[half]) {
+    if (may_be_in_block(cpu, address)) {
         flush_tlb_half(cpu, half); /* the block's other pages are entries, too */
         return;
     }
@@ -168,7 +196,7 @@ static struct translation finish(struct vcpu *cpu, uint64_t leaf, uint64_t table
                                  unsigned level, uint64_t gpa, unsigned flags,
                                  unsigned privilege)
 {
-    struct translation result = {.gpa = gpa, .ok = true, .is_block = level != 3};
+    struct translation result = {.gpa = gpa, .ok = true};
     if (gpa >> physical_bits(cpu->sys.tcr))
         return fault(FSC_ADDRESS_SIZE + level);
     if (!(leaf & DESCRIPTOR_AF))
@@ -231,7 +259,10 @@ struct translation translate(struct vcpu *cpu, uint64_t address, unsigned flags,
         if (is_leaf(descriptor, level)) {
             uint64_t inside = (1ull << shift) - 1;
             uint64_t gpa = (base & ~inside) | (address & inside);
-            return finish(cpu, descriptor, table, level, gpa, flags, privilege);
+            struct translation found =
+                finish(cpu, descriptor, table, level, gpa, flags, privilege);
+            found.block_shift = level == 3 ? 0 : (uint8_t)shift;
+            return found;
         }
         if (base >> physical_bits(tcr))
             return fault(FSC_ADDRESS_SIZE + level);
@@ -244,7 +275,7 @@ static const uint8_t *translate_fetch(struct vcpu *cpu, uint64_t pc)
 {
     struct translation result = translate(cpu, pc, ACCESS_FETCH, cpu->el);
     const struct ram_region *ram = NULL;
-    cpu->tlb_has_blocks[BIT(pc, 55)] |= result.is_block;
+    note_block(cpu, pc, result.block_shift);
     if (result.ok) {
         ram = find_ram(cpu->machine, result.gpa & PAGE_MASK, PAGE_BYTES);
         result.fsc = FSC_EXTERNAL;

@@ -1,6 +1,11 @@
-/* Ops of branches (DDI 0487 C4.1.93). One within its page goes to the target's decoded instruction
+/* Ops of branches, and of hints and barriers, which do nothing (DDI 0487 C4.1.93). One within its page goes to the target's decoded instruction
  * by the distance; others look for the target's page. */
 #include "threaded.h"
+
+static OP(op_nothing)
+{
+    NEXT();
+}
 
 static OP(op_b_near)
 {
@@ -103,6 +108,16 @@ static threaded_op *register_op(uint32_t word)
     }
 }
 
+/* What decode_hint() and decode_barrier() leave to run_nop(), in the words that are frequent. */
+static threaded_op *system_op(uint32_t word)
+{
+    unsigned op2 = BITS(word, 7, 5);
+    bool is_barrier = (word & 0xfffff01f) == 0xd503301f && op2 >= 4 && op2 <= 6;
+    bool is_hint = (word & 0xfffff01f) == 0xd503201f && (BITS(word, 11, 5) == 0 ||
+                                                         BITS(word, 11, 5) > 3);
+    return is_barrier || is_hint ? op_nothing : NULL;
+}
+
 threaded_op *branch_op(struct insn *insn, unsigned index)
 {
     uint32_t word = insn->raw;
@@ -117,7 +132,7 @@ threaded_op *branch_op(struct insn *insn, unsigned index)
     case 2:
         return conditional[BITS(word, 3, 0)][near];
     case 6:
-        return BIT(word, 25) ? register_op(word) : NULL;
+        return BIT(word, 25) ? register_op(word) : system_op(word);
     default:
         return NULL;
     }
