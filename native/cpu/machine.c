@@ -68,6 +68,12 @@ const struct mapping *find_mapping(const struct ta_machine *machine, uint64_t gp
 const struct ram_region *find_ram(const struct ta_machine *machine, uint64_t gpa,
                                   uint64_t bytes)
 {
+    if (machine->ram_count) { /* most guests have one region: no need to search */
+        const struct ram_region *first = &machine->ram[0];
+        uint64_t offset = gpa - first->gpa;
+        if (likely(offset < first->size && bytes <= first->size - offset))
+            return first;
+    }
     const struct mapping *mapping = find_mapping(machine, gpa, bytes);
     return mapping && !mapping->is_mmio ? &machine->ram[mapping->index] : NULL;
 }

@@ -1,9 +1,18 @@
-/* Ops of branches, and of hints and barriers, which do nothing (DDI 0487 C4.1.93). One within its page goes to the target's decoded instruction
+/* Ops of branches, of hints and barriers, which do nothing, and of one MRS (DDI 0487 C4.1.93). One within its page goes to the target's decoded instruction
  * by the distance; others look for the target's page. */
 #include "threaded.h"
 
 static OP(op_nothing)
 {
+    NEXT();
+}
+
+/* MRS of SP_EL0, where Linux has the present task. */
+static OP(op_mrs_sp_el0)
+{
+    if (unlikely(!cpu->el || !cpu->sp_select))
+        GO(op_call);
+    cpu->x[insn->rd] = cpu->sp_el[0];
     NEXT();
 }
 
@@ -108,10 +117,12 @@ static threaded_op *register_op(uint32_t word)
     }
 }
 
-/* What decode_hint() and decode_barrier() leave to run_nop(), in the words that are frequent. */
+/* Of the hints and barriers, those that decode_hint() and decode_barrier() leave to run_nop(). */
 static threaded_op *system_op(uint32_t word)
 {
     unsigned op2 = BITS(word, 7, 5);
+    if ((word & ~0x1fu) == 0xd5384100)
+        return op_mrs_sp_el0;
     bool is_barrier = (word & 0xfffff01f) == 0xd503301f && op2 >= 4 && op2 <= 6;
     bool is_hint = (word & 0xfffff01f) == 0xd503201f && (BITS(word, 11, 5) == 0 ||
                                                          BITS(word, 11, 5) > 3);
