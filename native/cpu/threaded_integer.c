@@ -37,6 +37,7 @@ COMPUTE(op_move32, (uint32_t)X(rm))
 COMPUTE(op_mul64, X(ra) + X(rn) * X(rm))
 COMPUTE(op_mul32, (uint32_t)(X(ra) + X(rn) * X(rm)))
 COMPUTE(op_extract64, insn->amount ? X(rm) >> insn->amount | X(rn) << (64 - insn->amount) : X(rm))
+COMPUTE(op_extract32, (uint32_t)((X(rn) << 32 | (uint32_t)X(rm)) >> insn->amount))
 
 /* UBFM and SBFM as the shifts that they are most often: LSL; LSR, UBFX, UXTB, UXTH; ASR, SBFX, SXTW.
  * The second ones go left so that the highest bit of the field is the register's, then right:
@@ -47,7 +48,7 @@ COMPUTE(op_field64, X(rn) << insn->ra >> insn->rm)
 COMPUTE(op_signed_field64, (uint64_t)((int64_t)(X(rn) << insn->ra) >> insn->rm))
 COMPUTE(op_signed_field32, (uint32_t)((int64_t)(X(rn) << insn->ra) >> insn->rm))
 
-/* What the shifted register is, for all four shifts of a register that is not shifted by 0. */
+/* What the shifted register is. ROR, which logical instructions alone have, is by 1 at least. */
 #define PLAIN64 X(rm)
 #define LEFT64 (X(rm) << insn->amount)
 #define RIGHT64 (X(rm) >> insn->amount)
@@ -56,6 +57,8 @@ COMPUTE(op_signed_field32, (uint32_t)((int64_t)(X(rn) << insn->ra) >> insn->rm))
 #define LEFT32 ((uint32_t)X(rm) << insn->amount)
 #define RIGHT32 ((uint32_t)X(rm) >> insn->amount)
 #define SIGNED32 ((uint32_t)((int32_t)X(rm) >> insn->amount))
+#define ROTATED64 (X(rm) >> insn->amount | X(rm) << (64 - insn->amount))
+#define ROTATED32 ((uint32_t)X(rm) >> insn->amount | (uint32_t)X(rm) << (32 - insn->amount))
 
 #define BINARY(name, operator)                                                                \
     COMPUTE(op_##name##_plain64, X(rn) operator PLAIN64)                                      \
@@ -66,12 +69,18 @@ COMPUTE(op_signed_field32, (uint32_t)((int64_t)(X(rn) << insn->ra) >> insn->rm))
     COMPUTE(op_##name##_left32, (uint32_t)X(rn) operator LEFT32)                              \
     COMPUTE(op_##name##_right32, (uint32_t)X(rn) operator RIGHT32)                            \
     COMPUTE(op_##name##_signed32, (uint32_t)X(rn) operator SIGNED32)
+#define LOGICAL(name, operator)                                                               \
+    BINARY(name, operator)                                                                    \
+    COMPUTE(op_##name##_rotated64, X(rn) operator ROTATED64)                                  \
+    COMPUTE(op_##name##_rotated32, (uint32_t)X(rn) operator ROTATED32)
 BINARY(add, +)
 BINARY(sub, -)
-BINARY(and, &)
-BINARY(bic, & ~)
-BINARY(orr, |)
-BINARY(eor, ^)
+LOGICAL(and, &)
+LOGICAL(bic, &~)
+LOGICAL(orr, |)
+LOGICAL(orn, |~)
+LOGICAL(eor, ^)
+LOGICAL(eon, ^~)
 
 /* UXTW and SXTW, the extensions of an index; others are op_compute's. */
 COMPUTE(op_add_uxtw, X(rn) + ((uint64_t)(uint32_t)X(rm) << insn->amount))
@@ -146,6 +155,23 @@ static OP(op_compute_flags)
     NEXT();
 }
 
+/* CCMP: the flags of a difference, or those that it brings. */
+#define COMPARE(number)                                                                       \
+    static OP(op_compare_##number)                                                            \
+    {                                                                                         \
+        uint64_t second = insn->amount ? insn->imm : X(rm);                                   \
+        unsigned shift = insn->size ? 0 : 32;                                                 \
+        if (condition_met(number, a, b, flags)) {                                             \
+            a = X(rn) << shift;                                                               \
+            b = second << shift;                                                              \
+            flags = FLAGS_DIFFERENCE;                                                         \
+        } else {                                                                              \
+            a = BITS(insn->raw, 3, 0) << 28;                                                  \
+            flags = FLAGS_PACKED;                                                             \
+        }                                                                                     \
+        NEXT();                                                                               \
+    }
+
 /* CSEL and its kin: `imm` is what the second register is combined with, `amount` is added. */
 #define SELECT(number)                                                                        \
     static OP(op_select_##number)                                                             \
@@ -155,26 +181,18 @@ static OP(op_compute_flags)
         X(rd) = insn->size ? value : (uint32_t)value;                                         \
         NEXT();                                                                               \
     }
-SELECT(0)
-SELECT(1)
-SELECT(2)
-SELECT(3)
-SELECT(4)
-SELECT(5)
-SELECT(6)
-SELECT(7)
-SELECT(8)
-SELECT(9)
-SELECT(10)
-SELECT(11)
-SELECT(12)
-SELECT(13)
-SELECT(14)
-static threaded_op *const selects[16] = {
-    op_select_0,  op_select_1,  op_select_2,  op_select_3,  op_select_4,  op_select_5,
-    op_select_6,  op_select_7,  op_select_8,  op_select_9,  op_select_10, op_select_11,
-    op_select_12, op_select_13, op_select_14, op_select_14,
-};
+#define EACH_CONDITION(macro)                                                                 \
+    macro(0) macro(1) macro(2) macro(3) macro(4) macro(5) macro(6) macro(7) macro(8) macro(9) \
+        macro(10) macro(11) macro(12) macro(13) macro(14)
+EACH_CONDITION(COMPARE)
+EACH_CONDITION(SELECT)
+
+/* AL and NV are the same. */
+#define BY_CONDITION(name)                                                                    \
+    {name##0, name##1, name##2,  name##3,  name##4,  name##5,  name##6,  name##7,             \
+     name##8, name##9, name##10, name##11, name##12, name##13, name##14, name##14}
+static threaded_op *const selects[16] = BY_CONDITION(op_select_);
+static threaded_op *const compares[16] = BY_CONDITION(op_compare_);
 
 /* --- which op --- */
 
@@ -228,12 +246,17 @@ static threaded_op *immediate_op(struct insn *insn)
     case 6:
         return bitfield_op(insn);
     case 7:
-        return insn->size ? op_extract64 : op_compute;
+        return BIT(word, 31) ? op_extract64 : op_extract32;
     default:
         return NULL; /* ADDG and SUBG read GCR_EL1 */
     }
 }
 
+#define LOGICAL_FORMS(name)                                                                   \
+    {{op_##name##_plain32, op_##name##_left32, op_##name##_right32, op_##name##_signed32,     \
+      op_##name##_rotated32},                                                                 \
+     {op_##name##_plain64, op_##name##_left64, op_##name##_right64, op_##name##_signed64,     \
+      op_##name##_rotated64}}
 #define FORMS(name)                                                                           \
     {{op_##name##_plain32, op_##name##_left32, op_##name##_right32, op_##name##_signed32},    \
      {op_##name##_plain64, op_##name##_left64, op_##name##_right64, op_##name##_signed64}}
@@ -246,7 +269,11 @@ static unsigned shift_form(const struct insn *insn)
 
 static threaded_op *logical_op(struct insn *insn)
 {
-    static threaded_op *const ops[4][2][4] = {FORMS(and), FORMS(bic), FORMS(orr), FORMS(eor)};
+    static threaded_op *const ops[3][2][2][5] = {
+        {LOGICAL_FORMS(and), LOGICAL_FORMS(bic)},
+        {LOGICAL_FORMS(orr), LOGICAL_FORMS(orn)},
+        {LOGICAL_FORMS(eor), LOGICAL_FORMS(eon)},
+    };
     static threaded_op *const with_flags[2] = {op_ands_plain32, op_ands_plain64};
     uint32_t word = insn->raw;
     unsigned operation = BITS(word, 30, 29), form = shift_form(insn);
@@ -255,9 +282,7 @@ static threaded_op *logical_op(struct insn *insn)
         return form || inverted ? op_compute_flags : with_flags[insn->size];
     if (operation == 1 && !inverted && !form && BITS(word, 9, 5) == 31)
         return insn->size ? op_move64 : op_move32;
-    if (form == 4 || (operation && inverted)) /* ROR; ORN, EON */
-        return op_compute;
-    return ops[operation ? operation + 1 : inverted][insn->size][form];
+    return ops[operation][inverted][insn->size][form];
 }
 
 static threaded_op *add_shifted_op(const struct insn *insn)
@@ -320,8 +345,10 @@ static threaded_op *register_op(struct insn *insn)
         return !is_add ? op_compute : insn->size ? op_mul64 : op_mul32;
     }
     switch (BITS(word, 23, 21)) {
-    case 0: case 2:
+    case 0:
         return op_compute_flags;
+    case 2:
+        return BIT(word, 30) ? compares[insn->shift] : op_compute_flags;
     case 4:
         return select_op(insn);
     case 6:
