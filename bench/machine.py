@@ -2,8 +2,8 @@
 
 Both run the same Linux guest (`tagalong guest fetch`; fetched if it is missing) with one vCPU and
 MTE, in turn: a boot to busybox and power-off, and the same with work for the CPU in between
-(guests/linux/workload). A figure is the processor time of the whole process, user and system; of the
-work, what it takes beyond a boot. QEMU is `bench.migrate`'s: version 10 or newer, with TCG.
+(guests/linux/workload). A figure is the processor time of the whole process, user and system; of
+the work, what it takes beyond a boot. QEMU is `bench.migrate`'s: version 10 or newer, with TCG.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def run(command: Sequence[str], words: str) -> Run:
         printed = output.read()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    ended = f"guest: {words.split()[0]} ended with status 0".encode() in printed
+    ended = f"guest: {words.split(maxsplit=1)[0]} ended with status 0".encode() in printed
     if not ended or process.returncode:
         raise SystemExit(f"{command[0]}: the guest did not do {words!r}: {printed[-800:]!r}")
     report = _REPORT.search(printed)

@@ -18,6 +18,7 @@ from tests.support import a64, bare
 CODE_WORDS = 2048  # two pages, so that there are branches between pages, and a page's last word
 CODE_END = bare.CODE + 4 * CODE_WORDS
 UART = 0x0900_0000
+RAM_BYTES = 0x20000
 _FREE = 20  # x0 to x19 are for results; the others hold addresses, of data and of code
 _SKIP = [
     a64.msr(a64.TPIDR_EL0, 0),
@@ -39,14 +40,14 @@ _FIXED = {
 
 
 class Twin:
-    """One of the two: a vCPU at EL1 with 1 MiB of RAM, a device, and a dirty log."""
+    """One of the two: a vCPU at EL1 with 128 KiB of RAM, a device, and a dirty log."""
 
     def __init__(self, *, plain: bool) -> None:
         self.native = NativeMachine(1, 0)
-        self.region = Region.create(RAM_GPA, bare.RAM_BYTES)
+        self.region = Region.create(RAM_GPA, RAM_BYTES)
         self.native.add_ram(self.region)
         self.native.add_mmio(UART, 0x1000)
-        self._dirty = PageBitmap(bare.RAM_BYTES // 4096)
+        self._dirty = PageBitmap(RAM_BYTES // 4096)
         self.leave = InterpreterExit()
         if plain:
             self.native.run_plainly()
@@ -103,6 +104,11 @@ def random_program(rng: random.Random) -> bytes:
     return bare.encoded([_random_word(rng) for _ in range(CODE_WORDS)])
 
 
+def random_place(rng: random.Random) -> int:
+    """Return the address of one of the program's instructions."""
+    return bare.CODE + 4 * rng.randrange(CODE_WORDS)
+
+
 def random_registers(rng: random.Random) -> dict[RegisterId, int]:
     """Return where a program starts: its addresses, and numbers near the edges of their types."""
     edges = (0, 1, 31, 63, 1 << 31, (1 << 31) - 1, (1 << 32) - 1, 1 << 63, (1 << 63) - 1)
@@ -112,11 +118,11 @@ def random_registers(rng: random.Random) -> dict[RegisterId, int]:
         data | rng.getrandbits(4) << 56,
         data + rng.randrange(16),
         bare.DATA + 4096 - 8 * rng.randrange(4),
-        bare.CODE + 4 * rng.randrange(CODE_WORDS),
-        rng.choice((UART, RAM_GPA + bare.RAM_BYTES - 8, 1 << 40, data | 1 << 63)),
+        random_place(rng),
+        rng.choice((UART, RAM_GPA + RAM_BYTES - 8, 1 << 40, data | 1 << 63)),
         rng.randrange(64) - 32 & (1 << 64) - 1,  # an index
     ]
-    values += [bare.CODE + 4 * rng.randrange(CODE_WORDS) for _ in range(31 - len(values))]
+    values += [random_place(rng) for _ in range(31 - len(values))]
     mode = rng.choice((TagCheckMode.NONE, TagCheckMode.SYNC, TagCheckMode.ASYNC))
     return {
         **_FIXED,
@@ -124,7 +130,7 @@ def random_registers(rng: random.Random) -> dict[RegisterId, int]:
         register_ids.SCTLR_EL1: bare.sctlr(mode) | rng.getrandbits(1) << 3,  # SA
         register_ids.SP_EL1: data + 16 * 64 + rng.choice((0, 0, 0, 8)),
         register_ids.PSTATE: 0x3C5 | rng.getrandbits(4) << 28,
-        register_ids.PC: bare.CODE + 4 * rng.randrange(CODE_WORDS),
+        register_ids.PC: random_place(rng),
     }
 
 

@@ -79,7 +79,8 @@ COMMON = _parameters(
         "--clock",
         type=click.Choice([clock.value for clock in Clock]),
         help="What the guest's time follows: its own instructions, so that the same seed gives the "
-        "same run (default of machine soft), or the host's clock (all that kvm has).",
+        "same run (default of machine soft), or the host's clock (default if the console takes "
+        "input; all that kvm has).",
     ),
     click.option("--paused", is_flag=True, help="Do not start the guest; tagalong cont does."),
     click.option(

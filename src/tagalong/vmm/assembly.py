@@ -57,7 +57,7 @@ class MachineAssembly:
         choice = choose_machine(options.machine)
         self._name = choice.name
         self._access = options.access
-        self._clock = options.clock
+        self._clock = options.clock_to_use
         self._own_models = models
         self._devices = options.devices
         self._report = report

@@ -57,6 +57,11 @@ class ConsoleActions:
     quit: Callable[[], None]
 
 
+def takes_input(name: str) -> bool:
+    """Return whether the console of that name is one that somebody types at."""
+    return name != STDOUT
+
+
 def create_console(name: str, actions: ConsoleActions) -> Console:
     """Return the console of that name. Raises UsageError if there is none."""
     if name == STDOUT:

@@ -13,7 +13,7 @@ from tagalong.devices import VirtioBackings
 from tagalong.errors import MachineMismatchError, UsageError
 from tagalong.machine import Clock, MachineDescription
 from tagalong.migrate import TlsCredentials
-from tagalong.vmm.consoles import STDOUT
+from tagalong.vmm.consoles import STDOUT, takes_input
 from tagalong.vmm.factory import AUTO
 
 DEFAULT_RAM_BYTES: Final = 64 << 20
@@ -119,7 +119,7 @@ class RunOptions:
     `control` is the path of the control socket; None for none. `machine` and `access` are names, or
     "auto". `paused`: leave the guest paused until QMP's cont. `parent_pid`: end with that process.
     `console`: where the guest's console is (consoles.py).
-    `clock`: what the guest's time follows; None is the machine's own default.
+    `clock`: what the guest's time follows; None: see `clock_to_use`.
     `devices`: what backs the VM's virtio devices here; a new VM has just these.
     """
 
@@ -132,6 +132,17 @@ class RunOptions:
     parent_pid: int | None = None
     console: str = STDOUT
     devices: VirtioBackings = field(default_factory=VirtioBackings)
+
+    @property
+    def clock_to_use(self) -> Clock | None:
+        """Return `clock`, or the host's if the console takes input; None is the machine's default.
+
+        What is typed arrives at any instruction, so no such run can be repeated. And while a guest
+        waits for a key, time that jumps to its next timer would fly, and take a whole core for it.
+        """
+        if self.clock is None and takes_input(self.console):
+            return Clock.HOST
+        return self.clock
 
 
 def _mib(size_bytes: int) -> str:
