@@ -49,8 +49,9 @@ lint: $(VENV)/.installed-dev ## check style and format
 types: $(VENV)/.installed-dev ## check types
 	@$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev ## measure the interpreter, cores and snapshots, and migrations against QEMU 10 (of `make lab`) and plain copies (20 minutes)
+bench: $(VENV)/.installed-dev ## measure the interpreter, cores and snapshots; Linux on the embedded machine and migrations beside QEMU 10 (of `make lab`) and plain copies (25 minutes)
 	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench.machine
 	@$(BIN)/python -m bench.migrate $(ARGS)
 	@$(BIN)/python -m bench.migrate --zero 90 $(ARGS)
 	@$(BIN)/python -m bench.migrate --sparse 65536 $(ARGS)

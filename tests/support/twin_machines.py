@@ -117,9 +117,9 @@ def random_registers(rng: random.Random) -> dict[RegisterId, int]:
     values += [
         data | rng.getrandbits(4) << 56,
         data + rng.randrange(16),
-        bare.DATA + 4096 - 8 * rng.randrange(4),
+        rng.choice((bare.DATA + 4096, RAM_GPA + RAM_BYTES)) - 8 * rng.randrange(1, 4),
         random_place(rng),
-        rng.choice((UART, RAM_GPA + RAM_BYTES - 8, 1 << 40, data | 1 << 63)),
+        rng.choice((UART, 1 << 40, data | 1 << 63)),
         rng.randrange(64) - 32 & (1 << 64) - 1,  # an index
     ]
     values += [random_place(rng) for _ in range(31 - len(values))]
@@ -175,7 +175,7 @@ def _single(rng: random.Random) -> int:
 def _pair(rng: random.Random) -> int:
     word = rng.getrandbits(32) & ~(0x3F << 25 | 0x7FFF) | 5 << 27 | _base(rng) << 5
     word &= ~(0x3F << 16)  # a small offset, of either sign
-    return word | rng.randrange(_FREE) | rng.randrange(_FREE) << 10 | rng.getrandbits(4) << 15
+    return word | rng.randrange(_FREE) | rng.randrange(_FREE) << 10 | rng.choice((0, rng.getrandbits(4))) << 15
 
 
 def _branch(rng: random.Random) -> int:
