@@ -28,7 +28,8 @@ def test_wheel_carries_library_guests_and_type_marker(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
 
     assert {n.rsplit("/", 1)[1] for n in names if n.endswith(".elf")} == GUESTS
-    built = {"libtagalong.so", "routines.bin", "linux/clockwatch", "linux/tagkeeper"}
+    built = {"libtagalong.so", "routines.bin"}
+    built |= {f"linux/{name}" for name in ("clockwatch", "tagkeeper", "workload")}
     built |= {"glibc/heapkeeper"}
     assert {f"tagalong/_lib/{name}" for name in built} <= set(names)
     pages = {f"tagalong/views/page/{name}" for name in ("page.css", "page.js")}

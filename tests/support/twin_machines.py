@@ -175,7 +175,12 @@ def _single(rng: random.Random) -> int:
 def _pair(rng: random.Random) -> int:
     word = rng.getrandbits(32) & ~(0x3F << 25 | 0x7FFF) | 5 << 27 | _base(rng) << 5
     word &= ~(0x3F << 16)  # a small offset, of either sign
-    return word | rng.randrange(_FREE) | rng.randrange(_FREE) << 10 | rng.choice((0, rng.getrandbits(4))) << 15
+    return (
+        word
+        | rng.randrange(_FREE)
+        | rng.randrange(_FREE) << 10
+        | rng.choice((0, rng.getrandbits(4))) << 15
+    )
 
 
 def _branch(rng: random.Random) -> int:
