@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from bench.linux.contestants import Files, Vmm
-from bench.linux.peer import BenchPeer
+from bench.linux.peer import END_BYTES, FLOOD_BYTES, BenchPeer
+from tagalong._native import LIBRARY_FOLDER
 from tagalong.lab.cpio import CpioWriter
 
 Figures = dict[str, float]
@@ -36,18 +37,19 @@ echo "measure: disk_4k_reads_k_s=$(rate 2048000 $before $(now))"
 ip link set eth0 up
 ip address add 10.9.9.2/24 dev eth0
 statistics=/sys/class/net/eth0/statistics
+blast 10.9.9.1 1 >/dev/null # the peer's address is known now
 sent=$(cat $statistics/tx_bytes)
 before=$(now)
-dd if=/dev/zero bs=1400 count=8192 2>/dev/null | timeout 20 nc -u 10.9.9.1 9
+blast 10.9.9.1 4 >/dev/null
 after=$(now)
 echo "measure: net_send_mb_s=$(rate $(($(cat $statistics/tx_bytes) - sent)) $before $after)"
-echo flood | nc -u -w 1 10.9.9.1 10
+ping -c 1 -W 1 -s {FLOOD_BYTES} 10.9.9.1 >/dev/null
 received=$(cat $statistics/rx_bytes)
 before=$(now)
 sleep 4
 after=$(now)
 echo "measure: net_receive_mb_s=$(rate $(($(cat $statistics/rx_bytes) - received)) $before $after)"
-echo end | nc -u -w 1 10.9.9.1 11
+ping -c 1 -W 1 -s {END_BYTES} 10.9.9.1 >/dev/null
 before=$(now)
 head -c {_CONSOLE_BYTES} /dev/zero | tr '\\0' '.' >/dev/console
 after=$(now)
@@ -64,6 +66,8 @@ def with_script(initrd: Path, folder: Path) -> Path:
         out.write(initrd.read_bytes())
         writer = CpioWriter(out)
         writer.add_file("bin/measure", _SCRIPT.encode(), permissions=0o755)
+        blast = LIBRARY_FOLDER / "blast.elf"  # built for the lab alone
+        writer.add_file("bin/blast", blast.read_bytes(), permissions=0o755)
         writer.close()
     return target
 

@@ -9,8 +9,11 @@ from typing import Self
 
 _MAC = bytes.fromhex("025400000001")
 _IP = bytes((10, 9, 9, 1))
-_ARP, _IPV4, _UDP = 0x0806, 0x0800, 17
-_FLOOD_PORT, _END_PORT = 10, 11
+_ARP, _IPV4, _ICMP = 0x0806, 0x0800, 1
+FLOOD_BYTES, END_BYTES = 100, 200
+"""The sizes of the pings that begin and end a flood."""
+
+_PING_HEAD_BYTES = 28
 _FRAME_BYTES = 1414
 _FRAMES_AT_ONCE = 64
 
@@ -18,7 +21,7 @@ _FRAMES_AT_ONCE = 64
 class BenchPeer:
     """Listens at `path` for one card, within a `with` block.
 
-    A datagram to port 10 begins a flood of broadcast frames, one to port 11 ends it.
+    A ping of FLOOD_BYTES begins a flood of broadcast frames, one of END_BYTES ends it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,11 +64,11 @@ class BenchPeer:
             head = struct.pack(">HHBBH", 1, _IPV4, 6, 4, 2)
             reply = frame[6:12] + _MAC + struct.pack(">H", _ARP) + head + _MAC + _IP + asker
             self._send([reply.ljust(60, b"\0")])
-        elif kind == _IPV4 and frame[23] == _UDP:
-            (port,) = struct.unpack_from(">H", frame, 36)
-            if port == _FLOOD_PORT:
+        elif kind == _IPV4 and frame[23] == _ICMP:
+            (length,) = struct.unpack_from(">H", frame, 16)
+            if length == FLOOD_BYTES + _PING_HEAD_BYTES:
                 self._floods.set()
-            elif port == _END_PORT:
+            elif length == END_BYTES + _PING_HEAD_BYTES:
                 self._floods.clear()
 
     def _flood(self) -> None:

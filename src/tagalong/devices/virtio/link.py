@@ -288,7 +288,8 @@ def open_tap(interface: str, name: str) -> TapFrames:
     what = f"cannot connect network {name!r} to tap device {interface!r}"
     if not 1 <= len(interface.encode()) <= _MAX_INTERFACE_NAME or "/" in interface:
         raise UsageError(f"{what}: no network interface has such a name")
-    if not Path("/sys/class/net", interface).exists():
+    # Not by /sys: that shows the namespace in which it was mounted, not ours.
+    if interface not in {name for _, name in socket.if_nameindex()}:
         raise UsageError(
             f"{what}: there is none; make it first: ip tuntap add {interface} mode tap user $USER"
         )
