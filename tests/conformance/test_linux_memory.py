@@ -12,16 +12,16 @@ from tests.support.move import move
 
 TIMEOUT_S = 900.0
 STEP_S = TIMEOUT_S / 4
-# More tagged memory than there is RAM: what is not in use is on the disk, and its tags with the
-# kernel.
-RAM_BYTES = 96 * MIB
+# So little that the programs do not fit: what is not in use is on the disk, and its tags are in the
+# kernel's own memory.
+RAM_BYTES = 72 * MIB
 KEEPERS = """
 mkswap /dev/vda >/dev/null && swapon /dev/vda || echo "keepers: FAIL swap"
 GLIBC_TUNABLES=glibc.mem.tagging=3 heapkeeper forks=1 threads=2 blocks=128 &
 GLIBC_TUNABLES=glibc.mem.tagging=1 heapkeeper blocks=64 &
 tagkeeper mode=async mib=1 signals=1 &
 tagkeeper mode=asymm mib=1 forks=1 &
-exec tagkeeper mode=sync mib=40 pageout=1
+exec tagkeeper mode=sync mib=20 pageout=1
 """
 WORDS = "console=ttyAMA0 quiet cryptomgr.notests -- keepers"
 OPTIONS = MigrationOptions(verify=True, max_downtime_s=10.0)
