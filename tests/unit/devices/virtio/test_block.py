@@ -3,7 +3,9 @@
 import errno
 import os
 import struct
+import subprocess
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -553,3 +555,26 @@ def test_devices_made_before_one_that_cannot_be_are_closed(
         make_devices(VirtioBackings(disks={"disk0": DiskBacking(path)}), described)
 
     assert closed == ["disk.img"]
+
+
+@pytest.mark.lab
+def test_full_file_system_of_the_host_is_an_error_that_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "small", folder], check=True)
+    try:
+        with (folder / "disk.img").open("wb") as image:
+            image.truncate(1 << 20)
+        scene, errors = started(folder / "disk.img")
+        before, _ = request(scene.driver, RequestType.OUT, 0, bytes([1]) * SECTOR)
+        with (folder / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while filler.write(bytes(4096)):
+                pass
+        full, _ = request(scene.driver, RequestType.OUT, 1024, bytes([2]) * SECTOR)
+        again, _ = request(scene.driver, RequestType.OUT, 1, bytes([3]) * SECTOR)
+        scene.close()
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+    assert (before, full, again) == (OK, IOERR, OK)
+    assert errors == [DiskError("disk0", "write", os.strerror(errno.ENOSPC), no_space=True)]
