@@ -61,9 +61,11 @@ beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a ro
 	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 50 --max-downtime 60000
 	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- python3 -m tests.support.beside_trials
 
-explain: $(VENV)/.installed-dev ## let a program crash 600 times in the lab and measure how often `explain` is right
+explain: $(VENV)/.installed-dev ## let a program crash 600 times in the lab, simulate 4000 crashes, and measure how often `explain` is right
 	@$(BIN)/python -m tests.support.mishaps build/mishaps --count 150 $(ARGS)
 	@$(BIN)/python -m tests.support.measure build/mishaps
+	@$(BIN)/python -m tests.support.crash_model --count 2000
+	@$(BIN)/python -m tests.support.crash_model --count 2000 --equal
 
 long: $(VENV)/.installed-dev ## compare random programs with QEMU for ten minutes
 	@$(BIN)/python -m tests.support.fetch_qemu

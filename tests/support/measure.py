@@ -15,11 +15,11 @@ from tagalong.explain.analysis import explain
 from tagalong.explain.crash import Crash
 from tagalong.explain.explanation import Cause, Explanation
 from tagalong.explain.readers import open_crashes
+from tagalong.mte import GRANULE_BYTES
 from tests.support.debuggerd_rule import debuggerd_says
 from tests.support.mishaps import Mishap, read_truth
 
-# What leaves no trace that tells it apart: see docs/design/explain.md, "What can be decided".
-UNDECIDABLE = frozenset((Cause.WILD_POINTER,))
+NEAR_BYTES = 256
 STALE = frozenset((Cause.USE_AFTER_FREE, Cause.USE_AFTER_REUSE))
 HEADERLESS = "simple"
 
@@ -33,6 +33,7 @@ class Answer:
     said: Cause | None
     probability: float
     is_right: bool
+    is_decidable: bool
     debuggerd: Cause | None
     debuggerd_is_right: bool
 
@@ -47,9 +48,31 @@ def judge(mishap: Mishap, crash: Crash, found: Explanation) -> Answer:
         said,
         0.0 if top is None else top.probability,
         same(mishap, truth, said) and is_block(mishap, truth, found),
+        is_decidable(mishap, truth, crash),
         other,
         same_kind(truth, other),
     )
+
+
+def is_decidable(mishap: Mishap, truth: Cause, crash: Crash) -> bool:
+    """Return whether no other cause has left the same bytes, by what really happened.
+
+    A wild pointer can be anything. An overflow is decidable near its block: what lies further away
+    can be another block's, by chance. A stale pointer is decidable if nothing near has its tag.
+    """
+    address, start, end = crash.fault.address, mishap.start, mishap.start + mishap.size
+    if truth is Cause.WILD_POINTER or address is None:
+        return truth is not Cause.WILD_POINTER
+    if truth in (Cause.OVERFLOW, Cause.UNDERFLOW):
+        return start - NEAR_BYTES <= address < end + NEAR_BYTES
+    if truth in STALE or truth is Cause.DOUBLE_FREE:
+        low = address // NEAR_BYTES * NEAR_BYTES - NEAR_BYTES
+        tags = crash.memory.tags(low, 3 * NEAR_BYTES).tolist()
+        return not any(
+            tag == crash.fault.pointer_tag and not start <= low + number * GRANULE_BYTES < end
+            for number, tag in enumerate(tags)
+        )
+    return True
 
 
 def same(mishap: Mishap, truth: Cause, said: Cause | None) -> bool:
@@ -115,7 +138,7 @@ def share(values: Iterable[bool]) -> float:
 
 
 def decidable(found: Iterable[Answer]) -> list[Answer]:
-    return [each for each in found if each.truth not in UNDECIDABLE]
+    return [each for each in found if each.is_decidable]
 
 
 def report(found: Sequence[Answer]) -> str:

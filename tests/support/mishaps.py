@@ -33,6 +33,7 @@ TRUTH = "truth.jsonl"
 ALLOCATORS = ("glibc", "scudo", "scudo-odd-even", "simple")
 
 _FORM = 1
+_SECONDS_A_SEED = 12
 _INSIDE = "/tmp/mishaps"
 
 
@@ -65,7 +66,7 @@ def build(target: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "ziglang", "cc", "-target", TARGET, "-mcpu=generic+v8_5a+mte",
          "-O1", "-fno-omit-frame-pointer", "-D_GNU_SOURCE", "-fno-sanitize=undefined",
-         "-fno-builtin", "-w", "-o", str(target), *map(str, sorted(PROGRAM.glob("*.c")))],
+         "-fno-builtin", "-o", str(target), *map(str, sorted(PROGRAM.glob("*.c")))],
         check=True,
     )  # fmt: skip
 
@@ -116,7 +117,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
     given = parser.parse_args()
-    found = collect(given.folder, count=given.count, first=given.first)
+    seconds = 120 + _SECONDS_A_SEED * given.count
+    found = collect(given.folder, count=given.count, first=given.first, seconds=seconds)
     print(f"{len(found)} cores in {given.folder}")
 
 

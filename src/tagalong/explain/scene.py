@@ -1,0 +1,100 @@
+"""What the candidates look at: the fault, its block, its page, and how many blocks there are."""
+
+from typing import Final
+
+from tagalong.explain import model
+from tagalong.explain.crash import Allocator, BlockState, Crash
+from tagalong.explain.surroundings import Surroundings
+from tagalong.mte import GRANULE_BYTES
+
+_PAGE_BYTES: Final = 4096
+
+
+class Scene:
+    """What the candidates look at: the fault, its block, and how many blocks there are."""
+
+    def __init__(self, crash: Crash, around: Surroundings) -> None:
+        self.crash = crash
+        self.around = around
+        self.address = crash.fault.address or 0
+        self.granule = self.address // GRANULE_BYTES * GRANULE_BYTES
+        self.tag = crash.fault.pointer_tag or 0
+        met = crash.fault.memory_tag
+        self.memory_tag = around.tag_at(self.granule) if met is None else met
+        self.block = around.block_at(self.address)
+        self.live = 1 + around.count(BlockState.ALLOCATED)
+        self.freed = 1 + around.count(BlockState.FREED)
+        unknown = around.count(BlockState.UNKNOWN)
+        self.live += round(unknown * (1 - model.FREED_SHARE))
+        self.freed += round(unknown * model.FREED_SHARE)
+
+    @property
+    def gap_granules(self) -> int:
+        """Return how many granules of the surroundings are in no block."""
+        covered = sum(-(-block.size_bytes // GRANULE_BYTES) for block in self.around.blocks)
+        return max(16, self.around.tags.size - covered)
+
+    @property
+    def mean_block_bytes(self) -> float:
+        """Return how large the blocks in use are that are around."""
+        sizes = [b.size_bytes for b in self.around.blocks if b.state is BlockState.ALLOCATED]
+        return sum(sizes) / len(sizes) if sizes else _PAGE_BYTES
+
+    @property
+    def drawn_tags(self) -> int:
+        """Return how many tags the allocator draws from."""
+        kind = self.around.kind
+        if kind is Allocator.KASAN_SW:
+            return 254
+        if kind is Allocator.KASAN_HW:
+            return 14
+        mask = self.crash.tag_mask
+        return max(2, (15 if mask is None else (mask & ~1).bit_count()))
+
+    @property
+    def is_drawn(self) -> bool:
+        """Return whether an allocator can have given the pointer its tag."""
+        if self.around.kind in (Allocator.KASAN_HW, Allocator.KASAN_SW):
+            return self.tag not in (0xFE, 0xFF)
+        mask = self.crash.tag_mask
+        return self.tag != 0 and (mask is None or bool(mask >> self.tag & 1))
+
+    @property
+    def lost_page(self) -> float:
+        """Return how likely the fault's page is all tag 0 if nobody took its tags away."""
+        return zero_page_likelihood(self)
+
+
+def page_is_zero(scene: Scene) -> bool:
+    """Return whether all granules of the fault's page are known to have tag 0."""
+    page = scene.granule // _PAGE_BYTES * _PAGE_BYTES
+    first = (page - scene.around.start) // GRANULE_BYTES
+    tags = scene.around.tags[max(0, first) : max(0, first) + _PAGE_BYTES // GRANULE_BYTES]
+    return first >= 0 and tags.size * GRANULE_BYTES == _PAGE_BYTES and bool((tags == 0).all())
+
+
+def page_has_content(scene: Scene) -> bool:
+    """Return whether the fault's page is known to hold anything but zeros."""
+    data = scene.crash.memory.data(scene.granule // _PAGE_BYTES * _PAGE_BYTES, _PAGE_BYTES)
+    return data is not None and any(data)
+
+
+def zero_page_likelihood(scene: Scene) -> float:
+    """Return how likely the page is all tag 0 with no tags lost: 1 if it is not."""
+    if scene.memory_tag != 0 or not page_is_zero(scene):
+        return 1.0
+    page = scene.granule // _PAGE_BYTES * _PAGE_BYTES
+    inside = [b for b in scene.around.blocks if b.start < page + _PAGE_BYTES and b.end > page]
+    if scene.around.kind is Allocator.GLIBC:
+        # All of them free at once, and never joined to one.
+        return float(0.4 ** max(0, len(inside) - 1))
+    if any(block.state is BlockState.ALLOCATED for block in inside):
+        return 1e-4
+    if scene.around.kind is Allocator.HARDENED_MALLOC:
+        return float(0.4 ** max(0.0, _PAGE_BYTES / scene.mean_block_bytes - 1))
+    return 0.02 if page_has_content(scene) else 1.0
+
+
+def round_up(address: int) -> int:
+    """Return the first granule that does not lie before an address."""
+    return -(-address // GRANULE_BYTES) * GRANULE_BYTES
