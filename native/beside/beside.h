@@ -16,12 +16,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TB_VERSION 1
+#define TB_VERSION 2
 #define TB_MAX_SLOTS 512
 #define TB_MAX_VCPUS 512
 #define TB_GRANULE_BYTES 16
 /* Of one request: so much guest RAM, and therefore tags, at most. */
 #define TB_MAX_RANGE_BYTES (64UL << 20)
+/* The reply to a harvest has the tags of its pages, unless they are more than this. */
+#define TB_MAX_HARVEST_TAG_BYTES (1UL << 20)
 
 enum tb_operation {
     TB_STATE = 1,
@@ -162,9 +164,10 @@ int tb_read_registers(int vcpu_fd, uint8_t **reply, size_t *size);
 /* --- pagemap.c --- */
 
 bool tb_is_shared_mapping(uint64_t hva);
-/* Set the bits of the pages from `hva` on that are there, of private or of shared memory; 0 or
- * -errno. */
-int tb_populated_private(uint64_t hva, uint64_t pages, uint64_t *bitmap);
+/* Clear the bits of the pages from `hva` on that are not there, of private memory; 0 or -errno.
+ * Looks only where bits are set. */
+int tb_keep_populated(uint64_t hva, uint64_t pages, uint64_t *bitmap);
+/* Set the bits of the pages from `hva` on that are there, of shared memory; 0 or -errno. */
 int tb_populated_shared(uint64_t hva, uint64_t pages, uint64_t *bitmap);
 
 /* --- tags.c --- */

@@ -45,26 +45,37 @@ bool tb_is_shared_mapping(uint64_t hva) {
 
 #define PAGEMAP_PRESENT (1UL << 63)
 #define PAGEMAP_SWAPPED (1UL << 62)
-#define PAGEMAP_AT_ONCE 4096
+#define WORDS_AT_ONCE 64
 
-int tb_populated_private(uint64_t hva, uint64_t pages, uint64_t *bitmap) {
-    static uint64_t entries[PAGEMAP_AT_ONCE]; /* the service has one thread */
+/* Find the next words that have bits set, at most WORDS_AT_ONCE of them, from *first on. */
+static uint64_t next_words(const uint64_t *bitmap, uint64_t words, uint64_t *first) {
+    uint64_t at = *first;
+    while (at < words && !bitmap[at])
+        at++;
+    *first = at;
+    while (at < words && at - *first < WORDS_AT_ONCE && bitmap[at])
+        at++;
+    return at - *first;
+}
+
+int tb_keep_populated(uint64_t hva, uint64_t pages, uint64_t *bitmap) {
+    static uint64_t entries[WORDS_AT_ONCE * WORD_BITS]; /* the service has one thread */
     int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     if (pagemap < 0)
         return -errno;
-    uint64_t base = hva / tb_page_bytes();
+    uint64_t base = hva / tb_page_bytes(), words = (pages + WORD_BITS - 1) / WORD_BITS, count;
     int status = 0;
-    for (uint64_t at = 0; at < pages && status == 0;) {
-        uint64_t count = pages - at;
-        if (count > PAGEMAP_AT_ONCE)
-            count = PAGEMAP_AT_ONCE;
-        ssize_t size = pread(pagemap, entries, count * 8, (off_t)((base + at) * 8));
-        if (size <= 0 || size % 8)
+    for (uint64_t at = 0; status == 0 && (count = next_words(bitmap, words, &at)); at += count) {
+        uint64_t wanted = count * WORD_BITS;
+        if (wanted > pages - at * WORD_BITS)
+            wanted = pages - at * WORD_BITS;
+        ssize_t size =
+            pread(pagemap, entries, wanted * 8, (off_t)((base + at * WORD_BITS) * 8));
+        if (size != (ssize_t)(wanted * 8))
             status = size < 0 ? -errno : -EIO;
-        for (uint64_t i = 0; status == 0 && i < (uint64_t)size / 8; i++)
-            if (entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED))
-                bitmap[(at + i) / WORD_BITS] |= 1UL << ((at + i) % WORD_BITS);
-        at += status == 0 ? (uint64_t)size / 8 : 0;
+        for (uint64_t i = 0; status == 0 && i < wanted; i++)
+            if (!(entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)))
+                bitmap[at + i / WORD_BITS] &= ~(1UL << (i % WORD_BITS));
     }
     close(pagemap);
     return status;

@@ -109,21 +109,64 @@ static bool answer_slots(int fd, const struct tb_request *request) {
     return reply(fd, 0, entries, tb_read_slots(entries) * sizeof(entries[0]));
 }
 
-/* A bitmap of the pages of a slot: what a harvest takes, or which pages are populated. */
-static bool answer_bitmap(int fd, const struct tb_request *request,
-                          int (*fill)(const struct tb_request *, uint64_t *)) {
+static size_t tag_bytes(size_t pages) {
+    return pages * tb_page_bytes() / TB_GRANULE_BYTES / 2;
+}
+
+static void clear_rest(uint64_t *bitmap, uint64_t pages) {
+    if (pages % WORD_BITS)
+        bitmap[pages / WORD_BITS] &= (1UL << (pages % WORD_BITS)) - 1;
+}
+
+/* Make room for a reply that has a bitmap of the pages of a slot between `before` and `behind`
+ * bytes; NULL with an errno in *status. */
+static uint8_t *room_for(const struct tb_request *request, size_t before, size_t behind,
+                         struct tb_place *place, int *status) {
+    *status = tb_locate(request, place);
+    if (!*status && !request->page_count)
+        *status = -ERANGE;
+    size_t size = *status ? 0 : bitmap_bytes(request->page_count);
+    uint8_t *room = *status ? NULL : calloc(1, before + size + behind);
+    if (!*status && !room)
+        *status = -ENOMEM;
+    return room;
+}
+
+static bool answer_populated(int fd, const struct tb_request *request) {
+    int status;
     struct tb_place place;
-    int status = tb_locate(request, &place);
-    size_t size = status ? 0 : bitmap_bytes(request->page_count);
-    uint64_t *bitmap = status || !size ? NULL : calloc(1, size);
-    if (!status && (!size || !bitmap))
-        status = size ? -ENOMEM : -ERANGE;
+    uint8_t *room = room_for(request, 0, 0, &place, &status);
+    uint64_t *bitmap = (uint64_t *)(void *)room;
     if (!status)
-        status = fill(request, bitmap);
-    if (!status && request->page_count % WORD_BITS)
-        bitmap[size / sizeof(*bitmap) - 1] &= (1UL << (request->page_count % WORD_BITS)) - 1;
-    bool is_sent = reply(fd, status, bitmap, size);
-    free(bitmap);
+        status = tb_populated(request, bitmap);
+    if (!status)
+        clear_rest(bitmap, request->page_count);
+    bool is_sent = reply(fd, status, room, room ? bitmap_bytes(request->page_count) : 0);
+    free(room);
+    return is_sent;
+}
+
+/* All that a pass needs in one reply: while the guest stands, each round trip is downtime. */
+static bool answer_harvest(int fd, const struct tb_request *request) {
+    int status;
+    struct tb_place place;
+    struct tb_state state;
+    uint8_t *room = room_for(request, sizeof(state), TB_MAX_HARVEST_TAG_BYTES, &place, &status);
+    size_t size = sizeof(state) + (room ? bitmap_bytes(request->page_count) : 0);
+    if (!status) {
+        uint64_t *bitmap = (uint64_t *)(void *)(room + sizeof(state));
+        tb_read_state(&state); /* first: what it says of vCPUs must hold for the harvest */
+        memcpy(room, &state, sizeof(state));
+        status = tb_harvest(request, bitmap);
+        clear_rest(bitmap, request->page_count);
+        size_t more = tag_bytes((size_t)count_chosen(bitmap, request->page_count));
+        if (!status && more <= TB_MAX_HARVEST_TAG_BYTES) {
+            status = tb_read_tags(place.vm_fd, place.gpa, request->page_count, bitmap, room + size);
+            size += more;
+        }
+    }
+    bool is_sent = reply(fd, status, room, size);
+    free(room);
     return is_sent;
 }
 
@@ -141,10 +184,6 @@ static int check_choice(const struct tb_request *request, const uint8_t *payload
         return -ERANGE;
     *chosen = (size_t)count;
     return tb_locate(request, place);
-}
-
-static size_t tag_bytes(size_t pages) {
-    return pages * tb_page_bytes() / TB_GRANULE_BYTES / 2;
 }
 
 /* As check_choice, of a request that has nothing behind the bitmap. */
@@ -224,9 +263,9 @@ static bool answer(int fd, const struct tb_request *request, const uint8_t *payl
         tb_stop_log();
         return reply(fd, 0, NULL, 0);
     case TB_HARVEST:
-        return answer_bitmap(fd, request, tb_harvest);
+        return answer_harvest(fd, request);
     case TB_POPULATED:
-        return answer_bitmap(fd, request, tb_populated);
+        return answer_populated(fd, request);
     case TB_READ_TAGS:
         return answer_read(fd, request, payload);
     case TB_WRITE_TAGS:

@@ -15,7 +15,9 @@ static bool is_chosen(const uint64_t *bitmap, uint64_t page) {
 uint64_t tb_next_run(const uint64_t *bitmap, uint64_t pages, uint64_t most, uint64_t *first) {
     uint64_t at = *first;
     while (at < pages && !is_chosen(bitmap, at))
-        at++;
+        at += at % WORD_BITS == 0 && !bitmap[at / WORD_BITS] ? WORD_BITS : 1;
+    if (at > pages)
+        at = pages;
     *first = at;
     while (at < pages && at - *first < most && is_chosen(bitmap, at))
         at++;

@@ -404,12 +404,29 @@ static int harvest(struct slot *slot, bool is_final, uint64_t *bitmap) {
     return 0;
 }
 
+/* Clear the bits of pages that are not there. What cannot be looked up counts as there: that is
+ * always right. */
+static void keep_populated(const struct slot *slot, const struct tb_request *request,
+                           uint64_t *bitmap) {
+    uint64_t hva = slot->hva + request->first_page * tb_page_bytes();
+    if (!slot->is_shared) {
+        tb_keep_populated(hva, request->page_count, bitmap);
+        return;
+    }
+    uint64_t words = words_of(request->page_count);
+    uint64_t *there = new_bitmap(request->page_count, 0);
+    if (there && tb_populated_shared(hva, request->page_count, there) == 0)
+        for (uint64_t i = 0; i < words; i++)
+            bitmap[i] &= there[i];
+    free(there);
+}
+
 /* A harvest is of a whole slot. What is not populated is not owed: its tags are zero, and
  * the guest's first use of it is a write that KVM marks. */
 int tb_harvest(const struct tb_request *request, uint64_t *bitmap) {
     int status = -ENOENT;
     pthread_mutex_lock(&vm.lock);
-    struct slot *slot = slot_of(request->slot);
+    struct slot *slot = slot_of(request->slot), copy = slot ? *slot : (struct slot){0};
     if (slot && (request->first_page || request->page_count != slot->pages))
         status = -ERANGE;
     else if (slot && !slot->owed)
@@ -417,21 +434,20 @@ int tb_harvest(const struct tb_request *request, uint64_t *bitmap) {
     else if (slot)
         status = harvest(slot, request->argument == TB_FINAL, bitmap);
     pthread_mutex_unlock(&vm.lock);
+    if (status == 0)
+        keep_populated(&copy, request, bitmap);
     return status;
 }
 
 int tb_populated(const struct tb_request *request, uint64_t *bitmap) {
+    memset(bitmap, 0xff, words_of(request->page_count) * sizeof(*bitmap));
     pthread_mutex_lock(&vm.lock);
     struct slot *slot = slot_of(request->slot), copy = slot ? *slot : (struct slot){0};
     bool is_sound = is_in_slot(slot, request);
     pthread_mutex_unlock(&vm.lock);
     if (!is_sound)
         return slot ? -ERANGE : -ENOENT;
-    uint64_t hva = copy.hva + request->first_page * tb_page_bytes();
-    int status = (copy.is_shared ? tb_populated_shared : tb_populated_private)(
-        hva, request->page_count, bitmap);
-    if (status) /* all of it may be there: that is always right */
-        memset(bitmap, 0xff, words_of(request->page_count) * sizeof(*bitmap));
+    keep_populated(&copy, request, bitmap);
     return 0;
 }
 

@@ -1,454 +1,319 @@
 """What can happen to a migration beside QEMU, on real QEMUs: run inside the lab, one boot for all.
 
-    tagalong lab run --with-vmm --ram 3G -- python3 -m tests.support.beside_trials
+    tagalong lab run --with-vmm --ram 4G -- python3 -m tests.support.beside_trials [NAME...]
 
-One Linux guest, whose tagkeeper must never find a granule wrong, goes through all trials: it is
-where each of them leaves it, and moves on from there. Prints a line per trial; status 1 if one
-failed.
+One Linux guest, whose tagkeeper must never find a granule wrong, goes through all of them: it is
+where each of them leaves it, and moves on from there. NAME is that of a trial, or FAULT@STAGE of
+tests/support/beside_faults.py; `short` stands for those that `make test` runs, `faults` for the
+whole table of faults. Prints a line per trial; status 1 if one failed.
 """
 
 import asyncio
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from tagalong.beside.monitor import VmmMigration
 from tagalong.control.client import ControlClient, connect
 from tagalong.control.migration import migrate_vm, start_migration
-from tagalong.control.saving import save_vm
-from tagalong.core import Space, open_core
-from tagalong.core.check import check_core
-from tagalong.errors import RemoteError, TagalongError
-from tagalong.qapi.migration import MigrationInfo, MigrationRequest, MigrationStatus
-from tagalong.qapi.saving import SaveInfo, SaveKind, SaveRequest
+from tagalong.errors import TagalongError
+from tagalong.qapi.migration import MigrationRequest, MigrationStatus
 from tagalong.qapi.settings import MigrationSettings
-from tagalong.studies.beside import QemuGuest
-from tagalong.studies.beside.host import BesideHost
-from tests.support.keeper_core import find_kept
+from tests.support.beside_dumps import DUMPS
+from tests.support.beside_faults import SHORT, TABLE, run_case
+from tests.support.beside_scene import (
+    SETTINGS,
+    VMM,
+    Scene,
+    failure_of,
+    has_moved,
+    quiet,
+    until,
+    wait_for,
+)
 
-VMM = Path("/opt/vmm")
-WAIT_S = 300.0
-MIB = 4
-VCPUS = 2
-# The emulated host is slow: the downtime there says nothing.
-SETTINGS = MigrationSettings(downtime_limit=60_000)
+Trial = Callable[[Scene], Awaitable[None]]
 
-
-class Trials:
-    """The guest, where it is, and how to make it move. `here` runs it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._count = 0
-        self._hosts: list[BesideHost] = []
-        self._orphans: list[int] = []
-        self._guest = QemuGuest(
-            VMM / "qemu", VMM / "Image", VMM / "initrd", knobs=f"mib={MIB} rate=300", vcpus=VCPUS
-        )
-        self.here = self.host(awaits=False)
-
-    def host(
-        self, *, awaits: bool, uris: tuple[str, str] | None = None, more: Sequence[str] = ()
-    ) -> BesideHost:
-        """Start a QEMU; one that awaits a migration does so at `uris` of tags and of the rest."""
-        name = f"host-{self._count}"
-        self._count += 1
-        monitor = self.folder / f"{name}.own"
-        host = BesideHost(
-            self._guest, self.folder, name, awaits=awaits, uris=uris,
-            more=["-qmp", f"unix:{monitor},server=on,wait=off", *more],
-        )  # fmt: skip
-        self._hosts.append(host)
-        return host
-
-    def own_monitor(self, host: BesideHost) -> Path:
-        """Return the monitor of somebody else than tagalong."""
-        return self.folder / f"{host.name}.own"
-
-    async def destination(self) -> BesideHost:
-        there = self.host(awaits=True)
-        await there.wait_until(
-            lambda: "waiting for tags" in there.messages, "waited for tags", WAIT_S
-        )
-        return there
-
-    async def require_alive(self, host: BesideHost) -> None:
-        """The guest makes progress at `host`, and found nothing wrong."""
-        await host.wait_for_reports(len(host.progress) + 2, WAIT_S)
-        assert not host.failures, host.failures
-
-    async def require_held(self, host: BesideHost) -> None:
-        """The guest does not run at `host`, whatever its QEMU says."""
-        await asyncio.sleep(3)
-        assert not host.progress, "it ran without its tags"
-
-    def qemu_of(self, host: BesideHost) -> int:
-        tasks = Path(f"/proc/{host.process.pid}/task").iterdir()
-        children = [pid for task in tasks for pid in (task / "children").read_text().split()]
-        (found,) = [
-            pid for pid in children if b"qemu-system" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        return int(found)
-
-    def kill_sidecar(self, host: BesideHost) -> None:
-        self._orphans.append(self.qemu_of(host))
-        host.process.kill()
-        host.process.wait()
-
-    def attach(self, host: BesideHost) -> None:
-        """Put a new process beside the QEMU of `host`, whose own was killed."""
-        host.process = subprocess.Popen(
-            [sys.executable, "-m", "tagalong", "beside", "attach", "--control", str(host.control),
-             str(self._orphans[-1])],
-        )  # fmt: skip
-
-    def request(self, there: BesideHost, *, driven: bool = True) -> MigrationRequest:
-        return MigrationRequest(
-            there.tags_uri, settings=SETTINGS, vmm_uri=there.vmm_uri if driven else None
-        )
-
-    def close(self) -> None:
-        for pid in self._orphans:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for host in self._hosts:
-            host.stop()
+_WAITS = "go with the VMM's next migration"
 
 
-def _quiet(_: MigrationInfo) -> None:
-    """Show nothing."""
+# --- refused by name, before anything moves ---
 
 
-def _quiet_save(_: SaveInfo) -> None:
-    """Show nothing."""
-
-
-async def wait_for(is_true: Callable[[], Awaitable[bool]], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not await is_true():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        await asyncio.sleep(0.1)
-
-
-async def fails(trials: Trials, there: BesideHost, do: Callable[[], object] | None) -> str:
-    """Migrate, and `do` something once it is under way; return how it failed."""
-    done = False
-
-    def on_progress(info: MigrationInfo) -> None:
-        nonlocal done
-        if do is not None and not done and info.ram is not None and info.ram.pages_sent:
-            done = True
-            do()
-
-    try:
-        await migrate_vm(trials.here.control, trials.request(there), on_progress)
-    except TagalongError as error:
-        return str(error)
-    raise AssertionError("the migration did not fail")
-
-
-async def postcopy_is_refused_by_name(trials: Trials) -> None:
-    there = await trials.destination()
-    async with connect(trials.own_monitor(trials.here)) as own:
-        wanted = [{"capability": "postcopy-ram", "state": True}]
-        await own.execute("migrate-set-capabilities", {"capabilities": wanted})
-        words = await fails(trials, there, None)
-        wanted[0]["state"] = False
-        await own.execute("migrate-set-capabilities", {"capabilities": wanted})
-    there.stop()
+async def postcopy_is_refused_by_name(scene: Scene) -> None:
+    there = await scene.destination()
+    async with connect(scene.own_monitor(scene.here)) as own:
+        await _set_capabilities(own, {"postcopy-ram": True})
+        words = await failure_of(migrate_vm(scene.here.control, scene.request(there), quiet))
+        await _set_capabilities(own, {"postcopy-ram": False})
+        assert not await own.execute("query-migrate")
     assert "postcopy-ram" in words, words
-    await trials.require_alive(trials.here)
+    await scene.require_alive(scene.here)
+    scene.keep_destination(there)  # nothing has connected to it
 
 
-async def cancelled_migration_leaves_the_guest_here(trials: Trials) -> None:
-    there = await trials.destination()
-    async with connect(trials.here.control) as client:
-        await client.begin_migration(trials.request(there))
-        await wait_for(lambda: _is_active(client), "pre-copy")
-        words = await _error_of(client.cancel_migration(_quiet))
-    assert "cancelled" in words, words
+async def dirty_ring_is_refused_by_name(scene: Scene) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tagalong", "beside", "--control", f"{scene.folder}/ring", "--",
+         str(VMM / "qemu"), "-M", "virt", "-accel", "kvm,dirty-ring-size=4096", "-cpu", "host"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2, run
+    assert "dirty-ring-size" in run.stderr, run.stderr
+
+
+async def last_tags_that_take_too_long_are_refused(scene: Scene) -> None:
+    """The guest is stopped for no longer than allowed, and runs on."""
+    there = await scene.destination()
+    request = scene.request(there, settings=MigrationSettings(downtime_limit=1))
+    words = await failure_of(migrate_vm(scene.here.control, request, quiet))
+    assert "--max-downtime" in words, words
     assert not there.progress
-    there.stop()
-    await trials.require_alive(trials.here)
+    scene.end(there)
+    await scene.require_alive(scene.here)
 
 
-async def _error_of(work: Awaitable[object]) -> str:
-    try:
-        await work
-    except RemoteError as error:
-        return str(error)
-    raise AssertionError("it completed")
+# --- somebody else drives QEMU ---
 
 
-async def _is_active(client: ControlClient) -> bool:
-    return (await client.migration()).status is MigrationStatus.ACTIVE
-
-
-async def killed_destination_vmm_leaves_the_guest_here(trials: Trials) -> None:
-    there = await trials.destination()
-    pid = trials.qemu_of(there)
-    await fails(trials, there, lambda: os.kill(pid, signal.SIGKILL))
-    there.stop()
-    await trials.require_alive(trials.here)
-
-
-async def killed_destination_sidecar_leaves_the_guest_here(trials: Trials) -> None:
-    there = await trials.destination()
-    await fails(trials, there, lambda: trials.kill_sidecar(there))
-    assert not there.progress
-    await trials.require_alive(trials.here)
-
-
-async def tags_after_the_vmm_has_migrated_still_arrive(trials: Trials) -> None:
+async def tags_after_the_vmm_has_migrated_still_arrive(scene: Scene) -> None:
     """Somebody migrates without tags: the guest is held, and its tags follow."""
-    there = await trials.destination()
-    async with connect(trials.own_monitor(trials.here)) as own:
+    there = await scene.destination()
+    async with connect(scene.own_monitor(scene.here)) as own:
         await own.execute("migrate", {"uri": there.vmm_uri})
-        await wait_for(lambda: _has_moved(own), "QEMU's migration")
-    await trials.require_held(there)
-    await migrate_vm(trials.here.control, trials.request(there, driven=False), _quiet)
-    await _move_on(trials, there)
+        await wait_for(partial(has_moved, own), "QEMU's migration")
+    async with connect(there.control) as client:
+        await wait_for(partial(_is_running, client), "the destination's QEMU to go on")
+    assert not there.progress, "it ran without its tags"
+    await migrate_vm(scene.here.control, scene.request(there, driven=False), quiet)
+    await scene.move_on(there)
 
 
-async def tags_follow_a_migration_that_somebody_else_drives(trials: Trials) -> None:
-    there = await trials.destination()
-    await start_migration(trials.here.control, trials.request(there, driven=False))
-    async with connect(trials.own_monitor(trials.here)) as own:
+async def _is_running(client: ControlClient) -> bool:
+    return await client.run_state() == "running"
+
+
+async def tags_follow_a_migration_that_somebody_else_drives(scene: Scene) -> None:
+    there = await scene.destination()
+    await start_migration(scene.here.control, scene.request(there, driven=False))
+    async with connect(scene.own_monitor(scene.here)) as own:
         await own.execute("migrate", {"uri": there.vmm_uri})
-        await wait_for(lambda: _has_moved(own), "QEMU's migration")
-    await _move_on(trials, there)
+        await wait_for(partial(has_moved, own), "QEMU's migration")
+    await scene.move_on(there)
 
 
-async def _has_moved(own: ControlClient) -> bool:
-    return await own.run_state() == "postmigrate"
+async def tags_follow_a_driver_that_pauses_before_the_switchover(scene: Scene) -> None:
+    """As libvirt does: its own pause-before-switchover, continued as soon as it can."""
+    there = await scene.destination()
+    await start_migration(scene.here.control, scene.request(there, driven=False))
+    async with connect(scene.own_monitor(scene.here)) as own:
+        await _set_capabilities(own, {"pause-before-switchover": True, "events": True})
+        await own.execute("migrate", {"uri": there.vmm_uri})
+        await wait_for(partial(_is_at, own, "pre-switchover"), "QEMU's pause")
+        await own.execute("migrate-continue", {"state": "pre-switchover"})
+        await wait_for(partial(has_moved, own), "QEMU's migration")
+    await scene.move_on(there)
 
 
-async def _move_on(trials: Trials, there: BesideHost) -> None:
-    await trials.require_alive(there)
-    before, trials.here = trials.here, there
-    before.stop()
+async def standing_destination_gets_the_tags_of_the_next_attempt(scene: Scene) -> None:
+    """A driver cancels its migration and begins another: the tags follow, told once."""
+    here, there = scene.here, await scene.destination()
+    await start_migration(here.control, scene.request(there, driven=False, standing=True))
+    await until(lambda: _WAITS in here.messages, "the tags to wait for QEMU's migration")
+    said = here.messages.count(_WAITS)
+    async with connect(scene.own_monitor(here)) as own:
+        await _set_capabilities(own, {"pause-before-switchover": True, "events": True})
+        await own.execute("migrate", {"uri": f"exec:cat >{scene.folder}/thrown-away"})
+        await wait_for(partial(_is_at, own, "pre-switchover"), "QEMU's pause")
+        await own.execute("migrate_cancel")
+        await wait_for(partial(_is_at, own, "cancelled"), "QEMU's cancellation")
+        await until(lambda: here.messages.count(_WAITS) > said, "the tags to wait again")
+        await scene.require_alive(here)
+        assert not there.progress
+        await own.execute("migrate", {"uri": there.vmm_uri})
+        await wait_for(partial(_is_at, own, "pre-switchover"), "QEMU's pause")
+        await own.execute("migrate-continue", {"state": "pre-switchover"})
+        await wait_for(partial(has_moved, own), "QEMU's migration")
+    await scene.move_on(there)
 
 
-async def guest_in_files_is_restored_with_its_tags(trials: Trials) -> None:
+async def _is_at(own: ControlClient, status: str) -> bool:
+    answer = await own.execute("query-migrate")
+    assert isinstance(answer, dict)
+    return answer.get("status") == status
+
+
+async def _set_capabilities(own: ControlClient, wanted: dict[str, bool]) -> None:
+    entries = [{"capability": name, "state": state} for name, state in wanted.items()]
+    await own.execute("migrate-set-capabilities", {"capabilities": entries})
+
+
+# --- other ways for the two streams ---
+
+
+async def several_channels_and_a_digest_work(scene: Scene) -> None:
+    there = await scene.destination()
+    settings = MigrationSettings(downtime_limit=60_000, multifd=True, multifd_channels=2)
+    request = MigrationRequest(
+        there.tags_uri, settings=settings, verify=True, vmm_uri=there.vmm_uri
+    )
+    result = await migrate_vm(scene.here.control, request, quiet)
+    assert result.report.verified
+    assert result.vmm is not None
+    assert 0 < result.vmm.tags_ms <= result.vmm.downtime_ms + 1, result.vmm
+    await scene.move_on(there)
+
+
+async def multifd_and_tls_of_qemu_work(scene: Scene) -> None:
+    """What QEMU can do for its own stream is set in QEMU, and stays as it is."""
+    (scene.folder / "keys.psk").write_text(f"qemu:{'5a' * 32}\n")
+    uri = f"unix:{scene.folder}/tls.ram"
+    there = scene.host(awaits=True, uris=(f"unix:{scene.folder}/tls.tags", "defer"))
+    await until(lambda: "waiting for tags" in there.messages, "a destination")
+    for host, endpoint in ((there, "server"), (scene.here, "client")):
+        async with connect(scene.own_monitor(host)) as own:
+            await _set_up_tls(own, scene.folder, endpoint)
+            if host is there:
+                await own.execute("migrate-incoming", {"uri": uri})
+    request = MigrationRequest(there.tags_uri, settings=SETTINGS, vmm_uri=uri)
+    result = await migrate_vm(scene.here.control, request, quiet)
+    async with connect(scene.own_monitor(scene.here)) as own:
+        answer = await own.execute("query-migrate")
+        assert isinstance(answer, dict)
+        assert answer["ram"]["multifd-bytes"] > 0, answer
+    assert result.vmm is not None
+    async with connect(scene.own_monitor(there)) as own:
+        await _set_capabilities(own, {"multifd": False})
+        await own.execute("migrate-set-parameters", {"tls-creds": ""})
+    await scene.move_on(there)
+
+
+async def _set_up_tls(own: ControlClient, folder: Path, endpoint: str) -> None:
+    psk = {"qom-type": "tls-creds-psk", "id": "tls", "dir": str(folder), "endpoint": endpoint}
+    user = {} if endpoint == "server" else {"username": "qemu"}
+    await own.execute("object-add", {**psk, **user})
+    await own.execute("migrate-set-parameters", {"tls-creds": "tls", "multifd-channels": 2})
+    await _set_capabilities(own, {"multifd": True})
+
+
+async def guest_in_files_is_restored_with_its_tags(scene: Scene) -> None:
     """Both streams go into files, and come back from there in new processes."""
-    folder, before = trials.folder, trials.here
+    folder, before = scene.folder, scene.here
     tags, ram = f"file:{folder}/saved.tags", f"file:{folder}/saved.ram"
     request = MigrationRequest(tags, settings=SETTINGS, vmm_uri=ram)
-    await migrate_vm(before.control, request, _quiet)
-    before.stop()
-    there = trials.host(awaits=True, uris=(tags, ram))
-    await _move_on(trials, there)
+    await migrate_vm(before.control, request, quiet)
+    scene.end(before)
+    await scene.move_on(scene.host(awaits=True, uris=(tags, ram)))
 
 
-async def qemu_updated_in_place_keeps_tags(trials: Trials) -> None:
+async def qemu_updated_in_place_keeps_tags(scene: Scene) -> None:
     """QEMU's cpr-transfer: the new QEMU takes the guest's memory itself, tags and all."""
     shared = [
         "-M", "aux-ram-share=on,memory-backend=m",
         "-object", "memory-backend-memfd,id=m,size=128M,share=on",
     ]  # fmt: skip
-    here = trials.host(awaits=False, more=shared)
-    await trials.require_alive(here)
-    channel = {"transport": "socket", "type": "unix", "path": f"{trials.folder}/cpr"}
+    here = scene.host(awaits=False, more=shared)
+    await scene.require_alive(here)
+    channel = {"transport": "socket", "type": "unix", "path": f"{scene.folder}/cpr"}
     cpr = {"channel-type": "cpr", "addr": channel}
-    there = trials.host(awaits=True, more=[*shared, "-incoming", json.dumps(cpr)])
-    await wait_for(lambda: _exists(trials.folder / "cpr"), "QEMU's cpr socket")
-    await start_migration(here.control, trials.request(there, driven=False))
+    there = scene.host(awaits=True, more=[*shared, "-incoming", json.dumps(cpr)])
+    await until((scene.folder / "cpr").exists, "QEMU's cpr socket")
+    await start_migration(here.control, scene.request(there, driven=False))
     main = {**channel, "path": there.vmm_uri.removeprefix("unix:")}
-    async with connect(trials.own_monitor(here)) as own:
+    async with connect(scene.own_monitor(here)) as own:
         await own.execute("migrate-set-parameters", {"mode": "cpr-transfer"})
         channels = [{"channel-type": "main", "addr": main}, cpr]
         await own.execute("migrate", {"channels": channels})
-        await wait_for(lambda: _has_moved(own), "QEMU's update")
-    await trials.require_alive(there)
-    here.stop()
-    await trials.require_alive(there)
-    there.stop()
+        await wait_for(partial(has_moved, own), "QEMU's update")
+    await scene.require_alive(there)
+    scene.end(here)
+    await scene.require_alive(there)
+    scene.end(there)
 
 
-async def _exists(path: Path) -> bool:
-    return path.exists()
+# --- an order, or a peer, at any time ---
 
 
-async def dump_has_memory_tags_and_registers(trials: Trials) -> None:
-    """All granules are as tagkeeper keeps them, the kernel is found, and the guest runs on."""
-    path = trials.folder / "vm.core"
-    request = SaveRequest(path, kind=SaveKind.DUMP)
-    result = await save_vm(trials.here.control, request, _quiet_save)
-    assert result.report.was_running
-    assert not result.report.is_torn
-    await trials.require_alive(trials.here)
-    kept = find_kept(path, VCPUS, MIB, trials.folder)
-    assert kept is not None, "no vCPU runs tagkeeper"
-    assert (kept.wrong_tags, kept.wrong_data) <= (1, 1), kept
-    with open_core(path) as core:
-        assert core.vmcoreinfo is not None, "no VMCOREINFO"
-        assert len(core.vcpus) == VCPUS
-        assert all(vcpu.pc for vcpu in core.vcpus)
-        assert all(vcpu.v is not None for vcpu in core.vcpus)
-        report = check_core(core)
-    assert report.kernel is not None
-    assert report.kernel.opens, report.kernel
-    await dump_by_virtual_addresses(trials)
-
-
-async def dump_by_virtual_addresses(trials: Trials) -> None:
-    """The running VM gives its own tables' view, too."""
-    path = trials.folder / "kernel.core"
-    request = SaveRequest(path, kind=SaveKind.DUMP, space=Space.KERNEL)
-    await save_vm(trials.here.control, request, _quiet_save)
-    with open_core(path) as core:
-        assert any(region.address >> 63 for region in core.regions)
-
-
-async def live_dump_says_that_it_is_of_different_moments(trials: Trials) -> None:
-    path = trials.folder / "live.core"
-    request = SaveRequest(path, kind=SaveKind.DUMP, live=True, max_downtime_ms=300)
-    result = await save_vm(trials.here.control, request, _quiet_save)
-    assert result.report.is_torn
-    assert result.report.downtime_s < result.report.duration_s
-    with open_core(path) as core:
-        assert core.machine is not None
-        assert core.machine.is_torn
-        assert len(core.vcpus) == VCPUS
-    await trials.require_alive(trials.here)
-
-
-async def paused_guest_is_dumped_and_stays_paused(trials: Trials) -> None:
-    path = trials.folder / "paused.core"
-    async with connect(trials.here.control) as client:
-        await client.execute("stop")
-        request = SaveRequest(path, kind=SaveKind.DUMP)
-        result = await save_vm(trials.here.control, request, _quiet_save)
-        state = await client.run_state()
-        await client.execute("cont")
-    assert not result.report.was_running
-    assert state == "paused"
-    await trials.require_alive(trials.here)
-
-
-async def snapshot_is_refused_with_the_way_out(trials: Trials) -> None:
-    path = trials.folder / "snapshot.core"
-    try:
-        await save_vm(trials.here.control, SaveRequest(path), _quiet_save)
-    except TagalongError as error:
-        words = str(error)
-    else:
-        words = "it was written"
-    assert "--vmm-uri file:REST" in words, words
-    assert not path.exists()
-
-
-async def garbage_at_the_library_leaves_the_guest_alone(trials: Trials) -> None:
-    path = f"{trials.here.control}.kvm"
+async def garbage_at_the_library_leaves_the_guest_alone(scene: Scene) -> None:
+    path = f"{scene.here.control}.kvm"
     for garbage in (b"", b"\xff" * 64, b"\0" * 32, bytes([7, 0, 0, 0]) + b"\xff" * 60):
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(garbage)
         writer.close()
         with suppress(OSError):
             await asyncio.wait_for(reader.read(), 10)
-    await trials.require_alive(trials.here)
+    await scene.require_alive(scene.here)
 
 
-async def several_channels_and_a_digest_work(trials: Trials) -> None:
-    there = await trials.destination()
-    settings = MigrationSettings(downtime_limit=60_000, multifd=True, multifd_channels=2)
-    request = MigrationRequest(
-        there.tags_uri, settings=settings, verify=True, vmm_uri=there.vmm_uri
-    )
-    result = await migrate_vm(trials.here.control, request, _quiet)
-    assert result.report.verified
-    await _move_on(trials, there)
+async def order_that_waits_for_the_vmm_is_cancelled(scene: Scene) -> None:
+    there = await scene.destination()
+    async with connect(scene.here.control) as client:
+        await client.begin_migration(scene.request(there, driven=False))
+        assert (await client.migration()).status is MigrationStatus.SETUP
+        words = await failure_of(client.cancel_migration(quiet))
+    assert "cancelled" in words, words
+    scene.keep_destination(there)
 
 
-async def killed_source_sidecar_leaves_the_guest_here(trials: Trials) -> None:
-    here = trials.here
-    there = await trials.destination()
-    async with connect(here.control) as client:
-        await client.begin_migration(trials.request(there))
-        await wait_for(lambda: _is_active(client), "pre-copy")
-    trials.kill_sidecar(here)
-    seen = len(here.progress)
-    deadline = time.monotonic() + WAIT_S
-    while len(here.progress) < seen + 3 and time.monotonic() < deadline:
-        await asyncio.sleep(0.2)
-    assert len(here.progress) >= seen + 3, "the guest does not run on"
-    assert not here.failures
-    assert not there.progress
-
-
-async def new_process_beside_takes_over(trials: Trials) -> None:
-    """After the trial before: the guest moves although the process beside it was killed once."""
-    here = trials.here
-    trials.attach(here)
-    async with connect(trials.own_monitor(here)) as own:
-        await own.execute("migrate_cancel")
-        await wait_for(lambda: _is_cancelled(own), "the end of QEMU's migration")
-    await wait_for(lambda: _answers(here.control), "the new process")
-    there = await trials.destination()
-    await migrate_vm(here.control, trials.request(there), _quiet)
-    await _move_on(trials, there)
-
-
-async def _is_cancelled(own: ControlClient) -> bool:
-    return VmmMigration.from_qmp(await own.execute("query-migrate")).status == "cancelled"
-
-
-async def _answers(control: Path) -> bool:
-    with suppress(TagalongError):
-        async with connect(control) as client:
-            return await client.run_state() == "running"
-    return False
-
-
-ALL = (
+TRIALS: tuple[Trial, ...] = (
     garbage_at_the_library_leaves_the_guest_alone,
-    dump_has_memory_tags_and_registers,
-    live_dump_says_that_it_is_of_different_moments,
-    paused_guest_is_dumped_and_stays_paused,
-    snapshot_is_refused_with_the_way_out,
+    *DUMPS,
+    dirty_ring_is_refused_by_name,
     postcopy_is_refused_by_name,
-    cancelled_migration_leaves_the_guest_here,
-    killed_destination_vmm_leaves_the_guest_here,
-    killed_destination_sidecar_leaves_the_guest_here,
+    order_that_waits_for_the_vmm_is_cancelled,
+    last_tags_that_take_too_long_are_refused,
     tags_after_the_vmm_has_migrated_still_arrive,
     tags_follow_a_migration_that_somebody_else_drives,
+    tags_follow_a_driver_that_pauses_before_the_switchover,
+    standing_destination_gets_the_tags_of_the_next_attempt,
     several_channels_and_a_digest_work,
+    multifd_and_tls_of_qemu_work,
     guest_in_files_is_restored_with_its_tags,
     qemu_updated_in_place_keeps_tags,
-    killed_source_sidecar_leaves_the_guest_here,
-    new_process_beside_takes_over,
 )
 
+_TRIALS = {trial.__name__: trial for trial in TRIALS}
+_CASES: dict[str, Trial] = {case.name: partial(run_case, case=case) for case in TABLE}
+_GROUPS = {
+    "faults": list(_CASES),
+    "short": [
+        postcopy_is_refused_by_name.__name__,
+        *(case.name for case in SHORT),
+        several_channels_and_a_digest_work.__name__,
+    ],
+}
 
-async def run_all(names: list[str]) -> int:
-    status = 0
+
+def chosen(words: list[str]) -> dict[str, Trial]:
+    """Return the trials of a command line, by name; all of them for an empty one."""
+    known = {**_TRIALS, **_CASES}
+    names = [name for word in words for name in _GROUPS.get(word, [word])] or list(known)
+    return {name: known[name] for name in names}
+
+
+async def run_all(trials: dict[str, Trial]) -> int:
     with tempfile.TemporaryDirectory(prefix="beside-") as folder:
-        trials = Trials(Path(folder))
+        scene = Scene(Path(folder))
         try:
-            await trials.here.wait_for_reports(2, WAIT_S)
-            for trial in ALL:
-                if names and trial.__name__ not in names:
-                    continue
+            await scene.require_alive(scene.here)
+            for name, trial in trials.items():
                 began = time.monotonic()
                 try:
-                    await trial(trials)
+                    await trial(scene)
                 except (AssertionError, TagalongError, OSError) as error:
-                    status = 1
-                    print(f"FAILED {trial.__name__}: {error!r} {getattr(error, '__notes__', '')}",
-                          flush=True)  # fmt: skip
-                    break  # the guest may be anywhere
-                print(f"passed {trial.__name__} ({time.monotonic() - began:.1f} s)", flush=True)
+                    notes = "\n".join(getattr(error, "__notes__", ()))
+                    print(f"FAILED {name}: {error!r} {notes}\n{scene.last_words}", flush=True)
+                    return 1  # the guest may be anywhere
+                print(f"passed {name} ({time.monotonic() - began:.1f} s)", flush=True)
         finally:
-            trials.close()
-    return status
+            scene.close()
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(run_all(sys.argv[1:])))
+    sys.exit(asyncio.run(run_all(chosen(sys.argv[1:]))))

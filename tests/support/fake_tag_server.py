@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from tagalong.beside.link import LibraryLink
-from tagalong.beside.link_format import Harvest, LinkOperation, MemorySlot, SlotFlag, VmFlag
+from tagalong.beside.link_format import (
+    MAX_HARVEST_TAG_BYTES,
+    VERSION,
+    Harvest,
+    LinkOperation,
+    MemorySlot,
+    SlotFlag,
+    VmFlag,
+)
 
 PAGE = 4096
 ROW = PAGE // 32
@@ -139,7 +147,10 @@ class FakeLibrary:
             case LinkOperation.START_LOG | LinkOperation.STOP_LOG:
                 self.owed[:] = operation is LinkOperation.START_LOG
             case LinkOperation.HARVEST:
-                reply = _bitmap(self._harvest(Harvest(argument)))
+                reply = self._state()
+                taken = self._harvest(Harvest(argument)) & self.populated
+                tags = self.tags[taken].tobytes()
+                reply += _bitmap(taken) + tags * (len(tags) <= MAX_HARVEST_TAG_BYTES)
             case LinkOperation.POPULATED:
                 reply = _bitmap(self.populated[first : first + count])
             case LinkOperation.READ_REGISTERS:
@@ -184,8 +195,9 @@ class FakeLibrary:
     def _state(self) -> bytes:
         flags = self.flags | (VmFlag.HELD if self.held else 0)
         return struct.pack(
-            "<IIIIIIQQ", 1, flags, PAGE, len(self.slots), self.vcpus, self.running, self.runs, 5
-        )
+            "<IIIIIIQQ", VERSION, flags, PAGE, len(self.slots), self.vcpus, self.running,
+            self.runs, 5 + len(self.slots),
+        )  # fmt: skip
 
 
 def _bitmap(flags: np.ndarray) -> bytes:

@@ -12,7 +12,7 @@ from tagalong.beside.incoming import TagsIncoming
 from tagalong.beside.monitor import VmmMonitor
 from tagalong.beside.outgoing import TagsOutgoing
 from tagalong.errors import RunStateError, UsageError
-from tagalong.migrate import parse_address
+from tagalong.migrate import TcpAddress, UnixAddress, parse_address
 from tagalong.qapi.migration import MigrationInfo, MigrationRequest
 from tagalong.qapi.saving import SaveRequest
 from tagalong.qapi.settings import PARAMETER_SCHEMA, MigrationSettings
@@ -40,6 +40,7 @@ _MIGRATE_ARGUMENTS = {
     "x-verify": _FLAG,
     "x-drop-tags": _FLAG,
     "x-vmm-uri": _TEXT,
+    "x-standing": _FLAG,
 }
 
 
@@ -133,6 +134,7 @@ class BesideCommands:
             verify=arguments.get("x-verify") is True,
             drop_tags=arguments.get("x-drop-tags") is True,
             vmm_uri=None if vmm_uri is None else str(vmm_uri),
+            standing=arguments.get("x-standing") is True,
         )
         request.check()
         _refuse(request)
@@ -148,6 +150,11 @@ def _refuse(request: MigrationRequest) -> None:
         raise UsageError(
             "auto-converge: tagalong cannot slow down the guest of another VMM; set the VMM's own "
             "auto-converge"
+        )
+    if request.standing and not isinstance(parse_address(request.uri), TcpAddress | UnixAddress):
+        raise UsageError(
+            f"{request.uri}: a standing order needs a destination that can be reached again: "
+            "tcp:HOST:PORT or unix:PATH"
         )
     if request.uri == request.vmm_uri:
         raise UsageError(

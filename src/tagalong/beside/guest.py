@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong.beside.harvested import HarvestedTags
 from tagalong.beside.link import LibraryLink
 from tagalong.beside.link_format import MAX_SLOTS, Harvest, LinkState, MemorySlot, SlotFlag, VmFlag
 from tagalong.errors import (
@@ -41,6 +42,10 @@ _HWCAP2_MTE: Final = 1 << 18
 _HWCAP2_MTE3: Final = 1 << 22
 
 _NOT_OURS = "the VM's own VMM does this"
+_RAN_ON = (
+    "the guest ran on after its last tags were read: the VMM's migration has ended, or somebody "
+    "has continued the guest"
+)
 
 
 class VmmDeparture(Protocol):
@@ -60,6 +65,14 @@ class VmmDeparture(Protocol):
 
     def check(self) -> None:
         """Raise MigrationError if the tags cannot go on: the VMM's migration has ended, say."""
+        ...
+
+    def note_due(self, ram_bytes: int) -> None:
+        """Note that the tags of so much guest RAM are to be sent now."""
+        ...
+
+    def check_time(self) -> None:
+        """Raise ConvergenceError if the guest is stopped for longer than it may be. Quick."""
         ...
 
     @property
@@ -124,6 +137,7 @@ class BesideGuest:
         state = link.state()
         require_usable(state)
         self._page_bytes = state.page_bytes
+        self._generation = state.generation
         self._slots = ram_slots(link, state)
         if not self._slots:
             raise HostError("the VMM has given its VM no memory yet")
@@ -272,6 +286,7 @@ class DepartingGuest(BesideGuest):
     def __init__(self, link: LibraryLink, departure: VmmDeparture) -> None:
         super().__init__(link)
         self._departure = departure
+        self._harvested = [HarvestedTags() for _ in self._slots]
         self._final_runs: int | None = None  # of the harvest that took all that was left
         self._has_begun = False
 
@@ -303,47 +318,79 @@ class DepartingGuest(BesideGuest):
         plugged.
         """
         self._departure.check()
-        self._require_same_slots()
         if not self._departure.is_final:
             self._final_runs = None
             return self._harvest(Harvest.LIVE)
-        runs = self._require_stopped()
-        if runs == self._final_runs:  # what was given then is read since, and nothing has changed
+        if self._final_runs is not None and self._final_runs == self._runs_of_stopped(
+            self.link.state()
+        ):  # what was taken then is sent since, and nothing has changed
             return [PageBitmap(region.page_count) for region in self.memory.regions]
-        pages = self._harvest(Harvest.FINAL)
-        self._final_runs = runs
-        return pages
+        self._final_runs = None
+        return self._harvest(Harvest.FINAL)
+
+    def read_page_tags(
+        self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """As BesideGuest, as they were at the last harvest or later.
+
+        Raises ConvergenceError if that takes longer than the guest may be stopped.
+        """
+        rows = tag_rows(pages.size, self._page_bytes, out)
+        left = self._harvested[region].copy_into(rows, pages)
+        if left.size == pages.size:
+            self._read_tags(region, pages, rows)
+        elif left.size:
+            rest = tag_rows(left.size, self._page_bytes, None)
+            self._read_tags(region, pages[left], rest)
+            rows[left] = rest
+        return rows
+
+    def _read_tags(self, region: int, pages: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
+        self.memory.region_of_pages(region, pages)
+        check = self._departure.check_time
+        self.link.read_tags(self._slots[region].number, pages, self._page_bytes, rows, check)
 
     def _harvest(self, kind: Harvest) -> list[PageBitmap]:
-        return [
-            self.link.harvest(slot.number, region.page_count, kind)
-            & self.link.populated(slot.number, region.page_count)
-            for slot, region in zip(self._slots, self.memory.regions, strict=True)
-        ]
+        taken = []
+        for number, slot in enumerate(self._slots):
+            count = self.memory.regions[number].page_count
+            harvested = self.link.harvest(slot.number, count, self._page_bytes, kind)
+            self._require_same_slots(harvested.state)
+            if kind is Harvest.FINAL:
+                self._note_final(harvested.state)
+            self._harvested[number].add(harvested.pages.pages(), harvested.tags)
+            taken.append(harvested.pages)
+        if kind is Harvest.LIVE:
+            due = sum(pages.count() for pages in taken)
+            self._departure.note_due(due * self._page_bytes)
+        return taken
 
-    def save_state(self) -> MachineState:
-        """As BesideGuest, after the last tags were read: they must be the last indeed.
+    def _note_final(self, state: LinkState) -> None:
+        runs = self._runs_of_stopped(state)
+        if self._final_runs not in (None, runs):
+            raise MigrationError(_RAN_ON)
+        self._final_runs = runs
 
-        Raises MigrationError if a vCPU has entered the guest since the last harvest.
+    def require_final(self) -> None:
+        """Check that the tags of the last harvest are the last indeed.
+
+        Raises MigrationError if a vCPU has entered the guest since, memory was plugged, or the
+        VMM's migration has ended.
         """
         self._departure.check()
-        if self._require_stopped() != self._final_runs:
-            raise MigrationError(
-                "the guest ran on after its last tags were read: the VMM's migration has ended, or "
-                "somebody has continued the guest"
-            )
-        return super().save_state()
-
-    def peek_state(self) -> MachineState:
-        """Return a state as `save_state` does; the guest runs."""
-        return BesideGuest.save_state(self)
+        state = self.link.state()
+        self._require_same_slots(state)
+        if self._runs_of_stopped(state) != self._final_runs:
+            raise MigrationError(_RAN_ON)
 
     def stop_dirty_log(self) -> None:
         """Owe nothing any more."""
         self.link.stop_log()
 
-    def _require_same_slots(self) -> None:
-        now = ram_slots(self.link, self.link.state())
+    def _require_same_slots(self, state: LinkState) -> None:
+        if state.generation == self._generation:
+            return
+        now = ram_slots(self.link, state)
         if [(it.number, it.gpa, it.size_bytes) for it in now] != [
             (it.number, it.gpa, it.size_bytes) for it in self._slots
         ]:
@@ -351,10 +398,11 @@ class DepartingGuest(BesideGuest):
                 "the VM's memory slots have changed while its tags were sent (memory or a device "
                 "was plugged or unplugged): migrate again, without plugging meanwhile"
             )
+        self._generation = state.generation
 
-    def _require_stopped(self) -> int:
+    @staticmethod
+    def _runs_of_stopped(state: LinkState) -> int:
         """Return how often vCPUs have entered the guest. Raises MigrationError if one is in it."""
-        state = self.link.state()
         if state.vcpus_running:
             raise MigrationError(
                 f"{state.vcpus_running} vCPUs are in the guest although its VMM says that it has "

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tagalong.beside import link_format
 from tagalong.beside.link_format import (
     Harvest,
+    Harvested,
     LinkOperation,
     LinkState,
     MemorySlot,
@@ -30,6 +31,9 @@ from tagalong.memory import PageBitmap
 from tagalong.mte import PACKED_RATIO
 
 _ANSWER_S: Final = 60.0
+
+# Guest RAM that one request for tags spans: so little that a limit of time is kept between two.
+_REQUEST_BYTES: Final = link_format.MAX_RANGE_BYTES // 4
 
 _T = TypeVar("_T")
 
@@ -97,10 +101,12 @@ class LibraryLink:
             self._ask(LinkOperation.HOLD, argument=int(held)), link_format.decode_state
         )
 
-    def harvest(self, slot: int, page_count: int, kind: Harvest) -> PageBitmap:
-        """Return the pages of a slot whose tags are to be read now; they are owed no more."""
+    def harvest(self, slot: int, page_count: int, page_bytes: int, kind: Harvest) -> Harvested:
+        """Return the pages of a slot whose tags are to be sent now; they are owed no more."""
         answer = self._ask(LinkOperation.HARVEST, slot=slot, argument=kind, page_count=page_count)
-        return self._parsed(answer, lambda payload: link_format.decode_bitmap(payload, page_count))
+        return self._parsed(
+            answer, lambda payload: link_format.decode_harvest(payload, page_count, page_bytes)
+        )
 
     def populated(self, slot: int, page_count: int) -> PageBitmap:
         """Return the pages of a slot that may hold anything. Fills no hole."""
@@ -108,10 +114,18 @@ class LibraryLink:
         return self._parsed(answer, lambda payload: link_format.decode_bitmap(payload, page_count))
 
     def read_tags(
-        self, slot: int, pages: NDArray[np.int64], page_bytes: int, out: NDArray[np.uint8]
+        self,
+        slot: int,
+        pages: NDArray[np.int64],
+        page_bytes: int,
+        out: NDArray[np.uint8],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Read the packed tags of pages of a slot, ascending, into `out`, a row per page."""
-        self._read_rows(LinkOperation.READ_TAGS, slot, pages, page_bytes, out)
+        """Read the packed tags of pages of a slot, ascending, into `out`, a row per page.
+
+        `check` is called before each request, and may raise.
+        """
+        self._read_rows(LinkOperation.READ_TAGS, slot, pages, page_bytes, out, check)
 
     def read_data(
         self, slot: int, pages: NDArray[np.int64], page_bytes: int, out: NDArray[np.uint8]
@@ -146,9 +160,11 @@ class LibraryLink:
         pages: NDArray[np.int64],
         page_bytes: int,
         out: NDArray[np.uint8],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         at = 0
         for part in _within_range(pages, page_bytes):
+            check()
             rows = out[at : at + part.size]
             self._ask_about(operation, slot, part, into=rows.data.cast("B"))
             at += part.size
@@ -222,7 +238,7 @@ class LibraryLink:
 
 def _within_range(pages: NDArray[np.int64], page_bytes: int) -> Iterator[NDArray[np.int64]]:
     """Yield pages in parts that one request may span."""
-    most = link_format.MAX_RANGE_BYTES // page_bytes
+    most = _REQUEST_BYTES // page_bytes
     while pages.size:
         stop = int(np.searchsorted(pages, pages[0] + most))
         yield pages[:stop]

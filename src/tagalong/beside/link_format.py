@@ -18,10 +18,13 @@ from tagalong.machine.register_ids import register_bytes
 from tagalong.memory import PageBitmap
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_SLOTS: Final = 512
 MAX_RANGE_BYTES: Final = 64 << 20
 """Guest RAM that one request for tags may span."""
+
+MAX_HARVEST_TAG_BYTES: Final = 1 << 20
+"""Packed tags that the reply to a harvest may have."""
 
 # A slot's bitmap is the largest reply: one bit per page.
 MAX_REPLY_BYTES: Final = 1 << 30
@@ -111,6 +114,18 @@ class MemorySlot:
     flags: SlotFlag
     gpa: int
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class Harvested:
+    """What a harvest took: `state` as before it, a row of packed `tags` per page.
+
+    `tags` is None if they were too many for one reply.
+    """
+
+    state: LinkState
+    pages: PageBitmap
+    tags: NDArray[np.uint8] | None
 
 
 def encode_request(
@@ -208,6 +223,22 @@ def decode_registers(payload: bytes) -> VcpuRegisters:
     if at != len(payload):
         raise MalformedError(f"{len(payload) - at:#x} bytes behind the last register", offset=at)
     return VcpuRegisters(head["mp_state"], values)
+
+
+def decode_harvest(payload: bytes, page_count: int, page_bytes: int) -> Harvested:
+    """Return what a harvest took. Raises MalformedError for sizes that do not fit each other."""
+    behind_state, behind_bitmap = STATE.size, STATE.size + -(-page_count // 64) * 8
+    state = decode_state(payload[:behind_state])
+    if state.page_bytes != page_bytes:
+        raise MalformedError(f"pages of {state.page_bytes:#x} bytes, not {page_bytes:#x}")
+    pages = decode_bitmap(payload[behind_state:behind_bitmap], page_count)
+    size_bytes = tag_bytes(pages.count(), page_bytes)
+    has_tags = size_bytes <= MAX_HARVEST_TAG_BYTES
+    _require_size(payload, behind_bitmap + size_bytes * has_tags, "a harvest")
+    if not has_tags:
+        return Harvested(state, pages, None)
+    tags = np.frombuffer(payload, np.uint8, offset=behind_bitmap)
+    return Harvested(state, pages, tags.reshape(-1, page_bytes // PACKED_RATIO))
 
 
 def encode_choice(first_page: int, pages: NDArray[np.int64], page_count: int) -> bytes:

@@ -5,11 +5,13 @@ theirs. What the VMM answers is not trusted more than any peer.
 """
 
 import asyncio
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from tagalong.control.client import ControlClient
+from tagalong.qapi.events import VmEvent
 from tagalong.qapi.json_fields import JsonFields, array_of, boolean, fields, integer, text
 
 _ANSWER_S: Final = 60.0
@@ -25,13 +27,17 @@ STOPPED_FOR_MIGRATION: Final = frozenset(("finish-migrate", "postmigrate"))
 
 @dataclass(frozen=True)
 class VmmMigration:
-    """What the VMM says of its migration; times in milliseconds, None where it says nothing."""
+    """What the VMM says of its migration; times in milliseconds, None where it says nothing.
+
+    `dirty_syncs`: how often it has looked at its dirty log.
+    """
 
     status: str = "none"
     error: str | None = None
     total_ms: int | None = None
     downtime_ms: int | None = None
     transferred_bytes: int | None = None
+    dirty_syncs: int = 0
 
     @classmethod
     def from_qmp(cls, value: object) -> "VmmMigration":
@@ -44,22 +50,70 @@ class VmmMigration:
             total_ms=members.read_optional("total-time", integer),
             downtime_ms=members.read_optional("downtime", integer),
             transferred_bytes=ram.read_optional("transferred", integer) if ram else None,
+            dirty_syncs=(ram.read_optional("dirty-sync-count", integer) or 0) if ram else 0,
         )
+
+
+class MigrationNews:
+    """What the VMM's events say of its migration, as they come; for one waiting thread.
+
+    `status` is the last one that an event told of since `begin`, None if none has. QEMU sends
+    MIGRATION with the capability `events` only.
+    """
+
+    def __init__(self) -> None:
+        self.status: str | None = None
+        self._began_s: dict[str, float] = {}
+        self._changed = threading.Condition()
+        self._count = 0
+        self._seen = 0
+
+    def begin(self) -> None:
+        """Forget what was told of earlier migrations."""
+        with self._changed:
+            self.status = None
+            self._began_s.clear()
+
+    def note(self, event: VmEvent) -> None:
+        """Take in an event. From the event loop's thread."""
+        status = event.data.get("status") if event.name == "MIGRATION" else None
+        with self._changed:
+            if isinstance(status, str):
+                self.status = status
+                self._began_s.setdefault(status, event.time_s)
+            self._count += 1
+            self._changed.notify_all()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for an event that came after the last wait, or until time is up."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count != self._seen, timeout_s)
+            self._seen = self._count
+
+    def ms_between(self, first: str, second: str) -> float | None:
+        """Return the time from one status to another by the VMM's own clock, None if not told."""
+        with self._changed:
+            if first not in self._began_s or second not in self._began_s:
+                return None
+            return (self._began_s[second] - self._began_s[first]) * 1000
 
 
 class VmmMonitor:
     """A negotiated connection to the VMM. The methods without `async` are for other threads.
 
-    They raise CommandError with the VMM's reason, ControlError if it does not answer.
+    `news` is what its events say. They raise CommandError with the VMM's reason, ControlError if
+    it does not answer.
     """
 
     def __init__(self, client: ControlClient, loop: asyncio.AbstractEventLoop) -> None:
+        self.news = MigrationNews()
         self._client = client
         self._loop = loop
 
     def reconnected(self, client: ControlClient) -> None:
         """Use another connection from now on: the one before has ended."""
         self._client = client
+        self.news.begin()
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Run a command in the event loop and return its value."""
@@ -88,10 +142,10 @@ class VmmMonitor:
         entries = [{"capability": name, "state": state} for name, state in wanted.items()]
         self.ask("migrate-set-capabilities", {"capabilities": entries})
 
-    def parameter(self, name: str) -> int | None:
-        """Return a migration parameter that is a number, None if the VMM does not have it."""
+    def parameters(self, names: Iterable[str]) -> dict[str, int]:
+        """Return those of the named migration parameters that the VMM has; they are numbers."""
         members = JsonFields(self.ask("query-migrate-parameters"), "query-migrate-parameters")
-        return members.read_optional(name, integer)
+        return {name: members.read(name, integer) for name in names if name in members}
 
 
 def read_capabilities(value: object) -> dict[str, bool]:

@@ -3,6 +3,8 @@
 setup -> active -> completed    the tags are there; the VMM's migration has ended, if we drove it
                 -> failed       the guest runs here, or the message says how to go on
                 -> cancelled    as failed
+
+A standing order begins anew after a failure: the VMM's next migration has tags, too.
 """
 
 import asyncio
@@ -15,11 +17,14 @@ from pathlib import Path
 from typing import Final
 
 from tagalong import migrate
+from tagalong.beside.driving import Drive, DrivenDeparture
 from tagalong.beside.guest import DepartingGuest
 from tagalong.beside.link import LibraryLink
 from tagalong.beside.monitor import VmmMigration, VmmMonitor
-from tagalong.beside.switchover import BesideSteering, Drive, DrivenDeparture, WatchedDeparture
+from tagalong.beside.switchover import BesideSteering, WatchedDeparture
+from tagalong.beside.vmm_settings import SettingsFile
 from tagalong.errors import (
+    GuestEndedError,
     HandoverUncertainError,
     MigrationCancelledError,
     MigrationError,
@@ -37,15 +42,23 @@ _ANY_ROUNDS: Final = 1_000_000
 
 _SHOWN_ROUNDS: Final = 100
 
+# Between the attempts of a standing order, doubled after each.
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 30.0
+
 Emit = Callable[[MigrationRecord], None]
 
 
 @dataclass(frozen=True)
 class VmmAccess:
-    """How to reach the VMM: its monitor, and the library in its process."""
+    """How to reach the VMM: its monitor, and the library in its process.
+
+    `settings`: where the VMM's own settings are noted while we drive it.
+    """
 
     monitor: VmmMonitor
     library: Path
+    settings: SettingsFile
 
 
 class TagsOutgoing:
@@ -60,7 +73,7 @@ class TagsOutgoing:
         self._emit = emit
         self._loop = asyncio.get_running_loop()
         self._cancelled = threading.Event()
-        self._steering: BesideSteering | None = None
+        self._request: MigrationRequest | None = None
         self._done = asyncio.Event()
 
     @property
@@ -74,11 +87,18 @@ class TagsOutgoing:
             raise RunStateError("There's a migration process in progress")
         self.record = MigrationRecord()
         self._cancelled, self._done = threading.Event(), asyncio.Event()
-        departure = self._departure(request)
-        self._steering = BesideSteering(departure)
+        self._request = request
         self._emit(self.record)
-        run = partial(self._run, request, departure, self._steering, self._cancelled)
+        run = partial(self._run, request, self._cancelled)
         threading.Thread(target=run, name="tags", daemon=True).start()
+
+    @property
+    def awaits_vmm(self) -> str | None:
+        """Return where the tags are to go once the VMM migrates; None if they wait for nothing."""
+        if self.record is None or self.record.status is not MigrationStatus.SETUP:
+            return None
+        request = self._request
+        return request.uri if request is not None and request.vmm_uri is None else None
 
     def cancel(self) -> None:
         """Ask a migration under way to stop; its status tells when it has."""
@@ -96,42 +116,43 @@ class TagsOutgoing:
     def _departure(self, request: MigrationRequest) -> WatchedDeparture:
         if request.vmm_uri is None:
             return WatchedDeparture(self._access.monitor, self._cancelled)
-        drive = Drive(request.vmm_uri, request.settings.downtime_limit)
+        limit_ms = request.settings.downtime_limit
+        drive = Drive(request.vmm_uri, limit_ms, self._access.settings)
         return DrivenDeparture(self._access.monitor, self._cancelled, drive)
 
     # --- in the migration's thread ---
 
-    def _run(
-        self,
-        request: MigrationRequest,
-        departure: WatchedDeparture,
-        steering: BesideSteering,
-        cancelled: threading.Event,
-    ) -> None:
+    def _run(self, request: MigrationRequest, cancelled: threading.Event) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while self._is_to_try_again(request, cancelled):
+            cancelled.wait(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    def _is_to_try_again(self, request: MigrationRequest, cancelled: threading.Event) -> bool:
+        """Send the tags; return whether the order still stands."""
+        departure = self._departure(request)
         try:
-            result = self._send(request, departure, steering, cancelled)
-        except TagalongError as error:
-            departure.thaw()
-            self._call(partial(self._failed, error, departure))
+            result = self._send(request, departure, cancelled)
         except Exception as error:  # noqa: BLE001 (a bug of ours must not lose the VM)
+            failure = error if isinstance(error, TagalongError) else unexpected(error)
             departure.thaw()
-            self._call(partial(self._failed, unexpected(error), departure))
-        else:
-            self._call(partial(self._completed, result))
+            stands = request.standing and _may_stand(failure) and not cancelled.is_set()
+            self._call(partial(self._failed, failure, departure, stands=stands))
+            return stands
+        self._call(partial(self._completed, result))
+        return False
 
     def _send(
-        self,
-        request: MigrationRequest,
-        departure: WatchedDeparture,
-        steering: BesideSteering,
-        cancelled: threading.Event,
+        self, request: MigrationRequest, departure: WatchedDeparture, cancelled: threading.Event
     ) -> MigrationResult:
+        steering = BesideSteering(departure)
         if request.vmm_uri is None:
             departure.wait_for_start()
         with (
             closing(LibraryLink(self._access.library)) as link,
             closing(DepartingGuest(link, departure)) as guest,
         ):
+            steering.confirm_with(guest.require_final)
             report = migrate.migrate_to(
                 request.uri,
                 guest,
@@ -142,7 +163,7 @@ class TagsOutgoing:
             )
         end = departure.finish()
         report = replace(report, rounds=_merged(report.rounds))
-        return MigrationResult(report, vmm=_vmm_report(end))
+        return MigrationResult(report, vmm=_vmm_report(end, departure))
 
     # --- in the event loop's thread ---
 
@@ -157,11 +178,17 @@ class TagsOutgoing:
             self.record.report = result
         self._end(MigrationStatus.COMPLETED)
 
-    def _failed(self, error: TagalongError, departure: WatchedDeparture) -> None:
+    def _failed(self, error: TagalongError, departure: WatchedDeparture, *, stands: bool) -> None:
         if self.record is not None:
             self.record.error = _explained(error, departure)
         is_order = isinstance(error, MigrationCancelledError)
-        self._end(MigrationStatus.CANCELLED if is_order else MigrationStatus.FAILED)
+        status = MigrationStatus.CANCELLED if is_order else MigrationStatus.FAILED
+        if not stands:
+            self._end(status)
+            return
+        self._advance(status)
+        self.record = MigrationRecord()
+        self._emit(self.record)
 
     def _end(self, status: MigrationStatus) -> None:
         self._advance(status)
@@ -176,6 +203,11 @@ class TagsOutgoing:
             self._loop.call_soon_threadsafe(function)
 
 
+def _may_stand(error: TagalongError) -> bool:
+    """Return whether a standing order is still one after this error."""
+    return not isinstance(error, HandoverUncertainError | GuestEndedError)
+
+
 def _explained(error: TagalongError, departure: WatchedDeparture) -> TagalongError:
     """Return the error for the operator: where the guest is, and how to go on."""
     driven = isinstance(departure, DrivenDeparture)
@@ -184,6 +216,11 @@ def _explained(error: TagalongError, departure: WatchedDeparture) -> TagalongErr
         explained: TagalongError = MigrationError(
             f"the destination did not confirm the tags ({error.__cause__ or error}); the VMM's "
             "migration was cancelled, its guest stays here"
+        )
+    elif isinstance(departure, DrivenDeparture) and departure.is_unsettled:
+        explained = type(error)(
+            f"{error}. The VMM did not let its migration be cancelled: its guest may be paused "
+            "here until that is done (migrate_cancel, by a monitor of yours)"
         )
     elif driven or departure.stopped_at is None:
         return error
@@ -199,13 +236,14 @@ def _explained(error: TagalongError, departure: WatchedDeparture) -> TagalongErr
     return explained
 
 
-def _vmm_report(end: VmmMigration | None) -> VmmReport | None:
-    if end is None:
+def _vmm_report(end: VmmMigration | None, departure: WatchedDeparture) -> VmmReport | None:
+    if end is None or not isinstance(departure, DrivenDeparture):
         return None
     return VmmReport(
         status=end.status,
         total_ms=end.total_ms or 0,
         downtime_ms=end.downtime_ms or 0,
+        tags_ms=departure.tags_ms,
         transferred_bytes=end.transferred_bytes or 0,
     )
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from tagalong.beside.command import awaits_migration, check_command
 from tagalong.beside.commands import BesideCommands
+from tagalong.beside.driving import settle
 from tagalong.beside.dump import SavedBeside
 from tagalong.beside.incoming import AwaitedTags, TagsIncoming
 from tagalong.beside.monitor import VmmMonitor
@@ -23,12 +24,14 @@ from tagalong.beside.outgoing import TagsOutgoing, VmmAccess
 from tagalong.beside.vmm import (
     LIBRARY_SUFFIX,
     MONITOR_SUFFIX,
+    SETTINGS_SUFFIX,
     FoundVmm,
     StartedVmm,
     Vmm,
     beside,
     socket_for,
 )
+from tagalong.beside.vmm_settings import SettingsFile
 from tagalong.control.client import ControlClient, connect
 from tagalong.errors import (
     ControlError,
@@ -71,6 +74,8 @@ def run_beside(command: Sequence[str], options: BesideOptions, announce: Announc
 
     def start(stack: ExitStack) -> Vmm:
         sockets = [stack.enter_context(socket_for(path, what)) for path, what in _names(options)]
+        # What a process that had this name has left is about another VMM.
+        SettingsFile(beside(options.control, SETTINGS_SUFFIX)).remove()
         return StartedVmm(command, sockets, holds=options.incoming is not None)
 
     return asyncio.run(_BesideProcess(options, start, announce).run())
@@ -94,6 +99,7 @@ def attach(pid: int, options: BesideOptions, announce: Announce) -> int:
         if vmm.has_ended:  # nobody else removes what it has left
             for path, _ in _names(options):
                 path.unlink(missing_ok=True)
+            SettingsFile(beside(options.control, SETTINGS_SUFFIX)).remove()
 
 
 def check_awaited(command: Sequence[str], *, awaits_tags: bool) -> None:
@@ -134,6 +140,7 @@ class _BesideProcess:
         self._has_said_shutdown = False
         self._library = beside(options.control, LIBRARY_SUFFIX)
         self._monitor_path = beside(options.control, MONITOR_SUFFIX)
+        self._settings = SettingsFile(beside(options.control, SETTINGS_SUFFIX))
 
     async def run(self) -> int:
         self._saving = Saving(SavedBeside(self._saved_vm), self._save_ended)
@@ -185,6 +192,7 @@ class _BesideProcess:
                 async with connect(self._monitor_path) as client:
                     self._begin(client)
                     async for event in client.events():
+                        self._require_monitor().news.note(event)
                         self._has_said_shutdown |= event.name == "SHUTDOWN"
                         self._server.broadcast(Event(event.name, event.data))
             except ControlError as error:
@@ -197,12 +205,26 @@ class _BesideProcess:
             self._monitor.reconnected(client)
             return
         self._monitor = VmmMonitor(client, asyncio.get_running_loop())
-        self._outgoing = TagsOutgoing(self._access(), self._migration_changed)
+        access = self._access()
+        self._settling = asyncio.ensure_future(self._settle(access))
         if self._incoming is not None:
             self._incoming.start()
 
+    async def _settle(self, access: VmmAccess) -> None:
+        """End what an earlier process beside this VMM has left; then migrations may begin."""
+        try:
+            words = await asyncio.to_thread(settle, access.monitor, access.settings)
+        except TagalongError as error:
+            words = (
+                "cannot end the migration that an earlier process beside this VMM had begun: "
+                f"{with_causes(error)}; cancel it by a monitor of yours (migrate_cancel)"
+            )
+        if words is not None:
+            self._announce(words)
+        self._outgoing = TagsOutgoing(access, self._migration_changed)
+
     def _access(self) -> VmmAccess:
-        return VmmAccess(self._require_monitor(), self._library)
+        return VmmAccess(self._require_monitor(), self._library, self._settings)
 
     def _saved_vm(self) -> VmmAccess:
         """Return how to look at the guest. Raises RunStateError, HostError if that is not now."""
@@ -219,7 +241,10 @@ class _BesideProcess:
 
     def _require_outgoing(self) -> TagsOutgoing:
         if self._outgoing is None:
-            raise HostError("the VMM has not opened its monitor yet")
+            raise HostError(
+                "the VMM has not opened its monitor yet, or an earlier migration is still being "
+                "ended: try again"
+            )
         return self._outgoing
 
     def _handle_signals(self, vmm: Vmm) -> None:
@@ -259,6 +284,8 @@ class _BesideProcess:
                     f"waiting for tags on {self._incoming.uri}; the guest is held until they are "
                     "there"
                 )
+            case MigrationStatus.SETUP if self._outgoing is not None and self._outgoing.awaits_vmm:
+                return f"the tags go with the VMM's next migration, to {self._outgoing.awaits_vmm}"
             case MigrationStatus.COMPLETED if arrives:
                 return "all tags are there: the guest may run"
             case MigrationStatus.COMPLETED:

@@ -1,38 +1,26 @@
-"""When the VMM has stopped its guest for good, and what becomes of the VMM's migration.
+"""When the VMM has stopped its guest for good, so that the last tags can be read.
 
-    Driven   we start the VMM's migration once the destination is ready for tags, let it switch
-             over once most tags are there, and hold it at `pre-switchover` for the last ones
-    Watched  somebody else does all that; the last tags are sent once the guest has stopped
+    Watched  somebody else drives the VMM's migration; the last tags are sent once the guest has
+             stopped
+    Driven   we do (driving.py)
 
-At `pre-switchover` no vCPU runs, the VMM has not handed anything over, and a cancellation costs
-the guest no more than the pause. So whatever fails with the tags ends there: the guest runs on.
+The VMM's events wake us, so that a stopped guest waits for no poll; the VMM is asked all the same,
+less often, because an event can be lost with its connection.
 """
 
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 
 from tagalong.beside.monitor import ACTIVE, STOPPED_FOR_MIGRATION, VmmMigration, VmmMonitor
-from tagalong.errors import (
-    CommandError,
-    ConvergenceError,
-    GuestEndedError,
-    MigrationCancelledError,
-    MigrationError,
-    TagalongError,
-)
+from tagalong.errors import GuestEndedError, MigrationCancelledError, MigrationError
 from tagalong.machine import RunState
 from tagalong.migrate import Steering
 from tagalong.progress import CancelToken
 
-_PAUSE_FIRST: Final = "pause-before-switchover"
-_LOOK_AGAIN_S: Final = 0.01
+LOOK_AGAIN_S: Final = 0.01
+_LOOK_ALTHOUGH_TOLD_S: Final = 0.2
 _ROUND_EVERY_S: Final = 0.2
-_LIMIT: Final = "downtime-limit"
-
-# Until most tags have arrived, the VMM is to copy on: it then switches over at zero only.
-_NOT_YET_MS: Final = 0
 
 _ENDED = frozenset(("shutdown", "guest-panicked", "internal-error"))
 _NO_POSTCOPY = (
@@ -56,7 +44,9 @@ class WatchedDeparture:
         self._monitor = monitor
         self._cancel = cancel
         self._seen_at = 0.0
+        self._told: str | None = None
         self._status, self._run_state = VmmMigration(), "running"
+        monitor.news.begin()
 
     # --- guest.VmmDeparture ---
 
@@ -89,6 +79,12 @@ class WatchedDeparture:
                 f"{self._run_state}: the tags go nowhere without it"
             )
 
+    def note_due(self, ram_bytes: int) -> None:
+        """As VmmDeparture: how fast the VMM is, is up to who drives it."""
+
+    def check_time(self) -> None:
+        """As VmmDeparture: how long the guest is stopped is up to who drives the VMM."""
+
     @property
     def is_final(self) -> bool:
         """As VmmDeparture."""
@@ -114,6 +110,9 @@ class WatchedDeparture:
         """Note that most tags have arrived."""
         self.is_ready_for_switchover = True
 
+    def hand_over(self) -> None:
+        """Note that all tags are there."""
+
     def finish(self) -> VmmMigration | None:
         """Return what became of the VMM's migration; None: its driver knows."""
         return None
@@ -121,134 +120,46 @@ class WatchedDeparture:
     def wait_for_start(self) -> None:
         """Wait until the VMM migrates, or has. Raises MigrationCancelledError if that is ordered.
 
-        The order may be given long before.
+        The order may be given long before: there is no other end to this wait.
         """
         while True:
             self._seen_at = 0.0
             self._look()
-            if self._status.status in ACTIVE or self._run_state == "postmigrate":
+            is_under_way = self._status.status in ACTIVE - {"cancelling"}
+            if is_under_way or self._run_state == "postmigrate":
                 return
             self._require_wanted()
-            time.sleep(_ROUND_EVERY_S)
+            self._monitor.news.wait(_ROUND_EVERY_S)
+
+    def wait_for_news(self, timeout_s: float) -> None:
+        """Wait until the VMM says something, or it is time to ask, or time is up."""
+        self._monitor.news.wait(min(timeout_s, self._look_again_s))
 
     def _require_wanted(self) -> None:
         if self._cancel.is_set():
             raise MigrationCancelledError("the migration was cancelled")
 
+    @property
+    def _look_again_s(self) -> float:
+        is_told = self._monitor.news.status is not None
+        return _LOOK_ALTHOUGH_TOLD_S if is_told else LOOK_AGAIN_S
+
     def _look(self) -> None:
-        """Ask the VMM, at most a hundred times a second."""
-        if time.monotonic() - self._seen_at < _LOOK_AGAIN_S:
-            return
-        self._run_state = self._monitor.run_state()
-        self._status = self._monitor.migration()
-        self._seen_at = time.monotonic()
-
-
-@dataclass(frozen=True)
-class Drive:
-    """How to drive the VMM's migration: its URI, and the downtime that the operator allows."""
-
-    uri: str
-    max_downtime_ms: int
-
-
-class DrivenDeparture(WatchedDeparture):
-    """A guest whose VMM we drive."""
-
-    def __init__(self, monitor: VmmMonitor, cancel: CancelToken, drive: Drive) -> None:
-        super().__init__(monitor, cancel)
-        self._drive = drive
-        self._has_begun = False
-        self._has_continued = False
-        self._before: dict[str, bool] = {}
-        self._limit_before: int | None = None
-
-    def begin(self) -> None:
-        """As VmmDeparture: let the VMM migrate, up to its pre-switchover."""
-        monitor = self._monitor
-        require_no_postcopy(monitor)
-        capabilities = monitor.capabilities()
-        if _PAUSE_FIRST not in capabilities:
-            raise MigrationError(
-                f"the VMM cannot pause before it switches over ({_PAUSE_FIRST}): its last tags "
-                "could not be sent in time"
-            )
-        self._before = {_PAUSE_FIRST: capabilities[_PAUSE_FIRST]}
-        self._limit_before = monitor.parameter(_LIMIT)
-        try:
-            monitor.set_capabilities({_PAUSE_FIRST: True})
-            monitor.ask("migrate-set-parameters", {_LIMIT: _NOT_YET_MS})
-            monitor.ask("migrate", {"uri": self._drive.uri})
-        except CommandError as error:
-            self._restore()
-            raise MigrationError(f"the VMM does not migrate: {error}") from error
-        self._has_begun = True
-        self._seen_at = 0.0
-
-    def let_switch_over(self) -> None:
-        """Let the VMM stop its guest when its own rest is small enough."""
-        if not self.is_ready_for_switchover:
-            self._monitor.ask("migrate-set-parameters", {_LIMIT: self._drive.max_downtime_ms})
-        super().let_switch_over()
-
-    def check(self) -> None:
-        """As VmmDeparture. Raises ConvergenceError if the last tags take too long."""
-        super().check()
-        if self.stopped_at is None or self._has_continued:
-            return
-        passed_ms = (time.monotonic() - self.stopped_at) * 1000
-        if passed_ms > self._drive.max_downtime_ms:
-            raise ConvergenceError(
-                f"the last tags take longer than the guest may be stopped ({passed_ms:.0f} ms of "
-                f"{self._drive.max_downtime_ms} ms): nothing was handed over"
-            )
+        """Ask the VMM, unless that was a moment ago."""
+        if time.monotonic() - self._seen_at >= self._look_again_s or self._is_outdated:
+            self._told = self._monitor.news.status
+            self._run_state = self._monitor.run_state()
+            self._status = self._monitor.migration()
+            self._seen_at = time.monotonic()
 
     @property
-    def is_final(self) -> bool:
-        """As VmmDeparture: the guest is stopped and the VMM waits for us."""
-        return super().is_final and self._status.status == "pre-switchover"
+    def _is_outdated(self) -> bool:
+        """Return whether an event has told of another status since the VMM was asked."""
+        return self._monitor.news.status != self._told
 
-    def thaw(self) -> None:
-        """As Freezer: cancel the VMM's migration, so that its guest runs here again."""
-        if not self._has_begun or self._has_continued:
-            return
-        self._has_begun = False
-        with suppress(TagalongError):
-            self._monitor.ask("migrate_cancel")
-            self._wait_for_end()
-        self._restore()
 
-    def finish(self) -> VmmMigration:
-        """Let the VMM hand its guest over, and return what it says of that.
-
-        Raises MigrationError if it failed: its guest runs here again.
-        """
-        self._has_continued = True
-        try:
-            self._monitor.ask("migrate-continue", {"state": "pre-switchover"})
-            end = self._wait_for_end()
-        except CommandError as error:
-            self._has_continued = False
-            raise MigrationError(f"the VMM does not switch over: {error}") from error
-        self._restore()
-        if end.status != "completed":
-            raise MigrationError(
-                f"all tags had arrived, then the VMM's own migration was {end.status}"
-                f"{f': {end.error}' if end.error else ''}"
-            )
-        return end
-
-    def _wait_for_end(self) -> VmmMigration:
-        while (end := self._monitor.migration()).status in ACTIVE:
-            time.sleep(_LOOK_AGAIN_S)
-        return end
-
-    def _restore(self) -> None:
-        """Leave the VMM's settings as they were."""
-        with suppress(TagalongError):
-            self._monitor.set_capabilities(self._before)
-            if self._limit_before is not None:
-                self._monitor.ask("migrate-set-parameters", {_LIMIT: self._limit_before})
+def _nothing() -> None:
+    """Check nothing."""
 
 
 class BesideSteering(Steering):
@@ -256,7 +167,12 @@ class BesideSteering(Steering):
 
     def __init__(self, departure: WatchedDeparture) -> None:
         super().__init__(freezer=departure)
+        self._confirm = _nothing
         self._departure = departure
+
+    def confirm_with(self, confirm: Callable[[], None]) -> None:
+        """Let `confirm` check, before COMMIT, that the last tags are the last."""
+        self._confirm = confirm
 
     def begin_switchover(self) -> bool:
         """As Steering. Waits a while for the VMM: meanwhile few pages become due again."""
@@ -264,7 +180,20 @@ class BesideSteering(Steering):
         until = time.monotonic() + _ROUND_EVERY_S
         while not self._departure.is_final:
             self._departure.check()
-            if time.monotonic() > until:
+            left_s = until - time.monotonic()
+            if left_s < 0:
                 return False
-            time.sleep(_LOOK_AGAIN_S)
+            self._departure.wait_for_news(left_s)
         return super().begin_switchover()
+
+    def check(self) -> None:
+        """As Steering: the guest must not be stopped for longer than it may be."""
+        self._departure.check_time()
+
+    def confirm_last(self) -> None:
+        """As Steering."""
+        self._confirm()
+
+    def handed_over(self) -> None:
+        """As Steering: the VMM may hand its guest over."""
+        self._departure.hand_over()

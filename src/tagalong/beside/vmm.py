@@ -16,6 +16,7 @@ from tagalong.socket_files import SocketFile
 
 LIBRARY_SUFFIX: Final = "kvm"
 MONITOR_SUFFIX: Final = "qmp"
+SETTINGS_SUFFIX: Final = "settings"
 
 _BACKLOG: Final = 8
 _SIGNAL_STATUS: Final = 128

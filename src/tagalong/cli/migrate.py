@@ -42,6 +42,12 @@ Examples:
     metavar="URI",
     help="For a VM that runs beside tagalong: where its own VMM waits; it migrates there.",
 )
+@click.option(
+    "--standing",
+    is_flag=True,
+    help="For such a VM: let the tags go there with each migration that somebody else drives, "
+    "until one has succeeded.",
+)
 @click.option("--verify", is_flag=True, help="Compare digests of all memory and tags first.")
 @click.option("--drop-tags", is_flag=True, help="Throw the tags away, to see what that does.")
 @click.option("--detach", is_flag=True, help="Start the migration and return at once.")
@@ -72,7 +78,8 @@ def command(
     parse_address(uri)  # a mistyped address is wrong usage, and no command that the VM refuses
     request = MigrationRequest(
         uri, verify=wishes.pop("verify"), drop_tags=wishes.pop("drop_tags"),
-        access=wishes.pop("access"), vmm_uri=wishes.pop("vmm_uri"), settings=settings_of(wishes),
+        access=wishes.pop("access"), vmm_uri=wishes.pop("vmm_uri"),
+        standing=wishes.pop("standing"), settings=settings_of(wishes),
     )  # fmt: skip
     if detach:
         run_interruptible(partial(start_migration, control, request))

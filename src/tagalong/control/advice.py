@@ -49,6 +49,12 @@ def next_steps(error: TagalongError, source: SourceState, request: MigrationRequ
         )
     if source.shutdown_reason is not None:
         return _after_the_end(error, source.shutdown_reason)
+    if source.run_state is None and request.vmm_uri is not None:
+        return (
+            "The process beside the VMM does not answer. Its guest is at the source, where it may "
+            "be paused, unless it has moved already. Put a new process beside the VMM (tagalong "
+            "beside attach): it ends what was under way, lets the guest run, and says where it is."
+        )
     if source.run_state is None:
         return (
             "The source does not answer, so where the VM is cannot be told from here. Ask the "

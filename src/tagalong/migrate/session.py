@@ -53,12 +53,12 @@ class SourceSession:
         )
         connection = wire.Connection(wire.Role.SOURCE, tags_only=not has_data)
         self.link = Link(channel, connection, options.timeouts)
-        self.link.cancel_with(cancel)
+        self.link.interrupt_with(self.check_cancelled)
 
     def replace_link(self, link: Link) -> None:
         """Continue the conversation over `link`."""
         self.link = link
-        link.cancel_with(self._cancel)
+        link.interrupt_with(self.check_cancelled)
 
     def add_sender(self, link: Link) -> None:
         """Let `link` carry pages too."""
@@ -77,8 +77,9 @@ class SourceSession:
         return self.steering.tuned(self.options)
 
     def check_cancelled(self) -> None:
-        """Raise MigrationCancelledError if the operator has cancelled."""
+        """Raise MigrationCancelledError if the operator has cancelled, and as Steering.check."""
         check_cancelled(self._cancel)
+        self.steering.check()
 
     def check(self) -> None:
         """Raise if the operator has cancelled, or the destination has ended the migration."""

@@ -107,6 +107,15 @@ class Steering:
             self._is_pausable = False
             return True
 
+    def check(self) -> None:
+        """Raise to end the migration. Called often, in any of its threads, until COMMIT."""
+
+    def confirm_last(self) -> None:
+        """Raise if the last pages are not the last: before COMMIT, while the destination works."""
+
+    def handed_over(self) -> None:
+        """Note that the destination has the VM. Raises nothing."""
+
     def register(self, channel: Channel) -> Channel:
         """Add a connection that `pause` breaks, and return it; broken if that was asked for."""
         with self._lock:

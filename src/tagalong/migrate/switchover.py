@@ -183,11 +183,14 @@ class SwitchOver:
         session = self._session
         session.monitor.update(stage=MigrationStage.COMMIT)
         session.link.send(wire.Prepare())
+        session.steering.confirm_last()
         session.link.expect(wire.Ready)
         session.check()
 
     def _give_up_disks(self) -> None:
         """Bring all data to the disks and unlock them, in touch with the destination meanwhile."""
+        if not self._session.machine.description.devices:
+            return  # no disks: a thread would only cost downtime
         with ThreadPoolExecutor(1, "inactivate") as executor:
             given_up = executor.submit(self._session.machine.inactivate)
             while not wait((given_up,), _TICK_S).done:
@@ -201,6 +204,7 @@ class SwitchOver:
             session.link.deadline = time.monotonic() + session.options.timeouts.switchover_s
         self._commit()
         session.link.expect(wire.Running)
+        session.steering.handed_over()
         session.senders.end_channels(session.options.timeouts.farewell_s)
 
     def _commit(self) -> None:

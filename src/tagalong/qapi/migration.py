@@ -75,8 +75,8 @@ class MigrationRequest:
     all tags as zero, on purpose, to show what is lost without them. `access` names the
     strategy by which the source accesses guest RAM from then on, None the present one.
     `vmm_uri`: where the VMM of a VM that runs beside tagalong is to migrate to; None: somebody
-    else drives it.
-    Raises UsageError for `verify` and `drop_tags` at once.
+    else drives it. `standing`: then every migration of the VMM is meant, until one has succeeded.
+    Raises UsageError for `verify` and `drop_tags` at once, and for `standing` with `vmm_uri`.
     """
 
     uri: str
@@ -85,8 +85,14 @@ class MigrationRequest:
     drop_tags: bool = False
     access: str | None = None
     vmm_uri: str | None = None
+    standing: bool = False
 
     def __post_init__(self) -> None:
+        if self.standing and self.vmm_uri is not None:
+            raise UsageError(
+                "a standing order is for migrations that somebody else drives: leave out either "
+                "--standing or --vmm-uri"
+            )
         if self.verify and self.drop_tags:
             raise UsageError("dropped tags cannot be verified: ask for one or the other")
 
@@ -116,6 +122,7 @@ class MigrationRequest:
             "x-verify": self.verify,
             "x-drop-tags": self.drop_tags,
             **({} if self.vmm_uri is None else {"x-vmm-uri": self.vmm_uri}),
+            **({"x-standing": True} if self.standing else {}),
             **access_to_argument(self.access),
         }
 

@@ -25,12 +25,22 @@ _MS_PER_S = 1000.0
 
 @dataclass(frozen=True)
 class VmmReport:
-    """What a VMM whose migration we drove says of it; times in milliseconds."""
+    """What a VMM whose migration we drove says of it; times in milliseconds.
+
+    `downtime_ms` is the guest's whole downtime, `tags_ms` the part of it in which the VMM waited
+    for the last tags.
+    """
 
     status: str
     total_ms: int
     downtime_ms: int
     transferred_bytes: int
+    tags_ms: float = 0.0
+
+    @property
+    def own_downtime_ms(self) -> float:
+        """Return the downtime without what the tags have added."""
+        return max(0.0, self.downtime_ms - self.tags_ms)
 
     def to_json(self) -> dict[str, object]:
         """Return what `json.dumps` takes."""
@@ -45,6 +55,7 @@ class VmmReport:
             total_ms=members.read("total_ms", integer),
             downtime_ms=members.read("downtime_ms", integer),
             transferred_bytes=members.read("transferred_bytes", integer),
+            tags_ms=members.read_optional("tags_ms", number) or 0.0,
         )
 
 

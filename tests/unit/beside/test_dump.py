@@ -12,6 +12,7 @@ from tagalong.beside.dump import SavedBeside
 from tagalong.beside.link_format import LinkOperation, MemorySlot, SlotFlag, VmFlag
 from tagalong.beside.monitor import VmmMigration, VmmMonitor
 from tagalong.beside.outgoing import VmmAccess
+from tagalong.beside.vmm_settings import SettingsFile
 from tagalong.core import open_core
 from tagalong.errors import (
     CommandError,
@@ -75,7 +76,9 @@ class Scene:
     def dump(
         self, tell: Callable[[object], None] = lambda _: None, *, live: bool = False
     ) -> SaveResult:
-        access = VmmAccess(cast("VmmMonitor", self.monitor), self.library.path)
+        access = VmmAccess(
+            cast("VmmMonitor", self.monitor), self.library.path, SettingsFile(self.library.path)
+        )
         request = SaveRequest(self.path, kind=SaveKind.DUMP, live=live)
         return SavedBeside(lambda: access).begin(request)(tell, self.cancelled)
 
@@ -205,7 +208,9 @@ def test_guest_that_cannot_be_continued_is_said_to_be_paused(scene: Scene) -> No
 
 
 def test_snapshot_is_refused_with_the_way_to_save_such_a_guest(scene: Scene) -> None:
-    access = VmmAccess(cast("VmmMonitor", scene.monitor), scene.library.path)
+    access = VmmAccess(
+        cast("VmmMonitor", scene.monitor), scene.library.path, SettingsFile(scene.library.path)
+    )
 
     with pytest.raises(UsageError, match="--vmm-uri file:REST"):
         SavedBeside(lambda: access).begin(SaveRequest(scene.path))

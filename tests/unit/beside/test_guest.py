@@ -35,6 +35,7 @@ class ScriptedDeparture:
         self.is_final = False
         self.asked = 0
         self.thawed = 0
+        self.due_bytes: list[int] = []
         self.at_stop: Callable[[], object] = lambda: None
 
     @property
@@ -48,6 +49,12 @@ class ScriptedDeparture:
     def check(self) -> None:
         pass
 
+    def check_time(self) -> None:
+        pass
+
+    def note_due(self, ram_bytes: int) -> None:
+        self.due_bytes.append(ram_bytes)
+
     def freeze(self) -> bool:
         return True
 
@@ -58,9 +65,13 @@ class ScriptedDeparture:
 class ScriptedSteering(Steering):
     """Lets the scripted VMM stop the guest between two rounds."""
 
-    def __init__(self, departure: ScriptedDeparture) -> None:
+    def __init__(self, departure: ScriptedDeparture, guest: DepartingGuest) -> None:
         super().__init__(freezer=departure)
         self._departure = departure
+        self._guest = guest
+
+    def confirm_last(self) -> None:
+        self._guest.require_final()
 
     def begin_switchover(self) -> bool:
         departure = self._departure
@@ -90,7 +101,7 @@ def send(
     source: FakeLibrary, uri: str, departure: ScriptedDeparture, options: MigrationOptions
 ) -> None:
     with closing(DepartingGuest(source.link(), departure)) as guest:
-        migrate_to(uri, guest, options, steering=ScriptedSteering(departure))
+        migrate_to(uri, guest, options, steering=ScriptedSteering(departure, guest))
 
 
 class Destination:
@@ -163,7 +174,7 @@ def test_tags_whose_guest_ran_again_are_not_handed_over(
 
     guest.read_page_tags = read_and_run  # type: ignore[method-assign]
     with pytest.raises(MigrationError, match="the guest ran on after its last tags were read"):
-        migrate_to(awaited.uri, guest, steering=ScriptedSteering(departure))
+        migrate_to(awaited.uri, guest, steering=ScriptedSteering(departure, guest))
     guest.close()
     awaited.thread.join()
 

@@ -52,9 +52,9 @@ def test_link_where_nothing_listens_is_an_error(tmp_path: Path) -> None:
         struct.pack("<iI", 5, 0),
         struct.pack("<iI", -5000, 0),
         struct.pack("<iI", -5, 8) + bytes(8),
-        struct.pack("<iI", 0, 40) + struct.pack("<IIIIIIQQ", 2, 0, PAGE, 1, 1, 0, 0, 0),
-        struct.pack("<iI", 0, 40) + struct.pack("<IIIIIIQQ", 1, 0, 5, 1, 1, 0, 0, 0),
-        struct.pack("<iI", 0, 40) + struct.pack("<IIIIIIQQ", 1, 0, PAGE, 10000, 1, 0, 0, 0),
+        struct.pack("<iI", 0, 40) + struct.pack("<IIIIIIQQ", 1, 0, PAGE, 1, 1, 0, 0, 0),
+        struct.pack("<iI", 0, 40) + struct.pack("<IIIIIIQQ", 2, 0, 5, 1, 1, 0, 0, 0),
+        struct.pack("<iI", 0, 40) + struct.pack("<IIIIIIQQ", 2, 0, PAGE, 10000, 1, 0, 0, 0),
         struct.pack("<iI", 0, 39) + bytes(39),
     ],
 )

@@ -2,12 +2,15 @@
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import cast
 
 import pytest
 
-from tagalong.beside.monitor import VmmMigration, VmmMonitor
-from tagalong.beside.switchover import BesideSteering, Drive, DrivenDeparture, WatchedDeparture
+from tagalong.beside.driving import Drive, DrivenDeparture
+from tagalong.beside.monitor import MigrationNews, VmmMigration, VmmMonitor
+from tagalong.beside.switchover import BesideSteering, WatchedDeparture
+from tagalong.beside.vmm_settings import SettingsFile
 from tagalong.errors import (
     CommandError,
     ConvergenceError,
@@ -18,12 +21,16 @@ from tagalong.errors import (
 from tagalong.machine import RunState
 
 PAUSE = "pause-before-switchover"
+FULL = 128 << 20
+SLOWLY = 1 << 20
 
 
 class ScriptedMonitor:
     """A VMM's answers: `states` is what it says, `asked` what it was told."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Path) -> None:
+        self.settings = settings
+        self.news = MigrationNews()
         self.state = "running"
         self.status = VmmMigration("active")
         self.known = {PAUSE: False, "postcopy-ram": False}
@@ -43,8 +50,8 @@ class ScriptedMonitor:
     def set_capabilities(self, wanted: Mapping[str, bool]) -> None:
         self.known.update(wanted)
 
-    def parameter(self, _name: str) -> int:
-        return 300
+    def parameters(self, _names: object) -> dict[str, int]:
+        return {"downtime-limit": 300, "max-bandwidth": FULL}
 
     def ask(self, command: str, arguments: object = None) -> object:
         if command in self.refused:
@@ -54,19 +61,24 @@ class ScriptedMonitor:
             self.state, self.status = self.after[command]
         return {}
 
+    def values_of(self, parameter: str) -> list[int]:
+        """Return the values that a parameter was given, in order."""
+        sets = cast("list[dict[str, int]]", self.told("migrate-set-parameters"))
+        return [values[parameter] for values in sets if parameter in values]
+
     def told(self, command: str) -> list[object]:
         return [arguments for name, arguments in self.asked if name == command]
 
 
 @pytest.fixture
-def monitor(monkeypatch: pytest.MonkeyPatch) -> ScriptedMonitor:
+def monitor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedMonitor:
     # Each look is a new one: the script changes what the VMM says between two.
-    monkeypatch.setattr("tagalong.beside.switchover._LOOK_AGAIN_S", 0.0)
-    return ScriptedMonitor()
+    monkeypatch.setattr("tagalong.beside.switchover.LOOK_AGAIN_S", 0.0)
+    return ScriptedMonitor(tmp_path / "settings")
 
 
 def driven(monitor: ScriptedMonitor, max_downtime_ms: int = 10_000) -> DrivenDeparture:
-    drive = Drive("unix:there", max_downtime_ms)
+    drive = Drive("unix:there", max_downtime_ms, SettingsFile(monitor.settings))
     return DrivenDeparture(cast("VmmMonitor", monitor), threading.Event(), drive)
 
 
@@ -85,7 +97,8 @@ def test_driven_vmm_waits_before_it_switches_over(monitor: ScriptedMonitor) -> N
 
     assert monitor.known[PAUSE]
     assert monitor.told("migrate") == [{"uri": "unix:there"}]
-    assert monitor.told("migrate-set-parameters") == [{"downtime-limit": 0}]
+    assert monitor.values_of("downtime-limit") == [1]
+    assert monitor.values_of("max-bandwidth") == [SLOWLY]
 
 
 def test_driven_vmm_may_switch_over_once_most_tags_are_there(monitor: ScriptedMonitor) -> None:
@@ -95,8 +108,26 @@ def test_driven_vmm_may_switch_over_once_most_tags_are_there(monitor: ScriptedMo
     assert not BesideSteering(departure).begin_switchover()
     assert not BesideSteering(departure).begin_switchover()
 
-    limits = monitor.told("migrate-set-parameters")
-    assert limits == [{"downtime-limit": 0}, {"downtime-limit": 10_000}]
+    assert monitor.values_of("downtime-limit") == [1]  # its second pass is not over
+    assert monitor.values_of("max-bandwidth") == [SLOWLY, FULL]
+
+    monitor.status = VmmMigration("active", dirty_syncs=3)
+    assert not BesideSteering(departure).begin_switchover()
+    assert not BesideSteering(departure).begin_switchover()
+
+    assert monitor.values_of("downtime-limit") == [1, 10_000]
+
+
+def test_driven_vmm_copies_slowly_while_many_tags_are_due(monitor: ScriptedMonitor) -> None:
+    departure = driven(monitor)
+    departure.begin()
+    departure.let_switch_over()
+
+    departure.note_due(1 << 20)
+    departure.note_due(1 << 30)
+    departure.note_due(1 << 30)
+
+    assert monitor.values_of("max-bandwidth") == [SLOWLY, FULL, SLOWLY]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +200,9 @@ def test_vmm_that_refuses_to_migrate_is_left_as_it_was(monitor: ScriptedMonitor)
         driven(monitor).begin()
 
     assert not monitor.known[PAUSE]
-    assert monitor.told("migrate-set-parameters")[-1] == {"downtime-limit": 300}
+    assert monitor.values_of("downtime-limit")[-1] == 300
+    assert monitor.values_of("max-bandwidth")[-1] == FULL
+    assert not monitor.settings.exists()
 
 
 def test_guest_that_stood_too_long_for_its_tags_is_not_handed_over(
@@ -206,6 +239,7 @@ def test_handed_over_guest_is_what_the_vmm_says(monitor: ScriptedMonitor) -> Non
     end = VmmMigration("completed", downtime_ms=7)
     monitor.after["migrate-continue"] = ("postmigrate", end)
 
+    departure.hand_over()
     assert departure.finish() == end
     departure.thaw()
 
@@ -217,6 +251,7 @@ def test_vmm_that_fails_after_its_tags_has_its_guest_here(monitor: ScriptedMonit
     departure = driven(monitor)
     departure.begin()
     monitor.after["migrate-continue"] = ("running", VmmMigration("failed", "lost"))
+    departure.hand_over()
 
     with pytest.raises(MigrationError, match=r"all tags had arrived, then .* failed: lost"):
         departure.finish()

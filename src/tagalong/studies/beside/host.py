@@ -104,6 +104,12 @@ class BesideHost:
             for checked, changed in _PROGRESS.findall(self._text())
         )
 
+    @property
+    def last_words(self) -> str:
+        """Return the last lines of the process, and of its guest's console."""
+        lines = [*self.messages.splitlines()[-_LAST_LINES:], *self._text().splitlines()]
+        return "\n".join(lines[-_LAST_LINES:])
+
     async def wait_until(self, is_true: Callable[[], bool], what: str, timeout_s: float) -> None:
         """Wait for a condition. Raises MachineError if the process ends, or time is up."""
         deadline = time.monotonic() + timeout_s
@@ -137,6 +143,5 @@ class BesideHost:
 
     def _error(self, what: str) -> MachineError:
         error = MachineError(f"{self.name}: {what}")
-        lines = [*self.messages.splitlines(), *self._text().splitlines()]
-        error.add_note("\n".join(lines[-_LAST_LINES:]))
+        error.add_note(self.last_words)
         return error

@@ -1,0 +1,271 @@
+"""Drives the VMM's migration, around that of its guest's tags.
+
+    begin       the destination is ready for tags: the VMM starts to copy
+    let_switch_over    most tags are there: the VMM may stop its guest, as soon as it is ready
+    pre-switchover     the VMM has stopped it and waits: the last tags are sent
+    hand_over   all tags are there: the VMM goes on, and ends its migration
+    thaw        anything failed: the VMM's migration is cancelled, its guest runs on
+
+At `pre-switchover` no vCPU runs, the VMM has not handed anything over, and a cancellation costs
+the guest no more than the pause. So whatever fails with the tags ends there: the guest runs on.
+
+Every wait for the VMM ends when the VMM makes no progress (`Stall`).
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from tagalong.beside.monitor import ACTIVE, VmmMigration, VmmMonitor
+from tagalong.beside.switchover import WatchedDeparture, require_no_postcopy
+from tagalong.beside.vmm_settings import (
+    DOWNTIME_LIMIT,
+    EVENTS,
+    MAX_BANDWIDTH,
+    PARAMETERS,
+    PAUSE_FIRST,
+    RETURN_PATH,
+    SettingsFile,
+    VmmSettings,
+)
+from tagalong.errors import CommandError, ConvergenceError, MigrationError, TagalongError
+from tagalong.progress import CancelToken
+
+# Until most tags have arrived, the VMM is to copy on. It switches over without another look at its
+# dirty log if the limit is 0, and all that it knew of is sent.
+_NOT_YET_MS: Final = 1
+
+# While tags of so much RAM are due, the VMM copies slowly: else it could be done before they are,
+# and its guest, which stops then, would wait for them. It makes pages due a GiB at a time.
+_MANY_DUE_BYTES: Final = 16 << 20
+_SLOWLY_BYTES_PER_S: Final = 1 << 20
+
+# The VMM looks at its dirty log at the start and after each pass. After the first no page's tags are
+# due for the first time; after the second it is over what the guest changes in a short time only, so
+# that little is left for the time in which the guest is stopped, of tags as of data.
+_SYNCS_BEFORE_SWITCHOVER: Final = 3
+
+# A VMM that moves no byte and changes no status for so long is stuck, or its destination is.
+STALLED_S: Final = 60.0
+
+_WAIT_S: Final = 0.05
+
+# To these the VMM's stream is a conversation, in which the destination confirms its end.
+_WITH_RETURN_PATH = ("tcp:", "unix:", "vsock:")
+
+
+class Stall:
+    """Notices that a VMM's migration makes no progress; `what` is being waited for."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._last: object = None
+        self._since = time.monotonic()
+
+    def note(self, migration: VmmMigration) -> None:
+        """Look at what the VMM says. Raises MigrationError if it has said the same for too long."""
+        now = (migration.status, migration.transferred_bytes)
+        if now != self._last:
+            self._last, self._since = now, time.monotonic()
+        elif time.monotonic() - self._since > STALLED_S:
+            raise MigrationError(
+                f"waited for {self._what}: the VMM's migration has made no progress in "
+                f"{STALLED_S:.0f} s (it is {migration.status}, with "
+                f"{migration.transferred_bytes or 0} bytes sent): look at its destination, and at "
+                "the link to it"
+            )
+
+
+def wait_for_end(monitor: VmmMonitor, what: str) -> VmmMigration:
+    """Wait until the VMM's migration is over; return what the VMM says of it.
+
+    Raises MigrationError, with `what` in it, if it makes no progress.
+    """
+    stall = Stall(what)
+    while (now := monitor.migration()).status in ACTIVE:
+        stall.note(now)
+        monitor.news.wait(_WAIT_S)
+    return now
+
+
+@dataclass(frozen=True)
+class Drive:
+    """How to drive the VMM's migration: its URI, and the downtime that the operator allows.
+
+    `settings`: where the VMM's own settings are noted meanwhile.
+    """
+
+    uri: str
+    max_downtime_ms: int
+    settings: SettingsFile
+
+
+class DrivenDeparture(WatchedDeparture):
+    """A guest whose VMM we drive. `is_unsettled`: the VMM did not let its migration be ended."""
+
+    def __init__(self, monitor: VmmMonitor, cancel: CancelToken, drive: Drive) -> None:
+        super().__init__(monitor, cancel)
+        self.is_unsettled = False
+        self._drive = drive
+        self._has_begun = self._is_slow = False
+        self._has_continued, self._continued_at = False, 0.0
+        self._refusal: TagalongError | None = None
+        self._before = VmmSettings()
+        self._stall = Stall("the VMM to copy its guest's memory")
+
+    def begin(self) -> None:
+        """As VmmDeparture: let the VMM migrate, up to its pre-switchover."""
+        monitor = self._monitor
+        require_no_postcopy(monitor)
+        capabilities = monitor.capabilities()
+        if PAUSE_FIRST not in capabilities:
+            raise MigrationError(
+                f"the VMM cannot pause before it switches over ({PAUSE_FIRST}): its last tags "
+                "could not be sent in time"
+            )
+        wanted = self._wanted(capabilities)
+        before = {name: capabilities[name] for name in wanted}
+        self._before = VmmSettings(before, monitor.parameters(PARAMETERS))
+        self._drive.settings.write(self._before)
+        try:
+            VmmSettings(wanted, {DOWNTIME_LIMIT: _NOT_YET_MS}).apply(monitor)
+            self._go_slowly(True)
+            monitor.ask("migrate", {"uri": self._drive.uri})
+        except CommandError as error:
+            self._restore()
+            raise MigrationError(f"the VMM does not migrate: {error}") from error
+        self._has_begun = True
+        self._seen_at = 0.0
+
+    def _wanted(self, capabilities: Mapping[str, bool]) -> dict[str, bool]:
+        """Return the capabilities that the VMM needs, of those that it has."""
+        has_answer = self._drive.uri.startswith(_WITH_RETURN_PATH)
+        names = (PAUSE_FIRST, EVENTS, *((RETURN_PATH,) if has_answer else ()))
+        return {name: True for name in names if name in capabilities}
+
+    def note_due(self, ram_bytes: int) -> None:
+        """As VmmDeparture: the VMM waits for the tags of what it has begun to copy."""
+        if ram_bytes > _MANY_DUE_BYTES:
+            self._go_slowly(True)
+
+    def _go_slowly(self, is_slow: bool) -> None:
+        full = self._before.parameters.get(MAX_BANDWIDTH)
+        if full is not None and is_slow is not self._is_slow:
+            self._is_slow = is_slow
+            rate = min(full or _SLOWLY_BYTES_PER_S, _SLOWLY_BYTES_PER_S) if is_slow else full
+            self._monitor.ask("migrate-set-parameters", {MAX_BANDWIDTH: rate})
+
+    def let_switch_over(self) -> None:
+        """Let the VMM copy on, and stop its guest when its own rest is small enough."""
+        self._go_slowly(False)
+        if self.is_ready_for_switchover or self._status.dirty_syncs < _SYNCS_BEFORE_SWITCHOVER:
+            return
+        limit = {DOWNTIME_LIMIT: self._drive.max_downtime_ms}
+        self._monitor.ask("migrate-set-parameters", limit)
+        super().let_switch_over()
+
+    def check(self) -> None:
+        """As VmmDeparture. Raises MigrationError, too, if the VMM makes no progress."""
+        super().check()
+        if self.stopped_at is None:
+            self._stall.note(self._status)
+        self.check_time()
+
+    def check_time(self) -> None:
+        """As VmmDeparture: the last tags must not take longer than the operator allows."""
+        if self.stopped_at is None or self._has_continued:
+            return
+        passed_ms = (time.monotonic() - self.stopped_at) * 1000
+        if passed_ms > self._drive.max_downtime_ms:
+            raise ConvergenceError(
+                f"the last tags take longer than the guest may be stopped ({passed_ms:.0f} ms of "
+                f"{self._drive.max_downtime_ms} ms): nothing was handed over"
+            )
+
+    @property
+    def is_final(self) -> bool:
+        """As VmmDeparture: the guest is stopped and the VMM waits for us."""
+        return super().is_final and self._status.status == "pre-switchover"
+
+    def thaw(self) -> None:
+        """As Freezer: cancel the VMM's migration, so that its guest runs here again."""
+        if not self._has_begun or self._has_continued:
+            return
+        self._has_begun = False
+        try:
+            self._monitor.ask("migrate_cancel")
+            wait_for_end(self._monitor, "the VMM to cancel its migration")
+        except TagalongError:
+            self.is_unsettled = True
+        else:
+            self._restore()
+
+    def hand_over(self) -> None:
+        """Let the VMM hand its guest over: all tags are there. Raises nothing."""
+        self._has_continued, self._continued_at = True, time.monotonic()
+        try:
+            self._monitor.ask("migrate-continue", {"state": "pre-switchover"})
+        except TagalongError as error:
+            self._refusal = error
+
+    def finish(self) -> VmmMigration:
+        """Wait for the end of the VMM's migration, and return what it says of that.
+
+        Raises MigrationError if it failed: its guest runs here again.
+        """
+        if self._refusal is not None:
+            self._has_continued = False
+            raise MigrationError(
+                f"the VMM does not switch over: {self._refusal}"
+            ) from self._refusal
+        end = wait_for_end(self._monitor, "the VMM to hand its guest over")
+        self._restore()
+        if end.status != "completed":
+            raise MigrationError(
+                f"all tags had arrived, then the VMM's own migration was {end.status}"
+                f"{f': {end.error}' if end.error else ''}"
+            )
+        return end
+
+    @property
+    def tags_ms(self) -> float:
+        """Return how long the VMM has waited, with its guest stopped, for the tags."""
+        told = self._monitor.news.ms_between("pre-switchover", "device")
+        if told is not None or self.stopped_at is None:
+            return told or 0.0
+        return (self._continued_at - self.stopped_at) * 1000
+
+    def _restore(self) -> None:
+        """Leave the VMM's settings as they were."""
+        with suppress(TagalongError):
+            self._before.apply(self._monitor)
+            self._drive.settings.remove()
+
+
+def settle(monitor: VmmMonitor, settings: SettingsFile) -> str | None:
+    """End what an earlier process beside this VMM drove, and did not end; return what to tell.
+
+    None: there was nothing. Raises as VmmMonitor's methods, and MigrationError if the VMM makes no
+    progress.
+    """
+    before = settings.read()
+    if before is None:
+        return None
+    if monitor.migration().status in ACTIVE - {"device"}:
+        with suppress(CommandError):  # it ends by itself just now
+            monitor.ask("migrate_cancel")
+    end = wait_for_end(monitor, "the end of a migration that an earlier process had begun")
+    before.apply(monitor)
+    settings.remove()
+    words = (
+        "the process beside this VMM was ended while it moved the guest: the VMM's migration is "
+        f"{end.status}"
+    )
+    if end.status == "completed":
+        return (
+            f"{words}, and the guest is at the destination; if its tags had not arrived there, it "
+            "is held: then send them (tagalong migrate CONTROL URI)"
+        )
+    return f"{words}, and its guest is here ({monitor.run_state()})"

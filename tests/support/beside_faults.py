@@ -1,0 +1,198 @@
+"""Migrations beside QEMU that go wrong at a known place: every stage with every fault.
+
+A stage is a record of the tags' stream that is about to pass: the same place whatever the load is.
+The record waits until the fault has struck. The table says at which side the guest must run then,
+with its tags right; that includes what the operator was told to do.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from tagalong.control.client import connect
+from tagalong.control.migration import migrate_vm
+from tagalong.errors import CommandError, TagalongError
+from tagalong.qapi.migration import MigrationRequest
+from tagalong.studies.beside.host import BesideHost
+from tagalong.wire import Role
+from tagalong.wire.records import RecordType
+from tests.support.beside_scene import SETTINGS, Scene, answers, quiet, until, wait_for
+from tests.support.fault_proxy import FaultProxy
+from tests.support.unix_relay import UnixRelay
+
+Hit = Callable[[], object]
+
+
+class Stage(Enum):
+    """A record that is about to pass: who sends it, its type, and which of that type it is."""
+
+    SET_UP = (Role.SOURCE, RecordType.MACHINE, 1)
+    ACCEPTED = (Role.DESTINATION, RecordType.ACCEPT, 1)
+    FIRST_PAGES = (Role.SOURCE, RecordType.PAGES, 1)
+    ROUND = (Role.SOURCE, RecordType.ROUND, 1)
+    LAST_PAGES = (Role.SOURCE, RecordType.STATE, 2)  # the first is part of the set-up
+    PREPARE = (Role.SOURCE, RecordType.PREPARE, 1)
+    READY = (Role.DESTINATION, RecordType.READY, 1)
+    COMMIT = (Role.SOURCE, RecordType.COMMIT, 1)
+    RUNNING = (Role.DESTINATION, RecordType.RUNNING, 1)
+
+
+class Strike(Enum):
+    """What happens there."""
+
+    CUT_TAGS = "cut-tags"
+    CUT_VMM = "cut-vmm"
+    KILL_SOURCE = "kill-source-sidecar"
+    KILL_DESTINATION = "kill-destination-sidecar"
+    KILL_VMM = "kill-destination-vmm"
+    CANCEL = "cancel"
+
+
+class Where(Enum):
+    """Where the guest runs in the end."""
+
+    HERE = "here"
+    THERE = "there"
+
+
+_BEFORE_COMMIT = tuple(stage for stage in Stage if stage not in (Stage.COMMIT, Stage.RUNNING))
+
+
+def expected(stage: Stage, strike: Strike) -> Where:
+    """Return where the guest must be after this fault: docs/formats/stream.md, section 8d."""
+    # The source has sent COMMIT: a cancellation comes too late.
+    if strike is Strike.CANCEL and stage not in _BEFORE_COMMIT:
+        return Where.THERE
+    # The destination's side has let its guest go and is needed no more.
+    if strike is Strike.KILL_DESTINATION and stage is Stage.RUNNING:
+        return Where.THERE
+    return Where.HERE
+
+
+@dataclass(frozen=True)
+class Case:
+    """One place in the table."""
+
+    stage: Stage
+    strike: Strike
+
+    @property
+    def name(self) -> str:
+        return f"{self.strike.value}@{self.stage.name.lower()}"
+
+
+TABLE = tuple(Case(stage, strike) for strike in Strike for stage in Stage)
+
+# The places at which the most hangs together, one per fault.
+SHORT = (
+    Case(Stage.COMMIT, Strike.CUT_TAGS),
+    Case(Stage.RUNNING, Strike.CUT_VMM),
+    Case(Stage.PREPARE, Strike.KILL_SOURCE),
+    Case(Stage.READY, Strike.CANCEL),
+)
+
+
+class _Trigger:
+    """Strikes once, when the record of a stage is about to pass."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.strike: Hit | None = None
+        self.has_struck = False
+        self._role, self._type, self._left = stage.value
+        self._lock = threading.Lock()
+
+    def __call__(self, role: Role, _number: int, record: bytes) -> None:
+        if role is not self._role or int.from_bytes(record[:2], "little") != self._type:
+            return
+        with self._lock:
+            self._left -= 1
+            if self._left:
+                return
+        assert self.strike is not None
+        self.strike()
+        self.has_struck = True
+
+
+async def run_case(scene: Scene, case: Case) -> None:
+    """Migrate, let the fault strike, and require the guest where the table says."""
+    here, there = scene.here, await scene.destination()
+    with ExitStack() as stack:
+        vmm = stack.enter_context(UnixRelay(f"{there.name}.ram.via", there.vmm_uri, scene.folder))
+        tags = stack.enter_context(_tags_proxy(scene, there, case, vmm))
+        request = MigrationRequest(tags.uri, settings=SETTINGS, vmm_uri=vmm.uri)
+        failure = await _outcome(here.control, request)
+        assert tags.trigger.has_struck, f"the migration never came to {case.name}: {failure}"
+        if case.strike is Strike.KILL_SOURCE:
+            assert "tagalong beside attach" in failure, failure
+            scene.attach(here)
+        await _judge(scene, there, case, failure)
+
+
+class _TagsProxy(FaultProxy):
+    def __init__(self, path: Path, target: str, trigger: _Trigger) -> None:
+        self.uri = f"unix:{path}"
+        self.trigger = trigger
+        super().__init__(str(path), target.removeprefix("unix:"), None, observe=trigger)
+
+
+def _tags_proxy(scene: Scene, there: BesideHost, case: Case, vmm: UnixRelay) -> _TagsProxy:
+    here, trigger = scene.here, _Trigger(case.stage)
+    proxy = _TagsProxy(scene.folder / f"{there.name}.tags.via", there.tags_uri, trigger)
+    strikes: dict[Strike, Hit] = {
+        Strike.CUT_TAGS: proxy.cut,
+        Strike.CUT_VMM: vmm.cut,
+        Strike.KILL_SOURCE: lambda: scene.kill_sidecar(here),
+        Strike.KILL_DESTINATION: lambda: scene.kill_sidecar(there),
+        Strike.KILL_VMM: lambda: scene.kill_vmm(there),
+        Strike.CANCEL: lambda: asyncio.run(_cancel(here.control)),
+    }
+    trigger.strike = strikes[case.strike]
+    return proxy
+
+
+async def _cancel(control: Path) -> None:
+    async with connect(control) as client:
+        await client.execute("migrate_cancel")
+
+
+async def _outcome(control: Path, request: MigrationRequest) -> str:
+    """Return how the migration ended, with its notes; empty if it has completed."""
+    try:
+        await migrate_vm(control, request, quiet)
+    except CommandError:
+        raise
+    except TagalongError as error:
+        return "\n".join([str(error), *getattr(error, "__notes__", ())])
+    return ""
+
+
+async def _judge(scene: Scene, there: BesideHost, case: Case, failure: str) -> None:
+    here = scene.here
+    if expected(case.stage, case.strike) is Where.THERE:
+        assert not failure, failure
+        await scene.move_on(there)
+        return
+    assert failure, "it completed"
+    scene.prepare_destination()
+    await wait_for(
+        lambda: answers(here.control),
+        lambda: f"the guest to run at the source again; {here.last_words}",
+    )
+    await _require_settled(scene, here)
+    await scene.require_alive(here)
+    assert not there.progress, f"the guest ran at the destination, too: {there.last_words}"
+    scene.end(there)
+
+
+async def _require_settled(scene: Scene, host: BesideHost) -> None:
+    """QEMU's settings are as before."""
+    settings = Path(f"{host.control}.settings")
+    await until(lambda: not settings.exists(), "QEMU's settings to be restored")
+    async with connect(scene.own_monitor(host)) as qemu:
+        parameters = await qemu.execute("query-migrate-parameters")
+        assert isinstance(parameters, dict)
+        assert (parameters["downtime-limit"], parameters["max-bandwidth"]) == (300, 128 << 20)
