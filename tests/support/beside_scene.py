@@ -22,7 +22,7 @@ from tagalong.studies.beside.host import BesideHost
 
 VMM = Path("/opt/vmm")
 WAIT_S = 120.0
-VCPUS = 4
+VCPUS = 2
 MIB = 4
 # The emulated host is slow: the downtime there says nothing.
 SETTINGS = MigrationSettings(downtime_limit=60_000)

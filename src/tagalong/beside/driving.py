@@ -42,15 +42,16 @@ _NOT_YET_MS: Final = 1
 _MANY_DUE_BYTES: Final = 16 << 20
 _SLOWLY_BYTES_PER_S: Final = 1 << 20
 
-# The VMM looks at its dirty log at the start and after each pass. After the first no page's tags are
-# due for the first time; after the second it is over what the guest changes in a short time only, so
-# that little is left for the time in which the guest is stopped, of tags as of data.
+# The VMM looks at its dirty log at the start and after each pass. After the first pass no page's
+# tags are due for the first time. The second is over what the guest changed meanwhile; after it
+# little is left for the time in which the guest is stopped, of tags as of data.
 _SYNCS_BEFORE_SWITCHOVER: Final = 3
 
 # A VMM that moves no byte and changes no status for so long is stuck, or its destination is.
 STALLED_S: Final = 60.0
 
 _WAIT_S: Final = 0.05
+_LAST_ROUNDS_EVERY_S: Final = 0.05
 
 # To these the VMM's stream is a conversation, in which the destination confirms its end.
 _WITH_RETURN_PATH = ("tcp:", "unix:", "vsock:")
@@ -109,7 +110,7 @@ class DrivenDeparture(WatchedDeparture):
         super().__init__(monitor, cancel)
         self.is_unsettled = False
         self._drive = drive
-        self._has_begun = self._is_slow = False
+        self._has_begun = self._is_slow = self._is_near_end = False
         self._has_continued, self._continued_at = False, 0.0
         self._refusal: TagalongError | None = None
         self._before = VmmSettings()
@@ -145,6 +146,11 @@ class DrivenDeparture(WatchedDeparture):
         names = (PAUSE_FIRST, EVENTS, *((RETURN_PATH,) if has_answer else ()))
         return {name: True for name in names if name in capabilities}
 
+    @property
+    def round_every_s(self) -> float:
+        """As WatchedDeparture: near the end often, so that little is left for the last round."""
+        return _LAST_ROUNDS_EVERY_S if self._is_near_end else super().round_every_s
+
     def note_due(self, ram_bytes: int) -> None:
         """As VmmDeparture: the VMM waits for the tags of what it has begun to copy."""
         if ram_bytes > _MANY_DUE_BYTES:
@@ -161,6 +167,9 @@ class DrivenDeparture(WatchedDeparture):
         """Let the VMM copy on, and stop its guest when its own rest is small enough."""
         self._go_slowly(False)
         if self.is_ready_for_switchover or self._status.dirty_syncs < _SYNCS_BEFORE_SWITCHOVER:
+            return
+        if not self._is_near_end:  # what that took is sent first, in a round of its own
+            self._is_near_end = True
             return
         limit = {DOWNTIME_LIMIT: self._drive.max_downtime_ms}
         self._monitor.ask("migrate-set-parameters", limit)
@@ -183,6 +192,13 @@ class DrivenDeparture(WatchedDeparture):
                 f"the last tags take longer than the guest may be stopped ({passed_ms:.0f} ms of "
                 f"{self._drive.max_downtime_ms} ms): nothing was handed over"
             )
+
+    def _look(self) -> None:
+        if self._monitor.news.status != "pre-switchover":
+            super()._look()
+            return
+        # The guest is stopped, and each question would add to that.
+        self._status, self._run_state = VmmMigration("pre-switchover"), "finish-migrate"
 
     @property
     def is_final(self) -> bool:

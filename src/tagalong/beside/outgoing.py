@@ -157,13 +157,17 @@ class TagsOutgoing:
                 request.uri,
                 guest,
                 replace(request.options(), max_rounds=_ANY_ROUNDS),
-                progress=lambda moment: self._call(partial(self._progressed, moment)),
+                progress=partial(self._tell_progress, departure),
                 cancel=cancelled,
                 steering=steering,
             )
         end = departure.finish()
         report = replace(report, rounds=_merged(report.rounds))
         return MigrationResult(report, vmm=_vmm_report(end, departure))
+
+    def _tell_progress(self, departure: WatchedDeparture, moment: SendProgress) -> None:
+        if departure.stopped_at is None:  # later a report would only add to the downtime
+            self._call(partial(self._progressed, moment))
 
     # --- in the event loop's thread ---
 

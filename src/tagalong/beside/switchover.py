@@ -106,6 +106,11 @@ class WatchedDeparture:
 
     # --- the end ---
 
+    @property
+    def round_every_s(self) -> float:
+        """Return how long to wait between two rounds."""
+        return _ROUND_EVERY_S
+
     def let_switch_over(self) -> None:
         """Note that most tags have arrived."""
         self.is_ready_for_switchover = True
@@ -177,7 +182,7 @@ class BesideSteering(Steering):
     def begin_switchover(self) -> bool:
         """As Steering. Waits a while for the VMM: meanwhile few pages become due again."""
         self._departure.let_switch_over()
-        until = time.monotonic() + _ROUND_EVERY_S
+        until = time.monotonic() + self._departure.round_every_s
         while not self._departure.is_final:
             self._departure.check()
             left_s = until - time.monotonic()
