@@ -147,10 +147,7 @@ class FakeLibrary:
             case LinkOperation.START_LOG | LinkOperation.STOP_LOG:
                 self.owed[:] = operation is LinkOperation.START_LOG
             case LinkOperation.HARVEST:
-                reply = self._state()
-                taken = self._harvest(Harvest(argument)) & self.populated
-                tags = self.tags[taken].tobytes()
-                reply += _bitmap(taken) + tags * (len(tags) <= MAX_HARVEST_TAG_BYTES)
+                reply = self.reply_to_harvest(Harvest(argument))
             case LinkOperation.POPULATED:
                 reply = _bitmap(self.populated[first : first + count])
             case LinkOperation.READ_REGISTERS:
@@ -158,6 +155,12 @@ class FakeLibrary:
             case _:
                 return self._copy(operation, slot, first, count, payload)
         return 0, reply
+
+    def reply_to_harvest(self, kind: Harvest = Harvest.FINAL) -> bytes:
+        """Return the state, the pages that are taken, and their tags if they are few."""
+        taken = self._harvest(kind) & self.populated
+        tags = self.tags[taken].tobytes()
+        return self._state() + _bitmap(taken) + tags * (len(tags) <= MAX_HARVEST_TAG_BYTES)
 
     def _harvest(self, kind: Harvest) -> np.ndarray:
         unprotected = self.dirty if self.logged else np.ones(self.pages, np.bool_)

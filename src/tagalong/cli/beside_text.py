@@ -16,9 +16,12 @@ def beside_demo_report(report: BesideDemoReport) -> str:
         lines += [
             row("migrations", str(len(report.migrations))),
             row("tags", f"{sent}, in {count(len(migration.rounds), 'round')} (the last migration)"),
-            row("for tags", f"{ms(migration.downtime.total_s)} of the downtime"),
             *vmm_rows(result.vmm),
         ]
+    if len(report.migrations) > 1:
+        own_ms, tags_ms = report.median_own_downtime_ms, report.median_tags_ms
+        medians = f"{ms(own_ms / 1000)} without tags, {ms(tags_ms / 1000)} more for them"
+        lines.append(row("medians", f"{medians}, of all migrations"))
     lines.append(row("guest", f"checked {count(max(0, checked), 'granule')} since it moved"))
     return "\n".join([*lines, *report.failures])
 

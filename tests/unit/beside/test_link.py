@@ -9,7 +9,7 @@ import pytest
 
 from tagalong.beside import link_format
 from tagalong.beside.link import LibraryLink
-from tagalong.beside.link_format import LinkOperation, SlotFlag, VmFlag
+from tagalong.beside.link_format import Harvest, LinkOperation, SlotFlag, VmFlag
 from tagalong.binary.layout import MalformedError
 from tagalong.errors import HostError
 from tests.support.fake_tag_server import PAGE, ROW, FakeLibrary
@@ -127,6 +127,34 @@ def test_registers_that_are_cut_short_anywhere_are_rejected() -> None:
             link_format.decode_registers(payload[:end])
 
 
+@pytest.mark.parametrize("change", [-1, 1, -ROW])
+def test_harvest_of_another_size_ends_the_link(library: FakeLibrary, change: int) -> None:
+    link = library.link()
+    whole = library.reply_to_harvest()
+    reply = whole[:change] if change < 0 else whole + bytes(change)
+    library.garble = struct.pack("<iI", 0, len(reply)) + reply
+
+    with pytest.raises(HostError, match="lost the library"):
+        link.harvest(3, 40000, PAGE, Harvest.LIVE)
+
+
+def test_harvest_with_few_pages_has_their_tags(library: FakeLibrary) -> None:
+    link = library.link()
+    library.log_on()
+    library.tags[100] = 7
+    library.populated[:] = False
+    library.populated[100:103] = True
+
+    harvested = link.harvest(3, 40000, PAGE, Harvest.FINAL)
+    library.populated[:] = True
+    many = link.harvest(3, 40000, PAGE, Harvest.FINAL)
+
+    assert harvested.pages.pages().tolist() == [100, 101, 102]
+    assert harvested.tags is not None
+    assert harvested.tags[:, 0].tolist() == [7, 0, 0]
+    assert many.tags is None
+
+
 def test_tables_of_the_document_are_those_of_the_code() -> None:
     document = FormatDocument("beside-link.md")
 
@@ -151,4 +179,5 @@ def test_numbers_of_the_document_are_those_of_the_code() -> None:
         assert f"{slot_flag.value} `{slot_flag.name}`" in text
         assert f"TB_SLOT_{slot_flag.name} = {slot_flag.value}," in header
     assert str(link_format.MAX_RANGE_BYTES) in text
+    assert str(link_format.MAX_HARVEST_TAG_BYTES) in text
     assert f"at most {link_format.MAX_REGISTERS} registers" in text

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from tagalong.errors import MachineError
+from tagalong.mte import GRANULE_BYTES
 
 _POLL_S: Final = 0.05
 _STOP_TIMEOUT_S: Final = 10.0
 _LAST_LINES: Final = 12
 _PROGRESS = re.compile(r"tagkeeper: progress .*\bchecked=(\d+) changed=(\d+)")
+_MIB = re.compile(r"\bmib=(\d+)")
+_DEFAULT_MIB: Final = 8  # tagkeeper's
 _FAILURE = re.compile(r"tagkeeper: FAIL.*|tagkeeper: cannot start.*|.*Kernel panic.*")
 
 
@@ -30,6 +33,12 @@ class QemuGuest:
     ram: str = "128M"
     vcpus: int = 1
     knobs: str = "mib=8 rate=500"
+
+    @property
+    def granules(self) -> int:
+        """Return how many granules tagkeeper keeps."""
+        mib = _MIB.search(self.knobs)
+        return (int(mib[1]) if mib else _DEFAULT_MIB) * (1 << 20) // GRANULE_BYTES
 
     def command(self, console: Path, *more: str) -> list[str]:
         """Return QEMU's command line; the console goes to a file."""
@@ -55,7 +64,7 @@ NOTHING_YET: Final = Progress(0, 0)
 
 
 class BesideHost:
-    """A running `tagalong beside`; `control` is its socket. Ends with `stop`.
+    """A running `tagalong beside` with `guest`; `control` is its socket. Ends with `stop`.
 
     `more`: further options of QEMU. `tags_uri`, `vmm_uri`: where it awaits tags and the rest, at
     `uris` if they are given.
@@ -71,6 +80,7 @@ class BesideHost:
         uris: tuple[str, str] | None = None,
         more: Sequence[str] = (),
     ) -> None:
+        self.guest = guest
         self.name = name
         self.control = folder / f"{name}.sock"
         own = (f"unix:{folder / name}.tags", f"unix:{folder / name}.ram")

@@ -1,0 +1,57 @@
+"""A VMM's monitor that answers as a test says."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from tagalong.beside.monitor import MigrationNews, VmmMigration
+from tagalong.errors import CommandError
+
+PAUSE = "pause-before-switchover"
+FULL = 128 << 20
+SLOWLY = 1 << 20
+
+
+class ScriptedMonitor:
+    """A VMM's answers: `states` is what it says, `asked` what it was told."""
+
+    def __init__(self, settings: Path) -> None:
+        self.settings = settings
+        self.news = MigrationNews()
+        self.state = "running"
+        self.status = VmmMigration("active")
+        self.known = {PAUSE: False, "postcopy-ram": False}
+        self.asked: list[tuple[str, object]] = []
+        self.refused: set[str] = set()
+        self.after: dict[str, tuple[str, VmmMigration]] = {}
+
+    def run_state(self) -> str:
+        return self.state
+
+    def migration(self) -> VmmMigration:
+        return self.status
+
+    def capabilities(self) -> dict[str, bool]:
+        return dict(self.known)
+
+    def set_capabilities(self, wanted: Mapping[str, bool]) -> None:
+        self.known.update(wanted)
+
+    def parameters(self, _names: object) -> dict[str, int]:
+        return {"downtime-limit": 300, "max-bandwidth": FULL}
+
+    def ask(self, command: str, arguments: object = None) -> object:
+        if command in self.refused:
+            raise CommandError(f"the VM refused {command}")
+        self.asked.append((command, arguments))
+        if command in self.after:
+            self.state, self.status = self.after[command]
+        return {}
+
+    def values_of(self, parameter: str) -> list[int]:
+        """Return the values that a parameter was given, in order."""
+        sets = cast("list[dict[str, int]]", self.told("migrate-set-parameters"))
+        return [values[parameter] for values in sets if parameter in values]
+
+    def told(self, command: str) -> list[object]:
+        return [arguments for name, arguments in self.asked if name == command]
