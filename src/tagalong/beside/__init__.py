@@ -8,7 +8,10 @@ are all that is sent.
 link_format  what library and process say to each other; link, the client of it
 guest        the VM as a Machine, so that the migration engine carries its tags
 monitor      the VMM's own QMP monitor, for threads
+harvested    tags that came with a harvest, until they are sent
 switchover   when the VMM has stopped its guest for good: the moment for the last tags
+driving      the VMM's migration, if it is ours to drive
+vmm_settings the VMM's settings before that, in a file
 outgoing     tags that leave, and the VMM's migration if we are to drive it
 incoming     tags that arrive, and the hold that keeps the guest from running before they have
 pages        the guest's memory and registers, to be looked at
