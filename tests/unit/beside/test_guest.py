@@ -10,7 +10,7 @@ import pytest
 
 from tagalong.beside.guest import ArrivingGuest, DepartingGuest
 from tagalong.beside.link_format import LinkOperation, MemorySlot, SlotFlag, VmFlag
-from tagalong.errors import HostError, MachineMismatchError, MigrationError
+from tagalong.errors import ConvergenceError, HostError, MachineMismatchError, MigrationError
 from tagalong.machine import Machine, MachineDescription, RunState
 from tagalong.memory import PageBitmap
 from tagalong.migrate import (
@@ -36,6 +36,7 @@ class ScriptedDeparture:
         self.asked = 0
         self.thawed = 0
         self.due_bytes: list[int] = []
+        self.is_late = False
         self.at_stop: Callable[[], object] = lambda: None
 
     @property
@@ -50,7 +51,8 @@ class ScriptedDeparture:
         pass
 
     def check_time(self) -> None:
-        pass
+        if self.is_final and self.is_late:
+            raise ConvergenceError("longer than the guest may be stopped")
 
     def note_due(self, ram_bytes: int) -> None:
         self.due_bytes.append(ram_bytes)
@@ -195,6 +197,26 @@ def test_tags_while_a_vcpu_runs_are_not_the_last(
     awaited.thread.join()
 
     assert destination.held
+
+
+def test_last_tags_that_are_late_are_given_up_in_the_middle_of_a_pass(
+    tmp_path: Path,
+) -> None:
+    source = FakeLibrary(tmp_path / "source.kvm", pages=20_000)  # more than one reply has tags of
+    destination = FakeLibrary(tmp_path / "destination.kvm", pages=20_000, held=True)
+    departure = ScriptedDeparture(source)
+    departure.is_late = True
+    departure.at_stop = lambda: source.dirty.fill(True)
+    awaited = Destination(destination, f"unix:{tmp_path}/in")
+
+    with pytest.raises(ConvergenceError, match="longer than the guest may be stopped"):
+        send(source, awaited.uri, departure, MigrationOptions())
+    awaited.thread.join()
+    source.close()
+    destination.close()
+
+    assert destination.held
+    assert departure.thawed
 
 
 def test_memory_that_is_plugged_meanwhile_ends_the_migration(

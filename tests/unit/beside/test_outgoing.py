@@ -1,0 +1,88 @@
+"""An order to send tags with migrations that somebody else drives: once, or until one succeeds."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tagalong.beside.monitor import VmmMigration, VmmMonitor
+from tagalong.beside.outgoing import TagsOutgoing, VmmAccess
+from tagalong.beside.vmm_settings import SettingsFile
+from tagalong.errors import RunStateError, UsageError
+from tagalong.qapi.migration import MigrationRequest, MigrationStatus
+from tests.support.fake_tag_server import FakeLibrary
+from tests.support.scripted_monitor import ScriptedMonitor
+
+WAIT_S = 60.0
+
+
+class Scene:
+    """A VMM that does not migrate yet, and where nothing waits for tags."""
+
+    def __init__(self, folder: Path) -> None:
+        self.library = FakeLibrary(folder / "kvm")
+        self.monitor = ScriptedMonitor(folder / "settings")
+        self.monitor.status = VmmMigration()
+        self.seen: list[MigrationStatus] = []
+        self.uri = f"unix:{folder}/nobody"
+        self._access = VmmAccess(
+            cast("VmmMonitor", self.monitor), self.library.path, SettingsFile(folder / "settings")
+        )
+
+    def new(self) -> TagsOutgoing:
+        return TagsOutgoing(self._access, lambda record: self.seen.append(record.status))
+
+    def order(self, *, standing: bool) -> MigrationRequest:
+        return MigrationRequest(self.uri, standing=standing)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    monkeypatch.setattr("tagalong.beside.outgoing._FIRST_PAUSE_S", 0.01)
+    scene = Scene(tmp_path)
+    yield scene
+    scene.library.close()
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not is_true():
+            await asyncio.sleep(0.01)
+
+
+def test_standing_order_waits_for_the_next_migration_after_a_failure(scene: Scene) -> None:
+    async def play() -> None:
+        outgoing = scene.new()
+        outgoing.start(scene.order(standing=True))
+        assert outgoing.awaits_vmm == scene.uri
+        scene.monitor.status = VmmMigration("active")  # and nothing listens for the tags
+        await until(lambda: scene.seen.count(MigrationStatus.FAILED) > 1)
+        scene.monitor.status = VmmMigration("cancelled")
+        await until(lambda: outgoing.awaits_vmm == scene.uri)
+        with pytest.raises(RunStateError, match="in progress"):
+            outgoing.start(scene.order(standing=False))
+        await outgoing.cancel_and_wait(WAIT_S)
+        assert outgoing.record is not None
+        assert outgoing.record.status is MigrationStatus.CANCELLED
+        assert outgoing.awaits_vmm is None
+
+    asyncio.run(play())
+
+
+def test_plain_order_ends_with_its_failure(scene: Scene) -> None:
+    async def play() -> None:
+        outgoing = scene.new()
+        outgoing.start(scene.order(standing=False))
+        scene.monitor.status = VmmMigration("active")
+        await until(lambda: not outgoing.is_under_way)
+
+    asyncio.run(play())
+
+    assert scene.seen == [MigrationStatus.SETUP, MigrationStatus.FAILED]
+
+
+def test_standing_order_for_a_migration_of_ours_is_refused() -> None:
+    with pytest.raises(UsageError, match="leave out either --standing or --vmm-uri"):
+        MigrationRequest("unix:/a", vmm_uri="unix:/b", standing=True)
