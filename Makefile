@@ -57,9 +57,10 @@ bench: $(VENV)/.installed-dev ## measure the interpreter, cores and snapshots; L
 	@$(BIN)/python -m bench.migrate --sparse 65536 $(ARGS)
 	@$(BIN)/python -m bench.migrate --churn $(ARGS)
 
-beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a row in the lab, then let migrations of it go wrong
+beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a row in the lab, then let migrations of it go wrong at every stage (options: ARGS="faults")
 	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 50 --max-downtime 60000
-	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- python3 -m tests.support.beside_trials
+	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 5 --vcpus 4 --max-downtime 60000
+	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- python3 -m tests.support.beside_trials $(ARGS)
 
 explain: $(VENV)/.installed-dev ## let a program crash 600 times in the lab, simulate 4000 crashes, and measure how often `explain` is right
 	@$(BIN)/python -m tests.support.mishaps build/mishaps --count 150 $(ARGS)

@@ -87,12 +87,11 @@ class Case:
 
 TABLE = tuple(Case(stage, strike) for strike in Strike for stage in Stage)
 
-# The places at which the most hangs together, one per fault.
+# The places at which the most hangs together: QEMU waits for a process that is gone; and all tags
+# are there when QEMU's own migration fails.
 SHORT = (
-    Case(Stage.COMMIT, Strike.CUT_TAGS),
-    Case(Stage.RUNNING, Strike.CUT_VMM),
     Case(Stage.PREPARE, Strike.KILL_SOURCE),
-    Case(Stage.READY, Strike.CANCEL),
+    Case(Stage.RUNNING, Strike.CUT_VMM),
 )
 
 

@@ -282,7 +282,6 @@ _CASES: dict[str, Trial] = {case.name: partial(run_case, case=case) for case in 
 _GROUPS = {
     "faults": list(_CASES),
     "short": [
-        postcopy_is_refused_by_name.__name__,
         *(case.name for case in SHORT),
         several_channels_and_a_digest_work.__name__,
     ],
