@@ -51,8 +51,8 @@ def _hypothesis(each: Hypothesis) -> Iterator[str]:
         tag = "no tag known" if block.tag is None else f"tag {block.tag:#x}"
         words = f"[{block.start:#x}, {block.end:#x}), {tag}, {block.state.value}"
         yield wrapped(f"block {words}, by {block.known_by}", _BULLET, _BULLET)
-        yield from _stack("allocated by", block.allocated_by)
-        yield from _stack("freed by", block.freed_by)
+        yield from _stack("allocated", block.allocated_by)
+        yield from _stack("freed", block.freed_by)
     if each.probability < _LEAST_EVIDENCE_SHOWN:
         return
     for sign, evidence in (("+", each.evidence_for), ("-", each.evidence_against)):
@@ -85,8 +85,8 @@ def _where(explanation: Explanation) -> Iterator[str]:
     if crash.fault.mode is CheckMode.SYNC and crash.fault.address is not None:
         yield row("fault", _fault(crash, explanation.neighbourhood))
         yield from _mapping(crash)
-    if crash.access is not None:
-        yield row("access", _access(crash))
+    if access := _access(crash):
+        yield row("access", access)
     if crash.allocator.kind.value != "unknown" or crash.allocator.known_by:
         yield row("allocator", _allocator(crash))
     if explanation.neighbourhood is not None:
@@ -162,9 +162,12 @@ def _stack(title: str, frames: tuple[StackFrame, ...]) -> Iterator[str]:
 
 
 def _frame(number: int, frame: StackFrame) -> str:
-    place = "" if frame.pc is None else f"{frame.pc:#x} "
-    module = ""
+    parts = [f"#{number}"]
+    if frame.pc is not None:
+        parts.append(f"{frame.pc:#x}")
+    if frame.symbol is not None:
+        parts.append(frame.symbol)
     if frame.module is not None:
         offset = "" if frame.module_offset is None else f" + {frame.module_offset:#x}"
-        module = f" in {frame.module}{offset}"
-    return f"#{number} {place}{frame.symbol or ''}{module}".rstrip()
+        parts.append(f"in {frame.module}{offset}")
+    return " ".join(parts)

@@ -17,6 +17,7 @@ from tagalong.explain.observations import (
     culprit_state,
     freed_state,
     page_facts,
+    previous_block,
     report_says,
     shape,
     stale_tag,
@@ -119,13 +120,12 @@ def _stale(scene: Scene) -> Iterator[Candidate]:
         yield Candidate(
             Cause.USE_AFTER_REUSE,
             model.PRIORS[Cause.USE_AFTER_REUSE] / scene.live,
-            f"use after free: {bytes_in_words(offset)} into {_size(block)}, which is in use again",
-            block,
-            offset,
+            f"use after free: {_into(scene, block)}, which is in use again",
+            *_whose(scene, block),
             {**common, **shape(scene)},
         )
         return
-    yield _freed(scene, block, offset, common)
+    yield _freed(scene, block, common)
     if scene.crash.world is CrashWorld.PROCESS:  # a kernel says that it is a free
         yield _double_free(scene, block, offset, common)
 
@@ -147,7 +147,7 @@ def _stale_outside(scene: Scene) -> Candidate:
     )
 
 
-def _freed(scene: Scene, block: Block, offset: int, common: dict[str, Fact]) -> Candidate:
+def _freed(scene: Scene, block: Block, common: dict[str, Fact]) -> Candidate:
     """Return the candidate that a block is free, or that nothing tells whether it is."""
     is_open = block.state is BlockState.UNKNOWN
     share = model.FREED_SHARE if is_open else 1.0
@@ -157,12 +157,25 @@ def _freed(scene: Scene, block: Block, offset: int, common: dict[str, Fact]) -> 
     return Candidate(
         Cause.USE_AFTER_FREE,
         prior,
-        f"use after free: {bytes_in_words(offset)} into {_size(block)}"
+        f"use after free: {_into(scene, block)}"
         + (", which may be in use again" if is_open else ", which is free"),
-        block,
-        offset,
+        *_whose(scene, block),
         {**common, "state": freed_state(block), **shape(scene)},
     )
+
+
+def _whose(scene: Scene, block: Block) -> tuple[Block, int]:
+    """Return the block whose pointer is stale, and the offset in it.
+
+    It is the one of which a record tells that it was freed here, else what is there now.
+    """
+    had = previous_block(scene) or block
+    return had, scene.address - had.start
+
+
+def _into(scene: Scene, block: Block) -> str:
+    had, offset = _whose(scene, block)
+    return f"{bytes_in_words(offset)} into {_size(had)}"
 
 
 def _double_free(scene: Scene, block: Block, offset: int, common: dict[str, Fact]) -> Candidate:

@@ -5,6 +5,7 @@ Source: Linux mm/kasan/report.c, report_tags.c, report_hw_tags.c, report_sw_tags
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -113,7 +114,7 @@ class _Report:
             name,
             fault,
             memory=WindowMemory([*self._rows()]),
-            backtrace=self._backtrace(),
+            backtrace=self._stack("Call trace"),
             allocator=self._facts(kind, fault),
             process=access[4],
             thread=int(access[5]),
@@ -146,7 +147,7 @@ class _Report:
             freed_by=freed,
         )
         # The kernel found the stacks by object, tag and size: it had this pointer's tag then.
-        had = (Block(block.start, block.end, fault.pointer_tag, BlockState.FREED, "its ring"),)
+        had = (replace(block, tag=fault.pointer_tag, state=BlockState.FREED),)
         return AllocatorFacts(kind, known_by, (block,), had if freed else (), (title,))
 
     def _object_tag(self, start: int, fault: TagFault, *, is_freed: bool) -> int | None:
@@ -168,12 +169,13 @@ class _Report:
                 return int(row.tags[number])
         return None
 
-    def _backtrace(self) -> tuple[StackFrame, ...]:
-        frames = self._stack("Call trace")
+    def _stack(self, title: str) -> tuple[StackFrame, ...]:
+        """Return the frames under a heading, from the first that is not KASAN's own."""
+        frames = self._frames(title)
         real = [at for at, f in enumerate(frames) if not _MACHINERY.match(f.symbol or "")]
         return frames[real[0] :] if real else frames
 
-    def _stack(self, title: str) -> tuple[StackFrame, ...]:
+    def _frames(self, title: str) -> tuple[StackFrame, ...]:
         frames: list[StackFrame] = []
         is_inside = False
         for line in self._lines:

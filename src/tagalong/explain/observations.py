@@ -56,11 +56,18 @@ def freed_state(block: Block) -> Fact:
     return Fact(1.0, "nothing tells whether the block is in use")
 
 
-def stale_tag(scene: Scene, block: Block | None) -> Fact:
-    """Return how likely the tag is one that the block's memory had before."""
+def previous_block(scene: Scene) -> Block | None:
+    """Return a block with the pointer's tag that was freed at the fault, by somebody's record."""
     for before in scene.crash.allocator.previous:
         if before.start <= scene.address < before.end and before.tag == scene.tag:
-            return Fact(0.9, "a block with the pointer's tag was freed here")
+            return before
+    return None
+
+
+def stale_tag(scene: Scene, block: Block | None) -> Fact:
+    """Return how likely the tag is one that the block's memory had before."""
+    if previous_block(scene) is not None:
+        return Fact(0.9, "a block with the pointer's tag was freed here")
     now = None if block is None else block.tag
     if scene.around.has_parity and now:
         if (now ^ scene.tag) & 1:

@@ -37,7 +37,8 @@ def test_tombstone_of_a_use_after_free_says_so() -> None:
     assert crash.backtrace[0].symbol == "consume+0x14"
     assert crash.allocator.previous[0].freed_by[1].symbol == "release+0x8"
     assert found.top is not None
-    assert found.top.cause in (Cause.USE_AFTER_FREE, Cause.USE_AFTER_REUSE)
+    assert found.top.cause is Cause.USE_AFTER_REUSE
+    assert found.top.block == crash.allocator.previous[0]
     assert found.top.probability > 0.9
 
 
