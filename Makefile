@@ -61,6 +61,7 @@ beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a ro
 	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 50 --max-downtime 60000
 	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 5 --vcpus 4 --max-downtime 60000
 	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- python3 -m tests.support.beside_trials $(ARGS)
+	@$(BIN)/tagalong lab run --with-vmm --ram 3G --timeout 1800 -- python3 -m tests.support.libvirt_calls
 
 explain: $(VENV)/.installed-dev ## let a program crash 600 times in the lab, simulate 4000 crashes, and measure how often `explain` is right
 	@$(BIN)/python -m tests.support.mishaps build/mishaps --count 150 $(ARGS)

@@ -53,6 +53,7 @@ enum tb_vm_flag {
     TB_LOGGING = 32,
     TB_VMM_ASKED_FOR_MTE = 64,
     TB_TOO_MANY_SLOTS = 128,
+    TB_ENDING = 256,
 };
 
 enum tb_slot_flag {
@@ -136,6 +137,7 @@ void tb_read_state(struct tb_state *state);
 uint32_t tb_read_slots(struct tb_slot_entry *entries);
 int tb_start_log(void);
 void tb_stop_log(void);
+bool tb_is_logging(void);
 int tb_harvest(const struct tb_request *request, uint64_t *bitmap);
 int tb_populated(const struct tb_request *request, uint64_t *bitmap);
 /* Find the pages of a request; 0, or -errno if they are not all in one slot. */
@@ -152,6 +154,8 @@ void tb_hold(bool held);
 /* Keep the vCPUs out of the guest for a moment; false, and no hold, if one is in it. */
 bool tb_hold_for_registers(void);
 void tb_release_for_registers(void);
+/* Keep the vCPUs out of the guest for good: the process ends. */
+void tb_hold_for_end(void);
 /* Fill in what `state` says of vCPUs. */
 void tb_read_vcpus(struct tb_state *state);
 

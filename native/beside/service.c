@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -23,7 +24,13 @@
 #define MAX_TAG_BYTES (TB_MAX_RANGE_BYTES / TB_GRANULE_BYTES / 2)
 #define MAX_PAYLOAD_BYTES (MAX_TAG_BYTES + TB_MAX_RANGE_BYTES / 4096 / 8 + 8)
 
+/* So long the end of the process waits for its last tags; drivers kill what does not end in 10 s. */
+#define LINGER_MS 8000
+#define LINGER_STEP_MS 10
+
 static int listener = -1;
+static pid_t serving; /* the process that has the service's thread: no child of it */
+static atomic_bool has_client;
 
 /* Before any thread and any call of the VMM: a hold must count from its first KVM_RUN. */
 __attribute__((constructor)) static void read_environment(void) {
@@ -318,10 +325,24 @@ static void *serve(void *unused) {
             usleep(10000);
             continue;
         }
+        atomic_store(&has_client, true);
         while (may_connect(fd) && serve_one(fd))
             continue;
+        atomic_store(&has_client, false);
         close(fd);
     }
+}
+
+/* Who drives a migration ends the source's VMM as soon as the guest runs elsewhere, by what the VMMs
+ * say. If the last tags are still under way then, the guest is held at the destination, and would
+ * be for ever. So this process ends when they have left. Its guest does not run any more. */
+__attribute__((destructor)) static void wait_for_last_tags(void) {
+    if (serving != getpid() || !tb_is_logging())
+        return;
+    tb_hold_for_end();
+    for (int ms = 0; ms < LINGER_MS && atomic_load(&has_client) && tb_is_logging();
+         ms += LINGER_STEP_MS)
+        usleep(LINGER_STEP_MS * 1000);
 }
 
 void tb_serve(void) {
@@ -336,8 +357,10 @@ void tb_serve(void) {
         pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the VMM's */
         is_started = pthread_create(&thread, NULL, serve, NULL) == 0;
         pthread_sigmask(SIG_SETMASK, &before, NULL);
-        if (is_started)
+        if (is_started) {
             pthread_detach(thread);
+            serving = getpid();
+        }
     }
     pthread_mutex_unlock(&starting);
 }

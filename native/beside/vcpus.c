@@ -17,12 +17,14 @@
 static atomic_uint vcpus_running;
 static atomic_ulong runs;
 
-/* Why the vCPUs are held, if they are: their tags are awaited, or their registers are read. */
-enum { FOR_TAGS = 1, FOR_REGISTERS = 2 };
+/* Why the vCPUs are held, if they are: their tags are awaited, their registers are read, or the
+ * process ends. */
+enum { FOR_TAGS = 1, FOR_REGISTERS = 2, FOR_END = 4 };
 static atomic_uint holds;
 
 void tb_read_vcpus(struct tb_state *state) {
     state->flags |= atomic_load(&holds) & FOR_TAGS ? TB_HELD : 0;
+    state->flags |= atomic_load(&holds) & FOR_END ? TB_ENDING : 0;
     state->vcpus_running = atomic_load(&vcpus_running);
     state->runs = atomic_load(&runs);
 }
@@ -32,6 +34,10 @@ void tb_hold(bool held) {
         atomic_fetch_or(&holds, FOR_TAGS);
     else
         atomic_fetch_and(&holds, ~(unsigned)FOR_TAGS);
+}
+
+void tb_hold_for_end(void) {
+    atomic_fetch_or(&holds, FOR_END);
 }
 
 bool tb_hold_for_registers(void) {

@@ -386,6 +386,13 @@ void tb_stop_log(void) {
     pthread_mutex_unlock(&vm.lock);
 }
 
+bool tb_is_logging(void) {
+    pthread_mutex_lock(&vm.lock);
+    bool is_logging = vm.is_logging;
+    pthread_mutex_unlock(&vm.lock);
+    return is_logging;
+}
+
 static bool is_in_slot(const struct slot *slot, const struct tb_request *request) {
     return slot && request->first_page <= slot->pages &&
            request->page_count <= slot->pages - request->first_page;

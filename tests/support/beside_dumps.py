@@ -6,7 +6,7 @@ from tagalong.core import Space, open_core
 from tagalong.core.check import check_core
 from tagalong.errors import TagalongError
 from tagalong.qapi.saving import SaveInfo, SaveKind, SaveRequest
-from tests.support.beside_scene import MIB, VCPUS, Scene
+from tests.support.beside_scene import MIB, VCPUS, Scene, failure_of, until
 from tests.support.keeper_core import find_kept
 
 
@@ -83,9 +83,33 @@ async def snapshot_is_refused_with_the_way_out(scene: Scene) -> None:
     assert not path.exists()
 
 
+async def plugged_memory_is_memory_of_the_guest(scene: Scene) -> None:
+    """Memory can be plugged before; while QEMU migrates, it refuses that itself."""
+    more = ["-S", "-m", "128M,maxmem=1G", "-device", "pcie-root-port,id=port"]
+    here = scene.host(awaits=False, more=more)
+    await until(here.control.exists, "the process beside QEMU")
+    await until(scene.own_monitor(here).exists, "QEMU's start")
+    device = {"driver": "virtio-mem-pci", "id": "more", "bus": "port", "memdev": "more-ram"}
+    path = scene.folder / "plugged.core"
+    async with connect(scene.own_monitor(here)) as own:
+        backend = {"qom-type": "memory-backend-ram", "id": "more-ram", "size": 256 << 20}
+        await own.execute("object-add", backend)
+        await own.execute("device_add", device)
+        await save_vm(here.control, SaveRequest(path, kind=SaveKind.DUMP), _quiet_save)
+        await own.execute("migrate-set-parameters", {"max-bandwidth": 1 << 20})
+        await own.execute("migrate", {"uri": f"file:{scene.folder}/slow"})
+        words = await failure_of(own.execute("device_add", {**device, "id": "again"}))
+    scene.end(here)
+    assert "migrat" in words, words
+    with open_core(path) as core:
+        sizes = [region.size_bytes for region in core.regions]
+    assert sizes == [128 << 20, 256 << 20], sizes
+
+
 DUMPS = (
     dump_has_memory_tags_and_registers,
     live_dump_says_that_it_is_of_different_moments,
     paused_guest_is_dumped_and_stays_paused,
     snapshot_is_refused_with_the_way_out,
+    plugged_memory_is_memory_of_the_guest,
 )

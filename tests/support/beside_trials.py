@@ -211,6 +211,24 @@ async def guest_in_files_is_restored_with_its_tags(scene: Scene) -> None:
     await scene.move_on(scene.host(awaits=True, uris=(tags, ram)))
 
 
+async def guest_in_a_mapped_ram_file_is_restored_with_its_tags(scene: Scene) -> None:
+    """QEMU's mapped-ram, written by multifd: set in QEMU, by its own monitor, at both ends."""
+    folder, before = scene.folder, scene.here
+    tags, ram = f"file:{folder}/mapped.tags", f"file:{folder}/mapped.ram"
+    wanted = {"mapped-ram": True, "multifd": True}
+    async with connect(scene.own_monitor(before)) as own:
+        await _set_capabilities(own, wanted)
+    request = MigrationRequest(tags, settings=SETTINGS, vmm_uri=ram)
+    await migrate_vm(before.control, request, quiet)
+    scene.end(before)
+    there = scene.host(awaits=True, uris=(tags, "defer"))
+    await until(scene.own_monitor(there).exists, "QEMU's start")
+    async with connect(scene.own_monitor(there)) as own:
+        await _set_capabilities(own, wanted)
+        await own.execute("migrate-incoming", {"uri": ram})
+    await scene.move_on(there)
+
+
 async def qemu_updated_in_place_keeps_tags(scene: Scene) -> None:
     """QEMU's cpr-transfer: the new QEMU takes the guest's memory itself, tags and all."""
     shared = [
@@ -274,6 +292,7 @@ TRIALS: tuple[Trial, ...] = (
     several_channels_and_a_digest_work,
     multifd_and_tls_of_qemu_work,
     guest_in_files_is_restored_with_its_tags,
+    guest_in_a_mapped_ram_file_is_restored_with_its_tags,
     qemu_updated_in_place_keeps_tags,
 )
 

@@ -383,6 +383,13 @@ class DepartingGuest(BesideGuest):
         if self._runs_of_stopped(state) != self._final_runs:
             raise MigrationError(_RAN_ON)
 
+    def is_ending(self) -> bool:
+        """Return whether the VMM's process ends, so that no vCPU enters the guest any more.
+
+        Raises HostError if it has ended.
+        """
+        return bool(self.link.state().flags & VmFlag.ENDING)
+
     def stop_dirty_log(self) -> None:
         """Owe nothing any more."""
         self.link.stop_log()

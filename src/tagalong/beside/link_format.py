@@ -83,6 +83,7 @@ class VmFlag(IntFlag):
     LOGGING = 32
     VMM_ASKED_FOR_MTE = 64
     TOO_MANY_SLOTS = 128
+    ENDING = 256
 
 
 class SlotFlag(IntFlag):

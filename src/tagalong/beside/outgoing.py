@@ -152,6 +152,7 @@ class TagsOutgoing:
             closing(LibraryLink(self._access.library)) as link,
             closing(DepartingGuest(link, departure)) as guest,
         ):
+            departure.is_ending = guest.is_ending
             steering.confirm_with(guest.require_final)
             report = migrate.migrate_to(
                 request.uri,

@@ -13,7 +13,13 @@ from collections.abc import Callable
 from typing import Final
 
 from tagalong.beside.monitor import ACTIVE, STOPPED_FOR_MIGRATION, VmmMigration, VmmMonitor
-from tagalong.errors import GuestEndedError, MigrationCancelledError, MigrationError
+from tagalong.errors import (
+    CommandError,
+    ControlError,
+    GuestEndedError,
+    MigrationCancelledError,
+    MigrationError,
+)
 from tagalong.machine import RunState
 from tagalong.migrate import Steering
 from tagalong.progress import CancelToken
@@ -21,6 +27,8 @@ from tagalong.progress import CancelToken
 LOOK_AGAIN_S: Final = 0.01
 _LOOK_ALTHOUGH_TOLD_S: Final = 0.2
 _ROUND_EVERY_S: Final = 0.2
+# A VMM that ends closes its monitor first.
+_END_AFTER_MONITOR_S: Final = 2.0
 
 _ENDED = frozenset(("shutdown", "guest-panicked", "internal-error"))
 _NO_POSTCOPY = (
@@ -36,7 +44,10 @@ def require_no_postcopy(monitor: VmmMonitor) -> None:
 
 
 class WatchedDeparture:
-    """A guest that somebody else migrates; implements guest.VmmDeparture and machine.Freezer."""
+    """A guest that somebody else migrates; implements guest.VmmDeparture and machine.Freezer.
+
+    `is_ending` returns whether the VMM's process ends; set once its library can be asked.
+    """
 
     def __init__(self, monitor: VmmMonitor, cancel: CancelToken) -> None:
         self.stopped_at: float | None = None
@@ -45,6 +56,7 @@ class WatchedDeparture:
         self._cancel = cancel
         self._seen_at = 0.0
         self._told: str | None = None
+        self.is_ending: Callable[[], bool] = lambda: False
         self._status, self._run_state = VmmMigration(), "running"
         monitor.news.begin()
 
@@ -153,9 +165,25 @@ class WatchedDeparture:
         """Ask the VMM, unless that was a moment ago."""
         if time.monotonic() - self._seen_at >= self._look_again_s or self._is_outdated:
             self._told = self._monitor.news.status
-            self._run_state = self._monitor.run_state()
-            self._status = self._monitor.migration()
+            try:
+                self._run_state = self._monitor.run_state()
+                self._status = self._monitor.migration()
+            except ControlError as error:
+                self._require_ending(error)
+                self._run_state = "postmigrate"
             self._seen_at = time.monotonic()
+
+    def _require_ending(self, error: ControlError) -> None:
+        """Raise `error` unless the VMM does not answer because its process ends.
+
+        Its driver ends it once the guest runs elsewhere; the library then keeps the process until
+        the last tags have left, and the guest out of it.
+        """
+        until = time.monotonic() + _END_AFTER_MONITOR_S
+        while not self.is_ending():
+            if isinstance(error, CommandError) or time.monotonic() > until:
+                raise error
+            time.sleep(LOOK_AGAIN_S)
 
     @property
     def _is_outdated(self) -> bool:

@@ -11,6 +11,8 @@ from tagalong.beside.monitor import VmmMigration, VmmMonitor
 from tagalong.beside.switchover import BesideSteering, WatchedDeparture
 from tagalong.beside.vmm_settings import SettingsFile
 from tagalong.errors import (
+    CommandError,
+    ControlError,
     ConvergenceError,
     GuestEndedError,
     MigrationCancelledError,
@@ -214,3 +216,36 @@ def test_order_that_waits_for_the_vmm_can_be_cancelled(monitor: ScriptedMonitor)
 
     with pytest.raises(MigrationCancelledError):
         WatchedDeparture(cast("VmmMonitor", monitor), cancel).wait_for_start()
+
+
+def lose(monitor: ScriptedMonitor, error: ControlError) -> None:
+    def run_state() -> str:
+        raise error
+
+    monitor.run_state = run_state  # type: ignore[method-assign]
+
+
+def test_vmm_that_ends_with_its_tags_under_way_has_stopped_its_guest_for_good(
+    monitor: ScriptedMonitor,
+) -> None:
+    departure = watched(monitor)
+    departure.check()
+    lose(monitor, ControlError("the connection has ended"))
+    answers = iter([False, True])  # its monitor goes first
+    departure.is_ending = lambda: next(answers, True)
+
+    departure.check()
+
+    assert departure.is_final
+
+
+@pytest.mark.parametrize("error", [ControlError("it was closed"), CommandError("refused")])
+def test_vmm_that_does_not_answer_and_does_not_end_ends_the_migration_of_tags(
+    monitor: ScriptedMonitor, error: ControlError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tagalong.beside.switchover._END_AFTER_MONITOR_S", 0.0)
+    departure = watched(monitor)
+    lose(monitor, error)
+
+    with pytest.raises(type(error), match=str(error)):
+        departure.check()
