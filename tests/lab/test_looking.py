@@ -62,7 +62,6 @@ def test_dump_of_a_linux_guest_beside_us_has_every_tag_of_its_process(
     assert linux["failures"] == []
     assert linux["report"]["was_running"]
     assert not linux["report"]["torn"]
-    assert linux["kernel_regions"] > 0
 
 
 def test_dump_by_process_id_agrees_with_the_one_through_the_library(found: dict[str, Any]) -> None:

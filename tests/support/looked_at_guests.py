@@ -20,7 +20,7 @@ import numpy as np
 from tagalong.boot import guest_image_path
 from tagalong.control.client import connect
 from tagalong.control.saving import save_vm
-from tagalong.core import Space, open_core, pack
+from tagalong.core import open_core, pack
 from tagalong.qapi.saving import SaveInfo, SaveKind, SaveRequest
 from tagalong.qemu import Attached, dump_process
 from tagalong.studies.beside import QemuGuest
@@ -86,9 +86,17 @@ def _quiet(_: SaveInfo) -> None:
     """Show nothing."""
 
 
-async def dump(host: BesideHost, path: Path, space: Space = Space.PHYSICAL) -> dict[str, object]:
-    request = SaveRequest(path, kind=SaveKind.DUMP, space=space)
+async def dump(host: BesideHost, path: Path) -> dict[str, object]:
+    request = SaveRequest(path, kind=SaveKind.DUMP)
     return dict((await save_vm(host.control, request, _quiet)).to_json())
+
+
+async def look_at_both(folder: Path) -> dict[str, object]:
+    # The bare guest comes up while Linux boots.
+    bare, linux = await asyncio.gather(
+        asyncio.to_thread(look_at_bare_guest, folder), look_at_linux(folder)
+    )
+    return {"bare": bare, "linux": linux}
 
 
 async def look_at_linux(folder: Path) -> dict[str, object]:
@@ -120,7 +128,6 @@ async def compare_ways(host: BesideHost, monitor: Path, folder: Path) -> dict[st
     async with connect(host.control) as client:
         await client.execute("stop")
         await dump(host, folder / "control.core")
-        await dump(host, folder / "kernel.core", Space.KERNEL)
         pid = qemu_of(host)
         known = await asyncio.to_thread(dump_process, pid, folder / "known.core", monitor=monitor)
         blind = await asyncio.to_thread(dump_process, pid, folder / "blind.core")
@@ -129,7 +136,6 @@ async def compare_ways(host: BesideHost, monitor: Path, folder: Path) -> dict[st
         "state": state,
         "known": differences(folder, "known.core", known),
         "blind": differences(folder, "blind.core", blind),
-        "kernel_regions": kernel_regions(folder / "kernel.core"),
     }
 
 
@@ -162,14 +168,9 @@ def differences(folder: Path, name: str, attached: Attached) -> dict[str, object
         }  # fmt: skip
 
 
-def kernel_regions(path: Path) -> int:
-    with open_core(path) as core:
-        return sum(region.address >> 63 for region in core.regions)
-
-
 def main() -> None:
     folder = Path(sys.argv[1])
-    found = {"bare": look_at_bare_guest(folder), "linux": asyncio.run(look_at_linux(folder))}
+    found = asyncio.run(look_at_both(folder))
     pack(folder / "vm.core", folder / "vm.core.zst", level=1)
     (folder / "found.json").write_text(json.dumps(found))
 
