@@ -191,6 +191,7 @@ class _BesideProcess:
 
     async def _serve(self, vmm: Vmm) -> None:
         """Stay connected to the VMM's monitor, and pass its events on."""
+        said = None
         while not vmm.has_ended:
             try:
                 async with connect(self._monitor_path) as client:
@@ -200,8 +201,10 @@ class _BesideProcess:
                         self._has_said_shutdown |= event.name == "SHUTDOWN"
                         self._server.broadcast(Event(event.name, event.data))
             except ControlError as error:
-                if not vmm.has_ended and self._monitor is not None:
-                    self._announce(f"the VMM's monitor: {with_causes(error)}")
+                message = f"the VMM's monitor: {with_causes(error)}"
+                if not vmm.has_ended and self._monitor is not None and message != said:
+                    self._announce(message)
+                    said = message
             await asyncio.sleep(_CONNECT_AGAIN_S)
 
     def _begin(self, client: ControlClient) -> None:
