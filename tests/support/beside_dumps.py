@@ -85,11 +85,11 @@ async def snapshot_is_refused_with_the_way_out(scene: Scene) -> None:
 
 async def plugged_memory_is_memory_of_the_guest(scene: Scene) -> None:
     """Memory can be plugged before; while QEMU migrates, it refuses that itself."""
-    more = ["-S", "-m", "128M,maxmem=1G", "-device", "pcie-root-port,id=port"]
+    more = ["-S", "-m", "128M,maxmem=1G", "-device", "pcie-root-port,id=slot0"]
     here = scene.host(awaits=False, more=more)
     await until(here.control.exists, "the process beside QEMU")
     await until(scene.own_monitor(here).exists, "QEMU's start")
-    device = {"driver": "virtio-mem-pci", "id": "more", "bus": "port", "memdev": "more-ram"}
+    device = {"driver": "virtio-mem-pci", "id": "more", "bus": "slot0", "memdev": "more-ram"}
     path = scene.folder / "plugged.core"
     async with connect(scene.own_monitor(here)) as own:
         backend = {"qom-type": "memory-backend-ram", "id": "more-ram", "size": 256 << 20}
