@@ -63,7 +63,6 @@ class Allocator(StrEnum):
     GLIBC = "glibc"
     SCUDO = "scudo"
     HARDENED_MALLOC = "hardened_malloc"
-    PARTITION_ALLOC = "PartitionAlloc"
     KASAN_HW = "SLUB with KASAN_HW_TAGS"
     KASAN_SW = "SLUB with KASAN_SW_TAGS"
     XZONE = "xzone malloc"
@@ -222,7 +221,7 @@ class Crash:
 
     `name`: the file's or the VM's. `registers`: by name, "x0" to "x30", "sp", "pc", "pstate";
     values with all their bits. `tag_bits`: 4, or 8 with KASAN_SW_TAGS. `tag_mask`: which tags
-    may be drawn, bit t for tag t. `match_all_tag`: the logical tag that is never checked.
+    may be drawn, bit t for tag t.
     `notes`: what the reader has to say, in sentences. `process` is the program's name.
     """
 
@@ -240,7 +239,6 @@ class Crash:
     thread: int | None = None
     tag_bits: int = 4
     tag_mask: int | None = None
-    match_all_tag: int | None = None
     notes: tuple[str, ...] = ()
 
     @property

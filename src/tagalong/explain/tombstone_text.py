@@ -25,7 +25,7 @@ _SIGNAL: Final = re.compile(
     r"signal:? (\d+) \((\w+)\), code (-?\d+) \(([\w ]+)\), "
     r"fault ?[aA]ddr (?:0x)?([0-9a-f]{1,16}|-+)"
 )
-_NAMES: Final = re.compile(r"pid: (\d+), tid: (\d+), name: (.*?)\s+>>> (.*) <<<")
+_NAMES: Final = re.compile(r"pid: (\d+), tid: (\d+), name: (\S.{0,64}?) {1,8}>>> (.{0,256}) <<<")
 _COMMAND: Final = re.compile(r"(?:cmdline|Cmdline): (.+)")
 _THREAD_NAME: Final = re.compile(r"threadName: (.+)")
 _REGISTER: Final = re.compile(r"\b(x\d{1,2}|lr|sp|pc|pst) +([0-9a-f]{16})\b")
@@ -34,11 +34,11 @@ _CAUSE: Final = re.compile(r"[cC]ause: (\[MTE\]: .*|.+)")
 _FRAME: Final = re.compile(
     r" *#\d+ pc ([0-9a-f]{1,16}) +(\S+)(?: \((?!BuildId|offset)(.*?)\))?(?: \(|$)"
 )
-_SHORT_FRAME: Final = re.compile(r" +(\S.*?) \((?:(.*), )?pc ([0-9a-f]{1,16})\)$")
+_PC: Final = re.compile(r"pc ([0-9a-f]{1,16})\)")
 _ALLOCATED: Final = re.compile(r"(de)?allocated by thread (\d+)", re.IGNORECASE)
 _NEAR: Final = re.compile(r"memory near \S+")
 _BYTES_ROW: Final = re.compile(r" +([0-9a-f]{16}) ((?:[0-9a-f]{16} ?){1,2})")
-_TAG_ROW: Final = re.compile(r" *(?:=>)? *0x([0-9a-f]{1,16}): ?((?: ?\[?[0-9a-f]\]? ?){1,64})\s*$")
+_TAG_ROW: Final = re.compile(r" *(?:=>)? *0x([0-9a-f]{1,16}): ?((?: *\[?[0-9a-f]\]?){1,64}) *$")
 _MAP_ROW: Final = re.compile(
     r"[ \-=>]*([0-9a-f]{8}'[0-9a-f]{8})-([0-9a-f]{8}'[0-9a-f]{8}) [rwx-]{3} +([0-9a-f]+)"
     r" +([0-9a-f]+) *(.*)"
@@ -176,9 +176,13 @@ def _backtrace(lines: Sequence[str]) -> tuple[StackFrame, ...]:
 def _frame(line: str) -> StackFrame | None:
     if found := _FRAME.match(line):
         return StackFrame(None, _symbol(found[3]), found[2], int(found[1], 16))
-    if found := _SHORT_FRAME.match(line):
-        return StackFrame(None, _symbol(found[2]), found[1], int(found[3], 16))
-    return None
+    # GrapheneOS's: a module, then in brackets a function if it has a name, and the pc.
+    module, bracket, rest = line.strip().partition(" (")
+    symbol, _, last = rest.rpartition(", ")
+    pc = _PC.fullmatch(last)
+    if not line.startswith(" ") or not bracket or pc is None:
+        return None
+    return StackFrame(None, _symbol(symbol), module, int(pc[1], 16))
 
 
 def _symbol(text: str | None) -> str | None:

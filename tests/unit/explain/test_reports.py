@@ -188,3 +188,20 @@ def test_report_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(CrashReportError, match="larger than 0x4000000"):
         read_report(path)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "      0x77a4d2e000: " + "a " * 2000 + "!",
+        "pid: 1, tid: 1, name: a" + " " * 4000 + ">>",
+        "    a" + " (" * 2000 + ", " * 20,
+        "      #00 pc 0000000000005680  " + "/a (" * 1000,
+    ],
+)
+def test_line_made_to_be_slow_takes_no_time(line: str) -> None:
+    heads = b"backtrace:\nMemory tags around the fault address\n"
+    raw = samples.tombstone() + heads + f"{line}\n".encode() * 500
+
+    assert len(read_reports(raw, "slow")) == 1
