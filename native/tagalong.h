@@ -232,6 +232,8 @@ TA_EXPORT int ta_gic_get(struct ta_machine *machine, uint32_t part, uint32_t ind
                          uint32_t number, uint64_t *value);
 TA_EXPORT int ta_gic_set(struct ta_machine *machine, uint32_t part, uint32_t index,
                          uint32_t number, uint64_t value);
+/* Resets the GIC, if there is one, but for the lines of devices. */
+TA_EXPORT void ta_gic_reset(struct ta_machine *machine);
 /* Resets the CPU interface of a vCPU. 0, or -1 if there is none. */
 TA_EXPORT int ta_gic_reset_interface(struct ta_machine *machine, uint32_t vcpu);
 

@@ -258,6 +258,13 @@ struct ta_machine {
     struct vcpu vcpus[];
 };
 
+/* Aff2 to Aff0 of vCPU number `index`, as KVM numbers them: 16 with one Aff1, which is how many
+ * the target list of an SGI can name. */
+static inline uint32_t vcpu_affinity(uint32_t index)
+{
+    return (index & 0xf) | (index >> 4 & 0xff) << 8 | (index >> 12 & 0xff) << 16;
+}
+
 /* --- decode ---------------------------------------------------------------------------- */
 
 void decode(uint32_t word, struct insn *insn);

@@ -63,7 +63,7 @@ struct gic_candidate gic_highest(const struct vcpu *cpu)
         const struct gic_bank *bank = &gic->spis[word];
         for (uint32_t left = ready(bank, interface); left; left &= left - 1) {
             uint32_t spi = word * 32 + (uint32_t)__builtin_ctz(left);
-            if (gic->route[spi] == cpu->index) /* its affinity: Aff0 alone */
+            if (gic->route[spi] == vcpu_affinity(cpu->index))
                 consider(&best, spi + GIC_PRIVATE, gic->priority[spi], bank);
         }
     }
@@ -166,23 +166,28 @@ void gic_set_private_level(struct vcpu *cpu, uint32_t intid, bool level)
 /* --- creation and reset --- */
 
 /* As KVM's vGIC after its creation: all in group 1, SGIs enabled, SPIs to vCPU 0. */
-static void reset_banks(struct ta_machine *machine)
+static void reset_gic(struct ta_machine *machine)
 {
+    struct gic *gic = machine->gic;
+    gic->revision = 3;
+    gic->enabled = false;
+    memset(gic->priority, 0, sizeof gic->priority);
+    memset(gic->route, 0, sizeof gic->route);
     for (uint32_t i = 0; i < machine->vcpu_count; i++) {
         uint32_t sgis = (1u << GIC_SGIS) - 1;
         machine->vcpus[i].gic_private.bank =
             (struct gic_bank){.group = ~0u, .enabled = sgis, .edge = sgis};
+        memset(machine->vcpus[i].gic_private.priority, 0, GIC_PRIVATE);
         gic_reset_interface(&machine->vcpus[i]);
     }
-    for (uint32_t word = 0; word < machine->gic->spi_words; word++)
-        machine->gic->spis[word].group = ~0u;
+    for (uint32_t word = 0; word < gic->spi_words; word++)
+        gic->spis[word] = (struct gic_bank){.group = ~0u};
 }
 
 int ta_machine_add_gic(struct ta_machine *machine, uint64_t distributor, uint64_t redistributors,
                        uint32_t spis)
 {
-    if (machine->gic || !spis || spis % 32 || spis > GIC_MAX_SPIS ||
-        machine->vcpu_count > GIC_MAX_VCPUS)
+    if (machine->gic || !spis || spis % 32 || spis > GIC_MAX_SPIS)
         return -EINVAL;
     int result = map_gic(machine, distributor, redistributors);
     if (result)
@@ -193,11 +198,20 @@ int ta_machine_add_gic(struct ta_machine *machine, uint64_t distributor, uint64_
     machine->gic->distributor = distributor;
     machine->gic->redistributors = redistributors;
     machine->gic->spi_words = spis / 32;
-    machine->gic->revision = 3;
     for (uint32_t i = 0; i < machine->vcpu_count; i++)
         machine->vcpus[i].sys.id_aa64pfr0 |= ID_AA64PFR0_GIC;
-    reset_banks(machine);
+    reset_gic(machine);
     return 0;
+}
+
+void ta_gic_reset(struct ta_machine *machine)
+{
+    if (!machine->gic)
+        return;
+    reset_gic(machine);
+    update_all_timers(machine); /* what their PPIs are, the timers say */
+    machine->gic->inputs_changed = 1;
+    gic_take_inputs(machine);
 }
 
 int ta_gic_reset_interface(struct ta_machine *machine, uint32_t index)

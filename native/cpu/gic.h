@@ -24,7 +24,6 @@ enum {
     GIC_SGIS = 16,
     GIC_MAX_SPIS = 960,
     GIC_MAX_WORDS = GIC_MAX_SPIS / 32,
-    GIC_MAX_VCPUS = 16,    /* ICC_SGI1R_EL1 has no range selector: Aff0 is 0 to 15 */
     GIC_SPURIOUS = 1023,
     GIC_FIRST_SPECIAL = 1020,
     GIC_IDLE_PRIORITY = 0xff,

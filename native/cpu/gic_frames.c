@@ -228,7 +228,8 @@ static uint32_t read_distributor(const struct place *place)
 static uint64_t redistributor_type(const struct vcpu *owner)
 {
     bool last = owner->index == owner->machine->vcpu_count - 1;
-    return (uint64_t)owner->index << 32 | owner->index << 8 | (last ? TYPER_LAST : 0);
+    return (uint64_t)vcpu_affinity(owner->index) << 32 | owner->index << 8 |
+           (last ? TYPER_LAST : 0);
 }
 
 static uint32_t read_redistributor(const struct place *place)

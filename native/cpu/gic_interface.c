@@ -126,10 +126,14 @@ static void send_sgi(struct vcpu *cpu, uint64_t value, bool any_group)
 {
     struct ta_machine *machine = cpu->machine;
     uint32_t intid = value >> 24 & 0xf, targets = value & 0xffff;
-    /* Aff3 to Aff1 and the range of Aff0; all vCPUs have zeros there. */
-    bool elsewhere = (value & 0x00fff0ff00ff0000ull) != 0;
+    /* Aff2 and Aff1 say which 16 vCPUs the list is of. No vCPU has an Aff3, or an Aff0 from 16 on,
+     * which the range selector would reach. */
+    uint32_t cluster = (value >> 32 & 0xff) << 16 | (value >> 16 & 0xff) << 8;
+    bool elsewhere = (value & 0x00fff00000000000ull) != 0;
     for (uint32_t i = 0; i < machine->vcpu_count; i++) {
-        bool listed = !elsewhere && (targets >> i & 1);
+        uint32_t affinity = vcpu_affinity(i);
+        bool listed = !elsewhere && (affinity & ~0xffu) == cluster &&
+                      (targets >> (affinity & 0xff) & 1);
         if (value & SGI_IRM ? i != cpu->index : listed)
             send_to(&machine->vcpus[i], intid, any_group);
     }

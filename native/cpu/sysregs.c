@@ -84,7 +84,7 @@ static void write_nothing(struct vcpu *cpu, const struct sysreg *reg, uint64_t v
 
 static uint64_t read_mpidr(const struct vcpu *cpu, const struct sysreg *reg)
 {
-    return reg->bits | cpu->index;
+    return reg->bits | vcpu_affinity(cpu->index);
 }
 
 static uint64_t read_dczid(const struct vcpu *cpu, const struct sysreg *reg)

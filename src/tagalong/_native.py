@@ -137,6 +137,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_gic_set_line": (ctypes.c_int, (ctypes.c_void_p, _u32, _u32)),
     "ta_gic_get": (ctypes.c_int, (ctypes.c_void_p, _u32, _u32, _u32, ctypes.POINTER(_u64))),
     "ta_gic_set": (ctypes.c_int, (ctypes.c_void_p, _u32, _u32, _u32, _u64)),
+    "ta_gic_reset": (None, (ctypes.c_void_p,)),
     "ta_gic_reset_interface": (ctypes.c_int, (ctypes.c_void_p, _u32)),
     "ta_vcpu_get": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, ctypes.c_void_p, _size)),
     "ta_vcpu_set": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, ctypes.c_char_p, _size)),

@@ -170,6 +170,11 @@ class FakeMachine:
             if self._state is RunState.RUNNING:
                 self._state = RunState.PAUSED
 
+    def reset(self) -> None:
+        self.calls.append("reset")
+        self.require_paused()
+        self._state = RunState.PAUSED
+
     def activate(self) -> None:
         self.is_active = True
 

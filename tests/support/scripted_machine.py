@@ -27,7 +27,7 @@ DESCRIPTION = MachineDescription(
 
 
 class ScriptedMachine:
-    """Implements Machine without memory or vCPUs; `calls` records resume and pause."""
+    """Implements Machine without memory or vCPUs; `calls` records resume, pause and reset."""
 
     def __init__(self, description: MachineDescription = DESCRIPTION) -> None:
         self.calls: list[str] = []
@@ -41,6 +41,9 @@ class ScriptedMachine:
 
     def power_off(self) -> None:
         self._enter(RunState.SHUTDOWN)
+
+    def ask_for_reset(self) -> None:
+        self._enter(RunState.RESET)
 
     def fail(self, error: Exception) -> None:
         self.failure = error
@@ -56,7 +59,7 @@ class ScriptedMachine:
 
     def resume(self) -> None:
         self.calls.append("resume")
-        if self._state in {RunState.SHUTDOWN, RunState.FAILED}:
+        if self._state in {RunState.RESET, RunState.SHUTDOWN, RunState.FAILED}:
             raise RunStateError(f"the machine is {self._state.value}")
         self._enter(RunState.RUNNING)
 
@@ -64,6 +67,12 @@ class ScriptedMachine:
         self.calls.append("pause")
         if self._state is RunState.RUNNING:
             self._enter(RunState.PAUSED)
+
+    def reset(self) -> None:
+        self.calls.append("reset")
+        if self._state not in {RunState.PAUSED, RunState.RESET}:
+            raise RunStateError(f"the machine is {self._state.value}")
+        self._enter(RunState.PAUSED)
 
     def activate(self) -> None:
         if self.obstacle is not None:

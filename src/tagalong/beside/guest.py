@@ -215,6 +215,10 @@ class BesideGuest:
         """Raise RunStateError."""
         raise RunStateError(_NOT_OURS)
 
+    def reset(self) -> None:
+        """Raise RunStateError."""
+        raise RunStateError(_NOT_OURS)
+
     def activate(self) -> None:
         """Do nothing: the guest's disks are its VMM's."""
 

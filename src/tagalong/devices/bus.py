@@ -79,6 +79,12 @@ class DeviceBus:
             )
         return True
 
+    def reset(self) -> None:
+        """Make all devices what they are at power-on."""
+        with self._lock:
+            for device in self.devices:
+                device.reset()
+
     def save(self) -> dict[str, bytes]:
         """Return the states of all devices by name."""
         with self._lock:

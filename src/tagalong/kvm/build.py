@@ -31,8 +31,6 @@ from tagalong.mte.registers import IdAa64pfr1
 
 RAM_GPA: Final = Gpa(0x4000_0000)
 
-# KVM numbers vCPUs in MPIDR_EL1.Aff0 up to here; the 17th has an Aff1.
-_MAX_VCPUS: Final = 16
 _DEFAULT_IPA_BITS: Final = 40
 
 _REQUIRED: Final = {
@@ -82,9 +80,10 @@ def build(
     mapping, else RAM is new (`Region.has_file_data`). Raises UsageError for what KVM or this
     host cannot be, HostError naming what is missing.
     """
-    _check(regions, vcpu_count, page_size_bytes)
+    _check(regions, page_size_bytes)
     with ExitStack() as stack:
         system = stack.enter_context(KvmSystem())
+        _check_vcpu_count(system, vcpu_count)
         for cap, why in _REQUIRED.items():
             system.require(cap, why)
         vm_stack = stack.enter_context(ExitStack())
@@ -108,15 +107,19 @@ def build(
         return Parts(vm, vcpus, memory, slots, identity, description, own_gic, vm_stack.pop_all())
 
 
-def _check(regions: Sequence[RegionDescription], vcpu_count: int, page_size_bytes: int) -> None:
+def _check(regions: Sequence[RegionDescription], page_size_bytes: int) -> None:
     if page_size_bytes != mmap.PAGESIZE:
         raise UsageError(
             f"page size {page_size_bytes}: a KVM guest on this host has {mmap.PAGESIZE}"
         )
-    if not 1 <= vcpu_count <= _MAX_VCPUS:
-        raise UsageError(f"{vcpu_count} vCPUs: machine 'kvm' takes 1 to {_MAX_VCPUS}")
     if not regions:
         raise UsageError("a machine needs at least one RAM region")
+
+
+def _check_vcpu_count(system: KvmSystem, vcpu_count: int) -> None:
+    most = system.check(Cap.KVM_CAP_MAX_VCPUS)
+    if not 1 <= vcpu_count <= most:
+        raise UsageError(f"{vcpu_count} vCPUs: machine 'kvm' takes 1 to {most} on this host")
 
 
 def _ipa_bits(system: KvmSystem, regions: Sequence[RegionDescription]) -> int:
@@ -194,14 +197,21 @@ def _add_slots(vm: KvmVm, regions: Sequence[Region]) -> tuple[Slot, ...]:
 def _add_vcpus(
     system: KvmSystem, vm: KvmVm, count: int, stack: ExitStack
 ) -> tuple[VcpuDescriptor, ...]:
-    kind, run_bytes = vm.preferred_target(), system.run_bytes()
-    vcpus = []
-    for index in range(count):
-        vcpu = stack.enter_context(vm.create_vcpu(index, run_bytes))
+    run_bytes = system.run_bytes()
+    vcpus = tuple(stack.enter_context(vm.create_vcpu(index, run_bytes)) for index in range(count))
+    initialise_vcpus(vm, vcpus)
+    return vcpus
+
+
+def initialise_vcpus(vm: KvmVm, vcpus: Sequence[VcpuDescriptor]) -> None:
+    """Make new vCPUs, or those of a machine that is reset, what they are at power-on.
+
+    None may be in KVM_RUN. Raises IoctlError.
+    """
+    kind = vm.preferred_target()
+    for index, vcpu in enumerate(vcpus):
         off = (KVM_ARM_VCPU_POWER_OFF,) if index else ()
         vcpu.initialise(kind, (KVM_ARM_VCPU_PSCI_0_2, *off))
-        vcpus.append(vcpu)
-    return tuple(vcpus)
 
 
 def _add_gic(vm: KvmVm, gic: GicDescription, vcpus: Sequence[VcpuDescriptor]) -> KvmGic:

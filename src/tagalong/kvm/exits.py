@@ -1,6 +1,7 @@
 """What a vCPU's exits ask of the VMM: device accesses, power, and what went wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from tagalong.devices import DeviceBus
 from tagalong.errors import MachineError
@@ -8,6 +9,12 @@ from tagalong.kvm.abi import KvmExitReason, SystemEvent
 from tagalong.kvm.descriptor import IoctlError
 from tagalong.kvm.vcpu_fd import VcpuDescriptor
 from tagalong.machine import RunState, register_ids
+
+_ENDS: Final[Mapping[int, RunState]] = {
+    SystemEvent.KVM_SYSTEM_EVENT_SHUTDOWN: RunState.SHUTDOWN,
+    SystemEvent.KVM_SYSTEM_EVENT_RESET: RunState.RESET,
+}
+"""What a guest asks for by PSCI; SYSTEM_RESET2 comes as a reset, too."""
 
 End = Callable[[RunState, Exception | None], None]
 
@@ -47,8 +54,8 @@ class KvmExits:
 
     def _system_event(self, index: int, vcpu: VcpuDescriptor) -> None:
         kind = vcpu.run.system_event.type
-        if kind in (SystemEvent.KVM_SYSTEM_EVENT_SHUTDOWN, SystemEvent.KVM_SYSTEM_EVENT_RESET):
-            self._end(RunState.SHUTDOWN, None)
+        if kind in _ENDS:
+            self._end(_ENDS[kind], None)
             return
         error = MachineError(f"vCPU {index} stopped the machine with system event {kind:#x}")
         self._end(RunState.FAILED, error)

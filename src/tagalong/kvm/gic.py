@@ -115,11 +115,16 @@ class KvmGic(Descriptor):
             self._set([(_Register(group, attr, group.name), value)])
         (self._own_iidr,) = self._get([_Register(_DIST, _IIDR, "GICD_IIDR")])
         self._own_ctlr = self._icc_ctlr(self._vcpus[0])
+        self._at_power_on = self.save()
 
     def set_line(self, intid: int, level: bool) -> None:
         """Follow a device's line; from any thread. Raises IoctlError."""
         self._lines[intid] = level
         self._vm.set_spi(intid, level)
+
+    def reset(self) -> None:
+        """Become what it was at first, with the devices' lines as they are. Raises IoctlError."""
+        self._set(list(self._writes(self._at_power_on)))
 
     def save(self) -> GicState:
         """Return all of it. Raises IoctlError."""

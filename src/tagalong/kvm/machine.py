@@ -21,7 +21,7 @@ from tagalong.devices import (
 from tagalong.errors import StateError, TagalongError, UsageError
 from tagalong.kvm import pending
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST, Cap
-from tagalong.kvm.build import RAM_GPA, Parts, build, mte_version_of_host
+from tagalong.kvm.build import RAM_GPA, Parts, build, initialise_vcpus, mte_version_of_host
 from tagalong.kvm.clock import VirtualTime
 from tagalong.kvm.dirty_log import KvmDirtyLog
 from tagalong.kvm.exits import KvmExits
@@ -326,6 +326,12 @@ class KvmMachine(MachineLifecycle):
             KVM_ARM_TAGS_FROM_GUEST if direction is Direction.FROM_GUEST else KVM_ARM_TAGS_TO_GUEST
         )
         self._parts.vm.copy_tags(gpa, tags, flags)
+
+    def _reset_parts(self) -> None:
+        initialise_vcpus(self._parts.vm, self._parts.vcpus)
+        self._bus.reset()
+        if self._parts.gic is not None:
+            self._parts.gic.reset()
 
     def _release(self) -> None:
         self._host.close()

@@ -3,6 +3,7 @@
 protocols     Machine and Vcpu, which `soft` and `kvm` implement
 state         descriptions and states, as values
 gic           the interrupt controller's description and state: which registers, in which order
+affinity      what MPIDR_EL1, PSCI and the GIC call a vCPU
 register_ids  names for registers: KVM's ONE_REG ids
 cpu_match     whether a vCPU can take the registers of another CPU
 freezer       stops a guest for a migration or a snapshot, and lets it run again

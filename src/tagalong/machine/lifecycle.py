@@ -107,7 +107,8 @@ class MachineLifecycle(ABC):
 
         PAUSED --resume()--> RUNNING --pause()--> PAUSED
         PAUSED, RUNNING --the guest powers off--> SHUTDOWN
-        PAUSED, RUNNING --a vCPU or a device fails--> FAILED
+        PAUSED, RUNNING --the guest asks for a reset--> RESET --reset()--> PAUSED
+        PAUSED, RUNNING, RESET --a vCPU or a device fails--> FAILED
 
     SHUTDOWN and FAILED are final. A guest may power off after pause() was called, in the
     instruction that a vCPU ends with: the state is SHUTDOWN then, when pause() returns.
@@ -159,10 +160,17 @@ class MachineLifecycle(ABC):
     def _refuse_ended(self) -> None:
         with self._condition:
             self._refuse_closed()
-            if self._is_over():
+            self._refuse_over("resume")
+            if self._state is RunState.RESET:
                 raise RunStateError(
-                    f"cannot resume the machine: its state is {self._state.value!r}, which is final"
+                    "cannot resume the machine: its guest asked for a reset, which comes first"
                 )
+
+    def _refuse_over(self, order: str) -> None:
+        if self._is_over():
+            raise RunStateError(
+                f"cannot {order} the machine: its state is {self._state.value!r}, which is final"
+            )
 
     def _start(self) -> None:
         with self._condition:
@@ -188,6 +196,18 @@ class MachineLifecycle(ABC):
             if self._backends_work:
                 self._backends_work = False
                 self._backends.pause()
+
+    def reset(self) -> None:
+        """Make all but RAM and time what it is at power-on; see Machine."""
+        with self._order:
+            with self._while_paused():
+                self._refuse_over("reset")
+            self.pause()  # a guest that asked for its reset has left its devices at work
+            with self._while_paused():
+                self._refuse_over("reset")
+                self._reset_parts()
+                self._state = RunState.PAUSED
+                self._condition.notify_all()
 
     def activate(self) -> None:
         """Take what only the process that may run this VM holds; see Machine."""
@@ -279,13 +299,21 @@ class MachineLifecycle(ABC):
         )
 
     @abstractmethod
+    def _reset_parts(self) -> None:
+        """Reset vCPUs, devices and the interrupt controller; all of them are stopped."""
+
+    @abstractmethod
     def _release(self) -> None:
         """Release memory and host resources; all vCPU threads have ended."""
 
     def _end(self, state: RunState, failure: Exception | None = None) -> None:
-        """Enter a final state, for the first reason that comes; from any thread."""
+        """Enter a final state or RESET, for the first reason that comes; from any thread.
+
+        A failure counts also after the guest asked for a reset: nothing else would tell of it.
+        """
         with self._condition:
-            if not self._is_over():
+            is_open = self._state in (RunState.PAUSED, RunState.RUNNING)
+            if is_open or (self._state is RunState.RESET and state is RunState.FAILED):
                 self._state, self._failure = state, failure
             self._runner.stop()
             self._condition.notify_all()

@@ -30,7 +30,7 @@ class Vcpu(Protocol):
 
     @property
     def index(self) -> int:
-        """Return the vCPU's number, from 0; also its MPIDR_EL1.Aff0."""
+        """Return the vCPU's number, from 0, by which `machine.affinity` names it to the guest."""
         ...
 
     def get_register(self, register: RegisterId) -> int:
@@ -89,8 +89,8 @@ class Machine(Protocol):
     def resume(self) -> None:
         """Let all vCPUs and devices work, which `activate` comes before.
 
-        Raises RunStateError after SHUTDOWN, FAILED or close(), HostError as `activate`; nothing has
-        changed then.
+        Raises RunStateError after RESET, SHUTDOWN, FAILED or close(), HostError as `activate`;
+        nothing has changed then.
         """
         ...
 
@@ -99,7 +99,7 @@ class Machine(Protocol):
 
         Returns when they are stopped and no device has a request under way. A machine that is not
         running stays as it is. A guest that powers off just then is SHUTDOWN afterwards, not
-        PAUSED.
+        PAUSED; one that asks for a reset is RESET.
         """
         ...
 
@@ -116,6 +116,15 @@ class Machine(Protocol):
 
         For a VM that another process is to run. Raises HostError that names the device, and
         RunStateError while running; nothing is given up then.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Make vCPUs, devices and interrupt controller what they are at power-on.
+
+        RAM stays as it is, tags included, and time goes on: what starts the guest anew is loaded by
+        the caller. The machine is PAUSED then, also if the guest had asked for it (RESET). Raises
+        RunStateError while it runs, after SHUTDOWN, FAILED or close(); nothing has changed then.
         """
         ...
 

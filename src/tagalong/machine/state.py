@@ -19,10 +19,14 @@ RegisterId = NewType("RegisterId", int)
 
 
 class RunState(Enum):
-    """What a machine is doing; the values are the words shown to people."""
+    """What a machine is doing; the values are the words shown to people.
+
+    RESET: the guest asked for a reset and waits for it (Machine.reset).
+    """
 
     PAUSED = "paused"
     RUNNING = "running"
+    RESET = "reset"
     SHUTDOWN = "shutdown"
     FAILED = "internal-error"
 

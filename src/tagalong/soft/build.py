@@ -7,7 +7,6 @@ from tagalong.errors import UsageError
 from tagalong.machine import MachineDescription
 from tagalong.memory import GuestMemory
 from tagalong.mte.registers import MteVersion
-from tagalong.soft.gic import MAX_VCPUS
 from tagalong.soft.native import NativeMachine
 
 PAGE_BYTES: Final = 4096
@@ -22,10 +21,6 @@ def refuse_foreign(description: MachineDescription) -> None:
     if description.mte_version != MteVersion.MTE3:
         raise UsageError(
             f"MTE version {description.mte_version}: the embedded machine has {MteVersion.MTE3}"
-        )
-    if description.gic is not None and description.vcpu_count > MAX_VCPUS:
-        raise UsageError(
-            f"{description.vcpu_count} vCPUs: an embedded machine with a GIC has 1 to {MAX_VCPUS}"
         )
     if not description.regions:
         raise UsageError("a machine needs at least one RAM region")

@@ -6,7 +6,6 @@ and never leaves as the accesses to devices do.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Final
 
 from tagalong.machine import GicDescription, GicState
 from tagalong.machine.gic import (
@@ -19,9 +18,6 @@ from tagalong.machine.gic import (
     gic_objections,
 )
 from tagalong.soft.native import GicPart, NativeMachine
-
-MAX_VCPUS: Final = 16
-"""ICC_SGI1R_EL1 reaches Aff0 0 to 15, and the vCPUs are numbered by Aff0 alone."""
 
 _Place = tuple[GicPart, int, int]
 
@@ -52,6 +48,10 @@ class SoftGic:
         self._lines[intid] = level
         self._native.set_line(intid, level=level)
         self._wake()
+
+    def reset(self) -> None:
+        """Become what it is at power-on, with the devices' lines as they are."""
+        self._native.reset_gic()
 
     def save(self) -> GicState:
         """Return the state."""

@@ -30,6 +30,7 @@ from tagalong.machine import (
     GicDescription,
     MachineDescription,
     MachineState,
+    PowerState,
     RegionDescription,
     RunState,
 )
@@ -113,7 +114,7 @@ class SoftMachine(MachineLifecycle):
             SoftVcpu(i, self._native, self._while_paused, self._handle_exit, policy)
             for i in range(description.vcpu_count)
         )
-        psci = Psci(self._vcpus, self._is_ram, lambda: self._end(RunState.SHUTDOWN))
+        psci = Psci(self._vcpus, self._is_ram, self._end)
         self._exits = SoftExits(self._native, self._bus, self._vcpus, psci)
 
     @classmethod
@@ -332,6 +333,14 @@ class SoftMachine(MachineLifecycle):
         else:
             self._wait(_EVENT_WAIT_S)
             self._native.advance(ticks)
+
+    def _reset_parts(self) -> None:
+        for vcpu in self._vcpus:
+            vcpu.reset_to({})
+            vcpu.set_power(PowerState.ON if vcpu.index == 0 else PowerState.OFF)
+        self._bus.reset()
+        if self._gic is not None:
+            self._gic.reset()
 
     def _release(self) -> None:
         if self._host is not None:

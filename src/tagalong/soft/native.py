@@ -185,6 +185,10 @@ class NativeMachine:
         """Write such a register; False, and no change, if the GIC rejects this value."""
         return not self._library.ta_gic_set(self._handle, part, index, number, value)
 
+    def reset_gic(self) -> None:
+        """Reset the GIC, but for the lines of devices."""
+        self._library.ta_gic_reset(self._handle)
+
     def reset_gic_interface(self, vcpu: int) -> None:
         """Reset the vCPU's interface to the GIC, if the machine has one."""
         self._library.ta_gic_reset_interface(self._handle, vcpu)

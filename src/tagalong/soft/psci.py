@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Final
 
-from tagalong.machine import PowerState, register_ids
+from tagalong.machine import PowerState, RunState, register_ids
+from tagalong.machine.affinity import vcpu_of_affinity
 from tagalong.soft.vcpu import SoftVcpu
 
 _AARCH64: Final = 0x4000_0000
-_MPIDR_AFFINITY: Final = 0xFF_00FF_FFFF
 _PSTATE_EL1H_MASKED: Final = 0x3C5
 
 
@@ -28,6 +28,7 @@ class PsciFunction(IntEnum):
     SYSTEM_OFF = 0x8400_0008
     SYSTEM_RESET = 0x8400_0009
     PSCI_FEATURES = 0x8400_000A
+    SYSTEM_RESET2 = 0x8400_0012
 
 
 class PsciResult(IntEnum):
@@ -40,7 +41,14 @@ class PsciResult(IntEnum):
     INVALID_ADDRESS = -9
 
 
-_SMC64: Final = {PsciFunction.CPU_SUSPEND, PsciFunction.CPU_ON, PsciFunction.AFFINITY_INFO}
+_SMC64: Final = {
+    PsciFunction.CPU_SUSPEND,
+    PsciFunction.CPU_ON,
+    PsciFunction.AFFINITY_INFO,
+    PsciFunction.SYSTEM_RESET2,
+}
+_WARM_RESET: Final = 0
+_FIRST_VENDOR_RESET: Final = 0x8000_0000
 _VERSION_1_1: Final = 0x0001_0001
 _TRUSTED_OS_ABSENT: Final = 2
 _FIXED: Final = {
@@ -57,11 +65,11 @@ class Psci:
         self,
         vcpus: Sequence[SoftVcpu],
         is_ram: Callable[[int], bool],
-        shut_down: Callable[[], None],
+        end: Callable[[RunState], None],
     ) -> None:
         self._vcpus = vcpus
         self._is_ram = is_ram
-        self._shut_down = shut_down
+        self._end = end
 
     def call(self, vcpu: SoftVcpu) -> None:
         """Carry out the call in x0..x3 of `vcpu` and leave the result in its x0."""
@@ -88,15 +96,26 @@ class Psci:
                 return self._cpu_on(vcpu.x(1), vcpu.x(2), vcpu.x(3))
             case PsciFunction.AFFINITY_INFO:
                 return self._affinity_info(vcpu.x(1), vcpu.x(2))
-            case PsciFunction.SYSTEM_OFF | PsciFunction.SYSTEM_RESET:
-                self._shut_down()
+            case PsciFunction.SYSTEM_OFF:
+                self._end(RunState.SHUTDOWN)
+            case PsciFunction.SYSTEM_RESET:
+                self._end(RunState.RESET)
+            case PsciFunction.SYSTEM_RESET2:
+                return self._reset_2(vcpu.x(1) & 0xFFFF_FFFF)
             case PsciFunction.PSCI_FEATURES if self._function(vcpu.x(1) & 0xFFFF_FFFF) is None:
                 return PsciResult.NOT_SUPPORTED
         return PsciResult.SUCCESS
 
+    def _reset_2(self, kind: int) -> int:
+        """Reset, in one way for all kinds: a vendor's own have no other meaning here, as in KVM."""
+        if _WARM_RESET < kind < _FIRST_VENDOR_RESET:
+            return PsciResult.INVALID_PARAMETERS
+        self._end(RunState.RESET)
+        return PsciResult.SUCCESS
+
     def _cpu_on(self, target: int, entry: int, context: int) -> int:
-        index = target & _MPIDR_AFFINITY
-        if index >= len(self._vcpus) or target & ~_MPIDR_AFFINITY:
+        index = vcpu_of_affinity(target, len(self._vcpus))
+        if index is None:
             return PsciResult.INVALID_PARAMETERS
         if not self._is_ram(entry):
             return PsciResult.INVALID_ADDRESS
@@ -112,7 +131,7 @@ class Psci:
         return PsciResult.SUCCESS
 
     def _affinity_info(self, target: int, level: int) -> int:
-        index = target & _MPIDR_AFFINITY
-        if level or index >= len(self._vcpus):
+        index = vcpu_of_affinity(target, len(self._vcpus))
+        if level or index is None:
             return PsciResult.INVALID_PARAMETERS
         return 0 if self._vcpus[index].power is PowerState.ON else 1

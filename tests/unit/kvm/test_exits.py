@@ -77,15 +77,19 @@ def test_accesses_that_no_device_takes_abort_the_guest() -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [SystemEvent.KVM_SYSTEM_EVENT_SHUTDOWN, SystemEvent.KVM_SYSTEM_EVENT_RESET]
+    ("event", "state"),
+    [
+        (SystemEvent.KVM_SYSTEM_EVENT_SHUTDOWN, RunState.SHUTDOWN),
+        (SystemEvent.KVM_SYSTEM_EVENT_RESET, RunState.RESET),
+    ],
 )
-def test_power_off_shuts_the_machine_down(event: SystemEvent) -> None:
+def test_power_off_and_reset_end_the_run(event: SystemEvent, state: RunState) -> None:
     scene = Scene()
     scene.run.system_event.type = event
 
     scene.exits.handle(0, scene.vcpu, KvmExitReason.KVM_EXIT_SYSTEM_EVENT)
 
-    assert scene.ends == [(RunState.SHUTDOWN, "")]
+    assert scene.ends == [(state, "")]
 
 
 def test_what_nothing_handles_fails_the_machine_and_is_named() -> None:

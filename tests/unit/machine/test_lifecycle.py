@@ -51,6 +51,9 @@ class Scene(MachineLifecycle):
         with self._while_paused():
             self.calls.append("owned")
 
+    def _reset_parts(self) -> None:
+        self.calls.append("reset")
+
     def _release(self) -> None:
         self.calls.append("release")
 
@@ -242,6 +245,66 @@ def test_pause_after_the_end_leaves_the_state() -> None:
         scene.pause()
 
         assert scene.run_state is state
+
+
+def test_guest_that_asks_for_a_reset_waits_for_it() -> None:
+    scene = Scene()
+    scene.resume()
+    scene.end(RunState.RESET)
+    scene.end(RunState.SHUTDOWN)  # another vCPU's, too late
+
+    with pytest.raises(RunStateError) as caught:
+        scene.resume()
+    asked = scene.run_state
+    scene.calls.clear()
+    scene.reset()
+
+    assert str(caught.value) == (
+        "cannot resume the machine: its guest asked for a reset, which comes first"
+    )
+    assert (asked, scene.run_state) == (RunState.RESET, RunState.PAUSED)
+    assert scene.calls.index("backends off") < scene.calls.index("reset")
+    scene.resume()
+    assert scene.run_state is RunState.RUNNING
+
+
+def test_reset_of_a_paused_machine_leaves_it_paused() -> None:
+    scene = Scene()
+
+    scene.reset()
+
+    assert (scene.run_state, scene.calls.count("reset")) == (RunState.PAUSED, 1)
+
+
+def test_reset_is_refused_while_the_machine_runs_and_after_its_end() -> None:
+    running, over, closed = Scene(), Scene(), Scene()
+    running.resume()
+    over.resume()
+    over.end(RunState.SHUTDOWN)
+    closed.close()
+    messages = []
+
+    for scene in (running, over, closed):
+        with pytest.raises(RunStateError) as caught:
+            scene.reset()
+        messages.append(str(caught.value))
+
+    assert messages == [
+        "the machine is running: pause it first",
+        "cannot reset the machine: its state is 'shutdown', which is final",
+        "the machine is closed",
+    ]
+    assert all("reset" not in scene.calls for scene in (running, over, closed))
+
+
+def test_failure_counts_also_after_the_guest_asked_for_a_reset() -> None:
+    scene = Scene()
+    scene.resume()
+    scene.end(RunState.RESET)
+
+    scene.fail(HostError("the disk is gone"))
+
+    assert (scene.run_state, str(scene.failure)) == (RunState.FAILED, "the disk is gone")
 
 
 def test_wait_lasts_until_the_vcpus_are_stopped() -> None:

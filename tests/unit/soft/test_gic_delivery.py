@@ -45,6 +45,7 @@ from tests.support.gic_guest import (
 )
 
 SET_PENDING, SET_ACTIVE, CLEAR_ENABLE, GROUP = 0x200, 0x300, 0x180, 0x080
+ROUTER = 0x6000
 EOIMODE = 2
 WFI = a64.hint(3)
 
@@ -318,6 +319,38 @@ def test_sgi_reaches_whom_it_names(value: int, reached: list[int]) -> None:
 
         acknowledged = [guest.mrs(IAR1, vcpu) for vcpu in range(3)]
         assert acknowledged == [3 if vcpu in reached else SPURIOUS for vcpu in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("value", "reached"),
+    [
+        (0x8001 | 3 << 24, [0, 15]),
+        (0x8001 | 1 << 16 | 3 << 24, [16]),
+        (0x0002 | 1 << 16 | 3 << 24, [17]),
+        (0xFFFF | 2 << 16 | 3 << 24, []),
+        (0x0001 | 1 << 16 | 1 << 44 | 3 << 24, []),
+        (1 << 40 | 3 << 24, list(range(1, 18))),
+    ],
+)
+def test_sgi_reaches_vcpus_beyond_the_first_sixteen(value: int, reached: list[int]) -> None:
+    with gic_guest(vcpus=18) as guest:
+        for vcpu in range(18):
+            guest.open(vcpu=vcpu)
+
+        guest.msr(SGI1R, value)
+
+        assert [vcpu for vcpu in range(18) if guest.mrs(IAR1, vcpu) == 3] == reached
+
+
+def test_spi_is_routed_to_a_vcpu_by_its_affinity() -> None:
+    with gic_guest(vcpus=18) as guest:
+        for vcpu in range(18):
+            guest.open(vcpu=vcpu)
+        guest.store(GICD + ROUTER + 8 * 40, 0x101, size=8)
+
+        guest.store(GICD + SET_PENDING + 4, 1 << 8)
+
+        assert [vcpu for vcpu in range(18) if guest.mrs(IAR1, vcpu) == 40] == [17]
 
 
 @pytest.mark.parametrize(

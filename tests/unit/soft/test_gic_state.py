@@ -177,9 +177,17 @@ def test_unused_interface_of_kvm_has_the_least_binary_points() -> None:
         assert gic_of(made) == state.gic
 
 
-def test_machine_with_gic_and_too_many_vcpus_is_refused() -> None:
-    with pytest.raises(UsageError, match="17 vCPUs: an embedded machine with a GIC has 1 to 16"):
-        SoftMachine(describe(17))
+def test_reset_makes_the_gic_what_it_was_at_first() -> None:
+    with machine() as made:
+        first = made.save_state()
+        fill(made, 0)
+        changed = gic_of(made)
+        assert made._native.set_gic(GicPart.SPI_LEVELS, 0, 1, 0)  # lines are the devices'
+
+        made.reset()
+
+        assert changed != first.gic
+        assert gic_of(made) == first.gic
 
 
 # --- devices' lines ---

@@ -32,8 +32,11 @@ def call(machine: SoftMachine, *arguments: int) -> int:
         ((0xC4000004, 0, 1), INVALID_PARAMETERS),
         ((0xC4000003, 0, bare.CODE, 0), ALREADY_ON),
         ((0xC4000003, 9, bare.CODE, 0), INVALID_PARAMETERS),
+        ((0xC4000003, 0x101, bare.CODE, 0), INVALID_PARAMETERS),
         ((0xC4000003, 1, 0x1000, 0), INVALID_ADDRESS),
         ((0xC4000001, 0, 0, 0), 0),
+        ((0x8400000A, 0x84000012), 0),
+        ((0x84000012, 1), INVALID_PARAMETERS),
     ],
 )
 def test_call_returns_what_psci_says(arguments: tuple[int, ...], result: int) -> None:
@@ -82,12 +85,31 @@ def test_cpu_off_takes_the_vcpu_out() -> None:
     machine.close()
 
 
-@pytest.mark.parametrize("function", [0x84000008, 0x84000009])
-def test_system_off_and_reset_shut_the_machine_down(function: int) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "state"),
+    [
+        ((0x84000008,), RunState.SHUTDOWN),
+        ((0x84000009,), RunState.RESET),
+        ((0x84000012, 0), RunState.RESET),
+        ((0xC4000012, 0x80000000, 1), RunState.RESET),
+    ],
+)
+def test_system_off_and_reset_end_the_run(arguments: tuple[int, ...], state: RunState) -> None:
     machine = bare.machine_with([a64.hvc(), a64.b(0)])
-    bare.set_x(machine, {0: function})
+    bare.set_x(machine, dict(enumerate(arguments)))
 
     machine.resume()
 
-    assert machine.wait(60) is RunState.SHUTDOWN
+    assert machine.wait(60) is state
+    machine.close()
+
+
+def test_vcpus_beyond_the_first_sixteen_have_an_aff1() -> None:
+    machine = bare.machine_with([a64.hvc(), a64.b(0)], vcpu_count=18)
+
+    result = call(machine, 0xC4000003, 0x101, bare.CODE + 4, 0)
+
+    assert result == 0
+    assert machine.vcpus[17].save().power is PowerState.ON
+    assert machine.vcpus[17].get_register(register_ids.MPIDR_EL1) == 0x8000_0101
     machine.close()

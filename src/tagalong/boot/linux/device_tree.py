@@ -12,6 +12,7 @@ from typing import Final
 from tagalong.binary.fdt import FdtNode, cells, texts, wide, write_fdt
 from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription, MachineDescription
+from tagalong.machine.affinity import vcpu_affinity
 from tagalong.machine.gic import (
     DISTRIBUTOR_BYTES,
     FIRST_PPI,
@@ -91,15 +92,14 @@ def device_tree(description: MachineDescription, chosen: ChosenNode) -> bytes:
 
 
 def _cpus(count: int) -> FdtNode:
-    # A CPU's number is its MPIDR_EL1.Aff0 (Vcpu.index).
     cpus = {
-        f"cpu@{number:x}": FdtNode({
+        f"cpu@{affinity:x}": FdtNode({
             "device_type": texts("cpu"),
             "compatible": texts("arm,armv8"),
-            "reg": cells(number),
+            "reg": cells(affinity),
             "enable-method": texts("psci"),
         })
-        for number in range(count)
+        for affinity in map(vcpu_affinity, range(count))
     }  # fmt: skip
     return FdtNode({"#address-cells": cells(1), "#size-cells": cells(0)}, cpus)
 
