@@ -17,7 +17,7 @@ ROWS = np.zeros((2, PAGE // 32), np.uint8)
 
 RUNNING = "the machine is running: pause it first"
 CLOSED = "the machine is closed"
-OVER = "cannot resume the machine: its state is {!r}, which is final"
+OVER = "cannot {} the machine: its state is {!r}, which is final"
 
 Call = Callable[[Machine, MachineState], object]
 
@@ -55,10 +55,11 @@ CALLS: dict[str, Call] = {
     ),
     "pause": lambda machine, _: machine.pause(),
     "resume": lambda machine, _: machine.resume(),
+    "reset": lambda machine, _: machine.reset(),
     "close": lambda machine, _: machine.close(),
 }
-NEEDS_PAUSE = {"save_state", "check_state", "load_state", "get_register"}
-CHANGES_STATE = {"pause", "resume", "close"}
+NEEDS_PAUSE = {"save_state", "check_state", "load_state", "get_register", "reset"}
+CHANGES_STATE = {"pause", "resume", "reset", "close"}
 WORKS_CLOSED = {"wait", "pause", "close"}
 
 
@@ -115,7 +116,8 @@ def test_every_call_in_a_state_works_or_says_why_not(
     if name == "running":
         expected.update(dict.fromkeys(NEEDS_PAUSE, RUNNING))
     if name == "shutdown":
-        expected["resume"] = OVER.format("shutdown")
+        for order in ("resume", "reset"):
+            expected[order] = OVER.format(order, "shutdown")
     if name == "closed":
         expected.update(dict.fromkeys(CALLS.keys() - WORKS_CLOSED, CLOSED))
     found = {}

@@ -1,10 +1,17 @@
 """Moves a machine to another one in this process, over a real connection."""
 
 import threading
+from collections.abc import Callable
 
 from tagalong import migrate
 from tagalong.machine import Machine
-from tagalong.migrate import MachineBuilder, MigrationOptions, TakeOver, resume_if_it_ran
+from tagalong.migrate import (
+    MachineBuilder,
+    MigrationOptions,
+    SendProgress,
+    TakeOver,
+    resume_if_it_ran,
+)
 
 
 def move(
@@ -13,6 +20,7 @@ def move(
     options: MigrationOptions | None = None,
     *,
     take_over: TakeOver = resume_if_it_ran,
+    progress: Callable[[SendProgress], None] | None = None,
 ) -> Machine:
     """Return the machine that arrived; the caller closes it. Raises the source's error."""
     arrived: list[Machine] = []
@@ -29,7 +37,7 @@ def move(
     destination.start()
     try:
         with listener:
-            migrate.migrate_to(str(listener.address), machine, options)
+            migrate.migrate_to(str(listener.address), machine, options, progress=progress)
     finally:
         destination.join()
     if failed:

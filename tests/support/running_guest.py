@@ -3,8 +3,9 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
-from tagalong.boot import boot_guest, guest_image_path
+from tagalong.boot import boot_guest, clear_ram, guest_image_path
 from tagalong.machine import Machine, RunState
 
 MIB = 1 << 20
@@ -61,8 +62,14 @@ class RunningGuest(Listener):
         self.machine = make(
             ram_bytes=ram_bytes, vcpu_count=vcpu_count, seed=seed, console=self.hear
         )
-        image = guest_image_path(guest).read_bytes()
-        boot_guest(self.machine, image, command_line=command_line, seed=seed)
+        self._image = guest_image_path(guest).read_bytes()
+        self._load = partial(boot_guest, command_line=command_line, seed=seed)
+        self._load(self.machine, self._image)
+
+    def load_again(self) -> None:
+        """Load the guest anew into the machine, which was reset."""
+        clear_ram(self.machine)
+        self._load(self.machine, self._image)
 
     def run_to_the_end(self, seconds: float = 200) -> list[str]:
         """Run until the guest powers off; return its console lines."""

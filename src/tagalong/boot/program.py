@@ -10,12 +10,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from tagalong._native import LIBRARY_FOLDER
 from tagalong.binary import elf
 from tagalong.binary.layout import MalformedError
 from tagalong.errors import AddressError, GuestImageError
 from tagalong.machine import Machine, register_ids
 from tagalong.memory import Gpa
+from tagalong.mte import PACKED_RATIO
 
 BOOT_MAGIC: Final = int.from_bytes(b"AGALTBT1", "little")
 END_MAGIC: Final = int.from_bytes(b"AGALTEND", "little")
@@ -23,6 +26,7 @@ END_BLOCK: Final = struct.Struct("<QQ")
 BOOT_BLOCK: Final = struct.Struct("<QQQIIQ")
 COMMAND_LINE_MAX_BYTES: Final = 2048
 
+_CLEARED_AT_A_TIME: Final = 1024  # pages
 _MAX_PROGRAM_HEADERS: Final = 1024
 _PSTATE_EL1H_MASKED: Final = 0x3C5
 
@@ -122,6 +126,22 @@ def boot_guest(machine: Machine, image: bytes, *, command_line: str = "", seed: 
     vcpu.set_register(register_ids.PC, parsed.entry)
     vcpu.set_register(register_ids.x(0), block_gpa)
     vcpu.set_register(register_ids.PSTATE, _PSTATE_EL1H_MASKED)
+
+
+def clear_ram(machine: Machine) -> None:
+    """Make all of a paused machine's RAM zero, data and tags, as a guest program expects it.
+
+    Pages never used stay holes. Recorded in the dirty log. Raises what writing guest RAM raises.
+    """
+    for number, populated in enumerate(machine.populated_pages()):
+        region = machine.memory.regions[number]
+        pages = populated.pages()
+        for first in range(0, pages.size, _CLEARED_AT_A_TIME):
+            batch = pages[first : first + _CLEARED_AT_A_TIME]
+            page_bytes = region.page_size_bytes
+            region.write_pages(batch, np.zeros((batch.size, page_bytes), np.uint8))
+            tags = np.zeros((batch.size, page_bytes // PACKED_RATIO), np.uint8)
+            machine.write_page_tags(number, batch, tags)
 
 
 def reported_status(machine: Machine) -> int | None:

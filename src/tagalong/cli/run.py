@@ -17,6 +17,7 @@ from tagalong.vmm.launch import run_vm
 from tagalong.vmm.options import (
     ArrivingVm,
     ExpectedMachine,
+    KernelFiles,
     NewLinux,
     NewVm,
     RestoredVm,
@@ -82,6 +83,9 @@ COMMON = _parameters(
         "same run (default of machine soft), or the host's clock (default if the console takes "
         "input; all that kvm has).",
     ),
+    click.option(
+        "--no-reboot", is_flag=True, help="End where the guest would be reset, and start anew."
+    ),
     click.option("--paused", is_flag=True, help="Do not start the guest; tagalong cont does."),
     click.option(
         "--exit-with-parent",
@@ -101,15 +105,22 @@ _NEW = _parameters(
     click.option("--guest-args", "guest_arguments", metavar='"K=V ..."', help="Its knobs."),
 )
 
-_LINUX = _parameters(
+_KERNEL = _parameters(
     click.option(
         "--kernel",
         type=FILE,
         metavar="FILE",
-        help="Linux for arm64: an Image, plain or packed (gzip, zstd, EFI zboot), or a flat image.",
+        help="Linux for arm64: an Image, plain or packed (gzip, zstd, EFI zboot), or a flat image. "
+        "With --incoming or --restore: what the VM starts after a reset.",
     ),
+)
+
+_WITH_KERNEL = _parameters(
     click.option("--initrd", type=FILE, metavar="FILE", help="Its initial RAM disk."),
     click.option("--append", "command_line", metavar="TEXT", help="Its command line."),
+)
+
+_DUMP_DTB = _parameters(
     click.option(
         "--dump-dtb",
         "dump_dtb",
@@ -181,6 +192,9 @@ NOT_NEW = _parameters(
 )
 
 
+_NEEDS_KERNEL = "needs --kernel; leave it out, or give a kernel"
+
+
 def run_process(context: click.Context, options: RunOptions) -> None:
     """Run a VM in this process, which is given to it, and exit with the VM's status."""
     DESCRIPTORS.take_over_inherited()
@@ -205,7 +219,17 @@ command = click.Command(
     callback=_run,
     help=_run.__doc__,
     epilog=_EPILOG,
-    params=[*COMMON, *_NEW, *_LINUX, *_SEED, *_INCOMING, *_RESTORE, *NOT_NEW],
+    params=[
+        *COMMON,
+        *_NEW,
+        *_KERNEL,
+        *_WITH_KERNEL,
+        *_DUMP_DTB,
+        *_SEED,
+        *_INCOMING,
+        *_RESTORE,
+        *NOT_NEW,
+    ],
 )
 
 
@@ -239,23 +263,26 @@ def _origin(given: dict[str, Any], shape: Mapping[str, Any]) -> VmOrigin:
     if restore is not None:
         _refuse(
             given,
-            (*_NEW, *_LINUX, *_SEED),
+            (*_NEW, *_DUMP_DTB, *_SEED),
             "cannot be used with --restore: the guest is in it; leave it out",
         )
         _refuse(given, _INCOMING, "needs --incoming; leave it out, or wait for a VM")
-        return RestoredVm(restore, ExpectedMachine(**shape, **given))
+        files = _kernel_files(given)
+        return RestoredVm(restore, ExpectedMachine(**shape, **given), files)
     return _new(given, shape)
 
 
-def _new(given: Mapping[str, Any], shape: Mapping[str, Any]) -> NewVm | NewLinux:
+def _new(given: dict[str, Any], shape: Mapping[str, Any]) -> NewVm | NewLinux:
     if "guest" in given and "kernel" in given:
         raise UsageError("--guest and --kernel exclude each other; give one of them")
     _refuse(given, _INCOMING, "needs --incoming; leave it out, or wait for a VM")
     _refuse(given, NOT_NEW, "needs --incoming or --restore; leave it out")
     if "kernel" in given:
         _refuse(given, _NEW, "is for --guest; a kernel's command line is --append; leave it out")
-        return NewLinux(**given, **shape)
-    _refuse(given, _LINUX, "needs --kernel; leave it out, or give a kernel")
+    files = _kernel_files(given)
+    if files is not None:
+        return NewLinux(files, **given, **shape)
+    _refuse(given, _DUMP_DTB, _NEEDS_KERNEL)
     if "guest" in given:
         return NewVm(**given, **shape)
     raise UsageError(
@@ -264,12 +291,22 @@ def _new(given: Mapping[str, Any], shape: Mapping[str, Any]) -> NewVm | NewLinux
     )
 
 
+def _kernel_files(given: dict[str, Any]) -> KernelFiles | None:
+    """Take the kernel and what belongs to it out of what was given; None without one."""
+    kernel = given.pop("kernel", None)
+    if kernel is None:
+        _refuse(given, _WITH_KERNEL, _NEEDS_KERNEL)
+        return None
+    return KernelFiles(kernel, given.pop("initrd", None), given.pop("command_line", ""))
+
+
 def _arriving(uri: str, given: dict[str, Any], shape: Mapping[str, Any]) -> ArrivingVm:
     _refuse(
         given,
-        (*_NEW, *_LINUX, *_SEED),
+        (*_NEW, *_DUMP_DTB, *_SEED),
         "cannot be used with --incoming: the guest arrives; leave it out",
     )
+    files = _kernel_files(given)
     folder, admitted = given.pop("tls_folder", None), given.pop("tls_admitted", ())
     if admitted and folder is None:
         raise UsageError("--tls-admit needs --tls-dir: it names certificates; give both")
@@ -278,6 +315,7 @@ def _arriving(uri: str, given: dict[str, Any], shape: Mapping[str, Any]) -> Arri
         prealloc=given.pop("prealloc", False),
         tls=TlsCredentials(folder, admitted=admitted) if folder is not None else None,
         expected=ExpectedMachine(**shape, **given),
+        restart=files,
     )
 
 

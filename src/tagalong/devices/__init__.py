@@ -5,6 +5,7 @@ bus     the devices of a machine by their addresses
 irq     interrupt lines as values
 models  the models that come with the package, and how a machine gets its devices
 pl011   the UART that is a guest's console
+pl061   the GPIO controller that has the power button
 virtio/ disks, network cards, consoles and random numbers
 
 Private: machines offer their devices by name.
@@ -23,6 +24,7 @@ from tagalong.devices.device import (
 from tagalong.devices.irq import IrqLine, SharedInput, Sink
 from tagalong.devices.models import built_in_models, create_devices
 from tagalong.devices.pl011 import Pl011
+from tagalong.devices.pl061 import Pl061
 from tagalong.devices.virtio.backing import (
     ConsoleBacking,
     DiskBacking,
@@ -55,6 +57,7 @@ __all__ = [
     "IrqLine",
     "NetworkBacking",
     "Pl011",
+    "Pl061",
     "ReportDiskError",
     "SharedInput",
     "Sink",

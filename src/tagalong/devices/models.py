@@ -5,13 +5,14 @@ from contextlib import ExitStack
 
 from tagalong.devices.device import BackedDevice, Device, DeviceModels
 from tagalong.devices.pl011 import Pl011
+from tagalong.devices.pl061 import Pl061
 from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription
 
 
 def built_in_models(console: Callable[[bytes], None] | None) -> DeviceModels:
     """Return the models of this package; `console` gets what a guest writes to its UARTs."""
-    return {Pl011.KIND: lambda description: Pl011(console, description)}
+    return {Pl011.KIND: lambda description: Pl011(console, description), Pl061.KIND: Pl061}
 
 
 def create_devices(descriptions: Sequence[DeviceDescription], models: DeviceModels) -> list[Device]:

@@ -31,7 +31,7 @@ LAB_PLACE: Final = "opt/guest"
 """The folder of the guest's files inside the lab."""
 
 # Increase it when the same sources are to give another piece.
-_FORM: Final = 1
+_FORM: Final = 3
 
 _BUSYBOX: Final = "busybox"
 _MODULES: Final = "modules"

@@ -1,11 +1,22 @@
 # The rest of a guest's PID 1: network, then the words that it was given, or a shell; then it brings
-# everything to its disks and powers off.
+# everything to its disks and powers off. The VM's power button ends whatever runs, and so does that.
 
 busybox ip link set lo up
 if [ -e /sys/class/net/eth0 ]; then
 	busybox ip link set eth0 up
 	busybox udhcpc -i eth0 -n -q -S -s /lib/guest/dhcp >/dev/null 2>&1 &
 fi
+
+# Programs get TERM, and a shell, which ignores it, HUP; what is left after 2 s is killed.
+watch_button() {
+	powerbutton 2>/dev/null || return
+	echo "guest: the power button was pressed"
+	kill -TERM -1
+	kill -HUP -1
+	busybox sleep 2
+	kill -KILL -1
+}
+watch_button &
 
 if [ $# -gt 0 ]; then
 	"$@"

@@ -19,10 +19,19 @@ MODULE_FOLDER = "lab/modules"
 _NEEDED = ("virtio_pci", "virtio_console")
 
 # The drivers of what a machine of ours has. Some kernels have some of them built in.
-_NEEDED_BY_GUEST = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console")
+_NEEDED_BY_GUEST = (
+    "virtio_mmio",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_rng",
+    "virtio_console",
+    "evdev",
+    "gpio_keys",
+)
 
 _MODULE = re.compile(
-    r".*/kernel/.*/(?P<name>virtio[^/.]*|(net_)?failover|rng-core)\.ko(?P<packed>\.xz)?"
+    r".*/kernel/.*/(?P<name>virtio[^/.]*|(net_)?failover|rng-core|evdev|gpio_keys)"
+    r"\.ko(?P<packed>\.xz)?"
 )
 _IMAGE = re.compile(r"(usr/)?(boot/vmlinuz-|lib/modules/[^/]+/vmlinuz).*")
 _RELEASE = re.compile(r"(?:usr/)?(?:lib/modules/|boot/vmlinuz-)(?P<release>[^/]+)(?:/.*)?")

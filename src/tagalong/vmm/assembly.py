@@ -1,19 +1,22 @@
 """Makes the machine of a VM: a new one, one that a stream describes, one out of a snapshot."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
-from tagalong.boot import boot_guest
+from tagalong.boot import boot_guest, clear_ram, parse_image
 from tagalong.boot.choice import read_guest
 from tagalong.boot.linux import (
     ENTROPY_BYTES,
     LINUX_CONSOLE,
     LINUX_GIC,
+    LINUX_GPIO,
     LinuxBoot,
-    boot_linux,
     entropy_of,
     linux_device_tree,
+    prepared_linux,
 )
 from tagalong.devices import (
     DeviceModels,
@@ -33,8 +36,20 @@ from tagalong.vmm.factory import (
     machine_factory,
     use_clock,
 )
-from tagalong.vmm.options import ExpectedMachine, NewLinux, NewVm, RestoredVm, RunOptions
+from tagalong.vmm.handover import PrepareStart
+from tagalong.vmm.options import (
+    ArrivingVm,
+    ExpectedMachine,
+    KernelFiles,
+    NewLinux,
+    NewVm,
+    RestoredVm,
+    RunOptions,
+    VmOrigin,
+)
 from tagalong.vmm.storage import load
+
+_Loaded = TypeVar("_Loaded")
 
 
 class MachineAssembly:
@@ -67,54 +82,65 @@ class MachineAssembly:
 
     def new(self, origin: NewVm) -> Machine:
         """Return a machine with the guest program loaded. Raises GuestImageError, HostError."""
-        image = read_guest(origin.guest)
-        machine = machine_factory(self._name).create(
-            ram_bytes=origin.ram_bytes,
-            vcpu_count=origin.vcpu_count,
-            seed=origin.seed,
-            devices=(DEFAULT_CONSOLE, *self._devices.describe()),
-            models=self._models(origin.seed),
-        )
-        self._prepare(machine)
-        try:
-            boot_guest(machine, image, command_line=origin.guest_arguments, seed=origin.seed)
-        except TagalongError:
-            machine.close()
-            raise
+        with _prepared_program(origin) as load:
+            machine = machine_factory(self._name).create(
+                ram_bytes=origin.ram_bytes,
+                vcpu_count=origin.vcpu_count,
+                seed=origin.seed,
+                devices=(DEFAULT_CONSOLE, *self._devices.describe()),
+                models=self._models(origin.seed),
+            )
+            self._prepare(machine)
+            _load(load, machine)
         return machine
 
     def linux(self, origin: NewLinux) -> Machine:
         """Return a machine with a kernel loaded. Raises GuestImageError, HostError."""
-        machine = machine_factory(self._name).from_description(
-            self._linux_description(origin),
-            seed=origin.seed,
-            models=self._models(origin.seed),
-            policy=STRICT,
-        )
-        self._prepare(machine)
-        try:
-            form = boot_linux(machine, self._linux_boot(origin))
-        except TagalongError:
-            machine.close()
-            raise
+        description = self._linux_description(origin)
+        with prepared_linux(description, self._linux_boot(origin.files, origin.seed)) as load:
+            machine = machine_factory(self._name).from_description(
+                description,
+                seed=origin.seed,
+                models=self._models(origin.seed),
+                policy=STRICT,
+            )
+            self._prepare(machine)
+            form = _load(load, machine)
         self._announce(f"kernel: {form.value}")
         return machine
 
+    def prepare_start(self, origin: VmOrigin) -> PrepareStart | None:
+        """Return what starts a VM's guest anew after a reset, None if this process has nothing."""
+        match origin:
+            case NewVm():
+                return lambda _: _prepared_program(origin)
+            case NewLinux():
+                files, seed = origin.files, origin.seed
+            case ArrivingVm(restart=None) | RestoredVm(restart=None):
+                return None
+            case (
+                ArrivingVm(restart=KernelFiles() as files)
+                | RestoredVm(restart=KernelFiles() as files)
+            ):
+                seed = 0
+        return lambda description: prepared_linux(description, self._linux_boot(files, seed))
+
     def linux_device_tree(self, origin: NewLinux) -> bytes:
         """Return the device tree that linux() gives the kernel. Raises as that does."""
-        return linux_device_tree(self._linux_description(origin), self._linux_boot(origin))
+        boot = self._linux_boot(origin.files, origin.seed)
+        return linux_device_tree(self._linux_description(origin), boot)
 
     def _linux_description(self, origin: NewLinux) -> MachineDescription:
         return machine_factory(self._name).describe(
             ram_bytes=origin.ram_bytes,
             vcpu_count=origin.vcpu_count,
-            devices=(LINUX_CONSOLE, *self._devices.describe()),
+            devices=(LINUX_CONSOLE, LINUX_GPIO, *self._devices.describe()),
             gic=LINUX_GIC,
         )
 
-    def _linux_boot(self, origin: NewLinux) -> LinuxBoot:
-        entropy = entropy_of(origin.seed) if self._is_reproducible else os.urandom(ENTROPY_BYTES)
-        return LinuxBoot(origin.kernel, origin.initrd, origin.command_line, entropy)
+    def _linux_boot(self, files: KernelFiles, seed: int) -> LinuxBoot:
+        entropy = entropy_of(seed) if self._is_reproducible else os.urandom(ENTROPY_BYTES)
+        return LinuxBoot(files.kernel, files.initrd, files.command_line, entropy)
 
     def arriving(self, description: MachineDescription, expected: ExpectedMachine) -> Machine:
         """Return an empty machine that can hold what `description` says.
@@ -181,3 +207,25 @@ class MachineAssembly:
             self._announce(f"CPU mismatch accepted: {difference}")
 
         return CpuPolicy(expected.allow_cpu_mismatch, tell)
+
+
+@contextmanager
+def _prepared_program(origin: NewVm) -> Iterator[Callable[[Machine], None]]:
+    """Read a guest program, and yield what loads it into a machine whose RAM may be used."""
+    image = read_guest(origin.guest)
+    parse_image(image)
+
+    def load(machine: Machine) -> None:
+        clear_ram(machine)
+        boot_guest(machine, image, command_line=origin.guest_arguments, seed=origin.seed)
+
+    yield load
+
+
+def _load(load: Callable[[Machine], _Loaded], machine: Machine) -> _Loaded:
+    """Load a new machine's guest; close the machine if that raises."""
+    try:
+        return load(machine)
+    except TagalongError:
+        machine.close()
+        raise

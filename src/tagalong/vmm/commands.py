@@ -107,6 +107,8 @@ class VmCommands:
             "query-version": _Command(lambda _: messages.version()),
             "quit": _Command(lambda _: self._vm.order_end(Ending(ShutdownReason.QUIT))),
             "stop": _Command(lambda _: self._vm.stop()),
+            "system_powerdown": _Command(lambda _: self._vm.power_down()),
+            "system_reset": _Command(lambda _: self._vm.reset()),
             "x-query-tags": _Command(lambda _: self._query_tags()),
             "x-reclaim": _Command(lambda _: self._vm.reclaim()),
         }

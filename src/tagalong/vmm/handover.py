@@ -11,14 +11,21 @@ What an operator's `stop` means while the guest is frozen depends on the purpose
 here, so `stop` counts afterwards. A migration may end at the destination, and the flag that says
 whether the guest runs there may be on its way already: a `stop` that was answered with success and
 then ignored would be a lie, so it is refused.
+
+A reset goes through the same lock: a VM that is being handed over or saved is not reset. A guest
+that asks for its reset leaves the machine waiting (RunState.RESET), and whoever comes first with
+the lock carries it out: the event loop, an operator's `stop`, or a freeze. So a VM that moves just
+then arrives as one that was started anew, and nothing else needs to know of that state.
 """
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from enum import Enum
+from typing import Final
 
-from tagalong.errors import RunStateError
-from tagalong.machine import Machine, RunState, require_paused
+from tagalong.errors import RunStateError, TagalongError
+from tagalong.machine import Machine, MachineDescription, RunState, require_paused
 
 
 class FreezePurpose(Enum):
@@ -28,9 +35,19 @@ class FreezePurpose(Enum):
     SAVING = "the VM is being saved: it continues by itself if it ran"
 
 
+_RUNS = frozenset({RunState.RUNNING, RunState.RESET})
 _STOP_REFUSED = (
     "Migration is not finalized yet: the guest is paused for its last pages, and whether it runs "
     "at the destination is decided; stop it there, or cancel the migration (migrate_cancel)"
+)
+
+
+PrepareStart = Callable[[MachineDescription], AbstractContextManager[Callable[[Machine], object]]]
+"""Reads what a guest starts from, and yields what loads it into a machine that was reset."""
+
+NOTHING_TO_START: Final = (
+    "this process has nothing to start the guest with again: a VM that arrived or was restored "
+    "needs --kernel, and what belongs to it, for that"
 )
 
 
@@ -38,7 +55,9 @@ class HandoverGate:
     """Starts and stops a machine on behalf of the operator, a migration and a snapshot.
 
     `on_freeze` is called after the guest was paused, `on_thaw` when that was undone; both in the
-    thread of the migration or the snapshot.
+    thread of the migration or the snapshot. `prepare_start`: what a reset starts, None if nothing.
+    `on_reset` is called after a reset, with whether the guest had asked for it; `on_broken` with
+    the error of one that left the machine without a guest. Both in any thread.
     """
 
     def __init__(
@@ -47,8 +66,14 @@ class HandoverGate:
         *,
         on_freeze: Callable[[FreezePurpose], None],
         on_thaw: Callable[[], None],
+        prepare_start: PrepareStart | None = None,
+        on_reset: Callable[[bool], None] = lambda _: None,
+        on_broken: Callable[[TagalongError], None] = lambda _: None,
     ) -> None:
         self._machine = machine
+        self._prepare_start = prepare_start
+        self._on_reset = on_reset
+        self._on_broken = on_broken
         self._on_freeze = on_freeze
         self._on_thaw = on_thaw
         self._lock = threading.Lock()
@@ -71,8 +96,42 @@ class HandoverGate:
             if self._frozen is FreezePurpose.MIGRATION:
                 raise RunStateError(_STOP_REFUSED)
             self._resume_on_thaw = False
-            self._machine.pause()
+            self._pause()
             return self._machine.run_state
+
+    def reset(self) -> None:
+        """Start the guest anew, for the operator; it runs then if it ran.
+
+        Raises RunStateError while it is frozen, after its end, and if there is nothing to start;
+        GuestImageError or HostError if that cannot be read. Nothing has changed then.
+        """
+        with self._lock:
+            if self._frozen is not None:
+                raise RunStateError(self._frozen.value)
+            runs = self._machine.run_state in _RUNS
+            self._start_anew(by_guest=self._machine.run_state is RunState.RESET)
+            if runs:
+                self._machine.resume()
+
+    def reset_as_asked(self) -> None:
+        """Carry out the reset that the guest asked for, if that was not done meanwhile.
+
+        Raises as `reset`.
+        """
+        with self._lock:
+            if self._machine.run_state is RunState.RESET:
+                self._start_anew(by_guest=True)
+                self._machine.resume()
+
+    def unless_frozen(self, action: Callable[[], None]) -> None:
+        """Run `action`, which the guest is to see, now or when it runs again.
+
+        Raises RunStateError while the guest is frozen: its state may be on its way.
+        """
+        with self._lock:
+            if self._frozen is not None:
+                raise RunStateError(self._frozen.value)
+            action()
 
     def while_running(self, action: Callable[[], None]) -> bool:
         """Run `action` if the guest runs, which it does until `action` returns; say whether.
@@ -92,8 +151,8 @@ class HandoverGate:
         Raises RunStateError if it powered off or failed before that.
         """
         with self._lock:
-            ran = self._machine.run_state is RunState.RUNNING
-            self._machine.pause()
+            ran = self._machine.run_state in _RUNS
+            self._pause()
             require_paused(self._machine)
             self._frozen, self._resume_on_thaw = purpose, ran
         self._on_freeze(purpose)
@@ -113,6 +172,26 @@ class HandoverGate:
         """Give the frozen machine back to the operator, paused."""
         with self._lock:
             self._frozen = None
+
+    def _pause(self) -> None:
+        """Pause the machine; if its guest waits for a reset, it is paused behind that."""
+        self._machine.pause()
+        if self._machine.run_state is RunState.RESET and self._prepare_start is not None:
+            self._start_anew(by_guest=True)
+
+    def _start_anew(self, *, by_guest: bool) -> None:
+        """Reset the machine and load its guest; it is paused then."""
+        if self._prepare_start is None:
+            raise RunStateError(NOTHING_TO_START)
+        with self._prepare_start(self._machine.description) as load:
+            self._machine.pause()
+            self._machine.reset()
+            try:
+                load(self._machine)
+            except TagalongError as error:
+                self._on_broken(error)
+                raise
+        self._on_reset(by_guest)
 
 
 class GatedFreezer:

@@ -5,9 +5,11 @@ import signal
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 
 from tagalong.boot import reported_status
-from tagalong.devices import DiskError, Pl011
+from tagalong.boot.linux import POWER_BUTTON_LINE
+from tagalong.devices import DiskError, Pl011, Pl061
 from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.files import NewFile
 from tagalong.machine import DeviceDescription, Machine, MachineDescription
@@ -22,6 +24,7 @@ from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.console_input import ConsoleInput
 from tagalong.vmm.consoles import ConsoleActions, create_console
 from tagalong.vmm.device_queries import DeviceQueries
+from tagalong.vmm.handover import NOTHING_TO_START
 from tagalong.vmm.incoming import Incoming
 from tagalong.vmm.options import ArrivingVm, NewLinux, NewVm, RestoredVm, RunOptions
 from tagalong.vmm.outgoing import Outgoing
@@ -93,10 +96,12 @@ class _VmProcess:
             self._console.start(self._typed)
             self._assembly = MachineAssembly(
                 self._options,
-                {Pl011.KIND: self._console_uart},
+                {Pl011.KIND: self._console_uart, Pl061.KIND: self._gpio},
                 self._report_disk_error,
                 self._announce,
             )
+            self._vm.ends_at_reset = self._options.no_reboot
+            self._vm.prepare_start = self._assembly.prepare_start(self._options.origin)
             self._begin()
             return self._with_guest_status(await self._vm.ended)
         finally:
@@ -105,8 +110,10 @@ class _VmProcess:
     def _with_guest_status(self, ending: Ending) -> Ending:
         """Return the ending with the exit status for what the guest reported of itself."""
         machine = self._vm.machine
-        if ending.reason is not ShutdownReason.GUEST or machine is None:
+        if not ending.reason.is_by_guest or machine is None:
             return ending
+        if ending.reason is ShutdownReason.GUEST_RESET and not self._options.no_reboot:
+            self._announce(f"the guest asked for a reset, and {NOTHING_TO_START}")
         status = reported_status(machine)
         if not status:
             return ending
@@ -117,6 +124,11 @@ class _VmProcess:
         uart = Pl011(self._console.write, description)
         self._typed.connect(uart)
         return uart
+
+    def _gpio(self, description: DeviceDescription) -> Pl061:
+        gpio = Pl061(description)
+        self._vm.press_power_button = partial(gpio.press, POWER_BUTTON_LINE)
+        return gpio
 
     def _quit(self) -> None:
         self._order_end("Ctrl-A x", Ending(ShutdownReason.QUIT))

@@ -33,16 +33,23 @@ class NewVm:
 
 
 @dataclass(frozen=True)
-class NewLinux:
-    """A Linux kernel that starts, or what else follows its boot protocol.
-
-    `command_line` is the kernel's. `seed`: of the run, and of the random bytes that the kernel
-    gets, where runs are reproducible. `dump_dtb`: write the device tree there, and run nothing.
-    """
+class KernelFiles:
+    """A Linux kernel, or what else follows its boot protocol. `command_line` is the kernel's."""
 
     kernel: Path
     initrd: Path | None = None
     command_line: str = ""
+
+
+@dataclass(frozen=True)
+class NewLinux:
+    """A kernel that starts.
+
+    `seed`: of the run, and of the random bytes that the kernel gets, where runs are reproducible.
+    `dump_dtb`: write the device tree there, and run nothing.
+    """
+
+    files: KernelFiles
     ram_bytes: int = DEFAULT_LINUX_RAM_BYTES
     vcpu_count: int = 1
     seed: int = 0
@@ -88,13 +95,15 @@ class ArrivingVm:
     """A VM that comes by migration, awaited at `uri`.
 
     `tls`: this side's certificates, and which sources it admits; None without TLS. `prealloc`: make
-    its memory ready while waiting. Raises UsageError if that is asked for without a size.
+    its memory ready while waiting. `restart`: what a reset starts here; None: it ends the VM.
+    Raises UsageError if `prealloc` is asked for without a size.
     """
 
     uri: str
     expected: ExpectedMachine = field(default_factory=ExpectedMachine)
     tls: TlsCredentials | None = None
     prealloc: bool = False
+    restart: KernelFiles | None = None
 
     def __post_init__(self) -> None:
         if self.prealloc and self.expected.ram_bytes is None:
@@ -103,10 +112,11 @@ class ArrivingVm:
 
 @dataclass(frozen=True)
 class RestoredVm:
-    """A VM that continues from a snapshot."""
+    """A VM that continues from a snapshot. `restart`: as in ArrivingVm."""
 
     path: Path
     expected: ExpectedMachine = field(default_factory=ExpectedMachine)
+    restart: KernelFiles | None = None
 
 
 VmOrigin = NewVm | NewLinux | ArrivingVm | RestoredVm
@@ -121,6 +131,7 @@ class RunOptions:
     `console`: where the guest's console is (consoles.py).
     `clock`: what the guest's time follows; None: see `clock_to_use`.
     `devices`: what backs the VM's virtio devices here; a new VM has just these.
+    `no_reboot`: end the VM where it would be reset.
     """
 
     origin: VmOrigin
@@ -132,6 +143,7 @@ class RunOptions:
     parent_pid: int | None = None
     console: str = STDOUT
     devices: VirtioBackings = field(default_factory=VirtioBackings)
+    no_reboot: bool = False
 
     @property
     def clock_to_use(self) -> Clock | None:

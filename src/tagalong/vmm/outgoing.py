@@ -44,6 +44,7 @@ _REFUSED = {
 
 _ENDED = {
     RunState.SHUTDOWN: "the guest powered off before it had moved",
+    RunState.RESET: "the guest asked for a reset, which ends it here, before it had moved",
     RunState.FAILED: "the machine failed before the VM had moved",
 }
 

@@ -1,9 +1,9 @@
 """The run states of a VM, by QMP's names, and the only transitions between them.
 
-    prelaunch       -> running, finish-migrate, save-vm
+    prelaunch       -> running, finish-migrate, save-vm, internal-error
     inmigrate       -> running, paused
     running         -> paused, finish-migrate, save-vm, shutdown, internal-error
-    paused          -> running, finish-migrate, save-vm, shutdown, internal-error
+    paused          -> prelaunch, running, finish-migrate, save-vm, shutdown, internal-error
     finish-migrate  -> prelaunch, running, paused, postmigrate, shutdown, internal-error
     save-vm         -> prelaunch, running, paused, shutdown, internal-error
     postmigrate     -> paused
@@ -14,7 +14,8 @@
 From there the VM enters `postmigrate`, where the destination owns it for good, or returns to the
 state it was frozen in. Only x-reclaim leaves `postmigrate`, after a hand-over that the destination
 did not confirm. In `save-vm` the guest is paused while it is written to a file; then the VM returns
-to the state it was in. The names are those of QEMU's qapi/run-state.json.
+to the state it was in. A VM that is reset while it is paused is in `prelaunch` again: its new guest
+has not run yet. The names are those of QEMU's qapi/run-state.json.
 """
 
 from collections.abc import Mapping
@@ -46,10 +47,10 @@ _STOPS = frozenset({VmState.FINISH_MIGRATE, VmState.SAVE_VM})
 
 TRANSITIONS: Mapping[VmState, frozenset[VmState]] = MappingProxyType(
     {
-        VmState.PRELAUNCH: frozenset({VmState.RUNNING}) | _STOPS,
+        VmState.PRELAUNCH: frozenset({VmState.RUNNING, VmState.INTERNAL_ERROR}) | _STOPS,
         VmState.INMIGRATE: frozenset({VmState.RUNNING, VmState.PAUSED}),
         VmState.RUNNING: frozenset({VmState.PAUSED}) | _STOPS | _ENDS,
-        VmState.PAUSED: frozenset({VmState.RUNNING}) | _STOPS | _ENDS,
+        VmState.PAUSED: frozenset({VmState.PRELAUNCH, VmState.RUNNING}) | _STOPS | _ENDS,
         VmState.FINISH_MIGRATE: frozenset(
             {VmState.PRELAUNCH, VmState.RUNNING, VmState.PAUSED, VmState.POSTMIGRATE}
         )

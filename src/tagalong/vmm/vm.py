@@ -15,7 +15,7 @@ from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.machine import Freezer, Machine, RunState
 from tagalong.qapi.migration import MigrationInfo
 from tagalong.qmp.messages import Event
-from tagalong.vmm.handover import FreezePurpose, GatedFreezer, HandoverGate
+from tagalong.vmm.handover import FreezePurpose, GatedFreezer, HandoverGate, PrepareStart
 from tagalong.vmm.states import VmState, check_transition
 from tagalong.vmm.watcher import MachineWatcher
 
@@ -24,6 +24,7 @@ _STOPPED_FOR = {
     VmState.FINISH_MIGRATE: FreezePurpose.MIGRATION,
     VmState.SAVE_VM: FreezePurpose.SAVING,
 }
+_NO_BUTTON = "the VM has no power button: VMs that began with --kernel have one"
 _NOTHING_TO_RECLAIM = "x-reclaim is for a VM whose hand-over the destination did not confirm"
 
 
@@ -52,9 +53,16 @@ class ShutdownReason(Enum):
     """Why a VM ended; the values are QMP's ShutdownCause."""
 
     GUEST = "guest-shutdown"
+    GUEST_RESET = "guest-reset"
+    RESET = "host-qmp-system-reset"
     QUIT = "host-qmp-quit"
     SIGNAL = "host-signal"
     ERROR = "host-error"
+
+    @property
+    def is_by_guest(self) -> bool:
+        """Return whether the guest decided it."""
+        return self in (ShutdownReason.GUEST, ShutdownReason.GUEST_RESET)
 
 
 @dataclass(frozen=True)
@@ -85,12 +93,17 @@ class Vm:
     `emit` gets every event, in order. `ended` is set once, when the process should exit.
     `starts_on_arrival` says whether a VM that arrives by migration runs at once. `before_end` is
     called before an order to end is carried out, and declines it by raising RunStateError.
+    `prepare_start`: what a reset starts, None if nothing does. A guest's reset ends a VM without
+    it, any reset one that `ends_at_reset`. `press_power_button`: None for a VM without that button.
     """
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
         self.state = VmState.INMIGRATE
         self.starts_on_arrival = True
         self.before_end: Callable[[], None] = _accept_end
+        self.prepare_start: PrepareStart | None = None
+        self.ends_at_reset = False
+        self.press_power_button: Callable[[], None] | None = None
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self._emit = emit
@@ -136,6 +149,9 @@ class Vm:
             machine,
             on_freeze=lambda purpose: self._call(partial(self._froze, purpose)),
             on_thaw=lambda: self._call(self._thawed),
+            prepare_start=None if self.ends_at_reset else self.prepare_start,
+            on_reset=lambda by_guest: self._call(partial(self._was_reset, by_guest)),
+            on_broken=lambda error: self._call(partial(self._broke, error)),
         )
         self._here = _Running(machine, gate, MachineWatcher(machine, self._machine_ended))
         return self._here
@@ -170,6 +186,33 @@ class Vm:
         if self.state is VmState.RUNNING and machine_state is RunState.PAUSED:
             self._enter(VmState.PAUSED)
 
+    def reset(self) -> None:
+        """Start the guest anew, as the operator orders; end if the VM is to end then.
+
+        Raises RunStateError if the VM is not here, is being handed over or saved, or has nothing to
+        start with, GuestImageError or HostError if that cannot be read; the VM is as before then.
+        """
+        if self._departure is not None:
+            raise RunStateError(self._departure.why_not_here())
+        here = self._require_here()
+        if self.ends_at_reset:
+            self.order_end(Ending(ShutdownReason.RESET))
+        else:
+            here.gate.reset()
+
+    def power_down(self) -> None:
+        """Press the power button: what the guest does then is its own decision.
+
+        Raises RunStateError if the VM is not here, is being handed over or saved, or has none.
+        """
+        if self._departure is not None:
+            raise RunStateError(self._departure.why_not_here())
+        here = self._require_here()
+        if self.press_power_button is None:
+            raise RunStateError(_NO_BUTTON)
+        here.gate.unless_frozen(self.press_power_button)
+        self._emit(Event("POWERDOWN"))
+
     def order_end(self, ending: Ending) -> None:
         """End as the operator orders. Raises RunStateError while a VM is just arriving."""
         if not self.ended.done():
@@ -180,8 +223,8 @@ class Vm:
         """Announce the VM's end; the first ending counts."""
         if self.ended.done():
             return
-        guest = ending.reason is ShutdownReason.GUEST
-        self._emit(Event("SHUTDOWN", {"guest": guest, "reason": ending.reason.value}))
+        reason = ending.reason
+        self._emit(Event("SHUTDOWN", {"guest": reason.is_by_guest, "reason": reason.value}))
         self.ended.set_result(ending)
 
     def emit_migration(self, info: MigrationInfo) -> None:
@@ -262,15 +305,34 @@ class Vm:
             return VmState.RUNNING
         return VmState.PRELAUNCH if self._before_freeze is VmState.PRELAUNCH else VmState.PAUSED
 
+    def _was_reset(self, by_guest: bool) -> None:
+        reason = ShutdownReason.GUEST_RESET if by_guest else ShutdownReason.RESET
+        self._emit(Event("RESET", {"guest": by_guest, "reason": reason.value}))
+        if self.state is VmState.PAUSED:
+            self._enter(VmState.PRELAUNCH)
+        self.watch()
+
     def _machine_ended(self, machine_state: RunState) -> None:
         if self.ended.done():
             return
-        if machine_state is RunState.SHUTDOWN:
+        if machine_state is RunState.RESET and self.prepare_start and not self.ends_at_reset:
+            # What it raises, on_broken tells of or is said here: the guest cannot go on.
+            try:
+                self._require_here().gate.reset_as_asked()
+            except TagalongError as error:
+                self._broke(error)
+        elif machine_state is RunState.FAILED:
+            self._broke(self._require_here().machine.failure or MachineError("the machine failed"))
+        else:
+            was_reset = machine_state is RunState.RESET
             self._enter(VmState.SHUTDOWN)
-            self.end(Ending(ShutdownReason.GUEST))
+            self.end(Ending(ShutdownReason.GUEST_RESET if was_reset else ShutdownReason.GUEST))
+
+    def _broke(self, error: Exception) -> None:
+        """End: the machine cannot run any more."""
+        if self.ended.done():
             return
         self._enter(VmState.INTERNAL_ERROR)
-        error = self._require_here().machine.failure or MachineError("the machine failed")
         exit_code = error.exit_code if isinstance(error, TagalongError) else MachineError.exit_code
         self.end(Ending(ShutdownReason.ERROR, exit_code, error))
 

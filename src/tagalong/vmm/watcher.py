@@ -7,11 +7,11 @@ from contextlib import suppress
 
 from tagalong.machine import Machine, RunState
 
-_ENDED = {RunState.SHUTDOWN, RunState.FAILED}
+_ENDED = {RunState.RESET, RunState.SHUTDOWN, RunState.FAILED}
 
 
 class MachineWatcher:
-    """Calls `on_end` once in the event loop when the machine is SHUTDOWN or FAILED.
+    """Calls `on_end` in the event loop when the machine is SHUTDOWN, FAILED, or waits for a reset.
 
     A machine can only be waited for while it runs, so `watch` is to be called after each resume;
     another call does nothing.

@@ -171,12 +171,12 @@ def run_arguments(tmp_path: Path, *options: str) -> list[str]:
             "--seed cannot be used with --incoming: the guest arrives; leave it out",
         ),
         (
-            ("--incoming", "tcp:host.example:1", "--kernel", "Image"),
-            "--kernel cannot be used with --incoming: the guest arrives; leave it out",
+            ("--incoming", "tcp:host.example:1", "--kernel", "Image", "--dump-dtb", "f"),
+            "--dump-dtb cannot be used with --incoming: the guest arrives; leave it out",
         ),
         (
             ("--restore", "f", "--append", "quiet"),
-            "--append cannot be used with --restore: the guest is in it; leave it out",
+            "--append needs --kernel; leave it out, or give a kernel",
         ),
         (
             ("--kernel", "Image", "--guest", "churn"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tagalong.devices import ANY_WIDTH, Window
-from tagalong.errors import StateError, UsageError
+from tagalong.errors import StateError
 from tagalong.machine import (
     Clock,
     DeviceDescription,

@@ -142,6 +142,8 @@ def test_query_commands_lists_exactly_what_there_is() -> None:
             "query-version",
             "quit",
             "stop",
+            "system_powerdown",
+            "system_reset",
             "x-dump-cancel",
             "x-query-tags",
             "x-reclaim",

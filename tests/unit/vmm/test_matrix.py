@@ -13,6 +13,7 @@ import asyncio
 import dataclasses
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -75,7 +76,10 @@ class Scene:
 
     def __init__(self) -> None:
         self.machine = EmptyMachine()
-        self.vm = Vm(lambda _: None)
+        self.events: list[str] = []
+        self.vm = Vm(lambda event: self.events.append(event.name))
+        self.vm.prepare_start = lambda _: nullcontext(lambda _: None)
+        self.vm.press_power_button = lambda: None
         self.outgoing = Outgoing(self.vm, self._send)
         self.saving = Saving(SavedVm(self.vm, self._store), lambda _: None)
         self.incoming: Incoming | None = None
@@ -255,6 +259,12 @@ async def last_pages(scene: Scene) -> None:
     await scene.wait(lambda: scene.vm.state is VmState.FINISH_MIGRATE)
 
 
+async def reset_is_asked_for_while_it_migrates(scene: Scene) -> None:
+    """By the guest; who comes first carries it out: the event loop, a command, or the freeze."""
+    await migration_active(scene)
+    scene.machine.ask_for_reset()
+
+
 async def migration_cancelled(scene: Scene) -> None:
     await migration_active(scene)
     await scene.run("migrate_cancel")
@@ -357,6 +367,7 @@ AT_REST = {
     "x-reclaim": NOT_RECLAIMABLE,
 }
 SAVES = ("dump-guest-memory", "x-snapshot")
+RESETS = ("system_powerdown", "system_reset")
 MIGRATING = {
     **AT_REST,
     "migrate": PROGRESS_NOW,
@@ -368,17 +379,22 @@ GONE = {
     "migrate": "Can't migrate the vm that was paused due to previous migration",
     **dict.fromkeys(SAVES, "the VM was migrated away"),
 }
-ENDED = {"cont": "a VM that is", "migrate": "there is nothing to migrate"} | dict.fromkeys(
-    SAVES, "there is nothing to save"
-)
+ENDED = {
+    "cont": "a VM that is",
+    "migrate": "there is nothing to migrate",
+    "system_reset": "the machine is",
+    **dict.fromkeys(SAVES, "there is nothing to save"),
+}
 AWAITED = {
     "migrate": "Guest is waiting for an incoming migration",
     "migrate-pause": NOT_UNDER_WAY,
     RESUME: NOT_PAUSED,
     "x-query-tags": NOT_HERE,
+    **dict.fromkeys(RESETS, NOT_HERE),
     "x-reclaim": NOT_RECLAIMABLE,
     **dict.fromkeys(SAVES, NOT_HERE),
 }
+UNSURELY_GONE = {**GONE, "cont": UNSURE, **dict.fromkeys(RESETS, UNSURE)}
 
 
 def without(table: Mapping[str, str], *commands: str) -> dict[str, str]:
@@ -399,18 +415,21 @@ REFUSED: Mapping[Situation, Mapping[str, str]] = {
             **MIGRATING,
             "cont": "Migration is not finalized yet",
             "stop": "whether it runs at the destination is decided",
+            **dict.fromkeys(RESETS, "Migration is not finalized yet"),
         },
         "migrate-pause",
     ),
     migration_cancelled: AT_REST,
     migration_failed_while_paused: AT_REST,
-    moved: {**GONE, "cont": MOVED},
-    moved_into_a_file: without({**GONE, "cont": UNSURE}, "x-reclaim"),
-    handed_over_uncertainly: without({**GONE, "cont": UNSURE}, "x-reclaim"),
+    reset_is_asked_for_while_it_migrates: without(MIGRATING, "migrate-pause"),
+    moved: {**GONE, "cont": MOVED, **dict.fromkeys(RESETS, MOVED)},
+    moved_into_a_file: without(UNSURELY_GONE, "x-reclaim"),
+    handed_over_uncertainly: without(UNSURELY_GONE, "x-reclaim"),
     saved_live: {**AT_REST, "migrate": SAVING, **dict.fromkeys(SAVES, SAVING)},
     saved: {
         **AT_REST,
         "cont": "the VM is being saved",
+        **dict.fromkeys(RESETS, "the VM is being saved"),
         "migrate": SAVING,
         **dict.fromkeys(SAVES, SAVING),
     },
@@ -442,8 +461,11 @@ async def execute(scene: Scene, command: str) -> str | None:
 
 
 def check_agreement(scene: Scene, where: str) -> None:
-    """The run state and the machine say the same; a machine that ended is reported soon."""
-    is_running = scene.machine.run_state is RunState.RUNNING
+    """The run state and the machine say the same; a machine that ended is reported soon.
+
+    One whose guest waits for its reset counts as running: the reset follows by itself.
+    """
+    is_running = scene.machine.run_state in {RunState.RUNNING, RunState.RESET}
     if scene.vm.state in {VmState.SHUTDOWN, VmState.INTERNAL_ERROR}:
         return
     assert is_running == (scene.vm.state is VmState.RUNNING), where
@@ -456,6 +478,7 @@ async def finish(scene: Scene, where: str) -> None:
         receiver(scene).connects.set()
         receiver(scene).commits.set()
     await scene.wait(lambda: scene.status in {*FINAL, "none"} and not scene.saving.is_under_way)
+    await scene.wait(lambda: scene.machine.run_state is not RunState.RESET or scene.vm.ended.done())
     await asyncio.sleep(0)
     check_agreement(scene, where)
 
@@ -465,7 +488,7 @@ async def play_cell(situation: Situation, command: str) -> None:
     scene = Scene()
     await situation(scene)
     status_before, state_before = scene.status, scene.vm.state
-    ran_before = scene.machine.run_state is RunState.RUNNING
+    ran_before = scene.machine.run_state in {RunState.RUNNING, RunState.RESET}
 
     refusal = await execute(scene, command)
 

@@ -11,20 +11,28 @@ Source: Linux, Documentation/arch/arm64/booting.rst.
 
 from tagalong.boot.linux.device_tree import ChosenNode, device_tree
 from tagalong.boot.linux.image import MAX_KERNEL_BYTES, KernelForm, KernelImage, parse_kernel
-from tagalong.boot.linux.platform import LINUX_CONSOLE, LINUX_GIC
+from tagalong.boot.linux.platform import (
+    LINUX_CONSOLE,
+    LINUX_GIC,
+    LINUX_GPIO,
+    POWER_BUTTON_LINE,
+)
 from tagalong.boot.linux.start import (
     ENTROPY_BYTES,
     LinuxBoot,
     boot_linux,
     entropy_of,
     linux_device_tree,
+    prepared_linux,
 )
 
 __all__ = [
     "ENTROPY_BYTES",
     "LINUX_CONSOLE",
     "LINUX_GIC",
+    "LINUX_GPIO",
     "MAX_KERNEL_BYTES",
+    "POWER_BUTTON_LINE",
     "ChosenNode",
     "KernelForm",
     "KernelImage",
@@ -34,4 +42,5 @@ __all__ = [
     "entropy_of",
     "linux_device_tree",
     "parse_kernel",
+    "prepared_linux",
 ]

@@ -1,7 +1,8 @@
 """The device tree of a machine: what is in its description, in the words of the kernel's bindings.
 
 Source: Linux, Documentation/devicetree/bindings: arm/cpus.yaml, arm/psci.yaml, timer/
-arm,arch_timer.yaml, interrupt-controller/arm,gic-v3.yaml, serial/pl011.yaml, virtio/mmio.yaml;
+arm,arch_timer.yaml, interrupt-controller/arm,gic-v3.yaml, serial/pl011.yaml, virtio/mmio.yaml,
+gpio/pl061-gpio.yaml, input/gpio-keys.yaml;
 Devicetree Specification v0.4, chapter 3, for /chosen and /memory.
 """
 
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tagalong.binary.fdt import FdtNode, cells, texts, wide, write_fdt
+from tagalong.boot.linux.platform import POWER_BUTTON_LINE
 from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription, MachineDescription
 from tagalong.machine.affinity import vcpu_affinity
@@ -25,9 +27,12 @@ from tagalong.machine.gic import (
 
 _GIC_PHANDLE: Final = 1
 _CLOCK_PHANDLE: Final = 2
+_GPIO_PHANDLE: Final = 3
 
 _SPI, _PPI = 0, 1
 _LEVEL_HIGH: Final = 4
+_ACTIVE_HIGH: Final = 0
+_KEY_POWER: Final = 116
 
 # In the order of the binding. A guest at EL1 has no use for those of secure EL1 and of EL2.
 _TIMER_INTIDS: Final = (29, PHYSICAL_TIMER_INTID, VIRTUAL_TIMER_INTID, 26)
@@ -36,6 +41,7 @@ _TIMER_INTIDS: Final = (29, PHYSICAL_TIMER_INTID, VIRTUAL_TIMER_INTID, 26)
 _UART_CLOCK_HZ: Final = 24_000_000
 
 _PL011: Final = "pl011"
+_PL061: Final = "pl061"
 _VIRTIO: Final = "virtio-"
 
 
@@ -77,6 +83,8 @@ def device_tree(description: MachineDescription, chosen: ChosenNode) -> bytes:
         name: _device(device, has_gic)
         for name, device in zip(names, description.devices, strict=True)
     }
+    if any(device.kind == _PL061 for device in description.devices):
+        nodes["gpio-keys"] = _POWER_BUTTON
     consoles = [name for name in names if name.startswith(_PL011)]
     if consoles:
         nodes["aliases"] = FdtNode({"serial0": texts(f"/{consoles[0]}")})
@@ -152,18 +160,18 @@ def _clock() -> FdtNode:
 
 
 def _node_name(device: DeviceDescription) -> str:
-    if device.kind == _PL011:
-        return f"{_PL011}@{device.gpa:x}"
+    if device.kind in (_PL011, _PL061):
+        return f"{device.kind}@{device.gpa:x}"
     if device.kind.startswith(_VIRTIO):
         return f"virtio_mmio@{device.gpa:x}"
     raise UsageError(
         f"device {device.name!r} is of kind {device.kind!r}, which a device tree of tagalong "
-        f"cannot describe; there is {_PL011} and {_VIRTIO}*"
+        f"cannot describe; there is {_PL011}, {_PL061} and {_VIRTIO}*"
     )
 
 
 def _device(device: DeviceDescription, has_gic: bool) -> FdtNode:
-    properties = dict(_UART if device.kind == _PL011 else _VIRTIO_MMIO)
+    properties = dict(_PROPERTIES.get(device.kind, _VIRTIO_MMIO))
     properties["reg"] = wide(device.gpa, device.size_bytes)
     if device.interrupt is not None and has_gic:
         properties["interrupts"] = _interrupt(device.interrupt)
@@ -175,6 +183,25 @@ _UART: Final[Mapping[str, bytes]] = {
     "clocks": cells(_CLOCK_PHANDLE, _CLOCK_PHANDLE),
     "clock-names": texts("uartclk", "apb_pclk"),
 }
+_GPIO: Final[Mapping[str, bytes]] = {
+    "compatible": texts("arm,pl061", "arm,primecell"),
+    "clocks": cells(_CLOCK_PHANDLE),
+    "clock-names": texts("apb_pclk"),
+    "gpio-controller": b"",
+    "#gpio-cells": cells(2),
+    "phandle": cells(_GPIO_PHANDLE),
+}
+_PROPERTIES: Final = {_PL011: _UART, _PL061: _GPIO}
+_POWER_BUTTON: Final = FdtNode(
+    {"compatible": texts("gpio-keys")},
+    {
+        "poweroff": FdtNode({
+            "label": texts("GPIO Key Poweroff"),
+            "linux,code": cells(_KEY_POWER),
+            "gpios": cells(_GPIO_PHANDLE, POWER_BUTTON_LINE, _ACTIVE_HIGH),
+        })
+    },
+)  # fmt: skip
 _VIRTIO_MMIO: Final[Mapping[str, bytes]] = {
     "compatible": texts("virtio,mmio"),
     "dma-coherent": b"",

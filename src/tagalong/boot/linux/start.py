@@ -1,9 +1,10 @@
 """Puts a kernel, its initial RAM disk and a device tree into a new machine."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -53,11 +54,28 @@ def boot_linux(machine: Machine, boot: LinuxBoot) -> KernelForm:
     Returns what the kernel file was. Raises GuestImageError or HostError; RAM may hold parts of it
     then and the machine must not be resumed.
     """
-    with _planned(machine.description, boot) as plan:
-        _require_page_size(machine.vcpus[0], plan.kernel)
-        machine.memory.write(plan.placement.kernel, plan.kernel.data)
-        _load_initrd(machine, plan)
-        machine.memory.write(plan.placement.tree, plan.tree)
+    with prepared_linux(machine.description, boot) as load:
+        return load(machine)
+
+
+@contextmanager
+def prepared_linux(
+    description: MachineDescription, boot: LinuxBoot
+) -> Iterator[Callable[[Machine], KernelForm]]:
+    """Read and check all of `boot`, and yield what loads it into a machine, as boot_linux does.
+
+    So what is wrong with the files is known before the machine that is to start anew is touched.
+    Raises as boot_linux.
+    """
+    with _planned(description, boot) as plan:
+        yield partial(_load, plan)
+
+
+def _load(plan: "_Plan", machine: Machine) -> KernelForm:
+    _require_page_size(machine.vcpus[0], plan.kernel)
+    machine.memory.write(plan.placement.kernel, plan.kernel.data)
+    _load_initrd(machine, plan)
+    machine.memory.write(plan.placement.tree, plan.tree)
     vcpu = machine.vcpus[0]
     vcpu.set_register(register_ids.x(0), plan.placement.tree)
     for number in (1, 2, 3):

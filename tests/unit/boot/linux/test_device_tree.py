@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tagalong.boot.linux import LINUX_CONSOLE, LINUX_GIC, ChosenNode, device_tree
+from tagalong.boot.linux import LINUX_CONSOLE, LINUX_GIC, LINUX_GPIO, ChosenNode, device_tree
 from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription, MachineDescription, RegionDescription
 from tests.support.fdt_reader import ReadNode, read_fdt
@@ -106,5 +106,23 @@ def test_device_tree_of_a_kind_without_a_node_is_refused_by_name() -> None:
 
     assert str(caught.value) == (
         "device 'rtc' is of kind 'pl031', which a device tree of tagalong cannot describe; there "
-        "is pl011 and virtio-*"
+        "is pl011, pl061 and virtio-*"
     )
+
+
+def test_device_tree_power_button_is_a_key_at_the_gpio_controller() -> None:
+    root = tree_of(replace(DESCRIPTION, devices=(LINUX_GPIO,)))
+
+    gpio = root.at("pl061@9030000")
+    key = root.at("gpio-keys/poweroff")
+    assert gpio.texts("compatible") == ["arm,pl061", "arm,primecell"]
+    assert gpio.cells("interrupts") == (0, 7, 4)
+    assert key.cells("gpios") == (*gpio.cells("phandle"), 3, 0)
+    assert key.cells("linux,code") == (116,)
+
+
+def test_device_tree_cpus_beyond_sixteen_have_an_aff1() -> None:
+    cpus = tree_of(replace(DESCRIPTION, vcpu_count=18)).at("cpus")
+
+    assert [*cpus.children][15:] == ["cpu@f", "cpu@100", "cpu@101"]
+    assert cpus.at("cpu@101").cells("reg") == (0x101,)
