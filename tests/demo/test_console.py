@@ -166,5 +166,5 @@ def test_unknown_console_is_wrong_usage(echo: tuple[str, ...], tmp_path: Path) -
     with vm_process(tmp_path, "vm", *echo, "--console", "vga") as vm:
         assert vm.status() == 2
         assert vm.messages == (
-            "tagalong: error: --console vga: there is stdout, stdio, pty and unix:PATH\n"
+            "tagalong: error: --console vga: there is stdout, stdio, pty, unix:PATH and null\n"
         )

@@ -1,11 +1,13 @@
-"""The options of `tagalong run` for disks, networks and random numbers.
+"""The options of `tagalong run` for disks, networks, consoles and random numbers.
 
     --disk FILE[,readonly][,serial=TEXT][,name=NAME]
     --net user|unix:PATH|tap:INTERFACE[,mac=ADDRESS][,name=NAME]
+    --virtio-console stdout|stdio|pty|unix:PATH|null[,name=NAME]
     --rng
 
 A comma in a path is written twice, as QEMU has it. Devices without a name are called disk0, disk1,
-net0 and so on, in their order: a destination that is given the same options finds the same devices.
+net0, console0 and so on, in their order: a destination that is given the same options finds the
+same devices.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +40,14 @@ net_option = click.option(
     help="A network card: on the network of an ordinary user (the program passt), on a socket "
     "that takes frames as QEMU's stream does, or on a tap device; may be given again.",
 )
+console_option = click.option(
+    "--virtio-console",
+    "virtio_consoles",
+    multiple=True,
+    metavar="stdout|stdio|pty|unix:PATH|null[,name=NAME]",
+    help="A virtio console (Linux: hvc0), and where it is; may be given again. A VM that arrives "
+    "or is restored has its own: one that is not given is nowhere here.",
+)
 rng_option = click.option("--rng", "has_rng", is_flag=True, help="A source of random numbers.")
 
 
@@ -65,6 +75,14 @@ def virtio_backings(
         _refuse_for_old(value, "mac", is_new=is_new)
         _add(found_networks, "--net", option, _network(value))
     return VirtioBackings(found_disks, found_networks, entropy=[_RNG] if has_rng else [])
+
+
+def virtio_consoles(values: Sequence[str]) -> dict[str, str]:
+    """Return where each virtio console is, by its name. Raises UsageError."""
+    found: dict[str, str] = {}
+    for name, words in _named("--virtio-console", "console", values, set()):
+        _add(found, "--virtio-console", name, words.first)
+    return found
 
 
 def _named(

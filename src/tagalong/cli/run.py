@@ -5,7 +5,14 @@ from typing import Any
 
 import click
 
-from tagalong.cli.device_options import disk_option, net_option, rng_option, virtio_backings
+from tagalong.cli.device_options import (
+    console_option,
+    disk_option,
+    net_option,
+    rng_option,
+    virtio_backings,
+    virtio_consoles,
+)
 from tagalong.cli.message import announce
 from tagalong.cli.options import access_option, machine_option
 from tagalong.cli.output import queued_messages
@@ -71,9 +78,11 @@ COMMON = _parameters(
     click.option("--control", type=FILE, help="QMP control socket to create."),
     click.option(
         "--console",
-        metavar="stdout|stdio|pty|unix:PATH",
-        help="Where the guest's console is. Default: stdout, without input.",
+        metavar="stdout|stdio|pty|unix:PATH|null",
+        help="Where the guest's console is, its UART. Default: stdout, without input; null if a "
+        "virtio console is there.",
     ),
+    console_option,
     disk_option,
     net_option,
     click.option(
@@ -249,6 +258,7 @@ def run_options(values: Mapping[str, Any]) -> RunOptions:
     if has_rng and not is_new:
         raise UsageError("--rng is for a new VM: one that exists has one or not; leave it out")
     devices = virtio_backings(disks, networks, has_rng=has_rng, is_new=is_new)
+    common["virtio_consoles"] = virtio_consoles(common.pop("virtio_consoles", ()))
     if "clock" in common:
         common["clock"] = Clock(common["clock"])
     return RunOptions(origin, devices=devices, **common)

@@ -1,4 +1,4 @@
-"""The disks of a VM, as query-block and the event BLOCK_IO_ERROR tell of them.
+"""The disks and consoles of a VM, as query-block, query-chardev and BLOCK_IO_ERROR tell of them.
 
 The members are QEMU's (qapi/block-core.json): of those that are about what a disk of ours never
 does, such as throttling, the ones that QEMU's own schema demands, with what they say there.
@@ -71,6 +71,24 @@ class BlockInfo:
             image.read("virtual-size", integer),
             image.read("actual-size", integer),
         )
+
+
+@dataclass(frozen=True)
+class CharDevice:
+    """Where a console is: `label` names the console, `filename` has the words of QEMU's."""
+
+    label: str
+    filename: str
+
+    def to_qmp(self) -> dict[str, object]:
+        """Return one element of what query-chardev answers."""
+        return {"label": self.label, "filename": self.filename, "frontend-open": True}
+
+    @classmethod
+    def from_qmp(cls, value: object) -> "CharDevice":
+        """Return a console that query-chardev told of. Raises ControlError if it makes no sense."""
+        members = JsonFields(value, "query-chardev")
+        return cls(members.read("label", text), members.read("filename", text))
 
 
 @dataclass(frozen=True)

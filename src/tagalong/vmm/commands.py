@@ -101,6 +101,7 @@ class VmCommands:
             "cont": _Command(lambda _: self._vm.cont()),
             "getfd": _Command(None, _FD_NAME),
             "query-block": _Command(lambda _: self._devices.block()),
+            "query-chardev": _Command(lambda _: self._devices.chardev()),
             "query-cpus-fast": _Command(lambda _: self._devices.cpus()),
             "query-commands": _Command(lambda _: command_names(self._table)),
             "query-status": _Command(lambda _: self._query_status()),

@@ -1,22 +1,38 @@
-"""Brings what is typed to the guest's UART: in order, without loss, and only while the guest runs.
+"""Brings what is typed to a guest's console: in order, without loss, and only while the guest runs.
 
 Input that a paused machine took would be missing from the state that a migration sends, so the
-gate that pauses the guest is asked for each delivery (`Vm.while_running`). What the UART has no
+gate that pauses the guest is asked for each delivery (`Vm.while_running`). What the device has no
 room for waits here; a full buffer stops the reading, and so the other end's own flow control works.
 """
 
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
-from typing import Final
-
-from tagalong.devices import Pl011
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Final, Protocol
 
 MAX_WAITING_BYTES: Final = 4096
 
 _READ_BYTES: Final = 1024
+_MOST_BYTES: Final = 1024  # in one delivery
 _BREAK: Final = None  # in the order of what is typed
+
+
+class InputDevice(Protocol):
+    """A device of the guest that takes what is typed."""
+
+    def receive(self, data: bytes) -> int:
+        """Take the first bytes of `data`, and return how many there was room for."""
+        ...
+
+    def when_readable(self, room_wanted: Callable[[], None] | None) -> None:
+        """Call `room_wanted`, in any thread, whenever there may be room."""
+        ...
+
+
+def _drop_break() -> bool:
+    return True
 
 
 class ConsoleInput:
@@ -29,14 +45,19 @@ class ConsoleInput:
     def __init__(self, while_running: Callable[[Callable[[], None]], bool]) -> None:
         self._while_running = while_running
         self._loop = asyncio.get_running_loop()
-        self._uart: Pl011 | None = None
+        self._device: InputDevice | None = None
+        self._receive_break: Callable[[], bool] = _drop_break
         self._waiting: deque[int | None] = deque()
         self.drained: Callable[[], None] = lambda: None
 
-    def connect(self, uart: Pl011) -> None:
-        """Deliver to `uart` from now on; from any thread."""
-        self._uart = uart
-        uart.when_readable(self._wake)
+    def connect(self, device: InputDevice, receive_break: Callable[[], bool] = _drop_break) -> None:
+        """Deliver to `device` from now on; from any thread.
+
+        `receive_break` gives it a break and returns whether there was room; a device without it
+        has no breaks.
+        """
+        self._device, self._receive_break = device, receive_break
+        device.when_readable(self._wake)
 
     def _wake(self) -> None:
         self._loop.call_soon_threadsafe(self.deliver)
@@ -57,23 +78,30 @@ class ConsoleInput:
         self.deliver()
 
     def deliver(self) -> None:
-        """Give the UART what it has room for, if the guest runs."""
+        """Give the device what it has room for, if the guest runs."""
         had_room = self.has_room
-        if self._waiting and self._uart is not None:
-            self._while_running(self._fill_uart)
+        if self._waiting and self._device is not None:
+            self._while_running(self._fill_device)
         if self.has_room and not had_room:
             self.drained()
 
-    def _fill_uart(self) -> None:
-        while self._waiting and self._uart is not None:
-            first = self._waiting[0]
-            if first is _BREAK:
-                is_taken = self._uart.receive_break()
+    def _fill_device(self) -> None:
+        while self._waiting and self._device is not None:
+            if self._waiting[0] is _BREAK:
+                offered, taken = 1, int(self._receive_break())
             else:
-                is_taken = bool(self._uart.receive(bytes((first,))))
-            if not is_taken:
+                typed = bytes(islice(self._until_break(), _MOST_BYTES))
+                offered, taken = len(typed), self._device.receive(typed)
+            for _ in range(taken):
+                self._waiting.popleft()
+            if taken < offered:
                 return
-            self._waiting.popleft()
+
+    def _until_break(self) -> Iterator[int]:
+        for each in self._waiting:
+            if each is None:  # _BREAK
+                return
+            yield each
 
 
 class InputReader:

@@ -1,4 +1,4 @@
-"""Where a guest's console is: standard output, the terminal, a pseudo-terminal, a Unix socket.
+"""Where a guest's console is: standard output, a terminal, a socket, or nowhere.
 
 Each takes the guest's output from the machine's thread without ever blocking it (console.py), and
 reads input in the event loop (console_input.py).
@@ -25,13 +25,19 @@ _STDOUT: Final = 1
 _BACKLOG: Final = 1
 
 STDOUT: Final = "stdout"
-_STDIO: Final = "stdio"
+STDIO: Final = "stdio"
+NULL: Final = "null"
 _PTY: Final = "pty"
 _UNIX: Final = "unix:"
 
 
 class Console(Protocol):
     """A place for a guest's console. All but `write` is called in the event loop's thread."""
+
+    @property
+    def filename(self) -> str:
+        """Return where it is, in the words of QEMU's query-chardev."""
+        ...
 
     def write(self, data: bytes) -> None:
         """Take the guest's output and return at once; from any thread."""
@@ -50,33 +56,57 @@ class Console(Protocol):
 class ConsoleActions:
     """What a console causes beside input and output.
 
-    `announce` gets messages for people; `quit` is called when a person ends the VM.
+    `announce` gets messages for people, which call it `label`; `quit` is called when a person ends
+    the VM. `option`: what the console was asked for with.
     """
 
     announce: Callable[[str], None]
     quit: Callable[[], None]
+    label: str = "console"
+    option: str = "console"
 
 
 def takes_input(name: str) -> bool:
     """Return whether the console of that name is one that somebody types at."""
-    return name != STDOUT
+    return name not in (STDOUT, NULL)
 
 
 def create_console(name: str, actions: ConsoleActions) -> Console:
     """Return the console of that name. Raises UsageError if there is none."""
+    if name == NULL:
+        return NullConsole()
     if name == STDOUT:
         return StdoutConsole(actions)
-    if name == _STDIO:
+    if name == STDIO:
         return StdioConsole(actions)
     if name == _PTY:
         return PtyConsole(actions)
     if name.startswith(_UNIX):
         return SocketConsole(Path(name.removeprefix(_UNIX)), actions)
-    raise UsageError(f"--console {name}: there is {STDOUT}, {_STDIO}, {_PTY} and {_UNIX}PATH")
+    raise UsageError(
+        f"--{actions.option} {name}: there is {STDOUT}, {STDIO}, {_PTY}, {_UNIX}PATH and {NULL}"
+    )
+
+
+class NullConsole:
+    """Nowhere: output is dropped, and there is no input."""
+
+    filename = NULL
+
+    def write(self, data: bytes) -> None:
+        """Drop it."""
+
+    def start(self, typed: ConsoleInput) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class StdoutConsole:
     """Output to standard output, and no input."""
+
+    filename = STDOUT
 
     def __init__(self, actions: ConsoleActions) -> None:
         self._output = QueuedWriter(_STDOUT, actions.announce)
@@ -95,6 +125,8 @@ class StdoutConsole:
 
 class StdioConsole:
     """Output to standard output, input from standard input; on a terminal every key counts."""
+
+    filename = STDIO
 
     def __init__(self, actions: ConsoleActions) -> None:
         self._output = QueuedWriter(_STDOUT, actions.announce)
@@ -158,6 +190,11 @@ class PtyConsole:
         self._output = QueuedWriter(self._descriptor, actions.announce)
         self._reader: InputReader | None = None
 
+    @property
+    def filename(self) -> str:
+        """As Console.filename."""
+        return f"{_PTY}:{self._name}"
+
     def write(self, data: bytes) -> None:
         """As Console.write."""
         self._output.write(data)
@@ -165,7 +202,7 @@ class PtyConsole:
     def start(self, typed: ConsoleInput) -> None:
         """As Console.start."""
         self._reader = InputReader(self._descriptor, typed, typed.type)
-        self._actions.announce(f"console: {self._name}")
+        self._actions.announce(f"{self._actions.label}: {self._name}")
 
     def close(self) -> None:
         """As Console.close; who has the terminal open sees its end."""
@@ -188,6 +225,12 @@ class SocketConsole:
         self._client: _SocketClient | None = None
         self._typed: ConsoleInput | None = None
 
+    @property
+    def filename(self) -> str:
+        """As Console.filename."""
+        where = f"{_UNIX}{self._file.path},server=on"
+        return where if self._client is not None else f"disconnected:{where}"
+
     def write(self, data: bytes) -> None:
         """As Console.write."""
         client = self._client
@@ -198,7 +241,7 @@ class SocketConsole:
         """As Console.start."""
         self._typed = typed
         asyncio.get_running_loop().add_reader(self._file.socket, self._accept)
-        self._actions.announce(f"console: {_UNIX}{self._file.path}")
+        self._actions.announce(f"{self._actions.label}: {_UNIX}{self._file.path}")
 
     def close(self) -> None:
         """As Console.close."""

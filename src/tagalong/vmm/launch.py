@@ -21,9 +21,9 @@ from tagalong.qmp.server import ControlServer
 from tagalong.vmm.announcement import announcement, save_announcement
 from tagalong.vmm.assembly import MachineAssembly
 from tagalong.vmm.commands import VmCommands
-from tagalong.vmm.console_input import ConsoleInput
-from tagalong.vmm.consoles import ConsoleActions, create_console
+from tagalong.vmm.consoles import ConsoleActions
 from tagalong.vmm.device_queries import DeviceQueries
+from tagalong.vmm.guest_consoles import GuestConsoles
 from tagalong.vmm.handover import NOTHING_TO_START
 from tagalong.vmm.incoming import Incoming
 from tagalong.vmm.options import ArrivingVm, NewLinux, NewVm, RestoredVm, RunOptions
@@ -77,26 +77,26 @@ class _VmProcess:
         self._outgoing = Outgoing(self._vm, send)
         self._incoming: Incoming | None = None
         self._saving = Saving(SavedVm(self._vm, store), self._emit)
+        self._consoles = GuestConsoles(
+            self._options, ConsoleActions(self._announce, self._quit), self._vm.while_running
+        )
+        devices = replace(self._options.devices, consoles=self._consoles.backings())
         self._server = ControlServer(
             VmCommands(
                 self._vm,
                 self._outgoing,
                 lambda: self._incoming,
                 self._saving,
-                DeviceQueries(self._vm, self._options.devices),
+                DeviceQueries(self._vm, devices, self._consoles.char_devices),
             )
         )
-        self._console = create_console(
-            self._options.console, ConsoleActions(self._announce, self._quit)
-        )
-        self._typed = ConsoleInput(self._vm.while_running)
         self._handle_signals()
         try:
             await self._serve()
-            self._console.start(self._typed)
+            self._consoles.start()
             self._assembly = MachineAssembly(
-                self._options,
-                {Pl011.KIND: self._console_uart, Pl061.KIND: self._gpio},
+                replace(self._options, devices=devices),
+                {Pl011.KIND: self._consoles.uart, Pl061.KIND: self._gpio},
                 self._report_disk_error,
                 self._announce,
             )
@@ -119,11 +119,6 @@ class _VmProcess:
             return ending
         self._announce(f"the guest powered off and reported its own failure (status {status})")
         return replace(ending, exit_code=_GUEST_FAILED)
-
-    def _console_uart(self, description: DeviceDescription) -> Pl011:
-        uart = Pl011(self._console.write, description)
-        self._typed.connect(uart)
-        return uart
 
     def _gpio(self, description: DeviceDescription) -> Pl061:
         gpio = Pl061(description)
@@ -197,7 +192,7 @@ class _VmProcess:
     def _emit(self, event: Event) -> None:
         self._server.broadcast(event)
         if event.name == "RESUME":
-            self._typed.deliver()
+            self._consoles.deliver()
         if event.name == "MIGRATION":
             self._announce_migration()
         if event.name == "SHUTDOWN" and self._ends_an_arrived_vm():
@@ -251,7 +246,7 @@ class _VmProcess:
         if self._vm.machine is not None:
             self._vm.machine.close()
         await self._server.close()
-        self._console.close()
+        self._consoles.close()
 
 
 def _reserve_bytes(origin: ArrivingVm) -> tuple[int, ...]:

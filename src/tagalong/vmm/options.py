@@ -4,6 +4,7 @@ An option that makes no sense for an origin has no place in its type: a seed bel
 alone, certificates to an arriving one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,8 +14,10 @@ from tagalong.devices import VirtioBackings
 from tagalong.errors import MachineMismatchError, UsageError
 from tagalong.machine import Clock, MachineDescription
 from tagalong.migrate import TlsCredentials
-from tagalong.vmm.consoles import STDOUT, takes_input
+from tagalong.vmm.consoles import NULL, STDIO, STDOUT, takes_input
 from tagalong.vmm.factory import AUTO
+
+_AT_STDOUT: Final = frozenset({STDOUT, STDIO})
 
 DEFAULT_RAM_BYTES: Final = 64 << 20
 DEFAULT_LINUX_RAM_BYTES: Final = 256 << 20
@@ -128,7 +131,8 @@ class RunOptions:
 
     `control` is the path of the control socket; None for none. `machine` and `access` are names, or
     "auto". `paused`: leave the guest paused until QMP's cont. `parent_pid`: end with that process.
-    `console`: where the guest's console is (consoles.py).
+    `console`: where the UART's console is (consoles.py); None: standard output, unless a virtio
+    console is there. `virtio_consoles`: where those are, by their names.
     `clock`: what the guest's time follows; None: see `clock_to_use`.
     `devices`: what backs the VM's virtio devices here; a new VM has just these.
     `no_reboot`: end the VM where it would be reset.
@@ -141,18 +145,38 @@ class RunOptions:
     clock: Clock | None = None
     paused: bool = False
     parent_pid: int | None = None
-    console: str = STDOUT
+    console: str | None = None
+    virtio_consoles: Mapping[str, str] = field(default_factory=dict)
     devices: VirtioBackings = field(default_factory=VirtioBackings)
     no_reboot: bool = False
 
+    def __post_init__(self) -> None:
+        at_stdout = [where for where in self._consoles if where in _AT_STDOUT]
+        if len(at_stdout) > 1:
+            raise UsageError(
+                f"{len(at_stdout)} consoles are at standard output ({', '.join(at_stdout)}): put "
+                "all but one of them elsewhere"
+            )
+
+    @property
+    def _consoles(self) -> list[str]:
+        return [self.uart_console, *self.virtio_consoles.values()]
+
+    @property
+    def uart_console(self) -> str:
+        """Return where the UART's console is."""
+        if self.console is not None:
+            return self.console
+        return NULL if _AT_STDOUT & set(self.virtio_consoles.values()) else STDOUT
+
     @property
     def clock_to_use(self) -> Clock | None:
-        """Return `clock`, or the host's if the console takes input; None is the machine's default.
+        """Return `clock`, or the host's if a console takes input; None is the machine's default.
 
         What is typed arrives at any instruction, so no such run can be repeated. And while a guest
         waits for a key, time that jumps to its next timer would fly, and take a whole core for it.
         """
-        if self.clock is None and takes_input(self.console):
+        if self.clock is None and any(map(takes_input, self._consoles)):
             return Clock.HOST
         return self.clock
 

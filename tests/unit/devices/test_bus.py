@@ -175,7 +175,9 @@ def test_create_devices_of_an_unknown_kind_is_refused_by_name() -> None:
     with pytest.raises(UsageError) as caught:
         create_devices((DEFAULT_CONSOLE, disk), built_in_models(None))
 
-    assert str(caught.value) == ("device 'disk0' is of kind 'virtio-blk': this machine knows pl011")
+    assert str(caught.value) == (
+        "device 'disk0' is of kind 'virtio-blk': this machine knows pl011, pl061"
+    )
 
 
 def test_shared_input_is_high_while_any_line_is() -> None:

@@ -131,6 +131,7 @@ def test_query_commands_lists_exactly_what_there_is() -> None:
             "migrate_cancel",
             "qmp_capabilities",
             "query-block",
+            "query-chardev",
             "query-commands",
             "query-cpus-fast",
             "query-dump",

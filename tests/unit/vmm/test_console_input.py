@@ -18,7 +18,7 @@ class Guest:
         self.uart = Pl011()
         self.uart.write(0, CR, 4, 0x301)
         self.typed = ConsoleInput(self.while_running)
-        self.typed.connect(self.uart)
+        self.typed.connect(self.uart, self.uart.receive_break)
 
     def while_running(self, action: Callable[[], None]) -> bool:
         if self.runs:

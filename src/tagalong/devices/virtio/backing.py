@@ -97,7 +97,7 @@ class VirtioBackings:
         """Yield what is missing, or too much, for a machine with these devices."""
         for kind, given, option in self._required():
             described = {each.name for each in descriptions if each.kind == kind}
-            for name in sorted(described - set(given)):
+            for name in sorted(described - set(given)) if option.is_needed else ():
                 yield f"the VM has {option.what} {name!r}: give it as {option.example(name)}"
             for name in sorted(set(given) - described):
                 yield f"the VM has no {option.what} {name!r}: leave out its {option.name}"
@@ -105,15 +105,17 @@ class VirtioBackings:
     def _required(self) -> Iterator[tuple[str, Mapping[str, object], "_Option"]]:
         yield BlockFunction.KIND, self.disks, _DISK
         yield NetworkFunction.KIND, self.networks, _NETWORK
+        yield ConsoleFunction.KIND, self.consoles, _CONSOLE
 
 
 @dataclass(frozen=True)
 class _Option:
-    """How a person gives a backing: for messages."""
+    """How a person gives a backing: for messages. `is_needed`: the device cannot be without."""
 
     what: str
     name: str
     value: str
+    is_needed: bool = True
 
     def example(self, device: str) -> str:
         return f"{self.name} {self.value},name={device}"
@@ -121,6 +123,7 @@ class _Option:
 
 _DISK: Final = _Option("disk", "--disk", "FILE")
 _NETWORK: Final = _Option("network card", "--net", "user|unix:PATH|tap:NAME")
+_CONSOLE: Final = _Option("console", "--virtio-console", "WHERE", is_needed=False)
 
 
 class VirtioDevices:
