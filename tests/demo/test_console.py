@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny_guest import write_guest
-from tests.support.vm_processes import TAGALONG, TIMEOUT_S, until, vm_process
+from tests.support.vm_processes import TAGALONG, TIMEOUT_S, tagalong, until, vm_process
 
 ECHO = (
     0xD2A12001,  # movz x1, #0x900, lsl #16: the UART
@@ -160,6 +160,49 @@ def test_input_of_a_paused_vm_waits_until_it_runs(echo: tuple[str, ...], tmp_pat
         qmp.execute("cont")
 
         assert read_exactly(client.fileno(), 5) == b"early"
+
+
+def test_virtio_consoles_have_places_of_their_own_on_each_side_of_a_migration(
+    echo: tuple[str, ...], tmp_path: Path
+) -> None:
+    path, address = tmp_path / "hvc.sock", f"unix:{tmp_path / 'in'}"
+    here = ("--virtio-console", f"unix:{path}", "--virtio-console", "pty,name=log")
+    there = ("--machine", "soft", "--incoming", address, "--virtio-console", "null,name=log")
+    with vm_process(tmp_path, "a", *echo, *here) as source, source.qmp() as qmp:
+        placed = qmp.execute("query-chardev")["return"]
+        assert isinstance(placed, list)
+        with vm_process(tmp_path, "b", *there) as destination:
+            destination.incoming_uri()
+            moved = tagalong("migrate", str(source.control), address)
+            with destination.qmp() as other:
+                found = other.execute("query-chardev")["return"]
+
+    assert moved.returncode == 0
+    assert [each["label"] for each in placed] == ["serial0", "console0", "log"]
+    assert placed[:2] == [
+        {"label": "serial0", "filename": "stdout", "frontend-open": True},
+        {"label": "console0", "filename": f"disconnected:unix:{path},server=on",
+         "frontend-open": True},
+    ]  # fmt: skip
+    assert placed[2]["filename"].startswith("pty:/dev/pts/")
+    assert found == [
+        {"label": "serial0", "filename": "stdout", "frontend-open": True},
+        {"label": "log", "filename": "null", "frontend-open": True},
+    ]
+
+
+def test_virtio_console_that_the_vm_does_not_have_is_refused(
+    echo: tuple[str, ...], tmp_path: Path
+) -> None:
+    address = f"unix:{tmp_path / 'in'}"
+    there = ("--machine", "soft", "--incoming", address, "--virtio-console", "null")
+    with vm_process(tmp_path, "a", *echo) as source, vm_process(tmp_path, "b", *there) as other:
+        source.qmp().__exit__(None, None, None)
+        other.incoming_uri()
+        moved = tagalong("migrate", str(source.control), address)
+
+    assert moved.returncode != 0
+    assert "the VM has no console 'console0': leave out its --virtio-console" in moved.stderr
 
 
 def test_unknown_console_is_wrong_usage(echo: tuple[str, ...], tmp_path: Path) -> None:

@@ -175,12 +175,14 @@ class MachineLifecycle(ABC):
     def _start(self) -> None:
         with self._condition:
             self._refuse_ended()
-            if self._state is RunState.PAUSED:
+            was_paused = self._state is RunState.PAUSED
+            if was_paused:
                 self._runner.wait_stopped()
-                if self._clock is not None:
-                    self._clock.start()
             self._state = RunState.RUNNING
             self._runner.holds.when_free(self._resume_backends)
+            # At the last moment: what passes before the vCPUs run is a step of the guest's clock.
+            if was_paused and self._clock is not None:
+                self._clock.start()
             self._runner.start()
 
     def _resume_backends(self) -> None:

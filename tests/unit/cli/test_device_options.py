@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.cli.device_options import virtio_backings
+from tagalong.cli.device_options import virtio_backings, virtio_consoles
 from tagalong.cli.run import run_options
 from tagalong.devices import DiskBacking, NetworkBacking
 from tagalong.errors import UsageError
@@ -77,3 +77,42 @@ def test_options_of_the_command_reach_the_vm() -> None:
 def test_clock_is_the_machine_s_own_unless_it_is_given() -> None:
     assert run_options({"guest": "churn"}).clock is None
     assert run_options({"guest": "churn", "clock": "host"}).clock is Clock.HOST
+
+
+def test_consoles_are_named_by_their_order() -> None:
+    assert virtio_consoles(["unix:/run/a,,b.sock", "pty,name=log", "null"]) == {
+        "console0": "unix:/run/a,b.sock",
+        "log": "pty",
+        "console2": "null",
+    }
+    with pytest.raises(UsageError, match="'size=80' is not one of name="):
+        virtio_consoles(["pty,size=80"])
+
+
+@pytest.mark.parametrize(
+    ("console", "virtio", "uart"),
+    [
+        (None, [], "stdout"),
+        (None, ["pty"], "stdout"),
+        (None, ["stdio"], "null"),
+        ("pty", ["stdout"], "pty"),
+        ("null", [], "null"),
+    ],
+)
+def test_uart_gives_way_to_a_virtio_console_at_standard_output(
+    console: str | None, virtio: list[str], uart: str
+) -> None:
+    options = run_options({"guest": "churn", "console": console, "virtio_consoles": virtio})
+
+    assert options.uart_console == uart
+
+
+@pytest.mark.parametrize(
+    ("console", "virtio"),
+    [("stdout", ["stdio"]), (None, ["stdout", "stdio"]), ("stdio", ["stdio"])],
+)
+def test_two_consoles_at_standard_output_are_refused(
+    console: str | None, virtio: list[str]
+) -> None:
+    with pytest.raises(UsageError, match="2 consoles are at standard output"):
+        run_options({"guest": "churn", "console": console, "virtio_consoles": virtio})

@@ -137,7 +137,7 @@ def test_resume_and_pause_start_and_stop_vcpus_and_time_in_order() -> None:
 
     assert (running, scene.run_state) == (RunState.RUNNING, RunState.PAUSED)
     assert scene.calls == [
-        "activate", "wait_stopped", "clock on", "backends on", "start",
+        "activate", "wait_stopped", "backends on", "clock on", "start",
         "stop", "wait_stopped", "clock off", "backends off",
     ]  # fmt: skip
 
