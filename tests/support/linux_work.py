@@ -40,7 +40,7 @@ DISK_BYTES: Final = 4 << 20
 BLOCKS: Final = 32
 _TIMEOUT_S: Final = 300.0
 
-_WORK: Final = f"""#!/bin/busybox sh
+WORK: Final = f"""#!/bin/busybox sh
 ip address add 10.9.0.2/24 dev eth0
 ping {ADDRESS} >/dev/null 2>&1 &
 tagkeeper mib=1 rate=200 signals=1 &
@@ -81,11 +81,11 @@ done </dev/hvc0
 """
 
 
-def write_initrd(base: Path, target: Path) -> Path:
-    """Write the initial RAM disk `base` with the work in it; the kernel unpacks both archives."""
+def write_initrd(base: Path, target: Path, script: str = WORK) -> Path:
+    """Write the initial RAM disk `base` with `work` in it; the kernel unpacks both archives."""
     archive = io.BytesIO()
     writer = CpioWriter(archive)
-    writer.add_file(SCRIPT, _WORK.encode(), permissions=0o755)
+    writer.add_file(SCRIPT, script.encode(), permissions=0o755)
     writer.close()
     target.write_bytes(base.read_bytes() + archive.getvalue())
     return target

@@ -329,6 +329,8 @@ class KvmMachine(MachineLifecycle):
 
     def _reset_parts(self) -> None:
         initialise_vcpus(self._parts.vm, self._parts.vcpus)
+        for vcpu in self._vcpus:
+            vcpu.reset()
         self._bus.reset()
         if self._parts.gic is not None:
             self._parts.gic.reset()

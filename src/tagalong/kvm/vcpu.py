@@ -9,11 +9,12 @@ from tagalong.kvm.abi import MpState
 from tagalong.kvm.clock import VirtualTime
 from tagalong.kvm.descriptor import IoctlError
 from tagalong.kvm.vcpu_fd import VcpuDescriptor
-from tagalong.machine import PowerState, RegisterId, VcpuState
+from tagalong.machine import PowerState, RegisterId, VcpuState, register_ids
 from tagalong.machine.cpu_match import (
     CpuPolicy,
     accept_differences,
     differing_identification,
+    is_identification,
     match_registers,
     objections,
     wanted_registers,
@@ -24,6 +25,7 @@ _MP_STATES = {
     PowerState.ON: MpState.KVM_MP_STATE_RUNNABLE,
     PowerState.OFF: MpState.KVM_MP_STATE_STOPPED,
 }
+_COUNTERS = frozenset({register_ids.TIMER_COUNT, register_ids.PTIMER_COUNT})
 _POWER = {mp_state: power for power, mp_state in _MP_STATES.items()}
 
 
@@ -95,6 +97,17 @@ class KvmVcpu:
         with self._paused():
             self._load(state.registers, self._policy)
             self.descriptor.set_mp_state(_MP_STATES[state.power])
+
+    def reset(self) -> None:
+        """Give what KVM_ARM_VCPU_INIT leaves as it was, such as SP_EL1, its first value.
+
+        Time goes on, and the guest goes on seeing the CPU that it saw.
+        """
+        now = self._registers()
+        for register, value in self._reset.items():
+            is_kept = register in _COUNTERS or is_identification(register)
+            if not is_kept and value != now[register]:
+                self._set(register, value)
 
     @property
     def _who(self) -> str:
