@@ -5,7 +5,7 @@ import pytest
 from tests.support.crash_model import RULES, answers, simulate
 from tests.support.measure import decidable, share
 
-COUNT = 180
+COUNT = 100
 
 
 def test_simulated_causes_are_found_as_often_as_they_are_claimed() -> None:
