@@ -34,6 +34,9 @@ def machines() -> list[str]:
 
 # What needs KVM, or goes across the seam; and what only the embedded machine promises.
 collect_ignore = [] if "kvm" in machines() else ["test_alias.py", "test_seam.py"]
+# It takes minutes on an emulated KVM: there `make kernels` runs it, by itself.
+IS_LONG = "TAGALONG_LONG_LINUX" in os.environ
+collect_ignore += [] if "soft" in machines() or IS_LONG else ["test_linux_memory.py"]
 collect_ignore += [] if "soft" in machines() else ["test_determinism.py"]
 
 

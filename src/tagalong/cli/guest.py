@@ -85,8 +85,8 @@ def fetch(
     """Fetch Debian's kernel and make a small root file system; without root.
 
     FOLDER, linux-guest by default, gets Image and initrd.cpio. The root file system has busybox,
-    the drivers of our devices, and tagkeeper. The words behind "--" on the kernel's command line
-    are what it runs; without them, a shell. The packages are fetched once.
+    the drivers of our devices, and programs that verify their tags. The words behind "--" on the
+    kernel's command line are what it runs; without them, a shell. The packages are fetched once.
     """
     guest = fetch_guest(version, cache, mirror)
     image, initrd = _put(guest, folder)
