@@ -218,7 +218,8 @@ class Outgoing:
         if isinstance(error, HandoverUncertainError) or machine is None:
             return error
         failure: MigrationError
-        if machine.run_state in _ENDED:
+        goes_on = machine.run_state is RunState.RESET and self._vm.starts_anew
+        if machine.run_state in _ENDED and not goes_on:
             failure = GuestEndedError(_ENDED[machine.run_state])
         elif self._vm.ended.done():
             reason = self._vm.ended.result().reason.value

@@ -149,7 +149,7 @@ class Vm:
             machine,
             on_freeze=lambda purpose: self._call(partial(self._froze, purpose)),
             on_thaw=lambda: self._call(self._thawed),
-            prepare_start=None if self.ends_at_reset else self.prepare_start,
+            prepare_start=self.prepare_start if self.starts_anew else None,
             on_reset=lambda by_guest: self._call(partial(self._was_reset, by_guest)),
             on_broken=lambda error: self._call(partial(self._broke, error)),
         )
@@ -185,6 +185,11 @@ class Vm:
         machine_state = self._require_here().gate.pause()
         if self.state is VmState.RUNNING and machine_state is RunState.PAUSED:
             self._enter(VmState.PAUSED)
+
+    @property
+    def starts_anew(self) -> bool:
+        """Return whether a guest that asks for a reset starts anew; else that ends the VM."""
+        return self.prepare_start is not None and not self.ends_at_reset
 
     def reset(self) -> None:
         """Start the guest anew, as the operator orders; end if the VM is to end then.
@@ -315,7 +320,7 @@ class Vm:
     def _machine_ended(self, machine_state: RunState) -> None:
         if self.ended.done():
             return
-        if machine_state is RunState.RESET and self.prepare_start and not self.ends_at_reset:
+        if machine_state is RunState.RESET and self.starts_anew:
             # What it raises, on_broken tells of or is said here: the guest cannot go on.
             try:
                 self._require_here().gate.reset_as_asked()
