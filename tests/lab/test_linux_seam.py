@@ -27,7 +27,7 @@ from tests.support.ticking_guest import has_active_interrupt, pause_in
 TIMEOUT_S = 900.0
 WORDS = "console=ttyAMA0 quiet cryptomgr.notests -- tagkeeper mib=1 rate=500 signals=1"
 PROGRESS = "tagkeeper: progress"
-# What a guest must know of the CPU that it comes to; KVM never says what DCZID_EL0 is.
+# In what the two CPUs surely differ, which must be told.
 NAMED = ("MIDR_EL1", "ID_AA64MMFR0_EL1", "ID_AA64PFR0_EL1", "CTR_EL0", "CNTFRQ_EL0")
 
 
