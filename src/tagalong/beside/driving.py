@@ -128,7 +128,10 @@ class DrivenDeparture(WatchedDeparture):
             )
         wanted = self._wanted(capabilities)
         before = {name: capabilities[name] for name in wanted}
-        self._before = VmmSettings(before, monitor.parameters(PARAMETERS))
+        # What an attempt before this one could not restore is still noted: then the VMM has ours.
+        self._before = self._drive.settings.read() or VmmSettings(
+            before, monitor.parameters(PARAMETERS)
+        )
         self._drive.settings.write(self._before)
         try:
             VmmSettings(wanted, {DOWNTIME_LIMIT: _NOT_YET_MS}).apply(monitor)

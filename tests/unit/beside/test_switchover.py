@@ -9,7 +9,7 @@ import pytest
 from tagalong.beside.driving import Drive, DrivenDeparture
 from tagalong.beside.monitor import VmmMigration, VmmMonitor
 from tagalong.beside.switchover import BesideSteering, WatchedDeparture
-from tagalong.beside.vmm_settings import SettingsFile
+from tagalong.beside.vmm_settings import SettingsFile, VmmSettings
 from tagalong.errors import (
     CommandError,
     ControlError,
@@ -68,6 +68,21 @@ def test_driven_vmm_may_switch_over_once_most_tags_are_there(monitor: ScriptedMo
         assert not BesideSteering(departure).begin_switchover()
 
     assert monitor.values_of("downtime-limit") == [1, 10_000]
+
+
+def test_settings_that_were_not_restored_are_not_taken_for_the_vmms_own(
+    monitor: ScriptedMonitor,
+) -> None:
+    departure = driven(monitor)
+    SettingsFile(monitor.settings).write(VmmSettings({PAUSE: False}, {"downtime-limit": 700}))
+    monitor.known[PAUSE] = True  # an attempt before has set it
+    departure.begin()
+    monitor.after["migrate_cancel"] = ("running", VmmMigration("cancelled"))
+
+    departure.thaw()
+
+    assert monitor.values_of("downtime-limit")[-1] == 700
+    assert not monitor.known[PAUSE]
 
 
 def test_driven_vmm_copies_slowly_while_many_tags_are_due(monitor: ScriptedMonitor) -> None:
