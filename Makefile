@@ -14,7 +14,7 @@ WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); \
 	echo $$((cores < 3 ? cores + 1 : 4)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs examples lab kernels lint types bench beside explain long faults fuzz web clean
+.PHONY: help demo test docs examples lab kernels lint types bench beside explain long faults fuzz scan web clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -80,6 +80,9 @@ faults: $(VENV)/.installed-dev ## let thousands of migrations go wrong, by fault
 
 fuzz: $(VENV)/.installed-dev ## fuzz the stream's codec for ten minutes (options: ARGS="--seconds 3600")
 	@$(BIN)/python -m tests.faults.fuzz_stream $(ARGS)
+
+scan: $(VENV)/.installed-dev ## scan 10,000 crashes: here with 1, 2 and 4 processes, and on a Dask cluster (options: ARGS="--count 1000")
+	@$(BIN)/python -m tests.scan.long $(ARGS)
 
 web: $(VENV)/.installed-dev ## show the web pages to a real Chromium, with mouse and keyboard (screenshots in build/web)
 	@$(BIN)/python -m tests.support.fetch_chromium

@@ -36,6 +36,7 @@ _SECTIONS = {
         "convert": "Make a core of a file that QEMU saved a guest to.",
         "info": "Show what is in a core.",
         "tags": "Print allocation tags of a core.",
+        "scan": "Explain many crashes, and group what is alike.",
         "map": "Draw the tags of a core.",
         "diff": "Say where two cores differ, in data and tags.",
         "check": "Say what gdb, lldb and drgn show of a core.",

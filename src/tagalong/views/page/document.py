@@ -13,12 +13,14 @@ from tagalong.views.page.elements import Html, element, join
 _SAFE_IN_SCRIPT: Final = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
-def document(title: str, body: Html, data: object) -> str:
-    """Return a whole page. `data` is what page.js draws, as plain values."""
-    style, script = _part("page.css"), _part("page.js")
+def document(title: str, body: Html, data: object = None) -> str:
+    """Return a whole page. `data` is what page.js draws, as plain values; None for no map."""
+    style = _part("page.css")
+    script = "" if data is None else _part("page.js")
+    own_script = _source(script) if script else "'none'"
     policy = (
-        f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {own_script}; "
+        f"style-src {_source(style)}; base-uri 'none'; form-action 'none'"
     )
     head = element(
         "head",
@@ -30,11 +32,10 @@ def document(title: str, body: Html, data: object) -> str:
         element("title", title),
         Html(f"<style>{style}</style>"),
     )
-    rest = join(
-        body,
-        Html(f'<script type="application/json" id="data">{_json(data)}</script>'),
-        Html(f"<script>{script}</script>"),
+    scripts = Html(
+        f'<script type="application/json" id="data">{_json(data)}</script><script>{script}</script>'
     )
+    rest = join(body, scripts) if script else body
     html = element("html", head, element("body", rest), lang="en")
     return f"<!DOCTYPE html>\n{html.text}\n"
 

@@ -1,0 +1,155 @@
+"""A process that explains items, so that no file can end the scan.
+
+    python -m tagalong.scan.helper
+
+A line of JSON with an item on standard input, a line with its records on standard output, until
+the input ends. A file may make it end (SIGBUS of a core that is cut while it is mapped, SIGKILL
+when memory is short) or never answer. `Helper` starts another then.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from typing import IO, Final, cast
+
+from tagalong.errors import HostError
+from tagalong.scan.items import Item
+from tagalong.scan.record import CrashRecord
+
+MAX_ANSWER_BYTES: Final = 256 << 20
+"""A log of 100,000 reports makes less."""
+
+_READ_BYTES: Final = 1 << 16
+_TRIES: Final = 3
+
+
+class HelperEndedError(HostError):
+    """The helper ended, or was ended because its time was up, before it answered."""
+
+
+class Helper:
+    """One helper process, started when it is needed; used by one thread at a time."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_over = False
+        self._lock = threading.Lock()  # so that none is started once it is over
+
+    def explain(self, item: Item) -> list[CrashRecord]:
+        """Return the records of an item; one with the reason if its helper ended each time.
+
+        Raises HostError if no helper can be started.
+        """
+        for left in reversed(range(_TRIES)):
+            try:
+                return self._ask(item)
+            except HelperEndedError as error:
+                self.close()
+                if not left:
+                    return [CrashRecord.of_failure(item, error, "HelperEnded")]
+        raise AssertionError
+
+    def _ask(self, item: Item) -> list[CrashRecord]:
+        process = self._running()
+        sink = cast("IO[bytes]", process.stdin)
+        try:
+            sink.write(json.dumps(asdict(item)).encode() + b"\n")
+            sink.flush()
+        except OSError:
+            raise HelperEndedError(_how_it_ended(process)) from None
+        answer = json.loads(self._answer(process))
+        return [CrashRecord.from_json(each) for each in answer]
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._is_over:
+                raise HostError("the scan was ended")
+            if self._process is None:
+                self._process = _started()
+            return self._process
+
+    def _answer(self, process: subprocess.Popen[bytes]) -> bytes:
+        source = cast("IO[bytes]", process.stdout)
+        deadline = time.monotonic() + self._timeout_s
+        poll = select.poll()
+        poll.register(source, select.POLLIN)
+        answer = bytearray()
+        while not answer.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise HelperEndedError(f"it was not explained within {self._timeout_s:g} s")
+            part = os.read(source.fileno(), _READ_BYTES)
+            if not part:
+                raise HelperEndedError(_how_it_ended(process))
+            answer += part
+            if len(answer) > MAX_ANSWER_BYTES:
+                raise HelperEndedError(f"its explanation is larger than {MAX_ANSWER_BYTES} bytes")
+        return bytes(answer)
+
+    def give_up(self) -> None:
+        """End the process, from any thread, and start no other."""
+        with self._lock:
+            self._is_over = True
+            if self._process is not None:
+                self._process.kill()
+
+    def close(self) -> None:
+        """End the process. Safe to call twice; the next item starts another."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what was written last has no reader
+                    pipe.close()
+        process.wait()
+
+
+def _started() -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tagalong.scan.helper"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    except OSError as error:
+        raise HostError(f"cannot start a process to explain crashes: {error}") from error
+
+
+def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
+    status = process.wait()
+    how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+    return f"the process that explained it ended {how}"
+
+
+def serve(lines: Iterable[bytes], answers: int) -> None:
+    """Answer items until there are no more; `answers` is the descriptor to write to."""
+    from tagalong.scan.explain_one import explain_item  # noqa: PLC0415 (not in the scan's process)
+
+    for line in lines:
+        records = explain_item(Item(**json.loads(line)))
+        answer = json.dumps([each.to_json() for each in records]).encode() + b"\n"
+        while answer:
+            answer = answer[os.write(answers, answer) :]
+
+
+def main() -> None:
+    """Be the helper."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the scan decides
+    # Whatever a library prints must not be taken for an answer.
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    main()
