@@ -23,7 +23,7 @@ from bench.migrate.qemu import find_qemu
 from tagalong.lab import GuestRequest, SilentObserver, default_folder, set_up_guest
 from tagalong.lab.guest import LinuxGuest
 
-ROUNDS = {"integer": 300, "tags": 300, "float": 3000}
+ROUNDS = {"integer": 200, "tags": 100, "float": 1000}
 """How often the guest does each kind of work: a few hundred million instructions in all."""
 
 _KERNEL_WORDS = "console=ttyAMA0 nokaslr cryptomgr.notests quiet"

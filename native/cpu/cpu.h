@@ -103,7 +103,8 @@ enum access_flags {
 
 /* A page of guest RAM as the present translation regime reaches it. A key equals an address under
  * `mask` (the page's bits, without the top byte if it is ignored) only if that kind of access may
- * go ahead without another look: for writes that includes that the page is marked in the dirty log. */
+ * go ahead without another look: for writes that includes that the page is marked in the dirty
+ * log. */
 struct tlb_entry {
     uint64_t read_key, write_key, mask;
     uint8_t *data;

@@ -1,8 +1,8 @@
 /* The quick half of the interpreter: decoded pages, and what all ops share.
  *
  * Each page of code has an array with a place for each of its words, filled as they are executed.
- * What is in it is not trusted: before an instruction is executed, its word is compared with the one
- * that was decoded. So there is nothing to invalidate when code changes, whether by the guest's own
+ * What is in it is not trusted: before an instruction is executed, its word is compared with the
+ * one that was decoded. So there is nothing to invalidate when code changes, whether by the guest's own
  * stores, the host's, or a migration's, nor when an array serves another page than before (they are
  * chosen by a hash of the page's host address): a decoded instruction is a pure function of its
  * word and of its place in the page. The price is a load and a compare that the processor predicts.

@@ -1,5 +1,6 @@
-/* Ops of branches, of hints and barriers, which do nothing, and of one MRS (DDI 0487 C4.1.93). One within its page goes to the target's decoded instruction
- * by the distance; others look for the target's page. */
+/* Ops of branches, of hints and barriers, which do nothing, and of one MRS (DDI 0487 C4.1.93). A
+ * branch within its page goes to the target's decoded instruction by the distance; others look for
+ * the target's page. */
 #include "threaded.h"
 
 static OP(op_nothing)

@@ -39,8 +39,8 @@ COMPUTE(op_mul32, (uint32_t)(X(ra) + X(rn) * X(rm)))
 COMPUTE(op_extract64, insn->amount ? X(rm) >> insn->amount | X(rn) << (64 - insn->amount) : X(rm))
 COMPUTE(op_extract32, (uint32_t)((X(rn) << 32 | (uint32_t)X(rm)) >> insn->amount))
 
-/* UBFM and SBFM as the shifts that they are most often: LSL; LSR, UBFX, UXTB, UXTH; ASR, SBFX, SXTW.
- * The second ones go left so that the highest bit of the field is the register's, then right:
+/* UBFM and SBFM as the shifts that they are most often: LSL; and LSR, UBFX, UXTB, UXTH, ASR, SBFX,
+ * SXTW. The latter go left so that the highest bit of the field is the register's, then right:
  * `ra` by how many, `rm` by how many. */
 COMPUTE(op_shift_left64, X(rn) << insn->rm)
 COMPUTE(op_shift_left32, (uint32_t)((uint32_t)X(rn) << insn->rm))

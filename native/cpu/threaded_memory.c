@@ -217,7 +217,14 @@ static int form_of(const struct insn *insn)
     if (BIT(word, 21)) {
         if (on_stack || BITS(word, 11, 10) != 2)
             return FORMS; /* an atomic instruction, among others */
-        return BITS(word, 15, 13) == 2 ? FORM_UXTW : BITS(word, 15, 13) == 6 ? FORM_SXTW : FORM_INDEX;
+        switch (BITS(word, 15, 13)) {
+        case 2:
+            return FORM_UXTW;
+        case 6:
+            return FORM_SXTW;
+        default:
+            return FORM_INDEX;
+        }
     }
     switch (BITS(word, 11, 10)) {
     case 0:

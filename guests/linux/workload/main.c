@@ -1,4 +1,4 @@
-/* workload integer|tags|float ROUNDS: work for a CPU to be timed by, and a checksum of what came out.
+/* workload integer|tags|float ROUNDS: work for a CPU to be timed by, and a checksum of the results.
  *
  * Reports how many ticks of the system counter the rounds took. On a machine whose time counts
  * instructions, that is how many instructions they were. Status 1: it could not start. */
