@@ -26,7 +26,7 @@ from tests.support.order_trial import Trial, measure_shape, run_trial
 from tests.support.order_verdict import judge
 
 AT_ONCE = 4
-DRAWN = 30
+DRAWN = 45
 SEED = 20
 
 

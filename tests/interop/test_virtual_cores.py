@@ -1,11 +1,12 @@
 """Dumps by virtual address in gdb and lldb: the guest's own pointers work, tags and all."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tagalong.core import Space
+from tagalong.core import Space, open_core
 from tagalong.snapshot import SaveOptions, save
 from tagalong.soft import SoftMachine
 from tests.support.debuggers import gdb, gdb_tags, lldb, lldb_tags, readelf
@@ -94,9 +95,11 @@ def test_debuggers_show_the_same_tags_in_user_and_physical_cores(
 
 def physical_of_page_7(cores: dict[Space, Path]) -> int:
     """Return where in RAM the window's page 7 is, by the core of physical addresses."""
-    content = cores[Space.PHYSICAL].read_bytes()
-    at = content.index(pointer(7, 0).to_bytes(8, "little"))
-    return 0x4000_0000 + at - PAGE  # the headers take the file's first page
+    with open_core(cores[Space.PHYSICAL]) as core:
+        ram = [region for region in core.regions if region.has_data]
+        content = b"".join(core.data(each.address, each.size_bytes).tobytes() for each in ram)
+    assert all(one.end == other.address for one, other in pairwise(ram))
+    return ram[0].address + content.index(pointer(7, 0).to_bytes(8, "little"))
 
 
 @pytest.mark.parametrize("space", Space)

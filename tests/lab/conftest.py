@@ -20,8 +20,12 @@ import pytest
 from tests.support.lab_session import KERNELS, LabSession, collect, why_not
 
 # The samples fail on purpose: test_tier.py runs them.
+collect_ignore: list[str] = []
 if {"TAGALONG_LAB_SAMPLES", "TAGALONG_INSIDE_LAB"}.isdisjoint(os.environ):
-    collect_ignore = ["samples"]
+    collect_ignore += ["samples"]
+# Linux guests in an emulated host take minutes: `make kernels` and `make beside` run these.
+if "TAGALONG_LONG" not in os.environ:
+    collect_ignore += ["test_linux_seam.py", "test_looking.py"]
 
 _sessions: dict[str, LabSession] = {}
 

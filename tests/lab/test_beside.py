@@ -1,9 +1,11 @@
 """`tagalong beside` in the lab: real QEMUs, a real Linux guest, real migrations, and what can fail.
 
-One boot for all: the demo, then the short form of tests/support/beside_trials.py.
+One boot for all: the demo, and with TAGALONG_LONG the short form of
+tests/support/beside_trials.py, all of which `make beside` runs.
 """
 
 import json
+import os
 import re
 import shlex
 
@@ -16,15 +18,16 @@ from tests.support.lab_session import KERNELS
 DEMO = ("tagalong", "beside", "demo", "--json", "--max-downtime", "60000",
         "--knobs", "mib=4 rate=300")  # fmt: skip
 TRIALS = ("python3", "-m", "tests.support.beside_trials", "short")
+IS_LONG = "TAGALONG_LONG" in os.environ
 
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_linux_guest_of_qemu_moves_with_its_tags_whatever_fails(kernel: str) -> None:
-    both = f"{shlex.join(DEMO)} && exec {shlex.join(TRIALS)}"
+    script = f"{shlex.join(DEMO)} && exec {shlex.join(TRIALS) if IS_LONG else 'true'}"
     run = lab(
         "run", "--with-vmm", "--ram", "4G", "--kernel", kernel, "--timeout", "1200", "--",
-        "sh", "-c", both, seconds=1400,
+        "sh", "-c", script, seconds=1400,
     )  # fmt: skip
     output = run.stdout.decode()
 
@@ -37,4 +40,4 @@ def test_linux_guest_of_qemu_moves_with_its_tags_whatever_fails(kernel: str) -> 
     assert migration["data_bytes_wire"] == 0
     assert migration["vmm"]["status"] == "completed"
     assert 0 < migration["vmm"]["tags_ms"] <= migration["vmm"]["downtime_ms"] + 1
-    assert len(re.findall("^passed ", output[end:], re.MULTILINE)) == 3
+    assert len(re.findall("^passed ", output[end:], re.MULTILINE)) == (3 if IS_LONG else 0)

@@ -1,11 +1,11 @@
 """Looks at guests of unmodified QEMUs on KVM in every way that there is: run inside the lab.
 
-    python -m tests.support.looked_at_guests FOLDER
+    python -m tests.support.looked_at_guests bare|linux FOLDER
 
 A bare guest of a QEMU that tagalong has not started is dumped by its process id. A Linux guest,
 whose tagkeeper lives on its tags, runs beside tagalong with its RAM in a memfd: it is dumped
 through the control socket while it runs, and once more, paused, in both ways, which must agree.
-Writes FOLDER/found.json, and the cores FOLDER/vm.core.zst and FOLDER/user.core.
+Prints what was found as JSON; the cores of the Linux guest are FOLDER/vm.core.zst and user.core.
 """
 
 import asyncio
@@ -91,14 +91,6 @@ async def dump(host: BesideHost, path: Path) -> dict[str, object]:
     return dict((await save_vm(host.control, request, _quiet)).to_json())
 
 
-async def look_at_both(folder: Path) -> dict[str, object]:
-    # The bare guest comes up while Linux boots.
-    bare, linux = await asyncio.gather(
-        asyncio.to_thread(look_at_bare_guest, folder), look_at_linux(folder)
-    )
-    return {"bare": bare, "linux": linux}
-
-
 async def look_at_linux(folder: Path) -> dict[str, object]:
     guest = QemuGuest(VMM / "qemu", VMM / "Image", VMM / "initrd", knobs=f"mib={MIB} rate=300")
     monitor = folder / "own"
@@ -169,10 +161,13 @@ def differences(folder: Path, name: str, attached: Attached) -> dict[str, object
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    found = asyncio.run(look_at_both(folder))
+    which, folder = sys.argv[1], Path(sys.argv[2])
+    if which == "bare":
+        print(json.dumps(look_at_bare_guest(folder)))
+        return
+    found = asyncio.run(look_at_linux(folder))
     pack(folder / "vm.core", folder / "vm.core.zst", level=1)
-    (folder / "found.json").write_text(json.dumps(found))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
