@@ -89,8 +89,8 @@ class SoftRunner:
         At most `timeout_s`; None: for ever. The thread's own.
         """
         with self._condition:
-            may_run = self._may_run()
-        if may_run:
+            may_wait = self._may_run() and not self._closed
+        if may_wait:
             self._wakeup.wait(timeout_s)
         # What was changed before it was set is seen by the next run(), also if that was just now.
         self._wakeup.clear()
