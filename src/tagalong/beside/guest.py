@@ -43,8 +43,8 @@ _HWCAP2_MTE3: Final = 1 << 22
 
 _NOT_OURS = "the VM's own VMM does this"
 _RAN_ON = (
-    "the guest ran on after its last tags were read: the VMM's migration has ended, or somebody "
-    "has continued the guest"
+    "the guest ran on after its last tags were read: the VMM's migration has ended, or the guest "
+    "was continued"
 )
 
 

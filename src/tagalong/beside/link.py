@@ -46,7 +46,7 @@ _EXPLAINED = {
 }
 _EXPLAINED_BY_OPERATION = {
     LinkOperation.READ_REGISTERS: {
-        errno.EBUSY: "a vCPU is in the guest: somebody has let the guest run",
+        errno.EBUSY: "a vCPU is in the guest: it was continued meanwhile",
         errno.ENOENT: "the VM has no such vCPU",
     }
 }

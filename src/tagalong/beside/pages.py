@@ -140,8 +140,8 @@ class BesidePages:
             )
         if was_paused and (state.vcpus_running or state.runs != self._runs):
             raise CoreError(
-                "somebody has let the guest run while it was dumped, so its memory is not of one "
-                "moment: dump it again, or ask for that (--live)"
+                "the guest was continued while it was dumped, so its memory is not of one moment: "
+                "dump it again, or ask for that (--live)"
             )
 
 

@@ -45,7 +45,7 @@ Examples:
 @click.option(
     "--standing",
     is_flag=True,
-    help="For such a VM: let the tags go there with each migration that somebody else drives, "
+    help="For such a VM: let the tags go there with each migration that another tool drives, "
     "until one has succeeded.",
 )
 @click.option("--verify", is_flag=True, help="Compare digests of all memory and tags first.")

@@ -90,7 +90,7 @@ class MigrationRequest:
     def __post_init__(self) -> None:
         if self.standing and self.vmm_uri is not None:
             raise UsageError(
-                "a standing order is for migrations that somebody else drives: leave out either "
+                "a standing order is for migrations that another tool drives: leave out either "
                 "--standing or --vmm-uri"
             )
         if self.verify and self.drop_tags:

@@ -155,7 +155,7 @@ def break_link(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("meddle", "kind", "words"),
     [
-        (run_for_a_moment, CoreError, "somebody has let the guest run while it was dumped"),
+        (run_for_a_moment, CoreError, "the guest was continued while it was dumped"),
         (plug_memory, CoreError, "memory slots have changed while it was dumped"),
         (cancel, SnapshotCancelledError, "cancelled on request"),
         (break_link, HostError, "refused READ_DATA"),
