@@ -18,10 +18,13 @@ PRIVATE = (
     "cli",
     "control",
     "devices",
+    "explain",
     "lab",
     "qapi",
     "qmp",
+    "scan",
     "studies",
+    "views",
     "vmm",
     "wire",
 )

@@ -24,7 +24,7 @@ Examples:
   tagalong scan /var/crash
   tagalong scan 'cores/**/core.*' --out crashes.jsonl --html crashes.html
   tagalong scan s3://bucket/tombstones --out crashes.parquet
-  tagalong scan s3://bucket/cores --scheduler tcp://host:8786 --out crashes.jsonl
+  tagalong scan s3://bucket/cores --scheduler tcp://host:8786 --out all.jsonl
 \b
 Exit status: 0, also if files could not be explained; they are counted.
 """

@@ -27,4 +27,6 @@ analysis         from a crash to its explanation, and what cannot be told
 explanation      the answer: neighbourhood, hypotheses, evidence; its JSON
 redaction        the answer without what may be private
 words            numbers in sentences
+
+Private: scripts use `tagalong explain --json`.
 """

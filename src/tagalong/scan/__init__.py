@@ -13,4 +13,6 @@ parquet     the records as a table (extra: parquet)
 
 Whatever a file does to its helper, the scan goes on: an error is a record, and so is a helper that
 ended or took too long.
+
+Private: scripts read what `tagalong scan --out` writes.
 """

@@ -6,4 +6,6 @@ core of 4 GiB costs what its stored tags cost to read once, and keeps summaries 
 survey      how often each tag occurs, per cell of a range, and per region
 granules    the granules around an address, with pointers and blocks to draw in
 difference  where data and tags of two cores differ
+
+Private: scripts use `tagalong map --json` and `tagalong diff --json`.
 """

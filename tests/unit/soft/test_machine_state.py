@@ -115,7 +115,7 @@ def test_check_state_names_all_that_load_state_would_refuse_and_changes_nothing(
         "vCPU 0 is another CPU: ID_AA64PFR1_EL1 is 0x220 there and 0x320 here; ",
         "vCPU 1 needs GCR_EL1, which the state lacks; ",
         "vCPU 1 is another CPU: ",
-        "vCPU 1 rejects PSTATE = 0x8000000000000000, ",
+        "vCPU 1 rejects FPCR = 0x1, PSTATE = 0x8000000000000000, ",
         "MPIDR_EL1 = 0x0",
     ):
         assert part in said
