@@ -68,6 +68,7 @@ def _dump(
 ) -> SaveResult:
     require_file_name(request.path)  # before the guest is paused for a file that cannot be
     pause = _Pause(access.monitor)
+    began = time.monotonic()
     with closing(LibraryLink(access.library)) as link, closing(pause):
         was_running = pause.begin()
         pages = BesidePages(link)
@@ -85,7 +86,10 @@ def _dump(
             machine, request.path, request.options(),
             progress=tell, cancel=cancelled, when_read=when_read,
         )  # fmt: skip
-    return SaveResult(replace(report, was_running=was_running, downtime_s=pause.duration_s))
+    return SaveResult(replace(
+        report, was_running=was_running, downtime_s=pause.duration_s,
+        duration_s=time.monotonic() - began,
+    ))  # fmt: skip
 
 
 class _Pause:

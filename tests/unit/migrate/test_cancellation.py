@@ -77,7 +77,8 @@ def test_cancel_just_before_any_record_leaves_one_owner_and_says_cancelled() -> 
     def check(target: Record) -> None:
         outcome, observed, took_s = run(options, target)
         try:
-            assert target in observed.seen
+            # Both ends may be done before the proxy has passed on the last word.
+            assert target in observed.seen or target[1] is RecordType.END
             assert took_s < SOON_S
             if target[1] in handed_over:
                 outcome.raise_if_failed()
