@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from tagalong.devices.irq import IrqLine
+from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription
 from tagalong.memory import GuestMemory
 
@@ -30,6 +31,16 @@ class Window:
 
     def __str__(self) -> str:
         return f"[{self.gpa:#x}, {self.end:#x})"
+
+
+def require_plain_window(description: DeviceDescription, model: str, size_bytes: int) -> None:
+    """Raise UsageError unless `description` has one window of that size and no configuration."""
+    if (description.size_bytes, description.config) != (size_bytes, b""):
+        raise UsageError(
+            f"device {description.name!r} has a window of {description.size_bytes:#x} bytes "
+            f"and {len(description.config)} bytes of configuration: a {model} has {size_bytes:#x} "
+            "bytes and no configuration here"
+        )
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, Final
 
 from tagalong.binary.layout import Layout
-from tagalong.devices.device import ANY_WIDTH, Window
+from tagalong.devices.device import ANY_WIDTH, Window, require_plain_window
 from tagalong.devices.irq import IrqLine
-from tagalong.errors import StateError, UsageError
+from tagalong.errors import StateError
 from tagalong.machine import DEFAULT_CONSOLE, DeviceDescription
 from tagalong.memory import GuestMemory
 
@@ -92,12 +92,7 @@ class Pl011:
         output: Callable[[bytes], None] | None = None,
         description: DeviceDescription = DEFAULT_CONSOLE,
     ) -> None:
-        if (description.size_bytes, description.config) != (_BYTES, b""):
-            raise UsageError(
-                f"device {description.name!r} has a window of {description.size_bytes:#x} bytes "
-                f"and {len(description.config)} bytes of configuration: a PL011 has {_BYTES:#x} "
-                "bytes and no configuration here"
-            )
+        require_plain_window(description, "PL011", _BYTES)
         self.description = description
         self.windows: Sequence[Window] = (Window(description.gpa, description.size_bytes),)
         self.widths = ANY_WIDTH

@@ -12,9 +12,9 @@ import threading
 from typing import ClassVar, Final
 
 from tagalong.binary.layout import Layout
-from tagalong.devices.device import ANY_WIDTH, Window
+from tagalong.devices.device import ANY_WIDTH, Window, require_plain_window
 from tagalong.devices.irq import IrqLine
-from tagalong.errors import StateError, UsageError
+from tagalong.errors import StateError
 from tagalong.machine import DeviceDescription
 from tagalong.memory import GuestMemory
 
@@ -63,12 +63,7 @@ class Pl061:
     KIND: ClassVar = "pl061"
 
     def __init__(self, description: DeviceDescription) -> None:
-        if (description.size_bytes, description.config) != (_BYTES, b""):
-            raise UsageError(
-                f"device {description.name!r} has a window of {description.size_bytes:#x} bytes "
-                f"and {len(description.config)} bytes of configuration: a PL061 has {_BYTES:#x} "
-                "bytes and no configuration here"
-            )
+        require_plain_window(description, "PL061", _BYTES)
         self.description = description
         self.windows = (Window(description.gpa, description.size_bytes),)
         self.widths = ANY_WIDTH
