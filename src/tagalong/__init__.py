@@ -20,8 +20,9 @@ packages lists. Everything else is private and may change in any release.
 Names and packages load when they are used, so `import tagalong` costs nothing.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from tagalong._lazy import names_of
 
 if TYPE_CHECKING:
     from tagalong import (
@@ -46,6 +47,23 @@ if TYPE_CHECKING:
     from tagalong.machine import Machine, Vcpu
     from tagalong.memory import Gpa
     from tagalong.soft import SoftMachine
+else:
+    __getattr__, __dir__ = names_of(
+        __name__,
+        {
+            "tagalong": (
+                "access", "boot", "core", "errors", "kvm", "machine", "memory", "migrate", "mte",
+                "paging", "qemu", "snapshot", "soft",
+            ),
+            "tagalong.boot": ("boot_guest", "guest_image_path"),
+            "tagalong.core": ("Core", "CoreWriter", "open_core"),
+            "tagalong.errors": ("TagalongError",),
+            "tagalong.kvm": ("KvmMachine",),
+            "tagalong.machine": ("Machine", "Vcpu"),
+            "tagalong.memory": ("Gpa",),
+            "tagalong.soft": ("SoftMachine",),
+        },
+    )  # fmt: skip
 
 __version__ = "0.1.0"
 
@@ -76,32 +94,3 @@ __all__ = [
     "snapshot",
     "soft",
 ]
-
-_HOME = {
-    "Core": "core",
-    "CoreWriter": "core",
-    "Gpa": "memory",
-    "KvmMachine": "kvm",
-    "Machine": "machine",
-    "SoftMachine": "soft",
-    "TagalongError": "errors",
-    "Vcpu": "machine",
-    "boot_guest": "boot",
-    "guest_image_path": "boot",
-    "open_core": "core",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Load a public name or package when it is first used."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"{__name__}.{_HOME.get(name, name)}")
-    found = getattr(module, name) if name in _HOME else module
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    """List what is public, loaded or not."""
-    return sorted({*globals(), *__all__})

@@ -14,6 +14,7 @@ SOURCE = Path(tagalong.__file__).parent
 ALLOWED: dict[str, set[str]] = {
     "printable": set(),
     "errors": set(),
+    "_lazy": set(),
     "_native": set(),
     "progress": set(),
     "files": set(),
@@ -64,7 +65,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "__main__": {"cli"},
 }  # fmt: skip
-OPEN_TO_ALL = {"errors", "printable", "_native", "progress", ""}
+OPEN_TO_ALL = {"errors", "printable", "_lazy", "_native", "progress", ""}
 
 # What the package itself offers; it imports them when they are used.
 PUBLIC = {

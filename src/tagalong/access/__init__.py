@@ -5,22 +5,56 @@ One file per strategy, all with one Protocol (`strategy`) and written for one ki
 that does the work; `choice` picks the best; `accessor` copies guest RAM by one of them.
 """
 
-from tagalong.access.choice import ACCESS_NAMES, AUTO, STRATEGIES, Choice, choose, why_not
-from tagalong.access.host import (
-    CallFlags,
-    CallResult,
-    CopyCall,
-    Counts,
-    Direction,
-    Fault,
-    Host,
-    Need,
-    View,
-    tagged_addr_ctrl,
-)
-from tagalong.access.outcome import Outcome
-from tagalong.access.routines import Routine
-from tagalong.access.strategy import Hazard, Strategy
+from typing import TYPE_CHECKING
+
+from tagalong._lazy import names_of
+
+if TYPE_CHECKING:
+    from tagalong.access.choice import STRATEGIES, Choice, choose, why_not
+    from tagalong.access.host import (
+        CallFlags,
+        CallResult,
+        CopyCall,
+        Counts,
+        Direction,
+        Fault,
+        Host,
+        Need,
+        View,
+        tagged_addr_ctrl,
+    )
+    from tagalong.access.names import ACCESS_NAMES, AUTO
+    from tagalong.access.outcome import Outcome
+    from tagalong.access.routines import Routine
+    from tagalong.access.strategy import Hazard, Strategy
+else:
+    __getattr__, __dir__ = names_of(
+        __name__,
+        {
+            "tagalong.access.choice": (
+                "STRATEGIES",
+                "Choice",
+                "choose",
+                "why_not",
+            ),
+            "tagalong.access.host": (
+                "CallFlags",
+                "CallResult",
+                "CopyCall",
+                "Counts",
+                "Direction",
+                "Fault",
+                "Host",
+                "Need",
+                "View",
+                "tagged_addr_ctrl",
+            ),
+            "tagalong.access.names": ("ACCESS_NAMES", "AUTO"),
+            "tagalong.access.outcome": ("Outcome",),
+            "tagalong.access.routines": ("Routine",),
+            "tagalong.access.strategy": ("Hazard", "Strategy"),
+        },
+    )
 
 __all__ = [
     "ACCESS_NAMES",

@@ -10,13 +10,12 @@ from tagalong.access.host import Host, Need
 from tagalong.access.ioctl import Ioctl
 from tagalong.access.kernel import Kernel
 from tagalong.access.match import Match
+from tagalong.access.names import ACCESS_NAMES, AUTO
 from tagalong.access.prctl import Prctl
 from tagalong.access.sp import Sp
 from tagalong.access.strategy import Strategy
 from tagalong.access.tco import Tco
 from tagalong.errors import HostError, UsageError
-
-AUTO: Final = "auto"
 
 # From the best to the worst; docs/design/access.md says why.
 PREFERENCE: Final[Mapping[type[Strategy], str]] = MappingProxyType(
@@ -34,7 +33,6 @@ PREFERENCE: Final[Mapping[type[Strategy], str]] = MappingProxyType(
 STRATEGIES: Final[Mapping[str, type[Strategy]]] = MappingProxyType(
     {strategy.name: strategy for strategy in PREFERENCE}
 )
-ACCESS_NAMES: Final = (AUTO, *STRATEGIES)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ can change alone.
 """
 
 import struct
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -72,6 +73,13 @@ class Layout:
                 offset=base + at + self.offsets["reserved"],
             )
         return values
+
+    def rows(self, buffer: Buffer) -> Iterator[tuple[Any, ...]]:
+        """Return an iterator over the fields of each of the rows that fill `buffer`, as tuples.
+
+        For tables of many rows: nothing is named and nothing is checked.
+        """
+        return self._struct.iter_unpack(buffer)
 
 
 def _code(kind: str | int) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import cast
@@ -195,6 +196,8 @@ def _failed(
 
 def main() -> None:
     """Be the process `tagalong`."""
+    # numpy would start a thread per core for linear algebra, which no command does.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with guarded_streams():
         status = invoke()
     sys.exit(status)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from tagalong import qemu
 from tagalong.cli.options import access_change_option, max_downtime_option, space_options
 from tagalong.cli.progress import save_bar
 from tagalong.cli.save_text import attached_report, save_report
@@ -16,7 +17,6 @@ from tagalong.control.saving import convert_core, is_control_socket, save_vm, wr
 from tagalong.errors import UsageError
 from tagalong.qapi.reports import SaveResult
 from tagalong.qapi.saving import SPACES, SaveKind, SaveRequest, is_compressed_name
-from tagalong.qemu import Attached, dump_process
 
 _EPILOG = """\b
 Examples:
@@ -90,12 +90,12 @@ def _dump_process(pid: int, qmp: Path | None, request: SaveRequest, *, as_json: 
         raise UsageError("access strategies are for the RAM of VMs of tagalong, not for --pid")
     if request.live:
         raise UsageError("--live: without --qmp the guest of --pid runs on in any case")
-    done: list[Attached] = []
+    done: list[qemu.Attached] = []
 
     def write(tell: Any, cancel: Any) -> SaveResult:
         options = request.options()
         done.append(
-            dump_process(pid, request.path, options, monitor=qmp, progress=tell, cancel=cancel)
+            qemu.dump_process(pid, request.path, options, monitor=qmp, progress=tell, cancel=cancel)
         )
         return SaveResult(done[0].report)
 

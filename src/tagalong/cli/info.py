@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from tagalong.cli.core_text import info_report
+from tagalong.cli.info_text import info_report
 from tagalong.cli.values import FILE
 from tagalong.core import open_core
 from tagalong.core.info import describe

@@ -10,8 +10,8 @@ from tagalong.cli.values import FOLDER, SIZE, Milliseconds
 from tagalong.qapi.knobs import CommandOption, FreeText, IntegerRange, KnobType, OneOf, Switch, Unit
 from tagalong.qapi.saving import SPACES
 from tagalong.qapi.settings import COMMAND_OPTIONS
-from tagalong.vmm.factory import AUTO as AUTO_MACHINE
-from tagalong.vmm.factory import MACHINE_NAMES
+from tagalong.vmm.machine_names import AUTO as AUTO_MACHINE
+from tagalong.vmm.machine_names import MACHINE_NAMES
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

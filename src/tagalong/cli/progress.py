@@ -1,22 +1,25 @@
 """Progress bars of long work, on standard error and only if that is a terminal."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-)
-from rich.table import Column
-
-from tagalong.qapi.migration import MigrationInfo, RamInfo
+from tagalong._lazy import module_when_used
 from tagalong.qapi.saving import SaveInfo, SaveStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from rich.console import Console
+
+    from tagalong.cli import bar
+    from tagalong.qapi.migration import MigrationInfo, RamInfo
+else:
+    bar = module_when_used("tagalong.cli.bar")
 
 _Info_contra = TypeVar("_Info_contra", contravariant=True)
 
@@ -30,8 +33,7 @@ def migration_bar(
 
     `console` is standard error unless a test brings another.
     """
-    rate = TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True))
-    return _bar(console, MigrationRounds(), rate)
+    return _shown(console, MigrationRounds())
 
 
 def save_bar(console: Console | None = None) -> AbstractContextManager[Callable[[SaveInfo], None]]:
@@ -39,7 +41,7 @@ def save_bar(console: Console | None = None) -> AbstractContextManager[Callable[
 
     `console` is standard error unless a test brings another.
     """
-    return _bar(console, SavingStages())
+    return _shown(console, SavingStages())
 
 
 @dataclass(frozen=True)
@@ -65,40 +67,22 @@ class _Work(Protocol[_Info_contra]):
 
 
 @contextmanager
-def _bar(
-    console: Console | None, work: _Work[_Info_contra], *more: ProgressColumn
+def _shown(
+    console: Console | None, work: _Work[_Info_contra]
 ) -> Iterator[Callable[[_Info_contra], None]]:
-    console = console or Console(stderr=True)
-    if not console.is_terminal:
+    is_terminal = sys.stderr.isatty() if console is None else console.is_terminal
+    if not is_terminal:
         yield _ignore
         return
-    # The figures matter most: where there is little room the bar is short.
-    columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-        BarColumn(bar_width=None, table_column=Column(ratio=1)),
-        DownloadColumn(binary_units=True, table_column=Column(no_wrap=True)),
-    )
-    # Shown with the first view and removed with the last: other lines come before and after.
-    progress = Progress(*columns, *more, console=console, transient=True, expand=True)
-    task = progress.add_task("", total=None, rate="")
+    with bar.bar_on(console) as shown:
 
-    def show(info: _Info_contra) -> None:
-        if work.is_over(info):
-            progress.stop()
-        elif (view := work.view(info)) is not None:
-            progress.update(
-                task,
-                description=view.title,
-                completed=view.done_bytes,
-                total=view.total_bytes,
-                rate=view.figures,
-            )
-            progress.start()
+        def show(info: _Info_contra) -> None:
+            if work.is_over(info):
+                shown.stop()
+            elif (view := work.view(info)) is not None:
+                shown.show(view)
 
-    try:
         yield show
-    finally:
-        progress.stop()
 
 
 def _ignore(_: object) -> None:

@@ -1,10 +1,16 @@
 """The report of a snapshot or a dump in words."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from tagalong.cli.migration_text import access
 from tagalong.cli.units import count, ms, row, size
-from tagalong.qapi.reports import SaveResult
-from tagalong.qemu import Attached, Converted
-from tagalong.snapshot import SaveReport
+
+if TYPE_CHECKING:
+    from tagalong.qapi.reports import SaveResult
+    from tagalong.qemu import Attached, Converted
+    from tagalong.snapshot import SaveReport
 
 
 def save_report(result: SaveResult) -> str:

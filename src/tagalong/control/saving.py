@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from tagalong import snapshot
 from tagalong.control.cancellation import cancellation_is_dealt_with, follow_or_cancel
 from tagalong.control.client import ControlClient, OnSave, connect
 from tagalong.errors import CommandError, HostError, TagalongError, UsageError
@@ -16,7 +17,7 @@ from tagalong.files import refuse_descriptor_name
 from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.qapi.reports import SaveResult
 from tagalong.qapi.saving import SaveInfo, SaveRequest, SaveStatus
-from tagalong.snapshot import SaveProgress, dump_core
+from tagalong.snapshot import SaveProgress
 
 Write = Callable[[ProgressCallback[SaveProgress], CancelToken], SaveResult]
 """Writes a core; reports its progress to the first, and ends when the second is set."""
@@ -72,7 +73,9 @@ async def convert_core(source: Path, request: SaveRequest, on_progress: OnSave) 
         raise UsageError(f"{source} cannot be dumped onto itself")
     return await write_here(
         lambda tell, cancel: SaveResult(
-            dump_core(source, request.path, request.options(), progress=tell, cancel=cancel)
+            snapshot.dump_core(
+                source, request.path, request.options(), progress=tell, cancel=cancel
+            )
         ),
         request,
         on_progress,

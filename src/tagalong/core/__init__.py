@@ -10,6 +10,7 @@ error.
 note_types     types of segments and notes, owners of notes
 plan           what goes where in a file
 sparse         planes written so that zero is a hole
+space          what its addresses mean
 thread_notes   registers as debuggers read them
 machine_note   the vendor note: the whole machine
 vmcoreinfo     what a Linux kernel says about itself, for drgn and crash
@@ -25,16 +26,39 @@ reader         open_core: the way to read any core
 pages          its memory as a source of pages, for digests, censuses and other cores
 """
 
-from tagalong.core.machine_note import CoreNotes, Space
-from tagalong.core.notes import CoreVcpu, Note
-from tagalong.core.packing import pack, unpack
-from tagalong.core.pages import CorePages
-from tagalong.core.plan import CoreSegment
-from tagalong.core.reader import Core, open_core
-from tagalong.core.regions import CoreRegion
-from tagalong.core.vmcoreinfo import Vmcoreinfo
-from tagalong.core.writer import CoreWriter, room_for_notes
-from tagalong.files import WrittenFile
+from typing import TYPE_CHECKING
+
+from tagalong._lazy import names_of
+
+if TYPE_CHECKING:
+    from tagalong.core.machine_note import CoreNotes
+    from tagalong.core.notes import CoreVcpu, Note
+    from tagalong.core.packing import pack, unpack
+    from tagalong.core.pages import CorePages
+    from tagalong.core.plan import CoreSegment
+    from tagalong.core.reader import Core, open_core
+    from tagalong.core.regions import CoreRegion
+    from tagalong.core.space import Space
+    from tagalong.core.vmcoreinfo import Vmcoreinfo
+    from tagalong.core.writer import CoreWriter, room_for_notes
+    from tagalong.files import WrittenFile
+else:
+    __getattr__, __dir__ = names_of(
+        __name__,
+        {
+            "tagalong.core.machine_note": ("CoreNotes",),
+            "tagalong.core.notes": ("CoreVcpu", "Note"),
+            "tagalong.core.packing": ("pack", "unpack"),
+            "tagalong.core.pages": ("CorePages",),
+            "tagalong.core.plan": ("CoreSegment",),
+            "tagalong.core.reader": ("Core", "open_core"),
+            "tagalong.core.regions": ("CoreRegion",),
+            "tagalong.core.space": ("Space",),
+            "tagalong.core.vmcoreinfo": ("Vmcoreinfo",),
+            "tagalong.core.writer": ("CoreWriter", "room_for_notes"),
+            "tagalong.files": ("WrittenFile",),
+        },
+    )
 
 __all__ = [
     "Core",

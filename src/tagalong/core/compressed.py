@@ -19,7 +19,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from tagalong.binary.layout import Layout
-from tagalong.core.source import FileSource, allocate
+from tagalong.core.source import SKIPPABLE_MAGIC, FileSource, allocate
 from tagalong.errors import MalformedCoreError
 
 FRAME_BYTES = 1 << 20
@@ -28,8 +28,6 @@ FRAME_BYTES = 1 << 20
 MAX_FRAME_BYTES = 64 << 20
 """The largest frame that is read: what one access costs in memory."""
 
-ZSTD_MAGIC = 0xFD2F_B528
-SKIPPABLE_MAGIC = 0x184D_2A5E
 SEEKABLE_MAGIC = 0x8F92_EAB1
 HAS_CHECKSUMS = 0x80
 _RESERVED_BITS = 0x7C
@@ -42,8 +40,6 @@ _ENTRY = np.dtype([("compressed", "<u4"), ("core", "<u4"), ("checksum", "<u4")])
 _ENTRY_BARE = np.dtype([("compressed", "<u4"), ("core", "<u4")])
 
 _CACHED_BYTES = 8 << 20
-_MAGIC_BYTES = 4
-_SKIPPABLE_MASK = 0xFFFF_FFF0
 
 
 @dataclass(frozen=True)
@@ -63,14 +59,6 @@ class Frame:
 def frame_checksum(content: NDArray[np.uint8]) -> int:
     """Return the checksum that the seek table has for a frame's content."""
     return int(xxhash.xxh64_intdigest(content.data)) & 0xFFFF_FFFF
-
-
-def is_compressed(file: FileSource) -> bool:
-    """Return whether a file starts as a zstd frame or a skippable frame does."""
-    if file.size < _MAGIC_BYTES:
-        return False
-    magic = int.from_bytes(file.view(0, _MAGIC_BYTES).tobytes(), "little")
-    return magic == ZSTD_MAGIC or magic & _SKIPPABLE_MASK == SKIPPABLE_MAGIC & _SKIPPABLE_MASK
 
 
 class SeekTable:
@@ -194,6 +182,10 @@ class SeekableSource:
     def fd(self) -> None:
         """Return None: no file has the core's own offsets."""
         return None
+
+    def raw(self, offset: int, length: int) -> memoryview:
+        """Return bytes of the core as a copy. Raises as `view`."""
+        return self.view(offset, length).data
 
     def view(self, offset: int, length: int) -> NDArray[np.uint8]:
         """Return bytes of the core as a copy. Raises HostError if the host lacks memory."""

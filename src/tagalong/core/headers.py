@@ -48,7 +48,7 @@ def read_headers(source: Source) -> CoreHeaders:
     """
 
     def view(offset: int, length: int) -> Buffer:
-        return source.view(offset, length).data
+        return source.raw(offset, length)
 
     try:
         header = elf.read_elf_header(view, source.size)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from tagalong import __version__
-from tagalong.core.compressed import SeekableSource
 from tagalong.core.headers import is_not_written
 from tagalong.core.notes import CoreVcpu, other_system
 from tagalong.core.reader import Core
@@ -21,7 +20,7 @@ def describe(core: Core) -> Info:
     """
     info: Info = {
         "tagalong": __version__,
-        "compressed": isinstance(core.source, SeekableSource),
+        "compressed": core.source.fd is None,
         "size_bytes": core.source.size,
         "regions": [
             {

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from tagalong.binary import elf
-from tagalong.core.machine_note import Space
 from tagalong.core.note_types import SegmentType
 from tagalong.core.reader import Core
+from tagalong.core.space import Space
 from tagalong.errors import MalformedCoreError
 
 DRGN: Final = "drgn 0.3.0"

@@ -4,12 +4,12 @@ docs/formats/core.md, section 4, is normative.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import xxhash
 
 from tagalong import wire
 from tagalong.binary.layout import Buffer, Layout, MalformedError
+from tagalong.core.space import Space
 from tagalong.errors import UsageError
 from tagalong.machine import MachineDescription, MachineState
 from tagalong.machine_records import (
@@ -38,17 +38,6 @@ MACHINE_NOTE = Layout(
 # Of `running`, besides 0 and 1: the guest ran while its memory was read.
 _TORN = 2
 _CHECKED_BYTES = MACHINE_NOTE.offsets["checksum"]
-
-
-class Space(IntEnum):
-    """What the addresses of a core are."""
-
-    PHYSICAL = 0
-    """Guest physical addresses: the whole machine, which can be restored."""
-    KERNEL = 1
-    """Virtual addresses that TTBR1_EL1 of one vCPU translates."""
-    USER = 2
-    """Virtual addresses that TTBR0_EL1 of one vCPU translates."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tagalong.binary import elf
 from tagalong.binary.elf import ProgramHeader
 from tagalong.binary.layout import Layout
@@ -36,7 +33,7 @@ class Note:
 
     owner: str
     type: int
-    content: NDArray[np.uint8]
+    content: memoryview
     at: int
     content_at: int
 
@@ -102,30 +99,30 @@ def _notes_in(source: Source, header: ProgramHeader) -> Iterator[Note]:
             f"the file ends at {source.size:#x}",
             offset=source.size,
         )
-    content = source.view(header.offset, header.file_bytes)
+    content = source.raw(header.offset, header.file_bytes)
     # Linux says 4, or 0 for it, even where it could be 8; gABI's 8 is seen in other files.
     wider = header.alignment == _WIDER_ALIGNMENT
     align = _WIDER_ALIGNMENT if wider else elf.NOTE_ALIGNMENT
     at = 0
-    while at < content.size:
+    while at < len(content):
         note, at = _note_at(content, at, header.offset, align)
         yield note
 
 
-def _note_at(content: NDArray[np.uint8], at: int, base: int, align: int) -> tuple[Note, int]:
+def _note_at(content: memoryview, at: int, base: int, align: int) -> tuple[Note, int]:
     """Return the note at byte `at` of a segment, and where the next one begins."""
     head_size = elf.NOTE_HEADER.size
-    left = content.size - at
+    left = len(content) - at
     if left < head_size:
         raise MalformedCoreError(
             f"a note needs {head_size:#x} bytes, but its segment has {left:#x} left",
             offset=base + at,
         )
-    head = elf.NOTE_HEADER.unpack(content[at : at + head_size].tobytes())
+    head = elf.NOTE_HEADER.unpack(content, at)
     name_at = at + head_size
     content_at = elf.align_up(name_at + head["n_namesz"], align)
     stop = content_at + head["n_descsz"]
-    if stop > content.size:
+    if stop > len(content):
         raise MalformedCoreError(
             f"a note with a name of {head['n_namesz']:#x} and a description of "
             f"{head['n_descsz']:#x} bytes does not fit in its segment, which has {left:#x} left",
@@ -209,13 +206,13 @@ def _first(notes: Sequence[Note], kind: NoteType, layout: Layout) -> dict[str, A
 
 
 def _fields(note: Note, layout: Layout) -> dict[str, Any]:
-    if note.content.size != layout.size:
+    if len(note.content) != layout.size:
         raise MalformedCoreError(
             f"a note of type {note.type:#x} has {layout.size:#x} bytes on arm64, this one "
-            f"{note.content.size:#x}",
+            f"{len(note.content):#x}",
             offset=note.at,
         )
-    return layout.unpack(note.content.tobytes())
+    return layout.unpack(note.content)
 
 
 def _numbers(raw: bytes, size: int) -> tuple[int, ...]:
@@ -232,16 +229,19 @@ def auxiliary_vector(notes: Sequence[Note]) -> dict[int, int] | None:
     if note is None:
         return None
     size = thread_notes.AUXV_ENTRY.size
-    if note.content.size > MAX_AUXILIARY_BYTES:
+    if len(note.content) > MAX_AUXILIARY_BYTES:
         raise MalformedCoreError(
-            f"the auxiliary vector has {note.content.size:#x} bytes: {MAX_AUXILIARY_BYTES:#x} are "
+            f"the auxiliary vector has {len(note.content):#x} bytes: {MAX_AUXILIARY_BYTES:#x} are "
             "possible",
             offset=note.at,
         )
-    if note.content.size % size:
+    if len(note.content) % size:
         raise MalformedCoreError(
-            f"the auxiliary vector has {note.content.size:#x} bytes, no multiple of {size:#x}",
+            f"the auxiliary vector has {len(note.content):#x} bytes, no multiple of {size:#x}",
             offset=note.at,
         )
-    words = note.content.copy().view("<u8").reshape(-1, 2).tolist()
-    return {kind: value for kind, value in words if kind != thread_notes.AT_NULL}
+    return {
+        kind: value
+        for kind, value in thread_notes.AUXV_ENTRY.rows(note.content)
+        if kind != thread_notes.AT_NULL
+    }

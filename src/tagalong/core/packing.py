@@ -17,12 +17,11 @@ from tagalong.core.compressed import (
     SEEK_FOOTER,
     SEEKABLE_MAGIC,
     SKIPPABLE_HEADER,
-    SKIPPABLE_MAGIC,
     SeekableSource,
     frame_checksum,
-    is_compressed,
 )
 from tagalong.core.reader import open_file
+from tagalong.core.source import SKIPPABLE_MAGIC, is_compressed
 from tagalong.core.sparse import SparseExtent, read_some
 from tagalong.errors import UsageError
 from tagalong.files import NewFile, WrittenFile

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagalong.binary.elf import ProgramHeader
-from tagalong.core.machine_note import Space
 from tagalong.core.reader import Core
 from tagalong.core.regions import CoreRegion
+from tagalong.core.space import Space
 from tagalong.core.thread_notes import AT_PAGESZ
 from tagalong.errors import NoTagsError
 from tagalong.machine import MemoryMap, MemoryRange

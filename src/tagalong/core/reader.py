@@ -1,19 +1,15 @@
 """Reads cores: of tagalong, of Linux for a process, and of any other writer."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tagalong._lazy import module_when_used
 from tagalong.binary import elf
-from tagalong.binary.elf import ProgramHeader
 from tagalong.binary.layout import MalformedError
-from tagalong.core.compressed import SeekableSource, is_compressed
 from tagalong.core.coverage import Coverage, OwnedRange
 from tagalong.core.headers import (
     CoreHeaders,
@@ -38,7 +34,7 @@ from tagalong.core.notes import (
     vcpu_of,
 )
 from tagalong.core.regions import CoreRegion, overlay
-from tagalong.core.source import FileSource, Source, allocate
+from tagalong.core.source import FileSource, Source, allocate, is_compressed
 from tagalong.core.vmcoreinfo import MAX_BYTES, Vmcoreinfo
 from tagalong.errors import (
     AddressError,
@@ -50,8 +46,21 @@ from tagalong.files import name_failure
 from tagalong.memory.extents import file_extents
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAGS_PER_BYTE
 from tagalong.mte.pointers import address_of
-from tagalong.mte.tags import pack, unpack
 from tagalong.wire.codec import MAGIC as STREAM_MAGIC
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tagalong.binary.elf import ProgramHeader
+    from tagalong.core import compressed
+    from tagalong.mte import tags as mte_tags
+else:
+    compressed = module_when_used("tagalong.core.compressed")
+    mte_tags = module_when_used("tagalong.mte.tags")
 
 QEMU_STREAM_MAGIC = b"QEVM"
 
@@ -70,7 +79,7 @@ def open_file(path: Path) -> FileSource:
         raise
 
 
-def open_core(path: str | Path) -> "Core":
+def open_core(path: str | Path) -> Core:
     """Open a core file, plain or compressed, for reading; use it in a `with` statement.
 
     Memory is served as far as the file goes, also in one that was cut short; what is missing
@@ -84,7 +93,7 @@ def open_core(path: str | Path) -> "Core":
     source: Source = file
     try:
         if is_compressed(file):
-            source = SeekableSource(file)
+            source = compressed.SeekableSource(file)
         return Core(source, read_headers(source))
     except MalformedCoreError as error:
         advice = _what_it_is(file, path)
@@ -99,7 +108,7 @@ def open_core(path: str | Path) -> "Core":
 
 def _what_it_is(file: FileSource, path: str | Path) -> str:
     """Return what a file that is no core is instead and how to use it, "" if unknown."""
-    start = file.view(0, min(file.size, elf.ELF_HEADER.size)).tobytes()
+    start = bytes(file.raw(0, min(file.size, elf.ELF_HEADER.size)))
     if start.startswith(STREAM_MAGIC):
         return f"; this is a migration stream: load it with `tagalong run --incoming file:{path}`"
     if start.startswith(QEMU_STREAM_MAGIC):
@@ -176,7 +185,7 @@ class Core:
         if any(p.start % PACKED_RATIO or p.stop % PACKED_RATIO for p in pieces) or any(
             p.owner.address % PACKED_RATIO for p in pieces
         ):  # a byte of the file has a granule of this range and one of another
-            packed = pack(self._unpacked(pieces))
+            packed = mte_tags.pack(self._unpacked(pieces))
             packed.flags.writeable = False
             return packed
         return self._gather([_tag_bytes(piece) for piece in pieces])
@@ -251,7 +260,7 @@ class Core:
                 VendorNoteType.MACHINE,
             ):
                 try:
-                    return decode_machine_note(note.content.data)
+                    return decode_machine_note(note.content)
                 except MalformedError as error:
                     raise MalformedCoreError(
                         str(error), offset=note.content_at + error.offset
@@ -335,7 +344,9 @@ class Core:
             stop = (piece.stop - piece.owner.address) // GRANULE_BYTES
             byte, skipped = divmod(first, TAGS_PER_BYTE)
             packed = self.source.view(piece.owner.offset + byte, -(-stop // TAGS_PER_BYTE) - byte)
-            tags[done : done + stop - first] = unpack(packed)[skipped : skipped + stop - first]
+            tags[done : done + stop - first] = mte_tags.unpack(packed)[
+                skipped : skipped + stop - first
+            ]
             done += stop - first
         return tags
 

@@ -3,16 +3,28 @@
 (`compressed.SeekableSource` reads the compressed form.)
 """
 
+from __future__ import annotations
+
 import mmap
 import os
 import stat
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tagalong._lazy import module_when_used
 from tagalong.errors import HostError, RunStateError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = module_when_used("numpy")
+
+ZSTD_MAGIC: Final = 0xFD2F_B528
+SKIPPABLE_MAGIC: Final = 0x184D_2A5E
+_MAGIC_BYTES: Final = 4
+_SKIPPABLE_MASK: Final = 0xFFFF_FFF0
 
 
 class Source(Protocol):
@@ -28,11 +40,15 @@ class Source(Protocol):
         """Return a descriptor whose offsets are the core's own, None if there is no such file."""
         ...
 
-    def view(self, offset: int, length: int) -> NDArray[np.uint8]:
-        """Return bytes that lie inside the source, shape (length,), read-only.
+    def raw(self, offset: int, length: int) -> memoryview:
+        """Return bytes that lie inside the source, read-only.
 
         Raises RunStateError after close().
         """
+        ...
+
+    def view(self, offset: int, length: int) -> NDArray[np.uint8]:
+        """Return bytes as `raw` does, as an array of shape (length,)."""
         ...
 
     def close(self) -> None:
@@ -63,18 +79,30 @@ class FileSource:
         """Return the file's descriptor."""
         return self._fd
 
-    def view(self, offset: int, length: int) -> NDArray[np.uint8]:
+    def raw(self, offset: int, length: int) -> memoryview:
         """Return bytes of the file without a copy. Raises RunStateError after close()."""
         if self._fd < 0:
             raise RunStateError("this core is closed")
         return self._bytes[offset : offset + length]
+
+    def view(self, offset: int, length: int) -> NDArray[np.uint8]:
+        """Return bytes as `raw` does, as an array of shape (length,)."""
+        return np.frombuffer(self.raw(offset, length), np.uint8)
 
     def close(self) -> None:
         """Close the descriptor; the mapping goes with the last array that looks into it."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            self._bytes = self._bytes[:0].copy()
+            self._bytes = memoryview(b"")
+
+
+def is_compressed(file: FileSource) -> bool:
+    """Return whether a file starts as a zstd frame or a skippable frame does."""
+    if file.size < _MAGIC_BYTES:
+        return False
+    magic = int.from_bytes(file.raw(0, _MAGIC_BYTES), "little")
+    return magic == ZSTD_MAGIC or magic & _SKIPPABLE_MASK == SKIPPABLE_MAGIC & _SKIPPABLE_MASK
 
 
 def allocate(size_bytes: int) -> NDArray[np.uint8]:
@@ -87,7 +115,7 @@ def allocate(size_bytes: int) -> NDArray[np.uint8]:
         ) from error
 
 
-def _mapped(fd: int, size: int) -> NDArray[np.uint8]:
+def _mapped(fd: int, size: int) -> memoryview:
     if not size:  # what mmap refuses, and is a file like any other to a parser
-        return np.empty(0, np.uint8)
-    return np.frombuffer(mmap.mmap(fd, size, mmap.MAP_PRIVATE, mmap.PROT_READ), np.uint8)
+        return memoryview(b"")
+    return memoryview(mmap.mmap(fd, size, mmap.MAP_PRIVATE, mmap.PROT_READ))

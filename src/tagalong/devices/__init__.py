@@ -11,35 +11,75 @@ virtio/ disks, network cards, consoles and random numbers
 Private: machines offer their devices by name.
 """
 
-from tagalong.devices.bus import DeviceBus
-from tagalong.devices.device import (
-    ANY_WIDTH,
-    BackedDevice,
-    Device,
-    DeviceModel,
-    DeviceModels,
-    Doorbell,
-    Window,
-)
-from tagalong.devices.irq import IrqLine, SharedInput, Sink
-from tagalong.devices.models import built_in_models, create_devices
-from tagalong.devices.pl011 import Pl011
-from tagalong.devices.pl061 import Pl061
-from tagalong.devices.virtio.backing import (
-    ConsoleBacking,
-    DiskBacking,
-    NetworkBacking,
-    VirtioBackings,
-    VirtioDevices,
-)
-from tagalong.devices.virtio.block import (
-    BlockFunction,
-    DiskError,
-    ReportDiskError,
-    disk_size_bytes,
-)
-from tagalong.devices.virtio.network import parse_mac
-from tagalong.devices.virtio.work import InlineWork, ThreadedWork
+from typing import TYPE_CHECKING
+
+from tagalong._lazy import names_of
+
+if TYPE_CHECKING:
+    from tagalong.devices.bus import DeviceBus
+    from tagalong.devices.device import (
+        ANY_WIDTH,
+        BackedDevice,
+        Device,
+        DeviceModel,
+        DeviceModels,
+        Doorbell,
+        Window,
+    )
+    from tagalong.devices.irq import IrqLine, SharedInput, Sink
+    from tagalong.devices.models import built_in_models, create_devices
+    from tagalong.devices.pl011 import Pl011
+    from tagalong.devices.pl061 import Pl061
+    from tagalong.devices.virtio.backing import (
+        ConsoleBacking,
+        DiskBacking,
+        NetworkBacking,
+        VirtioBackings,
+        VirtioDevices,
+    )
+    from tagalong.devices.virtio.block import (
+        BlockFunction,
+        DiskError,
+        ReportDiskError,
+        disk_size_bytes,
+    )
+    from tagalong.devices.virtio.network import parse_mac
+    from tagalong.devices.virtio.work import InlineWork, ThreadedWork
+else:
+    __getattr__, __dir__ = names_of(
+        __name__,
+        {
+            "tagalong.devices.bus": ("DeviceBus",),
+            "tagalong.devices.device": (
+                "ANY_WIDTH",
+                "BackedDevice",
+                "Device",
+                "DeviceModel",
+                "DeviceModels",
+                "Doorbell",
+                "Window",
+            ),
+            "tagalong.devices.irq": ("IrqLine", "SharedInput", "Sink"),
+            "tagalong.devices.models": ("built_in_models", "create_devices"),
+            "tagalong.devices.pl011": ("Pl011",),
+            "tagalong.devices.pl061": ("Pl061",),
+            "tagalong.devices.virtio.backing": (
+                "ConsoleBacking",
+                "DiskBacking",
+                "NetworkBacking",
+                "VirtioBackings",
+                "VirtioDevices",
+            ),
+            "tagalong.devices.virtio.block": (
+                "BlockFunction",
+                "DiskError",
+                "ReportDiskError",
+                "disk_size_bytes",
+            ),
+            "tagalong.devices.virtio.network": ("parse_mac",),
+            "tagalong.devices.virtio.work": ("InlineWork", "ThreadedWork"),
+        },
+    )
 
 __all__ = [
     "ANY_WIDTH",

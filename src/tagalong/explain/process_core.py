@@ -190,7 +190,7 @@ def _is_near(pointer: int, address: int, access: FaultingAccess) -> bool:
 
 def _siginfo(notes: Sequence[Note]) -> dict[str, int] | None:
     note = _first(notes, NT_SIGINFO)
-    if note is None or note.content.size < SIGINFO.size:
+    if note is None or len(note.content) < SIGINFO.size:
         return None
     return SIGINFO.unpack(note.content[: SIGINFO.size].tobytes())
 
@@ -212,7 +212,7 @@ def _first(notes: Sequence[Note], kind: int) -> Note | None:
 
 def _process_name(notes: Sequence[Note]) -> str | None:
     note = _first(notes, NT_PRPSINFO)
-    if note is None or note.content.size < _NAME_AT + _NAME_BYTES:
+    if note is None or len(note.content) < _NAME_AT + _NAME_BYTES:
         return None
     raw = note.content[_NAME_AT : _NAME_AT + _NAME_BYTES].tobytes()
     return one_line(raw.split(b"\0")[0].decode("utf-8", "replace")) or None

@@ -8,20 +8,45 @@ docs/guide/lab.md describes the lab for users.
 Private: scripts use `tagalong lab`.
 """
 
-from tagalong.lab.boot import LabImage, Streams, Terminal, run, shell
-from tagalong.lab.cache import default_folder
-from tagalong.lab.guest import GuestRequest, LinuxGuest, set_up_guest
-from tagalong.lab.observer import Observer, SilentObserver
-from tagalong.lab.packages import DEFAULT_KERNEL, KERNELS
-from tagalong.lab.qemu import EmulatorOptions
-from tagalong.lab.rootfs import (
-    ROOTFS_BYTES,
-    ROOTFS_PACKAGES,
-    Rootfs,
-    RootfsRequest,
-    make_rootfs,
-)
-from tagalong.lab.setup import Lab, LabRequest, forget, set_up
+from typing import TYPE_CHECKING
+
+from tagalong._lazy import names_of
+
+if TYPE_CHECKING:
+    from tagalong.lab.boot import LabImage, Streams, Terminal, run, shell
+    from tagalong.lab.cache import default_folder
+    from tagalong.lab.guest import GuestRequest, LinuxGuest, set_up_guest
+    from tagalong.lab.observer import Observer, SilentObserver
+    from tagalong.lab.packages import DEFAULT_KERNEL, KERNELS
+    from tagalong.lab.qemu import EmulatorOptions
+    from tagalong.lab.rootfs import (
+        ROOTFS_BYTES,
+        ROOTFS_PACKAGES,
+        Rootfs,
+        RootfsRequest,
+        make_rootfs,
+    )
+    from tagalong.lab.setup import Lab, LabRequest, forget, set_up
+else:
+    __getattr__, __dir__ = names_of(
+        __name__,
+        {
+            "tagalong.lab.boot": ("LabImage", "Streams", "Terminal", "run", "shell"),
+            "tagalong.lab.cache": ("default_folder",),
+            "tagalong.lab.guest": ("GuestRequest", "LinuxGuest", "set_up_guest"),
+            "tagalong.lab.observer": ("Observer", "SilentObserver"),
+            "tagalong.lab.packages": ("DEFAULT_KERNEL", "KERNELS"),
+            "tagalong.lab.qemu": ("EmulatorOptions",),
+            "tagalong.lab.rootfs": (
+                "ROOTFS_BYTES",
+                "ROOTFS_PACKAGES",
+                "Rootfs",
+                "RootfsRequest",
+                "make_rootfs",
+            ),
+            "tagalong.lab.setup": ("Lab", "LabRequest", "forget", "set_up"),
+        },
+    )
 
 __all__ = [
     "DEFAULT_KERNEL",

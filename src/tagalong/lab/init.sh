@@ -5,6 +5,7 @@
 export PATH=/opt/tagalong/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root LANG=C.UTF-8 TAGALONG_INSIDE_LAB=1
 export PYTHONPATH=/tagalong/src:/opt/tagalong/packages PYTHONUNBUFFERED=1
+export OPENBLAS_NUM_THREADS=1
 
 busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys

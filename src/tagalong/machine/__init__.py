@@ -13,29 +13,65 @@ holds         holds the vCPUs of a machine between two instructions
 throttle      slows a guest down
 """
 
-from tagalong.machine.freezer import Freezer, MachineFreezer, require_paused
-from tagalong.machine.gic import GicDescription, GicState
-from tagalong.machine.page_source import (
-    MachinePages,
-    MemoryMap,
-    MemoryRange,
-    PageSource,
-    granule_tags,
-)
-from tagalong.machine.protocols import MAX_THROTTLE_PERCENT, Machine, Vcpu
-from tagalong.machine.state import (
-    DEFAULT_CONSOLE,
-    AccessChoice,
-    Clock,
-    DeviceDescription,
-    MachineDescription,
-    MachineState,
-    PowerState,
-    RegionDescription,
-    RegisterId,
-    RunState,
-    VcpuState,
-)
+from typing import TYPE_CHECKING
+
+from tagalong._lazy import names_of
+
+if TYPE_CHECKING:
+    from tagalong.machine.freezer import Freezer, MachineFreezer, require_paused
+    from tagalong.machine.gic import GicDescription, GicState
+    from tagalong.machine.page_source import (
+        MachinePages,
+        MemoryMap,
+        MemoryRange,
+        PageSource,
+        granule_tags,
+    )
+    from tagalong.machine.protocols import Machine, Vcpu
+    from tagalong.machine.state import (
+        DEFAULT_CONSOLE,
+        MAX_THROTTLE_PERCENT,
+        AccessChoice,
+        Clock,
+        DeviceDescription,
+        MachineDescription,
+        MachineState,
+        PowerState,
+        RegionDescription,
+        RegisterId,
+        RunState,
+        VcpuState,
+    )
+else:
+    __getattr__, __dir__ = names_of(
+        __name__,
+        {
+            "tagalong.machine.freezer": ("Freezer", "MachineFreezer", "require_paused"),
+            "tagalong.machine.gic": ("GicDescription", "GicState"),
+            "tagalong.machine.page_source": (
+                "MachinePages",
+                "MemoryMap",
+                "MemoryRange",
+                "PageSource",
+                "granule_tags",
+            ),
+            "tagalong.machine.protocols": ("Machine", "Vcpu"),
+            "tagalong.machine.state": (
+                "DEFAULT_CONSOLE",
+                "MAX_THROTTLE_PERCENT",
+                "AccessChoice",
+                "Clock",
+                "DeviceDescription",
+                "MachineDescription",
+                "MachineState",
+                "PowerState",
+                "RegionDescription",
+                "RegisterId",
+                "RunState",
+                "VcpuState",
+            ),
+        },
+    )
 
 __all__ = [
     "DEFAULT_CONSOLE",

@@ -21,9 +21,6 @@ from tagalong.machine.state import (
 )
 from tagalong.memory import GuestMemory, PageBitmap
 
-MAX_THROTTLE_PERCENT = 99
-"""A throttled guest runs for at least a hundredth of the time (Machine.throttle)."""
-
 
 class Vcpu(Protocol):
     """One virtual CPU. Its state can be read and written only while the machine is paused."""

@@ -18,6 +18,10 @@ RegisterId = NewType("RegisterId", int)
 """A KVM ONE_REG id; its bits 55:52 hold log2 of the register's size in bytes."""
 
 
+MAX_THROTTLE_PERCENT: Final = 99
+"""A throttled guest runs for at least a hundredth of the time (Machine.throttle)."""
+
+
 class RunState(Enum):
     """What a machine is doing; the values are the words shown to people.
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from tagalong.errors import UsageError
 from tagalong.machine.holds import VcpuHolds
-from tagalong.machine.protocols import MAX_THROTTLE_PERCENT
+from tagalong.machine.state import MAX_THROTTLE_PERCENT
 
 # QEMU's CPU_THROTTLE_TIMESLICE_NS.
 _SLICE_S: Final = 0.010

@@ -5,13 +5,31 @@ file. Both are sparse until touched, so that a page that neither guest nor host 
 costs nothing and is recognised without being read.
 """
 
-from tagalong.memory.address import Gpa
-from tagalong.memory.bitmap import PageBitmap, page_index, page_runs, run_pages
-from tagalong.memory.guest_memory import GuestMemory
-from tagalong.memory.plane import AnyPlane, Plane
-from tagalong.memory.private import FileRange, PrivatePlane, RegionSource
-from tagalong.memory.region import DataRoute, Region, tag_rows
-from tagalong.memory.stores import HostStores
+from typing import TYPE_CHECKING
+
+from tagalong._lazy import names_of
+
+if TYPE_CHECKING:
+    from tagalong.memory.address import Gpa
+    from tagalong.memory.bitmap import PageBitmap, page_index, page_runs, run_pages
+    from tagalong.memory.guest_memory import GuestMemory
+    from tagalong.memory.plane import AnyPlane, Plane
+    from tagalong.memory.private import FileRange, PrivatePlane, RegionSource
+    from tagalong.memory.region import DataRoute, Region, tag_rows
+    from tagalong.memory.stores import HostStores
+else:
+    __getattr__, __dir__ = names_of(
+        __name__,
+        {
+            "tagalong.memory.address": ("Gpa",),
+            "tagalong.memory.bitmap": ("PageBitmap", "page_index", "page_runs", "run_pages"),
+            "tagalong.memory.guest_memory": ("GuestMemory",),
+            "tagalong.memory.plane": ("AnyPlane", "Plane"),
+            "tagalong.memory.private": ("FileRange", "PrivatePlane", "RegionSource"),
+            "tagalong.memory.region": ("DataRoute", "Region", "tag_rows"),
+            "tagalong.memory.stores": ("HostStores",),
+        },
+    )
 
 __all__ = [
     "AnyPlane",

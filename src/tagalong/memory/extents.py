@@ -4,14 +4,21 @@ A hole reads as zero, takes no memory and no disk, and must stay a hole: so read
 sparse file ask first where its content is, and touch nothing else.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
+from tagalong._lazy import module_when_used
 from tagalong._native import library
 from tagalong.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+else:
+    np = module_when_used("numpy")
 
 # The unit of stat's st_blocks, whatever a file's blocks are (stat(3type)).
 _BLOCK_BYTES: Final = 512

@@ -22,9 +22,10 @@ from tagalong.migrate.acceptance import Greeting, SourceAcceptor
 from tagalong.migrate.cancellation import check_cancelled
 from tagalong.migrate.filling import Filling, FillPlan
 from tagalong.migrate.joining import Joins, Membership, accept_joins
-from tagalong.migrate.link import Link, Timeouts
+from tagalong.migrate.link import Link
 from tagalong.migrate.pages.receiver import PageInventory, PageReceiver
 from tagalong.migrate.takeover import begin_take_over
+from tagalong.migrate.timeouts import Timeouts
 from tagalong.migrate.transport.channel import Channel
 from tagalong.migrate.transport.listener import Listener, SocketListener
 from tagalong.progress import CancelToken

@@ -15,10 +15,11 @@ from tagalong.machine import Machine, MachinePages
 from tagalong.machine_records import state_of_record
 from tagalong.migrate.cancellation import check_cancelled
 from tagalong.migrate.joining import Joins, ReturnedError
-from tagalong.migrate.link import Link, Timeouts
+from tagalong.migrate.link import Link
 from tagalong.migrate.pages.digest import memory_digest
 from tagalong.migrate.pages.placed import records_of_held
 from tagalong.migrate.pages.receiver import PageInventory, PageReceiver
+from tagalong.migrate.timeouts import Timeouts
 from tagalong.progress import CancelToken
 
 _LOOK_UP_S: Final = 0.1

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 from tagalong import wire
 from tagalong.errors import HostError, RemoteProtocolError
-from tagalong.migrate.link import Link, Timeouts
+from tagalong.migrate.link import Link
 from tagalong.migrate.pages.receiver import PageReceiver
+from tagalong.migrate.timeouts import Timeouts
 from tagalong.migrate.transport.channel import Channel, never
 from tagalong.migrate.transport.listener import LEAST_S, Listener
 

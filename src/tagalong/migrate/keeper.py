@@ -18,7 +18,8 @@ from typing import Final
 
 from tagalong import wire
 from tagalong.errors import HostError, MigrationError, TagalongError
-from tagalong.migrate.link import Link, Timeouts
+from tagalong.migrate.link import Link
+from tagalong.migrate.timeouts import Timeouts
 from tagalong.migrate.transport.address import Address
 from tagalong.migrate.transport.channel import Channel
 from tagalong.migrate.transport.replay import LocalChannel, stream_pair

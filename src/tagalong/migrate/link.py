@@ -15,7 +15,6 @@ the nearest one counts:
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -40,6 +39,7 @@ from tagalong.migrate.pages.pump import (
     receive_pages,
     send_pages,
 )
+from tagalong.migrate.timeouts import Timeouts
 from tagalong.migrate.transport.channel import Channel, Interrupt
 from tagalong.migrate.transport.replay import LocalChannel
 from tagalong.progress import CancelToken
@@ -64,25 +64,6 @@ _STEPS_AT_ONCE = 100
 _BULK_BYTES = 128 << 10
 
 RecordT = TypeVar("RecordT", bound=Record)
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """How long to wait for a peer, in seconds.
-
-    connect: until a connection is there. idle: while no byte moves, in or out. record: until a
-    record that is awaited, or being sent, is complete. answer: until a record other than KEEPALIVE
-    comes. switchover: until a destination that keeps the guest paused has taken all of it and said
-    READY, beside the downtime that the operator allows; then again until RUNNING. farewell: for
-    last words, which nothing depends on.
-    """
-
-    connect_s: float = 10.0
-    idle_s: float = 10.0
-    record_s: float = 60.0
-    answer_s: float = 300.0
-    switchover_s: float = 60.0
-    farewell_s: float = 1.0
 
 
 class Link:

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, fields, replace
 
 from tagalong.errors import UsageError
 from tagalong.migrate.convergence import Limits
-from tagalong.migrate.link import Timeouts
 from tagalong.migrate.pages.compression import Compression
+from tagalong.migrate.timeouts import Timeouts
 from tagalong.migrate.transport.address import Address, TcpAddress, UnixAddress
 from tagalong.migrate.transport.connector import is_one_way
 from tagalong.migrate.transport.tls import TlsCredentials

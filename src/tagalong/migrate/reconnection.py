@@ -11,9 +11,10 @@ from tagalong.errors import HostError, MigrationError, MigrationStage, RemotePro
 from tagalong.machine import Machine
 from tagalong.machine_records import record_of_description
 from tagalong.memory import PageBitmap
-from tagalong.migrate.link import Link, Timeouts
+from tagalong.migrate.link import Link
 from tagalong.migrate.pages.placed import add_held
 from tagalong.migrate.session import SourceSession
+from tagalong.migrate.timeouts import Timeouts
 from tagalong.migrate.transport.channel import Channel
 
 _RETRY_EVERY_S: Final = 0.2

@@ -8,7 +8,27 @@ Source: Arm Architecture Reference Manual (DDI 0487) D8, "The AArch64 Virtual Me
 Architecture".
 """
 
-from tagalong.paging.regime import Half, Regime
-from tagalong.paging.walk import Budget, Mapping, ReadMemory, Walk, translate, walk
+from typing import TYPE_CHECKING
+
+from tagalong._lazy import names_of
+
+if TYPE_CHECKING:
+    from tagalong.paging.regime import Half, Regime
+    from tagalong.paging.walker import Budget, Mapping, ReadMemory, Walk, translate, walk
+else:
+    __getattr__, __dir__ = names_of(
+        __name__,
+        {
+            "tagalong.paging.regime": ("Half", "Regime"),
+            "tagalong.paging.walker": (
+                "Budget",
+                "Mapping",
+                "ReadMemory",
+                "Walk",
+                "translate",
+                "walk",
+            ),
+        },
+    )
 
 __all__ = ["Budget", "Half", "Mapping", "ReadMemory", "Regime", "Walk", "translate", "walk"]

@@ -14,9 +14,9 @@ from tagalong.files import WrittenFile, require_file_name
 from tagalong.machine import MachineDescription, MachineState, PageSource
 from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
+from tagalong.snapshot.options import SaveOptions
 from tagalong.snapshot.pages import PageCopier
 from tagalong.snapshot.report import SaveMonitor, SaveProgress, SaveReport, SaveStage
-from tagalong.snapshot.save import SaveOptions
 from tagalong.snapshot.saved_machine import SavedMachine
 from tagalong.snapshot.vmcoreinfo_search import VmcoreinfoSearch
 

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from tagalong.access import Host, View, choose
 from tagalong.access.accessor import Accessor
-from tagalong.access.choice import AUTO, PREFERENCE
+from tagalong.access.choice import PREFERENCE
 from tagalong.access.ioctl import Ioctl
+from tagalong.access.names import AUTO
 from tagalong.machine import AccessChoice
 from tagalong.machine.tag_ranges import read_tag_range, write_tag_range
 from tagalong.memory import GuestMemory, page_runs, tag_rows

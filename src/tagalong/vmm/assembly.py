@@ -30,13 +30,13 @@ from tagalong.machine import DEFAULT_CONSOLE, Machine, MachineDescription
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.snapshot import Restored
 from tagalong.vmm.factory import (
-    AUTO,
     build_arriving,
     choose_machine,
     machine_factory,
     use_clock,
 )
 from tagalong.vmm.handover import PrepareStart
+from tagalong.vmm.machine_names import AUTO
 from tagalong.vmm.options import (
     ArrivingVm,
     ExpectedMachine,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
 from tagalong.devices import DeviceModels
 from tagalong.errors import MachineMismatchError, UsageError
@@ -17,6 +17,7 @@ from tagalong.machine import (
 )
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.memory import RegionSource
+from tagalong.vmm.machine_names import AUTO, MACHINE_NAMES
 
 ConsoleSink = Callable[[bytes], None]
 
@@ -102,9 +103,6 @@ def _kvm() -> MachineFactory:
 _FACTORIES: Mapping[str, Callable[[], MachineFactory]] = MappingProxyType(
     {"kvm": _kvm, "soft": _soft}
 )
-
-AUTO: Final = "auto"
-MACHINE_NAMES = (AUTO, *_FACTORIES)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tagalong.errors import MachineMismatchError, UsageError
 from tagalong.machine import Clock, MachineDescription
 from tagalong.migrate import TlsCredentials
 from tagalong.vmm.consoles import NULL, STDIO, STDOUT, takes_input
-from tagalong.vmm.factory import AUTO
+from tagalong.vmm.machine_names import AUTO
 
 _AT_STDOUT: Final = frozenset({STDOUT, STDIO})
 

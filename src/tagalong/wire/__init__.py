@@ -25,50 +25,105 @@ carries the bytes.
 Private: the stream is public, its codec is not.
 """
 
-from tagalong.binary.layout import Buffer
-from tagalong.wire.codec import pages_overhead_bytes
-from tagalong.wire.connection import NEED_DATA, Connection, NeedData
-from tagalong.wire.conversation import Joining
-from tagalong.wire.placement import OwnMemory, Placement
-from tagalong.wire.planes import Batch
-from tagalong.wire.records import (
-    KNOWN_FEATURES,
-    SUPPORTED_FEATURES,
-    Abort,
-    AbortReason,
-    Accept,
-    ChannelRecord,
-    Commit,
-    DeviceEntry,
-    Digest,
-    EndRecord,
-    Feature,
-    GicEntry,
-    GicStateEntry,
-    Held,
-    Hello,
-    KeepAlive,
-    MachineRecord,
-    NoBytes,
-    Pages,
-    Power,
-    Prepare,
-    Ready,
-    Record,
-    RecordType,
-    RegionEntry,
-    Resume,
-    Resumed,
-    Role,
-    Round,
-    Run,
-    Running,
-    Runs,
-    StateRecord,
-    VcpuEntry,
-    Verify,
-)
-from tagalong.wire.states import TRANSITIONS, Phase
+from typing import TYPE_CHECKING
+
+from tagalong._lazy import names_of
+
+if TYPE_CHECKING:
+    from tagalong.binary.layout import Buffer
+    from tagalong.wire.codec import pages_overhead_bytes
+    from tagalong.wire.connection import NEED_DATA, Connection, NeedData
+    from tagalong.wire.conversation import Joining
+    from tagalong.wire.placement import OwnMemory, Placement
+    from tagalong.wire.planes import Batch
+    from tagalong.wire.records import (
+        KNOWN_FEATURES,
+        SUPPORTED_FEATURES,
+        Abort,
+        AbortReason,
+        Accept,
+        ChannelRecord,
+        Commit,
+        DeviceEntry,
+        Digest,
+        EndRecord,
+        Feature,
+        GicEntry,
+        GicStateEntry,
+        Held,
+        Hello,
+        KeepAlive,
+        MachineRecord,
+        NoBytes,
+        Pages,
+        Power,
+        Prepare,
+        Ready,
+        Record,
+        RecordType,
+        RegionEntry,
+        Resume,
+        Resumed,
+        Role,
+        Round,
+        Run,
+        Running,
+        Runs,
+        StateRecord,
+        VcpuEntry,
+        Verify,
+    )
+    from tagalong.wire.states import TRANSITIONS, Phase
+else:
+    __getattr__, __dir__ = names_of(
+        __name__,
+        {
+            "tagalong.binary.layout": ("Buffer",),
+            "tagalong.wire.codec": ("pages_overhead_bytes",),
+            "tagalong.wire.connection": ("NEED_DATA", "Connection", "NeedData"),
+            "tagalong.wire.conversation": ("Joining",),
+            "tagalong.wire.placement": ("OwnMemory", "Placement"),
+            "tagalong.wire.planes": ("Batch",),
+            "tagalong.wire.records": (
+                "KNOWN_FEATURES",
+                "SUPPORTED_FEATURES",
+                "Abort",
+                "AbortReason",
+                "Accept",
+                "ChannelRecord",
+                "Commit",
+                "DeviceEntry",
+                "Digest",
+                "EndRecord",
+                "Feature",
+                "GicEntry",
+                "GicStateEntry",
+                "Held",
+                "Hello",
+                "KeepAlive",
+                "MachineRecord",
+                "NoBytes",
+                "Pages",
+                "Power",
+                "Prepare",
+                "Ready",
+                "Record",
+                "RecordType",
+                "RegionEntry",
+                "Resume",
+                "Resumed",
+                "Role",
+                "Round",
+                "Run",
+                "Running",
+                "Runs",
+                "StateRecord",
+                "VcpuEntry",
+                "Verify",
+            ),
+            "tagalong.wire.states": ("TRANSITIONS", "Phase"),
+        },
+    )
 
 __all__ = [
     "KNOWN_FEATURES",

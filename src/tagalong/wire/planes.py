@@ -1,16 +1,23 @@
 """PAGES: the head and the runs of a batch, and what they must be."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
+from tagalong._lazy import module_when_used
 from tagalong.binary.layout import Buffer, Layout, MalformedError
 from tagalong.mte import PACKED_RATIO
 from tagalong.wire import limits
 from tagalong.wire.records import Feature, MachineRecord, Run, Runs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+else:
+    np = module_when_used("numpy")
 
 PAGES_HEAD = Layout(
     ("run_count", "u16"),

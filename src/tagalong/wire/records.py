@@ -4,14 +4,23 @@ They say what is sent, not how: the codec chooses the encoding of a plane. None 
 on a machine; `tagalong.machine_records` translates.
 """
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, IntFlag
 from functools import cached_property
-from typing import ClassVar, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias, overload
 
-import numpy as np
-from numpy.typing import NDArray
+from tagalong._lazy import module_when_used
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = module_when_used("numpy")
 
 
 class RecordType(IntEnum):
@@ -45,7 +54,7 @@ class Role(IntEnum):
     DESTINATION = 2
 
     @property
-    def peer(self) -> "Role":
+    def peer(self) -> Role:
         """Return the role of the peer."""
         return Role.DESTINATION if self is Role.SOURCE else Role.SOURCE
 
@@ -261,8 +270,8 @@ class Runs(Sequence[Run]):
     @overload
     def __getitem__(self, place: int) -> Run: ...
     @overload
-    def __getitem__(self, place: slice) -> "Runs": ...
-    def __getitem__(self, place: int | slice) -> "Run | Runs":
+    def __getitem__(self, place: slice) -> Runs: ...
+    def __getitem__(self, place: int | slice) -> Run | Runs:
         chosen = self.array[place]
         return Runs(chosen) if isinstance(place, slice) else Run(*chosen.tolist())
 

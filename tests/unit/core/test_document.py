@@ -20,6 +20,7 @@ from tagalong.core import (
 from tagalong.core.check import check_core
 from tagalong.core.findings import Rule
 from tagalong.core.reader import open_core
+from tagalong.core.source import SKIPPABLE_MAGIC
 from tests.support.core_cases import CASES
 from tests.support.format_document import FormatDocument
 
@@ -76,7 +77,7 @@ def test_document_numbers_equal_the_enum(marker: str, members: list[type[IntEnum
 def test_document_compressed_numbers_equal_the_code() -> None:
     numbers = {int(found, 16) for found in re.findall(r"0x[0-9a-f]{8}", DOCUMENT.text)}
 
-    assert numbers == {compressed.SKIPPABLE_MAGIC, compressed.SEEKABLE_MAGIC}
+    assert numbers == {SKIPPABLE_MAGIC, compressed.SEEKABLE_MAGIC}
     assert f"the next {compressed.FRAME_BYTES >> 20} MiB of" in DOCUMENT.text
     assert f"more than {compressed.MAX_FRAME_BYTES >> 20} MiB" in DOCUMENT.text
 

@@ -16,7 +16,7 @@ from tagalong.core import CoreSegment, CoreWriter, compressed, notes, open_core,
 from tagalong.core.check import MAX_FINDINGS, check_core
 from tagalong.core.findings import LLDB, Level, Rule, Tags
 from tagalong.core.info import describe
-from tagalong.core.source import FileSource, allocate
+from tagalong.core.source import SKIPPABLE_MAGIC, FileSource, allocate
 from tagalong.errors import HostError, MalformedCoreError, UsageError
 from tagalong.memory import Gpa
 from tests.support.core_builder import (
@@ -202,7 +202,7 @@ def test_compressed_core_with_many_empty_frames_asks_none_of_them(
     footer = struct.pack("<IBI", count + 2, 0, compressed.SEEKABLE_MAGIC)
     path.write_bytes(
         frames[0] + nothing * count + frames[1]
-        + struct.pack("<II", compressed.SKIPPABLE_MAGIC, len(table) + len(footer))
+        + struct.pack("<II", SKIPPABLE_MAGIC, len(table) + len(footer))
         + table + footer
     )  # fmt: skip
     opened = []

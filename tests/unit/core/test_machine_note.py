@@ -8,10 +8,10 @@ import xxhash
 from tagalong.binary.layout import MalformedError
 from tagalong.core.machine_note import (
     MACHINE_NOTE,
-    Space,
     decode_machine_note,
     encode_machine_note,
 )
+from tagalong.core.space import Space
 from tagalong.errors import UsageError
 from tagalong.machine import MachineState, RegisterId
 from tests.support.cores import notes

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tagalong.boot.files import BoundedFile, opened, read_bounded
-from tagalong.boot.linux.device_tree import ChosenNode, device_tree
 from tagalong.boot.linux.image import MAX_KERNEL_BYTES, KernelForm, KernelImage, parse_kernel
 from tagalong.boot.linux.placement import MAX_TREE_BYTES, BootPlacement, place
+from tagalong.boot.linux.tree import ChosenNode, device_tree
 from tagalong.errors import GuestImageError
 from tagalong.machine import Machine, MachineDescription, Vcpu, register_ids
 from tagalong.memory import Gpa

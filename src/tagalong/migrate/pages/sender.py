@@ -27,7 +27,8 @@ from tagalong.machine import Machine
 from tagalong.memory import PageBitmap, Region, page_index, page_runs
 from tagalong.memory.zeros import dense_zeros, sparse_zeros
 from tagalong.migrate.link import Link
-from tagalong.migrate.pages.compression import Compression, Compressor
+from tagalong.migrate.pages.compression import Compression
+from tagalong.migrate.pages.compressor import Compressor
 from tagalong.migrate.pages.pump import STAGE_BYTES, Segments, segments_of
 from tagalong.mte import PACKED_RATIO
 from tagalong.mte.tags import zero_rows

@@ -4,13 +4,31 @@ scenario   the whole demo: hosts, migrations, what the guest says
 host       one QEMU beside tagalong, and the console of its guest
 """
 
-from tagalong.studies.beside.host import QemuGuest
-from tagalong.studies.beside.scenario import (
-    BesideDemoObserver,
-    BesideDemoOptions,
-    BesideDemoReport,
-    run_beside_demo,
-)
+from typing import TYPE_CHECKING
+
+from tagalong._lazy import names_of
+
+if TYPE_CHECKING:
+    from tagalong.studies.beside.host import QemuGuest
+    from tagalong.studies.beside.scenario import (
+        BesideDemoObserver,
+        BesideDemoOptions,
+        BesideDemoReport,
+        run_beside_demo,
+    )
+else:
+    __getattr__, __dir__ = names_of(
+        __name__,
+        {
+            "tagalong.studies.beside.host": ("QemuGuest",),
+            "tagalong.studies.beside.scenario": (
+                "BesideDemoObserver",
+                "BesideDemoOptions",
+                "BesideDemoReport",
+                "run_beside_demo",
+            ),
+        },
+    )
 
 __all__ = [
     "BesideDemoObserver",

@@ -27,7 +27,7 @@ from tagalong.studies.demo.guest_log import GuestLog
 from tagalong.studies.demo.guests import DemoGuest
 from tagalong.studies.demo.process import VmProcess, start
 from tagalong.studies.demo.report import DemoReport
-from tagalong.vmm.factory import AUTO
+from tagalong.vmm.machine_names import AUTO
 
 # How many progress lines each reporter of the guest has to print before and after the migration.
 _REPORTS_BEFORE = 2

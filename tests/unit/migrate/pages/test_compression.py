@@ -7,9 +7,9 @@ from tagalong.errors import UsageError
 from tagalong.migrate.pages.compression import (
     Compression,
     CompressionMode,
-    Compressor,
     parse_compression,
 )
+from tagalong.migrate.pages.compressor import Compressor
 
 TEXT = np.frombuffer(b"tagalong" * 8192, np.uint8)
 NOISE = np.frombuffer(np.random.default_rng(1).bytes(65536), np.uint8)

@@ -12,8 +12,8 @@ from tagalong.studies.comparison.machines import MachineMaker, machine_maker
 from tagalong.studies.comparison.measure import MODES, measure_all, try_all, try_system_calls
 from tagalong.studies.comparison.race import retagger
 from tagalong.studies.comparison.report import ComparisonReport, RaceResult, StrategyReport
-from tagalong.vmm.factory import AUTO as AUTO_MACHINE
 from tagalong.vmm.factory import choose_machine
+from tagalong.vmm.machine_names import AUTO as AUTO_MACHINE
 
 _RAM_BYTES: Final = 16 << 20
 _TRIED_AT: Final = 1 << 20

@@ -19,49 +19,23 @@ again in any case, as soon as nothing of it is needed any more: before fsync.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tagalong.core import CoreNotes, CoreWriter, Space, room_for_notes
-from tagalong.errors import CoreError, RunStateError, UsageError
+from tagalong.errors import CoreError, RunStateError
 from tagalong.files import require_file_name
 from tagalong.machine import Freezer, Machine, MachineFreezer, MachinePages, MachineState, RunState
 from tagalong.memory import PageBitmap
 from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.snapshot.layout import MemoryLayout, physical_layout, virtual_layout
+from tagalong.snapshot.options import SaveOptions
 from tagalong.snapshot.pages import PageCopier
 from tagalong.snapshot.report import SaveMonitor, SaveProgress, SaveReport, SaveStage
 from tagalong.snapshot.vmcoreinfo_search import VmcoreinfoSearch
 
 # A guest that dirties memory as fast as the file is written is stopped after so many rounds.
 _MAX_ROUNDS: Final = 30
-
-
-@dataclass(frozen=True)
-class SaveOptions:
-    """What the operator asks for. Raises UsageError for what makes no sense.
-
-    `space`: what the core is keyed by; a snapshot that can be restored is PHYSICAL. `vcpu`:
-    whose tables are walked for another space. `live`: let the guest run until little enough
-    is left to be written in `max_downtime_s`. `compress`: write the compressed form, after the
-    guest went on. `overwrite`: replace a file of that name.
-    """
-
-    space: Space = Space.PHYSICAL
-    vcpu: int = 0
-    live: bool = False
-    max_downtime_s: float = 0.3
-    compress: bool = False
-    overwrite: bool = True
-
-    def __post_init__(self) -> None:
-        if self.live and self.space is not Space.PHYSICAL:
-            raise UsageError(
-                "a live dump of virtual addresses is not possible: the guest changes its tables"
-            )
-        if not self.max_downtime_s >= 0:
-            raise UsageError(f"a downtime of {self.max_downtime_s} s is not possible")
 
 
 def save(

@@ -1,0 +1,67 @@
+"""What the commands load: a command costs what it needs, and most need no numpy."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CORE = Path(__file__).parents[2] / "golden" / "core-v3.core"
+
+NUMERIC = {"numpy", "zstandard"}
+ALL = {
+    *NUMERIC,
+    "asyncio",
+    "rich",
+    "ssl",
+    "subprocess",
+    "capstone",
+    "tagalong.soft",
+    "tagalong.kvm",
+}
+
+SCRIPT = """
+import sys
+from tagalong.cli.app import invoke
+status = invoke(sys.argv[2:])
+print(status, *(name for name in sys.argv[1].split() if name in sys.modules))
+"""
+
+
+def loaded(unwanted: set[str], *arguments: str) -> tuple[int, set[str]]:
+    """Run a command; return its status, and which of `unwanted` its process has loaded."""
+    ran = subprocess.run(
+        [sys.executable, "-c", SCRIPT, " ".join(unwanted), *arguments],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    status, *names = ran.stdout.splitlines()[-1].split()
+    return int(status), set(names)
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("help",), ("run", "-h")])
+def test_help_loads_only_the_command_line(arguments: tuple[str, ...]) -> None:
+    unwanted = ALL if arguments[0] != "run" else {"tagalong.soft", "tagalong.kvm"}
+
+    assert loaded(unwanted, *arguments) == (0, set())
+
+
+def test_info_of_a_core_loads_no_more_than_it_reads() -> None:
+    assert loaded(ALL, "info", str(CORE)) == (0, set())
+
+
+@pytest.mark.parametrize("command", ["status", "stop", "cont", "cancel", "events", "quit"])
+def test_commands_for_a_running_vm_load_no_numbers(command: str, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "a.sock")
+
+    assert loaded({*NUMERIC, "rich", "tagalong.soft"}, command, nowhere) == (50, set())
+
+
+@pytest.mark.parametrize(
+    "arguments", [("migrate", "a.sock", "tcp:127.0.0.1:1"), ("snapshot", "a.sock", "vm.core")]
+)
+def test_commands_that_move_and_save_a_vm_leave_the_work_to_its_process(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert loaded({*NUMERIC, "rich", "tagalong.soft"}, *arguments) == (50, set())
