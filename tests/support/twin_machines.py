@@ -2,10 +2,18 @@
 
 The programs are of what has an op of its own (native/cpu/threaded_*.c), with all that makes an op
 give up: addresses that are unaligned, cross a page or a granule, carry another tag, are not mapped,
-or lie in the program itself, which then changes. An exception skips the instruction.
+or lie in the program itself, which then changes. They run at EL1, with either stack pointer, or at
+EL0, with and without ignored top bytes. An exception skips the instruction.
+
+RAM is two regions that do not follow each other in the host, so that an access across their border
+has to look at both.
 """
 
 import random
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tagalong._native import InterpreterExit
 from tagalong.machine import RegisterId, register_ids
@@ -19,6 +27,7 @@ CODE_WORDS = 2048  # two pages, so that there are branches between pages, and a 
 CODE_END = bare.CODE + 4 * CODE_WORDS
 UART = 0x0900_0000
 RAM_BYTES = 0x20000
+SECOND_REGION = bare.DATA + 4096
 _FREE = 20  # x0 to x19 are for results; the others hold addresses, of data and of code
 _SKIP = [
     a64.msr(a64.TPIDR_EL0, 0),
@@ -29,35 +38,46 @@ _SKIP = [
     a64.eret(),
 ]
 _COUNTER = (3, 3, 14, 0, 2)
+# RAM again, for EL1 alone: what EL0 may write, EL1 does not execute.
+_HANDLERS_BASE = 0x8000_0000
+_EL0 = 1 << 6  # AP[1] of a block
+_EL1H, _EL1T, _EL0T = 0x3C5, 0x3C4, 0x3C0
+_TBI0, _TBID0 = 1 << 37, 1 << 51
 _FIXED = {
     register_ids.MAIR_EL1: bare.MAIR,
-    register_ids.TCR_EL1: bare.TCR,
     register_ids.TTBR0_EL1: bare.TABLES,
-    register_ids.VBAR_EL1: bare.VECTORS,
+    register_ids.VBAR_EL1: bare.VECTORS - RAM_GPA + _HANDLERS_BASE,
     register_ids.GCR_EL1: bare.GCR,
     register_ids.CPACR_EL1: 3 << 20,
 }
 
 
 class Twin:
-    """One of the two: a vCPU at EL1 with 128 KiB of RAM, a device, and a dirty log."""
+    """One of the two: two vCPUs, of which one is off, 128 KiB of RAM, a device, a dirty log."""
 
     def __init__(self, *, plain: bool) -> None:
-        self.native = NativeMachine(1, 0)
-        self.region = Region.create(RAM_GPA, RAM_BYTES)
-        self.native.add_ram(self.region)
+        self.native = NativeMachine(2, 0)
+        first_bytes = SECOND_REGION - RAM_GPA
+        self.regions = (
+            Region.create(RAM_GPA, first_bytes),
+            Region.create(SECOND_REGION, RAM_BYTES - first_bytes),
+        )
+        for region in self.regions:
+            self.native.add_ram(region)
         self.native.add_mmio(UART, 0x1000)
-        self._dirty = PageBitmap(RAM_BYTES // 4096)
+        self._dirty = [PageBitmap(region.size_bytes // 4096) for region in self.regions]
         self.leave = InterpreterExit()
         if plain:
             self.native.run_plainly()
 
     def close(self) -> None:
         self.native.close()
-        self.region.close()
+        for region in self.regions:
+            region.close()
 
     def put(self, gpa: int, content: bytes) -> None:
-        self.region.raw_data[gpa - RAM_GPA :][: len(content)] = memoryview(content)
+        for region in self.regions:
+            _put_part(region.raw_data, region.gpa, gpa, content)
 
     def begin(
         self, program: bytes, data: bytes, tags: bytes, registers: dict[RegisterId, int]
@@ -65,18 +85,22 @@ class Twin:
         """Put a program in place, with nothing in the dirty log."""
         for vector in range(bare.VECTORS, bare.VECTORS + 0x800, 0x80):
             self.put(vector, bare.encoded(_SKIP))
-        for index, entry in enumerate(bare.BLOCKS):
+        device, ram = bare.BLOCKS
+        is_el0 = registers[register_ids.PSTATE] & 0xF == _EL0T & 0xF
+        for index, entry in enumerate((device, ram | _EL0 if is_el0 else ram, ram)):
             self.put(bare.TABLES + 8 * index, entry.to_bytes(8, "little"))
         self.put(bare.CODE, program)
         self.put(bare.DATA, data)
-        self.region.raw_tags[(bare.DATA - RAM_GPA) // 32 :][: len(tags)] = memoryview(tags)
-        for register, value in registers.items():
-            assert self.native.set_register(0, register, value)
+        for region in self.regions:
+            _put_part(region.raw_tags, region.gpa // 32, bare.DATA // 32, tags)
+        for vcpu, (register, value) in product(range(2), registers.items()):
+            assert self.native.set_register(vcpu, register, value)
         self.forget_dirty_pages()
 
     def forget_dirty_pages(self) -> None:
-        self._dirty.words.fill(0)
-        self.native.set_dirty_log(0, self._dirty)
+        for number, dirty in enumerate(self._dirty):
+            dirty.words.fill(0)
+            self.native.set_dirty_log(number, dirty)
 
     def run(self, budget: int) -> None:
         """Execute at most `budget` instructions; each read of the device answers the same."""
@@ -84,6 +108,12 @@ class Twin:
         pending: InterpreterExit | None = self.leave
         while pending is not None and pending.reason == StopReason.MMIO:
             pending = self.native.complete_mmio(0, 0x1122_3344_5566_7788)
+
+    def step(self, vcpu: int, pc: int, count: int) -> None:
+        """Let one of the vCPUs, on or off, execute `count` instructions from `pc` on."""
+        self.native.set_power(vcpu, on=True)
+        self.native.set_register(vcpu, register_ids.PC, pc)
+        self.native.step(vcpu, count, self.leave)
 
     def outcome(self) -> dict[str, object]:
         """Return all that the program has changed, by name."""
@@ -94,10 +124,17 @@ class Twin:
         found["reason"] = self.leave.reason
         found["instructions"] = self.native.instructions(0)
         found["counter"] = self.native.counter()
-        found["dirty"] = self._dirty.words.tobytes()
-        found["data"] = self.region.raw_data.tobytes()
-        found["tags"] = self.region.raw_tags.tobytes()
+        found["dirty"] = [dirty.words.tobytes() for dirty in self._dirty]
+        found["data"] = [region.raw_data.tobytes() for region in self.regions]
+        found["tags"] = [region.raw_tags.tobytes() for region in self.regions]
         return found
+
+
+def _put_part(plane: NDArray[np.uint8], start: int, at: int, content: bytes) -> None:
+    """Store what of `content`, which begins at `at`, is in a plane that begins at `start`."""
+    first = max(at, start)
+    part = content[first - at : max(0, start + len(plane) - at)]
+    plane[first - start :][: len(part)] = memoryview(part)
 
 
 def random_program(rng: random.Random) -> bytes:
@@ -122,14 +159,18 @@ def random_registers(rng: random.Random) -> dict[RegisterId, int]:
         rng.choice((UART, 1 << 40, data | 1 << 63)),
         rng.randrange(64) - 32 & (1 << 64) - 1,  # an index
     ]
-    values += [random_place(rng) for _ in range(31 - len(values))]
+    values += [random_place(rng) | rng.choice((0, 0, 0, 5)) << 56 for _ in range(31 - len(values))]
     mode = rng.choice((TagCheckMode.NONE, TagCheckMode.SYNC, TagCheckMode.ASYNC))
+    at_el0 = mode.value << 38 | bare.SCTLR_ATA0
+    level = rng.choice((_EL1H, _EL1H, _EL1T, _EL0T))
     return {
         **_FIXED,
         **{register_ids.x(number): value for number, value in enumerate(values)},
-        register_ids.SCTLR_EL1: bare.sctlr(mode) | rng.getrandbits(1) << 3,  # SA
+        register_ids.TCR_EL1: rng.choice((bare.TCR, bare.TCR, bare.TCR ^ _TBI0, bare.TCR | _TBID0)),
+        register_ids.SCTLR_EL1: bare.sctlr(mode) | at_el0 | rng.getrandbits(2) << 3,  # SA, SA0
+        register_ids.SP_EL0: data + 16 * 64 + rng.choice((0, 0, 0, 8)),
         register_ids.SP_EL1: data + 16 * 64 + rng.choice((0, 0, 0, 8)),
-        register_ids.PSTATE: 0x3C5 | rng.getrandbits(4) << 28,
+        register_ids.PSTATE: level | rng.getrandbits(4) << 28,
         register_ids.PC: random_place(rng),
     }
 
@@ -206,6 +247,7 @@ def _other(rng: random.Random) -> int:
     return rng.choice((
         a64.mrs(register, _COUNTER),
         a64.mrs(register, a64.NZCV),
+        a64.mrs(register, a64.SP_EL0),
         a64.msr(a64.NZCV, register),
         a64.msr_tco(rng.getrandbits(1)),
         a64.stg(20, 20, 16 * rng.randrange(8)),

@@ -3,15 +3,29 @@
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import product
 
 import pytest
 
-from tagalong.machine import register_ids
+from tagalong.machine import RegisterId, register_ids
+from tagalong.mte.registers import TagCheckMode
 from tests.support import a64, bare
-from tests.support.twin_machines import Twin, random_place, random_program, random_registers
+from tests.support.twin_machines import (
+    SECOND_REGION,
+    Twin,
+    random_place,
+    random_program,
+    random_registers,
+)
 
 PROGRAMS, STOPS = 5, 150
 Twins = tuple[Twin, Twin]
+AT_EL1 = {
+    register_ids.TCR_EL1: bare.TCR,
+    register_ids.SCTLR_EL1: bare.sctlr(TagCheckMode.NONE),
+    register_ids.PSTATE: 0x3C5,
+    register_ids.PC: bare.CODE,
+}
 
 
 @pytest.fixture
@@ -51,16 +65,20 @@ def test_random_programs_stop_in_the_same_state_wherever_they_are_stopped(
                     twin.forget_dirty_pages()
                 if place is not None:
                     twin.native.set_register(0, register_ids.PC, place)
+                    twin.native.set_register(0, register_ids.PSTATE, registers[register_ids.PSTATE])
 
 
-def begin(twins: Twins, words: list[int], x: dict[int, int] | None = None) -> None:
-    rng = random.Random(0)
-    registers = random_registers(rng)
-    registers[register_ids.PC] = bare.CODE
+def begin(
+    twins: Twins,
+    words: list[int],
+    x: dict[int, int] | None = None,
+    registers: dict[RegisterId, int] | None = None,
+) -> None:
+    found = {**random_registers(random.Random(0)), **AT_EL1, **(registers or {})}
     for number, value in (x or {}).items():
-        registers[register_ids.x(number)] = value
+        found[register_ids.x(number)] = value
     for twin in twins:
-        twin.begin(bare.encoded(words).ljust(0x2000, b"\0"), b"", b"", registers)
+        twin.begin(bare.encoded(words).ljust(0x2000, b"\0"), b"", b"", found)
         twin.run(10_000)
 
 
@@ -92,3 +110,83 @@ def test_a_branch_to_an_odd_address_is_an_exception_from_there(twins: Twins) -> 
     begin(twins, [a64.br(1)], {1: 1})
 
     assert not differences(twins)
+
+
+PAIRS_AND_SIZES = [(a64.LDP_X, 8), (a64.STP_X, 8), (a64.LDP_W, 4), (a64.STP_W, 4)]
+
+
+@pytest.mark.parametrize(("kind", "size"), PAIRS_AND_SIZES)
+def test_pair_across_two_pages_reaches_both(twins: Twins, kind: tuple[int, int], size: int) -> None:
+    base, at = 2, SECOND_REGION - size
+    words = [
+        a64.ldr(3, base),  # the page is in the TLB
+        a64.str_(3, base),
+        a64.pair(kind, a64.PAIR_OFFSET, 0, 1, base),
+        a64.b(0),
+    ]
+
+    begin(twins, words, {0: 0x1111_2222_3333_4444, 1: 0x5555_6666_7777_8888, base: at})
+
+    assert not differences(twins)
+
+
+def test_store_takes_the_reservation_of_another_vcpu_away(twins: Twins) -> None:
+    words = [
+        a64.str_(1, 2),
+        a64.b(-4),
+        a64.ldxr(3, 0, 2),
+        a64.stxr(3, 4, 1, 2),
+    ]
+
+    begin(twins, words, {2: bare.DATA})
+    for twin in twins:
+        twin.step(1, bare.CODE + 8, 1)
+        twin.step(0, bare.CODE, 2)
+        twin.step(1, bare.CODE + 12, 1)
+
+    assert [twin.native.get_register(1, register_ids.x(4)) for twin in twins] == [1, 1]
+    assert not differences(twins)
+
+
+# What sets the flags of x0 and x1 in every way that threaded code has.
+FLAG_SETTERS = {
+    "CMP of 64 bits": a64.add_reg(a64.ZR, 0, 1, sub=1, s=1),
+    "CMP of 32 bits": a64.add_reg(a64.ZR, 0, 1, sub=1, s=1, sf=0),
+    "CMN of 64 bits": a64.add_reg(a64.ZR, 0, 1, s=1),
+    "CMN of 32 bits": a64.add_reg(a64.ZR, 0, 1, s=1, sf=0),
+    "TST of 64 bits": a64.logical_reg(3, a64.ZR, 0, 1),
+    "TST of 32 bits": a64.logical_reg(3, a64.ZR, 0, 1, sf=0),
+    "BICS": a64.logical_reg(3, a64.ZR, 0, 1, invert=1),
+}
+OPERANDS = (0, 1, 2, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 1 << 63, (1 << 63) - 1, (1 << 64) - 1)
+
+
+def every_use_of_flags(setter: int) -> list[int]:
+    """Return code that gathers in x2 to x4 what branches, selections and comparisons make of it."""
+    words = []
+    for condition in range(16):
+        words += [setter, a64.add_reg(2, 2, 2), a64.b_cond(condition, 8), a64.add_imm(2, 2, 1)]
+        words += [setter, a64.csel(5, 6, 7, condition, op=1, op2=1), a64.add_reg(3, 5, 3)]
+        words += [a64.extr(3, 3, 3, 7)]
+        for size in (0, 1):
+            words += [setter, a64.ccmp(6, 7, condition, condition, sf=size)]
+            words += [a64.mrs(5, a64.NZCV), a64.add_reg(4, 5, 4), a64.extr(4, 4, 4, 5)]
+    return [*words, a64.mrs(5, a64.NZCV), a64.b(0)]
+
+
+@pytest.mark.parametrize("setter", FLAG_SETTERS)
+def test_flags_mean_the_same_to_every_instruction_that_reads_them(
+    twins: Twins, setter: str
+) -> None:
+    words = every_use_of_flags(FLAG_SETTERS[setter])
+    begin(twins, words)
+    used = [register_ids.x(number) for number in range(8)]
+    for first, second in product(OPERANDS, repeat=2):
+        start = dict(zip(used, (first, second, 0, 0, 0, 0, second, first), strict=True))
+        for twin in twins:
+            for register, value in {**start, register_ids.PC: bare.CODE}.items():
+                twin.native.set_register(0, register, value)
+            twin.run(2 * len(words))
+
+        found = [[twin.native.get_register(0, each) for each in used] for twin in twins]
+        assert found[0] == found[1], f"{first:#x}, {second:#x}"
