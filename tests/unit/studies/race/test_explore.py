@@ -18,7 +18,7 @@ from tagalong.studies.race.run import Race, run_race
 from tagalong.studies.race.trace import strategy_code, strategy_reading
 from tagalong.studies.race.world import Granule, World
 from tests.support import a64
-from tests.support.race import Own, own
+from tests.support.race import Own, interrupted, own
 
 LOOK = (a64.mov(4, 0), a64.ldg(4, 4))
 LOAD_MATCHING = a64.pair(a64.LDP_X, a64.PAIR_OFFSET, 2, 3, 4)
@@ -43,6 +43,21 @@ VMM_POOL = (
     a64.str_(2, 5),
     a64.add_imm(6, 6, 1),
 )
+
+# The handler of an interrupt that re-tags: what the VMM may see in the middle of anything.
+_IAR1, _EOIR1, _SGI1R = (3, 0, 12, 12, 0), (3, 0, 12, 12, 1), (3, 0, 12, 11, 5)
+_VIRTUAL_TIMER_CONTROL = (3, 3, 14, 3, 1)
+RETAGGING_HANDLER = (
+    a64.mrs(5, _IAR1),
+    a64.msr(_VIRTUAL_TIMER_CONTROL, a64.ZR),
+    a64.addg(0, 0, 0, 1),
+    a64.stg(0, 0),
+    a64.pair(a64.STP_X, a64.PAIR_OFFSET, 1, 2, 0),
+    a64.msr(_EOIR1, 5),
+    a64.eret(),
+)
+SEND_SGI = (a64.movz(6, 1), a64.msr(_SGI1R, 6), a64.hint(0))  # INTID 0, to vCPU 0
+IDLE = (a64.hint(0),) * 4
 
 
 def brute_force(race: Own) -> Counter[Outcome]:
@@ -87,6 +102,27 @@ def test_exhaustive_numbers_are_those_of_executing_every_interleaving(
 
     assert {outcome: one.count for outcome, one in found.found.items()} == dict(expected)
     assert found.interleavings == comb(sum(lengths), lengths[0])
+
+
+@pytest.mark.parametrize(
+    ("guest", "fires_at"),
+    [(SEND_SGI, None), (IDLE, 1), (IDLE, 3), ((*SEND_SGI, a64.stg(0, 0)), 1)],
+    ids=["SGI", "timer at once", "timer", "both"],
+)
+@pytest.mark.parametrize(("load", "wrong"), [(LOAD_MATCHING, "FAULT"), (LOAD_PLAIN, "TORN")])
+def test_exhaustive_numbers_are_right_when_interrupts_come_in_the_middle(
+    guest: tuple[int, ...], fires_at: int | None, load: int, wrong: str
+) -> None:
+    with interrupted(guest, [*LOOK, load], RETAGGING_HANDLER, fires_at) as race:
+        expected = brute_force(race)
+
+        found = explore(race.world, race.look, method=Method.EXHAUSTIVE)
+        race.world.restore(race.start)
+        again = explore(race.world, race.look, method=Method.EXHAUSTIVE)
+
+    assert {outcome: one.count for outcome, one in found.found.items()} == dict(expected)
+    assert {Outcome.RIGHT, Outcome[wrong]} <= found.found.keys()  # by what the handler does
+    assert again == found
 
 
 @settings(max_examples=40, deadline=None)
