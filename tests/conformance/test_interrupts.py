@@ -1,24 +1,42 @@
-"""Interrupts and time through the GIC: a guest that counts both is paused, saved and moved.
+"""Interrupts and time through the GIC: a guest that counts both is looked at, paused and moved.
 
 The guest stops with FAIL if an interrupt is lost or comes twice, or a counter goes back.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tagalong.access import STRATEGIES, Host
+from tagalong.access.choice import missing
 from tagalong.errors import StateError
-from tagalong.machine import Clock, Machine, MachineState, RunState, register_ids
+from tagalong.kvm import KvmMachine
+from tagalong.machine import (
+    Clock,
+    Machine,
+    MachineDescription,
+    MachineState,
+    RunState,
+    register_ids,
+)
+from tagalong.memory import Gpa
+from tagalong.mte.registers import TagCheckMode
 from tagalong.snapshot import restore, save
+from tagalong.soft import SoftMachine
+from tagalong.studies.comparison.measure import Tries, try_all
 from tagalong.vmm.factory import use_clock
 from tests.conformance.conftest import KINDS
 from tests.support.move import move
 from tests.support.running_guest import Listener, RunningGuest
 from tests.support.ticking_guest import (
+    RAM,
     gic_of,
     has_active_interrupt,
     has_due_timer,
@@ -28,6 +46,10 @@ from tests.support.ticking_guest import (
 )
 
 FOR_EVER = "ticks=0 period-us=2000 active-us=1000"
+# So many ticks that there is a line of output, and so a look, for each strategy and more.
+LOOKED_AT = "ticks=640 period-us=500 active-us=50"
+UNUSED_GPA = Gpa(RAM.gpa + RAM.size_bytes - (1 << 20))  # the guest is at the start of RAM
+LOOK_TIMEOUT_S = 120.0
 MOMENTS: dict[str, Callable[[MachineState], bool]] = {
     "an active interrupt": has_active_interrupt,
     "a pending SGI": has_pending_sgi,
@@ -67,6 +89,60 @@ def test_guest_counts_its_interrupts_to_the_end(start: Start, vcpu_count: int) -
     sgis, spis = (int(part.split()[0]) for part in lines[-1].split(", ")[1:])
     assert sgis > 0
     assert spis > 0
+
+
+class Looker:
+    """Looks at a running guest by each strategy in turn: a look for each line that it prints."""
+
+    def __init__(self) -> None:
+        self.tries: dict[str, Tries] = {}
+        self._line, self._look = threading.Semaphore(0), threading.Semaphore(0)
+
+    def hear(self, data: bytes) -> None:
+        """Let the guest go on when the look is over: none of them falls behind the guest's end."""
+        if b"\n" in data:
+            self._line.release()
+            assert self._look.acquire(timeout=LOOK_TIMEOUT_S)
+
+    def look_at(self, machine: Machine, host: Host) -> None:
+        strategies = [kind for kind in STRATEGIES.values() if not missing(kind.needs, host)]
+        for kind in cycle(strategies):
+            while not self._line.acquire(timeout=0.01):
+                if machine.run_state is not RunState.RUNNING:
+                    return
+            self._look.release()  # the guest runs during the look, and waits for the next
+            self.tries[kind.name] = try_all(host, kind(host), UNUSED_GPA, TagCheckMode.SYNC)
+
+
+def test_looks_by_every_strategy_change_nothing_of_a_guest_that_takes_interrupts(
+    machine_name: str, opened: list[Machine]
+) -> None:
+    looker = Looker()
+
+    def make(description: MachineDescription, **options: Any) -> Machine:
+        def hear(data: bytes) -> None:
+            options["console"](data)
+            looker.hear(data)
+
+        return KINDS[machine_name].from_description(description, seed=1, console=hear)
+
+    alone = ticking(KINDS[machine_name].from_description, LOOKED_AT)
+    watched = ticking(make, LOOKED_AT)
+    opened += [alone.machine, watched.machine]
+
+    lines = alone.run_to_the_end()
+    assert isinstance(watched.machine, SoftMachine | KvmMachine)
+    host = watched.machine.host
+    watched.machine.resume()
+    looker.look_at(watched.machine, host)
+
+    assert watched.machine.wait(LOOK_TIMEOUT_S) is RunState.SHUTDOWN, watched.lines[-3:]
+    assert {"ioctl", "tco", "kernel", "prctl", "sp", "match"} <= looker.tries.keys()
+    assert [tries for tries in looker.tries.values() if tries.faults or tries.wrong] == []
+    assert watched.lines[-1].startswith("ticks: PASS ")
+    if machine_name == "soft":  # whose runs can be repeated
+        assert watched.lines == lines
+        assert watched.machine.save_state() == alone.machine.save_state()
 
 
 def test_guest_paused_in_every_moment_of_an_interrupt_moves_and_loses_none(
