@@ -121,3 +121,30 @@ def test_scheduler_that_goes_away_ends_a_scan_that_can_go_on(
 
     assert result.files == 20
     assert len(records_of(out)) == 20
+
+
+def test_scheduler_that_does_not_answer_any_more_ends_a_scan(
+    storage: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tagalong.scan.runner._CONNECT_S", 2)
+    monkeypatch.setattr("tagalong.scan.runner._RECOUNT_S", 0.5)
+    with dask_cluster(tmp_path, 1, **storage) as own:
+
+        def freeze(now: ScanProgress) -> None:
+            if now.done == 3:
+                own.freeze_scheduler()
+
+        with pytest.raises(HostError, match="has gone, or does not answer any more"):
+            scan(ScanPlan(("s3://crashes/day",), scheduler=own.address), freeze)
+
+
+def test_cluster_without_workers_ends_a_scan(
+    storage: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tagalong.scan.runner._RECOUNT_S", 0.5)
+
+    with (
+        dask_cluster(tmp_path, 0, **storage) as own,
+        pytest.raises(HostError, match=r"has had no worker for 1 s; start workers, and repeat"),
+    ):
+        scan(ScanPlan(("s3://crashes/day",), scheduler=own.address, timeout_s=1))

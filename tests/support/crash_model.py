@@ -94,6 +94,10 @@ class ModelMemory:
         self._tags = tags
         self._data = data
         self.extents: Sequence[CoreRegion] = (CoreRegion(BASE, len(data), True, True),)
+        self.address_space = self.extents
+
+    def stored_tags(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        yield start, stop
 
     def data(self, address: int, length: int) -> bytes | None:
         start = address - BASE

@@ -44,6 +44,10 @@ class Cluster:
         """End the scheduler."""
         _end(self.scheduler)
 
+    def freeze_scheduler(self) -> None:
+        """Let the scheduler keep its connections and say nothing any more."""
+        self.scheduler.send_signal(signal.SIGSTOP)
+
     def kill_worker(self, number: int) -> None:
         """End a worker as the host would that runs out of memory."""
         self.workers[number].send_signal(signal.SIGKILL)

@@ -1,5 +1,6 @@
 """An explanation that no reader made: a use after free whose every field is set."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,6 +50,13 @@ class ArrayMemory:
     @property
     def extents(self) -> tuple[CoreRegion, ...]:
         return (CoreRegion(START, SIZE, has_data=True, has_tags=True),)
+
+    @property
+    def address_space(self) -> tuple[CoreRegion, ...]:
+        return self.extents
+
+    def stored_tags(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        yield start, stop
 
     def data(self, address: int, length: int) -> bytes | None:
         at = address - START

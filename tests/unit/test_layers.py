@@ -163,7 +163,7 @@ def test_only_the_runtime_dependencies_are_imported() -> None:
     declared = {"capstone", "click", "numpy", "qemu", "rich", "xxhash", "zstandard"}
     extras = {
         SOURCE / "drgn.py": {"drgn"},
-        SOURCE / "scan" / "items.py": {"fsspec"},
+        SOURCE / "scan" / "items.py": {"aiohttp", "fsspec"},
         SOURCE / "scan" / "parquet.py": {"pyarrow"},
         SOURCE / "scan" / "runner.py": {"distributed"},
     }

@@ -78,8 +78,8 @@ def test_what_is_no_record_is_refused(values: object, reason: str) -> None:
 
 
 def test_long_and_hostile_text_is_cut() -> None:
-    made = CrashRecord.of_failure(ITEM, "x" * 1000 + "\x1b[2J")
-    hostile = CrashRecord.of_failure(ITEM, "a\x1b[2Jb\nc")
+    made = CrashRecord.of_failure(ITEM, "x" * 1000 + "\x1b[2J", "X")
+    hostile = CrashRecord.of_failure(ITEM, "a\x1b[2Jb\nc", "X")
 
     assert made.error == "x" * (MAX_WORD - 3) + "..."
     assert hostile.error == "a\ufffd[2Jb c"
@@ -116,7 +116,7 @@ def test_groups_are_ranked_and_say_what_they_share() -> None:
         *(record(url=f"/a{n}", signature="a", title="A", block_bytes=48) for n in range(5)),
         *(record(url=f"/b{n}", signature="b", title="B", block_bytes=n) for n in range(3)),
         record(url="/c", signature="c", title="C", probability=0.5),
-        CrashRecord.of_failure(Item("/d", 1, ""), ValueError("no")),
+        CrashRecord.of_failure(Item("/d", 1, ""), "no", "ValueError"),
     ]
 
     result = summarize(records)
@@ -136,7 +136,7 @@ def test_groups_are_ranked_and_say_what_they_share() -> None:
 def test_page_of_a_scan_escapes_what_files_say() -> None:
     hostile = "</title><script>alert(1)</script>"
     records = [record(url=hostile, title=hostile, module=hostile, report=n) for n in range(2)] + [
-        CrashRecord.of_failure(Item(hostile, 1, ""), hostile)
+        CrashRecord.of_failure(Item(hostile, 1, ""), hostile, hostile)
     ]
 
     page = PageParts(scan_page(summarize(records)))

@@ -7,7 +7,7 @@ import click
 
 from tagalong.cli.diff_text import difference_json, difference_report
 from tagalong.cli.values import FILE
-from tagalong.core import open_core
+from tagalong.core import open_any_core
 from tagalong.views.difference import compare_cores
 
 _EPILOG = """\b
@@ -34,7 +34,7 @@ def command(context: click.Context, left: Path, right: Path, *, runs: int, as_js
     A and B are cores of one guest or process: before and after a migration, or two snapshots.
     Memory that only one of them has is said by name. Registers are compared, too.
     """
-    with open_core(left) as one, open_core(right) as other:
+    with open_any_core(left) as one, open_any_core(right) as other:
         found = compare_cores(one, other, most_runs=runs)
     if as_json:
         click.echo(json.dumps(difference_json(found, (str(left), str(right))), indent=2))

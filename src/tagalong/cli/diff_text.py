@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 from tagalong.cli.units import count, row, size, wrapped
+from tagalong.printable import one_line
 from tagalong.views.difference import Difference, DifferingRun, OnlyIn
 
 
 def difference_report(found: Difference, names: tuple[str, str]) -> Iterator[str]:
     """Yield what was compared, how much differs, and the first places."""
-    yield f"A {names[0]}"
-    yield f"B {names[1]}"
+    yield f"A {one_line(names[0])}"
+    yield f"B {one_line(names[1])}"
     yield row("compared", f"{size(found.compared_data_bytes)} of data, "
                           f"the tags of {size(found.compared_tag_bytes)}")  # fmt: skip
     if found.is_same:

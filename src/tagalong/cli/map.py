@@ -21,7 +21,7 @@ from tagalong.cli.map_text import (
 from tagalong.cli.tag_colors import show
 from tagalong.cli.units import count
 from tagalong.cli.values import FILE, address_range
-from tagalong.core import Core, open_core
+from tagalong.core import Core, open_any_core
 from tagalong.core.tag_runs import tag_range
 from tagalong.errors import UsageError
 from tagalong.mte.pointers import address_of
@@ -85,7 +85,7 @@ def command(
         raise UsageError("--range and --at were both given: give one of them")
     if html and (wanted or as_json):
         raise UsageError("--html takes neither --range nor --json: the page has all of the core")
-    with open_core(file) as core:
+    with open_any_core(file) as core:
         if html:
             page = map_page(core, str(file), pointer and address_of(pointer[0]))
             click.echo(page_report(write_page(html, page)))
@@ -121,7 +121,7 @@ def _granule(pointer: int) -> tuple[int, int]:
 
 def _whole(core: Core, name: str) -> Iterator[Text | str]:
     surveys = survey_regions(core)
-    yield from summary_lines(name, surveys)
+    yield from summary_lines(name, surveys, is_cut=any(each.is_cut for each in core.headers))
     drawn, left_out = drawn_regions(surveys, _MOST_REGIONS)
     for survey in drawn:
         start, end = whole_granules(survey.region.address, survey.region.end)

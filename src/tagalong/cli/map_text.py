@@ -12,6 +12,7 @@ from tagalong.cli.units import count, row, size
 from tagalong.core import WrittenFile
 from tagalong.core.regions import CoreRegion
 from tagalong.mte import GRANULE_BYTES
+from tagalong.printable import one_line
 from tagalong.views.survey import CellRow, RegionSurvey
 
 MIXED_CELL = "#"
@@ -34,11 +35,16 @@ def cells_a_line(end: int) -> int:
     return _CELLS_A_LINE if fits else _CELLS_A_LINE // 2
 
 
-def summary_lines(name: str, surveys: Sequence[RegionSurvey]) -> Iterator[str]:
-    """Yield how much memory there is, how much has tags, and how often each occurs."""
+def summary_lines(name: str, surveys: Sequence[RegionSurvey], *, is_cut: bool) -> Iterator[str]:
+    """Yield how much memory there is, how much has tags, and how often each occurs.
+
+    `is_cut`: the file was cut short.
+    """
     tagged = [each.region.size_bytes for each in surveys if each.counts is not None]
     plain = [each.region.size_bytes for each in surveys if each.counts is None]
-    yield name
+    yield one_line(name)
+    if is_cut:
+        yield row("cut short", "the file has not all that its headers name; it is left out here")
     yield row("tagged", f"{size(sum(tagged))} in {count(len(tagged), 'region')}")
     if plain:
         yield row("without", f"{size(sum(plain))} in {count(len(plain), 'region')} without tags")
@@ -140,4 +146,5 @@ def cells_json(name: str, cells: CellRow) -> Mapping[str, object]:
 
 def page_report(file: WrittenFile) -> str:
     """Return what was written, in words."""
-    return f"{file.path} is complete: {size(file.size_bytes)}, to be opened in any browser"
+    name = one_line(str(file.path))
+    return f"{name} is complete: {size(file.size_bytes)}, to be opened in any browser"

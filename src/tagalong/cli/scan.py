@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from tagalong.cli.map_text import page_report
 from tagalong.cli.message import announce
 from tagalong.cli.scan_text import interrupted_text, scan_json, scan_report
 from tagalong.cli.values import FILE
+from tagalong.scan.groups import ScanResult
 from tagalong.scan.page import scan_page
 from tagalong.scan.scanning import ScanPlan, ScanProgress, scan
-from tagalong.views.page.document import write_page
+from tagalong.views.page.document import new_page
 
 _EPILOG = """\b
 Examples:
@@ -53,7 +54,7 @@ Exit status: 0, also if files could not be explained; they are counted.
     default=300.0,
     show_default=True,
     metavar="S",
-    help="Seconds that one file may take.",
+    help="Seconds that one file may take, from its last byte that came.",
 )
 @click.option(
     "--groups",
@@ -79,18 +80,24 @@ def command(
     command runs again. A file that cannot be explained never ends a scan.
     """
     plan = ScanPlan(patterns, **wishes)
+    with ExitStack() as stack:
+        write_page = stack.enter_context(new_page(html)) if html else None
+        result = _scanned(plan)
+        if as_json:
+            click.echo(json.dumps(scan_json(result, groups), indent=2))
+        else:
+            click.echo(scan_report(result, groups))
+        if write_page:
+            announce(page_report(write_page(scan_page(result))))
+
+
+def _scanned(plan: ScanPlan) -> ScanResult:
     with _bar() as show:
         try:
-            result = scan(plan, show)
+            return scan(plan, show)
         except KeyboardInterrupt:
             announce(interrupted_text(plan.out))
             raise
-    if html:
-        announce(page_report(write_page(html, scan_page(result))))
-    if as_json:
-        click.echo(json.dumps(scan_json(result, groups), indent=2))
-    else:
-        click.echo(scan_report(result, groups))
 
 
 @contextmanager

@@ -1,10 +1,15 @@
-"""What a scan found, in words and as JSON."""
+"""What a scan found, in words and as JSON.
+
+Names come from files, and records from a file that others may have written: no text of theirs
+steers the terminal.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from tagalong.cli.units import count, row, wrapped
+from tagalong.printable import one_line
 from tagalong.scan.groups import CrashGroup, ScanResult, SharedFeature
 from tagalong.views.page.crash_page import percent
 
@@ -34,28 +39,30 @@ def _lines(result: ScanResult, most_groups: int) -> Iterator[str]:
 
 def _group(group: CrashGroup) -> Iterator[str]:
     sure = "" if group.probability is None else f" ({percent(group.probability)} sure)"
-    yield wrapped(f"{group.title}{sure}", f"{group.count:>6,}  ", _INDENT)
+    yield wrapped(f"{one_line(group.title)}{sure}", f"{group.count:>6,}  ", _INDENT)
     shared = ", ".join(_shared(each) for each in group.shared[:_SHARED_SHOWN])
     if shared:
         yield wrapped(f"shared: {shared}", _INDENT, _INDENT + "  ")
     for url in group.examples[:1]:
-        yield f"{_INDENT}for instance {url}"
+        yield f"{_INDENT}for instance {one_line(url)}"
 
 
 def _shared(feature: SharedFeature) -> str:
     name = feature.name.replace("_", " ")
     most = "" if feature.share == 1 else f" in {percent(feature.share)}"
-    return f"{name} {feature.value}{most}"
+    return f"{name} {one_line(str(feature.value))}{most}"
 
 
 def _failures(result: ScanResult) -> Iterator[str]:
     if not result.failed:
         return
     yield ""
-    kinds = ", ".join(f"{number:,} {name}" for name, number in result.failures.most_common())
+    kinds = ", ".join(
+        f"{number:,} {one_line(name)}" for name, number in result.failures.most_common()
+    )
     yield row("failed", f"{count(len(result.failed), 'file')} could not be explained: {kinds}")
     for each in result.failed[:_FAILED_SHOWN]:
-        yield wrapped(f"{each.url}: {each.error}", "    ", "      ")
+        yield wrapped(one_line(f"{each.url}: {each.error}"), "    ", "      ")
     if len(result.failed) > _FAILED_SHOWN:
         yield f"    ... {len(result.failed) - _FAILED_SHOWN:,} more"
 

@@ -7,7 +7,7 @@ import click
 
 from tagalong.cli.core_text import tags_json, tags_report
 from tagalong.cli.values import FILE, address_range
-from tagalong.core import open_core
+from tagalong.core import open_any_core
 from tagalong.core.tag_runs import tag_range, tag_runs
 
 _EPILOG = """\b
@@ -31,7 +31,7 @@ def command(file: Path, wanted: tuple[int, int], *, as_json: bool) -> None:
     a tag that is not the pointer's own is marked as a mismatch.
     """
     asked = tag_range(*wanted)
-    with open_core(file) as core:
+    with open_any_core(file) as core:
         runs = tag_runs(core, asked)
         if as_json:
             click.echo(json.dumps(tags_json(asked, runs), indent=2))

@@ -22,7 +22,8 @@ headers        ELF header and program headers, read as hostile input
 coverage       which segment answers for which address
 regions        which addresses have data, tags, or both
 notes          registers, read
-reader         open_core: the way to read any core
+reader         open_core: the way to read a core
+unpacked       open_any_core: the same for one that zstd compressed as one stream
 pages          its memory as a source of pages, for digests, censuses and other cores
 """
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from tagalong.core.reader import Core, open_core
     from tagalong.core.regions import CoreRegion
     from tagalong.core.space import Space
+    from tagalong.core.unpacked import open_any_core
     from tagalong.core.vmcoreinfo import Vmcoreinfo
     from tagalong.core.writer import CoreWriter, room_for_notes
     from tagalong.files import WrittenFile
@@ -54,6 +56,7 @@ else:
             "tagalong.core.reader": ("Core", "open_core"),
             "tagalong.core.regions": ("CoreRegion",),
             "tagalong.core.space": ("Space",),
+            "tagalong.core.unpacked": ("open_any_core",),
             "tagalong.core.vmcoreinfo": ("Vmcoreinfo",),
             "tagalong.core.writer": ("CoreWriter", "room_for_notes"),
             "tagalong.files": ("WrittenFile",),
@@ -72,6 +75,7 @@ __all__ = [
     "Space",
     "Vmcoreinfo",
     "WrittenFile",
+    "open_any_core",
     "open_core",
     "pack",
     "room_for_notes",

@@ -6,7 +6,7 @@ crash            the one model of a crash: each field is known, or None
 memory           its memory: a core's, or the windows that a report shows
 
 readers          which form a file has: the way to read any crash
-process_core     a Linux process's core; unpacked: also one in a plain zstd stream
+process_core     a Linux process's core
 guest            a guest's last exception, through its own tables; running: of a VM that runs
 kasan            reports in a kernel's log
 tombstone        what both forms of Android's have in common; tombstone_text, tombstone_proto

@@ -70,7 +70,7 @@ def read_apple(raw: bytes, name: str) -> Crash:
         TagFault(CheckMode.SYNC, one_line(subtype), address_of(pointer), logical_tag(pointer)),
         registers=_registers(thread) or None,
         mappings=tuple(image for image in images if image.start < image.end),
-        backtrace=tuple(_frames(thread, images)),
+        backtrace=tuple(_frames(thread, images, _builds(report))),
         allocator=AllocatorFacts(Allocator.XZONE, "the system that wrote the report"),
         process=one_line(str(report.get("procName", ""))) or None,
         notes=tuple(f"{key} is in the report; its form is not documented." for key in unread),
@@ -130,7 +130,15 @@ def _images(report: Json) -> list[CrashMapping]:
     return found
 
 
-def _frames(thread: Json, images: Sequence[CrashMapping]) -> list[StackFrame]:
+def _builds(report: Json) -> list[str | None]:
+    """Return the build id of each image, as `_images` numbers them."""
+    images = [_object(each) for each in _list(report.get("usedImages"))[:_MAX_IMAGES]]
+    return [one_line(str(each["uuid"])) if each.get("uuid") else None for each in images]
+
+
+def _frames(
+    thread: Json, images: Sequence[CrashMapping], builds: Sequence[str | None]
+) -> list[StackFrame]:
     found = []
     for each in _list(thread.get("frames"))[:_MAX_FRAMES]:
         frame = _object(each)
@@ -144,6 +152,7 @@ def _frames(thread: Json, images: Sequence[CrashMapping]) -> list[StackFrame]:
                 f"{one_line(str(symbol))}+{location:#x}" if symbol else None,
                 None if image is None else image.name,
                 offset,
+                None if image is None else builds[number],
             )
         )
     return found

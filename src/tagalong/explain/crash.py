@@ -4,7 +4,7 @@ A core has all of a process's memory, a tombstone some windows of it, a kernel's
 of tags. The analysis asks for what it needs and says what it lacked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
@@ -74,7 +74,19 @@ class CrashMemory(Protocol):
 
     @property
     def extents(self) -> Sequence[CoreRegion]:
-        """Return what there is of data and tags, in ascending order, without overlap."""
+        """Return what there is of data and tags, in ascending order, without overlap.
+
+        Of a guest, what is around the places that were looked at.
+        """
+        ...
+
+    @property
+    def address_space(self) -> Sequence[CoreRegion]:
+        """Return all of it, for a map: as `extents`, and of a guest all that its tables map."""
+        ...
+
+    def stored_tags(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of a range that must be read; the other tags of it are 0."""
         ...
 
     def data(self, address: int, length: int) -> bytes | None:
@@ -90,6 +102,11 @@ class NoMemory:
     """The memory of a report that has none."""
 
     extents: Sequence[CoreRegion] = ()
+    address_space: Sequence[CoreRegion] = ()
+
+    def stored_tags(self, _start: int, _stop: int) -> Iterator[tuple[int, int]]:
+        """Yield nothing."""
+        return iter(())
 
     def data(self, _address: int, _length: int) -> bytes | None:
         """Return None."""
@@ -144,12 +161,17 @@ class FaultingAccess:
 
 @dataclass(frozen=True)
 class StackFrame:
-    """One frame of a call stack. `module_offset` is into the module's file."""
+    """One frame of a call stack. `module_offset` is into the module's file.
+
+    `build`: which build of the module it was, its build id as hex digits; a kernel's release and
+    version if its report has no build id.
+    """
 
     pc: int | None
     symbol: str | None = None
     module: str | None = None
     module_offset: int | None = None
+    build: str | None = None
 
 
 @dataclass(frozen=True)

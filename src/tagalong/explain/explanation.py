@@ -179,6 +179,7 @@ def _frame(frame: StackFrame) -> Json:
         "symbol": frame.symbol,
         "module": frame.module,
         "module_offset": _hex(frame.module_offset),
+        "build": frame.build,
     }
 
 

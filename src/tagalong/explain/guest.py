@@ -7,9 +7,11 @@ handler, or was dumped by it, still says what happened. The guest's own tables l
 Source: Arm ARM (DDI 0487), D24.2.40 "ESR_EL1", D24.2.44 "FAR_EL1", D24.2.205 "TFSR_EL1".
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +30,7 @@ from tagalong.explain.crash import (
     DataDirection,
     FaultingAccess,
     SourceKind,
+    StackFrame,
     TagArray,
     TagFault,
 )
@@ -39,7 +42,7 @@ from tagalong.memory import Gpa
 from tagalong.mte import GRANULE_BYTES
 from tagalong.mte.pointers import SELECT_BIT, address_of, logical_tag
 from tagalong.mte.registers import Pstate
-from tagalong.paging import Half, Regime, translate
+from tagalong.paging import Half, Regime, translate, walk
 from tagalong.paging import Mapping as PageMapping
 
 _CLASS_SHIFT: Final = 26
@@ -67,6 +70,7 @@ class WalkedMemory:
     """A guest's memory as one vCPU sees it: by virtual addresses, through its tables."""
 
     def __init__(self, core: Core, path: Path, vcpu: VcpuState) -> None:
+        self._core = core
         self._pages = CorePages(core, path)
         self._regions = core.machine.description.regions if core.machine else ()
         self._registers = vcpu.registers
@@ -99,6 +103,43 @@ class WalkedMemory:
                 found.append(CoreRegion(page * _PAGE_BYTES, _PAGE_BYTES, True, here.is_tagged))
         return found
 
+    @cached_property
+    def address_space(self) -> Sequence[CoreRegion]:
+        """As CrashMemory. Tables that make no sense map nothing but what was looked at."""
+        return [*_joined(self._mapped)] or self.extents
+
+    def stored_tags(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """As CrashMemory."""
+        for here, low, high in self._parts(start, stop):
+            shift = here.address - here.gpa
+            for stored_low, stored_high in self._core.stored_tags(low - shift, high - shift):
+                yield stored_low + shift, stored_high + shift
+        if not self._mapped:
+            yield start, stop
+
+    @cached_property
+    def _mapped(self) -> Sequence[PageMapping]:
+        """All that both tables map to RAM, in ascending order; nothing if one is not sane."""
+        try:
+            return [
+                mapping
+                for regime in (self._user, self._kernel)
+                if regime is not None
+                for mapping in walk(self._read, self._regions, regime).mappings
+            ]
+        except TagalongError:
+            return []
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[PageMapping, int, int]]:
+        """Yield the mappings that a range meets, and the addresses [low, high) of each part."""
+        first = max(0, bisect_right(self._mapped, start, key=_address) - 1)
+        for here in islice(self._mapped, first, None):
+            if here.address >= stop:
+                return
+            low, high = max(start, here.address), min(stop, here.end)
+            if low < high:
+                yield here, low, high
+
     def data(self, address: int, length: int) -> bytes | None:
         """As CrashMemory."""
         parts = []
@@ -115,17 +156,26 @@ class WalkedMemory:
     def tags(self, address: int, length: int) -> TagArray:
         """As CrashMemory; memory that is not mapped Normal Tagged has none."""
         found = np.full(length // GRANULE_BYTES, UNKNOWN_TAG, np.int16)
-        for start, size in _pages_of(address, length):
-            here = self._mapping(start)
-            if here is None or not here.is_tagged:
+        for here, low, high in self._near(address, length):
+            if not here.is_tagged:
                 continue
             try:
-                known = granule_tags(self._pages, here.gpa + start - here.address, size)
+                known = granule_tags(self._pages, here.gpa + low - here.address, high - low)
             except TagalongError:
                 continue
-            at = (start - address) // GRANULE_BYTES
+            at = (low - address) // GRANULE_BYTES
             found[at : at + known.size] = known
         return found
+
+    def _near(self, address: int, length: int) -> Iterator[tuple[PageMapping, int, int]]:
+        """Yield what maps a range: page by page, or as parts of all that is mapped."""
+        if length > _LOOKED_AT_BYTES and self._mapped:
+            yield from self._parts(address, address + length)
+            return
+        for start, size in _pages_of(address, length):
+            here = self._mapping(start)
+            if here is not None:
+                yield here, start, start + size
 
     def _mapping(self, address: int) -> PageMapping | None:
         page = address // _PAGE_BYTES
@@ -153,6 +203,24 @@ class WalkedMemory:
     @cached_property
     def _read(self) -> "partial[bytes]":
         return partial(read_bytes, self._pages)
+
+
+def _address(mapping: PageMapping) -> int:
+    return mapping.address
+
+
+def _joined(mappings: Sequence[PageMapping]) -> Iterator[CoreRegion]:
+    """Yield what is mapped; neighbours are one region wherever in RAM they are."""
+    pending: CoreRegion | None = None
+    for each in mappings:
+        if pending and (pending.end, pending.has_tags) == (each.address, each.is_tagged):
+            pending = replace(pending, size_bytes=pending.size_bytes + each.size_bytes)
+            continue
+        if pending:
+            yield pending
+        pending = CoreRegion(each.address, each.size_bytes, True, each.is_tagged)
+    if pending:
+        yield pending
 
 
 def _regime(registers: Mapping[RegisterId, int], half: Half) -> Regime | None:
@@ -195,6 +263,7 @@ class _Vcpu:
     """One vCPU of the core, and the crash that it tells of."""
 
     def __init__(self, core: Core, path: Path, number: int, vcpu: VcpuState) -> None:
+        self._core = core
         self._path = path
         self._number = number
         self._registers = vcpu.registers
@@ -226,11 +295,25 @@ class _Vcpu:
             access=access,
             registers=registers,
             memory=self._memory,
-            backtrace=unwind(self._memory, registers, ()),
+            backtrace=tuple(self._backtrace(registers)),
             thread=self._number,
             tag_mask=~excluded & _ALL_TAGS,
             notes=tuple(self._notes(last, access, registers)),
         )
+
+    def _backtrace(self, registers: Mapping[str, int]) -> Iterator[StackFrame]:
+        """Yield the frames, those in the kernel with its build."""
+        for frame in unwind(self._memory, registers, ()):
+            is_kernel = frame.pc is not None and frame.pc >> SELECT_BIT & 1
+            yield replace(frame, build=self._kernel_build) if is_kernel else frame
+
+    @cached_property
+    def _kernel_build(self) -> str | None:
+        try:
+            kernel = self._core.vmcoreinfo
+        except TagalongError:  # a note that makes no sense says nothing
+            return None
+        return None if kernel is None else kernel.lines.get("BUILD-ID") or kernel.osrelease
 
     def _value(self, register: RegisterId) -> int:
         return self._registers.get(register, 0)

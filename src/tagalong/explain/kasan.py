@@ -46,10 +46,18 @@ _ROW: Final = re.compile(r"[> ]?([0-9a-f]{16}): ((?:[0-9a-f]{2} ){15}[0-9a-f]{2}
 _STACK: Final = re.compile(r"(Call trace|Allocated by task \d+|Freed by task \d+)[^:]*:")
 _FRAME: Final = re.compile(r" *(?:\[<[0-9a-f]+>\] )?([\w.$]+\+0x[0-9a-f]+)/0x[0-9a-f]+")
 _ASYNCHRONOUS: Final = "Asynchronous fault"
-# The kernel's own way into the report, which is above what went wrong.
+# The kernel's own way into the report, which is above what went wrong. KASAN's tests have names
+# that begin with kasan_ as well.
 _MACHINERY: Final = re.compile(
-    r"(dump_|show_|print_|kasan_|__kasan_|el1|do_(bad_area|mem_abort|tag_check)|__do_kernel_fault"
-    r"|save_stack|poison_|check_slab|__hwasan|stack_trace|__pi_)"
+    r"(dump_|show_|print_|el1|do_(bad_area|mem_abort|tag_check|tag_recovery)|__do_kernel_fault"
+    r"|_*kasan_(report|check|save|set|kmalloc|krealloc|kfree|slab|poison|unpoison|mempool|tag_)"
+    r"|save_stack|poison_|check_slab|check_page_allocation|__hwasan|__asan|stack_trace|__pi_)"
+)
+# What runs a test or a thread: it is below what went wrong, and never the place of it.
+_HARNESS: Final = re.compile(r"(kunit_|kthread\b|ret_from_fork\b)")
+# "CPU: 0 UID: 0 PID: 27 Comm: kunit_try_catch Tainted: G N 6.12.117 #1 d3b07384..."
+_BUILD: Final = re.compile(
+    r"CPU: \d{1,6} .{0,60}?Comm: .{0,160}? (\S{1,64} #\S{1,32})(?: ([0-9a-f]{40}))? *$"
 )
 
 
@@ -86,6 +94,8 @@ class _Report:
         end = next((at for at, line in enumerate(lines) if at and line.startswith("======")), None)
         self._lines = lines[:end]
         self._text = "\n".join(self._lines)
+        found = next((m for line in self._lines if (m := _BUILD.match(line))), None)
+        self._build = found and (found[2] or found[1])
 
     def crash(self, name: str) -> Crash | None:
         """Return the crash, None if the report has no tags."""
@@ -114,7 +124,7 @@ class _Report:
             name,
             fault,
             memory=WindowMemory([*self._rows()]),
-            backtrace=self._stack("Call trace"),
+            backtrace=self._backtrace(title[2].split("/")[0]),
             allocator=self._facts(kind, fault),
             process=access[4],
             thread=int(access[5]),
@@ -169,6 +179,14 @@ class _Report:
                 return int(row.tags[number])
         return None
 
+    def _backtrace(self, place: str) -> tuple[StackFrame, ...]:
+        """Return the call stack from the bug on; `place` is where the title says that it is."""
+        frames = self._stack("Call trace")
+        first = (frames[0].symbol or "") if frames else ""
+        if first and not _HARNESS.match(first) and not _MACHINERY.match(first):
+            return frames
+        return (StackFrame(None, place, build=self._build), *frames)
+
     def _stack(self, title: str) -> tuple[StackFrame, ...]:
         """Return the frames under a heading, from the first that is not KASAN's own."""
         frames = self._frames(title)
@@ -185,7 +203,7 @@ class _Report:
                 continue
             frame = _FRAME.fullmatch(line.split(" (")[0].rstrip())
             if is_inside and frame:
-                frames.append(StackFrame(None, frame[1]))
+                frames.append(StackFrame(None, frame[1], build=self._build))
             elif is_inside and frames:
                 break
         return tuple(frames)

@@ -24,6 +24,15 @@ class CoreMemory:
         """As CrashMemory."""
         return self._core.regions
 
+    @property
+    def address_space(self) -> Sequence[CoreRegion]:
+        """As CrashMemory."""
+        return self._core.regions
+
+    def stored_tags(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """As CrashMemory."""
+        return self._core.stored_tags(start, stop)
+
     def data(self, address: int, length: int) -> bytes | None:
         """As CrashMemory."""
         try:
@@ -74,6 +83,7 @@ class WindowMemory:
             self._add(window)
         granules = sorted({*self._bytes, *self._tags})
         self.extents: Sequence[CoreRegion] = tuple(_extents(granules, self._bytes, self._tags))
+        self.address_space = self.extents
 
     def _add(self, window: ShownMemory) -> None:
         start = window.address // GRANULE_BYTES * GRANULE_BYTES
@@ -84,6 +94,10 @@ class WindowMemory:
             for number, tag in enumerate(window.tags.tolist()):
                 if tag != UNKNOWN_TAG:
                     self._tags[start + number * GRANULE_BYTES] = tag
+
+    def stored_tags(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """As CrashMemory."""
+        yield start, stop
 
     def data(self, address: int, length: int) -> bytes | None:
         """As CrashMemory."""

@@ -3,7 +3,8 @@
 Linux writes no code to a core unless coredump_filter asks for it. A file is used only if its first
 page is the one in the core, or if the user named the folder that it is in.
 
-Source: System V ABI, chapter 4, "Sections" and "Symbol Table".
+Source: System V ABI, chapter 4, "Sections" and "Symbol Table", chapter 5, "Note Section"; GNU ld,
+--build-id.
 """
 
 import mmap
@@ -38,7 +39,10 @@ _SYMBOL = np.dtype(
     [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("section", "<u2"), ("value", "<u8"),
      ("size", "<u8")]
 )  # fmt: skip
-_SYMTAB, _DYNSYM, _PT_LOAD, _STT_FUNC, _AARCH64 = 2, 11, 1, 2, 183
+_NOTE = Layout(("name_bytes", "u32"), ("content_bytes", "u32"), ("type", "u32"))
+_SYMTAB, _DYNSYM, _PT_LOAD, _PT_NOTE, _STT_FUNC, _AARCH64 = 2, 11, 1, 4, 2, 183
+_NT_GNU_BUILD_ID: Final = 3
+_MAX_BUILD_ID: Final = 64
 _MAX_SYMBOLS: Final = 1 << 21
 _MAX_NAME: Final = 512
 _COMPARED_BYTES: Final = 4096
@@ -55,6 +59,7 @@ class Modules:
         self._mappings = mappings
         self._folder = folder
         self._opened: dict[str, ModuleFile | None] = {}
+        self._builds: dict[str, str | None] = {}
 
     def code(self, address: int, length: int) -> bytes | None:
         """Return code at an address from the module's file, None if there is none."""
@@ -65,6 +70,18 @@ class Modules:
         """Return the function at an address as `name+0x10`, None if it has no name."""
         place = self._place(address)
         return None if place is None else place[0].symbol_at(place[1])
+
+    def build_id(self, name: str) -> str | None:
+        """Return the build id of a mapped file, None if its first page is not known."""
+        if name not in self._builds:
+            page = self._first_page(name)
+            self._builds[name] = None if page is None else build_id_of(page)
+        return self._builds[name]
+
+    def _first_page(self, name: str) -> bytes | None:
+        """Return the first page of a mapped file, as the process had it."""
+        first = next((m for m in self._mappings if m.name == name and m.file_offset == 0), None)
+        return None if first is None else self._memory.data(first.start, _COMPARED_BYTES)
 
     def _place(self, address: int) -> "tuple[ModuleFile, int] | None":
         for mapping in self._mappings:
@@ -81,8 +98,7 @@ class Modules:
         return self._opened.get(name)
 
     def _open(self, name: str) -> "ModuleFile | None":
-        first = next((m for m in self._mappings if m.name == name and m.file_offset == 0), None)
-        seen = None if first is None else self._memory.data(first.start, _COMPARED_BYTES)
+        seen = self._first_page(name)
         for path in self._candidates(name):
             module = ModuleFile.open(path)
             if module is None:
@@ -192,3 +208,38 @@ class ModuleFile:
         stop = start + min(size, at + _MAX_NAME)
         raw = self._content[start + at : stop].split(b"\0")[0]
         return one_line(raw.decode("utf-8", "replace"))
+
+
+def build_id_of(page: bytes) -> str | None:
+    """Return the build id in the first page of an ELF file as hex digits, None without one.
+
+    Linkers put it behind the headers, and Linux dumps that page of each mapped file
+    (coredump_filter, bit 4).
+    """
+    if len(page) < _HEADER.size or not page.startswith(_IDENT):
+        return None
+    header = _HEADER.unpack(page[: _HEADER.size])
+    at, count = header["phoff"], min(header["phnum"], len(page) // _SEGMENT.itemsize)
+    if at + count * _SEGMENT.itemsize > len(page):
+        return None
+    for segment in np.frombuffer(page, _SEGMENT, count, at):
+        if segment["type"] == _PT_NOTE:
+            start = int(segment["offset"])
+            found = _build_note(page[start : start + int(segment["file_bytes"])])
+            if found is not None:
+                return found
+    return None
+
+
+def _build_note(notes: bytes) -> str | None:
+    at = 0
+    while at + _NOTE.size <= len(notes):
+        note = _NOTE.unpack(notes[at : at + _NOTE.size])
+        name_at = at + _NOTE.size
+        content_at = name_at + -(-note["name_bytes"] // 4) * 4
+        name = notes[name_at : name_at + note["name_bytes"]]
+        content = notes[content_at : content_at + note["content_bytes"]]
+        if note["type"] == _NT_GNU_BUILD_ID and name == b"GNU\0" and content:
+            return content[:_MAX_BUILD_ID].hex()
+        at = content_at + -(-note["content_bytes"] // 4) * 4
+    return None

@@ -84,7 +84,11 @@ def read_process_core(core: Core, name: str, modules: Path | None = None) -> Cra
         memory=memory,
         mappings=mappings,
         backtrace=tuple(
-            replace(frame, symbol=None if frame.pc is None else files.symbol(frame.pc))
+            replace(
+                frame,
+                symbol=None if frame.pc is None else files.symbol(frame.pc),
+                build=None if frame.module is None else files.build_id(frame.module),
+            )
             for frame in unwind(memory, registers, mappings)
         ),
         allocator=_allocator(mappings),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from tagalong.core.unpacked import open_any_core, starts_as_core
 from tagalong.errors import CrashReportError
 from tagalong.explain.apple import is_apple_report, read_apple
 from tagalong.explain.crash import Crash
@@ -16,7 +17,6 @@ from tagalong.explain.report_text import lines_of, read_report
 from tagalong.explain.running import dumped
 from tagalong.explain.tombstone_proto import is_tombstone_proto, read_tombstone_proto
 from tagalong.explain.tombstone_text import is_tombstone_text, read_tombstone_text
-from tagalong.explain.unpacked import open_any_core, starts_as_core
 
 KNOWN_FORMS: Final = (
     "a core of a process or a guest, a tombstone, a log with reports of KASAN, or an Apple crash "

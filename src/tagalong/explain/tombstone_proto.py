@@ -185,6 +185,7 @@ def _frame(each: Message) -> StackFrame:
         f"{symbol}+{offset:#x}" if symbol else None,
         each.text(6) or None,
         each.number(1),
+        each.text(8) or None,
     )
 
 

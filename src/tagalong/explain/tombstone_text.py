@@ -34,6 +34,7 @@ _CAUSE: Final = re.compile(r"[cC]ause: (\[MTE\]: .*|.+)")
 _FRAME: Final = re.compile(
     r" *#\d+ pc ([0-9a-f]{1,16}) +(\S+)(?: \((?!BuildId|offset)(.*?)\))?(?: \(|$)"
 )
+_BUILD: Final = re.compile(r"\(BuildId: ([0-9a-f]{1,128})\)")
 _PC: Final = re.compile(r"pc ([0-9a-f]{1,16})\)")
 _ALLOCATED: Final = re.compile(r"(de)?allocated by thread (\d+)", re.IGNORECASE)
 _NEAR: Final = re.compile(r"memory near \S+")
@@ -175,7 +176,10 @@ def _backtrace(lines: Sequence[str]) -> tuple[StackFrame, ...]:
 
 def _frame(line: str) -> StackFrame | None:
     if found := _FRAME.match(line):
-        return StackFrame(None, _symbol(found[3]), found[2], int(found[1], 16))
+        build = _BUILD.search(line, found.end(2))
+        return StackFrame(
+            None, _symbol(found[3]), found[2], int(found[1], 16), build[1] if build else None
+        )
     # GrapheneOS's: a module, then in brackets a function if it has a name, and the pc.
     module, bracket, rest = line.strip().partition(" (")
     symbol, _, last = rest.rpartition(", ")

@@ -8,7 +8,7 @@ from typing import Final
 from tagalong.scan.record import CrashRecord
 
 SHARED_FEATURES: Final = (
-    "source", "world", "mode", "process", "module", "place", "direction", "access_bytes",
+    "source", "world", "mode", "process", "module", "build", "place", "direction", "access_bytes",
     "allocator", "block_bytes", "distance_bytes", "pointer_tag", "memory_tag",
 )  # fmt: skip
 """Fields of a record that a group's members can share."""

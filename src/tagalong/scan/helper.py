@@ -3,8 +3,10 @@
     python -m tagalong.scan.helper
 
 A line of JSON with an item on standard input, a line with its records on standard output, until
-the input ends. A file may make it end (SIGBUS of a core that is cut while it is mapped, SIGKILL
-when memory is short) or never answer. `Helper` starts another then.
+the input ends. While a file is being fetched, blanks in front of that line say that more of it
+arrives. A file may make the helper end (SIGBUS of a core that is cut while it is mapped, SIGKILL
+when memory is short) or never answer. `Helper` starts another then. One that has nothing to do
+for a minute ends: those in the workers of a cluster are not told when the scan is over.
 """
 
 import json
@@ -15,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from typing import IO, Final, cast
@@ -27,36 +29,50 @@ from tagalong.scan.record import CrashRecord
 MAX_ANSWER_BYTES: Final = 256 << 20
 """A log of 100,000 reports makes less."""
 
+_ARRIVES: Final = b" "
 _READ_BYTES: Final = 1 << 16
+_IDLE_S: Final = 60.0
 _TRIES: Final = 3
 
 
 class HelperEndedError(HostError):
-    """The helper ended, or was ended because its time was up, before it answered."""
+    """The helper ended before it answered."""
+
+
+class TimeUpError(HostError):
+    """The helper was ended, because its time was up or its answer is too large."""
 
 
 class Helper:
-    """One helper process, started when it is needed; used by one thread at a time."""
+    """One helper process, started when it is needed; used by one thread at a time.
+
+    `timeout_s`: how long it may take for an item, from the last part of it that arrived.
+    """
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._is_over = False
         self._lock = threading.Lock()  # so that none is started once it is over
 
     def explain(self, item: Item) -> list[CrashRecord]:
-        """Return the records of an item; one with the reason if its helper ended each time.
+        """Return the records of an item; one with the reason if there are none.
 
         Raises HostError if no helper can be started.
         """
-        for left in reversed(range(_TRIES)):
+        reason, started = "", time.perf_counter()
+        for _ in range(_TRIES):
             try:
                 return self._ask(item)
             except HelperEndedError as error:
                 self.close()
-                if not left:
-                    return [CrashRecord.of_failure(item, error, "HelperEnded")]
-        raise AssertionError
+                reason = str(error)
+            except TimeUpError as error:
+                self.close()
+                reason = str(error)
+                break
+        took = time.perf_counter() - started
+        return [CrashRecord.of_failure(item, reason, "HelperEnded", took)]
 
     def _ask(self, item: Item) -> list[CrashRecord]:
         process = self._running()
@@ -79,20 +95,21 @@ class Helper:
 
     def _answer(self, process: subprocess.Popen[bytes]) -> bytes:
         source = cast("IO[bytes]", process.stdout)
-        deadline = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + self.timeout_s
         poll = select.poll()
         poll.register(source, select.POLLIN)
         answer = bytearray()
         while not answer.endswith(b"\n"):
             left = deadline - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
-                raise HelperEndedError(f"it was not explained within {self._timeout_s:g} s")
+                raise TimeUpError(f"it was not explained within {self.timeout_s:g} s")
             part = os.read(source.fileno(), _READ_BYTES)
             if not part:
                 raise HelperEndedError(_how_it_ended(process))
-            answer += part
+            answer += part if answer else part.lstrip(_ARRIVES)
+            deadline = time.monotonic() + self.timeout_s
             if len(answer) > MAX_ANSWER_BYTES:
-                raise HelperEndedError(f"its explanation is larger than {MAX_ANSWER_BYTES} bytes")
+                raise TimeUpError(f"its explanation is larger than {MAX_ANSWER_BYTES} bytes")
         return bytes(answer)
 
     def give_up(self) -> None:
@@ -135,11 +152,20 @@ def serve(lines: Iterable[bytes], answers: int) -> None:
     """Answer items until there are no more; `answers` is the descriptor to write to."""
     from tagalong.scan.explain_one import explain_item  # noqa: PLC0415 (not in the scan's process)
 
+    def arrives() -> None:
+        os.write(answers, _ARRIVES)
+
     for line in lines:
-        records = explain_item(Item(**json.loads(line)))
+        records = explain_item(Item(**json.loads(line)), arrives)
         answer = json.dumps([each.to_json() for each in records]).encode() + b"\n"
         while answer:
             answer = answer[os.write(answers, answer) :]
+
+
+def _until_idle(source: IO[bytes]) -> Iterator[bytes]:
+    """Yield lines until none comes any more; there is one at a time, so none is in a buffer."""
+    while select.select([source], [], [], _IDLE_S)[0] and (line := source.readline()):
+        yield line
 
 
 def main() -> None:
@@ -148,7 +174,7 @@ def main() -> None:
     # Whatever a library prints must not be taken for an answer.
     answers = os.dup(1)
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, answers)
+    serve(_until_idle(sys.stdin.buffer), answers)
 
 
 if __name__ == "__main__":

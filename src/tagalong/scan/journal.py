@@ -15,29 +15,26 @@ from types import TracebackType
 from typing import Final, Self
 
 from tagalong.errors import HostError, UsageError
-from tagalong.files import name_failure
+from tagalong.files import name_failure, require_file_name
 from tagalong.scan.items import Item
 from tagalong.scan.record import CrashRecord
 
 _SYNC_EVERY_S: Final = 2.0
-_MAX_LINE_BYTES: Final = 1 << 16
+_MAX_LINE_BYTES: Final = 1 << 20
 
 
 class Journal:
     """A file of records, locked while it is open; used in a `with` statement.
 
-    `fresh` empties it first. Raises HostError if it cannot be opened or another scan writes to
-    it, UsageError if it holds something else than records.
+    `fresh` empties it first. Raises HostError if it cannot be opened, is no regular file, or
+    another scan writes to it; UsageError if it holds something else than records.
     """
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
         self._path = path
+        require_file_name(path)
+        self._fd = self._opened()
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        except (OSError, ValueError) as error:
-            raise name_failure("cannot open", path, error) from error
-        try:
-            self._lock()
             if fresh:
                 os.ftruncate(self._fd, 0)
             self.done = self._read()
@@ -46,9 +43,32 @@ class Journal:
             raise
         self._synced = time.monotonic()
 
-    def _lock(self) -> None:
+    def _opened(self) -> int:
+        """Return the locked file that has the name now: a scan that ends may remove its own."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+        while True:
+            try:
+                fd = os.open(self._path, flags, 0o666)
+            except (OSError, ValueError) as error:
+                raise name_failure("cannot open", self._path, error) from error
+            try:
+                self._lock(fd)
+                if self._has_name(fd):
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def _has_name(self, fd: int) -> bool:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(fd), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def _lock(self, fd: int) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno == errno.EWOULDBLOCK:
                 raise HostError(
@@ -103,6 +123,13 @@ class Journal:
                 self._synced = time.monotonic()
         except OSError as error:
             raise name_failure("cannot write", self._path, error) from error
+
+    def remove(self) -> None:
+        """Remove the file, while no other scan can have it. Raises HostError."""
+        try:
+            os.unlink(self._path)
+        except OSError as error:
+            raise name_failure("cannot remove", self._path, error) from error
 
     def records(self) -> Iterator[CrashRecord]:
         """Yield all records, those of earlier scans too."""

@@ -5,7 +5,6 @@ from hashlib import blake2b
 from types import NoneType
 from typing import Any, Final, Self, get_args, get_type_hints
 
-from tagalong.errors import TagalongError, with_causes
 from tagalong.explain.crash import Crash, StackFrame
 from tagalong.explain.explanation import Explanation
 from tagalong.printable import one_line
@@ -23,8 +22,8 @@ class CrashRecord:
     """One crash, or one file that could not be explained (`error` is set then).
 
     `url`, `size_bytes`, `stamp` say which file it was, and `report` which of the `reports` in it,
-    from 1 on. `signature` names what happened where, tags and addresses aside. `module`, `place`:
-    of the first frame. `distance_bytes`, `block_bytes`: of the most likely hypothesis.
+    from 1 on. `signature` names what happened where, tags and addresses aside. `module`, `build`,
+    `place`: of the first frame. `distance_bytes`, `block_bytes`: of the most likely hypothesis.
     """
 
     url: str
@@ -43,6 +42,7 @@ class CrashRecord:
     mode: str | None = None
     process: str | None = None
     module: str | None = None
+    build: str | None = None
     place: str | None = None
     direction: str | None = None
     access_bytes: int | None = None
@@ -70,6 +70,7 @@ class CrashRecord:
             probability=round(top.probability, 4) if top else None,
             source=crash.source.value, world=crash.world.value, mode=crash.fault.mode.value,
             process=_word(crash.process), module=_word(frame.module if frame else None),
+            build=_word(frame.build if frame else None),
             place=_word(_place(frame)), direction=direction and direction.value,
             access_bytes=(crash.access and crash.access.size_bytes) or crash.fault.size_bytes,
             allocator=crash.allocator.kind.value,
@@ -80,14 +81,12 @@ class CrashRecord:
         )  # fmt: skip
 
     @classmethod
-    def of_failure(cls, item: Item, error: BaseException | str, name: str = "") -> Self:
+    def of_failure(cls, item: Item, reason: str, error_class: str, duration_s: float = 0.0) -> Self:
         """Return the record of a file that could not be explained."""
-        if isinstance(error, TagalongError):
-            text = with_causes(error)
-        else:
-            text = str(error) or type(error).__name__
-        kind = name or type(error).__name__
-        return cls(*item.identity, error=_word(text), error_class=kind)
+        return cls(
+            *item.identity, error=_word(reason), error_class=error_class,
+            duration_s=round(duration_s, 4),
+        )  # fmt: skip
 
     @classmethod
     def from_json(cls, values: object) -> Self:

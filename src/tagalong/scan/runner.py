@@ -4,15 +4,18 @@ Either way results come in any order, as soon as they are there, and only so man
 way that a scan of a million files costs no memory.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from tagalong.errors import HostError
+from tagalong.scan.deadline import within
 from tagalong.scan.helper import Helper
 from tagalong.scan.items import EXTRA, Item
 from tagalong.scan.record import CrashRecord
@@ -23,6 +26,8 @@ _AHEAD: Final = 4
 _CONNECT_S: Final = 30
 _RECOUNT_S: Final = 5.0
 _RESUBMISSIONS: Final = 10
+_TASK_S: Final = 0.25
+_MOST_ITEMS: Final = 64
 
 
 def run_here(items: Iterable[Item], *, workers: int, timeout_s: float) -> Results:
@@ -86,7 +91,8 @@ def run_on_cluster(items: Iterable[Item], *, scheduler: str, timeout_s: float) -
 
     The cluster's workers need tagalong, and must see local paths as this host does. An item whose
     worker is lost runs on another. Raises HostError if Dask is not installed, the scheduler cannot
-    be reached or goes away, or its workers cannot run tagalong.
+    be reached, goes away or does not answer any more, there is no worker for `timeout_s`, or the
+    workers cannot run tagalong.
     """
     try:
         import distributed  # noqa: PLC0415 (an extra)
@@ -94,73 +100,115 @@ def run_on_cluster(items: Iterable[Item], *, scheduler: str, timeout_s: float) -
         raise HostError(f"--scheduler needs Dask, which is not installed: {EXTRA}") from error
     dask: Any = distributed
     try:
-        client = dask.Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
+        # Its own deadline is not one for a server that accepts and says nothing.
+        client = within(
+            2 * _CONNECT_S,
+            lambda: dask.Client(scheduler, timeout=_CONNECT_S, set_as_default=False),
+        )
     except (OSError, ValueError) as error:  # a TimeoutError is an OSError
-        raise HostError(f"cannot reach the Dask scheduler at {scheduler}: {error}") from error
+        reason = str(error) or "it does not answer"
+        raise HostError(f"cannot reach the Dask scheduler at {scheduler}: {reason}") from error
     try:
-        yield from _on_client(dask, client, items, scheduler, timeout_s)
+        yield from _Cluster(dask, client, scheduler, timeout_s).results(items)
     except (CancelledError, OSError) as error:
-        raise HostError(f"the Dask scheduler at {scheduler} has gone") from error
+        raise HostError(
+            f"the Dask scheduler at {scheduler} has gone, or does not answer any more"
+        ) from error
     finally:
         client.close(timeout=5)
 
 
-def _on_client(
-    dask: Any, client: Any, items: Iterable[Item], scheduler: str, timeout_s: float
-) -> Results:
-    left = iter(items)
-    tries: dict[str, tuple[Item, int]] = {}
-    completed = dask.as_completed(loop=client.loop)
+class _Cluster:
+    """Items on their way through a cluster, in batches that take a fraction of a second.
 
-    def submit(item: Item, number: int = 0) -> None:
-        future = client.submit(explain_on_worker, asdict(item), timeout_s, pure=False)
-        tries[future.key] = (item, number)
-        completed.add(future)
+    A task of Dask costs its scheduler and this process a millisecond or two each: as much as a
+    report takes to explain.
+    """
 
-    room = _Room(client)
-    for item in islice(left, room.items()):
-        submit(item)
-    for future in completed:
-        item, number = tries.pop(future.key)
+    def __init__(self, dask: Any, client: Any, scheduler: str, timeout_s: float) -> None:
+        self._dask = dask
+        self._client = client
+        self._scheduler = scheduler
+        self._timeout_s = timeout_s
+        self._pending: dict[str, tuple[list[Item], int]] = {}
+        self._done: SimpleQueue[Any] = SimpleQueue()
+        self._batch_items = 1
+        self._most_tasks = 0
+        self._counted = -math.inf
+
+    def results(self, items: Iterable[Item]) -> Results:
+        """Yield the records of each item."""
+        left = iter(items)
+        self._fill(left)
+        while self._pending:
+            yield from self._records(self._next())
+            self._fill(left)
+
+    def _fill(self, left: Iterator[Item]) -> None:
+        if time.monotonic() > self._counted + _RECOUNT_S:
+            self._count_threads()
+        while len(self._pending) < self._most_tasks:
+            batch = [*islice(left, self._batch_items)]
+            if not batch:
+                return
+            self._submit(batch, 0)
+
+    def _count_threads(self) -> int:
+        """Find out how many threads there are: workers come and go."""
+        workers = self._client.sync(self._client.scheduler.ncores, callback_timeout=_CONNECT_S)
+        threads = int(sum(workers.values()))
+        self._most_tasks = _AHEAD * max(threads, 1)
+        self._counted = time.monotonic()
+        return threads
+
+    def _submit(self, batch: list[Item], number: int) -> None:
+        plain = [asdict(each) for each in batch]
+        future = self._client.submit(explain_on_worker, plain, self._timeout_s, pure=False)
+        self._pending[future.key] = (batch, number)
+        future.add_done_callback(self._done.put)
+
+    def _next(self) -> Any:
+        """Return the next task that is done. Raises if there will be none."""
+        started = time.monotonic()
+        while True:
+            try:
+                return self._done.get(timeout=_RECOUNT_S)
+            except Empty:
+                if not self._count_threads() and time.monotonic() > started + self._timeout_s:
+                    raise HostError(
+                        f"the Dask cluster of {self._scheduler} has had no worker for "
+                        f"{self._timeout_s:g} s; start workers, and repeat the command"
+                    ) from None
+
+    def _records(self, future: Any) -> Iterator[list[CrashRecord]]:
+        batch, number = self._pending.pop(future.key)
         try:
             answer = future.result()
-        except dask.KilledWorker as error:
-            # Its helper cannot have ended the worker: somebody ends workers.
+        except self._dask.KilledWorker as error:
+            # No helper can have ended the worker: somebody ends workers.
             if number == _RESUBMISSIONS:
-                raise HostError(f"the workers of {scheduler} end again and again") from error
-            submit(item, number + 1)
-            continue
+                raise HostError(f"the workers of {self._scheduler} end again and again") from error
+            self._submit(batch, number + 1)
+            return
         except (CancelledError, OSError):
             raise
         except Exception as error:  # what a worker raised before a helper ran
-            raise HostError(f"the workers of {scheduler} cannot explain: {error!r}") from error
-        yield [CrashRecord.from_json(each) for each in answer]
-        for following in islice(left, max(0, room.items() - len(tries))):
-            submit(following)
-
-
-class _Room:
-    """How many items may be under way on a cluster: its workers come and go."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._items = 0
-        self._due = 0.0
-
-    def items(self) -> int:
-        """Return the number for the threads that there are now, or were a few seconds ago."""
-        if time.monotonic() >= self._due:
-            threads = int(sum(self._client.nthreads().values()))
-            self._items = _AHEAD * max(threads, 1)
-            self._due = time.monotonic() + _RECOUNT_S
-        return self._items
+            raise HostError(
+                f"the workers of {self._scheduler} cannot explain: {error!r}"
+            ) from error
+        took = [sum(each["duration_s"] for each in records) for records in answer]
+        mean = sum(took) / len(took)
+        self._batch_items = max(1, min(_MOST_ITEMS, int(_TASK_S / max(mean, 1e-6))))
+        for records in answer:
+            yield [CrashRecord.from_json(each) for each in records]
 
 
 _of_worker = threading.local()
 
 
-def explain_on_worker(item: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
-    """Return the records of an item as plain values; runs in a thread of a Dask worker."""
+def explain_on_worker(items: list[dict[str, Any]], timeout_s: float) -> list[list[dict[str, Any]]]:
+    """Return the records of each item as plain values; runs in a thread of a Dask worker."""
     if getattr(_of_worker, "timeout_s", None) != timeout_s:
         _of_worker.helper, _of_worker.timeout_s = Helper(timeout_s), timeout_s
-    return [each.to_json() for each in _of_worker.helper.explain(Item(**item))]
+    helper: Helper = _of_worker.helper
+    return [[each.to_json() for each in helper.explain(Item(**item))] for item in items]

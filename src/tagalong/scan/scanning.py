@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tagalong.errors import HostError
+from tagalong.files import require_file_name
 from tagalong.scan.groups import ScanResult, summarize
 from tagalong.scan.items import Item, items_of
 from tagalong.scan.journal import Journal
@@ -58,7 +59,9 @@ def scan(plan: ScanPlan, progress: Callable[[ScanProgress], None] = lambda _: No
     is_table = plan.out is not None and plan.out.suffix == _PARQUET
     if is_table:
         require_pyarrow()
-    items = [each for each in items_of(plan.patterns) if not _is_output(each, plan.out)]
+    target = plan.out and require_file_name(plan.out).target
+    found = items_of(plan.patterns, timeout_s=plan.timeout_s)
+    items = [each for each in found if not _is_output(each, plan.out)]
     started = time.perf_counter()
     with ExitStack() as stack:
         if plan.out is None:
@@ -67,14 +70,14 @@ def scan(plan: ScanPlan, progress: Callable[[ScanProgress], None] = lambda _: No
             result = summarize(kept)
         else:
             journal = stack.enter_context(Journal(_journal_name(plan.out), fresh=plan.fresh))
-            if is_table:
-                _go_on_with_table(plan.out, journal, fresh=plan.fresh)
+            if is_table and target:
+                _go_on_with_table(target, journal, fresh=plan.fresh)
             _run(plan, items, journal.done, journal.add, progress)
             wanted = set(items)
             result = summarize(each for each in journal.records() if each.item in wanted)
             if is_table:
                 write_parquet(plan.out, journal.records())
-                os.unlink(_journal_name(plan.out))
+                journal.remove()
     result.duration_s = time.perf_counter() - started
     return result
 
@@ -112,16 +115,24 @@ def _is_output(item: Item, out: Path | None) -> bool:
     return item.url in {os.path.abspath(out), os.path.abspath(_journal_name(out))}
 
 
-def _go_on_with_table(out: Path, journal: Journal, *, fresh: bool) -> None:
-    """Take over the records of a table that an earlier scan completed."""
-    if fresh or journal.done or not out.exists():
+def _go_on_with_table(table: Path, journal: Journal, *, fresh: bool) -> None:
+    """Take over the records of a table that an earlier scan completed.
+
+    A scan that was killed in the middle of this left a part of them in the journal. One that
+    starts over removes the table at once, so that the scan after it takes nothing from there.
+    """
+    if fresh:
+        table.unlink(missing_ok=True)
+    if not table.exists():
         return
     try:
-        for records in _by_file(read_parquet(out)):
-            journal.add(records)
-            journal.done.add(records[0].item)
+        for records in _by_file(read_parquet(table)):
+            if records[0].item not in journal.done:
+                journal.add(records)
+                journal.done.add(records[0].item)
     except BaseException:
-        os.unlink(_journal_name(out))
+        if not journal.done:
+            journal.remove()
         raise
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
 from tagalong.cli.app import invoke
 from tagalong.cli.granule_text import granule_report
@@ -248,3 +249,64 @@ def test_diff_as_json_has_the_figures(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (found["tag_granules"], found["data_granules"], found["run_count"]) == (1024, 0, 1)
     assert found["runs"][0]["end"] == "0x40004000"
     assert found["same"] is False
+
+
+def zstd_of(core: Path, *, cut: int = 0) -> Path:
+    """Return the core as a plain zstd stream, as people and systemd make it."""
+    content = zstandard.ZstdCompressor().compress(core.read_bytes())
+    packed = core.with_name(f"{core.name}-{cut}.zst")
+    packed.write_bytes(content[: len(content) - cut])
+    return packed
+
+
+def test_map_and_diff_take_a_core_that_others_compressed(
+    core: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = zstd_of(core)
+
+    _, plain, _ = run(capsys, "map", core)
+    status, out, _ = run(capsys, "map", packed)
+    same, _, _ = run(capsys, "diff", core, packed)
+    tags_status, tags, _ = run(capsys, "tags", packed, f"{RAM:#x}+32")
+
+    assert (status, same, tags_status) == (0, 0, 0)
+    assert out.splitlines()[1:] == plain.splitlines()[1:]
+    assert tags.splitlines()[0].startswith("0x40000000-0x40000010") or "1" in tags
+
+
+def test_map_of_a_damaged_compressed_core_names_it(
+    core: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.zst").write_bytes(zstandard.ZstdCompressor().compress(b"no core"))
+    raw = bytearray(zstd_of(core).read_bytes())
+    raw[20:40] = bytes(20)
+    (tmp_path / "damaged.zst").write_bytes(raw)
+
+    said = {name: run(capsys, "map", tmp_path / name) for name in ("text.zst", "damaged.zst")}
+
+    assert {status for status, _, _ in said.values()} == {71}
+    assert all(out == "" for _, out, _ in said.values())
+    assert all(err.count("core offset") == 1 for _, _, err in said.values())
+    assert all(f"{tmp_path / name}: unpacked core" in err for name, (_, _, err) in said.items())
+
+
+def test_map_of_a_core_that_was_cut_says_so(core: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Plain, or compressed as a stream."""
+    core.write_bytes(core.read_bytes()[:-100])
+    said = [run(capsys, "map", path) for path in (core, zstd_of(core), zstd_of(core, cut=9))]
+
+    assert [status for status, _, _ in said] == [0, 0, 0]
+    assert all(
+        "cut short   the file has not all that its headers name" in out for _, out, _ in said
+    )
+
+
+def test_names_of_files_steer_no_terminal(core: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = core.rename(core.with_name("\x1b[2Jvm\n.core"))
+
+    _, drawn, _ = run(capsys, "map", hostile)
+    _, compared, _ = run(capsys, "diff", hostile, hostile)
+
+    assert "\x1b" not in drawn + compared
+    assert drawn.splitlines()[0].endswith("\ufffd[2Jvm .core")
+    assert len(compared.splitlines()) == 4

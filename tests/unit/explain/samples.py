@@ -93,7 +93,8 @@ APPLE = """\
 "threads":[{"triggered":true,"frames":[{"imageOffset":4660,"imageIndex":0,"symbol":"use",
 "symbolLocation":16}],"threadState":{"x":[{"value":720575944786518853}],"pc":{"value":4374000000},
 "sp":{"value":6100000000},"fp":{"value":6100000016},"lr":{"value":4374000001}}}],
-"usedImages":[{"base":4373995340,"size":65536,"path":"/usr/bin/example"}]}
+"usedImages":[{"base":4373995340,"size":65536,"path":"/usr/bin/example",
+"uuid":"5d1ea7a8-0000-4000-8000-000000000001"}]}
 """
 
 
@@ -133,6 +134,7 @@ def tombstone_proto() -> bytes:
         + field(4, b"consume")
         + field(5, 20)
         + (field(6, b"/lib/libexample.so"))
+        + field(8, b"ab12")
     )
     thread = (
         field(1, 4329) + field(3, register) + field(4, frame) + field(5, dump) + field(6, 0x7FFF3)

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tagalong.errors import TranslationError
 from tagalong.explain.analysis import explain
 from tagalong.explain.crash import CheckMode, Crash, CrashWorld, DataDirection, SourceKind
 from tagalong.explain.explanation import Cause
@@ -82,3 +84,37 @@ def test_guest_without_a_fault_says_so(path: Path) -> None:
     assert found.crash.fault.mode is CheckMode.NONE
     assert found.top is None
     assert found.crash.notes == ("No vCPU's last exception was a tag check fault.",)
+
+
+def test_address_space_of_a_guest_is_all_that_its_tables_map(path: Path) -> None:
+    words = [*TAG_BOTH, a64.str_(0, 3)]
+    faulting(path, words, {1: FIRST, 2: SECOND, 3: FIRST + 32})
+
+    with open_crashes(path) as crashes:
+        memory = only(crashes).memory
+        (here,) = [each for each in memory.address_space if each.address <= DATA < each.end]
+        size = min(here.size_bytes, 1 << 20)
+        whole = memory.tags(here.address, size)
+        parts = [memory.tags(here.address + at, 1 << 16) for at in range(0, size, 1 << 16)]
+        stored = [*memory.stored_tags(here.address, here.end)]
+
+    assert here.has_tags
+    assert here.size_bytes > 256 << 10  # more than what is looked at around a place
+    assert np.array_equal(whole, np.concatenate(parts))
+    assert whole[(DATA - here.address) // 16] == 3
+    assert any(low <= DATA < high for low, high in stored)
+
+
+def test_tables_of_a_guest_that_make_no_sense_map_what_was_looked_at(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulting(path, [*TAG_BOTH, a64.str_(0, 3)], {1: FIRST, 2: SECOND, 3: FIRST + 32})
+
+    def refuse(*_: object) -> None:
+        raise TranslationError("the tables are not those of a working guest")
+
+    monkeypatch.setattr("tagalong.explain.guest.walk", refuse)
+    with open_crashes(path) as crashes:
+        memory = only(crashes).memory
+        assert memory.address_space == memory.extents
+        assert [*memory.stored_tags(DATA, DATA + 4096)] == [(DATA, DATA + 4096)]

@@ -1,15 +1,17 @@
 """Cores that are damaged, cut or made to hurt: explained or refused, and never more."""
 
 import random
+import struct
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from tagalong.core import open_any_core
 from tagalong.errors import MalformedCoreError, TagalongError
 from tagalong.explain.analysis import explain
+from tagalong.explain.modules import build_id_of
 from tagalong.explain.readers import open_crashes
-from tagalong.explain.unpacked import open_any_core
 from tests.support import core_builder
 from tests.support.core_builder import CoreBuilder, load, note, tag_segment
 
@@ -125,3 +127,41 @@ def test_loop_of_frames_ends(tmp_path: Path) -> None:
 
     with open_crashes(path) as (crash,):
         assert len(crash.backtrace) <= 64
+
+
+def page_with(build: bytes, *, at: int = 0x200, name: bytes = b"GNU\0") -> bytes:
+    """Return the first page of an ELF file whose only note is its build id."""
+    content = struct.pack("<3I", len(name), len(build), 3) + name + build
+    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack(
+        "<HHIQQQIHHHHHH", 3, 183, 1, 0, 64, 0, 0, 64, 56, 1, 64, 0, 0
+    )
+    segment = struct.pack("<IIQQQQQQ", 4, 4, at, at, at, len(content), len(content), 4)
+    return (header + segment).ljust(at, b"\0") + content.ljust(4096 - at, b"\0")
+
+
+def test_build_id_is_found_in_the_first_page() -> None:
+    page = page_with(bytes.fromhex("0123456789abcdef"))
+
+    assert build_id_of(page) == "0123456789abcdef"
+    assert build_id_of(page_with(b"", at=0x200)) is None
+    assert build_id_of(page_with(b"x", name=b"Go\0\0")) is None
+    assert build_id_of(bytes(4096)) is None
+
+
+def test_build_id_of_a_damaged_page_is_one_or_none() -> None:
+    page = page_with(bytes.fromhex("0123456789abcdef"))
+    draw = random.Random(5)
+    for _ in range(300):
+        changed = bytearray(page)
+        for _ in range(4):
+            changed[draw.randrange(0x220)] = draw.randrange(256)
+        build_id_of(bytes(changed[: draw.randrange(4097)]))
+
+
+def test_frames_of_a_real_core_have_the_builds_of_its_modules() -> None:
+    with open_crashes(GLIBC) as (crash,):
+        builds = {each.module: each.build for each in crash.backtrace if each.module}
+
+    assert builds
+    assert all(build is None or len(build) == 40 for build in builds.values())
+    assert any(builds.values())

@@ -205,3 +205,66 @@ def test_line_made_to_be_slow_takes_no_time(line: str) -> None:
     raw = samples.tombstone() + heads + f"{line}\n".encode() * 500
 
     assert len(read_reports(raw, "slow")) == 1
+
+
+KUNIT = """\
+==================================================================
+BUG: KASAN: slab-out-of-bounds in {place}+0xbc/0x288
+Write at addr fcf000000151a370 by task kunit_try_catch/27
+Pointer tag: [fc], memory tag: [fe]
+
+CPU: 0 UID: 0 PID: 27 Comm: kunit_try_catch Tainted: G                 N 6.12.117 #1 {build}
+Hardware name: linux,dummy-virt (DT)
+Call trace:
+ dump_backtrace+0xac/0xec
+ print_report+0x1e0/0x4ac
+ kasan_report+0x7c/0xa4
+ __do_kernel_fault+0xfc/0x15c
+ do_tag_check_fault+0x24/0x30
+ el1h_64_sync+0x64/0x68
+{frame} kunit_try_run_case+0x9c/0x12c
+ kthread+0xb8/0xc8
+==================================================================
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "frame"),
+    [
+        ("kmalloc_oob_right", " kmalloc_oob_right+0xbc/0x288\n"),
+        # A name that begins as KASAN's own do, and a function that left no frame.
+        ("kasan_memchr", " kasan_memchr+0xbc/0x288\n"),
+        ("kfree_via_page", ""),
+    ],
+)
+def test_place_of_a_report_is_the_function_and_not_what_ran_it(place: str, frame: str) -> None:
+    text = KUNIT.format(place=place, frame=frame, build="")
+
+    (crash,) = read_kasan(text.splitlines(), "log")
+
+    assert [each.symbol for each in crash.backtrace] == [
+        f"{place}+0xbc", "kunit_try_run_case+0x9c", "kthread+0xb8",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("word", "build"), [("", "6.12.117 #1"), ("ab" * 20, "ab" * 20)])
+def test_frames_of_a_kernel_have_its_build(word: str, build: str) -> None:
+    text = KUNIT.format(place="reader", frame=" reader+0xbc/0x288\n", build=word)
+
+    (crash,) = read_kasan(text.splitlines(), "log")
+
+    assert {each.build for each in crash.backtrace} == {build}
+
+
+@pytest.mark.parametrize(
+    ("report", "build"),
+    [
+        (samples.tombstone(), "0011"),
+        (samples.tombstone_proto(), "ab12"),
+        (samples.APPLE.encode(), "5d1ea7a8-0000-4000-8000-000000000001"),
+    ],
+)
+def test_frames_of_reports_have_the_build_of_their_module(report: bytes, build: str) -> None:
+    (crash,) = read_reports(report, "r")
+
+    assert crash.backtrace[0].build == build

@@ -2,6 +2,8 @@
 
 import json
 from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -40,14 +42,29 @@ def document(title: str, body: Html, data: object = None) -> str:
     return f"<!DOCTYPE html>\n{html.text}\n"
 
 
-def write_page(path: Path, page: str) -> WrittenFile:
-    """Write a page under its name when it is complete. Raises HostError, with no file left."""
+@contextmanager
+def new_page(path: Path) -> Iterator[Callable[[str], WrittenFile]]:
+    """Yield what writes a page under its name when it is complete.
+
+    A name that cannot be written raises HostError at once, before the work that the page is about.
+    After an error no file is left.
+    """
     file = NewFile(path)
-    try:
+
+    def write(page: str) -> WrittenFile:
         file.write(0, page.encode())
         return file.publish()
+
+    try:
+        yield write
     finally:
         file.close()
+
+
+def write_page(path: Path, page: str) -> WrittenFile:
+    """Write a page under its name when it is complete. Raises HostError, with no file left."""
+    with new_page(path) as write:
+        return write(page)
 
 
 def _part(name: str) -> str:

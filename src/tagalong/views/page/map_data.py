@@ -87,11 +87,11 @@ class CrashPlane:
 
     def __init__(self, memory: CrashMemory) -> None:
         self._memory = memory
-        self.regions: Sequence[CoreRegion] = memory.extents
+        self.regions: Sequence[CoreRegion] = memory.address_space
 
     def stored(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """As TagPlane: all of it."""
-        yield start, stop
+        """As TagPlane: what is no hole of the file."""
+        return self._memory.stored_tags(start, stop)
 
     def tags(self, start: int, length: int) -> TagArray:
         """As TagPlane."""

@@ -1,7 +1,8 @@
 """Opens a core, also one that zstd compressed as one stream, as systemd and people do.
 
-Such a file has no seek table, so it is unpacked once, into a temporary file without a name. What
-is zero becomes a hole: a small file that claims to be huge takes no disk.
+Such a file has no seek table, so it is unpacked once, into a temporary file without a name: it is
+gone when nobody reads it any more, even if the reader is killed. What is zero becomes a hole: a
+small file that claims to be huge takes no disk.
 """
 
 import os
@@ -11,7 +12,7 @@ from typing import Final
 
 import zstandard
 
-from tagalong.core import Core, open_core
+from tagalong.core.reader import Core, open_core
 from tagalong.errors import HostError, MalformedCoreError
 from tagalong.files import name_failure
 
@@ -53,14 +54,14 @@ def open_any_core(path: Path) -> Core:
     return _unpacked(path)
 
 
-def _open_as(plain: str, path: Path) -> Core:
-    """Open the unpacked core; errors name the file that the user gave."""
+def _open_as(plain: int, path: Path) -> Core:
+    """Open the core in a descriptor; errors name the file that the user gave."""
     try:
-        return open_core(plain)
+        return open_core(f"/proc/self/fd/{plain}")
     except MalformedCoreError as error:
         raise MalformedCoreError(
             error.reason, offset=error.offset, what=f"{path}: unpacked core"
-        ) from error
+        ) from None  # its own text names the descriptor
 
 
 def _is_stream(path: Path) -> bool:
@@ -70,7 +71,7 @@ def _is_stream(path: Path) -> bool:
 
 def _unpacked(path: Path) -> Core:
     try:
-        with path.open("rb") as packed, tempfile.NamedTemporaryFile(prefix="tagalong-") as plain:
+        with path.open("rb") as packed, tempfile.TemporaryFile() as plain:
             size = 0
             reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).stream_reader(
                 packed, read_across_frames=True
@@ -87,7 +88,7 @@ def _unpacked(path: Path) -> Core:
                         what=f"{path}: compressed core",
                     )
             os.ftruncate(plain.fileno(), size)
-            return _open_as(plain.name, path)
+            return _open_as(plain.fileno(), path)
     except zstandard.ZstdError as error:
         raise MalformedCoreError(
             f"it does not decompress: {error}", offset=0, what=f"{path}: compressed core"
