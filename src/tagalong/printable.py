@@ -25,7 +25,11 @@ def is_presentable(character: str) -> bool:
 def printable(value: str) -> str:
     """Return `value` cut to 4096 characters; one that must not be shown becomes U+FFFD."""
     cut = value[:MAX_TEXT_CHARACTERS]
-    shown = "".join(each if is_presentable(each) else REPLACEMENT for each in cut)
+    # Python's own rule also refuses some blanks; most text passes it, and at once.
+    if cut.isprintable():
+        shown = cut
+    else:
+        shown = "".join(each if is_presentable(each) else REPLACEMENT for each in cut)
     return shown if len(cut) == len(value) else f"{shown}..."
 
 

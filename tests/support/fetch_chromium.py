@@ -2,11 +2,12 @@
 
     python -m tests.support.fetch_chromium
 
-`make web` runs this. The search order is: the environment variables TAGALONG_CHROMIUM and
-TAGALONG_CHROMEDRIVER, both of them; chromium and chromedriver on PATH; the ones fetched before. If
-one is missing, Debian's packages (about 300 MB) are downloaded with the lab's private apt and
-without root, with all that they depend on, the C library included, so that they run on any
-distribution; their cache is beside the lab's (~/.cache/tagalong/chromium).
+`make test` and `make web` run this. The search order is: the environment variables
+TAGALONG_CHROMIUM and TAGALONG_CHROMEDRIVER, both of them; chromium and chromedriver on PATH; the
+ones fetched before. If one is missing, Debian's packages (about 130 MB) are downloaded with the
+lab's private apt and without root, with what they need, the C library included, so that they run
+on any distribution; their cache is beside the lab's (~/.cache/tagalong/chromium). It is the
+Chromium that has no window: the same pages, script engine and accessibility tree, and no GTK.
 
 Without them the tests are skipped and say so; this command says why, and exits with 0.
 """
@@ -24,8 +25,13 @@ from tagalong.lab.deb import unpack
 from tagalong.lab.observer import SilentObserver
 from tagalong.lab.packages import STABLE
 
-_PACKAGES = ("chromium", "chromium-driver", "fonts-dejavu-core")
-_FORM = 1
+_PACKAGES = ("chromium-headless-shell", "fonts-dejavu-core")
+_DRIVER_PACKAGE = "chromium-driver"
+# What tools of a desktop would bring: drivers of graphics cards and a compiler for them.
+_UNUSED = frozenset(
+    {"libgl1-mesa-dri", "libicu72", "libllvm15", "libxml2", "libz3-4", "x11-utils", "xdg-utils"}
+)
+_FORM = 3
 
 _FONTS = """<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">
@@ -37,11 +43,13 @@ _FONTS = """<?xml version="1.0"?>
 
 # A process of Chromium starts others as what it is itself, which is the loader here: so the loader
 # is beside it, where its files are, and this script is what it starts. Tests run as root in
-# containers, where its sandbox cannot; the pages are our own.
+# containers, where its sandbox cannot; the pages are our own. Its driver expects a page that is
+# open, and a Chromium without windows opens none by itself.
 _BROWSER = """#!/bin/sh
 here=$(dirname "$(readlink -f "$0")")
 FONTCONFIG_FILE=$here/fonts.conf exec "$here/usr/lib/chromium/ld.so" --library-path {0} \
-"$here/usr/lib/chromium/chromium" --no-sandbox --no-zygote --browser-subprocess-path="$0" "$@"
+"$here/usr/lib/chromium/chromium-headless-shell" --no-sandbox --no-zygote \
+--browser-subprocess-path="$0" "$@" about:blank
 """
 _DRIVER = """#!/bin/sh
 here=$(dirname "$(readlink -f "$0")")
@@ -88,14 +96,18 @@ def _cache() -> Cache:
 
 
 def _made_from() -> Record:
-    return {"form": _FORM, "packages": list(_PACKAGES), "suite": STABLE}
+    return {"form": _FORM, "packages": [*_PACKAGES, _DRIVER_PACKAGE], "suite": STABLE}
 
 
 def _make(folder: Path) -> Record:
     observer = SilentObserver()
     apt = Apt(_cache().folder("apt"), architecture=host_architecture(), mirror=system_mirror())
     apt.update((STABLE,), observer)
-    for deb in apt.download(_PACKAGES, STABLE, observer):
+    needed = {each.package for each in apt.closure(_PACKAGES, STABLE)} - _UNUSED
+    for deb in (
+        *apt.download_only(sorted(needed), STABLE, observer),
+        *apt.download_only((_DRIVER_PACKAGE,), STABLE, observer),
+    ):
         unpack(deb, folder)
     apt.clean()
     loader = sorted(folder.glob("lib*/**/ld-linux-*.so.*"))[0]
@@ -126,7 +138,7 @@ def main() -> None:
         return
     except ChromiumMissingError as error:
         say(f"chromium: {error}")
-    say("Fetching Chromium (once, 300 MB) ...")
+    say("Fetching Chromium (once, 130 MB) ...")
     try:
         say(f"chromium: {fetch().chromium}")
     except ChromiumMissingError as error:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from tagalong.core import Core, CoreRegion
 from tagalong.errors import CoreError
 from tagalong.explain.crash import UNKNOWN_TAG, TagArray
 from tagalong.mte import GRANULE_BYTES
+
+_LAST: Final = (1 << 64) - 1
 
 
 class CoreMemory:
@@ -78,14 +80,16 @@ class WindowMemory:
 
     def __init__(self, windows: Sequence[ShownMemory]) -> None:
         self._bytes: dict[int, bytes] = {}
-        self._tags: dict[int, int] = {}
+        tags: dict[int, int] = {}
         for window in windows:
-            self._add(window)
-        granules = sorted({*self._bytes, *self._tags})
-        self.extents: Sequence[CoreRegion] = tuple(_extents(granules, self._bytes, self._tags))
+            self._add(window, tags)
+        granules = sorted({*self._bytes, *tags})
+        self.extents: Sequence[CoreRegion] = tuple(_extents(granules, self._bytes, tags))
+        self._tagged = np.array(sorted(tags), np.uint64)
+        self._tags = np.array([tags[at] for at in sorted(tags)], np.int16)
         self.address_space = self.extents
 
-    def _add(self, window: ShownMemory) -> None:
+    def _add(self, window: ShownMemory, tags: dict[int, int]) -> None:
         start = window.address // GRANULE_BYTES * GRANULE_BYTES
         if window.data is not None and window.address == start:
             for at in range(0, len(window.data) - GRANULE_BYTES + 1, GRANULE_BYTES):
@@ -93,7 +97,7 @@ class WindowMemory:
         if window.tags is not None:
             for number, tag in enumerate(window.tags.tolist()):
                 if tag != UNKNOWN_TAG:
-                    self._tags[start + number * GRANULE_BYTES] = tag
+                    tags[start + number * GRANULE_BYTES] = tag
 
     def stored_tags(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """As CrashMemory."""
@@ -110,8 +114,12 @@ class WindowMemory:
 
     def tags(self, address: int, length: int) -> TagArray:
         """As CrashMemory."""
-        granules = range(address, address + length, GRANULE_BYTES)
-        return np.array([self._tags.get(at, UNKNOWN_TAG) for at in granules], np.int16)
+        found = np.full(length // GRANULE_BYTES, UNKNOWN_TAG, np.int16)
+        edges = np.array((address, min(address + length, _LAST)), np.uint64)
+        low, high = np.searchsorted(self._tagged, edges).tolist()
+        places = (self._tagged[low:high] - np.uint64(address)) // np.uint64(GRANULE_BYTES)
+        found[places.astype(np.intp)] = self._tags[low:high]
+        return found
 
 
 def _extents(
