@@ -13,7 +13,7 @@ the kernel's half is translated by the kernel's tables, as drgn does. One of the
 the core is keyed by, a physical address in most; with `vcpu` it is a virtual address of what runs
 on that vCPU. In a core by virtual addresses all are its own.
 
-This module is imported by no other one of tagalong.
+Of tagalong itself only `tagalong explain` imports this module, where drgn is installed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,6 +50,7 @@ __all__ = [
     "logical_tag",
     "open_program",
     "physical_address",
+    "program_of",
     "tag_mismatch",
     "tag_runs",
 ]
@@ -76,15 +77,26 @@ def open_program(path: str | Path) -> drgn.Program:
     """
     core = open_core(path)
     try:
-        program = drgn.Program(_PLATFORM)
-        if core.source.fd is not None:
-            program.set_core_dump(Path(path))
-        else:
-            _add_compressed(program, core)
+        program = program_of(core)
         program.cache[_CACHE] = _Tags(core, Path(path))
     except BaseException:
         core.close()
         raise
+    return program
+
+
+def program_of(core: Core) -> drgn.Program:
+    """Return a drgn program of an open core, without its tags.
+
+    The core must stay open as long as the program is used. Raises what drgn raises for a core that
+    it does not take.
+    """
+    program = drgn.Program(_PLATFORM)
+    if core.source.fd is not None:
+        # The file may have no name any more.
+        program.set_core_dump(f"/proc/self/fd/{core.source.fd}")
+    else:
+        _add_compressed(program, core)
     return program
 
 

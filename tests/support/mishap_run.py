@@ -15,7 +15,7 @@ from pathlib import Path
 
 import zstandard
 
-from tests.support.mishaps import ALLOCATORS, SCUDO_LIBRARY, TRUTH
+from tests.support.mishaps import ALLOCATORS, SCUDO_LIBRARY, TRUTH, VARIANTS
 
 # Programs and libraries that the cores' stacks lead into.
 MODULES = (Path("/lib/aarch64-linux-gnu/libc.so.6"),)
@@ -54,7 +54,8 @@ def crash(folder: Path, allocator: str, seed: int) -> dict[str, object] | None:
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_SECONDS, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, unlimited),
     )  # fmt: skip
-    if done.returncode != -signal.SIGSEGV:
+    # A handler of the program's ends it by another signal.
+    if done.returncode not in (-signal.SIGSEGV, -signal.SIGTRAP):
         return None
     fields = dict(field.split("=", 1) for field in done.stdout.decode().split())
     return {"cause": fields["cause"], **{k: int(fields[k], 0) for k in ("start", "tag", "size")}}
@@ -62,13 +63,12 @@ def crash(folder: Path, allocator: str, seed: int) -> dict[str, object] | None:
 
 def environment(folder: Path, allocator: str) -> dict[str, str]:
     given = dict(os.environ)
-    if allocator == "glibc":
+    if allocator.startswith("glibc"):
         given["GLIBC_TUNABLES"] = "glibc.mem.tagging=3"
     if allocator.startswith("scudo"):
         # Its GWP-ASan handles SIGSEGV and sends it again: these cores have no address of the fault.
         given["LD_PRELOAD"] = str(folder / SCUDO_LIBRARY)
-    if allocator == "scudo-odd-even":
-        given["MISHAP_ODD_EVEN"] = "1"
+    given |= {f"MISHAP_{variant}": "1" for variant in VARIANTS.get(allocator, ())}
     return given
 
 

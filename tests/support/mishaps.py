@@ -30,7 +30,12 @@ SCUDO_LIBRARY = "libclang_rt.scudo_standalone-aarch64.so"
 # What the lab's userland has (Debian 12).
 TARGET = "aarch64-linux-gnu.2.36"
 TRUTH = "truth.jsonl"
-ALLOCATORS = ("glibc", "scudo", "scudo-odd-even", "simple")
+ALLOCATORS = ("glibc", "scudo", "scudo-odd-even", "simple", "scudo-records", "glibc-handler")
+# What the program does besides: with neighbours of different parity, with records of frees, with a
+# handler of SIGSEGV that ends in another way.
+VARIANTS = {
+    "scudo-odd-even": ("ODD_EVEN",), "scudo-records": ("RECORDS",), "glibc-handler": ("HANDLER",),
+}  # fmt: skip
 
 _FORM = 1
 _SECONDS_A_SEED = 12

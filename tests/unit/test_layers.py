@@ -37,8 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "snapshot": {"binary", "files", "mte", "memory", "machine", "core", "paging"},
     "qemu": {"access", "core", "files", "machine", "memory", "mte", "snapshot"},
     "explain": {
-        "binary", "control", "core", "disassembly", "files", "machine", "memory", "mte", "paging",
-        "qapi", "snapshot",
+        "binary", "control", "core", "disassembly", "drgn", "files", "machine", "memory", "mte",
+        "paging", "qapi", "snapshot",
     },
     "qmp": {"socket_files"},
     "drgn": {"binary", "core", "machine", "memory", "mte", "paging"},
@@ -164,6 +164,7 @@ def test_only_the_runtime_dependencies_are_imported() -> None:
     extras = {
         SOURCE / "drgn.py": {"drgn"},
         SOURCE / "scan" / "items.py": {"aiohttp", "fsspec"},
+        SOURCE / "explain" / "drgn_frames.py": {"drgn"},
         SOURCE / "scan" / "parquet.py": {"pyarrow"},
         SOURCE / "scan" / "runner.py": {"distributed"},
     }

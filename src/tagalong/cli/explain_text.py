@@ -51,8 +51,13 @@ def _hypothesis(each: Hypothesis) -> Iterator[str]:
         tag = "no tag known" if block.tag is None else f"tag {block.tag:#x}"
         words = f"[{block.start:#x}, {block.end:#x}), {tag}, {block.state.value}"
         yield wrapped(f"block {words}, by {block.known_by}", _BULLET, _BULLET)
-        yield from _stack("allocated", block.allocated_by)
-        yield from _stack("freed", block.freed_by)
+        for done, thread, frames in (
+            ("allocated", block.allocating_thread, block.allocated_by),
+            ("freed", block.freeing_thread, block.freed_by),
+        ):
+            if thread is not None:
+                yield row(done, f"by thread {thread}")
+            yield from _stack("" if thread is not None else done, frames)
     if each.probability < _LEAST_EVIDENCE_SHOWN:
         return
     for sign, evidence in (("+", each.evidence_for), ("-", each.evidence_against)):
@@ -170,4 +175,6 @@ def _frame(number: int, frame: StackFrame) -> str:
     if frame.module is not None:
         offset = "" if frame.module_offset is None else f" + {frame.module_offset:#x}"
         parts.append(f"in {frame.module}{offset}")
+    if frame.source is not None:
+        parts.append(f"at {frame.source}")
     return " ".join(parts)

@@ -1,5 +1,7 @@
 """Reads Apple's crash reports (.ips) of tag faults, as far as their form is documented.
 
+apple_text has their other form.
+
 The exception, its address, the registers and the frames are read. Tags of memory are in fields
 whose form is not documented (mtePageTags): they are named in a note and not read.
 
@@ -10,6 +12,7 @@ JSON format of a crash report".
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from tagalong.errors import CrashReportError
@@ -29,6 +32,7 @@ from tagalong.printable import one_line
 
 _MAX_FRAMES: Final = 512
 _MAX_IMAGES: Final = 1 << 16
+MAX_JSON_BYTES: Final = 16 << 20
 _TAG_FAULT: Final = "EXC_ARM_MTE_TAGCHECK_FAIL"
 _CANONICAL_FAULT: Final = "EXC_ARM_MTE_CANONICAL_FAIL"
 _ADDRESS: Final = re.compile(r"0x([0-9a-fA-F]{1,16})")
@@ -42,6 +46,19 @@ def is_apple_report(raw: bytes) -> bool:
     return raw.lstrip().startswith(b"{") and (b'"bug_type"' in raw or b'"exception"' in raw)
 
 
+@dataclass
+class AppleFields:
+    """What a report of either form says."""
+
+    kind: str
+    subtype: str
+    process: str | None
+    registers: dict[str, int]
+    images: list[CrashMapping]
+    frames: list[StackFrame]
+    notes: tuple[str, ...] = ()
+
+
 def read_apple(raw: bytes, name: str) -> Crash:
     """Return the crash of a report about a tag fault.
 
@@ -49,36 +66,56 @@ def read_apple(raw: bytes, name: str) -> Crash:
     """
     report = _body(raw)
     exception = _object(report.get("exception"))
-    subtype = str(exception.get("subtype", ""))
-    if _TAG_FAULT not in subtype and _CANONICAL_FAULT not in subtype:
-        kind = one_line(str(exception.get("type", "unknown")))
-        raise CrashReportError(
-            f"this Apple crash report is not of a tag fault: its exception is {kind}, and its"
-            f" subtype does not name {_TAG_FAULT}"
-        )
-    found = _ADDRESS.search(subtype)
-    if found is None:
-        raise CrashReportError("the exception's subtype has no address")
-    pointer = int(found[1], 16)
     thread = _thread(report)
     images = _images(report)
     unread = [key for key in _UNREAD if f'"{key}"'.encode() in raw]
+    fields = AppleFields(
+        kind=one_line(str(exception.get("type", "unknown"))),
+        subtype=one_line(str(exception.get("subtype", ""))),
+        process=one_line(str(report.get("procName", ""))) or None,
+        registers=_registers(thread),
+        images=[image for image in images if image.start < image.end],
+        frames=_frames(thread, images, _builds(report)),
+        notes=tuple(f"{key} is in the report; its form is not documented." for key in unread),
+    )
+    return apple_crash(fields, name)
+
+
+def apple_crash(fields: AppleFields, name: str) -> Crash:
+    """Return the crash of a report.
+
+    Raises CrashReportError if its exception is no tag fault, or has no address.
+    """
+    if _TAG_FAULT not in fields.subtype and _CANONICAL_FAULT not in fields.subtype:
+        raise CrashReportError(
+            f"this Apple crash report is not of a tag fault: its exception is {fields.kind}, and"
+            f" its subtype does not name {_TAG_FAULT}"
+        )
+    found = _ADDRESS.search(fields.subtype)
+    if found is None:
+        raise CrashReportError("the exception's subtype has no address")
+    pointer = int(found[1], 16)
     return Crash(
         SourceKind.APPLE_REPORT,
         CrashWorld.PROCESS,
         name,
-        TagFault(CheckMode.SYNC, one_line(subtype), address_of(pointer), logical_tag(pointer)),
-        registers=_registers(thread) or None,
-        mappings=tuple(image for image in images if image.start < image.end),
-        backtrace=tuple(_frames(thread, images, _builds(report))),
+        TagFault(CheckMode.SYNC, fields.subtype, address_of(pointer), logical_tag(pointer)),
+        registers=fields.registers or None,
+        mappings=tuple(fields.images),
+        backtrace=tuple(fields.frames),
         allocator=AllocatorFacts(Allocator.XZONE, "the system that wrote the report"),
-        process=one_line(str(report.get("procName", ""))) or None,
-        notes=tuple(f"{key} is in the report; its form is not documented." for key in unread),
+        process=fields.process,
+        notes=fields.notes,
     )
 
 
 def _body(raw: bytes) -> Json:
     """Return the report: the second of two JSON documents, or the only one."""
+    if len(raw) > MAX_JSON_BYTES:
+        raise CrashReportError(
+            f"the report is larger than {MAX_JSON_BYTES:#x} bytes: no crash has that much to say",
+            offset=MAX_JSON_BYTES,
+        )
     text = raw.decode("utf-8", "replace").strip()
     head, _, rest = text.partition("\n")
     for candidate in (rest, text, head):
@@ -104,8 +141,11 @@ def _number(value: object) -> int:
 
 
 def _thread(report: Json) -> Json:
+    """Return the thread that crashed: it says so itself, or the report has its number."""
     threads = [_object(each) for each in _list(report.get("threads"))]
-    return next((each for each in threads if each.get("triggered")), {})
+    triggered = next((each for each in threads if each.get("triggered")), None)
+    number = _number(report.get("faultingThread", len(threads)))
+    return triggered or (threads[number] if number < len(threads) else {})
 
 
 def _registers(thread: Json) -> dict[str, int]:

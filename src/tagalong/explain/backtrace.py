@@ -3,7 +3,7 @@
 Source: Procedure Call Standard for the Arm 64-bit Architecture, 6.4.6 "The frame pointer".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from tagalong.explain.crash import CrashMapping, CrashMemory, StackFrame
@@ -16,11 +16,14 @@ _WORD_BYTES: Final = 8
 _ADDRESS_BITS: Final = (1 << 48) - 1
 _KERNEL: Final = 0xFFFF << 48
 
+Frames = Callable[[int], StackFrame]
+"""How a code address becomes a frame, with what is known of its module and function."""
 
-def unwind(
-    memory: CrashMemory, registers: Mapping[str, int], mappings: Sequence[CrashMapping]
-) -> tuple[StackFrame, ...]:
-    """Return the frames from the pc on, MAX_FRAMES at most; it ends where the chain breaks.
+
+def unwind(memory: CrashMemory, registers: Mapping[str, int]) -> list[int]:
+    """Return the addresses of the frames from the pc on, MAX_FRAMES at most.
+
+    It ends where the chain breaks.
 
     A function that has not set its frame up yet is missing from it, or its caller is: the link
     register is taken as a frame of its own if it is no frame's return address.
@@ -31,7 +34,7 @@ def unwind(
     if _code(link) and (not chain or chain[0] != _code(link)):
         addresses.append(_code(link))
     addresses += chain
-    return tuple(frame_of(address, mappings) for address in addresses[:MAX_FRAMES])
+    return addresses[:MAX_FRAMES]
 
 
 def _chain(memory: CrashMemory, record: int) -> list[int]:

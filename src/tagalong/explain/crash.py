@@ -98,6 +98,14 @@ class CrashMemory(Protocol):
         ...
 
 
+class AllocationRecords(Protocol):
+    """What an allocator wrote down about blocks that are in use."""
+
+    def with_allocation(self, block: "Block") -> "Block":
+        """Return a block with the stack and the thread of its allocation, if they are known."""
+        ...
+
+
 class NoMemory:
     """The memory of a report that has none."""
 
@@ -161,7 +169,7 @@ class FaultingAccess:
 
 @dataclass(frozen=True)
 class StackFrame:
-    """One frame of a call stack. `module_offset` is into the module's file.
+    """One frame of a call stack. `module_offset` is into the module's file, `source` FILE:LINE.
 
     `build`: which build of the module it was, its build id as hex digits; a kernel's release and
     version if its report has no build id.
@@ -172,6 +180,7 @@ class StackFrame:
     module: str | None = None
     module_offset: int | None = None
     build: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -197,7 +206,8 @@ class Block:
     """Memory [start, end) that an allocator handed out, or has taken back.
 
     `tag`: the tag of the pointer that it handed out, None if that is not known. `is_exact`: the
-    size is the requested one, not rounded to granules. `known_by` says what tells of it.
+    size is the requested one, not rounded to granules. `known_by` says what tells of it. The
+    stacks and the threads are those of its allocation and its free.
     """
 
     start: int
@@ -208,6 +218,8 @@ class Block:
     is_exact: bool = False
     allocated_by: tuple[StackFrame, ...] = ()
     freed_by: tuple[StackFrame, ...] = ()
+    allocating_thread: int | None = None
+    freeing_thread: int | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -227,7 +239,8 @@ class ReportedCause:
 class AllocatorFacts:
     """What the source says about the allocator: past blocks, ring entries, reported objects.
 
-    `previous`: blocks that had been at an address before, newest first.
+    `previous`: blocks that had been at an address before, newest first. `has_all_frees`: a free
+    that is not among them did not happen.
     """
 
     kind: Allocator = Allocator.UNKNOWN
@@ -235,6 +248,8 @@ class AllocatorFacts:
     blocks: tuple[Block, ...] = ()
     previous: tuple[Block, ...] = ()
     reported: tuple[ReportedCause, ...] = ()
+    has_all_frees: bool = False
+    records: AllocationRecords | None = None
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,7 @@ def _frame(frame: StackFrame) -> Json:
         "module": frame.module,
         "module_offset": _hex(frame.module_offset),
         "build": frame.build,
+        "source": frame.source,
     }
 
 
@@ -198,6 +199,8 @@ def _block(block: Block) -> Json:
         "known_by": block.known_by,
         "allocated_by": [_frame(frame) for frame in block.allocated_by],
         "freed_by": [_frame(frame) for frame in block.freed_by],
+        "allocating_thread": block.allocating_thread,
+        "freeing_thread": block.freeing_thread,
     }
 
 

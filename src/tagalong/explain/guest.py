@@ -34,10 +34,13 @@ from tagalong.explain.crash import (
     TagArray,
     TagFault,
 )
+from tagalong.explain.kernel_names import KernelNames
 from tagalong.explain.memory import CoreMemory
-from tagalong.explain.process_core import effective_pointer, read_access
+from tagalong.explain.process_core import effective_pointer, handled_fault, read_access
+from tagalong.explain.signal_frame import SignalFrame, find_signal_frame
 from tagalong.machine import RegisterId, VcpuState, register_ids
 from tagalong.machine.page_source import granule_tags, read_bytes
+from tagalong.machine.register_ids import GENERAL_REGISTERS
 from tagalong.memory import Gpa
 from tagalong.mte import GRANULE_BYTES
 from tagalong.mte.pointers import SELECT_BIT, address_of, logical_tag
@@ -53,15 +56,28 @@ _ALL_TAGS: Final = 0xFFFF
 _PAGE_BYTES: Final = 4096
 _LOOKED_AT_BYTES: Final = 128 << 10
 
+_NO_TAG_CHECK: Final = "No vCPU's last exception was a tag check fault."
+_CHANGED: Final = "The registers are those of now: the handler has changed them since the fault."
+_SCRATCH: Final = (
+    "FAR_EL1 is lost: a Linux kernel that isolates its page tables returns to user space by it."
+    " The first pointer in the registers that would fault now is taken instead, if there is one."
+)
+_HANDLED: Final = (
+    "A process handles the fault: registers and address are those that its kernel left on the stack"
+    " for its handler."
+)
 
-def read_guest(core: Core, path: Path) -> list[Crash]:
-    """Return a crash for each vCPU whose last exception was a tag check fault.
 
-    If there is none, one for vCPU 0 that says so. Raises MalformedCoreError for a damaged core.
+def read_guest(core: Core, path: Path, modules: Path | None = None) -> list[Crash]:
+    """Return a crash for each vCPU whose last exception was a tag check fault, or that handles one.
+
+    If there is none, one for vCPU 0 that says so. `modules`: the folder with the kernel's vmlinux
+    or System.map. Raises MalformedCoreError for a damaged core.
     """
     machine = core.machine
     vcpus: Sequence[VcpuState] = () if machine is None else machine.state.vcpus
-    found = [_Vcpu(core, path, number, vcpu).crash() for number, vcpu in enumerate(vcpus)]
+    names = KernelNames(core, modules)
+    found = [_Vcpu(core, path, number, vcpu, names).crash() for number, vcpu in enumerate(vcpus)]
     faulted = [crash for crash in found if crash.fault.mode is not CheckMode.NONE]
     return faulted or found[:1]
 
@@ -262,17 +278,26 @@ class _LastException:
 class _Vcpu:
     """One vCPU of the core, and the crash that it tells of."""
 
-    def __init__(self, core: Core, path: Path, number: int, vcpu: VcpuState) -> None:
+    def __init__(
+        self, core: Core, path: Path, number: int, vcpu: VcpuState, names: KernelNames
+    ) -> None:
         self._core = core
         self._path = path
         self._number = number
         self._registers = vcpu.registers
+        self._names = names
         # A dump of virtual addresses has been walked already.
         is_physical = core.machine is not None and core.machine.space is Space.PHYSICAL
         self._walked = WalkedMemory(core, path, vcpu) if is_physical else None
         self._memory: CrashMemory = CoreMemory(core) if self._walked is None else self._walked
 
     def crash(self) -> Crash:
+        """Return what a handler in user space was told, else what the last exception was."""
+        handled = self._handled()
+        if handled is not None:
+            access = read_access(self._memory, handled.registers["pc"])
+            fault = handled_fault(handled, "a process of the guest handles it", access)
+            return self._crash(CrashWorld.PROCESS, fault, access, handled.registers, [_HANDLED])
         last = _LastException(
             self._value(register_ids.ESR_EL1),
             self._value(register_ids.FAR_EL1),
@@ -280,8 +305,29 @@ class _Vcpu:
             self._value(register_ids.SPSR_EL1),
         )
         registers = self._named(last)
-        access = read_access(self._memory, last.returns_to) if last.is_tag_check else None
+        world = CrashWorld.PROCESS if last.kind == _ABORT_LOWER else CrashWorld.KERNEL
         fault = self._fault(last)
+        if not last.is_tag_check:
+            return self._crash(world, fault, None, registers, [_NO_TAG_CHECK])
+        access = read_access(self._memory, last.returns_to)
+        pointer = effective_pointer(access, registers)
+        is_access = pointer is not None and address_of(pointer) == address_of(last.address)
+        if is_access or access.encoding is None:
+            return self._crash(world, fault, access, registers, [])
+        if self._is_lost(last.address):
+            world = CrashWorld.KERNEL if self._level else CrashWorld.PROCESS
+            return self._crash(world, self._refound(fault), None, registers, [_SCRATCH])
+        # Then ELR_EL1 can be of a later exception, too: an interrupt changes it, and FAR_EL1 not.
+        return self._crash(world, fault, None, registers, [_CHANGED])
+
+    def _crash(
+        self,
+        world: CrashWorld,
+        fault: TagFault,
+        access: FaultingAccess | None,
+        registers: Mapping[str, int],
+        notes: Sequence[str],
+    ) -> Crash:
         if self._walked is not None:
             self._walked.look_at(address_of(registers["sp"]))
             if fault.address is not None:
@@ -289,7 +335,7 @@ class _Vcpu:
         excluded = self._value(register_ids.GCR_EL1) & _ALL_TAGS
         return Crash(
             SourceKind.GUEST,
-            CrashWorld.PROCESS if last.kind == _ABORT_LOWER else CrashWorld.KERNEL,
+            world,
             str(self._path),
             fault,
             access=access,
@@ -298,12 +344,49 @@ class _Vcpu:
             backtrace=tuple(self._backtrace(registers)),
             thread=self._number,
             tag_mask=~excluded & _ALL_TAGS,
-            notes=tuple(self._notes(last, access, registers)),
+            notes=(*notes, *self._names.notes),
         )
+
+    @property
+    def _level(self) -> int:
+        """Return the exception level that the vCPU is at."""
+        return Pstate.from_bits(self._value(register_ids.PSTATE)).el
+
+    def _met(self, pointer: int) -> int:
+        """Return the allocation tag behind a pointer, UNKNOWN_TAG if there is none."""
+        granule = address_of(pointer) & -GRANULE_BYTES
+        return int(self._memory.tags(granule, GRANULE_BYTES)[0])
+
+    def _fails(self, pointer: int) -> bool:
+        """Return whether an access by a pointer would fail its tag check now."""
+        return self._met(pointer) not in (UNKNOWN_TAG, logical_tag(pointer))
+
+    def _is_lost(self, pointer: int) -> bool:
+        """Return whether the address of the fault cannot be this one.
+
+        A handler in the kernel may have given the memory another tag; nobody else can have.
+        """
+        if self._level:
+            return self._met(pointer) == UNKNOWN_TAG
+        return not self._fails(pointer)
+
+    def _refound(self, fault: TagFault) -> TagFault:
+        """Return a fault whose address is lost, at the first pointer that would fault now."""
+        values = (self._value(register_ids.x(number)) for number in range(GENERAL_REGISTERS))
+        pointer = next((v for v in values if logical_tag(v) and self._fails(v)), None)
+        if pointer is None:
+            return replace(fault, address=None, pointer_tag=None)
+        return replace(fault, address=address_of(pointer), pointer_tag=logical_tag(pointer))
+
+    def _handled(self) -> SignalFrame | None:
+        """Return what a handler of SIGSEGV was told that this vCPU runs in user space."""
+        if self._level:
+            return None
+        return find_signal_frame(self._memory, address_of(self._value(register_ids.SP_EL0)))
 
     def _backtrace(self, registers: Mapping[str, int]) -> Iterator[StackFrame]:
         """Yield the frames, those in the kernel with its build."""
-        for frame in unwind(self._memory, registers, ()):
+        for frame in self._names.frames(unwind(self._memory, registers)):
             is_kernel = frame.pc is not None and frame.pc >> SELECT_BIT & 1
             yield replace(frame, build=self._kernel_build) if is_kernel else frame
 
@@ -348,13 +431,3 @@ class _Vcpu:
             if value & 3:
                 return TagFault(CheckMode.ASYNC, f"{name} {value:#x}: an asynchronous one")
         return TagFault(CheckMode.NONE, f"ESR_EL1 {last.syndrome:#x}: no tag check fault")
-
-    def _notes(
-        self, last: _LastException, access: FaultingAccess | None, registers: Mapping[str, int]
-    ) -> list[str]:
-        if not last.is_tag_check:
-            return ["No vCPU's last exception was a tag check fault."]
-        pointer = None if access is None else effective_pointer(access, registers)
-        if pointer is not None and address_of(pointer) != address_of(last.address):
-            return ["The registers are those of now: the handler has changed them since the fault."]
-        return []

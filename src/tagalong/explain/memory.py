@@ -7,11 +7,12 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from tagalong.core import Core, CoreRegion
-from tagalong.errors import CoreError
+from tagalong.errors import CoreError, CrashReportError
 from tagalong.explain.crash import UNKNOWN_TAG, TagArray
 from tagalong.mte import GRANULE_BYTES
 
 _LAST: Final = (1 << 64) - 1
+MAX_SHOWN_BYTES: Final = 4 << 20
 
 
 class CoreMemory:
@@ -74,11 +75,26 @@ class ShownMemory(NamedTuple):
     data: bytes | None
     tags: TagArray | None
 
+    @property
+    def size_bytes(self) -> int:
+        """Return how much memory it covers."""
+        tagged = 0 if self.tags is None else self.tags.size * GRANULE_BYTES
+        return max(tagged, len(self.data or b""))
+
 
 class WindowMemory:
-    """The memory of a report: windows, of which a later one wins where two overlap."""
+    """The memory of a report: windows, of which a later one wins where two overlap.
+
+    Raises CrashReportError if they are larger than MAX_SHOWN_BYTES in all.
+    """
 
     def __init__(self, windows: Sequence[ShownMemory]) -> None:
+        total = sum(window.size_bytes for window in windows)
+        if total > MAX_SHOWN_BYTES:
+            raise CrashReportError(
+                f"it shows {total:#x} bytes of memory; reports have some windows of it, "
+                f"{MAX_SHOWN_BYTES:#x} bytes at most"
+            )
         self._bytes: dict[int, bytes] = {}
         tags: dict[int, int] = {}
         for window in windows:

@@ -51,6 +51,9 @@ STALE_OUTSIDE_SHARE: Final = 0.04
 UNSEEN_BLOCK: Final = 0.1
 """How likely an access is to a granule of a block whose bounds cannot be seen."""
 
+UNRECORDED_FREE: Final = 0.005
+"""How likely a stale pointer's tag is if the allocator's records have no free with it."""
+
 FREED_CULPRIT: Final = 0.03
 """An overflow from a block that is free itself is a use after free first."""
 

@@ -68,6 +68,8 @@ def stale_tag(scene: Scene, block: Block | None) -> Fact:
     """Return how likely the tag is one that the block's memory had before."""
     if previous_block(scene) is not None:
         return Fact(0.9, "a block with the pointer's tag was freed here")
+    if scene.crash.allocator.has_all_frees:
+        return Fact(model.UNRECORDED_FREE, "the allocator recorded no free of such a block here")
     now = None if block is None else block.tag
     if scene.around.has_parity and now:
         if (now ^ scene.tag) & 1:

@@ -6,6 +6,7 @@ include/linux/elfcore.h (elf_prpsinfo), include/uapi/linux/prctl.h.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ from tagalong.core import Core, CoreVcpu, Note
 from tagalong.core.note_types import OWNER_CORE
 from tagalong.core.thread_notes import PR_MTE_TCF_ASYNC, PR_MTE_TCF_SYNC
 from tagalong.errors import MalformedCoreError
-from tagalong.explain.backtrace import unwind
+from tagalong.explain.backtrace import Frames, frame_of, unwind
 from tagalong.explain.crash import (
     UNKNOWN_TAG,
     Allocator,
@@ -26,11 +27,22 @@ from tagalong.explain.crash import (
     CrashWorld,
     FaultingAccess,
     SourceKind,
+    StackFrame,
     TagFault,
 )
+from tagalong.explain.drgn_frames import DrgnStacks
 from tagalong.explain.instruction import decode_access, index_bytes
 from tagalong.explain.memory import CoreMemory
 from tagalong.explain.modules import Modules
+from tagalong.explain.scudo_records import find_records
+from tagalong.explain.signal_frame import (
+    ASYNCHRONOUS,
+    SIGSEGV,
+    SYNCHRONOUS,
+    SignalFrame,
+    find_signal_frame,
+)
+from tagalong.explain.surroundings import SEARCHED_BYTES
 from tagalong.machine.register_ids import GENERAL_REGISTERS
 from tagalong.mte import GRANULE_BYTES
 from tagalong.mte.pointers import address_of, logical_tag
@@ -46,10 +58,8 @@ FILE_HEAD = Layout(("count", "u64"), ("page_size", "u64"))
 FILE_ENTRY = Layout(("start", "u64"), ("end", "u64"), ("offset_pages", "u64"))
 MAX_FILES: Final = 1 << 17
 
-SIGSEGV: Final = 11
 _CODES: Final = {1: "SEGV_MAPERR", 2: "SEGV_ACCERR", 8: "SEGV_MTEAERR", 9: "SEGV_MTESERR",
                  10: "SEGV_CPERR"}  # fmt: skip
-_ASYNCHRONOUS, _SYNCHRONOUS = 8, 9
 _NAME_AT, _NAME_BYTES = 40, 16
 _TAG_SHIFT: Final = 3
 _ALL_TAGS: Final = 0xFFFF
@@ -68,11 +78,16 @@ def read_process_core(core: Core, name: str, modules: Path | None = None) -> Cra
         raise MalformedCoreError("the core has no thread's registers (NT_PRSTATUS)", offset=0)
     thread = core.vcpus[0]  # Linux writes the thread that died first
     memory = CoreMemory(core)
-    registers = registers_of(thread)
     mappings = _mappings(core.notes)
     files = Modules(memory, mappings, modules)
-    access = read_access(memory, thread.pc, files)
-    fault = _fault(core, thread, access, registers)
+    handled = None if _is_tag_check(core) else find_signal_frame(memory, address_of(thread.sp))
+    registers = registers_of(thread) if handled is None else handled.registers
+    access = read_access(memory, registers["pc"], files)
+    fault = _fault(core, thread, access, registers, handled)
+    named = partial(_named_frame, mappings, files)
+    drgn = DrgnStacks(core, modules)
+    stack = tuple(map(named, unwind(memory, registers)))
+    found = drgn.of_process(registers["pc"], named)
     control = thread.tagged_address_control
     return Crash(
         source=SourceKind.PROCESS_CORE,
@@ -83,20 +98,20 @@ def read_process_core(core: Core, name: str, modules: Path | None = None) -> Cra
         registers=registers,
         memory=memory,
         mappings=mappings,
-        backtrace=tuple(
-            replace(
-                frame,
-                symbol=None if frame.pc is None else files.symbol(frame.pc),
-                build=None if frame.module is None else files.build_id(frame.module),
-            )
-            for frame in unwind(memory, registers, mappings)
-        ),
-        allocator=_allocator(mappings),
+        # Without unwind tables drgn ends early.
+        backtrace=found if len(found) >= len(stack) else stack,
+        allocator=_allocator(memory, mappings, fault, named),
         process=_process_name(core.notes),
         thread=thread.thread,
         tag_mask=None if control is None else control >> _TAG_SHIFT & _ALL_TAGS,
-        notes=_notes(core, fault, access),
+        notes=(*_notes(core, fault, access, handled), *drgn.notes),
     )
+
+
+def _named_frame(mappings: Sequence[CrashMapping], files: Modules, pc: int) -> StackFrame:
+    frame = frame_of(pc, mappings)
+    build = None if frame.module is None else files.build_id(frame.module)
+    return replace(frame, symbol=files.symbol(pc), build=build)
 
 
 def registers_of(thread: CoreVcpu) -> dict[str, int]:
@@ -125,33 +140,71 @@ def effective_pointer(access: FaultingAccess, registers: Mapping[str, int]) -> i
     return pointer & _POINTER_MASK
 
 
+def _is_tag_check(core: Core) -> bool:
+    """Return whether the core's own notes tell of a failed tag check."""
+    info = _siginfo(core.notes)
+    return (
+        info is not None
+        and info["si_signo"] == SIGSEGV
+        and (_signed(info["si_code"]) in (SYNCHRONOUS, ASYNCHRONOUS))
+    )
+
+
 def _fault(
-    core: Core, thread: CoreVcpu, access: FaultingAccess, registers: Mapping[str, int]
+    core: Core,
+    thread: CoreVcpu,
+    access: FaultingAccess,
+    registers: Mapping[str, int],
+    handled: SignalFrame | None,
 ) -> TagFault:
     info = _siginfo(core.notes)
     signal = info["si_signo"] if info else thread.signal
     code = _signed(info["si_code"]) if info else None
     words = _reason(signal, code)
-    pointer = effective_pointer(access, registers)
+    if handled is not None:
+        return handled_fault(handled, f"handled, then {words}", access)
+    if info is not None and _is_tag_check(core):
+        return _checked(info["si_code"], info["si_addr"], words, access, registers)
     if signal == SIGSEGV and (code is None or code <= 0):
         # A handler sent the signal again, and the address was lost: the registers tell.
-        if thread.tagged_address_control is not None and (
-            thread.tagged_address_control & (PR_MTE_TCF_SYNC | PR_MTE_TCF_ASYNC) == PR_MTE_TCF_ASYNC
-        ):
+        control = thread.tagged_address_control or PR_MTE_TCF_SYNC
+        if control & (PR_MTE_TCF_SYNC | PR_MTE_TCF_ASYNC) == PR_MTE_TCF_ASYNC:
             return TagFault(CheckMode.ASYNC, words)
         return _from_registers(core, access, registers, words)
-    if signal != SIGSEGV or code not in (_SYNCHRONOUS, _ASYNCHRONOUS) or info is None:
-        met = None if info is None else address_of(info["si_addr"])
-        return TagFault(CheckMode.NONE, words, met)
-    if code == _ASYNCHRONOUS:
+    return TagFault(CheckMode.NONE, words, None if info is None else address_of(info["si_addr"]))
+
+
+def handled_fault(handled: SignalFrame, words: str, access: FaultingAccess) -> TagFault:
+    """Return the fault that a handler was told of. `words`: what became of it."""
+    words = f"{_reason(SIGSEGV, handled.code)}, {words}"
+    found = _checked(handled.code, handled.address, words, access, handled.registers)
+    # A handler is shown the address without its tag, unless it asks for it.
+    if found.pointer_tag or effective_pointer(access, handled.registers) is not None:
+        return found
+    return replace(found, pointer_tag=_tag_in(handled.registers, found))
+
+
+def _checked(
+    code: int, reported: int, words: str, access: FaultingAccess, registers: Mapping[str, int]
+) -> TagFault:
+    """Return the fault that a siginfo tells of: its code and its address."""
+    if code == ASYNCHRONOUS:
         return TagFault(CheckMode.ASYNC, words)
-    address = address_of(info["si_addr"])
-    tag = logical_tag(info["si_addr"])
+    address, tag = address_of(reported), logical_tag(reported)
+    pointer = effective_pointer(access, registers)
     if pointer is not None and _is_near(address_of(pointer), address, access):
-        # The handler may have been shown the address without its tag; the register has it.
+        # The address may lack its tag; the register has it.
         tag = logical_tag(pointer)
         address = max(address_of(pointer), address // GRANULE_BYTES * GRANULE_BYTES)
     return TagFault(CheckMode.SYNC, words, address, tag, None, access.size_bytes, access.direction)
+
+
+def _tag_in(registers: Mapping[str, int], fault: TagFault) -> int | None:
+    """Return the tag of the first register that points to the fault's granule, None without one."""
+    for value in registers.values():
+        if fault.granule is not None and fault.granule == address_of(value) & -GRANULE_BYTES:
+            return logical_tag(value)
+    return None
 
 
 def _from_registers(
@@ -262,8 +315,29 @@ _LIBRARIES: Final = (
 )
 
 
-def _allocator(mappings: Sequence[CrashMapping]) -> AllocatorFacts:
-    """Return which allocator a mapped library shows; what memory shows is found later."""
+def _allocator(
+    memory: CrashMemory, mappings: Sequence[CrashMapping], fault: TagFault, frames: Frames
+) -> AllocatorFacts:
+    """Return what a mapped library and the allocator's records show of it.
+
+    What the fault's own surroundings show is found later.
+    """
+    facts = _library(mappings)
+    if fault.address is None or facts.kind is Allocator.HARDENED_MALLOC:
+        return facts
+    records = find_records(memory, mappings, frames)
+    if records is None:
+        return facts
+    return AllocatorFacts(
+        Allocator.SCUDO,
+        facts.known_by or "its records of frees",
+        previous=records.freed_near(fault.address, SEARCHED_BYTES),
+        has_all_frees=records.is_whole,
+        records=records,
+    )
+
+
+def _library(mappings: Sequence[CrashMapping]) -> AllocatorFacts:
     for mapping in mappings:
         file = mapping.name.rsplit("/", 1)[-1]
         for part, kind in _LIBRARIES:
@@ -272,7 +346,9 @@ def _allocator(mappings: Sequence[CrashMapping]) -> AllocatorFacts:
     return AllocatorFacts()
 
 
-def _notes(core: Core, fault: TagFault, access: FaultingAccess) -> tuple[str, ...]:
+def _notes(
+    core: Core, fault: TagFault, access: FaultingAccess, handled: SignalFrame | None
+) -> tuple[str, ...]:
     said = []
     if not core.tag_segments:
         said.append(
@@ -282,7 +358,10 @@ def _notes(core: Core, fault: TagFault, access: FaultingAccess) -> tuple[str, ..
         said.append("The file was cut short: what is missing counts as not known.")
     if fault.mode is CheckMode.NONE:
         said.append(f"No tag check failed here ({fault.reason}).")
-    if fault.mode is CheckMode.SYNC and _is_sent_again(core):
+    if handled is not None:
+        said.append("The program handled the fault and ended later: registers and address are those"
+                    " that Linux left on the stack for its handler.")  # fmt: skip
+    elif fault.mode is CheckMode.SYNC and _is_sent_again(core):
         said.append(
             "A handler sent the signal again, and the fault's address was lost: it is taken from "
             + (

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from tagalong.core.tag_runs import TagRun
+from tagalong.disassembly import disassemble
 from tagalong.explain.crash import (
     AllocatorFacts,
     Block,
@@ -29,6 +30,16 @@ _PAGE_BYTES: Final = 4096
 _NAME: Final = "redacted"
 # The kernel and Apple name a function or an address after the kind of the fault.
 _PLACE: Final = re.compile(r" (in|at) .*", re.DOTALL)
+# Of what may be a report's own words only what every report of its kind can say stays.
+_SIGNAL: Final = r"(SIGSEGV|signal \d{1,3})(, (SEGV_[A-Z]{3,9}|code -?\d{1,10}))?"
+_COMMON_REASON: Final = re.compile(
+    rf"{_SIGNAL}(, handled, then {_SIGNAL}|, a process of the guest handles it)?"
+    r"|(ESR|TFSR|TFSRE0)_EL1 0x[0-9a-f]{1,16}: [a-z ]{1,64}"
+    r"|KASAN: ((slab-|vmalloc-|global-|stack-)?out-of-bounds|(slab-)?use-after-free|invalid-access"
+    r"|double-free|invalid-free|double-free or invalid-free|wild-memory-access|user-memory-access)"
+    r"|EXC_ARM_MTE_(TAGCHECK|CANONICAL)_FAIL"
+)
+_ANY_REASON: Final = "a report in words of its own"
 
 
 def redact(explanation: Explanation) -> Explanation:
@@ -59,7 +70,7 @@ def _crash(crash: Crash, move: "_Mover") -> Crash:
         thread=None,
         fault=replace(
             crash.fault,
-            reason=_PLACE.sub("", crash.fault.reason),
+            reason=_reason(crash.fault.reason),
             address=None if address is None else move.address(address),
         ),
         access=crash.access and _access(crash.access),
@@ -72,8 +83,15 @@ def _crash(crash: Crash, move: "_Mover") -> Crash:
     )
 
 
+def _reason(reason: str) -> str:
+    short = _PLACE.sub("", reason)
+    return short if _COMMON_REASON.fullmatch(short) else _ANY_REASON
+
+
 def _access(access: FaultingAccess) -> FaultingAccess:
-    return replace(access, pc=None)
+    """Return the access without its place, which an instruction's own text can name, too."""
+    text = None if access.encoding is None else disassemble(access.encoding, 0)
+    return replace(access, pc=None, text=text)
 
 
 def _frames(frames: Sequence[StackFrame]) -> tuple[StackFrame, ...]:
@@ -106,6 +124,8 @@ class _Mover:
             end=self.address(block.end),
             allocated_by=_frames(block.allocated_by),
             freed_by=_frames(block.freed_by),
+            allocating_thread=None,
+            freeing_thread=None,
         )
 
     def run(self, run: TagRun) -> TagRun:

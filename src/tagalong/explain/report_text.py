@@ -15,12 +15,15 @@ MAX_LINE: Final = 4096
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _MAX_WINDOW_BYTES: Final = 64 << 20
 
-# What dmesg, journalctl, serial consoles and logcat put before a line.
+MAX_LINES: Final = 1 << 20
+
+# What mail, dmesg, journalctl, serial consoles, logcat and Android Studio put before a line.
 _PREFIX: Final = re.compile(
-    r"^(<\d{1,3}>)?"
+    r"^(?:> )*(<\d{1,3}>)?"
     r"(\[\s*\d+\.\d+\]\s?(\[\s*[TC]\d+\]\s?)?|"
     r"\w{3} +\d+ [\d:]{8} \S+ kernel: (\[\s*\d+\.\d+\]\s?)?|"
-    r"[\d-]{5,10} [\d:.]{8,15} +\d+ +\d+ [VDIWEF] \S+ *: )?"
+    r"[\d-]{5,10} [\d:.]{8,15} +\d+ +\d+ [VDIWEF] \S+ *: |"
+    r"\d{4}-[\d-]{5} [\d:.]{12} +\d+-\d+ +\S+ +\S+ +[VDIWEFA] {1,2})?"
 )
 
 
@@ -54,7 +57,14 @@ def _unpacked(raw: bytes) -> bytes:
 
 
 def lines_of(raw: bytes) -> list[str]:
-    """Return the lines without what a logger put before them; nothing steers a terminal."""
+    """Return the lines without what a logger put before them; nothing steers a terminal.
+
+    Raises CrashReportError if there are more than MAX_LINES.
+    """
+    if raw.count(b"\n") >= MAX_LINES:
+        raise CrashReportError(
+            f"it has more than {MAX_LINES:#x} lines; give the part with the report"
+        )
     return [
         printable(_PREFIX.sub("", line[:MAX_LINE].rstrip("\r"), count=1).expandtabs())
         for line in raw.decode("utf-8", "replace").split("\n")

@@ -125,6 +125,8 @@ def _blocks(crash: Crash, start: int, tags: TagArray) -> tuple[Allocator, str | 
             return Allocator.GLIBC, "a chain of chunk headers", chunks
     found = scudo.blocks(start, tags, data or b"", pieces=_pieces(memory, start, tags, data))
     if found and (facts.kind is Allocator.SCUDO or scudo.explains(found, tags)):
+        if facts.records is not None:
+            found = [facts.records.with_allocation(block) for block in found]
         return Allocator.SCUDO, facts.known_by or "block headers", found
     freed = _FREED_TAGS.get(facts.kind)
     return facts.kind, facts.known_by, list(runs_as_blocks(start, tags, freed))

@@ -40,6 +40,8 @@ class TombstoneCause:
     text: str
     allocated_by: list[StackFrame] = field(default_factory=list)
     freed_by: list[StackFrame] = field(default_factory=list)
+    allocating_thread: int | None = None
+    freeing_thread: int | None = None
 
 
 @dataclass
@@ -131,6 +133,7 @@ def _block(cause: TombstoneCause, tag: int | None) -> tuple[Block | None, bool]:
     state = BlockState.FREED if is_freed else BlockState.ALLOCATED
     block = Block(
         start, start + size, tag, state, "the allocator's records, by debuggerd", True,
-        tuple(cause.allocated_by), tuple(cause.freed_by),
+        tuple(cause.allocated_by), tuple(cause.freed_by), cause.allocating_thread,
+        cause.freeing_thread,
     )  # fmt: skip
     return block, is_freed

@@ -20,7 +20,9 @@ from tagalong.mte import GRANULE_BYTES, TAG_MASK
 from tagalong.mte.pointers import address_of
 from tagalong.printable import one_line
 
-MAX_FIELDS: Final = 1 << 21
+MAX_FIELDS: Final = 1 << 20
+"""Of a tombstone in all, in messages of any depth."""
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES: Final = 10
 _TID, _PID, _COMMAND_LINE, _SIGNAL, _CAUSES, _THREADS, _MAPPINGS = 6, 5, 9, 10, 15, 16, 17
@@ -28,12 +30,31 @@ _TID, _PID, _COMMAND_LINE, _SIGNAL, _CAUSES, _THREADS, _MAPPINGS = 6, 5, 9, 10, 
 Value = int | bytes
 
 
-class Message:
-    """The fields of one message by number, each with its values in order."""
+class FieldBudget:
+    """How many fields may still be read of one tombstone."""
 
-    def __init__(self, raw: bytes, base: int = 0) -> None:
+    def __init__(self) -> None:
+        self._left = MAX_FIELDS
+
+    def take(self, offset: int) -> None:
+        """Count a field. Raises CrashReportError if there are too many."""
+        self._left -= 1
+        if self._left < 0:
+            raise CrashReportError(
+                f"it has more than {MAX_FIELDS:#x} fields: not a tombstone", offset=offset
+            )
+
+
+class Message:
+    """The fields of one message by number, each with its values in order.
+
+    `base` is where it begins in the file; all messages of a file share one `budget`.
+    """
+
+    def __init__(self, raw: bytes, base: int = 0, budget: FieldBudget | None = None) -> None:
+        self._budget = budget or FieldBudget()
         self._fields: dict[int, list[tuple[Value, int]]] = {}
-        for number, value, at in _fields_of(raw, base):
+        for number, value, at in _fields_of(raw, base, self._budget):
             self._fields.setdefault(number, []).append((value, at))
 
     def number(self, field: int, default: int = 0) -> int:
@@ -66,7 +87,7 @@ class Message:
         """Yield the messages in a field. Raises CrashReportError for damaged ones."""
         for value, at in self._fields.get(field, ()):
             if isinstance(value, bytes):
-                yield Message(value, at)
+                yield Message(value, at, self._budget)
 
     def message(self, field: int) -> "Message | None":
         """Return the last message in a field, None if there is none."""
@@ -74,8 +95,8 @@ class Message:
         return found[-1] if found else None
 
 
-def _fields_of(raw: bytes, base: int) -> Iterator[tuple[int, Value, int]]:
-    at, count = 0, 0
+def _fields_of(raw: bytes, base: int, budget: FieldBudget) -> Iterator[tuple[int, Value, int]]:
+    at = 0
     while at < len(raw):
         start = at
         key, at = _varint(raw, at, base)
@@ -92,12 +113,9 @@ def _fields_of(raw: bytes, base: int) -> Iterator[tuple[int, Value, int]]:
         else:
             raise CrashReportError(f"a field of wire type {kind} is not possible",
                                    offset=base + start)  # fmt: skip
-        count += 1
-        if not number or count > MAX_FIELDS:
-            raise CrashReportError(
-                f"field number {number:#x}, the {count:#x}th field: not a tombstone",
-                offset=base + start,
-            )
+        budget.take(base + start)
+        if not number:
+            raise CrashReportError("field number 0: not a tombstone", offset=base + start)
         yield number, value, base + at - (len(value) if isinstance(value, bytes) else 0)
 
 
@@ -205,6 +223,8 @@ def _cause(each: Message) -> TombstoneCause:
     if heap is not None:
         found.allocated_by = [_frame(frame) for frame in heap.messages(4)]
         found.freed_by = [_frame(frame) for frame in heap.messages(6)]
+        found.allocating_thread = heap.number(3) or None
+        found.freeing_thread = heap.number(5) or None
     return found
 
 

@@ -36,10 +36,13 @@ _FRAME: Final = re.compile(
 )
 _BUILD: Final = re.compile(r"\(BuildId: ([0-9a-f]{1,128})\)")
 _PC: Final = re.compile(r"pc ([0-9a-f]{1,16})\)")
-_ALLOCATED: Final = re.compile(r"(de)?allocated by thread (\d+)", re.IGNORECASE)
+_ALLOCATED: Final = re.compile(r"(de)?allocated by thread (\d{1,10})", re.IGNORECASE)
 _NEAR: Final = re.compile(r"memory near \S+")
 _BYTES_ROW: Final = re.compile(r" +([0-9a-f]{16}) ((?:[0-9a-f]{16} ?){1,2})")
-_TAG_ROW: Final = re.compile(r" *(?:=>)? *0x([0-9a-f]{1,16}): ?((?: *\[?[0-9a-f]\]?){1,64}) *$")
+_TAG_ROW: Final = re.compile(
+    r" *(?:=>)? *0x([0-9a-f]{1,16}): ?((?: *(?:\[[0-9a-f]\]|[0-9a-f.])){1,64}) *$"
+)
+_LINES_OF_A_TITLE: Final = 3
 _MAP_ROW: Final = re.compile(
     r"[ \-=>]*([0-9a-f]{8}'[0-9a-f]{8})-([0-9a-f]{8}'[0-9a-f]{8}) [rwx-]{3} +([0-9a-f]+)"
     r" +([0-9a-f]+) *(.*)"
@@ -115,19 +118,19 @@ def _windows(lines: Sequence[str]) -> Iterator[ShownMemory]:
 
 
 def _tag_windows(lines: Sequence[str]) -> Iterator[ShownMemory]:
-    is_inside = False
+    left = 0  # mail programs break the title
     for line in lines:
         if line.strip().startswith("Memory tags around the fault address"):
-            is_inside = True
+            left = _LINES_OF_A_TITLE
             continue
-        row = _TAG_ROW.match(line) if is_inside else None
+        row = _TAG_ROW.match(line) if left else None
         if row is None:
-            is_inside = is_inside and not line.strip()
+            left = max(0, left - bool(line.strip()))
             continue
-        digits = re.findall(r"[0-9a-f]", row[2])
-        yield ShownMemory(
-            address_of(int(row[1], 16)), None, np.array([int(d, 16) for d in digits], np.int16)
-        )
+        left = 1
+        # A point stands for a granule whose tag could not be read.
+        tags = [UNKNOWN_TAG if d == "." else int(d, 16) for d in re.findall(r"[0-9a-f.]", row[2])]
+        yield ShownMemory(address_of(int(row[1], 16)), None, np.array(tags, np.int16))
 
 
 def _mappings(lines: Sequence[str]) -> Iterator[CrashMapping]:
@@ -152,7 +155,10 @@ def _causes(lines: Sequence[str]) -> Iterator[TombstoneCause]:
                 yield pending
             pending, frames = TombstoneCause(found[1]), None
         elif pending is not None and (stack := _ALLOCATED.search(line)):
-            frames = pending.freed_by if stack[1] else pending.allocated_by
+            if stack[1]:
+                frames, pending.freeing_thread = pending.freed_by, int(stack[2])
+            else:
+                frames, pending.allocating_thread = pending.allocated_by, int(stack[2])
         elif frames is not None and (frame := _frame(line)):
             frames.append(frame)
         elif line.startswith(("memory near", "memory map", "---")):

@@ -7,6 +7,7 @@
  * allocator of the C library or one that is preloaded; "simple" is in simple.h. The line of truth
  * names the block that was misused. */
 #include <malloc.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,6 +47,26 @@ static void check_synchronously(void)
 }
 __attribute__((section(".preinit_array"), used)) static void (*const early)(void) =
     check_synchronously;
+
+/* scudo's: write down who allocated and freed what. */
+extern void malloc_set_track_allocation_stacks(int track) __attribute__((weak));
+
+/* What crash reporters do: look at the fault, then end in another way. */
+static void report(int number, siginfo_t *info, void *context)
+{
+    (void)number, (void)info, (void)context;
+    raise(SIGTRAP);
+}
+
+static void handle_faults(void)
+{
+    static char room[64 << 10];
+    stack_t other = { .ss_sp = room, .ss_size = sizeof room };
+    struct sigaction action = { .sa_sigaction = report, .sa_flags = SA_SIGINFO };
+    if (seed & 1 && !sigaltstack(&other, NULL))
+        action.sa_flags |= SA_ONSTACK;
+    sigaction(SIGSEGV, &action, NULL);
+}
 
 static struct block blocks[BLOCKS];
 
@@ -292,7 +313,11 @@ int main(int count, char **arguments)
         strcmp(arguments[1], "simple") ? &libc_allocator : &simple_allocator;
     if (getenv("MISHAP_ODD_EVEN"))
         mallopt(M_MEMTAG_TUNING, M_MEMTAG_TUNING_BUFFER_OVERFLOW);
+    if (getenv("MISHAP_RECORDS") && malloc_set_track_allocation_stacks)
+        malloc_set_track_allocation_stacks(1);
     seed = strtoull(arguments[2], NULL, 0);
+    if (getenv("MISHAP_HANDLER"))
+        handle_faults();
     churn(heap);
     uint64_t drawn = draw(100);
     for (size_t i = 0; i < sizeof deeds / sizeof *deeds; i++) {

@@ -97,6 +97,37 @@ APPLE = """\
 "uuid":"5d1ea7a8-0000-4000-8000-000000000001"}]}
 """
 
+APPLE_TEXT = """\
+-------------------------------------
+Translated Report (Full Report Below)
+-------------------------------------
+Process:               example [1234]
+Path:                  /usr/bin/example
+Code Type:             ARM-64 (Native)
+OS Version:            macOS 26.1 (25B1)
+
+Exception Type:        EXC_BAD_ACCESS (SIGKILL)
+Exception Subtype:     EXC_ARM_MTE_TAGCHECK_FAIL at 0x0a00000104812345
+Exception Codes:       0x0000000000000106, 0x0a00000104812345
+Termination Reason:    Namespace MTE_FAIL, Code 262
+
+Thread 0:
+0   libsystem_kernel.dylib        0x0000000186598dd4 mach_msg_trap + 8
+
+Thread 1 Crashed:: worker
+0   example                       0x0000000104801234 use(void*) + 16
+1   example                       0x0000000104801100 0x104800000 + 4352
+
+Thread 1 crashed with ARM Thread State (64-bit):
+    x0: 0x0a00000104812345   x1: 0x0000000000000041
+    fp: 0x000000016d7d6460   lr: 0x0000000104801100
+    sp: 0x000000016d7d6390   pc: 0x0000000104801234 cpsr: 0x60001000
+
+Binary Images:
+       0x104800000 -        0x10480ffff example (1) <00112233> /usr/bin/example
+       0x186598000 -        0x1865cffff libsystem_kernel.dylib (*) <44> /usr/lib/libsystem.dylib
+"""
+
 
 def tombstone(cause: str = USE_AFTER_FREE) -> bytes:
     return TOMBSTONE.format(cause=cause, header="77a4d2e0e0"[-10:]).encode()

@@ -1,6 +1,7 @@
 """Real cores of known cause (tests.support.mishaps), explained; what redacted answers hold."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from tagalong.explain.crash import Allocator, BlockState, CheckMode, Crash, Data
 from tagalong.explain.explanation import Cause, Explanation
 from tagalong.explain.readers import open_crashes
 from tagalong.explain.redaction import redact
+from tagalong.explain.scudo_records import KNOWN_BY
 from tests.support.measure import Answer, answers, decidable, share
 from tests.support.mishaps import read_truth
 
 FOLDER = Path(__file__).parents[2] / "golden" / "crashes"
+# Made by a later form of the program: with scudo's records, and with a handler of SIGSEGV.
+LATER = FOLDER / "later"
 GLIBC = FOLDER / "linux-uaf.core.zst"
 KASAN = FOLDER / "kasan-hw-tags-6.12.log.zst"
 WORDS_OF_A_USER = "secret of a user"
@@ -24,7 +28,7 @@ WORDS_OF_A_USER = "secret of a user"
 
 @cache
 def found() -> list[Answer]:
-    return list(answers([FOLDER]))
+    return list(answers([FOLDER, LATER]))
 
 
 def test_causes_of_real_cores_are_found() -> None:
@@ -68,6 +72,52 @@ def test_core_of_glibc_is_explained_with_its_block() -> None:
     assert crash.access.base == "x0"
     assert len(crash.backtrace) == 5
     assert crash.process == "uaf"
+
+
+def test_records_of_scudo_tell_who_freed_the_block() -> None:
+    with open_crashes(LATER / "scudo-records-401001.core.zst", LATER) as (crash,):
+        answer = explain(crash)
+
+    top = answer.top
+    assert top is not None
+    assert top.cause is Cause.USE_AFTER_FREE
+    assert top.block is not None
+    assert (top.block.known_by, top.block.tag) == (KNOWN_BY, crash.fault.pointer_tag)
+    assert top.block.allocating_thread == top.block.freeing_thread == crash.thread
+    assert answer.neighbourhood is not None
+    assert any(block.allocating_thread for block in answer.neighbourhood.blocks)
+
+
+def test_overflow_is_told_from_a_stale_pointer_by_the_records() -> None:
+    with open_crashes(LATER / "scudo-records-401004.core.zst", LATER) as (crash,):
+        with_records = explain(crash)
+        facts = replace(crash.allocator, previous=(), has_all_frees=False, records=None)
+        without = explain(replace(crash, allocator=facts))
+
+    assert with_records.top is not None
+    assert with_records.top.cause is Cause.OVERFLOW
+    assert stale_share(with_records) < stale_share(without)
+
+
+def stale_share(answer: Explanation) -> float:
+    stale = (Cause.USE_AFTER_FREE, Cause.USE_AFTER_REUSE)
+    return sum(each.probability for each in answer.hypotheses if each.cause in stale)
+
+
+@pytest.mark.parametrize("seed", [501000, 501005], ids=["own stack", "another stack"])
+def test_fault_of_a_process_with_a_handler_is_the_one_that_it_handled(seed: int) -> None:
+    """Linux put the frame on the program's stack, or on that of its handlers."""
+    with open_crashes(LATER / f"glibc-handler-{seed}.core.zst", LATER) as (crash,):
+        answer = explain(crash)
+
+    assert crash.fault.reason == "SIGSEGV, SEGV_MTESERR, handled, then signal 5, code -6"
+    assert crash.access is not None
+    assert crash.access.base is not None
+    names = [frame.symbol.split("+")[0] for frame in crash.backtrace if frame.symbol]
+    assert names[0] in {"touch_freed", "underflow"}
+    assert "main" in names
+    assert answer.top is not None
+    assert answer.top.probability > 0.9
 
 
 def test_log_of_kasan_gives_each_report() -> None:

@@ -2,6 +2,8 @@
 
 import random
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,19 @@ import zstandard
 from tagalong.core import open_any_core
 from tagalong.errors import MalformedCoreError, TagalongError
 from tagalong.explain.analysis import explain
+from tagalong.explain.explanation import Cause
 from tagalong.explain.modules import build_id_of
 from tagalong.explain.readers import open_crashes
 from tests.support import core_builder
-from tests.support.core_builder import CoreBuilder, load, note, tag_segment
+from tests.support.core_builder import (
+    PT_LOAD,
+    PT_MEMTAG,
+    CoreBuilder,
+    Segment,
+    load,
+    note,
+    tag_segment,
+)
 
 GLIBC = Path(__file__).parents[2] / "golden" / "crashes" / "linux-uaf.core.zst"
 NT_SIGINFO, NT_FILE = 0x5349_4749, 0x4649_4C45
@@ -165,3 +176,59 @@ def test_frames_of_a_real_core_have_the_builds_of_its_modules() -> None:
     assert builds
     assert all(build is None or len(build) == 40 for build in builds.values())
     assert any(builds.values())
+
+
+def test_core_of_lldb_s_own_tests_is_explained(tmp_path: Path) -> None:
+    """Its shape: tags 0 to 15 in turn, all of them drawn; a store without a tag to granule 1."""
+    buf = 0xFFFF_82C7_4000
+    info = struct.pack("<iiiiQ", 11, 0, 9, 0, buf + 16) + bytes(104)
+    notes = core_builder.prstatus(signal=11) + core_builder.auxv()
+    notes += core_builder.tagged_addr_ctrl(0x7FFFB) + note(b"CORE", NT_SIGINFO, info)
+    tags = bytes(range(0x10, 0x100, 0x22)) * 16
+    path = tmp_path / "core"
+    path.write_bytes(CoreBuilder([load(buf, bytes(4096)), tag_segment(buf, tags)], notes).build())
+
+    with open_crashes(path) as (crash,):
+        found = explain(crash)
+
+    assert (crash.fault.pointer_tag, found.crash.fault.memory_tag) == (0, 1)
+    assert found.top is not None
+    assert found.top.cause is Cause.LOST_POINTER_TAG
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from tagalong.explain.analysis import explain
+from tagalong.explain.explanation import Cause
+from tagalong.explain.readers import open_crashes
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with open_crashes(Path(sys.argv[1])) as (crash,):
+    print(explain(crash).top.cause.value)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_core_of_4_gib_is_explained_without_reading_it(tmp_path: Path) -> None:
+    size, start = 4 << 30, 0x7F_0000_0000
+    fault = start + size // 2 + 0x1010
+    info = struct.pack("<iiiiQ", 11, 0, 9, 0, fault | 3 << 56) + bytes(104)
+    notes = core_builder.usual_notes() + note(b"CORE", NT_SIGINFO, info)
+    data_at, tags_at = 1 << 20, (1 << 20) + size
+    segments = [
+        Segment(PT_LOAD, b"", start, size, size, flags=6, alignment=4096, offset=data_at),
+        Segment(PT_MEMTAG, b"", start, size, size // 32, offset=tags_at),
+    ]
+    path = tmp_path / "core"
+    with path.open("wb") as file:
+        file.write(CoreBuilder(segments, notes).build())
+        file.truncate(tags_at + size // 32)
+        file.seek(tags_at + (fault - start) // 32 - 8)
+        file.write(b"\x33" * 8 + b"\x55" * 8)
+
+    ran = subprocess.run([sys.executable, "-c", MEASURED, path], capture_output=True, text=True,
+                         check=True)  # fmt: skip
+
+    cause, kib = ran.stdout.split()
+    assert cause == "overflow"
+    assert int(kib) < 128 << 10

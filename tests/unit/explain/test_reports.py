@@ -8,7 +8,7 @@ import zstandard
 
 from tagalong.errors import CrashReportError, HostError, TagalongError
 from tagalong.explain.analysis import explain
-from tagalong.explain.crash import Allocator, CheckMode, DataDirection, SourceKind
+from tagalong.explain.crash import UNKNOWN_TAG, Allocator, CheckMode, DataDirection, SourceKind
 from tagalong.explain.explanation import Cause
 from tagalong.explain.kasan import read_kasan
 from tagalong.explain.readers import open_crashes, read_reports
@@ -21,6 +21,7 @@ SAMPLES = {
     "kasan": samples.KASAN_SW.encode(),
     "graphene": samples.GRAPHENE.format(address="a00d961aabbccd0").encode(),
     "apple": samples.APPLE.encode(),
+    "apple text": samples.APPLE_TEXT.encode(),
 }
 
 
@@ -129,6 +130,85 @@ def test_apple_report_of_a_tag_fault_is_read() -> None:
     assert crash.backtrace[0].module == "/usr/bin/example"
     assert any("mtePageTags" in note for note in crash.notes)
     assert found.limits
+
+
+def test_apple_report_in_its_form_as_text_is_read() -> None:
+    (crash,) = read_reports(samples.APPLE_TEXT.encode(), "a.crash")
+
+    assert (crash.fault.address, crash.fault.pointer_tag) == (0x1_0481_2345, 10)
+    assert [(f.pc, f.symbol, f.module, f.module_offset) for f in crash.backtrace] == [
+        (0x1_0480_1234, "use(void*)+0x10", "/usr/bin/example", 0x1234),
+        (0x1_0480_1100, None, "/usr/bin/example", 0x1100),
+    ]
+    assert crash.registers is not None
+    assert (crash.registers["x0"], crash.registers["x30"]) == (0x0A00_0001_0481_2345, 0x1_0480_1100)
+    assert crash.process == "example"
+
+
+def test_apple_report_that_numbers_its_thread_is_read() -> None:
+    raw = samples.APPLE.replace('"triggered":true,', "").replace(
+        '"threads":[', '"faultingThread":1,"threads":[{"frames":[]},'
+    )
+
+    (crash,) = read_reports(raw.encode(), "a.ips")
+
+    assert crash.backtrace[0].symbol == "use+0x10"
+
+
+def test_tombstone_that_was_sent_by_mail_is_read() -> None:
+    text = samples.tombstone().decode().replace("one tag per 16 bytes", "one tag per\n16 bytes")
+    quoted = "".join(f"> {line}\n" for line in text.splitlines()).encode()
+
+    (plain,) = read_reports(samples.tombstone(), "t")
+    (crash,) = read_reports(quoted, "t")
+
+    assert crash.fault == plain.fault
+    assert crash.memory.extents == plain.memory.extents
+
+
+def test_tags_that_a_tombstone_could_not_read_are_not_known() -> None:
+    raw = samples.tombstone().replace(b"=>0x77a4d2e0e0: 0 [4] 4  4", b"=>0x77a4d2e0e0: . [4] .  4")
+
+    (crash,) = read_reports(raw, "t")
+
+    assert crash.memory.tags(0x77A4_D2E0E0, 64).tolist() == [UNKNOWN_TAG, 4, UNKNOWN_TAG, 4]
+
+
+def test_threads_of_a_tombstone_s_block_are_known() -> None:
+    (crash,) = read_reports(samples.tombstone(), "t")
+
+    (had,) = crash.allocator.previous
+    assert (had.allocating_thread, had.freeing_thread) == (4321, 4321)
+
+
+def test_report_with_more_memory_than_reports_have_is_refused() -> None:
+    dump = samples.field(3, 0x1000) + samples.field(4, bytes(5 << 20))
+    thread = samples.field(1, 4329) + samples.field(5, dump)
+    first = samples.field(16, samples.field(1, 4329) + samples.field(2, thread))
+    raw = first + samples.tombstone_proto()
+
+    with pytest.raises(CrashReportError, match="bytes of memory; reports have some windows"):
+        read_reports(raw, "t")
+
+
+def test_tombstone_with_too_many_fields_in_all_is_refused() -> None:
+    """Each message alone would be small enough."""
+    many = samples.field(17, samples.field(1, 1) * 150_000)
+
+    with pytest.raises(CrashReportError, match="more than 0x100000 fields"):
+        read_reports(samples.tombstone_proto() + many * 8, "t")
+
+
+def test_log_of_too_many_lines_is_refused() -> None:
+    with pytest.raises(CrashReportError, match="more than 0x100000 lines"):
+        lines_of(b"\n" * (1 << 20))
+
+
+def test_apple_report_that_is_too_large_is_refused() -> None:
+    raw = samples.APPLE.encode() + b" " * (16 << 20)
+
+    with pytest.raises(CrashReportError, match="larger than 0x1000000 bytes"):
+        read_reports(raw, "a.ips")
 
 
 def test_apple_report_of_something_else_is_refused_by_name() -> None:

@@ -1,0 +1,143 @@
+"""Call stacks by drgn, where it is installed: names, source lines, and frames without a pointer.
+
+Only local files are looked at: the program and its libraries where they were or in the user's
+folder, and their debug files by build ID, which drgn compares. Whatever fails here is no failure:
+the stack by frame pointers is taken, and a note says why.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tagalong.core import Core
+from tagalong.explain.backtrace import MAX_FRAMES, Frames
+from tagalong.explain.crash import StackFrame
+from tagalong.printable import one_line
+
+if TYPE_CHECKING:
+    import drgn
+
+DEBUG_FOLDER: Final = Path("/usr/lib/debug")
+_FINDER: Final = "tagalong"
+_MOST_MODULES: Final = 1024
+
+
+class DrgnStacks:
+    """What drgn says of one core. `notes`: why it says nothing, in sentences."""
+
+    def __init__(self, core: Core, folder: Path | None) -> None:
+        self._core = core
+        self._folder = folder
+        self.notes: tuple[str, ...] = ()
+
+    def of_process(self, pc: int, frames: Frames) -> tuple[StackFrame, ...]:
+        """Return the stack of a process's first thread, from the frame at `pc` on.
+
+        `frames`: what else is known of an address. Empty if there is no drgn, or if it cannot tell.
+        """
+        return self._tried(lambda: [_frame(each, frames) for each in self._process_frames(pc)])
+
+    def of_kernel(self, addresses: Sequence[int]) -> tuple[StackFrame, ...]:
+        """Return frames of a kernel with the names in its own memory, or in its vmlinux."""
+        return self._tried(lambda: [*self._kernel_frames(addresses)])
+
+    def _tried(self, read: Callable[[], list[StackFrame]]) -> tuple[StackFrame, ...]:
+        if find_spec("drgn") is None:
+            return ()
+        try:
+            return tuple(read())
+        except Exception as error:  # noqa: BLE001 (what drgn raises has no common class)
+            self.notes = (f"drgn tells nothing of the call stack: {one_line(str(error))}",)
+            return ()
+
+    def _process_frames(self, pc: int) -> "Sequence[drgn.StackFrame]":
+        from tagalong.drgn import program_of  # noqa: PLC0415 (an extra)
+
+        program = program_of(self._core)
+        program.register_debug_info_finder(_FINDER, self._find)
+        program.set_enabled_debug_info_finders([_FINDER])
+        program.create_loaded_modules()
+        self._load(program)
+        trace = [*program.crashed_thread().stack_trace()]
+        # A handler's frames come before those of the fault.
+        first = next((number for number, frame in enumerate(trace) if frame.pc == pc), None)
+        return [] if first is None else trace[first : first + MAX_FRAMES]
+
+    def _kernel_frames(self, addresses: Sequence[int]) -> Iterator[StackFrame]:
+        program = self._kernel
+        for number, address in enumerate(addresses):
+            yield StackFrame(address, _symbol(program, address, is_return=number > 0))
+
+    @cached_property
+    def _kernel(self) -> "drgn.Program":
+        from tagalong.drgn import load_symbols, program_of  # noqa: PLC0415 (an extra)
+
+        program = program_of(self._core)
+        program.set_enabled_debug_info_finders([])
+        vmlinux = None if self._folder is None else self._folder / "vmlinux"
+        if vmlinux is not None and vmlinux.is_file():
+            program.load_debug_info([vmlinux])
+        load_symbols(program)
+        return program
+
+    def _load(self, program: "drgn.Program") -> None:
+        from drgn import MissingDebugInfoError  # noqa: PLC0415 (an extra)
+
+        with suppress(MissingDebugInfoError):  # those that were found are in use
+            program.load_module_debug_info(*program.modules())
+
+    def _find(self, modules: "Sequence[drgn.Module]") -> None:
+        for module in modules[:_MOST_MODULES]:
+            for path in self._candidates(module):
+                if not module.wants_loaded_file() and not module.wants_debug_file():
+                    break
+                if path.is_file():  # nothing that blocks
+                    module.try_file(path)
+
+    def _candidates(self, module: "drgn.Module") -> Iterator[Path]:
+        name = module.name
+        if self._folder is not None:
+            yield self._folder / name.lstrip("/")
+            yield self._folder / Path(name).name
+        elif name.startswith("/"):
+            yield Path(name)
+        build = None if module.build_id is None else module.build_id.hex()
+        if build:
+            for folder in (self._folder, DEBUG_FOLDER):
+                if folder is not None:
+                    for below in ("", "usr/lib/debug"):
+                        yield folder / below / ".build-id" / build[:2] / f"{build[2:]}.debug"
+
+
+def _frame(frame: "drgn.StackFrame", frames: Frames) -> StackFrame:
+    try:
+        place = frame.source()
+        source = one_line(f"{place.filename}:{place.line}") if place.filename else None
+    except LookupError:
+        source = None
+    known = frames(frame.pc)
+    return replace(known, symbol=_function(frame) or known.symbol, source=source)
+
+
+def _function(frame: "drgn.StackFrame") -> str | None:
+    """Return the function of a frame; one that was inlined into it has no address of its own."""
+    if frame.is_inline:
+        return None if frame.function_name is None else one_line(f"{frame.function_name} (inlined)")
+    try:
+        found = frame.symbol()
+    except LookupError:
+        return None if frame.function_name is None else one_line(frame.function_name)
+    return one_line(f"{frame.function_name or found.name}+{frame.pc - found.address:#x}")
+
+
+def _symbol(program: "drgn.Program", address: int, *, is_return: bool) -> str | None:
+    """Return the function at an address; a return address can be the first one of the next."""
+    try:
+        found = program.symbol(address - is_return)
+    except LookupError:
+        return None
+    return one_line(f"{found.name}+{address - found.address:#x}")
