@@ -78,7 +78,8 @@ long: $(VENV)/.installed-dev ## compare random programs with QEMU for ten minute
 faults: $(VENV)/.installed-dev ## let thousands of migrations go wrong, by faults and by orders (options: ARGS="--orders 500")
 	@$(BIN)/python -m tests.faults.long $(ARGS)
 
-fuzz: $(VENV)/.installed-dev ## fuzz the stream's codec for ten minutes (options: ARGS="--seconds 3600")
+fuzz: $(VENV)/.installed-dev ## damage the frozen streams at every byte, then fuzz the stream's codec for ten minutes (options: ARGS="--seconds 3600")
+	@TAGALONG_LONG=1 $(BIN)/python -m pytest -q tests/golden/test_stream.py
 	@$(BIN)/python -m tests.faults.fuzz_stream $(ARGS)
 
 scan: $(VENV)/.installed-dev ## scan 10,000 crashes: here with 1, 2 and 4 processes, and on a Dask cluster (options: ARGS="--count 1000")

@@ -26,7 +26,7 @@ from tests.support.order_trial import Trial, measure_shape, run_trial
 from tests.support.order_verdict import judge
 
 AT_ONCE = 4
-DRAWN = 45
+DRAWN = 28
 SEED = 20
 
 

@@ -1,8 +1,11 @@
-"""Cores that were written in the lab, of a guest on real KVM and of a process by Linux, in the
-debuggers of this host.
+"""Cores that were written in the lab, in the debuggers of this host: of a guest on real KVM, of a
+process by Linux; and of a guest of an unmodified QEMU, with the tags that it wrote (`dump --pid`).
+
+One boot for all.
 """
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -17,32 +20,39 @@ from tests.support.lab_command import lab
 from tests.support.linux_core import CRASHED_AT, CRASHED_WITH_TAG, TAGGED
 
 SCRIPT = """
-mkdir /tmp/cores && cd /tagalong &&
+mkdir /tmp/cores /tmp/qemu && cd /tagalong &&
 python3 -m tests.support.guest_core kvm /tmp/cores/kvm.core &&
 python3 -m tests.support.linux_core /tmp/cores &&
-tar -c -C /tmp/cores kvm.core core
+python3 -m tests.support.looked_at_guests bare /tmp/qemu >/tmp/cores/qemu.json &&
+tar -c -C /tmp/cores kvm.core core qemu.json
 """
 
 
 @pytest.fixture(scope="module")
 def cores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Boot the lab once and fetch both cores."""
-    for debugger in (GDB, LLDB):
-        try:
-            debugger.find()
-        except DebuggerMissingError as error:
-            pytest.skip(f"missing {debugger.program}: {error}")
+    """Boot the lab once and fetch both cores, and what the third one says."""
     folder = tmp_path_factory.mktemp("cores")
-    run = lab("run", "--", "sh", "-c", SCRIPT)
+    run = lab("run", "--with-vmm", "--", "sh", "-c", SCRIPT, seconds=600)
     assert run.returncode == 0, run.stderr.decode()
     with tarfile.open(fileobj=io.BytesIO(run.stdout)) as archive:
-        for name in ("kvm.core", "core"):
+        for name in ("kvm.core", "core", "qemu.json"):
             content = archive.extractfile(name)
             assert content is not None
             (folder / name).write_bytes(content.read())
     return folder
 
 
+@pytest.fixture(scope="module")
+def debuggers() -> None:
+    """Skip where this host has no debugger and cannot fetch it."""
+    for debugger in (GDB, LLDB):
+        try:
+            debugger.find()
+        except DebuggerMissingError as error:
+            pytest.skip(f"missing {debugger.program}: {error}")
+
+
+@pytest.mark.usefixtures("debuggers")
 def test_debuggers_show_the_tags_that_a_guest_on_kvm_wrote(cores: Path) -> None:
     path = cores / "kvm.core"
     granules = [*range(17), GRANULES - 1, GRANULES]
@@ -56,6 +66,7 @@ def test_debuggers_show_the_tags_that_a_guest_on_kvm_wrote(cores: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("debuggers")
 def test_debuggers_show_the_tags_of_a_process_that_linux_dumped(cores: Path) -> None:
     path = cores / "core"
     pointer = tagged(CRASHED_AT, CRASHED_WITH_TAG)
@@ -68,3 +79,17 @@ def test_debuggers_show_the_tags_of_a_process_that_linux_dumped(cores: Path) -> 
     assert lldb_tags(path, TAGGED, TAGGED + 512) == {
         TAGGED + 16 * n: linux_core.tag_of(n) for n in range(32)
     }
+
+
+def test_dump_of_a_qemu_on_kvm_has_the_tags_that_its_guest_wrote(cores: Path) -> None:
+    found = json.loads((cores / "qemu.json").read_text())
+
+    # The guest says where its pages are, the last one first.
+    for page, tags in zip(range(7, -1, -1), found["tags"], strict=True):
+        assert tags == [(page + granule) % 16 for granule in range(256)]
+    assert found["untagged"] == 0
+    assert len(found["pc"]) == 1
+    assert 0x4020_0000 <= found["pc"][0] < 0x4022_0000
+    assert found["words"]["pause"] == "the guest was paused meanwhile"
+    assert found["words"]["tags"] == "those of the guest's pages, by a mapping with PROT_MTE"
+    assert found["words"]["layout"] == "by QEMU's monitor"

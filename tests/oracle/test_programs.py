@@ -14,8 +14,8 @@ from tests.support.oracle_generate import ENCODINGS, KINDS, batch
 from tests.support.oracle_report import explain
 from tests.support.oracle_soft import SoftSide
 
-BATCHES = 3
-ENCODING_BATCHES = 8
+BATCHES = 2
+ENCODING_BATCHES = 5
 
 pytestmark = pytest.mark.oracle
 

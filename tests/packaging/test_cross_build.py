@@ -1,6 +1,5 @@
 """The same compiler builds the library for the other architecture."""
 
-import os
 import platform
 import struct
 import subprocess
@@ -9,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.lab import default_folder
+from tagalong.lab import DEFAULT_KERNEL, SilentObserver
+from tagalong.lab.cache import Cache
+from tagalong.lab.setup import cross_built
+from tests.support.lab_session import request
 
 ROOT = Path(__file__).parents[2]
 INSTALLED = ROOT / "src" / "tagalong" / "_lib"
@@ -23,35 +25,34 @@ OTHERS = [
 ]
 
 
-def environment() -> dict[str, str]:
-    """Share the lab's compiler cache, if there is one: a C library takes a minute to build."""
-    cache = default_folder() / "zig"
-    if not cache.exists():
-        return {**os.environ}
-    caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(cache))
-    return {**caches, **os.environ}
+def built_for(target: str, folder: Path) -> Path:
+    """Return the folder of a build for `target`: the lab's own, or one made in `folder`."""
+    if target == "aarch64":
+        return cross_built(ROOT, Cache(request(DEFAULT_KERNEL).folder), SilentObserver()).folder
+    subprocess.run(
+        [sys.executable, str(ROOT / "native" / "toolchain.py"),
+         "--target", target, "--out", str(folder)],
+        check=True, cwd=ROOT,
+    )  # fmt: skip
+    return folder
 
 
 @pytest.mark.parametrize(("target", "machine"), OTHERS)
 def test_toolchain_other_target_builds_library_and_the_same_guests(
     tmp_path: Path, target: str, machine: int
 ) -> None:
-    subprocess.run(
-        [sys.executable, str(ROOT / "native" / "toolchain.py"),
-         "--target", target, "--out", str(tmp_path)],
-        check=True, cwd=ROOT, env=environment(),
-    )  # fmt: skip
+    built_in = built_for(target, tmp_path)
 
-    header = (tmp_path / "libtagalong.so").read_bytes()[:20]
+    header = (built_in / "libtagalong.so").read_bytes()[:20]
     assert struct.unpack_from("<H", header, 18) == (machine,)
     guests = {folder.name for folder in (ROOT / "guests").iterdir()}
     guests -= {"lib", "linux", "glibc", "guest.ld"}
     for name in guests:
-        built, installed = tmp_path / f"{name}.elf", INSTALLED / f"{name}.elf"
+        built, installed = built_in / f"{name}.elf", INSTALLED / f"{name}.elf"
         assert built.read_bytes() == installed.read_bytes(), "the build is not reproducible"
     for folder in (*(ROOT / "guests" / "linux").iterdir(), *(ROOT / "guests" / "glibc").iterdir()):
         name = f"{folder.parent.name}/{folder.name}"
-        assert (tmp_path / name).read_bytes() == (INSTALLED / name).read_bytes()
+        assert (built_in / name).read_bytes() == (INSTALLED / name).read_bytes()
     programs = {source.stem for source in (ROOT / "tests" / "programs").glob("*.c")}
     expected = guests | (programs if target == "aarch64" else set())
-    assert {file.stem for file in tmp_path.glob("*.elf")} == expected
+    assert {file.stem for file in built_in.glob("*.elf")} == expected

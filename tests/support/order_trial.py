@@ -46,7 +46,7 @@ class Client:
     def connect(self, process: ForkedCommand) -> bool:
         """Connect once the control socket is there; return False if the process ends before."""
         deadline = time.monotonic() + SETTLE_S
-        while process.wait(0) is None:
+        while process.poll() is None:
             with suppress(OSError, ValueError):
                 self._qmp = Qmp(self._path)
                 return True
@@ -90,7 +90,7 @@ class Side:
         """Return what the process says it is."""
         status, migration = self.queries.ask("query-status"), self.queries.ask("query-migrate")
         if status is None or migration is None:
-            return Look(exit_status=self.process.wait(SETTLE_S))
+            return Look(exit_status=self.process.status_within(SETTLE_S))
         return Look(
             state=str(status["status"]),
             migration=str(migration.get("status", "none")),
@@ -316,11 +316,11 @@ class _Scene:
 
     def _give(self, order: Order) -> None:
         side = self._sides.get(order.side)
-        if side is None or side.process.wait(0) is not None:
+        if side is None or side.process.poll() is not None:
             return
         moment = (self._is_committed, self._has_arrived())
         if order.what in SIGNALS:
-            side.process.signal(signal.Signals[order.what])
+            side.process.send_signal(signal.Signals[order.what])
             self.trial.given.append(Given(order, None, *moment))
             return
         try:

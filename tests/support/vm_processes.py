@@ -1,16 +1,22 @@
-"""Real `tagalong` processes for end-to-end tests; none outlives its test."""
+"""Real `tagalong` processes for end-to-end tests; none outlives its test.
+
+They are forked (`cli_fork`), unless a test starts TAGALONG itself.
+"""
 
 import json
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.support.cli_fork import ForkedCommand, shared_server
 
 TIMEOUT_S = 120.0
 
@@ -21,14 +27,14 @@ def tagalong(
     *arguments: str, timeout_s: float = TIMEOUT_S, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, in the folder `cwd` if there is one."""
-    return subprocess.run(
-        [*TAGALONG, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-        cwd=cwd,
-    )
+    with tempfile.TemporaryDirectory(prefix="ta-") as folder, closing(
+        ForkedCommand(shared_server(), Path(folder), "it", *arguments, cwd=cwd or Path.cwd())
+    ) as command:  # fmt: skip
+        status = command.wait(timeout_s)
+        output = Path(folder, "it.out").read_text()
+        return subprocess.CompletedProcess(
+            ["tagalong", *arguments], status, output, command.messages
+        )
 
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -121,14 +127,17 @@ class VmProcess:
         self.control = folder / f"{name}.sock"
         self._out = folder / f"{name}.out"
         self._err = folder / f"{name}.err"
-        with self._out.open("wb") as out, self._err.open("wb") as err:
+        command = ("run", "--control", str(self.control), *options)
+        self.process: ForkedCommand | subprocess.Popen[bytes]
+        if stderr is None:
+            self.process = ForkedCommand(shared_server(), folder, name, *command)
+            return
+        self._err.write_bytes(b"")
+        with self._out.open("wb") as out:
             self.process = subprocess.Popen(
-                [*TAGALONG, "run", "--control", str(self.control), *options],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err if stderr is None else stderr,
-                cwd=folder,
-            )
+                [*TAGALONG, *command],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=stderr, cwd=folder,
+            )  # fmt: skip
 
     @property
     def console(self) -> str:
@@ -194,3 +203,5 @@ def vm_process(
         if not vm.has_ended():
             vm.process.kill()
         vm.process.wait(TIMEOUT_S)
+        if isinstance(vm.process, ForkedCommand):
+            vm.process.close()

@@ -76,6 +76,21 @@ def forget(folder: Path) -> None:
         cache.forget(name)
 
 
+def cross_built(root: Path, cache: Cache, observer: Observer) -> CachedPiece:
+    """Return what native/toolchain.py builds for arm64 of the checkout `root`.
+
+    It is built once per state of the sources. Raises LabSetupError.
+    """
+
+    def make(folder: Path) -> Record:
+        observer.step("Building the native library for arm64")
+        checkout.cross_build(root, folder, cache.folder("zig"))
+        return {}
+
+    sources = digest_of_files(root, checkout.native_sources(root))
+    return cache.piece("native", {"form": _FORM, "sources": sources}, make)
+
+
 class _Setup:
     def __init__(self, request: LabRequest, observer: Observer) -> None:
         self._request = request
@@ -204,13 +219,7 @@ class _Setup:
         return self._cache.piece("packages", made_from, make)
 
     def _native(self) -> CachedPiece:
-        def make(folder: Path) -> Record:
-            self._observer.step("Building the native library for arm64")
-            checkout.cross_build(self._root, folder, self._cache.folder("zig"))
-            return {}
-
-        sources = digest_of_files(self._root, checkout.native_sources(self._root))
-        return self._cache.piece("native", {"form": _FORM, "sources": sources}, make)
+        return cross_built(self._root, self._cache, self._observer)
 
     def _checkout(self) -> CachedPiece:
         native = self._native()
