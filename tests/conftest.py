@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+# Threads for linear algebra would start with numpy in each process of the tests.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 _TESTS = Path(__file__).parent
 _EXPECTED = os.environ.get("TAGALONG_EXPECTED_TIERS", "").split()
 

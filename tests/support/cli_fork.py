@@ -43,6 +43,9 @@ from tagalong.cli import app
 _ROOT = Path(__file__).parents[2]
 _STANDARD = 3
 
+GUESTS_NICE = 5
+"""Guests that only have to be there take what the tests leave of a processor."""
+
 
 class ForkedCommand:
     """One `tagalong ARGUMENTS`, in `folder`, with its output in `name`.out and .err there.
@@ -202,6 +205,8 @@ def _become(wish: Wish) -> None:
     os.environ.update(environment)
     os.chdir(str(wish["folder"]))
     sys.argv = ["tagalong", *arguments]
+    if arguments[:1] == ["run"]:
+        os.nice(GUESTS_NICE)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 

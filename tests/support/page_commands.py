@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.cli_fork import GUESTS_NICE
+
 ROOT = Path(__file__).parents[2]
 PORT_SHOWN = "4444"
 TIMEOUT_S = 240.0
@@ -152,7 +154,8 @@ class Reader:
         log = self._folder / f"{len(self._beside)}.console"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                ["bash", "-c", f"exec {text}"], cwd=self._folder, env=self._environment,
+                ["nice", "-n", str(GUESTS_NICE), "bash", "-c", f"exec {text}"],
+                cwd=self._folder, env=self._environment,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
