@@ -26,7 +26,7 @@ demo: $(VENV)/.installed ## migrate a running MTE guest with its tags (options: 
 test: $(VENV)/.installed-dev ## run all tests (options: ARGS="-k name")
 	@$(BIN)/python -m tests.support.fetch_qemu
 	@$(BIN)/python -m tests.support.fetch_debuggers
-	-@$(BIN)/tagalong lab setup --with-guest >/dev/null
+	-@$(BIN)/python -m tests.support.fetch_chromium & $(BIN)/tagalong lab setup --with-guest >/dev/null; wait
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 docs: $(VENV)/.installed-docs ## build the documentation site in build/site (warnings are errors, links are checked)
@@ -82,7 +82,7 @@ fuzz: $(VENV)/.installed-dev ## damage the frozen streams at every byte, then fu
 	@TAGALONG_LONG=1 $(BIN)/python -m pytest -q tests/golden/test_stream.py
 	@$(BIN)/python -m tests.faults.fuzz_stream $(ARGS)
 
-scan: $(VENV)/.installed-dev ## scan 10,000 crashes: here with 1, 2 and 4 processes, and on a Dask cluster (options: ARGS="--count 1000")
+scan: $(VENV)/.installed-dev ## scan 10,000 crashes: with 1, 2 and 4 processes here, on Dask clusters of 1, 2 and 4 workers, and from an S3 bucket while workers are killed (options: ARGS="--count 1000")
 	@$(BIN)/python -m tests.scan.long $(ARGS)
 
 web: $(VENV)/.installed-dev ## show the web pages to a real Chromium, with mouse and keyboard (screenshots in build/web)

@@ -78,7 +78,7 @@ def find() -> Browser:
             return Browser(Path(chromium), Path(driver))
     piece = _cache().find("chromium", _made_from())
     if piece is None:
-        raise ChromiumMissingError("no chromium and chromedriver on PATH, none fetched (make web)")
+        raise ChromiumMissingError("no chromium and chromedriver on PATH, none fetched (make test)")
     return Browser(piece.folder / "browser", piece.folder / "driver")
 
 

@@ -10,8 +10,15 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from tagalong.core import open_core
+from tagalong.explain.analysis import explain
+from tagalong.explain.readers import open_crashes
+from tagalong.memory import Gpa
+from tagalong.soft import RAM_GPA, SoftMachine
 from tagalong.views.page.crash_page import crash_page
 from tagalong.views.page.map_page import map_page
+from tests.support import a64, guest_core
+from tests.support.bare import DATA, tagged
+from tests.support.bare_program import BareProgram
 from tests.support.cores import RAM, notes, write_core
 from tests.support.explained import explanation
 
@@ -134,6 +141,86 @@ def test_each_cell_has_a_label_and_one_is_in_the_tab_order(crash: Chrome) -> Non
     assert where(crash).startswith("0x7f0000001020 to 0x7f0000001030: tag 5, the fault, block A")
 
 
+def test_tab_leads_through_the_tools_to_the_map(crash: Chrome) -> None:
+    crash.execute_script("document.getElementById('in').focus()")
+    seen = []
+    for _ in range(7):
+        seen.append(crash.switch_to.active_element.get_attribute("id"))
+        press(crash, Keys.TAB)
+
+    assert seen[:6] == ["in", "out", "whole", "fault", "address", "go"]
+    assert seen[6] == ""  # the one square that is in the order
+
+
+def accessible(browser: Chrome) -> list[tuple[str, str]]:
+    """Return role and name of each node that a screen reader is told of."""
+    browser.execute_cdp_cmd("Accessibility.enable", {})
+    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    return [
+        (str(node["role"]["value"]), " ".join(str(node.get("name", {}).get("value", "")).split()))
+        for node in nodes
+        if not node["ignored"]
+    ]
+
+
+def test_screen_reader_is_told_what_each_thing_is(crash: Chrome) -> None:
+    told = accessible(crash)
+
+    by_role = {role: [name for each, name in told if each == role] for role, _ in told}
+    assert by_role["button"] == ["Zoom in", "Zoom out", "Whole memory", "To the fault", "Go"]
+    assert by_role["textbox"] == ["Address"]
+    assert by_role["grid"] == ["Map of tags"]
+    assert len(by_role["row"]) >= 16
+    assert len(by_role["gridcell"]) == 512
+    assert all(" to 0x" in name for name in by_role["gridcell"])
+    assert [name[:5] for name in by_role["rowheader"]] == ["0x7f0"] * 16
+    assert by_role["meter"][0] == "Probability of use-after-free"
+    assert {"Registers", "Memory around the fault"} <= {*by_role["heading"]}
+    assert "Registers at the fault" in by_role["table"]
+    named = ("button", "textbox", "grid", "gridcell", "table", "meter", "heading", "region")
+    assert not [role for role, name in told if role in named and not name]
+
+
+@pytest.fixture(scope="module")
+def guest_crash(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return the core of a guest of 4 GiB with a fault and much that has tags, and its page."""
+    folder = tmp_path_factory.mktemp("guest")
+    first, second = tagged(DATA, 3), tagged(DATA + 32, 5)
+    program = BareProgram(
+        SoftMachine.create, [a64.stg(1, 1), a64.stg(2, 2), a64.str_(0, 3)],
+        {1: first, 2: second, 3: first + 32}, ram_bytes=SIZE,
+    ).run()  # fmt: skip
+    tags = np.random.default_rng(1).integers(0, 256, (64 << 20) // 32, np.uint8)
+    program.machine.write_tags(Gpa(RAM_GPA + (512 << 20)), tags)
+    guest_core.write(program.machine, folder / "guest.core")
+    program.machine.close()
+    with open_crashes(folder / "guest.core") as (crash,):
+        (folder / "guest.html").write_text(crash_page(explain(crash)))
+    return folder / "guest.core", folder / "guest.html"
+
+
+def test_crash_of_a_guest_of_4_gib_zooms_from_all_that_is_mapped_to_the_fault(
+    browser: Chrome, guest_crash: tuple[Path, Path], pictures: Path
+) -> None:
+    core, page = guest_crash
+    browser.get(f"file://{page}")
+    assert where(browser).startswith(f"{DATA + 32:#x} to {DATA + 48:#x}: tag 5, the fault, block")
+
+    by(browser, "#whole").click()
+    whole = by(browser, "#scale").text
+    browser.save_screenshot(str(pictures / "guest-whole.png"))
+    mixed = browser.find_elements(By.CSS_SELECTOR, "#cells .cell.mixed")
+    by(browser, "#fault").click()
+
+    assert core.stat().st_size > SIZE
+    assert page.stat().st_size < 3 << 20
+    assert whole == "One square is 4 MiB."  # its tables map 1 GiB
+    assert len(mixed) == 17  # 64 MiB, and the program with its fault
+    assert by(browser, "#scale").text == "One square is one granule, 16 bytes."
+    assert browser.switch_to.active_element.text == "B5"
+    assert log_of(browser) == []
+
+
 def test_crash_page_shows_hypotheses_map_and_memory(crash: Chrome, pictures: Path) -> None:
     crash.save_screenshot(str(pictures / "crash.png"))
     first, second = crash.find_elements(By.CSS_SELECTOR, "details.hypothesis")
@@ -163,6 +250,8 @@ def test_dark_and_narrow_pages_are_readable(crash: Chrome, pictures: Path) -> No
         {"width": 400, "height": 900, "deviceScaleFactor": 2, "mobile": True},
     )
     crash.save_screenshot(str(pictures / "crash-narrow.png"))
+    by(crash, "#where").location_once_scrolled_into_view  # noqa: B018 (it scrolls)
+    crash.save_screenshot(str(pictures / "map-narrow.png"))
     wide, page = crash.execute_script(
         "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     )

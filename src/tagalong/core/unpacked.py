@@ -56,11 +56,14 @@ def open_any_core(path: Path) -> Core:
 
 def _open_as(plain: int, path: Path) -> Core:
     """Open the core in a descriptor; errors name the file that the user gave."""
+    name = f"/proc/self/fd/{plain}"
     try:
-        return open_core(f"/proc/self/fd/{plain}")
+        return open_core(name)
     except MalformedCoreError as error:
+        # The advice may name the file, and a reader has to unpack it first.
+        reason = error.reason.replace(name, "UNPACKED")
         raise MalformedCoreError(
-            error.reason, offset=error.offset, what=f"{path}: unpacked core"
+            reason, offset=error.offset, what=f"{path}: unpacked core"
         ) from None  # its own text names the descriptor
 
 

@@ -7,6 +7,7 @@ class TagMap {
     this.unit = BigInt(data.unit) / 16n;
     this.digits = data.bits / 4;
     this.details = data.details;
+    this.pages = new Map();
     this.regions = [];
     this.size = 0n;
     for (const each of data.regions) {
@@ -104,7 +105,7 @@ class TagMap {
     return { tags, none, unknown, main };
   }
 
-  /* The same for a part of one region, granule by granule. */
+  /* The same for a part of one region, page by page. */
   countDetails(region, place, stop) {
     const tags = new Map();
     let none = 0n, unknown = 0n;
@@ -112,22 +113,36 @@ class TagMap {
       const page = ((place - region.first) / 256n) * 256n;
       const edge = region.first + page + 256n;
       const upTo = edge < stop ? edge : stop;
-      const text = this.details[hex(region.start + page)];
-      if (text === undefined) unknown += upTo - place;
+      const name = hex(region.start + page);
+      if (this.details[name] === undefined) unknown += upTo - place;
       else {
         const first = Number(place - region.first - page);
-        for (let at = first; at < first + Number(upTo - place); at++) {
-          const word = text.slice(at * this.digits, (at + 1) * this.digits);
-          if (word[0] === "-") none += 1n;
-          else {
-            const tag = parseInt(word, 16);
-            tags.set(tag, (tags.get(tag) || 0n) + 1n);
-          }
-        }
+        const found = this.countPage(name, first, first + Number(upTo - place));
+        none += BigInt(found.none);
+        for (const [tag, count] of found.tags) tags.set(tag, (tags.get(tag) || 0n) + BigInt(count));
       }
       place = upTo;
     }
     return { tags, none, unknown };
+  }
+
+  /* Counts of granules [first, stop) of a page; those of whole pages are kept, for a view of all
+   * memory asks for thousands of them. */
+  countPage(name, first, stop) {
+    const text = this.details[name];
+    const isWhole = first === 0 && stop * this.digits >= text.length;
+    if (isWhole && this.pages.has(name)) return this.pages.get(name);
+    const found = { tags: new Map(), none: 0 };
+    for (let at = first; at < stop; at++) {
+      const word = text.slice(at * this.digits, (at + 1) * this.digits);
+      if (word[0] === "-") found.none++;
+      else {
+        const tag = parseInt(word, 16);
+        found.tags.set(tag, (found.tags.get(tag) || 0) + 1);
+      }
+    }
+    if (isWhole) this.pages.set(name, found);
+    return found;
   }
 
   marksIn(place, stop) {
@@ -155,8 +170,7 @@ function bytesText(granules) {
 }
 
 /* What a cell says, for eyes in the line above the map and for screen readers. */
-function cellText(map, place, stop) {
-  const found = map.summary(place, stop);
+function cellText(map, place, stop, found = map.summary(place, stop)) {
   const parts = [...found.tags].sort((a, b) => (a[1] < b[1] ? 1 : -1)).slice(0, 4)
     .map(([tag, count]) => (stop - place === 1n ? "tag " + tag.toString(16)
       : "tag " + tag.toString(16) + ": " + count + (count === 1n ? " granule" : " granules")));
@@ -360,7 +374,7 @@ class MapView {
     const block = marks.find((each) => each.letter && this.map.addressAt(place) <= each.start);
     cell.textContent = kinds === 1 ? found.main.toString(16) : kinds ? "" : "-";
     if (block && this.cell === 1n) cell.textContent = block.letter + cell.textContent;
-    cell.setAttribute("aria-label", cellText(this.map, place, stop));
+    cell.setAttribute("aria-label", cellText(this.map, place, stop, found));
   }
 }
 
