@@ -34,16 +34,17 @@ class DrgnStacks:
         self._folder = folder
         self.notes: tuple[str, ...] = ()
 
-    def of_process(self, pc: int, frames: Frames) -> tuple[StackFrame, ...]:
-        """Return the stack of a process's first thread, from the frame at `pc` on.
+    def of_process(self, addresses: Sequence[int], frames: Frames) -> tuple[StackFrame, ...]:
+        """Return the stack of a process's first thread, from the frame at `addresses[0]` on.
 
-        `frames`: what else is known of an address. Empty if there is no drgn, or if it cannot tell.
+        `addresses`: the stack by frame pointers, which goes on where drgn ends. `frames`: what else
+        is known of an address. Empty if there is no drgn, or if it cannot tell.
         """
-        return self._tried(lambda: [_frame(each, frames) for each in self._process_frames(pc)])
+        return self._tried(lambda: self._process_frames(addresses, frames))
 
     def of_kernel(self, addresses: Sequence[int]) -> tuple[StackFrame, ...]:
         """Return frames of a kernel with the names in its own memory, or in its vmlinux."""
-        return self._tried(lambda: [*self._kernel_frames(addresses)])
+        return self._tried(lambda: self._kernel_frames(addresses))
 
     def _tried(self, read: Callable[[], list[StackFrame]]) -> tuple[StackFrame, ...]:
         if find_spec("drgn") is None:
@@ -54,7 +55,7 @@ class DrgnStacks:
             self.notes = (f"drgn tells nothing of the call stack: {one_line(str(error))}",)
             return ()
 
-    def _process_frames(self, pc: int) -> "Sequence[drgn.StackFrame]":
+    def _process_frames(self, addresses: Sequence[int], frames: Frames) -> list[StackFrame]:
         from tagalong.drgn import program_of  # noqa: PLC0415 (an extra)
 
         program = program_of(self._core)
@@ -64,13 +65,22 @@ class DrgnStacks:
         self._load(program)
         trace = [*program.crashed_thread().stack_trace()]
         # A handler's frames come before those of the fault.
-        first = next((number for number, frame in enumerate(trace) if frame.pc == pc), None)
-        return [] if first is None else trace[first : first + MAX_FRAMES]
+        starts = (number for number, frame in enumerate(trace) if frame.pc == addresses[0])
+        found = trace[next(starts, len(trace)) :][:MAX_FRAMES]
+        is_short = not found or (found[-1].pc not in addresses and len(found) < len(addresses))
+        # Without the program's tables drgn has frame pointers alone, not even the link register.
+        if is_short or _function(found[0], addresses[0]) is None:
+            return _by_addresses(program, addresses, frames)
+        # Without the tables of some library drgn ends there.
+        last = found[-1].pc
+        rest = addresses[addresses.index(last) + 1 :] if last in addresses else ()
+        return [
+            *(_frame(each, frames) for each in found),
+            *_by_addresses(program, rest, frames, is_first=False),
+        ]
 
-    def _kernel_frames(self, addresses: Sequence[int]) -> Iterator[StackFrame]:
-        program = self._kernel
-        for number, address in enumerate(addresses):
-            yield StackFrame(address, _symbol(program, address, is_return=number > 0))
+    def _kernel_frames(self, addresses: Sequence[int]) -> list[StackFrame]:
+        return _by_addresses(self._kernel, addresses, StackFrame)
 
     @cached_property
     def _kernel(self) -> "drgn.Program":
@@ -113,17 +123,33 @@ class DrgnStacks:
                         yield folder / below / ".build-id" / build[:2] / f"{build[2:]}.debug"
 
 
-def _frame(frame: "drgn.StackFrame", frames: Frames) -> StackFrame:
+def _by_addresses(
+    program: "drgn.Program", addresses: Sequence[int], frames: Frames, *, is_first: bool = True
+) -> list[StackFrame]:
+    """Return the frames at addresses, all but the first one return addresses.
+
+    drgn takes all for return addresses, which are looked up as the byte before.
+    """
+    found: list[StackFrame] = []
+    for number, address in enumerate(addresses):
+        shift = int(is_first and number == 0)
+        trace = program.stack_trace_from_pcs([address + shift])
+        found += [_frame(each, frames, shift) for each in trace]
+    return found
+
+
+def _frame(frame: "drgn.StackFrame", frames: Frames, shift: int = 0) -> StackFrame:
     try:
         place = frame.source()
         source = one_line(f"{place.filename}:{place.line}") if place.filename else None
     except LookupError:
         source = None
-    known = frames(frame.pc)
-    return replace(known, symbol=_function(frame) or known.symbol, source=source)
+    pc = frame.pc - shift
+    known = frames(pc)
+    return replace(known, symbol=_function(frame, pc) or known.symbol, source=source)
 
 
-def _function(frame: "drgn.StackFrame") -> str | None:
+def _function(frame: "drgn.StackFrame", pc: int) -> str | None:
     """Return the function of a frame; one that was inlined into it has no address of its own."""
     if frame.is_inline:
         return None if frame.function_name is None else one_line(f"{frame.function_name} (inlined)")
@@ -131,13 +157,4 @@ def _function(frame: "drgn.StackFrame") -> str | None:
         found = frame.symbol()
     except LookupError:
         return None if frame.function_name is None else one_line(frame.function_name)
-    return one_line(f"{frame.function_name or found.name}+{frame.pc - found.address:#x}")
-
-
-def _symbol(program: "drgn.Program", address: int, *, is_return: bool) -> str | None:
-    """Return the function at an address; a return address can be the first one of the next."""
-    try:
-        found = program.symbol(address - is_return)
-    except LookupError:
-        return None
-    return one_line(f"{found.name}+{address - found.address:#x}")
+    return one_line(f"{frame.function_name or found.name}+{pc - found.address:#x}")

@@ -86,8 +86,7 @@ def read_process_core(core: Core, name: str, modules: Path | None = None) -> Cra
     fault = _fault(core, thread, access, registers, handled)
     named = partial(_named_frame, mappings, files)
     drgn = DrgnStacks(core, modules)
-    stack = tuple(map(named, unwind(memory, registers)))
-    found = drgn.of_process(registers["pc"], named)
+    addresses = unwind(memory, registers)
     control = thread.tagged_address_control
     return Crash(
         source=SourceKind.PROCESS_CORE,
@@ -98,8 +97,7 @@ def read_process_core(core: Core, name: str, modules: Path | None = None) -> Cra
         registers=registers,
         memory=memory,
         mappings=mappings,
-        # Without unwind tables drgn ends early.
-        backtrace=found if len(found) >= len(stack) else stack,
+        backtrace=drgn.of_process(addresses, named) or tuple(map(named, addresses)),
         allocator=_allocator(memory, mappings, fault, named),
         process=_process_name(core.notes),
         thread=thread.thread,

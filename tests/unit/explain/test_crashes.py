@@ -114,10 +114,51 @@ def test_fault_of_a_process_with_a_handler_is_the_one_that_it_handled(seed: int)
     assert crash.access is not None
     assert crash.access.base is not None
     names = [frame.symbol.split("+")[0] for frame in crash.backtrace if frame.symbol]
-    assert names[0] in {"touch_freed", "underflow"}
+    assert {"touch_freed", "underflow"} & {*names}
     assert "main" in names
     assert answer.top is not None
     assert answer.top.probability > 0.9
+
+
+def test_call_stack_has_drgns_lines_and_inlined_functions() -> None:
+    pytest.importorskip("drgn", reason="missing drgn: pip install 'tagalong[drgn]'")
+    with open_crashes(LATER / "scudo-records-401001.core.zst", LATER) as (crash,):
+        stack = crash.backtrace
+
+    assert [(f.symbol, (f.source or "").rpartition("/")[2]) for f in stack[:3]] == [
+        ("touch (inlined)", "mishap.c:141"),
+        ("touch_freed+0x1d4", "mishap.c:179"),
+        ("main+0x66c", "mishap.c:325"),
+    ]
+    assert stack[3].module == "/lib/aarch64-linux-gnu/libc.so.6"
+    assert stack[-1].symbol == "_start+0x30"  # behind libc, by frame pointers
+
+
+def test_call_stack_without_drgn_is_that_of_frame_pointers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tagalong.explain.drgn_frames.find_spec", lambda _: None)
+    with open_crashes(LATER / "scudo-records-401001.core.zst", LATER) as (crash,):
+        names = [frame.symbol for frame in crash.backtrace]
+
+    assert names[0] == "touch_freed+0x1d4"
+    assert "main+0x66c" in names
+    assert all(frame.source is None for frame in crash.backtrace)
+
+
+def test_core_that_drgn_refuses_keeps_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("drgn", reason="missing drgn: pip install 'tagalong[drgn]'")
+
+    def refuse(_: object) -> None:
+        raise LookupError("no\x1b[31m registers")
+
+    monkeypatch.setattr("tagalong.drgn.program_of", refuse)
+    with open_crashes(GLIBC) as (crash,):
+        assert len(crash.backtrace) == 5
+        (note,) = crash.notes
+
+    assert note.startswith("drgn tells nothing of the call stack: no")
+    assert "\x1b" not in note
 
 
 def test_log_of_kasan_gives_each_report() -> None:
