@@ -16,6 +16,7 @@ from tagalong.boot import guest_image_path
 from tagalong.core import Core, Space, open_core
 from tagalong.core.check import check_core
 from tagalong.core.pages import CorePages
+from tagalong.explain.kernel_names import KernelNames
 from tagalong.lab.cache import default_folder
 from tagalong.lab.cpio import CpioWriter
 from tagalong.machine import VcpuState, register_ids
@@ -160,6 +161,24 @@ def test_drgn_reads_the_kernel_of_a_linux_guest(linux: Path, space: Space, tmp_p
         table = program.symbol("swapper_pg_dir").address
         if space is Space.PHYSICAL:
             assert tags.physical_address(program, table) == core.vmcoreinfo.kernel_table
+
+
+def test_explain_names_functions_of_the_kernel_as_drgn_does(linux: Path) -> None:
+    tags = pytest.importorskip("tagalong.drgn", reason="missing drgn")
+    program = tags.open_program(linux)
+    tags.load_symbols(program)
+    start = program.symbol("vfs_read").address
+
+    with open_core(linux) as core:
+        names = KernelNames(core, None)
+        frames = names.frames([start + 8, start, 0x40_0000])
+
+    # All but the first are return addresses: one at a function's start is the call before it.
+    assert frames[0].symbol == "vfs_read+0x8"
+    assert frames[1].symbol is not None
+    assert not frames[1].symbol.startswith("vfs_read")
+    assert frames[2].symbol is None
+    assert names.notes == ()
 
 
 def test_drgn_translates_without_system_registers_as_with_them(linux: Path, tmp_path: Path) -> None:

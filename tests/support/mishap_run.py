@@ -1,6 +1,6 @@
 """Runs in the lab: lets tests/programs/mishap crash, and writes a tar of the cores to stdout.
 
-python3 -m tests.support.mishap_run FOLDER FIRST COUNT
+python3 -m tests.support.mishap_run FOLDER FIRST COUNT ALLOCATOR...
 """
 
 import io
@@ -29,7 +29,8 @@ def main() -> None:
     assert pattern == "core", f"cores go to {pattern!r}"
     lines = []
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
-        for number, allocator in enumerate(ALLOCATORS):
+        for allocator in sys.argv[4:]:
+            number = ALLOCATORS.index(allocator)
             # Other seeds for each allocator, so that no two crash in the same way.
             for seed in range(first + number * _SEEDS, first + number * _SEEDS + count):
                 truth = crash(folder, allocator, seed)

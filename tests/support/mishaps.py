@@ -1,6 +1,6 @@
 """Real crashes of known cause: cores that the lab's Linux writes for tests/programs/mishap.
 
-    python -m tests.support.mishaps FOLDER [--count 100] [--first 0]
+    python -m tests.support.mishaps FOLDER [--count 100] [--first 0] [--allocators NAME...]
 
 runs the program with COUNT seeds per allocator in the lab, and writes into FOLDER a core per crash
 and truth.jsonl. glibc is the lab's own, scudo is Debian's libclang-rt-19-dev for arm64, fetched
@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,14 @@ def scudo() -> Path:
     return cache.piece("library", record, make).folder / SCUDO_LIBRARY
 
 
-def collect(folder: Path, *, count: int, first: int = 0, seconds: float = 600) -> list[Mishap]:
+def collect(
+    folder: Path,
+    *,
+    count: int,
+    first: int = 0,
+    seconds: float = 600,
+    allocators: Sequence[str] = ALLOCATORS,
+) -> list[Mishap]:
     """Let the program crash in the lab with `count` seeds per allocator; return what came of it."""
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / "mishap"
@@ -106,7 +114,7 @@ def collect(folder: Path, *, count: int, first: int = 0, seconds: float = 600) -
         archive.add(scudo(), SCUDO_LIBRARY)
     script = (
         f"mkdir {_INSIDE} && cd {_INSIDE} && tar x && cd /tagalong && "
-        f"python3 -m tests.support.mishap_run {_INSIDE} {first} {count}"
+        f"python3 -m tests.support.mishap_run {_INSIDE} {first} {count} {' '.join(allocators)}"
     )
     run = lab("run", "-i", "--timeout", str(int(seconds)), "--", "sh", "-c", script,
               stdin=packed.getvalue(), seconds=seconds + 60)  # fmt: skip
@@ -121,9 +129,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--allocators", nargs="+", choices=ALLOCATORS, default=ALLOCATORS)
     given = parser.parse_args()
     seconds = 120 + _SECONDS_A_SEED * given.count
-    found = collect(given.folder, count=given.count, first=given.first, seconds=seconds)
+    found = collect(given.folder, count=given.count, first=given.first, seconds=seconds,
+                    allocators=given.allocators)  # fmt: skip
     print(f"{len(found)} cores in {given.folder}")
 
 

@@ -189,8 +189,9 @@ class Reader:
 
 @contextmanager
 def reader(folder: Path) -> Iterator[Reader]:
-    """Yield a reader who works in `folder`, where docs/ is that of this tree."""
-    (folder / "docs").symlink_to(ROOT / "docs")
+    """Yield a reader who works in `folder`, where docs/ and tests/ are those of this tree."""
+    for name in ("docs", "tests"):
+        (folder / name).symlink_to(ROOT / name)
     someone = Reader(folder)
     try:
         yield someone
