@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TA_ABI_VERSION 11
+#define TA_ABI_VERSION 12
 #define TA_EXPORT __attribute__((visibility("default")))
 
 TA_EXPORT uint32_t ta_abi_version(void);
@@ -125,6 +125,7 @@ enum ta_exit_reason {
     TA_EXIT_IDLE = 5,        /* every vCPU that is on waits in WFI or WFE, or none is on, and
                               * no timer will end that; if the host's clock is followed, it may */
     TA_EXIT_UNSUPPORTED = 6, /* allocated but not implemented: insn at pc */
+    TA_EXIT_ALARM = 7,       /* the counter has reached what ta_machine_set_alarm said */
 };
 
 struct ta_exit {
@@ -206,6 +207,11 @@ TA_EXPORT void ta_machine_follow_host_clock(struct ta_machine *machine, uint32_t
  * itself: a caller that slept adds it. Only while no vCPU runs. */
 TA_EXPORT uint64_t ta_machine_counter(const struct ta_machine *machine);
 TA_EXPORT void ta_machine_advance(struct ta_machine *machine, uint64_t ticks);
+
+/* Makes ta_machine_run return TA_EXIT_ALARM, once, when the counter has reached `at`: before the
+ * instruction that would run then, or when all vCPUs have waited for so long; ~0: never. Replaces
+ * the last one. Only while no vCPU runs. */
+TA_EXPORT void ta_machine_set_alarm(struct ta_machine *machine, uint64_t at);
 
 /* A GICv3 with `spis` SPIs (a multiple of 32, 32 to 960) at these gpas, multiples of a page: the
  * distributor's 64 KiB and 128 KiB per vCPU, 16 vCPUs at most. Once, before any vCPU runs. 0, -EINVAL

@@ -244,7 +244,8 @@ struct ta_machine {
     uint64_t retired;        /* instructions of all vCPUs */
     uint64_t counter_offset; /* what the counter is ahead of them, or of the host's clock */
     uint64_t physical_ahead; /* what CNTPCT_EL0 is ahead of CNTVCT_EL0 */
-    uint64_t next_deadline;  /* when the first of the vCPUs' timers will assert its line */
+    uint64_t alarm;          /* when the caller wants to be asked */
+    uint64_t next_deadline;  /* the alarm, or when the first of the vCPUs' timers asserts its line */
     bool follows_host_clock;
     int interrupted;         /* accessed atomically */
     bool shares_tags;        /* another machine stores to the same tag planes */
@@ -388,6 +389,7 @@ uint64_t timer_control(const struct vcpu *cpu, enum timer_kind kind); /* with IS
  * registers, or once the counter has reached the deadline. */
 void update_timers(struct vcpu *cpu);
 void update_all_timers(struct ta_machine *machine);
+bool alarm_is_due(const struct ta_machine *machine);
 /* Looks at what devices and time have done since the last slice. */
 void take_events(struct ta_machine *machine);
 

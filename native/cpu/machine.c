@@ -16,7 +16,7 @@ struct ta_machine *ta_machine_new(uint32_t vcpus, uint64_t seed)
     machine->random = seed * 0x9e3779b97f4a7c15ull | 1; /* xorshift must not start at 0 */
     machine->vcpu_count = vcpus;
     machine->turn = vcpus - 1; /* the first turn is vCPU 0's */
-    machine->next_deadline = NO_DEADLINE;
+    machine->alarm = machine->next_deadline = NO_DEADLINE;
     for (uint32_t i = 0; i < vcpus; i++) {
         machine->vcpus[i].machine = machine;
         machine->vcpus[i].index = i;

@@ -206,6 +206,11 @@ void ta_machine_run(struct ta_machine *machine, uint64_t budget, struct ta_exit 
         }
         take_events(machine);
         cpu = &machine->vcpus[machine->turn];
+        if (unlikely(alarm_is_due(machine))) {
+            machine->alarm = NO_DEADLINE;
+            fill_exit(cpu, TA_EXIT_ALARM, exit);
+            return;
+        }
         if (!machine->turn_left || !is_runnable(cpu)) {
             if (!next_turn(machine) && !skip_idle_time(machine)) {
                 fill_exit(cpu, TA_EXIT_IDLE, exit);

@@ -44,9 +44,10 @@ static uint64_t deadline_of(const struct vcpu *cpu, enum timer_kind kind)
     return left < NO_DEADLINE - now ? now + left : NO_DEADLINE;
 }
 
+/* An alarm that is due is none that is to come: run.c has yet to tell the caller. */
 static void update_next_deadline(struct ta_machine *machine)
 {
-    machine->next_deadline = NO_DEADLINE;
+    machine->next_deadline = alarm_is_due(machine) ? NO_DEADLINE : machine->alarm;
     for (uint32_t i = 0; i < machine->vcpu_count; i++)
         for (unsigned kind = 0; kind < TIMERS; kind++) {
             uint64_t deadline = deadline_of(&machine->vcpus[i], kind);
@@ -150,4 +151,15 @@ uint64_t ta_machine_counter(const struct ta_machine *machine)
 void ta_machine_advance(struct ta_machine *machine, uint64_t ticks)
 {
     machine->counter_offset += ticks;
+}
+
+bool alarm_is_due(const struct ta_machine *machine)
+{
+    return machine->alarm != NO_DEADLINE && machine->alarm <= machine_counter(machine);
+}
+
+void ta_machine_set_alarm(struct ta_machine *machine, uint64_t at)
+{
+    machine->alarm = at;
+    update_next_deadline(machine);
 }

@@ -16,7 +16,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 11
+ABI_VERSION = 12
 
 _u8p = ctypes.c_void_p
 _u64 = ctypes.c_uint64
@@ -133,6 +133,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_machine_follow_host_clock": (None, (ctypes.c_void_p, _u32)),
     "ta_machine_counter": (_u64, (ctypes.c_void_p,)),
     "ta_machine_advance": (None, (ctypes.c_void_p, _u64)),
+    "ta_machine_set_alarm": (None, (ctypes.c_void_p, _u64)),
     "ta_machine_add_gic": (ctypes.c_int, (ctypes.c_void_p, _u64, _u64, _u32)),
     "ta_gic_set_line": (ctypes.c_int, (ctypes.c_void_p, _u32, _u32)),
     "ta_gic_get": (ctypes.c_int, (ctypes.c_void_p, _u32, _u32, _u32, ctypes.POINTER(_u64))),

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.boot.linux import LINUX_CONSOLE, LINUX_GIC, LINUX_GPIO, ChosenNode, device_tree
+from tagalong.boot.linux import (
+    LINUX_CONSOLE,
+    LINUX_GIC,
+    LINUX_GPIO,
+    LINUX_RTC,
+    ChosenNode,
+    device_tree,
+)
 from tagalong.machine import DeviceDescription, GicDescription, MachineDescription
 from tagalong.machine import RegionDescription as Region
 from tests.support.fetch_debuggers import DTC, DebuggerMissingError
@@ -27,7 +34,7 @@ def dtc() -> list[str]:
 @pytest.mark.parametrize("gic", [LINUX_GIC, None], ids=["gic", "no-gic"])
 @pytest.mark.parametrize(
     ("vcpus", "devices"),
-    [(1, (LINUX_CONSOLE,)), (123, (LINUX_CONSOLE, LINUX_GPIO, *SLOTS)), (2, ())],
+    [(1, (LINUX_CONSOLE,)), (123, (LINUX_CONSOLE, LINUX_RTC, LINUX_GPIO, *SLOTS)), (2, ())],
     ids=["small", "large", "bare"],
 )
 def test_dtc_accepts_the_tree_without_a_warning(

@@ -5,6 +5,7 @@ bus     the devices of a machine by their addresses
 irq     interrupt lines as values
 models  the models that come with the package, and how a machine gets its devices
 pl011   the UART that is a guest's console
+pl031   the real-time clock; time_source: what it counts by
 pl061   the GPIO controller that has the power button
 virtio/ disks, network cards, consoles and random numbers
 
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from tagalong.devices.irq import IrqLine, SharedInput, Sink
     from tagalong.devices.models import built_in_models, create_devices
     from tagalong.devices.pl011 import Pl011
+    from tagalong.devices.pl031 import Pl031
     from tagalong.devices.pl061 import Pl061
+    from tagalong.devices.time_source import HostTime
     from tagalong.devices.virtio.backing import (
         ConsoleBacking,
         DiskBacking,
@@ -62,7 +65,9 @@ else:
             "tagalong.devices.irq": ("IrqLine", "SharedInput", "Sink"),
             "tagalong.devices.models": ("built_in_models", "create_devices"),
             "tagalong.devices.pl011": ("Pl011",),
+            "tagalong.devices.pl031": ("Pl031",),
             "tagalong.devices.pl061": ("Pl061",),
+            "tagalong.devices.time_source": ("HostTime",),
             "tagalong.devices.virtio.backing": (
                 "ConsoleBacking",
                 "DiskBacking",
@@ -93,10 +98,12 @@ __all__ = [
     "DiskBacking",
     "DiskError",
     "Doorbell",
+    "HostTime",
     "InlineWork",
     "IrqLine",
     "NetworkBacking",
     "Pl011",
+    "Pl031",
     "Pl061",
     "ReportDiskError",
     "SharedInput",

@@ -5,14 +5,23 @@ from contextlib import ExitStack
 
 from tagalong.devices.device import BackedDevice, Device, DeviceModels
 from tagalong.devices.pl011 import Pl011
+from tagalong.devices.pl031 import Pl031
 from tagalong.devices.pl061 import Pl061
+from tagalong.devices.time_source import TimeSource
 from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription
 
 
-def built_in_models(console: Callable[[bytes], None] | None) -> DeviceModels:
-    """Return the models of this package; `console` gets what a guest writes to its UARTs."""
-    return {Pl011.KIND: lambda description: Pl011(console, description), Pl061.KIND: Pl061}
+def built_in_models(console: Callable[[bytes], None] | None, time: TimeSource) -> DeviceModels:
+    """Return the models of this package.
+
+    `console` gets what a guest writes to its UARTs; its real-time clocks count `time`.
+    """
+    return {
+        Pl011.KIND: lambda description: Pl011(console, description),
+        Pl031.KIND: lambda description: Pl031(description, time),
+        Pl061.KIND: Pl061,
+    }
 
 
 def create_devices(descriptions: Sequence[DeviceDescription], models: DeviceModels) -> list[Device]:

@@ -14,6 +14,7 @@ from tagalong.access.native_host import NativeHost
 from tagalong.devices import (
     DeviceBus,
     DeviceModels,
+    HostTime,
     SharedInput,
     built_in_models,
     create_devices,
@@ -66,7 +67,8 @@ class KvmMachine(MachineLifecycle):
         self._parts = parts
         self._bus = DeviceBus(
             create_devices(
-                parts.description.devices, {**built_in_models(console), **(models or {})}
+                parts.description.devices,
+                {**built_in_models(console, HostTime()), **(models or {})},
             ),
             parts.memory,
             SharedInput(parts.vm.set_irq) if parts.gic is None else parts.gic.set_line,

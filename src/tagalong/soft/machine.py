@@ -57,6 +57,7 @@ from tagalong.soft.psci import Psci
 from tagalong.soft.ram import create_memory
 from tagalong.soft.runner import SoftRunner
 from tagalong.soft.tag_access import SoftTagAccess
+from tagalong.soft.time_source import SoftTime
 from tagalong.soft.unsupported import unsupported
 from tagalong.soft.vcpu import SoftVcpu
 
@@ -94,7 +95,8 @@ class SoftMachine(MachineLifecycle):
             undo.callback(self._native.close)
             self._memory = create_memory(description, sources)
             undo.callback(self._memory.close)
-            known = {**built_in_models(console), **(models or {})}
+            self._time = SoftTime(self._native)
+            known = {**built_in_models(console, self._time), **(models or {})}
             devices = create_devices(description.devices, known)
             sink: Sink = SharedInput(self._set_irq)
             if description.gic is not None:
@@ -262,6 +264,7 @@ class SoftMachine(MachineLifecycle):
         """Let the guest's time follow `clock` from now on. Raises RunStateError."""
         with self._while_paused():
             self._clock = HostClock(self._native) if clock is Clock.HOST else None
+            self._time.is_utc = clock is Clock.HOST
 
     # --- state ---
 
@@ -315,6 +318,8 @@ class SoftMachine(MachineLifecycle):
                 self._exits.hvc(leave)
             case StopReason.UNSUPPORTED:
                 self._end(RunState.FAILED, unsupported(leave))
+            case StopReason.ALARM:
+                self._time.ring_due()
             case StopReason.IDLE:
                 self._idle(leave.idle_ticks)
             case StopReason.BUDGET | StopReason.INTERRUPTED:

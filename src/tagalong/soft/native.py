@@ -28,6 +28,7 @@ class StopReason(IntEnum):
     HVC = 4
     IDLE = 5
     UNSUPPORTED = 6
+    ALARM = 7
 
 
 class InterruptLine(IntEnum):
@@ -154,6 +155,13 @@ class NativeMachine:
     def advance(self, ticks: int) -> None:
         """Add `ticks` of idle time to the counter; an IDLE exit has the most in `idle_ticks`."""
         self._library.ta_machine_advance(self._handle, ticks)
+
+    def set_alarm(self, at: int = NO_DEADLINE) -> None:
+        """Make run() return with ALARM, once, when the counter has reached `at`.
+
+        Replaces the alarm before it. Not while run() runs.
+        """
+        self._library.ta_machine_set_alarm(self._handle, at)
 
     def follow_host_clock(self, *, follows: bool) -> None:
         """Make the counter follow the host's clock, or the instructions again, from where it is."""

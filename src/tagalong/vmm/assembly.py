@@ -13,6 +13,7 @@ from tagalong.boot.linux import (
     LINUX_CONSOLE,
     LINUX_GIC,
     LINUX_GPIO,
+    LINUX_RTC,
     LinuxBoot,
     entropy_of,
     linux_device_tree,
@@ -134,7 +135,7 @@ class MachineAssembly:
         return machine_factory(self._name).describe(
             ram_bytes=origin.ram_bytes,
             vcpu_count=origin.vcpu_count,
-            devices=(LINUX_CONSOLE, LINUX_GPIO, *self._devices.describe()),
+            devices=(LINUX_CONSOLE, LINUX_RTC, LINUX_GPIO, *self._devices.describe()),
             gic=LINUX_GIC,
         )
 

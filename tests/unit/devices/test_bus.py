@@ -7,6 +7,7 @@ import pytest
 from tagalong.devices import (
     Device,
     DeviceBus,
+    HostTime,
     Pl011,
     SharedInput,
     Window,
@@ -163,7 +164,7 @@ def test_objections_name_each_device_at_fault() -> None:
 
 
 def test_create_devices_makes_each_by_its_kind() -> None:
-    console, storer = create_devices(DEVICES, {**built_in_models(None), **MODELS})
+    console, storer = create_devices(DEVICES, {**built_in_models(None, HostTime()), **MODELS})
 
     assert isinstance(console, Pl011)
     assert isinstance(storer, StoringDevice)
@@ -173,10 +174,10 @@ def test_create_devices_of_an_unknown_kind_is_refused_by_name() -> None:
     disk = DeviceDescription("disk0", "virtio-blk", Gpa(0x0A00_0000), 0x200, 49)
 
     with pytest.raises(UsageError) as caught:
-        create_devices((DEFAULT_CONSOLE, disk), built_in_models(None))
+        create_devices((DEFAULT_CONSOLE, disk), built_in_models(None, HostTime()))
 
     assert str(caught.value) == (
-        "device 'disk0' is of kind 'virtio-blk': this machine knows pl011, pl061"
+        "device 'disk0' is of kind 'virtio-blk': this machine knows pl011, pl031, pl061"
     )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         LINUX_CONSOLE,
         LINUX_GIC,
         LINUX_GPIO,
+        LINUX_RTC,
         POWER_BUTTON_LINE,
     )
     from tagalong.boot.linux.start import (
@@ -45,6 +46,7 @@ else:
                 "LINUX_CONSOLE",
                 "LINUX_GIC",
                 "LINUX_GPIO",
+                "LINUX_RTC",
                 "POWER_BUTTON_LINE",
             ),
             "tagalong.boot.linux.start": (
@@ -63,6 +65,7 @@ __all__ = [
     "LINUX_CONSOLE",
     "LINUX_GIC",
     "LINUX_GPIO",
+    "LINUX_RTC",
     "MAX_KERNEL_BYTES",
     "POWER_BUTTON_LINE",
     "ChosenNode",

@@ -2,7 +2,7 @@
 
 Source: Linux, Documentation/devicetree/bindings: arm/cpus.yaml, arm/psci.yaml, timer/
 arm,arch_timer.yaml, interrupt-controller/arm,gic-v3.yaml, serial/pl011.yaml, virtio/mmio.yaml,
-gpio/pl061-gpio.yaml, input/gpio-keys.yaml;
+rtc/arm,pl031.yaml, gpio/pl061-gpio.yaml, input/gpio-keys.yaml;
 Devicetree Specification v0.4, chapter 3, for /chosen and /memory.
 """
 
@@ -41,6 +41,7 @@ _TIMER_INTIDS: Final = (29, PHYSICAL_TIMER_INTID, VIRTUAL_TIMER_INTID, 26)
 _UART_CLOCK_HZ: Final = 24_000_000
 
 _PL011: Final = "pl011"
+_PL031: Final = "pl031"
 _PL061: Final = "pl061"
 _VIRTIO: Final = "virtio-"
 
@@ -160,13 +161,13 @@ def _clock() -> FdtNode:
 
 
 def _node_name(device: DeviceDescription) -> str:
-    if device.kind in (_PL011, _PL061):
+    if device.kind in _PROPERTIES:
         return f"{device.kind}@{device.gpa:x}"
     if device.kind.startswith(_VIRTIO):
         return f"virtio_mmio@{device.gpa:x}"
     raise UsageError(
         f"device {device.name!r} is of kind {device.kind!r}, which a device tree of tagalong "
-        f"cannot describe; there is {_PL011}, {_PL061} and {_VIRTIO}*"
+        f"cannot describe; there is {', '.join(_PROPERTIES)} and {_VIRTIO}*"
     )
 
 
@@ -183,6 +184,11 @@ _UART: Final[Mapping[str, bytes]] = {
     "clocks": cells(_CLOCK_PHANDLE, _CLOCK_PHANDLE),
     "clock-names": texts("uartclk", "apb_pclk"),
 }
+_RTC: Final[Mapping[str, bytes]] = {
+    "compatible": texts("arm,pl031", "arm,primecell"),
+    "clocks": cells(_CLOCK_PHANDLE),
+    "clock-names": texts("apb_pclk"),
+}
 _GPIO: Final[Mapping[str, bytes]] = {
     "compatible": texts("arm,pl061", "arm,primecell"),
     "clocks": cells(_CLOCK_PHANDLE),
@@ -191,7 +197,7 @@ _GPIO: Final[Mapping[str, bytes]] = {
     "#gpio-cells": cells(2),
     "phandle": cells(_GPIO_PHANDLE),
 }
-_PROPERTIES: Final = {_PL011: _UART, _PL061: _GPIO}
+_PROPERTIES: Final = {_PL011: _UART, _PL031: _RTC, _PL061: _GPIO}
 _POWER_BUTTON: Final = FdtNode(
     {"compatible": texts("gpio-keys")},
     {

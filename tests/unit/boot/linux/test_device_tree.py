@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from tagalong.boot.linux import LINUX_CONSOLE, LINUX_GIC, LINUX_GPIO, ChosenNode, device_tree
+from tagalong.boot.linux import (
+    LINUX_CONSOLE,
+    LINUX_GIC,
+    LINUX_GPIO,
+    LINUX_RTC,
+    ChosenNode,
+    device_tree,
+)
 from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription, MachineDescription, RegionDescription
 from tests.support.fdt_reader import ReadNode, read_fdt
@@ -99,15 +106,25 @@ def test_device_tree_without_a_gic_has_no_interrupts() -> None:
 
 
 def test_device_tree_of_a_kind_without_a_node_is_refused_by_name() -> None:
-    other = DeviceDescription("rtc", "pl031", 0x0901_0000, 0x1000, 34)
+    other = DeviceDescription("watchdog", "sp805", 0x0905_0000, 0x1000, 40)
 
     with pytest.raises(UsageError) as caught:
         device_tree(replace(DESCRIPTION, devices=(other,)), ChosenNode())
 
     assert str(caught.value) == (
-        "device 'rtc' is of kind 'pl031', which a device tree of tagalong cannot describe; there "
-        "is pl011, pl061 and virtio-*"
+        "device 'watchdog' is of kind 'sp805', which a device tree of tagalong cannot describe; "
+        "there is pl011, pl031, pl061 and virtio-*"
     )
+
+
+def test_device_tree_clock_is_one_that_the_amba_bus_takes() -> None:
+    root = tree_of(replace(DESCRIPTION, devices=(LINUX_RTC,)))
+
+    clock = root.at("pl031@9010000")
+    assert clock.texts("compatible") == ["arm,pl031", "arm,primecell"]
+    assert clock.cells("interrupts") == (0, 2, 4)
+    assert clock.texts("clock-names") == ["apb_pclk"]
+    assert clock.cells("clocks") == root.at("apb-pclk").cells("phandle")
 
 
 def test_device_tree_power_button_is_a_key_at_the_gpio_controller() -> None:
