@@ -40,9 +40,10 @@ lab: $(VENV)/.installed-dev ## set up the emulated Arm host and run the tests on
 	@$(BIN)/python -m pytest tests/lab $(ARGS)
 
 kernels: $(VENV)/.installed-dev ## run the tests inside the lab on Linux 6.1, 6.12 and 7.3
-	@TAGALONG_LONG=1 TAGALONG_LAB_KERNELS="6.1 6.12 7.3" $(BIN)/python -m pytest tests/lab/inside.txt tests/lab/test_beside.py tests/lab/test_linux_seam.py tests/lab/test_looking.py $(ARGS)
+	@TAGALONG_LAB_KERNELS="6.1 6.12 7.3" $(BIN)/python -m pytest tests/lab/inside.txt $(ARGS)
+	@TAGALONG_LONG=1 TAGALONG_LAB_KERNELS="6.1 6.12 7.3" $(BIN)/python -m pytest tests/lab/test_beside.py tests/lab/test_linux_seam.py tests/lab/test_looking.py $(ARGS)
 	@for kernel in 6.1 6.12 7.3; do $(BIN)/tagalong lab run --kernel $$kernel --with-guest --ram 3G -- \
-		env TAGALONG_LONG=1 python3 -m pytest -q tests/conformance/test_linux_debugger.py tests/conformance/test_linux_devices.py tests/conformance/test_linux_memory.py || exit 1; done
+		env TAGALONG_LONG=1 python3 -m pytest -q tests/conformance/test_linux.py tests/conformance/test_linux_debugger.py tests/conformance/test_linux_memory.py || exit 1; done
 
 lint: $(VENV)/.installed-dev ## check style and format
 	@$(BIN)/ruff check .

@@ -1,8 +1,10 @@
 """A network of one host that answers ARP and ping, for cards whose backing is a Unix socket.
 
+It also sends each card frames of fresh random bytes without end, which a card stores to guest RAM.
 Frames travel as QEMU's stream has them: a length of 32 bits, big-endian, then the frame.
 """
 
+import os
 import socket
 import struct
 import threading
@@ -16,7 +18,10 @@ ADDRESS: Final = "10.9.0.1"
 _MAC: Final = bytes.fromhex("5254000000fe")
 _IP: Final = socket.inet_aton(ADDRESS)
 _LENGTH: Final = struct.Struct(">I")
-_ARP, _IPV4 = b"\x08\x06", b"\x08\x00"
+_ARP, _IPV4, _RARP = b"\x08\x06", b"\x08\x00", b"\x80\x35"
+_NOISE: Final = b"\xff" * 6 + _MAC + b"\x88\xb5"  # for local experiments: no protocol answers
+_NOISE_BYTES: Final = 1200
+_PAUSE_S: Final = 0.004
 _ETHERNET_BYTES: Final = 14
 _ARP_BYTES: Final = 28
 _IP_BYTES: Final = 20
@@ -25,11 +30,17 @@ _ECHO_REQUEST: Final = 8
 
 
 class AnsweringNetwork:
-    """Answers at `path`; `answers` has the number of pings answered per connection."""
+    """Answers at `path`.
+
+    Per connection, `answers` has the number of pings answered, `announcements` that of the frames
+    by which a VM announces itself.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.answers: list[int] = []
+        self.announcements: list[int] = []
+        self._is_closed = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -40,23 +51,33 @@ class AnsweringNetwork:
             while True:
                 connection, _ = self._listener.accept()
                 self.answers.append(0)
-                number = len(self.answers) - 1
-                threading.Thread(
-                    target=self._answer, args=(connection, number), daemon=True
-                ).start()
+                self.announcements.append(0)
+                number, sending = len(self.answers) - 1, threading.Lock()
+                for work in (self._answer, self._make_noise):
+                    threading.Thread(
+                        target=work, args=(connection, sending, number), daemon=True
+                    ).start()
 
     def close(self) -> None:
+        self._is_closed.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
-    def _answer(self, connection: socket.socket, number: int) -> None:
+    def _answer(self, connection: socket.socket, sending: threading.Lock, number: int) -> None:
         with connection, suppress(OSError):
             frames = connection.makefile("rb")
             while head := frames.read(_LENGTH.size):
-                answer = answer_to(frames.read(*_LENGTH.unpack(head)))
+                frame = frames.read(*_LENGTH.unpack(head))
+                self.announcements[number] += frame[12:14] == _RARP
+                answer = answer_to(frame)
                 if answer is not None:
                     self.answers[number] += answer[12:14] == _IPV4
-                    connection.sendall(_LENGTH.pack(len(answer)) + answer)
+                    _send(connection, sending, answer)
+
+    def _make_noise(self, connection: socket.socket, sending: threading.Lock, _: int) -> None:
+        with suppress(OSError):
+            while not self._is_closed.wait(_PAUSE_S):
+                _send(connection, sending, _NOISE + os.urandom(_NOISE_BYTES))
 
 
 @contextmanager
@@ -70,6 +91,11 @@ def answering_network(path: Path) -> Iterator[AnsweringNetwork]:
     finally:
         network.close()
         thread.join()
+
+
+def _send(connection: socket.socket, sending: threading.Lock, frame: bytes) -> None:
+    with sending:
+        connection.sendall(_LENGTH.pack(len(frame)) + frame)
 
 
 def answer_to(frame: bytes) -> bytes | None:

@@ -6,7 +6,6 @@ from tagalong.boot.linux import LINUX_CONSOLE, LINUX_GIC, LinuxBoot, boot_linux
 from tagalong.devices import (
     DiskBacking,
     InlineWork,
-    NetworkBacking,
     ThreadedWork,
     VirtioBackings,
     VirtioDevices,
@@ -19,18 +18,13 @@ MIB = 1 << 20
 
 
 class LinuxHost:
-    """Makes machines of kind `name` with a disk, and a card on the socket `network`."""
+    """Makes machines of kind `name` with a disk."""
 
-    def __init__(
-        self, name: str, opened: list[Machine], *, disk: Path, network: Path | None = None
-    ) -> None:
+    def __init__(self, name: str, opened: list[Machine], *, disk: Path) -> None:
         self.console = Listener()
         self._kind = KINDS[name]
         self._opened = opened
-        self._backings = VirtioBackings(
-            {"disk0": DiskBacking(disk)},
-            {"net0": NetworkBacking("unix", str(network))} if network is not None else {},
-        )
+        self._backings = VirtioBackings({"disk0": DiskBacking(disk)})
         # As the process of a VM has it: vmm/assembly.py.
         self._work = InlineWork if name == "soft" else ThreadedWork
 

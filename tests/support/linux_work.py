@@ -1,10 +1,11 @@
 """A Linux guest with a disk, a network and a virtio console, all of them under load.
 
-The guest writes blocks to its disk without end, and keeps the sum of each in its memory; it pings a
-host, changes tags (tagkeeper) and watches its clock (clockwatch). What the tests order comes by the
-virtio console:
+The guest writes files to a file system on its disk without end, and keeps the sum of each in its
+memory; it pings a host and receives frames, changes tags (tagkeeper) and watches its clock
+(clockwatch). What the tests order comes by the virtio console:
 
-    check   stop writing, read all blocks back from the disk, and say how many are wrong
+    check   stop writing, read all files back from the disk, say how many are wrong, unmount the
+            file system and examine it
     reset   reboot
 """
 
@@ -15,7 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tagalong.boot.linux import LINUX_CONSOLE, LINUX_GIC, LINUX_GPIO, POWER_BUTTON_LINE
+from tagalong.boot.linux import (
+    LINUX_CONSOLE,
+    LINUX_GIC,
+    LINUX_GPIO,
+    LINUX_RTC,
+    POWER_BUTTON_LINE,
+)
 from tagalong.devices import (
     ConsoleBacking,
     DeviceModels,
@@ -36,7 +43,7 @@ from tests.support.running_guest import Listener
 
 SCRIPT: Final = "bin/work"
 COMMAND_LINE: Final = "console=ttyAMA0 quiet cryptomgr.notests -- work"
-DISK_BYTES: Final = 4 << 20
+DISK_BYTES: Final = 8 << 20
 BLOCKS: Final = 32
 _TIMEOUT_S: Final = 300.0
 
@@ -45,16 +52,18 @@ ip address add 10.9.0.2/24 dev eth0
 ping {ADDRESS} >/dev/null 2>&1 &
 tagkeeper mib=1 rate=200 signals=1 &
 clockwatch &
+mke2fs /dev/vda >/dev/null && mount /dev/vda /mnt || echo "work: FAIL: no file system"
 write_blocks() {{
 	number=0
 	while [ ! -e /tmp/halt ]; do
 		seq $number 1000000 | head -c 65536 >/tmp/block
 		place=$((number % {BLOCKS}))
-		dd if=/tmp/block of=/dev/vda bs=65536 seek=$place conv=notrunc,fsync 2>/dev/null ||
+		dd if=/tmp/block of=/mnt/block.$place bs=65536 conv=fsync 2>/dev/null ||
 			echo "work: FAIL: cannot write block $number"
 		md5sum </tmp/block >/tmp/sum.$place
 		number=$((number + 1))
-		echo "work: block $number" >/dev/hvc0
+		frames=$(cat /sys/class/net/eth0/statistics/rx_packets)
+		echo "work: block $number frames=$frames" >/dev/hvc0
 	done
 	touch /tmp/halted
 }}
@@ -64,10 +73,11 @@ check() {{
 	echo 3 >/proc/sys/vm/drop_caches
 	blocks=0 wrong=0
 	for sum in /tmp/sum.*; do
-		dd if=/dev/vda bs=65536 skip=${{sum##*.}} count=1 2>/dev/null | md5sum >/tmp/found
+		md5sum </mnt/block.${{sum##*.}} >/tmp/found
 		cmp -s /tmp/found $sum || wrong=$((wrong + 1))
 		blocks=$((blocks + 1))
 	done
+	umount /mnt && e2fsck -fn /dev/vda >/dev/null && echo "work: clean" >/dev/hvc0
 	echo "work: $blocks blocks read, $wrong wrong" >/dev/hvc0
 }}
 stty -F /dev/hvc0 -echo
@@ -117,7 +127,7 @@ class LinuxSite:
         described: MachineDescription = self.kind.describe(
             ram_bytes=ram_bytes,
             vcpu_count=vcpu_count,
-            devices=(LINUX_CONSOLE, LINUX_GPIO, *self.backings.describe()),
+            devices=(LINUX_CONSOLE, LINUX_RTC, LINUX_GPIO, *self.backings.describe()),
             gic=LINUX_GIC,
         )
         return described

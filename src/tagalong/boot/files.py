@@ -79,6 +79,8 @@ def _open_nonblocking(path: str, flags: int) -> int:
 def _require_bounded(status: os.stat_result, doing: str, most_bytes: int) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise GuestImageError(f"{doing}: it is not a regular file; give a file")
+    if not status.st_size:
+        raise GuestImageError(f"{doing}: it is empty")
     if status.st_size > most_bytes:
         raise GuestImageError(
             f"{doing}: it has {status.st_size} bytes, and at most {most_bytes} are read"

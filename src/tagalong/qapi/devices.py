@@ -84,12 +84,6 @@ class CharDevice:
         """Return one element of what query-chardev answers."""
         return {"label": self.label, "filename": self.filename, "frontend-open": True}
 
-    @classmethod
-    def from_qmp(cls, value: object) -> "CharDevice":
-        """Return a console that query-chardev told of. Raises ControlError if it makes no sense."""
-        members = JsonFields(value, "query-chardev")
-        return cls(members.read("label", text), members.read("filename", text))
-
 
 @dataclass(frozen=True)
 class BlockIoError:

@@ -13,6 +13,7 @@ from tagalong.boot.linux import (
     LINUX_CONSOLE,
     LINUX_GIC,
     LINUX_GPIO,
+    LINUX_MAX_VCPUS,
     LINUX_RTC,
     LinuxBoot,
     entropy_of,
@@ -26,7 +27,7 @@ from tagalong.devices import (
     ThreadedWork,
     VirtioDevices,
 )
-from tagalong.errors import MachineMismatchError, TagalongError
+from tagalong.errors import MachineMismatchError, TagalongError, UsageError
 from tagalong.machine import DEFAULT_CONSOLE, Machine, MachineDescription
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.snapshot import Restored
@@ -132,6 +133,11 @@ class MachineAssembly:
         return linux_device_tree(self._linux_description(origin), boot)
 
     def _linux_description(self, origin: NewLinux) -> MachineDescription:
+        if origin.vcpu_count > LINUX_MAX_VCPUS:
+            raise UsageError(
+                f"cannot make {origin.vcpu_count} vCPUs: a machine for a kernel has 1 to "
+                f"{LINUX_MAX_VCPUS}"
+            )
         return machine_factory(self._name).describe(
             ram_bytes=origin.ram_bytes,
             vcpu_count=origin.vcpu_count,

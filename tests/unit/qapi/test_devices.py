@@ -3,7 +3,7 @@
 import pytest
 
 from tagalong.errors import ControlError
-from tagalong.qapi.devices import BlockInfo, BlockIoError, CharDevice
+from tagalong.qapi.devices import BlockInfo, BlockIoError
 
 DISK = BlockInfo("disk0", "/srv/root.img", read_only=False, size_bytes=1 << 30, actual_bytes=4096)
 
@@ -47,11 +47,3 @@ def test_error_of_a_disk_is_an_event() -> None:
         "reason": "No space left on device",
     }
     assert BlockIoError.from_event(error.to_event()) == error
-
-
-def test_console_is_read_as_it_was_written() -> None:
-    console = CharDevice("serial0", "pty:/dev/pts/3")
-
-    assert CharDevice.from_qmp(console.to_qmp()) == console
-    with pytest.raises(ControlError, match="query-chardev has no member 'filename'"):
-        CharDevice.from_qmp({"label": "serial0"})

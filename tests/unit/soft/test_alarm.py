@@ -1,5 +1,7 @@
 """Alarms by the interpreter's counter: the exact instruction, and the end of waiting."""
 
+from functools import partial
+
 import pytest
 
 from tagalong.machine import register_ids
@@ -81,10 +83,11 @@ def test_each_alarm_of_a_source_rings_at_its_own_tick(order: tuple[int, int]) ->
     with gic_guest() as guest:
         prepare(guest, *COUNT)
         source, rung = SoftTime(guest.native), list[tuple[int, int]]()
-        alarms = [
-            source.alarm(lambda number=number: rung.append((number, guest.native.counter())))
-            for number in range(2)
-        ]
+
+        def ring(number: int) -> None:
+            rung.append((number, guest.native.counter()))
+
+        alarms = [source.alarm(partial(ring, number)) for number in range(2)]
         for number in order:
             alarms[number].set((100 + 50 * number) * NS_PER_TICK - 3)  # rounded up to a tick
 

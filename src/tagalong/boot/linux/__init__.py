@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         LINUX_CONSOLE,
         LINUX_GIC,
         LINUX_GPIO,
+        LINUX_MAX_VCPUS,
         LINUX_RTC,
         POWER_BUTTON_LINE,
     )
@@ -46,6 +47,7 @@ else:
                 "LINUX_CONSOLE",
                 "LINUX_GIC",
                 "LINUX_GPIO",
+                "LINUX_MAX_VCPUS",
                 "LINUX_RTC",
                 "POWER_BUTTON_LINE",
             ),
@@ -65,6 +67,7 @@ __all__ = [
     "LINUX_CONSOLE",
     "LINUX_GIC",
     "LINUX_GPIO",
+    "LINUX_MAX_VCPUS",
     "LINUX_RTC",
     "MAX_KERNEL_BYTES",
     "POWER_BUTTON_LINE",

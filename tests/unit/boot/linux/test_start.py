@@ -116,6 +116,20 @@ def test_boot_linux_of_what_is_no_regular_file_is_refused_at_once(
         )
 
 
+def test_boot_linux_of_empty_files_is_refused(
+    machine: SoftMachine, kernel: Path, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    for what, boot in (
+        ("kernel", LinuxBoot(empty)),
+        ("initial RAM disk", LinuxBoot(kernel, empty)),
+    ):
+        with pytest.raises(GuestImageError) as caught:
+            boot_linux(machine, boot)
+        assert str(caught.value) == f"cannot read the {what} {empty}: it is empty"
+
+
 def test_boot_linux_initrd_larger_than_ram_is_not_read(
     machine: SoftMachine, kernel: Path, tmp_path: Path
 ) -> None:
