@@ -1,4 +1,7 @@
-"""A disk image between us and a real QEMU: whoever comes second is turned away, in both orders."""
+"""A disk image between us and a real QEMU: whoever comes second is turned away, in both orders.
+
+qemu-img is turned away as well; it holds an image for too short a time to be the first.
+"""
 
 import subprocess
 from pathlib import Path
@@ -7,10 +10,12 @@ from typing import Self
 import pytest
 
 from bench.migrate.qemu import find_qemu
+from tests.support.fetch_debuggers import QEMU_IMG, DebuggerMissingError
 from tests.support.vm_processes import tagalong, until, vm_process
 
 CHURN = ("--machine", "soft", "--guest", "churn", "--guest-args", "report=512", "--ram", "16M")
 TIMEOUT_S = 120.0
+COPY = ("-f", "raw", "-O", "raw", "{image}", "{image}.copy")
 
 
 class QemuWithDisk:
@@ -93,3 +98,33 @@ def test_image_that_both_only_read_is_shared(tmp_path: Path, image: Path) -> Non
         runs = not vm.has_ended()
 
     assert runs
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        (("resize", "-f", "raw", "{image}", "2M"), 'Failed to get "write" lock'),
+        (("convert", *COPY), 'Failed to get shared "write" lock'),
+        (("convert", "-U", *COPY), ""),
+    ],
+    ids=["resize", "convert", "convert-that-shares"],
+)
+def test_qemu_img_is_turned_away_from_an_image_that_a_vm_of_ours_writes(
+    tmp_path: Path, image: Path, words: tuple[str, ...], refusal: str
+) -> None:
+    try:
+        program = QEMU_IMG.find()
+    except DebuggerMissingError as error:
+        pytest.skip(f"missing qemu-img (python -m tests.support.fetch_debuggers): {error}")
+    with vm_process(tmp_path, "vm", *CHURN, "--disk", str(image)) as vm:
+        vm.wait_for_console("churn: progress")
+
+        ran = subprocess.run(
+            [*program, *(word.format(image=image) for word in words)],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S,
+            check=False,
+        )  # fmt: skip
+
+    assert (ran.returncode != 0) is bool(refusal), ran.stderr
+    assert refusal in ran.stderr
+    assert image.stat().st_size == 1 << 20

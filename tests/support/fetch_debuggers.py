@@ -1,13 +1,13 @@
-"""Finds gdb, lldb, readelf, dtc and passt for tests, or fetches them.
+"""Finds gdb, lldb, readelf, dtc, passt and qemu-img for tests, or fetches them.
 
     python -m tests.support.fetch_debuggers
 
 `make test` runs this before the tests. The search order is: the environment variables
-TAGALONG_GDB, TAGALONG_LLDB, TAGALONG_READELF, TAGALONG_DTC and TAGALONG_PASST; gdb-multiarch,
-lldb-19, readelf, dtc and passt on PATH; the ones fetched before. If one is missing, Debian's
-packages are downloaded with the lab's private apt and without root, with all that they depend on,
-the C library included, so that they run on any distribution; their cache is beside the lab's
-(~/.cache/tagalong/debuggers).
+TAGALONG_GDB, TAGALONG_LLDB, TAGALONG_READELF, TAGALONG_DTC, TAGALONG_PASST and TAGALONG_QEMU_IMG;
+gdb-multiarch, lldb-19, readelf, dtc, passt and qemu-img on PATH; the ones fetched before. If one is
+missing, Debian's packages are downloaded with the lab's private apt and without root, with all that
+they depend on, the C library included, so that they run on any distribution; their cache is beside
+the lab's (~/.cache/tagalong/debuggers).
 
 Without them the tests are skipped and say so; this command says why, and exits with 0.
 """
@@ -105,6 +105,9 @@ LLDB = Debugger(
 READELF = Debugger("readelf", "TAGALONG_READELF", "readelf", ("binutils",), "usr/bin/readelf")
 DTC = Debugger("dtc", "TAGALONG_DTC", "dtc", ("device-tree-compiler",), "usr/bin/dtc")
 PASST = Debugger("passt", "TAGALONG_PASST", "passt", ("passt",), "usr/bin/passt")
+QEMU_IMG = Debugger(
+    "qemu-img", "TAGALONG_QEMU_IMG", "qemu-img", ("qemu-utils",), "usr/bin/qemu-img"
+)
 
 
 def _cache() -> Cache:
@@ -124,7 +127,7 @@ def run(command: Sequence[str], folder: Path | None = None) -> str:
 
 def main() -> None:
     """Find or fetch all of them, and say on stderr what the tests will use."""
-    for debugger in (GDB, LLDB, READELF, DTC, PASST):
+    for debugger in (GDB, LLDB, READELF, DTC, PASST, QEMU_IMG):
         try:
             say(f"{debugger.name}: {debugger.find()[-1]}")
             continue
