@@ -8,6 +8,7 @@
  *   pagemap.c    which of the guest's pages are there
  *   tags.c       tags in bulk, by KVM_ARM_MTE_COPY_TAGS
  *   service.c    the thread that serves the socket
+ *   say.c        what a person is told
  */
 #ifndef TAGALONG_BESIDE_H
 #define TAGALONG_BESIDE_H
@@ -168,11 +169,9 @@ int tb_read_registers(int vcpu_fd, uint8_t **reply, size_t *size);
 /* --- pagemap.c --- */
 
 bool tb_is_shared_mapping(uint64_t hva);
-/* Clear the bits of the pages from `hva` on that are not there, of private memory; 0 or -errno.
- * Looks only where bits are set. */
-int tb_keep_populated(uint64_t hva, uint64_t pages, uint64_t *bitmap);
-/* Set the bits of the pages from `hva` on that are there, of shared memory; 0 or -errno. */
-int tb_populated_shared(uint64_t hva, uint64_t pages, uint64_t *bitmap);
+/* Clear the bits of the pages from `hva` on that are not there. What cannot be looked up counts as
+ * there: that is always right. */
+void tb_keep_populated(uint64_t hva, uint64_t pages, bool is_shared, uint64_t *bitmap);
 
 /* --- tags.c --- */
 
@@ -182,6 +181,11 @@ uint64_t tb_next_run(const uint64_t *bitmap, uint64_t pages, uint64_t most, uint
 int tb_read_tags(int vm_fd, uint64_t gpa, uint64_t pages, const uint64_t *bitmap, uint8_t *packed);
 int tb_write_tags(int vm_fd, uint64_t gpa, uint64_t pages, const uint64_t *bitmap,
                   const uint8_t *packed);
+
+/* --- say.c --- */
+
+/* Print a text of `size` bytes. A standard error that nobody reads does not end the VMM by SIGPIPE. */
+void tb_say(const char *text, size_t size);
 
 /* --- service.c --- */
 

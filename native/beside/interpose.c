@@ -2,8 +2,7 @@
  *
  * Every other call passes straight on: one comparison. A process without /dev/kvm never gets past
  * it. What the VMM sees is what the kernel answered: the result, errno and all; a call that we make
- * besides keeps errno. ioctl is no point of cancellation in glibc, so no lock is ever left behind
- * by a cancelled thread.
+ * besides keeps errno. ioctl is no point of cancellation in glibc, and is none here.
  */
 #define _GNU_SOURCE
 #include "beside.h"
@@ -83,8 +82,6 @@ static int enable_capability(int fd, unsigned long request, void *argument) {
 
 static int dispatch(int fd, unsigned long request, void *argument) {
     switch (request) {
-    case KVM_RUN:
-        return tb_run_vcpu(fd, request, argument);
     case KVM_CREATE_VM:
         return create_vm(fd, request, argument);
     case KVM_CREATE_VCPU:
@@ -104,6 +101,18 @@ static int dispatch(int fd, unsigned long request, void *argument) {
     return tb_real_ioctl(fd, request, argument);
 }
 
+/* What we do besides has points of cancellation (files of /proc are read), and a thread that ended
+ * there would leave a lock behind. */
+static int dispatch_whole(int fd, unsigned long request, void *argument) {
+    int before, unused;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    int result = dispatch(fd, request, argument);
+    int error = errno;
+    pthread_setcancelstate(before, &unused);
+    errno = error;
+    return result;
+}
+
 EXPORTED int ioctl(int fd, unsigned long request, ...) {
     va_list list;
     va_start(list, request);
@@ -111,6 +120,8 @@ EXPORTED int ioctl(int fd, unsigned long request, ...) {
     va_end(list);
     if (_IOC_TYPE(request) != KVMIO || tb_listener() < 0 || atomic_load(&is_forked))
         return tb_real_ioctl(fd, request, argument);
-    /* glibc took an int here for long: the kernel looks at 32 bits. */
-    return dispatch(fd, request & 0xffffffffUL, argument);
+    request &= 0xffffffffUL; /* glibc took an int here for long: the kernel looks at 32 bits */
+    if (request == KVM_RUN)
+        return tb_run_vcpu(fd, request, argument);
+    return dispatch_whole(fd, request, argument);
 }

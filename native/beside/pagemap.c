@@ -2,16 +2,16 @@
  * by the holes of its file. All by /proc/self. */
 #define _GNU_SOURCE
 #include "beside.h"
+#include "bitmaps.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
-
-#define WORD_BITS 64
 
 struct mapping {
     unsigned long start, end, offset, inode;
@@ -58,27 +58,26 @@ static uint64_t next_words(const uint64_t *bitmap, uint64_t words, uint64_t *fir
     return at - *first;
 }
 
-int tb_keep_populated(uint64_t hva, uint64_t pages, uint64_t *bitmap) {
+/* Clear the bits of the pages from `hva` on that are not there, of private memory. Looks only where
+ * bits are set. */
+static void keep_private(uint64_t hva, uint64_t pages, uint64_t *bitmap) {
     static uint64_t entries[WORDS_AT_ONCE * WORD_BITS]; /* the service has one thread */
     int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     if (pagemap < 0)
-        return -errno;
-    uint64_t base = hva / tb_page_bytes(), words = (pages + WORD_BITS - 1) / WORD_BITS, count;
-    int status = 0;
-    for (uint64_t at = 0; status == 0 && (count = next_words(bitmap, words, &at)); at += count) {
+        return;
+    uint64_t base = hva / tb_page_bytes(), words = words_of(pages), count;
+    for (uint64_t at = 0; (count = next_words(bitmap, words, &at)); at += count) {
         uint64_t wanted = count * WORD_BITS;
         if (wanted > pages - at * WORD_BITS)
             wanted = pages - at * WORD_BITS;
-        ssize_t size =
-            pread(pagemap, entries, wanted * 8, (off_t)((base + at * WORD_BITS) * 8));
-        if (size != (ssize_t)(wanted * 8))
-            status = size < 0 ? -errno : -EIO;
-        for (uint64_t i = 0; status == 0 && i < wanted; i++)
+        off_t place = (off_t)((base + at * WORD_BITS) * 8);
+        if (pread(pagemap, entries, wanted * 8, place) != (ssize_t)(wanted * 8))
+            break;
+        for (uint64_t i = 0; i < wanted; i++)
             if (!(entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)))
                 bitmap[at + i / WORD_BITS] &= ~(1UL << (i % WORD_BITS));
     }
     close(pagemap);
-    return status;
 }
 
 /* A descriptor of our own of the mapped file, which this process has open, too; -1 if not. */
@@ -98,32 +97,46 @@ static int open_mapped(const struct mapping *mapping) {
     return result;
 }
 
-/* Holes of a file in memory hold nothing, and reading them through a mapping would fill them. */
-int tb_populated_shared(uint64_t hva, uint64_t pages, uint64_t *bitmap) {
+/* Set the bits of the pages from `hva` on that are there, of shared memory; false if that cannot be
+ * found out. Holes of a file in memory hold nothing, and reading them through a mapping would fill
+ * them. */
+static bool find_shared(uint64_t hva, uint64_t pages, uint64_t *bitmap) {
     struct mapping mapping;
     uint64_t page = tb_page_bytes();
     if (!find_mapping(hva, &mapping) || hva + pages * page > mapping.end)
-        return -ENOENT;
+        return false;
     int fd = open_mapped(&mapping);
     if (fd < 0)
-        return -ENOENT;
+        return false;
     off_t start = (off_t)(mapping.offset + (hva - mapping.start));
     off_t end = start + (off_t)(pages * page), low = start, high;
-    int status = 0;
+    bool is_known = true;
     while (low < end && (low = lseek(fd, low, SEEK_DATA)) >= 0 && low < end) {
         high = lseek(fd, low, SEEK_HOLE);
         if (high <= low) { /* it was cut short meanwhile */
-            status = -EIO;
+            is_known = false;
             break;
         }
         high = high < end ? high : end;
         for (uint64_t at = (uint64_t)(low - start) / page; at * page < (uint64_t)(high - start);
              at++)
-            bitmap[at / WORD_BITS] |= 1UL << (at % WORD_BITS);
+            set_bit(bitmap, at);
         low = high;
     }
     if (low < 0 && errno != ENXIO) /* ENXIO: nothing but a hole follows */
-        status = -errno;
+        is_known = false;
     close(fd);
-    return status;
+    return is_known;
+}
+
+void tb_keep_populated(uint64_t hva, uint64_t pages, bool is_shared, uint64_t *bitmap) {
+    if (!is_shared) {
+        keep_private(hva, pages, bitmap);
+        return;
+    }
+    uint64_t words = words_of(pages), *there = new_bitmap(pages, 0);
+    if (there && find_shared(hva, pages, there))
+        for (uint64_t i = 0; i < words; i++)
+            bitmap[i] &= there[i];
+    free(there);
 }

@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include "beside.h"
+#include "bitmaps.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +21,6 @@
 
 #define LISTENER "TAGALONG_BESIDE_FD"
 #define HOLD "TAGALONG_BESIDE_HOLD"
-#define WORD_BITS 64
 #define MAX_TAG_BYTES (TB_MAX_RANGE_BYTES / TB_GRANULE_BYTES / 2)
 #define MAX_PAYLOAD_BYTES (MAX_TAG_BYTES + TB_MAX_RANGE_BYTES / 4096 / 8 + 8)
 
@@ -90,13 +90,13 @@ static bool reply(int fd, int status, const void *payload, size_t size) {
 }
 
 static size_t bitmap_bytes(uint64_t pages) {
-    return (pages + WORD_BITS - 1) / WORD_BITS * sizeof(uint64_t);
+    return words_of(pages) * sizeof(uint64_t);
 }
 
 /* How many pages a bitmap chooses; -1 if it chooses one beyond its end. */
 static int64_t count_chosen(const uint64_t *bitmap, uint64_t pages) {
     int64_t count = 0;
-    uint64_t words = (pages + WORD_BITS - 1) / WORD_BITS;
+    uint64_t words = words_of(pages);
     for (uint64_t i = 0; i < words; i++)
         count += __builtin_popcountll(bitmap[i]);
     bool has_rest = pages % WORD_BITS != 0;

@@ -1,25 +1,21 @@
 /* Tags in bulk. KVM has one tag per byte; everything outside this file has two, packed. */
 #include "beside.h"
+#include "bitmaps.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdlib.h>
 
 #define TAGS_AT_ONCE 65536 /* 1 MiB of guest RAM per ioctl */
-#define WORD_BITS 64
-
-static bool is_chosen(const uint64_t *bitmap, uint64_t page) {
-    return bitmap[page / WORD_BITS] >> (page % WORD_BITS) & 1;
-}
 
 uint64_t tb_next_run(const uint64_t *bitmap, uint64_t pages, uint64_t most, uint64_t *first) {
     uint64_t at = *first;
-    while (at < pages && !is_chosen(bitmap, at))
+    while (at < pages && !has_bit(bitmap, at))
         at += at % WORD_BITS == 0 && !bitmap[at / WORD_BITS] ? WORD_BITS : 1;
     if (at > pages)
         at = pages;
     *first = at;
-    while (at < pages && at - *first < most && is_chosen(bitmap, at))
+    while (at < pages && at - *first < most && has_bit(bitmap, at))
         at++;
     return at - *first;
 }

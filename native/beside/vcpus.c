@@ -53,15 +53,20 @@ void tb_release_for_registers(void) {
 }
 
 /* Wait until the hold ends, or until the VMM wants its thread back: it sets immediate_exit then,
- * and KVM_RUN would return EINTR at once. A signal alone ends a wait of KVM_RUN, too. */
+ * and KVM_RUN would return EINTR at once. A signal alone ends a wait of KVM_RUN, too. Not while
+ * registers are read: that is short, and KVM_RUN completes an access to a device before it looks at
+ * immediate_exit, so a vCPU that has run must get there. */
 static bool wait_for_release(int vcpu_fd) {
     size_t size = tb_page_bytes();
     const volatile struct kvm_run *run = mmap(NULL, size, PROT_READ, MAP_SHARED, vcpu_fd, 0);
     bool is_mapped = run != MAP_FAILED, is_released = false;
-    while (!(is_released = !atomic_load(&holds)) && !(is_mapped && run->immediate_exit)) {
+    while (!(is_released = !atomic_load(&holds))) {
+        bool is_long = atomic_load(&holds) & ~(unsigned)FOR_REGISTERS;
         struct timespec pause = {.tv_nsec = HOLD_POLL_NS};
+        if (is_long && is_mapped && run->immediate_exit)
+            break;
         /* Not libc's, which is a cancellation point; ioctl is not. */
-        if (syscall(SYS_nanosleep, &pause, NULL) != 0)
+        if (syscall(SYS_nanosleep, &pause, NULL) != 0 && is_long)
             break;
     }
     if (is_mapped)

@@ -22,6 +22,7 @@
  */
 #define _GNU_SOURCE
 #include "beside.h"
+#include "bitmaps.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -42,8 +43,6 @@
 #ifndef KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
 #define KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 168
 #endif
-
-#define WORD_BITS 64
 
 struct slot {
     uint32_t id;
@@ -158,21 +157,6 @@ void tb_capability_enabled(int vm_fd, const void *capability) {
 
 /* --- slots; all with the lock held --- */
 
-static uint64_t words_of(uint64_t pages) {
-    return (pages + WORD_BITS - 1) / WORD_BITS;
-}
-
-static void set_bit(uint64_t *bitmap, uint64_t bit) {
-    bitmap[bit / WORD_BITS] |= 1UL << (bit % WORD_BITS);
-}
-
-static uint64_t *new_bitmap(uint64_t pages, int fill) {
-    uint64_t *bitmap = malloc(words_of(pages) * sizeof(*bitmap));
-    if (bitmap)
-        memset(bitmap, fill, words_of(pages) * sizeof(*bitmap));
-    return bitmap;
-}
-
 static struct slot *slot_of(uint32_t id) {
     for (uint32_t i = 0; i < vm.slot_count; i++)
         if (vm.slots[i].id == id)
@@ -249,8 +233,8 @@ static void explain_refusal(int vm_fd, int error) {
         "must be private and anonymous, not a shared file or huge pages\n";
     struct candidate *here = candidate_of(vm_fd);
     uint32_t flags = here ? here->flags : vm_fd == vm.fd ? vm.flags : 0;
-    if (error == EINVAL && flags & TB_HAS_MTE && write(STDERR_FILENO, text, sizeof(text) - 1) < 0)
-        return;
+    if (error == EINVAL && flags & TB_HAS_MTE)
+        tb_say(text, sizeof(text) - 1);
 }
 
 int tb_set_slot(int vm_fd, unsigned long request, void *argument) {
@@ -273,11 +257,6 @@ int tb_set_slot(int vm_fd, unsigned long request, void *argument) {
 }
 
 /* --- dirty logs --- */
-
-static void or_words(uint64_t *target, const uint64_t *source, uint64_t words) {
-    for (uint64_t i = 0; i < words; i++)
-        target[i] |= source[i];
-}
 
 int tb_get_dirty_log(int vm_fd, unsigned long request, void *argument) {
     const struct kvm_dirty_log *log = argument;
@@ -317,21 +296,26 @@ int tb_clear_dirty_log(int vm_fd, unsigned long request, void *argument) {
     return result;
 }
 
-/* KVM marks no page for tags that the VMM writes: such a page is owed. */
+static void note_tags_of_vmm(uint64_t gpa, uint64_t copied) {
+    uint64_t page = tb_page_bytes();
+    for (uint32_t i = 0; i < vm.slot_count; i++) {
+        struct slot *slot = &vm.slots[i];
+        for (uint64_t done = 0; slot->owed && done <= copied; done += page)
+            if (gpa + done - slot->gpa < slot->size_bytes)
+                set_bit(slot->owed, (gpa + done - slot->gpa) / page);
+    }
+}
+
+/* KVM marks no page for tags that the VMM writes: such a page is owed. That counts for one more
+ * than KVM says it has copied, which may be one that it has copied in part. */
 int tb_copy_tags_of_vmm(int vm_fd, unsigned long request, void *argument) {
     const struct kvm_arm_copy_mte_tags *copy = argument;
     pthread_mutex_lock(&vm.lock);
     int result = tb_real_ioctl(vm_fd, request, argument);
     int error = errno;
-    uint64_t page = tb_page_bytes();
-    for (uint32_t i = 0; result > 0 && vm_fd == vm.fd && i < vm.slot_count; i++) {
-        struct slot *slot = &vm.slots[i];
-        if (!slot->owed || copy->flags & KVM_ARM_TAGS_FROM_GUEST)
-            continue;
-        for (uint64_t at = copy->guest_ipa; at < copy->guest_ipa + copy->length; at += page)
-            if (at - slot->gpa < slot->size_bytes)
-                set_bit(slot->owed, (at - slot->gpa) / page);
-    }
+    bool is_readable = result >= 0 || error == EFAULT;
+    if (vm_fd == vm.fd && is_readable && !(copy->flags & KVM_ARM_TAGS_FROM_GUEST))
+        note_tags_of_vmm(copy->guest_ipa, result > 0 ? (uint64_t)result : 0);
     pthread_mutex_unlock(&vm.lock);
     errno = error;
     return result;
@@ -411,21 +395,10 @@ static int harvest(struct slot *slot, bool is_final, uint64_t *bitmap) {
     return 0;
 }
 
-/* Clear the bits of pages that are not there. What cannot be looked up counts as there: that is
- * always right. */
 static void keep_populated(const struct slot *slot, const struct tb_request *request,
                            uint64_t *bitmap) {
     uint64_t hva = slot->hva + request->first_page * tb_page_bytes();
-    if (!slot->is_shared) {
-        tb_keep_populated(hva, request->page_count, bitmap);
-        return;
-    }
-    uint64_t words = words_of(request->page_count);
-    uint64_t *there = new_bitmap(request->page_count, 0);
-    if (there && tb_populated_shared(hva, request->page_count, there) == 0)
-        for (uint64_t i = 0; i < words; i++)
-            bitmap[i] &= there[i];
-    free(there);
+    tb_keep_populated(hva, request->page_count, slot->is_shared, bitmap);
 }
 
 /* A harvest is of a whole slot. What is not populated is not owed: its tags are zero, and
