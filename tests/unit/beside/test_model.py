@@ -8,6 +8,9 @@ _PLANS = {
     "as QEMU": ("log_on", "get", "clear", "get", "clear", "stop", "get", "clear", "complete"),
     "all protected at once": ("log_on_plain", "get", "clear", "stop", "get", "clear", "complete"),
     "lazy, with bits never cleared": ("log_on", "get", "stop", "get", "complete"),
+    "page that is not there at first": (
+        "not_there", "log_on", "get", "clear", "get", "clear", "stop", "complete",
+    ),
     "log ends and begins again": (
         "log_on", "get", "clear", "log_off", "log_on_plain", "get", "clear", "stop", "complete",
     ),
@@ -16,10 +19,30 @@ _PLANS = {
     "slot is replaced": (
         "log_on", "get", "clear", "replace_slot", "get", "clear", "stop", "complete",
     ),
+    "memory is plugged at any time": ("log_on", "get", "clear", "stop", "complete", "plug"),
     "continued after the end": (
         "log_on", "get", "clear", "stop", "complete", "run_again", "stop",
     ),
+    "no manual protection": (
+        "log_on_without_manual", "send_data", "get", "send_data", "stop", "get", "send_data",
+        "complete",
+    ),
 }  # fmt: skip
+
+# The plan in which the step is missed; "as QEMU" where none is named.
+_MISSED_IN = {
+    Omission.LOG_END_MAKES_OWED: "log ends and begins again",
+    Omission.HOST_WRITE_MAKES_OWED: "host writes tags",
+    Omission.NEW_SLOT_OWED: "slot is replaced",
+    Omission.SLOTS_COMPARED: "memory is plugged at any time",
+    Omission.RUN_COUNT: "continued after the end",
+    Omission.COUNT_BEFORE_HARVEST: "continued after the end",
+    Omission.LOOK_AFTER_HARVEST: "page that is not there at first",
+    Omission.ALL_OWED_AT_START: "all protected at once",
+    Omission.GET_MAKES_OWED: "no manual protection",
+    Omission.GET_OF_OURS_MAKES_OWED: "no manual protection",
+    Omission.BITS_RETURNED: "no manual protection",
+}
 
 
 @pytest.mark.parametrize("plan", _PLANS.values(), ids=_PLANS.keys())
@@ -32,6 +55,6 @@ def test_carried_tag_in_every_interleaving_is_right(plan: tuple[str, ...]) -> No
 
 @pytest.mark.parametrize("omission", Omission, ids=lambda omission: omission.name)
 def test_carried_tag_without_a_step_is_wrong_in_some_interleaving(omission: Omission) -> None:
-    paths = [Model(plan, without=omission).violation() for plan in _PLANS.values()]
+    plan = _PLANS[_MISSED_IN.get(omission, "as QEMU")]
 
-    assert any(path is not None for path in paths), omission.value
+    assert Model(plan, without=omission).violation() is not None, omission.value
