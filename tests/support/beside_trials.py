@@ -4,13 +4,12 @@
 
 One Linux guest, whose tagkeeper must never find a granule wrong, goes through all of them: it is
 where each of them leaves it, and moves on from there. NAME is that of a trial, or FAULT@STAGE of
-tests/support/beside_faults.py; `short` stands for those that `make test` runs, `faults` for the
-whole table of faults. Prints a line per trial; status 1 if one failed.
+tests/support/beside_faults.py; `short` stands for those that `make test` runs, `modes` for what
+QEMU can be told to do, `faults` for the whole table of faults. Prints a line per trial; status 1 if
+one failed.
 """
 
 import asyncio
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,9 +25,9 @@ from tagalong.qapi.migration import MigrationRequest, MigrationStatus
 from tagalong.qapi.settings import MigrationSettings
 from tests.support.beside_dumps import DUMPS
 from tests.support.beside_faults import SHORT, TABLE, run_case
+from tests.support.beside_modes import MODES, set_capabilities
 from tests.support.beside_scene import (
     SETTINGS,
-    VMM,
     Scene,
     failure_of,
     has_moved,
@@ -43,28 +42,6 @@ _WAITS = "go with the VMM's next migration"
 
 
 # --- refused by name, before anything moves ---
-
-
-async def postcopy_is_refused_by_name(scene: Scene) -> None:
-    there = await scene.destination()
-    async with connect(scene.own_monitor(scene.here)) as own:
-        await _set_capabilities(own, {"postcopy-ram": True})
-        words = await failure_of(migrate_vm(scene.here.control, scene.request(there), quiet))
-        await _set_capabilities(own, {"postcopy-ram": False})
-        assert not await own.execute("query-migrate")
-    assert "postcopy-ram" in words, words
-    await scene.require_alive(scene.here)
-    scene.keep_destination(there)  # nothing has connected to it
-
-
-async def dirty_ring_is_refused_by_name(scene: Scene) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "tagalong", "beside", "--control", f"{scene.folder}/ring", "--",
-         str(VMM / "qemu"), "-M", "virt", "-accel", "kvm,dirty-ring-size=4096", "-cpu", "host"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 2, run
-    assert "dirty-ring-size" in run.stderr, run.stderr
 
 
 async def last_tags_that_take_too_long_are_refused(scene: Scene) -> None:
@@ -112,7 +89,7 @@ async def tags_follow_a_driver_that_pauses_before_the_switchover(scene: Scene) -
     there = await scene.destination()
     await start_migration(scene.here.control, scene.request(there, driven=False))
     async with connect(scene.own_monitor(scene.here)) as own:
-        await _set_capabilities(own, {"pause-before-switchover": True, "events": True})
+        await set_capabilities(own, {"pause-before-switchover": True, "events": True})
         await own.execute("migrate", {"uri": there.vmm_uri})
         await wait_for(partial(_is_at, own, "pre-switchover"), "QEMU's pause")
         await own.execute("migrate-continue", {"state": "pre-switchover"})
@@ -127,7 +104,7 @@ async def standing_destination_gets_the_tags_of_the_next_attempt(scene: Scene) -
     await until(lambda: _WAITS in here.messages, "the tags to wait for QEMU's migration")
     said = here.messages.count(_WAITS)
     async with connect(scene.own_monitor(here)) as own:
-        await _set_capabilities(own, {"pause-before-switchover": True, "events": True})
+        await set_capabilities(own, {"pause-before-switchover": True, "events": True})
         await own.execute("migrate", {"uri": f"exec:cat >{scene.folder}/thrown-away"})
         await wait_for(partial(_is_at, own, "pre-switchover"), "QEMU's pause")
         await own.execute("migrate_cancel")
@@ -148,11 +125,6 @@ async def _is_at(own: ControlClient, status: str) -> bool:
     return answer.get("status") == status
 
 
-async def _set_capabilities(own: ControlClient, wanted: dict[str, bool]) -> None:
-    entries = [{"capability": name, "state": state} for name, state in wanted.items()]
-    await own.execute("migrate-set-capabilities", {"capabilities": entries})
-
-
 # --- other ways for the two streams ---
 
 
@@ -167,38 +139,6 @@ async def several_channels_and_a_digest_work(scene: Scene) -> None:
     assert result.vmm is not None
     assert 0 < result.vmm.tags_ms <= result.vmm.downtime_ms + 1, result.vmm
     await scene.move_on(there)
-
-
-async def multifd_and_tls_of_qemu_work(scene: Scene) -> None:
-    """What QEMU can do for its own stream is set in QEMU, and stays as it is."""
-    (scene.folder / "keys.psk").write_text(f"qemu:{'5a' * 32}\n")
-    uri = f"unix:{scene.folder}/tls.ram"
-    there = scene.host(awaits=True, uris=(f"unix:{scene.folder}/tls.tags", "defer"))
-    await until(lambda: "waiting for tags" in there.messages, "a destination")
-    for host, endpoint in ((there, "server"), (scene.here, "client")):
-        async with connect(scene.own_monitor(host)) as own:
-            await _set_up_tls(own, scene.folder, endpoint)
-            if host is there:
-                await own.execute("migrate-incoming", {"uri": uri})
-    request = MigrationRequest(there.tags_uri, settings=SETTINGS, vmm_uri=uri)
-    result = await migrate_vm(scene.here.control, request, quiet)
-    async with connect(scene.own_monitor(scene.here)) as own:
-        answer = await own.execute("query-migrate")
-        assert isinstance(answer, dict)
-        assert answer["ram"]["multifd-bytes"] > 0, answer
-    assert result.vmm is not None
-    async with connect(scene.own_monitor(there)) as own:
-        await _set_capabilities(own, {"multifd": False})
-        await own.execute("migrate-set-parameters", {"tls-creds": ""})
-    await scene.move_on(there)
-
-
-async def _set_up_tls(own: ControlClient, folder: Path, endpoint: str) -> None:
-    psk = {"qom-type": "tls-creds-psk", "id": "tls", "dir": str(folder), "endpoint": endpoint}
-    user = {} if endpoint == "server" else {"username": "qemu"}
-    await own.execute("object-add", {**psk, **user})
-    await own.execute("migrate-set-parameters", {"tls-creds": "tls", "multifd-channels": 2})
-    await _set_capabilities(own, {"multifd": True})
 
 
 async def guest_in_files_is_restored_with_its_tags(scene: Scene) -> None:
@@ -217,41 +157,16 @@ async def guest_in_a_mapped_ram_file_is_restored_with_its_tags(scene: Scene) -> 
     tags, ram = f"file:{folder}/mapped.tags", f"file:{folder}/mapped.ram"
     wanted = {"mapped-ram": True, "multifd": True}
     async with connect(scene.own_monitor(before)) as own:
-        await _set_capabilities(own, wanted)
+        await set_capabilities(own, wanted)
     request = MigrationRequest(tags, settings=SETTINGS, vmm_uri=ram)
     await migrate_vm(before.control, request, quiet)
     scene.end(before)
     there = scene.host(awaits=True, uris=(tags, "defer"))
     await until(scene.own_monitor(there).exists, "QEMU's start")
     async with connect(scene.own_monitor(there)) as own:
-        await _set_capabilities(own, wanted)
+        await set_capabilities(own, wanted)
         await own.execute("migrate-incoming", {"uri": ram})
     await scene.move_on(there)
-
-
-async def qemu_updated_in_place_keeps_tags(scene: Scene) -> None:
-    """QEMU's cpr-transfer: the new QEMU takes the guest's memory itself, tags and all."""
-    shared = [
-        "-M", "aux-ram-share=on,memory-backend=m",
-        "-object", "memory-backend-memfd,id=m,size=128M,share=on",
-    ]  # fmt: skip
-    here = scene.host(awaits=False, more=shared)
-    await scene.require_alive(here)
-    channel = {"transport": "socket", "type": "unix", "path": f"{scene.folder}/cpr"}
-    cpr = {"channel-type": "cpr", "addr": channel}
-    there = scene.host(awaits=True, more=[*shared, "-incoming", json.dumps(cpr)])
-    await until((scene.folder / "cpr").exists, "QEMU's cpr socket")
-    await start_migration(here.control, scene.request(there, driven=False))
-    main = {**channel, "path": there.vmm_uri.removeprefix("unix:")}
-    async with connect(scene.own_monitor(here)) as own:
-        await own.execute("migrate-set-parameters", {"mode": "cpr-transfer"})
-        channels = [{"channel-type": "main", "addr": main}, cpr]
-        await own.execute("migrate", {"channels": channels})
-        await wait_for(partial(has_moved, own), "QEMU's update")
-    await scene.require_alive(there)
-    scene.end(here)
-    await scene.require_alive(there)
-    scene.end(there)
 
 
 # --- an order, or a peer, at any time ---
@@ -281,8 +196,6 @@ async def order_that_waits_for_the_vmm_is_cancelled(scene: Scene) -> None:
 TRIALS: tuple[Trial, ...] = (
     garbage_at_the_library_leaves_the_guest_alone,
     *DUMPS,
-    dirty_ring_is_refused_by_name,
-    postcopy_is_refused_by_name,
     order_that_waits_for_the_vmm_is_cancelled,
     last_tags_that_take_too_long_are_refused,
     tags_after_the_vmm_has_migrated_still_arrive,
@@ -290,16 +203,16 @@ TRIALS: tuple[Trial, ...] = (
     tags_follow_a_driver_that_pauses_before_the_switchover,
     standing_destination_gets_the_tags_of_the_next_attempt,
     several_channels_and_a_digest_work,
-    multifd_and_tls_of_qemu_work,
     guest_in_files_is_restored_with_its_tags,
     guest_in_a_mapped_ram_file_is_restored_with_its_tags,
-    qemu_updated_in_place_keeps_tags,
+    *MODES,
 )
 
 _TRIALS = {trial.__name__: trial for trial in TRIALS}
 _CASES: dict[str, Trial] = {case.name: partial(run_case, case=case) for case in TABLE}
 _GROUPS = {
     "faults": list(_CASES),
+    "modes": [trial.__name__ for trial in MODES],
     "short": [
         *(case.name for case in SHORT),
         several_channels_and_a_digest_work.__name__,

@@ -19,6 +19,7 @@ class ScriptedMonitor:
         self.settings = settings
         self.news = MigrationNews()
         self.state = "running"
+        self.mode = "normal"
         self.status = VmmMigration("active")
         self.known = {PAUSE: False, "postcopy-ram": False}
         self.asked: list[tuple[str, object]] = []
@@ -30,6 +31,9 @@ class ScriptedMonitor:
 
     def migration(self) -> VmmMigration:
         return self.status
+
+    def migration_mode(self) -> str:
+        return self.mode
 
     def capabilities(self) -> dict[str, bool]:
         return dict(self.known)

@@ -7,6 +7,8 @@ are all that is sent.
 
 link_format  what library and process say to each other; link, the client of it
 guest        the VM as a Machine, so that the migration engine carries its tags
+arriving     the same at the destination
+staying      the same if the destination has its memory already
 monitor      the VMM's own QMP monitor, for threads
 harvested    tags that came with a harvest, until they are sent
 switchover   when the VMM has stopped its guest for good: the moment for the last tags

@@ -158,6 +158,11 @@ class BesideGuest:
         self.vcpus: tuple[Vcpu, ...] = ()
         self.failure: Exception | None = None
 
+    @property
+    def is_shared(self) -> bool:
+        """Return whether another process could have all of this memory, too."""
+        return all(slot.flags & SlotFlag.SHARED for slot in self._slots)
+
     # --- tags ---
 
     def read_page_tags(
@@ -420,53 +425,3 @@ class DepartingGuest(BesideGuest):
                 "stopped: nothing was handed over"
             )
         return state.runs
-
-
-class ArrivingGuest(BesideGuest):
-    """A guest whose tags arrive. `touched`: pages that an earlier attempt wrote tags to."""
-
-    def __init__(self, link: LibraryLink, touched: dict[int, PageBitmap]) -> None:
-        super().__init__(link)
-        self._touched = touched
-
-    def require_like(self, description: MachineDescription) -> None:
-        """Raise MachineMismatchError naming what differs from the source's VM."""
-        ours = {(it.gpa, it.size_bytes) for it in self.description.regions}
-        theirs = {(it.gpa, it.size_bytes) for it in description.regions}
-        parts = [
-            *(f"the source's VM has memory {_range(it)}, which is missing here"
-              for it in sorted(theirs - ours)),
-            *(f"the VM here has memory {_range(it)}, which the source's does not have"
-              for it in sorted(ours - theirs)),
-        ]  # fmt: skip
-        if description.vcpu_count != self.description.vcpu_count:
-            parts.append(
-                f"the source's VM has {description.vcpu_count} vCPUs, the one here "
-                f"{self.description.vcpu_count}"
-            )
-        if parts:
-            raise MachineMismatchError(
-                f"{'; '.join(parts)}: start both VMMs with the same machine, memory and devices"
-            )
-
-    def write_page_tags(
-        self, region: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]
-    ) -> None:
-        """As BesideGuest; the pages count as touched from then on."""
-        slot = self._slots[region]
-        count = self.memory.regions[region].page_count
-        touched = self._touched.get(slot.gpa) or PageBitmap(count)
-        self._touched[slot.gpa] = touched | PageBitmap.from_pages(count, pages)
-        super().write_page_tags(region, pages, packed)
-
-    def populated_pages(self) -> list[PageBitmap]:
-        """Return the pages that can have tags other than zero: those that were written to."""
-        return [
-            self._touched.get(slot.gpa, PageBitmap(region.page_count)).copy()
-            for slot, region in zip(self._slots, self.memory.regions, strict=True)
-        ]
-
-
-def _range(region: tuple[int, int]) -> str:
-    gpa, size_bytes = region
-    return f"[{gpa:#x}, {gpa + size_bytes:#x})"

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from tagalong import migrate
-from tagalong.beside.guest import ArrivingGuest
+from tagalong.beside.arriving import ArrivingGuest
 from tagalong.beside.link import LibraryLink
 from tagalong.beside.link_format import VmFlag
 from tagalong.errors import HostError, TagalongError
@@ -154,7 +154,7 @@ class TagsIncoming:
                 "the guest here is not held: its VMM was started without --incoming, or its tags "
                 "have arrived already"
             )
-        guest = ArrivingGuest(self._link, self._touched)
+        guest = ArrivingGuest(self._link, self._touched, tags_in_place=description.tags_in_place)
         guest.require_like(description)
         return guest
 

@@ -24,6 +24,9 @@ ACTIVE: Final = frozenset(
 STOPPED_FOR_MIGRATION: Final = frozenset(("finish-migrate", "postmigrate"))
 """Run states that the guest is in from its last instruction here on."""
 
+UPDATE_IN_PLACE: Final = "cpr-transfer"
+"""The mode of a migration in which the next VMM gets the guest's memory by its descriptors."""
+
 
 @dataclass(frozen=True)
 class VmmMigration:
@@ -132,6 +135,11 @@ class VmmMonitor:
     def migration(self) -> VmmMigration:
         """Return what the VMM says of its migration."""
         return VmmMigration.from_qmp(self.ask("query-migrate"))
+
+    def migration_mode(self) -> str:
+        """Return how the VMM migrates: "normal" if it knows one way only."""
+        members = JsonFields(self.ask("query-migrate-parameters"), "query-migrate-parameters")
+        return members.read_optional("mode", text) or "normal"
 
     def capabilities(self) -> dict[str, bool]:
         """Return the migration capabilities by name."""

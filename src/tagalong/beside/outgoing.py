@@ -9,6 +9,7 @@ A standing order begins anew after a failure: the VMM's next migration has tags,
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -18,20 +19,29 @@ from typing import Final
 
 from tagalong import migrate
 from tagalong.beside.driving import Drive, DrivenDeparture
-from tagalong.beside.guest import DepartingGuest
+from tagalong.beside.guest import DepartingGuest, require_usable
 from tagalong.beside.link import LibraryLink
 from tagalong.beside.monitor import VmmMigration, VmmMonitor
-from tagalong.beside.switchover import BesideSteering, WatchedDeparture
+from tagalong.beside.staying import StayingGuest
+from tagalong.beside.switchover import BesideSteering, WatchedDeparture, require_no_postcopy
 from tagalong.beside.vmm_settings import SettingsFile
 from tagalong.errors import (
     GuestEndedError,
     HandoverUncertainError,
     MigrationCancelledError,
     MigrationError,
+    MigrationStage,
     RunStateError,
     TagalongError,
 )
-from tagalong.migrate import RoundReport, SendProgress
+from tagalong.migrate import (
+    MigrationReport,
+    RoundReport,
+    SendProgress,
+    TcpAddress,
+    UnixAddress,
+    parse_address,
+)
 from tagalong.qapi.migration import MigrationRequest, MigrationStatus
 from tagalong.qapi.reports import MigrationResult, VmmReport
 from tagalong.vmm.bugs import unexpected
@@ -45,6 +55,10 @@ _SHOWN_ROUNDS: Final = 100
 # Between the attempts of a standing order, doubled after each.
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
+
+# A destination that has rejected a source is at its address again after a moment.
+_LISTENS_AGAIN_S: Final = 10.0
+_LISTEN_POLL_S: Final = 0.05
 
 Emit = Callable[[MigrationRecord], None]
 
@@ -145,16 +159,68 @@ class TagsOutgoing:
     def _send(
         self, request: MigrationRequest, departure: WatchedDeparture, cancelled: threading.Event
     ) -> MigrationResult:
-        steering = BesideSteering(departure)
         if request.vmm_uri is None:
+            self._require_possible()
             departure.wait_for_start()
-        with (
-            closing(LibraryLink(self._access.library)) as link,
-            closing(DepartingGuest(link, departure)) as guest,
-        ):
-            departure.is_ending = guest.is_ending
-            steering.confirm_with(guest.require_final)
-            report = migrate.migrate_to(
+        with closing(LibraryLink(self._access.library)) as link:
+            if _may_stay(request, departure):
+                report = self._compare(request, departure, cancelled, link)
+            else:
+                guest = DepartingGuest(link, departure)
+                report = self._migrate(request, departure, cancelled, guest)
+        end = departure.finish()
+        report = replace(report, rounds=_merged(report.rounds))
+        return MigrationResult(report, vmm=_vmm_report(end, departure))
+
+    def _require_possible(self) -> None:
+        """Refuse by name, before the VMM migrates, what would be refused once it does."""
+        require_no_postcopy(self._access.monitor)
+        with closing(LibraryLink(self._access.library)) as link:
+            require_usable(link.state())
+
+    def _compare(
+        self,
+        request: MigrationRequest,
+        departure: WatchedDeparture,
+        cancelled: threading.Event,
+        link: LibraryLink,
+    ) -> MigrationReport:
+        """Hand tags over that stay in place, or send them.
+
+        They are sent if the memory is not shared, and if the destination finds other tags in it or
+        is of a release that cannot compare: then it waits again, from a moment later on.
+        """
+        staying = StayingGuest(link, departure)
+        until = time.monotonic()
+        if staying.is_shared:
+            try:
+                return self._migrate(request, departure, cancelled, staying)
+            except (MigrationCancelledError, HandoverUncertainError, GuestEndedError):
+                raise
+            except MigrationError:
+                until = time.monotonic() + _LISTENS_AGAIN_S
+        staying.close()
+        while True:
+            guest = DepartingGuest(link, departure)
+            try:
+                return self._migrate(request, departure, cancelled, guest)
+            except MigrationError as error:
+                if error.stage is not MigrationStage.CONNECT or time.monotonic() > until:
+                    raise
+                cancelled.wait(_LISTEN_POLL_S)
+
+    def _migrate(
+        self,
+        request: MigrationRequest,
+        departure: WatchedDeparture,
+        cancelled: threading.Event,
+        guest: DepartingGuest,
+    ) -> MigrationReport:
+        steering = BesideSteering(departure)
+        departure.is_ending = guest.is_ending
+        steering.confirm_with(guest.require_final)
+        with closing(guest):
+            return migrate.migrate_to(
                 request.uri,
                 guest,
                 replace(request.options(), max_rounds=_ANY_ROUNDS),
@@ -162,9 +228,6 @@ class TagsOutgoing:
                 cancel=cancelled,
                 steering=steering,
             )
-        end = departure.finish()
-        report = replace(report, rounds=_merged(report.rounds))
-        return MigrationResult(report, vmm=_vmm_report(end, departure))
 
     def _tell_progress(self, departure: WatchedDeparture, moment: SendProgress) -> None:
         if departure.stopped_at is None:  # later a report would only add to the downtime
@@ -206,6 +269,13 @@ class TagsOutgoing:
     def _call(self, function: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process ends
             self._loop.call_soon_threadsafe(function)
+
+
+def _may_stay(request: MigrationRequest, departure: WatchedDeparture) -> bool:
+    """Return whether the tags may be where the destination needs them, and can be compared."""
+    answers = isinstance(parse_address(request.uri), TcpAddress | UnixAddress)
+    is_ours = request.vmm_uri is not None
+    return answers and not is_ours and not request.drop_tags and departure.keeps_memory
 
 
 def _may_stand(error: TagalongError) -> bool:

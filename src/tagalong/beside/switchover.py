@@ -12,7 +12,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from tagalong.beside.monitor import ACTIVE, STOPPED_FOR_MIGRATION, VmmMigration, VmmMonitor
+from tagalong.beside.monitor import (
+    ACTIVE,
+    STOPPED_FOR_MIGRATION,
+    UPDATE_IN_PLACE,
+    VmmMigration,
+    VmmMonitor,
+)
 from tagalong.errors import (
     CommandError,
     ControlError,
@@ -105,6 +111,11 @@ class WatchedDeparture:
         if is_stopped and self.stopped_at is None:
             self.stopped_at = time.monotonic()
         return is_stopped
+
+    @property
+    def keeps_memory(self) -> bool:
+        """Return whether the VMM's successor takes the guest's memory over as it is."""
+        return self._monitor.migration_mode() == UPDATE_IN_PLACE
 
     # --- machine.Freezer ---
 

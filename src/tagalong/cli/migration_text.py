@@ -56,6 +56,8 @@ def traffic(report: MigrationReport) -> list[str]:
     tags = f"{size(report.tag_bytes_raw)}, sent as {size(report.tag_bytes_wire)}"
     if report.tags_dropped:
         tags = f"{size(report.tag_bytes_raw)}, DROPPED"
+    if report.tags_in_place:
+        tags = "none sent: the destination has them in place"
     rounds = count(len(report.rounds), "round")
     return [
         row("memory", f"{size(report.ram_bytes)} of RAM, sent in {rounds}"),

@@ -93,6 +93,8 @@ class MachineDescription:
     `mte_version` is ID_AA64PFR1_EL1.MTE: 0 no tags, 2 MTE2, 3 with asymmetric checking.
     `devices`: in the order of the guest's view of them; without it, one PL011 as the console.
     `has_data`: False for a VM of another VMM, which moves its data itself: only its tags are ours.
+    `tags_in_place`: another VMM on this host takes its memory over as it is, so its tags are
+    there already, and a migration only compares them.
     `gic`: its interrupt controller; without one, lines of devices share an input of vCPU 0.
     Raises UsageError if two devices have one name, if a frame of the GIC overlaps RAM, a device or
     another frame, or if the GIC lacks the interrupt of a device.
@@ -105,6 +107,7 @@ class MachineDescription:
     devices: tuple[DeviceDescription, ...] = (DEFAULT_CONSOLE,)
     gic: GicDescription | None = None
     has_data: bool = True
+    tags_in_place: bool = False
 
     def __post_init__(self) -> None:
         counts = Counter(device.name for device in self.devices)

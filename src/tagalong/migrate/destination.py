@@ -193,12 +193,17 @@ class _Destination:
         granted = wire.Hello(
             wire.Role.DESTINATION,
             hello.migration_id,
-            mandatory_features=wire.Feature.TAGS_ONLY if self._tags_only else 0,
+            mandatory_features=self._granted_features(hello),
             channels=1 if is_alone else hello.channels,
             reconnect_s=0 if is_alone else hello.reconnect_s,
         )
         self._link.send(granted)
         return granted
+
+    def _granted_features(self, hello: wire.Hello) -> int:
+        if not self._tags_only:
+            return 0
+        return wire.Feature.TAGS_ONLY | (hello.offered_features & wire.Feature.TAGS_IN_PLACE)
 
     def _provide(self, granted: wire.Hello, listener: SocketListener | None) -> Filling:
         """Build the machine that is described, and make ready to fill it."""
@@ -238,7 +243,11 @@ class _Destination:
         try:
             description = description_of_record(record)
             machine = self._machine = self._build(
-                replace(description, has_data=not self._tags_only)
+                replace(
+                    description,
+                    has_data=not self._tags_only,
+                    tags_in_place=bool(self._link.features & wire.Feature.TAGS_IN_PLACE),
+                )
             )
         except UsageError as error:  # of a machine's own constructor: it cannot be like this
             raise MachineMismatchError(str(error)) from error

@@ -85,6 +85,7 @@ class MigrationReport:
     `tags_dropped`: all tags were sent as zero on purpose (the control experiment). `was_running`:
     the guest runs at the destination; otherwise it was paused and stays so. `throttle_percent`: how
     much the guest was slowed down. `one_way`: it went into a file, a command or a pipe.
+    `tags_in_place`: nothing was sent, as the destination had the tags: they were compared.
     """
 
     migration_id: str
@@ -99,6 +100,7 @@ class MigrationReport:
     tags_dropped: bool
     throttle_percent: int = 0
     one_way: bool = False
+    tags_in_place: bool = False
     source_digest: str | None = None
     destination_digest: str | None = None
 
@@ -137,6 +139,7 @@ class MigrationReport:
             "tags_dropped": self.tags_dropped,
             "was_running": self.was_running,
             "one_way": self.one_way,
+            "tags_in_place": self.tags_in_place,
             "rounds": len(self.rounds),
             "ram_bytes": self.ram_bytes,
             "pages": sum(each.pages for each in self.rounds),

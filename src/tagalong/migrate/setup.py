@@ -7,6 +7,7 @@ deadline covers the whole phase, channels included.
 
 from tagalong import wire
 from tagalong.errors import MigrationStage
+from tagalong.machine import MachineDescription
 from tagalong.machine_records import record_of_description, record_of_state
 from tagalong.migrate.reconnection import Connect, FurtherConnections
 from tagalong.migrate.session import SourceSession, Stopwatch
@@ -42,11 +43,10 @@ class SetUp:
     def _hello(self, migration_id: bytes) -> wire.Hello:
         options = self._session.options
         may_return = self._connect_again is not None
-        has_data = self._session.machine.description.has_data
         return wire.Hello(
             wire.Role.SOURCE,
             migration_id,
-            mandatory_features=0 if has_data else wire.Feature.TAGS_ONLY,
+            mandatory_features=_mandatory_features(self._session.machine.description),
             channels=options.channels if may_return else 1,
             reconnect_s=options.reconnect_s if may_return else 0,
         )
@@ -78,3 +78,10 @@ class SetUp:
             session.link.features,
             session.options.timeouts,
         )
+
+
+def _mandatory_features(description: MachineDescription) -> int:
+    if description.has_data:
+        return 0
+    in_place = wire.Feature.TAGS_IN_PLACE if description.tags_in_place else 0
+    return wire.Feature.TAGS_ONLY | in_place

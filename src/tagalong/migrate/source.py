@@ -219,6 +219,7 @@ class _Source:
             tags_dropped=session.options.drop_tags,
             throttle_percent=session.monitor.moment.throttle_percent,
             one_way=session.is_one_way,
+            tags_in_place=session.machine.description.tags_in_place,
             source_digest=source.hex() if source else None,
             destination_digest=destination.hex() if destination else None,
         )

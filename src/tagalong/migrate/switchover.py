@@ -139,7 +139,8 @@ class SwitchOver:
     @property
     def _is_verified(self) -> bool:
         options = self._session.options
-        return options.verify and not options.drop_tags
+        is_asked_for = options.verify or self._session.machine.description.tags_in_place
+        return is_asked_for and not options.drop_tags
 
     def _stop(self) -> None:
         try:

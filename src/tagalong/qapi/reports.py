@@ -152,6 +152,7 @@ def _migration_report(members: JsonFields) -> MigrationReport:
         tags_dropped=members.read("tags_dropped", boolean),
         throttle_percent=members.read("throttle_percent", integer),
         one_way=members.read("one_way", boolean),
+        tags_in_place=members.read_optional("tags_in_place", boolean) or False,
         source_digest=members.read_optional("source_digest", text),
         destination_digest=members.read_optional("destination_digest", text),
     )

@@ -28,6 +28,7 @@ from tagalong.wire.records import (
     Hello,
     MachineRecord,
     Pages,
+    Prepare,
     Record,
     RecordType,
     Resume,
@@ -159,6 +160,12 @@ class Conversation:
                 "does not have: use a newer release of tagalong here",
                 offset=HELLO.offsets["mandatory_features"],
             )
+        if hello.offered_features & Feature.TAGS_IN_PLACE and not hello.is_tags_only:
+            raise MalformedError(
+                f"the {sender.name.lower()} offers TAGS_IN_PLACE without TAGS_ONLY: data are never "
+                "in place",
+                offset=HELLO.offsets["mandatory_features"],
+            )
         if self._tags_only is not None and hello.is_tags_only is not self._tags_only:
             raise MalformedError(
                 _WANTED[self._tags_only, sender], offset=HELLO.offsets["mandatory_features"]
@@ -204,6 +211,13 @@ class Conversation:
 
     def _take_pages(self, _sender: Role, pages: Pages) -> None:
         self._pages_in_round += pages.page_count
+
+    def _check_prepare(self, sender: Role, _prepare: Prepare) -> None:
+        if self.features & Feature.TAGS_IN_PLACE and self.phase is not Phase.VERIFIED:
+            raise MalformedError(
+                f"the {sender.name.lower()} sends no tags, as they are in place, and has compared "
+                "no digest of them: VERIFY must come before PREPARE"
+            )
 
     def _check_channel(self, sender: Role, channel: ChannelRecord) -> None:
         self._require_migration(channel.migration_id, CHANNEL.offsets["migration_id"])
@@ -284,6 +298,7 @@ _CHECKS: dict[RecordType, _Rule] = {
     RecordType.MACHINE: Conversation._check_machine,
     RecordType.STATE: Conversation._check_state,
     RecordType.ROUND: Conversation._check_round,
+    RecordType.PREPARE: Conversation._check_prepare,
     RecordType.CHANNEL: Conversation._check_channel,
     RecordType.RESUME: Conversation._check_resume,
     RecordType.HELD: Conversation._check_held,

@@ -206,6 +206,8 @@ def _require_encodings(head: BatchHead, machine: MachineRecord, features: int) -
             f"tag encoding {head.tag_encoding.name} on a machine "
             f"{'with' if has_tags else 'without'} tags",
         )
+    if features & Feature.TAGS_IN_PLACE:
+        raise _wrong("run_count", "pages in a stream whose tags are in place")
     if features & Feature.TAGS_ONLY and head.data_encoding is not DataEncoding.KEPT:
         raise _wrong(
             "data_encoding", f"{head.data_encoding.name} data in a stream that carries only tags"

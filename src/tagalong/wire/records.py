@@ -66,11 +66,12 @@ class Feature(IntFlag):
     CHANNELS = 1 << 1
     RESUME = 1 << 2
     TAGS_ONLY = 1 << 4
+    TAGS_IN_PLACE = 1 << 5
 
 
 # A plain int: the complement of an IntFlag has none of the bits that have no name.
 SUPPORTED_FEATURES = int(Feature.ZSTD | Feature.CHANNELS | Feature.RESUME)
-KNOWN_FEATURES = SUPPORTED_FEATURES | int(Feature.TAGS_ONLY)
+KNOWN_FEATURES = SUPPORTED_FEATURES | int(Feature.TAGS_ONLY | Feature.TAGS_IN_PLACE)
 
 
 class Power(IntEnum):

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tagalong.beside.guest import ArrivingGuest, DepartingGuest
+from tagalong.beside.arriving import ArrivingGuest
+from tagalong.beside.guest import DepartingGuest
 from tagalong.beside.link_format import LinkOperation, MemorySlot, SlotFlag, VmFlag
 from tagalong.errors import ConvergenceError, HostError, MachineMismatchError, MigrationError
 from tagalong.machine import Machine, MachineDescription, RunState
@@ -120,7 +121,7 @@ class Destination:
         self.thread.start()
 
     def _build(self, description: MachineDescription) -> Machine:
-        guest = ArrivingGuest(self._link, self.touched)
+        guest = ArrivingGuest(self._link, self.touched, tags_in_place=description.tags_in_place)
         guest.require_like(description)
         return guest
 

@@ -151,6 +151,7 @@ def repeated(plane: memoryview | NoBytes, size: int) -> memoryview | NoBytes:
     return memoryview(bytes(plane) * (size // len(plane)))
 
 
+_OF_TAGS = Feature.TAGS_ONLY | Feature.TAGS_IN_PLACE
 SIXTEEN = st.binary(min_size=16, max_size=16)
 TEXTS = st.text(
     st.characters(exclude_categories=["Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"]), max_size=1000
@@ -163,7 +164,7 @@ CASES: st.SearchStrategy[tuple[Phase, Role, Record]] = st.one_of(
             Hello,
             st.just(SOURCE),
             st.binary(min_size=16, max_size=16),
-            st.integers(0, 2**64 - 1).map(lambda bits: bits & ~Feature.TAGS_ONLY),
+            st.integers(0, 2**64 - 1).map(lambda bits: bits & ~_OF_TAGS),
             st.integers(0, 1),
         ),
     ),

@@ -33,6 +33,8 @@ class PageInventory:
 
     def __init__(self, machine: Machine, channels: int = 1) -> None:
         used = _used_pages(machine)
+        if machine.description.tags_in_place:  # what is there is what belongs there
+            used = [PageBitmap(region.page_count) for region in machine.memory.regions]
         self.data_used, self.tags_used = ([_flags(it) for it in used] for _ in range(2))
         holds_nothing = not any(bitmap.count() for bitmap in used)
         self.stale = [] if holds_nothing else [_flags(it) for it in used]
