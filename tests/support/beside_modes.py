@@ -30,6 +30,18 @@ async def set_capabilities(own: ControlClient, wanted: dict[str, bool]) -> None:
     await own.execute("migrate-set-capabilities", {"capabilities": entries})
 
 
+async def probe_says_that_this_qemu_can(scene: Scene) -> None:
+    """The probe lets QEMU make a VM of its own, which never runs."""
+    run = subprocess.run(
+        [sys.executable, "-m", "tagalong", "probe", "--vmm", str(VMM / "qemu"), "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    findings = json.loads(run.stdout)
+    for name in ("beside_library", "beside_qemu", "beside_guest"):
+        assert findings[name]["answer"] == "yes", findings[name]
+    await scene.require_alive(scene.here)
+
+
 # --- refused by name, before anything moves ---
 
 
@@ -202,6 +214,7 @@ def _named(name: str, trial: Callable[..., Awaitable[None]], **choices: object) 
 
 
 MODES: tuple[Trial, ...] = (
+    probe_says_that_this_qemu_can,
     dirty_ring_is_refused_by_name,
     dirty_ring_that_no_option_shows_is_refused_by_name,
     _named("postcopy_is_refused_by_name", postcopy_is_refused_by_name, driven=True),

@@ -1,6 +1,7 @@
 """What the probe makes of what a host has and has not."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,45 @@ def test_probe_of_this_host_answers_every_question() -> None:
     assert report["page_size"].detail.endswith(" bytes")
     assert report["machine_kvm"].answer in {Answer.YES, Answer.NO}
     assert len({finding.name for finding in report.findings}) == len(report.findings)
+
+
+def fake_qemu(folder: Path, version: str, *capabilities: str) -> str:
+    """Return a program that answers as a QEMU without a machine does."""
+    program = folder / "qemu"
+    answer = json.dumps({"return": [{"capability": each} for each in capabilities]})
+    program.write_text(
+        f"#!/bin/sh\nif [ $1 = --version ]; then echo 'QEMU emulator version {version}'; "
+        f"else cat > {folder}/asked; echo '{answer}'; fi\n"
+    )
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_qemu_that_can_pause_before_its_end_can_run_beside_us(tmp_path: Path) -> None:
+    qemu = fake_qemu(tmp_path, "10.0.2 (Debian)", "multifd", "pause-before-switchover")
+
+    finding = probe(qemu)["beside_qemu"]
+
+    assert finding.answer is Answer.YES
+    assert finding.detail == f"{qemu}, version 10.0.2, waits for its last tags"
+    assert "query-migrate-capabilities" in (tmp_path / "asked").read_text()
+
+
+def test_qemu_that_cannot_pause_is_refused_by_what_it_lacks(tmp_path: Path) -> None:
+    finding = probe(fake_qemu(tmp_path, "3.1.0", "xbzrle"))["beside_qemu"]
+
+    assert finding.answer is Answer.NO
+    assert "version 3.1.0, cannot wait for its last tags (pause-before-switchover)" in (
+        finding.detail
+    )
+
+
+def test_qemu_that_is_missing_is_unknown(tmp_path: Path) -> None:
+    for name in ("beside_qemu", "beside_guest"):
+        finding = probe(str(tmp_path / "none"))[name]
+
+        assert finding.answer is Answer.UNKNOWN
+        assert "is not on the PATH; --vmm names another one" in finding.detail
 
 
 def test_report_as_json_has_an_answer_and_a_detail_for_each() -> None:
