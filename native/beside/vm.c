@@ -170,6 +170,11 @@ static void forget_bitmaps(struct slot *slot) {
     slot->owed = slot->stolen = NULL;
 }
 
+static void owe_all(struct slot *slot) {
+    if (slot->owed)
+        memset(slot->owed, 0xff, words_of(slot->pages) * sizeof(*slot->owed));
+}
+
 static void remove_slot(struct slot *slot) {
     forget_bitmaps(slot);
     *slot = vm.slots[--vm.slot_count];
@@ -207,8 +212,8 @@ static void take_slot(const struct kvm_userspace_memory_region *region) {
     }
     slot->flags = region->flags;
     /* Whatever was read before the log began, or until it ended, may have changed unseen. */
-    if (slot->owed && was_logged && !(slot->flags & KVM_MEM_LOG_DIRTY_PAGES))
-        memset(slot->owed, 0xff, words_of(slot->pages) * sizeof(*slot->owed));
+    if (was_logged && !(slot->flags & KVM_MEM_LOG_DIRTY_PAGES))
+        owe_all(slot);
     if (vm.is_logging && !slot->owed)
         slot->owed = new_bitmap(slot->pages, 0xff);
 }
@@ -307,15 +312,17 @@ static void note_tags_of_vmm(uint64_t gpa, uint64_t copied) {
 }
 
 /* KVM marks no page for tags that the VMM writes: such a page is owed. That counts for one more
- * than KVM says it has copied, which may be one that it has copied in part. */
+ * than KVM says it has copied, which may be one that it has copied in part. If it says EFAULT, that
+ * is so of the first page, and nobody may look at the argument: it can be what has no address. */
 int tb_copy_tags_of_vmm(int vm_fd, unsigned long request, void *argument) {
     const struct kvm_arm_copy_mte_tags *copy = argument;
     pthread_mutex_lock(&vm.lock);
     int result = tb_real_ioctl(vm_fd, request, argument);
     int error = errno;
-    bool is_readable = result >= 0 || error == EFAULT;
-    if (vm_fd == vm.fd && is_readable && !(copy->flags & KVM_ARM_TAGS_FROM_GUEST))
-        note_tags_of_vmm(copy->guest_ipa, result > 0 ? (uint64_t)result : 0);
+    if (vm_fd == vm.fd && result > 0 && !(copy->flags & KVM_ARM_TAGS_FROM_GUEST))
+        note_tags_of_vmm(copy->guest_ipa, (uint64_t)result);
+    for (uint32_t i = 0; vm_fd == vm.fd && result < 0 && error == EFAULT && i < vm.slot_count; i++)
+        owe_all(&vm.slots[i]);
     pthread_mutex_unlock(&vm.lock);
     errno = error;
     return result;
@@ -352,8 +359,7 @@ int tb_start_log(void) {
         struct slot *slot = &vm.slots[i];
         if (!slot->owed && !(slot->owed = new_bitmap(slot->pages, 0xff)))
             status = -ENOMEM;
-        else
-            memset(slot->owed, 0xff, words_of(slot->pages) * sizeof(*slot->owed));
+        owe_all(slot);
     }
     vm.is_logging = status == 0;
     pthread_mutex_unlock(&vm.lock);

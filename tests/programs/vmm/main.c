@@ -87,6 +87,7 @@ static void make_vm(void) {
     say("a slot", set_slot(0, RAM, RAM_BYTES, 0, ram));
     say("a slot over it", set_slot(1, RAM, RAM_BYTES, 0, ram));
     say("a slot at no address", ioctl(vm, KVM_SET_USER_MEMORY_REGION, NULL));
+    say("tags at no address", ioctl(vm, KVM_ARM_MTE_COPY_TAGS, NULL));
     vcpu = ioctl(vm, KVM_CREATE_VCPU, 0UL);
     say("a vCPU", vcpu >= 0);
     say("the same vCPU", ioctl(vm, KVM_CREATE_VCPU, 0UL));
