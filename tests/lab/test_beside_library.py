@@ -17,7 +17,6 @@ PROGRAM = ROOT / "tests" / "programs" / "vmm" / "main.c"
 # What the lab's userland has (Debian 12).
 TARGET = "aarch64-linux-gnu.2.36"
 
-# The numbers of the lines are those of the three runs.
 SCRIPT = "cat > /tmp/vmm && chmod +x /tmp/vmm && python3 -m tests.support.library_run /tmp/vmm"
 
 

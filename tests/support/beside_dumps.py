@@ -37,12 +37,27 @@ async def dump_has_memory_tags_and_registers(scene: Scene) -> None:
 
 
 async def dump_by_virtual_addresses(scene: Scene) -> None:
-    """The running VM gives its own tables' view, too."""
+    """The running VM gives its own tables' view, too: the kernel's, and that of a process."""
     path = scene.folder / "kernel.core"
     request = SaveRequest(path, kind=SaveKind.DUMP, space=Space.KERNEL)
     await save_vm(scene.here.control, request, _quiet_save)
     with open_core(path) as core:
         assert any(region.address >> 63 for region in core.regions)
+    sizes = [await _tagged_bytes_of_process(scene, vcpu) for vcpu in range(VCPUS)]
+    assert max(sizes) >= MIB << 20, sizes
+
+
+async def _tagged_bytes_of_process(scene: Scene, vcpu: int) -> int:
+    """Return how much tagged memory the process on a vCPU has mapped, by a dump of the VM."""
+    path = scene.folder / f"user-{vcpu}.core"
+    request = SaveRequest(path, kind=SaveKind.DUMP, space=Space.USER, vcpu=vcpu)
+    try:
+        await save_vm(scene.here.control, request, _quiet_save)
+    except TagalongError:  # an idle vCPU has no process
+        return 0
+    with open_core(path) as core:
+        assert not any(region.address >> 63 for region in core.regions)
+        return sum(region.size_bytes for region in core.regions if region.has_tags)
 
 
 async def live_dump_says_that_it_is_of_different_moments(scene: Scene) -> None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,13 +35,16 @@ def run(program: str, name: str, variables: dict[str, str], *descriptors: int) -
 
 
 class Client(threading.Thread):
-    """Asks the library for its state and its slots, again and again, while the VMM runs."""
+    """Asks the library for all that it knows, again and again, while the VMM runs.
+
+    For registers the vCPUs are kept out of the guest, which the VMM must not notice, either.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
         self.flags = VmFlag(0)
-        self.answers = 0
+        self.answers = self.registers = 0
 
     def run(self) -> None:
         try:
@@ -50,6 +54,9 @@ class Client(threading.Thread):
                 link.slots(state.page_bytes)
                 link.start_log()
                 link.stop_log()
+                with suppress(HostError):  # refused while a vCPU is in the guest
+                    link.read_registers(0)
+                    self.registers += 1
                 self.flags |= state.flags
                 self.answers += 1
         except HostError:  # the VMM has ended
@@ -73,6 +80,7 @@ def main(program: str) -> None:
     assert client.flags & VmFlag.HAS_VM, client.flags
     assert client.flags & VmFlag.HAS_MTE, client.flags
     assert client.answers > 1, client.answers
+    assert client.registers > 1, client.registers
 
 
 if __name__ == "__main__":
