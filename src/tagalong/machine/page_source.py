@@ -155,7 +155,8 @@ class MachinePages:
         self._machine = machine
         self._is_running = is_running
         self._is_recording = False
-        self._buffer = np.empty(CHUNK_BYTES, np.uint8)
+        self._has_data = machine.description.has_data
+        self._buffer = (np.empty if self._has_data else np.zeros)(CHUNK_BYTES, np.uint8)
 
     def populated_pages(self) -> list[PageBitmap]:
         """As PageSource."""
@@ -174,8 +175,10 @@ class MachinePages:
         """As PageSource: a copy, or guest RAM itself if it is one run without holes.
 
         What a running guest has must be copied: what is found to be zero must still be zero
-        when it is left out.
+        when it is left out. Data that another VMM has are zero here.
         """
+        if not self._has_data:
+            return self._buffer[: int(runs[:, 1].sum()) * self.memory.page_size_bytes]
         region = self._machine.memory.regions[number]
         page = region.page_size_bytes
         first, count = runs[0].tolist()
