@@ -62,7 +62,7 @@ bench: $(VENV)/.installed-dev ## measure the interpreter, cores and snapshots; L
 
 beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a row in the lab, then let migrations of it go wrong at every stage (options: ARGS="faults")
 	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 50 --max-downtime 60000
-	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 5 --vcpus 4 --max-downtime 60000
+	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 5 --vcpus 4 --knobs "mib=8 rate=500 threads=4" --max-downtime 60000
 	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- python3 -m tests.support.beside_trials $(ARGS)
 	@$(BIN)/tagalong lab run --with-vmm --ram 3G --timeout 1800 -- python3 -m tests.support.libvirt_calls
 

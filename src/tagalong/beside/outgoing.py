@@ -164,7 +164,7 @@ class TagsOutgoing:
             departure.wait_for_start()
         with closing(LibraryLink(self._access.library)) as link:
             if _may_stay(request, departure):
-                report = self._compare(request, departure, cancelled, link)
+                report = self._compare_or_send(request, departure, cancelled, link)
             else:
                 guest = DepartingGuest(link, departure)
                 report = self._migrate(request, departure, cancelled, guest)
@@ -178,7 +178,7 @@ class TagsOutgoing:
         with closing(LibraryLink(self._access.library)) as link:
             require_usable(link.state())
 
-    def _compare(
+    def _compare_or_send(
         self,
         request: MigrationRequest,
         departure: WatchedDeparture,
