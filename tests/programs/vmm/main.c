@@ -1,6 +1,6 @@
 /* A VMM that does what VMMs may do, and prints what came of it.
  *
- * tests/lab/test_beside_library.py runs it by itself, under our preloaded library, and under it
+ * tests/lab/test_beside.py runs it by itself, under our preloaded library, and under it
  * beside a process of ours: what it prints must be the same. No thread or lock of the library may
  * show, no errno may change, nothing may hang (SIGALRM ends the process then).
  *
@@ -26,6 +26,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -150,7 +151,8 @@ static void run_the_guest(void) {
     say("what was loaded", (long)get_register(X(0)));
     struct sigaction interrupt = {.sa_handler = on_alarm}, before;
     sigaction(SIGALRM, &interrupt, &before);
-    alarm(2);
+    struct itimerval soon = {.it_value = {.tv_usec = 300000}};
+    setitimer(ITIMER_REAL, &soon, NULL);
     errno = UNTOUCHED;
     say("KVM_RUN until a signal", ioctl(vcpu, KVM_RUN, 0));
     sigaction(SIGALRM, &before, NULL);
