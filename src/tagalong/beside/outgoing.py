@@ -26,6 +26,7 @@ from tagalong.beside.staying import StayingGuest
 from tagalong.beside.switchover import BesideSteering, WatchedDeparture, require_no_postcopy
 from tagalong.beside.vmm_settings import SettingsFile
 from tagalong.errors import (
+    DigestMismatchError,
     GuestEndedError,
     HandoverUncertainError,
     MigrationCancelledError,
@@ -187,27 +188,27 @@ class TagsOutgoing:
     ) -> MigrationReport:
         """Hand tags over that stay in place, or send them.
 
-        They are sent if the memory is not shared, and if the destination finds other tags in it or
-        is of a release that cannot compare: then it waits again, from a moment later on.
+        They are sent if the memory is not shared after all, if the destination's has other tags, or
+        if its release cannot compare.
         """
-        staying = StayingGuest(link, departure)
         until = time.monotonic()
+        staying = StayingGuest(link, departure)
         if staying.is_shared:
             try:
                 return self._migrate(request, departure, cancelled, staying)
-            except (MigrationCancelledError, HandoverUncertainError, GuestEndedError):
-                raise
-            except MigrationError:
-                until = time.monotonic() + _LISTENS_AGAIN_S
+            except MigrationError as error:
+                if not _must_send(error):
+                    raise
+            until = time.monotonic() + _LISTENS_AGAIN_S
         staying.close()
         while True:
             guest = DepartingGuest(link, departure)
             try:
                 return self._migrate(request, departure, cancelled, guest)
             except MigrationError as error:
-                if error.stage is not MigrationStage.CONNECT or time.monotonic() > until:
+                is_early = error.stage is MigrationStage.CONNECT and time.monotonic() < until
+                if not is_early or cancelled.wait(_LISTEN_POLL_S):
                     raise
-                cancelled.wait(_LISTEN_POLL_S)
 
     def _migrate(
         self,
@@ -276,6 +277,17 @@ def _may_stay(request: MigrationRequest, departure: WatchedDeparture) -> bool:
     answers = isinstance(parse_address(request.uri), TcpAddress | UnixAddress)
     is_ours = request.vmm_uri is not None
     return answers and not is_ours and not request.drop_tags and departure.keeps_memory
+
+
+def _must_send(error: MigrationError) -> bool:
+    """Return whether tags that could not be handed over in place may be sent instead.
+
+    Not after any other failure: if the guest runs on here, it still has the memory that the
+    destination would write to.
+    """
+    is_other_memory = isinstance(error, DigestMismatchError)
+    is_cancelled = isinstance(error, MigrationCancelledError)
+    return is_other_memory or (error.stage is MigrationStage.SETUP and not is_cancelled)
 
 
 def _may_stand(error: TagalongError) -> bool:

@@ -33,8 +33,6 @@ class PageInventory:
 
     def __init__(self, machine: Machine, channels: int = 1) -> None:
         used = _used_pages(machine)
-        if machine.description.tags_in_place:  # what is there is what belongs there
-            used = [PageBitmap(region.page_count) for region in machine.memory.regions]
         self.data_used, self.tags_used = ([_flags(it) for it in used] for _ in range(2))
         holds_nothing = not any(bitmap.count() for bitmap in used)
         self.stale = [] if holds_nothing else [_flags(it) for it in used]
@@ -78,6 +76,8 @@ def _used_pages(machine: Machine) -> list[PageBitmap]:
     """Return the pages of each region that may be other than zero."""
     regions = machine.memory.regions
     nothing = [PageBitmap(region.page_count) for region in regions]
+    if machine.description.tags_in_place:  # what is there is what belongs there
+        return nothing
     # Reserved memory is populated and zero: a page that arrives as zero need not touch it.
     if all(region.was_reserved for region in regions):
         return nothing
