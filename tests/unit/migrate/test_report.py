@@ -37,6 +37,7 @@ def test_report_to_json_has_the_stable_keys() -> None:
         "tags_dropped": False,
         "was_running": True,
         "one_way": False,
+        "tags_in_place": False,
         "throttle_percent": 0,
         "rounds": 2,
         "ram_bytes": 1 << 20,
