@@ -66,3 +66,11 @@ def test_migration_report_tells_that_the_guest_was_slowed_down() -> None:
     result = MigrationResult(replace(MIGRATION, throttle_percent=40))
 
     assert "  dirty rate  6 MB/s, slowed down by 40 %\n" in migration_report(result, "tcp:h:1")
+
+
+def test_migration_report_of_tags_in_place_says_that_none_was_sent() -> None:
+    result = MigrationResult(replace(MIGRATION, tags_in_place=True))
+
+    assert "  tags        none sent: the destination has them in place\n" in (
+        migration_report(result, "unix:/x")
+    )
