@@ -151,10 +151,12 @@ static void run_the_guest(void) {
     say("what was loaded", (long)get_register(X(0)));
     struct sigaction interrupt = {.sa_handler = on_alarm}, before;
     sigaction(SIGALRM, &interrupt, &before);
-    struct itimerval soon = {.it_value = {.tv_usec = 300000}};
+    /* Again and again: the first may come before the guest is entered. */
+    struct itimerval soon = {{.tv_usec = 300000}, {.tv_usec = 300000}}, never = {{0}, {0}};
     setitimer(ITIMER_REAL, &soon, NULL);
     errno = UNTOUCHED;
     say("KVM_RUN until a signal", ioctl(vcpu, KVM_RUN, 0));
+    setitimer(ITIMER_REAL, &never, NULL);
     sigaction(SIGALRM, &before, NULL);
     say("where it is", (long)(get_register(PC) - RAM));
 }
