@@ -116,7 +116,7 @@ class _Pause:
         return True
 
     def close(self) -> None:
-        """Let the guest run on if it ran, and nobody has done anything with it meanwhile.
+        """Let the guest run on if it ran and its run state has not changed since.
 
         Raises what the monitor raises, with a note that it is paused. Safe to call twice.
         """

@@ -98,7 +98,7 @@ def attach(pid: int, options: BesideOptions, announce: Announce) -> int:
     try:
         return asyncio.run(_BesideProcess(options, lambda _: vmm, announce).run())
     finally:
-        if vmm.has_ended:  # nobody else removes what it has left
+        if vmm.has_ended:  # no other process removes what it has left
             for path, _ in _names(options):
                 path.unlink(missing_ok=True)
             SettingsFile(beside(options.control, SETTINGS_SUFFIX)).remove()

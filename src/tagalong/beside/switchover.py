@@ -1,6 +1,6 @@
 """When the VMM has stopped its guest for good, so that the last tags can be read.
 
-    Watched  somebody else drives the VMM's migration; the last tags are sent once the guest has
+    Watched  another client drives the VMM's migration; the last tags are sent once the guest has
              stopped
     Driven   we do (driving.py)
 
@@ -50,7 +50,7 @@ def require_no_postcopy(monitor: VmmMonitor) -> None:
 
 
 class WatchedDeparture:
-    """A guest that somebody else migrates; implements guest.VmmDeparture and machine.Freezer.
+    """A guest that another client migrates; implements guest.VmmDeparture and machine.Freezer.
 
     `is_ending` returns whether the VMM's process ends; set once its library can be asked.
     """

@@ -96,7 +96,7 @@ class StartedVmm:
 
 
 class FoundVmm:
-    """A VMM that somebody else has started; a signal ends this process and leaves the VMM alone.
+    """A VMM that another process has started; a signal ends this process and leaves the VMM alone.
 
     Raises HostError if there is no process `pid`.
     """

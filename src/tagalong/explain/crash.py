@@ -1,4 +1,4 @@
-"""The one model of a crash, whoever reported it. What a source does not say is None.
+"""The one model of a crash, for reports of every source. What a source does not say is None.
 
 A core has all of a process's memory, a tombstone some windows of it, a kernel's report five rows
 of tags. The analysis asks for what it needs and says what it lacked.

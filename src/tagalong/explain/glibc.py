@@ -40,7 +40,7 @@ def chunks(start: int, tags: TagArray, data: bytes, fault: int) -> list[Block]:
     for first in starts[:_MOST_CHAINS]:
         found = _walk(start, sizes, tags, first, lengths[first])
         is_across = any(each.start - GRANULE_BYTES <= fault < each.end for each in found)
-        # Of memory that is all zero nothing is a chunk: somebody has to have allocated something.
+        # Of memory that is all zero nothing is a chunk: an allocation leaves a header.
         if is_across and any(each.tag for each in found):
             return found
     return []

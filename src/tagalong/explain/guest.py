@@ -99,7 +99,7 @@ class WalkedMemory:
 
     @property
     def extents(self) -> Sequence[CoreRegion]:
-        """As CrashMemory, as far as somebody has looked."""
+        """As CrashMemory, of the pages that were read."""
         pages: set[int] = set()
         for address in self._looked_at:
             low = max(0, address - _LOOKED_AT_BYTES) // _PAGE_BYTES
@@ -364,7 +364,7 @@ class _Vcpu:
     def _is_lost(self, pointer: int) -> bool:
         """Return whether the address of the fault cannot be this one.
 
-        A handler in the kernel may have given the memory another tag; nobody else can have.
+        A handler in the kernel may have given the memory another tag; no other code can have.
         """
         if self._level:
             return self._met(pointer) == UNKNOWN_TAG

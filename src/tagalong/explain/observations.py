@@ -57,7 +57,7 @@ def freed_state(block: Block) -> Fact:
 
 
 def previous_block(scene: Scene) -> Block | None:
-    """Return a block with the pointer's tag that was freed at the fault, by somebody's record."""
+    """Return a block with the pointer's tag that was freed at the fault, by any record."""
     for before in scene.crash.allocator.previous:
         if before.start <= scene.address < before.end and before.tag == scene.tag:
             return before

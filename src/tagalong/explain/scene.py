@@ -61,7 +61,7 @@ class Scene:
 
     @property
     def lost_page(self) -> float:
-        """Return how likely the fault's page is all tag 0 if nobody took its tags away."""
+        """Return how likely the fault's page is all tag 0 if its tags were not lost."""
         return zero_page_likelihood(self)
 
 

@@ -67,7 +67,7 @@ class ConsoleActions:
 
 
 def takes_input(name: str) -> bool:
-    """Return whether the console of that name is one that somebody types at."""
+    """Return whether the console of that name takes input from a person or a peer."""
     return name not in (STDOUT, NULL)
 
 
@@ -208,7 +208,7 @@ class PtyConsole:
         """As Console.close; who has the terminal open sees its end."""
         if self._reader is not None:
             self._reader.stop()
-        # What nobody reads cannot be written; the thread that waits for a reader ends with us.
+        # Without a reader nothing can be written; the thread that waits for a reader ends with us.
         if self._output.close() and self._descriptor >= 0:
             os.close(self._descriptor)
             os.close(self._other)

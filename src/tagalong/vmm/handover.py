@@ -13,7 +13,7 @@ whether the guest runs there may be on its way already: a `stop` that was answer
 then ignored would be a lie, so it is refused.
 
 A reset goes through the same lock: a VM that is being handed over or saved is not reset. A guest
-that asks for its reset leaves the machine waiting (RunState.RESET), and whoever comes first with
+that asks for its reset leaves the machine waiting (RunState.RESET), and the first that takes
 the lock carries it out: the event loop, an operator's `stop`, or a freeze. So a VM that moves just
 then arrives as one that was started anew, and nothing else needs to know of that state.
 """

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.cli.app import invoke
 from tagalong.core import Space, pack
 from tests.golden.build_cores import LINUX_FILTERED_CORE
+from tests.support.command_line import run
 from tests.support.core_builder import CoreBuilder, load, note, tag_segment
 from tests.support.core_cases import AT, CASES
 from tests.support.cores import RAM, notes, random_planes, write_core
@@ -30,12 +30,6 @@ def foreign(tmp_path: Path) -> Path:
     path = tmp_path / "foreign.core"
     path.write_bytes(CASES["tags of a part"].core)
     return path
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    status = invoke([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return status, said.out, said.err
 
 
 def test_info_says_what_is_in_our_core(core: Path, capsys: pytest.CaptureFixture[str]) -> None:

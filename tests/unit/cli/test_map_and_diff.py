@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import zstandard
 
-from tagalong.cli.app import invoke
 from tagalong.cli.granule_text import granule_report
 from tagalong.explain.crash import UNKNOWN_TAG
 from tagalong.views.granules import GranuleWindow, MarkedBlock
+from tests.support.command_line import run
 from tests.support.core_builder import CoreBuilder, load, tag_segment
 from tests.support.cores import PAGE, RAM, notes, random_planes, write_core
 
@@ -25,12 +25,6 @@ def core(tmp_path: Path) -> Path:
     tags[2 * 128 : 3 * 128] = 0x55
     write_core(tmp_path / "vm.core", notes(4 << 20), [np.zeros(PAGE, np.uint8)], [tags])
     return tmp_path / "vm.core"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    status = invoke([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return status, said.out, said.err
 
 
 def test_map_draws_a_region_in_cells(core: Path, capsys: pytest.CaptureFixture[str]) -> None:
