@@ -287,11 +287,7 @@ def _lost_memory_tags(scene: Scene) -> Iterator[Candidate]:
     if block is None or block.known_by == FREE_RUN:
         block = None
         # Without headers the page's blocks cannot be seen any more, but their content can.
-        is_used = page_has_content(scene)
-        place = Fact(
-            model.UNSEEN_BLOCK if is_used else 1 / scene.gap_granules,
-            f"the fault's page has {'content' if is_used else 'no content'}",
-        )
+        place = _unseen_place(scene)
     else:
         offset = scene.address - block.start
         place = Fact(
@@ -311,6 +307,16 @@ def _lost_memory_tags(scene: Scene) -> Iterator[Candidate]:
             **shape(scene),
         },
     )
+
+
+def _unseen_place(scene: Scene) -> Fact:
+    """Return how likely the fault is in a block that lost its tags and cannot be seen."""
+    has_content = page_has_content(scene)
+    if has_content is None:
+        return Fact(model.UNSEEN_BLOCK / 2, "what the fault's page has is not known")
+    if has_content:
+        return Fact(model.UNSEEN_BLOCK, "the fault's page has content")
+    return Fact(1 / scene.gap_granules, "the fault's page has no content")
 
 
 def _meaningless(scene: Scene) -> Iterator[Candidate]:

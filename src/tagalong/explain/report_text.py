@@ -1,5 +1,6 @@
 """Text of crash reports: read whole up to a limit, shown safely, taken apart by lines."""
 
+import quopri
 import re
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _MAX_WINDOW_BYTES: Final = 64 << 20
 
 MAX_LINES: Final = 1 << 20
+_MAIL, _MAIL_HEAD_BYTES = b"Content-Transfer-Encoding: quoted-printable", 64 << 10
 
 # What mail, dmesg, journalctl, serial consoles, logcat and Android Studio put before a line.
 _PREFIX: Final = re.compile(
@@ -65,6 +67,8 @@ def lines_of(raw: bytes) -> list[str]:
         raise CrashReportError(
             f"it has more than {MAX_LINES:#x} lines; give the part with the report"
         )
+    if _MAIL in raw[:_MAIL_HEAD_BYTES]:
+        raw = quopri.decodestring(raw)
     return [
         printable(_PREFIX.sub("", line[:MAX_LINE].rstrip("\r"), count=1).expandtabs())
         for line in raw.decode("utf-8", "replace").split("\n")

@@ -3,7 +3,7 @@
 from typing import Final
 
 from tagalong.explain import model
-from tagalong.explain.crash import Allocator, BlockState, Crash
+from tagalong.explain.crash import UNKNOWN_TAG, Allocator, BlockState, Crash
 from tagalong.explain.surroundings import Surroundings
 from tagalong.mte import GRANULE_BYTES
 
@@ -66,17 +66,21 @@ class Scene:
 
 
 def page_is_zero(scene: Scene) -> bool:
-    """Return whether all granules of the fault's page are known to have tag 0."""
+    """Return whether all granules of the fault's page have tag 0, as far as they are known.
+
+    Half of them have to be: a tombstone shows 2 KiB to each side of the fault.
+    """
     page = scene.granule // _PAGE_BYTES * _PAGE_BYTES
-    first = (page - scene.around.start) // GRANULE_BYTES
-    tags = scene.around.tags[max(0, first) : max(0, first) + _PAGE_BYTES // GRANULE_BYTES]
-    return first >= 0 and tags.size * GRANULE_BYTES == _PAGE_BYTES and bool((tags == 0).all())
+    first, last = ((at - scene.around.start) // GRANULE_BYTES for at in (page, page + _PAGE_BYTES))
+    tags = scene.around.tags[max(0, first) : max(0, last)]
+    known = tags[tags != UNKNOWN_TAG]
+    return 2 * known.size * GRANULE_BYTES >= _PAGE_BYTES and bool((known == 0).all())
 
 
-def page_has_content(scene: Scene) -> bool:
-    """Return whether the fault's page is known to hold anything but zeros."""
+def page_has_content(scene: Scene) -> bool | None:
+    """Return whether the fault's page holds anything but zeros, None if that is not known."""
     data = scene.crash.memory.data(scene.granule // _PAGE_BYTES * _PAGE_BYTES, _PAGE_BYTES)
-    return data is not None and any(data)
+    return None if data is None else any(data)
 
 
 def zero_page_likelihood(scene: Scene) -> float:
@@ -92,7 +96,10 @@ def zero_page_likelihood(scene: Scene) -> float:
         return 1e-4
     if scene.around.kind is Allocator.HARDENED_MALLOC:
         return float(0.4 ** max(0.0, _PAGE_BYTES / scene.mean_block_bytes - 1))
-    return 0.02 if page_has_content(scene) else 1.0
+    return _FREE_BY_CONTENT[page_has_content(scene)]
+
+
+_FREE_BY_CONTENT: Final = {True: 0.02, None: 0.5, False: 1.0}
 
 
 def round_up(address: int) -> int:

@@ -5,6 +5,7 @@ Source: AOSP system/core, debuggerd/libdebuggerd/tombstone_proto_to_text.cpp.
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import takewhile, zip_longest
 from typing import Final
 
 import numpy as np
@@ -28,7 +29,8 @@ _SIGNAL: Final = re.compile(
 _NAMES: Final = re.compile(r"pid: (\d+), tid: (\d+), name: (\S.{0,64}?) {1,8}>>> (.{0,256}) <<<")
 _COMMAND: Final = re.compile(r"(?:cmdline|Cmdline): (.+)")
 _THREAD_NAME: Final = re.compile(r"threadName: (.+)")
-_REGISTER: Final = re.compile(r"\b(x\d{1,2}|lr|sp|pc|pst) +([0-9a-f]{16})\b")
+_REGISTER: Final = re.compile(r"\b(x ?\d{1,2}|lr|sp|pc|p ?st) +([0-9a-f]{16})\b")
+_MOST_REGISTER_LINES: Final = 40
 _CONTROL: Final = re.compile(r"tagged_addr_ctrl: ([0-9a-f]{16})")
 _CAUSE: Final = re.compile(r"[cC]ause: (\[MTE\]: .*|.+)")
 _FRAME: Final = re.compile(
@@ -57,7 +59,8 @@ def is_tombstone_text(raw: bytes) -> bool:
 
 def read_tombstone_text(lines: Sequence[str], name: str) -> Crash:
     """Return the crash of a tombstone. Raises CrashReportError if it names no signal."""
-    signal = next((found for line in lines if (found := _SIGNAL.search(line))), None)
+    # A mail program has broken long lines.
+    signal = next((found for line in _pairs(lines) if (found := _SIGNAL.search(line))), None)
     if signal is None:
         raise CrashReportError("there is no line about the signal: this is no tombstone")
     fields = TombstoneFields(
@@ -76,7 +79,7 @@ def read_tombstone_text(lines: Sequence[str], name: str) -> Crash:
 
 
 def _read_names(lines: Sequence[str], fields: TombstoneFields) -> None:
-    for line in lines:
+    for line in _pairs(lines):
         if found := _NAMES.search(line):
             fields.thread, fields.process = int(found[2]), found[4]
         elif found := _COMMAND.match(line.strip()):
@@ -85,16 +88,20 @@ def _read_names(lines: Sequence[str], fields: TombstoneFields) -> None:
             fields.control = int(found[1], 16)
 
 
+def _pairs(lines: Sequence[str]) -> Iterator[str]:
+    """Yield each line with the one below it."""
+    for line, following in zip_longest(lines, lines[1:], fillvalue=""):
+        yield f"{line} {following.strip()}"
+
+
 def _registers(lines: Sequence[str]) -> dict[str, int]:
     """Return the registers of the thread that crashed: the first ones in the text."""
+    first = next((number for number, line in enumerate(lines) if _REGISTER.search(line)), 0)
+    block = takewhile(str.strip, lines[first : first + _MOST_REGISTER_LINES])
     found: dict[str, int] = {}
-    for line in lines:
-        pairs = _REGISTER.findall(line)
-        if found and not pairs:
-            break
-        for register, value in pairs:
-            name = {"lr": "x30", "pst": "pstate"}.get(register, register)
-            found.setdefault(name, int(value, 16))
+    for register, value in _REGISTER.findall(" ".join(line.strip() for line in block)):
+        name = {"lr": "x30", "pst": "pstate"}.get(register.replace(" ", ""), register)
+        found.setdefault(name.replace(" ", ""), int(value, 16))
     return found
 
 
@@ -170,12 +177,14 @@ def _causes(lines: Sequence[str]) -> Iterator[TombstoneCause]:
 def _backtrace(lines: Sequence[str]) -> tuple[StackFrame, ...]:
     found: list[StackFrame] = []
     is_inside = False
-    for line in lines:
+    for line, following in zip_longest(lines, lines[1:], fillvalue=""):
         if line.strip().startswith("backtrace:"):
             is_inside = True
-        elif is_inside and (frame := _frame(line)):
-            found.append(frame)
-        elif found:
+        elif is_inside and (frame := _frame(line.rstrip())):
+            rest = following.strip()
+            whole = _frame(f"{line.rstrip()} {rest}") if rest.startswith("(") else None
+            found.append(whole or frame)
+        elif found and not line.strip():
             break
     return tuple(found)
 

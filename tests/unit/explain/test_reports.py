@@ -174,6 +174,61 @@ def test_tags_that_a_tombstone_could_not_read_are_not_known() -> None:
     assert crash.memory.tags(0x77A4_D2E0E0, 64).tolist() == [UNKNOWN_TAG, 4, UNKNOWN_TAG, 4]
 
 
+def test_tombstone_whose_page_lost_its_tags_says_so() -> None:
+    """A swapped page that came back without tags: all around the fault is 0, and nothing is shown.
+
+    debuggerd's dump never covers a whole page.
+    """
+    fault = 0x75F1_D8D7F0
+    first = (fault & ~0xFF) - 2048
+    rows = "".join(
+        f"      {'=>' if at == fault & ~0xFF else ''}0x{at:x}: {'0  ' * 16}\n"
+        for at in range(first, first + 4096, 256)
+    )
+    text = (
+        "tagged_addr_ctrl: 000000000007fff3 (PR_TAGGED_ADDR_ENABLE)\n"
+        f"signal 11 (SIGSEGV), code 9 (SEGV_MTESERR), fault addr 0x0d0000{fault:x}\n"
+        "Memory tags around the fault address (0xd000075f1d8d7f0), one tag per 16 bytes:\n" + rows
+    )
+
+    (crash,) = read_reports(text.encode(), "t")
+    found = explain(crash)
+
+    assert found.top is not None
+    assert found.top.cause is Cause.LOST_MEMORY_TAGS
+    assert found.top.probability > 0.8
+
+
+def test_lines_that_a_mail_program_broke_are_joined() -> None:
+    text = samples.tombstone().decode()
+    broken = (
+        text.replace("fault addr 0x", "fault addr\n0x")
+        .replace("x3  0000000000000000", "x\n3  0000000000000000")
+        .replace("(consume+20)", "\n(consume+20)")
+        .replace(">>> com", ">>>\ncom")
+    )
+
+    (plain,) = read_reports(text.encode(), "t")
+    (crash,) = read_reports(broken.encode(), "t")
+
+    assert (crash.fault, crash.registers, crash.process) == (
+        plain.fault, plain.registers, plain.process,
+    )  # fmt: skip
+    assert crash.backtrace == plain.backtrace
+
+
+def test_mail_in_quoted_printable_is_read() -> None:
+    text = (
+        samples.tombstone().replace(b"=>", b"=3D>").replace(b"release-keys'", b"rel=\nease-keys'")
+    )
+    raw = b"Subject: a crash\nContent-Transfer-Encoding: quoted-printable\n\n" + text
+
+    (plain,) = read_reports(samples.tombstone(), "t")
+    (crash,) = read_reports(raw, "t")
+
+    assert crash.memory.extents == plain.memory.extents
+
+
 def test_threads_of_a_tombstone_s_block_are_known() -> None:
     (crash,) = read_reports(samples.tombstone(), "t")
 
