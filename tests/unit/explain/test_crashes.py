@@ -246,6 +246,13 @@ def test_command_prints_causes_first_in_80_columns() -> None:
     assert "logical tag 0x3, allocation tag 0x0" in text
 
 
+def test_command_says_which_threads_had_the_block() -> None:
+    text = run(str(LATER / "scudo-records-401001.core.zst"), "--modules", str(LATER))
+
+    assert "  allocated   by thread 198\n  freed       by thread 198\n" in text
+    assert "allocator   scudo, by the name of a mapped library" in text
+
+
 def test_command_explains_one_report_of_a_log_as_json() -> None:
     said = json.loads(run(str(KASAN), "--report", "2", "--json"))
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tagalong.explain.crash import CheckMode, NoMemory, TagFault
+from tagalong.explain.crash import CheckMode, NoMemory, StackFrame, TagFault
 from tagalong.views.granules import granules_of_fault
 from tagalong.views.page.crash_page import crash_page
 from tests.support.explained import BLOCK, FAULT, START, explanation
@@ -26,6 +26,19 @@ def test_page_tells_the_story_with_its_evidence() -> None:
     ):  # fmt: skip
         assert words in page.text, words
     assert "wild-pointer" not in page.text  # below a tenth of a percent
+
+
+def test_page_says_who_allocated_and_who_freed_the_block() -> None:
+    found = explanation()
+    freed = (StackFrame(0x40_2000, "release+0x8", "lib.so", 0x2000, source="a.c:7"),)
+    block = replace(BLOCK, allocating_thread=41, freeing_thread=42, freed_by=freed)
+    first = replace(found.hypotheses[0], block=block)
+
+    page = PageParts(crash_page(replace(found, hypotheses=(first, *found.hypotheses[1:]))))
+
+    assert "Allocated by thread 41" in page.text
+    assert "Freed by thread 42" in page.text
+    assert "0x402000 release+0x8 (lib.so+0x2000) at a.c:7" in page.text
 
 
 def test_page_shows_memory_with_tags_around_the_fault() -> None:

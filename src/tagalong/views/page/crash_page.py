@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from tagalong.explain.crash import UNKNOWN_TAG, Crash, StackFrame
+from tagalong.explain.crash import UNKNOWN_TAG, Block, Crash, StackFrame
 from tagalong.explain.explanation import Evidence, Explanation, Hypothesis
 from tagalong.mte import GRANULE_BYTES
 from tagalong.mte.pointers import address_of
@@ -119,9 +119,21 @@ def _hypothesis(each: Hypothesis, *, is_first: bool) -> Html:
             [_evidence(fact, "for") for fact in each.evidence_for],
             [_evidence(fact, "against") for fact in each.evidence_against],
         ),
+        [] if each.block is None else [*_history(each.block)],
         class_="hypothesis panel",
         open="" if is_first else None,
     )  # fmt: skip
+
+
+def _history(block: Block) -> Iterator[Html]:
+    """Yield who allocated a block and who freed it, as far as somebody wrote that down."""
+    for word, thread, frames in (
+        ("Allocated", block.allocating_thread, block.allocated_by),
+        ("Freed", block.freeing_thread, block.freed_by),
+    ):
+        if thread is not None or frames:
+            yield element("p", word + ("" if thread is None else f" by thread {thread}"))
+            yield _frames(frames)
 
 
 def _evidence(fact: Evidence, side: str) -> Html:
@@ -227,17 +239,22 @@ def _registers(explanation: Explanation) -> Html:
 def _backtrace(frames: Sequence[StackFrame]) -> Html:
     if not frames:
         return join()
+    more = len(frames) - _MAX_FRAMES
+    note = element("p", f"{more:,} more frames", class_="soft") if more > 0 else join()
+    return element("section", element("h2", "Backtrace"), _frames(frames), note)
+
+
+def _frames(frames: Sequence[StackFrame]) -> Html:
     items = [element("li", element("code", _frame(frame))) for frame in frames[:_MAX_FRAMES]]
-    more = len(frames) - len(items)
-    note = element("p", f"{more:,} more frames", class_="soft") if more else join()
-    return element("section", element("h2", "Backtrace"), element("ol", items), note)
+    return element("ol", items) if items else join()
 
 
 def _frame(frame: StackFrame) -> str:
     pc = "" if frame.pc is None else f"{frame.pc:#x} "
     offset = "" if frame.module_offset is None else f"+{frame.module_offset:#x}"
     module = f" ({frame.module}{offset})" if frame.module else ""
-    return f"{pc}{frame.symbol or ''}{module}".strip() or "not known"
+    source = f" at {frame.source}" if frame.source else ""
+    return f"{pc}{frame.symbol or ''}{module}{source}".strip() or "not known"
 
 
 def _sentences(title: str, sentences: Sequence[str]) -> Html:
