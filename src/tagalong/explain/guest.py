@@ -36,7 +36,12 @@ from tagalong.explain.crash import (
 )
 from tagalong.explain.kernel_names import KernelNames
 from tagalong.explain.memory import CoreMemory
-from tagalong.explain.process_core import effective_pointer, handled_fault, read_access
+from tagalong.explain.process_core import (
+    effective_pointer,
+    handled_fault,
+    is_near,
+    read_access,
+)
 from tagalong.explain.signal_frame import SignalFrame, find_signal_frame
 from tagalong.machine import RegisterId, VcpuState, register_ids
 from tagalong.machine.page_source import granule_tags, read_bytes
@@ -311,8 +316,9 @@ class _Vcpu:
             return self._crash(world, fault, None, registers, [_NO_TAG_CHECK])
         access = read_access(self._memory, last.returns_to)
         pointer = effective_pointer(access, registers)
-        is_access = pointer is not None and address_of(pointer) == address_of(last.address)
-        if is_access or access.encoding is None:
+        address = address_of(last.address)
+        is_it = pointer is not None and is_near(address_of(pointer), address, access)
+        if is_it or access.encoding is None:
             return self._crash(world, fault, access, registers, [])
         if self._is_lost(last.address):
             world = CrashWorld.KERNEL if self._level else CrashWorld.PROCESS

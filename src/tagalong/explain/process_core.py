@@ -190,7 +190,7 @@ def _checked(
         return TagFault(CheckMode.ASYNC, words)
     address, tag = address_of(reported), logical_tag(reported)
     pointer = effective_pointer(access, registers)
-    if pointer is not None and _is_near(address_of(pointer), address, access):
+    if pointer is not None and is_near(address_of(pointer), address, access):
         # The address may lack its tag; the register has it.
         tag = logical_tag(pointer)
         address = max(address_of(pointer), address // GRANULE_BYTES * GRANULE_BYTES)
@@ -238,7 +238,8 @@ def _mismatch(core: Core, pointer: int, size: int) -> tuple[int, int] | None:
     return None
 
 
-def _is_near(pointer: int, address: int, access: FaultingAccess) -> bool:
+def is_near(pointer: int, address: int, access: FaultingAccess) -> bool:
+    """Return whether an access by `pointer` touches `address`; both without tag bits."""
     start = pointer // GRANULE_BYTES * GRANULE_BYTES
     return start <= address < pointer + max(GRANULE_BYTES, access.size_bytes or 0)
 

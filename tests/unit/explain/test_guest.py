@@ -1,6 +1,7 @@
 """Tag faults of guests, by their system registers and through their own tables."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tagalong.explain.analysis import explain
 from tagalong.explain.crash import CheckMode, Crash, CrashWorld, DataDirection, SourceKind
 from tagalong.explain.explanation import Cause
 from tagalong.explain.readers import open_crashes
+from tagalong.machine import register_ids
 from tagalong.mte.registers import TagCheckMode
 from tagalong.soft import SoftMachine
 from tests.support import a64, bare, guest_core
@@ -60,6 +62,40 @@ def test_fault_of_a_guests_kernel_is_explained_from_its_registers(path: Path) ->
     assert (top.cause, top.distance_bytes) == (Cause.OVERFLOW, 0)
     assert top.block is not None
     assert (top.block.start, top.block.tag) == (DATA, 3)
+
+
+def test_access_across_two_granules_is_the_one_that_faulted_in_the_second(path: Path) -> None:
+    words = [a64.stg(1, 1), a64.stg(2, 2), a64.str_(0, 3)]
+    faulting(path, words, {1: FIRST, 2: tagged(DATA + 16, 5), 3: FIRST + 12})
+
+    with open_crashes(path) as crashes:
+        crash = only(crashes)
+
+    assert crash.fault.address is not None
+    assert DATA + 12 <= crash.fault.address < DATA + 20
+    assert crash.access is not None
+    assert (crash.access.base, crash.notes) == ("x3", ())
+
+
+def test_registers_that_the_handler_changed_leave_the_place_alone(path: Path) -> None:
+    """The instruction at ELR_EL1 is another one by now, too: it is not shown as the access."""
+    words = [a64.stg(1, 1), a64.stg(2, 2), a64.str_(0, 3)]
+    program = BareProgram(
+        SoftMachine.create, words, {1: FIRST, 2: tagged(DATA + 16, 5), 3: FIRST + 16}
+    ).run()
+    state = program.machine.save_state()
+    (vcpu,) = state.vcpus
+    registers = {**vcpu.registers, register_ids.x(3): 0}
+    program.machine.load_state(replace(state, vcpus=(replace(vcpu, registers=registers),)))
+    guest_core.write(program.machine, path)
+    program.machine.close()
+
+    with open_crashes(path) as crashes:
+        crash = only(crashes)
+
+    assert crash.fault.address == DATA + 16
+    assert crash.access is None
+    assert "the handler has changed them" in crash.notes[0]
 
 
 def test_asynchronous_fault_of_a_guest_has_no_place(path: Path) -> None:
