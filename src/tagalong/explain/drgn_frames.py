@@ -5,8 +5,9 @@ folder, and their debug files by build ID, which drgn compares. Whatever fails h
 the stack by frame pointers is taken, and a note says why.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -50,7 +51,8 @@ class DrgnStacks:
         if find_spec("drgn") is None:
             return ()
         try:
-            return tuple(read())
+            with _quiet():
+                return tuple(read())
         except Exception as error:  # noqa: BLE001 (what drgn raises has no common class)
             self.notes = (f"drgn tells nothing of the call stack: {one_line(str(error))}",)
             return ()
@@ -121,6 +123,18 @@ class DrgnStacks:
                 if folder is not None:
                     for below in ("", "usr/lib/debug"):
                         yield folder / below / ".build-id" / build[:2] / f"{build[2:]}.debug"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep drgn's log from stderr: what a core lacks is no news, and its words are not checked."""
+    log = logging.getLogger("drgn")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _by_addresses(

@@ -27,6 +27,7 @@ from tests.support.core_builder import (
 )
 
 GLIBC = Path(__file__).parents[2] / "golden" / "crashes" / "linux-uaf.core.zst"
+LATER = GLIBC.parent / "later"
 NT_SIGINFO, NT_FILE = 0x5349_4749, 0x4649_4C45
 
 
@@ -232,3 +233,26 @@ def test_core_of_4_gib_is_explained_without_reading_it(tmp_path: Path) -> None:
     cause, kib = ran.stdout.split()
     assert cause == "overflow"
     assert int(kib) < 128 << 10
+
+
+@pytest.mark.parametrize("name", ["scudo-records-401004", "glibc-handler-501005"])
+def test_core_with_damaged_pointers_is_explained_or_refused(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Records, signal frames, lists of modules and stacks lead anywhere; nothing is logged."""
+    with (LATER / f"{name}.core.zst").open("rb") as file:
+        plain = zstandard.ZstdDecompressor().stream_reader(file).read()
+    words = [8 * at for at in range(len(plain) // 8) if plain[8 * at : 8 * at + 8].strip(b"\0")]
+    draw = random.Random(name)
+    seen = set()
+    for _ in range(25):
+        changed = bytearray(plain)
+        for _ in range(draw.randint(1, 300)):
+            at, other = draw.choice(words), draw.choice(words)
+            is_moved = draw.random() < 0.5
+            changed[at : at + 8] = plain[other : other + 8] if is_moved else draw.randbytes(8)
+        seen.add(outcome(tmp_path / "core", bytes(changed)))
+
+    assert "explained" in seen
+    assert seen <= {"explained", "MalformedCoreError", "CrashReportError", "HostError"}
+    assert caplog.records == []
