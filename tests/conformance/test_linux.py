@@ -1,6 +1,6 @@
 """A stock Debian kernel with a disk, a network and consoles, moved as all of them work.
 
-Then it resets itself, starts anew, and is ended by its power button.
+Then it resets itself, starts anew, loses its network, and is ended by its power button.
 
 What a device stores to guest RAM no vCPU has stored, so no machine's own dirty log has it: the
 marks of `HostStores` do. A migration compares digests of all memory, so one mark too few is seen.
@@ -101,6 +101,9 @@ def test_linux_guest_moves_under_load_resets_and_powers_off(
         boot_linux(moved, journey.boot)
         moved.resume()
         there.hvc.wait_for("work: block", seen + 2, WAIT_S)
+        assert there.hvc.lines_with("work: the link is down") == []
+        network.hang_up()
+        there.hvc.wait_for("work: the link is down", 1, WAIT_S)
         there.press_power_button()
         assert moved.wait(WAIT_S) is RunState.SHUTDOWN
         assert there.uart.lines_with("the power button was pressed")

@@ -41,6 +41,7 @@ class AnsweringNetwork:
         self.answers: list[int] = []
         self.announcements: list[int] = []
         self._is_closed = threading.Event()
+        self._connections: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -50,6 +51,7 @@ class AnsweringNetwork:
         with suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
+                self._connections.append(connection)
                 self.answers.append(0)
                 self.announcements.append(0)
                 number, sending = len(self.answers) - 1, threading.Lock()
@@ -57,6 +59,12 @@ class AnsweringNetwork:
                     threading.Thread(
                         target=work, args=(connection, sending, number), daemon=True
                     ).start()
+
+    def hang_up(self) -> None:
+        """Close all connections, as a network does that goes away."""
+        for connection in self._connections:
+            with suppress(OSError):  # its other end has closed it already
+                connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._is_closed.set()

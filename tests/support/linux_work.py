@@ -52,6 +52,13 @@ ip address add 10.9.0.2/24 dev eth0
 ping {ADDRESS} >/dev/null 2>&1 &
 tagkeeper mib=1 rate=200 signals=1 &
 clockwatch &
+has_link() {{ [ "$(cat /sys/class/net/eth0/carrier)" = 1 ]; }}
+watch_link() {{
+	until has_link; do sleep 0.1; done
+	while has_link; do sleep 1; done
+	echo "work: the link is down" >/dev/hvc0
+}}
+watch_link &
 mke2fs /dev/vda >/dev/null && mount /dev/vda /mnt || echo "work: FAIL: no file system"
 write_blocks() {{
 	number=0
