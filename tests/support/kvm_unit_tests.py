@@ -1,11 +1,15 @@
 """Runs the tests of the project kvm-unit-tests as guests of ours, unmodified.
 
-    python3 -m tests.support.kvm_unit_tests FOLDER [--machine kvm] [--only WORD] [--verbose]
+    python3 -m tests.support.kvm_unit_tests FOLDER [--machine kvm] [--beside-qemu] [--only WORD]
 
 FOLDER has their flat images for arm64, as that project builds them (arm/*.flat). Each line says
 what a test reported; the status is 1 if one of them failed, or did not come to its end. What each
 test is given is what that project's arm/unittests.cfg says. Left out is what needs a device that a
-machine of ours lacks (PCI, a PMU, an ITS, a GICv2) or a monitor that migrates it in the middle.
+machine of ours lacks (PCI, an ITS, a GICv2) or a monitor that migrates it in the middle.
+The tests of the PMU have to find that there is none.
+
+With --beside-qemu each test runs in QEMU (TCG), too, on a machine without what ours lacks. The
+status is 1 if one reports something else there.
 """
 
 import argparse
@@ -14,26 +18,30 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import unified_diff
 from pathlib import Path
 from typing import Final
 
+from bench.migrate.qemu import find_qemu
 from tests.support.vm_processes import TAGALONG
 
 _TIMEOUT_S: Final = 300.0
 _SUMMARY: Final = re.compile(r"^SUMMARY: (\d+) tests?(.*)$", re.MULTILINE)
 _EXIT: Final = re.compile(r"^EXIT: STATUS=(\d+)", re.MULTILINE)
-_PASSED: Final = 1  # they leave with status << 1 | 1
+_VERDICT: Final = re.compile(r"^(?:PASS|FAIL|XPASS|XFAIL|SKIP): .*$", re.MULTILINE)
+_MEASURED: Final = re.compile(r"\d{4,}|0x[0-9a-f]+")
+_PASSED, _NOTHING_TO_TEST = 1, 77  # they leave with status << 1 | 1, or so
 
 
 @dataclass(frozen=True)
 class UnitTest:
-    """One test: an image, its arguments, and how many CPUs it needs."""
+    """One test: an image, its arguments, how many CPUs it needs, and the status it leaves with."""
 
     name: str
     image: str
     arguments: str = ""
     vcpus: int = 1
-    ram: str = "256M"
+    status: int = _PASSED
 
 
 TESTS: Final = (
@@ -56,6 +64,9 @@ TESTS: Final = (
     UnitTest("mte-asymm", "mte", "asymm"),
     UnitTest("spinlock", "spinlock-test", "", 2),
     UnitTest("sieve", "sieve"),
+    UnitTest("pmu-cycle-counter", "pmu", "cycle-counter 0", status=_NOTHING_TO_TEST),
+    UnitTest("pmu-event-introspection", "pmu", "pmu-event-introspection", status=_NOTHING_TO_TEST),
+    UnitTest("pmu-overflow-interrupt", "pmu", "pmu-overflow-interrupt", status=_NOTHING_TO_TEST),
 )
 
 
@@ -67,13 +78,32 @@ class Outcome:
     summary: str
     output: str
 
+    @property
+    def verdicts(self) -> list[str]:
+        """Return what it said of each of its parts, without what it measured."""
+        return [_MEASURED.sub("N", line.strip()) for line in _VERDICT.findall(self.output)]
 
-def run_unit_test(test: UnitTest, folder: Path, machine: str) -> Outcome:
-    """Run a test as a guest and return what it reported."""
-    command = [
+
+def our_command(test: UnitTest, folder: Path, machine: str) -> list[str]:
+    """Return what runs a test as a guest of ours."""
+    return [
         *TAGALONG, "run", "--machine", machine, "--kernel", str(folder / f"{test.image}.flat"),
-        "--append", test.arguments, "--vcpus", str(test.vcpus), "--ram", test.ram,
+        "--append", test.arguments, "--vcpus", str(test.vcpus), "--ram", "256M",
     ]  # fmt: skip
+
+
+def qemu_command(test: UnitTest, folder: Path) -> list[str]:
+    """Return what runs it in QEMU; the PCI device takes its exit status there."""
+    return [
+        *find_qemu(), "-M", "virt,gic-version=3,mte=on", "-cpu", "max,sve=off,sme=off,pmu=off",
+        "-accel", "tcg", "-smp", str(test.vcpus), "-m", "256", "-display", "none", "-nodefaults",
+        "-serial", "stdio", "-device", "pci-testdev", "-no-reboot",
+        "-kernel", str(folder / f"{test.image}.flat"), "-append", test.arguments,
+    ]  # fmt: skip
+
+
+def run_unit_test(test: UnitTest, command: Sequence[str]) -> Outcome:
+    """Run a test by one of these commands and return what it reported."""
     try:
         ran = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -84,7 +114,7 @@ def run_unit_test(test: UnitTest, folder: Path, machine: str) -> Outcome:
         return Outcome(is_right=False, summary=f"no end within {_TIMEOUT_S:g} s", output=output)
     summary, left = _SUMMARY.search(ran.stdout), _EXIT.search(ran.stdout)
     said = f"{summary[1]} tests{summary[2]}" if summary is not None else "no summary"
-    is_right = left is not None and int(left[1]) == _PASSED and ran.returncode == 0
+    is_right = left is not None and int(left[1]) == test.status and ran.returncode == 0
     return Outcome(is_right, said, ran.stdout)
 
 
@@ -93,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--machine", choices=("kvm", "soft"), default="kvm")
+    parser.add_argument("--beside-qemu", action="store_true", help="compare with QEMU's reports")
     parser.add_argument("--only", default="", help="those with this word in their name")
     parser.add_argument("--verbose", action="store_true", help="show their output, too")
     options = parser.parse_args(arguments)
@@ -100,14 +131,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for test in TESTS:
         if options.only not in test.name:
             continue
-        outcome = run_unit_test(test, options.folder, options.machine)
+        outcome = run_unit_test(test, our_command(test, options.folder, options.machine))
         wrong += not outcome.is_right
         mark = "pass" if outcome.is_right else "FAIL"
-        sys.stdout.write(f"{mark}  {test.name:<24} {outcome.summary}\n")
+        say(f"{mark}  {test.name:<24} {outcome.summary}")
         if options.verbose or not outcome.is_right:
-            sys.stdout.write("".join(f"      {line}\n" for line in outcome.output.splitlines()))
-        sys.stdout.flush()
+            say(*(f"      {line}" for line in outcome.output.splitlines()))
+        if options.beside_qemu:
+            theirs = run_unit_test(test, qemu_command(test, options.folder))
+            other = list(
+                unified_diff(theirs.verdicts, outcome.verdicts, "QEMU", "ours", "", "", "", 0, "")
+            )
+            wrong += bool(other)
+            say("      QEMU reports " + ("the same" if not other else "something else:"))
+            say(*(f"      {line}" for line in other))
     return 1 if wrong else 0
+
+
+def say(*lines: str) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

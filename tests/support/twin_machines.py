@@ -109,10 +109,14 @@ class Twin:
         while pending is not None and pending.reason == StopReason.MMIO:
             pending = self.native.complete_mmio(0, 0x1122_3344_5566_7788)
 
-    def step(self, vcpu: int, pc: int, count: int) -> None:
-        """Let one of the vCPUs, on or off, execute `count` instructions from `pc` on."""
+    def step(self, vcpu: int, count: int, pc: int | None = None) -> None:
+        """Let one of the vCPUs, on or off, execute `count` instructions, from `pc` on if it says.
+
+        To set a register takes an exclusive reservation away, as a context switch does.
+        """
         self.native.set_power(vcpu, on=True)
-        self.native.set_register(vcpu, register_ids.PC, pc)
+        if pc is not None:
+            self.native.set_register(vcpu, register_ids.PC, pc)
         self.native.step(vcpu, count, self.leave)
 
     def outcome(self) -> dict[str, object]:
