@@ -9,7 +9,7 @@ import pytest
 
 from tagalong.machine import RegisterId, register_ids
 from tagalong.mte.registers import TagCheckMode
-from tests.support import a64, bare
+from tests.support import a64, bare, debugged
 from tests.support.twin_machines import (
     SECOND_REGION,
     Twin,
@@ -73,12 +73,13 @@ def begin(
     words: list[int],
     x: dict[int, int] | None = None,
     registers: dict[RegisterId, int] | None = None,
+    tags: bytes = b"",
 ) -> None:
     found = {**random_registers(random.Random(0)), **AT_EL1, **(registers or {})}
     for number, value in (x or {}).items():
         found[register_ids.x(number)] = value
     for twin in twins:
-        twin.begin(bare.encoded(words).ljust(0x2000, b"\0"), b"", b"", found)
+        twin.begin(bare.encoded(words).ljust(0x2000, b"\0"), b"", tags, found)
         twin.run(10_000)
 
 
@@ -108,6 +109,72 @@ def test_code_that_the_host_changes_is_executed_as_it_is_now(twins: Twins) -> No
 
 def test_a_branch_to_an_odd_address_is_an_exception_from_there(twins: Twins) -> None:
     begin(twins, [a64.br(1)], {1: 1})
+
+    assert not differences(twins)
+
+
+def test_a_branch_to_an_odd_address_of_a_known_page_is_an_exception_too(twins: Twins) -> None:
+    other = bare.CODE + 0x1000
+    words = [a64.blr(2), a64.add_imm(2, 2, 2), a64.blr(2), a64.b(0)]
+
+    begin(twins, [*words, *([0] * (1024 - len(words))), a64.ret(), a64.ret()], {2: other})
+
+    assert not differences(twins)
+
+
+def test_breakpoint_on_a_page_that_was_branched_to_before_is_taken(twins: Twins) -> None:
+    other = bare.CODE + 0x1000
+    words = [a64.blr(2), a64.blr(2), a64.add_imm(2, 2, 4), a64.blr(2), a64.b(0)]
+    debug = {
+        debugged.bvr(0): other + 4,
+        debugged.bcr(0): debugged.ENABLE | debugged.AT_BOTH | 0xF << 5,
+        debugged.MDSCR: debugged.MDE | debugged.KDE,
+        register_ids.PSTATE: debugged.EL1_DEBUG,
+    }
+    code = [*words, *([0] * (1024 - len(words))), a64.ret(), a64.movz(0, 1), a64.ret()]
+
+    begin(twins, code, {0: 2, 2: other}, debug)
+
+    # The handler skips the instruction.
+    assert [twin.native.get_register(0, register_ids.x(0)) for twin in twins] == [2, 2]
+    assert not differences(twins)
+
+
+SINGLES = (
+    a64.LDRH, a64.LDRSH_X, a64.LDRSH_W, a64.LDR_W, a64.LDRSW, a64.LDR_X,
+    a64.STRH, a64.STR_W, a64.STR_X,
+)  # fmt: skip
+ALIGNMENT_CHECKED = 1 << 1  # SCTLR_EL1.A
+
+
+@pytest.mark.parametrize("checked", [0, ALIGNMENT_CHECKED])
+@pytest.mark.parametrize("at", [SECOND_REGION - 1, bare.DATA + 15], ids=["pages", "granules"])
+def test_unaligned_access_is_judged_by_all_its_bytes(twins: Twins, at: int, checked: int) -> None:
+    base, aligned, zero = 2, 3, 8
+    words = []
+    for part in (0, 8):  # both pages are in the TLB
+        words += [a64.ldr(0, aligned, part), a64.str_(0, aligned, part)]
+    for kind in SINGLES:
+        for access in (
+            a64.ldst9(kind, a64.UNSCALED, 0, base, 0),
+            a64.ldst9(kind, a64.POST, 0, base, 8),
+            a64.ldst9(kind, a64.PRE, 0, base, 0),
+            a64.ldst_reg(kind, 0, base, zero),
+            a64.ldst_reg(kind, 0, base, zero, option=a64.UXTW),
+            a64.ldst_reg(kind, 0, base, zero, option=a64.SXTW),
+            a64.ldst(kind, 0, base),
+        ):
+            words += [a64.mov(base, 4), a64.movz(0, 5), access, a64.add_reg(9, 9, 0)]
+            words += [a64.add_reg(9, 9, base), a64.extr(9, 9, 9, 13)]
+    sctlr = bare.sctlr(TagCheckMode.SYNC) | checked
+
+    begin(
+        twins,
+        [*words, a64.b(0)],
+        {aligned: at & ~7, 4: at, zero: 0, 9: 0},
+        {register_ids.SCTLR_EL1: sctlr},
+        tags=b"\x70" * 0x80 + b"\0" * 0x80,  # of every other granule in the first page
+    )
 
     assert not differences(twins)
 
