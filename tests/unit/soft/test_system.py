@@ -103,6 +103,24 @@ def test_dc_by_address_on_read_only_memory_only_invalidation_faults(
     machine.close()
 
 
+@pytest.mark.parametrize(
+    ("access", "esr"), [(a64.ldr(0, 2), 0x96000004), (a64.str_(0, 2), 0x96000044)]
+)
+def test_address_with_a_top_byte_that_is_not_ignored_is_no_other_one_s(
+    access: int, esr: int
+) -> None:
+    machine = bare.machine_with([a64.ldr(0, 1), a64.str_(0, 1), access], mode=TagCheckMode.NONE)
+    machine.vcpus[0].set_register(register_ids.TCR_EL1, bare.TCR & ~(1 << 37))  # TBI0
+    bare.set_x(machine, {1: bare.DATA, 2: bare.tagged(bare.DATA, 5)})
+
+    machine.vcpus[0].step(3)
+
+    assert bare.get(machine, register_ids.PC) == bare.CURRENT_EL_VECTOR
+    assert bare.get(machine, register_ids.ESR_EL1) == esr
+    assert bare.get(machine, register_ids.FAR_EL1) == bare.tagged(bare.DATA, 5)
+    machine.close()
+
+
 def test_code_that_changes_is_executed_as_it_is_now() -> None:
     new = a64.movz(0, 2)
     machine = bare.machine_with(

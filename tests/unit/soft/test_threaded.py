@@ -74,13 +74,14 @@ def begin(
     x: dict[int, int] | None = None,
     registers: dict[RegisterId, int] | None = None,
     tags: bytes = b"",
+    budget: int = 10_000,
 ) -> None:
     found = {**random_registers(random.Random(0)), **AT_EL1, **(registers or {})}
     for number, value in (x or {}).items():
         found[register_ids.x(number)] = value
     for twin in twins:
         twin.begin(bare.encoded(words).ljust(0x2000, b"\0"), b"", tags, found)
-        twin.run(10_000)
+        twin.run(budget)
 
 
 def test_code_that_changes_the_next_instruction_executes_the_new_one(twins: Twins) -> None:
@@ -114,11 +115,14 @@ def test_a_branch_to_an_odd_address_is_an_exception_from_there(twins: Twins) -> 
 
 
 def test_a_branch_to_an_odd_address_of_a_known_page_is_an_exception_too(twins: Twins) -> None:
+    words = [a64.blr(2), a64.blr(3), a64.b(0)]
+    code = [*words, *([0] * (1024 - len(words))), a64.ret(), a64.ret()]
     other = bare.CODE + 0x1000
-    words = [a64.blr(2), a64.add_imm(2, 2, 2), a64.blr(2), a64.b(0)]
 
-    begin(twins, [*words, *([0] * (1024 - len(words))), a64.ret(), a64.ret()], {2: other})
+    begin(twins, code, {2: other, 3: other + 2}, budget=4)  # and no instruction of the handler
 
+    esr = [twin.native.get_register(0, register_ids.ESR_EL1) for twin in twins]
+    assert esr == [0x8A00_0000] * 2  # PC alignment fault
     assert not differences(twins)
 
 
