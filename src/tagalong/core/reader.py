@@ -364,10 +364,14 @@ class Core:
             address=missing,
         )
 
+    @cached_property
+    def _is_cut(self) -> bool:
+        return any(header.is_cut for header in self.headers)
+
     def _refuse_cut(self, segments: tuple[ProgramHeader, ...], address: int) -> None:
         """Raise if `address` is missing because the file ends too early."""
         ratio = PACKED_RATIO if segments is self.tag_segments else 1
-        for header in segments:
+        for header in segments if self._is_cut else ():
             claimed = min(header.size_bytes, header.file_bytes * ratio)
             if header.is_cut and header.address <= address < header.address + claimed:
                 raise MalformedCoreError(

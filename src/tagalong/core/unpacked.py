@@ -18,6 +18,7 @@ from tagalong.files import name_failure
 
 MAX_UNPACKED_BYTES: Final = 32 << 30
 _PIECE_BYTES: Final = 1 << 20
+_ZEROS: Final = bytes(_PIECE_BYTES)
 _MAX_WINDOW_BYTES: Final = 128 << 20
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _ELF_MAGIC: Final = b"\x7fELF"
@@ -80,7 +81,7 @@ def _unpacked(path: Path) -> Core:
                 packed, read_across_frames=True
             )
             while piece := reader.read(_PIECE_BYTES):
-                if piece.strip(b"\0"):
+                if not _ZEROS.startswith(piece):
                     os.pwrite(plain.fileno(), piece, size)
                 size += len(piece)
                 if size > MAX_UNPACKED_BYTES:

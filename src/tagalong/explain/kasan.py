@@ -51,7 +51,8 @@ _ASYNCHRONOUS: Final = "Asynchronous fault"
 _MACHINERY: Final = re.compile(
     r"(dump_|show_|print_|el1|do_(bad_area|mem_abort|tag_check|tag_recovery)|__do_kernel_fault"
     r"|_*kasan_(report|check|save|set|kmalloc|krealloc|kfree|slab|poison|unpoison|mempool|tag_)"
-    r"|save_stack|poison_|check_slab|check_page_allocation|__hwasan|__asan|stack_trace|__pi_)"
+    r"|save_stack|poison_|check_slab|check_page_allocation|__hwasan|__asan|stack_trace|__pi_"
+    r"|__(mem|str)[a-z]+\b)"
 )
 # What runs a test or a thread: it is below what went wrong, and never the place of it.
 _HARNESS: Final = re.compile(r"(kunit_|kthread\b|ret_from_fork\b)")

@@ -37,7 +37,8 @@ def blocks(start: int, tags: TagArray, data: bytes, *, pieces: Mapping[int, byte
     found: list[Block] = []
     after = -1
     for at in np.flatnonzero(tags[:-1] == 0).tolist():
-        raw = data[at * GRANULE_BYTES :][:_HEADER_BYTES] if data else pieces.get(at, b"")
+        place = at * GRANULE_BYTES
+        raw = data[place : place + _HEADER_BYTES] if data else pieces.get(at, b"")
         if at < after or len(raw) < _HEADER_BYTES:
             continue
         block = _block(start, at, int.from_bytes(raw[:_HEADER_BYTES], "little"), tags)
