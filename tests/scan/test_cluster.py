@@ -1,8 +1,10 @@
 """A scan of an S3 bucket on a Dask cluster: real processes, of which some are killed."""
 
 import json
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dask
@@ -14,6 +16,7 @@ from tagalong.scan.record import CrashRecord
 from tagalong.scan.scanning import ScanPlan, ScanProgress, scan
 from tests.support.dask_cluster import Cluster, dask_cluster, s3_server
 from tests.support.many_crashes import crash_file, kind_of
+from tests.support.web_server import web_server
 
 COUNT = 60
 
@@ -148,3 +151,39 @@ def test_cluster_without_workers_ends_a_scan(
         pytest.raises(HostError, match=r"has had no worker for 1 s; start workers, and repeat"),
     ):
         scan(ScanPlan(("s3://crashes/day",), scheduler=own.address, timeout_s=1))
+
+
+def test_file_that_ends_its_workers_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that takes all memory of a worker's container."""
+    monkeypatch.setattr("tagalong.scan.runner._RESUBMISSIONS", 1)
+    (tmp_path / "dask").mkdir()
+    for number in range(3):
+        (tmp_path / f"crash-{number}").write_bytes(crash_file(number))
+    at_once = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+    with web_server() as web, dask_cluster(tmp_path / "dask", 1, **at_once) as own:
+        web.pages = {"stalled": crash_file(9)}
+
+        def end_workers() -> None:
+            for number in range(2):
+                wait_until(lambda number=number: web.stalls > number)  # type: ignore[misc]
+                own.add_worker()
+                own.kill_worker(number)
+
+        killer = threading.Thread(target=end_workers)
+        killer.start()
+        patterns = (f"{web.url}/stalled", f"{tmp_path}/crash-*")
+        result = scan(ScanPlan(patterns, scheduler=own.address, timeout_s=600))
+        killer.join()
+
+    assert (result.files, result.crashes) == (4, 3)
+    (failed,) = result.failed
+    assert failed.error == "the workers that explained it ended again and again"
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -15,12 +15,13 @@ DROP_S: Final = 0.2
 @dataclass
 class WebServer:
     """`pages` by name. A page is sent at once; a name that begins with "slow" in `drops` parts,
-    one that begins with "stalled" only in half, and the connection stays.
+    one that begins with "stalled" only in half, and the connection stays; `stalls` counts these.
     """
 
     url: str
     pages: dict[str, bytes] = field(default_factory=dict)
     drops: int = 1
+    stalls: int = 0
     is_over: threading.Event = field(default_factory=threading.Event)
 
 
@@ -49,6 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, page: bytes) -> None:
         if self.path.startswith("/stalled"):
+            self.web.stalls += 1
             self.wfile.write(page[: len(page) // 2])
             self.wfile.flush()
             self.web.is_over.wait()

@@ -25,7 +25,7 @@ Results = Iterator[list[CrashRecord]]
 _AHEAD: Final = 4
 _CONNECT_S: Final = 30
 _RECOUNT_S: Final = 5.0
-_RESUBMISSIONS: Final = 10
+_RESUBMISSIONS: Final = 4
 _TASK_S: Final = 0.25
 _MOST_ITEMS: Final = 64
 
@@ -184,11 +184,8 @@ class _Cluster:
         batch, number = self._pending.pop(future.key)
         try:
             answer = future.result()
-        except self._dask.KilledWorker as error:
-            # No helper can have ended the worker: somebody ends workers.
-            if number == _RESUBMISSIONS:
-                raise HostError(f"the workers of {self._scheduler} end again and again") from error
-            self._submit(batch, number + 1)
+        except self._dask.KilledWorker:
+            yield from self._again(batch, number)
             return
         except (CancelledError, OSError):
             raise
@@ -201,6 +198,19 @@ class _Cluster:
         self._batch_items = max(1, min(_MOST_ITEMS, int(_TASK_S / max(mean, 1e-6))))
         for records in answer:
             yield [CrashRecord.from_json(each) for each in records]
+
+    def _again(self, batch: list[Item], number: int) -> Iterator[list[CrashRecord]]:
+        """Explain items whose worker ended, each alone: one may have taken all memory there.
+
+        Dask has tried them on several workers by then.
+        """
+        if number < _RESUBMISSIONS:
+            for item in batch:
+                self._submit([item], number + 1)
+            return
+        reason = "the workers that explained it ended again and again"
+        for item in batch:
+            yield [CrashRecord.of_failure(item, reason, "HelperEnded")]
 
 
 _of_worker = threading.local()
