@@ -250,11 +250,11 @@ def test_file_that_comes_slowly_has_time_and_one_that_stalls_has_not(web: WebSer
     web.pages = {"fast": crash_file(0), "slow": long, "stalled": long}
     web.drops = 24
     helper = Helper(timeout_s=120)
-    fast = helper.explain(Item(f"{web.url}/fast", 0, ""))
+    (fast,) = helper.explain([Item(f"{web.url}/fast", 0, "")])
 
     helper.timeout_s = 3
-    slow, stalled = (
-        helper.explain(Item(f"{web.url}/{name}", 0, "")) for name in ("slow", "stalled")
+    slow, stalled = helper.explain(
+        [Item(f"{web.url}/{name}", 0, "") for name in ("slow", "stalled")]
     )
     helper.close()
 

@@ -173,7 +173,7 @@ def command_line(pid: int) -> bytes:
 def test_file_that_takes_too_long_is_a_failure(tmp_path: Path) -> None:
     helper = Helper(timeout_s=0.01)
 
-    (record,) = helper.explain(Item(str(tmp_path / "x"), 1, ""))
+    ((record,),) = helper.explain([Item(str(tmp_path / "x"), 1, "")])
     helper.close()
 
     assert record.error == "it was not explained within 0.01 s"
@@ -193,7 +193,7 @@ def test_helper_that_ends_each_time_is_a_failure(tmp_path: Path) -> None:
     thread = threading.Thread(target=killer)
     thread.start()
     try:
-        (record,) = helper.explain(Item(str(tmp_path / "x"), 1, ""))
+        ((record,),) = helper.explain([Item(str(tmp_path / "x"), 1, "")])
     finally:
         stopped.set()
         thread.join()
@@ -205,7 +205,7 @@ def test_helper_that_ends_each_time_is_a_failure(tmp_path: Path) -> None:
 def test_helper_goes_with_the_process_that_asks() -> None:
     code = (
         "from tagalong.scan.helper import Helper; from tagalong.scan.items import Item;"
-        "h = Helper(60); h.explain(Item('/nowhere', 0, '')); print(h._process.pid, flush=True);"
+        "h = Helper(60); h.explain([Item('/nowhere', 0, '')]); print(h._process.pid, flush=True);"
         "import os; os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)

@@ -2,11 +2,11 @@
 
     python -m tagalong.scan.helper
 
-A line of JSON with an item on standard input, a line with its records on standard output, until
-the input ends. While a file is being fetched, blanks in front of that line say that more of it
-arrives. A file may make the helper end (SIGBUS of a core that is cut while it is mapped, SIGKILL
-when memory is short) or never answer. `Helper` starts another then. One that has nothing to do
-for a minute ends: those in the workers of a cluster are not told when the scan is over.
+Lines of JSON with an item each on standard input, a line with the records of each on standard
+output, until the input ends. While a file is being fetched, blanks in front of that line say that
+more of it arrives. A file may make the helper end (SIGBUS of a core that is cut while it is mapped,
+SIGKILL when memory is short) or never answer. `Helper` starts another then. One that has nothing to
+do for a minute ends: those in the workers of a cluster are not told when the scan is over.
 """
 
 import json
@@ -17,9 +17,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from typing import IO, Final, cast
 
 from tagalong.errors import HostError
@@ -30,6 +29,7 @@ MAX_ANSWER_BYTES: Final = 256 << 20
 """A log of 100,000 reports makes less."""
 
 _ARRIVES: Final = b" "
+_AHEAD_BYTES: Final = 32 << 10  # a pipe holds 64 KiB
 _READ_BYTES: Final = 1 << 16
 _IDLE_S: Final = 60.0
 _TRIES: Final = 3
@@ -52,38 +52,57 @@ class Helper:
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._received = bytearray()
         self._is_over = False
         self._lock = threading.Lock()  # so that none is started once it is over
 
-    def explain(self, item: Item) -> list[CrashRecord]:
-        """Return the records of an item; one with the reason if there are none.
+    def explain(self, items: Sequence[Item]) -> list[list[CrashRecord]]:
+        """Return the records of each item; one with the reason if there are none.
 
         Raises HostError if no helper can be started.
         """
-        reason, started = "", time.perf_counter()
-        for _ in range(_TRIES):
+        done: list[list[CrashRecord]] = []
+        tries = 0  # of the first item that is not done
+        while len(done) < len(items):
+            before, started = len(done), time.perf_counter()
             try:
-                return self._ask(item)
+                for records in self._ask(items[before:]):
+                    done.append(records)
+                    started = time.perf_counter()
+                continue
             except HelperEndedError as error:
-                self.close()
-                reason = str(error)
+                tries = tries + 1 if len(done) == before else 1
+                reason, is_lost = str(error), tries == _TRIES
             except TimeUpError as error:
-                self.close()
-                reason = str(error)
-                break
-        took = time.perf_counter() - started
-        return [CrashRecord.of_failure(item, reason, "HelperEnded", took)]
+                reason, is_lost = str(error), True
+            self.close()
+            if is_lost:
+                took, tries = time.perf_counter() - started, 0
+                lost = items[len(done)]
+                done.append([CrashRecord.of_failure(lost, reason, "HelperEnded", took)])
+        return done
 
-    def _ask(self, item: Item) -> list[CrashRecord]:
+    def _ask(self, items: Sequence[Item]) -> Iterator[list[CrashRecord]]:
+        """Ask for as many of the items as a pipe holds, so that neither side waits for the other.
+
+        Yields their records in order.
+        """
         process = self._running()
+        lines, size = [], 0
+        for item in items:
+            lines.append(json.dumps(item.to_json()).encode() + b"\n")
+            size += len(lines[-1])
+            if size > _AHEAD_BYTES:
+                break
         sink = cast("IO[bytes]", process.stdin)
         try:
-            sink.write(json.dumps(asdict(item)).encode() + b"\n")
+            sink.write(b"".join(lines))
             sink.flush()
         except OSError:
             raise HelperEndedError(_how_it_ended(process)) from None
-        answer = json.loads(self._answer(process))
-        return [CrashRecord.from_json(each) for each in answer]
+        for _ in lines:
+            answer = json.loads(self._answer(process))
+            yield [CrashRecord.from_json(each) for each in answer]
 
     def _running(self) -> subprocess.Popen[bytes]:
         with self._lock:
@@ -94,23 +113,31 @@ class Helper:
             return self._process
 
     def _answer(self, process: subprocess.Popen[bytes]) -> bytes:
-        source = cast("IO[bytes]", process.stdout)
+        """Return the next line."""
         deadline = time.monotonic() + self.timeout_s
+        end = self._received.find(b"\n")
+        while end < 0:
+            searched = len(self._received)
+            part = self._part(process, deadline - time.monotonic())
+            self._received += part if searched else part.lstrip(_ARRIVES)
+            end = self._received.find(b"\n", searched)
+            deadline = time.monotonic() + self.timeout_s
+            if len(self._received) > MAX_ANSWER_BYTES:
+                raise TimeUpError(f"its explanation is larger than {MAX_ANSWER_BYTES} bytes")
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
+        return line
+
+    def _part(self, process: subprocess.Popen[bytes], left_s: float) -> bytes:
+        source = cast("IO[bytes]", process.stdout)
         poll = select.poll()
         poll.register(source, select.POLLIN)
-        answer = bytearray()
-        while not answer.endswith(b"\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
-                raise TimeUpError(f"it was not explained within {self.timeout_s:g} s")
-            part = os.read(source.fileno(), _READ_BYTES)
-            if not part:
-                raise HelperEndedError(_how_it_ended(process))
-            answer += part if answer else part.lstrip(_ARRIVES)
-            deadline = time.monotonic() + self.timeout_s
-            if len(answer) > MAX_ANSWER_BYTES:
-                raise TimeUpError(f"its explanation is larger than {MAX_ANSWER_BYTES} bytes")
-        return bytes(answer)
+        if left_s <= 0 or not poll.poll(left_s * 1000):
+            raise TimeUpError(f"it was not explained within {self.timeout_s:g} s")
+        part = os.read(source.fileno(), _READ_BYTES)
+        if not part:
+            raise HelperEndedError(_how_it_ended(process))
+        return part
 
     def give_up(self) -> None:
         """End the process, from any thread, and start no other."""
@@ -122,6 +149,7 @@ class Helper:
     def close(self) -> None:
         """End the process. Safe to call twice; the next item starts another."""
         process, self._process = self._process, None
+        self._received.clear()
         if process is None:
             return
         process.kill()
@@ -162,10 +190,18 @@ def serve(lines: Iterable[bytes], answers: int) -> None:
             answer = answer[os.write(answers, answer) :]
 
 
-def _until_idle(source: IO[bytes]) -> Iterator[bytes]:
-    """Yield lines until none comes any more; there is one at a time, so none is in a buffer."""
-    while select.select([source], [], [], _IDLE_S)[0] and (line := source.readline()):
-        yield line
+def _until_idle(source: int) -> Iterator[bytes]:
+    """Yield the lines that come to a descriptor, until none has come for a minute."""
+    waiting = b""
+    while True:
+        *lines, waiting = waiting.split(b"\n")
+        yield from lines
+        if not select.select([source], [], [], _IDLE_S)[0]:
+            return
+        part = os.read(source, _READ_BYTES)
+        if not part:
+            return
+        waiting += part
 
 
 def main() -> None:
@@ -174,7 +210,7 @@ def main() -> None:
     # Whatever a library prints must not be taken for an answer.
     answers = os.dup(1)
     os.dup2(2, 1)
-    serve(_until_idle(sys.stdin.buffer), answers)
+    serve(_until_idle(sys.stdin.fileno()), answers)
 
 
 if __name__ == "__main__":

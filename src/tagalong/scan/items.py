@@ -38,6 +38,10 @@ class Item:
     size_bytes: int
     stamp: str
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the item as plain values."""
+        return dict(vars(self))
+
     @property
     def identity(self) -> tuple[str, int, str]:
         """Return what tells it from every other file and from its own later content."""

@@ -1,6 +1,6 @@
 """What is kept of one explained crash: flat and bounded, a line of JSON or a row of a table."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 from types import NoneType
 from typing import Any, Final, Self, get_args, get_type_hints
@@ -105,7 +105,7 @@ class CrashRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain values."""
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def kinds(cls) -> dict[str, type]:

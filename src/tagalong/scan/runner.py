@@ -7,9 +7,8 @@ way that a scan of a million files costs no memory.
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -26,7 +25,7 @@ _AHEAD: Final = 4
 _CONNECT_S: Final = 30
 _RECOUNT_S: Final = 5.0
 _RESUBMISSIONS: Final = 4
-_TASK_S: Final = 0.25
+_BATCH_S: Final = 0.25
 _MOST_ITEMS: Final = 64
 
 
@@ -38,7 +37,7 @@ def run_here(items: Iterable[Item], *, workers: int, timeout_s: float) -> Result
     pool, executor = _Helpers(timeout_s), ThreadPoolExecutor(workers)
     try:
         yield from _bounded(
-            items, lambda each: executor.submit(pool.explain, each), _AHEAD * workers
+            items, lambda batch: executor.submit(pool.explain, batch), _AHEAD * workers
         )
     finally:
         pool.give_up()
@@ -54,13 +53,13 @@ class _Helpers:
         self._own = threading.local()
         self._all: list[Helper] = []
 
-    def explain(self, item: Item) -> list[CrashRecord]:
-        """Return the records of an item, from this thread's helper."""
+    def explain(self, items: Sequence[Item]) -> list[list[CrashRecord]]:
+        """Return the records of each item, from this thread's helper."""
         if not hasattr(self._own, "helper"):
             self._own.helper = Helper(self._timeout_s)
             self._all.append(self._own.helper)
         helper: Helper = self._own.helper
-        return helper.explain(item)
+        return helper.explain(items)
 
     def give_up(self) -> None:
         """End all helpers; a thread that waits for one gets no other."""
@@ -73,17 +72,41 @@ class _Helpers:
             helper.close()
 
 
+class _BatchSize:
+    """How many items to hand over at once: what takes a fraction of a second.
+
+    To hand over one costs a millisecond here, and another in a scheduler: as much as a report takes
+    to explain.
+    """
+
+    def __init__(self) -> None:
+        self.items = 1
+
+    def note(self, answers: Sequence[Sequence[CrashRecord]]) -> None:
+        """Take what a batch took."""
+        took = sum(record.duration_s for records in answers for record in records)
+        mean = max(took / len(answers), 1e-6)
+        self.items = max(1, min(_MOST_ITEMS, int(_BATCH_S / mean)))
+
+
 def _bounded(
-    items: Iterable[Item], submit: Callable[[Item], Future[list[CrashRecord]]], most: int
+    items: Iterable[Item],
+    submit: Callable[[Sequence[Item]], Future[list[list[CrashRecord]]]],
+    most: int,
 ) -> Results:
-    """Yield results as they come, with `most` items under way."""
-    left = iter(items)
-    pending = {submit(each) for each in islice(left, most)}
-    while pending:
+    """Yield results as they come, with `most` batches under way."""
+    left, size = iter(items), _BatchSize()
+    pending: set[Future[list[list[CrashRecord]]]] = set()
+    while True:
+        while len(pending) < most and (batch := [*islice(left, size.items)]):
+            pending.add(submit(batch))
+        if not pending:
+            return
         done, pending = wait(pending, return_when=FIRST_COMPLETED)
         for future in done:
-            yield future.result()
-        pending |= {submit(each) for each in islice(left, most - len(pending))}
+            answers = future.result()
+            size.note(answers)
+            yield from answers
 
 
 def run_on_cluster(items: Iterable[Item], *, scheduler: str, timeout_s: float) -> Results:
@@ -119,11 +142,7 @@ def run_on_cluster(items: Iterable[Item], *, scheduler: str, timeout_s: float) -
 
 
 class _Cluster:
-    """Items on their way through a cluster, in batches that take a fraction of a second.
-
-    A task of Dask costs its scheduler and this process a millisecond or two each: as much as a
-    report takes to explain.
-    """
+    """Items on their way through a cluster, a batch per task."""
 
     def __init__(self, dask: Any, client: Any, scheduler: str, timeout_s: float) -> None:
         self._dask = dask
@@ -132,7 +151,7 @@ class _Cluster:
         self._timeout_s = timeout_s
         self._pending: dict[str, tuple[list[Item], int]] = {}
         self._done: SimpleQueue[Any] = SimpleQueue()
-        self._batch_items = 1
+        self._size = _BatchSize()
         self._most_tasks = 0
         self._counted = -math.inf
 
@@ -148,7 +167,7 @@ class _Cluster:
         if time.monotonic() > self._counted + _RECOUNT_S:
             self._count_threads()
         while len(self._pending) < self._most_tasks:
-            batch = [*islice(left, self._batch_items)]
+            batch = [*islice(left, self._size.items)]
             if not batch:
                 return
             self._submit(batch, 0)
@@ -162,7 +181,7 @@ class _Cluster:
         return threads
 
     def _submit(self, batch: list[Item], number: int) -> None:
-        plain = [asdict(each) for each in batch]
+        plain = [each.to_json() for each in batch]
         future = self._client.submit(explain_on_worker, plain, self._timeout_s, pure=False)
         self._pending[future.key] = (batch, number)
         future.add_done_callback(self._done.put)
@@ -183,7 +202,7 @@ class _Cluster:
     def _records(self, future: Any) -> Iterator[list[CrashRecord]]:
         batch, number = self._pending.pop(future.key)
         try:
-            answer = future.result()
+            plain = future.result()
         except self._dask.KilledWorker:
             yield from self._again(batch, number)
             return
@@ -193,11 +212,9 @@ class _Cluster:
             raise HostError(
                 f"the workers of {self._scheduler} cannot explain: {error!r}"
             ) from error
-        took = [sum(each["duration_s"] for each in records) for records in answer]
-        mean = sum(took) / len(took)
-        self._batch_items = max(1, min(_MOST_ITEMS, int(_TASK_S / max(mean, 1e-6))))
-        for records in answer:
-            yield [CrashRecord.from_json(each) for each in records]
+        answers = [[CrashRecord.from_json(each) for each in records] for records in plain]
+        self._size.note(answers)
+        yield from answers
 
     def _again(self, batch: list[Item], number: int) -> Iterator[list[CrashRecord]]:
         """Explain items whose worker ended, each alone: one may have taken all memory there.
@@ -221,4 +238,5 @@ def explain_on_worker(items: list[dict[str, Any]], timeout_s: float) -> list[lis
     if getattr(_of_worker, "timeout_s", None) != timeout_s:
         _of_worker.helper, _of_worker.timeout_s = Helper(timeout_s), timeout_s
     helper: Helper = _of_worker.helper
-    return [[each.to_json() for each in helper.explain(Item(**item))] for item in items]
+    answers = helper.explain([Item(**item) for item in items])
+    return [[each.to_json() for each in records] for records in answers]
