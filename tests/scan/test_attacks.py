@@ -71,7 +71,7 @@ def test_hostile_names_steer_no_terminal_and_no_page(
     hostile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     page, out = tmp_path / "page.html", tmp_path / name
-    command = ["scan", str(hostile), "--out", str(out), "--html", str(page), "--workers", "2"]
+    command = ["scan", str(hostile), "--out", str(out), "--html", str(page), "--workers", "1"]
 
     statuses = [invoke(command), invoke(command)]
 

@@ -36,7 +36,7 @@ def main() -> None:
     """Scan, and die."""
     folder, out, call, number = sys.argv[1:]
     die_at(call, int(number))
-    scan(ScanPlan((folder,), Path(out), workers=2))
+    scan(ScanPlan((folder,), Path(out), workers=1))
 
 
 if __name__ == "__main__":
