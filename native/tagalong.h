@@ -45,11 +45,6 @@ TA_EXPORT void ta_hash_pages(const uint8_t *data, size_t count, size_t page_byte
 TA_EXPORT int ta_hash_pages_as(uint32_t variant, const uint8_t *data, size_t count,
                                size_t page_bytes, uint64_t *digests);
 
-/* --- barrier.c --------------------------------------------------------------------------- */
-
-/* Orders all accesses to memory before it with all that follow, as other CPUs see them. */
-TA_EXPORT void ta_memory_barrier(void);
-
 /* --- counter.c --------------------------------------------------------------------------- */
 
 /* CNTFRQ_EL0 of this host: ticks of the system counter in a second; 0 if it is no arm64. */
@@ -112,6 +107,142 @@ TA_EXPORT int64_t ta_file_extents(int fd, uint64_t from, uint64_t *extents, size
  * the i-th returned, or -errno. Returns the number of those that did not fail. */
 TA_EXPORT size_t ta_ioctl_each(int fd, uint64_t request, uint8_t *arguments,
                                size_t argument_bytes, size_t count, int32_t *results);
+
+/* --- virtio/: split virtqueues, and what travels through them ---------------------------- */
+
+/* A range of guest RAM and where this process has it. */
+struct ta_ram_range {
+    uint64_t gpa, bytes, address;
+};
+
+/* A piece of guest RAM; the layout of struct iovec. */
+struct ta_buffer {
+    uint64_t address, bytes;
+};
+
+/* A request: its buffers are `readable` and then `writable` of those that begin with `first`. */
+struct ta_chain {
+    uint32_t head; /* its name in the used ring */
+    uint32_t first, readable, writable;
+    uint64_t readable_bytes, writable_bytes;
+};
+
+/* The rules of the specification that a driver may break. `found` and `limit` are of: */
+enum ta_virtq_rule {
+    TA_VIRTQ_TOO_MANY = 1,           /* requests, the queue's size */
+    TA_VIRTQ_NO_SUCH_HEAD = 2,       /* the descriptor, the queue's size */
+    TA_VIRTQ_NO_SUCH_NEXT = 3,       /* the descriptor, the table's size */
+    TA_VIRTQ_LOOP = 4,               /* the queue's size */
+    TA_VIRTQ_NOT_IN_RAM = 5,         /* the gpa, how many bytes */
+    TA_VIRTQ_TOO_LONG = 6,           /* the most bytes */
+    TA_VIRTQ_READABLE_BEHIND_WRITABLE = 7,
+    TA_VIRTQ_INDIRECT_NOT_NEGOTIATED = 8,
+    TA_VIRTQ_INDIRECT_INSIDE_INDIRECT = 9,
+    TA_VIRTQ_BEHIND_INDIRECT = 10,
+    TA_VIRTQ_INDIRECT_SIZE = 11,     /* the table's bytes, the queue's size */
+    TA_VIRTQ_INDIRECT_SPLIT = 12,    /* across two ranges of RAM */
+};
+
+/* A queue. The caller has checked that all three areas are in RAM, and aligned; it calls from one
+ * thread at a time, and marks the device area and the buffers in the dirty log. */
+struct ta_virtq {
+    uint64_t desc, avail, used; /* addresses */
+    uint64_t ram;               /* the address of `ram_count` ta_ram_range, apart from each other */
+    uint32_t ram_count;
+    uint32_t size;              /* a power of two, at most 32768 */
+    uint32_t has_event_idx, has_indirect;
+    /* How far the device is. */
+    uint16_t next_avail, next_used, signalled_used, has_signalled;
+    uint32_t is_quiet;          /* the driver has been asked not to notify */
+    uint32_t left;              /* how many requests the last ta_virtq_take left */
+    /* The rule that was broken last, by the chain of `head`. */
+    uint32_t rule, head;
+    uint64_t found, limit;
+};
+
+/* Takes at most `most` requests, and asks the driver not to notify of more; if there is none, asks
+ * it to notify of the next. Returns how many, or -1 if the first breaks a rule. `room`: of buffers,
+ * at least (size + 1) * ram_count. */
+TA_EXPORT int ta_virtq_take(struct ta_virtq *queue, struct ta_chain *chains, uint32_t most,
+                            struct ta_buffer *buffers, size_t room);
+/* Asks the driver to notify of the next request; how many there are already, or -1. */
+TA_EXPORT int ta_virtq_await(struct ta_virtq *queue);
+/* Gives requests back, all at once, with the number of bytes stored to each. Returns whether the
+ * driver wants an interrupt. */
+TA_EXPORT int ta_virtq_give(struct ta_virtq *queue, const struct ta_chain *chains,
+                            const uint32_t *written, uint32_t count);
+
+/* Writes the buffers of a part of the row that `count` buffers are; returns their number, at most
+ * `count`. */
+TA_EXPORT size_t ta_buffers_part(const struct ta_buffer *buffers, size_t count, uint64_t start,
+                                 uint64_t bytes, struct ta_buffer *part);
+/* Copies `bytes` from byte `start` of the row on; the row has them. */
+TA_EXPORT void ta_buffers_read(const struct ta_buffer *buffers, size_t count, uint64_t start,
+                               uint64_t bytes, uint8_t *target);
+/* Copies `bytes` to the start of the row, which has room for them. */
+TA_EXPORT void ta_buffers_write(const struct ta_buffer *buffers, size_t count,
+                                const uint8_t *source, uint64_t bytes);
+/* Moves all of the row from `position` of a file on, or to there. 0, -errno, or -ENODATA where the
+ * file ends; a part may have been moved then. */
+TA_EXPORT int ta_buffers_transfer(int fd, const struct ta_buffer *buffers, size_t count,
+                                  uint64_t position, uint32_t is_write);
+/* Sets the bits of the pages that the buffers touch of the range of `bytes` at `address`. */
+TA_EXPORT void ta_buffers_mark(const struct ta_buffer *buffers, size_t count, uint64_t address,
+                               uint64_t bytes, uint64_t page_bytes, uint64_t *bitmap);
+
+enum { TA_FRAME_LEAST_BYTES = 14, TA_FRAME_MOST_BYTES = 65535 };
+
+/* A row of frames: be32 length and frame, each. Returns how many bytes of `data` are whole frames;
+ * `wrong`: -1, or the length that the next has, which no frame has. */
+TA_EXPORT size_t ta_frames_whole(const uint8_t *data, size_t bytes, int64_t *wrong);
+/* Copies frames to send out of their chains to a row, which is `bytes` long then; those of a length
+ * that no frame has are left out. Returns how many chains there was room for, or -1 if the first is
+ * no frame's: it has no header, or a buffer to write to. */
+TA_EXPORT int64_t ta_frames_gather(const struct ta_chain *chains, size_t count,
+                                   const struct ta_buffer *buffers, uint8_t *frames, size_t room,
+                                   size_t *bytes);
+/* Stores whole frames to buffers, each behind a header and, if `is_merged`, over as many as it
+ * takes; one that is too large is left out. Returns how many chains were used, with `written` bytes
+ * each, for the first `consumed` bytes: fewer than all if they do not suffice. Or -1: the first has
+ * no room for a header. With `written` NULL it only counts. */
+TA_EXPORT int64_t ta_frames_scatter(const uint8_t *frames, size_t bytes,
+                                    const struct ta_chain *chains, size_t count,
+                                    const struct ta_buffer *buffers, uint32_t is_merged,
+                                    uint32_t *written, size_t *consumed);
+/* Reads what frames a tap device has into a row, as far as there is room for the largest. 0 or
+ * -errno. */
+TA_EXPORT int ta_frames_read_tap(int fd, uint8_t *frames, size_t room, size_t *bytes);
+/* Writes a row to a tap device; counts frames that it does not take now. 0 or -errno. */
+TA_EXPORT int ta_frames_write_tap(int fd, const uint8_t *frames, size_t bytes, size_t *dropped);
+
+/* --- kvm/: what runs without Python while a guest of KVM's runs ---------------------------- */
+
+/* The interrupt status of a virtio device: reasons, one bit each. */
+struct ta_interrupts;
+
+TA_EXPORT struct ta_interrupts *ta_interrupts_new(void); /* NULL if memory is short */
+TA_EXPORT void ta_interrupts_free(struct ta_interrupts *interrupts);
+/* Lets KVM's line follow the reasons: of this VM (-1: none), by the number that KVM_IRQ_LINE takes;
+ * `gpa`: the device's window. 0 or -errno. */
+TA_EXPORT int ta_interrupts_connect(struct ta_interrupts *interrupts, int vm, uint32_t irq,
+                                    uint64_t gpa);
+TA_EXPORT uint32_t ta_interrupts_get(const struct ta_interrupts *interrupts);
+/* Clears reasons, then sets others. From any thread. 0, or -errno of KVM_IRQ_LINE. */
+TA_EXPORT int ta_interrupts_change(struct ta_interrupts *interrupts, uint32_t clear, uint32_t set);
+
+#define TA_KVM_EXIT_LINE UINT32_MAX
+
+struct ta_kvm_exit {
+    uint32_t reason;   /* KVM's; TA_KVM_EXIT_LINE: KVM_IRQ_LINE failed, not KVM_RUN */
+    uint32_t bytes, is_write;
+    uint32_t answered; /* how many accesses were answered before this exit */
+    uint64_t gpa, data;
+};
+
+/* Runs a vCPU until it exits for something else than the interrupt status of one of these devices.
+ * `shared`: the vCPU's struct kvm_run. 0, or -errno of KVM_RUN. */
+TA_EXPORT int ta_kvm_run(int vcpu, void *shared, struct ta_interrupts *const *interrupts,
+                         size_t count, struct ta_kvm_exit *exit);
 
 /* --- cpu/: the interpreter ------------------------------------------------------------- */
 

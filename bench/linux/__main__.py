@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--initrd", type=Path, default=Path("/opt/guest/initrd.cpio"))
     parser.add_argument("--qemu", default="/opt/vmm/qemu")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", choices=("tagalong", "QEMU"), help="measure one of them alone")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -56,13 +57,15 @@ def main() -> None:
             folder / "net", folder / "console",
         )  # fmt: skip
         vmms: dict[str, Vmm] = {"tagalong": TagalongVmm(), "QEMU": QemuVmm(arguments.qemu)}
+        if arguments.only:
+            vmms = {arguments.only: vmms[arguments.only]}
         samples: dict[str, list[Figures]] = {name: [] for name in vmms}
         for _ in range(arguments.runs):
             for name, vmm in vmms.items():
                 samples[name].append(measure(vmm, files))
                 sys.stderr.write(f"{name}: {samples[name][-1]}\n")
     figures = {name: _median(each) for name, each in samples.items()}
-    if arguments.json:
+    if arguments.json or arguments.only:
         sys.stdout.write(json.dumps(figures, indent=2) + "\n")
     else:
         _print(figures)

@@ -19,6 +19,7 @@ LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 ABI_VERSION = 12
 
 _u8p = ctypes.c_void_p
+_pointer = ctypes.c_void_p
 _u64 = ctypes.c_uint64
 _u32 = ctypes.c_uint32
 _size = ctypes.c_size_t
@@ -83,6 +84,69 @@ class PageStream(ctypes.Structure):
     )
 
 
+class RamRange(ctypes.Structure):
+    """`struct ta_ram_range`: a range of guest RAM and where this process has it."""
+
+    _fields_ = (("gpa", _u64), ("bytes", _u64), ("address", _u64))
+
+
+class Buffer(ctypes.Structure):
+    """`struct ta_buffer`: a piece of guest RAM, with the layout of struct iovec."""
+
+    _fields_ = (("address", _u64), ("bytes", _u64))
+
+
+class VirtqChain(ctypes.Structure):
+    """`struct ta_chain`: a request that a driver made."""
+
+    _fields_ = (
+        ("head", _u32),
+        ("first", _u32),
+        ("readable", _u32),
+        ("writable", _u32),
+        ("readable_bytes", _u64),
+        ("writable_bytes", _u64),
+    )
+
+
+class Virtq(ctypes.Structure):
+    """`struct ta_virtq`: a queue as its driver set it up, and how far its device is."""
+
+    _fields_ = (
+        ("desc", _u64),
+        ("avail", _u64),
+        ("used", _u64),
+        ("ram", _u64),
+        ("ram_count", _u32),
+        ("size", _u32),
+        ("has_event_idx", _u32),
+        ("has_indirect", _u32),
+        ("next_avail", ctypes.c_uint16),
+        ("next_used", ctypes.c_uint16),
+        ("signalled_used", ctypes.c_uint16),
+        ("has_signalled", ctypes.c_uint16),
+        ("is_quiet", _u32),
+        ("left", _u32),
+        ("rule", _u32),
+        ("head", _u32),
+        ("found", _u64),
+        ("limit", _u64),
+    )
+
+
+class KvmExit(ctypes.Structure):
+    """`struct ta_kvm_exit`: why ta_kvm_run returned."""
+
+    _fields_ = (
+        ("reason", _u32),
+        ("bytes", _u32),
+        ("is_write", _u32),
+        ("answered", _u32),
+        ("gpa", _u64),
+        ("data", _u64),
+    )
+
+
 # name -> (result type, argument types)
 _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     # abi.c
@@ -96,8 +160,6 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     # xxh3.c
     "ta_hash_pages": (None, (_u8p, _size, _size, ctypes.c_void_p)),
     "ta_hash_pages_as": (ctypes.c_int, (ctypes.c_uint32, _u8p, _size, _size, ctypes.c_void_p)),
-    # barrier.c
-    "ta_memory_barrier": (None, ()),
     # counter.c
     "ta_counter_hz": (_u64, ()),
     # page_stream.c
@@ -111,6 +173,42 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
         (ctypes.c_int, ctypes.c_void_p, _size, _u8p, ctypes.POINTER(_u64)),
     ),
     "ta_file_extents": (ctypes.c_int64, (ctypes.c_int, _u64, ctypes.c_void_p, _size)),
+    # virtio/
+    "ta_virtq_take": (ctypes.c_int, (_pointer, _pointer, _u32, _pointer, _size)),
+    "ta_virtq_await": (ctypes.c_int, (_pointer,)),
+    "ta_virtq_give": (ctypes.c_int, (_pointer, _pointer, _pointer, _u32)),
+    "ta_buffers_part": (_size, (_pointer, _size, _u64, _u64, _pointer)),
+    "ta_buffers_read": (None, (_pointer, _size, _u64, _u64, _pointer)),
+    "ta_buffers_write": (None, (_pointer, _size, ctypes.c_char_p, _u64)),
+    "ta_buffers_transfer": (ctypes.c_int, (ctypes.c_int, _pointer, _size, _u64, _u32)),
+    "ta_buffers_mark": (None, (_pointer, _size, _u64, _u64, _u64, _pointer)),
+    "ta_frames_whole": (_size, (_pointer, _size, ctypes.POINTER(ctypes.c_int64))),
+    "ta_frames_gather": (
+        ctypes.c_int64,
+        (_pointer, _size, _pointer, _pointer, _size, ctypes.POINTER(_size)),
+    ),
+    "ta_frames_scatter": (
+        ctypes.c_int64,
+        (_pointer, _size, _pointer, _size, _pointer, _u32, _pointer, ctypes.POINTER(_size)),
+    ),
+    "ta_frames_read_tap": (
+        ctypes.c_int,
+        (ctypes.c_int, _pointer, _size, ctypes.POINTER(_size)),
+    ),
+    "ta_frames_write_tap": (
+        ctypes.c_int,
+        (ctypes.c_int, _pointer, _size, ctypes.POINTER(_size)),
+    ),
+    # kvm/
+    "ta_interrupts_new": (_pointer, ()),
+    "ta_interrupts_free": (None, (_pointer,)),
+    "ta_interrupts_connect": (ctypes.c_int, (_pointer, ctypes.c_int, _u32, _u64)),
+    "ta_interrupts_get": (_u32, (_pointer,)),
+    "ta_interrupts_change": (ctypes.c_int, (_pointer, _u32, _u32)),
+    "ta_kvm_run": (
+        ctypes.c_int,
+        (ctypes.c_int, _pointer, _pointer, _size, ctypes.POINTER(KvmExit)),
+    ),
     # cpu/
     "ta_machine_new": (ctypes.c_void_p, (_u32, _u64)),
     "ta_machine_free": (None, (ctypes.c_void_p,)),
@@ -163,6 +261,11 @@ _STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "ta_exit": InterpreterExit,
     "ta_page_cursor": PageCursor,
     "ta_page_stream": PageStream,
+    "ta_ram_range": RamRange,
+    "ta_buffer": Buffer,
+    "ta_chain": VirtqChain,
+    "ta_virtq": Virtq,
+    "ta_kvm_exit": KvmExit,
 } | ({"ta_call": RoutineCall} if IS_ARM64 else {})
 
 

@@ -9,8 +9,10 @@ import select
 import subprocess
 import sys
 
+from tagalong.devices.virtio.frames import row_of
 from tagalong.devices.virtio.link import TapFrames, open_tap
 from tagalong.devices.virtio.network import announcement_frame
+from tests.support.frame_rows import frames_of
 
 _NAME = "tap-test"
 _ADDRESS = "10.9.9.1"
@@ -29,12 +31,16 @@ def _request() -> bytes:
     return (head + body).ljust(60, b"\0")
 
 
+def _row(*frames: bytes) -> memoryview:
+    return memoryview(row_of(*frames))
+
+
 def _answer(frames: TapFrames) -> bytes:
     while True:
         ready, _, _ = select.select((frames.fileno(),), (), (), _ANSWER_S)
         if not ready:
             return b""
-        for frame in frames.read():
+        for frame in frames_of(frames.read()):
             if frame[12:14] == b"\x08\x06" and frame[:6] == _OURS:
                 return frame
 
@@ -44,10 +50,10 @@ def main() -> None:
     _ip("tuntap", "add", _NAME, "mode", "tap")
     _ip("address", "add", f"{_ADDRESS}/24", "dev", _NAME)
     frames = open_tap(_NAME, "net0")
-    down = frames.send([memoryview(_request())])  # an interface that is down takes nothing
+    down = frames.send(_row(_request()))  # an interface that is down takes nothing
     _ip("link", "set", _NAME, "up")
-    announced = frames.send([memoryview(announcement_frame(_OURS))])
-    frames.send([memoryview(_request())])
+    announced = frames.send(_row(announcement_frame(_OURS)))
+    frames.send(_row(_request(), _request()))
     answer = _answer(frames)
     frames.close()
     sender = ".".join(map(str, answer[28:32]))

@@ -8,7 +8,7 @@ from tagalong.devices import DeviceBus, create_devices
 from tagalong.devices.virtio.abi import DeviceId
 from tagalong.devices.virtio.backing import DiskBacking, VirtioBackings, VirtioDevices
 from tagalong.devices.virtio.block import DiskError
-from tagalong.devices.virtio.chain import Chain
+from tagalong.devices.virtio.chain import Batch, Chain
 from tagalong.devices.virtio.described import VirtioConfig, described_at
 from tagalong.devices.virtio.function import Port, WithoutHostSide
 from tagalong.devices.virtio.transport import VirtioMmio
@@ -31,6 +31,7 @@ class EchoFunction(WithoutHostSide):
     device_id = DeviceId.ENTROPY
     served_queues = (0,)
     threads = 2
+    most_at_once = 4
     config = bytes(range(16))
 
     def __init__(self, before: Callable[[Chain], None] = lambda _: None) -> None:
@@ -46,13 +47,14 @@ class EchoFunction(WithoutHostSide):
     def write_config(self, offset: int, data: bytes) -> None:
         self.written.append((offset, data))
 
-    def serve(self, queue: int, chain: Chain) -> int:
+    def serve(self, queue: int, batch: Batch) -> None:
         del queue
-        self.before(chain)
-        self.served += 1
-        data = chain.readable.read()[: chain.writable.size_bytes]
-        chain.writable.write(data)
-        return len(data)
+        for number, chain in enumerate(batch):
+            self.before(chain)
+            self.served += 1
+            data = chain.readable.read(0, min(chain.readable.size_bytes, chain.writable.size_bytes))
+            chain.writable.write(data)
+            batch.written[number] = len(data)
 
     def supplied(self, queue: int) -> None:
         del queue

@@ -1,5 +1,6 @@
 """What the loader of the native library accepts, against libraries that differ in one thing."""
 
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -25,15 +26,15 @@ def source_with(*, abi: int, exit_bytes: int) -> str:
     """Return a library with every function that the loader declares, all empty."""
     known = {"ta_abi_version", "ta_struct_bytes"}
     names = set(_native._PROTOTYPES) | set(_native._ARM64_PROTOTYPES)
-    stream_bytes = _native.library().ta_struct_bytes(b"ta_page_stream")
+    sizes = {name: ctypes.sizeof(each) for name, each in _native._STRUCTURES.items()}
+    sizes["ta_exit"] = exit_bytes
     return "\n".join(
         [
             "#include <string.h>",
             f"unsigned ta_abi_version(void) {{ return {abi}; }}",
             "size_t ta_struct_bytes(const char *name) {",
-            f'    if (!strcmp(name, "ta_exit")) return {exit_bytes};',
-            f'    if (!strcmp(name, "ta_page_stream")) return {stream_bytes};',
-            '    return !strcmp(name, "ta_page_cursor") ? 24 : 0;',
+            *(f'    if (!strcmp(name, "{name}")) return {size};' for name, size in sizes.items()),
+            "    return 0;",
             "}",
             *(f"void {name}(void) {{}}" for name in sorted(names - known)),
         ]

@@ -2,7 +2,7 @@
 
 device  what every device model is
 bus     the devices of a machine by their addresses
-irq     interrupt lines as values
+irq     interrupt lines as values; interrupt_status: why a virtio device interrupts
 models  the models that come with the package, and how a machine gets its devices
 pl011   the UART that is a guest's console
 pl031   the real-time clock; time_source: what it counts by
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Doorbell,
         Window,
     )
+    from tagalong.devices.interrupt_status import InterruptStatus
     from tagalong.devices.irq import IrqLine, SharedInput, Sink
     from tagalong.devices.models import built_in_models, create_devices
     from tagalong.devices.pl011 import Pl011
@@ -62,6 +63,7 @@ else:
                 "Doorbell",
                 "Window",
             ),
+            "tagalong.devices.interrupt_status": ("InterruptStatus",),
             "tagalong.devices.irq": ("IrqLine", "SharedInput", "Sink"),
             "tagalong.devices.models": ("built_in_models", "create_devices"),
             "tagalong.devices.pl011": ("Pl011",),
@@ -100,6 +102,7 @@ __all__ = [
     "Doorbell",
     "HostTime",
     "InlineWork",
+    "InterruptStatus",
     "IrqLine",
     "NetworkBacking",
     "Pl011",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
+from tagalong.devices.interrupt_status import InterruptStatus
 from tagalong.devices.irq import IrqLine
 from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription
@@ -126,6 +127,11 @@ class BackedDevice(Device, Protocol):
     @property
     def doorbells(self) -> Sequence[Doorbell]:
         """Return the stores that an eventfd can stand for; they stay the same."""
+        ...
+
+    @property
+    def interrupt_status(self) -> InterruptStatus:
+        """Return why it interrupts, for a machine that drives the line by itself."""
         ...
 
     def pause(self) -> None:

@@ -145,7 +145,7 @@ class kvm_signal_mask(Structure):  # noqa: N801
 class _Mmio(Structure):
     _fields_ = (
         ("phys_addr", c_uint64),
-        ("data", c_uint8 * 8),
+        ("data", c_uint64),  # 8 bytes, the first of them the lowest
         ("len", c_uint32),
         ("is_write", c_uint8),
     )

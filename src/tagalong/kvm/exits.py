@@ -39,18 +39,17 @@ class KvmExits:
                 self._end(RunState.FAILED, MachineError(_unexpected(index, vcpu, reason)))
 
     def _access(self, vcpu: VcpuDescriptor) -> None:
-        mmio = vcpu.run.mmio
-        gpa, size = mmio.phys_addr, mmio.len
-        if mmio.is_write:
-            value = int.from_bytes(bytes(mmio.data)[:size], "little")
-            if not self._bus.write(gpa, size, value):
+        access = vcpu.exit
+        gpa, size = access.gpa, access.bytes
+        if access.is_write:
+            if not self._bus.write(gpa, size, access.data):
                 abort_access(vcpu)
             return
         found = self._bus.read(gpa, size)
         if found is None:
             abort_access(vcpu)
         else:
-            mmio.data[:size] = found.to_bytes(size, "little")
+            vcpu.run.mmio.data = found
 
     def _system_event(self, index: int, vcpu: VcpuDescriptor) -> None:
         kind = vcpu.run.system_event.type

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tagalong.devices import InterruptStatus
 from tagalong.errors import HostError, StateError
 from tagalong.kvm.abi import (
     KVM_DEV_ARM_VGIC_CTRL_INIT,
@@ -25,7 +26,7 @@ from tagalong.kvm.abi import (
     kvm_device_attr,
 )
 from tagalong.kvm.descriptor import Descriptor, IoctlError
-from tagalong.kvm.vm_fd import KvmVm
+from tagalong.kvm.vm_fd import KvmVm, spi_number
 from tagalong.machine.gic import (
     FIRST_SPI,
     REDISTRIBUTOR,
@@ -91,6 +92,7 @@ class KvmGic(Descriptor):
         super().__init__(vm.create_device(KVM_DEV_TYPE_ARM_VGIC_V3))
         self._vm = vm
         self._lines: dict[int, bool] = {}
+        self._connected: dict[int, InterruptStatus] = {}
         self._description = description
         self._vcpus = [_vcpu_part(mpidr) for mpidr in mpidrs]
         try:
@@ -121,6 +123,11 @@ class KvmGic(Descriptor):
         """Follow a device's line; from any thread. Raises IoctlError."""
         self._lines[intid] = level
         self._vm.set_spi(intid, level)
+
+    def connect(self, status: InterruptStatus, intid: int, gpa: int) -> None:
+        """Let the line `intid` follow a device's interrupt status. Raises HostError."""
+        status.connect(self._vm.fd, spi_number(intid), gpa)
+        self._connected[intid] = status
 
     def reset(self) -> None:
         """Become what it was at first, with the devices' lines as they are. Raises IoctlError."""
@@ -233,7 +240,8 @@ class KvmGic(Descriptor):
         never end.
         """
         words = list(state.spi_levels)
-        for intid, level in self._lines.items():
+        connected = {intid: bool(each.reasons) for intid, each in self._connected.items()}
+        for intid, level in (self._lines | connected).items():
             word, bit = divmod(intid - FIRST_SPI, SPIS_PER_WORD)
             words[word] = words[word] & ~(1 << bit) | level << bit
         return words

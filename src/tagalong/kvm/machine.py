@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tagalong.access import Direction
 from tagalong.access.native_host import NativeHost
 from tagalong.devices import (
+    BackedDevice,
     DeviceBus,
     DeviceModels,
     HostTime,
@@ -76,6 +77,7 @@ class KvmMachine(MachineLifecycle):
         if parts.vm.check(Cap.KVM_CAP_IOEVENTFD):
             for doorbell in self._bus.doorbells:
                 parts.vm.add_doorbell(doorbell)
+        self._connect_interrupts()
         clock = VirtualTime(parts.vcpus[0])
         exits = KvmExits(self._bus, self._end)
         runner = KvmRunner(condition, parts.vcpus, exits.handle, self._fail)
@@ -321,6 +323,20 @@ class KvmMachine(MachineLifecycle):
         return MachineState(vcpus, {**self._bus.save(), **events}, gic)
 
     # --- small help ---
+
+    def _connect_interrupts(self) -> None:
+        """Let KVM's lines follow the devices that have an interrupt status.
+
+        Without a GIC they share one input, which is not KVM's to drive.
+        """
+        gic, statuses = self._parts.gic, []
+        for device in self._bus.devices if gic is not None else ():
+            described = device.description
+            if gic is not None and isinstance(device, BackedDevice) and described.interrupt:
+                gic.connect(device.interrupt_status, described.interrupt, described.gpa)
+                statuses.append(device.interrupt_status)
+        for vcpu in self._parts.vcpus:
+            vcpu.answer(statuses)
 
     def _copy_tags(self, gpa: Gpa, tags: NDArray[np.uint8], direction: Direction) -> None:
         """Do KVM_ARM_MTE_COPY_TAGS for the strategies."""

@@ -116,6 +116,9 @@ class KvmRunner:
 
     def _enter(self, index: int, vcpu: VcpuDescriptor) -> bool:
         """Wait until the vCPU may run; False when it never will again."""
+        # Without the lock: a stop that comes now has its kick wait for KVM_RUN.
+        if index in self._inside and self._may_run():
+            return True
         with self._condition:
             if index in self._inside:
                 if self._may_run():

@@ -3,9 +3,13 @@
 import ctypes
 import errno
 import mmap
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 
+from tagalong._native import KvmExit, library
+from tagalong.devices import InterruptStatus
+from tagalong.errors import HostError
 from tagalong.kvm.abi import (
     KvmExitReason,
     KvmIoctl,
@@ -22,6 +26,7 @@ from tagalong.machine import RegisterId
 from tagalong.machine.register_ids import register_bytes
 
 _SIGNALS = 64
+_LINE_FAILED = 0xFFFF_FFFF  # TA_KVM_EXIT_LINE
 
 
 class VcpuDescriptor(Descriptor):
@@ -31,6 +36,14 @@ class VcpuDescriptor(Descriptor):
         super().__init__(fd)
         self._pages = mmap.mmap(fd, run_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self.run = kvm_run.from_buffer(self._pages)
+        self.exit = KvmExit()
+        self._shared = ctypes.addressof(self.run)
+        self.answer(())
+
+    def answer(self, statuses: Sequence[InterruptStatus]) -> None:
+        """Let native code answer accesses to these, which are connected, within `enter`."""
+        self._statuses = tuple(statuses)  # as long as native code knows of them
+        self._natives = (ctypes.c_void_p * len(statuses))(*(each.native for each in statuses))
 
     def initialise(self, kind: kvm_vcpu_init, features: Sequence[int]) -> None:
         """Make it a vCPU of `kind` with these features. Raises IoctlError."""
@@ -49,16 +62,24 @@ class VcpuDescriptor(Descriptor):
     def enter(self) -> int | None:
         """Run the guest; return the exit's reason, None if a signal or nothing ended it.
 
-        What the VMM left in `run` for the last exit is taken up first. Raises IoctlError.
+        `exit` says more of it. What the VMM left in `run` for the last exit is taken up first.
+        Raises IoctlError, HostError.
         """
-        try:
-            self.ioctl(KvmIoctl.KVM_RUN)
-        except IoctlError as error:
-            if error.errno in (errno.EINTR, errno.EAGAIN):
-                return None
-            raise
-        reason = int(self.run.exit_reason)
+        result = library().ta_kvm_run(
+            self.fd, self._shared, self._natives, len(self._natives), ctypes.byref(self.exit)
+        )
+        if result < 0:
+            self._require_signal(-result)
+            return None
+        reason = int(self.exit.reason)
         return None if reason == KvmExitReason.KVM_EXIT_INTR else reason
+
+    def _require_signal(self, number: int) -> None:
+        """Raise an error of `enter`, unless it is that a signal came."""
+        if self.exit.reason == _LINE_FAILED:
+            raise HostError(f"KVM_IRQ_LINE failed: {os.strerror(number)}")
+        if number not in (errno.EINTR, errno.EAGAIN):
+            raise IoctlError(KvmIoctl.KVM_RUN, 0, number)
 
     def finish_exit(self) -> None:
         """Complete the instruction of the last exit without running on. Raises IoctlError."""

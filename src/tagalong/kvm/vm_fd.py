@@ -41,6 +41,11 @@ class Slot:
     hva: int
 
 
+def spi_number(intid: int) -> int:
+    """Return an SPI as KVM_IRQ_LINE takes it."""
+    return KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | intid
+
+
 class KvmVm(Descriptor):
     """One VM."""
 
@@ -80,8 +85,7 @@ class KvmVm(Descriptor):
 
         Setting an edge-triggered SPI to high is an edge, whatever its level was.
         """
-        irq = KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | intid
-        self.ioctl(KvmIoctl.KVM_IRQ_LINE, kvm_irq_level(irq=irq, level=level))
+        self.ioctl(KvmIoctl.KVM_IRQ_LINE, kvm_irq_level(irq=spi_number(intid), level=level))
 
     def add_doorbell(self, doorbell: Doorbell) -> None:
         """Let a store that is a doorbell write to its eventfd; no vCPU exits for it any more.

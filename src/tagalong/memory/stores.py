@@ -26,7 +26,7 @@ that before it treats the machine as paused.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -66,6 +66,11 @@ class HostStores:
             marked, self._marked = self._marked, fresh
             return marked
 
+    @property
+    def is_logging(self) -> bool:
+        """Return whether a log is on, so that a mark does anything."""
+        return self._marked is not None
+
     def mark(self, first: int, count: int) -> None:
         """Mark the pages [first, first + count), which the caller has checked."""
         if self._marked is None:
@@ -82,6 +87,14 @@ class HostStores:
         with self._lock:
             if self._marked is not None:
                 self._marked.set_runs(runs)
+
+    def mark_by(self, set_pages: Callable[[PageBitmap], None]) -> None:
+        """Mark the pages that `set_pages` sets in the bitmap that it is given, of all pages."""
+        if self._marked is None:
+            return
+        with self._lock:
+            if self._marked is not None:
+                set_pages(self._marked)
 
     @contextmanager
     def storing(self, first: int, count: int) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tagalong._native import KvmExit
 from tagalong.devices import DeviceBus, Pl011
 from tagalong.kvm.abi import KvmExitReason, SystemEvent, kvm_run, kvm_vcpu_events
 from tagalong.kvm.exits import KvmExits
@@ -17,6 +18,7 @@ class StoppedVcpu(VcpuDescriptor):
 
     def __init__(self) -> None:
         self.run = kvm_run()
+        self.exit = KvmExit()
         self.aborts = 0
 
     def get_events(self) -> kvm_vcpu_events:
@@ -43,11 +45,11 @@ class Scene:
         self.run = self.vcpu.run
 
     def access(self, gpa: int, size: int, value: int | None = None) -> bytes:
-        mmio = self.run.mmio
-        mmio.phys_addr, mmio.len, mmio.is_write = gpa, size, value is not None
-        mmio.data[:] = (value or 0).to_bytes(8, "little")
+        access = self.vcpu.exit
+        access.gpa, access.bytes, access.is_write = gpa, size, value is not None
+        access.data = value or 0
         self.exits.handle(0, self.vcpu, KvmExitReason.KVM_EXIT_MMIO)
-        return bytes(mmio.data)[:size]
+        return int(self.run.mmio.data).to_bytes(8, "little")[:size]
 
     @property
     def aborts(self) -> int:

@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 
 from tagalong.binary.layout import Layout
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import Buffers, Chain
+from tagalong.devices.virtio.chain import Batch, Buffers, Chain
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.function import Port
 from tagalong.devices.virtio.image import SECTOR_BYTES, Image
@@ -115,6 +115,7 @@ class BlockFunction:
     device_id = DeviceId.BLOCK
     served_queues: Sequence[int] = (0,)
     threads = _THREADS
+    most_at_once = 1  # what is quick must not wait for what is slow
 
     def __init__(
         self, description: DeviceDescription, image: Image, report: ReportDiskError
@@ -146,11 +147,15 @@ class BlockFunction:
     def supplied(self, queue: int) -> None:
         """Do nothing: all queues are served."""
 
-    def serve(self, queue: int, chain: Chain) -> int:
-        """Carry out one request; return how many bytes were stored, its status included."""
+    def serve(self, queue: int, batch: Batch) -> None:
+        """Carry out requests."""
         del queue
-        header = chain.readable.part(0, _HEADER.size)
-        kind, _, sector = _HEADER.unpack(header.read())
+        for number, chain in enumerate(batch):
+            batch.written[number] = self._serve(chain)
+
+    def _serve(self, chain: Chain) -> int:
+        """Carry out one request; return how many bytes were stored, its status included."""
+        kind, _, sector = _HEADER.unpack(chain.readable.read(0, _HEADER.size))
         if not chain.writable.size_bytes:
             raise RingError(f"request {chain.head} has no byte for its status")
         room = chain.writable.size_bytes - 1
@@ -182,15 +187,13 @@ class BlockFunction:
 
     def _read(self, sector: int, source: Buffers, target: Buffers) -> int:
         del source
-        offset = self._checked_offset(sector, target.size_bytes)
-        with target.storing() as views:
-            self._image.read(views, offset)
+        self._image.read(target, self._checked_offset(sector, target.size_bytes))
         return target.size_bytes
 
     def _write(self, sector: int, source: Buffers, target: Buffers) -> int:
         del target
         self._require_writable()
-        self._image.write(source.views(), self._checked_offset(sector, source.size_bytes))
+        self._image.write(source, self._checked_offset(sector, source.size_bytes))
         self._write_through()
         return 0
 

@@ -10,7 +10,7 @@ from enum import IntFlag
 from typing import ClassVar, Final
 
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import Chain
+from tagalong.devices.virtio.chain import Batch, Chain
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.function import Port, WithoutHostSide
 from tagalong.devices.virtio.ram import RingError
@@ -19,6 +19,7 @@ from tagalong.machine import DeviceDescription
 
 _RECEIVE, _TRANSMIT = 0, 1
 _QUEUE_SIZE: Final = 64
+_MOST_AT_ONCE: Final = 16
 _COPY_BYTES: Final = 1 << 16
 _CONFIG: Final = struct.Struct("<HHII")
 _STATE: Final = struct.Struct("<HH")
@@ -39,6 +40,7 @@ class ConsoleFunction(WithoutHostSide):
     device_id = DeviceId.CONSOLE
     served_queues: Sequence[int] = (_TRANSMIT,)
     threads = 1
+    most_at_once = _MOST_AT_ONCE
 
     def __init__(
         self, description: DeviceDescription, output: Callable[[bytes], None] | None
@@ -63,16 +65,17 @@ class ConsoleFunction(WithoutHostSide):
         """
         taken = 0
 
-        def fill(chains: Sequence[Chain]) -> list[int]:
+        def fill(batch: Batch) -> int:
             nonlocal taken
-            (chain,) = chains
+            (chain,) = batch
             room = chain.writable.size_bytes
             if not room:
                 raise RingError(f"buffer {chain.head} for input cannot be written")
             part = data[taken : taken + room]
             chain.writable.write(part)
             taken += len(part)
-            return [len(part)]
+            batch.written[0] = len(part)
+            return 1
 
         while self._port is not None and taken < len(data):
             if not self._port.deliver(_RECEIVE, fill):
@@ -104,16 +107,19 @@ class ConsoleFunction(WithoutHostSide):
     def write_config(self, offset: int, data: bytes) -> None:
         """Ignore it: emergency writes are not offered."""
 
-    def serve(self, queue: int, chain: Chain) -> int:
+    def serve(self, queue: int, batch: Batch) -> None:
         """Write out what the guest wrote."""
         del queue
+        for chain in batch:
+            self._write(chain)
+
+    def _write(self, chain: Chain) -> None:
         if chain.writable.size_bytes:
             raise RingError(f"request {chain.head} to write has a buffer that can be written")
         if self._output is not None:
             size = chain.readable.size_bytes
             for at in range(0, size, _COPY_BYTES):
-                self._output(chain.readable.part(at, min(_COPY_BYTES, size - at)).read())
-        return 0
+                self._output(chain.readable.read(at, min(_COPY_BYTES, size - at)))
 
     def supplied(self, queue: int) -> None:
         """Ask for input."""

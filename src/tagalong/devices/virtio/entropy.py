@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 
 from tagalong.binary.layout import Layout
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import Chain
+from tagalong.devices.virtio.chain import Batch, Chain
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.function import Port, WithoutHostSide
 from tagalong.devices.virtio.ram import RingError
@@ -37,6 +37,7 @@ class EntropyFunction(WithoutHostSide):
     device_id = DeviceId.ENTROPY
     served_queues: Sequence[int] = (0,)
     threads = 1
+    most_at_once = _QUEUE_SIZE
     config = b""
 
     def __init__(self, description: DeviceDescription, seed: int | None) -> None:
@@ -54,9 +55,13 @@ class EntropyFunction(WithoutHostSide):
     def supplied(self, queue: int) -> None:
         """Do nothing: all queues are served."""
 
-    def serve(self, queue: int, chain: Chain) -> int:
-        """Fill a buffer, or its beginning."""
+    def serve(self, queue: int, batch: Batch) -> None:
+        """Fill buffers, or their beginnings."""
         del queue
+        for number, chain in enumerate(batch):
+            batch.written[number] = self._fill(chain)
+
+    def _fill(self, chain: Chain) -> int:
         if chain.readable.size_bytes or not chain.writable.size_bytes:
             raise RingError(f"request {chain.head} for random numbers has nothing but a buffer")
         data = self._numbers(min(chain.writable.size_bytes, _MAX_BYTES))

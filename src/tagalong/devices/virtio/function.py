@@ -4,10 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import Chain
+from tagalong.devices.virtio.chain import Batch
 
-Fill = Callable[[Sequence[Chain]], Sequence[int] | None]
-"""Stores to buffers and returns how many bytes to each; None if the driver keeps them all."""
+Fill = Callable[[Batch], int | None]
+"""Stores to the first requests of a batch, with `written`, and returns how many they are.
+
+The driver keeps the rest. None: it takes more than the batch, which is all that there are.
+"""
 
 
 class Port(Protocol):
@@ -18,12 +21,12 @@ class Port(Protocol):
         """Return the features that the driver has accepted; 0 until it has."""
         ...
 
-    def deliver(self, queue: int, fill: Fill, *, size_bytes: int = 1, most: int = 1) -> bool:
-        """Give the driver the next buffers of a queue; return whether there were any.
+    def deliver(self, queue: int, fill: Fill, *, most: int = 1) -> bool:
+        """Give the driver the next buffers of a queue; return whether there were enough.
 
-        As many as it takes for `size_bytes`, but at most `most`. `fill` stores to them. A driver
-        that has not started, or a machine that is paused, has none. If they are too few, the driver
-        notifies of the next, and `supplied` is called.
+        `fill` stores to them; it gets what there is, at most `most`. A driver that has not started,
+        or a machine that is paused, has none. If they are too few, the driver notifies of the next,
+        and `supplied` is called.
         """
         ...
 
@@ -50,7 +53,12 @@ class VirtioFunction(Protocol):
 
     @property
     def threads(self) -> int:
-        """Return how many requests it can process at a time."""
+        """Return how many threads can process requests at a time."""
+        ...
+
+    @property
+    def most_at_once(self) -> int:
+        """Return how many requests a thread takes at once; the driver gets them back at once."""
         ...
 
     @property
@@ -66,8 +74,8 @@ class VirtioFunction(Protocol):
         """Take the transport, once."""
         ...
 
-    def serve(self, queue: int, chain: Chain) -> int:
-        """Process a request; return how many bytes were stored to its writable buffers.
+    def serve(self, queue: int, batch: Batch) -> None:
+        """Process requests; note in `batch.written` how many bytes were stored to each.
 
         Raises RingError if the driver broke a rule.
         """

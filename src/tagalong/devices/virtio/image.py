@@ -4,17 +4,16 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
 
+from tagalong.devices.virtio.chain import Buffers
 from tagalong.devices.virtio.image_lock import ImageLock
 from tagalong.errors import HostError, UsageError
 
 SECTOR_BYTES: Final = 512
 
-_IOV_MAX: Final = 1024
 _ZEROES: Final = bytes(1 << 16)
 _PUNCH_HOLE: Final = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _ZERO_RANGE: Final = 0x11  # FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE
@@ -26,8 +25,6 @@ _KINDS: Final = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
 }
-
-_Vectored = Callable[[int, list[memoryview], int], int]
 
 
 class Image:
@@ -94,15 +91,13 @@ class Image:
 
     # --- its content ---
 
-    def read(self, views: Sequence[memoryview], offset: int) -> None:
-        """Fill `views` with what is at `offset`. Raises OSError, also at the end of the file."""
-        for part in _groups(views):
-            offset = self._transfer(os.preadv, part, offset)
+    def read(self, target: Buffers, offset: int) -> None:
+        """Fill `target` with what is at `offset`. Raises OSError, also at the end of the file."""
+        target.read_file(self._descriptor, offset)
 
-    def write(self, views: Sequence[memoryview], offset: int) -> None:
-        """Write `views` at `offset`. Raises OSError; some of it may be written then."""
-        for part in _groups(views):
-            offset = self._transfer(os.pwritev, part, offset)
+    def write(self, source: Buffers, offset: int) -> None:
+        """Write `source` at `offset`. Raises OSError; some of it may be written then."""
+        source.write_file(self._descriptor, offset)
 
     def flush(self) -> None:
         """Bring what was written to the disk. Raises OSError."""
@@ -120,8 +115,9 @@ class Image:
         if self._allocate(_ZERO_RANGE, offset, length_bytes):
             return
         end = offset + length_bytes
-        for at in range(offset, end, len(_ZEROES)):
-            self.write([memoryview(_ZEROES)[: min(len(_ZEROES), end - at)]], at)
+        while offset < end:
+            zeroes = memoryview(_ZEROES)[: end - offset]
+            offset += os.pwrite(self._descriptor, zeroes, offset)
 
     # --- small help ---
 
@@ -159,19 +155,6 @@ class Image:
             )
         return size
 
-    def _transfer(self, call: _Vectored, views: list[memoryview], offset: int) -> int:
-        """Read or write all of `views`; return the offset behind them."""
-        while views:
-            done = call(self._descriptor, views, offset)
-            if done == 0:
-                raise OSError(errno.EIO, "the file ends before the disk")
-            offset += done
-            while views and done >= len(views[0]):
-                done -= len(views.pop(0))
-            if done:
-                views[0] = views[0][done:]
-        return offset
-
     def _allocate(self, mode: int, offset: int, length_bytes: int) -> bool:
         """Do fallocate(2); return whether the host can. Raises OSError if it fails otherwise."""
         length = ctypes.c_int64(length_bytes)
@@ -186,8 +169,3 @@ class Image:
 @cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
-
-
-def _groups(views: Sequence[memoryview]) -> list[list[memoryview]]:
-    """Return `views` in lists that one system call takes."""
-    return [list(views[at : at + _IOV_MAX]) for at in range(0, len(views), _IOV_MAX)]

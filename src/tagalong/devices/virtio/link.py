@@ -12,25 +12,31 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
+from tagalong.devices.virtio.frames import (
+    ROW_BYTES,
+    length_of_first,
+    read_tap,
+    whole_bytes,
+    write_tap,
+)
 from tagalong.errors import HostError, UsageError
 
-MAX_FRAME_BYTES: Final = 65535
-MIN_FRAME_BYTES: Final = 14
+Receive = Callable[[memoryview], int]
+"""Takes frames from the start of a row; returns their bytes in it.
 
-Receive = Callable[[bytes], bool]
-"""Takes a frame; returns whether it was taken. `NetworkLink.supplied` says when to try again."""
+0: none now. `NetworkLink.supplied` says when to try again.
+"""
 
 Lost = Callable[[str], None]
 """Is told why the link is down; once."""
 
-_LENGTH: Final = struct.Struct(">I")
-_READ_BYTES: Final = 1 << 17
 _SOCKET_BYTES: Final = 1 << 20
-_SEND_TIMEOUT_MS: Final = 50
+_SEND_TIMEOUT_S: Final = 0.05
 _TUNSETIFF: Final = 0x4004_54CA
 _IFREQ: Final = struct.Struct("16sH22x")
 _IFF_TAP_NO_PI: Final = 0x1002
@@ -38,21 +44,21 @@ _MAX_INTERFACE_NAME: Final = 15
 
 
 class FrameChannel(Protocol):
-    """Frames over a descriptor that does not block."""
+    """Rows of frames (`frames`) over a descriptor that does not block."""
 
     def fileno(self) -> int:
         """Return the descriptor."""
         ...
 
-    def read(self) -> Sequence[bytes]:
-        """Return the frames that are there, none if there is nothing yet.
+    def read(self) -> memoryview:
+        """Return the frames that are there, none if there is nothing yet; valid until the next.
 
         Raises OSError; ConnectionError if the peer is gone or sends what is no frame.
         """
         ...
 
-    def send(self, frame: Sequence[memoryview]) -> bool:
-        """Send a frame; return whether all of it will go. Raises OSError."""
+    def send(self, row: memoryview) -> bool:
+        """Send frames; return whether all of them will go. Raises OSError."""
         ...
 
     def close(self) -> None:
@@ -97,13 +103,13 @@ class NetworkLink:
             self._has_room = True
             self._changed.notify_all()
 
-    def send(self, frame: Sequence[memoryview]) -> bool:
-        """Send a frame, from any thread; return whether it goes. A link that is down drops it."""
+    def send(self, row: memoryview) -> bool:
+        """Send frames, from any thread; return whether all go. A link that is down drops them."""
         if not self.is_up:
             return False
         try:
             with self._sending:
-                return self._channel.send(frame)
+                return self._channel.send(row)
         except OSError as error:
             self._go_down(error)
             return False
@@ -124,28 +130,23 @@ class NetworkLink:
 
     def _run(self) -> None:
         try:
-            for frame in self._frames():
-                if not self._pass_on(frame):
-                    return
+            while not self._is_closed:
+                select.select((self._channel.fileno(), self._wake), (), ())
+                self._pass_on(self._channel.read())
         except OSError as error:
             self._go_down(error)
 
-    def _frames(self) -> Iterator[bytes]:
-        while not self._is_closed:
-            select.select((self._channel.fileno(), self._wake), (), ())
-            yield from self._channel.read()
-
-    def _pass_on(self, frame: bytes) -> bool:
-        """Give `frame` to the receiver as soon as it takes it; False when the link is closed."""
+    def _pass_on(self, row: memoryview) -> None:
+        """Give frames to the receiver as soon as it takes them, until the link is closed."""
         assert self._receive is not None  # noqa: S101 (attached before it is resumed)
-        while not self._is_closed:
+        while row and not self._is_closed:
             with self._changed:
                 self._has_room = False
-            if self._receive(frame):
-                return True
+            if taken := self._receive(row):
+                row = row[taken:]
+                continue
             with self._changed:
                 self._changed.wait_for(lambda: self._has_room or self._is_closed)
-        return False
 
     def _go_down(self, error: OSError) -> None:
         with self._changed:
@@ -157,74 +158,81 @@ class NetworkLink:
 
 
 class StreamFrames:
-    """Frames over a stream socket: be32 length, then the frame, as QEMU and passt do it."""
+    """Frames over a stream socket, as QEMU and passt have them there: a row without end."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._socket.setblocking(False)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             self._socket.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
-        self._received = bytearray()
+        self._received = memoryview(bytearray(ROW_BYTES))
+        self._whole = self._end = 0  # how much of that is frames to pass on, and in all
         self._unsent = b""
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
         return self._socket.fileno()
 
-    def read(self) -> list[bytes]:
+    def read(self) -> memoryview:
         """As FrameChannel.read."""
+        rest = bytes(self._received[self._whole : self._end])
+        self._received[: len(rest)] = rest
+        self._whole, self._end = 0, len(rest)
+        if not self._find_frames():
+            self._receive()
+            self._find_frames()
+        return self._received[: self._whole]
+
+    def _receive(self) -> None:
         try:
-            data = self._socket.recv(_READ_BYTES)
+            count = self._socket.recv_into(self._received[self._end :])
         except BlockingIOError:
-            return []
-        if not data:
+            return
+        if not count:
             raise ConnectionResetError(errno.ECONNRESET, "the other end closed the connection")
-        self._received += data
-        return list(self._take_frames())
+        self._end += count
 
-    def _take_frames(self) -> Iterator[bytes]:
-        while len(self._received) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._received)
-            if not MIN_FRAME_BYTES <= length <= MAX_FRAME_BYTES:
-                raise ConnectionAbortedError(
-                    errno.EPROTO, f"the other end sent a frame of {length} bytes"
-                )
-            end = _LENGTH.size + length
-            if len(self._received) < end:
-                return
-            frame = bytes(self._received[_LENGTH.size : end])
-            del self._received[:end]
-            yield frame
+    def _find_frames(self) -> int:
+        self._whole, wrong = whole_bytes(self._received, self._end)
+        if wrong is not None and not self._whole:
+            raise ConnectionAbortedError(
+                errno.EPROTO, f"the other end sent a frame of {wrong} bytes"
+            )
+        return self._whole
 
-    def send(self, frame: Sequence[memoryview]) -> bool:
-        """As FrameChannel.send. A frame that went in part is completed before the next."""
-        if self._unsent and not self._send_rest():
-            return False
-        length = sum(map(len, frame))
-        parts = [memoryview(_LENGTH.pack(length)), *frame]
-        sent = self._try(lambda: self._socket.sendmsg(parts, (), socket.MSG_NOSIGNAL))
-        if sent == 0 and self._wait():
-            sent = self._try(lambda: self._socket.sendmsg(parts, (), socket.MSG_NOSIGNAL))
-        if 0 < sent < length + _LENGTH.size:
-            self._unsent = b"".join(parts)[sent:]
-        return sent > 0
+    def send(self, row: memoryview) -> bool:
+        """As FrameChannel.send. A frame that went in part is completed before the next.
 
-    def _send_rest(self) -> bool:
-        self._wait()
-        rest = self._unsent
-        self._unsent = rest[self._try(lambda: self._socket.send(rest, socket.MSG_NOSIGNAL)) :]
-        return not self._unsent
+        What does not go within a short time is dropped.
+        """
+        deadline = time.monotonic() + _SEND_TIMEOUT_S
+        if self._unsent:
+            self._unsent = self._unsent[self._push(memoryview(self._unsent), deadline) :]
+            if self._unsent:
+                return False
+        sent = self._push(row, deadline)
+        whole, _ = whole_bytes(row, sent)
+        if whole < sent:
+            end = whole + length_of_first(row[whole:])
+            self._unsent = bytes(row[sent:end])
+            whole = end
+        return whole == len(row)
 
-    def _try(self, send: Callable[[], int]) -> int:
-        try:
-            return send()
-        except BlockingIOError:
-            return 0
+    def _push(self, data: memoryview, deadline: float) -> int:
+        """Send what goes before the deadline; return how much that is."""
+        sent = 0
+        while sent < len(data):
+            try:
+                sent += self._socket.send(data[sent:], socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                if not self._wait(deadline - time.monotonic()):
+                    break
+        return sent
 
-    def _wait(self) -> bool:
+    def _wait(self, timeout_s: float) -> bool:
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT)
-        return bool(poll.poll(_SEND_TIMEOUT_MS))
+        return timeout_s > 0 and bool(poll.poll(timeout_s * 1000))
 
     def close(self) -> None:
         """Close the socket."""
@@ -236,31 +244,19 @@ class TapFrames:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._row = bytearray(ROW_BYTES)
 
     def fileno(self) -> int:
         """Return the descriptor."""
         return self._descriptor
 
-    def read(self) -> list[bytes]:
+    def read(self) -> memoryview:
         """As FrameChannel.read."""
-        try:
-            frame = os.read(self._descriptor, MAX_FRAME_BYTES)
-        except BlockingIOError:
-            return []
-        return [frame] if len(frame) >= MIN_FRAME_BYTES else []
+        return memoryview(self._row)[: read_tap(self._descriptor, self._row)]
 
-    def send(self, frame: Sequence[memoryview]) -> bool:
+    def send(self, row: memoryview) -> bool:
         """As FrameChannel.send; the device's own queue is the only one."""
-        try:
-            os.writev(self._descriptor, frame)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            # An interface that is down, or a frame that it cannot take: it is dropped.
-            if error.errno in (errno.EIO, errno.EINVAL, errno.ENOBUFS):
-                return False
-            raise
-        return True
+        return not write_tap(self._descriptor, row)
 
     def close(self) -> None:
         """Close the device. Safe to call twice."""

@@ -12,10 +12,11 @@ from enum import IntFlag
 from typing import ClassVar, Final
 
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import Chain
+from tagalong.devices.virtio.chain import Batch, Chain
 from tagalong.devices.virtio.described import VirtioConfig, config_of
+from tagalong.devices.virtio.frames import ROW_BYTES, gather, length_of_first, row_of, scatter
 from tagalong.devices.virtio.function import Port
-from tagalong.devices.virtio.link import MAX_FRAME_BYTES, MIN_FRAME_BYTES, NetworkLink
+from tagalong.devices.virtio.link import NetworkLink
 from tagalong.devices.virtio.ram import RingError
 from tagalong.errors import UsageError
 from tagalong.machine import DeviceDescription
@@ -24,11 +25,9 @@ MAC_BYTES: Final = 6
 
 _RECEIVE, _TRANSMIT, _CONTROL = 0, 1, 2
 _QUEUE_SIZE: Final = 256
-# flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers.
-_HEADER: Final = struct.Struct("<BBHHHHH")
 _CONFIG: Final = struct.Struct(f"<{MAC_BYTES}sH")
 _LINK_UP, _ANNOUNCE = 1, 2
-_MAX_BUFFERS: Final = 64
+_MOST_AT_ONCE: Final = 64
 _ANNOUNCE_ACK: Final = (3, 0)  # VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK
 _OK, _ERR = 0, 1
 _BROADCAST: Final = b"\xff" * MAC_BYTES
@@ -68,12 +67,14 @@ class NetworkFunction:
     device_id = DeviceId.NETWORK
     served_queues: Sequence[int] = (_TRANSMIT, _CONTROL)
     threads = 1
+    most_at_once = _MOST_AT_ONCE
     is_active = True
 
     def __init__(self, description: DeviceDescription, link: NetworkLink) -> None:
         self._name = description.name
         self._mac = mac_of(description)
         self._link = link
+        self._row = bytearray(ROW_BYTES)
         self._port: Port | None = None
         self._must_announce = False
         self._announces = False  # the driver has been asked to, and has not said that it did
@@ -94,38 +95,43 @@ class NetworkFunction:
 
     # --- frames ---
 
-    def serve(self, queue: int, chain: Chain) -> int:
-        """Send a frame, or carry out a command."""
-        return self._control(chain) if queue == _CONTROL else self._transmit(chain)
+    def serve(self, queue: int, batch: Batch) -> None:
+        """Send frames, or carry out commands."""
+        if queue == _CONTROL:
+            for number, chain in enumerate(batch):
+                batch.written[number] = self._control(chain)
+        else:
+            self._transmit(batch)
 
-    def _transmit(self, chain: Chain) -> int:
-        if chain.writable.size_bytes:
-            raise RingError(f"frame {chain.head} to send has a buffer that can be written")
-        chain.readable.part(0, _HEADER.size)
-        frame = chain.readable.part(_HEADER.size, chain.readable.size_bytes - _HEADER.size)
-        if MIN_FRAME_BYTES <= frame.size_bytes <= MAX_FRAME_BYTES:
-            self._link.send(frame.views())
-        return 0
+    def _transmit(self, batch: Batch) -> None:
+        """Send frames; the link drops what it cannot send soon, and then the rest of them."""
+        done, goes = 0, True
+        while done < batch.count:
+            count, size = gather(batch, done, self._row)
+            done += count
+            if goes and size:
+                goes = self._link.send(memoryview(self._row)[:size])
 
-    def _receive(self, frame: bytes) -> bool:
-        """Give a frame to the driver, in the link's thread; False if it has no buffer now."""
+    def _receive(self, row: memoryview) -> int:
+        """Give frames to the driver, in the link's thread.
+
+        Return how many bytes of the row are done with: 0 if the driver has no buffer now.
+        """
         assert self._port is not None  # noqa: S101 (attached)
         is_merged = bool(self._port.features & NetFeature.MRG_RXBUF)
-        data = memoryview(frame)
+        done = 0
 
-        def fill(chains: Sequence[Chain]) -> list[int] | None:
-            if sum(chain.writable.size_bytes for chain in chains) < _HEADER.size + len(data):
-                return None  # too large for this driver: dropped
-            if chains[0].writable.size_bytes < _HEADER.size:
-                raise RingError(f"buffer {chains[0].head} has no room for the header of a frame")
-            return _store(chains, _HEADER.pack(0, 0, 0, 0, 0, 0, len(chains)) + data)
+        def fill(batch: Batch) -> int | None:
+            nonlocal done
+            used, done = scatter(batch, row, is_merged=is_merged)
+            if not done and batch.is_all:
+                return None
+            if not done:  # more buffers than may be taken at once: dropped
+                done = length_of_first(row)
+            return used
 
-        return self._port.deliver(
-            _RECEIVE,
-            fill,
-            size_bytes=_HEADER.size + len(data),
-            most=_MAX_BUFFERS if is_merged else 1,
-        )
+        self._port.deliver(_RECEIVE, fill, most=_MOST_AT_ONCE)
+        return done
 
     def supplied(self, queue: int) -> None:
         """Let the link try again."""
@@ -134,7 +140,7 @@ class NetworkFunction:
 
     def _control(self, chain: Chain) -> int:
         """Carry out a command; its last byte says whether it was done."""
-        command = chain.readable.part(0, 2).read()
+        command = chain.readable.read(0, 2)
         if chain.writable.size_bytes < 1:
             raise RingError(f"command {chain.head} has no byte for its result")
         is_known = tuple(command) == _ANNOUNCE_ACK
@@ -153,7 +159,7 @@ class NetworkFunction:
         assert self._port is not None  # noqa: S101 (attached)
         self._announces = bool(self._port.features & NetFeature.GUEST_ANNOUNCE)
         self._port.config_changed()
-        self._link.send([memoryview(announcement_frame(self._mac))])
+        self._link.send(memoryview(row_of(announcement_frame(self._mac))))
 
     # --- its life ---
 
@@ -240,14 +246,3 @@ def announcement_frame(mac: bytes) -> bytes:
     """Return a frame that shows switches where `mac` is: a RARP request for itself."""
     body = _RARP_HEAD + mac + bytes(4) + mac + bytes(4)
     return (_BROADCAST + mac + struct.pack(">H", _RARP) + body).ljust(_LEAST_BYTES_SENT, b"\0")
-
-
-def _store(chains: Sequence[Chain], data: bytes) -> list[int]:
-    """Store `data` to buffers in their order; return how much went to each."""
-    written = []
-    for chain in chains:
-        part = data[: chain.writable.size_bytes]
-        chain.writable.write(part)
-        written.append(len(part))
-        data = data[len(part) :]
-    return written

@@ -29,7 +29,7 @@ class PasstFrames(StreamFrames):
         self._process = process
         self._words = words
 
-    def read(self) -> list[bytes]:
+    def read(self) -> memoryview:
         """As FrameChannel.read; says why passt ended if it did."""
         try:
             return super().read()

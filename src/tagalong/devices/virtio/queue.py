@@ -1,30 +1,27 @@
 """Split virtqueues (section 2.7): what a driver makes available, and what the device has used.
 
 The device's place in both rings is all the state that a queue has besides what its driver wrote to
-the registers; the rings themselves are guest RAM.
+the registers; the rings themselves are guest RAM. The work on them is native/virtio/queue.c's.
 """
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from tagalong._native import Virtq, library
 from tagalong.binary.layout import Layout
 from tagalong.devices.virtio.abi import (
-    AVAIL_NO_INTERRUPT,
     DESCRIPTOR,
     MAX_QUEUE_SIZE,
     RING_HEAD_BYTES,
     USED_ELEMENT,
-    USED_NO_NOTIFY,
     VirtioFeature,
 )
-from tagalong.devices.virtio.chain import Chain, ChainReader
-from tagalong.devices.virtio.ram import RamArea, RingError, memory_barrier
-from tagalong.memory import GuestMemory
+from tagalong.devices.virtio.chain import Batch
+from tagalong.devices.virtio.ram import GuestRam, RamArea, RingError
 
 _INDEX: Final = 0xFFFF
-_FLAGS_AT: Final = 0
-_IDX_AT: Final = 2
 QUEUE_LAYOUT: Final = Layout(
     ("size", "u32"),
     ("is_ready", "u32"),
@@ -36,6 +33,7 @@ QUEUE_LAYOUT: Final = Layout(
     ("signalled_used", "u16"),
     ("has_signalled", "u16"),
 )
+_PROGRESS: Final = ("next_avail", "next_used", "signalled_used", "has_signalled")
 
 
 @dataclass
@@ -79,143 +77,146 @@ class Virtqueue:
 
     def __init__(self, max_size: int) -> None:
         self.max_size = max_size
-        self.registers = QueueRegisters()
+        self._registers = QueueRegisters()
         self._rings: _Rings | None = None
+
+    @property
+    def registers(self) -> QueueRegisters:
+        """Return what the driver said, and how far the device is; to be changed while not ready."""
+        if self._rings is not None:
+            for name in _PROGRESS:
+                setattr(self._registers, name, getattr(self._rings.native, name))
+            self._registers.has_signalled = bool(self._registers.has_signalled)
+        return self._registers
+
+    @registers.setter
+    def registers(self, registers: QueueRegisters) -> None:
+        self._rings = None
+        self._registers = registers
 
     def reset(self) -> None:
         """Become what the queue is at power-on."""
         self.registers = QueueRegisters(size=self.max_size)
-        self._rings = None
 
     @property
     def is_ready(self) -> bool:
         """Return whether the driver has set it up."""
         return self._rings is not None
 
-    def set_up(self, memory: GuestMemory, features: int) -> None:
+    def set_up(self, ram: GuestRam, features: int) -> None:
         """Use the rings that the registers name. Raises RingError if they cannot be."""
-        self._rings = None
-        self._rings = _Rings(memory, self.registers, self.max_size, features)
-        self.registers.is_ready = True
+        self.take_down()
+        self._rings = _Rings(ram, self._registers, self.max_size, features)
+        self._registers.is_ready = True
 
-    def try_set_up(self, memory: GuestMemory, registers: QueueRegisters, features: int) -> None:
+    def try_set_up(self, ram: GuestRam, registers: QueueRegisters, features: int) -> None:
         """Raise RingError if the rings that `registers` name cannot be used; change nothing."""
-        _Rings(memory, registers, self.max_size, features)
+        _Rings(ram, registers, self.max_size, features)
 
     def take_down(self) -> None:
         """Use the rings no more."""
+        registers = self.registers
         self._rings = None
-        self.registers.is_ready = False
+        registers.is_ready = False
 
-    def take(self) -> Chain | None:
-        """Return the driver's next request, None if there is none or the queue is not ready."""
-        rings, registers = self._rings, self.registers
-        if rings is None or rings.count_available(registers.next_avail) == 0:
-            return None
-        chain = rings.read_chain(registers.next_avail)
-        registers.next_avail = registers.next_avail + 1 & _INDEX
-        return chain
+    def take(self, most: int) -> Batch | None:
+        """Return at most `most` requests, None if there is none or the queue is not ready.
 
-    def suppress_notifications(self) -> None:
-        """Ask the driver not to notify: the device looks at the queue by itself."""
-        if self._rings is not None:
-            self._rings.suppress_notifications()
+        The driver is asked not to notify of more; if there is none, to notify of the next.
+        """
+        return None if self._rings is None else self._rings.take(most)
 
-    def enable_notifications(self) -> bool:
-        """Ask the driver to notify of the next request; return whether there is one already."""
-        rings = self._rings
-        if rings is None:
-            return False
-        rings.enable_notifications(self.registers.next_avail)
-        memory_barrier()
-        return rings.count_available(self.registers.next_avail) > 0
+    def await_more(self) -> bool:
+        """Ask the driver to notify of what comes now; return whether there is some already."""
+        return self._rings is not None and self._rings.await_more()
 
     def put_back(self, count: int) -> None:
-        """Undo the last `count` calls of `take`, whose buffers nobody has touched."""
-        self.registers.next_avail = self.registers.next_avail - count & _INDEX
+        """Undo the last `count` requests of `take`, whose buffers nobody has touched."""
+        if self._rings is not None:
+            self._rings.native.next_avail = self._rings.native.next_avail - count & _INDEX
 
-    def give_back(self, chains: Sequence[Chain], written_bytes: Sequence[int]) -> None:
-        """Put requests that `take` returned into the used ring, for the driver all at once."""
-        registers = self.registers
-        if self._rings is None:
-            return
-        for chain, written in zip(chains, written_bytes, strict=True):
-            self._rings.put_used(registers.next_used, chain.head, written)
-            registers.next_used = registers.next_used + 1 & _INDEX
-        self._rings.publish_used(registers.next_used)
+    def give_back(self, batch: Batch, count: int) -> bool:
+        """Put the first `count` of a batch into the used ring, for the driver all at once.
 
-    def must_interrupt(self) -> bool:
-        """Return whether the driver wants an interrupt for what was given back since the last."""
-        rings, registers = self._rings, self.registers
-        if rings is None:
-            return False
-        memory_barrier()
-        since = registers.signalled_used if registers.has_signalled else None
-        wanted = rings.wants_interrupt(since, registers.next_used)
-        registers.signalled_used, registers.has_signalled = registers.next_used, True
-        return wanted
+        `batch.written` says how much was stored to each. Return whether the driver wants an
+        interrupt for what was given back since the last.
+        """
+        return self._rings is not None and self._rings.give(batch, count)
 
 
 class _Rings:
-    """The three areas of a queue in guest RAM."""
+    """The three areas of a queue in guest RAM, and `native`, what native code knows of them."""
 
     def __init__(
-        self, memory: GuestMemory, registers: QueueRegisters, max_size: int, features: int
+        self, ram: GuestRam, registers: QueueRegisters, max_size: int, features: int
     ) -> None:
         size = registers.size
         if not 1 <= size <= min(max_size, MAX_QUEUE_SIZE) or size & size - 1:
             raise RingError(f"queue size {size}: it is a power of two of at most {max_size}")
-        self._size = size
-        self._has_event_idx = bool(features & VirtioFeature.EVENT_IDX)
-        table = RamArea(
-            memory, "the descriptor table", registers.desc_gpa, size * DESCRIPTOR.size, 16
-        )
         # One more field behind the entries, whether or not event indexes were negotiated.
         avail_bytes = RING_HEAD_BYTES + size * 2 + 2
         used_bytes = RING_HEAD_BYTES + size * USED_ELEMENT.size + 2
-        self._avail = RamArea(memory, "the driver area", registers.driver_gpa, avail_bytes, 2)
-        self._used = RamArea(memory, "the device area", registers.device_gpa, used_bytes, 4)
-        self._used_event_at = avail_bytes - 2
-        self._avail_event_at = used_bytes - 2
-        indirect = bool(features & VirtioFeature.INDIRECT_DESC)
-        self._chains = ChainReader(memory, table.bytes, size, indirect=indirect)
+        table = ram.area("the descriptor table", registers.desc_gpa, size * DESCRIPTOR.size, 16)
+        avail = ram.area("the driver area", registers.driver_gpa, avail_bytes, 2)
+        self._used: RamArea = ram.area("the device area", registers.device_gpa, used_bytes, 4)
+        self._ram = ram
+        self._room = (size + 1) * ram.range_count
+        self.native = Virtq(
+            desc=table.address,
+            avail=avail.address,
+            used=self._used.address,
+            ram=ram.ranges_address,
+            ram_count=ram.range_count,
+            size=size,
+            has_event_idx=bool(features & VirtioFeature.EVENT_IDX),
+            has_indirect=bool(features & VirtioFeature.INDIRECT_DESC),
+            **{name: getattr(registers, name) for name in _PROGRESS},
+        )
+        self._address = ctypes.addressof(self.native)
 
-    def count_available(self, next_avail: int) -> int:
-        """Return how many requests there are; what a driver stored before is visible after."""
-        count = self._avail.load16(_IDX_AT) - next_avail & _INDEX
-        if count > self._size:
-            raise RingError(f"{count} requests in a queue of {self._size}")
-        if count:
-            memory_barrier()
-        return count
+    def take(self, most: int) -> Batch | None:
+        batch = Batch(self._ram, most, max(self._room, most))
+        batch.count = self._call(
+            library().ta_virtq_take, batch.chains, most, batch.buffers, len(batch.buffers)
+        )
+        batch.is_all = self.native.left == 0
+        return batch if batch.count else None
 
-    def read_chain(self, index: int) -> Chain:
-        head = self._avail.load16(RING_HEAD_BYTES + index % self._size * 2)
-        return self._chains.read(head)
+    def await_more(self) -> bool:
+        return self._call(library().ta_virtq_await) > 0
 
-    def suppress_notifications(self) -> None:
-        # With event indexes, one that is not moved on asks for nothing (section 2.7.10).
-        if not self._has_event_idx:
-            self._used.store16(_FLAGS_AT, USED_NO_NOTIFY)
+    def give(self, batch: Batch, count: int) -> bool:
+        return self._call(library().ta_virtq_give, batch.chains, batch.written, count) > 0
 
-    def enable_notifications(self, next_avail: int) -> None:
-        if self._has_event_idx:
-            self._used.store16(self._avail_event_at, next_avail)
-        else:
-            self._used.store16(_FLAGS_AT, 0)
+    def _call(self, function: Callable[..., int], *arguments: object) -> int:
+        """Do something that stores to the device area. Raises RingError."""
+        stores, pages = self._used.region.stores, self._used.pages
+        stores.mark(*pages)
+        result = function(self._address, *arguments)
+        stores.mark(*pages)
+        if result < 0:
+            native = self.native
+            raise RingError(_broken_rule(native.rule, native.head, native.found, native.limit))
+        return result
 
-    def put_used(self, index: int, head: int, written_bytes: int) -> None:
-        at = RING_HEAD_BYTES + index % self._size * USED_ELEMENT.size
-        self._used.store(at, USED_ELEMENT.pack(head, written_bytes))
 
-    def publish_used(self, next_used: int) -> None:
-        memory_barrier()
-        self._used.store16(_IDX_AT, next_used)
+_RULES: Final = {
+    1: "{found} requests in a queue of {limit}",
+    2: "descriptor {found} of a queue of {limit}",
+    3: "chain {head}: descriptor {found} of {limit}",
+    4: "chain {head}: more than {found} descriptors, or a loop",
+    5: "chain {head}: {limit:#x} bytes from gpa {found:#x} on are not in guest RAM",
+    6: "chain {head}: more than {found:#x} bytes",
+    7: "chain {head}: a readable buffer behind a writable one",
+    8: "chain {head}: an indirect table, which was not negotiated",
+    9: "chain {head}: an indirect table inside an indirect table",
+    10: "chain {head}: a descriptor behind an indirect table",
+    11: "chain {head}: an indirect table of {found} bytes; a queue of {limit} takes 1 to {limit} "
+    f"descriptors of {DESCRIPTOR.size}",
+    12: "chain {head}: an indirect table across two regions of RAM",
+}
+"""What was broken, by enum ta_virtq_rule."""
 
-    def wants_interrupt(self, since: int | None, now: int) -> bool:
-        if not self._has_event_idx:
-            return not self._avail.load16(_FLAGS_AT) & AVAIL_NO_INTERRUPT
-        if since is None:
-            return True
-        event = self._avail.load16(self._used_event_at)
-        return now - event - 1 & _INDEX < now - since & _INDEX
+
+def _broken_rule(rule: int, head: int, found: int, limit: int) -> str:
+    return _RULES[rule].format(head=head, found=found, limit=limit)

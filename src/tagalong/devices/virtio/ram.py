@@ -1,16 +1,18 @@
-"""Guest RAM as a device accesses it: by views, with every store marked (memory/stores.py).
+"""Guest RAM as a device accesses it: in place, by native code, with every store marked.
 
 Rings and buffers are accessed directly and not through a machine's access strategy: the kernel
-copies most of them, in the system calls of a disk or a socket. An index of a ring is read and
-written in one access of 16 bits, because a vCPU reads and writes it at the same time.
+copies most of them, in the system calls of a disk or a socket. The marks are those of
+memory/stores.py: before a store and after it.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
 
-from tagalong._native import library
-from tagalong.memory import GuestMemory, Region
+from tagalong._native import RamRange, library
+from tagalong.memory import GuestMemory, PageBitmap, Region
 
 
 class RingError(Exception):
@@ -20,96 +22,84 @@ class RingError(Exception):
     """
 
 
-def memory_barrier() -> None:
-    """Order all accesses to RAM before this with all that follow, as vCPUs see them."""
-    library().ta_memory_barrier()
+class GuestRam:
+    """All RAM of a machine; its addresses stay valid as long as this object."""
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._regions = memory.regions
+        self._planes = [region.raw_data for region in self._regions]
+        self._addresses = [plane.ctypes.data for plane in self._planes]
+        self._ranges = (RamRange * len(self._regions))(
+            *(
+                RamRange(region.gpa, region.size_bytes, address)
+                for region, address in zip(self._regions, self._addresses, strict=True)
+            )
+        )
+
+    @property
+    def ranges_address(self) -> int:
+        """Return where an array of `struct ta_ram_range` describes it."""
+        return ctypes.addressof(self._ranges)
+
+    @property
+    def range_count(self) -> int:
+        """Return the number of its regions."""
+        return len(self._regions)
+
+    def area(self, what: str, gpa: int, size_bytes: int, alignment_bytes: int) -> "RamArea":
+        """Return a range that is used for long, such as a ring; `what` is for messages.
+
+        Raises RingError if it is not in one region, or misaligned.
+        """
+        if gpa % alignment_bytes:
+            raise RingError(f"{what} at gpa {gpa:#x} is not a multiple of {alignment_bytes}")
+        for region, address in zip(self._regions, self._addresses, strict=True):
+            if region.gpa <= gpa and gpa + size_bytes <= region.end:
+                return RamArea(region, gpa - region.gpa, size_bytes, address)
+        raise RingError(f"{what} at gpa {gpa:#x} is not in one region of guest RAM")
+
+    @contextmanager
+    def storing(self, buffers: int, count: int) -> Iterator[None]:
+        """Mark the pages of `count` buffers before and after the block stores to them.
+
+        `buffers`: the address of the first `struct ta_buffer`, which were found in this RAM.
+        """
+        self._mark(buffers, count)
+        try:
+            yield
+        finally:
+            self._mark(buffers, count)
+
+    def _mark(self, buffers: int, count: int) -> None:
+        for region, address in zip(self._regions, self._addresses, strict=True):
+            if region.stores.is_logging:
+                sizes = region.size_bytes, region.page_size_bytes
+                region.stores.mark_by(partial(_set_pages, buffers, count, address, sizes))
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A byte range of one region: `offset` from its start, `length_bytes`."""
+def _set_pages(
+    buffers: int, count: int, address: int, sizes: tuple[int, int], bitmap: PageBitmap
+) -> None:
+    """Set the pages that buffers touch of a region; `sizes`: of the region, and of a page."""
+    library().ta_buffers_mark(buffers, count, address, *sizes, bitmap.words.ctypes.data)
+
+
+class RamArea(NamedTuple):
+    """A range in one region, `offset` bytes into it; the region begins at `region_address`."""
 
     region: Region
     offset: int
-    length_bytes: int
+    size_bytes: int
+    region_address: int
 
-    def part(self, start: int, length_bytes: int) -> "Piece":
-        """Return `length_bytes` of it from byte `start` on; the caller has checked both."""
-        return Piece(self.region, self.offset + start, length_bytes)
-
-    def view(self) -> memoryview:
-        """Return its bytes, writable; stores through it are for a `storing` block."""
-        return self.region.raw_data[self.offset : self.offset + self.length_bytes].data
+    @property
+    def address(self) -> int:
+        """Return where this process has it."""
+        return self.region_address + self.offset
 
     @property
     def pages(self) -> tuple[int, int]:
         """Return the first page that it touches, and their number."""
         page = self.region.page_size_bytes
         first = self.offset // page
-        return first, -(-(self.offset + self.length_bytes) // page) - first
-
-
-def pieces_of(memory: GuestMemory, gpa: int, length_bytes: int) -> Iterator[Piece]:
-    """Yield the parts of a gpa range, one per region that it touches.
-
-    Raises RingError for a range that is not all in RAM.
-    """
-    end = gpa + length_bytes
-    at = gpa
-    for region in memory.regions:
-        if at >= end:
-            return
-        if region.gpa <= at < region.end:
-            size = min(end, region.end) - at
-            yield Piece(region, at - region.gpa, size)
-            at += size
-    if at < end:
-        raise RingError(f"[{gpa:#x}, {end:#x}) is not in guest RAM")
-
-
-@contextmanager
-def storing(pieces: Sequence[Piece]) -> Iterator[list[memoryview]]:
-    """Yield writable views of `pieces` for stores within the block: mark, store, mark."""
-    with ExitStack() as stack:
-        for piece in pieces:
-            stack.enter_context(piece.region.stores.storing(*piece.pages))
-        yield [piece.view() for piece in pieces]
-
-
-class RamArea:
-    """A range in one region that is accessed for long, such as a ring; of an even length.
-
-    Raises RingError if it is not in RAM, or misaligned.
-    """
-
-    def __init__(
-        self, memory: GuestMemory, what: str, gpa: int, length_bytes: int, alignment_bytes: int
-    ) -> None:
-        if gpa % alignment_bytes:
-            raise RingError(f"{what} at gpa {gpa:#x} is not a multiple of {alignment_bytes}")
-        pieces = list(pieces_of(memory, gpa, length_bytes))
-        if len(pieces) != 1:
-            raise RingError(f"{what} at gpa {gpa:#x} is not in one region of guest RAM")
-        (self._piece,) = pieces
-        self.bytes = self._piece.view()
-        self._words = self.bytes.cast("H")
-
-    def load16(self, offset: int) -> int:
-        """Return the 16-bit value at `offset`, an even number, in one access."""
-        return int(self._words[offset // 2])
-
-    def store16(self, offset: int, value: int) -> None:
-        """Store a 16-bit value at `offset`, an even number, in one access."""
-        with self._marking(offset, 2):
-            self._words[offset // 2] = value
-
-    def store(self, offset: int, data: bytes) -> None:
-        """Store `data` at `offset`; a vCPU may see a part of it first."""
-        with self._marking(offset, len(data)):
-            self.bytes[offset : offset + len(data)] = data
-
-    @contextmanager
-    def _marking(self, offset: int, length_bytes: int) -> Iterator[None]:
-        piece = self._piece.part(offset, length_bytes)
-        with piece.region.stores.storing(*piece.pages):
-            yield
+        return first, -(-(self.offset + self.size_bytes) // page) - first

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from tagalong.devices.device import ANY_WIDTH, Doorbell, Window
+from tagalong.devices.interrupt_status import InterruptStatus
 from tagalong.devices.irq import IrqLine
 from tagalong.devices.virtio.abi import (
     CONFIG_OFFSET,
@@ -21,11 +22,11 @@ from tagalong.devices.virtio.abi import (
     Status,
     VirtioFeature,
 )
-from tagalong.devices.virtio.chain import Chain
+from tagalong.devices.virtio.chain import Batch
 from tagalong.devices.virtio.described import VirtioConfig
 from tagalong.devices.virtio.function import Fill, VirtioFunction
 from tagalong.devices.virtio.queue import QueueRegisters, Virtqueue
-from tagalong.devices.virtio.ram import RingError
+from tagalong.devices.virtio.ram import GuestRam, RingError
 from tagalong.devices.virtio.saved import SavedTransport
 from tagalong.devices.virtio.work import Fail, WorkMaker
 from tagalong.errors import StateError
@@ -70,10 +71,9 @@ class VirtioMmio:
         self._function = function
         self._queues = [Virtqueue(config.queue_size) for _ in range(config.queue_count)]
         self._lock = threading.RLock()
-        self._memory: GuestMemory | None = None
-        self._line: IrqLine | None = None
+        self._ram: GuestRam | None = None
+        self.interrupt_status = InterruptStatus()
         self._is_paused = True
-        self._is_suppressed: set[int] = set()
         self._work = work(self._step, description.name, function.threads)
         self._readers = self._register_readers()
         self._writers = self._register_writers()
@@ -84,7 +84,8 @@ class VirtioMmio:
 
     def attach(self, memory: GuestMemory, line: IrqLine | None) -> None:
         """Take the guest RAM and the interrupt line of the machine."""
-        self._memory, self._line = memory, line
+        self._ram = GuestRam(memory)
+        self.interrupt_status.follow(line)
 
     def read(self, window: int, offset: int, size_bytes: int) -> int:
         """Return a register, or a part of the configuration; zero where there is nothing."""
@@ -124,7 +125,7 @@ class VirtioMmio:
                 device_id=self._function.device_id,
                 driver_features=self._driver_features,
                 status=self._status,
-                interrupts=self._interrupts,
+                interrupts=self.interrupt_status.reasons,
                 generation=self._generation,
                 device_features_sel=self._device_features_sel,
                 driver_features_sel=self._driver_features_sel,
@@ -156,12 +157,10 @@ class VirtioMmio:
             self._device_features_sel = saved.device_features_sel
             self._driver_features_sel = saved.driver_features_sel
             self._queue_sel = saved.queue_sel
-            self._is_suppressed.clear()
             for queue, registers in zip(self._queues, saved.queues, strict=True):
                 self._load_queue(queue, registers)
             self._function.load(saved.own)
-            self._interrupts = saved.interrupts
-            self._set_line()
+            self.interrupt_status.change(clear=_MASK, add=saved.interrupts)
 
     # --- BackedDevice ---
 
@@ -209,6 +208,7 @@ class VirtioMmio:
         """End its threads and release what it has of the host."""
         self._work.close()
         self._function.close()
+        self.interrupt_status.disconnect()
 
     # --- Port ---
 
@@ -217,22 +217,29 @@ class VirtioMmio:
         """Return what the driver has accepted, 0 before that."""
         return self._driver_features if self._status & Status.FEATURES_OK else 0
 
-    def deliver(self, queue: int, fill: Fill, *, size_bytes: int = 1, most: int = 1) -> bool:
+    def deliver(self, queue: int, fill: Fill, *, most: int = 1) -> bool:
         """Give the driver the next buffers of a queue; see Port."""
         with self._lock:
+            if self._is_paused or not self._is_live:
+                return False
             try:
-                chains = self._take_for(queue, size_bytes, most)
-                if not chains:
-                    return False
-                written = fill(chains)
-                if written is None:
-                    self._queues[queue].put_back(len(chains))
-                else:
-                    self._finish(queue, chains, written)
+                return self._fill_next(queue, fill, most)
             except RingError as error:
                 self._stop(error)
                 return False
-            return True
+
+    def _fill_next(self, number: int, fill: Fill, most: int) -> bool:
+        queue = self._queues[number]
+        while (batch := queue.take(most)) is not None:
+            used = fill(batch)
+            has_more = used is None and queue.await_more()
+            queue.put_back(batch.count - (used or 0))
+            if used is not None:
+                self._finish(number, batch, used)
+                return True
+            if not has_more:
+                break
+        return False
 
     def config_changed(self) -> None:
         """Tell the driver that the configuration has changed; see Port."""
@@ -254,74 +261,40 @@ class VirtioMmio:
             self._function.supplied(queue)
 
     def _step(self) -> bool:
-        """Serve one request, in any thread; return whether there may be more."""
+        """Serve some requests, in any thread; return whether there may be more."""
         try:
             with self._lock:
-                found = self._next_request()
+                found = self._next_requests()
             if found is None:
                 return False
-            queue, chain = found
-            written = self._function.serve(queue, chain)
+            queue, batch = found
+            self._function.serve(queue, batch)
             with self._lock:
                 if self._is_live:
-                    self._finish(queue, [chain], [written])
+                    self._finish(queue, batch, batch.count)
         except RingError as error:
             with self._lock:
                 self._stop(error)
             return False
         return True
 
-    def _next_request(self) -> tuple[int, Chain] | None:
-        for number in self._function.served_queues:
-            if (chain := self._take(number)) is not None:
-                self._work.share()
-                return number, chain
-        return None
-
-    def _take(self, number: int) -> Chain | None:
-        """Return a queue's next request; if there is none, the driver notifies of the next."""
+    def _next_requests(self) -> tuple[int, Batch] | None:
         if not self._is_live:
             return None
-        queue = self._queues[number]
-        chain = queue.take()
-        if chain is None:
-            self._is_suppressed.discard(number)
-            if not queue.enable_notifications():
-                return None
-            chain = queue.take()
-        if number not in self._is_suppressed:
-            self._is_suppressed.add(number)
-            queue.suppress_notifications()
-        return chain
+        for number in self._function.served_queues:
+            batch = self._queues[number].take(self._function.most_at_once)
+            if batch is not None:
+                if not batch.is_all:
+                    self._work.share()
+                return number, batch
+        return None
 
-    def _take_for(self, number: int, size_bytes: int, most: int) -> list[Chain]:
-        """Return the next buffers that have room for `size_bytes`, none if they are too few."""
-        chains: list[Chain] = []
-        if self._is_paused:
-            return chains
-        room = 0
-        while room < size_bytes and len(chains) < most:
-            chain = self._take(number)
-            if chain is None:
-                self._queues[number].put_back(len(chains))
-                return []
-            chains.append(chain)
-            room += chain.writable.size_bytes
-        return chains
-
-    def _finish(self, number: int, chains: Sequence[Chain], written_bytes: Sequence[int]) -> None:
-        queue = self._queues[number]
-        queue.give_back(chains, written_bytes)
-        if queue.must_interrupt():
+    def _finish(self, number: int, batch: Batch, count: int) -> None:
+        if count and self._queues[number].give_back(batch, count):
             self._interrupt(Interrupt.USED_BUFFER)
 
     def _interrupt(self, reason: Interrupt) -> None:
-        self._interrupts |= reason
-        self._set_line()
-
-    def _set_line(self) -> None:
-        if self._line is not None:
-            self._line.set(bool(self._interrupts))
+        self.interrupt_status.change(add=reason)
 
     def _stop(self, error: RingError) -> None:
         """Stop the device for what its driver did; only a reset starts it again."""
@@ -336,13 +309,12 @@ class VirtioMmio:
     # --- registers ---
 
     def _reset_registers(self) -> None:
-        self._status = self._interrupts = self._generation = 0
+        self._status = self._generation = 0
         self._driver_features = self._device_features_sel = self._driver_features_sel = 0
         self._queue_sel = 0
-        self._is_suppressed.clear()
         for queue in self._queues:
             queue.reset()
-        self._set_line()
+        self.interrupt_status.change(clear=_MASK)
 
     @property
     def _selected(self) -> Virtqueue | None:
@@ -363,7 +335,7 @@ class VirtioMmio:
             MmioRegister.DEVICE_FEATURES: lambda: _half(self._offered, self._device_features_sel),
             MmioRegister.QUEUE_NUM_MAX: lambda: self._selected.max_size if self._selected else 0,
             MmioRegister.QUEUE_READY: lambda: int(bool(self._selected and self._selected.is_ready)),
-            MmioRegister.INTERRUPT_STATUS: lambda: self._interrupts,
+            MmioRegister.INTERRUPT_STATUS: lambda: self.interrupt_status.reasons,
             MmioRegister.STATUS: lambda: self._status,
             MmioRegister.CONFIG_GENERATION: lambda: self._generation,
         }
@@ -420,19 +392,18 @@ class VirtioMmio:
 
     def _write_queue_ready(self, value: int) -> None:
         queue = self._selected
-        if queue is None or self._memory is None:
+        if queue is None or self._ram is None:
             return
         if not value & 1:
             queue.take_down()
         elif not queue.is_ready:
             try:
-                queue.set_up(self._memory, self._driver_features)
+                queue.set_up(self._ram, self._driver_features)
             except RingError as error:
                 self._stop(error)
 
     def _acknowledge(self, value: int) -> None:
-        self._interrupts &= ~value
-        self._set_line()
+        self.interrupt_status.change(clear=value)
 
     # --- state ---
 
@@ -444,14 +415,14 @@ class VirtioMmio:
             if saved.status & Status.FEATURES_OK:
                 raise ValueError(known)
         for queue, registers in zip(self._queues, saved.queues, strict=True):
-            if registers.is_ready and self._memory is not None:
-                Virtqueue(queue.max_size).try_set_up(self._memory, registers, saved.driver_features)
+            if registers.is_ready and self._ram is not None:
+                Virtqueue(queue.max_size).try_set_up(self._ram, registers, saved.driver_features)
 
     def _load_queue(self, queue: Virtqueue, registers: QueueRegisters) -> None:
         queue.take_down()
         queue.registers = registers
-        if registers.is_ready and self._memory is not None:
-            queue.set_up(self._memory, self._driver_features)
+        if registers.is_ready and self._ram is not None:
+            queue.set_up(self._ram, self._driver_features)
 
 
 def _half(value: int, selector: int) -> int:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 Step = Callable[[], bool]
-"""Processes one request; returns whether there may be more. From several threads at a time."""
+"""Processes some requests; returns whether there may be more. From several threads at a time."""
 
 Fail = Callable[[Exception], None]
 """Is told of an error that ended a thread."""
@@ -176,7 +176,7 @@ class ThreadedWork:
     def _run(self) -> None:
         try:
             while self._wait_for_doorbell():
-                while self._enter() and self._do_step():
+                while self._enter() and self._do_steps():
                     pass
                 self._sleep()
         except Exception as error:  # noqa: BLE001 - or a dead thread would pass for a slow disk
@@ -203,9 +203,13 @@ class ThreadedWork:
                 self._inside += 1
             return not self._is_closed
 
-    def _do_step(self) -> bool:
+    def _do_steps(self) -> bool:
+        """Process requests until there are no more, or a pause begins; return whether it did."""
         try:
-            return self._step()
+            while self._step():
+                if self._pauses or self._is_closed:
+                    return True
+            return False
         finally:
             with self._changed:
                 self._inside -= 1

@@ -15,6 +15,7 @@ from tagalong.devices import DeviceBus
 from tagalong.devices.virtio.abi import Status, VirtioFeature
 from tagalong.devices.virtio.backing import DiskBacking, VirtioBackings
 from tagalong.devices.virtio.block import BlockFeature, BlockFunction, DiskError, RequestType
+from tagalong.devices.virtio.chain import Buffers
 from tagalong.devices.virtio.image import Image
 from tagalong.devices.virtio.work import ThreadedWork
 from tagalong.errors import HostError, UsageError
@@ -261,7 +262,7 @@ def test_requests_of_many_threads_all_come_back(tmp_path: Path) -> None:
     scene.driver.start(1)
     driver, queue = scene.driver, scene.driver.queues[0]
     back = threading.Event()
-    scene.device._line = _Line(back)  # type: ignore[assignment]
+    scene.device.interrupt_status.follow(_Line(back))  # type: ignore[arg-type]
     wanted = {}
     for sector in range(60):
         target = driver.writable(SECTOR, 1)
@@ -304,10 +305,10 @@ def test_pause_waits_for_requests_under_way_and_begins_no_other(
     began, may_end = threading.Event(), threading.Event()
     read = Image.read
 
-    def slow(image: Image, views: list[memoryview], offset: int) -> None:
+    def slow(image: Image, target: Buffers, offset: int) -> None:
         began.set()
         assert may_end.wait(60)
-        read(image, views, offset)
+        read(image, target, offset)
 
     monkeypatch.setattr(Image, "read", slow)
     driver, queue = scene.driver, scene.driver.queues[0]

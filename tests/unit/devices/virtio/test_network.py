@@ -12,10 +12,12 @@ import pytest
 
 from tagalong.devices.virtio.abi import Interrupt, Status, VirtioFeature
 from tagalong.devices.virtio.backing import NetworkBacking, VirtioBackings
+from tagalong.devices.virtio.frames import row_of
 from tagalong.devices.virtio.link import open_tap
 from tagalong.devices.virtio.network import NetFeature, announcement_frame
 from tagalong.devices.virtio.passt import PasstFrames, start_passt
 from tagalong.errors import HostError, UsageError
+from tests.support.frame_rows import frames_of
 from tests.support.virtio_driver import Buffer, VirtioDriver
 from tests.support.virtio_scene import VirtioScene, devices_scene, make_devices, no_failure
 
@@ -41,7 +43,7 @@ class Network:
             self.scene: VirtioScene = devices_scene(self.backings)[0]
             self.peer, _ = listener.accept()
         self.peer.settimeout(60)
-        self.scene.device._line = _Line(self.raised)  # type: ignore[assignment]
+        self.scene.device.interrupt_status.follow(_Line(self.raised))  # type: ignore[arg-type]
         self.driver: VirtioDriver = self.scene.driver
         self.driver.start(3, features)
 
@@ -318,8 +320,8 @@ def test_program_that_plays_passt_is_started_and_ended(
     started = start_passt("net0")
     frames: list[bytes] = []
     while not frames:
-        frames = started.read()
-    started.send([memoryview(b"die".ljust(14))])
+        frames = frames_of(started.read())
+    started.send(memoryview(row_of(b"die".ljust(14))))
     with pytest.raises(ConnectionResetError) as caught:
         read_to_the_end(started)
     started.close()

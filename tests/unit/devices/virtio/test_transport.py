@@ -1,12 +1,11 @@
 """The MMIO transport and its queues, driven by a driver that follows the rules."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from tagalong.devices.virtio.abi import Interrupt, MmioRegister, Status, VirtioFeature
-from tagalong.devices.virtio.chain import Chain
+from tagalong.devices.virtio.chain import Batch
 from tagalong.devices.virtio.saved import SavedTransport
 from tagalong.errors import StateError
 from tests.support.virtio_driver import ALL_BASE, PAGE, RAM, VirtioDriver
@@ -170,9 +169,10 @@ def test_device_delivers_only_into_buffers_that_the_driver_gave() -> None:
     assert function.port is not None
     queue, port = scene.driver.queues[1], function.port
 
-    def fill(chains: Sequence[Chain]) -> list[int]:
-        chains[0].writable.write(b"in")
-        return [2]
+    def fill(batch: Batch) -> int:
+        batch[0].writable.write(b"in")
+        batch.written[0] = 2
+        return 1
 
     def deliver() -> bool:
         return port.deliver(1, fill)
@@ -193,10 +193,18 @@ def test_device_that_needs_more_buffers_takes_none() -> None:
     queue = scene.driver.queues[1]
     queue.make_available(*(queue.describe(*scene.driver.writable(8)) for _ in range(2)))
 
-    too_many = function.port.deliver(1, lambda chains: [0] * len(chains), size_bytes=24, most=4)
-    both = function.port.deliver(1, lambda chains: [8] * len(chains), size_bytes=16, most=4)
+    seen: list[tuple[int, bool]] = []
 
-    assert (too_many, both, queue.used_index) == (False, True, 2)
+    def fill(batch: Batch) -> int | None:
+        seen.append((batch.count, batch.is_all))
+        return None if batch.count < 3 else 2
+
+    too_few = function.port.deliver(1, fill, most=4)
+    queue.make_available(queue.describe(*scene.driver.writable(8)))
+    enough = function.port.deliver(1, fill, most=4)
+
+    assert (too_few, enough, queue.used_index) == (False, True, 2)
+    assert (seen, function.supplies) == ([(2, True), (3, True)], 2)
 
 
 def test_change_of_the_configuration_interrupts_a_driver_that_works() -> None:
@@ -261,7 +269,7 @@ def test_load_refuses_by_name_what_it_cannot_be() -> None:
         state[:40] + b"\3" + state[41:]: "echo0 state: 128 bytes are too few for 3 queues",
         state[:44] + b"\3" + state[45:]: "queue size 3: it is a power of two of at most 16",
         state[:52] + b"\1" + state[53:]: "the descriptor table at gpa 0x40000001",
-        state[:59] + b"\1" + state[60:]: "is not in guest RAM",
+        state[:59] + b"\1" + state[60:]: "is not in one region of guest RAM",
         state[:48] + b"\2" + state[49:]: "is_ready is 0x2: it is 0 or 1",
     }
     before = fresh.device.save()
