@@ -8,7 +8,7 @@ from tagalong.devices import DeviceBus, create_devices
 from tagalong.devices.virtio.abi import DeviceId
 from tagalong.devices.virtio.backing import DiskBacking, VirtioBackings, VirtioDevices
 from tagalong.devices.virtio.block import DiskError
-from tagalong.devices.virtio.chain import Batch, Chain
+from tagalong.devices.virtio.chain import RequestBatch, Chain
 from tagalong.devices.virtio.described import VirtioConfig, described_at
 from tagalong.devices.virtio.function import Port, WithoutHostSide
 from tagalong.devices.virtio.transport import VirtioMmio
@@ -47,7 +47,7 @@ class EchoFunction(WithoutHostSide):
     def write_config(self, offset: int, data: bytes) -> None:
         self.written.append((offset, data))
 
-    def serve(self, queue: int, batch: Batch) -> None:
+    def serve(self, queue: int, batch: RequestBatch) -> None:
         del queue
         for number, chain in enumerate(batch):
             self.before(chain)

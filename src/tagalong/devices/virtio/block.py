@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 
 from tagalong.binary.layout import Layout
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import Batch, Buffers, Chain
+from tagalong.devices.virtio.chain import RequestBatch, Buffers, Chain
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.function import Port
 from tagalong.devices.virtio.image import SECTOR_BYTES, Image
@@ -147,7 +147,7 @@ class BlockFunction:
     def supplied(self, queue: int) -> None:
         """Do nothing: all queues are served."""
 
-    def serve(self, queue: int, batch: Batch) -> None:
+    def serve(self, queue: int, batch: RequestBatch) -> None:
         """Carry out requests."""
         del queue
         for number, chain in enumerate(batch):

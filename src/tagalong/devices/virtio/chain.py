@@ -96,7 +96,7 @@ class Chain:
         self.writable = writable
 
 
-class Batch:
+class RequestBatch:
     """Requests that were taken at once, at most `most`, with `room` for their buffers.
 
     `written` takes how many bytes the device stored to each. `is_all`: there are no further ones.

@@ -10,7 +10,7 @@ from enum import IntFlag
 from typing import ClassVar, Final
 
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import Batch, Chain
+from tagalong.devices.virtio.chain import RequestBatch, Chain
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.function import Port, WithoutHostSide
 from tagalong.devices.virtio.ram import RingError
@@ -65,7 +65,7 @@ class ConsoleFunction(WithoutHostSide):
         """
         taken = 0
 
-        def fill(batch: Batch) -> int:
+        def fill(batch: RequestBatch) -> int:
             nonlocal taken
             (chain,) = batch
             room = chain.writable.size_bytes
@@ -107,7 +107,7 @@ class ConsoleFunction(WithoutHostSide):
     def write_config(self, offset: int, data: bytes) -> None:
         """Ignore it: emergency writes are not offered."""
 
-    def serve(self, queue: int, batch: Batch) -> None:
+    def serve(self, queue: int, batch: RequestBatch) -> None:
         """Write out what the guest wrote."""
         del queue
         for chain in batch:

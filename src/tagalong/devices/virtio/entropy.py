@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 
 from tagalong.binary.layout import Layout
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import Batch, Chain
+from tagalong.devices.virtio.chain import RequestBatch, Chain
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.function import Port, WithoutHostSide
 from tagalong.devices.virtio.ram import RingError
@@ -55,7 +55,7 @@ class EntropyFunction(WithoutHostSide):
     def supplied(self, queue: int) -> None:
         """Do nothing: all queues are served."""
 
-    def serve(self, queue: int, batch: Batch) -> None:
+    def serve(self, queue: int, batch: RequestBatch) -> None:
         """Fill buffers, or their beginnings."""
         del queue
         for number, chain in enumerate(batch):

@@ -9,7 +9,7 @@ import os
 from typing import Final
 
 from tagalong._native import library
-from tagalong.devices.virtio.chain import Batch
+from tagalong.devices.virtio.chain import RequestBatch
 from tagalong.devices.virtio.ram import RingError
 
 MAX_FRAME_BYTES: Final = 65535
@@ -39,7 +39,7 @@ def length_of_first(row: memoryview) -> int:
     return LENGTH_BYTES + int.from_bytes(row[:LENGTH_BYTES], "big")
 
 
-def gather(batch: Batch, first: int, row: bytearray) -> tuple[int, int]:
+def gather(batch: RequestBatch, first: int, row: bytearray) -> tuple[int, int]:
     """Copy frames to send into `row`, from request number `first` on.
 
     Return of how many requests, and the bytes of the row. Raises RingError if the first is none.
@@ -62,7 +62,7 @@ def gather(batch: Batch, first: int, row: bytearray) -> tuple[int, int]:
     return count, size.value
 
 
-def scatter(batch: Batch, row: memoryview, *, is_merged: bool) -> tuple[int, int]:
+def scatter(batch: RequestBatch, row: memoryview, *, is_merged: bool) -> tuple[int, int]:
     """Store frames of a row to the writable buffers of a batch, each behind its header.
 
     `is_merged`: a frame takes as many requests as it needs. One that is too large is dropped.

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import Batch
+from tagalong.devices.virtio.chain import RequestBatch
 
-Fill = Callable[[Batch], int | None]
+Fill = Callable[[RequestBatch], int | None]
 """Stores to the first requests of a batch, with `written`, and returns how many they are.
 
 The driver keeps the rest. None: it takes more than the batch, which is all that there are.
@@ -74,7 +74,7 @@ class VirtioFunction(Protocol):
         """Take the transport, once."""
         ...
 
-    def serve(self, queue: int, batch: Batch) -> None:
+    def serve(self, queue: int, batch: RequestBatch) -> None:
         """Process requests; note in `batch.written` how many bytes were stored to each.
 
         Raises RingError if the driver broke a rule.

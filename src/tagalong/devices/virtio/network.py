@@ -12,7 +12,7 @@ from enum import IntFlag
 from typing import ClassVar, Final
 
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import Batch, Chain
+from tagalong.devices.virtio.chain import RequestBatch, Chain
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.frames import ROW_BYTES, gather, length_of_first, row_of, scatter
 from tagalong.devices.virtio.function import Port
@@ -95,7 +95,7 @@ class NetworkFunction:
 
     # --- frames ---
 
-    def serve(self, queue: int, batch: Batch) -> None:
+    def serve(self, queue: int, batch: RequestBatch) -> None:
         """Send frames, or carry out commands."""
         if queue == _CONTROL:
             for number, chain in enumerate(batch):
@@ -103,7 +103,7 @@ class NetworkFunction:
         else:
             self._transmit(batch)
 
-    def _transmit(self, batch: Batch) -> None:
+    def _transmit(self, batch: RequestBatch) -> None:
         """Send frames; the link drops what it cannot send soon, and then the rest of them."""
         done, goes = 0, True
         while done < batch.count:
@@ -121,7 +121,7 @@ class NetworkFunction:
         is_merged = bool(self._port.features & NetFeature.MRG_RXBUF)
         done = 0
 
-        def fill(batch: Batch) -> int | None:
+        def fill(batch: RequestBatch) -> int | None:
             nonlocal done
             used, done = scatter(batch, row, is_merged=is_merged)
             if not done and batch.is_all:

@@ -18,7 +18,7 @@ from tagalong.devices.virtio.abi import (
     USED_ELEMENT,
     VirtioFeature,
 )
-from tagalong.devices.virtio.chain import Batch
+from tagalong.devices.virtio.chain import RequestBatch
 from tagalong.devices.virtio.ram import GuestRam, RamArea, RingError
 
 _INDEX: Final = 0xFFFF
@@ -119,7 +119,7 @@ class Virtqueue:
         self._rings = None
         registers.is_ready = False
 
-    def take(self, most: int) -> Batch | None:
+    def take(self, most: int) -> RequestBatch | None:
         """Return at most `most` requests, None if there is none or the queue is not ready.
 
         The driver is asked not to notify of more; if there is none, to notify of the next.
@@ -135,7 +135,7 @@ class Virtqueue:
         if self._rings is not None:
             self._rings.native.next_avail = self._rings.native.next_avail - count & _INDEX
 
-    def give_back(self, batch: Batch, count: int) -> bool:
+    def give_back(self, batch: RequestBatch, count: int) -> bool:
         """Put the first `count` of a batch into the used ring, for the driver all at once.
 
         `batch.written` says how much was stored to each. Return whether the driver wants an
@@ -174,8 +174,8 @@ class _Rings:
         )
         self._address = ctypes.addressof(self.native)
 
-    def take(self, most: int) -> Batch | None:
-        batch = Batch(self._ram, most, max(self._room, most))
+    def take(self, most: int) -> RequestBatch | None:
+        batch = RequestBatch(self._ram, most, max(self._room, most))
         batch.count = self._call(
             library().ta_virtq_take, batch.chains, most, batch.buffers, len(batch.buffers)
         )
@@ -185,7 +185,7 @@ class _Rings:
     def await_more(self) -> bool:
         return self._call(library().ta_virtq_await) > 0
 
-    def give(self, batch: Batch, count: int) -> bool:
+    def give(self, batch: RequestBatch, count: int) -> bool:
         return self._call(library().ta_virtq_give, batch.chains, batch.written, count) > 0
 
     def _call(self, function: Callable[..., int], *arguments: object) -> int:

@@ -22,7 +22,7 @@ from tagalong.devices.virtio.abi import (
     Status,
     VirtioFeature,
 )
-from tagalong.devices.virtio.chain import Batch
+from tagalong.devices.virtio.chain import RequestBatch
 from tagalong.devices.virtio.described import VirtioConfig
 from tagalong.devices.virtio.function import Fill, VirtioFunction
 from tagalong.devices.virtio.queue import QueueRegisters, Virtqueue
@@ -278,7 +278,7 @@ class VirtioMmio:
             return False
         return True
 
-    def _next_requests(self) -> tuple[int, Batch] | None:
+    def _next_requests(self) -> tuple[int, RequestBatch] | None:
         if not self._is_live:
             return None
         for number in self._function.served_queues:
@@ -289,7 +289,7 @@ class VirtioMmio:
                 return number, batch
         return None
 
-    def _finish(self, number: int, batch: Batch, count: int) -> None:
+    def _finish(self, number: int, batch: RequestBatch, count: int) -> None:
         if count and self._queues[number].give_back(batch, count):
             self._interrupt(Interrupt.USED_BUFFER)
 

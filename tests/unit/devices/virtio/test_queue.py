@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tagalong.devices.virtio.abi import DESCRIPTOR, VirtioFeature
-from tagalong.devices.virtio.chain import Batch, Buffers
+from tagalong.devices.virtio.chain import RequestBatch, Buffers
 from tagalong.devices.virtio.frames import gather, row_of, scatter
 from tagalong.devices.virtio.queue import QueueRegisters, Virtqueue
 from tagalong.devices.virtio.ram import GuestRam, RingError
@@ -62,7 +62,7 @@ class Rings:
             self.made += 1
         self.memory.write(AVAIL + 2, struct.pack("<H", self.made & 0xFFFF))
 
-    def take(self, most: int = SIZE) -> Batch:
+    def take(self, most: int = SIZE) -> RequestBatch:
         batch = self.queue.take(most)
         assert batch is not None
         return batch

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tagalong.devices.virtio.abi import Interrupt, MmioRegister, Status, VirtioFeature
-from tagalong.devices.virtio.chain import Batch
+from tagalong.devices.virtio.chain import RequestBatch
 from tagalong.devices.virtio.saved import SavedTransport
 from tagalong.errors import StateError
 from tests.support.virtio_driver import ALL_BASE, PAGE, RAM, VirtioDriver
@@ -169,7 +169,7 @@ def test_device_delivers_only_into_buffers_that_the_driver_gave() -> None:
     assert function.port is not None
     queue, port = scene.driver.queues[1], function.port
 
-    def fill(batch: Batch) -> int:
+    def fill(batch: RequestBatch) -> int:
         batch[0].writable.write(b"in")
         batch.written[0] = 2
         return 1
@@ -195,7 +195,7 @@ def test_device_that_needs_more_buffers_takes_none() -> None:
 
     seen: list[tuple[int, bool]] = []
 
-    def fill(batch: Batch) -> int | None:
+    def fill(batch: RequestBatch) -> int | None:
         seen.append((batch.count, batch.is_all))
         return None if batch.count < 3 else 2
 
