@@ -8,7 +8,7 @@ from tagalong.devices import DeviceBus, create_devices
 from tagalong.devices.virtio.abi import DeviceId
 from tagalong.devices.virtio.backing import DiskBacking, VirtioBackings, VirtioDevices
 from tagalong.devices.virtio.block import DiskError
-from tagalong.devices.virtio.chain import RequestBatch, Chain
+from tagalong.devices.virtio.chain import Chain, RequestBatch
 from tagalong.devices.virtio.described import VirtioConfig, described_at
 from tagalong.devices.virtio.function import Port, WithoutHostSide
 from tagalong.devices.virtio.transport import VirtioMmio

@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 
 from tagalong.binary.layout import Layout
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import RequestBatch, Buffers, Chain
+from tagalong.devices.virtio.chain import Buffers, Chain, RequestBatch
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.function import Port
 from tagalong.devices.virtio.image import SECTOR_BYTES, Image

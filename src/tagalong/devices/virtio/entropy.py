@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 
 from tagalong.binary.layout import Layout
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import RequestBatch, Chain
+from tagalong.devices.virtio.chain import Chain, RequestBatch
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.function import Port, WithoutHostSide
 from tagalong.devices.virtio.ram import RingError

@@ -12,7 +12,7 @@ from enum import IntFlag
 from typing import ClassVar, Final
 
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import RequestBatch, Chain
+from tagalong.devices.virtio.chain import Chain, RequestBatch
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.frames import ROW_BYTES, gather, length_of_first, row_of, scatter
 from tagalong.devices.virtio.function import Port

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tagalong.devices.virtio.abi import DESCRIPTOR, VirtioFeature
-from tagalong.devices.virtio.chain import RequestBatch, Buffers
+from tagalong.devices.virtio.chain import Buffers, RequestBatch
 from tagalong.devices.virtio.frames import gather, row_of, scatter
 from tagalong.devices.virtio.queue import QueueRegisters, Virtqueue
 from tagalong.devices.virtio.ram import GuestRam, RingError
