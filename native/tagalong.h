@@ -233,9 +233,9 @@ TA_EXPORT int ta_interrupts_change(struct ta_interrupts *interrupts, uint32_t cl
 #define TA_KVM_EXIT_LINE UINT32_MAX
 
 struct ta_kvm_exit {
-    uint32_t reason;   /* KVM's; TA_KVM_EXIT_LINE: KVM_IRQ_LINE failed, not KVM_RUN */
+    uint32_t reason; /* KVM's; TA_KVM_EXIT_LINE: KVM_IRQ_LINE failed, not KVM_RUN */
     uint32_t bytes, is_write;
-    uint32_t answered; /* how many accesses were answered before this exit */
+    uint32_t answered; /* is counted up by the accesses that were answered before this exit */
     uint64_t gpa, data;
 };
 

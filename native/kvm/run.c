@@ -40,7 +40,6 @@ int ta_kvm_run(int vcpu, void *shared, struct ta_interrupts *const *interrupts, 
                struct ta_kvm_exit *exit)
 {
     struct kvm_run *run = shared;
-    exit->answered = 0;
     for (;; exit->answered++) {
         if (ioctl(vcpu, KVM_RUN, 0) < 0)
             return -errno;

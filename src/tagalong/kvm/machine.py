@@ -199,6 +199,11 @@ class KvmMachine(MachineLifecycle):
         """Return what access strategies need of this process."""
         return self._host
 
+    @property
+    def answered_accesses(self) -> int:
+        """Return how many accesses of the guest to devices native code has answered."""
+        return sum(vcpu.exit.answered for vcpu in self._parts.vcpus)
+
     # --- tags and pages ---
 
     def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
