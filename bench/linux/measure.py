@@ -50,6 +50,7 @@ sleep 4
 after=$(now)
 echo "measure: net_receive_mb_s=$(rate $(($(cat $statistics/rx_bytes) - received)) $before $after)"
 ping -c 1 -W 1 -s {END_BYTES} 10.9.9.1 >/dev/null
+echo "measure: net_sent_mb=$(rate $(cat $statistics/tx_bytes) 0 1)"
 before=$(now)
 head -c {_CONSOLE_BYTES} /dev/zero | tr '\\0' '.' >/dev/console
 after=$(now)
@@ -76,12 +77,13 @@ def measure(vmm: Vmm, files: Files) -> Figures:
     """Run the guest once and return its figures. Raises SystemExit if it did not come to its end.
 
     boot_s: from the command to the guest's first line; cpu_s: of the VMM's process in all, so far
-    as it is for boot (boot_cpu_s), and for everything (all_cpu_s).
+    as it is for boot (boot_cpu_s), and for everything (all_cpu_s). net_arrived: which part of what
+    the guest sent the peer got; the rest was dropped.
     """
     files.net.unlink(missing_ok=True)
     with files.disk.open("wb") as disk:
         disk.truncate(_DISK_BYTES)
-    with BenchPeer(files.net), files.console.open("wb") as console:
+    with BenchPeer(files.net) as peer, files.console.open("wb") as console:
         began = time.monotonic()
         process = subprocess.Popen(
             vmm.command(files), stdin=subprocess.DEVNULL, stdout=console, stderr=console
@@ -100,7 +102,11 @@ def measure(vmm: Vmm, files: Files) -> Figures:
     if "console_kb_s" not in found:
         raise SystemExit(f"the guest did not come to its end: {said[-1000:]}")
     all_cpu_s = usage.ru_utime + usage.ru_stime
-    return {"boot_s": boot_s, "boot_cpu_s": boot_cpu_s, **found, "all_cpu_s": all_cpu_s}
+    arrived = peer.taken_bytes / 1e6 / found.pop("net_sent_mb")
+    return {
+        "boot_s": boot_s, "boot_cpu_s": boot_cpu_s, **found, "net_arrived": arrived,
+        "all_cpu_s": all_cpu_s,
+    }  # fmt: skip
 
 
 def _wait_for(files: Files, process: "subprocess.Popen[bytes]", text: str) -> None:

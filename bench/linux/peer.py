@@ -21,7 +21,8 @@ _FRAMES_AT_ONCE = 64
 class BenchPeer:
     """Listens at `path` for one card, within a `with` block.
 
-    A ping of FLOOD_BYTES begins a flood of broadcast frames, one of END_BYTES ends it.
+    A ping of FLOOD_BYTES begins a flood of broadcast frames, one of END_BYTES ends it. Afterwards
+    `taken_bytes` counts the frames that the card sent.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,6 +32,7 @@ class BenchPeer:
         self._card: socket.socket | None = None
         self._floods = threading.Event()
         self._is_closed = False
+        self.taken_bytes = 0
         self._threads = [threading.Thread(target=self._read), threading.Thread(target=self._flood)]
 
     def __enter__(self) -> Self:
@@ -58,6 +60,7 @@ class BenchPeer:
                     self._take(stream.read(length))
 
     def _take(self, frame: bytes) -> None:
+        self.taken_bytes += len(frame)
         (kind,) = struct.unpack_from(">H", frame, 12)
         if kind == _ARP and frame[38:42] == _IP:
             asker = frame[22:32]

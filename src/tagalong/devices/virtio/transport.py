@@ -209,6 +209,9 @@ class VirtioMmio:
         self._work.close()
         self._function.close()
         self.interrupt_status.disconnect()
+        for queue in self._queues:
+            queue.take_down()
+        self._ram = None
 
     # --- Port ---
 
