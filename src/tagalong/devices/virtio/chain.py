@@ -9,35 +9,43 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
 from tagalong._native import Buffer, VirtqChain, library
-from tagalong.devices.virtio.ram import GuestRam, RingError
+from tagalong.devices.virtio.ram import GuestRam, RingError, address_of
 
 _BUFFER_BYTES = ctypes.sizeof(Buffer)
+
+
+@cache
+def _array_of(kind: Any, count: int) -> Any:
+    """Return the type of an array; ctypes would make it anew each time."""
+    return kind * count
 
 
 class Buffers:
     """The readable or the writable buffers of a chain as one row of bytes.
 
-    They are `count` of `array`, from number `first` on.
+    They are `count` `struct ta_buffer` at `address`, which are in `owner`.
     """
 
     def __init__(
-        self, ram: GuestRam, array: "ctypes.Array[Any]", first: int, count: int, size_bytes: int
+        self, ram: GuestRam, owner: object, address: int, count: int, size_bytes: int
     ) -> None:
         self.size_bytes = size_bytes
         self.count = count
+        self.address = address
         self._ram = ram
-        self._array = array
-        self.address = ctypes.addressof(array) + first * _BUFFER_BYTES
+        self._owner = owner
 
     def part(self, start: int, length_bytes: int) -> "Buffers":
         """Return a part of them. Raises RingError if they are shorter."""
         self._require(start + length_bytes)
-        array = (Buffer * self.count)()
-        count = library().ta_buffers_part(self.address, self.count, start, length_bytes, array)
-        return Buffers(self._ram, array, 0, count, length_bytes)
+        owner = bytearray(_BUFFER_BYTES * self.count)
+        address = address_of(owner)
+        count = library().ta_buffers_part(self.address, self.count, start, length_bytes, address)
+        return Buffers(self._ram, owner, address, count, length_bytes)
 
     def read(self, start: int = 0, length_bytes: int | None = None) -> bytes:
         """Return a copy of a part, all by default; the caller has bounded the size.
@@ -47,8 +55,7 @@ class Buffers:
         size = self.size_bytes - start if length_bytes is None else length_bytes
         self._require(start + size)
         copy = bytearray(size)
-        target = (ctypes.c_char * size).from_buffer(copy)
-        library().ta_buffers_read(self.address, self.count, start, size, target)
+        library().ta_buffers_read(self.address, self.count, start, size, address_of(copy))
         return bytes(copy)
 
     def write(self, data: bytes) -> None:
@@ -106,20 +113,22 @@ class RequestBatch:
         self.ram = ram
         self.count = 0
         self.is_all = False
-        self.chains = (VirtqChain * most)()
-        self.buffers = (Buffer * room)()
-        self.written = (ctypes.c_uint32 * most)()
+        self.chains = _array_of(VirtqChain, most)()
+        self.buffers = _array_of(Buffer, room)()
+        self.written = _array_of(ctypes.c_uint32, most)()
 
     def __getitem__(self, number: int) -> Chain:
         """Return a request; the first has number 0."""
         if not 0 <= number < self.count:
             raise IndexError(number)
         found = self.chains[number]
-        first, readable, writable = found.first, found.readable, found.writable
+        owner, count = self.buffers, found.readable
+        readable = ctypes.addressof(owner) + found.first * _BUFFER_BYTES
+        writable = readable + count * _BUFFER_BYTES
         return Chain(
             found.head,
-            Buffers(self.ram, self.buffers, first, readable, found.readable_bytes),
-            Buffers(self.ram, self.buffers, first + readable, writable, found.writable_bytes),
+            Buffers(self.ram, owner, readable, count, found.readable_bytes),
+            Buffers(self.ram, owner, writable, found.writable, found.writable_bytes),
         )
 
     def __iter__(self) -> Iterator[Chain]:

@@ -10,18 +10,13 @@ from typing import Final
 
 from tagalong._native import library
 from tagalong.devices.virtio.chain import RequestBatch
-from tagalong.devices.virtio.ram import RingError
+from tagalong.devices.virtio.ram import RingError, address_of
 
 MAX_FRAME_BYTES: Final = 65535
 MIN_FRAME_BYTES: Final = 14
 LENGTH_BYTES: Final = 4
 ROW_BYTES: Final = 1 << 18
 """How long a row may be; any frame fits."""
-
-
-def address_of(row: bytearray | memoryview) -> int:
-    """Return where writable bytes are; valid as long as they are."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(row))
 
 
 def whole_bytes(data: bytearray | memoryview, size_bytes: int) -> tuple[int, int | None]:

@@ -22,6 +22,11 @@ class RingError(Exception):
     """
 
 
+def address_of(data: bytearray | memoryview) -> int:
+    """Return where writable bytes are; valid as long as they are. 0 if there are none."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(data)) if len(data) else 0
+
+
 class GuestRam:
     """All RAM of a machine; its addresses stay valid as long as this object."""
 

@@ -36,6 +36,8 @@ from tagalong.memory import GuestMemory
 _WORD = 4
 _MASK = (1 << 32) - 1
 _HIGH = 32
+_LIVE = int(Status.DRIVER_OK)
+_LIVE_MASK = int(Status.DRIVER_OK | Status.DEVICE_NEEDS_RESET)
 _DRIVER_STATUS = 0xFF & ~int(Status.DEVICE_NEEDS_RESET)
 _NO_MEMORY = _MASK  # what the registers of shared memory say of a region that does not exist
 
@@ -255,7 +257,7 @@ class VirtioMmio:
 
     @property
     def _is_live(self) -> bool:
-        return self._status & (Status.DRIVER_OK | Status.DEVICE_NEEDS_RESET) == Status.DRIVER_OK
+        return self._status & _LIVE_MASK == _LIVE
 
     def _notify(self, queue: int) -> None:
         if queue in self._function.served_queues:

@@ -1,6 +1,5 @@
 """The native walk over rings and chains, against the same walk in Python, and what it stores."""
 
-import ctypes
 import struct
 from contextlib import suppress
 from dataclasses import replace
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tagalong._native import Buffer
 from tagalong.devices.virtio.abi import DESCRIPTOR, VirtioFeature
 from tagalong.devices.virtio.chain import Buffers, RequestBatch
 from tagalong.devices.virtio.frames import gather, row_of, scatter
@@ -74,8 +74,7 @@ class Rings:
     def ranges(self, buffers: Buffers) -> tuple[tuple[int, int], ...]:
         """Return gpa and size of buffers."""
         found = []
-        first = (buffers.address - ctypes.addressof(buffers._array)) // 16
-        for each in buffers._array[first : first + buffers.count]:
+        for each in (Buffer * buffers.count).from_address(buffers.address):
             for region in self.memory.regions:
                 offset = each.address - region.raw_data.ctypes.data
                 if 0 <= offset < region.size_bytes:
