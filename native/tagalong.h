@@ -239,10 +239,21 @@ struct ta_kvm_exit {
     uint64_t gpa, data;
 };
 
-/* Runs a vCPU until it exits for something else than the interrupt status of one of these devices.
- * `shared`: the vCPU's struct kvm_run. 0, or -errno of KVM_RUN. */
-TA_EXPORT int ta_kvm_run(int vcpu, void *shared, struct ta_interrupts *const *interrupts,
-                         size_t count, struct ta_kvm_exit *exit);
+/* A register that a read does not change, as it is now. */
+struct ta_register {
+    uint64_t gpa, value;
+};
+
+/* What is answered without an exit: addresses of arrays of addresses. */
+struct ta_kvm_answers {
+    uint64_t interrupts, interrupt_count; /* of struct ta_interrupts */
+    uint64_t registers, register_count;   /* of struct ta_register */
+};
+
+/* Runs a vCPU until it exits for something else than `answers`. `shared`: the vCPU's struct kvm_run.
+ * 0, or -errno of KVM_RUN. */
+TA_EXPORT int ta_kvm_run(int vcpu, void *shared, const struct ta_kvm_answers *answers,
+                         struct ta_kvm_exit *exit);
 
 /* --- cpu/: the interpreter ------------------------------------------------------------- */
 

@@ -147,6 +147,23 @@ class KvmExit(ctypes.Structure):
     )
 
 
+class PublishedRegister(ctypes.Structure):
+    """`struct ta_register`: a register that a read does not change, as it is now."""
+
+    _fields_ = (("gpa", _u64), ("value", _u64))
+
+
+class KvmAnswers(ctypes.Structure):
+    """`struct ta_kvm_answers`: what ta_kvm_run answers by itself."""
+
+    _fields_ = (
+        ("interrupts", _u64),
+        ("interrupt_count", _u64),
+        ("registers", _u64),
+        ("register_count", _u64),
+    )
+
+
 # name -> (result type, argument types)
 _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     # abi.c
@@ -207,7 +224,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_interrupts_change": (ctypes.c_int, (_pointer, _u32, _u32)),
     "ta_kvm_run": (
         ctypes.c_int,
-        (ctypes.c_int, _pointer, _pointer, _size, ctypes.POINTER(KvmExit)),
+        (ctypes.c_int, _pointer, ctypes.POINTER(KvmAnswers), ctypes.POINTER(KvmExit)),
     ),
     # cpu/
     "ta_machine_new": (ctypes.c_void_p, (_u32, _u64)),
@@ -266,6 +283,8 @@ _STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "ta_chain": VirtqChain,
     "ta_virtq": Virtq,
     "ta_kvm_exit": KvmExit,
+    "ta_register": PublishedRegister,
+    "ta_kvm_answers": KvmAnswers,
 } | ({"ta_call": RoutineCall} if IS_ARM64 else {})
 
 

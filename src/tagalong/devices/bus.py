@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from tagalong.devices.device import BackedDevice, Device, Doorbell, Window
+from tagalong._native import PublishedRegister
+from tagalong.devices.device import BackedDevice, Device, Doorbell, PublishingDevice, Window
 from tagalong.devices.irq import IrqLine, Sink
 from tagalong.errors import HostError, UsageError
 from tagalong.memory import GuestMemory
@@ -107,6 +108,12 @@ class DeviceBus:
         with self._lock:
             for device in self.devices:
                 device.load(states[device.description.name])
+
+    @property
+    def published(self) -> list[PublishedRegister]:
+        """Return the registers that may be read without the bus."""
+        publishing = (each for each in self.devices if isinstance(each, PublishingDevice))
+        return [register for device in publishing for register in device.published]
 
     @property
     def doorbells(self) -> list[Doorbell]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
+from tagalong._native import PublishedRegister
 from tagalong.devices.interrupt_status import InterruptStatus
 from tagalong.devices.irq import IrqLine
 from tagalong.errors import UsageError
@@ -168,6 +169,19 @@ class BackedDevice(Device, Protocol):
 
     def close(self) -> None:
         """Release what it has of the host. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class PublishingDevice(Device, Protocol):
+    """A device with registers that a read does not change, and that are read often."""
+
+    @property
+    def published(self) -> Sequence[PublishedRegister]:
+        """Return them, with their gpas; their values are always what a read would return.
+
+        A machine that knows how may read them without asking the bus. They stay the same.
+        """
         ...
 
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Final
 
+from tagalong._native import PublishedRegister
 from tagalong.binary.layout import Layout
 from tagalong.devices.device import ANY_WIDTH, Window, require_plain_window
 from tagalong.devices.irq import IrqLine
@@ -98,9 +99,16 @@ class Pl011:
         self.widths = ANY_WIDTH
         self._output = output
         self._line: IrqLine | None = None
+        # Drivers read the flags before each character that they write.
+        self._published_flags = PublishedRegister(description.gpa + _UARTFR)
         self._lock = threading.RLock()
         self._room_wanted: Callable[[], None] | None = None
         self.reset()
+
+    @property
+    def published(self) -> Sequence[PublishedRegister]:
+        """Return UARTFR."""
+        return (self._published_flags,)
 
     def attach(self, memory: GuestMemory, line: IrqLine | None) -> None:
         """Take the interrupt line; this model stores to no RAM."""
@@ -252,6 +260,7 @@ class Pl011:
         return self._raised & self._registers[_UARTIMSC] & _INTERRUPTS
 
     def _follow(self) -> None:
+        self._published_flags.value = self._flags()
         if self._line is not None:
             self._line.set(bool(self._masked()))
 

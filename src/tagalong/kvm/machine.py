@@ -77,7 +77,7 @@ class KvmMachine(MachineLifecycle):
         if parts.vm.check(Cap.KVM_CAP_IOEVENTFD):
             for doorbell in self._bus.doorbells:
                 parts.vm.add_doorbell(doorbell)
-        self._connect_interrupts()
+        self._connect_devices()
         clock = VirtualTime(parts.vcpus[0])
         exits = KvmExits(self._bus, self._end)
         runner = KvmRunner(condition, parts.vcpus, exits.handle, self._fail)
@@ -329,10 +329,10 @@ class KvmMachine(MachineLifecycle):
 
     # --- small help ---
 
-    def _connect_interrupts(self) -> None:
-        """Let KVM's lines follow the devices that have an interrupt status.
+    def _connect_devices(self) -> None:
+        """Let native code answer what it can, and KVM's lines follow interrupt statuses.
 
-        Without a GIC they share one input, which is not KVM's to drive.
+        Without a GIC all lines share one input, which is not KVM's to drive.
         """
         gic, statuses = self._parts.gic, []
         for device in self._bus.devices if gic is not None else ():
@@ -341,7 +341,7 @@ class KvmMachine(MachineLifecycle):
                 gic.connect(device.interrupt_status, described.interrupt, described.gpa)
                 statuses.append(device.interrupt_status)
         for vcpu in self._parts.vcpus:
-            vcpu.answer(statuses)
+            vcpu.answer(statuses, self._bus.published)
 
     def _copy_tags(self, gpa: Gpa, tags: NDArray[np.uint8], direction: Direction) -> None:
         """Do KVM_ARM_MTE_COPY_TAGS for the strategies."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
-from tagalong._native import KvmExit, library
+from tagalong._native import KvmAnswers, KvmExit, PublishedRegister, library
 from tagalong.devices import InterruptStatus
 from tagalong.errors import HostError
 from tagalong.kvm.abi import (
@@ -38,12 +38,19 @@ class VcpuDescriptor(Descriptor):
         self.run = kvm_run.from_buffer(self._pages)
         self.exit = KvmExit()
         self._shared = ctypes.addressof(self.run)
-        self.answer(())
+        self.answer((), ())
 
-    def answer(self, statuses: Sequence[InterruptStatus]) -> None:
-        """Let native code answer accesses to these, which are connected, within `enter`."""
-        self._statuses = tuple(statuses)  # as long as native code knows of them
-        self._natives = (ctypes.c_void_p * len(statuses))(*(each.native for each in statuses))
+    def answer(
+        self, statuses: Sequence[InterruptStatus], registers: Sequence[PublishedRegister]
+    ) -> None:
+        """Let native code answer accesses to these within `enter`; the statuses are connected."""
+        interrupts = (ctypes.c_void_p * len(statuses))(*(each.native for each in statuses))
+        published = (ctypes.c_void_p * len(registers))(*map(ctypes.addressof, registers))
+        self._answers = KvmAnswers(
+            ctypes.addressof(interrupts), len(statuses), ctypes.addressof(published), len(registers)
+        )
+        # All of it lives as long as native code knows of it.
+        self._answered = (*statuses, *registers, interrupts, published)
 
     def initialise(self, kind: kvm_vcpu_init, features: Sequence[int]) -> None:
         """Make it a vCPU of `kind` with these features. Raises IoctlError."""
@@ -66,7 +73,7 @@ class VcpuDescriptor(Descriptor):
         Raises IoctlError, HostError.
         """
         result = library().ta_kvm_run(
-            self.fd, self._shared, self._natives, len(self._natives), ctypes.byref(self.exit)
+            self.fd, self._shared, ctypes.byref(self._answers), ctypes.byref(self.exit)
         )
         if result < 0:
             self._require_signal(-result)

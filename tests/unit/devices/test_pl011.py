@@ -1,6 +1,7 @@
 """The UART: registers, input, interrupts, state."""
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from tagalong.devices import IrqLine, Pl011
 from tagalong.devices.pl011 import FIFO_ENTRIES, STATE_LAYOUT, STATE_V1_LAYOUT
 from tagalong.errors import StateError, UsageError
-from tagalong.machine import DeviceDescription
+from tagalong.machine import DEFAULT_CONSOLE, DeviceDescription
 from tagalong.memory import Gpa, GuestMemory, Region
 from tests.support.format_document import FormatDocument
 
@@ -285,3 +286,40 @@ def with_line(mask: int) -> tuple[Pl011, IrqLine]:
     uart.write(0, CR, 4, ENABLED)
     uart.write(0, IMSC, 4, mask)
     return uart, line
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("receive"), st.binary(max_size=40)),
+    st.tuples(st.just("break"), st.none()),
+    st.tuples(st.just("read"), st.sampled_from([0, 0x18, 0x3C])),
+    st.tuples(
+        st.just("write"),
+        st.tuples(st.sampled_from([0, 0x2C, 0x30, 0x44]), st.integers(0, 0x3FF)),
+    ),
+    st.tuples(st.sampled_from(["reset", "reload"]), st.none()),
+)
+
+
+@given(steps=st.lists(STEPS, max_size=20))
+def test_published_flags_are_always_what_a_read_returns(steps: list[tuple[str, Any]]) -> None:
+    uart = Pl011()
+    (flags,) = uart.published
+
+    for step, argument in steps:
+        match step:
+            case "receive":
+                uart.receive(argument)
+            case "break":
+                uart.receive_break()
+            case "read":
+                uart.read(0, argument, 4)
+            case "write":
+                uart.write(0, argument[0], 4, argument[1])
+            case "reset":
+                uart.reset()
+            case "reload":
+                uart.load(uart.save())
+        published = flags.value
+        assert published == uart.read(0, 0x18, 4)
+
+    assert flags.gpa == DEFAULT_CONSOLE.gpa + 0x18
