@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tagalong.devices import InterruptStatus
 from tagalong.errors import HostError, StateError
 from tagalong.kvm.abi import KvmIoctl, VgicGroup, kvm_device_attr
 from tagalong.kvm.descriptor import IoctlError
@@ -146,9 +147,13 @@ def test_gic_loaded_has_the_levels_of_the_devices_lines() -> None:
         gic.set_line(33, True)
         gic.set_line(64, False)
         gic.set_line(96, True)
-        gic.load(replace(sound_state(), spi_levels=(0x10, 0x3, 0x0)))
+        for intid, reasons in ((34, 1), (66, 0)):
+            status = InterruptStatus()
+            gic.connect(status, intid, 0x0A00_0000)
+            status.change(add=reasons)
+        gic.load(replace(sound_state(), spi_levels=(0x10, 0x7, 0x0)))
 
-        assert gic.save().spi_levels == (0x12, 0x2, 0x1)
+        assert gic.save().spi_levels == (0x16, 0x2, 0x1)
 
 
 def test_gic_that_refuses_a_register_names_it() -> None:
