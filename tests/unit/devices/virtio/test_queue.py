@@ -4,9 +4,11 @@ import struct
 from contextlib import suppress
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tagalong._native import Buffer
 from tagalong.devices.virtio.abi import DESCRIPTOR, VirtioFeature
@@ -66,6 +68,10 @@ class Rings:
         batch = self.queue.take(most)
         assert batch is not None
         return batch
+
+    def everything(self) -> NDArray[np.uint8]:
+        """Return a copy of all RAM."""
+        return np.concatenate([region.data for region in self.memory.regions])
 
     def used(self) -> list[tuple[int, int]]:
         (index,) = struct.unpack("<H", self.memory.read(USED + 2, 2))
@@ -248,6 +254,44 @@ def test_buffers_are_one_row_of_bytes() -> None:
             refused()
     with pytest.raises(RingError, match=r"a request needs 11 bytes, its buffers have 10"):
         chain.writable.write(bytes(11))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    table=st.lists(DESCRIPTORS, min_size=SIZE, max_size=SIZE),
+    heads=st.lists(st.integers(0, SIZE - 1), min_size=1, max_size=SIZE),
+    lengths=st.lists(st.integers(14, 3 * PAGE), min_size=1, max_size=4),
+    is_merged=st.booleans(),
+)
+def test_frames_reach_nothing_but_the_buffers_of_any_driver(
+    table: list[tuple[int, int, int, int]],
+    heads: list[int],
+    lengths: list[int],
+    *,
+    is_merged: bool,
+) -> None:
+    rings = Rings()
+    for index, (gpa, length, flags, after) in enumerate(table):
+        rings.describe(index, gpa, length, flags & ~4, after)
+    rings.make(*heads)
+    batch = None
+    with suppress(RingError):
+        batch = rings.take()
+    if batch is None:
+        return
+    open_to_writes = bytearray(END - RAM)
+    for chain in batch:
+        for gpa, length in rings.ranges(chain.writable):
+            open_to_writes[gpa - RAM : gpa - RAM + length] = b"\1" * length
+    before = rings.everything()
+
+    with suppress(RingError):
+        gather(batch, 0, bytearray(1 << 17))
+    with suppress(RingError):
+        scatter(batch, memoryview(row_of(*(b"\7" * n for n in lengths))), is_merged=is_merged)
+
+    changed = np.flatnonzero(before != rings.everything())
+    assert np.frombuffer(open_to_writes, np.uint8)[changed].all()
 
 
 FRAMES = st.lists(st.integers(14, 300), min_size=1, max_size=6)
