@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         DeviceModel,
         DeviceModels,
         Doorbell,
+        StatusDevice,
         Window,
     )
     from tagalong.devices.interrupt_status import InterruptStatus
@@ -61,6 +62,7 @@ else:
                 "DeviceModel",
                 "DeviceModels",
                 "Doorbell",
+                "StatusDevice",
                 "Window",
             ),
             "tagalong.devices.interrupt_status": ("InterruptStatus",),
@@ -111,6 +113,7 @@ __all__ = [
     "ReportDiskError",
     "SharedInput",
     "Sink",
+    "StatusDevice",
     "ThreadedWork",
     "VirtioBackings",
     "VirtioDevices",

@@ -130,11 +130,6 @@ class BackedDevice(Device, Protocol):
         """Return the stores that an eventfd can stand for; they stay the same."""
         ...
 
-    @property
-    def interrupt_status(self) -> InterruptStatus:
-        """Return why it interrupts, for a machine that drives the line by itself."""
-        ...
-
     def pause(self) -> None:
         """Finish what is under way, and begin nothing until `resume`.
 
@@ -169,6 +164,16 @@ class BackedDevice(Device, Protocol):
 
     def close(self) -> None:
         """Release what it has of the host. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class StatusDevice(Device, Protocol):
+    """A device on virtio's MMIO transport: its line follows an interrupt status."""
+
+    @property
+    def interrupt_status(self) -> InterruptStatus:
+        """Return that, for a machine that answers for it, and drives the line, by itself."""
         ...
 
 

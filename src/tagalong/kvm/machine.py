@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from tagalong.access import Direction
 from tagalong.access.native_host import NativeHost
 from tagalong.devices import (
-    BackedDevice,
     DeviceBus,
     DeviceModels,
     HostTime,
     SharedInput,
+    StatusDevice,
     built_in_models,
     create_devices,
 )
@@ -337,7 +337,7 @@ class KvmMachine(MachineLifecycle):
         gic, statuses = self._parts.gic, []
         for device in self._bus.devices if gic is not None else ():
             described = device.description
-            if gic is not None and isinstance(device, BackedDevice) and described.interrupt:
+            if gic is not None and isinstance(device, StatusDevice) and described.interrupt:
                 gic.connect(device.interrupt_status, described.interrupt, described.gpa)
                 statuses.append(device.interrupt_status)
         for vcpu in self._parts.vcpus:
