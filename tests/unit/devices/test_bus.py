@@ -10,6 +10,7 @@ from tagalong.devices import (
     HostTime,
     Pl011,
     SharedInput,
+    StatusDevice,
     Window,
     built_in_models,
     create_devices,
@@ -32,6 +33,8 @@ from tests.support.storing_device import (
     StoringDevice,
     described,
 )
+from tests.support.virtio_driver import new_memory
+from tests.support.virtio_scene import echo_scene
 
 RAM = Gpa(0x4000_0000)
 CONSOLE = DEFAULT_CONSOLE.gpa
@@ -189,3 +192,13 @@ def test_shared_input_is_high_while_any_line_is() -> None:
         shared(intid, level)
 
     assert levels == [True, False]
+
+
+def test_bus_publishes_what_may_be_read_without_it() -> None:
+    scene, _ = echo_scene()
+    bus = DeviceBus([Pl011(), scene.device], new_memory(), lambda *_: None)
+
+    published = {(each.gpa, each.value) for each in bus.published}
+
+    assert published == {(DEFAULT_CONSOLE.gpa + 0x18, 0x90)}
+    assert [isinstance(each, StatusDevice) for each in bus.devices] == [False, True]

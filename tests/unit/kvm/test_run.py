@@ -5,6 +5,7 @@ The script's exits are taken by KVM_RUN in their order; its last one is returned
 
 import ctypes
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tagalong import _native
 from tagalong._native import KvmAnswers, KvmExit, PublishedRegister
+from tagalong.devices import InterruptStatus
+from tagalong.kvm import vcpu_fd
+from tagalong.kvm.descriptor import IoctlError
+from tagalong.kvm.vcpu_fd import VcpuDescriptor
 
 ROOT = Path(__file__).parents[3]
 VM = 7  # the descriptor that the scripted KVM takes for the VM's
@@ -166,6 +172,53 @@ def test_line_that_cannot_be_set_ends_the_run_with_its_error(scripted: ctypes.CD
 
     assert guest.run() == -errno.ENXIO
     assert guest.exit.reason == 0xFFFF_FFFF
+
+
+class ScriptedVcpu(VcpuDescriptor):
+    """A vCPU's descriptor, whose shared page is a file; `library` runs it."""
+
+    def __init__(self, library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+        descriptor = os.memfd_create("vcpu")
+        os.truncate(descriptor, 4096)
+        super().__init__(descriptor, 4096)
+        real = _native.library()
+        library.ta_kvm_run.argtypes = real.ta_kvm_run.argtypes
+        monkeypatch.setattr(vcpu_fd, "library", lambda: library)
+
+
+def test_descriptor_passes_on_what_is_answered_and_what_is_not(
+    scripted: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, flags = InterruptStatus(), PublishedRegister(FLAGS, 0x90)
+    status.connect(-1, 0, DEVICE)
+    status.change(add=2)
+    script = (ScriptedExit * 5)(
+        load(DEVICE + STATUS), load(FLAGS), store(DEVICE + ACK, 2), store(DEVICE + NOTIFY, 7),
+        signal(),
+    )  # fmt: skip
+    loaded = (ctypes.c_uint64 * 5)()
+    shared = scripted.scripted_start(script, loaded)
+
+    with ScriptedVcpu(scripted, monkeypatch) as vcpu:
+        vcpu.answer([status], [flags])
+        vcpu._shared = shared
+        first, second = vcpu.enter(), vcpu.enter()
+        exit_of_first = vcpu.exit.gpa, vcpu.exit.data & 0xFFFF_FFFF, vcpu.exit.answered
+
+    assert (first, second, exit_of_first) == (MMIO, None, (DEVICE + NOTIFY, 7, 3))
+    assert [value & 0xFFFF_FFFF for value in loaded[:2]] == [2, 0x90]
+    assert status.reasons == 0
+
+
+def test_descriptor_that_is_no_vcpu_names_the_ioctl() -> None:
+    descriptor = os.memfd_create("vcpu")
+    os.truncate(descriptor, 4096)
+
+    with (
+        VcpuDescriptor(descriptor, 4096) as vcpu,
+        pytest.raises(IoctlError, match=r"KVM_RUN\(0x0\) failed: ENOTTY"),
+    ):
+        vcpu.enter()
 
 
 def test_reasons_that_are_there_already_raise_the_line_when_it_is_connected(
