@@ -38,6 +38,17 @@ def test_harvest_gives_each_mark_once() -> None:
     assert stores.harvest().count() == 0
 
 
+def test_pages_that_a_function_sets_are_marked_while_a_log_is_on() -> None:
+    stores = HostStores(64)
+    stores.mark_by(lambda pages: pages.set_range(1, 1))
+    stores.start()
+
+    stores.mark_by(lambda pages: pages.set_range(3, 2))
+
+    assert stores.is_logging
+    assert stores.harvest().pages().tolist() == [3, 4]
+
+
 def test_stop_forgets_the_marks() -> None:
     stores = HostStores(64)
     stores.start()

@@ -89,15 +89,10 @@ class DescriptorFlag(IntFlag):
     INDIRECT = 4
 
 
-AVAIL_NO_INTERRUPT: Final = 1
-USED_NO_NOTIFY: Final = 1
-
 DESCRIPTOR: Final = struct.Struct("<QIHH")
 """addr, len, flags, next (section 2.7.5)."""
 USED_ELEMENT: Final = struct.Struct("<II")
 """id, len (section 2.7.8)."""
 RING_HEAD_BYTES: Final = 4
 """flags and idx, before the entries of both rings."""
-MAX_CHAIN_BYTES: Final = 1 << 32
-"""The most that the buffers of a chain hold together (section 2.7.5)."""
 MAX_QUEUE_SIZE: Final = 32768

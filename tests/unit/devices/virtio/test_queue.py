@@ -1,8 +1,10 @@
 """The native walk over rings and chains, against the same walk in Python, and what it stores."""
 
+import re
 import struct
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from tagalong._native import Buffer
 from tagalong.devices.virtio.abi import DESCRIPTOR, VirtioFeature
 from tagalong.devices.virtio.chain import Buffers, RequestBatch
 from tagalong.devices.virtio.frames import gather, row_of, scatter
-from tagalong.devices.virtio.queue import QueueRegisters, Virtqueue
+from tagalong.devices.virtio.queue import _RULES, QueueRegisters, Virtqueue
 from tagalong.devices.virtio.ram import GuestRam, RingError
 from tagalong.memory import Gpa, GuestMemory, Region
 from tests.support.chain_reference import (
@@ -130,6 +132,15 @@ def test_any_chain_is_read_or_refused_as_by_the_reference(
         found = ReferenceChain(rings.ranges(chain.readable), rings.ranges(chain.writable))
 
     assert found == expected
+
+
+def test_every_rule_of_the_header_has_a_text_of_its_own() -> None:
+    header = (Path(__file__).parents[4] / "native" / "tagalong.h").read_text()
+
+    numbers = [int(number) for number in re.findall(r"TA_VIRTQ_\w+ = (\d+)", header)]
+
+    assert numbers == list(_RULES)
+    assert len(set(_RULES.values())) == len(numbers)
 
 
 def test_requests_are_taken_and_given_back_many_at_a_time() -> None:
