@@ -61,7 +61,7 @@ bench: $(VENV)/.installed-dev ## measure the interpreter, cores and snapshots; L
 	@$(BIN)/python -m bench.migrate --sparse 65536 $(ARGS)
 	@$(BIN)/python -m bench.migrate --churn $(ARGS)
 
-beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a row in the lab, then let migrations of it go wrong at every stage (options: ARGS="faults")
+beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a row in the lab, then let migrations of it go wrong at every stage, and QEMU be told all that it knows (options: ARGS="faults", ARGS="modes")
 	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 50 --max-downtime 60000
 	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 5 --vcpus 4 --knobs "mib=8 rate=500 threads=4" --max-downtime 60000
 	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- python3 -m tests.support.beside_trials $(ARGS)
