@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from tagalong.beside.link_format import VmFlag
 from tagalong.beside.monitor import VmmMigration, VmmMonitor
 from tagalong.beside.outgoing import TagsOutgoing, VmmAccess
 from tagalong.beside.vmm_settings import SettingsFile
@@ -86,3 +87,26 @@ def test_plain_order_ends_with_its_failure(scene: Scene) -> None:
 def test_standing_order_for_a_migration_of_ours_is_refused() -> None:
     with pytest.raises(UsageError, match="leave out either --standing or --vmm-uri"):
         MigrationRequest("unix:/a", vmm_uri="unix:/b", standing=True)
+
+
+@pytest.mark.parametrize("what", ["postcopy-ram", "dirty-ring-size"])
+def test_order_that_cannot_be_kept_is_refused_before_the_vmm_migrates(
+    scene: Scene, what: str
+) -> None:
+    if what == "postcopy-ram":
+        scene.monitor.known[what] = True
+    else:
+        scene.library.flags |= VmFlag.DIRTY_RING
+
+    async def play() -> TagsOutgoing:
+        outgoing = scene.new()
+        outgoing.start(scene.order(standing=False))
+        await until(lambda: not outgoing.is_under_way)
+        return outgoing
+
+    record = asyncio.run(play()).record
+
+    assert record is not None
+    assert record.status is MigrationStatus.FAILED
+    assert what in str(record.error)
+    assert not scene.monitor.told("migrate")
