@@ -200,7 +200,7 @@ async def qemu_updated_in_place_keeps_tags_where_they_are(scene: Scene) -> None:
     assert result.report.tags_in_place, result.report
     assert result.report.verified
     assert result.report.tag_bytes_wire == 0
-    assert result.report.bytes_sent < 4096, result.report
+    assert result.report.bytes_sent < 1 << 16, result.report  # ROUNDs while QEMU gets ready
     await scene.require_alive(update.there)
     scene.end(update.here)
     await scene.require_alive(update.there)
