@@ -10,8 +10,8 @@ A standing order begins anew after a failure: the VMM's next migration has tags,
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from tagalong.errors import (
     DigestMismatchError,
     GuestEndedError,
     HandoverUncertainError,
+    HostError,
     MigrationCancelledError,
     MigrationError,
     MigrationStage,
@@ -163,7 +164,7 @@ class TagsOutgoing:
         if request.vmm_uri is None:
             self._require_possible()
             departure.wait_for_start()
-        with closing(LibraryLink(self._access.library)) as link:
+        with closing(LibraryLink(self._access.library)) as link, _logging(link):
             if _may_stay(request, departure):
                 report = self._compare_or_send(request, departure, cancelled, link)
             else:
@@ -270,6 +271,17 @@ class TagsOutgoing:
     def _call(self, function: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process ends
             self._loop.call_soon_threadsafe(function)
+
+
+@contextmanager
+def _logging(link: LibraryLink) -> Iterator[None]:
+    """Let a VMM that ends wait for its last tags, from here on: an update in place is quick."""
+    link.start_log()
+    try:
+        yield
+    finally:
+        with suppress(HostError):
+            link.stop_log()
 
 
 def _may_stay(request: MigrationRequest, departure: WatchedDeparture) -> bool:
