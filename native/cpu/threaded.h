@@ -149,7 +149,7 @@ ALWAYS_INLINE bool logic_meets(unsigned condition, uint64_t a)
 
 ALWAYS_INLINE bool condition_met(unsigned condition, uint64_t a, uint64_t b, uint64_t flags)
 {
-    bool odd = (condition & 1) && condition != 15;
+    bool odd = condition & 1; /* AL and NV, which are the same, are no case of a choice */
     if (likely(flags == FLAGS_DIFFERENCE))
         return difference_meets(condition, a, b) != odd;
     if (flags == FLAGS_LOGIC)

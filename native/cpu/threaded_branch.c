@@ -8,10 +8,11 @@ static OP(op_nothing)
     NEXT();
 }
 
-/* MRS of SP_EL0, where Linux has the present task. */
+/* MRS of SP_EL0, where Linux has the present task. UNDEFINED where it is the present SP, as it always
+ * is at EL0. */
 static OP(op_mrs_sp_el0)
 {
-    if (unlikely(!cpu->el || !cpu->sp_select))
+    if (unlikely(!cpu->sp_select))
         GO(op_call);
     cpu->x[insn->rd] = cpu->sp_el[0];
     NEXT();
