@@ -46,7 +46,7 @@ async def probe_says_that_this_qemu_can(scene: Scene) -> None:
 
 
 async def postcopy_is_refused_by_name(scene: Scene, *, driven: bool) -> None:
-    """Whether QEMU is ours to drive or not: then nobody has begun to drive it."""
+    """Whether QEMU is ours to drive, or another client's that has not begun."""
     there = await scene.destination()
     request = scene.request(there, driven=driven)
     async with connect(scene.own_monitor(scene.here)) as own:
@@ -180,7 +180,7 @@ class _Update:
         await until(Path(str(self._channel["path"])).exists, "QEMU's cpr socket")
 
     async def run(self) -> None:
-        """Let QEMU hand its guest's memory over, by a monitor of somebody else."""
+        """Let QEMU hand its guest's memory over, by a monitor of its operator's."""
         main = {**self._channel, "path": self.there.vmm_uri.removeprefix("unix:")}
         async with connect(self._scene.own_monitor(self.here)) as own:
             await own.execute("migrate-set-parameters", {"mode": "cpr-transfer"})

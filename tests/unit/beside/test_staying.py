@@ -140,7 +140,7 @@ def test_guest_that_ran_after_the_comparison_is_not_handed_over(
     assert destination.held
 
 
-# --- which way the tags of a migration that somebody else drives go ---
+# --- which way the tags of a migration that another client drives go ---
 
 
 async def moved(
