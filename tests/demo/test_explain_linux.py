@@ -1,4 +1,7 @@
-"""`tagalong explain` on a Linux guest that runs: a fault that is handled, and a system call's."""
+"""`tagalong explain` on a Linux guest: on its cores, and while it runs, by its control socket.
+
+A fault that a handler holds, one that a system call made, and programs that crashed in known ways.
+"""
 
 from pathlib import Path
 
@@ -8,10 +11,12 @@ from tagalong.explain.analysis import explain
 from tagalong.explain.crash import CheckMode, CrashWorld
 from tagalong.explain.explanation import Cause, Explanation
 from tagalong.explain.readers import open_crashes
-from tests.support.held_guest import FIRST, SECOND, held_guest
+from tests.support.held_guest import FIRST, SECOND, held_guest, written_cores
+from tests.support.measure import answers
 from tests.support.vm_processes import until, vm_process
 
 PAGE = 4096
+SEEDS = (1011, 1014)
 
 
 def looked_at(control: Path) -> list[Explanation]:
@@ -24,8 +29,8 @@ def looked_at(control: Path) -> list[Explanation]:
 
 
 @pytest.mark.timeout(600)
-def test_faults_in_a_linux_guest_are_explained_by_its_control_socket(tmp_path: Path) -> None:
-    with vm_process(tmp_path, "vm", *held_guest(tmp_path)) as vm:
+def test_faults_and_cores_of_a_linux_guest_are_explained(tmp_path: Path) -> None:
+    with vm_process(tmp_path, "vm", *held_guest(tmp_path, SEEDS)) as vm:
         vm.wait_for_console("held: holds still", 2)
         found: dict[bool, Explanation] = {}
 
@@ -36,8 +41,22 @@ def test_faults_in_a_linux_guest_are_explained_by_its_control_socket(tmp_path: P
             return len(found) == 2
 
         until(look, "both faults")
+        cores = written_cores(tmp_path, vm.console)
 
-    handled, called = found[True], found[False]
+    check_cores(tmp_path, [each.cause for each in cores])
+    check_held(found[True], found[False])
+
+
+def check_cores(folder: Path, causes: list[str]) -> None:
+    """Check the answers to cores that Linux on the embedded machine wrote."""
+    said = [*answers([folder])]
+    assert len(said) == len(SEEDS)
+    assert [each.truth.value for each in said] == causes
+    assert all(each.is_right for each in said)
+
+
+def check_held(handled: Explanation, called: Explanation) -> None:
+    """Check the answers to a fault that a handler holds, and to a system call's."""
     top, fault = handled.top, handled.crash.fault
     assert top is not None
     assert (top.cause, top.distance_bytes) == (Cause.OVERFLOW, 4)

@@ -6,7 +6,7 @@ the stack by frame pointers is taken, and a note says why.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -65,7 +65,7 @@ class DrgnStacks:
         program.set_enabled_debug_info_finders([_FINDER])
         program.create_loaded_modules()
         self._load(program)
-        trace = [*program.crashed_thread().stack_trace()]
+        trace = [*_known(program.crashed_thread().stack_trace())]
         # A handler's frames come before those of the fault.
         starts = (number for number, frame in enumerate(trace) if frame.pc == addresses[0])
         found = trace[next(starts, len(trace)) :][:MAX_FRAMES]
@@ -123,6 +123,16 @@ class DrgnStacks:
                 if folder is not None:
                     for below in ("", "usr/lib/debug"):
                         yield folder / below / ".build-id" / build[:2] / f"{build[2:]}.debug"
+
+
+def _known(trace: "Iterable[drgn.StackFrame]") -> Iterator["drgn.StackFrame"]:
+    """Yield the frames of a trace as far as drgn knows where they are."""
+    for frame in trace:
+        try:
+            _ = frame.pc
+        except LookupError:
+            return
+        yield frame
 
 
 @contextmanager

@@ -63,9 +63,9 @@ _LOOKED_AT_BYTES: Final = 128 << 10
 
 _NO_TAG_CHECK: Final = "No vCPU's last exception was a tag check fault."
 _CHANGED: Final = "The registers are those of now: the handler has changed them since the fault."
-_SCRATCH: Final = (
-    "FAR_EL1 is lost: a Linux kernel that isolates its page tables returns to user space by it."
-    " The first pointer in the registers that would fault now is taken instead, if there is one."
+_LOST: Final = (
+    "FAR_EL1 is lost: a Linux kernel that isolates its page tables returns to user space by it. In"
+    " user space the first pointer in the registers that would fault now is taken instead."
 )
 _HANDLED: Final = (
     "A process handles the fault: registers and address are those that its kernel left on the stack"
@@ -322,7 +322,7 @@ class _Vcpu:
             return self._crash(world, fault, access, registers, [])
         if self._is_lost(last.address):
             world = CrashWorld.KERNEL if self._level else CrashWorld.PROCESS
-            return self._crash(world, self._refound(fault), None, registers, [_SCRATCH])
+            return self._crash(world, self._refound(fault), None, registers, [_LOST])
         # Then ELR_EL1 can be of a later exception, too: an interrupt changes it, and FAR_EL1 not.
         return self._crash(world, fault, None, registers, [_CHANGED])
 
@@ -377,8 +377,12 @@ class _Vcpu:
         return not self._fails(pointer)
 
     def _refound(self, fault: TagFault) -> TagFault:
-        """Return a fault whose address is lost, at the first pointer that would fault now."""
-        values = (self._value(register_ids.x(number)) for number in range(GENERAL_REGISTERS))
+        """Return a fault whose address is lost, at the first pointer that would fault now.
+
+        In the kernel the registers are the kernel's own: they tell nothing of it.
+        """
+        count = 0 if self._level else GENERAL_REGISTERS
+        values = (self._value(register_ids.x(number)) for number in range(count))
         pointer = next((v for v in values if logical_tag(v) and self._fails(v)), None)
         if pointer is None:
             return replace(fault, address=None, pointer_tag=None)

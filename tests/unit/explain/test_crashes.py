@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from tagalong.cli.app import tagalong
+from tagalong.explain import drgn_frames
 from tagalong.explain.analysis import explain
 from tagalong.explain.crash import Allocator, BlockState, CheckMode, Crash, DataDirection
 from tagalong.explain.explanation import Cause, Explanation
@@ -144,6 +146,17 @@ def test_call_stack_without_drgn_is_that_of_frame_pointers(
     assert names[0] == "touch_freed+0x1d4"
     assert "main+0x66c" in names
     assert all(frame.source is None for frame in crash.backtrace)
+
+
+def test_frames_behind_one_that_drgn_cannot_place_are_left_out() -> None:
+    class Lost:
+        @property
+        def pc(self) -> int:
+            raise LookupError("program counter is not known")
+
+    known = SimpleNamespace(pc=4)
+
+    assert [*drgn_frames._known([known, Lost(), known])] == [known]
 
 
 def test_core_that_drgn_refuses_keeps_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
