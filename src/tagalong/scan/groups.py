@@ -8,10 +8,10 @@ from typing import Final
 from tagalong.scan.record import CrashRecord
 
 SHARED_FEATURES: Final = (
-    "source", "world", "mode", "process", "module", "build", "place", "direction", "access_bytes",
-    "allocator", "block_bytes", "distance_bytes", "pointer_tag", "memory_tag",
+    "place", "module", "build", "block_bytes", "distance_bytes", "allocator", "direction",
+    "access_bytes", "process", "pointer_tag", "memory_tag", "mode", "source", "world",
 )  # fmt: skip
-"""Fields of a record that a group's members can share."""
+"""Fields of a record that a group's members can share, what says most first."""
 
 _SHARED: Final = 0.8
 _EXAMPLES: Final = 3

@@ -167,13 +167,16 @@ def _file_system(url: str) -> tuple[Any, str]:
 def _without_deadline(url: str) -> dict[str, Any]:
     """Return what lets a file of the web come for as long as it comes.
 
-    aiohttp gives up after five minutes in all otherwise; here who waits watches the progress.
+    aiohttp gives up after five minutes in all otherwise; here who waits watches the progress. What
+    the user's configuration says goes first.
     """
     if not url.startswith(_WEB):
         return {}
     from aiohttp import ClientTimeout  # noqa: PLC0415 (an extra, and fsspec needs it for these)
+    from fsspec.config import conf  # noqa: PLC0415 (an extra)
 
-    return {"client_kwargs": {"timeout": ClientTimeout(total=None)}}
+    own = conf.get(url.partition(_SCHEME)[0], {}).get("client_kwargs", {})
+    return {"client_kwargs": {"timeout": ClientTimeout(total=None), **own}}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tagalong.errors import HostError
-from tagalong.files import require_file_name
+from tagalong.files import name_failure, require_file_name
 from tagalong.scan.groups import ScanResult, summarize
 from tagalong.scan.items import Item, items_of
 from tagalong.scan.journal import Journal
@@ -26,7 +26,8 @@ class ScanPlan:
 
     `out`: where records go, a table if its name ends in .parquet, else lines of JSON; None keeps
     them in memory. `fresh`: write over it instead of going on. `scheduler`: of a Dask cluster;
-    without it `workers` processes run here. `timeout_s` is per file.
+    without it `workers` processes run here. `timeout_s` is per file,
+    from its last byte that came; a storage has it to list files, a cluster to have a worker.
     """
 
     patterns: tuple[str, ...]
@@ -122,7 +123,10 @@ def _go_on_with_table(table: Path, journal: Journal, *, fresh: bool) -> None:
     starts over removes the table at once, so that the scan after it takes nothing from there.
     """
     if fresh:
-        table.unlink(missing_ok=True)
+        try:
+            table.unlink(missing_ok=True)
+        except OSError as error:
+            raise name_failure("cannot remove", table, error) from error
     if not table.exists():
         return
     try:
