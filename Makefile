@@ -68,7 +68,7 @@ beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a ro
 	@$(BIN)/tagalong lab run --with-vmm --ram 3G --timeout 1800 -- python3 -m tests.support.libvirt_calls
 
 explain: $(VENV)/.installed-dev ## let a program crash 600 times in the lab, simulate 4000 crashes, and measure how often `explain` is right
-	@$(BIN)/python -m tests.support.mishaps build/mishaps --count 150 $(ARGS)
+	@$(BIN)/python -m tests.support.mishaps build/mishaps --count 100 $(ARGS)
 	@$(BIN)/python -m tests.support.measure build/mishaps
 	@$(BIN)/python -m tests.support.crash_model --count 2000
 	@$(BIN)/python -m tests.support.crash_model --count 2000 --equal
