@@ -2,7 +2,7 @@
 
 One file per strategy, all with one Protocol (`strategy`) and written for one kind of host
 (`host`): this arm64 process, or the embedded machine's second CPU. `routines` names the A64 code
-that does the work; `choice` picks the best; `accessor` copies guest RAM by one of them.
+that does the work; `choice` picks the best by `names`; `accessor` copies guest RAM by one of them.
 """
 
 from typing import TYPE_CHECKING

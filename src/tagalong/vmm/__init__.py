@@ -2,7 +2,7 @@
 
 options       what the process is asked to run: a new, an arriving or a restored VM
 launch        the process itself, from its options to its exit status
-assembly      makes the VM's machine; factory has the kinds of machine by name
+assembly      makes the VM's machine; factory has the kinds of machine by name (machine_names)
 states        run states by QMP's names, and the transitions between them
 vm            the VM: machine, run state, events
 handover      the lock on starting and stopping the guest during a migration or a snapshot
