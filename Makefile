@@ -61,11 +61,12 @@ bench: $(VENV)/.installed-dev ## measure the interpreter, cores and snapshots; L
 	@$(BIN)/python -m bench.migrate --sparse 65536 $(ARGS)
 	@$(BIN)/python -m bench.migrate --churn $(ARGS)
 
-beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a row in the lab, then let migrations of it go wrong at every stage, and QEMU be told all that it knows (options: ARGS="faults", ARGS="modes")
-	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 50 --max-downtime 60000
-	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- tagalong beside demo --migrations 5 --vcpus 4 --knobs "mib=8 rate=500 threads=4" --max-downtime 60000
-	@$(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 -- python3 -m tests.support.beside_trials $(ARGS)
-	@$(BIN)/tagalong lab run --with-vmm --ram 3G --timeout 1800 -- python3 -m tests.support.libvirt_calls
+BESIDE = $(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 --
+beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a row in the lab, then let migrations of it go wrong at every stage, and QEMU be told all that it knows (options: ARGS="fifty", ARGS="faults", ARGS="modes")
+	@test -n "$(ARGS)" -a "$(ARGS)" != fifty || $(BESIDE) tagalong beside demo --migrations 50 --max-downtime 60000
+	@test -n "$(ARGS)" || $(BESIDE) tagalong beside demo --migrations 5 --vcpus 4 --knobs "mib=8 rate=500 threads=4" --max-downtime 60000
+	@test "$(ARGS)" = fifty || $(BESIDE) python3 -m tests.support.beside_trials $(ARGS)
+	@test -n "$(ARGS)" || $(BIN)/tagalong lab run --with-vmm --ram 3G --timeout 1800 -- python3 -m tests.support.libvirt_calls
 
 explain: $(VENV)/.installed-dev ## let a program crash 600 times in the lab, simulate 4000 crashes, and measure how often `explain` is right
 	@$(BIN)/python -m tests.support.mishaps build/mishaps --count 100 $(ARGS)

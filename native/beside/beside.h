@@ -17,12 +17,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TB_VERSION 2
+#define TB_VERSION 3
 #define TB_MAX_SLOTS 512
 #define TB_MAX_VCPUS 512
 #define TB_GRANULE_BYTES 16
-/* Of one request: so much guest RAM, and therefore tags, at most. */
-#define TB_MAX_RANGE_BYTES (64UL << 20)
+/* One request about pages chooses at most so much guest RAM, from a range of so many pages. */
+#define TB_MAX_CHOSEN_BYTES (64UL << 20)
+#define TB_MAX_RANGE_PAGES (1UL << 24)
 /* The reply to a harvest has the tags of its pages, unless they are more than this. */
 #define TB_MAX_HARVEST_TAG_BYTES (1UL << 20)
 
@@ -43,6 +44,7 @@ enum tb_operation {
 enum tb_harvest {
     TB_LIVE = 0,  /* what may be read now and is settled by that */
     TB_FINAL = 1, /* and what was never protected: the vCPUs must not run */
+    TB_PROTECTING = 2, /* as live, once all pages are protected */
 };
 
 enum tb_vm_flag {

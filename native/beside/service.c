@@ -21,8 +21,8 @@
 
 #define LISTENER "TAGALONG_BESIDE_FD"
 #define HOLD "TAGALONG_BESIDE_HOLD"
-#define MAX_TAG_BYTES (TB_MAX_RANGE_BYTES / TB_GRANULE_BYTES / 2)
-#define MAX_PAYLOAD_BYTES (MAX_TAG_BYTES + TB_MAX_RANGE_BYTES / 4096 / 8 + 8)
+#define MAX_TAG_BYTES (TB_MAX_CHOSEN_BYTES / TB_GRANULE_BYTES / 2)
+#define MAX_PAYLOAD_BYTES (MAX_TAG_BYTES + TB_MAX_RANGE_PAGES / 8)
 
 /* So long the end of the process waits for its last tags; drivers kill what does not end in 10 s. */
 #define LINGER_MS 8000
@@ -153,17 +153,21 @@ static bool answer_populated(int fd, const struct tb_request *request) {
     return is_sent;
 }
 
+/* Whether no vCPU was in the guest from one state to the other. */
+static bool stood_still(const struct tb_state *before, const struct tb_state *after) {
+    return !before->vcpus_running && !after->vcpus_running && before->runs == after->runs;
+}
+
 /* All that a pass needs in one reply: while the guest stands, each round trip is downtime. */
 static bool answer_harvest(int fd, const struct tb_request *request) {
     int status;
     struct tb_place place;
-    struct tb_state state;
+    struct tb_state before, state;
     uint8_t *room = room_for(request, sizeof(state), TB_MAX_HARVEST_TAG_BYTES, &place, &status);
     size_t size = sizeof(state) + (room ? bitmap_bytes(request->page_count) : 0);
     if (!status) {
         uint64_t *bitmap = (uint64_t *)(void *)(room + sizeof(state));
-        tb_read_state(&state); /* first: what it says of vCPUs must hold for the harvest */
-        memcpy(room, &state, sizeof(state));
+        tb_read_state(&before);
         status = tb_harvest(request, bitmap);
         clear_rest(bitmap, request->page_count);
         size_t more = tag_bytes((size_t)count_chosen(bitmap, request->page_count));
@@ -171,6 +175,10 @@ static bool answer_harvest(int fd, const struct tb_request *request) {
             status = tb_read_tags(place.vm_fd, place.gpa, request->page_count, bitmap, room + size);
             size += more;
         }
+        tb_read_state(&state);
+        memcpy(room, &state, sizeof(state));
+        if (!status && request->argument == TB_FINAL && !stood_still(&before, &state))
+            status = -EBUSY; /* what was taken is not all that was left */
     }
     bool is_sent = reply(fd, status, room, size);
     free(room);
@@ -182,12 +190,12 @@ static bool answer_harvest(int fd, const struct tb_request *request) {
 static int check_choice(const struct tb_request *request, const uint8_t *payload,
                         struct tb_place *place, size_t *chosen) {
     uint64_t page = tb_page_bytes();
-    if (!request->page_count || request->page_count > TB_MAX_RANGE_BYTES / page)
+    if (!request->page_count || request->page_count > TB_MAX_RANGE_PAGES)
         return -ERANGE;
     if (request->payload_bytes < bitmap_bytes(request->page_count))
         return -EMSGSIZE;
     int64_t count = count_chosen((const uint64_t *)(const void *)payload, request->page_count);
-    if (count < 0)
+    if (count < 0 || (uint64_t)count > TB_MAX_CHOSEN_BYTES / page)
         return -ERANGE;
     *chosen = (size_t)count;
     return tb_locate(request, place);

@@ -17,8 +17,10 @@
  * its effect on `owed`, and a harvest: without it a harvest could fall between the two and find
  * the page neither unprotected nor owed.
  *
- * Without manual protection a GET also clears. Then ours would take bits that the VMM has not
- * seen: they are kept in `stolen` and added to what the VMM's next GET returns.
+ * A protecting harvest clears the log itself first, so that a later one has few pages, however
+ * rarely the VMM clears. That takes bits that the VMM has not seen, and so does our GET without
+ * manual protection, which also clears: they are kept in `stolen` and added to what the VMM's next
+ * GET returns.
  */
 #define _GNU_SOURCE
 #include "beside.h"
@@ -269,14 +271,12 @@ int tb_get_dirty_log(int vm_fd, unsigned long request, void *argument) {
     int result = tb_real_ioctl(vm_fd, request, argument);
     int error = errno;
     struct slot *slot = result == 0 && vm_fd == vm.fd ? slot_of(log->slot) : NULL;
-    if (slot && !(vm.flags & TB_MANUAL_PROTECT)) {
-        uint64_t words = words_of(slot->pages);
-        if (slot->owed)
-            or_words(slot->owed, log->dirty_bitmap, words);
-        if (slot->stolen) {
-            or_words(log->dirty_bitmap, slot->stolen, words);
-            memset(slot->stolen, 0, words * sizeof(*slot->stolen));
-        }
+    uint64_t words = slot ? words_of(slot->pages) : 0;
+    if (slot && slot->owed && !(vm.flags & TB_MANUAL_PROTECT))
+        or_words(slot->owed, log->dirty_bitmap, words);
+    if (slot && slot->stolen) {
+        or_words(log->dirty_bitmap, slot->stolen, words);
+        memset(slot->stolen, 0, words * sizeof(*slot->stolen));
     }
     pthread_mutex_unlock(&vm.lock);
     errno = error;
@@ -328,14 +328,27 @@ int tb_copy_tags_of_vmm(int vm_fd, unsigned long request, void *argument) {
     return result;
 }
 
-/* Fill `bitmap` with the pages that can change unseen. */
-static int read_unprotected(struct slot *slot, uint64_t *bitmap) {
+/* Note bits that are cleared, or about to be, and that the VMM has not seen: the VMM gets them with
+ * its next GET. */
+static void steal(struct slot *slot, const uint64_t *bitmap) {
+    or_words(slot->stolen, bitmap, words_of(slot->pages));
+    or_words(slot->owed, bitmap, words_of(slot->pages)); /* they are protected from then on */
+}
+
+static int clear_log(const struct slot *slot, uint64_t *bitmap) {
+    struct kvm_clear_dirty_log log = {
+        .slot = slot->id, .num_pages = (uint32_t)slot->pages, .dirty_bitmap = bitmap};
+    return tb_real_ioctl(vm.fd, KVM_CLEAR_DIRTY_LOG, &log) < 0 ? -errno : 0;
+}
+
+/* Fill `bitmap` with the pages that can change unseen; none if `protects` has ended that. */
+static int read_unprotected(struct slot *slot, bool protects, uint64_t *bitmap) {
     uint64_t words = words_of(slot->pages);
     if (!(slot->flags & KVM_MEM_LOG_DIRTY_PAGES)) {
         memset(bitmap, 0xff, words * sizeof(*bitmap));
         return 0;
     }
-    bool steals = !(vm.flags & TB_MANUAL_PROTECT);
+    bool is_manual = vm.flags & TB_MANUAL_PROTECT, steals = protects || !is_manual;
     /* First the memory to return them: else the VMM would lose bits. */
     if (steals && !slot->stolen && !(slot->stolen = new_bitmap(slot->pages, 0)))
         return -ENOMEM;
@@ -344,10 +357,10 @@ static int read_unprotected(struct slot *slot, uint64_t *bitmap) {
         return -errno;
     if (!steals)
         return 0;
-    or_words(slot->stolen, bitmap, words);
-    or_words(slot->owed, bitmap, words); /* they are protected again from here on */
+    steal(slot, bitmap);
+    int status = is_manual ? clear_log(slot, bitmap) : 0;
     memset(bitmap, 0, words * sizeof(*bitmap));
-    return 0;
+    return status;
 }
 
 /* --- what the service asks --- */
@@ -388,9 +401,10 @@ static bool is_in_slot(const struct slot *slot, const struct tb_request *request
            request->page_count <= slot->pages - request->first_page;
 }
 
-static int harvest(struct slot *slot, bool is_final, uint64_t *bitmap) {
+static int harvest(struct slot *slot, uint32_t kind, uint64_t *bitmap) {
     uint64_t words = words_of(slot->pages);
-    int status = read_unprotected(slot, bitmap);
+    bool is_final = kind == TB_FINAL;
+    int status = read_unprotected(slot, kind == TB_PROTECTING, bitmap);
     if (status)
         return status;
     for (uint64_t i = 0; i < words; i++) {
@@ -415,10 +429,10 @@ int tb_harvest(const struct tb_request *request, uint64_t *bitmap) {
     struct slot *slot = slot_of(request->slot), copy = slot ? *slot : (struct slot){0};
     if (slot && (request->first_page || request->page_count != slot->pages))
         status = -ERANGE;
-    else if (slot && !slot->owed)
+    else if (slot && (!slot->owed || request->argument > TB_PROTECTING))
         status = -EINVAL;
     else if (slot)
-        status = harvest(slot, request->argument == TB_FINAL, bitmap);
+        status = harvest(slot, request->argument, bitmap);
     pthread_mutex_unlock(&vm.lock);
     if (status == 0)
         keep_populated(&copy, request, bitmap);

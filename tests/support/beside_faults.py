@@ -59,14 +59,8 @@ class Where(Enum):
     THERE = "there"
 
 
-_BEFORE_COMMIT = tuple(stage for stage in Stage if stage not in (Stage.COMMIT, Stage.RUNNING))
-
-
 def expected(stage: Stage, strike: Strike) -> Where:
     """Return where the guest must be after this fault: docs/formats/stream.md, section 8d."""
-    # The source has sent COMMIT: a cancellation comes too late.
-    if strike is Strike.CANCEL and stage not in _BEFORE_COMMIT:
-        return Where.THERE
     # The destination's side has let its guest go and is needed no more.
     if strike is Strike.KILL_DESTINATION and stage is Stage.RUNNING:
         return Where.THERE
@@ -100,7 +94,8 @@ class _Trigger:
 
     def __init__(self, stage: Stage) -> None:
         self.strike: Hit | None = None
-        self.has_struck = False
+        self.strikes = False  # a migration that it ends can be over before it is
+        self.has_struck = threading.Event()
         self._role, self._type, self._left = stage.value
         self._lock = threading.Lock()
 
@@ -112,8 +107,9 @@ class _Trigger:
             if self._left:
                 return
         assert self.strike is not None
+        self.strikes = True
         self.strike()
-        self.has_struck = True
+        self.has_struck.set()
 
 
 async def run_case(scene: Scene, case: Case) -> None:
@@ -124,7 +120,8 @@ async def run_case(scene: Scene, case: Case) -> None:
         tags = stack.enter_context(_tags_proxy(scene, there, case, vmm))
         request = MigrationRequest(tags.uri, settings=SETTINGS, vmm_uri=vmm.uri)
         failure = await _outcome(here.control, request)
-        assert tags.trigger.has_struck, f"the migration never came to {case.name}: {failure}"
+        assert tags.trigger.strikes, f"the migration never came to {case.name}: {failure}"
+        await until(tags.trigger.has_struck.is_set, f"{case.strike.value} to be over")
         if case.strike is Strike.KILL_SOURCE:
             assert "tagalong beside attach" in failure, failure
             scene.attach(here)
@@ -173,6 +170,12 @@ async def _judge(scene: Scene, there: BesideHost, case: Case, failure: str) -> N
     here = scene.here
     if expected(case.stage, case.strike) is Where.THERE:
         assert not failure, failure
+        if case.strike is Strike.KILL_DESTINATION:
+            scene.attach(there)
+            await wait_for(
+                lambda: answers(there.control),
+                lambda: f"the new process beside the guest; {there.last_words}",
+            )
         await scene.move_on(there)
         return
     assert failure, "it completed"

@@ -41,8 +41,8 @@ class Omission(Enum):
     NEW_SLOT_OWED = "a slot that is added again begins with nothing owed"
     SLOTS_COMPARED = "no check whether memory was plugged or unplugged meanwhile"
     GET_MAKES_OWED = "without manual protection, a GET does not make its pages owed"
-    GET_OF_OURS_MAKES_OWED = "without manual protection, a GET of ours makes nothing owed"
-    BITS_RETURNED = "without manual protection, bits that our GET took are kept from the VMM"
+    BITS_OF_OURS_MAKE_OWED = "bits that we take from KVM's log make nothing owed"
+    BITS_RETURNED = "bits that we took from KVM's log are kept from the VMM"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class World:
     logged: bool = False
     is_manual: bool = True  # manual protection
     owed: bool = False
-    stolen: bool = False  # a bit that a GET of ours took from the VMM
+    stolen: bool = False  # a bit that we took from KVM's log, and the VMM has not got
     plugged: bool = False  # the slots are others than at the start
     # the guest
     running: bool = True
@@ -189,16 +189,16 @@ class Model:
         return replace(world, logged=False, dirty=False, got=False, owed=owed)
 
     def _vmm_get(self, world: World) -> World:
-        if world.is_manual:
-            return replace(world, got=world.dirty)
-        owed = world.owed or (world.dirty and self._without is not Omission.GET_MAKES_OWED)
         got = world.dirty or (world.stolen and self._without is not Omission.BITS_RETURNED)
+        if world.is_manual:
+            return replace(world, got=got, stolen=False)
+        owed = world.owed or (world.dirty and self._without is not Omission.GET_MAKES_OWED)
         return replace(world, got=got, dirty=False, stolen=False, owed=owed)
 
     def _vmm_clear(self, world: World) -> World:
         if not world.got:
             return world
-        cleared = replace(world, dirty=False, got=False)
+        cleared = replace(world, dirty=False, got=self._moves_data)  # it is sent after that
         if self._without is Omission.CLEAR_MAKES_OWED:
             return cleared
         if self._without is Omission.LOCK:
@@ -269,7 +269,8 @@ class Model:
     def _harvests(self, world: World) -> Iterator[tuple[str, World]]:
         # A round is sent before the next harvest, but for the last one.
         if world.lives < _LIVE_HARVESTS and not world.due:
-            yield "carrier: live harvest", self._harvested(world, is_final=False)
+            yield "carrier: live harvest", self._harvested(world)
+            yield "carrier: protecting harvest", self._harvested(world, protects=True)
         if not world.running or self._without is Omission.STOP_BEFORE_LAST:
             if self._without is Omission.COUNT_BEFORE_HARVEST:
                 yield "carrier: final harvest", self._harvested(world, is_final=True)
@@ -277,10 +278,12 @@ class Model:
                 counted = replace(world, counted_runs=world.runs, carrier="counted")
                 yield "carrier: count the runs", counted
 
-    def _harvested(self, world: World, *, is_final: bool) -> World:
-        """One lock: our GET, what is taken, and what stays owed."""
-        if world.logged and not world.is_manual and world.dirty:  # our GET takes the bit
-            owed = world.owed or self._without is not Omission.GET_OF_OURS_MAKES_OWED
+    def _harvested(
+        self, world: World, *, is_final: bool = False, protects: bool = False
+    ) -> World:
+        """One lock: our GET, or GET and CLEAR, what is taken, and what stays owed."""
+        if world.logged and world.dirty and (protects or not world.is_manual):
+            owed = world.owed or self._without is not Omission.BITS_OF_OURS_MAKE_OWED
             world = replace(world, dirty=False, stolen=True, owed=owed)
         unprotected = world.dirty or not world.logged
         if is_final:

@@ -41,6 +41,7 @@ class FakeLibrary:
         self.populated = np.ones(pages, np.bool_)
         self.dirty = np.zeros(pages, np.bool_)
         self.owed = np.zeros(pages, np.bool_)
+        self.stolen = np.zeros(pages, np.bool_)
         self.logged = False
         self.flags = VmFlag.HAS_VM | VmFlag.HAS_MTE | VmFlag.MANUAL_PROTECT
         self.slots = [MemorySlot(3, SlotFlag(0), GPA, pages * PAGE)]
@@ -147,6 +148,8 @@ class FakeLibrary:
             case LinkOperation.START_LOG | LinkOperation.STOP_LOG:
                 self.owed[:] = operation is LinkOperation.START_LOG
             case LinkOperation.HARVEST:
+                if argument == Harvest.FINAL and self.running:
+                    return errno.EBUSY, b""
                 reply = self.reply_to_harvest(Harvest(argument))
             case LinkOperation.POPULATED:
                 reply = _bitmap(self.populated[first : first + count])
@@ -163,6 +166,10 @@ class FakeLibrary:
         return self._state() + _bitmap(taken) + tags * (len(tags) <= MAX_HARVEST_TAG_BYTES)
 
     def _harvest(self, kind: Harvest) -> np.ndarray:
+        if kind is Harvest.PROTECTING and self.logged:
+            self.owed |= self.dirty
+            self.stolen |= self.dirty
+            self.dirty[:] = False
         unprotected = self.dirty if self.logged else np.ones(self.pages, np.bool_)
         if kind is Harvest.FINAL:
             taken, self.owed = self.owed | unprotected, np.zeros(self.pages, np.bool_)

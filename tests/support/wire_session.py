@@ -18,6 +18,7 @@ from tagalong.wire import (
     DeviceEntry,
     Digest,
     EndRecord,
+    Feature,
     GicEntry,
     GicStateEntry,
     Held,
@@ -152,12 +153,27 @@ RESUME_SCRIPT: tuple[tuple[Role, Record], ...] = (
 JOINING = Joining(MIGRATION_ID, MACHINE, SUPPORTED_FEATURES, rounds=1)
 
 
+AHEAD_SCRIPT: tuple[tuple[Role, Record], ...] = (
+    (SOURCE, Hello(SOURCE, MIGRATION_ID, mandatory_features=Feature.TAGS_ONLY)),
+    (DESTINATION, Hello(DESTINATION, MIGRATION_ID, mandatory_features=Feature.TAGS_ONLY)),
+    *SCRIPT[2:6],
+    (SOURCE, Pages(Runs([Run(RAM, 1)]), NoBytes.KEPT, EVEN_TAGS)),
+    (SOURCE, STATE),
+    (SOURCE, Prepare()),
+    (SOURCE, Commit(run=True)),
+    (DESTINATION, Ready()),
+    (DESTINATION, Running()),
+)
+"""Tags without data, committed before the destination was ready."""
+
+
 @dataclass(frozen=True)
 class Play:
     """A script, and what both ends know before it begins."""
 
     script: Sequence[tuple[Role, Record]]
     joining: Joining | None = None
+    tags_only: bool = False
 
 
 PLAYS = {
@@ -165,6 +181,8 @@ PLAYS = {
     "channel": Play(CHANNEL_SCRIPT, JOINING),
     "resume": Play(RESUME_SCRIPT, JOINING),
 }
+
+AHEAD = Play(AHEAD_SCRIPT, tags_only=True)
 
 SAMPLES: dict[RecordType, Record] = {
     **{record.type: record for play in reversed(PLAYS.values()) for _, record in play.script},
@@ -189,8 +207,13 @@ class Pair:
         cls,
         placement: Placement | None = None,
         joining: Joining | None = None,
+        *,
+        tags_only: bool = False,
     ) -> "Pair":
-        return cls(Connection(SOURCE, joining), Connection(DESTINATION, joining, placement))
+        return cls(
+            Connection(SOURCE, joining, tags_only=tags_only),
+            Connection(DESTINATION, joining, placement, tags_only=tags_only),
+        )
 
     def end(self, role: Role) -> Connection:
         return self.source if role is SOURCE else self.destination
@@ -203,13 +226,13 @@ class Pair:
         return received
 
 
-def play_to(phase: Phase) -> Play:
+def play_to(phase: Phase, *, tags_only: bool = False) -> Play:
     """Return the records that bring a conversation to `phase`."""
-    for play in PLAYS.values():
-        connection = Pair.new(joining=play.joining)
+    for play in (AHEAD,) if tags_only else (*PLAYS.values(), AHEAD):
+        connection = Pair.new(joining=play.joining, tags_only=play.tags_only)
         for number, (role, record) in enumerate(play.script):
             if connection.source.phase is phase:
-                return Play(play.script[:number], play.joining)
+                return Play(play.script[:number], play.joining, play.tags_only)
             connection.say(role, record)
     return Play(PLAYS["resume"].script if phase is Phase.ABORTED else SCRIPT, JOINING)
 
@@ -218,12 +241,14 @@ def pair_in(
     phase: Phase,
     placement: Placement | None = None,
     joining: Joining | None = None,
+    *,
+    tags_only: bool = False,
 ) -> Pair:
     """Return both ends of a conversation that a script has brought to `phase`."""
-    play = play_to(phase)
+    play = play_to(phase, tags_only=tags_only)
     if phase is Phase.DONE:
         play = PLAYS["main"]
-    pair = Pair.new(placement, joining or play.joining)
+    pair = Pair.new(placement, joining or play.joining, tags_only=play.tags_only)
     for role, record in play.script:
         pair.say(role, record)
     assert pair.source.phase is phase

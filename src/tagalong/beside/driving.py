@@ -110,7 +110,7 @@ class DrivenDeparture(WatchedDeparture):
         super().__init__(monitor, cancel)
         self.is_unsettled = False
         self._drive = drive
-        self._has_begun = self._is_slow = self._is_near_end = False
+        self._has_begun = self._is_slow = self._is_last_pass = False
         self._has_continued, self._continued_at = False, 0.0
         self._refusal: TagalongError | None = None
         self._before = VmmSettings()
@@ -152,7 +152,17 @@ class DrivenDeparture(WatchedDeparture):
     @property
     def round_every_s(self) -> float:
         """As WatchedDeparture: near the end often, so that little is left for the last round."""
-        return _LAST_ROUNDS_EVERY_S if self._is_near_end else super().round_every_s
+        return _LAST_ROUNDS_EVERY_S if self.is_near_end else super().round_every_s
+
+    @property
+    def waits_for_tags(self) -> bool:
+        """As WatchedDeparture: it waits at its pre-switchover."""
+        return True
+
+    @property
+    def is_near_end(self) -> bool:
+        """As VmmDeparture: once the VMM is at its last pass."""
+        return self._is_last_pass
 
     def note_due(self, ram_bytes: int) -> None:
         """As VmmDeparture: the VMM waits for the tags of what it has begun to copy."""
@@ -171,8 +181,8 @@ class DrivenDeparture(WatchedDeparture):
         self._go_slowly(False)
         if self.is_ready_for_switchover or self._status.dirty_syncs < _SYNCS_BEFORE_SWITCHOVER:
             return
-        if not self._is_near_end:  # what that took is sent first, in a round of its own
-            self._is_near_end = True
+        if not self._is_last_pass:  # what that took is sent first, in a round of its own
+            self._is_last_pass = True
             return
         limit = {DOWNTIME_LIMIT: self._drive.max_downtime_ms}
         self._monitor.ask("migrate-set-parameters", limit)

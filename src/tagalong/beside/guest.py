@@ -71,6 +71,11 @@ class VmmDeparture(Protocol):
         """Note that the tags of so much guest RAM are to be sent now."""
         ...
 
+    @property
+    def is_near_end(self) -> bool:
+        """Return whether the guest may be stopped soon: then little is to be left for that."""
+        ...
+
     def check_time(self) -> None:
         """Raise ConvergenceError if the guest is stopped for longer than it may be. Quick."""
         ...
@@ -329,7 +334,8 @@ class DepartingGuest(BesideGuest):
         self._departure.check()
         if not self._departure.is_final:
             self._final_runs = None
-            return self._harvest(Harvest.LIVE)
+            is_near_end = self._departure.is_near_end
+            return self._harvest(Harvest.PROTECTING if is_near_end else Harvest.LIVE)
         if self._final_runs is not None and self._final_runs == self._runs_of_stopped(
             self.link.state()
         ):  # what was taken then is sent since, and nothing has changed
@@ -369,7 +375,7 @@ class DepartingGuest(BesideGuest):
                 self._note_final(harvested.state)
             self._harvested[number].add(harvested.pages.pages(), harvested.tags)
             taken.append(harvested.pages)
-        if kind is Harvest.LIVE:
+        if kind is not Harvest.FINAL:
             due = sum(pages.count() for pages in taken)
             self._departure.note_due(due * self._page_bytes)
         return taken

@@ -32,8 +32,8 @@ from tagalong.mte import PACKED_RATIO
 
 _ANSWER_S: Final = 60.0
 
-# Guest RAM that one request for tags spans: so little that a limit of time is kept between two.
-_REQUEST_BYTES: Final = link_format.MAX_RANGE_BYTES // 4
+# Guest RAM that one request is about: so little that a limit of time is kept between two.
+_REQUEST_BYTES: Final = link_format.MAX_CHOSEN_BYTES // 4
 
 _T = TypeVar("_T")
 
@@ -45,10 +45,14 @@ _EXPLAINED = {
     errno.EOPNOTSUPP: "the library in the VMM's process is of another release",
 }
 _EXPLAINED_BY_OPERATION = {
+    LinkOperation.HARVEST: {
+        errno.EBUSY: "a vCPU is in the guest although its VMM says that it has stopped: nothing "
+        "was handed over",
+    },
     LinkOperation.READ_REGISTERS: {
         errno.EBUSY: "a vCPU is in the guest: it was continued meanwhile",
         errno.ENOENT: "the VM has no such vCPU",
-    }
+    },
 }
 
 
@@ -237,9 +241,10 @@ class LibraryLink:
 
 
 def _within_range(pages: NDArray[np.int64], page_bytes: int) -> Iterator[NDArray[np.int64]]:
-    """Yield pages in parts that one request may span."""
+    """Yield ascending pages in parts that one request may be about."""
     most = _REQUEST_BYTES // page_bytes
     while pages.size:
-        stop = int(np.searchsorted(pages, pages[0] + most))
+        within = int(np.searchsorted(pages, pages[0] + link_format.MAX_RANGE_PAGES))
+        stop = min(most, within)
         yield pages[:stop]
         pages = pages[stop:]

@@ -18,10 +18,13 @@ from tagalong.machine.register_ids import register_bytes
 from tagalong.memory import PageBitmap
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
 
-VERSION: Final = 2
+VERSION: Final = 3
 MAX_SLOTS: Final = 512
-MAX_RANGE_BYTES: Final = 64 << 20
-"""Guest RAM that one request for tags may span."""
+MAX_CHOSEN_BYTES: Final = 64 << 20
+"""Guest RAM that one request for tags or data may choose."""
+
+MAX_RANGE_PAGES: Final = 1 << 24
+"""Pages from the first to the last of these."""
 
 MAX_HARVEST_TAG_BYTES: Final = 1 << 20
 """Packed tags that the reply to a harvest may have."""
@@ -70,6 +73,7 @@ class Harvest(IntEnum):
 
     LIVE = 0
     FINAL = 1
+    PROTECTING = 2
 
 
 class VmFlag(IntFlag):
@@ -119,7 +123,7 @@ class MemorySlot:
 
 @dataclass(frozen=True)
 class Harvested:
-    """What a harvest took: `state` as before it, a row of packed `tags` per page.
+    """What a harvest took: `state` as after it, a row of packed `tags` per page.
 
     `tags` is None if they were too many for one reply.
     """

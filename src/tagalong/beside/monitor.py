@@ -57,15 +57,20 @@ class VmmMigration:
         )
 
 
+_STOPS: Final = {"STOP": True, "RESUME": False}
+
+
 class MigrationNews:
     """What the VMM's events say of its migration, as they come; for one waiting thread.
 
     `status` is the last one that an event told of since `begin`, None if none has. QEMU sends
-    MIGRATION with the capability `events` only.
+    MIGRATION with the capability `events` only. `has_stopped`: whether the guest has, and was not
+    continued.
     """
 
     def __init__(self) -> None:
         self.status: str | None = None
+        self.has_stopped = False
         self._began_s: dict[str, float] = {}
         self._changed = threading.Condition()
         self._count = 0
@@ -75,6 +80,7 @@ class MigrationNews:
         """Forget what was told of earlier migrations."""
         with self._changed:
             self.status = None
+            self.has_stopped = False
             self._began_s.clear()
 
     def note(self, event: VmEvent) -> None:
@@ -84,6 +90,8 @@ class MigrationNews:
             if isinstance(status, str):
                 self.status = status
                 self._began_s.setdefault(status, event.time_s)
+            if event.name in _STOPS:
+                self.has_stopped = _STOPS[event.name]
             self._count += 1
             self._changed.notify_all()
 

@@ -26,6 +26,7 @@ from tagalong.beside.staying import StayingGuest
 from tagalong.beside.switchover import BesideSteering, WatchedDeparture, require_no_postcopy
 from tagalong.beside.vmm_settings import SettingsFile
 from tagalong.errors import (
+    ConvergenceError,
     DigestMismatchError,
     GuestEndedError,
     HandoverUncertainError,
@@ -312,7 +313,8 @@ def _explained(error: TagalongError, departure: WatchedDeparture) -> TagalongErr
     driven = isinstance(departure, DrivenDeparture)
     if isinstance(error, HandoverUncertainError) and driven:
         # The VMM has handed nothing over, so its own cancellation settles it.
-        explained: TagalongError = MigrationError(
+        is_order = isinstance(error.__cause__, ConvergenceError | MigrationCancelledError)
+        explained: TagalongError = (type(error.__cause__) if is_order else MigrationError)(
             f"the destination did not confirm the tags ({error.__cause__ or error}); the VMM's "
             "migration was cancelled, its guest stays here"
         )

@@ -7,6 +7,7 @@ end, with the VMM's status; this process's end is not the VMM's.
 """
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -147,6 +148,8 @@ class _BesideProcess:
     async def run(self) -> int:
         # The threads hand work to each other while the guest is stopped: none waits 5 ms for that.
         sys.setswitchinterval(_SWITCH_S)
+        # Nor for a collection that looks through all that is loaded.
+        gc.freeze()
         self._saving = Saving(SavedBeside(self._saved_vm), self._save_ended)
         self._server = ControlServer(
             BesideCommands(

@@ -33,6 +33,8 @@ from tagalong.progress import CancelToken
 LOOK_AGAIN_S: Final = 0.01
 _LOOK_ALTHOUGH_TOLD_S: Final = 0.2
 _ROUND_EVERY_S: Final = 0.2
+# From the guest's stop to the VMM's switch-over; longer, it was stopped for another reason.
+_NO_ROUND_S: Final = 2.0
 # A VMM that ends closes its monitor first.
 _END_AFTER_MONITOR_S: Final = 2.0
 
@@ -102,6 +104,21 @@ class WatchedDeparture:
 
     def check_time(self) -> None:
         """As VmmDeparture: how long the guest is stopped is up to who drives the VMM."""
+
+    @property
+    def is_about_to_end(self) -> bool:
+        """Return whether the guest has stopped, and the VMM may switch over now."""
+        return self.is_ready_for_switchover and self._monitor.news.has_stopped
+
+    @property
+    def waits_for_tags(self) -> bool:
+        """Return whether the VMM hands nothing over before all tags are there."""
+        return False
+
+    @property
+    def is_near_end(self) -> bool:
+        """As VmmDeparture: once most tags have arrived, at any time."""
+        return self.is_ready_for_switchover
 
     @property
     def is_final(self) -> bool:
@@ -211,6 +228,7 @@ class BesideSteering(Steering):
 
     def __init__(self, departure: WatchedDeparture) -> None:
         super().__init__(freezer=departure)
+        self.commits_ahead = departure.waits_for_tags
         self._confirm = _nothing
         self._departure = departure
 
@@ -221,10 +239,13 @@ class BesideSteering(Steering):
     def begin_switchover(self) -> bool:
         """As Steering. Waits a while for the VMM: meanwhile few pages become due again."""
         self._departure.let_switch_over()
-        until = time.monotonic() + self._departure.round_every_s
+        began = time.monotonic()
         while not self._departure.is_final:
             self._departure.check()
-            left_s = until - time.monotonic()
+            # A round that begins now would only delay the end.
+            is_near = self._departure.is_about_to_end
+            wait_s = _NO_ROUND_S if is_near else self._departure.round_every_s
+            left_s = began + wait_s - time.monotonic()
             if left_s < 0:
                 return False
             self._departure.wait_for_news(left_s)

@@ -296,7 +296,7 @@ class Link:
         why = f"the {role.peer.name.lower()} is gone: it closed the connection"
         if isinstance(self._channel, LocalChannel):
             why = f"{self._channel.name}: the stream is cut off"
-        was_committed = self.phase is Phase.COMMITTED
+        was_committed = self.phase in (Phase.COMMITTED, Phase.COMMITTED_AHEAD)
         is_safe = role is Role.DESTINATION and not was_committed
         return why + "; nothing was started here" * is_safe
 

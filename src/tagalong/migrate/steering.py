@@ -24,6 +24,10 @@ class Steering:
     was cancelled, is closed: no later command can revive it.
     """
 
+    commits_ahead = False
+    """Whether COMMIT is sent before READY has come: only with tags that another VMM's hand-over
+    waits for, which is the one that counts then (docs/formats/stream.md, section 8d)."""
+
     def __init__(self, freezer: Freezer | None = None) -> None:
         self.freezer = freezer
         self.address: SocketAddress | None = None

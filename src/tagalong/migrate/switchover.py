@@ -185,6 +185,9 @@ class SwitchOver:
         session.monitor.update(stage=MigrationStage.COMMIT)
         session.link.send(wire.Prepare())
         session.steering.confirm_last()
+        if session.steering.commits_ahead:
+            session.check_cancelled()  # the link is not polled: READY may be there, and is awaited
+            return
         session.link.expect(wire.Ready)
         session.check()
 
@@ -204,6 +207,10 @@ class SwitchOver:
         if not session.is_one_way:
             session.link.deadline = time.monotonic() + session.options.timeouts.switchover_s
         self._commit()
+        if session.steering.commits_ahead:
+            # The hand-over that counts is still to come: until then all can be given up.
+            session.link.interrupt_with(session.check_cancelled)
+            session.link.expect(wire.Ready)
         session.link.expect(wire.Running)
         session.steering.handed_over()
         session.senders.end_channels(session.options.timeouts.farewell_s)

@@ -23,6 +23,7 @@ from tagalong.wire.machine_state import STATE_HEAD
 from tagalong.wire.records import (
     KNOWN_FEATURES,
     ChannelRecord,
+    Commit,
     Feature,
     Held,
     Hello,
@@ -283,6 +284,10 @@ class Conversation:
                 offset=STATE_HEAD.offsets["gic_count"],
             )
 
+    def _check_commit(self, _sender: Role, _commit: Commit) -> None:
+        if self.phase is Phase.PREPARED and not self.features & Feature.TAGS_ONLY:
+            raise MalformedError("COMMIT of a whole VM must not be sent before READY has come")
+
 
 # One row for each record that depends on earlier ones, or that later ones depend on. Any: the
 # type of a record is known only by its number here, and each method names the one it gets.
@@ -303,6 +308,7 @@ _CHECKS: dict[RecordType, _Rule] = {
     RecordType.RESUME: Conversation._check_resume,
     RecordType.HELD: Conversation._check_held,
     RecordType.RESUMED: Conversation._check_resumed,
+    RecordType.COMMIT: Conversation._check_commit,
 }
 
 _EFFECTS: dict[RecordType, _Rule] = {

@@ -28,6 +28,7 @@ class Phase(Enum):
     VERIFIED = "VERIFIED"
     PREPARED = "PREPARED"
     READY = "READY"
+    COMMITTED_AHEAD = "COMMITTED_AHEAD"
     COMMITTED = "COMMITTED"
     CHANNEL_SENT = "CHANNEL_SENT"
     ATTACHED = "ATTACHED"
@@ -65,6 +66,9 @@ _PROGRESS: dict[_Key, Phase] = {
     (Phase.VERIFIED, _S, RecordType.PREPARE): Phase.PREPARED,
     (Phase.PREPARED, _D, RecordType.READY): Phase.READY,
     (Phase.READY, _S, RecordType.COMMIT): Phase.COMMITTED,
+    # Tags beside another VMM's migration: COMMIT may follow PREPARE at once.
+    (Phase.PREPARED, _S, RecordType.COMMIT): Phase.COMMITTED_AHEAD,
+    (Phase.COMMITTED_AHEAD, _D, RecordType.READY): Phase.COMMITTED,
     (Phase.COMMITTED, _D, RecordType.RUNNING): Phase.DONE,
     # The other connections of a migration.
     (Phase.START, _S, RecordType.CHANNEL): Phase.CHANNEL_SENT,
@@ -88,7 +92,7 @@ def _attending() -> Iterator[tuple[Phase, Role]]:
     for phase in Phase:
         if not phase.is_final:
             yield phase, _D
-            if phase is not Phase.COMMITTED:
+            if phase not in (Phase.COMMITTED, Phase.COMMITTED_AHEAD):
                 yield phase, _S
 
 

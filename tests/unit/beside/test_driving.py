@@ -116,6 +116,7 @@ def test_news_measure_by_the_vmms_own_clock() -> None:
     news = MigrationNews()
     news.note(VmEvent("STOP", 9.0))
     assert news.status is None
+    assert news.has_stopped
 
     for status, time_s in (("pre-switchover", 10.0), ("device", 10.25), ("completed", 11.0)):
         news.note(VmEvent("MIGRATION", time_s, {"status": status}))
@@ -126,3 +127,4 @@ def test_news_measure_by_the_vmms_own_clock() -> None:
     news.wait(60)  # there was news: returns at once
     news.begin()
     assert news.status is None
+    assert not news.has_stopped

@@ -53,8 +53,8 @@ def test_link_where_nothing_listens_is_an_error(tmp_path: Path) -> None:
         struct.pack("<iI", -5000, 0),
         struct.pack("<iI", -5, 8) + bytes(8),
         struct.pack("<iI", 0, 40) + struct.pack("<IIIIIIQQ", 1, 0, PAGE, 1, 1, 0, 0, 0),
-        struct.pack("<iI", 0, 40) + struct.pack("<IIIIIIQQ", 2, 0, 5, 1, 1, 0, 0, 0),
-        struct.pack("<iI", 0, 40) + struct.pack("<IIIIIIQQ", 2, 0, PAGE, 10000, 1, 0, 0, 0),
+        struct.pack("<iI", 0, 40) + struct.pack("<IIIIIIQQ", 3, 0, 5, 1, 1, 0, 0, 0),
+        struct.pack("<iI", 0, 40) + struct.pack("<IIIIIIQQ", 3, 0, PAGE, 10000, 1, 0, 0, 0),
         struct.pack("<iI", 0, 39) + bytes(39),
     ],
 )
@@ -138,6 +138,24 @@ def test_harvest_of_another_size_ends_the_link(library: FakeLibrary, change: int
         link.harvest(3, 40000, PAGE, Harvest.LIVE)
 
 
+def test_protecting_harvest_takes_what_was_written_and_the_vmm_gets_its_bits(
+    library: FakeLibrary,
+) -> None:
+    link = library.link()
+    library.log_on()
+    library.clear()
+    link.harvest(3, 40000, PAGE, Harvest.LIVE)
+    library.guest_writes(9, 4)
+
+    live = link.harvest(3, 40000, PAGE, Harvest.LIVE)
+    protecting = link.harvest(3, 40000, PAGE, Harvest.PROTECTING)
+    final = link.harvest(3, 40000, PAGE, Harvest.FINAL)
+
+    assert live.pages.count() == final.pages.count() == 0
+    assert protecting.pages.pages().tolist() == [9]
+    assert library.stolen.nonzero()[0].tolist() == [9]
+
+
 def test_harvest_with_few_pages_has_their_tags(library: FakeLibrary) -> None:
     link = library.link()
     library.log_on()
@@ -178,6 +196,10 @@ def test_numbers_of_the_document_are_those_of_the_code() -> None:
     for slot_flag in SlotFlag:
         assert f"{slot_flag.value} `{slot_flag.name}`" in text
         assert f"TB_SLOT_{slot_flag.name} = {slot_flag.value}," in header
-    assert str(link_format.MAX_RANGE_BYTES) in text
+    assert str(link_format.MAX_CHOSEN_BYTES) in text
+    assert str(link_format.MAX_RANGE_PAGES) in text
+    for kind in Harvest:
+        assert f"{kind.value} {kind.name.lower()}" in text
+        assert f"TB_{kind.name} = {kind.value}," in header
     assert str(link_format.MAX_HARVEST_TAG_BYTES) in text
     assert f"at most {link_format.MAX_REGISTERS} registers" in text

@@ -6,6 +6,9 @@ from tests.support.beside_model import Model, Omission
 
 _PLANS = {
     "as QEMU": ("log_on", "get", "clear", "get", "clear", "stop", "get", "clear", "complete"),
+    "as QEMU, with data": (
+        "log_on", "get", "clear", "send_data", "stop", "get", "clear", "send_data", "complete",
+    ),
     "all protected at once": ("log_on_plain", "get", "clear", "stop", "get", "clear", "complete"),
     "lazy, with bits never cleared": ("log_on", "get", "stop", "get", "complete"),
     "page that is not there at first": (
@@ -40,8 +43,8 @@ _MISSED_IN = {
     Omission.LOOK_AFTER_HARVEST: "page that is not there at first",
     Omission.ALL_OWED_AT_START: "all protected at once",
     Omission.GET_MAKES_OWED: "no manual protection",
-    Omission.GET_OF_OURS_MAKES_OWED: "no manual protection",
-    Omission.BITS_RETURNED: "no manual protection",
+    Omission.BITS_OF_OURS_MAKE_OWED: "as QEMU, with data",
+    Omission.BITS_RETURNED: "as QEMU, with data",
 }
 
 
@@ -58,3 +61,8 @@ def test_carried_tag_without_a_step_is_wrong_in_some_interleaving(omission: Omis
     plan = _PLANS[_MISSED_IN.get(omission, "as QEMU")]
 
     assert Model(plan, without=omission).violation() is not None, omission.value
+
+
+@pytest.mark.parametrize("omission", [Omission.BITS_OF_OURS_MAKE_OWED, Omission.BITS_RETURNED])
+def test_bits_that_we_take_without_manual_protection_are_missed_too(omission: Omission) -> None:
+    assert Model(_PLANS["no manual protection"], without=omission).violation() is not None

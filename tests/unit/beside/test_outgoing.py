@@ -1,17 +1,28 @@
 """An order to send tags with migrations that somebody else drives: once, or until one succeeds."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from tagalong.beside.driving import Drive, DrivenDeparture
 from tagalong.beside.link_format import VmFlag
 from tagalong.beside.monitor import VmmMigration, VmmMonitor
-from tagalong.beside.outgoing import TagsOutgoing, VmmAccess
+from tagalong.beside.outgoing import TagsOutgoing, VmmAccess, _explained
 from tagalong.beside.vmm_settings import SettingsFile
-from tagalong.errors import RunStateError, UsageError
+from tagalong.errors import (
+    ConvergenceError,
+    HandoverUncertainError,
+    HostError,
+    MigrationCancelledError,
+    MigrationError,
+    RunStateError,
+    TagalongError,
+    UsageError,
+)
 from tagalong.qapi.migration import MigrationRequest, MigrationStatus
 from tests.support.fake_tag_server import FakeLibrary
 from tests.support.scripted_monitor import ScriptedMonitor
@@ -82,6 +93,22 @@ def test_plain_order_ends_with_its_failure(scene: Scene) -> None:
     asyncio.run(play())
 
     assert scene.seen == [MigrationStatus.SETUP, MigrationStatus.FAILED]
+
+
+@pytest.mark.parametrize("kind", [ConvergenceError, MigrationCancelledError, HostError])
+def test_commit_without_an_answer_is_settled_by_the_vmm_that_we_drive(
+    scene: Scene, kind: type[TagalongError]
+) -> None:
+    drive = Drive("unix:there", 300, SettingsFile(scene.monitor.settings))
+    departure = DrivenDeparture(cast("VmmMonitor", scene.monitor), threading.Event(), drive)
+    error = HandoverUncertainError("uncertain")
+    error.__cause__ = kind("no answer came")
+
+    explained = _explained(error, departure)
+
+    assert type(explained) is (MigrationError if kind is HostError else kind)
+    assert not isinstance(explained, HandoverUncertainError)
+    assert "(no answer came); the VMM's migration was cancelled, its guest stays" in str(explained)
 
 
 def test_standing_order_for_a_migration_of_ours_is_refused() -> None:

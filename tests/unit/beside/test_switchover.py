@@ -19,6 +19,7 @@ from tagalong.errors import (
     MigrationError,
 )
 from tagalong.machine import RunState
+from tagalong.qapi.events import VmEvent
 from tests.support.scripted_monitor import FULL, PAUSE, SLOWLY, ScriptedMonitor
 
 
@@ -68,6 +69,15 @@ def test_driven_vmm_may_switch_over_once_most_tags_are_there(monitor: ScriptedMo
         assert not BesideSteering(departure).begin_switchover()
 
     assert monitor.values_of("downtime-limit") == [1, 10_000]
+
+
+def test_no_round_begins_once_the_guest_has_stopped(monitor: ScriptedMonitor) -> None:
+    departure = watched(monitor)
+    departure.let_switch_over()
+    monitor.news.note(VmEvent("STOP", 1.0))
+    threading.Timer(0.5, lambda: setattr(monitor, "state", "finish-migrate")).start()
+
+    assert BesideSteering(departure).begin_switchover()
 
 
 def test_settings_that_were_not_restored_are_not_taken_for_the_vmms_own(

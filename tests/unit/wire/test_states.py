@@ -1,5 +1,7 @@
 """The transition table in action: everything in it works, everything else is refused."""
 
+import struct
+
 import pytest
 
 from tagalong.errors import LocalProtocolError, RemoteProtocolError
@@ -110,7 +112,8 @@ def test_record_allowed_by_the_table_moves_both_ends_alike() -> None:
 def check_both_ends_move(case: Case) -> None:
     phase, role, kind = case
     joins = kind in (RecordType.CHANNEL, RecordType.RESUME)
-    pair = pair_in(phase, joining=JOINING if joins else None)
+    is_ahead = (phase, kind) == (Phase.PREPARED, RecordType.COMMIT)
+    pair = pair_in(phase, joining=JOINING if joins else None, tags_only=is_ahead)
     record = SAMPLES[kind]
     if kind is RecordType.HELLO:
         record = Hello(role, MIGRATION_ID)
@@ -141,7 +144,37 @@ def test_destination_heard_late_still_aborts_after_the_commit() -> None:
     assert pair.source.phase is pair.destination.phase is Phase.ABORTED
 
 
+@pytest.mark.parametrize("role", Role)
+def test_commit_of_a_whole_vm_before_ready_is_refused(role: Role) -> None:
+    pair = pair_in(Phase.PREPARED)
+    said = records_said_by(SOURCE, Phase.PREPARED)
+    words = "COMMIT of a whole VM must not be sent before READY has come"
+
+    if role is SOURCE:
+        with pytest.raises(LocalProtocolError, match=words):
+            pair.source.send(SAMPLES[RecordType.COMMIT])
+    else:
+        pair.destination.receive_data(raw_record(said, RecordType.COMMIT, struct.pack("<II", 1, 0)))
+        with pytest.raises(RemoteProtocolError, match=words):
+            pair.destination.next_record()
+
+
+def test_destination_that_answers_prepare_first_takes_a_commit_that_came_ahead() -> None:
+    pair = pair_in(Phase.PREPARED, tags_only=True)
+    commit = pair.source.send(SAMPLES[RecordType.COMMIT])
+
+    ready = pair.destination.send(SAMPLES[RecordType.READY])
+    pair.destination.receive_data(b"".join(commit))
+    received = pair.destination.next_record()
+    pair.source.receive_data(b"".join(ready))
+    pair.source.next_record()
+
+    assert received == SAMPLES[RecordType.COMMIT]
+    assert pair.source.phase is pair.destination.phase is Phase.COMMITTED
+
+
 def test_table_allows_no_record_at_the_end() -> None:
     assert not [key for key in TRANSITIONS if key[0].is_final]
     assert (Phase.COMMITTED, DESTINATION, RecordType.ABORT) in TRANSITIONS
-    assert not [key for key in TRANSITIONS if key[0] is Phase.COMMITTED and key[1] is SOURCE]
+    committed = (Phase.COMMITTED, Phase.COMMITTED_AHEAD)
+    assert not [key for key in TRANSITIONS if key[0] in committed and key[1] is SOURCE]
