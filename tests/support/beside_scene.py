@@ -28,18 +28,32 @@ MIB = 4
 SETTINGS = MigrationSettings(downtime_limit=60_000)
 
 
+class FakeGuest(QemuGuest):
+    """A guest of a VMM without KVM: what goes wrong between processes goes wrong there, too."""
+
+    def command(self, console: Path, *more: str) -> list[str]:
+        return [
+            sys.executable, "-m", "tests.support.fake_vmm", "qemu-system-fake", "-accel", "kvm",
+            "-chardev", f"file,id=console,path={console}", *more,
+        ]  # fmt: skip
+
+
+REAL_GUEST = QemuGuest(
+    VMM / "qemu", VMM / "Image", VMM / "initrd", knobs=f"mib={MIB} rate=300", vcpus=VCPUS
+)
+FAKE_GUEST = FakeGuest(VMM, VMM, VMM)
+
+
 class Scene:
     """The guest, where it is, and how to make it move. `here` runs it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, guest: QemuGuest = REAL_GUEST) -> None:
         self.folder = folder
         self._count = 0
         self._hosts: list[BesideHost] = []
         self._orphans: dict[str, int] = {}
         self._spare: BesideHost | None = None
-        self._guest = QemuGuest(
-            VMM / "qemu", VMM / "Image", VMM / "initrd", knobs=f"mib={MIB} rate=300", vcpus=VCPUS
-        )
+        self._guest = guest
         self.here = self.host(awaits=False)
 
     def host(

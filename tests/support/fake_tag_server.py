@@ -32,10 +32,11 @@ _REQUEST = struct.Struct("<HHIIIQQ")
 
 
 class FakeLibrary:
-    """Serves one slot of `pages` at `path`; `held` as a destination's."""
+    """Serves one slot of `pages` at `at`, a path or a socket that listens; `held` as a
+    destination's."""
 
-    def __init__(self, path: Path, *, pages: int = 200, held: bool = False) -> None:
-        self.path = path
+    def __init__(self, at: Path | socket.socket, *, pages: int = 200, held: bool = False) -> None:
+        self.path = Path(at.getsockname()) if isinstance(at, socket.socket) else at
         self.pages = pages
         self.tags = np.zeros((pages, ROW), np.uint8)
         self.populated = np.ones(pages, np.bool_)
@@ -56,9 +57,7 @@ class FakeLibrary:
         self.refusals: dict[int, int] = {}  # errno by operation
         self._links: list[LibraryLink] = []
         self._lock = threading.Lock()
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen(4)
+        self._listener = at if isinstance(at, socket.socket) else _listen(at)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -103,7 +102,7 @@ class FakeLibrary:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            with client:
+            with client, suppress(OSError):
                 while self._answer(client):
                     pass
 
@@ -208,6 +207,13 @@ class FakeLibrary:
             "<IIIIIIQQ", VERSION, flags, PAGE, len(self.slots), self.vcpus, self.running,
             self.runs, 5 + len(self.slots),
         )  # fmt: skip
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(4)
+    return listener
 
 
 def _bitmap(flags: np.ndarray) -> bytes:
