@@ -79,6 +79,7 @@ long: $(VENV)/.installed-dev ## compare random programs with QEMU for ten minute
 	@$(BIN)/python -m tests.oracle.long --minutes 10 $(ARGS)
 
 faults: $(VENV)/.installed-dev ## let thousands of migrations go wrong, by faults and by orders (options: ARGS="--orders 500")
+	@TAGALONG_LONG=1 $(BIN)/python -m pytest -q tests/faults/test_beside.py
 	@$(BIN)/python -m tests.faults.long $(ARGS)
 
 fuzz: $(VENV)/.installed-dev ## damage the frozen streams at every byte, then fuzz the stream's codec for ten minutes (options: ARGS="--seconds 3600")

@@ -1,7 +1,7 @@
-"""Tags beside a VMM's migration that goes wrong at every stage, with real processes and a fake VMM.
+"""Tags beside a VMM's migration that goes wrong at any stage, with real processes and a fake VMM.
 
-The table is that of tests/support/beside_faults.py, which `make beside` plays with real QEMUs in the
-lab. Each kind of fault strikes at one stage here, and at all of them with TAGALONG_LONG.
+The table is that of tests/support/beside_faults.py, which `make beside` plays with real QEMUs in
+the lab. Each kind of fault strikes at one stage here, and at all of them with TAGALONG_LONG.
 """
 
 import asyncio

@@ -278,9 +278,7 @@ class Model:
                 counted = replace(world, counted_runs=world.runs, carrier="counted")
                 yield "carrier: count the runs", counted
 
-    def _harvested(
-        self, world: World, *, is_final: bool = False, protects: bool = False
-    ) -> World:
+    def _harvested(self, world: World, *, is_final: bool = False, protects: bool = False) -> World:
         """One lock: our GET, or GET and CLEAR, what is taken, and what stays owed."""
         if world.logged and world.dirty and (protects or not world.is_manual):
             owed = world.owed or self._without is not Omission.BITS_OF_OURS_MAKE_OWED

@@ -1,4 +1,4 @@
-"""A VMM's process without KVM, for `tagalong beside` on any host: its QMP, its migration, its guest.
+"""A VMM's process without KVM, for `tagalong beside` on any host: its QMP, its migration, a guest.
 
     python -m tests.support.fake_vmm qemu-system-fake [as a QEMU beside tagalong gets them]
 
@@ -32,10 +32,6 @@ _WRITES_PER_TICK = 10
 _CHECKED_PER_TICK = 1000
 
 JsonObject = dict[str, object]
-
-
-class Refused(Exception):
-    """A command that is not possible."""
 
 
 class FakeGuest:
@@ -116,7 +112,7 @@ class FakeVmm:
         assert isinstance(arguments, dict)
         try:
             return {"return": _COMMANDS[name](self, arguments)}
-        except (KeyError, Refused) as error:
+        except KeyError as error:
             return {"error": {"class": "GenericError", "desc": repr(error)}}
 
     def _tell(self, name: str, data: JsonObject | None = None) -> None:

@@ -59,6 +59,9 @@ _SHOWN_ROUNDS: Final = 100
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
 
+# Why we give a migration up ourselves.
+_GIVEN_UP: Final = (ConvergenceError, MigrationCancelledError)
+
 # A destination that has rejected a source is at its address again after a moment.
 _LISTENS_AGAIN_S: Final = 10.0
 _LISTEN_POLL_S: Final = 0.05
@@ -313,10 +316,11 @@ def _explained(error: TagalongError, departure: WatchedDeparture) -> TagalongErr
     driven = isinstance(departure, DrivenDeparture)
     if isinstance(error, HandoverUncertainError) and driven:
         # The VMM has handed nothing over, so its own cancellation settles it.
-        is_order = isinstance(error.__cause__, ConvergenceError | MigrationCancelledError)
-        explained: TagalongError = (type(error.__cause__) if is_order else MigrationError)(
-            f"the destination did not confirm the tags ({error.__cause__ or error}); the VMM's "
-            "migration was cancelled, its guest stays here"
+        cause = error.__cause__
+        told = (each for each in _GIVEN_UP if isinstance(cause, each))
+        explained: TagalongError = next(told, MigrationError)(
+            f"the destination did not confirm the tags ({cause or error}); the VMM's migration was "
+            "cancelled, its guest stays here"
         )
     elif isinstance(departure, DrivenDeparture) and departure.is_unsettled:
         explained = type(error)(
