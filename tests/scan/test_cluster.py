@@ -158,11 +158,8 @@ def test_file_that_ends_its_workers_is_a_failure(
 ) -> None:
     """As one that takes all memory of a worker's container."""
     monkeypatch.setattr("tagalong.scan.runner._RESUBMISSIONS", 1)
-    (tmp_path / "dask").mkdir()
-    for number in range(3):
-        (tmp_path / f"crash-{number}").write_bytes(crash_file(number))
     at_once = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
-    with web_server() as web, dask_cluster(tmp_path / "dask", 1, **at_once) as own:
+    with web_server() as web, dask_cluster(tmp_path, 1, **at_once) as own:
         web.pages = {"stalled": crash_file(9)}
 
         def end_workers() -> None:
@@ -173,11 +170,10 @@ def test_file_that_ends_its_workers_is_a_failure(
 
         killer = threading.Thread(target=end_workers)
         killer.start()
-        patterns = (f"{web.url}/stalled", f"{tmp_path}/crash-*")
-        result = scan(ScanPlan(patterns, scheduler=own.address, timeout_s=600))
+        plan = ScanPlan((f"{web.url}/stalled",), scheduler=own.address, timeout_s=600)
+        result = scan(plan)
         killer.join()
 
-    assert (result.files, result.crashes) == (4, 3)
     (failed,) = result.failed
     assert failed.error == "the workers that explained it ended again and again"
 

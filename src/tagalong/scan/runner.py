@@ -24,7 +24,7 @@ Results = Iterator[list[CrashRecord]]
 _AHEAD: Final = 4
 _CONNECT_S: Final = 30
 _RECOUNT_S: Final = 5.0
-_RESUBMISSIONS: Final = 4
+_RESUBMISSIONS: Final = 2
 _BATCH_S: Final = 0.25
 _MOST_ITEMS: Final = 64
 
