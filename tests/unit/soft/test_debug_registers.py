@@ -65,6 +65,28 @@ def test_id_register_claims_what_is_there_and_no_more() -> None:
         assert bare.get(target, register_ids.ESR_EL1) == 0x0200_0000  # DBGBVR6_EL1 is not there
 
 
+PMU = {
+    "PMCR_EL0": (3, 3, 9, 12, 0),
+    "PMCNTENSET_EL0": (3, 3, 9, 12, 1),
+    "PMSELR_EL0": (3, 3, 9, 12, 5),
+    "PMCCNTR_EL0": (3, 3, 9, 13, 0),
+    "PMUSERENR_EL0": (3, 3, 9, 14, 0),
+    "PMINTENSET_EL1": (3, 0, 9, 14, 1),
+    "PMEVCNTR0_EL0": (3, 3, 14, 8, 0),
+    "PMCCFILTR_EL0": (3, 3, 14, 15, 7),
+}
+
+
+@pytest.mark.parametrize("register", PMU)
+def test_performance_monitors_are_not_there_and_the_id_register_says_so(register: str) -> None:
+    words = [a64.mrs(0, (3, 0, 0, 5, 0)), a64.mrs(1, PMU[register])]
+    with machine(words, {}, pstate=EL1) as target:
+        target.vcpus[0].step(2)
+
+        assert bare.get_x(target, 0) >> 8 & 0xF == 0  # PMUVer
+        assert bare.get(target, register_ids.ESR_EL1) == 0x0200_0000
+
+
 def test_os_lock_locks_by_oslar_and_reads_in_oslsr() -> None:
     oslar, oslsr = (2, 0, 1, 0, 4), (2, 0, 1, 1, 4)
     words = [

@@ -10,6 +10,7 @@ from tests.support import a64, bare
 
 DC_ZVA, DC_GVA = (1, 3, 7, 4, 1), (1, 3, 7, 4, 3)
 DC_IVAC, DC_CVAC = (1, 0, 7, 6, 1), (1, 3, 7, 10, 1)
+DC_CVAP, DC_CVADP, ID_AA64ISAR1_EL1 = (1, 3, 7, 12, 1), (1, 3, 7, 13, 1), (3, 0, 0, 6, 1)
 CTR_EL0, CNTVCT_EL0, CURRENT_EL = (3, 3, 0, 0, 1), (3, 3, 14, 0, 2), (3, 0, 4, 2, 2)
 EL0_BLOCK = 0x40000000 | 1 << 10 | 3 << 8 | 1 << 6 | 1
 READ_ONLY_BLOCK = 0x40000000 | 1 << 10 | 3 << 8 | 1 << 7 | 1
@@ -119,6 +120,33 @@ def test_address_with_a_top_byte_that_is_not_ignored_is_no_other_one_s(
     assert bare.get(machine, register_ids.ESR_EL1) == esr
     assert bare.get(machine, register_ids.FAR_EL1) == bare.tagged(bare.DATA, 5)
     machine.close()
+
+
+UCI = 1 << 26
+NOWHERE = 1 << 31
+FAULT_OF_MAINTENANCE = 0x92000145  # from EL0: CM, WnR, translation fault at level 1
+
+
+@pytest.mark.parametrize("operation", [DC_CVAP, DC_CVADP])
+def test_dc_to_persistence_is_there_as_the_id_register_says(
+    operation: tuple[int, int, int, int, int],
+) -> None:
+    clean = [a64.sys(operation, 1), a64.sys(operation, 2)]
+    allowed, trapped = machine_at_el0(clean, sctlr_bits=UCI), machine_at_el0(clean)
+    claims = bare.machine_with([a64.mrs(0, ID_AA64ISAR1_EL1)])
+    for machine in (allowed, trapped):
+        bare.set_x(machine, {1: bare.DATA, 2: NOWHERE})
+
+    claims.vcpus[0].step(1)
+    allowed.vcpus[0].step(2)
+    trapped.vcpus[0].step(1)
+
+    assert bare.get_x(claims, 0) & 0xF == 2  # DPB: DC CVAP and DC CVADP
+    assert bare.get(allowed, register_ids.ESR_EL1) == FAULT_OF_MAINTENANCE
+    assert bare.get(allowed, register_ids.FAR_EL1) == NOWHERE
+    assert exception_class(trapped) == TRAPPED
+    for machine in (allowed, trapped, claims):
+        machine.close()
 
 
 def test_code_that_changes_is_executed_as_it_is_now() -> None:
