@@ -9,6 +9,7 @@ import pytest
 
 from tagalong.machine import RegisterId, register_ids
 from tagalong.mte.registers import TagCheckMode
+from tagalong.soft.native import StopReason
 from tests.support import a64, bare, debugged
 from tests.support.twin_machines import (
     SECOND_REGION,
@@ -263,3 +264,60 @@ def test_flags_mean_the_same_to_every_instruction_that_reads_them(
 
         found = [[twin.native.get_register(0, each) for each in used] for twin in twins]
         assert found[0] == found[1], f"{first:#x}, {second:#x}"
+
+
+def shifts_of_every_amount(sf: int) -> list[list[int]]:
+    """Return instructions that shift or extract, by group; each leaves its result in x2."""
+    amounts = range(32 << sf)
+    edges = (0, 1, 7, amounts[-1] // 2, amounts[-1] - 1, amounts[-1])
+    fields = [(rotate, last) for rotate in edges for last in amounts]
+    fields += [(rotate, last) for rotate in amounts for last in edges]
+    return [
+        [a64.extr(2, 0, 1, lsb, sf) for lsb in amounts],
+        *([a64.bitfield(opc, 2, 0, *field, sf) for field in fields] for opc in range(3)),
+        [
+            a64.logical_reg(opc, 2, 0, 1, invert=invert, shift=shift, by=by, sf=sf)
+            for opc in range(4)
+            for invert in (0, 1)
+            for shift in range(4)
+            for by in edges
+        ],
+        [
+            a64.add_reg(2, 0, 1, sub=sub, s=s, shift=shift, by=by, sf=sf)
+            for sub in (0, 1)
+            for s in (0, 1)
+            for shift in range(3)
+            for by in amounts
+        ],
+    ]
+
+
+@pytest.mark.parametrize("sf", [0, 1])
+def test_every_amount_of_a_shift_gives_the_same(twins: Twins, sf: int) -> None:
+    x = {0: 0x8123_4567_89AB_CDEF, 1: 0x7EDC_BA98_F654_3211, 2: 0x5A5A_5A5A_A5A5_A5A5}
+    for group in shifts_of_every_amount(sf):
+        gathered = [[word, a64.add_reg(3, 3, 2), a64.extr(3, 3, 3, 11)] for word in group]
+        for first in range(0, len(gathered), 600):
+            part = [word for words in gathered[first : first + 600] for word in words]
+
+            begin(twins, [*part, a64.b(0)], {**x, 3: 0}, budget=len(part))
+
+            assert not differences(twins)
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_hint_ends_the_turn_or_waits_as_the_plain_half_has_it(twins: Twins, number: int) -> None:
+    begin(twins, [a64.hint(number), a64.movz(0, 1), a64.b(0)], {0: 0}, budget=2)
+
+    is_waiting = number in {2, 3}  # WFE, WFI
+    assert {twin.leave.reason == StopReason.IDLE for twin in twins} == {is_waiting}
+    assert not differences(twins)
+
+
+def test_clrex_takes_the_reservation_away(twins: Twins) -> None:
+    words = [a64.ldxr(3, 0, 2), a64.barrier(2), a64.stxr(3, 4, 1, 2), a64.b(0)]
+
+    begin(twins, words, {2: bare.DATA})
+
+    assert [twin.native.get_register(0, register_ids.x(4)) for twin in twins] == [1, 1]
+    assert not differences(twins)
