@@ -316,7 +316,9 @@ def _unseen_place(scene: Scene) -> Fact:
         return Fact(model.UNSEEN_BLOCK / 2, "what the fault's page has is not known")
     if has_content:
         return Fact(model.UNSEEN_BLOCK, "the fault's page has content")
-    return Fact(1 / scene.gap_granules, "the fault's page has no content")
+    return Fact(
+        min(model.UNSEEN_EMPTY_BLOCK, 1 / scene.gap_granules), "the fault's page has no content"
+    )
 
 
 def _meaningless(scene: Scene) -> Iterator[Candidate]:

@@ -51,6 +51,9 @@ STALE_OUTSIDE_SHARE: Final = 0.04
 UNSEEN_BLOCK: Final = 0.1
 """How likely an access is to a granule of a block whose bounds cannot be seen."""
 
+UNSEEN_EMPTY_BLOCK: Final = 0.005
+"""The same where the whole page has zeros: what is in use seldom has nothing but zeros."""
+
 UNRECORDED_FREE: Final = 0.005
 """How likely a stale pointer's tag is if the allocator's records have no free with it."""
 

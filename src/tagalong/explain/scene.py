@@ -94,7 +94,7 @@ def zero_page_likelihood(scene: Scene) -> float:
         return float(0.4 ** max(0, len(inside) - 1))
     if any(block.state is BlockState.ALLOCATED for block in inside):
         return 1e-4
-    if scene.around.kind is Allocator.HARDENED_MALLOC:
+    if scene.around.kind is Allocator.HARDENED_MALLOC and page_has_content(scene) is not False:
         return float(0.4 ** max(0.0, _PAGE_BYTES / scene.mean_block_bytes - 1))
     return _FREE_BY_CONTENT[page_has_content(scene)]
 

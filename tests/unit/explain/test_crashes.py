@@ -12,11 +12,20 @@ from click.testing import CliRunner
 from tagalong.cli.app import tagalong
 from tagalong.explain import drgn_frames
 from tagalong.explain.analysis import explain
-from tagalong.explain.crash import Allocator, BlockState, CheckMode, Crash, DataDirection
+from tagalong.explain.crash import (
+    Allocator,
+    AllocatorFacts,
+    BlockState,
+    CheckMode,
+    Crash,
+    DataDirection,
+    TagFault,
+)
 from tagalong.explain.explanation import Cause, Explanation
 from tagalong.explain.readers import open_crashes
 from tagalong.explain.redaction import redact
 from tagalong.explain.scudo_records import KNOWN_BY
+from tests.support.explained import FAULT, SIZE, ArrayMemory, explanation
 from tests.support.measure import Answer, answers, decidable, share
 from tests.support.mishaps import read_truth
 
@@ -172,6 +181,27 @@ def test_core_that_drgn_refuses_keeps_its_stack(monkeypatch: pytest.MonkeyPatch)
 
     assert note.startswith("drgn tells nothing of the call stack: no")
     assert "\x1b" not in note
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"), [(b"\0", Cause.USE_AFTER_FREE), (b"x", Cause.LOST_MEMORY_TAGS)]
+)
+def test_page_of_hardened_malloc_without_tags_was_freed_if_it_is_empty(
+    content: bytes, cause: Cause
+) -> None:
+    """It zeroes what is freed, and lays few slots into a page."""
+    memory = ArrayMemory(content=content * SIZE)
+    memory.tag_values[:0x40] = 7
+    fault = TagFault(CheckMode.SYNC, "SEGV_MTESERR", FAULT, 5, 0, 8, DataDirection.READ)
+    crash = replace(
+        explanation().crash, fault=fault, memory=memory, mappings=(), backtrace=(), access=None,
+        allocator=AllocatorFacts(Allocator.HARDENED_MALLOC, "a test"),
+    )  # fmt: skip
+
+    found = explain(crash)
+
+    assert found.top is not None
+    assert found.top.cause is cause
 
 
 def test_log_of_kasan_gives_each_report() -> None:
