@@ -132,7 +132,8 @@ class NetworkLink:
         try:
             while not self._is_closed:
                 select.select((self._channel.fileno(), self._wake), (), ())
-                self._pass_on(self._channel.read())
+                while not self._is_closed and (row := self._channel.read()):
+                    self._pass_on(row)
         except OSError as error:
             self._go_down(error)
 

@@ -191,6 +191,20 @@ def test_link_that_is_lost_is_told_to_the_guest(tmp_path: Path) -> None:
             network.transmit(FRAME)  # dropped
 
 
+def test_link_goes_down_by_a_length_that_no_frame_has_behind_one_that_is_taken(
+    tmp_path: Path,
+) -> None:
+    with a_network(tmp_path) as network:
+        network.give_buffers(1526)
+        network.peer.sendall(framed(FRAME) + struct.pack(">I", 5))
+
+        while network.driver.read_config(8)[6:] != b"\0\0":
+            assert network.raised.wait(60)
+            network.raised.clear()
+
+        assert network.wait_for_used(1) == [(0, HEADER_BYTES + len(FRAME))]
+
+
 def test_frames_for_a_peer_that_does_not_read_are_dropped_not_waited_for(tmp_path: Path) -> None:
     large = FRAME[:14] + bytes(60_000)
     with a_network(tmp_path) as network:
