@@ -47,7 +47,7 @@ from tests.support.ticking_guest import (
 
 FOR_EVER = "ticks=0 period-us=2000 active-us=1000"
 # So many ticks that there is a line of output, and so a look, for each strategy and more.
-LOOKED_AT = "ticks=640 period-us=500 active-us=50"
+LOOKED_AT = "ticks=448 period-us=500 active-us=50"
 UNUSED_GPA = Gpa(RAM.gpa + RAM.size_bytes - (1 << 20))  # the guest is at the start of RAM
 LOOK_TIMEOUT_S = 120.0
 MOMENTS: dict[str, Callable[[MachineState], bool]] = {
