@@ -5,7 +5,8 @@ Then it resets itself, starts anew, loses its network, and is ended by its power
 What a device stores to guest RAM no vCPU has stored, so no machine's own dirty log has it: the
 marks of `HostStores` do. A migration compares digests of all memory, so one mark too few is seen.
 
-TAGALONG_LONG: with four CPUs, and paused for so long that the guest's clock would show it.
+On an emulated KVM each frame is dear: there, only TAGALONG_LONG looks for what is not marked. It
+also has four CPUs, and pauses the guest for so long that its clock would show it.
 """
 
 import os
@@ -70,22 +71,25 @@ class Journey:
 def test_linux_guest_moves_under_load_resets_and_powers_off(
     machine_name: str, opened: list[Machine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with answering_network(tmp_path / "net") as network:
+    is_thorough = IS_LONG or machine_name == "soft"
+    with answering_network(tmp_path / "net", makes_noise=is_thorough) as network:
         journey = Journey(machine_name, opened, tmp_path, network.path)
         here, there = journey.here, journey.there
         source = journey.start()
         see_it_work(here, network)
 
-        with monkeypatch.context() as patch:
-            forget_stores(patch)
-            with pytest.raises(DigestMismatchError):
-                journey.move(source, journey.lossy)
-        assert source.run_state is RunState.RUNNING
+        if is_thorough:
+            with monkeypatch.context() as patch:
+                forget_stores(patch)
+                with pytest.raises(DigestMismatchError):
+                    journey.move(source, journey.lossy)
+            assert source.run_state is RunState.RUNNING
+            assert frames(here) > 0
 
         moved = journey.move(source, there)
         pause(moved)
         see_it_work(there, network)
-        assert frames(there) > frames(here) > 0
+        assert not is_thorough or frames(there) > frames(here)
         assert network.announcements[-1] > 0
         there.order("check")
         there.hvc.wait_for("blocks read", 1, WAIT_S)

@@ -1,6 +1,6 @@
 """A network of one host that answers ARP and ping, for cards whose backing is a Unix socket.
 
-It also sends each card frames of fresh random bytes without end, which a card stores to guest RAM.
+It can send each card frames of fresh random bytes without end, which a card stores to guest RAM.
 Frames travel as QEMU's stream has them: a length of 32 bits, big-endian, then the frame.
 """
 
@@ -36,8 +36,9 @@ class AnsweringNetwork:
     by which a VM announces itself.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, makes_noise: bool) -> None:
         self.path = path
+        self._works = (self._answer, self._make_noise) if makes_noise else (self._answer,)
         self.answers: list[int] = []
         self.announcements: list[int] = []
         self._is_closed = threading.Event()
@@ -55,7 +56,7 @@ class AnsweringNetwork:
                 self.answers.append(0)
                 self.announcements.append(0)
                 number, sending = len(self.answers) - 1, threading.Lock()
-                for work in (self._answer, self._make_noise):
+                for work in self._works:
                     threading.Thread(
                         target=work, args=(connection, sending, number), daemon=True
                     ).start()
@@ -89,9 +90,9 @@ class AnsweringNetwork:
 
 
 @contextmanager
-def answering_network(path: Path) -> Iterator[AnsweringNetwork]:
+def answering_network(path: Path, *, makes_noise: bool) -> Iterator[AnsweringNetwork]:
     """Serve a network at `path` for the time of a `with` block."""
-    network = AnsweringNetwork(path)
+    network = AnsweringNetwork(path, makes_noise=makes_noise)
     thread = threading.Thread(target=network.serve, daemon=True)
     thread.start()
     try:

@@ -1,14 +1,16 @@
 """The real-time clock of a machine for Linux: its alarm comes by itself, its time moves along."""
 
-from functools import partial
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
 from tagalong.boot.linux import LINUX_CONSOLE, LINUX_GIC, LINUX_RTC
 from tagalong.machine import Machine, RunState, register_ids
 from tagalong.memory import Gpa
+from tagalong.migrate import MigrationOptions
 from tagalong.mte.registers import TagCheckMode
-from tests.conformance.conftest import KINDS, arrive
+from tagalong.soft import SoftMachine
 from tests.support import a64, bare
 from tests.support.bare import DATA, wait_until
 from tests.support.move import move
@@ -21,14 +23,13 @@ BASES = [*a64.mov_value(1, LINUX_RTC.gpa), *a64.mov_value(5, PENDING_34), *a64.m
 
 
 @pytest.fixture
-def machine(machine_name: str, opened: list[Machine]) -> Machine:
-    """Return a machine with a clock, before any program."""
-    kind = KINDS[machine_name]
-    described = kind.describe(
+def machine() -> Iterator[Machine]:
+    """Give a machine with a clock, before any program."""
+    described = SoftMachine.describe(
         ram_bytes=bare.RAM_BYTES, devices=(LINUX_CONSOLE, LINUX_RTC), gic=LINUX_GIC
     )
-    opened.append(kind.from_description(described))
-    return opened[-1]
+    with SoftMachine.from_description(described) as made:
+        yield made
 
 
 def load(machine: Machine, *words: int) -> None:
@@ -65,9 +66,7 @@ def test_alarm_comes_in_its_second_to_a_guest_that_does_not_look_at_the_clock(
     assert bare.get_x(machine, 8) & 4 == 0  # and is gone when it was cleared
 
 
-def test_time_that_the_guest_set_moves_with_it(
-    machine: Machine, machine_name: str, opened: list[Machine]
-) -> None:
+def test_time_that_the_guest_set_moves_with_it(machine: Machine) -> None:
     load(
         machine,
         *(*a64.mov_value(2, 1_000_000), write_word(2, 1, LOAD)),
@@ -76,13 +75,15 @@ def test_time_that_the_guest_set_moves_with_it(
     machine.resume()
     wait_until(lambda: seen(machine) > 0)
 
-    there = move(machine, partial(arrive, machine_name, opened))
-    left = seen(there)
-    there.memory.write(Gpa(DATA), bytes(4))
-    there.resume()
-    wait_until(lambda: seen(there) > 0)
+    options = MigrationOptions(max_downtime_s=20.0)
+    there = move(machine, SoftMachine.from_description, options)
+    with closing(there):
+        left = seen(there)
+        there.memory.write(Gpa(DATA), bytes(4))
+        there.resume()
+        wait_until(lambda: seen(there) > 0)
 
-    assert 1_000_000 <= left <= seen(there) < 1_001_000
+        assert 1_000_000 <= left <= seen(there) < 1_001_000
 
 
 def seen(machine: Machine) -> int:
