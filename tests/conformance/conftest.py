@@ -35,9 +35,9 @@ def machines() -> list[str]:
 # What needs KVM, or goes across the seam; and what only the embedded machine promises.
 collect_ignore = [] if "kvm" in machines() else ["test_alias.py", "test_seam.py"]
 # They take minutes on an emulated KVM: there `make kernels` runs them, by themselves.
-_LONG = ["test_linux_debugger.py", "test_linux_memory.py"]
+_LONG = ["test_linux_memory.py"]
 collect_ignore += [] if "soft" in machines() or "TAGALONG_LONG" in os.environ else _LONG
-collect_ignore += [] if "soft" in machines() else ["test_determinism.py"]
+collect_ignore += [] if "soft" in machines() else ["test_determinism.py", "test_linux_debugger.py"]
 
 
 @pytest.fixture(params=machines())
