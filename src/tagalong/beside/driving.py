@@ -46,6 +46,7 @@ _SLOWLY_BYTES_PER_S: Final = 1 << 20
 # tags are due for the first time. The second is over what the guest changed meanwhile; after it
 # little is left for the time in which the guest is stopped, of tags as of data.
 _SYNCS_BEFORE_SWITCHOVER: Final = 3
+_ROUNDS_BEFORE_SWITCHOVER: Final = 2
 
 # A VMM that moves no byte and changes no status for so long is stuck, or its destination is.
 STALLED_S: Final = 60.0
@@ -110,7 +111,8 @@ class DrivenDeparture(WatchedDeparture):
         super().__init__(monitor, cancel)
         self.is_unsettled = False
         self._drive = drive
-        self._has_begun = self._is_slow = self._is_last_pass = False
+        self._has_begun = self._is_slow = False
+        self._last_rounds = 0  # since the VMM may be near its end
         self._has_continued, self._continued_at = False, 0.0
         self._refusal: TagalongError | None = None
         self._before = VmmSettings()
@@ -162,7 +164,7 @@ class DrivenDeparture(WatchedDeparture):
     @property
     def is_near_end(self) -> bool:
         """As VmmDeparture: once the VMM is at its last pass."""
-        return self._is_last_pass
+        return self._last_rounds > 0
 
     def note_due(self, ram_bytes: int) -> None:
         """As VmmDeparture: the VMM waits for the tags of what it has begun to copy."""
@@ -181,8 +183,9 @@ class DrivenDeparture(WatchedDeparture):
         self._go_slowly(False)
         if self.is_ready_for_switchover or self._status.dirty_syncs < _SYNCS_BEFORE_SWITCHOVER:
             return
-        if not self._is_last_pass:  # what that took is sent first, in a round of its own
-            self._is_last_pass = True
+        # The first protecting harvest takes all since the VMM's CLEAR: that is sent first, too.
+        if self._last_rounds < _ROUNDS_BEFORE_SWITCHOVER:
+            self._last_rounds += 1
             return
         limit = {DOWNTIME_LIMIT: self._drive.max_downtime_ms}
         self._monitor.ask("migrate-set-parameters", limit)

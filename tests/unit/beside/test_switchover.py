@@ -65,7 +65,7 @@ def test_driven_vmm_may_switch_over_once_most_tags_are_there(monitor: ScriptedMo
     assert monitor.values_of("max-bandwidth") == [SLOWLY, FULL]
 
     monitor.status = VmmMigration("active", dirty_syncs=3)
-    for _ in range(3):  # it looks, it has the last round but one, it may
+    for _ in range(4):  # it looks, it has two more rounds, it may
         assert not BesideSteering(departure).begin_switchover()
 
     assert monitor.values_of("downtime-limit") == [1, 10_000]
