@@ -161,5 +161,5 @@ bool alarm_is_due(const struct ta_machine *machine)
 void ta_machine_set_alarm(struct ta_machine *machine, uint64_t at)
 {
     machine->alarm = at;
-    update_next_deadline(machine);
+    update_all_timers(machine); /* by the host's clock a deadline may have passed meanwhile */
 }

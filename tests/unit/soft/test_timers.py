@@ -267,3 +267,19 @@ def test_host_clock_leaves_the_waiting_to_the_caller_and_fires_afterwards() -> N
         assert idle.idle_ticks <= 62_500_000 // 50
         assert woken.reason == StopReason.BUDGET
         assert guest.get(register_ids.x(3)) == 27
+
+
+def test_host_clock_timer_that_expires_before_an_alarm_is_set_is_not_lost() -> None:
+    with gic_guest() as guest:
+        guest.open()
+        guest.put(CODE, WFI, a64.mrs(3, IAR1), a64.b(0))
+        guest.set(register_ids.PC, CODE)
+        begin(guest, VIRTUAL, 62_500_000 // 50)
+        guest.native.follow_host_clock(follows=True)
+        guest.run(100)
+        time.sleep(0.02)
+        guest.native.set_alarm()
+
+        guest.run(100)
+
+        assert guest.get(register_ids.x(3)) == 27
