@@ -1,6 +1,7 @@
 """A debugger in a Linux guest: breakpoints of both kinds, watchpoints, and single steps.
 
-On the embedded machine alone: on KVM they are the host's CPU's, not ours.
+On the embedded machine: on the lab's KVM the child runs on after a watchpoint, and it is not known
+why.
 """
 
 from pathlib import Path
