@@ -17,11 +17,11 @@ from tagalong.core import Core, Space, open_core
 from tagalong.core.check import check_core
 from tagalong.core.pages import CorePages
 from tagalong.explain.kernel_names import KernelNames
-from tagalong.lab.cache import default_folder
 from tagalong.lab.cpio import CpioWriter
 from tagalong.machine import VcpuState, register_ids
 from tagalong.qemu import QemuFile, convert, dump_process
 from tagalong.snapshot import SaveOptions, StillMachine, dump_core, dump_machine
+from tests.support.linux_guest import linux_guest
 from tests.support.qemu_process import EmulatedGuest
 
 RAM = 0x4000_0000
@@ -120,14 +120,12 @@ def write_initrd(path: Path) -> None:
 @pytest.fixture(scope="module")
 def linux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a core of a Linux guest whose process has tagged memory."""
-    images = sorted(default_folder().glob("kernel/*/Image"))
-    if not images:
-        pytest.skip("missing the lab's kernel: tagalong lab setup")
+    kernel, _ = linux_guest()
     folder = tmp_path_factory.mktemp("linux")
     write_initrd(folder / "initrd")
     arguments = "console=ttyAMA0 panic=0 cryptomgr.notests quiet -- mib=1 threads=2 rate=100"
     options = ["-initrd", str(folder / "initrd"), "-append", arguments]
-    with EmulatedGuest(folder, "128M", images[-1], options) as guest:
+    with EmulatedGuest(folder, "128M", kernel, options) as guest:
         guest.wait_for("tagkeeper: progress")
         saved = guest.save("linux")
     convert(QemuFile(saved), folder / "linux.core")
