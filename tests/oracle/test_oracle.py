@@ -9,7 +9,17 @@ import pytest
 
 from tests.support import a64, oracle_qemu
 from tests.support.oracle_generate import KINDS, batch
-from tests.support.oracle_layout import DATA, DATA_GRANULES, HOLE, READONLY, slot_address
+from tests.support.oracle_layout import (
+    DATA,
+    DATA_GRANULES,
+    HOLE,
+    READONLY,
+    RUNNER,
+    RUNNER_BYTES,
+    SUPERVISOR,
+    SUPERVISOR_BYTES,
+    slot_address,
+)
 from tests.support.oracle_lfsr import draw_tags, recover_rgsr
 from tests.support.oracle_outcome import FaultKind, differences
 from tests.support.oracle_program import TCO_BIT, Program, State, TagCheckFaults
@@ -139,3 +149,13 @@ def test_program_that_never_ends_on_our_side_is_refused(soft: SoftSide) -> None:
 
     with pytest.raises(RuntimeError, match="did not end: BUDGET at 0x40380000"):
         soft.run(endless, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("start", "size"), [(RUNNER, RUNNER_BYTES), (SUPERVISOR, SUPERVISOR_BYTES)]
+)
+def test_number_of_16_bits_shifted_leads_to_neither_side_s_own_room(start: int, size: int) -> None:
+    first_multiples = [(-(-start >> shift), shift) for shift in range(64)]
+
+    reached = [n << s for n, s in first_multiples if n < 1 << 16 and n << s < start + size]
+    assert not reached

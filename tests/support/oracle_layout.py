@@ -6,9 +6,10 @@
     0x4030_5000  PLAIN      1 page   read-write, without tags
     0x4038_0000  CODE       read-only, executable; one slot a program
     0x9_4675_8000  SUPERVISOR  vectors and log of our side's EL1; unmapped in the oracle
-    0x9_4D3A_8000  RUNNER      the oracle's own program; unmapped on our side
+    0x9_4D31_8000  RUNNER      the oracle's own program; unmapped on our side
 
-The last two stand where no arithmetic on 32 bits, on pointers or on the PC leads by chance.
+The last two stand where no arithmetic on 32 bits, on pointers or on the PC leads by chance, and
+have no multiple of 1 MiB in them: a number of 16 bits is soon shifted to one.
 Literal loads and ADR reach from CODE to DATA. What programs start from (contents of the pages,
 tags of READONLY) is the same for every program.
 """
@@ -36,7 +37,8 @@ CODE_BYTES = SLOT_BYTES * SLOTS
 
 SUPERVISOR = 0x9_4675_8000
 SUPERVISOR_BYTES = 0x4_0000
-RUNNER = 0x9_4D3A_8000
+RUNNER = 0x9_4D31_8000
+RUNNER_BYTES = 0xC_0000
 
 # A program's last words: branches first, so that a pending asynchronous tag fault is seen
 # by the oracle before the end, then the undefined instruction that ends every program.

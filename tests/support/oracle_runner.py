@@ -35,6 +35,7 @@ from tests.support.oracle_layout import (
     READONLY_IMAGE,
     READONLY_TAGS,
     RUNNER,
+    RUNNER_BYTES,
     SLOT_BYTES,
     slot_address,
 )
@@ -56,9 +57,9 @@ OUTPUT = struct.Struct(
 _STATE = RUNNER + 0x1_0000  # current input, its end, inputs left
 _IMAGES = _STATE + PAGE_BYTES
 _INPUTS = _IMAGES + DATA_BYTES + 3 * PAGE_BYTES
-_SCRATCH = RUNNER + 0x10_0000  # output buffer, then the signal stack
+_SCRATCH = RUNNER + 0x8_0000  # output buffer, then the signal stack
 _SIGNAL_STACK = _SCRATCH + 0x2_0000
-_SIGNAL_STACK_BYTES = 0x2_0000
+_SIGNAL_STACK_BYTES = RUNNER + RUNNER_BYTES - _SIGNAL_STACK
 
 _CURRENT, _END, _LEFT = 0, 8, 16
 _FP_WORDS = VECTORS_BYTES // 8 + 1  # FPSR and FPCR in one, V0..V31
@@ -101,6 +102,7 @@ def linux_executable(programs: list[Program]) -> bytes:
     inputs = b"".join(_input(program, slot) for slot, program in enumerate(programs))
     code = b"".join(program.image.ljust(SLOT_BYTES, b"\0") for program in programs)
     scratch_bytes = _SIGNAL_STACK + _SIGNAL_STACK_BYTES - _SCRATCH
+    assert len(state + images + inputs) <= _SCRATCH - _STATE
     return executable(
         RUNNER,
         [
