@@ -12,9 +12,9 @@ from tagalong.beside.incoming import AwaitedTags
 from tagalong.beside.process import BesideOptions, attach, run_beside
 from tagalong.cli.beside_text import beside_demo_report
 from tagalong.cli.message import announce
-from tagalong.cli.options import max_downtime_option
 from tagalong.cli.output import queued_messages
 from tagalong.cli.progress import migration_bar
+from tagalong.cli.request_options import max_downtime_option
 from tagalong.cli.values import FILE
 from tagalong.control.interrupt import run_interruptible
 from tagalong.errors import UsageError

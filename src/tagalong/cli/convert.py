@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from tagalong.cli.options import space_options
 from tagalong.cli.progress import save_bar
+from tagalong.cli.request_options import space_options
 from tagalong.cli.save_text import converted_report
 from tagalong.cli.values import FILE, OFFSET
 from tagalong.control.interrupt import run_interruptible

@@ -10,8 +10,9 @@ import click
 from tagalong.cli.demo_text import demo_report
 from tagalong.cli.guest import fetch_guest
 from tagalong.cli.message import announce
-from tagalong.cli.options import access_option, machine_option, max_downtime_option
+from tagalong.cli.options import access_option, machine_option
 from tagalong.cli.progress import migration_bar
+from tagalong.cli.request_options import max_downtime_option
 from tagalong.cli.values import FILE, RAM_SIZE
 from tagalong.control.interrupt import run_interruptible
 from tagalong.errors import UsageError

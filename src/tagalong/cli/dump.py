@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from tagalong import qemu
-from tagalong.cli.options import access_change_option, max_downtime_option, space_options
+from tagalong.cli.options import access_change_option
 from tagalong.cli.progress import save_bar
+from tagalong.cli.request_options import max_downtime_option, space_options
 from tagalong.cli.save_text import attached_report, save_report
 from tagalong.cli.values import FILE
 from tagalong.control.interrupt import run_interruptible

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from tagalong.cli.migration_text import migration_report
-from tagalong.cli.options import access_change_option, migration_options
+from tagalong.cli.options import access_change_option
 from tagalong.cli.progress import migration_bar
+from tagalong.cli.request_options import migration_options
 from tagalong.cli.values import FILE
 from tagalong.control.interrupt import run_interruptible
 from tagalong.control.migration import await_migration, migrate_vm, start_migration

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from tagalong import migrate
 from tagalong.cli.device_options import (
     console_option,
     disk_option,
@@ -19,7 +20,7 @@ from tagalong.cli.output import queued_messages
 from tagalong.cli.values import FILE, RAM_SIZE, SIZE
 from tagalong.errors import UsageError
 from tagalong.machine import Clock
-from tagalong.migrate import DESCRIPTORS, TlsCredentials
+from tagalong.migrate import DESCRIPTORS
 from tagalong.vmm.launch import run_vm
 from tagalong.vmm.options import (
     ArrivingVm,
@@ -323,7 +324,7 @@ def _arriving(uri: str, given: dict[str, Any], shape: Mapping[str, Any]) -> Arri
     return ArrivingVm(
         uri,
         prealloc=given.pop("prealloc", False),
-        tls=TlsCredentials(folder, admitted=admitted) if folder is not None else None,
+        tls=migrate.TlsCredentials(folder, admitted=admitted) if folder is not None else None,
         expected=ExpectedMachine(**shape, **given),
         restart=files,
     )

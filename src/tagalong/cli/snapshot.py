@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from tagalong.cli.options import access_change_option, max_downtime_option
+from tagalong.cli.options import access_change_option
 from tagalong.cli.progress import save_bar
+from tagalong.cli.request_options import max_downtime_option
 from tagalong.cli.save_text import save_report
 from tagalong.cli.values import FILE
 from tagalong.control.interrupt import run_interruptible

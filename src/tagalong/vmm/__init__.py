@@ -7,6 +7,7 @@ states        run states by QMP's names, and the transitions between them
 vm            the VM: machine, run state, events
 handover      the lock on starting and stopping the guest during a migration or a snapshot
 watcher       notices that a machine ended
+service       the control socket and the work that its commands begin
 commands      the commands of the control socket; save_commands those that save the VM
 census        counts tags
 device_queries  tells of disks

@@ -1,11 +1,13 @@
 """Makes the machine of a VM: a new one, one that a stream describes, one out of a snapshot."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from tagalong._lazy import module_when_used
 from tagalong.boot import boot_guest, clear_ram, parse_image
 from tagalong.boot.choice import read_guest
 from tagalong.boot.linux import (
@@ -30,14 +32,12 @@ from tagalong.devices import (
 from tagalong.errors import MachineMismatchError, TagalongError, UsageError
 from tagalong.machine import DEFAULT_CONSOLE, Machine, MachineDescription
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
-from tagalong.snapshot import Restored
 from tagalong.vmm.factory import (
     build_arriving,
     choose_machine,
     machine_factory,
     use_clock,
 )
-from tagalong.vmm.handover import PrepareStart
 from tagalong.vmm.machine_names import AUTO
 from tagalong.vmm.options import (
     ArrivingVm,
@@ -49,7 +49,15 @@ from tagalong.vmm.options import (
     RunOptions,
     VmOrigin,
 )
-from tagalong.vmm.storage import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tagalong.snapshot import Restored
+    from tagalong.vmm import storage
+    from tagalong.vmm.handover import PrepareStart
+else:  # a new VM needs nothing of it
+    storage = module_when_used("tagalong.vmm.storage")
 
 _Loaded = TypeVar("_Loaded")
 
@@ -164,7 +172,7 @@ class MachineAssembly:
         """Return the machine of a snapshot. Raises as snapshot.restore."""
         policy = self._policy(origin.expected)
         check = partial(self._check, expected=origin.expected)
-        restored = load(origin.path, self._name, self._models(), policy, check)
+        restored = storage.load(origin.path, self._name, self._models(), policy, check)
         self._prepare(restored.machine)
         return restored
 

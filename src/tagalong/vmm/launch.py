@@ -1,40 +1,43 @@
 """The process of one VM: from its options to its exit status."""
 
+from __future__ import annotations
+
 import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
+from tagalong._lazy import module_when_used
 from tagalong.boot import reported_status
 from tagalong.boot.linux import POWER_BUTTON_LINE
-from tagalong.devices import DiskError, Pl011, Pl061
+from tagalong.devices import DiskError, Pl011, Pl061, VirtioBackings
 from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.files import NewFile
-from tagalong.machine import DeviceDescription, Machine, MachineDescription
 from tagalong.mte import PACKED_RATIO
 from tagalong.qapi.devices import BlockIoError
-from tagalong.qapi.migration import MigrationStatus
 from tagalong.qmp.messages import Event
-from tagalong.qmp.server import ControlServer
-from tagalong.vmm.announcement import announcement, save_announcement
 from tagalong.vmm.assembly import MachineAssembly
-from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.consoles import ConsoleActions
-from tagalong.vmm.device_queries import DeviceQueries
 from tagalong.vmm.guest_consoles import GuestConsoles
 from tagalong.vmm.handover import NOTHING_TO_START
-from tagalong.vmm.incoming import Incoming
 from tagalong.vmm.options import ArrivingVm, NewLinux, NewVm, RestoredVm, RunOptions
-from tagalong.vmm.outgoing import Outgoing
 from tagalong.vmm.parent import exit_with_parent
-from tagalong.vmm.record import MigrationRecord
-from tagalong.vmm.saving import SavedVm, Saving
 from tagalong.vmm.states import VmState
-from tagalong.vmm.storage import store
-from tagalong.vmm.transfer import listen, send
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
+
+if TYPE_CHECKING:
+    from tagalong.machine import DeviceDescription, Machine, MachineDescription
+    from tagalong.vmm import announcement, device_queries, incoming, service, transfer
+    from tagalong.vmm.record import MigrationRecord
+else:  # they load much: the control socket and migrations, which not every VM has
+    announcement = module_when_used("tagalong.vmm.announcement")
+    device_queries = module_when_used("tagalong.vmm.device_queries")
+    incoming = module_when_used("tagalong.vmm.incoming")
+    service = module_when_used("tagalong.vmm.service")
+    transfer = module_when_used("tagalong.vmm.transfer")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SIGNAL_STATUS = 128
@@ -74,25 +77,15 @@ class _VmProcess:
     async def run(self) -> Ending:
         self._loop = asyncio.get_running_loop()
         self._vm = Vm(self._emit)
-        self._outgoing = Outgoing(self._vm, send)
-        self._incoming: Incoming | None = None
-        self._saving = Saving(SavedVm(self._vm, store), self._emit)
+        self._incoming: incoming.Incoming | None = None
+        self._service: service.VmService | None = None
         self._consoles = GuestConsoles(
             self._options, ConsoleActions(self._announce, self._quit), self._vm.while_running
         )
         devices = replace(self._options.devices, consoles=self._consoles.backings())
-        self._server = ControlServer(
-            VmCommands(
-                self._vm,
-                self._outgoing,
-                lambda: self._incoming,
-                self._saving,
-                DeviceQueries(self._vm, devices, self._consoles.char_devices),
-            )
-        )
         self._handle_signals()
         try:
-            await self._serve()
+            await self._serve(devices)
             self._consoles.start()
             self._assembly = MachineAssembly(
                 replace(self._options, devices=devices),
@@ -128,10 +121,13 @@ class _VmProcess:
     def _quit(self) -> None:
         self._order_end("Ctrl-A x", Ending(ShutdownReason.QUIT))
 
-    async def _serve(self) -> None:
-        if self._options.control is not None:
-            await self._server.start(self._options.control)
-            self._announce(f"control socket (QMP): {self._options.control}")
+    async def _serve(self, devices: VirtioBackings) -> None:
+        if self._options.control is None:
+            return
+        queries = device_queries.DeviceQueries(self._vm, devices, self._consoles.char_devices)
+        self._service = service.VmService(self._vm, lambda: self._incoming, queries, self._emit)
+        await self._service.start(self._options.control)
+        self._announce(f"control socket (QMP): {self._options.control}")
 
     def _begin(self) -> None:
         match self._options.origin:
@@ -171,7 +167,7 @@ class _VmProcess:
             self._announce("the VM was paused when it was saved and stays so: QMP's cont starts it")
 
     def _await_vm(self, origin: ArrivingVm) -> None:
-        receiver = listen(
+        receiver = transfer.listen(
             origin.uri,
             tls=origin.tls,
             refused=lambda error: self._announce(f"rejected: {error}"),
@@ -182,7 +178,7 @@ class _VmProcess:
             return self._assembly.arriving(description, origin.expected)
 
         self._vm.starts_on_arrival = not self._options.paused
-        self._incoming = Incoming(self._vm, receiver, build)
+        self._incoming = incoming.Incoming(self._vm, receiver, build)
         self._announce(f"waiting for a migration on {receiver.uri}")
         self._incoming.start()
 
@@ -190,20 +186,21 @@ class _VmProcess:
         return self._incoming.record if self._incoming is not None else None
 
     def _emit(self, event: Event) -> None:
-        self._server.broadcast(event)
+        if self._service is not None:
+            self._service.broadcast(event)
         if event.name == "RESUME":
             self._consoles.deliver()
         if event.name == "MIGRATION":
             self._announce_migration()
         if event.name == "SHUTDOWN" and self._ends_an_arrived_vm():
             self._announce("the VM, which had arrived by migration, ends with this process")
-        if event.name == "DUMP_COMPLETED" and self._saving.record is not None:
-            self._announce(save_announcement(self._saving.record))
+        if event.name == "DUMP_COMPLETED" and self._service is not None and self._service.saved:
+            self._announce(announcement.save_announcement(self._service.saved))
 
     def _ends_an_arrived_vm(self) -> bool:
         """Return whether the order to end may be from before the arrival: then it must be said."""
         record = self._incoming_record()
-        has_arrived = record is not None and record.status is MigrationStatus.COMPLETED
+        has_arrived = record is not None and record.is_completed
         return has_arrived and self._vm.state in (VmState.RUNNING, VmState.PAUSED)
 
     def _announce(self, message: str) -> None:
@@ -212,8 +209,11 @@ class _VmProcess:
             self._tell(message)
 
     def _announce_migration(self) -> None:
-        record = self._outgoing.record or self._incoming_record()
-        message = announcement(record, self._vm.state) if record is not None else None
+        sent = self._service.migration if self._service is not None else None
+        record = sent or self._incoming_record()
+        if record is None:
+            return
+        message = announcement.announcement(record, self._vm.state)
         if message is not None:
             self._announce(message)
 
@@ -239,13 +239,14 @@ class _VmProcess:
             self._announce(f"{order}: {error}")
 
     async def _take_apart(self) -> None:
-        await self._outgoing.cancel_and_wait(_CANCEL_TIMEOUT_S)
-        await self._saving.cancel_and_wait(_CANCEL_TIMEOUT_S)
+        if self._service is not None:
+            await self._service.cancel()
         if self._incoming is not None:
             await self._incoming.close(_CANCEL_TIMEOUT_S)
         if self._vm.machine is not None:
             self._vm.machine.close()
-        await self._server.close()
+        if self._service is not None:
+            await self._service.close()
         self._consoles.close()
 
 

@@ -4,18 +4,23 @@ An option that makes no sense for an origin has no place in its type: a seed bel
 alone, certificates to an arriving one.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tagalong import access
 from tagalong.devices import VirtioBackings
 from tagalong.errors import MachineMismatchError, UsageError
 from tagalong.machine import Clock, MachineDescription
-from tagalong.migrate import TlsCredentials
 from tagalong.vmm.consoles import NULL, STDIO, STDOUT, takes_input
 from tagalong.vmm.machine_names import AUTO
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from tagalong.migrate import TlsCredentials
 
 _AT_STDOUT: Final = frozenset({STDOUT, STDIO})
 

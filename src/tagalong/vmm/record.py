@@ -79,6 +79,11 @@ class MigrationRecord:
             self.ended_ns = time.monotonic_ns()
         return True
 
+    @property
+    def is_completed(self) -> bool:
+        """Return whether the VM has moved, or has arrived."""
+        return self.status is MigrationStatus.COMPLETED
+
     def info(self) -> MigrationInfo:
         """Return what query-migrate says of it now."""
         progress = self.progress

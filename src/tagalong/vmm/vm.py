@@ -4,20 +4,26 @@ Everything here runs in the event loop's thread. The machine and a migration hav
 of their own; their reports arrive through `call_soon_threadsafe`, in order.
 """
 
+from __future__ import annotations
+
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from typing import TYPE_CHECKING
 
 from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.machine import Freezer, Machine, RunState
-from tagalong.qapi.migration import MigrationInfo
 from tagalong.qmp.messages import Event
 from tagalong.vmm.handover import FreezePurpose, GatedFreezer, HandoverGate, PrepareStart
 from tagalong.vmm.states import VmState, check_transition
 from tagalong.vmm.watcher import MachineWatcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tagalong.qapi.migration import MigrationInfo
 
 _ENDING = "this process was told to end: it takes no VM over"
 _STOPPED_FOR = {

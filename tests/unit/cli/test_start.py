@@ -65,3 +65,20 @@ def test_commands_that_move_and_save_a_vm_leave_the_work_to_its_process(
     monkeypatch.chdir(tmp_path)
 
     assert loaded({*NUMERIC, "rich", "tagalong.soft"}, *arguments) == (50, set())
+
+
+def test_run_of_a_new_vm_without_a_control_socket_loads_no_migrations(tmp_path: Path) -> None:
+    kernel, tree = tmp_path / "kernel", tmp_path / "tree"
+    kernel.write_bytes(bytes(64))
+    unwanted = {
+        "tagalong.migrate.transport.tls",
+        "tagalong.qapi.settings",
+        "tagalong.qmp.server",
+        "tagalong.snapshot.restorer",
+        "tagalong.vmm.commands",
+        "tagalong.wire.codec",
+    }
+    order = ("run", "--machine", "soft", "--kernel", str(kernel), "--dump-dtb", str(tree))
+
+    assert loaded(unwanted, *order) == (0, set())
+    assert tree.stat().st_size > 0
