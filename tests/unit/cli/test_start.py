@@ -77,6 +77,7 @@ def test_run_of_a_new_vm_without_a_control_socket_loads_no_migrations(tmp_path: 
         "tagalong.snapshot.restorer",
         "tagalong.vmm.commands",
         "tagalong.wire.codec",
+        "zstandard",
     }
     order = ("run", "--machine", "soft", "--kernel", str(kernel), "--dump-dtb", str(tree))
 

@@ -4,11 +4,15 @@ Sources: RFC 1952 (gzip), RFC 8878 (zstd), section 3.1.1 for where a frame ends.
 """
 
 import zlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import zstandard
-
+from tagalong._lazy import module_when_used
 from tagalong.errors import GuestImageError
+
+if TYPE_CHECKING:
+    import zstandard
+else:
+    zstandard = module_when_used("zstandard")
 
 _GZIP_WINDOW: Final = 31  # zlib's way to ask for gzip, with the largest window
 _CHECKSUM_BYTES: Final = 4
