@@ -34,7 +34,8 @@ from tagalong.errors import CommandError, ConvergenceError, MigrationError, Taga
 from tagalong.progress import CancelToken
 
 # Until most tags have arrived, the VMM is to copy on. It switches over without another look at its
-# dirty log if the limit is 0, and all that it knew of is sent.
+# dirty log if the limit is 0, and all that it knew of is sent. A guest that changes less than is
+# copied in this time is stopped all the same: then more tags are left for the last round.
 _NOT_YET_MS: Final = 1
 
 # While tags of so much RAM are due, the VMM copies slowly: else it could be done before they are,
