@@ -64,6 +64,16 @@ def test_dump_by_process_id_agrees_with_the_one_through_the_library(found: dict[
     assert blind["words"]["registers"] == "none: no monitor of QEMU was given (--qmp)"
 
 
+def test_explain_through_the_control_socket_says_what_it_says_of_a_dump(
+    found: dict[str, Any],
+) -> None:
+    running, dumped = found["explained"]
+
+    assert running["registers"]
+    assert running["source"]["kind"] == "guest"
+    assert running == dumped
+
+
 def test_gdb_shows_the_tags_of_the_process_in_the_guest(
     folder: Path, found: dict[str, Any]
 ) -> None:

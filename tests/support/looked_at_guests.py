@@ -123,12 +123,21 @@ async def compare_ways(host: BesideHost, monitor: Path, folder: Path) -> dict[st
         pid = qemu_of(host)
         known = await asyncio.to_thread(dump_process, pid, folder / "known.core", monitor=monitor)
         blind = await asyncio.to_thread(dump_process, pid, folder / "blind.core")
+        explained = [explain(each) for each in (host.control, folder / "control.core")]
         state = await client.run_state()
     return {
+        "explained": explained,
         "state": state,
         "known": differences(folder, "known.core", known),
         "blind": differences(folder, "blind.core", blind),
     }
+
+
+def explain(path: Path) -> dict[str, object]:
+    command = [sys.executable, "-m", "tagalong", "explain", str(path), "--json"]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    found: dict[str, object] = json.loads(printed)
+    return found
 
 
 def qemu_of(host: BesideHost) -> int:
