@@ -59,10 +59,12 @@ class Where(Enum):
     THERE = "there"
 
 
-def expected(stage: Stage, strike: Strike) -> Where:
+def expected(stage: Stage, strike: Strike, *, has_completed: bool) -> Where:
     """Return where the guest must be after this fault: docs/formats/stream.md, section 8d."""
-    # The destination's side has let its guest go and is needed no more.
-    if strike is Strike.KILL_DESTINATION and stage is Stage.RUNNING:
+    # The destination's side has let its guest go and is needed no more. COMMIT comes ahead of
+    # READY: killed while READY is held up, it may have done so already, and then it has completed.
+    has_let_go = stage is Stage.RUNNING or (stage is Stage.READY and has_completed)
+    if strike is Strike.KILL_DESTINATION and has_let_go:
         return Where.THERE
     return Where.HERE
 
@@ -168,7 +170,7 @@ async def _outcome(control: Path, request: MigrationRequest) -> str:
 
 async def _judge(scene: Scene, there: BesideHost, case: Case, failure: str) -> None:
     here = scene.here
-    if expected(case.stage, case.strike) is Where.THERE:
+    if expected(case.stage, case.strike, has_completed=not failure) is Where.THERE:
         assert not failure, failure
         if case.strike is Strike.KILL_DESTINATION:
             scene.attach(there)
