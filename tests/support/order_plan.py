@@ -99,9 +99,13 @@ Shape = dict[Role, list[int]]
 """How long each record of each stream is."""
 
 
-def draw_plan(draw: random.Random, shape: Shape) -> Plan:
+TRANSPORTS = (*Transport, Transport.UNIX, Transport.RECONNECT)
+"""Of a row of plans: those with a hand-over in a conversation come more often."""
+
+
+def draw_plan(draw: random.Random, shape: Shape, transport: Transport | None = None) -> Plan:
     """Draw one plan. `shape` is that of a migration without orders, as for every transport."""
-    transport = draw.choice([*Transport, Transport.UNIX, Transport.RECONNECT])
+    transport = transport or draw.choice(TRANSPORTS)
     role = draw.choice(list(Role))
     number = draw.randrange(len(shape[role]))
     place = draw.choice([0, 0, draw.randrange(shape[role][number])])

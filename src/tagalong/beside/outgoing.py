@@ -211,7 +211,7 @@ class TagsOutgoing:
             try:
                 return self._migrate(request, departure, cancelled, guest)
             except MigrationError as error:
-                is_early = error.stage is MigrationStage.CONNECT and time.monotonic() < until
+                is_early = _was_not_heard(error) and time.monotonic() < until
                 if not is_early or cancelled.wait(_LISTEN_POLL_S):
                     raise
 
@@ -293,6 +293,15 @@ def _may_stay(request: MigrationRequest, departure: WatchedDeparture) -> bool:
     answers = isinstance(parse_address(request.uri), TcpAddress | UnixAddress)
     is_ours = request.vmm_uri is not None
     return answers and not is_ours and not request.drop_tags and departure.keeps_memory
+
+
+def _was_not_heard(error: MigrationError) -> bool:
+    """Return whether the destination may have had no listener yet, or one that it was closing.
+
+    A connection that waits in the queue of a listener when that is closed ends in set-up.
+    """
+    is_lost = type(error) is MigrationError and error.stage is MigrationStage.SETUP
+    return is_lost or error.stage is MigrationStage.CONNECT
 
 
 def _must_send(error: MigrationError) -> bool:

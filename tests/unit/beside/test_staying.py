@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from tagalong.beside.outgoing import TagsOutgoing, VmmAccess
 from tagalong.beside.staying import StayingGuest
 from tagalong.beside.vmm_settings import SettingsFile
 from tagalong.errors import DigestMismatchError, MigrationError
-from tagalong.migrate import MigrationOptions, MigrationReport, migrate_to
+from tagalong.migrate import MigrationOptions, MigrationReport, SocketListener, migrate_to
 from tagalong.qapi.migration import MigrationRequest, MigrationStatus
 from tagalong.qapi.reports import MigrationResult
 from tests.support.fake_tag_server import GPA, PAGE, FakeLibrary
@@ -193,6 +194,25 @@ def test_tags_of_memory_that_does_not_stay_are_sent(
     destination.tags, destination.refusals = np.zeros_like(source.tags), {}
 
     report = report_of(asyncio.run(moved(libraries, tmp_path, mode)))
+
+    assert not report.tags_in_place
+    assert np.array_equal(source.tags, destination.tags)
+
+
+def test_source_that_comes_while_the_destination_still_closes_its_listener_comes_again(
+    libraries: tuple[FakeLibrary, FakeLibrary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, destination = libraries
+    destination.tags, destination.refusals = np.full_like(source.tags, 0x77), {}
+    close = SocketListener.close
+
+    def close_late(listener: SocketListener) -> None:
+        time.sleep(0.2)
+        close(listener)
+
+    monkeypatch.setattr(SocketListener, "close", close_late)
+
+    report = report_of(asyncio.run(moved(libraries, tmp_path, "cpr-transfer")))
 
     assert not report.tags_in_place
     assert np.array_equal(source.tags, destination.tags)
