@@ -257,6 +257,7 @@ def test_migrate_whose_guest_powers_off_says_so_and_that_nothing_is_to_be_done(
     ):
         uri = target.incoming_uri()
         target.signal(signal.SIGSTOP)
+        source.wait_until_serving()
         with migrating(source, uri) as command, source.qmp() as qmp:
             assert qmp.execute("cont") == {"return": {}}
             _, messages = command.communicate(timeout=TIMEOUT_S)

@@ -134,13 +134,15 @@ def test_arrived_vm_without_a_kernel_ends_when_its_guest_resets(
         vm_process(tmp_path, "b", *arriving) as there,
     ):
         there.incoming_uri()
-        tagalong("migrate", str(source.control), address)
+        source.wait_until_serving()
+        moved = tagalong("migrate", str(source.control), address)
         refused = refusal(there, "system_reset")
         button = refusal(there, "system_powerdown")
         with there.qmp() as qmp:
             qmp.execute("cont")
         status = there.status()
 
+    assert moved.returncode == 0, moved.stderr
     assert refused.startswith("this process has nothing to start the guest with again")
     assert button == "the VM has no power button: VMs that began with --kernel have one"
     assert status == 0

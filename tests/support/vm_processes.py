@@ -151,9 +151,13 @@ class VmProcess:
 
     def qmp(self) -> Qmp:
         """Connect to the control socket once it is there."""
+        self.wait_until_serving()
+        return Qmp(self.control)
+
+    def wait_until_serving(self) -> None:
+        """Wait until the control socket is there: commands that come earlier fail."""
         until(lambda: self.is_serving() or self.has_ended(), f"{self.control}")
         assert self.is_serving(), self.messages
-        return Qmp(self.control)
 
     def is_serving(self) -> bool:
         """Return whether the control socket accepts connections."""
