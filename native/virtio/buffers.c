@@ -14,20 +14,29 @@ static uint8_t *start_of(const struct ta_buffer *buffer)
     return (uint8_t *)(uintptr_t)buffer->address;
 }
 
+/* Returns what of one buffer is in a range of the row, empty if the range begins behind it; `start`
+ * and `bytes`, the range from this buffer on, become those from the next one on. */
+static struct ta_buffer next_part(const struct ta_buffer *buffer, uint64_t *start, uint64_t *bytes)
+{
+    if (*start >= buffer->bytes) {
+        *start -= buffer->bytes;
+        return (struct ta_buffer){buffer->address, 0};
+    }
+    uint64_t left = buffer->bytes - *start;
+    struct ta_buffer part = {buffer->address + *start, left < *bytes ? left : *bytes};
+    *start = 0;
+    *bytes -= part.bytes;
+    return part;
+}
+
 size_t ta_buffers_part(const struct ta_buffer *buffers, size_t count, uint64_t start,
                        uint64_t bytes, struct ta_buffer *part)
 {
     size_t found = 0;
     for (size_t i = 0; i < count && bytes > 0; i++) {
-        uint64_t size = buffers[i].bytes;
-        if (start >= size) {
-            start -= size;
-            continue;
-        }
-        size = size - start < bytes ? size - start : bytes;
-        part[found++] = (struct ta_buffer){buffers[i].address + start, size};
-        start = 0;
-        bytes -= size;
+        struct ta_buffer next = next_part(&buffers[i], &start, &bytes);
+        if (next.bytes > 0)
+            part[found++] = next;
     }
     return found;
 }
@@ -36,16 +45,9 @@ void ta_buffers_read(const struct ta_buffer *buffers, size_t count, uint64_t sta
                      uint64_t bytes, uint8_t *target)
 {
     for (size_t i = 0; i < count && bytes > 0; i++) {
-        uint64_t size = buffers[i].bytes;
-        if (start >= size) {
-            start -= size;
-            continue;
-        }
-        size = size - start < bytes ? size - start : bytes;
-        memcpy(target, start_of(&buffers[i]) + start, size);
-        target += size;
-        start = 0;
-        bytes -= size;
+        struct ta_buffer next = next_part(&buffers[i], &start, &bytes);
+        memcpy(target, start_of(&next), next.bytes);
+        target += next.bytes;
     }
 }
 

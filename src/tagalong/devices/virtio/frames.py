@@ -13,7 +13,6 @@ from tagalong.devices.virtio.chain import RequestBatch
 from tagalong.devices.virtio.ram import RingError, address_of
 
 MAX_FRAME_BYTES: Final = 65535
-MIN_FRAME_BYTES: Final = 14
 LENGTH_BYTES: Final = 4
 ROW_BYTES: Final = 1 << 18
 """How long a row may be; any frame fits."""
