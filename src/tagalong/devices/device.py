@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from tagalong._native import PublishedRegister
+from tagalong.binary.layout import Layout
 from tagalong.devices.interrupt_status import InterruptStatus
 from tagalong.devices.irq import IrqLine
 from tagalong.errors import UsageError
@@ -43,6 +44,19 @@ def require_plain_window(description: DeviceDescription, model: str, size_bytes:
             f"and {len(description.config)} bytes of configuration: a {model} has {size_bytes:#x} "
             "bytes and no configuration here"
         )
+
+
+def state_objection(name: str, state: bytes, layout: Layout, version: int) -> str:
+    """Return why `state` is not one of this layout and `version`, its first field; "" if it is.
+
+    `name`: the device's.
+    """
+    if len(state) != layout.size:
+        return f"{name} state has {len(state)} bytes, expected {layout.size}"
+    found = layout.unpack(state)["version"]
+    if found != version:
+        return f"{name} state has version {found}, expected {version}"
+    return ""
 
 
 @dataclass(frozen=True)

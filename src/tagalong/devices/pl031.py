@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from tagalong.binary.layout import Layout
-from tagalong.devices.device import ANY_WIDTH, Doorbell, Window, require_plain_window
+from tagalong.devices.device import (
+    ANY_WIDTH,
+    Doorbell,
+    Window,
+    require_plain_window,
+    state_objection,
+)
 from tagalong.devices.irq import IrqLine
 from tagalong.devices.time_source import NS_PER_S, TimeSource
 from tagalong.errors import StateError
@@ -235,11 +241,9 @@ class Pl031:
     def objection(self, state: bytes) -> str:
         """Return why load() would refuse `state`, "" if it would not."""
         name = self.description.name
-        if len(state) != STATE_LAYOUT.size:
-            return f"{name} state has {len(state)} bytes, expected {STATE_LAYOUT.size}"
+        if objection := state_objection(name, state, STATE_LAYOUT, _STATE_VERSION):
+            return objection
         values = STATE_LAYOUT.unpack(state)
-        if values["version"] != _STATE_VERSION:
-            return f"{name} state has version {values['version']}, expected {_STATE_VERSION}"
         for field in _FLAGS:
             if values[field] > 1:
                 return f"{name} state has {field} {values[field]:#x}, expected 0 or 1"

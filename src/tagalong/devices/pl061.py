@@ -12,7 +12,7 @@ import threading
 from typing import ClassVar, Final
 
 from tagalong.binary.layout import Layout
-from tagalong.devices.device import ANY_WIDTH, Window, require_plain_window
+from tagalong.devices.device import ANY_WIDTH, Window, require_plain_window, state_objection
 from tagalong.devices.irq import IrqLine
 from tagalong.errors import StateError
 from tagalong.machine import DeviceDescription
@@ -165,14 +165,10 @@ class Pl061:
     def objection(self, state: bytes) -> str:
         """Return why load() would refuse `state`, "" if it would not."""
         name = self.description.name
-        if len(state) != STATE_LAYOUT.size:
-            return f"{name} state has {len(state)} bytes, expected {STATE_LAYOUT.size}"
-        values = STATE_LAYOUT.unpack(state)
-        version = values.pop("version")
-        if version != _STATE_VERSION:
-            return f"{name} state has version {version}, expected {_STATE_VERSION}"
-        for field, value in values.items():
-            if value & ~_MASK:
+        if objection := state_objection(name, state, STATE_LAYOUT, _STATE_VERSION):
+            return objection
+        for field, value in STATE_LAYOUT.unpack(state).items():
+            if field != "version" and value & ~_MASK:
                 return f"{name} state has {field} {value:#x}: a PL061 has {LINES} lines"
         return ""
 
