@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tagalong._native import InterpreterExit
 from tagalong.machine import register_ids
 from tagalong.soft.native import NO_DEADLINE, StopReason
 from tests.support import a64
@@ -251,15 +252,21 @@ def test_host_clock_goes_on_from_where_the_count_was_and_back() -> None:
         assert guest.native.counter() == after + 1
 
 
+def wait_past_a_timer(guest: GicGuest) -> InterpreterExit:
+    """Let a guest wait for a timer by the host's clock until that is due; return how it waited."""
+    guest.open()
+    guest.put(CODE, WFI, a64.mrs(3, IAR1), a64.b(0))
+    guest.set(register_ids.PC, CODE)
+    begin(guest, VIRTUAL, 62_500_000 // 50)
+    guest.native.follow_host_clock(follows=True)
+    idle = guest.run(100)
+    time.sleep(0.02)
+    return idle
+
+
 def test_host_clock_leaves_the_waiting_to_the_caller_and_fires_afterwards() -> None:
     with gic_guest() as guest:
-        guest.open()
-        guest.put(CODE, WFI, a64.mrs(3, IAR1), a64.b(0))
-        guest.set(register_ids.PC, CODE)
-        begin(guest, VIRTUAL, 62_500_000 // 50)
-        guest.native.follow_host_clock(follows=True)
-        idle = guest.run(100)
-        time.sleep(0.02)
+        idle = wait_past_a_timer(guest)
 
         woken = guest.run(100)
 
@@ -271,13 +278,7 @@ def test_host_clock_leaves_the_waiting_to_the_caller_and_fires_afterwards() -> N
 
 def test_host_clock_timer_that_expires_before_an_alarm_is_set_is_not_lost() -> None:
     with gic_guest() as guest:
-        guest.open()
-        guest.put(CODE, WFI, a64.mrs(3, IAR1), a64.b(0))
-        guest.set(register_ids.PC, CODE)
-        begin(guest, VIRTUAL, 62_500_000 // 50)
-        guest.native.follow_host_clock(follows=True)
-        guest.run(100)
-        time.sleep(0.02)
+        wait_past_a_timer(guest)
         guest.native.set_alarm()
 
         guest.run(100)
