@@ -186,7 +186,7 @@ int tb_write_tags(int vm_fd, uint64_t gpa, uint64_t pages, const uint64_t *bitma
 
 /* --- say.c --- */
 
-/* Print a text of `size` bytes. A standard error that nobody reads does not end the VMM by SIGPIPE. */
+/* Print a text of `size` bytes. A broken pipe as standard error does not end the VMM by SIGPIPE. */
 void tb_say(const char *text, size_t size);
 
 /* --- service.c --- */

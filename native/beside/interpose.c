@@ -2,7 +2,7 @@
  *
  * Every other call passes straight on: one comparison. A process without /dev/kvm never gets past
  * it. What the VMM sees is what the kernel answered: the result, errno and all; a call that we make
- * besides keeps errno. ioctl is no point of cancellation in glibc, and is none here.
+ * besides keeps errno. ioctl is not a cancellation point in glibc, nor is it here.
  */
 #define _GNU_SOURCE
 #include "beside.h"

@@ -313,7 +313,7 @@ static void note_tags_of_vmm(uint64_t gpa, uint64_t copied) {
 
 /* KVM marks no page for tags that the VMM writes: such a page is owed. That counts for one more
  * than KVM says it has copied, which may be one that it has copied in part. If it says EFAULT, that
- * is so of the first page, and nobody may look at the argument: it can be what has no address. */
+ * is so of the first page, and the argument is not read: it can be what has no address. */
 int tb_copy_tags_of_vmm(int vm_fd, unsigned long request, void *argument) {
     const struct kvm_arm_copy_mte_tags *copy = argument;
     pthread_mutex_lock(&vm.lock);

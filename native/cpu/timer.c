@@ -44,7 +44,7 @@ static uint64_t deadline_of(const struct vcpu *cpu, enum timer_kind kind)
     return left < NO_DEADLINE - now ? now + left : NO_DEADLINE;
 }
 
-/* An alarm that is due is none that is to come: run.c has yet to tell the caller. */
+/* An alarm that is due is not a deadline: run.c has yet to tell the caller. */
 static void update_next_deadline(struct ta_machine *machine)
 {
     machine->next_deadline = alarm_is_due(machine) ? NO_DEADLINE : machine->alarm;

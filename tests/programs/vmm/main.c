@@ -98,7 +98,7 @@ static void make_vm(void) {
                MAP_SHARED, vcpu, 0);
 }
 
-/* A message of the library must not end a VMM whose standard error nobody reads. */
+/* A message of the library must not end a VMM whose standard error is a broken pipe. */
 static void refuse_with_a_broken_standard_error(void) {
     int ends[2], kept = dup(STDERR_FILENO);
     if (pipe(ends) != 0)
