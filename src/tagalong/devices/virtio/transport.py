@@ -289,10 +289,17 @@ class VirtioMmio:
         for number in self._function.served_queues:
             batch = self._queues[number].take(self._function.most_at_once)
             if batch is not None:
-                if not batch.is_all:
-                    self._work.share()
+                self._share_rest(number, batch)
                 return number, batch
         return None
+
+    def _share_rest(self, number: int, batch: RequestBatch) -> None:
+        """Let other threads, if there are some, serve what waits or comes meanwhile."""
+        if self._function.threads == 1:
+            return
+        # A driver that was asked to be quiet would say nothing until this batch is done.
+        if not batch.is_all or self._queues[number].await_more():
+            self._work.share()
 
     def _finish(self, number: int, batch: RequestBatch, count: int) -> None:
         if count and self._queues[number].give_back(batch, count):
