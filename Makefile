@@ -53,13 +53,8 @@ lint: $(VENV)/.installed-dev ## check style and format
 types: $(VENV)/.installed-dev ## check types
 	@$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev ## measure the interpreter, cores and snapshots; Linux on the embedded machine and migrations beside QEMU 10 (of `make lab`) and plain copies (25 minutes)
-	@$(BIN)/python -m bench
-	@$(BIN)/python -m bench.machine
-	@$(BIN)/python -m bench.migrate $(ARGS)
-	@$(BIN)/python -m bench.migrate --zero 90 $(ARGS)
-	@$(BIN)/python -m bench.migrate --sparse 65536 $(ARGS)
-	@$(BIN)/python -m bench.migrate --churn $(ARGS)
+bench: $(VENV)/.installed-dev ## measure all that is wanted to be fast, beside QEMU 10 (of `make lab`), plain copies and others (30 minutes; options: ARGS="--rows 1,2")
+	@$(BIN)/python -m bench.speed $(ARGS)
 
 BESIDE = $(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 --
 beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a row in the lab, then let migrations of it go wrong at every stage, and QEMU be told all that it knows (options: ARGS="fifty", ARGS="faults", ARGS="modes")

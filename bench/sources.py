@@ -1,0 +1,42 @@
+"""Where each row of the table of `python -m bench.speed` comes from."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from bench import files, fixed, moves, start
+from bench.rows import Row, not_measured
+
+Measure = Callable[[int], Sequence[Row]]
+"""Takes how many runs a median is of; returns the rows. Raises SystemExit with what is missing."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Measures the rows `numbers` together, in a process of its own."""
+
+    numbers: tuple[int, ...]
+    measure: Measure
+
+
+def _nothing(numbers: Sequence[int], _runs: int) -> Sequence[Row]:
+    return [not_measured(number, "no benchmark") for number in numbers]
+
+
+def _without_benchmark(*numbers: int) -> Source:
+    return Source(numbers, partial(_nothing, numbers))
+
+
+SOURCES = (
+    Source((1, 2, 5), moves.large_rows),
+    Source((3,), moves.small_rows),
+    Source((4,), fixed.cost_rows),
+    _without_benchmark(6),
+    Source((7,), files.dump_rows),
+    _without_benchmark(8),
+    Source((9,), moves.tag_rows),
+    Source((10,), files.restore_rows),
+    Source((11,), fixed.sparse_rows),
+    Source((12,), start.rows),
+    _without_benchmark(13),
+)
