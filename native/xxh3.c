@@ -1,5 +1,6 @@
-/* XXH3-64 of pages, seed 0 (the XXH3 specification, "long inputs"): each page by itself, at the
- * speed of memory. A page is a multiple of 1024 bytes, which leaves out all cases for the rest.
+/* XXH3-64 of pages and of their packed tags, seed 0 (the XXH3 specification): each by itself, pages
+ * at the speed of memory. A size is 128 bytes, the tags of a page of 4 KiB, or a multiple of 64 from
+ * 256 on ("long inputs"), which leaves out all cases for the rest.
  *
  * Why not the reference implementation: it is a header, xxhash.h, and a build must get it without
  * root and without a network in the build hook. The run-time dependency xxhash ships it in its
@@ -92,6 +93,12 @@ static uint64_t folded_product(uint64_t left, uint64_t right)
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
+static uint64_t avalanche(uint64_t value)
+{
+    value = (value ^ value >> 37) * AVALANCHE;
+    return value ^ value >> 32;
+}
+
 static uint64_t merge(const uint64_t *sum, uint64_t size)
 {
     uint64_t value = size * PRIME64_1;
@@ -99,23 +106,38 @@ static uint64_t merge(const uint64_t *sum, uint64_t size)
         const uint8_t *key = secret + 11 + 16 * i;
         value += folded_product(sum[2 * i] ^ load_u64(key), sum[2 * i + 1] ^ load_u64(key + 8));
     }
-    value = (value ^ value >> 37) * AVALANCHE;
-    return value ^ value >> 32;
+    return avalanche(value);
+}
+
+/* Pairs from both ends inwards, as the specification has them for 97 to 128 bytes. */
+static uint64_t hash_128(const uint8_t *input)
+{
+    static const uint8_t pairs[8] = {0, 112, 16, 96, 32, 80, 48, 64};
+    uint64_t sum = 128 * PRIME64_1;
+    for (int i = 0; i < 8; i++) {
+        const uint8_t *pair = input + pairs[i], *key = secret + 16 * i;
+        sum += folded_product(load_u64(pair) ^ load_u64(key), load_u64(pair + 8) ^ load_u64(key + 8));
+    }
+    return avalanche(sum);
 }
 
 INLINE uint64_t hash_page(const uint8_t *page, size_t size)
 {
+    if (size == 128)
+        return hash_128(page);
     lanes sum = {PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3,
                  PRIME64_4, PRIME32_2, PRIME64_5, PRIME32_1};
-    const uint8_t *last_block = page + size - BLOCK_BYTES;
+    const uint8_t *last_block = page + (size - 1) / BLOCK_BYTES * BLOCK_BYTES;
+    const uint8_t *last_stripe = page + size - STRIPE_BYTES;
     for (const uint8_t *block = page; block < last_block; block += BLOCK_BYTES) {
         for (int i = 0; i < STRIPES; i++)
             accumulate(&sum, block + i * STRIPE_BYTES, secret + 8 * i);
         scramble(&sum);
     }
-    for (int i = 0; i < STRIPES - 1; i++)
-        accumulate(&sum, last_block + i * STRIPE_BYTES, secret + 8 * i);
-    accumulate(&sum, page + size - STRIPE_BYTES, secret + sizeof secret - STRIPE_BYTES - 7);
+    const uint8_t *key = secret;
+    for (const uint8_t *stripe = last_block; stripe < last_stripe; stripe += STRIPE_BYTES, key += 8)
+        accumulate(&sum, stripe, key);
+    accumulate(&sum, last_stripe, secret + sizeof secret - STRIPE_BYTES - 7);
     uint64_t lane[8];
     memcpy(lane, &sum, sizeof lane);
     return merge(lane, size);

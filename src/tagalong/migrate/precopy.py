@@ -83,7 +83,7 @@ class PreCopy:
         # limit is not known.
         busy_s = tally.busy_s + waited_s + answer_s
         self._estimate.fixed.note_answer(answer_s)
-        self._estimate.note_round(tally.wire_bytes, busy_s, tally.pages * page, ended - began)
+        self._estimate.note_round(tally.wire_bytes, busy_s, tally.done_pages * page, ended - began)
         dirty = self._harvest()
         self.rounds.append(self._report(tally, began, dirty_pages_left=_count(dirty)))
         self._require_alive()
@@ -133,12 +133,12 @@ class PreCopy:
 
         def report(now: Tally) -> None:
             self._session.tick()
-            left = max(0, count - now.pages)
+            left = max(0, count - now.done_pages)
             passed_s = max(time.monotonic() - began, 1e-6)
             self._monitor.update(
                 # A large guest's first round is long: a rate is shown before it ends.
                 throughput_bytes_per_s=self._estimate.rate or now.wire_bytes / passed_s or None,
-                pages_sent=sent_before + now.pages,
+                pages_sent=sent_before + now.done_pages,
                 pages_remaining=left,
                 bytes_remaining=left * self._estimate.unit_bytes,
                 bytes_sent=self._senders.bytes_sent,
@@ -148,10 +148,10 @@ class PreCopy:
         report(tally)
 
     def _report(self, tally: Tally, began: float, *, dirty_pages_left: int) -> RoundReport:
-        data_bytes = tally.pages * self._machine.description.page_size_bytes
+        data_bytes = tally.done_pages * self._machine.description.page_size_bytes
         return RoundReport(
             number=len(self.rounds) + 1,
-            pages=tally.pages,
+            pages=tally.done_pages,
             data_bytes=data_bytes,
             data_bytes_wire=tally.data_bytes_wire,
             tag_bytes_raw=data_bytes // PACKED_RATIO,

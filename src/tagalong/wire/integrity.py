@@ -34,7 +34,10 @@ class RecordHash:
 
 
 def page_digests(pieces: Sequence[Buffer], page_bytes: int) -> NDArray[np.uint64]:
-    """Return the XXH3-64, seed 0, of each page that the pieces hold; shape (pages,)."""
+    """Return the XXH3-64, seed 0, of each page that the pieces hold; shape (pages,).
+
+    So for the packed tags of pages, with `page_bytes` the size of one page's.
+    """
     digests = [_digests(np.frombuffer(piece, np.uint8), page_bytes) for piece in pieces]
     return digests[0] if len(digests) == 1 else np.concatenate([NO_DIGESTS, *digests])
 

@@ -23,6 +23,7 @@ from tagalong.wire.integrity import page_digests
 from tests.support.migration import channel_pair
 
 PAGES = (4096, 16384, 65536)
+TAGS_OF_PAGES = tuple(page // 32 for page in PAGES)
 FOREVER = float("inf")
 
 
@@ -39,7 +40,7 @@ def python_digests(data: bytes, page: int) -> list[int]:
     return [xxhash.xxh3_64_intdigest(data[at : at + page]) for at in range(0, len(data), page)]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES + TAGS_OF_PAGES)
 def test_page_digests_equal_the_librarys(page: int) -> None:
     data = random_bytes(17 * page)
 
@@ -48,7 +49,7 @@ def test_page_digests_equal_the_librarys(page: int) -> None:
     assert digests.tolist() == python_digests(data.tobytes(), page)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES + TAGS_OF_PAGES)
 def test_page_digests_are_the_same_in_registers_of_all_widths(page: int) -> None:
     data = random_bytes(5 * page)
     expected, variant = python_digests(data.tobytes(), page), 0
