@@ -1,8 +1,15 @@
 """The text of an instruction, for messages and reports."""
 
-from typing import Final
+from __future__ import annotations
 
-import capstone
+from typing import TYPE_CHECKING, Final
+
+from tagalong._lazy import module_when_used
+
+if TYPE_CHECKING:
+    import capstone
+else:  # for messages about what hardly any guest does
+    capstone = module_when_used("capstone")
 
 _STGP_MASK: Final = 0xFE40_0000
 _STGP: Final = 0x6800_0000

@@ -26,7 +26,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 
 from tagalong.errors import HostError
 
@@ -326,7 +325,7 @@ class NewFile:
 def _hidden_name(name: str) -> str:
     """Return a name that no other writer has, short enough for any file system."""
     start = os.fsencode(name)[:_NAME_BYTES].decode("utf-8", "ignore")
-    return f".{start}.{token_hex(8)}.partial"
+    return f".{start}.{os.urandom(8).hex()}.partial"
 
 
 def _failure(verb: str, path: Path, error: OSError | ValueError) -> HostError:

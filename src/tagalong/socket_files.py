@@ -23,7 +23,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from secrets import token_hex
 from typing import Final
 
 from tagalong.errors import HostError, UsageError
@@ -91,7 +90,7 @@ class SocketFile:
             )
 
     def _listen(self, backlog: int) -> socket.socket:
-        hidden = f".{token_hex(8)}.sock"
+        hidden = f".{os.urandom(8).hex()}.sock"
         listener = socket.socket(socket.AF_UNIX)
         try:
             # The mode of the file that bind(2) makes; the umask can only take bits from it.
@@ -136,7 +135,7 @@ class SocketFile:
             if not stat.S_ISSOCK(mode):
                 raise UsageError(f"{self.path} exists and is not a socket: choose another path")
             self._require_stale(name)
-            aside = f".{token_hex(8)}.stale"
+            aside = f".{os.urandom(8).hex()}.stale"
             os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
             try:
                 self._require_stale(aside)

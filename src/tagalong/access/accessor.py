@@ -1,22 +1,29 @@
 """Copies guest RAM by one strategy: tries again after a tag check fault, then gives up."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tagalong._lazy import module_when_used
 from tagalong.access.host import Fault
-from tagalong.access.strategy import Strategy
 from tagalong.errors import AccessFaultError
 from tagalong.memory import Gpa
 from tagalong.mte import PACKED_RATIO
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tagalong.access.strategy import Strategy
+else:
+    np = module_when_used("numpy")
+
 # Tag check faults in a row, for one page, after which a copy is given up.
 _ATTEMPTS: Final = 100
 
-_Operation = Callable[[Gpa, NDArray[np.uint8]], Fault | None]
+_Operation = Callable[[Gpa, "NDArray[np.uint8]"], Fault | None]
 
 
 class Accessor:

@@ -9,17 +9,22 @@ are data, and each hazard is shown where it is said and nowhere else.
 Addresses here are virtual addresses of the host's user space, without a logical tag.
 """
 
-from contextlib import AbstractContextManager
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from enum import Enum, Flag, auto
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tagalong.access.routines import Routine
-from tagalong.memory import Gpa, GuestMemory
 from tagalong.mte.registers import TagCheckMode
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tagalong.access.routines import Routine
+    from tagalong.memory import Gpa, GuestMemory
 
 # prctl(PR_SET_TAGGED_ADDR_CTRL), include/uapi/linux/prctl.h.
 PR_TAGGED_ADDR_ENABLE: Final = 1 << 0

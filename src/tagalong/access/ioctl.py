@@ -4,16 +4,24 @@ What KVM got in the end (Linux 5.13, Documentation/virt/kvm/api.rst 4.130): no a
 VMM's is ever tag checked, and the kernel copies the tags.
 """
 
-from typing import ClassVar
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, ClassVar
 
+from tagalong._lazy import module_when_used
 from tagalong.access.host import Direction, Fault, Need, View
 from tagalong.access.strategy import Hazard, Mapped, check_pages, pieces, storing
 from tagalong.memory import Gpa
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAGS_PER_BYTE
-from tagalong.mte.tags import pack, unpack
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    import tagalong.mte.tags as mte_tags
+else:
+    mte_tags = module_when_used("tagalong.mte.tags")
+    np = module_when_used("numpy")
 
 # Packed bytes at a time: the kernel's form, a tag a byte, takes twice that.
 _AT_ONCE = 128 << 10
@@ -34,7 +42,7 @@ class Ioctl(Mapped):
         for at, part in pieces(packed, _AT_ONCE):
             tags = np.empty(part.size * TAGS_PER_BYTE, np.uint8)
             self.host.copy_tags(Gpa(gpa + at * PACKED_RATIO), tags, Direction.FROM_GUEST)
-            part[:] = pack(tags)
+            part[:] = mte_tags.pack(tags)
         return None
 
     def write_tags(self, gpa: Gpa, packed: NDArray[np.uint8]) -> Fault | None:
@@ -43,7 +51,7 @@ class Ioctl(Mapped):
         for at, part in pieces(packed, _AT_ONCE):
             first = Gpa(gpa + at * PACKED_RATIO)
             with storing(self.host, first, part.size * PACKED_RATIO):
-                self.host.copy_tags(first, unpack(part), Direction.TO_GUEST)
+                self.host.copy_tags(first, mte_tags.unpack(part), Direction.TO_GUEST)
         return None
 
     def write_zeros(self, gpa: Gpa, packed: NDArray[np.uint8]) -> Fault | None:

@@ -4,17 +4,21 @@ process_vm_readv and process_vm_writev where the kernel has them, else /proc/sel
 by LDG and STG, which are not checked either.
 """
 
+from __future__ import annotations
+
 import errno
 import os
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, ClassVar
 
 from tagalong.access.host import CopyCall, Direction, Fault, Host, Need, View
 from tagalong.access.strategy import Hazard, Mapped, pieces, storing
 from tagalong.errors import HostError
-from tagalong.memory import Gpa
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tagalong.memory import Gpa
 
 
 class Kernel(Mapped):

@@ -4,18 +4,26 @@ Checking stays on, and that is the trouble: between LDG and the access a running
 change the tag.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
 from contextlib import AbstractContextManager, contextmanager
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
+from tagalong._lazy import module_when_used
 from tagalong.access.host import Need, View
 from tagalong.access.routines import Routine
 from tagalong.access.strategy import Hazard, Mapped, storing
-from tagalong.memory import Gpa
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAG_MASK
 from tagalong.mte.pointers import with_logical_tag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+    from tagalong.memory import Gpa
+else:
+    np = module_when_used("numpy")
 
 
 class Match(Mapped):

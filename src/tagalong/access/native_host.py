@@ -9,6 +9,8 @@ would arrive later, in code that has nothing to do with it. Faults of other code
 that was there before.
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import mmap
@@ -18,11 +20,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tagalong._lazy import module_when_used
 from tagalong._native import IS_ARM64, RoutineCall, library
 from tagalong.access import system
 from tagalong.access.host import (
@@ -39,12 +39,18 @@ from tagalong.access.routines import Blob, Routine, parse_blob
 from tagalong.errors import HostError
 from tagalong.memory import Gpa, GuestMemory, Region
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = module_when_used("numpy")
+
 # Bounds how long signals wait for one call.
 _LARGEST_BYTES: Final = 1 << 20
 
 _NO_VM: Final = "the memory belongs to no KVM guest"
 
-TagCopier = Callable[[Gpa, NDArray[np.uint8], Direction], None]
+TagCopier = Callable[[Gpa, "NDArray[np.uint8]", Direction], None]
 """KVM_ARM_MTE_COPY_TAGS of the VM that the memory belongs to. Raises HostError."""
 
 
@@ -98,7 +104,7 @@ class NativeHost:
         region, offset = self._memory.locate(gpa, length_bytes)
         if view is View.TAGGED:
             return self._map(region) + offset
-        start: int = region.data.ctypes.data
+        start = region.data_address
         if self._tagged.get(region.gpa) == start:
             raise HostError(f"RAM at gpa {region.gpa:#x} has one mapping, and that has PROT_MTE")
         return start + offset
@@ -180,7 +186,7 @@ class NativeHost:
         try:
             fd = region.data_fd
         except HostError:  # anonymous: the tags are in the pages, and LDG sees them from now on
-            address: int = region.data.ctypes.data
+            address = region.data_address
             system.protect(address, region.size_bytes, protection)
             return address
         try:

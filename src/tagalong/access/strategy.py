@@ -1,18 +1,25 @@
 """What every access strategy promises, and the code that they share."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
 from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tagalong._lazy import module_when_used
 from tagalong.access.host import CallFlags, Fault, Host, Need, View
 from tagalong.access.routines import Routine
 from tagalong.errors import AddressError, UsageError
 from tagalong.memory import Gpa
 from tagalong.mte import PACKED_RATIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = module_when_used("numpy")
 
 
 class Hazard(Enum):

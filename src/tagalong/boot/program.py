@@ -5,13 +5,13 @@ the MMU off and finds in x0 the gpa of the boot block, which is at the start of 
 Source for the image: System V ABI, chapters 4 and 5 (ELF header, program header).
 """
 
+from __future__ import annotations
+
 import struct
 from itertools import pairwise
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import numpy as np
-
+from tagalong._lazy import module_when_used
 from tagalong._native import LIBRARY_FOLDER
 from tagalong.binary import elf
 from tagalong.binary.layout import MalformedError
@@ -19,6 +19,13 @@ from tagalong.errors import AddressError, GuestImageError
 from tagalong.machine import Machine, register_ids
 from tagalong.memory import Gpa
 from tagalong.mte import PACKED_RATIO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+else:
+    np = module_when_used("numpy")
 
 BOOT_MAGIC: Final = int.from_bytes(b"AGALTBT1", "little")
 END_MAGIC: Final = int.from_bytes(b"AGALTEND", "little")

@@ -1,12 +1,21 @@
 """What a command says when it fails: a line for people, and an object for scripts."""
 
-import json
-from collections.abc import Sequence
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import click
 
-from tagalong.control.interrupted import Interrupted
+from tagalong._lazy import module_when_used
 from tagalong.errors import MigrationStage, TagalongError, UsageError, with_causes
+
+if TYPE_CHECKING:
+    import json
+    from collections.abc import Sequence
+
+    from tagalong.control.interrupted import Interrupted
+else:
+    json = module_when_used("json")
 
 
 def error_line(error: TagalongError) -> str:

@@ -5,6 +5,8 @@ import mmap
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 from typing import Final
 
 from tagalong._native import library
@@ -82,10 +84,8 @@ def build(
     """
     _check(regions, page_size_bytes)
     with ExitStack() as stack:
-        system = stack.enter_context(KvmSystem())
+        system = stack.enter_context(_open_system())
         _check_vcpu_count(system, vcpu_count)
-        for cap, why in _REQUIRED.items():
-            system.require(cap, why)
         vm_stack = stack.enter_context(ExitStack())
         vm = vm_stack.enter_context(system.create_vm(_ipa_bits(system, regions)))
         vm.enable(Cap.KVM_CAP_ARM_MTE)
@@ -103,8 +103,22 @@ def build(
             gic=gic,
         )
         own_gic = None if gic is None else vm_stack.enter_context(_add_gic(vm, gic, vcpus))
-        identity = _identity(system, gic)
+        if own_gic is not None:
+            own_gic.note_power_on()
+        identity = identity_of_host(gic)
         return Parts(vm, vcpus, memory, slots, identity, description, own_gic, vm_stack.pop_all())
+
+
+def _open_system() -> KvmSystem:
+    """Open KVM. Raises HostError naming what a guest with MTE needs and the host lacks."""
+    system = KvmSystem()
+    try:
+        for cap, why in _REQUIRED.items():
+            system.require(cap, why)
+    except HostError:
+        system.close()
+        raise
+    return system
 
 
 def _check(regions: Sequence[RegionDescription], page_size_bytes: int) -> None:
@@ -188,7 +202,7 @@ def _try_slots(vm: KvmVm, memory: GuestMemory) -> tuple[Slot, ...] | None:
 def _add_slots(vm: KvmVm, regions: Sequence[Region]) -> tuple[Slot, ...]:
     slots = []
     for number, region in enumerate(regions):
-        slot = Slot(number, region.gpa, region.size_bytes, region.data.ctypes.data)
+        slot = Slot(number, region.gpa, region.size_bytes, region.data_address)
         vm.set_slot(slot)
         slots.append(slot)
     return tuple(slots)
@@ -218,30 +232,31 @@ def _add_gic(vm: KvmVm, gic: GicDescription, vcpus: Sequence[VcpuDescriptor]) ->
     return KvmGic(vm, gic, [vcpu.get_register(register_ids.MPIDR_EL1) for vcpu in vcpus])
 
 
-def _identity(system: KvmSystem, gic: GicDescription | None) -> dict[RegisterId, int]:
+@cache
+def identity_of_host(gic: GicDescription | None) -> Mapping[RegisterId, int]:
     """Return the identification registers of a vCPU that has run, of a VM made to ask it.
 
     The first entry settles them, and fixes them: the machine's own vCPUs must stay able to
-    take another CPU's. One of them says whether there is a GIC.
+    take another CPU's. One of them says whether there is a GIC. A process asks once: they are
+    this host's. Raises HostError naming what is missing.
     """
     with ExitStack() as stack:
+        system = stack.enter_context(_open_system())
         vm = stack.enter_context(system.create_vm())
         vm.enable(Cap.KVM_CAP_ARM_MTE)
         (vcpu,) = _add_vcpus(system, vm, 1, stack)
         if gic is not None:
             stack.enter_context(_add_gic(vm, gic, [vcpu]))
         vcpu.finish_exit()
-        known = {r: vcpu.get_register(r) for r in vcpu.register_ids() if is_identification(r)}
+        known = vcpu.get_registers([r for r in vcpu.register_ids() if is_identification(r)])
         # The guest reads the host's, and KVM has no id for it.
-        return {register_ids.CNTFRQ_EL0: library().ta_counter_hz(), **known}
+        identity = {register_ids.CNTFRQ_EL0: library().ta_counter_hz(), **known}
+        return MappingProxyType(identity)
 
 
-def mte_version_of_host() -> int:
+def mte_version_of_host(gic: GicDescription | None) -> int:
     """Return the MTE version of this host's guests. Raises HostError naming what is missing."""
-    with KvmSystem() as system:
-        for cap, why in _REQUIRED.items():
-            system.require(cap, why)
-        return _version_in(_identity(system, None)[register_ids.ID_AA64PFR1_EL1])
+    return _version_in(identity_of_host(gic)[register_ids.ID_AA64PFR1_EL1])
 
 
 def _mte_version(vcpu: VcpuDescriptor) -> int:

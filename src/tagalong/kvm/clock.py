@@ -66,9 +66,12 @@ class VirtualTime:
         That concerns the counters, and whether a timer's deadline is reached: KVM computes the
         latter from counters that run on.
         """
+        return self.shown(descriptor, register, descriptor.get_register(register))
+
+    def shown(self, descriptor: VcpuDescriptor, register: RegisterId, value: int) -> int:
+        """Return a register as `read` does; `value` was read of it just now."""
         if register in self._stopped:
             return self._stopped[register]
-        value = descriptor.get_register(register)
         compare, counter = _TIMERS.get(register, (None, None))
         if compare is None or counter not in self._stopped:
             return value

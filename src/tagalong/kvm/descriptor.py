@@ -1,19 +1,21 @@
 """A file descriptor of KVM's and its ioctls; a failure names the ioctl and its arguments."""
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import os
-from collections.abc import Iterable
-from ctypes import Array, Structure
-from types import TracebackType
-from typing import Any, Final, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from ctypes import Array, Structure, c_int32
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from tagalong._native import library
 from tagalong.errors import HostError
-from tagalong.kvm.abi import KvmIoctl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from tagalong.kvm.abi import KvmIoctl
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.ioctl.restype = ctypes.c_int
@@ -59,15 +61,15 @@ class Descriptor:
             raise IoctlError(request, argument, ctypes.get_errno())
         return result
 
-    def ioctl_each(self, request: KvmIoctl, arguments: Array[Any]) -> NDArray[np.int32]:
+    def ioctl_each(self, request: KvmIoctl, arguments: Array[Any]) -> Array[c_int32]:
         """Make an ioctl with each structure of an array; return what each returned.
 
         Raises IoctlError for the first that failed: the later ones were not made.
         """
-        results = np.empty(len(arguments), np.int32)
+        results = (c_int32 * len(arguments))()
         size_bytes = ctypes.sizeof(arguments._type_)
         done = library().ta_ioctl_each(
-            self.fd, request, arguments, size_bytes, len(arguments), results.ctypes.data
+            self.fd, request, arguments, size_bytes, len(arguments), results
         )
         if done < len(arguments):
             raise IoctlError(request, arguments[done], -int(results[done]))

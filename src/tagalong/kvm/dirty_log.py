@@ -6,18 +6,26 @@ getting it does everything under one lock. Either way a page that the guest writ
 the harvest has read its bit is in this harvest or in the next.
 """
 
+from __future__ import annotations
+
 import threading
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
+from tagalong._lazy import module_when_used
 from tagalong.errors import RunStateError
 from tagalong.kvm.abi import KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, Cap, MemoryFlag
-from tagalong.kvm.vm_fd import KvmVm, Slot
 from tagalong.memory import PageBitmap, Region
 from tagalong.memory.bitmap import WORD_BITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+
+    from tagalong.kvm.vm_fd import KvmVm, Slot
+else:
+    np = module_when_used("numpy")
 
 # Words of the bitmap that are cleared in one call: the kernel holds its lock meanwhile.
 _WORDS_AT_ONCE: Final = 1 << 10

@@ -6,14 +6,12 @@ library makes all of them, because the guest is paused meanwhile.
 Source: Linux Documentation/virt/kvm/devices/arm-vgic-v3.rst.
 """
 
+from __future__ import annotations
+
 import errno
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from ctypes import Array, addressof, c_uint64, sizeof
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tagalong.devices import InterruptStatus
 from tagalong.errors import HostError, StateError
 from tagalong.kvm.abi import (
     KVM_DEV_ARM_VGIC_CTRL_INIT,
@@ -40,6 +38,11 @@ from tagalong.machine.gic import (
     gic_objections,
     priority_bits,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from tagalong.devices import InterruptStatus
 
 _ALL: Final = (1 << 32) - 1
 _VCPU_SHIFT: Final = 32
@@ -79,6 +82,8 @@ class KvmGic(Descriptor):
     Its registers can be reached while no vCPU is in KVM_RUN.
     """
 
+    _at_power_on: GicState
+
     def __init__(self, vm: KvmVm, description: GicDescription, mpidrs: Sequence[int]) -> None:
         """Create it for vCPUs that exist, with these MPIDR_EL1, and none of which has run.
 
@@ -117,6 +122,9 @@ class KvmGic(Descriptor):
             self._set([(_Register(group, attr, group.name), value)])
         (self._own_iidr,) = self._get([_Register(_DIST, _IIDR, "GICD_IIDR")])
         self._own_ctlr = self._icc_ctlr(self._vcpus[0])
+
+    def note_power_on(self) -> None:
+        """Note the state that `reset` returns to. Raises IoctlError."""
         self._at_power_on = self.save()
 
     def set_line(self, intid: int, level: bool) -> None:
@@ -130,7 +138,10 @@ class KvmGic(Descriptor):
         self._connected[intid] = status
 
     def reset(self) -> None:
-        """Become what it was at first, with the devices' lines as they are. Raises IoctlError."""
+        """Become what it was at `note_power_on`, with the devices' lines as they are.
+
+        Raises IoctlError.
+        """
         self._set(list(self._writes(self._at_power_on)))
 
     def save(self) -> GicState:
@@ -252,23 +263,22 @@ class KvmGic(Descriptor):
 
     def _get(self, registers: Sequence[_Register]) -> list[int]:
         # Words of 32 bits leave the upper half of their place as it is: zero.
-        values = np.zeros(len(registers), np.uint64)
+        values = (c_uint64 * len(registers))()
         self._transfer(KvmIoctl.KVM_GET_DEVICE_ATTR, registers, values)
-        found: list[int] = values.tolist()
-        return found
+        return list(values)
 
     def _set(self, writes: Sequence[_Write]) -> None:
-        values = np.array([value for _, value in writes], np.uint64)
+        values = (c_uint64 * len(writes))(*(value for _, value in writes))
         self._transfer(KvmIoctl.KVM_SET_DEVICE_ATTR, [each for each, _ in writes], values)
 
     def _transfer(
-        self, request: KvmIoctl, registers: Sequence[_Register], values: NDArray[np.uint64]
+        self, request: KvmIoctl, registers: Sequence[_Register], values: Array[c_uint64]
     ) -> None:
         requests = (kvm_device_attr * len(registers))()
-        at = values.ctypes.data
+        at = addressof(values)
         for number, (each, register) in enumerate(zip(requests, registers, strict=True)):
             each.group, each.attr = register.group, register.attr
-            each.addr = at + number * values.itemsize
+            each.addr = at + number * sizeof(c_uint64)
         self.ioctl_each(request, requests)
 
 

@@ -1,13 +1,11 @@
 """A KVM guest as a Machine: real vCPUs in threads, tags in the pages of its RAM."""
 
+from __future__ import annotations
+
 import mmap
 import threading
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Self
 
 from tagalong.access import Direction
 from tagalong.access.native_host import NativeHost
@@ -23,7 +21,14 @@ from tagalong.devices import (
 from tagalong.errors import StateError, TagalongError, UsageError
 from tagalong.kvm import pending
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST, Cap
-from tagalong.kvm.build import RAM_GPA, Parts, build, initialise_vcpus, mte_version_of_host
+from tagalong.kvm.build import (
+    RAM_GPA,
+    Parts,
+    build,
+    identity_of_host,
+    initialise_vcpus,
+    mte_version_of_host,
+)
 from tagalong.kvm.clock import VirtualTime
 from tagalong.kvm.dirty_log import KvmDirtyLog
 from tagalong.kvm.exits import KvmExits
@@ -45,8 +50,15 @@ from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.machine.gic import gic_objections
 from tagalong.machine.lifecycle import MachineLifecycle
 from tagalong.machine.tag_ranges import read_tag_range, write_tag_range
-from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 from tagalong.mte import PACKED_RATIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 
 
 class KvmMachine(MachineLifecycle):
@@ -129,7 +141,7 @@ class KvmMachine(MachineLifecycle):
         return MachineDescription(
             page_size_bytes=mmap.PAGESIZE,
             vcpu_count=vcpu_count,
-            mte_version=mte_version_of_host(),
+            mte_version=mte_version_of_host(gic),
             regions=(RegionDescription(RAM_GPA, ram_bytes),),
             devices=tuple(devices),
             gic=gic,
@@ -370,10 +382,13 @@ class KvmMachine(MachineLifecycle):
             yield
 
 
-def why_not() -> TagalongError | None:
-    """Return why this host cannot run a KvmMachine, None if it can."""
+def why_not(gic: GicDescription | None = None) -> TagalongError | None:
+    """Return why this host cannot run a vCPU of a KvmMachine, None if it can.
+
+    `gic`: of the machine that is going to be made, which needs no other VM to be asked then.
+    """
     try:
-        KvmMachine.create(ram_bytes=1 << 16).close()
+        identity_of_host(gic)
     except TagalongError as error:
         return error
     return None

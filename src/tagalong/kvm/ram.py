@@ -8,16 +8,21 @@ KVM accepts mapped copy-on-write: Linux allows tags in private mappings of tmpfs
 of any file.
 """
 
-from collections.abc import Iterator
-from typing import NoReturn
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, NoReturn
 
 from tagalong.errors import UsageError
-from tagalong.machine import RegionDescription
 from tagalong.memory import AnyPlane, Plane, PrivatePlane, Region, RegionSource
 from tagalong.memory.region import check_region
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tagalong.machine import RegionDescription
 
 
 class TagsInPages:
@@ -31,6 +36,16 @@ class TagsInPages:
     @property
     def fd(self) -> int:
         """Refuse: there is no file."""
+        return self._refuse()
+
+    @property
+    def size_bytes(self) -> int:
+        """Refuse: there is no plane."""
+        return self._refuse()
+
+    @property
+    def buffer(self) -> memoryview:
+        """Refuse: there is no plane."""
         return self._refuse()
 
     @property

@@ -4,22 +4,32 @@ KVM allocates a page that was never used when it is asked for its tags, and retu
 does the same: so holes are looked for first and never asked about.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
+from tagalong._lazy import module_when_used
 from tagalong.access import Host, View, choose
 from tagalong.access.accessor import Accessor
 from tagalong.access.ioctl import Ioctl
 from tagalong.errors import AddressError, UsageError
-from tagalong.kvm.tag_port import TagPort
 from tagalong.machine import AccessChoice
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region, page_runs, tag_rows
 from tagalong.memory.bitmap import flag_runs
 from tagalong.mte import PACKED_RATIO
-from tagalong.mte.tags import zero_pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    import tagalong.mte.tags as mte_tags
+    from tagalong.kvm.tag_port import TagPort
+else:
+    mte_tags = module_when_used("tagalong.mte.tags")
+    np = module_when_used("numpy")
 
 # Bytes of guest RAM whose tags are copied at once; the unpacked tags take a 16th of it.
 _CHUNK_BYTES: Final = 4 << 20
@@ -33,7 +43,11 @@ class KvmTagAccess:
         self._ioctl = port
         self._memory = memory
         self._page_bytes = memory.regions[0].page_size_bytes
-        self._used = {r.gpa: np.zeros(r.page_count, np.bool_) for r in memory.regions}
+
+    @cached_property
+    def _used(self) -> dict[Gpa, NDArray[np.bool_]]:
+        """Return, for each region by its gpa, which pages are known to be no holes."""
+        return {r.gpa: np.zeros(r.page_count, np.bool_) for r in self._memory.regions}
 
     def use_access(self, name: str, host: Host) -> AccessChoice:
         """Touch guest RAM by a strategy from now on; raises as Machine.use_access."""
@@ -78,7 +92,7 @@ class KvmTagAccess:
         if packed.size <= _CHUNK_BYTES // PACKED_RATIO and wanted.all():
             self._set(gpa, packed)
             return
-        wanted |= ~zero_pages(packed, page)  # they are used from now on: so remember them
+        wanted |= ~mte_tags.zero_pages(packed, page)  # they are used from now on: so remember them
         for start, stop in _chunks(wanted, page):
             part = packed[start // PACKED_RATIO : stop // PACKED_RATIO]
             self._set(gpa + start, part)

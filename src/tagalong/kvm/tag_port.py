@@ -6,19 +6,28 @@ at a hole would allocate it. Where a strategy copies data without checks (`ioctl
 the mapping without PROT_MTE), the data plane is used directly, without a copy.
 """
 
+from __future__ import annotations
+
 import errno
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tagalong._lazy import module_when_used
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.descriptor import IoctlError
-from tagalong.kvm.vm_fd import KvmVm
 from tagalong.mte import GRANULE_BYTES
-from tagalong.mte.tags import pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    import tagalong.mte.tags as mte_tags
+    from tagalong.kvm.vm_fd import KvmVm
+else:
+    mte_tags = module_when_used("tagalong.mte.tags")
+    np = module_when_used("numpy")
 
 
 class TagPort(Protocol):
@@ -51,11 +60,11 @@ class IoctlPort:
         """Ask KVM."""
         tags = np.empty(int(runs[:, 1].sum()) // GRANULE_BYTES, np.uint8)
         self._vm.copy_tags_of_runs(runs, tags, KVM_ARM_TAGS_FROM_GUEST)
-        return pack(tags)
+        return mte_tags.pack(tags)
 
     def write_runs(self, runs: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
         """Tell KVM."""
-        tags = unpack(packed)
+        tags = mte_tags.unpack(packed)
         try:
             self._vm.copy_tags_of_runs(runs, tags, KVM_ARM_TAGS_TO_GUEST)
         except IoctlError as error:

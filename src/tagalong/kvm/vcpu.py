@@ -164,7 +164,13 @@ class KvmVcpu:
             raise StateError(f"{self._who} cannot take {', '.join(refused)}")
 
     def _registers(self) -> dict[RegisterId, int]:
-        return {register: self._get(register) for register in self._ids}
+        known = self._identity
+        asked = self.descriptor.get_registers([each for each in self._ids if each not in known])
+        shown = self._time.shown
+        return {
+            each: known[each] if each in known else shown(self.descriptor, each, asked[each])
+            for each in self._ids
+        }
 
     def _get(self, register: RegisterId) -> int:
         if register in self._identity:

@@ -6,6 +6,7 @@ import mmap
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import accumulate
 
 from tagalong._native import KvmAnswers, KvmExit, PublishedRegister, library
 from tagalong.devices import InterruptStatus
@@ -105,7 +106,8 @@ class VcpuDescriptor(Descriptor):
 
         ids = List(n=count)
         self.ioctl(KvmIoctl.KVM_GET_REG_LIST, ids)
-        return tuple(RegisterId(each) for each in ids.reg[: ids.n])
+        found: tuple[RegisterId, ...] = tuple(ids.reg[: ids.n])
+        return found
 
     def _register_count(self) -> int:
         head = kvm_reg_list(n=0)
@@ -122,6 +124,25 @@ class VcpuDescriptor(Descriptor):
         request = kvm_one_reg(id=register, addr=ctypes.addressof(buffer))
         self.ioctl(KvmIoctl.KVM_GET_ONE_REG, request)
         return int.from_bytes(buffer, "little")
+
+    def get_registers(self, registers: Sequence[RegisterId]) -> dict[RegisterId, int]:
+        """Return the values of many registers, by one call of the native library.
+
+        Raises IoctlError for the first that cannot be read.
+        """
+        ends = [*accumulate(map(register_bytes, registers))]
+        starts = [0, *ends]
+        buffer = (ctypes.c_uint8 * (starts[-1] or 1))()
+        at = ctypes.addressof(buffer)
+        requests = (kvm_one_reg * len(registers))(
+            *(kvm_one_reg(each, at + start) for each, start in zip(registers, starts, strict=False))
+        )
+        self.ioctl_each(KvmIoctl.KVM_GET_ONE_REG, requests)
+        found = bytes(buffer)
+        return {
+            register: int.from_bytes(found[start:end], "little")
+            for register, start, end in zip(registers, starts, ends, strict=False)
+        }
 
     def set_register(self, register: RegisterId, value: int) -> None:
         """Write a register; `value` fits into it. Raises IoctlError."""

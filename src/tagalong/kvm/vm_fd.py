@@ -1,12 +1,12 @@
 """The descriptor of a VM: memory slots, dirty logs, tags, vCPUs, interrupt lines, devices."""
 
+from __future__ import annotations
+
 import errno
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tagalong.devices import Doorbell
+from tagalong._lazy import module_when_used
 from tagalong.kvm.abi import (
     KVM_ARM_IRQ_CPU_IRQ,
     KVM_ARM_IRQ_TYPE_CPU,
@@ -29,6 +29,14 @@ from tagalong.kvm.abi import (
 from tagalong.kvm.descriptor import Descriptor, IoctlError
 from tagalong.kvm.vcpu_fd import VcpuDescriptor
 from tagalong.mte import GRANULE_BYTES
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tagalong.devices import Doorbell
+else:
+    np = module_when_used("numpy")
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,8 @@ class KvmVm(Descriptor):
         fields[:, :2] = runs
         fields[:, 2] = tags.ctypes.data + starts // GRANULE_BYTES
         fields[:, 3] = direction
-        copied = self.ioctl_each(KvmIoctl.KVM_ARM_MTE_COPY_TAGS, requests)
+        results = self.ioctl_each(KvmIoctl.KVM_ARM_MTE_COPY_TAGS, requests)
+        copied = np.frombuffer(memoryview(results), np.int32)
         for short in np.flatnonzero(copied < runs[:, 1]).tolist():
             gpa, size_bytes = runs[short].tolist()
             at, done = int(starts[short]), int(copied[short])

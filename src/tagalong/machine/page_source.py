@@ -9,22 +9,31 @@ Pages are named by the number of their range and their number in it, not by addr
 source of virtual addresses looks like one of guest physical ones.
 """
 
+from __future__ import annotations
+
 from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tagalong._lazy import module_when_used
 from tagalong.errors import AddressError, NoTagsError, TagalongError
-from tagalong.machine.protocols import Machine
-from tagalong.machine.state import MachineDescription
 from tagalong.memory import Gpa, PageBitmap, Region, run_pages
 from tagalong.mte import GRANULE_BYTES
-from tagalong.mte.tags import unpack
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    import tagalong.mte.tags as mte_tags
+    from tagalong.machine.protocols import Machine
+    from tagalong.machine.state import MachineDescription
+else:
+    mte_tags = module_when_used("tagalong.mte.tags")
+    np = module_when_used("numpy")
 
 CHUNK_BYTES: Final = 1 << 20
 """At most so many bytes of data are asked for at once."""
@@ -243,7 +252,7 @@ def granule_tags(source: PageSource, address: int, length_bytes: int) -> NDArray
     first = offset // page
     packed = source.tags(number, first, -(-(offset + length_bytes) // page) - first)
     skipped = (offset - first * page) // GRANULE_BYTES
-    return unpack(packed)[skipped : skipped + length_bytes // GRANULE_BYTES]
+    return mte_tags.unpack(packed)[skipped : skipped + length_bytes // GRANULE_BYTES]
 
 
 def read_bytes(source: PageSource, address: int, length_bytes: int) -> bytes:

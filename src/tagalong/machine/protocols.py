@@ -4,22 +4,26 @@
 everything above sees nothing else.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Protocol
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol
 
-from tagalong.machine.state import (
-    AccessChoice,
-    MachineDescription,
-    MachineState,
-    RegisterId,
-    RunState,
-    VcpuState,
-)
-from tagalong.memory import GuestMemory, PageBitmap
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tagalong.machine.state import (
+        AccessChoice,
+        MachineDescription,
+        MachineState,
+        RegisterId,
+        RunState,
+        VcpuState,
+    )
+    from tagalong.memory import GuestMemory, PageBitmap
 
 
 class Vcpu(Protocol):

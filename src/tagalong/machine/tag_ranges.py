@@ -4,17 +4,24 @@ KVM_ARM_MTE_COPY_TAGS takes whole pages, and so do the access strategies. A pack
 tags of 32 bytes, so that is the unit which a caller may ask for.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tagalong._lazy import module_when_used
 from tagalong.errors import UsageError
 from tagalong.memory.address import Gpa, check_range
 from tagalong.mte import PACKED_RATIO
 
-ReadPages = Callable[[Gpa, int], NDArray[np.uint8]]
-WritePages = Callable[[Gpa, NDArray[np.uint8]], None]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = module_when_used("numpy")
+
+ReadPages = Callable[[Gpa, int], "NDArray[np.uint8]"]
+WritePages = Callable[[Gpa, "NDArray[np.uint8]"], None]
 
 
 def is_whole_pages(gpa: int, length_bytes: int, page_bytes: int) -> bool:

@@ -6,21 +6,26 @@ bits to a whole word. All work here is done on words, so that the bitmap of 64 G
 (2 MiB) is handled in milliseconds whatever it holds.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import ClassVar, Self
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, ClassVar, Self
 
+from tagalong._lazy import module_when_used
 from tagalong.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = module_when_used("numpy")
 
 WORD_BITS = 64
 _ALL = (1 << WORD_BITS) - 1
-_TOP = np.uint64(WORD_BITS - 1)
-_ONE = np.uint64(1)
 
 
-def page_index(pages: NDArray[np.int64]) -> "slice | NDArray[np.int64]":
+def page_index(pages: NDArray[np.int64]) -> slice | NDArray[np.int64]:
     """Return what picks `pages`, ascending numbers, from an array with an entry for each page.
 
     That is a slice where they follow each other: numpy then copies or sets one stretch.
@@ -177,8 +182,8 @@ class PageBitmap:
         # page behind its last. `below` is the whole bitmap moved up by one bit, with the top
         # bit of each word carried into the next, so one XOR of words finds all edges at once,
         # and the work depends on the number of runs and words, not of pages.
-        below = self.words << _ONE
-        below[1:] |= self.words[:-1] >> _TOP
+        below = self.words << np.uint64(1)
+        below[1:] |= self.words[:-1] >> np.uint64(WORD_BITS - 1)
         edges = _bit_numbers(self.words ^ below)
         # A run up to the last bit of the last word has its second edge outside the bitmap.
         if edges.size % 2:
@@ -269,15 +274,15 @@ class PageBitmap:
         """Return a bitmap with the same pages and words of its own."""
         return type(self)(self.page_count, self.words.copy())
 
-    def __or__(self, other: "PageBitmap") -> Self:
+    def __or__(self, other: PageBitmap) -> Self:
         self._check_same_size(other)
         return type(self)(self.page_count, self.words | other.words)
 
-    def __and__(self, other: "PageBitmap") -> Self:
+    def __and__(self, other: PageBitmap) -> Self:
         self._check_same_size(other)
         return type(self)(self.page_count, self.words & other.words)
 
-    def __sub__(self, other: "PageBitmap") -> Self:
+    def __sub__(self, other: PageBitmap) -> Self:
         """Return the pages that only this bitmap has. Raises UsageError for other sizes."""
         self._check_same_size(other)
         return type(self)(self.page_count, self.words & ~other.words)
@@ -302,7 +307,7 @@ class PageBitmap:
                 f"{self.page_count:#x} pages"
             )
 
-    def _check_same_size(self, other: "PageBitmap") -> None:
+    def _check_same_size(self, other: PageBitmap) -> None:
         if self.page_count != other.page_count:
             raise UsageError(
                 f"bitmaps of {self.page_count:#x} and {other.page_count:#x} pages "

@@ -1,21 +1,29 @@
 """All RAM of a machine, addressed by gpa."""
 
+from __future__ import annotations
+
 from bisect import bisect_right
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from itertools import pairwise
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tagalong._lazy import module_when_used
 from tagalong.errors import AddressError, UsageError
 from tagalong.memory.address import check_range
-from tagalong.memory.region import Region
 from tagalong.mte import PACKED_RATIO
 
-BytesLike = bytes | bytearray | memoryview | NDArray[np.uint8]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tagalong.memory.region import Region
+
+    BytesLike = bytes | bytearray | memoryview | NDArray[np.uint8]
+else:
+    np = module_when_used("numpy")
 
 
 class GuestMemory:
@@ -26,6 +34,7 @@ class GuestMemory:
     must lie wholly inside one region; otherwise it raises AddressError and has changed
     nothing. Everything but `close` raises RunStateError after close().
 
+    >>> from tagalong.memory import Region
     >>> with GuestMemory([Region.create(0x4000_0000, 0x10000)]) as memory:
     ...     memory.write(0x4000_1000, b"guest")
     ...     memory.read(0x4000_1001, 4)
@@ -67,9 +76,10 @@ class GuestMemory:
 
     def write(self, gpa: int, data: BytesLike) -> None:
         """Write guest data; tags stay as they are. `data` is any contiguous bytes."""
-        source = np.frombuffer(data, np.uint8)
-        region, offset = self.locate(gpa, source.size)
-        region.write_data(offset, source)
+        # The types of numpy call no array a buffer before Python 3.12.
+        source = memoryview(data)  # type: ignore[arg-type]
+        region, offset = self.locate(gpa, source.nbytes)
+        region.write_data(offset, source.cast("B") if source.nbytes else source)
 
     def view(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return guest data without a copy, shape (length_bytes,), read-only.
@@ -93,6 +103,7 @@ class GuestMemory:
         `gpa` and `length_bytes` must be multiples of 32. Holes of the tag plane read as
         zero and stay holes.
 
+        >>> from tagalong.memory import Region
         >>> with GuestMemory([Region.create(0x4000_0000, 0x10000)]) as memory:
         ...     memory.write_tags(0x4000_0020, np.array([0x21], np.uint8))
         ...     memory.read_tags(0x4000_0000, 64).tobytes().hex()

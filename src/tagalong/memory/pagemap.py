@@ -4,20 +4,26 @@ Looking touches no page. Source: Linux, Documentation/admin-guide/mm/pagemap.rst
 page or shared; 62: swapped out; 63: present).
 """
 
+from __future__ import annotations
+
 import mmap
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tagalong._lazy import module_when_used
 from tagalong.errors import HostError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = module_when_used("numpy")
 
 _PAGEMAP: Final = "/proc/self/pagemap"
 _ENTRY_BYTES: Final = 8
-_FILE_OR_SHARED: Final = np.uint64(1 << 61)
-_SWAPPED: Final = np.uint64(1 << 62)
-_PRESENT: Final = np.uint64(1 << 63)
+_FILE_OR_SHARED: Final = 1 << 61
+_SWAPPED: Final = 1 << 62
+_PRESENT: Final = 1 << 63
 
 
 def private_pages(address: int, page_count: int, name: str) -> NDArray[np.bool_]:
@@ -33,6 +39,6 @@ def private_pages(address: int, page_count: int, name: str) -> NDArray[np.bool_]
     except OSError as error:
         raise HostError(f"cannot read {_PAGEMAP} for {name}: {error}") from error
     entries = np.frombuffer(content, np.uint64)
-    present = entries & (_PRESENT | _FILE_OR_SHARED) == _PRESENT
-    found: NDArray[np.bool_] = present | (entries & _SWAPPED != 0)
+    present = entries & np.uint64(_PRESENT | _FILE_OR_SHARED) == np.uint64(_PRESENT)
+    found: NDArray[np.bool_] = present | (entries & np.uint64(_SWAPPED) != 0)
     return found

@@ -7,21 +7,28 @@ because of it. A raw pointer taken from the array does not count as a look into 
 native code that was given one must have stopped using it before close().
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import mmap
 import os
 import weakref
-from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tagalong._lazy import module_when_used
 from tagalong._native import library
 from tagalong.errors import HostError, RunStateError
 from tagalong.memory.extents import file_extents
 from tagalong.memory.reserve import take_reserved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = module_when_used("numpy")
 
 # A process that is given the descriptor cannot change the size of the file: a shorter file
 # would turn accesses to the mapping into SIGBUS.
@@ -40,6 +47,16 @@ class AnyPlane(Protocol):
     @property
     def fd(self) -> int:
         """Return the file that backs the plane. Raises HostError if no file does."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Return how large it is, also after close()."""
+        ...
+
+    @property
+    def buffer(self) -> memoryview:
+        """Return the whole plane as writable bytes, as `array` does, without loading numpy."""
         ...
 
     @property
@@ -80,6 +97,7 @@ class Plane:
 
     def __init__(self, name: str, size_bytes: int) -> None:
         self._name = name
+        self.size_bytes = size_bytes
         try:
             reserved = take_reserved(size_bytes)
             self.was_reserved = reserved is not None
@@ -93,7 +111,8 @@ class Plane:
             raise HostError(
                 f"cannot create {size_bytes:#x} bytes of shared memory for {name}: {error}"
             ) from error
-        self._array: NDArray[np.uint8] | None = np.frombuffer(mapping, np.uint8)
+        self._buffer: memoryview | None = memoryview(mapping)
+        self._array: NDArray[np.uint8] | None = None
 
     @property
     def fd(self) -> int:
@@ -102,12 +121,20 @@ class Plane:
         return self._fd
 
     @property
+    def buffer(self) -> memoryview:
+        """Return the whole plane as writable bytes. Raises RunStateError after close()."""
+        return self._require_open()
+
+    @property
     def array(self) -> NDArray[np.uint8]:
         """Return the whole plane, shape (size_bytes,), as a writable view.
 
         Reading a hole through it fills the hole. Raises RunStateError after close().
         """
-        return self._require_open()
+        array = self._array
+        if array is None:  # made at its first use: a VM starts without numpy
+            array = self._array = np.frombuffer(self._require_open(), np.uint8)
+        return array
 
     def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
         """Copy bytes from `offset` on until `target` is full; the caller has checked both.
@@ -146,7 +173,7 @@ class Plane:
         Touches no memory. Every start is a multiple of the host's page size. Raises
         RunStateError after close(), HostError if the host cannot tell.
         """
-        return file_extents(self.fd, 0, self.array.size, self._name)
+        return file_extents(self.fd, 0, self.size_bytes, self._name)
 
     def used_pages(self, start: int, page_bytes: int, count: int) -> NDArray[np.bool_]:
         """Return, for `count` pages from byte `start` on, whether each is no hole.
@@ -177,10 +204,10 @@ class Plane:
 
     def close(self) -> None:
         """Close the descriptor and forget the view (see the module). Safe to call twice."""
-        self._array = None
+        self._buffer = self._array = None
         self._close_fd()
 
-    def _require_open(self) -> NDArray[np.uint8]:
-        if self._array is None:
+    def _require_open(self) -> memoryview:
+        if self._buffer is None:
             raise RunStateError(f"guest memory {self._name} is closed")
-        return self._array
+        return self._buffer

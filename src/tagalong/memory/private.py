@@ -5,21 +5,28 @@ through a mapping of the file would allocate it on tmpfs, and a machine must lea
 the file that it was restored from, not even in its size on disk.
 """
 
+from __future__ import annotations
+
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tagalong._lazy import module_when_used
 from tagalong.errors import HostError, RunStateError, UsageError
 from tagalong.memory.bitmap import flag_runs
 from tagalong.memory.extents import file_extents
 from tagalong.memory.pagemap import private_pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = module_when_used("numpy")
 
 # Pages whose entries are read at once: bounds the memory that a look into pagemap takes.
 _ENTRIES_AT_ONCE: Final = 1 << 18
@@ -103,6 +110,7 @@ class PrivatePlane:
 
     def __init__(self, name: str, size_bytes: int, source: FileRange | None = None) -> None:
         self._name = name
+        self.size_bytes = size_bytes
         self._source = source
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         try:
@@ -148,6 +156,11 @@ class PrivatePlane:
         if self._source is not None:
             kind = f"a copy-on-write mapping of {self._source.path}"
         raise HostError(f"guest memory {self._name} is {kind}: there is no file to share")
+
+    @property
+    def buffer(self) -> memoryview:
+        """Return the whole plane as writable bytes. Raises RunStateError after close()."""
+        return self.array.data
 
     @property
     def array(self) -> NDArray[np.uint8]:

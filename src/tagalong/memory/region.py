@@ -6,14 +6,13 @@ machine's own port. A strategy that copies data as any code does (`ioctl`, `alia
 without PROT_MTE) needs no route, so the data plane stays in direct use, without a copy.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+import ctypes
 from contextlib import AbstractContextManager, contextmanager
-from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tagalong._lazy import module_when_used
 from tagalong.errors import AddressError, UsageError
 from tagalong.memory.address import Gpa, check_range
 from tagalong.memory.bitmap import PageBitmap, page_index, page_runs
@@ -21,7 +20,18 @@ from tagalong.memory.plane import AnyPlane, Plane
 from tagalong.memory.private import PrivatePlane, RegionSource
 from tagalong.memory.stores import HostStores
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
-from tagalong.mte.tags import zero_pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    import tagalong.mte.tags as mte_tags
+else:
+    mte_tags = module_when_used("tagalong.mte.tags")
+    np = module_when_used("numpy")
 
 # Pages whose tags are looked at together, and how far apart they may be for that.
 _UNITS_AT_ONCE = 2048
@@ -52,7 +62,7 @@ class Region:
 
     def __init__(self, gpa: int, page_size_bytes: int, data: AnyPlane, tags: AnyPlane) -> None:
         self.gpa = Gpa(gpa)
-        self.size_bytes = data.array.size
+        self.size_bytes = data.size_bytes
         self.page_size_bytes = page_size_bytes
         self._data = data
         self._tags = tags
@@ -159,6 +169,16 @@ class Region:
         return self._tags.array
 
     @property
+    def raw_buffer(self) -> memoryview:
+        """Return the data plane as `raw_data` does, as bytes: numpy need not be loaded for it."""
+        return self._data.buffer
+
+    @property
+    def data_address(self) -> int:
+        """Return where this process has the data; valid as long as a view of them is."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._data.buffer))
+
+    @property
     def was_reserved(self) -> bool:
         """Return whether the data plane was reserved: no holes, but all zero at first."""
         return self._data.was_reserved
@@ -206,17 +226,18 @@ class Region:
         else:
             self._read_routed(self._route, target, offset)
 
-    def write_data(self, offset: int, source: NDArray[np.uint8]) -> None:
-        """Write data, one row of uint8, from byte `offset` of the region on; tags stay.
+    def write_data(self, offset: int, source: NDArray[np.uint8] | memoryview) -> None:
+        """Write data, one row of bytes, from byte `offset` of the region on; tags stay.
 
         The caller has checked the range. Raises RunStateError after close(), and what the
         route raises.
         """
-        with self._marking(offset, source.size):
+        with self._marking(offset, source.nbytes):
             if self._route is None:
-                self._data.array[offset : offset + source.size] = source
+                data = source if isinstance(source, memoryview) else source.data
+                self._data.buffer[offset : offset + source.nbytes] = data
             else:
-                self._route.write(Gpa(self.gpa + offset), source)
+                self._route.write(Gpa(self.gpa + offset), np.frombuffer(source, np.uint8))
 
     @contextmanager
     def storing(self, offset: int, length_bytes: int) -> Iterator[NDArray[np.uint8]]:
@@ -367,7 +388,7 @@ class Region:
                 continue
             packed = buffer[: (stop - start) * page_tags_bytes]
             self._tags.read_into(packed, start * page_tags_bytes)
-            pages.add_flags(start, ~zero_pages(packed, self.page_size_bytes))
+            pages.add_flags(start, ~mte_tags.zero_pages(packed, self.page_size_bytes))
         return pages
 
     def _read_routed(self, route: DataRoute, target: NDArray[np.uint8], offset: int) -> None:

@@ -25,14 +25,19 @@ that it answers, which `Machine.pause` waits for; code that stores from a thread
 that before it treats the machine as paused.
 """
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from tagalong.memory.bitmap import PageBitmap, page_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class HostStores:

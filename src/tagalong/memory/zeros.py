@@ -6,14 +6,22 @@ gave it huge pages, so sparse records have small ones. Dense ones have huge page
 reason: their page faults.
 """
 
+from __future__ import annotations
+
 import mmap
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from tagalong._lazy import module_when_used
 
-_Scalar = TypeVar("_Scalar", bound=np.generic)
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = module_when_used("numpy")
+
+
+_Scalar = TypeVar("_Scalar", bound="np.generic")
 
 
 def sparse_zeros(count: int, kind: type[_Scalar]) -> NDArray[_Scalar]:

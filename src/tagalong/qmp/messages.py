@@ -4,15 +4,23 @@ Forms and error texts follow QEMU (docs/interop/qmp-spec.rst), so that clients w
 QEMU recognise them. Output is ASCII only, one message a line.
 """
 
-import json
+from __future__ import annotations
+
 import math
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from tagalong import __version__
+from tagalong._lazy import module_when_used
+
+if TYPE_CHECKING:
+    import json
+else:  # a VM without a control socket speaks to nobody
+    json = module_when_used("json")
 
 JsonObject = Mapping[str, object]
 

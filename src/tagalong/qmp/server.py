@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from tagalong.qmp import messages
+from tagalong.qmp.control_socket import control_socket
 from tagalong.qmp.descriptors import DescriptorSocket
 from tagalong.qmp.messages import Event
 from tagalong.qmp.session import Commands, Session
@@ -24,7 +25,6 @@ from tagalong.socket_files import SocketFile
 
 MAX_UNSENT_BYTES = 1024 * 1024
 
-_BACKLOG = 16
 _FLUSH_TIMEOUT_S = 1.0
 _FLUSH_POLL_S = 0.005
 _ACCEPT_AGAIN_S = 0.5
@@ -47,9 +47,12 @@ class ControlServer:
 
     async def start(self, path: Path) -> None:
         """Create the socket and accept clients. Raises UsageError or HostError."""
-        self._socket_file = SocketFile(path, "control socket", _BACKLOG)
-        self._socket_file.socket.setblocking(False)
-        self._listen(self._socket_file.socket)
+        self.serve(control_socket(path))
+
+    def serve(self, file: SocketFile) -> None:
+        """Accept the clients of a control socket, which is this server's to remove from now on."""
+        self._socket_file = file
+        self._listen(file.socket)
 
     def _listen(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:

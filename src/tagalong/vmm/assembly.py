@@ -79,7 +79,8 @@ class MachineAssembly:
         report: ReportDiskError,
         announce: Callable[[str], None],
     ) -> None:
-        choice = choose_machine(options.machine)
+        has_gic = isinstance(options.origin, NewLinux)
+        choice = choose_machine(options.machine, LINUX_GIC if has_gic else None)
         self._name = choice.name
         self._access = options.access
         self._clock = options.clock_to_use

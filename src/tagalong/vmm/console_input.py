@@ -5,12 +5,21 @@ gate that pauses the guest is asked for each delivery (`Vm.while_running`). What
 room for waits here; a full buffer stops the reading, and so the other end's own flow control works.
 """
 
-import asyncio
+from __future__ import annotations
+
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+from tagalong._lazy import module_when_used
+from tagalong.vmm.loop_calls import LoopCalls
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+else:
+    asyncio = module_when_used("asyncio")
 
 MAX_WAITING_BYTES: Final = 4096
 
@@ -39,12 +48,14 @@ class ConsoleInput:
     """The input of one VM's console; all but `connect` is called in the event loop's thread.
 
     `while_running` runs a delivery if the guest runs, and returns whether it did. `drained` is
-    called when there is room again after `has_room` was false.
+    called when there is room again after `has_room` was false. `loop`: None: the one that runs.
     """
 
-    def __init__(self, while_running: Callable[[Callable[[], None]], bool]) -> None:
+    def __init__(
+        self, while_running: Callable[[Callable[[], None]], bool], loop: LoopCalls | None = None
+    ) -> None:
         self._while_running = while_running
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop or LoopCalls.of_running_loop()
         self._device: InputDevice | None = None
         self._receive_break: Callable[[], bool] = _drop_break
         self._waiting: deque[int | None] = deque()
@@ -60,7 +71,7 @@ class ConsoleInput:
         device.when_readable(self._wake)
 
     def _wake(self) -> None:
-        self._loop.call_soon_threadsafe(self.deliver)
+        self._loop.call_soon(self.deliver)
 
     @property
     def has_room(self) -> bool:

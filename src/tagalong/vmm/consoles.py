@@ -4,21 +4,28 @@ Each takes the guest's output from the machine's thread without ever blocking it
 reads input in the event loop (console_input.py).
 """
 
-import asyncio
+from __future__ import annotations
+
 import os
 import socket
 import tty
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from tagalong._lazy import module_when_used
 from tagalong.errors import HostError, UsageError
 from tagalong.socket_files import SocketFile
 from tagalong.vmm.console import QueuedWriter
 from tagalong.vmm.console_input import ConsoleInput, InputReader
 from tagalong.vmm.console_keys import HELP, ConsoleKey, KeyFilter
 from tagalong.vmm.terminal import RawTerminal
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+else:
+    asyncio = module_when_used("asyncio")
 
 _STDIN: Final = 0
 _STDOUT: Final = 1

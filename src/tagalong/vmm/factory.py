@@ -113,8 +113,10 @@ class MachineChoice:
     reason: str
 
 
-def choose_machine(name: str) -> MachineChoice:
+def choose_machine(name: str, gic: GicDescription | None = None) -> MachineChoice:
     """Return the machine to use: `name`, but for "auto" kvm where it works, else soft.
+
+    `gic`: that of the machine, if it is known already: KVM is asked once for both.
 
     Raises HostError for "kvm" where it does not work: the message says what is missing.
     """
@@ -122,7 +124,7 @@ def choose_machine(name: str) -> MachineChoice:
         return MachineChoice(name, "asked for")
     from tagalong.kvm import why_not  # noqa: PLC0415 (as above)
 
-    obstacle = why_not()
+    obstacle = why_not(gic)
     if obstacle is None:
         reason = "this host runs guests with MTE" if name == AUTO else "asked for"
         return MachineChoice("kvm", reason)

@@ -13,6 +13,7 @@ from tagalong.machine import DeviceDescription
 from tagalong.qapi.devices import CharDevice
 from tagalong.vmm.console_input import ConsoleInput
 from tagalong.vmm.consoles import Console, ConsoleActions, create_console
+from tagalong.vmm.loop_calls import LoopCalls
 from tagalong.vmm.options import RunOptions
 
 UART_LABEL = "serial0"
@@ -28,7 +29,8 @@ class _Placed:
 class GuestConsoles:
     """The consoles that `options` ask for; all methods are called in the event loop's thread.
 
-    `while_running`: as ConsoleInput has it. Raises UsageError, HostError; nothing is left then.
+    `while_running`, `loop`: as ConsoleInput has them. Raises UsageError, HostError; nothing is left
+    then.
     """
 
     def __init__(
@@ -36,13 +38,14 @@ class GuestConsoles:
         options: RunOptions,
         actions: ConsoleActions,
         while_running: Callable[[Callable[[], None]], bool],
+        loop: LoopCalls | None = None,
     ) -> None:
         with ExitStack() as undo:
 
             def place(where: str, actions: ConsoleActions) -> _Placed:
                 console = create_console(where, actions)
                 undo.callback(console.close)
-                return _Placed(console, ConsoleInput(while_running))
+                return _Placed(console, ConsoleInput(while_running, loop))
 
             self._uart = place(options.uart_console, actions)
             self._virtio = {

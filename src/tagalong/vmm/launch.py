@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,26 +12,33 @@ from typing import TYPE_CHECKING
 from tagalong._lazy import module_when_used
 from tagalong.boot import reported_status
 from tagalong.boot.linux import POWER_BUTTON_LINE
-from tagalong.devices import DiskError, Pl011, Pl061, VirtioBackings
+from tagalong.devices import DiskError, Pl011, Pl061
 from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.files import NewFile
 from tagalong.mte import PACKED_RATIO
 from tagalong.qapi.devices import BlockIoError
+from tagalong.qmp.control_socket import control_socket
 from tagalong.qmp.messages import Event
 from tagalong.vmm.assembly import MachineAssembly
 from tagalong.vmm.consoles import ConsoleActions
 from tagalong.vmm.guest_consoles import GuestConsoles
 from tagalong.vmm.handover import NOTHING_TO_START
+from tagalong.vmm.loop_calls import LoopCalls
 from tagalong.vmm.options import ArrivingVm, NewLinux, NewVm, RestoredVm, RunOptions
 from tagalong.vmm.parent import exit_with_parent
 from tagalong.vmm.states import VmState
 from tagalong.vmm.vm import Ending, ShutdownReason, Vm
 
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterator
+
     from tagalong.machine import DeviceDescription, Machine, MachineDescription
+    from tagalong.socket_files import SocketFile
     from tagalong.vmm import announcement, device_queries, incoming, service, transfer
     from tagalong.vmm.record import MigrationRecord
-else:  # they load much: the control socket and migrations, which not every VM has
+else:  # they load much: the event loop, the control socket and migrations
+    asyncio = module_when_used("asyncio")
     announcement = module_when_used("tagalong.vmm.announcement")
     device_queries = module_when_used("tagalong.vmm.device_queries")
     incoming = module_when_used("tagalong.vmm.incoming")
@@ -59,7 +65,7 @@ def run_vm(options: RunOptions, announce: Announce) -> int:
     """
     if options.parent_pid is not None:
         exit_with_parent(options.parent_pid)
-    ending = asyncio.run(_VmProcess(options, announce).run())
+    ending = _VmProcess(options, announce).run()
     if isinstance(ending.error, TagalongError):
         raise ending.error
     if ending.error is not None:
@@ -68,37 +74,74 @@ def run_vm(options: RunOptions, announce: Announce) -> int:
 
 
 class _VmProcess:
-    """Puts a VM together and takes it apart; lives as long as its event loop."""
+    """Puts a VM together and takes it apart.
+
+    A VM that is new runs before the event loop is loaded, and what serves it: `LoopCalls` has what
+    its threads report meanwhile. Where something must be in order before the guest runs that takes
+    an event loop, that comes first.
+    """
 
     def __init__(self, options: RunOptions, announce: Announce) -> None:
         self._options = options
         self._tell = announce
-
-    async def run(self) -> Ending:
-        self._loop = asyncio.get_running_loop()
-        self._vm = Vm(self._emit)
+        self._calls = LoopCalls()
+        self._vm = Vm(self._emit, self._calls)
         self._incoming: incoming.Incoming | None = None
         self._service: service.VmService | None = None
+        self._socket: SocketFile | None = None
+        self._has_begun = False
         self._consoles = GuestConsoles(
-            self._options, ConsoleActions(self._announce, self._quit), self._vm.while_running
+            self._options,
+            ConsoleActions(self._announce, self._quit),
+            self._vm.while_running,
+            self._calls,
         )
-        devices = replace(self._options.devices, consoles=self._consoles.backings())
+        self._devices = replace(options.devices, consoles=self._consoles.backings())
+
+    def run(self) -> Ending:
+        """Run the VM to its end. Raises the error that kept it from its beginning."""
+        with self._signals_kept():
+            if self._is_first_to_begin:
+                try:
+                    self._create_socket()
+                    self._begin()
+                except BaseException:
+                    self._release()
+                    raise
+            return asyncio.run(self._run())
+
+    @property
+    def _is_first_to_begin(self) -> bool:
+        """Return whether the VM begins before the event loop: none of its consoles reads."""
+        is_awaited = isinstance(self._options.origin, ArrivingVm)
+        return not is_awaited and not self._options.takes_input
+
+    async def _run(self) -> Ending:
+        self._calls.attach()
         self._handle_signals()
         try:
-            await self._serve(devices)
+            self._create_socket()
+            self._serve()
             self._consoles.start()
-            self._assembly = MachineAssembly(
-                replace(self._options, devices=devices),
-                {Pl011.KIND: self._consoles.uart, Pl061.KIND: self._gpio},
-                self._report_disk_error,
-                self._announce,
-            )
-            self._vm.ends_at_reset = self._options.no_reboot
-            self._vm.prepare_start = self._assembly.prepare_start(self._options.origin)
             self._begin()
             return self._with_guest_status(await self._vm.ended)
         finally:
             await self._take_apart()
+
+    def _begin(self) -> None:
+        """Make the VM and let it run, unless that was done."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        self._assembly = MachineAssembly(
+            replace(self._options, devices=self._devices),
+            {Pl011.KIND: self._consoles.uart, Pl061.KIND: self._gpio},
+            self._report_disk_error,
+            self._announce,
+        )
+        self._vm.ends_at_reset = self._options.no_reboot
+        self._vm.prepare_start = self._assembly.prepare_start(self._options.origin)
+        self._begin_as_asked()
 
     def _with_guest_status(self, ending: Ending) -> Ending:
         """Return the ending with the exit status for what the guest reported of itself."""
@@ -121,15 +164,21 @@ class _VmProcess:
     def _quit(self) -> None:
         self._order_end("Ctrl-A x", Ending(ShutdownReason.QUIT))
 
-    async def _serve(self, devices: VirtioBackings) -> None:
-        if self._options.control is None:
-            return
-        queries = device_queries.DeviceQueries(self._vm, devices, self._consoles.char_devices)
-        self._service = service.VmService(self._vm, lambda: self._incoming, queries, self._emit)
-        await self._service.start(self._options.control)
-        self._announce(f"control socket (QMP): {self._options.control}")
+    def _create_socket(self) -> None:
+        """Create the control socket, unless there is none or it is there."""
+        if self._options.control is not None and self._socket is None:
+            self._socket = control_socket(self._options.control)
+            self._announce(f"control socket (QMP): {self._options.control}")
 
-    def _begin(self) -> None:
+    def _serve(self) -> None:
+        if self._socket is None:
+            return
+        consoles = self._consoles.char_devices
+        queries = device_queries.DeviceQueries(self._vm, self._devices, consoles)
+        self._service = service.VmService(self._vm, lambda: self._incoming, queries, self._emit)
+        self._service.serve(self._socket)
+
+    def _begin_as_asked(self) -> None:
         match self._options.origin:
             case NewVm() as new:
                 self._vm.create(self._assembly.new(new))
@@ -224,13 +273,29 @@ class _VmProcess:
             BlockIoError(error.disk, error.operation, error.no_space, error.reason).to_event(),
         )
         with suppress(RuntimeError):  # the loop is closed: the process ends
-            self._loop.call_soon_threadsafe(self._emit, event)
+            self._calls.call_soon(partial(self._emit, event))
+
+    @contextmanager
+    def _signals_kept(self) -> Iterator[None]:
+        """Have signals end the VM in order once there is an event loop."""
+
+        def keep(number: int, _: object) -> None:
+            self._calls.call_soon(partial(self._end_by_signal, signal.Signals(number)))
+
+        before = {number: signal.signal(number, keep) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
-            ending = Ending(ShutdownReason.SIGNAL, _SIGNAL_STATUS + number)
-            loop.add_signal_handler(number, self._order_end, number.name, ending)
+            loop.add_signal_handler(number, self._end_by_signal, number)
+
+    def _end_by_signal(self, number: signal.Signals) -> None:
+        self._order_end(number.name, Ending(ShutdownReason.SIGNAL, _SIGNAL_STATUS + number))
 
     def _order_end(self, order: str, ending: Ending) -> None:
         try:
@@ -247,6 +312,17 @@ class _VmProcess:
             self._vm.machine.close()
         if self._service is not None:
             await self._service.close()
+            self._socket = None
+        self._release()
+
+    def _release(self) -> None:
+        """Release what needs no event loop for that. Safe to call twice."""
+        if self._vm.machine is not None:
+            self._vm.machine.close()
+        if self._socket is not None:
+            self._socket.socket.close()
+            self._socket.remove()
+            self._socket = None
         self._consoles.close()
 
 

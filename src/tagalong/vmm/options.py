@@ -175,13 +175,18 @@ class RunOptions:
         return NULL if _AT_STDOUT & set(self.virtio_consoles.values()) else STDOUT
 
     @property
+    def takes_input(self) -> bool:
+        """Return whether one of the consoles takes input."""
+        return any(map(takes_input, self._consoles))
+
+    @property
     def clock_to_use(self) -> Clock | None:
         """Return `clock`, or the host's if a console takes input; None is the machine's default.
 
         What is typed arrives at any instruction, so no such run can be repeated. And while a guest
         waits for a key, time that jumps to its next timer would fly, and take a whole core for it.
         """
-        if self.clock is None and any(map(takes_input, self._consoles)):
+        if self.clock is None and self.takes_input:
             return Clock.HOST
         return self.clock
 

@@ -1,10 +1,10 @@
 """The control socket of a VM, and the work that its commands begin."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from tagalong.qmp.messages import Event
 from tagalong.qmp.server import ControlServer
+from tagalong.socket_files import SocketFile
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.device_queries import DeviceQueries
 from tagalong.vmm.incoming import Incoming
@@ -49,9 +49,9 @@ class VmService:
         """Return the books of the last snapshot or dump."""
         return self._saving.record
 
-    async def start(self, path: Path) -> None:
-        """Create the socket and accept clients. Raises UsageError or HostError."""
-        await self._server.start(path)
+    def serve(self, file: SocketFile) -> None:
+        """Accept the clients of the control socket, which is removed at `close`."""
+        self._server.serve(file)
 
     def broadcast(self, event: Event) -> None:
         """Send `event` to every client that has finished negotiation."""

@@ -6,24 +6,28 @@ of their own; their reports arrive through `call_soon_threadsafe`, in order.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tagalong._lazy import module_when_used
 from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.machine import Freezer, Machine, RunState
 from tagalong.qmp.messages import Event
 from tagalong.vmm.handover import FreezePurpose, GatedFreezer, HandoverGate, PrepareStart
+from tagalong.vmm.loop_calls import LoopCalls
 from tagalong.vmm.states import VmState, check_transition
 from tagalong.vmm.watcher import MachineWatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
+    from collections.abc import Callable, Generator
 
     from tagalong.qapi.migration import MigrationInfo
+else:
+    asyncio = module_when_used("asyncio")
 
 _ENDING = "this process was told to end: it takes no VM over"
 _STOPPED_FOR = {
@@ -93,6 +97,38 @@ class _Running:
     watcher: MachineWatcher
 
 
+class VmEnd:
+    """How a VM ended, once it has; to be awaited, which takes an event loop, or asked."""
+
+    def __init__(self) -> None:
+        self._ending: Ending | None = None
+        self._awaiting: list[asyncio.Future[Ending]] = []
+
+    def done(self) -> bool:
+        """Return whether the VM has ended."""
+        return self._ending is not None
+
+    def result(self) -> Ending:
+        """Return how. Raises RunStateError before."""
+        if self._ending is None:
+            raise RunStateError("the VM has not ended")
+        return self._ending
+
+    def set_result(self, ending: Ending) -> None:
+        """End, once; in the event loop's thread."""
+        self._ending = ending
+        for each in self._awaiting:
+            if not each.done():
+                each.set_result(ending)
+
+    def __await__(self) -> Generator[object, None, Ending]:
+        future: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        if self._ending is not None:
+            future.set_result(self._ending)
+        self._awaiting.append(future)
+        return future.__await__()
+
+
 class Vm:
     """The VM behind one control socket; in `inmigrate` until it has a machine.
 
@@ -101,17 +137,18 @@ class Vm:
     called before an order to end is carried out, and declines it by raising RunStateError.
     `prepare_start`: what a reset starts, None if nothing does. A guest's reset ends a VM without
     it, any reset one that `ends_at_reset`. `press_power_button`: None for a VM without that button.
+    `loop`: where its threads report; None: the loop that runs.
     """
 
-    def __init__(self, emit: Callable[[Event], None]) -> None:
+    def __init__(self, emit: Callable[[Event], None], loop: LoopCalls | None = None) -> None:
         self.state = VmState.INMIGRATE
         self.starts_on_arrival = True
         self.before_end: Callable[[], None] = _accept_end
         self.prepare_start: PrepareStart | None = None
         self.ends_at_reset = False
         self.press_power_button: Callable[[], None] | None = None
-        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self._loop = asyncio.get_running_loop()
+        self.ended = VmEnd()
+        self._loop = loop or LoopCalls.of_running_loop()
         self._emit = emit
         self._here: _Running | None = None
         self._before_freeze = VmState.PAUSED
@@ -159,7 +196,9 @@ class Vm:
             on_reset=lambda by_guest: self._call(partial(self._was_reset, by_guest)),
             on_broken=lambda error: self._call(partial(self._broke, error)),
         )
-        self._here = _Running(machine, gate, MachineWatcher(machine, self._machine_ended))
+        self._here = _Running(
+            machine, gate, MachineWatcher(machine, self._machine_ended, self._loop)
+        )
         return self._here
 
     def cont(self) -> None:
@@ -363,4 +402,4 @@ class Vm:
         return self._here
 
     def _call(self, function: Callable[[], None]) -> None:
-        self._loop.call_soon_threadsafe(function)
+        self._loop.call_soon(function)

@@ -1,11 +1,11 @@
 """Notices that a machine ended on its own, and says so in the event loop's thread."""
 
-import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 
 from tagalong.machine import Machine, RunState
+from tagalong.vmm.loop_calls import LoopCalls
 
 _ENDED = {RunState.RESET, RunState.SHUTDOWN, RunState.FAILED}
 
@@ -17,10 +17,12 @@ class MachineWatcher:
     another call does nothing.
     """
 
-    def __init__(self, machine: Machine, on_end: Callable[[RunState], None]) -> None:
+    def __init__(
+        self, machine: Machine, on_end: Callable[[RunState], None], loop: LoopCalls
+    ) -> None:
         self._machine = machine
         self._on_end = on_end
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._waiting = False
 
     def watch(self) -> None:
@@ -32,7 +34,7 @@ class MachineWatcher:
     def _wait(self) -> None:
         self._machine.wait()
         with suppress(RuntimeError):  # the loop is closed: the process ends
-            self._loop.call_soon_threadsafe(self._woke)
+            self._loop.call_soon(self._woke)
 
     def _woke(self) -> None:
         self._waiting = False

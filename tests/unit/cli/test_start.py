@@ -20,6 +20,35 @@ ALL = {
     "tagalong.kvm",
 }
 
+SERVING = {
+    "tagalong.migrate.transport.tls",
+    "tagalong.qapi.settings",
+    "tagalong.qmp.server",
+    "tagalong.snapshot.restorer",
+    "tagalong.vmm.commands",
+    "tagalong.wire.codec",
+}
+UNTIL_IT_RUNS = {"numpy", "asyncio", "ssl", "subprocess", "hashlib", "logging", "json", "capstone"}
+
+IMPORTING = """
+import sys
+import tagalong.cli.app, tagalong.cli.run, tagalong.kvm.machine
+print(*(name for name in sys.argv[1].split() if name in sys.modules))
+"""
+ENTERING = """
+import os, sys
+from tagalong.cli.app import invoke
+from tagalong.kvm.vcpu_fd import VcpuDescriptor
+enter = VcpuDescriptor.enter
+def say_what_is_loaded(vcpu):
+    if vcpu.run.immediate_exit:  # a look at a vCPU, which runs nothing
+        return enter(vcpu)
+    names = [name for name in sys.argv[1].split() if name in sys.modules]
+    os.write(1, " ".join(["entered", *names]).encode())
+    os._exit(0)
+VcpuDescriptor.enter = say_what_is_loaded
+invoke(sys.argv[2:])
+"""
 SCRIPT = """
 import sys
 from tagalong.cli.app import invoke
@@ -70,16 +99,37 @@ def test_commands_that_move_and_save_a_vm_leave_the_work_to_its_process(
 def test_run_of_a_new_vm_without_a_control_socket_loads_no_migrations(tmp_path: Path) -> None:
     kernel, tree = tmp_path / "kernel", tmp_path / "tree"
     kernel.write_bytes(bytes(64))
-    unwanted = {
-        "tagalong.migrate.transport.tls",
-        "tagalong.qapi.settings",
-        "tagalong.qmp.server",
-        "tagalong.snapshot.restorer",
-        "tagalong.vmm.commands",
-        "tagalong.wire.codec",
-        "zstandard",
-    }
     order = ("run", "--machine", "soft", "--kernel", str(kernel), "--dump-dtb", str(tree))
 
-    assert loaded(unwanted, *order) == (0, set())
+    assert loaded({*SERVING, "capstone", "zstandard"}, *order) == (0, set())
     assert tree.stat().st_size > 0
+
+
+def test_run_and_the_kvm_machine_are_loaded_without_numbers_and_without_an_event_loop() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", IMPORTING, " ".join({*SERVING, *UNTIL_IT_RUNS})],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+
+    assert ran.stdout.split() == []
+
+
+@pytest.mark.lab
+def test_a_kernel_on_kvm_is_entered_before_numbers_or_an_event_loop_are_loaded(
+    tmp_path: Path,
+) -> None:
+    kernel, initrd, disk = tmp_path / "kernel", tmp_path / "initrd", tmp_path / "disk"
+    kernel.write_bytes(bytes(64))
+    initrd.write_bytes(bytes(5 << 20))
+    disk.write_bytes(bytes(1 << 20))
+    order = (
+        "run", "--machine", "kvm", "--kernel", str(kernel), "--initrd", str(initrd), "--disk",
+        str(disk), "--control", str(tmp_path / "control"), "--console", "null",
+    )  # fmt: skip
+
+    ran = subprocess.run(
+        [sys.executable, "-c", ENTERING, " ".join({*SERVING, *UNTIL_IT_RUNS}), *order],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert (ran.stdout.split(), ran.returncode) == (["entered"], 0), ran.stderr

@@ -2,13 +2,11 @@
 
 import errno
 import os
-from ctypes import Array, c_uint64
+from ctypes import Array, c_int32, c_uint64
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tagalong.devices import InterruptStatus
 from tagalong.errors import HostError, StateError
@@ -60,7 +58,7 @@ class WordsOnly(KvmGic):
         self._refused = refused
         super().__init__(GicVm(), GIC, mpidrs)
 
-    def ioctl_each(self, request: KvmIoctl, arguments: Array[Any]) -> NDArray[np.int32]:
+    def ioctl_each(self, request: KvmIoctl, arguments: Array[Any]) -> Array[c_int32]:
         for each in arguments:
             word = c_uint64.from_address(each.addr)
             if request is KvmIoctl.KVM_GET_DEVICE_ATTR:
@@ -69,7 +67,7 @@ class WordsOnly(KvmGic):
                 raise IoctlError(request, each, errno.EINVAL)
             else:
                 self._write(each, word.value)
-        return np.zeros(len(arguments), np.int32)
+        return (c_int32 * len(arguments))()
 
     def _write(self, each: kvm_device_attr, value: int) -> None:
         self.written.append((each.group, each.attr, value))

@@ -87,7 +87,7 @@ def test_ioctl_each_makes_them_in_order_until_one_fails() -> None:
     with Descriptor(reader) as pipe:
         results = pipe.ioctl_each(cast("KvmIoctl", termios.FIONREAD), counts)
 
-        assert (results.tolist(), list(counts)) == ([0, 0, 0], [3, 3, 3])
+        assert (list(results), list(counts)) == ([0, 0, 0], [3, 3, 3])
         with pytest.raises(IoctlError, match=r"KVM_GET_ONE_REG\(id=0x5.*ENOTTY") as caught:
             pipe.ioctl_each(KvmIoctl.KVM_GET_ONE_REG, (kvm_one_reg * 2)(kvm_one_reg(id=5)))
     os.close(writer)

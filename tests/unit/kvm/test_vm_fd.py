@@ -55,8 +55,9 @@ class TagsOnly(KvmVm):
             ours[:] = theirs
         return int(end - start)
 
-    def ioctl_each(self, request: KvmIoctl, arguments: Array[Any]) -> NDArray[np.int32]:
-        return np.array([self.ioctl(request, argument) for argument in arguments], np.int32)
+    def ioctl_each(self, request: KvmIoctl, arguments: Array[Any]) -> Array[ctypes.c_int32]:
+        results = [self.ioctl(request, argument) for argument in arguments]
+        return (ctypes.c_int32 * len(arguments))(*results)
 
 
 def runs(*pages: tuple[int, int]) -> NDArray[np.int64]:

@@ -1,13 +1,13 @@
 """Puts a kernel, its initial RAM disk and a device tree into a new machine."""
 
-import hashlib
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tagalong._lazy import module_when_used
 from tagalong.boot.files import BoundedFile, opened, read_bounded
 from tagalong.boot.linux.image import MAX_KERNEL_BYTES, KernelForm, KernelImage, parse_kernel
 from tagalong.boot.linux.placement import MAX_TREE_BYTES, BootPlacement, place
@@ -15,6 +15,13 @@ from tagalong.boot.linux.tree import ChosenNode, device_tree
 from tagalong.errors import GuestImageError
 from tagalong.machine import Machine, MachineDescription, Vcpu, register_ids
 from tagalong.memory import Gpa
+
+if TYPE_CHECKING:
+    import hashlib
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+else:
+    hashlib = module_when_used("hashlib")
 
 COMMAND_LINE_MAX_BYTES: Final = 2047
 """COMMAND_LINE_SIZE of arm64, without the NUL: the kernel cuts off what is behind."""
@@ -71,7 +78,7 @@ def prepared_linux(
         yield partial(_load, plan)
 
 
-def _load(plan: "_Plan", machine: Machine) -> KernelForm:
+def _load(plan: _Plan, machine: Machine) -> KernelForm:
     _require_page_size(machine.vcpus[0], plan.kernel)
     machine.memory.write(plan.placement.kernel, plan.kernel.data)
     _load_initrd(machine, plan)

@@ -4,12 +4,13 @@ The guest sees the first half of a device, its description, which travels with t
 other half: a file, a socket, a program. A destination is given it again, for the same names.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from tagalong.devices.device import DeviceModels
+from tagalong._lazy import module_when_used
 from tagalong.devices.virtio.block import (
     BlockFunction,
     ReportDiskError,
@@ -19,7 +20,6 @@ from tagalong.devices.virtio.block import (
 from tagalong.devices.virtio.console import ConsoleFunction, describe_console
 from tagalong.devices.virtio.described import VirtioConfig, described_at, own_config
 from tagalong.devices.virtio.entropy import EntropyFunction, describe_entropy
-from tagalong.devices.virtio.function import VirtioFunction
 from tagalong.devices.virtio.image import Image
 from tagalong.devices.virtio.link import FrameChannel, NetworkLink, connect_stream, open_tap
 from tagalong.devices.virtio.network import (
@@ -28,11 +28,19 @@ from tagalong.devices.virtio.network import (
     describe_network,
     mac_of,
 )
-from tagalong.devices.virtio.passt import start_passt
 from tagalong.devices.virtio.transport import VirtioMmio
-from tagalong.devices.virtio.work import WorkMaker
 from tagalong.errors import UsageError
-from tagalong.machine import DeviceDescription
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from tagalong.devices.device import DeviceModels
+    from tagalong.devices.virtio import passt
+    from tagalong.devices.virtio.function import VirtioFunction
+    from tagalong.devices.virtio.work import WorkMaker
+    from tagalong.machine import DeviceDescription
+else:
+    passt = module_when_used("tagalong.devices.virtio.passt")
 
 _FIRST_MAC: Final = 0x5254_0012_3456
 
@@ -102,7 +110,7 @@ class VirtioBackings:
             for name in sorted(set(given) - described):
                 yield f"the VM has no {option.what} {name!r}: leave out its {option.name}"
 
-    def _required(self) -> Iterator[tuple[str, Mapping[str, object], "_Option"]]:
+    def _required(self) -> Iterator[tuple[str, Mapping[str, object], _Option]]:
         yield BlockFunction.KIND, self.disks, _DISK
         yield NetworkFunction.KIND, self.networks, _NETWORK
         yield ConsoleFunction.KIND, self.consoles, _CONSOLE
@@ -217,7 +225,7 @@ def _describe_disk(name: str, disk: DiskBacking) -> VirtioConfig:
 def _open_channel(name: str, backing: NetworkBacking) -> FrameChannel:
     match backing.kind:
         case "user":
-            return start_passt(name)
+            return passt.start_passt(name)
         case "unix":
             return connect_stream(Path(backing.target), name)
         case "tap":

@@ -5,23 +5,31 @@ flushes. One queue: the interpreter of this process runs one thread at a time, s
 would add none of the speed for which they exist.
 """
 
+from __future__ import annotations
+
 import errno
-import logging
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
+from tagalong._lazy import module_when_used
 from tagalong.binary.layout import Layout
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import Buffers, Chain, RequestBatch
 from tagalong.devices.virtio.described import VirtioConfig, config_of
-from tagalong.devices.virtio.function import Port
 from tagalong.devices.virtio.image import SECTOR_BYTES, Image
 from tagalong.devices.virtio.ram import RingError
 from tagalong.errors import UsageError
-from tagalong.machine import DeviceDescription
+
+if TYPE_CHECKING:
+    import logging
+
+    from tagalong.devices.virtio.chain import Buffers, Chain, RequestBatch
+    from tagalong.devices.virtio.function import Port
+    from tagalong.machine import DeviceDescription
+else:
+    logging = module_when_used("logging")
 
 QUEUE_SIZE: Final = 256
 SERIAL_BYTES: Final = 20

@@ -6,20 +6,28 @@ secret may depend on those. Where the stream is goes with the machine's state, s
 does not change the run; a machine that uses the host's ignores it.
 """
 
-import hashlib
+from __future__ import annotations
+
 import os
 import struct
-from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
+from tagalong._lazy import module_when_used
 from tagalong.binary.layout import Layout
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import Chain, RequestBatch
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.function import Port, WithoutHostSide
 from tagalong.devices.virtio.ram import RingError
 from tagalong.errors import UsageError
-from tagalong.machine import DeviceDescription
+
+if TYPE_CHECKING:
+    import hashlib
+    from collections.abc import Sequence
+
+    from tagalong.devices.virtio.chain import Chain, RequestBatch
+    from tagalong.machine import DeviceDescription
+else:
+    hashlib = module_when_used("hashlib")
 
 _QUEUE_SIZE: Final = 8
 _MAX_BYTES: Final = 4096

@@ -5,21 +5,29 @@ migration is at another port of its network: the card asks the driver to announc
 (VIRTIO_NET_F_GUEST_ANNOUNCE), and announces its address itself, for drivers that cannot.
 """
 
-import logging
-import struct
-from collections.abc import Sequence
-from enum import IntFlag
-from typing import ClassVar, Final
+from __future__ import annotations
 
+import struct
+from enum import IntFlag
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from tagalong._lazy import module_when_used
 from tagalong.devices.virtio.abi import DeviceId
-from tagalong.devices.virtio.chain import Chain, RequestBatch
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.frames import ROW_BYTES, gather, length_of_first, row_of, scatter
-from tagalong.devices.virtio.function import Port
-from tagalong.devices.virtio.link import NetworkLink
 from tagalong.devices.virtio.ram import RingError
 from tagalong.errors import UsageError
-from tagalong.machine import DeviceDescription
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Sequence
+
+    from tagalong.devices.virtio.chain import Chain, RequestBatch
+    from tagalong.devices.virtio.function import Port
+    from tagalong.devices.virtio.link import NetworkLink
+    from tagalong.machine import DeviceDescription
+else:
+    logging = module_when_used("logging")
 
 MAC_BYTES: Final = 6
 

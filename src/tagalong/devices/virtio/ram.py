@@ -32,8 +32,8 @@ class GuestRam:
 
     def __init__(self, memory: GuestMemory) -> None:
         self._regions = memory.regions
-        self._planes = [region.raw_data for region in self._regions]
-        self._addresses = [plane.ctypes.data for plane in self._planes]
+        self._planes = [region.raw_buffer for region in self._regions]
+        self._addresses = [address_of(plane) for plane in self._planes]
         self._ranges = (RamRange * len(self._regions))(
             *(
                 RamRange(region.gpa, region.size_bytes, address)

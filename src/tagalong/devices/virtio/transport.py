@@ -5,13 +5,14 @@ A driver that breaks a rule stops the device: DEVICE_NEEDS_RESET and a configura
 (section 2.1.2), whatever it did, and nothing more happens until it resets the device.
 """
 
-import logging
-import threading
-from collections.abc import Callable, Sequence
+from __future__ import annotations
 
+import threading
+from typing import TYPE_CHECKING
+
+from tagalong._lazy import module_when_used
 from tagalong.devices.device import ANY_WIDTH, Doorbell, Window
 from tagalong.devices.interrupt_status import InterruptStatus
-from tagalong.devices.irq import IrqLine
 from tagalong.devices.virtio.abi import (
     CONFIG_OFFSET,
     MAGIC,
@@ -22,16 +23,24 @@ from tagalong.devices.virtio.abi import (
     Status,
     VirtioFeature,
 )
-from tagalong.devices.virtio.chain import RequestBatch
-from tagalong.devices.virtio.described import VirtioConfig
-from tagalong.devices.virtio.function import Fill, VirtioFunction
 from tagalong.devices.virtio.queue import QueueRegisters, Virtqueue
 from tagalong.devices.virtio.ram import GuestRam, RingError
 from tagalong.devices.virtio.saved import SavedTransport
-from tagalong.devices.virtio.work import Fail, WorkMaker
 from tagalong.errors import StateError
-from tagalong.machine import DeviceDescription
-from tagalong.memory import GuestMemory
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable, Sequence
+
+    from tagalong.devices.irq import IrqLine
+    from tagalong.devices.virtio.chain import RequestBatch
+    from tagalong.devices.virtio.described import VirtioConfig
+    from tagalong.devices.virtio.function import Fill, VirtioFunction
+    from tagalong.devices.virtio.work import Fail, WorkMaker
+    from tagalong.machine import DeviceDescription
+    from tagalong.memory import GuestMemory
+else:
+    logging = module_when_used("logging")
 
 _WORD = 4
 _MASK = (1 << 32) - 1

@@ -1,0 +1,65 @@
+"""Calls to a loop that is not there yet, and a VM that begins before it."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tagalong.vmm.loop_calls import LoopCalls
+
+TOLD_TO_END_WHILE_IT_BEGINS = """
+import os, signal, sys
+from tagalong.vmm.launch import run_vm
+from tagalong.vmm.options import NewVm, RunOptions
+
+def announce(message):
+    said.append(message)
+    if message.startswith("access:"):  # the machine is just made
+        assert "asyncio" not in sys.modules
+        os.kill(os.getpid(), signal.SIGTERM)
+
+said = []
+before = signal.getsignal(signal.SIGTERM)
+status = run_vm(RunOptions(NewVm("churn"), machine="soft", console="null"), announce)
+print(status, signal.getsignal(signal.SIGTERM) is before)
+"""
+
+
+def test_what_is_called_before_there_is_a_loop_is_called_in_order_once_there_is_one() -> None:
+    calls, called = LoopCalls(), list[str]()
+    calls.call_soon(lambda: called.append("early"))
+    thread = threading.Thread(target=calls.call_soon, args=(lambda: called.append("elsewhere"),))
+    thread.start()
+    thread.join()
+    before = list(called)
+
+    async def loop() -> None:
+        calls.attach()
+        calls.call_soon(lambda: called.append("late"))
+        while len(called) < 3:
+            await asyncio.sleep(0)
+
+    asyncio.run(loop())
+
+    assert (before, called) == ([], ["early", "elsewhere", "late"])
+
+
+def test_a_call_to_a_closed_loop_raises() -> None:
+    async def loop() -> LoopCalls:
+        return LoopCalls.of_running_loop()
+
+    calls = asyncio.run(loop())
+
+    with pytest.raises(RuntimeError, match="closed"):
+        calls.call_soon(lambda: None)
+
+
+def test_a_vm_that_is_told_to_end_before_there_is_a_loop_ends_in_order() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", TOLD_TO_END_WHILE_IT_BEGINS],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert (ran.stdout, ran.returncode) == ("143 True\n", 0), ran.stderr
