@@ -1,14 +1,16 @@
 """What can happen to a migration beside QEMU, on real QEMUs: run inside the lab, one boot for all.
 
-    tagalong lab run --with-vmm --ram 4G -- python3 -m tests.support.beside_trials [NAME...]
+    tagalong lab run --with-vmm --ram 4G -- \
+        python3 -m tests.support.beside_trials [--seconds N] [NAME...]
 
 One Linux guest, whose tagkeeper must never find a granule wrong, goes through all of them: it is
 where each of them leaves it, and moves on from there. NAME is that of a trial, or FAULT@STAGE of
 tests/support/beside_faults.py; `short` stands for those that `make test` runs, `modes` for what
 QEMU can be told to do, `faults` for the whole table of faults. Prints a line per trial; status 1 if
-one failed.
+one failed. After N seconds no further trial begins, and a last line names those that are left.
 """
 
+import argparse
 import asyncio
 import sys
 import tempfile
@@ -227,24 +229,37 @@ def chosen(words: list[str]) -> dict[str, Trial]:
     return {name: known[name] for name in names}
 
 
-async def run_all(trials: dict[str, Trial]) -> int:
+async def run_all(trials: dict[str, Trial], seconds: float) -> int:
+    until_s, left = time.monotonic() + seconds, list(trials)
     with tempfile.TemporaryDirectory(prefix="beside-") as folder:
         scene = Scene(Path(folder))
         try:
             await scene.require_alive(scene.here)
             for name, trial in trials.items():
                 began = time.monotonic()
+                if began > until_s:
+                    print(f"left {' '.join(left)}", flush=True)
+                    break
                 try:
                     await trial(scene)
                 except (AssertionError, TagalongError, OSError) as error:
                     notes = "\n".join(getattr(error, "__notes__", ()))
                     print(f"FAILED {name}: {error!r} {notes}\n{scene.last_words}", flush=True)
                     return 1  # the guest may be anywhere
+                left.remove(name)
                 print(f"passed {name} ({time.monotonic() - began:.1f} s)", flush=True)
         finally:
             scene.close()
     return 0
 
 
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    options = parser.parse_args()
+    return asyncio.run(run_all(chosen(options.names), options.seconds))
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(run_all(chosen(sys.argv[1:]))))
+    sys.exit(main())
