@@ -1,7 +1,7 @@
 """Drives the VMM's migration, around that of its guest's tags.
 
     begin       the destination is ready for tags: the VMM starts to copy
-    let_switch_over    most tags are there: the VMM may stop its guest, as soon as it is ready
+    let_switch_over    most tags are there: the VMM may go on, and stop its guest in time (pace.py)
     pre-switchover     the VMM has stopped it and waits: the last tags are sent
     hand_over   all tags are there: the VMM goes on, and ends its migration
     thaw        anything failed: the VMM's migration is cancelled, its guest runs on
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from tagalong.beside.monitor import ACTIVE, VmmMigration, VmmMonitor
-from tagalong.beside.switchover import WatchedDeparture, require_no_postcopy
+from tagalong.beside.pace import NOT_YET_MS, Pace
+from tagalong.beside.switchover import NO_ROUND_S, WatchedDeparture, require_no_postcopy
 from tagalong.beside.vmm_settings import (
     DOWNTIME_LIMIT,
     EVENTS,
@@ -33,27 +34,10 @@ from tagalong.beside.vmm_settings import (
 from tagalong.errors import CommandError, ConvergenceError, MigrationError, TagalongError
 from tagalong.progress import CancelToken
 
-# Until most tags have arrived, the VMM is to copy on. It switches over without another look at its
-# dirty log if the limit is 0, and all that it knew of is sent. A guest that changes less than is
-# copied in this time is stopped all the same: then more tags are left for the last round.
-_NOT_YET_MS: Final = 1
-
-# While tags of so much RAM are due, the VMM copies slowly: else it could be done before they are,
-# and its guest, which stops then, would wait for them. It makes pages due a GiB at a time.
-_MANY_DUE_BYTES: Final = 16 << 20
-_SLOWLY_BYTES_PER_S: Final = 1 << 20
-
-# The VMM looks at its dirty log at the start and after each pass. After the first pass no page's
-# tags are due for the first time. The second is over what the guest changed meanwhile; after it
-# little is left for the time in which the guest is stopped, of tags as of data.
-_SYNCS_BEFORE_SWITCHOVER: Final = 3
-_ROUNDS_BEFORE_SWITCHOVER: Final = 2
-
 # A VMM that moves no byte and changes no status for so long is stuck, or its destination is.
 STALLED_S: Final = 60.0
 
 _WAIT_S: Final = 0.05
-_LAST_ROUNDS_EVERY_S: Final = 0.05
 
 # To these the VMM's stream is a conversation, in which the destination confirms its end.
 _WITH_RETURN_PATH = ("tcp:", "unix:", "vsock:")
@@ -112,8 +96,8 @@ class DrivenDeparture(WatchedDeparture):
         super().__init__(monitor, cancel)
         self.is_unsettled = False
         self._drive = drive
-        self._has_begun = self._is_slow = False
-        self._last_rounds = 0  # since the VMM may be near its end
+        self._has_begun = False
+        self._pace = Pace(monitor, None, drive.max_downtime_ms)
         self._has_continued, self._continued_at = False, 0.0
         self._refusal: TagalongError | None = None
         self._before = VmmSettings()
@@ -136,9 +120,11 @@ class DrivenDeparture(WatchedDeparture):
             before, monitor.parameters(PARAMETERS)
         )
         self._drive.settings.write(self._before)
+        full = self._before.parameters.get(MAX_BANDWIDTH)
+        self._pace = Pace(monitor, full, self._drive.max_downtime_ms)
         try:
-            VmmSettings(wanted, {DOWNTIME_LIMIT: _NOT_YET_MS}).apply(monitor)
-            self._go_slowly(True)
+            VmmSettings(wanted, {DOWNTIME_LIMIT: NOT_YET_MS}).apply(monitor)
+            self._pace.begin()
             monitor.ask("migrate", {"uri": self._drive.uri})
         except CommandError as error:
             self._restore()
@@ -153,9 +139,11 @@ class DrivenDeparture(WatchedDeparture):
         return {name: True for name in names if name in capabilities}
 
     @property
-    def round_every_s(self) -> float:
-        """As WatchedDeparture: near the end often, so that little is left for the last round."""
-        return _LAST_ROUNDS_EVERY_S if self.is_near_end else super().round_every_s
+    def next_round_s(self) -> float:
+        """As WatchedDeparture: so that none is under way when the guest stops."""
+        pace_s = self._pace.next_round_s
+        is_at_end = self.is_near_end and self._monitor.news.has_stopped
+        return max(pace_s, NO_ROUND_S) if is_at_end else pace_s
 
     @property
     def waits_for_tags(self) -> bool:
@@ -164,39 +152,25 @@ class DrivenDeparture(WatchedDeparture):
 
     @property
     def is_near_end(self) -> bool:
-        """As VmmDeparture: once the VMM is at its last pass."""
-        return self._last_rounds > 0
+        """As VmmDeparture: once the VMM's first pass is over."""
+        return self._pace.is_near_end
 
     def note_due(self, ram_bytes: int) -> None:
         """As VmmDeparture: the VMM waits for the tags of what it has begun to copy."""
-        if ram_bytes > _MANY_DUE_BYTES:
-            self._go_slowly(True)
-
-    def _go_slowly(self, is_slow: bool) -> None:
-        full = self._before.parameters.get(MAX_BANDWIDTH)
-        if full is not None and is_slow is not self._is_slow:
-            self._is_slow = is_slow
-            rate = min(full or _SLOWLY_BYTES_PER_S, _SLOWLY_BYTES_PER_S) if is_slow else full
-            self._monitor.ask("migrate-set-parameters", {MAX_BANDWIDTH: rate})
+        self._pace.note_due(ram_bytes)
 
     def let_switch_over(self) -> None:
         """Let the VMM copy on, and stop its guest when its own rest is small enough."""
-        self._go_slowly(False)
-        if self.is_ready_for_switchover or self._status.dirty_syncs < _SYNCS_BEFORE_SWITCHOVER:
-            return
-        # The first protecting harvest takes all since the VMM's CLEAR: that is sent first, too.
-        if self._last_rounds < _ROUNDS_BEFORE_SWITCHOVER:
-            self._last_rounds += 1
-            return
-        limit = {DOWNTIME_LIMIT: self._drive.max_downtime_ms}
-        self._monitor.ask("migrate-set-parameters", limit)
-        super().let_switch_over()
+        self._pace.note_round()
 
     def check(self) -> None:
         """As VmmDeparture. Raises MigrationError, too, if the VMM makes no progress."""
         super().check()
         if self.stopped_at is None:
             self._stall.note(self._status)
+            if self._status.status == "active":
+                syncs = max(self._status.dirty_syncs, self._monitor.news.dirty_syncs)
+                self._pace.note_syncs(syncs)
         self.check_time()
 
     def check_time(self) -> None:

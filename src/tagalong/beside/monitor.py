@@ -63,13 +63,14 @@ _STOPS: Final = {"STOP": True, "RESUME": False}
 class MigrationNews:
     """What the VMM's events say of its migration, as they come; for one waiting thread.
 
-    `status` is the last one that an event told of since `begin`, None if none has. QEMU sends
-    MIGRATION with the capability `events` only. `has_stopped`: whether the guest has, and was not
-    continued.
+    `status` is the last one that an event told of since `begin`, None if none has; `dirty_syncs`:
+    how often the VMM had looked at its dirty log by then. QEMU tells both with the capability
+    `events` only. `has_stopped`: whether the guest has, and was not continued.
     """
 
     def __init__(self) -> None:
         self.status: str | None = None
+        self.dirty_syncs = 0
         self.has_stopped = False
         self._began_s: dict[str, float] = {}
         self._changed = threading.Condition()
@@ -80,13 +81,17 @@ class MigrationNews:
         """Forget what was told of earlier migrations."""
         with self._changed:
             self.status = None
+            self.dirty_syncs = 0
             self.has_stopped = False
             self._began_s.clear()
 
     def note(self, event: VmEvent) -> None:
         """Take in an event. From the event loop's thread."""
         status = event.data.get("status") if event.name == "MIGRATION" else None
+        syncs = event.data.get("pass") if event.name == "MIGRATION_PASS" else None
         with self._changed:
+            if isinstance(syncs, int):
+                self.dirty_syncs = syncs
             if isinstance(status, str):
                 self.status = status
                 self._began_s.setdefault(status, event.time_s)

@@ -33,8 +33,9 @@ from tagalong.progress import CancelToken
 LOOK_AGAIN_S: Final = 0.01
 _LOOK_ALTHOUGH_TOLD_S: Final = 0.2
 _ROUND_EVERY_S: Final = 0.2
-# From the guest's stop to the VMM's switch-over; longer, it was stopped for another reason.
-_NO_ROUND_S: Final = 2.0
+NO_ROUND_S: Final = 2.0
+"""From the guest's stop to the VMM's switch-over; longer, it was stopped for another reason."""
+
 # A VMM that ends closes its monitor first.
 _END_AFTER_MONITOR_S: Final = 2.0
 
@@ -106,11 +107,6 @@ class WatchedDeparture:
         """As VmmDeparture: how long the guest is stopped is up to who drives the VMM."""
 
     @property
-    def is_about_to_end(self) -> bool:
-        """Return whether the guest has stopped, and the VMM may switch over now."""
-        return self.is_ready_for_switchover and self._monitor.news.has_stopped
-
-    @property
     def waits_for_tags(self) -> bool:
         """Return whether the VMM hands nothing over before all tags are there."""
         return False
@@ -147,9 +143,11 @@ class WatchedDeparture:
     # --- the end ---
 
     @property
-    def round_every_s(self) -> float:
-        """Return how long to wait between two rounds."""
-        return _ROUND_EVERY_S
+    def next_round_s(self) -> float:
+        """Return how long after the last round the next one is to begin."""
+        # A round that begins when the guest has stopped would only delay the end.
+        is_at_end = self.is_ready_for_switchover and self._monitor.news.has_stopped
+        return NO_ROUND_S if is_at_end else _ROUND_EVERY_S
 
     def let_switch_over(self) -> None:
         """Note that most tags have arrived."""
@@ -242,10 +240,7 @@ class BesideSteering(Steering):
         began = time.monotonic()
         while not self._departure.is_final:
             self._departure.check()
-            # A round that begins now would only delay the end.
-            is_near = self._departure.is_about_to_end
-            wait_s = _NO_ROUND_S if is_near else self._departure.round_every_s
-            left_s = began + wait_s - time.monotonic()
+            left_s = began + self._departure.next_round_s - time.monotonic()
             if left_s < 0:
                 return False
             self._departure.wait_for_news(left_s)

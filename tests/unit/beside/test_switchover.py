@@ -54,21 +54,43 @@ def test_driven_vmm_waits_before_it_switches_over(monitor: ScriptedMonitor) -> N
     assert monitor.values_of("max-bandwidth") == [SLOWLY]
 
 
-def test_driven_vmm_may_switch_over_once_most_tags_are_there(monitor: ScriptedMonitor) -> None:
+def test_driven_vmm_copies_at_full_speed_once_most_tags_are_there(
+    monitor: ScriptedMonitor,
+) -> None:
     departure = driven(monitor)
     departure.begin()
+    stop = threading.Timer(0.1, stop_at_switchover, (monitor,))
+    stop.start()
 
-    assert not BesideSteering(departure).begin_switchover()
-    assert not BesideSteering(departure).begin_switchover()
+    assert BesideSteering(departure).begin_switchover()
 
-    assert monitor.values_of("downtime-limit") == [1]  # its second pass is not over
+    assert monitor.values_of("downtime-limit") == [1]
     assert monitor.values_of("max-bandwidth") == [SLOWLY, FULL]
 
-    monitor.status = VmmMigration("active", dirty_syncs=3)
-    for _ in range(4):  # it looks, it has two more rounds, it may
-        assert not BesideSteering(departure).begin_switchover()
 
-    assert monitor.values_of("downtime-limit") == [1, 10_000]
+def test_end_of_the_first_pass_begins_a_round_at_once(monitor: ScriptedMonitor) -> None:
+    departure = driven(monitor)
+    departure.begin()
+    passed = VmEvent("MIGRATION_PASS", 1.0, {"pass": 2})
+    threading.Timer(0.1, monitor.news.note, (passed,)).start()
+    assert not departure.is_near_end
+
+    assert not BesideSteering(departure).begin_switchover()
+
+    assert departure.is_near_end
+    assert departure.next_round_s == 0.0
+    assert monitor.values_of("max-bandwidth") == [SLOWLY, FULL, SLOWLY]
+
+
+def test_no_round_of_a_driven_guest_begins_once_it_has_stopped(monitor: ScriptedMonitor) -> None:
+    departure = driven(monitor)
+    departure.begin()
+    monitor.status = VmmMigration("active", dirty_syncs=2)
+    departure.check()
+
+    monitor.news.note(VmEvent("STOP", 1.0))
+
+    assert departure.next_round_s == 2.0
 
 
 def test_no_round_begins_once_the_guest_has_stopped(monitor: ScriptedMonitor) -> None:

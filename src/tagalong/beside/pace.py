@@ -1,0 +1,125 @@
+"""How fast a VMM copies while we drive it, and when it may stop its guest: with few tags left.
+
+    COPYING   its first pass; slow while the tags of much RAM are due
+    CATCHING  that is over: slow, while rounds of tags catch up with the guest
+    STOPPING  at full speed, and no round begins: one under way when the guest stops would add to
+              the downtime
+    URGENT    the guest changes too much to be stopped like that: it may be stopped for as long as
+              the operator allows, and rounds keep few tags due
+
+A VMM stops its guest by itself once it needs less than `downtime-limit` for what is left: at the
+limit of the first three phases that is a guest whose changes it copies in 1 ms. Its passes after
+the first can be so short that no round of tags comes in between; slowed down, they cannot.
+"""
+
+from enum import Enum, auto
+from typing import Final
+
+from tagalong.beside.monitor import VmmMonitor
+from tagalong.beside.vmm_settings import DOWNTIME_LIMIT, MAX_BANDWIDTH
+
+NOT_YET_MS: Final = 1
+"""The `downtime-limit` of a VMM that is to copy on. At 0 it would stop its guest without another
+look at its dirty log, as soon as all that it knows of is sent."""
+
+# While tags of so much RAM are due, the VMM copies slowly: else it could be done before they are,
+# and its guest, which stops then, would wait for them. It makes pages due a GiB at a time.
+_MANY_DUE_BYTES: Final = 16 << 20
+_SLOWLY_BYTES_PER_S: Final = 1 << 20
+
+# The VMM looks at its dirty log at the start and after each pass.
+_SYNCS_AFTER_FIRST_PASS: Final = 2
+
+# Rounds have caught up when a harvest takes so little, or not much less than the one before. The
+# first takes all that the guest has changed since the VMM's CLEAR: that one is sent in any case.
+_LITTLE_DUE_BYTES: Final = 256 << 10
+_MUCH_LESS: Final = 0.7
+_LEAST_ROUNDS: Final = 2
+
+_COPYING_EVERY_S: Final = 1.0
+_SLOW_EVERY_S: Final = 0.2
+_QUIET_S: Final = 0.5
+_URGENT_EVERY_S: Final = 0.05
+
+
+class _Phase(Enum):
+    COPYING = auto()
+    CATCHING = auto()
+    STOPPING = auto()
+    URGENT = auto()
+
+
+class Pace:
+    """The pace of one migration; used by its thread. Methods raise as VmmMonitor's.
+
+    `full`: the VMM's own `max-bandwidth`, None if it has none. `limit_ms`: the downtime that the
+    operator allows.
+    """
+
+    def __init__(self, monitor: VmmMonitor, full: int | None, limit_ms: int) -> None:
+        self._monitor = monitor
+        self._full = full
+        self._limit_ms = limit_ms
+        self._phase = _Phase.COPYING
+        self._is_slow = False
+        self._due_bytes = self._due_before = 0
+        self._rounds = 0  # since the VMM's first pass
+
+    def begin(self) -> None:
+        """Slow the VMM down: no tags were sent yet."""
+        self._go_slowly(True)
+
+    @property
+    def is_near_end(self) -> bool:
+        """Return whether the VMM's first pass is over."""
+        return self._phase is not _Phase.COPYING
+
+    @property
+    def next_round_s(self) -> float:
+        """Return how long after the last round the next one is to begin."""
+        if self._phase is _Phase.COPYING:
+            # At full speed rarely: the end of the first pass is not to find a round under way.
+            return _SLOW_EVERY_S if self._is_slow else _COPYING_EVERY_S
+        waits = {_Phase.STOPPING: _QUIET_S, _Phase.URGENT: _URGENT_EVERY_S}
+        return waits.get(self._phase, 0.0)
+
+    def note_syncs(self, count: int) -> None:
+        """Note how often the VMM has looked at its dirty log."""
+        if self._phase is _Phase.COPYING and count >= _SYNCS_AFTER_FIRST_PASS:
+            self._phase = _Phase.CATCHING
+            self._go_slowly(True)
+
+    def note_due(self, ram_bytes: int) -> None:
+        """Note that the tags of so much guest RAM are to be sent now."""
+        self._due_before, self._due_bytes = self._due_bytes, ram_bytes
+        if ram_bytes > _MANY_DUE_BYTES:
+            self._go_slowly(True)
+
+    def note_round(self) -> None:
+        """Note that a round was sent, and that the guest could be stopped for what is left."""
+        if self._phase is _Phase.COPYING:
+            self._go_slowly(False)
+        elif self._phase is _Phase.CATCHING:
+            self._rounds += 1
+            if self._has_caught_up:
+                self._phase = _Phase.STOPPING
+                self._go_slowly(False)
+        else:
+            self._go_slowly(False)
+            if self._phase is _Phase.STOPPING:
+                self._phase = _Phase.URGENT
+                self._monitor.ask("migrate-set-parameters", {DOWNTIME_LIMIT: self._limit_ms})
+
+    @property
+    def _has_caught_up(self) -> bool:
+        is_little = self._due_bytes <= _LITTLE_DUE_BYTES
+        is_much_less = self._due_bytes < self._due_before * _MUCH_LESS
+        return self._rounds >= _LEAST_ROUNDS and (is_little or not is_much_less)
+
+    def _go_slowly(self, is_slow: bool) -> None:
+        if self._full is None or is_slow is self._is_slow:
+            return
+        self._is_slow = is_slow
+        full = self._full
+        rate = min(full or _SLOWLY_BYTES_PER_S, _SLOWLY_BYTES_PER_S) if is_slow else full
+        self._monitor.ask("migrate-set-parameters", {MAX_BANDWIDTH: rate})
