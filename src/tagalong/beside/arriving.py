@@ -9,7 +9,7 @@ from tagalong.beside.guest import BesideGuest
 from tagalong.beside.link import LibraryLink
 from tagalong.errors import MachineMismatchError, MigrationError
 from tagalong.machine import MachineDescription
-from tagalong.memory import PageBitmap
+from tagalong.memory import PageBitmap, page_runs
 
 
 class ArrivingGuest(BesideGuest):
@@ -54,8 +54,9 @@ class ArrivingGuest(BesideGuest):
             raise MigrationError("tags that are in place are compared, never written")
         slot = self._slots[region]
         count = self.memory.regions[region].page_count
-        touched = self._touched.get(slot.gpa) or PageBitmap(count)
-        self._touched[slot.gpa] = touched | PageBitmap.from_pages(count, pages)
+        if slot.gpa not in self._touched:
+            self._touched[slot.gpa] = PageBitmap(count)
+        self._touched[slot.gpa].set_runs(page_runs(pages))
         super().write_page_tags(region, pages, packed)
 
     def populated_pages(self) -> list[PageBitmap]:
