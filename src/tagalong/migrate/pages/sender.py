@@ -361,7 +361,9 @@ class _Batch:
 
 def batches(bitmap: PageBitmap, most: Callable[[], int]) -> Iterator[Pages]:
     """Yield the numbers of a bitmap's pages in order, at most `most()` at a time."""
-    for start in range(0, bitmap.words.size, _WINDOW_WORDS):
+    starts = np.arange(0, bitmap.words.size, _WINDOW_WORDS)
+    has_pages = np.logical_or.reduceat(bitmap.words != 0, starts) if starts.size else starts
+    for start in starts[has_pages].tolist():
         first = start * _WORD_BITS
         count = min(_WINDOW_WORDS * _WORD_BITS, bitmap.page_count - first)
         window = PageBitmap(count, bitmap.words[start : start + _WINDOW_WORDS])
