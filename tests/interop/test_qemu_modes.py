@@ -23,6 +23,7 @@ from tagalong.control.migration import await_migration, migrate_vm, start_migrat
 from tagalong.qapi.migration import MigrationRequest
 from tagalong.qapi.reports import MigrationResult
 from tagalong.qapi.settings import MigrationSettings
+from tests.support.certificates import Authority
 from tests.support.fake_tag_server import GPA, PAGE, FakeLibrary
 
 WAIT_S = 120.0
@@ -36,14 +37,20 @@ def until(is_true: Callable[[], bool], what: str) -> None:
 
 
 class Host:
-    """A QEMU under tagalong beside; `library` answers in place of the one that is preloaded."""
+    """A QEMU under tagalong beside; `library` answers in place of the one that is preloaded.
 
-    def __init__(self, stack: ExitStack, folder: Path, name: str, *options: str) -> None:
+    `tls`: the certificates with which it awaits tags.
+    """
+
+    def __init__(
+        self, stack: ExitStack, folder: Path, name: str, *options: str, tls: Path | None = None
+    ) -> None:
         self.control = folder / f"{name}.sock"
         self.own = folder / f"{name}.own"
         self.tags_uri = f"unix:{folder}/{name}.tags"
         is_awaiting = "-incoming" in options
         awaits = ["--incoming", self.tags_uri] if is_awaiting else []
+        awaits += ["--tls-dir", str(tls)] if tls else []
         # No -accel: QEMU takes TCG by itself on a host that is not arm64.
         qemu = [
             *find_qemu(), "-M", "virt,gic-version=3,aux-ram-share=on,memory-backend=m",
@@ -121,25 +128,32 @@ def test_qemu_that_is_updated_in_place_sends_no_tags(stack: ExitStack, tmp_path:
 # --- QEMU's own stream ---
 
 
-async def set_up_streams(own: Path, folder: Path, endpoint: str) -> None:
-    user = {} if endpoint == "server" else {"username": "qemu"}
-    psk = {"qom-type": "tls-creds-psk", "id": "tls", "dir": str(folder), "endpoint": endpoint}
-    wanted = {"tls-creds": "tls", "multifd-channels": 2, "multifd-compression": "zlib"}
+NAME = "destination.example"
+
+
+async def set_up_streams(own: Path, tls: Path, endpoint: str) -> None:
+    """Switch on all that QEMU can do for its own stream, with the certificates of ours."""
+    credentials = {"qom-type": "tls-creds-x509", "id": "tls", "dir": str(tls)}
+    wanted = {
+        "tls-creds": "tls", "tls-hostname": NAME, "multifd-channels": 2,
+        "multifd-compression": "zlib",
+    }  # fmt: skip
     multifd = [{"capability": "multifd", "state": True}]
     async with connect(own) as qemu:
-        await qemu.execute("object-add", {**psk, **user})
+        await qemu.execute("object-add", {**credentials, "endpoint": endpoint})
         await qemu.execute("migrate-set-parameters", wanted)
         await qemu.execute("migrate-set-capabilities", {"capabilities": multifd})
-        if endpoint == "server":
-            await qemu.execute("migrate-incoming", {"uri": f"unix:{folder}/main"})
 
 
-async def drive(here: Host, there: Host, folder: Path) -> tuple[MigrationResult, str, object]:
+async def drive(here: Host, there: Host, tls: Path) -> tuple[MigrationResult, str, object]:
     """Migrate; return the report, how the guest there is, and what QEMU here says."""
-    await set_up_streams(there.own, folder, "server")
-    await set_up_streams(here.own, folder, "client")
-    settings = MigrationSettings(downtime_limit=60_000)
-    request = MigrationRequest(there.tags_uri, settings=settings, vmm_uri=f"unix:{folder}/main")
+    vmm_uri = f"{there.tags_uri}.ram"
+    await set_up_streams(there.own, tls, "server")
+    await set_up_streams(here.own, tls, "client")
+    async with connect(there.own) as qemu:
+        await qemu.execute("migrate-incoming", {"uri": vmm_uri})
+    settings = MigrationSettings(downtime_limit=60_000, tls_creds=str(tls), tls_hostname=NAME)
+    request = MigrationRequest(there.tags_uri, settings=settings, vmm_uri=vmm_uri)
     result = await migrate_vm(here.control, request, lambda _: None)
     async with connect(here.own) as own, connect(there.control) as client:
         while (state := await client.run_state()) == "inmigrate":
@@ -150,13 +164,14 @@ async def drive(here: Host, there: Host, folder: Path) -> tuple[MigrationResult,
 def test_qemu_with_compressed_multifd_over_tls_moves_with_its_tags_and_stays_paused_with_s(
     stack: ExitStack, tmp_path: Path
 ) -> None:
-    (tmp_path / "keys.psk").write_text(f"qemu:{'5a' * 32}\n")
+    """One folder of certificates serves both: its names are those that QEMU has for them."""
+    tls = Authority(tmp_path / "tls", host=NAME).folder
     here = Host(stack, tmp_path, "here")
-    there = Host(stack, tmp_path, "there", "-incoming", "defer", "-S")
+    there = Host(stack, tmp_path, "there", "-incoming", "defer", "-S", tls=tls)
     draw_tags(here.library)
     until(lambda: here.own.exists() and there.own.exists(), "both QEMUs")
 
-    result, state, qemu = asyncio.run(drive(here, there, tmp_path))
+    result, state, qemu = asyncio.run(drive(here, there, tls))
 
     assert result.vmm is not None
     assert result.vmm.status == "completed"
