@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import statistics
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,7 +29,7 @@ from tagalong.studies.beside import QemuGuest
 from tagalong.studies.beside.host import BesideHost
 
 _VMM = Path("/opt/vmm")
-_WAIT_S = 300.0
+_WAIT_S = 120.0
 _POLL_S = 0.02
 # The emulated host is slow, and no limit is to decide when the guest is stopped.
 _SETTINGS = MigrationSettings(downtime_limit=60_000)
@@ -151,7 +152,11 @@ async def _measure(rate: int, migrations: int, *, is_driven: bool) -> list[Cost]
         row = _Row(guest, Path(folder))
         try:
             await row.here.wait_for_reports(2, _WAIT_S)
-            return [await row.move(is_driven=is_driven) for _ in range(migrations)]
+            costs = []
+            for _ in range(migrations):
+                costs.append(await row.move(is_driven=is_driven))
+                print(costs[-1], file=sys.stderr, flush=True)
+            return costs
         finally:
             row.here.stop()
 

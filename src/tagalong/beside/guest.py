@@ -405,6 +405,10 @@ class DepartingGuest(BesideGuest):
         """
         return bool(self.link.state().flags & VmFlag.ENDING)
 
+    def no_vcpu_runs(self) -> bool:
+        """Return whether every vCPU is out of the guest. Raises HostError if the link broke."""
+        return not self.link.state().vcpus_running
+
     def stop_dirty_log(self) -> None:
         """Owe nothing any more."""
         self.link.stop_log()

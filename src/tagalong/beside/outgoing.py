@@ -223,7 +223,7 @@ class TagsOutgoing:
         guest: DepartingGuest,
     ) -> MigrationReport:
         steering = BesideSteering(departure)
-        departure.is_ending = guest.is_ending
+        departure.is_ending, departure.no_vcpu_runs = guest.is_ending, guest.no_vcpu_runs
         steering.confirm_with(guest.require_final)
         with closing(guest):
             return migrate.migrate_to(

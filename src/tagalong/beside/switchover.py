@@ -55,7 +55,8 @@ def require_no_postcopy(monitor: VmmMonitor) -> None:
 class WatchedDeparture:
     """A guest that another client migrates; implements guest.VmmDeparture and machine.Freezer.
 
-    `is_ending` returns whether the VMM's process ends; set once its library can be asked.
+    `is_ending` returns whether the VMM's process ends, `no_vcpu_runs` whether every vCPU is out of
+    the guest; both are set once its library can be asked.
     """
 
     def __init__(self, monitor: VmmMonitor, cancel: CancelToken) -> None:
@@ -66,6 +67,7 @@ class WatchedDeparture:
         self._seen_at = 0.0
         self._told: str | None = None
         self.is_ending: Callable[[], bool] = lambda: False
+        self.no_vcpu_runs: Callable[[], bool] = lambda: True
         self._status, self._run_state = VmmMigration(), "running"
         monitor.news.begin()
 
@@ -120,7 +122,10 @@ class WatchedDeparture:
     def is_final(self) -> bool:
         """As VmmDeparture."""
         self._look()
-        is_stopped = self._run_state in STOPPED_FOR_MIGRATION
+        # QEMU's state changes before it stops its vCPUs, and its event comes after that.
+        is_stopped = self._run_state in STOPPED_FOR_MIGRATION and (
+            self._monitor.news.has_stopped or self.no_vcpu_runs()
+        )
         if is_stopped and self.stopped_at is None:
             self.stopped_at = time.monotonic()
         return is_stopped

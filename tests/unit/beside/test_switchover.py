@@ -183,6 +183,28 @@ def test_vmm_whose_migration_is_over_ends_that_of_tags(
         watched(monitor).check()
 
 
+def test_guest_is_not_final_before_its_last_vcpu_has_left_it(monitor: ScriptedMonitor) -> None:
+    """QEMU says that it has stopped its guest a moment before it has."""
+    departure = watched(monitor)
+    monitor.state = "finish-migrate"
+    answers = iter([False, True])
+    departure.no_vcpu_runs = lambda: next(answers)
+
+    assert not departure.is_final
+    assert departure.is_final
+
+
+def test_event_of_the_stop_spares_the_question_whether_a_vcpu_runs(
+    monitor: ScriptedMonitor,
+) -> None:
+    departure = watched(monitor)
+    monitor.state = "finish-migrate"
+    departure.no_vcpu_runs = lambda: pytest.fail("it was asked")
+    monitor.news.note(VmEvent("STOP", 1.0))
+
+    assert departure.is_final
+
+
 def test_postcopy_is_refused_before_anything_moves(monitor: ScriptedMonitor) -> None:
     monitor.known["postcopy-ram"] = True
 
