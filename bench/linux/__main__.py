@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from bench.linux.contestants import Files, QemuVmm, TagalongVmm, Vmm
-from bench.linux.measure import Figures, measure, with_script
+from bench.linux.measure import Figures, measure, measure_boot, with_script
 
 _TARGETS = {
     "boot_s": "at most 1.3",
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--qemu", default="/opt/vmm/qemu")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", choices=("tagalong", "QEMU"), help="measure one of them alone")
+    parser.add_argument("--boots", action="store_true", help="boot, and measure nothing else")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -59,10 +60,11 @@ def main() -> None:
         vmms: dict[str, Vmm] = {"tagalong": TagalongVmm(), "QEMU": QemuVmm(arguments.qemu)}
         if arguments.only:
             vmms = {arguments.only: vmms[arguments.only]}
+        run = measure_boot if arguments.boots else measure
         samples: dict[str, list[Figures]] = {name: [] for name in vmms}
         for _ in range(arguments.runs):
             for name, vmm in vmms.items():
-                samples[name].append(measure(vmm, files))
+                samples[name].append(run(vmm, files))
                 sys.stderr.write(f"{name}: {samples[name][-1]}\n")
     figures = {name: _median(each) for name, each in samples.items()}
     if arguments.json or arguments.only:

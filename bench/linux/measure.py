@@ -5,6 +5,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from typing import IO
 
 from bench.linux.contestants import Files, Vmm
 from bench.linux.peer import END_BYTES, FLOOD_BYTES, BenchPeer
@@ -73,6 +74,32 @@ def with_script(initrd: Path, folder: Path) -> Path:
     return target
 
 
+def measure_boot(vmm: Vmm, files: Files) -> Figures:
+    """Run the guest to its first line, and return what that took: see `measure`."""
+    _prepare(files)
+    with BenchPeer(files.net), files.console.open("wb") as console:
+        began = time.monotonic()
+        process = _start(vmm, files, console)
+        try:
+            _wait_for(files, process, "measure: up")
+            return {"boot_s": time.monotonic() - began, "boot_cpu_s": _cpu_s(process.pid)}
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _prepare(files: Files) -> None:
+    files.net.unlink(missing_ok=True)
+    with files.disk.open("wb") as disk:
+        disk.truncate(_DISK_BYTES)
+
+
+def _start(vmm: Vmm, files: Files, console: IO[bytes]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        vmm.command(files), stdin=subprocess.DEVNULL, stdout=console, stderr=console
+    )
+
+
 def measure(vmm: Vmm, files: Files) -> Figures:
     """Run the guest once and return its figures. Raises SystemExit if it did not come to its end.
 
@@ -80,14 +107,10 @@ def measure(vmm: Vmm, files: Files) -> Figures:
     as it is for boot (boot_cpu_s), and for everything (all_cpu_s). net_arrived: which part of what
     the guest sent the peer got; the rest was dropped.
     """
-    files.net.unlink(missing_ok=True)
-    with files.disk.open("wb") as disk:
-        disk.truncate(_DISK_BYTES)
+    _prepare(files)
     with BenchPeer(files.net) as peer, files.console.open("wb") as console:
         began = time.monotonic()
-        process = subprocess.Popen(
-            vmm.command(files), stdin=subprocess.DEVNULL, stdout=console, stderr=console
-        )
+        process = _start(vmm, files, console)
         try:
             _wait_for(files, process, "measure: up")
             boot_s, boot_cpu_s = time.monotonic() - began, _cpu_s(process.pid)

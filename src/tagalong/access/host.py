@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum, Flag, auto
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tagalong.mte.registers import TagCheckMode
+from tagalong._lazy import module_when_used
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from tagalong.access.routines import Routine
     from tagalong.memory import Gpa, GuestMemory
+    from tagalong.mte import registers
+else:
+    registers = module_when_used("tagalong.mte.registers")
 
 # prctl(PR_SET_TAGGED_ADDR_CTRL), include/uapi/linux/prctl.h.
 PR_TAGGED_ADDR_ENABLE: Final = 1 << 0
@@ -228,16 +231,17 @@ class Host(Protocol):
         ...
 
 
-def tagged_addr_ctrl(mode: TagCheckMode) -> int:
+def tagged_addr_ctrl(mode: registers.TagCheckMode) -> int:
     """Return the prctl value that asks for `mode`, on a CPU that prefers asymmetric checks.
 
+    >>> from tagalong.mte.registers import TagCheckMode
     >>> hex(tagged_addr_ctrl(TagCheckMode.SYNC))
     '0x3'
     """
     bits = {
-        TagCheckMode.NONE: 0,
-        TagCheckMode.SYNC: PR_MTE_TCF_SYNC,
-        TagCheckMode.ASYNC: PR_MTE_TCF_ASYNC,
-        TagCheckMode.ASYMMETRIC: PR_MTE_TCF_SYNC | PR_MTE_TCF_ASYNC,
+        registers.TagCheckMode.NONE: 0,
+        registers.TagCheckMode.SYNC: PR_MTE_TCF_SYNC,
+        registers.TagCheckMode.ASYNC: PR_MTE_TCF_ASYNC,
+        registers.TagCheckMode.ASYMMETRIC: PR_MTE_TCF_SYNC | PR_MTE_TCF_ASYNC,
     }
     return PR_TAGGED_ADDR_ENABLE | bits[mode]

@@ -14,7 +14,6 @@ from tagalong.access.host import Need, View
 from tagalong.access.routines import Routine
 from tagalong.access.strategy import Hazard, Mapped, storing
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO, TAG_MASK
-from tagalong.mte.pointers import with_logical_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tagalong.memory import Gpa
+    from tagalong.mte import pointers
 else:
+    pointers = module_when_used("tagalong.mte.pointers")
     np = module_when_used("numpy")
 
 
@@ -50,4 +51,4 @@ class Match(Mapped):
             self.host.call(Routine.READ_TAGS, buffer, address - gpa % PACKED_RATIO, 1)
         odd = gpa % PACKED_RATIO >= GRANULE_BYTES
         with storing(self.host, gpa, length_bytes):
-            yield with_logical_tag(address, int(pair[0]) >> 4 * odd & TAG_MASK)
+            yield pointers.with_logical_tag(address, int(pair[0]) >> 4 * odd & TAG_MASK)

@@ -9,7 +9,8 @@ from typing import BinaryIO, Final
 
 from tagalong.errors import GuestImageError, HostError
 
-_CHUNK_BYTES: Final = 4 << 20
+# Fits into caches: what was read is copied at once.
+_CHUNK_BYTES: Final = 256 << 10
 
 
 class BoundedFile:
@@ -17,19 +18,29 @@ class BoundedFile:
 
     def __init__(self, path: Path, what: str, file: BinaryIO) -> None:
         self.size_bytes = os.fstat(file.fileno()).st_size
-        self._doing = _doing(path, what)
+        self.doing = _doing(path, what)
         self._file = file
 
-    def chunks(self) -> Iterator[bytes]:
-        """Yield `size_bytes` in order, in parts. Raises GuestImageError if the file has fewer."""
-        left = self.size_bytes
-        while left:
-            with _named(self._doing):
-                chunk = self._file.read(min(_CHUNK_BYTES, left))
-            if not chunk:
-                raise GuestImageError(f"{self._doing}: it was cut short while it was read")
-            left -= len(chunk)
-            yield chunk
+    def head(self, most_bytes: int) -> bytes:
+        """Return the first bytes. Raises GuestImageError if they cannot be read."""
+        with _named(self.doing):
+            return os.pread(self._file.fileno(), most_bytes, 0)
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Yield `size_bytes` in order, in parts that are valid until the next one.
+
+        Raises GuestImageError if the file has fewer.
+        """
+        buffer = memoryview(bytearray(min(_CHUNK_BYTES, self.size_bytes)))
+        done = 0
+        while done < self.size_bytes:
+            part = buffer[: self.size_bytes - done]
+            with _named(self.doing):
+                count = os.preadv(self._file.fileno(), [part], done)
+            if not count:
+                raise GuestImageError(f"{self.doing}: it was cut short while it was read")
+            done += count
+            yield part[:count]
 
 
 @contextmanager
@@ -51,10 +62,15 @@ def opened(path: Path, what: str, most_bytes: int) -> Iterator[BoundedFile]:
 def read_bounded(path: Path, what: str, most_bytes: int) -> bytes:
     """Return the content of a file. Raises as `opened`, and HostError without memory for it."""
     with opened(path, what, most_bytes) as file:
-        try:
-            return b"".join(file.chunks())
-        except MemoryError as error:
-            raise HostError(f"{_doing(path, what)}: no memory for it") from error
+        return read_all(file)
+
+
+def read_all(file: BoundedFile) -> bytes:
+    """Return the content of an open file. Raises as `read_bounded`."""
+    try:
+        return b"".join(map(bytes, file.chunks()))
+    except MemoryError as error:
+        raise HostError(f"{file.doing}: no memory for it") from error
 
 
 @contextmanager

@@ -1,20 +1,25 @@
 """The command `tagalong`: finds the subcommand, and turns errors into a line and a status."""
 
 import contextlib
-import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from tagalong import __version__
+from tagalong._lazy import module_when_used
 from tagalong.cli.failure import error_line, failure_json, wants_json
 from tagalong.cli.output import ONLY_REPORT_LOST, REPORT_LOST, ReportStream, guarded_streams
 from tagalong.control.interrupted import Interrupted
 from tagalong.errors import HostError, OutputError, TagalongError
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = module_when_used("difflib")
 
 _SECTIONS = {
     "Run and move VMs": {

@@ -29,11 +29,14 @@ from tagalong.machine import (
 )
 from tagalong.machine.cpu_match import is_identification
 from tagalong.memory import Gpa, GuestMemory, Region, RegionSource
-from tagalong.mte.registers import IdAa64pfr1
 
 RAM_GPA: Final = Gpa(0x4000_0000)
 
 _DEFAULT_IPA_BITS: Final = 40
+
+# Where ID_AA64PFR1_EL1 has MTE.
+_MTE_SHIFT: Final = 8
+_MTE_MASK: Final = 0xF
 
 _REQUIRED: Final = {
     Cap.KVM_CAP_ARM_MTE: (
@@ -264,4 +267,4 @@ def _mte_version(vcpu: VcpuDescriptor) -> int:
 
 
 def _version_in(features: int) -> int:
-    return int(IdAa64pfr1.from_bits(features).version)
+    return features >> _MTE_SHIFT & _MTE_MASK

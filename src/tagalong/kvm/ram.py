@@ -53,6 +53,11 @@ class TagsInPages:
         """Refuse: there is no plane."""
         return self._refuse()
 
+    def write(self, offset: int, data: memoryview) -> None:
+        """Refuse: there is no plane."""
+        del offset, data
+        self._refuse()
+
     def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
         """Refuse: there is no plane."""
         del target, offset

@@ -169,6 +169,10 @@ class PrivatePlane:
             raise RunStateError(f"guest memory {self._name} is closed")
         return self._array
 
+    def write(self, offset: int, data: memoryview) -> None:
+        """Copy all of `data`, bytes, to byte `offset`."""
+        self.buffer[offset : offset + data.nbytes] = data
+
     def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
         """Copy bytes from `offset` on until `target` is full; holes stay holes."""
         target.fill(0)

@@ -235,7 +235,7 @@ class Region:
         with self._marking(offset, source.nbytes):
             if self._route is None:
                 data = source if isinstance(source, memoryview) else source.data
-                self._data.buffer[offset : offset + source.nbytes] = data
+                self._data.write(offset, data)
             else:
                 self._route.write(Gpa(self.gpa + offset), np.frombuffer(source, np.uint8))
 

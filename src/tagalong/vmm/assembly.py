@@ -8,8 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from tagalong._lazy import module_when_used
-from tagalong.boot import boot_guest, clear_ram, parse_image
-from tagalong.boot.choice import read_guest
 from tagalong.boot.linux import (
     ENTROPY_BYTES,
     LINUX_CONSOLE,
@@ -53,10 +51,13 @@ from tagalong.vmm.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tagalong.boot import choice, program
     from tagalong.snapshot import Restored
     from tagalong.vmm import storage
     from tagalong.vmm.handover import PrepareStart
-else:  # a new VM needs nothing of it
+else:  # of each, some VMs need nothing
+    choice = module_when_used("tagalong.boot.choice")
+    program = module_when_used("tagalong.boot.program")
     storage = module_when_used("tagalong.vmm.storage")
 
 _Loaded = TypeVar("_Loaded")
@@ -80,8 +81,8 @@ class MachineAssembly:
         announce: Callable[[str], None],
     ) -> None:
         has_gic = isinstance(options.origin, NewLinux)
-        choice = choose_machine(options.machine, LINUX_GIC if has_gic else None)
-        self._name = choice.name
+        chosen = choose_machine(options.machine, LINUX_GIC if has_gic else None)
+        self._name = chosen.name
         self._access = options.access
         self._clock = options.clock_to_use
         self._own_models = models
@@ -89,7 +90,7 @@ class MachineAssembly:
         self._report = report
         self._announce = announce
         if options.machine == AUTO:
-            announce(f"machine: {choice.name} ({choice.reason})")
+            announce(f"machine: {chosen.name} ({chosen.reason})")
 
     def new(self, origin: NewVm) -> Machine:
         """Return a machine with the guest program loaded. Raises GuestImageError, HostError."""
@@ -210,13 +211,13 @@ class MachineAssembly:
     def _set_up(self, machine: Machine) -> None:
         """Choose how guest RAM is accessed, and the clock; close the machine if it cannot be."""
         try:
-            choice = machine.use_access(self._access)
+            access = machine.use_access(self._access)
             if self._clock is not None:
                 use_clock(machine, self._clock)
         except TagalongError:
             machine.close()
             raise
-        self._announce(f"access: {choice.name} ({choice.reason})")
+        self._announce(f"access: {access.name} ({access.reason})")
 
     def _policy(self, expected: ExpectedMachine) -> CpuPolicy:
         def tell(difference: str) -> None:
@@ -228,12 +229,12 @@ class MachineAssembly:
 @contextmanager
 def _prepared_program(origin: NewVm) -> Iterator[Callable[[Machine], None]]:
     """Read a guest program, and yield what loads it into a machine whose RAM may be used."""
-    image = read_guest(origin.guest)
-    parse_image(image)
+    image = choice.read_guest(origin.guest)
+    program.parse_image(image)
 
     def load(machine: Machine) -> None:
-        clear_ram(machine)
-        boot_guest(machine, image, command_line=origin.guest_arguments, seed=origin.seed)
+        program.clear_ram(machine)
+        program.boot_guest(machine, image, command_line=origin.guest_arguments, seed=origin.seed)
 
     yield load
 

@@ -4,17 +4,26 @@ Where each one is belongs to this process and is no part of the VM: a destinatio
 a console that it says nothing of is nowhere there.
 """
 
-from collections.abc import Callable, Mapping
+from __future__ import annotations
+
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from tagalong._lazy import module_when_used
 from tagalong.devices import ConsoleBacking, Pl011
-from tagalong.machine import DeviceDescription
-from tagalong.qapi.devices import CharDevice
 from tagalong.vmm.console_input import ConsoleInput
 from tagalong.vmm.consoles import Console, ConsoleActions, create_console
-from tagalong.vmm.loop_calls import LoopCalls
-from tagalong.vmm.options import RunOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tagalong.machine import DeviceDescription
+    from tagalong.qapi import devices
+    from tagalong.vmm.loop_calls import LoopCalls
+    from tagalong.vmm.options import RunOptions
+else:  # of them only a control socket tells
+    devices = module_when_used("tagalong.qapi.devices")
 
 UART_LABEL = "serial0"
 """What query-chardev calls the UART's console, as QEMU does."""
@@ -81,9 +90,9 @@ class GuestConsoles:
         for each in self._all.values():
             each.typed.deliver()
 
-    def char_devices(self) -> list[CharDevice]:
+    def char_devices(self) -> list[devices.CharDevice]:
         """Return where each console is."""
-        return [CharDevice(name, each.console.filename) for name, each in self._all.items()]
+        return [devices.CharDevice(name, each.console.filename) for name, each in self._all.items()]
 
     def close(self) -> None:
         """Write what waits, and leave everything as it was found. Safe to call twice."""

@@ -10,13 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tagalong._lazy import module_when_used
-from tagalong.boot import reported_status
 from tagalong.boot.linux import POWER_BUTTON_LINE
 from tagalong.devices import DiskError, Pl011, Pl061
 from tagalong.errors import MachineError, RunStateError, TagalongError
-from tagalong.files import NewFile
 from tagalong.mte import PACKED_RATIO
-from tagalong.qapi.devices import BlockIoError
 from tagalong.qmp.control_socket import control_socket
 from tagalong.qmp.messages import Event
 from tagalong.vmm.assembly import MachineAssembly
@@ -33,12 +30,18 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
 
+    from tagalong import files
+    from tagalong.boot import program
     from tagalong.machine import DeviceDescription, Machine, MachineDescription
+    from tagalong.qapi import devices
     from tagalong.socket_files import SocketFile
     from tagalong.vmm import announcement, device_queries, incoming, service, transfer
     from tagalong.vmm.record import MigrationRecord
 else:  # they load much: the event loop, the control socket and migrations
     asyncio = module_when_used("asyncio")
+    devices = module_when_used("tagalong.qapi.devices")
+    files = module_when_used("tagalong.files")
+    program = module_when_used("tagalong.boot.program")
     announcement = module_when_used("tagalong.vmm.announcement")
     device_queries = module_when_used("tagalong.vmm.device_queries")
     incoming = module_when_used("tagalong.vmm.incoming")
@@ -150,7 +153,7 @@ class _VmProcess:
             return ending
         if ending.reason is ShutdownReason.GUEST_RESET and not self._options.no_reboot:
             self._announce(f"the guest asked for a reset, and {NOTHING_TO_START}")
-        status = reported_status(machine)
+        status = program.reported_status(machine)
         if not status:
             return ending
         self._announce(f"the guest powered off and reported its own failure (status {status})")
@@ -196,7 +199,7 @@ class _VmProcess:
             self._start_unless_paused()
             return
         tree = self._assembly.linux_device_tree(origin)
-        with closing(NewFile(origin.dump_dtb)) as file:
+        with closing(files.NewFile(origin.dump_dtb)) as file:
             file.write(0, tree)
             file.publish()
         self._announce(f"device tree written to {origin.dump_dtb}")
@@ -270,7 +273,9 @@ class _VmProcess:
         """Send BLOCK_IO_ERROR; called in a device's thread."""
         event = Event(
             "BLOCK_IO_ERROR",
-            BlockIoError(error.disk, error.operation, error.no_space, error.reason).to_event(),
+            devices.BlockIoError(
+                error.disk, error.operation, error.no_space, error.reason
+            ).to_event(),
         )
         with suppress(RuntimeError):  # the loop is closed: the process ends
             self._calls.call_soon(partial(self._emit, event))

@@ -5,6 +5,7 @@ import fcntl
 import gc
 import mmap
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -382,3 +383,25 @@ class TestScatteredPages:
 
         with pytest.raises(RunStateError, match="is closed"):
             region.read_page_tags(self.PAGES)
+
+
+def test_write_data_of_much_reaches_the_mapping_and_fills_no_other_page(region: Region) -> None:
+    data = np.frombuffer(os.urandom(MIB + 5), np.uint8)
+
+    region.write_data(2 * HOST_PAGE + 3, data)
+
+    first, last = 2, (2 * HOST_PAGE + 3 + data.size - 1) // HOST_PAGE
+    assert region.data_pages().runs().tolist() == [[first, last - first + 1]]
+    assert (region.data[2 * HOST_PAGE + 3 :][: data.size] == data).all()
+
+
+def test_write_data_beyond_a_limit_on_files_is_written_all_the_same(region: Region) -> None:
+    data = np.frombuffer(os.urandom(MIB), np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (MIB // 2, before[1]))
+        region.write_data(0, data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert (region.data[: data.size] == data).all()

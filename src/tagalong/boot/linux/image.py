@@ -10,7 +10,7 @@ drivers/firmware/efi/libstub/zboot-header.S; QEMU, hw/arm/boot.c for where a fla
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
@@ -42,6 +42,8 @@ ZBOOT_HEADER: Final = Layout(
     ("padding", 8),
     ("compression", 32),
 )
+
+HEAD_BYTES: Final = IMAGE_HEADER.size
 
 _IMAGE_MAGIC: Final = b"ARM\x64"
 _ZBOOT_MAGIC: Final = b"zimg"
@@ -120,6 +122,21 @@ def parse_kernel(content: bytes, most_bytes: int = MAX_KERNEL_BYTES) -> KernelIm
     return _unpacked(view, most_bytes)
 
 
+def plain_kernel(head: bytes, file_bytes: int) -> KernelImage | None:
+    """Return the kernel that a file is as it stands, without its data, by its first bytes.
+
+    `head`: HEAD_BYTES, or the whole file. None if the content must be unpacked, or looked at for
+    what else it is: parse_kernel does that. Raises GuestImageError as that does.
+    """
+    view = memoryview(head)
+    is_packed = head.startswith((_GZIP_MAGIC, _ZSTD_MAGIC)) or _has(
+        view, ZBOOT_HEADER.offsets["magic"], _ZBOOT_MAGIC
+    )
+    if is_packed or not _has(view, IMAGE_HEADER.offsets["magic"], _IMAGE_MAGIC):
+        return None
+    return replace(_plain(view, file_bytes), data=view[:0])
+
+
 def _packed(unpacked: bytes, most_bytes: int, form: KernelForm) -> KernelImage:
     """Return what a compressed file holds: an Image, or a zboot program."""
     image = _unpacked(memoryview(unpacked), most_bytes)
@@ -135,7 +152,7 @@ def _unpacked(view: memoryview, most_bytes: int) -> KernelImage:
     if _has(view, ZBOOT_HEADER.offsets["magic"], _ZBOOT_MAGIC):
         return _zboot(view, most_bytes)
     if _has(view, IMAGE_HEADER.offsets["magic"], _IMAGE_MAGIC):
-        return _plain(view)
+        return _plain(view, len(view))
     _refuse_foreign(view)
     if not view:
         raise GuestImageError("kernel: the file is empty")
@@ -158,7 +175,7 @@ def _refuse_foreign(view: memoryview) -> None:
         )
 
 
-def _plain(view: memoryview) -> KernelImage:
+def _plain(view: memoryview, file_bytes: int) -> KernelImage:
     if len(view) < IMAGE_HEADER.size:
         raise GuestImageError(
             f"kernel: the file ends at {len(view):#x}, in the header of its Image"
@@ -176,7 +193,7 @@ def _plain(view: memoryview) -> KernelImage:
         view,
         text_offset,
         # Signatures behind the Image are in no size.
-        max(image_size, len(view)),
+        max(image_size, file_bytes),
         _PAGE_SIZES[flags >> _PAGE_SIZE_SHIFT & 3],
         KernelForm.IMAGE,
     )
@@ -202,7 +219,7 @@ def _zboot(view: memoryview, most_bytes: int) -> KernelImage:
     unpacked = memoryview(unpack(view[start : start + size], most_bytes))
     if not _has(unpacked, IMAGE_HEADER.offsets["magic"], _IMAGE_MAGIC):
         raise GuestImageError("kernel: what its zboot payload holds is no arm64 Image")
-    return _renamed(_plain(unpacked), KernelForm.ZBOOT)
+    return _renamed(_plain(unpacked, len(unpacked)), KernelForm.ZBOOT)
 
 
 def _renamed(image: KernelImage, form: KernelForm) -> KernelImage:

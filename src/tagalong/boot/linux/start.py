@@ -8,8 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tagalong._lazy import module_when_used
-from tagalong.boot.files import BoundedFile, opened, read_bounded
-from tagalong.boot.linux.image import MAX_KERNEL_BYTES, KernelForm, KernelImage, parse_kernel
+from tagalong.boot.files import BoundedFile, opened, read_all
+from tagalong.boot.linux.image import (
+    HEAD_BYTES,
+    MAX_KERNEL_BYTES,
+    KernelForm,
+    KernelImage,
+    parse_kernel,
+    plain_kernel,
+)
 from tagalong.boot.linux.placement import MAX_TREE_BYTES, BootPlacement, place
 from tagalong.boot.linux.tree import ChosenNode, device_tree
 from tagalong.errors import GuestImageError
@@ -18,7 +25,7 @@ from tagalong.memory import Gpa
 
 if TYPE_CHECKING:
     import hashlib
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 else:
     hashlib = module_when_used("hashlib")
@@ -80,8 +87,9 @@ def prepared_linux(
 
 def _load(plan: _Plan, machine: Machine) -> KernelForm:
     _require_page_size(machine.vcpus[0], plan.kernel)
-    machine.memory.write(plan.placement.kernel, plan.kernel.data)
-    _load_initrd(machine, plan)
+    _write(machine, plan.placement.kernel, plan.kernel_parts())
+    if plan.initrd is not None:
+        _write(machine, plan.placement.initrd, plan.initrd.chunks())
     machine.memory.write(plan.placement.tree, plan.tree)
     vcpu = machine.vcpus[0]
     vcpu.set_register(register_ids.x(0), plan.placement.tree)
@@ -99,9 +107,10 @@ def linux_device_tree(description: MachineDescription, boot: LinuxBoot) -> bytes
 
 
 class _Plan(NamedTuple):
-    """What goes where; `initrd` is open, None without one."""
+    """What goes where; `initrd` is open, None without one. `kernel_parts`: the kernel's data."""
 
     kernel: KernelImage
+    kernel_parts: Callable[[], Iterable[bytes | memoryview]]
     placement: BootPlacement
     tree: bytes
     initrd: BoundedFile | None
@@ -110,9 +119,13 @@ class _Plan(NamedTuple):
 @contextmanager
 def _planned(description: MachineDescription, boot: LinuxBoot) -> Iterator[_Plan]:
     command_line = _checked(boot.command_line)
-    content = read_bounded(boot.kernel, "kernel", MAX_KERNEL_BYTES)
-    kernel = parse_kernel(content, min(MAX_KERNEL_BYTES, description.ram_bytes))
     with ExitStack() as files:
+        file = files.enter_context(opened(boot.kernel, "kernel", MAX_KERNEL_BYTES))
+        kernel = plain_kernel(file.head(HEAD_BYTES), file.size_bytes)
+        parts: Callable[[], Iterable[bytes | memoryview]] = file.chunks
+        if kernel is None:
+            kernel = parse_kernel(read_all(file), min(MAX_KERNEL_BYTES, description.ram_bytes))
+            parts = partial(_only, kernel.data)
         initrd = None
         if boot.initrd is not None:
             initrd = files.enter_context(
@@ -126,7 +139,7 @@ def _planned(description: MachineDescription, boot: LinuxBoot) -> Iterator[_Plan
             boot.entropy[:_RNG_SEED_BYTES],
             boot.entropy[_RNG_SEED_BYTES:ENTROPY_BYTES],
         )
-        yield _Plan(kernel, placement, _tree(description, chosen), initrd)
+        yield _Plan(kernel, parts, placement, _tree(description, chosen), initrd)
 
 
 def _tree(description: MachineDescription, chosen: ChosenNode) -> bytes:
@@ -165,8 +178,11 @@ def _require_page_size(vcpu: Vcpu, kernel: KernelImage) -> None:
         )
 
 
-def _load_initrd(machine: Machine, plan: _Plan) -> None:
-    gpa = plan.placement.initrd
-    for chunk in plan.initrd.chunks() if plan.initrd is not None else ():
-        machine.memory.write(gpa, chunk)
-        gpa = Gpa(gpa + len(chunk))
+def _only(data: memoryview) -> tuple[memoryview]:
+    return (data,)
+
+
+def _write(machine: Machine, gpa: Gpa, parts: Iterable[bytes | memoryview]) -> None:
+    for part in parts:
+        machine.memory.write(gpa, part)
+        gpa = Gpa(gpa + len(part))

@@ -25,7 +25,6 @@ from tagalong.devices.virtio.abi import (
 )
 from tagalong.devices.virtio.queue import QueueRegisters, Virtqueue
 from tagalong.devices.virtio.ram import GuestRam, RingError
-from tagalong.devices.virtio.saved import SavedTransport
 from tagalong.errors import StateError
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tagalong.devices.irq import IrqLine
+    from tagalong.devices.virtio import saved as saved_form
     from tagalong.devices.virtio.chain import RequestBatch
     from tagalong.devices.virtio.described import VirtioConfig
     from tagalong.devices.virtio.function import Fill, VirtioFunction
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tagalong.memory import GuestMemory
 else:
     logging = module_when_used("logging")
+    saved_form = module_when_used("tagalong.devices.virtio.saved")
 
 _WORD = 4
 _MASK = (1 << 32) - 1
@@ -132,7 +133,7 @@ class VirtioMmio:
     def save(self) -> bytes:
         """Return the state: registers, queues, and the function's own."""
         with self._lock:
-            return SavedTransport(
+            return saved_form.SavedTransport(
                 device_id=self._function.device_id,
                 driver_features=self._driver_features,
                 status=self._status,
@@ -148,7 +149,7 @@ class VirtioMmio:
     def objection(self, state: bytes) -> str:
         """Return why load() would reject `state`; "" if it would not."""
         try:
-            saved = SavedTransport.from_bytes(state)
+            saved = saved_form.SavedTransport.from_bytes(state)
             self._check_saved(saved)
         except (ValueError, RingError) as error:
             return f"{self.description.name} state: {error}"
@@ -160,7 +161,7 @@ class VirtioMmio:
         """Take over what save() returned. Raises StateError; nothing has changed then."""
         if objection := self.objection(state):
             raise StateError(objection)
-        saved = SavedTransport.from_bytes(state)
+        saved = saved_form.SavedTransport.from_bytes(state)
         with self._lock:
             self._driver_features = saved.driver_features
             self._status = saved.status
@@ -428,7 +429,7 @@ class VirtioMmio:
 
     # --- state ---
 
-    def _check_saved(self, saved: SavedTransport) -> None:
+    def _check_saved(self, saved: saved_form.SavedTransport) -> None:
         """Raise ValueError or RingError for a state that this device cannot take."""
         saved.require_device(self._function.device_id, len(self._queues))
         if foreign := saved.driver_features & ~self._offered:

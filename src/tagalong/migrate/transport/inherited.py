@@ -11,17 +11,27 @@ A program that uses this package as a library passes its own descriptors, and kn
 `take_over_inherited`, fd:NUMBER is any descriptor of the process but those three.
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
-import socket
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from tagalong._lazy import module_when_used
 from tagalong.errors import HostError, UsageError
-from tagalong.migrate.transport.address import FdAddress
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from tagalong.migrate.transport import address as addresses
+    from tagalong.migrate.transport.address import FdAddress
+else:
+    socket = module_when_used("socket")
+    addresses = module_when_used("tagalong.migrate.transport.address")
 
 _DESCRIPTORS: Final = Path("/proc/self/fd")
 _MAX_HELD: Final = 64
@@ -58,7 +68,7 @@ class DescriptorStore:
         It is the store's from now on. Raises UsageError for a name that is a number or no name,
         HostError if there are too many; the descriptor is the caller's then.
         """
-        FdAddress.check_name(name)
+        addresses.FdAddress.check_name(name)
         os.set_inheritable(descriptor, False)
         with self._lock:
             before = self._held.get(name)

@@ -2,14 +2,22 @@
 
 import io
 import random
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagalong.boot.linux.image import KernelForm, parse_kernel
+from tagalong.boot.linux.image import (
+    HEAD_BYTES,
+    KernelForm,
+    KernelImage,
+    parse_kernel,
+    plain_kernel,
+)
 from tagalong.errors import GuestImageError
 from tests.support.kernel_files import gz, image, zboot, zstd
 
@@ -186,3 +194,34 @@ def test_parse_kernel_with_flipped_bits_never_fails_otherwise(content: bytes) ->
         broken[choose.randrange(len(broken))] ^= 1 << choose.randrange(8)
         with suppress(GuestImageError):
             parse_kernel(bytes(broken), 1 << 20)
+
+
+@given(st.binary(max_size=200), st.integers(0, 1 << 16))
+def test_plain_kernel_says_by_the_head_what_parse_kernel_says_of_all(
+    content: bytes, more: int
+) -> None:
+    for prefix in (b"", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"MZ\0\0zimg", IMAGE[:60], IMAGE[:64]):
+        whole = prefix + content + bytes(more)
+        found, refused = _outcome(plain_kernel, whole[:HEAD_BYTES], len(whole))
+        if found is None and refused is None:
+            continue
+        parsed, reason = _outcome(parse_kernel, whole, 1 << 20)
+        assert reason == refused
+        if parsed is not None and found is not None:
+            assert bytes(parsed.data) == whole
+            assert replace(parsed, data=found.data) == found
+
+
+def _outcome(
+    parse: Callable[[bytes, int], KernelImage | None], content: bytes, size_bytes: int
+) -> tuple[KernelImage | None, str | None]:
+    """Return what `parse` returns, and the text of what it raises."""
+    try:
+        return parse(content, size_bytes), None
+    except GuestImageError as error:
+        return None, str(error)
+
+
+@pytest.mark.parametrize("content", [b"flat", gz(IMAGE), zstd(IMAGE), zboot(zstd(IMAGE), b"zstd")])
+def test_plain_kernel_leaves_what_is_no_plain_image_to_parse_kernel(content: bytes) -> None:
+    assert plain_kernel(content[:HEAD_BYTES], len(content)) is None

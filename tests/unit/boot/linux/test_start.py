@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.boot.linux import LINUX_CONSOLE, LinuxBoot, boot_linux, entropy_of, linux_device_tree
+from tagalong.boot.linux import (
+    LINUX_CONSOLE,
+    LinuxBoot,
+    boot_linux,
+    entropy_of,
+    linux_device_tree,
+    prepared_linux,
+)
 from tagalong.boot.linux.image import KernelForm
 from tagalong.errors import GuestImageError
 from tagalong.machine import register_ids
@@ -144,3 +151,14 @@ def test_boot_linux_initrd_larger_than_ram_is_not_read(
         f"cannot read the initial RAM disk {initrd}: it has 67108865 bytes, and at most "
         "67108864 are read"
     )
+
+
+def test_boot_linux_of_an_image_that_shrinks_meanwhile_says_so(
+    machine: SoftMachine, kernel: Path
+) -> None:
+    kernel.write_bytes(image(image_size=8 * MIB) + bytes(MIB))
+
+    with prepared_linux(machine.description, LinuxBoot(kernel)) as load:
+        os.truncate(kernel, 4096)
+        with pytest.raises(GuestImageError, match=r"Image: it was cut short while it was read"):
+            load(machine)
