@@ -14,7 +14,7 @@ WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); \
 	echo $$((cores < 3 ? cores + 1 : 4)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs examples lab kernels lint types bench beside explain long faults fuzz scan web clean
+.PHONY: help demo test docs examples lab kernels lint types bench ab beside explain long faults fuzz scan web clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -55,6 +55,9 @@ types: $(VENV)/.installed-dev ## check types
 
 bench: $(VENV)/.installed-dev ## measure all that is wanted to be fast, beside QEMU 10 (of `make lab`), plain copies and others (30 minutes; options: ARGS="--rows 1,2")
 	@$(BIN)/python -m bench.speed $(ARGS)
+
+ab: $(VENV)/.installed-dev ## compare this tree's most important figures with the last release's, in turn; fails if one is worse (5 minutes; options: BASE=REV ARGS="--runs 9")
+	@$(BIN)/python -m bench.ab $(if $(BASE),--base $(BASE)) $(ARGS)
 
 BESIDE = $(BIN)/tagalong lab run --with-vmm --ram 4G --timeout 7200 --
 beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a row in the lab, then let migrations of it go wrong at every stage, and QEMU be told all that it knows (options: ARGS="fifty", ARGS="faults", ARGS="modes")

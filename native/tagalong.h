@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TA_ABI_VERSION 12
+#define TA_ABI_VERSION 13
 #define TA_EXPORT __attribute__((visibility("default")))
 
 TA_EXPORT uint32_t ta_abi_version(void);
@@ -33,6 +33,25 @@ TA_EXPORT size_t ta_tags_runs(const uint8_t *packed, size_t granules, struct ta_
 /* is_zero[i] = 1 if page i of `pages` pages of `page_bytes` (a multiple of 8) is all zero. */
 TA_EXPORT void ta_pages_zero(const uint8_t *data, size_t pages, size_t page_bytes,
                              uint8_t *is_zero);
+
+/* --- tag_runs.c: the tags of a batch as runs (docs/formats/stream.md) -------------------- */
+
+/* Writes the runs of `packed`, `bytes` of them, a multiple of 8 and not 0, to `out`; returns their
+ * size, 0 if all tags are zero, or -1 if they do not fit into `room` bytes, less 8. */
+TA_EXPORT int64_t ta_tag_runs_encode(const uint8_t *packed, size_t bytes, uint8_t *out,
+                                     size_t room);
+
+enum {
+    TA_TAG_RUNS_END = 1, /* the runs end before the last granule */
+    TA_TAG_RUNS_SAME_TAG, /* a run has the tag of the one before */
+    TA_TAG_RUNS_LENGTH, /* a length has more nibbles than it needs */
+    TA_TAG_RUNS_BEYOND, /* a run ends behind the last granule */
+    TA_TAG_RUNS_REST, /* something follows the last run */
+};
+
+/* Fills `packed` from runs; 0, or one of these, and at which byte of `runs` it was found. */
+TA_EXPORT int ta_tag_runs_decode(const uint8_t *runs, size_t bytes, uint8_t *packed,
+                                 size_t packed_bytes, uint64_t *place);
 
 /* --- xxh3.c ------------------------------------------------------------------------------ */
 

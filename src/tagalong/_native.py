@@ -16,7 +16,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 12
+ABI_VERSION = 13
 
 _u8p = ctypes.c_void_p
 _pointer = ctypes.c_void_p
@@ -174,6 +174,9 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_tags_unpack": (None, (_u8p, _u8p, _size)),
     "ta_tags_runs": (_size, (_u8p, _size, ctypes.c_void_p, _size)),
     "ta_pages_zero": (None, (_u8p, _size, _size, _u8p)),
+    # tag_runs.c
+    "ta_tag_runs_encode": (ctypes.c_int64, (_u8p, _size, _u8p, _size)),
+    "ta_tag_runs_decode": (ctypes.c_int, (_u8p, _size, _u8p, _size, ctypes.POINTER(_u64))),
     # xxh3.c
     "ta_hash_pages": (None, (_u8p, _size, _size, ctypes.c_void_p)),
     "ta_hash_pages_as": (ctypes.c_int, (ctypes.c_uint32, _u8p, _size, _size, ctypes.c_void_p)),

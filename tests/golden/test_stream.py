@@ -18,7 +18,7 @@ from tagalong.wire import (
     Role,
     StateRecord,
 )
-from tests.golden.build_streams import OLDER_PATHS, PATHS
+from tests.golden.build_streams import OLDER_NAMES, OLDER_PATHS, PATHS
 from tests.support.wire_session import PLAYS, Play, joined, records_in, streams
 from tests.support.wire_session import hear as hear_play
 
@@ -82,8 +82,8 @@ def answered(stream: bytes, play: Play) -> tuple[list[Record], bytes]:
 
 def test_golden_stream_of_an_older_version_is_read_and_answered_as_by_its_release() -> None:
     for version, paths in OLDER_PATHS.items():
-        for name, now in PLAYS.items():
-            play = as_play_in(version, now)
+        for name in OLDER_NAMES:
+            play = as_play_in(version, PLAYS[name])
             script = [record for role, record in play.script if role is Role.SOURCE]
 
             accepted, answer = answered(paths[name, Role.SOURCE].read_bytes(), play)
@@ -109,7 +109,7 @@ def test_golden_stream_of_an_older_version_cut_anywhere_is_refused() -> None:
 
 def test_golden_answer_of_an_older_version_to_a_stream_of_this_one_is_refused() -> None:
     for version, paths in OLDER_PATHS.items():
-        for name in PLAYS:
+        for name in OLDER_NAMES:
             with pytest.raises(
                 RemoteProtocolError, match=f"the destination speaks version {version:#x}"
             ) as caught:

@@ -14,7 +14,12 @@ from tagalong.wire.planes import PAGES_HEAD, RUN, DataEncoding, TagEncoding
 from tests.golden.build_streams import PATHS
 from tests.support.wire_session import records_in
 
-TITLES = {"main": "First connection", "channel": "Channel", "resume": "Resumed"}
+TITLES = {
+    "main": "First connection",
+    "channel": "Channel",
+    "resume": "Resumed",
+    "runs": "Runs of tags",
+}
 
 _LINE_BYTES = 16
 _MOST_LINES = 2

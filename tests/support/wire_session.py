@@ -7,7 +7,6 @@ import xxhash
 
 from tagalong.wire import (
     NEED_DATA,
-    SUPPORTED_FEATURES,
     Abort,
     AbortReason,
     Accept,
@@ -97,10 +96,12 @@ PREVIEW = StateRecord(
     gic=STATE.gic,
 )
 DIGEST = bytes(range(16))
+FEATURES = int(Feature.ZSTD | Feature.CHANNELS | Feature.RESUME)
+"""What releases offer that do not know TAG_RUNS; their frozen streams are still written."""
 
 SCRIPT: tuple[tuple[Role, Record], ...] = (
-    (SOURCE, Hello(SOURCE, MIGRATION_ID)),
-    (DESTINATION, Hello(DESTINATION, MIGRATION_ID)),
+    (SOURCE, Hello(SOURCE, MIGRATION_ID, compatible_features=FEATURES)),
+    (DESTINATION, Hello(DESTINATION, MIGRATION_ID, compatible_features=FEATURES)),
     (SOURCE, MACHINE),
     (SOURCE, PREVIEW),
     (DESTINATION, KeepAlive()),
@@ -137,8 +138,8 @@ CHANNEL_SCRIPT: tuple[tuple[Role, Record], ...] = (
 """One more connection of that migration, from its second round on."""
 
 RESUME_SCRIPT: tuple[tuple[Role, Record], ...] = (
-    (SOURCE, Hello(SOURCE, MIGRATION_ID, reconnect_s=60)),
-    (DESTINATION, Hello(DESTINATION, MIGRATION_ID, reconnect_s=60)),
+    (SOURCE, Hello(SOURCE, MIGRATION_ID, reconnect_s=60, compatible_features=FEATURES)),
+    (DESTINATION, Hello(DESTINATION, MIGRATION_ID, reconnect_s=60, compatible_features=FEATURES)),
     (SOURCE, Resume(1)),
     (DESTINATION, Held(RAM, 12, b"\x0f\x08")),
     (DESTINATION, Held(RAM + 0x20_0000, 1, b"\x01")),
@@ -150,7 +151,24 @@ RESUME_SCRIPT: tuple[tuple[Role, Record], ...] = (
 )
 """A connection on which that migration goes on in its second round, and is cancelled."""
 
-JOINING = Joining(MIGRATION_ID, MACHINE, SUPPORTED_FEATURES, rounds=1)
+JOINING = Joining(MIGRATION_ID, MACHINE, FEATURES, rounds=1)
+
+HEAP_TAGS = plane(
+    bytes([0x33] * 40 + [0x73] + [0x77] * 30 + [0x07] + [0x00] * 40 + [0x99] * 15 + [0x94])
+)
+RUNS_SCRIPT: tuple[tuple[Role, Record], ...] = (
+    (SOURCE, Hello(SOURCE, MIGRATION_ID)),
+    (DESTINATION, Hello(DESTINATION, MIGRATION_ID)),
+    (SOURCE, MACHINE),
+    (SOURCE, PREVIEW),
+    (DESTINATION, Accept()),
+    (SOURCE, Pages(Runs([Run(RAM, 1)]), NoBytes.ZERO, HEAP_TAGS)),
+    (SOURCE, Pages(Runs([Run(RAM, 2)]), NoBytes.KEPT, plane(bytes(256 - 8) + bytes([0x50] * 8)))),
+    (SOURCE, Round(1, 3)),
+    (DESTINATION, Round(1, 3)),
+    (SOURCE, Abort(AbortReason.CANCELLED, "asked for")),
+)
+"""A migration whose ends both know TAG_RUNS, cancelled after its first round."""
 
 
 AHEAD_SCRIPT: tuple[tuple[Role, Record], ...] = (
@@ -180,6 +198,7 @@ PLAYS = {
     "main": Play(SCRIPT),
     "channel": Play(CHANNEL_SCRIPT, JOINING),
     "resume": Play(RESUME_SCRIPT, JOINING),
+    "runs": Play(RUNS_SCRIPT),
 }
 
 AHEAD = Play(AHEAD_SCRIPT, tags_only=True)

@@ -2,7 +2,7 @@
 
 Uncompressed data never pass through here: they go from and to guest RAM as they are. Tags
 take whichever encoding is smallest: most guests leave most tags zero, kernels give whole
-pages one tag, and an allocator's tags compress well.
+pages one tag, and an allocator writes short runs of random tags.
 """
 
 import numpy as np
@@ -14,8 +14,13 @@ from tagalong.mte import PACKED_RATIO, TAG_BITS, TAG_MASK
 from tagalong.mte.tags import uniform_pages
 from tagalong.wire.planes import Batch, DataEncoding, EncodedData, EncodedTags, TagEncoding
 from tagalong.wire.records import Feature, NoBytes, Pages
+from tagalong.wire.tag_runs import decode_runs, encode_runs
 
 _TAGS_LEVEL = 1
+
+# Runs of so many times less than the tags are taken without a look at what Zstandard would make of
+# them: with fewer it may find what repeats, in twenty times the time.
+_DENSE_RATIO = 8
 
 # Where a plane is looked at before it is compressed: so many pieces of it, of so many bytes.
 _SAMPLES = 8
@@ -45,17 +50,21 @@ class PlaneCodec:
                 raise MalformedError(f"tags are never {tags.value}")
             return EncodedTags(TagEncoding.ZERO, b"")
         plane = np.frombuffer(tags, np.uint8)
-        if not plane.view(np.uint64).any():
+        runs = encode_runs(plane, plane.size - 1) if features & Feature.TAG_RUNS else None
+        if runs == b"" or (runs is None and not plane.view(np.uint64).any()):
             return EncodedTags(TagEncoding.ZERO, b"")
         smallest = EncodedTags(TagEncoding.RAW, tags)
-        if features & Feature.ZSTD and self._may_shrink(plane):
+        if runs is not None:
+            smallest = EncodedTags(TagEncoding.RUNS, runs)
+        is_dense = len(smallest.payload) * _DENSE_RATIO > plane.size
+        if is_dense and features & Feature.ZSTD and self._may_shrink(plane):
             compressed = self._compress(tags, _TAGS_LEVEL)
-            if len(compressed) < tags.nbytes:
+            if len(compressed) < len(smallest.payload):
                 smallest = EncodedTags(TagEncoding.ZSTD, compressed)
+        if len(smallest.payload) < plane.size * PACKED_RATIO // page_bytes:
+            return smallest  # than a byte a page
         uniform = _uniform(plane, page_bytes)
-        if uniform is not None and len(uniform) <= len(smallest.payload):
-            return EncodedTags(TagEncoding.UNIFORM, uniform)
-        return smallest
+        return smallest if uniform is None else EncodedTags(TagEncoding.UNIFORM, uniform)
 
     def encode_data(self, pages: Pages, features: int) -> EncodedData:
         """Return the data of `pages` as they are to be sent: compressed if that is asked for.
@@ -78,8 +87,8 @@ class PlaneCodec:
         """Return the packed tags that `payload` holds.
 
         Raises MalformedError (offset 0 is the payload's first byte) if a compressed payload
-        is not one frame of exactly the size that the batch needs, or a uniform one has two
-        tags in a page.
+        is not one frame of exactly the size that the batch needs, a uniform one has two tags
+        in a page, or runs are not exactly one plane.
         """
         encoding = batch.head.tag_encoding
         if encoding is TagEncoding.ABSENT:
@@ -90,6 +99,8 @@ class PlaneCodec:
             return payload
         if encoding is TagEncoding.UNIFORM:
             return _expand(payload, batch.page_size_bytes // PACKED_RATIO)
+        if encoding is TagEncoding.RUNS:
+            return decode_runs(payload, batch.packed_bytes)
         return memoryview(self._decompress("tags", payload, batch.packed_bytes))
 
     def decode_data(self, batch: Batch, frame: memoryview) -> memoryview:

@@ -52,6 +52,7 @@ class TagEncoding(IntEnum):
     RAW = 3
     ZSTD = 4
     UNIFORM = 5
+    RUNS = 6
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,8 @@ def _require_encodings(head: BatchHead, machine: MachineRecord, features: int) -
         raise _wrong(
             "data_encoding", f"{head.data_encoding.name} data in a stream that carries only tags"
         )
+    if head.tag_encoding is TagEncoding.RUNS and not features & Feature.TAG_RUNS:
+        raise _wrong("tag_encoding", "RUNS of tags, but the feature TAG_RUNS is not in use")
     if features & Feature.ZSTD:
         return
     if head.tag_encoding is TagEncoding.ZSTD:
@@ -228,6 +231,7 @@ def _require_tag_bytes(batch: Batch) -> None:
         TagEncoding.RAW: (batch.packed_bytes, batch.packed_bytes),
         TagEncoding.ZSTD: (1, batch.packed_bytes - 1),
         TagEncoding.UNIFORM: (batch.runs.page_count, batch.runs.page_count),
+        TagEncoding.RUNS: (1, batch.packed_bytes - 1),
     }[encoding]
     _require_size(batch, "tag_bytes", f"{encoding.name} tags", possible)
 

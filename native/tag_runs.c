@@ -1,0 +1,202 @@
+/* The tags of a batch as runs (docs/formats/stream.md, section 4, "Runs of tags").
+ *
+ * A run is a tag and a length, in nibbles: what allocators write is short runs of random tags, so
+ * half of a run is what no compressor can shrink, and the other half is mostly one nibble. A
+ * general compressor needs twice the bytes and twenty times the time for it.
+ *
+ * Both hosts (x86-64, arm64) are little-endian: the lowest nibble of a word is the granule at the
+ * lowest address, or the nibble that comes first. */
+#include "tagalong.h"
+
+#include <string.h>
+
+enum { TAG_BITS = 4, TAG_MASK = 15, TAGS_PER_WORD = 16, WORD_BYTES = 8, BLOCK_WORDS = 4 };
+enum { GROUP_BITS = 3, GROUP_MASK = 7, MORE_GROUPS = 8, MAX_LENGTH_BITS = 42 };
+enum { SAMPLES = 16, SAMPLE_BYTES = 256, SAMPLED_FROM_BYTES = 2 * SAMPLES * SAMPLE_BYTES };
+
+#define EACH_TAG UINT64_C(0x1111111111111111)
+
+static uint64_t load_word(const uint8_t *bytes)
+{
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+    return word;
+}
+
+/* The lowest bit of each tag that differs from the tag below it; `before` is the tag below the
+ * word's lowest one. */
+static uint64_t tag_edges(uint64_t word, uint64_t before)
+{
+    uint64_t changed = word ^ (word << TAG_BITS | before);
+    changed |= changed >> 2;
+    changed |= changed >> 1;
+    return changed & EACH_TAG;
+}
+
+/* Whether runs would take about as much as the tags themselves, by samples from all of the plane:
+ * random tags must cost next to nothing. A run takes two nibbles or more. */
+static int has_too_many_runs(const uint8_t *packed, size_t bytes)
+{
+    if (bytes < SAMPLED_FROM_BYTES)
+        return 0;
+    size_t edges = 0;
+    for (size_t sample = 0; sample < SAMPLES; sample++) {
+        const uint8_t *at = packed + bytes / SAMPLES * sample / WORD_BYTES * WORD_BYTES;
+        for (size_t i = 0; i < SAMPLE_BYTES; i += WORD_BYTES)
+            edges += (size_t)__builtin_popcountll(tag_edges(load_word(at + i), at[i] & TAG_MASK));
+    }
+    return edges > (size_t)SAMPLES * SAMPLE_BYTES * 7 / 8;
+}
+
+struct run_writer {
+    uint8_t *out;
+    size_t room; /* bytes that may be written, eight more than are used */
+    size_t used; /* whole bytes */
+    uint64_t pending; /* the nibble behind them, if there is one */
+    uint32_t pending_bits; /* 0 or 4 */
+};
+
+/* 0 if there is no room. */
+static int put_run(struct run_writer *writer, uint64_t tag, uint64_t length)
+{
+    if (writer->used + 2 * WORD_BYTES > writer->room)
+        return 0;
+    uint64_t nibbles = tag, left = length - 1;
+    uint32_t bits = TAG_BITS;
+    do {
+        uint64_t group = left & GROUP_MASK;
+        left >>= GROUP_BITS;
+        nibbles |= (left ? group | MORE_GROUPS : group) << bits;
+        bits += TAG_BITS;
+    } while (left);
+    nibbles = nibbles << writer->pending_bits | writer->pending;
+    bits += writer->pending_bits;
+    memcpy(writer->out + writer->used, &nibbles, sizeof nibbles);
+    writer->used += bits / 8;
+    writer->pending_bits = bits % 8;
+    writer->pending = writer->pending_bits ? nibbles >> (bits - TAG_BITS) & TAG_MASK : 0;
+    return 1;
+}
+
+/* The first word from `at` on that is not `same`, or `words`. */
+static size_t skip_same(const uint8_t *packed, size_t at, size_t words, uint64_t same)
+{
+    for (; at + BLOCK_WORDS <= words; at += BLOCK_WORDS) {
+        uint64_t differs = 0;
+        for (size_t i = 0; i < BLOCK_WORDS; i++)
+            differs |= load_word(packed + (at + i) * WORD_BYTES) ^ same;
+        if (differs)
+            break;
+    }
+    while (at < words && load_word(packed + at * WORD_BYTES) == same)
+        at++;
+    return at;
+}
+
+int64_t ta_tag_runs_encode(const uint8_t *packed, size_t bytes, uint8_t *out, size_t room)
+{
+    if (has_too_many_runs(packed, bytes))
+        return -1;
+    struct run_writer writer = {.out = out, .room = room};
+    size_t words = bytes / WORD_BYTES;
+    uint64_t tag = packed[0] & TAG_MASK, start = 0;
+    for (size_t at = skip_same(packed, 0, words, tag * EACH_TAG); at < words;
+         at = skip_same(packed, at + 1, words, tag * EACH_TAG)) {
+        uint64_t word = load_word(packed + at * WORD_BYTES);
+        for (uint64_t edges = tag_edges(word, tag); edges != 0; edges &= edges - 1) {
+            uint32_t shift = (uint32_t)__builtin_ctzll(edges);
+            uint64_t edge = at * TAGS_PER_WORD + shift / TAG_BITS;
+            if (!put_run(&writer, tag, edge - start))
+                return -1;
+            start = edge;
+            tag = word >> shift & TAG_MASK;
+        }
+    }
+    if (start == 0 && tag == 0)
+        return 0;
+    if (!put_run(&writer, tag, words * TAGS_PER_WORD - start))
+        return -1;
+    return (int64_t)(writer.used + (writer.pending_bits != 0));
+}
+
+struct run_reader {
+    const uint8_t *runs;
+    size_t nibbles;
+    size_t at;
+};
+
+/* 16 if there are no more. */
+static uint32_t next_nibble(struct run_reader *reader)
+{
+    if (reader->at == reader->nibbles)
+        return TAG_MASK + 1;
+    uint32_t byte = reader->runs[reader->at / 2];
+    return reader->at++ % 2 ? byte >> TAG_BITS : byte & TAG_MASK;
+}
+
+/* 0, or what is wrong with the length. */
+static int next_length(struct run_reader *reader, uint64_t *length)
+{
+    uint64_t less_one = 0;
+    for (uint32_t bits = 0;; bits += GROUP_BITS) {
+        uint32_t group = next_nibble(reader);
+        if (group > TAG_MASK)
+            return TA_TAG_RUNS_END;
+        if (bits >= MAX_LENGTH_BITS || (bits > 0 && group == 0))
+            return TA_TAG_RUNS_LENGTH;
+        less_one |= (uint64_t)(group & GROUP_MASK) << bits;
+        if (!(group & MORE_GROUPS))
+            break;
+    }
+    *length = less_one + 1;
+    return 0;
+}
+
+/* Runs come in order, so what is stored behind a run's end is overwritten by the next one. */
+static void fill(uint8_t *packed, size_t bytes, uint64_t start, uint64_t stop, uint32_t tag)
+{
+    uint8_t pair = (uint8_t)(tag * 0x11);
+    uint64_t word = tag * EACH_TAG;
+    size_t at = start / 2, end = (stop + 1) / 2;
+    if (start % 2) {
+        packed[at] = (uint8_t)((packed[at] & TAG_MASK) | tag << TAG_BITS);
+        at++;
+    }
+    if (end > at + 8 * WORD_BYTES) {
+        memset(packed + at, pair, end - at);
+        return;
+    }
+    for (; at < end && at + WORD_BYTES <= bytes; at += WORD_BYTES)
+        memcpy(packed + at, &word, sizeof word);
+    for (; at < end; at++)
+        packed[at] = pair;
+}
+
+int ta_tag_runs_decode(const uint8_t *runs, size_t bytes, uint8_t *packed, size_t packed_bytes,
+                       uint64_t *place)
+{
+    struct run_reader reader = {runs, 2 * bytes, 0};
+    uint64_t granules = 2 * (uint64_t)packed_bytes;
+    uint32_t before = TAG_MASK + 1;
+    for (uint64_t done = 0; done < granules;) {
+        *place = reader.at / 2;
+        uint32_t tag = next_nibble(&reader);
+        if (tag > TAG_MASK)
+            return TA_TAG_RUNS_END;
+        if (tag == before)
+            return TA_TAG_RUNS_SAME_TAG;
+        uint64_t length;
+        int error = next_length(&reader, &length);
+        if (error)
+            return error;
+        if (length > granules - done)
+            return TA_TAG_RUNS_BEYOND;
+        fill(packed, packed_bytes, done, done + length, tag);
+        done += length;
+        before = tag;
+    }
+    *place = reader.at / 2;
+    if (reader.at % 2 && next_nibble(&reader) != 0)
+        return TA_TAG_RUNS_REST;
+    return reader.at == reader.nibbles ? 0 : TA_TAG_RUNS_REST;
+}
