@@ -1,10 +1,8 @@
-"""Rows of migrations beside QEMU's and plain copies: rates, processor time, tags."""
+"""Rows of migrations beside QEMU's and plain copies: rates and processor time."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.migrate import heap
-from bench.migrate.churn import Workload, rig
 from bench.migrate.guest import Content
 from bench.migrate.series import CHANNELS, Figures, measure, ratios
 from bench.rows import Figure, Row
@@ -40,17 +38,6 @@ def small_rows(runs: int) -> Sequence[Row]:
     )
     how = f"0.25 GiB over loopback in turn, {control}, medians of {runs} runs"
     return [Row(3, _to_plain_copies(found, control, 0.85), how)]
-
-
-def tag_rows(runs: int) -> Sequence[Row]:
-    """Return the row of what tags take."""
-    del runs  # one heap has one size
-    with rig(Workload()) as made:
-        tags = heap.measure(made.machine, with_qemu=False)["tagalong, tags of the heap"]
-    share = tags["tags_percent_of_data"]
-    assert share is not None
-    how = "churn's heap of 32 MiB, paused: tags on the wire by data on the wire"
-    return [Row(9, (Figure("tags", share, "% of data"),), how)]
 
 
 def _rates(figures: dict[str, Figures]) -> list[Figure]:

@@ -6,6 +6,7 @@ from functools import partial
 
 from bench import files, fixed, moves, start
 from bench.rows import Row, not_measured
+from bench.tags import contest
 
 Measure = Callable[[int], Sequence[Row]]
 """Takes how many runs a median is of; returns the rows. Raises SystemExit with what is missing."""
@@ -34,7 +35,7 @@ SOURCES = (
     _without_benchmark(6),
     Source((7,), files.dump_rows),
     _without_benchmark(8),
-    Source((9,), moves.tag_rows),
+    Source((9,), contest.rows),
     Source((10,), files.restore_rows),
     Source((11,), fixed.sparse_rows),
     Source((12,), start.rows),
