@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from bench import files, fixed, moves, start
+from bench import files, fixed, looks, moves, start
 from bench.rows import Row, not_measured
 from bench.tags import contest
 
@@ -39,5 +39,5 @@ SOURCES = (
     Source((10,), files.restore_rows),
     Source((11,), fixed.sparse_rows),
     Source((12,), start.rows),
-    _without_benchmark(13),
+    Source((13,), looks.rows),
 )

@@ -30,6 +30,9 @@ struct ta_tag_run {
 TA_EXPORT size_t ta_tags_runs(const uint8_t *packed, size_t granules, struct ta_tag_run *runs,
                               size_t max_runs);
 
+/* How many tags of `bytes` packed bytes are not zero. */
+TA_EXPORT uint64_t ta_tags_count(const uint8_t *packed, size_t bytes);
+
 /* is_zero[i] = 1 if page i of `pages` pages of `page_bytes` (a multiple of 8) is all zero. */
 TA_EXPORT void ta_pages_zero(const uint8_t *data, size_t pages, size_t page_bytes,
                              uint8_t *is_zero);
@@ -63,6 +66,35 @@ TA_EXPORT void ta_hash_pages(const uint8_t *data, size_t count, size_t page_byte
  * registers (1: AVX2, 2: AVX-512). Returns 0, and does nothing, if this processor lacks them. */
 TA_EXPORT int ta_hash_pages_as(uint32_t variant, const uint8_t *data, size_t count,
                                size_t page_bytes, uint64_t *digests);
+
+/* XXH3-128 (seed 0) of a stream of more than 240 bytes, as it comes. */
+struct ta_digest {
+    uint64_t sums[8];
+    uint64_t total; /* bytes absorbed */
+    uint32_t stripes; /* of the block under way */
+    uint32_t rest_bytes;
+    uint8_t rest[64]; /* not yet hashed */
+    uint8_t before[64]; /* the bytes before them */
+};
+
+/* Memory of which each block of `block_bytes` that is not all zero is absorbed: its address, its
+ * size, its data, and its tags, if there are any (docs/formats/stream.md, "The digest"). */
+struct ta_digest_stretch {
+    uint64_t address;
+    uint64_t bytes;
+    uint64_t block_bytes; /* a multiple of 64; the last block may be shorter */
+    uint64_t data_per_tag_byte;
+    const uint8_t *data;
+    const uint8_t *tags; /* or NULL */
+};
+
+TA_EXPORT void ta_digest_begin(struct ta_digest *digest, const uint8_t *domain, size_t bytes);
+TA_EXPORT void ta_digest_add(struct ta_digest *digest, const struct ta_digest_stretch *stretch);
+TA_EXPORT void ta_digest_end(const struct ta_digest *digest, uint8_t *result);
+
+/* The same by a given kind of code, as ta_hash_pages_as. */
+TA_EXPORT int ta_digest_add_as(uint32_t variant, struct ta_digest *digest,
+                               const struct ta_digest_stretch *stretch);
 
 /* --- counter.c --------------------------------------------------------------------------- */
 

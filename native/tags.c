@@ -98,6 +98,30 @@ size_t ta_tags_runs(const uint8_t *packed, size_t granules, struct ta_tag_run *r
     return list.count;
 }
 
+/* A comparison of vectors is -1 where it holds, so 127 vectors with two tags a byte fit into one of
+ * counters. */
+typedef uint8_t vector __attribute__((vector_size(64)));
+enum { VECTORS_AT_ONCE = 127 };
+
+uint64_t ta_tags_count(const uint8_t *packed, size_t bytes)
+{
+    uint64_t count = 0;
+    size_t at = 0;
+    while (bytes - at >= sizeof(vector)) {
+        vector counters = {0}, tags;
+        for (size_t i = 0; i < VECTORS_AT_ONCE && bytes - at >= sizeof tags; i++) {
+            memcpy(&tags, packed + at, sizeof tags);
+            counters -= (vector)((tags & TAG_MASK) != 0) + (vector)((tags >> TAG_BITS) != 0);
+            at += sizeof tags;
+        }
+        for (size_t i = 0; i < sizeof counters; i++)
+            count += counters[i];
+    }
+    for (; at < bytes; at++)
+        count += (uint64_t)((packed[at] & TAG_MASK) != 0) + (packed[at] >> TAG_BITS != 0);
+    return count;
+}
+
 /* Leaves at the first block that is not zero: most pages in use differ in their first line. */
 static uint8_t all_zero(const uint8_t *bytes, size_t words)
 {

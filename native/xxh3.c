@@ -1,5 +1,6 @@
-/* XXH3-64 of pages and of their packed tags, seed 0 (the XXH3 specification): each by itself, pages
- * at the speed of memory. A size is 128 bytes, the tags of a page of 4 KiB, or a multiple of 64 from
+/* XXH3, seed 0 (the XXH3 specification): XXH3-64 of pages and of their packed tags, each by itself,
+ * pages at the speed of memory; and XXH3-128 of all memory, for the digest that both ends of a
+ * migration compare. A size is 128 bytes, the tags of a page of 4 KiB, or a multiple of 64 from
  * 256 on ("long inputs"), which leaves out all cases for the rest.
  *
  * Why not the reference implementation: it is a header, xxhash.h, and a build must get it without
@@ -99,11 +100,10 @@ static uint64_t avalanche(uint64_t value)
     return value ^ value >> 32;
 }
 
-static uint64_t merge(const uint64_t *sum, uint64_t size)
+static uint64_t merge(const uint64_t *sum, const uint8_t *keys, uint64_t value)
 {
-    uint64_t value = size * PRIME64_1;
     for (int i = 0; i < 4; i++) {
-        const uint8_t *key = secret + 11 + 16 * i;
+        const uint8_t *key = keys + 16 * i;
         value += folded_product(sum[2 * i] ^ load_u64(key), sum[2 * i + 1] ^ load_u64(key + 8));
     }
     return avalanche(value);
@@ -121,12 +121,13 @@ static uint64_t hash_128(const uint8_t *input)
     return avalanche(sum);
 }
 
+#define START {PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3, PRIME64_4, PRIME32_2, PRIME64_5, PRIME32_1}
+
 INLINE uint64_t hash_page(const uint8_t *page, size_t size)
 {
     if (size == 128)
         return hash_128(page);
-    lanes sum = {PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3,
-                 PRIME64_4, PRIME32_2, PRIME64_5, PRIME32_1};
+    lanes sum = START;
     const uint8_t *last_block = page + (size - 1) / BLOCK_BYTES * BLOCK_BYTES;
     const uint8_t *last_stripe = page + size - STRIPE_BYTES;
     for (const uint8_t *block = page; block < last_block; block += BLOCK_BYTES) {
@@ -140,13 +141,100 @@ INLINE uint64_t hash_page(const uint8_t *page, size_t size)
     accumulate(&sum, last_stripe, secret + sizeof secret - STRIPE_BYTES - 7);
     uint64_t lane[8];
     memcpy(lane, &sum, sizeof lane);
-    return merge(lane, size);
+    return merge(lane, secret + 11, size * PRIME64_1);
 }
 
 INLINE void hash_pages(const uint8_t *data, size_t count, size_t page_bytes, uint64_t *digests)
 {
     for (size_t i = 0; i < count; i++)
         digests[i] = hash_page(data + i * page_bytes, page_bytes);
+}
+
+INLINE void add_stripe(struct ta_digest *digest, lanes *sum, const uint8_t *stripe)
+{
+    accumulate(sum, stripe, secret + 8 * digest->stripes);
+    if (++digest->stripes == STRIPES) {
+        scramble(sum);
+        digest->stripes = 0;
+    }
+}
+
+/* The last 1 to 64 bytes stay in `rest`: the end of all input is hashed another way. */
+INLINE void absorb(struct ta_digest *digest, const uint8_t *bytes, size_t size)
+{
+    digest->total += size;
+    if (digest->rest_bytes + size <= STRIPE_BYTES) {
+        memcpy(digest->rest + digest->rest_bytes, bytes, size);
+        digest->rest_bytes += (uint32_t)size;
+        return;
+    }
+    lanes sum;
+    memcpy(&sum, digest->sums, sizeof sum);
+    size_t missing = STRIPE_BYTES - digest->rest_bytes;
+    memcpy(digest->rest + digest->rest_bytes, bytes, missing);
+    add_stripe(digest, &sum, digest->rest);
+    memcpy(digest->before, digest->rest, STRIPE_BYTES);
+    bytes += missing;
+    size -= missing;
+    const uint8_t *start = bytes;
+    while (size > STRIPE_BYTES && digest->stripes != 0) {
+        add_stripe(digest, &sum, bytes);
+        bytes += STRIPE_BYTES;
+        size -= STRIPE_BYTES;
+    }
+    for (; size > BLOCK_BYTES; bytes += BLOCK_BYTES, size -= BLOCK_BYTES) {
+        for (int i = 0; i < STRIPES; i++)
+            accumulate(&sum, bytes + i * STRIPE_BYTES, secret + 8 * i);
+        scramble(&sum);
+    }
+    for (; size > STRIPE_BYTES; bytes += STRIPE_BYTES, size -= STRIPE_BYTES)
+        add_stripe(digest, &sum, bytes);
+    if (bytes != start)
+        memcpy(digest->before, bytes - STRIPE_BYTES, STRIPE_BYTES);
+    memcpy(digest->sums, &sum, sizeof sum);
+    memcpy(digest->rest, bytes, size);
+    digest->rest_bytes = (uint32_t)size;
+}
+
+INLINE int is_zero(const uint8_t *bytes, size_t size)
+{
+    size_t at = 0;
+    for (; at + BLOCK_BYTES <= size; at += BLOCK_BYTES) {
+        lanes any = {0}, value;
+        for (int i = 0; i < STRIPES; i++) {
+            load(&value, bytes + at + i * STRIPE_BYTES);
+            any |= value;
+        }
+        if (any[0] | any[1] | any[2] | any[3] | any[4] | any[5] | any[6] | any[7])
+            return 0;
+    }
+    for (; at < size; at++)
+        if (bytes[at])
+            return 0;
+    return 1;
+}
+
+INLINE void digest_blocks(struct ta_digest *digest, const struct ta_digest_stretch *stretch)
+{
+    for (uint64_t at = 0; at < stretch->bytes; at += stretch->block_bytes) {
+        uint64_t left = stretch->bytes - at;
+        uint64_t size = left < stretch->block_bytes ? left : stretch->block_bytes;
+        uint64_t tag_bytes = size / stretch->data_per_tag_byte;
+        const uint8_t *data = stretch->data + at;
+        const uint8_t *tags = stretch->tags ? stretch->tags + at / stretch->data_per_tag_byte : NULL;
+        if (is_zero(data, size) && (tags == NULL || is_zero(tags, tag_bytes)))
+            continue;
+        uint64_t head[2] = {stretch->address + at, size};
+        absorb(digest, (const uint8_t *)head, sizeof head);
+        absorb(digest, data, size);
+        if (tags != NULL)
+            absorb(digest, tags, tag_bytes);
+    }
+}
+
+static void digest_anywhere(struct ta_digest *digest, const struct ta_digest_stretch *stretch)
+{
+    digest_blocks(digest, stretch);
 }
 
 static void hash_pages_anywhere(const uint8_t *data, size_t count, size_t page_bytes,
@@ -156,6 +244,7 @@ static void hash_pages_anywhere(const uint8_t *data, size_t count, size_t page_b
 }
 
 typedef void hasher(const uint8_t *data, size_t count, size_t page_bytes, uint64_t *digests);
+typedef void digester(struct ta_digest *digest, const struct ta_digest_stretch *stretch);
 
 #ifdef __x86_64__
 /* The same for processors with wider registers than every x86-64 has: two thirds and half of the
@@ -172,7 +261,20 @@ hash_pages_avx512(const uint8_t *data, size_t count, size_t page_bytes, uint64_t
     hash_pages(data, count, page_bytes, digests);
 }
 
+__attribute__((target("avx2"))) static void
+digest_avx2(struct ta_digest *digest, const struct ta_digest_stretch *stretch)
+{
+    digest_blocks(digest, stretch);
+}
+
+__attribute__((target("avx512f,avx512dq"))) static void
+digest_avx512(struct ta_digest *digest, const struct ta_digest_stretch *stretch)
+{
+    digest_blocks(digest, stretch);
+}
+
 static hasher *const hashers[] = {hash_pages_anywhere, hash_pages_avx2, hash_pages_avx512};
+static digester *const digesters[] = {digest_anywhere, digest_avx2, digest_avx512};
 
 /* The last of `hashers` that the processor and the kernel have both enabled (Intel SDM volume 1,
  * 13.3 and 14.3: CPUID, XCR0). The compiler's own question needs a run-time library that is not
@@ -192,6 +294,7 @@ static uint32_t find_widest(void)
 }
 #else
 static hasher *const hashers[] = {hash_pages_anywhere};
+static digester *const digesters[] = {digest_anywhere};
 
 static uint32_t find_widest(void)
 {
@@ -224,4 +327,49 @@ int ta_hash_pages_as(uint32_t variant, const uint8_t *data, size_t count, size_t
 void ta_hash_pages(const uint8_t *data, size_t count, size_t page_bytes, uint64_t *digests)
 {
     ta_hash_pages_as(widest(), data, count, page_bytes, digests);
+}
+
+void ta_digest_begin(struct ta_digest *digest, const uint8_t *domain, size_t bytes)
+{
+    static const uint64_t start[8] = START;
+    *digest = (struct ta_digest){.total = 0};
+    memcpy(digest->sums, start, sizeof start);
+    absorb(digest, domain, bytes);
+}
+
+int ta_digest_add_as(uint32_t variant, struct ta_digest *digest,
+                     const struct ta_digest_stretch *stretch)
+{
+    if (variant > widest())
+        return 0;
+    digesters[variant](digest, stretch);
+    return 1;
+}
+
+void ta_digest_add(struct ta_digest *digest, const struct ta_digest_stretch *stretch)
+{
+    ta_digest_add_as(widest(), digest, stretch);
+}
+
+/* Most significant byte first, the specification's canonical form. */
+static void write_canonical(uint64_t value, uint8_t *result)
+{
+    for (int i = 0; i < 8; i++)
+        result[i] = (uint8_t)(value >> (56 - 8 * i));
+}
+
+void ta_digest_end(const struct ta_digest *digest, uint8_t *result)
+{
+    uint8_t last[STRIPE_BYTES];
+    uint32_t missing = STRIPE_BYTES - digest->rest_bytes;
+    memcpy(last, digest->before + digest->rest_bytes, missing);
+    memcpy(last + missing, digest->rest, digest->rest_bytes);
+    lanes sum;
+    memcpy(&sum, digest->sums, sizeof sum);
+    accumulate(&sum, last, secret + sizeof secret - STRIPE_BYTES - 7);
+    uint64_t lane[8];
+    memcpy(lane, &sum, sizeof lane);
+    const uint8_t *high_keys = secret + sizeof secret - STRIPE_BYTES - 11;
+    write_canonical(merge(lane, high_keys, ~(digest->total * PRIME64_2)), result);
+    write_canonical(merge(lane, secret + 11, digest->total * PRIME64_1), result + 8);
 }

@@ -23,6 +23,7 @@ from bench.ab.base import ROOT, base_revision, checked_out, environment_of
 from bench.ab.figures import GUARDED, Guarded
 from bench.ab.verdict import Comparison, verdict_text
 
+_LEAST_RUNS = 3
 _CORE = ROOT / "tests" / "golden" / "core-v1.core"
 
 
@@ -98,6 +99,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.runs < _LEAST_RUNS:
+        parser.error(f"--runs {arguments.runs} shows no noise; at least {_LEAST_RUNS} do")
     tree = checked_out(base_revision(arguments.base))
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm") as scratch,

@@ -66,6 +66,32 @@ class PageCursor(ctypes.Structure):
     _fields_ = (("segment", _u64), ("offset", _u64), ("total", _u64))
 
 
+class DigestState(ctypes.Structure):
+    """`struct ta_digest`: an XXH3-128 under way."""
+
+    _fields_ = (
+        ("sums", _u64 * 8),
+        ("total", _u64),
+        ("stripes", _u32),
+        ("rest_bytes", _u32),
+        ("rest", ctypes.c_uint8 * 64),
+        ("before", ctypes.c_uint8 * 64),
+    )
+
+
+class DigestStretch(ctypes.Structure):
+    """`struct ta_digest_stretch`: memory that a digest is taken of."""
+
+    _fields_ = (
+        ("address", _u64),
+        ("bytes", _u64),
+        ("block_bytes", _u64),
+        ("data_per_tag_byte", _u64),
+        ("data", ctypes.c_void_p),
+        ("tags", ctypes.c_void_p),
+    )
+
+
 class PageStream(ctypes.Structure):
     """`struct ta_page_stream`: the data of a batch in transit, and its progress."""
 
@@ -173,6 +199,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_tags_pack": (None, (_u8p, _u8p, _size)),
     "ta_tags_unpack": (None, (_u8p, _u8p, _size)),
     "ta_tags_runs": (_size, (_u8p, _size, ctypes.c_void_p, _size)),
+    "ta_tags_count": (_u64, (_u8p, _size)),
     "ta_pages_zero": (None, (_u8p, _size, _size, _u8p)),
     # tag_runs.c
     "ta_tag_runs_encode": (ctypes.c_int64, (_u8p, _size, _u8p, _size)),
@@ -180,6 +207,13 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     # xxh3.c
     "ta_hash_pages": (None, (_u8p, _size, _size, ctypes.c_void_p)),
     "ta_hash_pages_as": (ctypes.c_int, (ctypes.c_uint32, _u8p, _size, _size, ctypes.c_void_p)),
+    "ta_digest_begin": (None, (ctypes.POINTER(DigestState), ctypes.c_char_p, _size)),
+    "ta_digest_add": (None, (ctypes.POINTER(DigestState), ctypes.POINTER(DigestStretch))),
+    "ta_digest_add_as": (
+        ctypes.c_int,
+        (_u32, ctypes.POINTER(DigestState), ctypes.POINTER(DigestStretch)),
+    ),
+    "ta_digest_end": (None, (ctypes.POINTER(DigestState), _u8p)),
     # counter.c
     "ta_counter_hz": (_u64, ()),
     # page_stream.c
@@ -288,6 +322,8 @@ _STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "ta_kvm_exit": KvmExit,
     "ta_register": PublishedRegister,
     "ta_kvm_answers": KvmAnswers,
+    "ta_digest": DigestState,
+    "ta_digest_stretch": DigestStretch,
 } | ({"ta_call": RoutineCall} if IS_ARM64 else {})
 
 

@@ -50,6 +50,12 @@ def _split(
     return split, np.minimum(longest, np.repeat(stops, pieces) - split)
 
 
+def count_tagged(packed: NDArray[np.uint8]) -> int:
+    """Twin of `tags.count_tagged`."""
+    low = np.count_nonzero(packed & TAG_MASK)
+    return int(low + np.count_nonzero(packed >> TAG_BITS))
+
+
 def zero_rows(plane: NDArray[np.uint8], row_bytes: int) -> NDArray[np.bool_]:
     """Return for each `row_bytes` of `plane` whether they are all zero."""
     is_zero: NDArray[np.bool_] = (plane.reshape(-1, row_bytes) == 0).all(axis=1)

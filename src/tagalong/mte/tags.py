@@ -19,6 +19,7 @@ from tagalong.mte.numpy_kernels import TAG_RUN
 
 __all__ = [
     "TAG_RUN",
+    "count_tagged",
     "differing_runs",
     "fill",
     "from_runs",
@@ -235,6 +236,19 @@ def zero_rows(plane: NDArray[np.uint8], row_bytes: int) -> NDArray[np.bool_]:
     is_zero = np.empty(rows, np.bool_)
     library().ta_pages_zero(plane.ctypes.data, rows, row_bytes, is_zero.ctypes.data)
     return is_zero
+
+
+def count_tagged(packed: NDArray[np.uint8]) -> int:
+    """Return how many granules of a packed plane have a tag other than 0.
+
+    >>> count_tagged(np.array([0x31, 0x50, 0x00], np.uint8))
+    3
+    """
+    _require_bytes(packed)
+    if not packed.flags.c_contiguous:
+        return numpy_kernels.count_tagged(packed)
+    count: int = library().ta_tags_count(packed.ctypes.data, packed.size)
+    return count
 
 
 def zero_pages(packed: NDArray[np.uint8], page_size_bytes: int) -> NDArray[np.bool_]:

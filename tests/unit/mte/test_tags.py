@@ -65,6 +65,20 @@ class TestPackAndUnpack:
         for layout in (plane, strided(plane), backwards(plane)):
             assert np.array_equal(tags.unpack(layout), expected)
 
+    @modest
+    @given(planes)
+    def test_count_tagged_native_and_numpy_are_equal(self, plane: NDArray[np.uint8]) -> None:
+        expected = np.count_nonzero(tags.unpack(plane))
+
+        for layout in (plane, strided(plane), backwards(plane)):
+            assert tags.count_tagged(layout) == expected
+
+    def test_count_tagged_of_more_than_a_byte_counts_is_exact(self) -> None:
+        # 64 lanes of counters of a byte are emptied after 127 times 64 bytes.
+        for size in (127 * 64 - 1, 127 * 64, 127 * 64 + 65, 1 << 20):
+            assert tags.count_tagged(np.full(size, 0xFF, np.uint8)) == 2 * size
+            assert tags.count_tagged(np.full(size, 0x01, np.uint8)) == size
+
     def test_pack_odd_number_of_tags_is_refused(self) -> None:
         with pytest.raises(UsageError, match=r"^0x3 tags cannot be packed two a byte"):
             tags.pack(np.zeros(3, np.uint8))

@@ -5,20 +5,23 @@ they count like zeros, which is what they are to the guest. Whose memory it is m
 difference: a machine and the core that was saved from it have the same digest.
 """
 
+import ctypes
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from tagalong._native import DigestState, DigestStretch, library
 from tagalong.machine import PageSource
+from tagalong.machine.page_source import CHUNK_BYTES
 from tagalong.memory import PageBitmap
 from tagalong.mte import PACKED_RATIO
-from tagalong.mte.tags import zero_rows
 
 BLOCK_BYTES = 65536
 _DOMAIN = b"tagalong-digest1"
-_BLOCKS_AT_ONCE = 16
+
+_BLOCKS_AT_ONCE = CHUNK_BYTES // BLOCK_BYTES
 
 Tick = Callable[[], None]
 """Called every now and then during long work; it may raise to end it."""
@@ -36,7 +39,8 @@ def memory_digest(source: PageSource, tick: Tick, *, has_tags: bool) -> bytes:
     >>> memory_digest(MachinePages(machine), lambda: None, has_tags=True).hex()
     'c840729c73b4aab89aaeb7035d0c992c'
     """
-    digest = xxhash.xxh3_128(_DOMAIN)
+    digest = DigestState()
+    library().ta_digest_begin(ctypes.byref(digest), _DOMAIN, len(_DOMAIN))
     page = source.memory.page_size_bytes
     populated = source.populated_pages()
     for number, here in enumerate(source.memory.ranges):
@@ -46,7 +50,7 @@ def memory_digest(source: PageSource, tick: Tick, *, has_tags: bool) -> bytes:
             data = source.data(number, np.array([[start, count]], np.int64))
             tags = source.tags(number, start, count) if has_tags and here.has_tags else None
             _add(digest, here.address + first, data, tags)
-    return digest.digest()
+    return _ended(digest)
 
 
 def _stretches(size_bytes: int, page: int, populated: PageBitmap) -> Iterator[tuple[int, int]]:
@@ -61,20 +65,18 @@ def _stretches(size_bytes: int, page: int, populated: PageBitmap) -> Iterator[tu
 
 
 def _add(
-    digest: "xxhash.xxh3_128", address: int, data: NDArray[np.uint8], tags: NDArray[np.uint8] | None
+    digest: DigestState, address: int, data: NDArray[np.uint8], tags: NDArray[np.uint8] | None
 ) -> None:
-    whole = data.size // BLOCK_BYTES * BLOCK_BYTES
-    for start, stop in ((0, whole), (whole, data.size)):
-        if start == stop:
-            continue
-        size_bytes = min(BLOCK_BYTES, stop - start)
-        is_zero = zero_rows(data[start:stop], size_bytes)
-        if tags is not None:
-            packed = tags[start // PACKED_RATIO : stop // PACKED_RATIO]
-            is_zero &= zero_rows(packed, size_bytes // PACKED_RATIO)
-        for block in np.flatnonzero(~is_zero).tolist():
-            at = start + block * size_bytes
-            digest.update((address + at).to_bytes(8, "little") + size_bytes.to_bytes(8, "little"))
-            digest.update(data[at : at + size_bytes].data)
-            if tags is not None:
-                digest.update(tags[at // PACKED_RATIO : (at + size_bytes) // PACKED_RATIO].data)
+    data = np.ascontiguousarray(data)
+    tags = None if tags is None else np.ascontiguousarray(tags)
+    place = None if tags is None else tags.ctypes.data
+    stretch = DigestStretch(address, data.size, BLOCK_BYTES, PACKED_RATIO, data.ctypes.data, place)
+    library().ta_digest_add(ctypes.byref(digest), ctypes.byref(stretch))
+
+
+def _ended(digest: DigestState) -> bytes:
+    if digest.total == len(_DOMAIN):  # no block: so short an input is hashed another way
+        return xxhash.xxh3_128_digest(_DOMAIN)
+    result = np.empty(16, np.uint8)
+    library().ta_digest_end(ctypes.byref(digest), result.ctypes.data)
+    return result.tobytes()

@@ -1,5 +1,6 @@
 """The digest: as the document defines it, and the same whatever is a hole."""
 
+import ctypes
 import doctest
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
+from numpy.typing import NDArray
 
+from tagalong._native import DigestState, DigestStretch, library
 from tagalong.machine import MachinePages
 from tagalong.memory import Gpa
 from tagalong.migrate import memory_digest
@@ -57,6 +60,46 @@ def test_digest_equals_the_definition(machine: FakeMachine, has_tags: bool) -> N
     digest = memory_digest(MachinePages(machine), quiet, has_tags=has_tags)
 
     assert digest == by_the_document(machine, has_tags=has_tags)
+
+
+@pytest.mark.parametrize("parts", [(65536,), (4096,), (65536 * 3, 4096), (8192, 65536, 65536 * 2)])
+@pytest.mark.parametrize("has_tags", [True, False])
+def test_digest_is_the_same_in_registers_of_all_widths(
+    parts: tuple[int, ...], has_tags: bool
+) -> None:
+    source = np.random.default_rng(6)
+    planes = [(source.integers(0, 256, n, np.uint8), source.integers(0, 256, n // 32, np.uint8))
+              for n in parts]  # fmt: skip
+    expected, variant, address = b"tagalong-digest1", 0, 0
+    for data, tags in planes:
+        for at in range(0, data.size, BLOCK):
+            block = data[at : at + BLOCK].tobytes()
+            expected += (address + at).to_bytes(8, "little") + len(block).to_bytes(8, "little")
+            expected += block + (tags[at // 32 : (at + BLOCK) // 32].tobytes() if has_tags else b"")
+        address += data.size
+
+    while (found := digest_as(variant, planes, has_tags=has_tags)) is not None:
+        assert found == xxhash.xxh3_128(expected).digest()
+        variant += 1
+
+    assert variant >= 1
+
+
+def digest_as(
+    variant: int, planes: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], *, has_tags: bool
+) -> bytes | None:
+    """Return the digest by one kind of code; None if this processor lacks what it needs."""
+    digest, address = DigestState(), 0
+    library().ta_digest_begin(ctypes.byref(digest), b"tagalong-digest1", 16)
+    for data, tags in planes:
+        place = tags.ctypes.data if has_tags else None
+        stretch = DigestStretch(address, data.size, BLOCK, 32, data.ctypes.data, place)
+        if not library().ta_digest_add_as(variant, ctypes.byref(digest), ctypes.byref(stretch)):
+            return None
+        address += data.size
+    result = np.empty(16, np.uint8)
+    library().ta_digest_end(ctypes.byref(digest), result.ctypes.data)
+    return result.tobytes()
 
 
 def test_digest_is_the_one_in_the_document() -> None:
