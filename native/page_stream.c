@@ -178,6 +178,8 @@ static int receive_until(struct ta_page_stream *stream, int64_t deadline)
             return -errno;
         ask_for(stream->fd, stream->total_bytes - stream->moved.total);
         int ready = wait_for(stream->fd, POLLIN, deadline);
+        if (stream->follows_packets)
+            ta_follow_packets(stream->fd);
         if (ready <= 0)
             return ready;
     }

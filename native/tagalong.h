@@ -124,6 +124,8 @@ struct ta_page_stream {
     uint8_t *stage;       /* sending: NULL, or a copy of the pages is made here first, because
                            * others may write to them meanwhile; a multiple of the page size */
     uint64_t stage_bytes;
+    uint32_t follows_packets; /* receiving: not 0, see ta_follow_packets */
+    uint32_t reserved;
     /* Progress; all zero at first. */
     uint64_t staged_sent;
     struct ta_page_cursor moved, hashed;
@@ -133,6 +135,16 @@ struct ta_page_stream {
  * `timeout_ms`: call again; or -errno, -ENODATA where the peer has closed. */
 TA_EXPORT int ta_send_pages(struct ta_page_stream *stream, uint32_t timeout_ms);
 TA_EXPORT int ta_receive_pages(struct ta_page_stream *stream, uint32_t timeout_ms);
+
+/* --- cpus.c: where the threads of a transfer run ---------------------------------------- */
+
+/* Moves the calling thread to the processor on which the socket's packets are processed: that of
+ * the sender, if it is on this host. The thread's affinity stays as it is. */
+TA_EXPORT void ta_follow_packets(int fd);
+
+/* Moves the calling thread to the processor `number`, counted round and round, of those that it may
+ * use. Its affinity stays as it is. */
+TA_EXPORT void ta_start_apart(uint32_t number);
 
 /* --- planes.c: system calls for many places at once ------------------------------------ */
 

@@ -1,12 +1,15 @@
 """Measure migrations: python -m bench.migrate.
 
     python -m bench.migrate [--ram MIB] [--zero PERCENT] [--runs 5] [--no-qemu] [--json]
+                            [--congestion host|cubic|bbr|both]
     python -m bench.migrate --grow [--runs 5] [--no-qemu] [--json]
     python -m bench.migrate --sparse MIB [--runs 5] [--json]
     python -m bench.migrate --churn [--runs 100] [--max-downtime MS] [--no-qemu] [--json]
 
 All contestants take turns; every figure is the median. The memory of all destinations is
-there before the clock starts, except with --sparse.
+there before the clock starts, except with --sparse. --congestion measures in a network
+namespace of its own, where all connections get that congestion control, or in one after the
+other; without it they get that of the host.
 """
 
 import argparse
@@ -20,8 +23,10 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from bench.migrate import churn
+from bench.migrate.congestion import CONTROLS, run_with
 from bench.migrate.guest import Content
-from bench.migrate.series import Figures, has_room, measure, ratios
+from bench.migrate.sample import Figures
+from bench.migrate.series import has_room, measure, ratios
 from bench.migrate.sparse import migrate_sparse
 
 MIB = 1 << 20
@@ -45,9 +50,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int)
     parser.add_argument("--no-qemu", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--congestion", choices=("host", *CONTROLS, "both"), default="host")
     arguments = parser.parse_args()
     # Ended as by Ctrl-C: with its processes, and with the RAM that QEMU was given as a file.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if arguments.congestion != "host":
+        _measure_with(arguments.congestion, as_json=arguments.json)
+        return
     if arguments.churn:
         _show(
             churn.measure(
@@ -76,6 +85,19 @@ def main() -> None:
             _print(title, results[title])
     if arguments.json:
         _show(results, as_json=True)
+
+
+def _measure_with(congestion: str, *, as_json: bool) -> None:
+    """Run this command once for each control; the later --congestion counts."""
+    controls = CONTROLS if congestion == "both" else (congestion,)
+    texts = {
+        control: run_with(control, [*sys.argv[1:], "--congestion", "host"]) for control in controls
+    }
+    if as_json:
+        print(json.dumps({name: json.loads(text) for name, text in texts.items()}, indent=2))
+        return
+    for control, text in texts.items():
+        print(f"congestion control {control}:\n{text}")
 
 
 def _sparse(ram_bytes: int, runs: int) -> dict[str, Figures]:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.migrate import heap
-from bench.migrate.series import Figures
+from bench.migrate.sample import Figures
 from tagalong.boot import boot_guest, guest_image_path
 from tagalong.errors import ConvergenceError, MigrationError
 from tagalong.migrate import (

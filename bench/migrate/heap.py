@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.migrate import ours, qemu
-from bench.migrate.series import Figures
+from bench.migrate.sample import Figures
 from tagalong.migrate import MigrationOptions
 from tagalong.soft import SoftMachine
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+Figures = dict[str, float | int | None]
+"""The medians of a contestant, by name."""
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from bench.migrate import ours, plain, qemu
 from bench.migrate.guest import TAGS_SHARE, Content
-from bench.migrate.sample import Sample
+from bench.migrate.sample import Figures, Sample
 from tagalong.migrate import MigrationOptions
 from tagalong.soft import SoftMachine
 
@@ -18,7 +18,6 @@ CHANNELS = (1, 2, 4)
 _SPARE_BYTES = 1 << 30  # processes, and QEMU's own
 QEMU_SETTINGS = (qemu.Setting(), qemu.Setting(2), qemu.Setting(4))
 
-Figures = dict[str, float | int | None]
 Contestants = dict[str, Callable[[], Sample]]
 
 

@@ -104,6 +104,8 @@ class PageStream(ctypes.Structure):
         ("digests", ctypes.c_void_p),
         ("stage", ctypes.c_void_p),
         ("stage_bytes", _u64),
+        ("follows_packets", _u32),
+        ("reserved", _u32),
         ("staged_sent", _u64),
         ("moved", PageCursor),
         ("hashed", PageCursor),
@@ -219,6 +221,9 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     # page_stream.c
     "ta_send_pages": (ctypes.c_int, (ctypes.POINTER(PageStream), _u32)),
     "ta_receive_pages": (ctypes.c_int, (ctypes.POINTER(PageStream), _u32)),
+    # cpus.c
+    "ta_follow_packets": (None, (ctypes.c_int,)),
+    "ta_start_apart": (None, (_u32,)),
     # planes.c
     "ta_read_pages": (ctypes.c_int, (ctypes.c_int, _u64, ctypes.c_void_p, _size, _u8p)),
     "ta_ioctl_each": (_size, (ctypes.c_int, _u64, _u8p, _size, _size, ctypes.c_void_p)),

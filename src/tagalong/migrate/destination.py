@@ -20,6 +20,7 @@ from tagalong.machine_records import (
 )
 from tagalong.migrate.acceptance import Greeting, SourceAcceptor
 from tagalong.migrate.cancellation import check_cancelled
+from tagalong.migrate.cpus import usable_cpus
 from tagalong.migrate.filling import Filling, FillPlan
 from tagalong.migrate.joining import Joins, Membership, accept_joins
 from tagalong.migrate.link import Link
@@ -215,6 +216,7 @@ class _Destination:
         version, features = self._link.version, self._link.features
 
         def new_receiver(channel: Channel) -> PageReceiver:
+            channel.follows_packets = channel.shares_host and granted.channels >= usable_cpus()
             scatters = channel.plain_descriptor is not None
             return PageReceiver(machine, inventory, has_tags=has_tags, scatters=scatters)
 

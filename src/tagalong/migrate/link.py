@@ -89,6 +89,11 @@ class Link:
         """Return whether `send_pages` is possible."""
         return self._channel.plain_descriptor is not None
 
+    @property
+    def shares_host(self) -> bool:
+        """Return whether the peer is on this host, over TCP."""
+        return self._channel.shares_host
+
     def place_with(self, placement: Placement) -> None:
         """Receive batches into the memory that `placement` names from now on."""
         self._connection.placement = placement

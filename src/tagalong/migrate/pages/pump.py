@@ -123,6 +123,7 @@ def _stream(channel: Channel, segments: Segments) -> PageStream:
         segments=segments.array.ctypes.data,
         segment_count=len(segments.array),
         total_bytes=segments.total_bytes,
+        follows_packets=channel.follows_packets,
     )
 
 

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from tagalong import wire
+from tagalong._native import library
 from tagalong.errors import HostError, TagalongError
 from tagalong.memory import PageBitmap
+from tagalong.migrate.cpus import usable_cpus
 from tagalong.migrate.link import Link
 from tagalong.migrate.pages.sender import Pages, PageSender, Tally, batches
 from tagalong.migrate.transport.channel import Interrupt, never
@@ -112,6 +114,7 @@ class SenderGroup:
         try:
             for helper in helpers:
                 helper.start()
+            self._start_apart(self._members[0])
             self._lead(work, tallies, report, is_live=is_live)
             while any(helper.is_alive() for helper in helpers):
                 helpers[-1].join(_LOOK_UP_S)
@@ -147,6 +150,7 @@ class SenderGroup:
 
     def _help(self, work: "_BatchQueue", member: "_Member", tally: Tally, is_live: bool) -> None:
         member.link.interrupt_with(work.check)
+        self._start_apart(member)
         try:
             for region, numbers in work:
                 self._send(member, region, numbers, tally)
@@ -155,6 +159,14 @@ class SenderGroup:
             member.link.flush()
         except Exception as error:  # noqa: BLE001 (raised again in the leader's thread)
             work.fail(error)
+
+    def _start_apart(self, member: "_Member") -> None:
+        """Let the calling thread begin on a processor of its own, if all of them have work.
+
+        Both ends are on this host then, and the receivers come after their senders.
+        """
+        if len(self._members) >= usable_cpus() and member.link.shares_host:
+            library().ta_start_apart(self._members.index(member))
 
     def _send(self, member: "_Member", region: int, numbers: Pages, tally: Tally) -> None:
         began = time.monotonic()

@@ -35,6 +35,18 @@ def never() -> None:
     """End no wait."""
 
 
+def shares_host(sock: socket.socket) -> bool:
+    """Return whether a connected TCP socket's peer has the same address: it is on this host.
+
+    Raises OSError if the connection is gone.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    here, there = sock.getsockname(), sock.getpeername()
+    # A socket of TLS whose peer is gone has none (tls.py).
+    return there is not None and bool(here[0] == there[0])
+
+
 def wait_ready(descriptor: int, event: int, deadline: float, interrupt: Interrupt) -> bool:
     """Wait for a poll event; return whether it came before the deadline (monotonic)."""
     poller = select.poll()
@@ -54,7 +66,8 @@ class Channel:
     `name` is for people. `idle_s`: how long the peer may keep us waiting for one byte.
     `interrupt` is called during waits and may be replaced at any time. `is_mid_record`: the last
     `send` failed after some of its bytes had left. `is_one_way`: what is sent is kept, and no
-    machine takes it.
+    machine takes it. `follows_packets`: native code that receives runs where packets are processed
+    (native/cpus.c).
     """
 
     is_one_way = False
@@ -65,12 +78,20 @@ class Channel:
         self.idle_s = idle_s
         self.interrupt: Interrupt = never
         self.is_mid_record = False
+        self.follows_packets = False
         self._sock = sock
 
     @property
     def sock(self) -> socket.socket:
         """Return the socket, to poll and to tune. Only the channel moves bytes over it."""
         return self._sock
+
+    @property
+    def shares_host(self) -> bool:
+        """Return whether the peer is on this host, over TCP."""
+        with contextlib.suppress(OSError):
+            return shares_host(self._sock)
+        return False
 
     @property
     def end_cause(self) -> HostError | None:

@@ -12,13 +12,20 @@ from tagalong.migrate.transport.address import (
     TcpAddress,
     UnixAddress,
 )
-from tagalong.migrate.transport.channel import Channel, Interrupt, never, wait_ready
+from tagalong.migrate.transport.channel import (
+    Channel,
+    Interrupt,
+    never,
+    shares_host,
+    wait_ready,
+)
 from tagalong.migrate.transport.inherited import connected_socket, is_socket
 from tagalong.migrate.transport.resolver import resolve_in_time
 from tagalong.migrate.transport.tls import Handshake, TlsCredentials, TlsRole
 
 _UNIX_BUFFER_BYTES = 4 << 20
 _WINDOW_BYTES = 3 << 20
+_LOCAL_BUFFER_BYTES = 512 << 10
 
 
 def is_one_way(address: Address) -> bool:
@@ -98,6 +105,10 @@ def tune(sock: socket.socket) -> None:
         # take turns instead of working side by side.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _WINDOW_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        if shares_host(sock):
+            # What is under way stays in the processor's cache. A way through a network must hold
+            # more, which the kernel finds out by itself.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LOCAL_BUFFER_BYTES)
 
 
 def _secured(
