@@ -20,6 +20,7 @@ with atheris.instrument_imports(include=["tagalong.wire"]):
     from tagalong.wire import NEED_DATA, TRANSITIONS, Connection, Phase, RecordType, Role
     from tests.support.wire_session import (
         PLAYS,
+        Pair,
         pair_in,
         raw_record,
         records_in,
@@ -28,7 +29,9 @@ with atheris.instrument_imports(include=["tagalong.wire"]):
     )
 
 _MAX_INPUT_BYTES = 1 << 14
-_MOMENTS = [(role, phase) for role in Role for phase in Phase if not phase.is_final]
+_MOMENTS = [(role, phase, "") for role in Role for phase in Phase if not phase.is_final]
+_MOMENTS += [(Role.DESTINATION, Phase.COPYING, "runs")]
+"""Who listens, when, and of which play; "" is the first one in which that happens."""
 _STREAM_HEADER = streams()[Role.SOURCE][:16]
 
 
@@ -36,16 +39,29 @@ def one_input(data: bytes) -> None:
     """Let a listener hear one input; raises what it must not raise."""
     if not data:
         return
-    role, phase = _MOMENTS[data[0] % len(_MOMENTS)]
-    listener = pair_in(phase).end(role)
-    error = _hear(listener, _stream(role, phase, data[1:]))
+    role, phase, play = _MOMENTS[data[0] % len(_MOMENTS)]
+    pair, said = _pair_at(phase, play, role.peer)
+    listener = pair.end(role)
+    error = _hear(listener, _stream(said, data[1:]))
     assert error is None or 0 <= error.offset <= listener.bytes_received, error
 
 
-def _stream(listener: Role, phase: Phase, data: bytes) -> bytes:
-    """Return the records that `data` describe, as `listener` would get them."""
+def _pair_at(phase: Phase, name: str, speaker: Role) -> tuple[Pair, int]:
+    """Return a conversation at a moment, and how many records the speaker has sent in it."""
+    if not name:
+        return pair_in(phase), records_said_by(speaker, phase)
+    pair, said = Pair.new(), 0
+    for role, record in PLAYS[name].script:
+        if pair.source.phase is phase:
+            break
+        pair.say(role, record)
+        said += role is speaker
+    return pair, said
+
+
+def _stream(number: int, data: bytes) -> bytes:
+    """Return the records that `data` describe, the first with that number."""
     stream, at = b"", 0
-    number = records_said_by(listener.peer, phase)
     if number == 0:
         stream = _STREAM_HEADER
     while at + 3 <= len(data):
@@ -73,18 +89,19 @@ def write_corpus(folder: Path) -> None:
         for role, stream in streams(play).items():
             for number, (_, record) in enumerate(records_in(stream)):
                 body = record[:1] + len(record[16:]).to_bytes(2, "little") + record[16:]
-                moment = _moment_for(role, RecordType(record[0]))
+                moment = _moment_for(role, RecordType(record[0]), name)
                 path = folder / f"{name}-{role.name}-{number}"
                 path.write_bytes(bytes([moment]) + body)
 
 
-def _moment_for(sender: Role, kind: RecordType) -> int:
-    """Return the first moment at which the sender's peer may hear such a record."""
-    return next(
+def _moment_for(sender: Role, kind: RecordType, play: str) -> int:
+    """Return a moment at which the peer may hear such a record, of `play` if there is one."""
+    possible = [
         number
-        for number, (listener, phase) in enumerate(_MOMENTS)
+        for number, (listener, phase, _) in enumerate(_MOMENTS)
         if listener is sender.peer and (phase, sender, kind) in TRANSITIONS
-    )
+    ]
+    return next((number for number in possible if _MOMENTS[number][2] == play), possible[0])
 
 
 def main() -> None:
