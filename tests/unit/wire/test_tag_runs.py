@@ -1,6 +1,7 @@
 """Runs of tags: both ways, against a model, and whatever a peer may send."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,21 @@ from numpy.typing import NDArray
 from tagalong.binary.layout import MalformedError
 from tagalong.errors import RemoteProtocolError
 from tagalong.mte import tags
-from tagalong.wire import RecordType
+from tagalong.wire import Feature, Hello, NoBytes, Pages, RecordType, Run, Runs
+from tagalong.wire.plane_codec import PlaneCodec
+from tagalong.wire.planes import Batch, BatchHead, DataEncoding, TagEncoding
 from tagalong.wire.tag_runs import decode_runs, encode_runs
 from tests.support.malformed_payloads import pages
-from tests.support.wire_session import RUNS_SCRIPT, SOURCE, Pair, raw_record
+from tests.support.wire_session import (
+    DESTINATION,
+    FEATURES,
+    HEAP_TAGS,
+    RAM,
+    RUNS_SCRIPT,
+    SOURCE,
+    Pair,
+    raw_record,
+)
 
 PLANE_BYTES = 128
 MOST = PLANE_BYTES * 2
@@ -191,3 +203,49 @@ def test_batch_whose_runs_are_malformed_is_refused_at_its_offset(
         pair.destination.next_record()
 
     assert caught.value.offset == start + 16 + offset
+
+
+ALL = int(Feature.ZSTD | Feature.TAG_RUNS)
+PATTERN = np.arange(16, dtype=np.uint8) * 17  # a run a byte
+
+
+@pytest.mark.parametrize(
+    ("plane", "features", "encoding"),
+    [
+        (np.zeros(4096, np.uint8), ALL, TagEncoding.ZERO),
+        (np.zeros(4096, np.uint8), 0, TagEncoding.ZERO),
+        (heap(3, 4096, 60), ALL, TagEncoding.RUNS),
+        (heap(3, 4096, 60), Feature.TAG_RUNS, TagEncoding.RUNS),
+        (heap(3, 4096, 60), Feature.ZSTD, TagEncoding.ZSTD),
+        (np.full(4096, 0x55, np.uint8), ALL, TagEncoding.RUNS),
+        (np.repeat(PATTERN, PLANE_BYTES), ALL, TagEncoding.UNIFORM),
+        (np.tile(PATTERN, 4096), ALL, TagEncoding.ZSTD),
+        (np.frombuffer(np.random.default_rng(2).bytes(1 << 16), np.uint8), ALL, TagEncoding.RAW),
+        (heap(5, 128, 1), ALL, TagEncoding.RAW),
+    ],
+)
+def test_tags_take_the_smallest_encoding_that_both_ends_know(
+    plane: NDArray[np.uint8], features: int, encoding: TagEncoding
+) -> None:
+    codec, pages = PlaneCodec(), plane.size // PLANE_BYTES
+
+    encoded = codec.encode_tags(plane.data, 4096, features)
+
+    assert encoded.encoding is encoding
+    head = BatchHead(1, DataEncoding.ZERO, encoding, len(encoded.payload), 0)
+    batch = Batch(head, Runs([Run(0x4000_0000, pages)]), 4096)
+    decoded = codec.decode_tags(batch, memoryview(encoded.payload))
+    assert decoded is NoBytes.ZERO if encoding is TagEncoding.ZERO else decoded == plane.data
+
+
+def test_tags_to_a_peer_without_the_feature_are_never_runs() -> None:
+    pair = Pair.new()
+    for role, record in RUNS_SCRIPT[:5]:
+        older = (
+            replace(record, compatible_features=FEATURES) if isinstance(record, Hello) else record
+        )
+        pair.say(role, older if role is DESTINATION else record)
+
+    assert pair.source.features == FEATURES
+    batch = Pages(Runs([Run(RAM, 1)]), NoBytes.ZERO, HEAP_TAGS)
+    assert pair.say(SOURCE, batch) == batch
