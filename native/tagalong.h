@@ -456,6 +456,13 @@ TA_EXPORT int ta_vcpu_get(struct ta_machine *machine, uint32_t vcpu, uint64_t id
 TA_EXPORT int ta_vcpu_set(struct ta_machine *machine, uint32_t vcpu, uint64_t id,
                           const void *value, size_t bytes);
 
+/* The same for `count` registers in order. `values` has 16 bytes for each, which begin with the
+ * register's; a shorter one leaves the others as they are. done[i]: 1 for 0, 0 for -1. */
+TA_EXPORT void ta_vcpu_get_each(struct ta_machine *machine, uint32_t vcpu, const uint64_t *ids,
+                                size_t count, void *values, uint8_t *done);
+TA_EXPORT void ta_vcpu_set_each(struct ta_machine *machine, uint32_t vcpu, const uint64_t *ids,
+                                size_t count, const void *values, uint8_t *done);
+
 /* Writes at most `max_ids` of the ids that every vCPU has, in ascending order, and
  * returns how many there are. */
 TA_EXPORT size_t ta_vcpu_register_ids(uint64_t *ids, size_t max_ids);

@@ -222,6 +222,29 @@ int ta_vcpu_set(struct ta_machine *machine, uint32_t index, uint64_t id, const v
     return set_u64(cpu, id, word) ? 0 : -1;
 }
 
+/* What `bytes` of registers of many have in common: one place of this size for each. */
+enum { PLACE_BYTES = 16 };
+
+void ta_vcpu_get_each(struct ta_machine *machine, uint32_t index, const uint64_t *ids,
+                      size_t count, void *values, uint8_t *done)
+{
+    uint8_t *place = values;
+    for (size_t i = 0; i < count; i++, place += PLACE_BYTES) {
+        size_t bytes = register_bytes(ids[i]);
+        done[i] = bytes <= PLACE_BYTES && !ta_vcpu_get(machine, index, ids[i], place, bytes);
+    }
+}
+
+void ta_vcpu_set_each(struct ta_machine *machine, uint32_t index, const uint64_t *ids,
+                      size_t count, const void *values, uint8_t *done)
+{
+    const uint8_t *place = values;
+    for (size_t i = 0; i < count; i++, place += PLACE_BYTES) {
+        size_t bytes = register_bytes(ids[i]);
+        done[i] = bytes <= PLACE_BYTES && !ta_vcpu_set(machine, index, ids[i], place, bytes);
+    }
+}
+
 struct id_list {
     uint64_t *ids;
     size_t count, max;

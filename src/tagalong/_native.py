@@ -299,6 +299,8 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_gic_reset_interface": (ctypes.c_int, (ctypes.c_void_p, _u32)),
     "ta_vcpu_get": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, ctypes.c_void_p, _size)),
     "ta_vcpu_set": (ctypes.c_int, (ctypes.c_void_p, _u32, _u64, ctypes.c_char_p, _size)),
+    "ta_vcpu_get_each": (None, (ctypes.c_void_p, _u32, _pointer, _size, _pointer, _pointer)),
+    "ta_vcpu_set_each": (None, (ctypes.c_void_p, _u32, _pointer, _size, _pointer, _pointer)),
     "ta_vcpu_register_ids": (_size, (ctypes.POINTER(_u64), _size)),
     "ta_vcpu_instructions": (_u64, (ctypes.c_void_p, _u32)),
     "ta_vcpu_snapshot_bytes": (_size, ()),

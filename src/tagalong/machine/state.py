@@ -62,6 +62,10 @@ class RegionDescription:
     size_bytes: int
 
 
+DISK_KIND: Final = "virtio-blk"
+"""The kind of device that has an image, and data on their way to it."""
+
+
 @dataclass(frozen=True)
 class DeviceDescription:
     """What a guest sees of one device; what backs it on the host is not part of this.
@@ -132,6 +136,11 @@ class MachineDescription:
             for other, taken in (frames | ranges).items():
                 if other != frame and at.start < taken.stop and taken.start < at.stop:
                     raise UsageError(f"{frame}, at {at.start:#x}, and {other} overlap")
+
+    @property
+    def has_disks(self) -> bool:
+        """Return whether a device has data to bring to an image that only one process may use."""
+        return any(device.kind == DISK_KIND for device in self.devices)
 
     @property
     def ram_bytes(self) -> int:

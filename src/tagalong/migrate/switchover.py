@@ -193,8 +193,9 @@ class SwitchOver:
 
     def _give_up_disks(self) -> None:
         """Bring all data to the disks and unlock them, in touch with the destination meanwhile."""
-        if not self._session.machine.description.devices:
-            return  # no disks: a thread would only cost downtime
+        if not self._session.machine.description.has_disks:
+            self._session.machine.inactivate()  # at once: a thread would only cost downtime
+            return
         with ThreadPoolExecutor(1, "inactivate") as executor:
             given_up = executor.submit(self._session.machine.inactivate)
             while not wait((given_up,), _TICK_S).done:

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import cache
 from typing import Final
@@ -13,6 +14,7 @@ from tagalong.machine.register_ids import register_bytes
 from tagalong.memory import PageBitmap, Region
 
 _MAX_VCPUS: Final = 512
+_LOW_HALF: Final = (1 << 64) - 1
 NO_DEADLINE: Final = (1 << 64) - 1
 """An exit's `idle_ticks` if no timer runs: nothing happens before an interrupt."""
 COUNTER_HZ: Final = 62_500_000
@@ -240,6 +242,29 @@ class NativeMachine:
             return False
         raw = value.to_bytes(size, "little")
         return not self._library.ta_vcpu_set(self._handle, vcpu, register, raw, size)
+
+    def get_registers(self, vcpu: int, registers: Sequence[RegisterId]) -> dict[RegisterId, int]:
+        """Return the values of those registers that there are, as get_register would."""
+        count = len(registers)
+        values, done = (ctypes.c_uint64 * (2 * count))(), (ctypes.c_uint8 * count)()
+        ids = (ctypes.c_uint64 * count)(*registers)
+        self._library.ta_vcpu_get_each(self._handle, vcpu, ids, count, values, done)
+        rows = zip(registers, values[0::2], values[1::2], done, strict=True)
+        return {each: low | high << 64 for each, low, high, is_done in rows if is_done}
+
+    def set_registers(self, vcpu: int, registers: Mapping[RegisterId, int]) -> list[RegisterId]:
+        """Write registers in order; return those whose id or value the vCPU rejected.
+
+        They have the values that they had.
+        """
+        fitting = {r: v for r, v in registers.items() if 0 <= v < 1 << 8 * register_bytes(r)}
+        count = len(fitting)
+        halves = (half for value in fitting.values() for half in (value & _LOW_HALF, value >> 64))
+        ids, done = (ctypes.c_uint64 * count)(*fitting), (ctypes.c_uint8 * count)()
+        values = (ctypes.c_uint64 * (2 * count))(*halves)
+        self._library.ta_vcpu_set_each(self._handle, vcpu, ids, count, values, done)
+        taken = {each for each, is_done in zip(fitting, done, strict=True) if is_done}
+        return [each for each in registers if each not in taken]
 
     def instructions(self, vcpu: int) -> int:
         """Return how many instructions the vCPU has executed."""

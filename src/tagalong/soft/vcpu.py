@@ -156,8 +156,7 @@ class SoftVcpu:
         self._native.reset_gic_interface(self._index)
 
     def _registers(self) -> dict[RegisterId, int]:
-        values = ((r, self._native.get_register(self._index, r)) for r in state_register_ids())
-        return {register: value for register, value in values if value is not None}
+        return self._native.get_registers(self._index, state_register_ids())
 
     def _match(self, state: VcpuState) -> dict[RegisterId, int]:
         return match_registers(state.registers, self._reset_state.registers, who=self._who)
@@ -192,8 +191,5 @@ class SoftVcpu:
             raise StateError(f"{self._who} rejects {', '.join(refused)}")
 
     def _write(self, registers: Mapping[RegisterId, int]) -> list[str]:
-        return [
-            f"{register_name(register)} = {value:#x}"
-            for register, value in registers.items()
-            if not self._native.set_register(self._index, register, value)
-        ]
+        refused = self._native.set_registers(self._index, registers)
+        return [f"{register_name(each)} = {registers[each]:#x}" for each in refused]

@@ -118,21 +118,42 @@ def _decode_vcpu(reader: PayloadReader) -> VcpuEntry:
     require_range(
         "registers", count, limits.MAX_REGISTERS, at=at + VCPU_HEAD.offsets["register_count"]
     )
+    return VcpuEntry(Power(head["power"]), _decode_registers(reader, count))
+
+
+def _decode_registers(reader: PayloadReader, count: int) -> dict[int, int]:
     registers: dict[int, int] = {}
     previous = -1
+    # Hundreds of them, while the guest is paused: what is sound takes no call of the reader's.
+    data, at = reader.peek(count * (_ID_BYTES + limits.MAX_REGISTER_BYTES)), 0
     for _ in range(count):
-        at = reader.at
+        register = int.from_bytes(data[at : at + _ID_BYTES], "little")
+        size = 1 << (register >> _SIZE_SHIFT & _SIZE_MASK)
+        end = at + _ID_BYTES + size
+        if end > len(data) or register <= previous or size > limits.MAX_REGISTER_BYTES:
+            reader.at += at
+            raise _unsound_register(reader, previous)
+        registers[register] = int.from_bytes(data[at + _ID_BYTES : end], "little")
+        previous, at = register, end
+    reader.at += at
+    return registers
+
+
+def _unsound_register(reader: PayloadReader, previous: int) -> MalformedError:
+    """Return what is wrong with the register that comes next."""
+    at = reader.at
+    try:
         register = int.from_bytes(reader.take_bytes(_ID_BYTES, "a register id", at=at), "little")
         if register <= previous:
-            raise MalformedError(
+            return MalformedError(
                 f"register {register:#x} after {previous:#x}: ids must ascend", offset=at
             )
         size = register_bytes(register)
         require_range(f"bytes in register {register:#x}", size, limits.MAX_REGISTER_BYTES, at=at)
-        value = reader.take_bytes(size, f"register {register:#x}", at=at)
-        registers[register] = int.from_bytes(value, "little")
-        previous = register
-    return VcpuEntry(Power(head["power"]), registers)
+        reader.take_bytes(size, f"register {register:#x}", at=at)
+    except MalformedError as error:
+        return error
+    raise AssertionError(f"register {register:#x} is sound")
 
 
 def _decode_devices(reader: PayloadReader, count: int) -> dict[str, bytes]:

@@ -38,6 +38,10 @@ class PayloadReader:
             raise MalformedError(f"{raw!r} is not a {what}", offset=start)
         return raw.decode("ascii")
 
+    def peek(self, most_bytes: int) -> bytes:
+        """Return a copy of what comes next, `most_bytes` or all that is left; `at` stays."""
+        return bytes(self._payload[self.at : self.at + most_bytes])
+
     def finish(self, what: str) -> None:
         """Raise if bytes are left."""
         left = len(self._payload) - self.at

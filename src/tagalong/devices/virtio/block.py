@@ -21,6 +21,7 @@ from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.image import SECTOR_BYTES, Image
 from tagalong.devices.virtio.ram import RingError
 from tagalong.errors import UsageError
+from tagalong.machine.state import DISK_KIND
 
 if TYPE_CHECKING:
     import logging
@@ -118,7 +119,7 @@ class BlockFunction:
     Raises UsageError if the image is not the disk that `description` says.
     """
 
-    KIND: ClassVar = "virtio-blk"
+    KIND: ClassVar = DISK_KIND
 
     device_id = DeviceId.BLOCK
     served_queues: Sequence[int] = (0,)

@@ -3,10 +3,11 @@
 import socket
 import threading
 import time
+from ipaddress import ip_address
 from typing import Final
 
 from tagalong.errors import HostError
-from tagalong.migrate.transport.address import SocketAddress, UnixAddress
+from tagalong.migrate.transport.address import SocketAddress, TcpAddress, UnixAddress
 from tagalong.migrate.transport.channel import Interrupt
 
 _LOOK_UP_S: Final = 0.1
@@ -26,14 +27,22 @@ def resolve(address: SocketAddress) -> Resolved:
     return [(family, where) for family, _, _, _, where in found]
 
 
+def _is_numeric(address: TcpAddress) -> bool:
+    try:
+        ip_address(address.host)
+    except ValueError:
+        return False
+    return True
+
+
 def resolve_in_time(address: SocketAddress, deadline: float, interrupt: Interrupt) -> Resolved:
     """`resolve`, until a deadline (of time.monotonic()); `interrupt` is called meanwhile.
 
     The system's lookup can be neither limited nor interrupted, so it has a thread of its own, which
     is left alone when this gives up on it. Raises HostError also if the time is up.
     """
-    if isinstance(address, UnixAddress):
-        return resolve(address)
+    if isinstance(address, UnixAddress) or _is_numeric(address):
+        return resolve(address)  # no server is asked
     found: Resolved = []
     failures: list[HostError] = []
 
