@@ -19,6 +19,7 @@ Documentation/virt/kvm/arm/fw-pseudo-registers.rst.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from tagalong.errors import StateError
@@ -51,6 +52,8 @@ _IDENTIFICATION: Final = frozenset(
 )
 _OWN_IDENTITY: Final = register_ids.MPIDR_EL1
 
+_MOST_KNOWN: Final = 4096
+
 
 @dataclass(frozen=True)
 class CpuPolicy:
@@ -70,6 +73,8 @@ class CpuPolicy:
 STRICT: Final = CpuPolicy()
 
 
+# A state has hundreds of registers, which are asked about several times while a guest is paused.
+@lru_cache(_MOST_KNOWN)
 def is_identification(register: RegisterId) -> bool:
     """Return whether a register identifies the CPU or its firmware, and has no state."""
     kind = register & _KIND_MASK
