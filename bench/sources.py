@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from bench import files, fixed, looks, moves, start
+from bench.migrate import tls
 from bench.rows import Row, not_measured
 from bench.tags import contest
 
@@ -32,7 +33,7 @@ SOURCES = (
     Source((1, 2, 5), moves.large_rows),
     Source((3,), moves.small_rows),
     Source((4,), fixed.cost_rows),
-    _without_benchmark(6),
+    Source((6,), tls.rows),
     Source((7,), files.dump_rows),
     _without_benchmark(8),
     Source((9,), contest.rows),

@@ -6,5 +6,6 @@ ours     a destination process, ready, and a migration to it
 qemu     two QEMUs, paused, ready, and a migration between them
 series   all of them in turn, again and again
 sparse   a large guest that has used little
+tls      over TLS 1.3, ours and QEMU's
 churn    a guest that works, over a link that is just fast enough; heap, what its tags take
 """

@@ -2,6 +2,7 @@
 
     python -m bench.migrate [--ram MIB] [--zero PERCENT] [--runs 5] [--no-qemu] [--json]
                             [--congestion host|cubic|bbr|both]
+    python -m bench.migrate --tls [--ram MIB] [--runs 5] [--no-qemu] [--json]
     python -m bench.migrate --grow [--runs 5] [--no-qemu] [--json]
     python -m bench.migrate --sparse MIB [--runs 5] [--json]
     python -m bench.migrate --churn [--runs 100] [--max-downtime MS] [--no-qemu] [--json]
@@ -17,12 +18,12 @@ import json
 import signal
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from bench.migrate import churn
+from bench.migrate import churn, tls
 from bench.migrate.congestion import CONTROLS, run_with
 from bench.migrate.guest import Content
 from bench.migrate.sample import Figures
@@ -35,6 +36,8 @@ SPARSE_USED_BYTES = 64 * MIB
 RUNS = 5
 CHURN_RUNS = 100
 
+Ratios = Callable[[dict[str, Figures]], dict[str, float]]
+
 
 def main() -> None:
     """Parse the command line, measure, print."""
@@ -44,6 +47,7 @@ def main() -> None:
     parser.add_argument("--ram", type=int, default=2048, metavar="MIB")
     parser.add_argument("--zero", type=int, default=0, metavar="PERCENT")
     parser.add_argument("--sparse", type=int, metavar="MIB")
+    parser.add_argument("--tls", action="store_true")
     parser.add_argument("--grow", action="store_true")
     parser.add_argument("--churn", action="store_true")
     parser.add_argument("--max-downtime", type=int, default=300, metavar="MS")
@@ -71,6 +75,12 @@ def main() -> None:
     runs = arguments.runs or RUNS
     if arguments.sparse:
         _show({"sparse": _sparse(arguments.sparse * MIB, runs)}, as_json=arguments.json)
+        return
+    if arguments.tls:
+        content = Content(arguments.ram * MIB)
+        figures = tls.measure(content, runs, with_qemu=not arguments.no_qemu)
+        title = f"{arguments.ram} MiB, {runs} runs"
+        _show({title: figures}, as_json=arguments.json, ratios_of=tls.ratios)
         return
     sizes = GROWING_MIB if arguments.grow else (arguments.ram,)
     results = {}
@@ -115,19 +125,21 @@ def _sparse(ram_bytes: int, runs: int) -> dict[str, Figures]:
     }
 
 
-def _show(results: dict[str, dict[str, Figures]], *, as_json: bool) -> None:
+def _show(
+    results: dict[str, dict[str, Figures]], *, as_json: bool, ratios_of: Ratios = ratios
+) -> None:
     if as_json:
         with_ratios = {
-            title: {"figures": figures, "ratios": ratios(figures)}
+            title: {"figures": figures, "ratios": ratios_of(figures)}
             for title, figures in results.items()
         }
         print(json.dumps(with_ratios, indent=2))
         return
     for title, figures in results.items():
-        _print(title, figures)
+        _print(title, figures, ratios_of)
 
 
-def _print(title: str, figures: dict[str, Figures]) -> None:
+def _print(title: str, figures: dict[str, Figures], ratios_of: Ratios = ratios) -> None:
     names = list(next(iter(figures.values())))
     if len(figures) < len(names) // 2:  # narrow rather than wide
         table = Table("", *figures, title=title)
@@ -139,7 +151,7 @@ def _print(title: str, figures: dict[str, Figures]) -> None:
     for who, values in figures.items():
         table.add_row(who, *(_text(values[name]) for name in names))
     Console().print(table)
-    for what, ratio in ratios(figures).items():
+    for what, ratio in ratios_of(figures).items():
         Console().print(f"{what}: {ratio:.2f}")
 
 

@@ -7,7 +7,14 @@ from multiprocessing.connection import Connection
 from bench.migrate.guest import TAGS_SHARE, Content
 from bench.migrate.sample import Sample
 from tagalong.memory.reserve import reserve
-from tagalong.migrate import MigrationOptions, listen, migrate_to, parse_address, receive_from
+from tagalong.migrate import (
+    MigrationOptions,
+    TlsCredentials,
+    listen,
+    migrate_to,
+    parse_address,
+    receive_from,
+)
 from tagalong.soft import SoftMachine
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -26,7 +33,7 @@ def migrate(machine: SoftMachine, options: MigrationOptions, *, ready: bool = Tr
     """Migrate a copy of `machine` away; it stays here and may be migrated again."""
     ours, theirs = _SPAWN.Pipe()
     ram_bytes = machine.description.ram_bytes
-    process = _SPAWN.Process(target=_receive, args=(theirs, ram_bytes if ready else 0))
+    process = _SPAWN.Process(target=_receive, args=(theirs, ram_bytes if ready else 0, options.tls))
     process.start()
     uri = ours.recv()
     cpu_s, began = time.process_time(), time.perf_counter()
@@ -45,11 +52,11 @@ def migrate(machine: SoftMachine, options: MigrationOptions, *, ready: bool = Tr
     )
 
 
-def _receive(ready: Connection, ram_bytes: int) -> None:
+def _receive(ready: Connection, ram_bytes: int, tls: TlsCredentials | None) -> None:
     if ram_bytes:
         reserve(ram_bytes, lambda: False)
         reserve(ram_bytes // TAGS_SHARE, lambda: False)
-    with listen(parse_address("tcp:127.0.0.1:0")) as listener:
+    with listen(parse_address("tcp:127.0.0.1:0"), tls=tls) as listener:
         ready.send(str(listener.address))
         cpu_s = time.process_time()
         arrival = receive_from(listener, SoftMachine.from_description)

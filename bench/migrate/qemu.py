@@ -32,6 +32,10 @@ from tagalong.lab.qemu import ask_version, fetched_command
 VARIABLE = "TAGALONG_QEMU_SYSTEM_AARCH64"
 OLDEST_MAJOR = 10
 
+# What both sides of the comparison negotiate by themselves; here it is certain.
+_PRIORITY = "NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+AES-256-GCM"
+_CREDENTIALS = "tls0"
+
 _START_S = 60.0
 _UNLIMITED = 1 << 40
 _LOOK_UP_S = 0.01
@@ -39,12 +43,24 @@ _LOOK_UP_S = 0.01
 
 @dataclass(frozen=True)
 class Setting:
-    """How QEMU migrates: over one connection, or `multifd` channels besides that."""
+    """How QEMU migrates: over one connection, or `multifd` channels besides that.
+
+    With TLS if `tls` is a folder of certificates; QEMU and tagalong use the same names in it.
+    """
 
     multifd: int = 0
+    tls: Path | None = None
 
     def __str__(self) -> str:
-        return f"multifd {self.multifd}" if self.multifd else "default"
+        kind = f"multifd {self.multifd}" if self.multifd else "default"
+        return f"TLS, {kind}" if self.tls else kind
+
+    def credentials(self, endpoint: str) -> list[str]:
+        """Return the options for one end, "client" or "server"."""
+        if self.tls is None:
+            return []
+        facts = f"id={_CREDENTIALS},dir={self.tls},endpoint={endpoint},verify-peer=on"
+        return ["-object", f"tls-creds-x509,{facts},priority={_PRIORITY}"]
 
 
 def find_qemu() -> list[str]:
@@ -83,11 +99,19 @@ def migrate(content: Planes, setting: Setting) -> Sample:
         _write_ram(ram, content)
         with (
             QemuProcess(
-                folder / "a", ["-object", file_backend(ram, content.ram_bytes)], content.ram_bytes
+                folder / "a",
+                [
+                    *("-object", file_backend(ram, content.ram_bytes)),
+                    *setting.credentials("client"),
+                ],
+                content.ram_bytes,
             ) as source,
             QemuProcess(
                 folder / "b",
-                ["-object", _ready_backend(content), "-incoming", "defer"],
+                [
+                    *("-object", _ready_backend(content), "-incoming", "defer"),
+                    *setting.credentials("server"),
+                ],
                 content.ram_bytes,
             ) as destination,
         ):
@@ -215,7 +239,12 @@ async def _configure(client: QMPClient, setting: Setting) -> None:
         {"capability": "multifd", "state": bool(setting.multifd)},
     ]
     await client.execute("migrate-set-capabilities", {"capabilities": capabilities})
-    parameters = {"max-bandwidth": _UNLIMITED, "multifd-channels": max(1, setting.multifd)}
+    parameters: dict[str, object] = {
+        "max-bandwidth": _UNLIMITED,
+        "multifd-channels": max(1, setting.multifd),
+    }
+    if setting.tls is not None:
+        parameters["tls-creds"] = _CREDENTIALS
     await client.execute("migrate-set-parameters", parameters)
 
 

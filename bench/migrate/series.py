@@ -33,10 +33,10 @@ def measure(content: Content, runs: int, *, with_qemu: bool) -> dict[str, Figure
     later = _qemus(content) if with_qemu else {}
     if has_room(2, content):  # besides the machine that is there now
         contestants, later = contestants | later, {}
-    samples = _sample(contestants, runs)
+    samples = sample(contestants, runs)
     machine.close()
-    samples |= _sample(later, runs)
-    return {name: _medians(each) for name, each in samples.items()}
+    samples |= sample(later, runs)
+    return {name: medians(each) for name, each in samples.items()}
 
 
 def _ours_and_plain(machine: SoftMachine) -> Contestants:
@@ -55,7 +55,8 @@ def _qemus(content: Content) -> Contestants:
     }
 
 
-def _sample(contestants: Contestants, runs: int) -> dict[str, list[Sample]]:
+def sample(contestants: Contestants, runs: int) -> dict[str, list[Sample]]:
+    """Return `runs` samples of each contestant, taken in turn."""
     samples: dict[str, list[Sample]] = {name: [] for name in contestants}
     for name, run in _in_turn(contestants, runs):
         samples[name].append(run())
@@ -94,7 +95,9 @@ def _in_turn(contestants: Contestants, runs: int) -> Iterator[tuple[str, Callabl
                 progress.advance(task)
 
 
-def _medians(samples: list[Sample]) -> Figures:
+def medians(samples: list[Sample]) -> Figures:
+    """Return the median of each figure."""
+
     def median(values: Sequence[float]) -> float:
         return statistics.median(values)
 
