@@ -17,7 +17,7 @@ static const struct {
     SIZE_OF(ta_tag_run), SIZE_OF(ta_segment),    SIZE_OF(ta_page_cursor), SIZE_OF(ta_page_stream),
     SIZE_OF(ta_file_write), SIZE_OF(ta_exit), SIZE_OF(ta_ram_range), SIZE_OF(ta_buffer),
     SIZE_OF(ta_chain), SIZE_OF(ta_virtq), SIZE_OF(ta_kvm_exit),
-    SIZE_OF(ta_register), SIZE_OF(ta_kvm_answers),
+    SIZE_OF(ta_register), SIZE_OF(ta_kvm_answers), SIZE_OF(ta_openssl), SIZE_OF(ta_tls),
     SIZE_OF(ta_digest), SIZE_OF(ta_digest_stretch),
 #if defined(__aarch64__)
     SIZE_OF(ta_call),

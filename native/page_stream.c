@@ -112,7 +112,16 @@ static void open_window(struct ta_page_stream *stream)
     hash_until(stream, stream->moved.total + (left < limit ? left : limit));
 }
 
-static ssize_t send_window(const struct ta_page_stream *stream)
+/* Returns how many bytes have left, or -errno. */
+static int64_t send_pieces(const struct ta_page_stream *stream, struct msghdr *message)
+{
+    if (stream->tls != NULL)
+        return ta_tls_send(stream->tls, message->msg_iov, message->msg_iovlen);
+    ssize_t sent = sendmsg(stream->fd, message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return sent < 0 ? -errno : sent;
+}
+
+static int64_t send_window(const struct ta_page_stream *stream)
 {
     struct iovec vectors[MAX_IOVECS];
     struct msghdr message = {.msg_iov = vectors};
@@ -125,7 +134,7 @@ static ssize_t send_window(const struct ta_page_stream *stream)
     } else {
         message.msg_iovlen = vectors_at(stream, stream->moved, size, vectors);
     }
-    return sendmsg(stream->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return send_pieces(stream, &message);
 }
 
 int ta_send_pages(struct ta_page_stream *stream, uint32_t timeout_ms)
@@ -136,20 +145,23 @@ int ta_send_pages(struct ta_page_stream *stream, uint32_t timeout_ms)
             open_window(stream);
             stream->staged_sent = 0;
         }
-        ssize_t sent = send_window(stream);
+        int64_t sent = send_window(stream);
         if (sent > 0) {
             stream->staged_sent += (uint64_t)sent;
             advance(stream, &stream->moved, (uint64_t)sent);
             continue;
         }
-        if (sent < 0 && errno != EAGAIN && errno != EINTR)
-            return -errno;
+        if (sent < 0 && sent != -EAGAIN && sent != -EINTR)
+            return (int)sent;
         int ready = wait_for(stream->fd, POLLOUT, deadline);
         if (ready <= 0)
             return ready;
     }
     return 1;
 }
+
+/* What TLS may hold back of a record that is not whole yet, and more. */
+#define HELD_BYTES (32 << 10)
 
 /* Makes the kernel wake this thread for a large portion, not for each packet. Never for more than
  * is still to come, or the last wait would not end; and for less than the receive window (migrate/transport/connector.py), or the sender
@@ -160,13 +172,40 @@ static void ask_for(int fd, uint64_t bytes)
     setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark);
 }
 
+/* Returns how many bytes of the segments are still to come out of the socket, or fewer. */
+static uint64_t still_to_come(const struct ta_page_stream *stream)
+{
+    uint64_t bytes = stream->total_bytes - stream->moved.total;
+    if (stream->tls == NULL)
+        return bytes;
+    return bytes > HELD_BYTES ? bytes - HELD_BYTES : 1;
+}
+
+/* Returns how many bytes were received, 0 at the peer's end, or -errno. */
+static int64_t receive_pieces(const struct ta_page_stream *stream, struct msghdr *message)
+{
+    if (stream->tls == NULL) {
+        ssize_t got = recvmsg(stream->fd, message, MSG_DONTWAIT);
+        return got < 0 ? -errno : got;
+    }
+    int64_t total = 0;
+    for (size_t i = 0; i < message->msg_iovlen; i++) {
+        const struct iovec *piece = &message->msg_iov[i];
+        int64_t got = ta_tls_receive(stream->tls, piece->iov_base, piece->iov_len);
+        total += got > 0 ? got : 0;
+        if (got < (int64_t)piece->iov_len)
+            return total > 0 ? total : got;
+    }
+    return total;
+}
+
 static int receive_until(struct ta_page_stream *stream, int64_t deadline)
 {
     while (stream->moved.total < stream->total_bytes) {
         struct iovec vectors[MAX_IOVECS];
         struct msghdr message = {.msg_iov = vectors};
         message.msg_iovlen = vectors_at(stream, stream->moved, WINDOW_BYTES, vectors);
-        ssize_t got = recvmsg(stream->fd, &message, MSG_DONTWAIT);
+        int64_t got = receive_pieces(stream, &message);
         if (got == 0)
             return -ENODATA;
         if (got > 0) {
@@ -174,9 +213,9 @@ static int receive_until(struct ta_page_stream *stream, int64_t deadline)
             hash_until(stream, stream->moved.total);
             continue;
         }
-        if (errno != EAGAIN && errno != EINTR)
-            return -errno;
-        ask_for(stream->fd, stream->total_bytes - stream->moved.total);
+        if (got != -EAGAIN && got != -EINTR)
+            return (int)got;
+        ask_for(stream->fd, still_to_come(stream));
         int ready = wait_for(stream->fd, POLLIN, deadline);
         if (stream->follows_packets)
             ta_follow_packets(stream->fd);

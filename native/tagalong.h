@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #define TA_ABI_VERSION 13
 #define TA_EXPORT __attribute__((visibility("default")))
@@ -101,6 +102,60 @@ TA_EXPORT int ta_digest_add_as(uint32_t variant, struct ta_digest *digest,
 /* CNTFRQ_EL0 of this host: ticks of the system counter in a second; 0 if it is no arm64. */
 TA_EXPORT uint64_t ta_counter_hz(void);
 
+/* --- tls.c: bytes through a TLS connection of OpenSSL ----------------------------------- */
+
+/* Functions of the libssl and libcrypto that made a connection (openssl/ssl.h, bio.h, err.h). */
+struct ta_openssl {
+    int (*ssl_read)(void *ssl, void *target, int bytes);
+    int (*ssl_peek)(void *ssl, void *target, int bytes);
+    int (*ssl_write)(void *ssl, const void *source, int bytes);
+    int (*ssl_get_error)(const void *ssl, int result);
+    void (*ssl_set0_wbio)(void *ssl, void *bio);
+    void *(*bio_meth_new)(int type, const char *name);
+    int (*bio_meth_set_write)(void *method, int (*write)(void *bio, const char *bytes, int size));
+    int (*bio_meth_set_ctrl)(void *method, long (*control)(void *bio, int command, long number,
+                                                           void *argument));
+    void *(*bio_new)(const void *method);
+    void (*bio_set_data)(void *bio, void *data);
+    void *(*bio_get_data)(void *bio);
+    void (*bio_set_init)(void *bio, int is_ready);
+    unsigned long (*err_peek_last_error)(void);
+    void (*err_clear_error)(void);
+};
+
+/* A connection whose handshake is done; used by one thread at a time. */
+struct ta_tls {
+    const struct ta_openssl *openssl;
+    void *ssl;
+    uint8_t *outgoing; /* room for a portion that is encrypted, at least 17 * 16 KiB */
+    uint64_t outgoing_bytes;
+    int32_t fd; /* the socket, which does not block; -1 once it is closed */
+    /* Progress; all zero at first. */
+    int32_t is_over;    /* nothing more is received; `end` says why */
+    int32_t end;        /* 0: the peer's end, or -errno */
+    uint64_t reason;    /* for -EPROTO: OpenSSL's error code */
+    uint64_t accepted;  /* bytes that were encrypted and have not all left */
+    uint64_t reported;  /* those of them that ta_tls_send has returned */
+    uint64_t encrypted; /* what they came to */
+    uint64_t sent;      /* those of them that have left */
+};
+
+/* Lets what OpenSSL encrypts for this connection leave by ta_tls_send; needed once, before it. The
+ * connection points to `tls` from then on. 0 or -ENOMEM. */
+TA_EXPORT int ta_tls_begin(struct ta_tls *tls);
+
+/* Sends from `pieces`, none of them empty. Returns how many bytes have left; -EAGAIN: none, poll for
+ * POLLOUT; or -errno. It must be called again with the bytes behind those that have left, which must
+ * not change meanwhile, until all have; else nothing may be sent any more. */
+TA_EXPORT int64_t ta_tls_send(struct ta_tls *tls, const struct iovec *pieces, size_t count);
+
+/* Receives into `target`. Returns how many bytes, 0 at the peer's end; -EAGAIN: none, poll for
+ * POLLIN, everything whole was taken from the socket; or -errno. */
+TA_EXPORT int64_t ta_tls_receive(struct ta_tls *tls, uint8_t *target, size_t size);
+
+/* Returns 0 if ta_tls_receive would return -EAGAIN, else 1. */
+TA_EXPORT int ta_tls_is_readable(struct ta_tls *tls);
+
 /* --- page_stream.c: the data of a batch between memory and a socket --------------------- */
 
 struct ta_segment {
@@ -116,6 +171,7 @@ struct ta_page_cursor {
 struct ta_page_stream {
     int32_t fd; /* a stream socket */
     uint32_t page_bytes;
+    struct ta_tls *tls; /* what encrypts its bytes, or NULL */
     const struct ta_segment *segments;
     uint64_t segment_count;
     uint64_t total_bytes; /* of all segments */

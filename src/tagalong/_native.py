@@ -60,6 +60,46 @@ class RoutineCall(ctypes.Structure):
     )
 
 
+class OpenSsl(ctypes.Structure):
+    """`struct ta_openssl`: addresses of functions of OpenSSL."""
+
+    _fields_ = (
+        ("ssl_read", ctypes.c_void_p),
+        ("ssl_peek", ctypes.c_void_p),
+        ("ssl_write", ctypes.c_void_p),
+        ("ssl_get_error", ctypes.c_void_p),
+        ("ssl_set0_wbio", ctypes.c_void_p),
+        ("bio_meth_new", ctypes.c_void_p),
+        ("bio_meth_set_write", ctypes.c_void_p),
+        ("bio_meth_set_ctrl", ctypes.c_void_p),
+        ("bio_new", ctypes.c_void_p),
+        ("bio_set_data", ctypes.c_void_p),
+        ("bio_get_data", ctypes.c_void_p),
+        ("bio_set_init", ctypes.c_void_p),
+        ("err_peek_last_error", ctypes.c_void_p),
+        ("err_clear_error", ctypes.c_void_p),
+    )
+
+
+class TlsStream(ctypes.Structure):
+    """`struct ta_tls`: a TLS connection of OpenSSL, and its progress."""
+
+    _fields_ = (
+        ("openssl", ctypes.POINTER(OpenSsl)),
+        ("ssl", ctypes.c_void_p),
+        ("outgoing", ctypes.c_void_p),
+        ("outgoing_bytes", _u64),
+        ("fd", ctypes.c_int32),
+        ("is_over", ctypes.c_int32),
+        ("end", ctypes.c_int32),
+        ("reason", _u64),
+        ("accepted", _u64),
+        ("reported", _u64),
+        ("encrypted", _u64),
+        ("sent", _u64),
+    )
+
+
 class PageCursor(ctypes.Structure):
     """`struct ta_page_cursor`: a position in the segments of a page stream."""
 
@@ -98,6 +138,7 @@ class PageStream(ctypes.Structure):
     _fields_ = (
         ("fd", ctypes.c_int32),
         ("page_bytes", _u32),
+        ("tls", ctypes.c_void_p),
         ("segments", ctypes.c_void_p),
         ("segment_count", _u64),
         ("total_bytes", _u64),
@@ -218,6 +259,11 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_digest_end": (None, (ctypes.POINTER(DigestState), _u8p)),
     # counter.c
     "ta_counter_hz": (_u64, ()),
+    # tls.c
+    "ta_tls_begin": (ctypes.c_int, (ctypes.POINTER(TlsStream),)),
+    "ta_tls_is_readable": (ctypes.c_int, (ctypes.POINTER(TlsStream),)),
+    "ta_tls_send": (ctypes.c_int64, (ctypes.POINTER(TlsStream), ctypes.c_void_p, _size)),
+    "ta_tls_receive": (ctypes.c_int64, (ctypes.POINTER(TlsStream), _u8p, _size)),
     # page_stream.c
     "ta_send_pages": (ctypes.c_int, (ctypes.POINTER(PageStream), _u32)),
     "ta_receive_pages": (ctypes.c_int, (ctypes.POINTER(PageStream), _u32)),
@@ -320,6 +366,8 @@ IS_ARM64 = platform.machine() == "aarch64"
 # The C struct that each class declares; the sizes have to agree.
 _STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "ta_exit": InterpreterExit,
+    "ta_openssl": OpenSsl,
+    "ta_tls": TlsStream,
     "ta_page_cursor": PageCursor,
     "ta_page_stream": PageStream,
     "ta_ram_range": RamRange,

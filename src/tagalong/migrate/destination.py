@@ -217,7 +217,7 @@ class _Destination:
 
         def new_receiver(channel: Channel) -> PageReceiver:
             channel.follows_packets = channel.shares_host and granted.channels >= usable_cpus()
-            scatters = channel.plain_descriptor is not None
+            scatters = channel.incoming_path is not None
             return PageReceiver(machine, inventory, has_tags=has_tags, scatters=scatters)
 
         def joining() -> wire.Joining:

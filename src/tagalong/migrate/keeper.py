@@ -79,7 +79,7 @@ class _Tee(Channel):
         self._sink: Sink | None = sink
 
     @property
-    def plain_descriptor(self) -> None:
+    def incoming_path(self) -> None:
         """Return None: the bytes must come through here."""
         return
 

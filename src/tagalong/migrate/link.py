@@ -87,7 +87,7 @@ class Link:
     @property
     def streams_pages(self) -> bool:
         """Return whether `send_pages` is possible."""
-        return self._channel.plain_descriptor is not None
+        return self._channel.outgoing_path is not None
 
     @property
     def shares_host(self) -> bool:
@@ -306,7 +306,7 @@ class Link:
         return why + "; nothing was started here" * is_safe
 
     def _receive_into(self, buffer: memoryview, deadline: float) -> int:
-        if len(buffer) < _BULK_BYTES or not self.streams_pages:
+        if len(buffer) < _BULK_BYTES or self._channel.incoming_path is None:
             return self._channel.receive_into(buffer, deadline=deadline)
         # Tags of a large batch come in many portions, which native code takes in one call.
         receive_bytes(self._channel, buffer, deadline)
@@ -315,7 +315,7 @@ class Link:
     def _receive_batch(self, deadline: float) -> bool:
         """Receive all data of a batch by native code, if they come next and that is possible."""
         landing = self._connection.awaited_data
-        if not self.streams_pages or not isinstance(landing, Segments):
+        if self._channel.incoming_path is None or not isinstance(landing, Segments):
             return False
         self._connection.data_received(receive_pages(self._channel, landing, deadline))
         return True

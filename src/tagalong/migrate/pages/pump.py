@@ -1,14 +1,12 @@
 """Moves the data of a batch between guest RAM and a channel, without a copy in between.
 
 The native library sends from the pages themselves and receives into them, wherever they are, and
-hashes them on the way (native/page_stream.c). It needs a descriptor that carries the bytes as they
-are. Without one, as with TLS, `Channel.plain_descriptor` is None, and the data go through the
-channel like everything else.
+hashes them on the way (native/page_stream.c), through TLS too (native/tls.c). Where a channel has
+no path for native code, the data go through it like everything else.
 """
 
 import ctypes
 import errno
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from tagalong._native import PageStream, library
 from tagalong.errors import HostError
 from tagalong.memory import Region
-from tagalong.migrate.transport.channel import Channel
+from tagalong.migrate.transport.channel import Channel, NativePath
 
 _LOOK_UP_MS = 100
 STAGE_BYTES = 256 << 10
@@ -78,7 +76,7 @@ def send_pages(
     them meanwhile; what is sent is then what was hashed. Raises as `Channel.send`.
     """
     channel.is_mid_record = True
-    return _move(library().ta_send_pages, channel, segments, stage, deadline)
+    return _sending(channel, deadline).move_pages(segments, stage)
 
 
 def receive_pages(channel: Channel, segments: Segments, deadline: float) -> NDArray[np.uint64]:
@@ -86,7 +84,7 @@ def receive_pages(channel: Channel, segments: Segments, deadline: float) -> NDAr
 
     Raises as `Channel.receive_into`, PeerClosedError if the peer closes before the end.
     """
-    return _move(library().ta_receive_pages, channel, segments, None, deadline)
+    return _receiving(channel, deadline).move_pages(segments, None)
 
 
 def receive_bytes(channel: Channel, target: memoryview, deadline: float) -> None:
@@ -96,59 +94,71 @@ def receive_bytes(channel: Channel, target: memoryview, deadline: float) -> None
     """
     memory = np.frombuffer(target, np.uint8)
     array = np.array([[memory.ctypes.data, memory.size]], np.uint64)
-    segments = Segments(array, page_bytes=1, owner=memory)
-    _run(library().ta_receive_pages, channel, _stream(channel, segments), deadline)
+    mover = _receiving(channel, deadline)
+    mover.run(mover.stream(Segments(array, page_bytes=1, owner=memory)))
 
 
-def _move(
-    function: Callable[..., int],
-    channel: Channel,
-    segments: Segments,
-    stage: NDArray[np.uint8] | None,
-    deadline: float,
-) -> NDArray[np.uint64]:
-    digests = np.empty(segments.total_bytes // segments.page_bytes, np.uint64)
-    stream = _stream(channel, segments)
-    stream.digests = digests.ctypes.data
-    if stage is not None:
-        stream.stage, stream.stage_bytes = stage.ctypes.data, stage.size
-    _run(function, channel, stream, deadline)
-    return digests
+def _sending(channel: Channel, deadline: float) -> "_Mover":
+    assert channel.outgoing_path is not None  # noqa: S101 (Link.streams_pages)
+    return _Mover(library().ta_send_pages, channel, channel.outgoing_path, deadline)
 
 
-def _stream(channel: Channel, segments: Segments) -> PageStream:
-    return PageStream(
-        fd=channel.plain_descriptor,
-        page_bytes=segments.page_bytes,
-        segments=segments.array.ctypes.data,
-        segment_count=len(segments.array),
-        total_bytes=segments.total_bytes,
-        follows_packets=channel.follows_packets,
-    )
+def _receiving(channel: Channel, deadline: float) -> "_Mover":
+    assert channel.incoming_path is not None  # noqa: S101 (asked by Link)
+    return _Mover(library().ta_receive_pages, channel, channel.incoming_path, deadline)
 
 
-def _run(
-    function: Callable[..., int], channel: Channel, stream: PageStream, deadline: float
-) -> None:
-    total_bytes = stream.total_bytes
-    began = moved_at = time.monotonic()
-    moved = 0
-    while (result := function(ctypes.byref(stream), _LOOK_UP_MS)) == 0:
-        channel.interrupt()
-        now = time.monotonic()
-        if stream.moved.total > moved:
-            moved, moved_at = stream.moved.total, now
-        if now >= deadline or now - moved_at >= channel.idle_s:
-            raise HostError(
-                f"{channel.name}: {moved:#x} of {total_bytes:#x} bytes of a batch moved in "
-                f"{now - began:.1f} s, none in the last {now - moved_at:.1f} s: is the peer "
-                "overloaded, or the network broken?"
+@dataclass(frozen=True)
+class _Mover:
+    """One direction of a channel, by the native `function`, until `deadline`."""
+
+    function: Callable[..., int]
+    channel: Channel
+    path: NativePath
+    deadline: float
+
+    def move_pages(self, segments: Segments, stage: NDArray[np.uint8] | None) -> NDArray[np.uint64]:
+        digests = np.empty(segments.total_bytes // segments.page_bytes, np.uint64)
+        stream = self.stream(segments)
+        stream.digests = digests.ctypes.data
+        if stage is not None:
+            stream.stage, stream.stage_bytes = stage.ctypes.data, stage.size
+        self.run(stream)
+        return digests
+
+    def stream(self, segments: Segments) -> PageStream:
+        return PageStream(
+            fd=self.path.descriptor,
+            page_bytes=segments.page_bytes,
+            tls=self.path.tls or None,
+            segments=segments.array.ctypes.data,
+            segment_count=len(segments.array),
+            total_bytes=segments.total_bytes,
+            follows_packets=self.channel.follows_packets,
+        )
+
+    def run(self, stream: PageStream) -> None:
+        total_bytes, channel = stream.total_bytes, self.channel
+        began = moved_at = time.monotonic()
+        moved = 0
+        while (result := self._step(stream)) == 0:
+            channel.interrupt()
+            now = time.monotonic()
+            if stream.moved.total > moved:
+                moved, moved_at = stream.moved.total, now
+            if now >= self.deadline or now - moved_at >= channel.idle_s:
+                raise HostError(
+                    f"{channel.name}: {moved:#x} of {total_bytes:#x} bytes of a batch moved in "
+                    f"{now - began:.1f} s, none in the last {now - moved_at:.1f} s: is the peer "
+                    "overloaded, or the network broken?"
+                )
+        if result == -errno.ENODATA:
+            raise PeerClosedError(
+                f"{channel.name}: the peer closed the connection inside of a batch"
             )
-    if result < 0:
-        _fail(channel, -result)
+        if result < 0:
+            raise channel.native_error(-result)
 
-
-def _fail(channel: Channel, code: int) -> None:
-    if code == errno.ENODATA:
-        raise PeerClosedError(f"{channel.name}: the peer closed the connection inside of a batch")
-    raise HostError(f"{channel.name}: cannot move pages: {os.strerror(code)}")
+    def _step(self, stream: PageStream) -> int:
+        with self.path.lock:
+            return self.function(ctypes.byref(stream), _LOOK_UP_MS)

@@ -6,10 +6,13 @@ channel, with the system's error as its cause.
 """
 
 import contextlib
+import os
 import select
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +32,18 @@ class Blocked(Exception):  # noqa: N818 (no error: it never leaves a channel)
 
     def __init__(self, event: int) -> None:
         self.event = event
+
+
+@dataclass(frozen=True)
+class NativePath:
+    """How native code moves a channel's bytes: over `descriptor`, through `tls` if that is not 0.
+
+    `tls`: the address of a `struct ta_tls` (native/tagalong.h). `lock` is to be held meanwhile.
+    """
+
+    descriptor: int
+    tls: int = 0
+    lock: AbstractContextManager[object] = field(default_factory=contextlib.nullcontext)
 
 
 def never() -> None:
@@ -99,12 +114,18 @@ class Channel:
         return None
 
     @property
-    def plain_descriptor(self) -> int | None:
-        """Return the descriptor on which native code may move the stream's bytes, else None.
+    def outgoing_path(self) -> NativePath | None:
+        """Return how native code may send, None if all bytes must go through `send`."""
+        return NativePath(self._sock.fileno())
 
-        None if the stream's bytes are not those of the descriptor, as with TLS.
-        """
-        return self._sock.fileno()
+    @property
+    def incoming_path(self) -> NativePath | None:
+        """Return how native code may receive, None if all must come through `receive_into`."""
+        return NativePath(self._sock.fileno())
+
+    def native_error(self, code: int) -> HostError:
+        """Return the error for the errno with which native code failed."""
+        return HostError(f"{self.name}: cannot move pages: {os.strerror(code)}")
 
     def send(self, buffers: Buffers, *, deadline: float = float("inf")) -> None:
         """Send all bytes of all buffers, in order.
@@ -205,8 +226,12 @@ class Channel:
 
     def _send_some(self, buffers: list[memoryview]) -> int:
         """Move at least one byte out; return how many. Raises Blocked, OSError."""
+        return self._send_plain(buffers)
+
+    def _send_plain(self, buffers: list[memoryview]) -> int:
         try:
-            return self._sock.sendmsg(buffers[:_MAX_BUFFERS])
+            # Socket's own method: SSLSocket has none.
+            return socket.socket.sendmsg(self._sock, buffers[:_MAX_BUFFERS])
         except BlockingIOError:
             raise Blocked(select.POLLOUT) from None
 

@@ -24,7 +24,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from tagalong.errors import AuthenticationError, HostError
-from tagalong.migrate.transport.channel import Blocked, Buffers, Channel
+from tagalong.migrate.transport.channel import Blocked, Buffers, Channel, NativePath
+from tagalong.migrate.transport.openssl import (
+    OP_ENABLE_KTLS,
+    TlsError,
+    is_encrypted_by_kernel,
+    native_tls,
+    read_ahead,
+)
 from tagalong.migrate.transport.revocation import Revocations, load_revocations
 
 _CA: Final = "ca-cert.pem"
@@ -66,6 +73,8 @@ class TlsCredentials:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
         context.sslsocket_class = _ConnectedSocket
         context.minimum_version = ssl.TLSVersion.TLSv1_3
+        # The kernel encrypts what is sent, if it and OpenSSL can.
+        context.options |= OP_ENABLE_KTLS
         context.verify_mode = ssl.CERT_REQUIRED
         if is_server:
             # Tickets are for coming back without the certificates; and what arrives unasked
@@ -167,6 +176,7 @@ class Handshake:
                 server_hostname=server_name,
                 do_handshake_on_connect=False,
             )
+            read_ahead(self._sock)
         except (OSError, ValueError) as error:
             sock.close()
             reason = getattr(error, "strerror", None) or error
@@ -252,11 +262,14 @@ def _names(certificate: Mapping[str, Any]) -> set[str]:
 class TlsChannel(Channel):
     """A channel over a TLS connection whose handshake is done.
 
-    After a failed send nothing may leave any more. OpenSSL keeps what it has encrypted while the
-    socket is full, and sends it with whatever is written next: a COMMIT that counts as not sent
-    could go out with the ABORT that follows, or even with the closing alert. So the channel
-    counts as in the middle of a record from the first try on (`is_mid_record`), and `finish`
-    closes the socket's side without another word through OpenSSL.
+    Its bytes are moved by native code (openssl.py), or by Python's ssl module where that is not
+    possible, or on their way out encrypted by the kernel.
+
+    After a failed send nothing may leave any more. What was encrypted while the socket was full is
+    kept, and leaves with whatever is sent next: a COMMIT that counts as not sent could go out with
+    the ABORT that follows, or even with the closing alert. So the channel counts as in the middle
+    of a record from the first try on (`is_mid_record`), and `finish` closes the socket's side
+    without another word through OpenSSL.
     """
 
     def __init__(self, sock: ssl.SSLSocket, name: str, *, idle_s: float) -> None:
@@ -264,14 +277,36 @@ class TlsChannel(Channel):
         self._tls = sock
         self._lock = threading.Lock()
         self._ahead = memoryview(b"")
+        self._native = native_tls(sock)
+        self._kernel_encrypts = self._native is not None and is_encrypted_by_kernel(sock)
+        if self._native is not None and not self._kernel_encrypts:
+            self._native.collect_outgoing()
 
     @property
-    def plain_descriptor(self) -> None:
-        """Return None: the descriptor's bytes are encrypted."""
-        return
+    def outgoing_path(self) -> NativePath | None:
+        """As Channel.outgoing_path."""
+        if self._kernel_encrypts:
+            return NativePath(self._sock.fileno())
+        return self.incoming_path
+
+    @property
+    def incoming_path(self) -> NativePath | None:
+        """As Channel.incoming_path."""
+        if self._native is None:
+            return None
+        return NativePath(self._sock.fileno(), self._native.address, self._lock)
+
+    def native_error(self, code: int) -> HostError:
+        """As Channel.native_error."""
+        if self._native is not None and isinstance(error := self._native.error(code), TlsError):
+            return _disagreement(self.name, error.strerror)
+        return super().native_error(code)
 
     def is_readable(self) -> bool:
         """Return whether bytes, or the peer's end, can be received without waiting."""
+        if self._native is not None:
+            with self._lock:
+                return self._native.is_readable()
         if self._ahead:
             return True
         # What the socket has may be TLS's own records, with no byte of the stream.
@@ -285,10 +320,21 @@ class TlsChannel(Channel):
         self._ahead = target[:count]
         return True
 
+    def close(self) -> None:
+        """Close the socket. Safe to call twice."""
+        with self._lock:
+            if self._native is not None:
+                self._native.close()
+            super().close()
+
     def _send_some(self, buffers: list[memoryview]) -> int:
         # From now on some of it may leave, whatever the call returns.
         self.is_mid_record = True
-        with self._lock, _Translated(self.name):
+        if self._kernel_encrypts:
+            return self._send_plain(buffers)
+        with self._lock, _Translated(self.name, select.POLLOUT):
+            if self._native is not None:
+                return self._native.send(buffers)
             return self._tls.send(buffers[0][:_SEND_BYTES])
 
     def _receive_some(self, target: memoryview) -> int:
@@ -300,15 +346,21 @@ class TlsChannel(Channel):
         return self._read(target)
 
     def _read(self, target: memoryview) -> int:
-        with self._lock, _Translated(self.name):
+        with self._lock, _Translated(self.name, select.POLLIN):
+            if self._native is not None:
+                return self._native.receive_into(target)
             return self._tls.recv_into(target)
 
 
 class _Translated:
-    """Turns OpenSSL's exceptions into the channel's."""
+    """Turns the exceptions of a TLS connection into the channel's.
 
-    def __init__(self, name: str) -> None:
+    `event`: what native code waits for if it says no more than that it has to wait.
+    """
+
+    def __init__(self, name: str, event: int) -> None:
         self._name = name
+        self._event = event
 
     def __enter__(self) -> None:
         pass
@@ -318,16 +370,24 @@ class _Translated:
             raise Blocked(select.POLLIN) from None
         if isinstance(error, ssl.SSLWantWriteError):
             raise Blocked(select.POLLOUT) from None
+        if isinstance(error, BlockingIOError):
+            raise Blocked(self._event) from None
         if isinstance(error, ssl.SSLError):
             raise _refused(self._name, error) from error
+        if isinstance(error, TlsError):
+            raise _disagreement(self._name, error.strerror) from error
 
 
 def _refused(name: str, error: ssl.SSLError) -> HostError:
     """Return the error for a handshake that failed, or for the peer's verdict on it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return AuthenticationError(f"{name}: the peer is not trusted: {error.verify_message}")
-    reason = _reason(error)
-    if "ALERT" in (error.reason or "") or "CERTIFICATE" in (error.reason or ""):
+    return _disagreement(name, _reason(error))
+
+
+def _disagreement(name: str, reason: str) -> HostError:
+    """Return the error for a reason of OpenSSL's."""
+    if "alert" in reason or "certificate" in reason:
         return AuthenticationError(f"{name}: the peers do not accept each other: {reason}")
     return AuthenticationError(
         f"{name}: no TLS 1.3 with the peer: {reason}; give both ends certificates (--tls-dir)"

@@ -123,7 +123,7 @@ def test_channel_carries_bytes_both_ways(ours: TlsCredentials) -> None:
         thread.join(60)
 
     assert received == content
-    assert near.plain_descriptor is None
+    assert near.incoming_path is not None
 
 
 def test_migration_over_tls_arrives_verified(ours: TlsCredentials) -> None:
