@@ -98,18 +98,18 @@ def receive_bytes(channel: Channel, target: memoryview, deadline: float) -> None
     mover.run(mover.stream(Segments(array, page_bytes=1, owner=memory)))
 
 
-def _sending(channel: Channel, deadline: float) -> "_Mover":
+def _sending(channel: Channel, deadline: float) -> "_NativeMover":
     assert channel.outgoing_path is not None  # noqa: S101 (Link.streams_pages)
-    return _Mover(library().ta_send_pages, channel, channel.outgoing_path, deadline)
+    return _NativeMover(library().ta_send_pages, channel, channel.outgoing_path, deadline)
 
 
-def _receiving(channel: Channel, deadline: float) -> "_Mover":
+def _receiving(channel: Channel, deadline: float) -> "_NativeMover":
     assert channel.incoming_path is not None  # noqa: S101 (asked by Link)
-    return _Mover(library().ta_receive_pages, channel, channel.incoming_path, deadline)
+    return _NativeMover(library().ta_receive_pages, channel, channel.incoming_path, deadline)
 
 
 @dataclass(frozen=True)
-class _Mover:
+class _NativeMover:
     """One direction of a channel, by the native `function`, until `deadline`."""
 
     function: Callable[..., int]

@@ -12,21 +12,28 @@ both are not exactly there, or a function is missing, there is no native way, an
 through Python: slower, with the same bytes on the wire.
 """
 
+from __future__ import annotations
+
 import _ssl
 import ctypes
 import errno
 import os
-import socket
 import ssl
 import sys
 import weakref
-from collections.abc import Sequence
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
+from tagalong._lazy import module_when_used
 from tagalong._native import OpenSsl, TlsStream, library
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    import numpy as np
+else:
+    np = module_when_used("numpy")
 
 READ_AHEAD_BYTES: Final = 256 << 10
 """What OpenSSL reads at once: it fits into a second-level cache, with what it becomes."""
@@ -44,7 +51,11 @@ _INFO_BYTES: Final = 4
 
 
 class TlsError(OSError):
-    """OpenSSL has given up a connection; `strerror` is its reason."""
+    """OpenSSL has given up a connection; `reason` is what it says."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.EPROTO, reason)
+        self.reason = reason
 
 
 @cache
@@ -183,7 +194,7 @@ class NativeTls:
         if code != errno.EPROTO or functions is None:
             return OSError(code, os.strerror(code))
         text = functions.ERR_reason_error_string(self.stream.reason)
-        return TlsError(code, text.decode("ascii", "replace") if text else "protocol error")
+        return TlsError(text.decode("ascii", "replace") if text else "protocol error")
 
     def close(self) -> None:
         """Move nothing any more: the descriptor may soon be another file's."""

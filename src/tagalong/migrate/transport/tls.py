@@ -299,7 +299,7 @@ class TlsChannel(Channel):
     def native_error(self, code: int) -> HostError:
         """As Channel.native_error."""
         if self._native is not None and isinstance(error := self._native.error(code), TlsError):
-            return _disagreement(self.name, error.strerror)
+            return _disagreement(self.name, error.reason)
         return super().native_error(code)
 
     def is_readable(self) -> bool:
@@ -375,7 +375,7 @@ class _Translated:
         if isinstance(error, ssl.SSLError):
             raise _refused(self._name, error) from error
         if isinstance(error, TlsError):
-            raise _disagreement(self._name, error.strerror) from error
+            raise _disagreement(self._name, error.reason) from error
 
 
 def _refused(name: str, error: ssl.SSLError) -> HostError:

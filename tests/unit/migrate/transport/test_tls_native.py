@@ -1,6 +1,7 @@
 """Pages through TLS in native code: what arrives, and what peers do that is not as it should be."""
 
 import contextlib
+import ctypes
 import errno
 import select
 import socket
@@ -227,7 +228,7 @@ def test_new_keys_in_the_middle_of_a_batch_change_nothing(
     with near, far:
         for number in range(4):
             assert near._native is not None
-            address = openssl.ctypes.c_void_p(near._native.stream.ssl)
+            address = ctypes.c_void_p(near._native.stream.ssl)
             assert functions.SSL_key_update(address, wants_answer) == 1
             half = pieces(memory, (16 * number, 16))
             send_pages(near, half, None, FOREVER)
