@@ -15,8 +15,12 @@ MODULES = "modules.cpio"
 # A folder in the lab; PID 1 loads the modules in the order of their names.
 MODULE_FOLDER = "lab/modules"
 
-# The drivers of the lab's ports. From 6.12 on, Debian builds them into the kernel.
-_NEEDED = ("virtio_pci", "virtio_console")
+NEEDED = ("virtio_pci", "virtio_console", "tls", "ghash_ce", "gcm", "ghash_generic")
+"""The modules that are loaded, besides what they depend on.
+
+The drivers of the lab's ports, which Debian builds into the kernel from 6.12 on; TLS in the kernel,
+and AES-GCM for it, which nothing in the lab would load when it is asked for.
+"""
 
 # The drivers of what a machine of ours has. Some kernels have some of them built in.
 _NEEDED_BY_GUEST = (
@@ -30,7 +34,8 @@ _NEEDED_BY_GUEST = (
 )
 
 _MODULE = re.compile(
-    r".*/kernel/.*/(?P<name>virtio[^/.]*|(net_)?failover|rng-core|evdev|gpio_keys)"
+    r".*/kernel/.*/(?P<name>virtio[^/.]*|(net_)?failover|rng-core|evdev|gpio_keys"
+    r"|tls|ghash-ce|gcm|ghash-generic|gf128mul|crypto_null)"
     r"\.ko(?P<packed>\.xz)?"
 )
 _IMAGE = re.compile(r"(usr/)?(boot/vmlinuz-|lib/modules/[^/]+/vmlinuz).*")
@@ -76,7 +81,7 @@ def _extract(debs: Iterable[Path], folder: Path) -> tuple[dict[str, bytes], str]
     return modules, release
 
 
-def load_order(modules: Mapping[str, bytes], needed: Iterable[str] = _NEEDED) -> list[str]:
+def load_order(modules: Mapping[str, bytes], needed: Iterable[str] = NEEDED) -> list[str]:
     """Return which of `modules` to load for those that are `needed`, each after its dependencies.
 
     A needed module that is missing from `modules` is built into the kernel.

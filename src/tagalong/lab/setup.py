@@ -168,7 +168,8 @@ class _Setup:
             self._apt.clean()
             return {"release": release, "version": version}
 
-        piece = self._cache.piece("kernel", {"form": _FORM, "version": wanted}, make)
+        made_from: Record = {"form": _FORM, "version": wanted, "modules": list(kernel.NEEDED)}
+        piece = self._cache.piece("kernel", made_from, make)
         return piece.folder / kernel.IMAGE, (piece.folder / kernel.MODULES,), piece.text("release")
 
     @cached_property
