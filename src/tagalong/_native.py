@@ -16,7 +16,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 13
+ABI_VERSION = 14
 
 _u8p = ctypes.c_void_p
 _pointer = ctypes.c_void_p
