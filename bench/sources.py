@@ -1,24 +1,13 @@
 """Where each row of the table of `python -m bench.speed` comes from."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 from bench import files, fixed, looks, moves, start
+from bench.gather import Source
 from bench.migrate import tls
 from bench.rows import Row, not_measured
 from bench.tags import contest
-
-Measure = Callable[[int], Sequence[Row]]
-"""Takes how many runs a median is of; returns the rows. Raises SystemExit with what is missing."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Measures the rows `numbers` together, in a process of its own."""
-
-    numbers: tuple[int, ...]
-    measure: Measure
 
 
 def _nothing(numbers: Sequence[int], _runs: int) -> Sequence[Row]:

@@ -10,55 +10,16 @@ Exit status: 0 if all rows were measured, reached or not; 1 otherwise.
 """
 
 import argparse
-import multiprocessing
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
-from multiprocessing.connection import Connection
+from collections.abc import Sequence
 
 from rich.console import Console
 
-from bench.rows import Row, as_json, as_markdown, as_table, not_measured
-from bench.sources import SOURCES, Source
+from bench.gather import end_by_signal, gather
+from bench.rows import Row, as_json, as_markdown, as_table
+from bench.sources import SOURCES
 
-_SPAWN = multiprocessing.get_context("spawn")
 _ALL = sorted(number for source in SOURCES for number in source.numbers)
-
-
-def gather(wanted: AbstractSet[int], runs: int) -> Iterator[Row]:
-    """Yield the rows of the numbers `wanted`, as they are measured.
-
-    Every source has a process of its own: peaks of memory are of that source alone, and one
-    that fails takes no other with it.
-    """
-    for source in SOURCES:
-        if not wanted.isdisjoint(source.numbers):
-            measured = _in_a_process(source, runs)
-            yield from (row for row in measured if row.number in wanted)
-
-
-def _in_a_process(source: Source, runs: int) -> Sequence[Row]:
-    ours, theirs = _SPAWN.Pipe()
-    process = _SPAWN.Process(target=_measure, args=(source, runs, theirs))
-    process.start()
-    theirs.close()
-    try:
-        rows: Sequence[Row] = ours.recv()
-    except EOFError:
-        process.join()
-        reason = f"its process ended with status {process.exitcode}"
-        rows = [not_measured(number, reason) for number in source.numbers]
-    process.join()
-    return rows
-
-
-def _measure(source: Source, runs: int, peer: Connection) -> None:
-    try:
-        rows = source.measure(runs)
-    except SystemExit as reason:
-        rows = [not_measured(number, str(reason)) for number in source.numbers]
-    peer.send(rows)
 
 
 def _numbers(text: str) -> frozenset[int]:
@@ -80,9 +41,9 @@ def main() -> int:
     form.add_argument("--json", action="store_true")
     form.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_by_signal()
     rows = []
-    for row in gather(arguments.rows, arguments.runs):
+    for row in gather(SOURCES, arguments.rows, arguments.runs):
         rows.append(row)
         if not arguments.json and not arguments.markdown:
             Console().print(as_table([row]))

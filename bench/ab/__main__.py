@@ -77,14 +77,16 @@ def compare(base: Contestant, new: Contestant, guarded: Guarded, runs: int) -> C
     return Comparison(name, unit, samples[base][1:], samples[new][1:], guarded.bound)
 
 
-def _print(comparisons: Sequence[Comparison]) -> None:
-    table = Table("", "base", "new", "unit", "new/base", "±", "bound", "")
+def _print(base: str, comparisons: Sequence[Comparison]) -> None:
+    table = Table(
+        "", "base", "new", "unit", "new/base", "±", "bound", "", title=f"beside {base[:12]}"
+    )
     for each in comparisons:
         middle = sorted(each.base)[len(each.base) // 2], sorted(each.new)[len(each.new) // 2]
         better = "≥" if each.higher_is_better else "≤"
         table.add_row(
             each.name, *(f"{value:.3g}" for value in middle), each.unit, f"{each.ratio:.3f}",
-            f"{each.noise:.3f}", f"{better} {each.bound}", "worse" if each.is_worse else "ok",
+            f"{each.noise:.3f}", f"{better} {each.bound}", each.mark,
         )  # fmt: skip
     Console().print(table)
     Console().print(verdict_text(comparisons))
@@ -111,11 +113,11 @@ def main() -> int:
         each = track(GUARDED, "comparing", console=console, transient=True)
         comparisons = [compare(base, new, guarded, arguments.runs) for guarded in each]
     if arguments.json:
-        facts = [{**vars(c), "ratio": c.ratio, "noise": c.noise, "worse": c.is_worse}
+        facts = [{**vars(c), "ratio": c.ratio, "noise": c.noise, "verdict": c.mark}
                  for c in comparisons]  # fmt: skip
         print(json.dumps({"base": tree.name, "figures": facts}, indent=2))
     else:
-        _print(comparisons)
+        _print(tree.name, comparisons)
     return 1 if any(each.is_worse for each in comparisons) else 0
 
 

@@ -58,10 +58,28 @@ class Comparison:
             return self.ratio + self.noise < self.bound
         return self.ratio - self.noise > self.bound
 
+    @property
+    def is_unclear(self) -> bool:
+        """Return whether the noise leaves open on which side of its bound the ratio is."""
+        return not self.is_worse and abs(self.ratio - self.bound) < self.noise
+
+    @property
+    def mark(self) -> str:
+        """Return one word: ok, worse or unclear."""
+        if self.is_worse:
+            return "worse"
+        return "unclear" if self.is_unclear else "ok"
+
 
 def verdict_text(comparisons: Sequence[Comparison]) -> str:
-    """Return one sentence: which figures are worse than their bounds, or that none is."""
+    """Return a sentence: which figures are worse than their bounds, or that none is."""
     worse = [each for each in comparisons if each.is_worse]
+    unclear = [each.name for each in comparisons if each.is_unclear]
+    if not worse and unclear:
+        return (
+            f"too noisy to tell: {'; '.join(unclear)}; compare again when the machine is idle, or "
+            "with more --runs"
+        )
     if not worse:
         return "no figure is worse than its bound beyond the noise of this run"
     said = [

@@ -45,6 +45,16 @@ def test_rate_below_its_bound_within_the_noise_is_not_worse() -> None:
     assert not comparison.is_worse
 
 
+def test_rate_within_the_noise_of_its_bound_is_unclear() -> None:
+    close = rate([1, 1, 1, 1, 1], [0.7, 0.8, 0.93, 1.0, 1.1])
+    far = rate([1, 1, 1, 1, 1], [1.49, 1.5, 1.5, 1.5, 1.51])
+
+    assert (close.mark, far.mark) == ("unclear", "ok")
+    assert verdict_text([close, far]) == (
+        "too noisy to tell: rate; compare again when the machine is idle, or with more --runs"
+    )
+
+
 def test_time_above_its_bound_beyond_the_noise_is_worse() -> None:
     assert duration([1, 1, 1], [1.2, 1.2, 1.2]).is_worse
     assert not duration([1, 1, 1], [0.5, 0.5, 0.5]).is_worse

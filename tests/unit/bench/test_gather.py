@@ -5,11 +5,8 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-import pytest
-
-from bench import speed
+from bench.gather import Source, gather
 from bench.rows import Figure, Row, not_measured
-from bench.sources import Source
 
 
 def measured(number: int, runs: int) -> Sequence[Row]:
@@ -24,27 +21,23 @@ def dies(_runs: int) -> Sequence[Row]:
     os._exit(7)
 
 
-def test_gather_takes_the_wanted_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gather_takes_the_wanted_rows_only() -> None:
     sources = (Source((1,), partial(measured, 1)), Source((3,), dies))
-    monkeypatch.setattr(speed, "SOURCES", sources)
 
-    (row,) = speed.gather({1}, runs=2)
+    (row,) = gather(sources, {1}, runs=2)
 
     assert (row.number, row.figures[0].value) == (1, 2)
     assert row.figures[1].value != os.getpid()
 
 
-def test_gather_names_what_a_source_lacks_and_measures_the_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_gather_names_what_a_source_lacks_and_measures_the_others() -> None:
     sources = (
         Source((1, 2), lacks_its_peer),
         Source((3,), dies),
         Source((4,), partial(measured, 4)),
     )
-    monkeypatch.setattr(speed, "SOURCES", sources)
 
-    rows = list(speed.gather({1, 2, 3, 4}, runs=1))
+    rows = list(gather(sources, {1, 2, 3, 4}, runs=1))
 
     assert rows[:3] == [
         not_measured(1, "no qemu-system-aarch64"),
