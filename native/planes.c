@@ -4,6 +4,7 @@
 #include "tagalong.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -67,6 +68,20 @@ int ta_write_ranges(int fd, const struct ta_file_write *writes, size_t count,
             return error;
     }
     return 0;
+}
+
+/* Copied and hashed at once: fits into a first-level cache with its copy. */
+#define COPY_BYTES (16 << 10)
+
+void ta_copy_and_hash(uint8_t *copy, const uint8_t *pages, size_t count, size_t page_bytes,
+                      uint64_t *digests)
+{
+    size_t step = page_bytes < COPY_BYTES ? COPY_BYTES / page_bytes : 1;
+    for (size_t i = 0; i < count; i += step) {
+        size_t some = count - i < step ? count - i : step;
+        memcpy(copy + i * page_bytes, pages + i * page_bytes, some * page_bytes);
+        ta_hash_pages(copy + i * page_bytes, some, page_bytes, digests + i);
+    }
 }
 
 int64_t ta_file_extents(int fd, uint64_t from, uint64_t *extents, size_t most)

@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define TA_ABI_VERSION 14
+#define TA_ABI_VERSION 15
 #define TA_EXPORT __attribute__((visibility("default")))
 
 TA_EXPORT uint32_t ta_abi_version(void);
@@ -207,6 +207,11 @@ TA_EXPORT void ta_start_apart(uint32_t number);
 /* Reads `count` pages of a file, one after the other, into `target`. Returns 0 or -errno. */
 TA_EXPORT int ta_read_pages(int fd, uint64_t page_bytes, const int64_t *pages, size_t count,
                             uint8_t *target);
+
+/* Copies `count` pages, and hashes the copy as ta_hash_pages does: what others do to the pages
+ * meanwhile is in both or in neither. */
+TA_EXPORT void ta_copy_and_hash(uint8_t *copy, const uint8_t *pages, size_t count,
+                                size_t page_bytes, uint64_t *digests);
 
 struct ta_file_write {
     uint64_t offset; /* in the file */

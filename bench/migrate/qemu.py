@@ -39,6 +39,7 @@ _CREDENTIALS = "tls0"
 _START_S = 60.0
 _UNLIMITED = 1 << 40
 _LOOK_UP_S = 0.01
+_FILE_CHANNELS = 2
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,10 @@ def _candidates() -> Iterator[list[str]]:
 
 def migrate(content: Planes, setting: Setting) -> Sample:
     """Migrate a guest with that content between two QEMUs."""
-    with TemporaryDirectory(prefix="tagalong-bench-", dir=_shared_memory()) as scratch:
+    with TemporaryDirectory(prefix="tagalong-bench-", dir=shared_memory()) as scratch:
         folder = Path(scratch)
         ram = folder / "ram"
-        _write_ram(ram, content)
+        write_ram(ram, content)
         with (
             QemuProcess(
                 folder / "a",
@@ -109,7 +110,7 @@ def migrate(content: Planes, setting: Setting) -> Sample:
             QemuProcess(
                 folder / "b",
                 [
-                    *("-object", _ready_backend(content), "-incoming", "defer"),
+                    *("-object", ready_backend(content), "-incoming", "defer"),
                     *setting.credentials("server"),
                 ],
                 content.ram_bytes,
@@ -118,11 +119,13 @@ def migrate(content: Planes, setting: Setting) -> Sample:
             return asyncio.run(_migrate(source, destination, setting, content))
 
 
-def _shared_memory() -> str | None:
+def shared_memory() -> str | None:
+    """Return the folder of files that are memory, None if the host has none."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def _write_ram(path: Path, content: Planes) -> None:
+def write_ram(path: Path, content: Planes) -> None:
+    """Write the data of `content` to a file that a guest's RAM can be."""
     with path.open("w+b") as file:
         file.truncate(content.ram_bytes)
         content.fill(np.frombuffer(mmap.mmap(file.fileno(), content.ram_bytes), np.uint8))
@@ -133,7 +136,8 @@ def file_backend(path: Path, ram_bytes: int) -> str:
     return f"memory-backend-file,id=ram,size={ram_bytes},mem-path={path},share=on"
 
 
-def _ready_backend(content: Planes) -> str:
+def ready_backend(content: Planes) -> str:
+    """Return the option of a QEMU whose guest RAM is there before it is needed."""
     return f"memory-backend-memfd,id=ram,size={content.ram_bytes},share=on,prealloc=on"
 
 
@@ -199,8 +203,8 @@ async def _migrate(
     ours, theirs = QMPClient("source"), QMPClient("destination")
     await ours.connect(str(source.socket))
     await theirs.connect(str(destination.socket))
-    source.fill_tags(content, await _place_of_tags(ours))
-    destination.touch_tags(await _place_of_tags(theirs))
+    source.fill_tags(content, await place_of_tags(ours))
+    destination.touch_tags(await place_of_tags(theirs))
     for client in (ours, theirs):
         await _configure(client, setting)
     await theirs.execute("migrate-incoming", {"uri": "tcp:127.0.0.1:0"})
@@ -208,8 +212,8 @@ async def _migrate(
     cpu_s = source.cpu_s, destination.cpu_s
     began = time.perf_counter()
     await ours.execute("migrate", {"uri": uri})
-    facts = await _completed(ours)
-    await _completed(theirs)
+    facts = await completed(ours)
+    await completed(theirs)
     seconds = time.perf_counter() - began
     sample = Sample(
         content.ram_bytes,
@@ -224,7 +228,7 @@ async def _migrate(
     return sample
 
 
-async def _place_of_tags(client: QMPClient) -> int:
+async def place_of_tags(client: QMPClient) -> int:
     """Return where in its own memory QEMU stores the tags."""
     listing = await client.execute("human-monitor-command", {"command-line": "info ramblock"})
     found = re.search(r"^\s*mach-virt\.tag .*? (0x[0-9a-f]+)(?: +\w+)?\s*$", str(listing), re.M)
@@ -248,13 +252,27 @@ async def _configure(client: QMPClient, setting: Setting) -> None:
     await client.execute("migrate-set-parameters", parameters)
 
 
+async def configure_file(client: QMPClient, *, is_direct: bool) -> None:
+    """Set what a migration to or from a file needs: mapped-ram, two multifd channels."""
+    names = ("events", "mapped-ram", "multifd")
+    capabilities = [{"capability": name, "state": True} for name in names]
+    await client.execute("migrate-set-capabilities", {"capabilities": capabilities})
+    parameters = {
+        "max-bandwidth": _UNLIMITED,
+        "multifd-channels": _FILE_CHANNELS,
+        "direct-io": is_direct,
+    }
+    await client.execute("migrate-set-parameters", parameters)
+
+
 async def _listening(client: QMPClient) -> str:
     facts = await client.execute("query-migrate")
     (address,) = facts["socket-address"]  # type: ignore[index]
     return f"tcp:{address['host']}:{address['port']}"
 
 
-async def _completed(client: QMPClient) -> dict[str, Any]:
+async def completed(client: QMPClient) -> dict[str, Any]:
+    """Wait for the end of a migration; return what QEMU says of it. Raises SystemExit."""
     while True:
         facts = await client.execute("query-migrate")
         assert isinstance(facts, dict)

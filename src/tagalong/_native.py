@@ -16,7 +16,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 14
+ABI_VERSION = 15
 
 _u8p = ctypes.c_void_p
 _pointer = ctypes.c_void_p
@@ -272,6 +272,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ta_start_apart": (None, (_u32,)),
     # planes.c
     "ta_read_pages": (ctypes.c_int, (ctypes.c_int, _u64, ctypes.c_void_p, _size, _u8p)),
+    "ta_copy_and_hash": (None, (_u8p, _u8p, _size, _size, ctypes.c_void_p)),
     "ta_ioctl_each": (_size, (ctypes.c_int, _u64, _u8p, _size, _size, ctypes.c_void_p)),
     "ta_write_ranges": (
         ctypes.c_int,

@@ -1,5 +1,6 @@
 """Compresses a core, and undoes it (`compressed` describes the format)."""
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from tagalong.core.sparse import SparseExtent, read_some
 from tagalong.errors import UsageError
 from tagalong.files import NewFile, WrittenFile
 from tagalong.memory.extents import file_extents
+from tagalong.write_behind import WriteBehind
 
 LEVEL = 3
 """zstd's own default: on random tags higher levels gain nothing."""
@@ -150,11 +152,14 @@ def unpack(
             raise UsageError(f"{source} is not compressed; give a compressed core")
         packed = SeekableSource(file)
         new = NewFile(target, overwrite=overwrite)
-        extent = SparseExtent(new.fd, target, 0, packed.size)
-        for at, content in packed.frames():
-            extent.write(at, content)
-            if progress:
-                progress(at + content.size, packed.size)
+        behind = WriteBehind(new.fd)
+        with contextlib.closing(behind):
+            extent = SparseExtent(new.fd, target, 0, packed.size, behind)
+            for at, content in packed.frames():
+                extent.write(at, content)
+                if progress:
+                    progress(at + content.size, packed.size)
+            extent.flush()
         new.set_size(packed.size)
         return new.publish()
     finally:

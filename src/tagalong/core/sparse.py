@@ -31,6 +31,7 @@ from tagalong.errors import HostError
 from tagalong.memory.bitmap import flag_runs
 from tagalong.memory.extents import file_extents
 from tagalong.mte.tags import zero_rows
+from tagalong.write_behind import WriteBehind
 
 BLOCK_BYTES = 4096
 """The unit of holes in Linux's file systems; a few have larger ones only."""
@@ -40,6 +41,9 @@ _FALLOC_FL_PUNCH_HOLE = 2
 _CANNOT_PUNCH = (errno.EOPNOTSUPP, errno.ENOSYS)
 _CANNOT_CLONE = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 
+# Parts that are smaller on average are written at once, by native code.
+_BEHIND_BYTES = 64 << 10
+
 # Two of them (this and what it is compared with) stay in a CPU's cache.
 _COPY_BYTES = 256 << 10
 
@@ -47,13 +51,17 @@ _COPY_BYTES = 256 << 10
 class SparseExtent:
     """One plane's range [start, start + size) of a file that is all holes at first.
 
-    `start` is a multiple of BLOCK_BYTES. Offsets count from the extent's start. Used by one
+    `start` is a multiple of BLOCK_BYTES. Offsets count from the extent's start. `behind`: what
+    writes large parts to the file; what was written is there once it was flushed. Used by one
     thread at a time. Everything raises HostError if the file cannot be written; the extent
     then holds part of what was to be written.
     """
 
-    def __init__(self, fd: int, path: Path, start: int, size_bytes: int) -> None:
+    def __init__(
+        self, fd: int, path: Path, start: int, size_bytes: int, behind: WriteBehind
+    ) -> None:
         self._fd = fd
+        self._behind = behind
         self._path = path
         self._start = start
         self.size_bytes = size_bytes
@@ -86,13 +94,27 @@ class SparseExtent:
             return
         source = np.ascontiguousarray(content)
         self._touch(int((writes[:, 0] + writes[:, 1]).max()))
-        writes = writes + np.array([self._start, 0, 0])
+        try:
+            if writes[:, 1].sum() < len(writes) * _BEHIND_BYTES:
+                self._write_now(writes + np.array([self._start, 0, 0]), source)
+            else:
+                # What its owner may write to may change before the next call.
+                is_fixed = not content.flags.writeable
+                write = self._behind.write_in_place if is_fixed else self._behind.write
+                for offset, size, at in writes.tolist():
+                    write(self._start + offset, source[at : at + size])
+        except OSError as error:
+            raise self._failure("write", error) from error
+
+    def _write_now(self, writes: NDArray[np.int64], source: NDArray[np.uint8]) -> None:
+        """Write parts, of which each is too small to be worth a buffer. Raises OSError."""
+        self._behind.settle(int(writes[0, 0]), int((writes[:, 0] + writes[:, 1]).max()))
         done = ctypes.c_uint64()
         error = library().ta_write_ranges(
             self._fd, writes.ctypes.data, len(writes), source.ctypes.data, ctypes.byref(done)
         )
         if error:
-            raise self._failure("write", _os_error(-error))
+            raise OSError(-error, os.strerror(-error))
 
     def write_scattered(self, ranges: NDArray[np.int64], content: NDArray[np.uint8]) -> None:
         """Write `content` in parts: to each [start, stop) of `ranges` the next of it.
@@ -125,6 +147,7 @@ class SparseExtent:
         if block >= self._untouched:
             return
         try:
+            self._settle(block, BLOCK_BYTES)
             content = os.pread(self._fd, BLOCK_BYTES, self._start + block)
         except OSError as error:
             raise self._failure("read", error) from error
@@ -161,6 +184,10 @@ class SparseExtent:
 
     def _copy_in_kernel(self, offset: int, source_fd: int, start: int, stop: int) -> int:
         """Return how many bytes the kernel copied: fewer than all where it cannot."""
+        try:
+            self._settle(offset, stop - start)
+        except OSError as error:
+            raise self._failure("write", error) from error
         done = 0
         while start + done < stop:
             try:
@@ -184,6 +211,7 @@ class SparseExtent:
         if length <= 0:
             return
         try:
+            self._settle(offset, length)
             _punch(self._fd, self._start + offset, length)
         except OSError as error:
             if error.errno not in _CANNOT_PUNCH:
@@ -195,6 +223,16 @@ class SparseExtent:
     def _write_all(self, offset: int, content: NDArray[np.uint8]) -> None:
         self._write_parts(np.array([[offset, content.size, 0]]), content)
 
+    def flush(self) -> None:
+        """Wait until all that was written, also to other extents of the file, is in it."""
+        try:
+            self._behind.flush()
+        except OSError as error:
+            raise self._failure("write", error) from error
+
+    def _settle(self, offset: int, length: int) -> None:
+        self._behind.settle(self._start + offset, self._start + offset + length)
+
     def _touch(self, stop: int) -> None:
         self._untouched = max(self._untouched, -(-stop // BLOCK_BYTES) * BLOCK_BYTES)
 
@@ -202,10 +240,6 @@ class SparseExtent:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "; make room on its disk, or give a file on another" if is_full else ""
         return HostError(f"cannot {verb} {self._path}: {error.strerror}{advice}")
-
-
-def _os_error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
 
 
 def read_some(fd: int, target: NDArray[np.uint8], offset: int) -> int:

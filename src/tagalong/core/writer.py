@@ -21,6 +21,7 @@ from tagalong.errors import RunStateError, UsageError
 from tagalong.files import NewFile, WrittenFile
 from tagalong.machine import MachineDescription, MachineState
 from tagalong.mte import PACKED_RATIO
+from tagalong.write_behind import WriteBehind
 
 
 def room_for_notes(description: MachineDescription, state: MachineState) -> int:
@@ -67,6 +68,7 @@ class CoreWriter:
     ) -> None:
         self._plan = CorePlan(segments, page_size_bytes, notes_room_bytes)
         self._file = NewFile(path, overwrite=overwrite)
+        self._behind = WriteBehind(self._file.fd)
         self._compressed: NewFile | None = None
         try:
             if compress:
@@ -81,11 +83,13 @@ class CoreWriter:
         tags: list[SparseExtent | None] = []
         for segment, place in zip(self._plan.segments, self._plan.places, strict=True):
             size = segment.size_bytes
-            data.append(SparseExtent(self._file.fd, path, place.data, size))
+            data.append(SparseExtent(self._file.fd, path, place.data, size, self._behind))
             tags.append(
                 None
                 if place.tags is None
-                else SparseExtent(self._file.fd, path, place.tags, size // PACKED_RATIO)
+                else SparseExtent(
+                    self._file.fd, path, place.tags, size // PACKED_RATIO, self._behind
+                )
             )
         return data, tags
 
@@ -93,8 +97,9 @@ class CoreWriter:
         """Write data of a segment from byte `offset` on; zero pages become or stay holes.
 
         `segment`: its place in `segments`. `offset` and the shape (n,) of `data`: whole
-        pages. Raises UsageError for pages that the segment does not have, RunStateError
-        after the end, HostError if the host cannot write.
+        pages. A writable array may change afterwards, a read-only one not before `flush`. Raises
+        UsageError for pages that the segment does not have, RunStateError after the end, HostError
+        if the host cannot write these, or what was written before.
         """
         self._check_pages(segment, offset, data.size)
         self._data[segment].write(offset, data)
@@ -140,6 +145,11 @@ class CoreWriter:
         self._check_pages(segment, offset, length)
         self._data[segment].copy(offset, source_fd, source_offset, length)
 
+    def flush(self) -> None:
+        """Wait until all data and tags are in the file. Raises HostError if they cannot be."""
+        for extent in self._data:
+            extent.flush()
+
     def commit(self, notes: CoreNotes, progress: PackProgress | None = None) -> WrittenFile:
         """Write notes and headers, bring the file to the disk and give it its name.
 
@@ -151,6 +161,8 @@ class CoreWriter:
         """
         self._require_open()
         content = encode_notes(notes)
+        self.flush()
+        self._behind.close()
         self._file.set_size(self._plan.planes_end)  # its last planes may be holes
         self._file.write(self._plan.notes_offset(len(content)), content)
         extra = self._plan.section_header()
@@ -171,6 +183,7 @@ class CoreWriter:
 
     def abort(self) -> None:
         """Give the file up; it leaves nothing. Safe to call twice, and after `commit`."""
+        self._behind.close()
         self._file.close()
         if self._compressed is not None:
             self._compressed.close()

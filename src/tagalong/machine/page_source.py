@@ -35,7 +35,7 @@ else:
     mte_tags = module_when_used("tagalong.mte.tags")
     np = module_when_used("numpy")
 
-CHUNK_BYTES: Final = 1 << 20
+CHUNK_BYTES: Final = 8 << 20
 """At most so many bytes of data are asked for at once."""
 
 # Shorter ranges are copied: that costs less than finding out whether they have holes.
@@ -131,7 +131,8 @@ class PageSource(Protocol):
         """Return the data of pages, shape (bytes,), one run after the other.
 
         `runs`: rows of first page and number of pages, in ascending order, CHUNK_BYTES
-        together at most. Valid until the next call, and not to be written to.
+        together at most. Not to be written to. A writable array is valid until the next call, a
+        read-only one as long as the guest does not run.
         """
         ...
 

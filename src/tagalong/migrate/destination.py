@@ -27,7 +27,7 @@ from tagalong.migrate.link import Link
 from tagalong.migrate.pages.receiver import PageInventory, PageReceiver
 from tagalong.migrate.takeover import begin_take_over
 from tagalong.migrate.timeouts import Timeouts
-from tagalong.migrate.transport.channel import Channel
+from tagalong.migrate.transport.channel import Channel, PageChannel
 from tagalong.migrate.transport.listener import Listener, SocketListener
 from tagalong.progress import CancelToken
 
@@ -217,7 +217,7 @@ class _Destination:
 
         def new_receiver(channel: Channel) -> PageReceiver:
             channel.follows_packets = channel.shares_host and granted.channels >= usable_cpus()
-            scatters = channel.incoming_path is not None
+            scatters = channel.incoming_path is not None or isinstance(channel, PageChannel)
             return PageReceiver(machine, inventory, has_tags=has_tags, scatters=scatters)
 
         def joining() -> wire.Joining:

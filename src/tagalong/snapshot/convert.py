@@ -146,6 +146,7 @@ def _write(
         None if options.space is Space.USER else search.result(machine.state),
         machine.is_torn,
     )
+    writer.flush()  # part of it is still written from the machine's memory
     reading.has_ended()
     monitor.enter(SaveStage.FINISH)
     return total, writer.commit(notes, monitor.compress)

@@ -44,6 +44,10 @@ Raises MachineMismatchError or UsageError if it cannot be such a machine.
 """
 
 
+_Job = tuple[int, PageBitmap, Callable[[Machine, int, int, int], None]]
+"""A region's number, its pages that are to be filled, and what fills some of them."""
+
+
 @dataclass(frozen=True)
 class Restored:
     """A machine as it was when the snapshot was taken, paused; `was_running`: it ran then.
@@ -93,8 +97,10 @@ class _Restore:
             machine = self._build(self._source.description, self._source.region_sources())
         try:
             with self._refusal():
-                machine.check_state(self._source.notes.state)
-                self._fill(machine)
+                jobs = self._jobs(machine)
+                if jobs:  # which takes long: what load_state will refuse is to be said before it
+                    machine.check_state(self._source.notes.state)
+                self._fill(machine, jobs)
                 machine.load_state(self._source.notes.state)
         except BaseException:
             machine.close()
@@ -119,16 +125,19 @@ class _Restore:
         except (MachineMismatchError, NotInCoreError, StateError, UsageError) as error:
             raise RestoreError(f"{self._path} cannot be restored here: {error}") from error
 
-    def _fill(self, machine: Machine) -> None:
-        """Bring into memory what could not be mapped."""
+    def _jobs(self, machine: Machine) -> "list[_Job]":
+        """Return what could not be mapped."""
         pages = self._source.pages
-        jobs: list[tuple[int, PageBitmap, Callable[[Machine, int, int, int], None]]] = []
+        jobs: list[_Job] = []
         for number, region in enumerate(machine.memory.regions):
             if not region.has_file_data:
                 jobs.append((number, pages.data_pages(number), self._fill_data))
             if self._source.has_tags and not region.has_file_tags:
                 jobs.append((number, pages.tag_pages(number), self._fill_tags))
-        page = pages.memory.page_size_bytes
+        return jobs
+
+    def _fill(self, machine: Machine, jobs: "Sequence[_Job]") -> None:
+        page = self._source.pages.memory.page_size_bytes
         self._monitor.enter(SaveStage.COPY, sum(wanted.count() for _, wanted, _ in jobs) * page)
         for number, wanted, fill in jobs:
             for first, count in _chunks(wanted, CHUNK_BYTES // page):

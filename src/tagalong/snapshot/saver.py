@@ -192,6 +192,7 @@ class _Save:
             # A core of a process's addresses is no core of a kernel.
             vmcoreinfo=None if self._options.space is Space.USER else self._search.result(state),
         )
+        writer.flush()  # part of it is still written from guest RAM
         self._go_on()
         self._monitor.enter(SaveStage.FINISH)
         written = writer.commit(notes, self._monitor.compress)

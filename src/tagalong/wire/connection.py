@@ -240,6 +240,17 @@ class Connection:
         """Note that the first `count` bytes of `receive_buffer` have been filled."""
         self._reader.filled(count)
 
+    def pass_batch(self, page_count: int) -> None:
+        """Note that the peer's next record is a batch of so many pages that is not received.
+
+        For an end that leads the conversation about a stream whose pages go elsewhere, between
+        two records. Raises RemoteProtocolError if the peer must not send pages now.
+        """
+        try:
+            self._reader.pass_batch(page_count)
+        except MalformedError as error:
+            raise self._broken(str(error), self._reader.record_start) from error
+
     def next_record(self) -> Record | NeedData:
         """Return the next record that has arrived, or NEED_DATA.
 

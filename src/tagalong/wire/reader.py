@@ -97,6 +97,15 @@ class RecordReader:
         self.offset += self._batch.ram_bytes
         self._have_data(digests)
 
+    def pass_batch(self, page_count: int) -> None:
+        """Note that a whole PAGES record passed by, with that many pages, and was not received.
+
+        Only between two records. Raises MalformedError if the record is not allowed.
+        """
+        self._conversation.require_allowed(self._sender, RecordType.PAGES)
+        self._conversation.advance_batch(self._sender, page_count)
+        self._sequence += 1
+
     @property
     def foreign(self) -> str | None:
         """Return what the stream is if so far only its header came, and that is not ours."""

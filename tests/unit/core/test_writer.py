@@ -20,6 +20,7 @@ from tagalong.core.sparse import SparseExtent
 from tagalong.core.thread_notes import encode_notes
 from tagalong.errors import HostError, RunStateError, UsageError
 from tagalong.memory import Gpa
+from tagalong.write_behind import WriteBehind
 from tests.support.cores import (
     PAGE,
     PAGE_TAGS,
@@ -379,14 +380,13 @@ def test_write_on_a_full_disk_leaves_nothing_and_names_the_file(path: Path) -> N
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10 * PAGE, hard))
-        with (
-            pytest.raises(
-                HostError,
-                match=f"^cannot write {re.escape(str(path))}: File too large$",
-            ),
-            writer_to(path) as writer,
-        ):
+        with writer_to(path) as writer:
             writer.write_data(0, 0, DATA)
+            # The last moment at which what was written before can fail.
+            with pytest.raises(
+                HostError, match=f"^cannot write {re.escape(str(path))}: File too large$"
+            ):
+                writer.commit(NOTES)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, previous)
@@ -398,8 +398,9 @@ def test_write_on_a_full_disk_leaves_nothing_and_names_the_file(path: Path) -> N
 def test_extent_on_a_full_disk_names_the_file_and_what_helps() -> None:
     fd = os.open("/dev/full", os.O_WRONLY)
     try:
+        extent = SparseExtent(fd, Path("/srv/vm.core"), 0, PAGE, WriteBehind(fd))
         with pytest.raises(HostError) as caught:
-            SparseExtent(fd, Path("/srv/vm.core"), 0, PAGE).write(0, np.ones(PAGE, np.uint8))
+            extent.write(0, np.ones(PAGE, np.uint8))
     finally:
         os.close(fd)
 

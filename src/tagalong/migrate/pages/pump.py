@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from tagalong._native import PageStream, library
 from tagalong.errors import HostError
 from tagalong.memory import Region
-from tagalong.migrate.transport.channel import Channel, NativePath
+from tagalong.migrate.transport.channel import Channel, NativePath, PageChannel
+from tagalong.wire.integrity import page_digests
 
 _LOOK_UP_MS = 100
 STAGE_BYTES = 256 << 10
@@ -75,6 +76,8 @@ def send_pages(
     `stage`: memory of whole pages that the data are copied to first, if the guest may write to
     them meanwhile; what is sent is then what was hashed. Raises as `Channel.send`.
     """
+    if isinstance(channel, PageChannel):
+        return _move_by(channel, segments)  # it copies them in any case
     channel.is_mid_record = True
     return _sending(channel, deadline).move_pages(segments, stage)
 
@@ -84,6 +87,8 @@ def receive_pages(channel: Channel, segments: Segments, deadline: float) -> NDAr
 
     Raises as `Channel.receive_into`, PeerClosedError if the peer closes before the end.
     """
+    if isinstance(channel, PageChannel):
+        return _move_by(channel, segments)
     return _receiving(channel, deadline).move_pages(segments, None)
 
 
@@ -96,6 +101,27 @@ def receive_bytes(channel: Channel, target: memoryview, deadline: float) -> None
     array = np.array([[memory.ctypes.data, memory.size]], np.uint64)
     mover = _receiving(channel, deadline)
     mover.run(mover.stream(Segments(array, page_bytes=1, owner=memory)))
+
+
+def _move_by(channel: PageChannel, segments: Segments) -> NDArray[np.uint64]:
+    page = segments.page_bytes
+
+    def digest(
+        pages: NDArray[np.uint8], copy: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint64]:
+        if copy is None:
+            return page_digests((pages.data,), page)
+        digests = np.empty(pages.size // page, np.uint64)
+        library().ta_copy_and_hash(
+            copy.ctypes.data, pages.ctypes.data, digests.size, page, digests.ctypes.data
+        )
+        return digests
+
+    try:
+        digests = channel.move_pages(segments, page, digest)
+    except EOFError:
+        raise _cut_off(channel) from None
+    return np.concatenate(digests)
 
 
 def _sending(channel: Channel, deadline: float) -> "_NativeMover":
@@ -153,12 +179,14 @@ class _NativeMover:
                     "overloaded, or the network broken?"
                 )
         if result == -errno.ENODATA:
-            raise PeerClosedError(
-                f"{channel.name}: the peer closed the connection inside of a batch"
-            )
+            raise _cut_off(channel)
         if result < 0:
             raise channel.native_error(-result)
 
     def _step(self, stream: PageStream) -> int:
         with self.path.lock:
             return self.function(ctypes.byref(stream), _LOOK_UP_MS)
+
+
+def _cut_off(channel: Channel) -> PeerClosedError:
+    return PeerClosedError(f"{channel.name}: the peer closed the connection inside of a batch")

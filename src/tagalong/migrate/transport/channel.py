@@ -5,6 +5,8 @@ calls `interrupt`, which ends the wait by raising. Every failure is a HostError 
 channel, with the system's error as its cause.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import select
@@ -14,9 +16,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from tagalong.errors import HostError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tagalong.write_behind import PageDigest
 
 Buffers = Sequence[bytes | bytearray | memoryview]
 Interrupt = Callable[[], None]
@@ -24,7 +32,8 @@ Interrupt = Callable[[], None]
 
 _LOOK_UP_S = 0.1
 _SINK_BYTES = 256 << 10
-_MAX_BUFFERS = 1024  # IOV_MAX of Linux
+MAX_BUFFERS = 1024
+"""How many buffers one system call takes: IOV_MAX of Linux."""
 
 
 class Blocked(Exception):  # noqa: N818 (no error: it never leaves a channel)
@@ -144,7 +153,7 @@ class Channel:
                 raise HostError(f"{self.name}: cannot send: {error}") from error
             else:
                 self.is_mid_record = True
-                _drop(left, count)
+                drop(left, count)
         self.is_mid_record = False
 
     def receive_into(self, target: memoryview, *, deadline: float = float("inf")) -> int:
@@ -231,7 +240,7 @@ class Channel:
     def _send_plain(self, buffers: list[memoryview]) -> int:
         try:
             # Socket's own method: SSLSocket has none.
-            return socket.socket.sendmsg(self._sock, buffers[:_MAX_BUFFERS])
+            return socket.socket.sendmsg(self._sock, buffers[:MAX_BUFFERS])
         except BlockingIOError:
             raise Blocked(select.POLLOUT) from None
 
@@ -243,7 +252,30 @@ class Channel:
             raise Blocked(select.POLLIN) from None
 
 
-def _drop(buffers: list[memoryview], count: int) -> None:
+class PageChannel(Channel):
+    """A channel that moves the pages of a batch by itself, between memory and a file."""
+
+    @property
+    def outgoing_path(self) -> None:
+        """Return None: the bytes must come through here."""
+        return
+
+    @property
+    def incoming_path(self) -> None:
+        """Return None, as `outgoing_path`."""
+        return
+
+    def move_pages(
+        self, pieces: Sequence[memoryview], page_bytes: int, digest: PageDigest
+    ) -> list[NDArray[np.uint64]]:
+        """Send all pieces, or fill them, and return the digests of their pages in order.
+
+        Each piece has whole pages. Raises HostError; EOFError if the stream ends before that.
+        """
+        raise NotImplementedError
+
+
+def drop(buffers: list[memoryview], count: int) -> None:
     """Remove the first `count` bytes."""
     while buffers and count >= len(buffers[0]):
         count -= len(buffers.pop(0))

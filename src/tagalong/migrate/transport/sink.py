@@ -8,21 +8,26 @@ import signal
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from io import FileIO
 from typing import IO, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tagalong.errors import HostError
 from tagalong.files import NewFile, examine_output, open_stream, refuse_descriptor_name
 from tagalong.migrate.transport.address import Address, ExecAddress, FdAddress, FileAddress
 from tagalong.migrate.transport.channel import Interrupt, wait_ready
 from tagalong.migrate.transport.inherited import take
+from tagalong.write_behind import PageDigest, WriteBehind
 
 _SHELL: Final = "/bin/sh"
 _OTHERS: Final = 0o077
 _EXIT_S: Final = 300.0
 _BROKEN_S: Final = 1.0
-_NEVER: Final = float("inf")
+_COPIED_BYTES: Final = 256 << 10
 _SAID_BYTES: Final = 4096
 _SAID_LINES: Final = 3
 
@@ -39,6 +44,15 @@ class Sink(Protocol):
         """Write all of `data`. Raises HostError."""
         ...
 
+    def write_pages(
+        self, memory: NDArray[np.uint8], page_bytes: int, digest: PageDigest
+    ) -> list[NDArray[np.uint64]]:
+        """Write whole pages, which may change meanwhile; return the digests of what is written.
+
+        Raises HostError.
+        """
+        ...
+
     def secure(self) -> None:
         """Make safe what was written so far, as far as possible. Raises HostError."""
         ...
@@ -52,52 +66,71 @@ class Sink(Protocol):
         ...
 
 
-class FileSink:
+class _Behind:
+    """Writes a stream into a file from byte `at` on, while more of it is being made."""
+
+    is_revocable = True
+
+    def __init__(self, address: FileAddress, fd: int, at: int) -> None:
+        self._address = address
+        self._behind = WriteBehind(fd, grows=True)
+        self._at = at
+
+    def write(self, data: memoryview) -> None:
+        """As Sink."""
+        with _named(self._address):
+            self._behind.write(self._at, np.frombuffer(data, np.uint8))
+        self._at += len(data)
+
+    def write_pages(
+        self, memory: NDArray[np.uint8], page_bytes: int, digest: PageDigest
+    ) -> list[NDArray[np.uint64]]:
+        """As Sink."""
+        with _named(self._address):
+            digests = self._behind.write_pages(self._at, memory, page_bytes, digest)
+        self._at += memory.size
+        return digests
+
+
+class FileSink(_Behind):
     """A file that gets its name when it is complete, and is its owner's only: it holds a guest.
 
     tagalong.files says what may have the name now. Raises HostError if it cannot be created.
     """
 
-    is_revocable = True
-
     def __init__(self, address: FileAddress) -> None:
-        self._address = address
         self._file = NewFile(address.path)
-        self._at = 0
-
-    def write(self, data: memoryview) -> None:
-        """As Sink."""
-        with _named(self._address):
-            _write_at(self._file.fd, data, self._at)
-        self._at += len(data)
+        super().__init__(address, self._file.fd, 0)
 
     def secure(self) -> None:
         """As Sink."""
         with _named(self._address):
+            self._behind.flush()
             self._file.sync()
 
     def complete(self) -> None:
         """As Sink."""
         with _named(self._address):
+            self._behind.flush()
+            self._behind.close()
             self._file.publish()
 
     def discard(self) -> None:
         """As Sink."""
+        self._behind.close()
         self._file.close()
 
 
-class PlaceInFile:
+class PlaceInFile(_Behind):
     """A file that has something else before the stream, which starts at an offset.
 
     It is written in place, so no other user may be able to read or write it: it will hold a guest.
     Raises HostError if it cannot be opened, or is not a regular file of that kind.
     """
 
-    is_revocable = True
-
     def __init__(self, address: FileAddress) -> None:
         self._address = address
-        self._offset = self._at = address.offset
+        self._offset = address.offset
         with _named(address):
             refuse_descriptor_name(address.path)
             # No O_TRUNC and no O_NOFOLLOW: a link to such a file leads to the file.
@@ -110,6 +143,7 @@ class PlaceInFile:
         except BaseException:
             os.close(self._fd)
             raise
+        super().__init__(address, self._fd, self._offset)
 
     def _require_private(self) -> None:
         """Raise unless the file is this writer's alone."""
@@ -129,24 +163,21 @@ class PlaceInFile:
                 "make it private first: chmod 600"
             )
 
-    def write(self, data: memoryview) -> None:
-        """As Sink."""
-        with _named(self._address):
-            _write_at(self._fd, data, self._at)
-        self._at += len(data)
-
     def secure(self) -> None:
         """As Sink."""
         with _named(self._address):
+            self._behind.flush()
             os.fsync(self._fd)
 
     def complete(self) -> None:
         """As Sink."""
         self.secure()
+        self._behind.close()
         os.close(self._fd)
 
     def discard(self) -> None:
         """As Sink: the file ends where the stream began."""
+        self._behind.close()
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, self._offset)
         with contextlib.suppress(OSError):
@@ -164,27 +195,28 @@ def _named(address: Address) -> Iterator[None]:
         raise HostError(f"{address}: {error}") from error
 
 
-def _write_at(descriptor: int, data: memoryview, at: int) -> None:
-    while data:
-        count = os.pwrite(descriptor, data, at)
-        data, at = data[count:], at + count
-
-
 class PipeSink:
     """The writing end of a pipe, and the command that reads from it if there is one.
 
-    What went in cannot be taken back. `interrupt` is called during waits.
+    What went in cannot be taken back. `interrupt` is called during waits, each of which lasts
+    `idle_s` at most.
     """
 
     is_revocable = False
 
     def __init__(
-        self, address: Address, descriptor: int, child: "Child | None", interrupt: Interrupt
+        self,
+        address: Address,
+        descriptor: int,
+        child: "Child | None",
+        interrupt: Interrupt,
+        idle_s: float,
     ) -> None:
         self._address = address
         self._file = FileIO(descriptor, "w")
         self._child = child
         self._interrupt = interrupt
+        self._idle_s = idle_s
         os.set_blocking(descriptor, False)
 
     def write(self, data: memoryview) -> None:
@@ -193,13 +225,33 @@ class PipeSink:
             try:
                 count = self._file.write(data)
                 if count is None:
-                    wait_ready(self._file.fileno(), select.POLLOUT, _NEVER, self._interrupt)
+                    self._wait()
                 else:
                     data = data[count:]
             except OSError as error:
                 raise HostError(
                     f"{self._address}: cannot write: {error.strerror}{self._why_it_ended()}"
                 ) from error
+
+    def _wait(self) -> None:
+        until = time.monotonic() + self._idle_s
+        if not wait_ready(self._file.fileno(), select.POLLOUT, until, self._interrupt):
+            raise HostError(
+                f"{self._address}: nothing was read from this pipe for {self._idle_s:.1f} s; see "
+                "whether its reader still works"
+            )
+
+    def write_pages(
+        self, memory: NDArray[np.uint8], page_bytes: int, digest: PageDigest
+    ) -> list[NDArray[np.uint64]]:
+        """As Sink."""
+        digests, step = [], max(_COPIED_BYTES, page_bytes)
+        for at in range(0, memory.size, step):
+            pages = memory[at : at + step]
+            copy = np.empty_like(pages)
+            digests.append(digest(pages, copy))
+            self.write(copy.data)
+        return digests
 
     def _why_it_ended(self) -> str:
         """Return what the command says about its end, which a broken pipe comes from."""
@@ -304,26 +356,26 @@ class Child:
             self._process.wait()
 
 
-def open_sink(address: Address, interrupt: Interrupt) -> Sink:
+def open_sink(address: Address, interrupt: Interrupt, *, idle_s: float) -> Sink:
     """Return where a stream to `address` goes. Raises HostError if that cannot be had."""
     match address:
         case FileAddress():
-            return _open_file_sink(address, interrupt)
+            return _open_file_sink(address, interrupt, idle_s)
         case ExecAddress():
             child = Child(address, writes=False)
-            return PipeSink(address, child.take_pipe(), child, interrupt)
+            return PipeSink(address, child.take_pipe(), child, interrupt, idle_s)
         case FdAddress():
-            return PipeSink(address, take(address), None, interrupt)
+            return PipeSink(address, take(address), None, interrupt, idle_s)
     raise AssertionError(f"{address} is a connection")
 
 
-def _open_file_sink(address: FileAddress, interrupt: Interrupt) -> Sink:
+def _open_file_sink(address: FileAddress, interrupt: Interrupt, idle_s: float) -> Sink:
     if address.offset:
         return PlaceInFile(address)
     with _named(address):
         output = examine_output(address.path)
         if output.stream:  # a FIFO, /dev/null: written to, never replaced
-            return PipeSink(address, open_stream(output), None, interrupt)
+            return PipeSink(address, open_stream(output), None, interrupt, idle_s)
         return FileSink(address)
 
 

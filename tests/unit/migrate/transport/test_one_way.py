@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import socket
 import stat
 import threading
@@ -80,6 +81,52 @@ def test_file_takes_a_guest_and_gives_it_back(
     assert [path.name for path in tmp_path.iterdir()] == ["vm"]
     assert stat.S_IMODE((tmp_path / "vm").stat().st_mode) == 0o600
     assert_same(source, load(uri))
+
+
+def test_file_takes_more_than_a_buffer_in_one_run_and_in_many(tmp_path: Path) -> None:
+    source = FakeMachine(describe(0x200_0000))
+    region, random = source.memory.regions[0], np.random.default_rng(4)
+    region.raw_data[:0x50_0000] = np.frombuffer(random.bytes(0x50_0000), np.uint8)
+    scattered = region.raw_data[0x100_0000:].reshape(-1, 0x1000)
+    scattered[::2] = np.frombuffer(random.bytes(0x1000), np.uint8)
+    source.resume()
+
+    migrate_to(f"file:{tmp_path}/vm", source, OPTIONS)
+
+    assert_same(source, load(f"file:{tmp_path}/vm"))
+    source.close()
+
+
+def test_file_with_a_changed_byte_of_a_page_starts_nothing(
+    source: FakeMachine, tmp_path: Path
+) -> None:
+    migrate_to(f"file:{tmp_path}/vm", source, OPTIONS)
+    stream = bytearray((tmp_path / "vm").read_bytes())
+    stream[stream.index(b"\x5a" * 0x8000) + 0x4321] ^= 1
+    (tmp_path / "vm").write_bytes(stream)
+
+    with pytest.raises(MigrationError, match="its data were damaged"):
+        load(f"file:{tmp_path}/vm")
+
+
+def test_disk_that_is_full_leaves_the_guest_running_and_no_file(tmp_path: Path) -> None:
+    source = FakeMachine(describe(0x200_0000))
+    source.memory.regions[0].raw_data[:] = 0x5A
+    source.resume()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0x50_0000, hard))
+        with pytest.raises(MigrationError, match="vm: cannot write: File too large"):
+            migrate_to(f"file:{tmp_path}/vm", source, OPTIONS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert source.run_state is RunState.RUNNING
+    for thread in threading.enumerate():
+        if thread.name == "keeper":
+            thread.join(60)
+    assert not list(tmp_path.iterdir())
+    source.close()
 
 
 def test_file_with_an_offset_keeps_what_stands_before_it(
