@@ -2,7 +2,7 @@
  *
  * A run is a tag and a length, in nibbles: what allocators write is short runs of random tags, so
  * half of a run is what no compressor can shrink, and the other half is mostly one nibble. A
- * general compressor needs twice the bytes and twenty times the time for it.
+ * general compressor needs twice the bytes and three times the time for it.
  *
  * Both hosts (x86-64, arm64) are little-endian: the lowest nibble of a word is the granule at the
  * lowest address, or the nibble that comes first. */
@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum { TAG_BITS = 4, TAG_MASK = 15, TAGS_PER_WORD = 16, WORD_BYTES = 8, BLOCK_WORDS = 4 };
-enum { GROUP_BITS = 3, GROUP_MASK = 7, MORE_GROUPS = 8, MAX_LENGTH_BITS = 42 };
+enum { GROUP_BITS = 3, GROUP_MASK = 7, MORE_GROUPS = 8, MAX_GROUPS = 14 };
 enum { SAMPLES = 16, SAMPLE_BYTES = 256, SAMPLED_FROM_BYTES = 2 * SAMPLES * SAMPLE_BYTES };
 
 #define EACH_TAG UINT64_C(0x1111111111111111)
@@ -121,82 +121,86 @@ int64_t ta_tag_runs_encode(const uint8_t *packed, size_t bytes, uint8_t *out, si
 
 struct run_reader {
     const uint8_t *runs;
-    size_t nibbles;
-    size_t at;
+    size_t bytes;
+    size_t at; /* the next nibble */
 };
 
-/* 16 if there are no more. */
-static uint32_t next_nibble(struct run_reader *reader)
+/* The nibbles from the next one on, the first lowest, 15 of them at least; zero behind the end. */
+static uint64_t next_nibbles(const struct run_reader *reader)
 {
-    if (reader->at == reader->nibbles)
-        return TAG_MASK + 1;
-    uint32_t byte = reader->runs[reader->at / 2];
-    return reader->at++ % 2 ? byte >> TAG_BITS : byte & TAG_MASK;
+    size_t byte = reader->at / 2, left = reader->bytes - byte;
+    uint64_t word = 0;
+    if (left >= WORD_BYTES)
+        word = load_word(reader->runs + byte);
+    else
+        memcpy(&word, reader->runs + byte, left);
+    return word >> reader->at % 2 * TAG_BITS;
 }
 
-/* 0, or what is wrong with the length. */
-static int next_length(struct run_reader *reader, uint64_t *length)
+/* 0, or what is wrong with the run. A tag and all groups of its length are in one word. */
+static int next_run(struct run_reader *reader, uint64_t *tag, uint64_t *length)
 {
-    uint64_t less_one = 0;
-    for (uint32_t bits = 0;; bits += GROUP_BITS) {
-        uint32_t group = next_nibble(reader);
-        if (group > TAG_MASK)
-            return TA_TAG_RUNS_END;
-        if (bits >= MAX_LENGTH_BITS || (bits > 0 && group == 0))
-            return TA_TAG_RUNS_LENGTH;
-        less_one |= (uint64_t)(group & GROUP_MASK) << bits;
-        if (!(group & MORE_GROUPS))
-            break;
+    size_t left = 2 * reader->bytes - reader->at;
+    uint64_t nibbles = next_nibbles(reader);
+    *tag = nibbles & TAG_MASK;
+    nibbles >>= TAG_BITS;
+    uint64_t less_one = nibbles & GROUP_MASK;
+    size_t groups = 1;
+    for (; nibbles & MORE_GROUPS; groups++) {
+        nibbles >>= TAG_BITS;
+        if (groups == MAX_GROUPS)
+            return left > MAX_GROUPS ? TA_TAG_RUNS_LENGTH : TA_TAG_RUNS_END;
+        less_one |= (nibbles & GROUP_MASK) << groups * GROUP_BITS;
     }
+    if (left < 1 + groups)
+        return TA_TAG_RUNS_END;
+    if (groups > 1 && (nibbles & TAG_MASK) == 0)
+        return TA_TAG_RUNS_LENGTH;
+    reader->at += 1 + groups;
     *length = less_one + 1;
     return 0;
 }
 
-/* Runs come in order, so what is stored behind a run's end is overwritten by the next one. */
-static void fill(uint8_t *packed, size_t bytes, uint64_t start, uint64_t stop, uint32_t tag)
+/* Writes a run from granule `start` on, but for the word that it ends in, which is returned: the
+ * next run overwrites what is behind the end. `pending` is the word that the run begins in. */
+static uint64_t write_run(uint8_t *packed, uint64_t start, uint64_t length, uint64_t tag,
+                          uint64_t pending)
 {
-    uint8_t pair = (uint8_t)(tag * 0x11);
     uint64_t word = tag * EACH_TAG;
-    size_t at = start / 2, end = (stop + 1) / 2;
-    if (start % 2) {
-        packed[at] = (uint8_t)((packed[at] & TAG_MASK) | tag << TAG_BITS);
-        at++;
-    }
-    if (end > at + 8 * WORD_BYTES) {
-        memset(packed + at, pair, end - at);
-        return;
-    }
-    for (; at < end && at + WORD_BYTES <= bytes; at += WORD_BYTES)
-        memcpy(packed + at, &word, sizeof word);
-    for (; at < end; at++)
-        packed[at] = pair;
+    uint32_t shift = start % TAGS_PER_WORD * TAG_BITS;
+    pending = (pending & ~(UINT64_MAX << shift)) | word << shift;
+    uint64_t at = start / TAGS_PER_WORD, end = (start + length) / TAGS_PER_WORD;
+    if (at == end)
+        return pending;
+    memcpy(packed + at * WORD_BYTES, &pending, sizeof pending);
+    for (at++; at < end; at++)
+        memcpy(packed + at * WORD_BYTES, &word, sizeof word);
+    return word;
 }
 
 int ta_tag_runs_decode(const uint8_t *runs, size_t bytes, uint8_t *packed, size_t packed_bytes,
                        uint64_t *place)
 {
-    struct run_reader reader = {runs, 2 * bytes, 0};
-    uint64_t granules = 2 * (uint64_t)packed_bytes;
-    uint32_t before = TAG_MASK + 1;
+    struct run_reader reader = {runs, bytes, 0};
+    uint64_t granules = 2 * (uint64_t)packed_bytes, before = TAG_MASK + 1, pending = 0;
     for (uint64_t done = 0; done < granules;) {
+        uint64_t tag, length;
         *place = reader.at / 2;
-        uint32_t tag = next_nibble(&reader);
-        if (tag > TAG_MASK)
+        if (reader.at == 2 * bytes)
             return TA_TAG_RUNS_END;
+        int error = next_run(&reader, &tag, &length);
         if (tag == before)
             return TA_TAG_RUNS_SAME_TAG;
-        uint64_t length;
-        int error = next_length(&reader, &length);
         if (error)
             return error;
         if (length > granules - done)
             return TA_TAG_RUNS_BEYOND;
-        fill(packed, packed_bytes, done, done + length, tag);
+        pending = write_run(packed, done, length, tag, pending);
         done += length;
         before = tag;
     }
     *place = reader.at / 2;
-    if (reader.at % 2 && next_nibble(&reader) != 0)
+    if (reader.at % 2 && runs[reader.at++ / 2] >> TAG_BITS)
         return TA_TAG_RUNS_REST;
-    return reader.at == reader.nibbles ? 0 : TA_TAG_RUNS_REST;
+    return reader.at == 2 * bytes ? 0 : TA_TAG_RUNS_REST;
 }

@@ -53,7 +53,8 @@ enum {
     TA_TAG_RUNS_REST, /* something follows the last run */
 };
 
-/* Fills `packed` from runs; 0, or one of these, and at which byte of `runs` it was found. */
+/* Fills `packed`, a multiple of 8 bytes, from runs; 0, or one of these, and at which byte of `runs`
+ * it was found. */
 TA_EXPORT int ta_tag_runs_decode(const uint8_t *runs, size_t bytes, uint8_t *packed,
                                  size_t packed_bytes, uint64_t *place);
 

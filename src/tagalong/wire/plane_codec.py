@@ -19,7 +19,7 @@ from tagalong.wire.tag_runs import decode_runs, encode_runs
 _TAGS_LEVEL = 1
 
 # Runs of so many times less than the tags are taken without a look at what Zstandard would make of
-# them: with fewer it may find what repeats, in twenty times the time.
+# them: with fewer it may find what repeats, in three times the time.
 _DENSE_RATIO = 8
 
 # Where a plane is looked at before it is compressed: so many pieces of it, of so many bytes.

@@ -49,7 +49,7 @@ def encode_runs(packed: NDArray[np.uint8], most_bytes: int) -> bytes | None:
 
 
 def decode_runs(payload: Buffer, packed_bytes: int) -> memoryview:
-    """Return the packed plane of `packed_bytes` that runs describe.
+    """Return the packed plane of `packed_bytes`, a multiple of 8, that runs describe.
 
     Raises MalformedError (offset 0 is the payload's first byte) if they are not exactly one plane,
     written in the one possible way.
