@@ -19,6 +19,9 @@ def large_rows(runs: int) -> Sequence[Row]:
         rates += [Figure(control, found["rate, to QEMU's best"], at_least=1.5)]
         rates += _rates(control, figures)
         to_copies += _to_plain_copies(found, control, 0.9)
+        to_copies += [
+            Figure(f"{control}, auto, to our best", found["rate of auto, to the best number"])
+        ]
         cpu += [Figure(control, found["CPU s/GiB, to QEMU's best"], at_most=0.7)]
     how = f"2 GiB over loopback, all in turn, medians of {runs} runs for each congestion control"
     return [

@@ -46,6 +46,7 @@ def _ours_and_plain(machine: SoftMachine) -> Contestants:
         options = MigrationOptions(channels=channels)
         contestants[f"plain copy, {channels}"] = partial(plain.copy, region.data, channels)
         contestants[f"tagalong, {channels}"] = partial(ours.migrate, machine, options)
+    contestants["tagalong, auto"] = partial(ours.migrate, machine, MigrationOptions())
     return contestants
 
 
@@ -127,6 +128,9 @@ def ratios(figures: dict[str, Figures]) -> dict[str, float]:
     for channels in CHANNELS:
         mine, plainly = figures[f"tagalong, {channels}"], figures[f"plain copy, {channels}"]
         found[f"rate, to plain copy over {channels}"] = _ratio(mine, plainly, "gb_per_s")
+    found["rate of auto, to the best number"] = _value(figures["tagalong, auto"], "gb_per_s") / max(
+        _value(figures[f"tagalong, {channels}"], "gb_per_s") for channels in CHANNELS
+    )
     if any(name.startswith("QEMU") for name in figures):
         rate = best("tagalong", "gb_per_s", max)
         found["rate, to QEMU's best"] = rate / best("QEMU", "gb_per_s", max)

@@ -108,9 +108,10 @@ def _trials(plans: Iterator[Plan], server: str, certificates: Path) -> Iterator[
 
 def batch(draw: random.Random) -> Tally:
     """Run one batch: one machine, one set of options, many faults."""
+    channels = draw.choice([1, 1, 2, 4])
     options = replace(
         OPTIONS,
-        channels=draw.choice([1, 1, 2, 4]),
+        channels=channels,
         reconnect_s=draw.choice([0, 0, 2]),
         verify=draw.random() < 0.3,
     )
@@ -122,7 +123,7 @@ def batch(draw: random.Random) -> Tally:
         return replace(case, options=options)
 
     sizes = shape(make)
-    tally = run_all(make, [_fault(draw, sizes, options.channels) for _ in range(_BATCH)])
+    tally = run_all(make, [_fault(draw, sizes, channels) for _ in range(_BATCH)])
     failures = [line for console in consoles for line in console.lines_with("FAIL")]
     tally.wrong += [f"the guest noticed: {line}" for line in failures]
     return tally

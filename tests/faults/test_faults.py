@@ -89,7 +89,7 @@ def test_fault_with_more_connections_never_loses_the_vm(way: str, kind: Kind) ->
         return replace(fake(fault), options=WAYS[way])
 
     faults = at_boundaries(kind, shape(make))
-    if WAYS[way].channels > 1:
+    if (WAYS[way].channels or 1) > 1:
         faults += [
             Fault(kind, role, number, seed=number, connection=1)
             for role in Role

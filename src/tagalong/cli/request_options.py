@@ -5,8 +5,18 @@ from typing import Any, TypeVar
 
 import click
 
-from tagalong.cli.values import FOLDER, SIZE, Milliseconds
-from tagalong.qapi.knobs import CommandOption, FreeText, IntegerRange, KnobType, OneOf, Switch, Unit
+from tagalong.cli.values import FOLDER, SIZE, IntegerOrWord, Milliseconds
+from tagalong.qapi.knobs import (
+    AUTO,
+    CommandOption,
+    CountOrAuto,
+    FreeText,
+    IntegerRange,
+    KnobType,
+    OneOf,
+    Switch,
+    Unit,
+)
 from tagalong.qapi.saving import SPACES
 from tagalong.qapi.settings import COMMAND_OPTIONS
 
@@ -63,7 +73,7 @@ def _option(option: CommandOption, name: str, help_text: str) -> Callable[[_F], 
     )
 
 
-def _click_type(knob: KnobType) -> Any:
+def _click_type(knob: KnobType | CountOrAuto) -> Any:
     match knob:
         case IntegerRange(unit=Unit.BYTES_PER_S):
             return SIZE
@@ -71,8 +81,8 @@ def _click_type(knob: KnobType) -> Any:
             return Milliseconds(knob.least, knob.most)
         case IntegerRange():
             return click.IntRange(knob.least, knob.most)
+        case CountOrAuto():
+            return IntegerOrWord(knob.least, knob.most, AUTO)
         case OneOf():
             return click.Choice(knob.words)
-        case FreeText(is_folder=True):
-            return FOLDER
-    return str
+    return FOLDER if isinstance(knob, FreeText) and knob.is_folder else str

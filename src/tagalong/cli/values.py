@@ -103,6 +103,27 @@ class Milliseconds(click.IntRange):
         )
 
 
+class IntegerOrWord(click.IntRange):
+    """An integer in a range, or one word, which stays text."""
+
+    def __init__(self, least: int, most: int, word: str) -> None:
+        super().__init__(least, most)
+        self._word = word
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or the word."""
+        if value == self._word:
+            return value
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(
+                f"{value!r} is neither a number from {self.min} to {self.max} nor {self._word}",
+                param,
+                ctx,
+            )
+
+
 class _File(click.Path):
     """The path of a file; an empty text, as of an unset variable of a shell, is rejected."""
 

@@ -20,7 +20,7 @@ from tagalong.machine_records import (
 )
 from tagalong.migrate.acceptance import Greeting, SourceAcceptor
 from tagalong.migrate.cancellation import check_cancelled
-from tagalong.migrate.cpus import usable_cpus
+from tagalong.migrate.channel_count import count_to_grant, usable_cpus
 from tagalong.migrate.filling import Filling, FillPlan
 from tagalong.migrate.joining import Joins, Membership, accept_joins
 from tagalong.migrate.link import Link
@@ -191,11 +191,14 @@ class _Destination:
     def _greet(self, hello: wire.Hello | None, *, is_alone: bool) -> wire.Hello:
         """Answer HELLO with what is granted."""
         hello = hello or self._link.expect(wire.Hello)
+        is_auto = hello.offered_features & wire.Feature.AUTO_CHANNELS
+        most = count_to_grant() if is_auto else hello.channels
         granted = wire.Hello(
             wire.Role.DESTINATION,
             hello.migration_id,
+            compatible_features=wire.SUPPORTED_FEATURES | is_auto,
             mandatory_features=self._granted_features(hello),
-            channels=1 if is_alone else hello.channels,
+            channels=1 if is_alone else min(hello.channels, most),
             reconnect_s=0 if is_alone else hello.reconnect_s,
         )
         self._link.send(granted)

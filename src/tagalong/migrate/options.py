@@ -16,14 +16,15 @@ from tagalong.wire.limits import MAX_CHANNELS, MAX_RECONNECT_S
 class MigrationOptions(Limits):
     """What the operator asks for. Raises UsageError for values that make no sense.
 
-    Beside the limits, which may change under way: `channels`: connections to spread pages over.
-    `compression`: of data. `reconnect_s`: for how long to try to reconnect when a connection breaks
-    in pre-copy. `verify`: compare a digest of all memory and tags before the commit. `drop_tags`:
-    send all tags as zero on purpose, unverified: the control experiment. `tls`: the source's
-    certificates, and which authority it trusts.
+    Beside the limits, which may change under way: `channels`: connections to spread pages over,
+    None: as many as are right for both ends and the link (`channel_count.py`). `compression`: of
+    data. `reconnect_s`: for how long to try to reconnect when a connection breaks in pre-copy.
+    `verify`: compare a digest of all memory and tags before the commit. `drop_tags`: send all tags
+    as zero on purpose, unverified: the control experiment. `tls`: the source's certificates, and
+    which authority it trusts.
     """
 
-    channels: int = 1
+    channels: int | None = None
     compression: Compression = field(default_factory=Compression)
     reconnect_s: int = 0
     verify: bool = False
@@ -37,7 +38,7 @@ class MigrationOptions(Limits):
                 f"a downtime of {self.max_downtime_s} s after {self.max_rounds} rounds is not "
                 "possible: at least 0 s and 1 round"
             )
-        if not 1 <= self.channels <= MAX_CHANNELS:
+        if self.channels is not None and not 1 <= self.channels <= MAX_CHANNELS:
             raise UsageError(f"{self.channels} channels are not possible: 1 to {MAX_CHANNELS} are")
         if not 0 <= self.reconnect_s <= MAX_RECONNECT_S:
             raise UsageError(
@@ -62,7 +63,7 @@ def require_possible(address: Address, options: MigrationOptions) -> None:
             f"{address}: digests cannot be compared (verify), because nothing there answers"
         )
     is_once = not isinstance(address, TcpAddress | UnixAddress)
-    if is_once and (options.channels > 1 or options.reconnect_s):
+    if is_once and ((options.channels or 1) > 1 or options.reconnect_s):
         raise UsageError(
             f"{address}: several channels and reconnecting need tcp:HOST:PORT or unix:PATH, "
             "where more than one connection is possible"

@@ -22,8 +22,9 @@ class SourceSession:
     """One migration at its source.
 
     `link` is the first connection, which carries the conversation; another one takes its place
-    after it broke. `senders` are all connections that carry pages. `sent` is what the destination
-    was sent of each page, `estimate` what was measured so far.
+    after it broke. `socket` is that of the very first. `senders` are all connections that carry
+    pages. `sent` is what the destination was sent of each page, `estimate` what was measured so
+    far.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class SourceSession:
         self.monitor = monitor
         self.steering = steering
         self.is_one_way = channel.is_one_way
+        self.socket = channel.sock
         self.sent = SentData(machine)
         has_data = machine.description.has_data
         self.estimate = Estimate(machine.description.page_size_bytes, has_data=has_data)

@@ -9,6 +9,7 @@ from tagalong import wire
 from tagalong.errors import MigrationStage
 from tagalong.machine import MachineDescription
 from tagalong.machine_records import record_of_description, record_of_state
+from tagalong.migrate.channel_count import count_to_ask_for
 from tagalong.migrate.reconnection import Connect, FurtherConnections
 from tagalong.migrate.session import SourceSession, Stopwatch
 
@@ -41,13 +42,18 @@ class SetUp:
         return further
 
     def _hello(self, migration_id: bytes) -> wire.Hello:
-        options = self._session.options
+        session, options = self._session, self._session.options
         may_return = self._connect_again is not None
+        channels, is_auto = options.channels, 0
+        if channels is None:
+            channels = count_to_ask_for(session.machine, session.socket)
+            is_auto = wire.Feature.AUTO_CHANNELS
         return wire.Hello(
             wire.Role.SOURCE,
             migration_id,
-            mandatory_features=_mandatory_features(self._session.machine.description),
-            channels=options.channels if may_return else 1,
+            compatible_features=wire.SUPPORTED_FEATURES | is_auto,
+            mandatory_features=_mandatory_features(session.machine.description),
+            channels=channels if may_return else 1,
             reconnect_s=options.reconnect_s if may_return else 0,
         )
 

@@ -41,6 +41,18 @@ class IntegerRange:
             )
 
 
+AUTO = "auto"
+"""In place of a number: the command finds the right one."""
+
+
+@dataclass(frozen=True)
+class CountOrAuto:
+    """An option's number from `least` to `most`, or AUTO; a parameter of QMP is never one."""
+
+    least: int
+    most: int
+
+
 @dataclass(frozen=True)
 class OneOf:
     """One of several words."""
@@ -110,7 +122,7 @@ class CommandOption:
     """An option of `tagalong migrate`; `settings` are the fields that a value sets."""
 
     form: OptionForm
-    type: KnobType
+    type: KnobType | CountOrAuto
     default: object
     settings: Callable[[Any], Mapping[str, object]]
 

@@ -24,7 +24,9 @@ from tagalong.migrate import (
     parse_compression,
 )
 from tagalong.qapi.knobs import (
+    AUTO,
     CommandOption,
+    CountOrAuto,
     FreeText,
     IntegerRange,
     Knob,
@@ -53,7 +55,8 @@ class MigrationSettings:
     """How a migration is to be made; each field is a parameter or a capability of QMP.
 
     A bandwidth of 0 stands for no limit, or for what is measured. `multifd_channels` counts only
-    with `multifd`; without it there is one connection. An `x_reconnect` of 0 does not reconnect.
+    with `multifd`; without it there are as many connections as are right for both ends and the
+    link. An `x_reconnect` of 0 does not reconnect.
     """
 
     downtime_limit: Annotated[
@@ -174,7 +177,7 @@ class MigrationSettings:
         return MigrationOptions(
             **by_itself,
             auto_converge=throttling if self.auto_converge else None,
-            channels=self.multifd_channels if self.multifd else 1,
+            channels=self.multifd_channels if self.multifd else None,
             compression=Compression(
                 CompressionMode(self.multifd_compression), self.multifd_zstd_level
             ),
@@ -264,8 +267,8 @@ def _one_field(name: str, knob: Knob, form: OptionForm) -> CommandOption:
     return CommandOption(form, knob.type, default, lambda value: {name: value})
 
 
-def _channels(count: int) -> Mapping[str, object]:
-    return {"multifd": count > 1, "multifd_channels": count}
+def _channels(count: int | str) -> Mapping[str, object]:
+    return {} if count == AUTO else {"multifd": True, "multifd_channels": count}
 
 
 def _compression(text: str) -> Mapping[str, object]:
@@ -279,9 +282,14 @@ def _compression(text: str) -> Mapping[str, object]:
 COMMAND_OPTIONS: Final[tuple[CommandOption, ...]] = (
     *(_one_field(name, knob, knob.option) for name, knob in KNOBS.items() if knob.option),
     CommandOption(
-        OptionForm("--channels", "Connections to spread the pages over.", "COUNT"),
-        IntegerRange(1, MAX_CHANNELS),
-        1,
+        OptionForm(
+            "--channels",
+            "Connections to spread the pages over; auto: as many as the guest, both "
+            "hosts' processors and the link are good for.",
+            "COUNT",
+        ),
+        CountOrAuto(1, MAX_CHANNELS),
+        AUTO,
         _channels,
     ),
     CommandOption(

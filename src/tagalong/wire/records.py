@@ -67,12 +67,15 @@ class Feature(IntFlag):
     RESUME = 1 << 2
     TAGS_ONLY = 1 << 4
     TAGS_IN_PLACE = 1 << 5
+    AUTO_CHANNELS = 1 << 7
     TAG_RUNS = 1 << 6
 
 
 # A plain int: the complement of an IntFlag has none of the bits that have no name.
 SUPPORTED_FEATURES = int(Feature.ZSTD | Feature.CHANNELS | Feature.RESUME | Feature.TAG_RUNS)
-KNOWN_FEATURES = SUPPORTED_FEATURES | int(Feature.TAGS_ONLY | Feature.TAGS_IN_PLACE)
+KNOWN_FEATURES = SUPPORTED_FEATURES | int(
+    Feature.TAGS_ONLY | Feature.TAGS_IN_PLACE | Feature.AUTO_CHANNELS
+)
 
 
 class Power(IntEnum):

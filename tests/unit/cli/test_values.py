@@ -7,7 +7,7 @@ import click
 import pytest
 
 from tagalong.cli.app import _COMMANDS, invoke
-from tagalong.cli.values import RAM_SIZE, SIZE, Milliseconds, address_range
+from tagalong.cli.values import RAM_SIZE, SIZE, IntegerOrWord, Milliseconds, address_range
 
 
 def test_size_with_unit_is_in_bytes() -> None:
@@ -128,3 +128,13 @@ def test_file_with_an_empty_name_is_refused_and_not_the_working_folder(
 
         assert status == 2, arguments
         assert "the name is empty; give a file name" in capsys.readouterr().err, arguments
+
+
+def test_integer_or_word_is_one_of_both() -> None:
+    kind = IntegerOrWord(1, 16, "auto")
+
+    assert [kind.convert(it, None, None) for it in ("auto", "1", "16", 3)] == ["auto", 1, 16, 3]
+    for wrong in ("0", "17", "Auto", "", "1.5"):
+        with pytest.raises(click.BadParameter) as caught:
+            kind.convert(wrong, None, None)
+        assert caught.value.message == f"{wrong!r} is neither a number from 1 to 16 nor auto"

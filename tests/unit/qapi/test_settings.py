@@ -113,10 +113,9 @@ def test_settings_table_has_a_knob_for_each_field_with_a_default_in_range() -> N
 
 
 def test_settings_with_the_options_defaults_are_the_default_settings() -> None:
-    """Only the number of channels differs: it counts with multifd alone."""
     values = {option.parameter: option.default for option in COMMAND_OPTIONS}
 
-    assert settings_of(values) == MigrationSettings(multifd_channels=1)
+    assert settings_of(values) == MigrationSettings()
     assert settings_of(values).options() == MigrationSettings().options() == MigrationOptions()
 
 

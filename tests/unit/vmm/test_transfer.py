@@ -114,10 +114,10 @@ def test_send_passes_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_send_without_multifd_uses_one_connection() -> None:
+def test_send_without_multifd_names_no_number_of_connections() -> None:
     request = MigrationRequest("tcp:host.example:1", MigrationSettings(multifd_channels=8))
 
-    assert request.options().channels == 1
+    assert request.options().channels is None
 
 
 def test_send_with_a_host_name_but_no_certificates_is_refused() -> None:

@@ -21,7 +21,7 @@ from tagalong import wire
 from tagalong._native import library
 from tagalong.errors import HostError, TagalongError
 from tagalong.memory import PageBitmap
-from tagalong.migrate.cpus import usable_cpus
+from tagalong.migrate.channel_count import usable_cpus
 from tagalong.migrate.link import Link
 from tagalong.migrate.pages.sender import Pages, PageSender, Tally, batches
 from tagalong.migrate.transport.channel import Interrupt, never
