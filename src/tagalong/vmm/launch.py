@@ -80,8 +80,8 @@ class _VmProcess:
     """Puts a VM together and takes it apart.
 
     A VM that is new runs before the event loop is loaded, and what serves it: `LoopCalls` has what
-    its threads report meanwhile. Where something must be in order before the guest runs that takes
-    an event loop, that comes first.
+    its threads report meanwhile. Without a control socket there is no event loop at all. Where
+    something must be in order before the guest runs that takes one, it comes first.
     """
 
     def __init__(self, options: RunOptions, announce: Announce) -> None:
@@ -93,6 +93,7 @@ class _VmProcess:
         self._service: service.VmService | None = None
         self._socket: SocketFile | None = None
         self._has_begun = False
+        self._is_released = False
         self._consoles = GuestConsoles(
             self._options,
             ConsoleActions(self._announce, self._quit),
@@ -104,14 +105,16 @@ class _VmProcess:
     def run(self) -> Ending:
         """Run the VM to its end. Raises the error that kept it from its beginning."""
         with self._signals_kept():
-            if self._is_first_to_begin:
-                try:
+            try:
+                if self._is_first_to_begin:
                     self._create_socket()
                     self._begin()
-                except BaseException:
-                    self._release()
-                    raise
-            return asyncio.run(self._run())
+                    if self._socket is None:
+                        self._calls.serve(self._vm.ended.done)
+                        return self._with_guest_status(self._vm.ended.result())
+                return asyncio.run(self._run())
+            finally:
+                self._release()
 
     @property
     def _is_first_to_begin(self) -> bool:
@@ -321,7 +324,10 @@ class _VmProcess:
         self._release()
 
     def _release(self) -> None:
-        """Release what needs no event loop for that. Safe to call twice."""
+        """Release what needs no event loop for that, once."""
+        if self._is_released:
+            return
+        self._is_released = True
         if self._vm.machine is not None:
             self._vm.machine.close()
         if self._socket is not None:

@@ -1,12 +1,14 @@
 """Calls to the thread of the event loop, which a new VM does not wait for.
 
-To load asyncio takes longer than to make a machine. So a new VM runs before there is an event
-loop, and what its threads report meanwhile waits here, in order.
+To load asyncio takes longer than to make a machine, and disturbs a guest that has begun. So a new
+VM runs before there is an event loop, and what its threads report meanwhile waits here, in order.
+A VM that nobody speaks to never has one: `serve` makes these calls, and there is nothing else.
 """
 
 from __future__ import annotations
 
 import threading
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Self
 
 from tagalong._lazy import module_when_used
@@ -19,15 +21,15 @@ else:
 
 
 class LoopCalls:
-    """Passes calls on to an event loop, once it has one.
+    """Makes calls in one thread: by `serve`, or in an event loop from `attach` on.
 
-    In the thread of the loop, before it has one, nothing is called: `attach` is the first to.
+    Until either of them they wait.
     """
 
     def __init__(self) -> None:
-        # A handler of signals may call while its own thread is in here.
+        # Both allow that a handler of signals calls while its own thread is in here.
         self._lock = threading.RLock()
-        self._waiting: list[Callable[[], object]] = []
+        self._waiting: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
@@ -41,10 +43,14 @@ class LoopCalls:
         """Pass everything on to the loop that runs in this thread, what waits first."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            for function in self._waiting:
-                loop.call_soon(function)
-            self._waiting.clear()
             self._loop = loop
+            while not self._waiting.empty():
+                loop.call_soon(self._waiting.get())
+
+    def serve(self, is_over: Callable[[], bool]) -> None:
+        """Make the calls in this thread, without an event loop, until `is_over`."""
+        while not is_over():
+            self._waiting.get()()
 
     def call_soon(self, function: Callable[[], object]) -> None:
         """Call `function` in the loop's thread; from any thread, and from a signal's handler.
@@ -53,6 +59,6 @@ class LoopCalls:
         """
         with self._lock:
             if self._loop is None:
-                self._waiting.append(function)
+                self._waiting.put(function)
                 return
         self._loop.call_soon_threadsafe(function)

@@ -1,6 +1,8 @@
 """Calls to a loop that is not there yet, and a VM that begins before it."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -44,6 +46,31 @@ def test_what_is_called_before_there_is_a_loop_is_called_in_order_once_there_is_
     asyncio.run(loop())
 
     assert (before, called) == ([], ["early", "elsewhere", "late"])
+
+
+def test_serve_makes_calls_in_order_until_it_is_over_and_needs_no_loop() -> None:
+    calls, called = LoopCalls(), list[str]()
+    thread = threading.Timer(0.01, calls.call_soon, args=(lambda: called.append("elsewhere"),))
+    calls.call_soon(lambda: called.append("early"))
+    thread.start()
+
+    calls.serve(lambda: len(called) == 2)
+
+    assert called == ["early", "elsewhere"]
+
+
+def test_serve_takes_calls_of_a_signal_that_comes_while_it_waits() -> None:
+    calls, called = LoopCalls(), list[str]()
+    before = signal.signal(signal.SIGUSR2, lambda *_: calls.call_soon(lambda: called.append("it")))
+    sender = threading.Timer(0.05, os.kill, args=(os.getpid(), signal.SIGUSR2))
+    sender.start()
+    try:
+        calls.serve(lambda: bool(called))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        sender.join()
+
+    assert called == ["it"]
 
 
 def test_a_call_to_a_closed_loop_raises() -> None:
