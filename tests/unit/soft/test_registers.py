@@ -39,6 +39,46 @@ def test_vector_register_all_128_bits_are_kept_and_no_neighbour_changes(
     assert native.get_register(0, register_ids.PC) == 0
 
 
+def test_many_registers_at_once_are_what_they_are_one_by_one(native: NativeMachine) -> None:
+    changed = {
+        register_ids.v(3): WIDE,
+        register_ids.x(7): WIDE >> 64,
+        register_ids.FPSR: 0x0800_009F,
+        register_ids.PC: 0x4000_0004,
+    }
+    unknown = RegisterId(0x6030_0000_0013_FFFF)
+    wider_than_all = RegisterId(0x60A0_0000_0010_0000)
+    asked = (*state_register_ids(), unknown, wider_than_all)
+
+    refused = native.set_registers(0, changed)
+
+    assert refused == []
+    one_by_one = {each: native.get_register(0, each) for each in state_register_ids()}
+    assert native.get_registers(0, asked) == one_by_one
+    assert {each: one_by_one[each] for each in changed} == changed
+
+
+def test_many_registers_at_once_are_refused_by_name_and_the_others_are_written(
+    native: NativeMachine,
+) -> None:
+    given = {
+        register_ids.x(1): 5,
+        RegisterId(0x6030_0000_0013_FFFF): 1,
+        register_ids.FPSR: 1 << 32,
+        RegisterId(0x60A0_0000_0010_0000): 0,
+        register_ids.x(2): -1,
+        register_ids.PSTATE: 0xFF,
+        register_ids.x(3): 6,
+    }
+
+    refused = native.set_registers(0, given)
+
+    taken = register_ids.x(1), register_ids.x(3)
+    assert refused == [each for each in given if each not in taken]
+    assert [native.get_register(0, each) for each in taken] == [5, 6]
+    assert native.get_register(0, register_ids.x(2)) == 0
+
+
 def test_sctlr_of_a_vcpu_that_kvm_never_started_is_accepted(native: NativeMachine) -> None:
     reset = 0xC5_0078  # with CP15BEN and nAA, which mean nothing to this CPU
 

@@ -37,6 +37,21 @@ def test_lookup_gives_families_and_addresses() -> None:
     assert found == [(socket.AF_INET, ("127.0.0.1", 7))]
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "fe80::1%lo"])
+def test_lookup_of_a_numeric_address_starts_no_thread(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise AssertionError(thread.name)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    ((_, where),) = resolve_in_time(TcpAddress(host, 7), time.monotonic() + SOON_S, never)
+
+    assert isinstance(where, tuple)
+    assert where[1] == 7
+
+
 def test_lookup_of_an_impossible_name_raises() -> None:
     with pytest.raises(HostError, match=r"tcp:a\.\.b:7: cannot find the host: "):
         resolve_in_time(TcpAddress("a..b", 7), time.monotonic() + SOON_S, never)
