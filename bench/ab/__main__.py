@@ -22,6 +22,7 @@ from rich.table import Table
 from bench.ab.base import ROOT, base_revision, checked_out, environment_of
 from bench.ab.figures import GUARDED, Guarded
 from bench.ab.verdict import Comparison, verdict_text
+from bench.gather import end_by_signal
 
 _LEAST_RUNS = 3
 _CORE = ROOT / "tests" / "golden" / "core-v1.core"
@@ -103,6 +104,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.runs < _LEAST_RUNS:
         parser.error(f"--runs {arguments.runs} shows no noise; at least {_LEAST_RUNS} do")
+    end_by_signal()
     tree = checked_out(base_revision(arguments.base))
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm") as scratch,
