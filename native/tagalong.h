@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define TA_ABI_VERSION 15
+#define TA_ABI_VERSION 16
 #define TA_EXPORT __attribute__((visibility("default")))
 
 TA_EXPORT uint32_t ta_abi_version(void);
@@ -110,6 +110,7 @@ struct ta_openssl {
     int (*ssl_read)(void *ssl, void *target, int bytes);
     int (*ssl_peek)(void *ssl, void *target, int bytes);
     int (*ssl_write)(void *ssl, const void *source, int bytes);
+    int (*ssl_key_update)(void *ssl, int type);
     int (*ssl_get_error)(const void *ssl, int result);
     void (*ssl_set0_wbio)(void *ssl, void *bio);
     void *(*bio_meth_new)(int type, const char *name);
@@ -130,6 +131,7 @@ struct ta_tls {
     void *ssl;
     uint8_t *outgoing; /* room for a portion that is encrypted, at least 17 * 16 KiB */
     uint64_t outgoing_bytes;
+    uint64_t records_per_key; /* after so many that were sent, new keys are used */
     int32_t fd; /* the socket, which does not block; -1 once it is closed */
     /* Progress; all zero at first. */
     int32_t is_over;    /* nothing more is received; `end` says why */
@@ -139,6 +141,7 @@ struct ta_tls {
     uint64_t reported;  /* those of them that ta_tls_send has returned */
     uint64_t encrypted; /* what they came to */
     uint64_t sent;      /* those of them that have left */
+    uint64_t records;   /* that the key in use has encrypted */
 };
 
 /* Lets what OpenSSL encrypts for this connection leave by ta_tls_send; needed once, before it. The

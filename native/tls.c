@@ -22,6 +22,7 @@
 #define SSL_ERROR_ZERO_RETURN 6
 /* openssl/err.h: ERR_PACK(ERR_LIB_SSL, 0, SSL_R_UNEXPECTED_EOF_WHILE_READING) */
 #define UNEXPECTED_EOF (20 << 23 | 294)
+#define SSL_KEY_UPDATE_NOT_REQUESTED 0
 #define BIO_TYPE_SOURCE_SINK 0x0400
 #define BIO_CTRL_FLUSH 11
 
@@ -127,6 +128,27 @@ static const uint8_t *next_record(const struct iovec **piece, const struct iovec
     return record;
 }
 
+/* Encrypts one record. Returns how many bytes it took, or -errno. */
+static int encrypt_record(struct ta_tls *tls, const uint8_t *bytes, size_t size)
+{
+    tls->openssl->err_clear_error();
+    if (tls->records >= tls->records_per_key) {
+        if (!tls->openssl->ssl_key_update(tls->ssl, SSL_KEY_UPDATE_NOT_REQUESTED)) {
+            tls->reason = tls->openssl->err_peek_last_error();
+            return -EPROTO;
+        }
+        tls->records = 0;
+    }
+    int written = tls->openssl->ssl_write(tls->ssl, bytes, (int)size);
+    if (written <= 0) {
+        int code = verdict(tls, written, errno);
+        /* It writes to memory, so it never has to wait for the peer. */
+        return code == 0 || code == -EAGAIN ? -EPROTO : code;
+    }
+    tls->records++;
+    return written;
+}
+
 /* Encrypts at most a portion of the pieces. Returns 0 or -errno. */
 static int encrypt(struct ta_tls *tls, const struct iovec *pieces, size_t count)
 {
@@ -136,13 +158,9 @@ static int encrypt(struct ta_tls *tls, const struct iovec *pieces, size_t count)
     while (piece < end && tls->accepted < PORTION_BYTES) {
         const uint8_t *record = next_record(&piece, end, &offset, gathered, &bytes);
         for (size_t done = 0; done < bytes;) {
-            tls->openssl->err_clear_error();
-            int written = tls->openssl->ssl_write(tls->ssl, record + done, (int)(bytes - done));
-            if (written <= 0) {
-                int code = verdict(tls, written, errno);
-                /* It writes to memory, so it never has to wait for the peer. */
-                return code == 0 || code == -EAGAIN ? -EPROTO : code;
-            }
+            int written = encrypt_record(tls, record + done, bytes - done);
+            if (written < 0)
+                return written;
             done += (size_t)written;
             tls->accepted += (uint64_t)written;
         }

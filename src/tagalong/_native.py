@@ -16,7 +16,7 @@ from tagalong.errors import NativeLibraryError
 LIBRARY_FOLDER = Path(__file__).parent / "_lib"
 
 # Raised together with TA_ABI_VERSION in native/tagalong.h whenever a prototype changes.
-ABI_VERSION = 15
+ABI_VERSION = 16
 
 _u8p = ctypes.c_void_p
 _pointer = ctypes.c_void_p
@@ -67,6 +67,7 @@ class OpenSsl(ctypes.Structure):
         ("ssl_read", ctypes.c_void_p),
         ("ssl_peek", ctypes.c_void_p),
         ("ssl_write", ctypes.c_void_p),
+        ("ssl_key_update", ctypes.c_void_p),
         ("ssl_get_error", ctypes.c_void_p),
         ("ssl_set0_wbio", ctypes.c_void_p),
         ("bio_meth_new", ctypes.c_void_p),
@@ -89,6 +90,7 @@ class TlsStream(ctypes.Structure):
         ("ssl", ctypes.c_void_p),
         ("outgoing", ctypes.c_void_p),
         ("outgoing_bytes", _u64),
+        ("records_per_key", _u64),
         ("fd", ctypes.c_int32),
         ("is_over", ctypes.c_int32),
         ("end", ctypes.c_int32),
@@ -97,6 +99,7 @@ class TlsStream(ctypes.Structure):
         ("reported", _u64),
         ("encrypted", _u64),
         ("sent", _u64),
+        ("records", _u64),
     )
 
 

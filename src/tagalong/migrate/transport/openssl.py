@@ -41,6 +41,10 @@ READ_AHEAD_BYTES: Final = 256 << 10
 OP_ENABLE_KTLS: Final = 1 << 3
 """SSL_OP_ENABLE_KTLS of OpenSSL 3.0; in the ssl module from Python 3.12 on."""
 
+# RFC 8446, 5.5: a key of AES-GCM is safe for 2^24.5 records of full size, 388 GiB. OpenSSL has no
+# limit of its own.
+_RECORDS_PER_KEY: Final = 1 << 24
+
 _OUTGOING_BYTES: Final = 17 * (16 << 10)
 _MAX_PIECES: Final = 64
 
@@ -150,6 +154,7 @@ class NativeTls:
             ssl=address,
             outgoing=self._outgoing.ctypes.data,
             outgoing_bytes=self._outgoing.size,
+            records_per_key=_RECORDS_PER_KEY,
             fd=sock.fileno(),
         )
 

@@ -52,6 +52,15 @@ def whole(memory: NDArray[np.uint8]) -> Segments:
     return pieces(memory, (0, memory.size // PAGE))
 
 
+def record_sizes(encrypted: bytes) -> list[int]:
+    sizes = []
+    while encrypted:
+        (size,) = struct.unpack(">H", encrypted[3:5])
+        sizes.append(size)
+        encrypted = encrypted[5 + size :]
+    return sizes
+
+
 @pytest.mark.parametrize("is_staged", [False, True])
 @pytest.mark.parametrize(
     "runs",
@@ -90,12 +99,7 @@ def test_small_pieces_leave_in_whole_records(ours: TlsCredentials) -> None:
         send_pages(channel, pieces(memory, *((2 * n, 1) for n in range(8))), None, FOREVER)
         encrypted = peer.sock.recv(1 << 20)
 
-    sizes = []
-    while encrypted:
-        (size,) = struct.unpack(">H", encrypted[3:5])
-        sizes.append(size)
-        encrypted = encrypted[5 + size :]
-    assert sizes == [RECORD + 17, RECORD + 17]
+    assert record_sizes(encrypted) == [RECORD + 17, RECORD + 17]
 
 
 @pytest.mark.parametrize("ends", ["native, Python", "Python, native", "Python, Python"])
@@ -239,6 +243,24 @@ def test_new_keys_in_the_middle_of_a_batch_change_nothing(
             assert near.receive_into(memoryview(answer)) == 6
 
     assert target.tobytes() == memory.tobytes()
+
+
+def test_key_is_replaced_before_it_has_encrypted_too_much(
+    ours: TlsCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = random_bytes(32 * PAGE)
+    monkeypatch.setattr(openssl, "_RECORDS_PER_KEY", 3)
+    channel, peer = channel_and_peer(ours)
+    with channel, peer.sock:
+        for half in (0, 16):
+            send_pages(channel, pieces(memory, (half, 16)), None, FOREVER)
+        sizes = record_sizes(peer.sock.recv(1 << 20, socket.MSG_PEEK))
+        received = peer.decrypted()
+
+    assert received == memory.tobytes()
+    key_update = 5 + 1 + 16  # RFC 8446, 4.6.3: a handshake message of five bytes
+    after = [number for number, size in enumerate(sizes) if size == key_update]
+    assert after == [3, 7]
 
 
 def test_peer_that_takes_nothing_ends_the_send_and_gets_nothing_later(
