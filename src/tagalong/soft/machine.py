@@ -290,14 +290,36 @@ class SoftMachine(MachineLifecycle):
     def load_state(self, state: MachineState) -> None:
         """Take over a whole machine state; the machine stays paused."""
         with self._while_paused():
-            self.check_state(state)
+            before = [vcpu.peek() for vcpu in self._vcpus]
+            if not self._take_vcpus(state):
+                for vcpu, each in zip(self._vcpus, before, strict=True):
+                    vcpu.put_back(each)
+                self.check_state(state)
+                raise StateError("a vCPU rejects its state, and takes it when it is asked again")
             for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=True):
-                vcpu.take(vcpu_state)
+                vcpu.report_accepted(vcpu_state)
             self._bus.load(state.devices)
             if self._gic is not None and state.gic is not None:
                 self._gic.load(state.gic)
 
+    def _take_vcpus(self, state: MachineState) -> bool:
+        """Load the vCPUs' part of a state to which there is no other objection; say if it took it.
+
+        Values are tried by loading them: to try all of them before would double the time, in which
+        a guest that moves is paused.
+        """
+        if any(self._objections_of_parts(state)):
+            return False
+        states = zip(self._vcpus, state.vcpus, strict=True)
+        return all(vcpu.take(each) for vcpu, each in states)
+
     def _objections(self, state: MachineState) -> Iterator[str]:
+        yield from self._objections_of_parts(state)
+        for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=False):
+            yield vcpu.objection(vcpu_state)
+
+    def _objections_of_parts(self, state: MachineState) -> Iterator[str]:
+        """Yield the objections to all but the vCPUs."""
         if len(state.vcpus) != len(self._vcpus):
             yield f"the state is of {len(state.vcpus)} vCPUs, this machine has {len(self._vcpus)}"
         yield from self._bus.objections(state.devices)
@@ -305,8 +327,6 @@ class SoftMachine(MachineLifecycle):
             yield from self._gic.objections(state.gic)
         else:
             yield from gic_objections(state.gic, None, len(self._vcpus))
-        for vcpu, vcpu_state in zip(self._vcpus, state.vcpus, strict=False):
-            yield vcpu.objection(vcpu_state)
 
     # --- exits ---
 

@@ -67,9 +67,11 @@ class SoftVcpu:
     def load(self, state: VcpuState) -> None:
         """Load a whole state. Raises StateError naming what was rejected; unchanged then."""
         with self._paused():
-            if objection := self.objection(state):
-                raise StateError(objection)
-            self.take(state)
+            before = self.peek()
+            if not self.take(state):
+                self.put_back(before)
+                raise StateError(self.objection(state))
+            self.report_accepted(state)
 
     def step(self, count: int) -> StopReason:
         """Execute at most `count` instructions of this vCPU alone, devices included.
@@ -103,10 +105,16 @@ class SoftVcpu:
         """Return the whole state."""
         return VcpuState(self._registers(), self.power)
 
-    def take(self, state: VcpuState) -> None:
-        """Load a state to which there is no objection; report what the policy accepted in it."""
-        self._accept(state, self._policy)
-        registers = self._match(state)
+    def take(self, state: VcpuState) -> bool:
+        """Load a state if there is no objection to it; return whether there was none.
+
+        If there was, a part of it may have been loaded: `put_back` undoes that.
+        """
+        try:
+            self._accept(state, self._policy.quietly())
+            registers = self._match(state)
+        except StateError:
+            return False
         if self._index and register_ids.TIMER_COUNT in registers:
             # One counter for all. States of earlier versions had one for each vCPU: the latest
             # counts, so that time runs backwards for none of them.
@@ -115,9 +123,20 @@ class SoftVcpu:
             )
         if register_ids.PTIMER_COUNT not in state.registers:  # earlier versions had one count
             registers[register_ids.PTIMER_COUNT] = registers[register_ids.TIMER_COUNT]
-        self._write(registers)
+        if self._write(registers):
+            return False
         self._write(self._other_identity(state))
         self.set_power(state.power)
+        return True
+
+    def put_back(self, state: VcpuState) -> None:
+        """Become what the vCPU was when `peek` returned `state`."""
+        self._write(state.registers)
+        self.set_power(state.power)
+
+    def report_accepted(self, state: VcpuState) -> None:
+        """Report what the policy accepted in a state that was taken."""
+        self._accept(state, self._policy)
 
     def objection(self, state: VcpuState) -> str:
         """Return, with all names, why load() would reject `state`, "" if it would not."""
