@@ -5,7 +5,7 @@ from functools import partial
 
 from bench import files, fixed, looks, moves, start
 from bench.gather import Source
-from bench.migrate import tls
+from bench.migrate import tls, zstd
 from bench.rows import Row, not_measured
 from bench.tags import contest
 
@@ -24,7 +24,7 @@ SOURCES = (
     Source((4,), fixed.cost_rows),
     Source((6,), tls.rows),
     Source((7,), files.dump_rows),
-    _without_benchmark(8),
+    Source((8,), zstd.rows),
     Source((9,), contest.rows),
     Source((10,), files.restore_rows),
     Source((11,), fixed.sparse_rows),

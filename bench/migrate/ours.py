@@ -4,7 +4,7 @@ import multiprocessing
 import time
 from multiprocessing.connection import Connection
 
-from bench.migrate.guest import TAGS_SHARE, Content
+from bench.migrate.guest import TAGS_SHARE, Planes
 from bench.migrate.sample import Sample
 from tagalong.memory.reserve import reserve
 from tagalong.migrate import (
@@ -20,7 +20,7 @@ from tagalong.soft import SoftMachine
 _SPAWN = multiprocessing.get_context("spawn")
 
 
-def guest(content: Content) -> SoftMachine:
+def guest(content: Planes) -> SoftMachine:
     """Return a machine with that content; its guest is idle."""
     machine = SoftMachine.create(ram_bytes=content.ram_bytes)
     (region,) = machine.memory.regions

@@ -47,13 +47,16 @@ class Setting:
     """How QEMU migrates: over one connection, or `multifd` channels besides that.
 
     With TLS if `tls` is a folder of certificates; QEMU and tagalong use the same names in it.
+    Compressed by zstd if there is a level, which takes multifd.
     """
 
     multifd: int = 0
     tls: Path | None = None
+    zstd_level: int | None = None
 
     def __str__(self) -> str:
         kind = f"multifd {self.multifd}" if self.multifd else "default"
+        kind += f", zstd {self.zstd_level}" if self.zstd_level is not None else ""
         return f"TLS, {kind}" if self.tls else kind
 
     def credentials(self, endpoint: str) -> list[str]:
@@ -249,6 +252,9 @@ async def _configure(client: QMPClient, setting: Setting) -> None:
     }
     if setting.tls is not None:
         parameters["tls-creds"] = _CREDENTIALS
+    if setting.zstd_level is not None:
+        parameters["multifd-compression"] = "zstd"
+        parameters["multifd-zstd-level"] = setting.zstd_level
     await client.execute("migrate-set-parameters", parameters)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bench.migrate import ours, plain, qemu
-from bench.migrate.guest import TAGS_SHARE, Content
+from bench.migrate.guest import TAGS_SHARE, Content, Planes
 from bench.migrate.sample import Figures, Sample
 from tagalong.migrate import MigrationOptions
 from tagalong.soft import SoftMachine
@@ -64,7 +64,7 @@ def sample(contestants: Contestants, runs: int) -> dict[str, list[Sample]]:
     return samples
 
 
-def require_room(guests: int, content: Content) -> None:
+def require_room(guests: int, content: Planes) -> None:
     """Raise SystemExit unless the host has memory for so many guests."""
     if not has_room(guests, content):
         raise SystemExit(
@@ -73,7 +73,7 @@ def require_room(guests: int, content: Content) -> None:
         )
 
 
-def has_room(guests: int, content: Content) -> bool:
+def has_room(guests: int, content: Planes) -> bool:
     """Return whether the host has memory for so many guests, with some to spare."""
     each = content.ram_bytes + content.ram_bytes // TAGS_SHARE
     return guests * each + _SPARE_BYTES < _available_bytes()

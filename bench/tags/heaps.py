@@ -47,6 +47,17 @@ def crash() -> NDArray[np.uint8]:
 def linux() -> NDArray[np.uint8]:
     """Return the tagged pages of a Linux guest whose C library tags a heap.
 
+    Raises SystemExit as `linux_machine`.
+    """
+    machine = linux_machine()
+    pages = tagged_pages(machine.memory.regions[0].tags)
+    machine.close()
+    return pages
+
+
+def linux_machine() -> SoftMachine:
+    """Return a paused Linux guest of 256 MiB with busybox and a program that uses a tagged heap.
+
     Raises SystemExit if the guest cannot be had, or does not come to its work.
     """
     try:
@@ -67,9 +78,7 @@ def linux() -> NDArray[np.uint8]:
             raise SystemExit(f"heapkeeper did not come to work: {bytes(said[-300:])!r}")
         time.sleep(0.1)
     machine.pause()
-    pages = tagged_pages(machine.memory.regions[0].tags)
-    machine.close()
-    return pages
+    return machine
 
 
 def tagged_pages(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -5,6 +5,8 @@ take whichever encoding is smallest: most guests leave most tags zero, kernels g
 pages one tag, and an allocator writes short runs of random tags.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
@@ -17,6 +19,11 @@ from tagalong.wire.records import Feature, NoBytes, Pages
 from tagalong.wire.tag_runs import decode_runs, encode_runs
 
 _TAGS_LEVEL = 1
+
+# RFC 8878, 3.1.1
+_BLOCK_HEADER_BYTES = 3
+_BLOCK_OF_ONE_BYTE = 1  # RLE
+_CHECKSUM_BYTES = 4
 
 # Runs of so many times less than the tags are taken without a look at what Zstandard would make of
 # them: with fewer it may find what repeats, in three times the time.
@@ -103,9 +110,31 @@ class PlaneCodec:
             return decode_runs(payload, batch.packed_bytes)
         return memoryview(self._decompress("tags", payload, batch.packed_bytes))
 
-    def decode_data(self, batch: Batch, frame: memoryview) -> memoryview:
-        """Return the data that a Zstandard frame holds; raises as `decode_tags`."""
-        return memoryview(self._decompress("data", frame, batch.ram_bytes))
+    def decode_data(
+        self, batch: Batch, frame: memoryview, landing: Sequence[memoryview]
+    ) -> Sequence[memoryview]:
+        """Return the data that a Zstandard frame holds; raises as `decode_tags`.
+
+        They are in `landing` if that is one piece of memory, else in new memory.
+        """
+        if len(landing) != 1:
+            return (memoryview(self._decompress("data", frame, batch.ram_bytes)),)
+        self._decompress_into(landing[0], frame)
+        return landing
+
+    def _decompress_into(self, target: memoryview, frame: memoryview) -> None:
+        """Decompress data to where they belong: new memory would cost page faults."""
+        try:
+            _require_size("data", frame, len(target))
+            require_one_frame(frame)
+            with self._decompressor.stream_reader(frame) as reader:
+                done = 0
+                while done < len(target) and (count := reader.readinto(target[done:])):
+                    done += count
+        except zstandard.ZstdError as error:
+            raise MalformedError(f"compressed data cannot be decompressed: {error}") from error
+        if done < len(target):
+            raise MalformedError(f"compressed data end after {done:#x} bytes")
 
     def _may_shrink(self, plane: NDArray[np.uint8]) -> bool:
         """Return whether compression may pay: random tags would cost its time for nothing."""
@@ -125,16 +154,37 @@ class PlaneCodec:
     def _decompress(self, what: str, payload: memoryview, size_bytes: int) -> bytes:
         try:
             # What the frame declares decides what is allocated, so it is looked at first.
-            declared = zstandard.get_frame_parameters(payload).content_size
-            if declared != size_bytes:
-                raise MalformedError(
-                    f"compressed {what} declare {declared:#x} bytes, not {size_bytes:#x}"
-                )
+            _require_size(what, payload, size_bytes)
             return self._decompressor.decompress(
                 payload, max_output_size=size_bytes, allow_extra_data=False
             )
         except zstandard.ZstdError as error:
             raise MalformedError(f"compressed {what} cannot be decompressed: {error}") from error
+
+
+def _require_size(what: str, frame: memoryview, size_bytes: int) -> None:
+    declared = zstandard.get_frame_parameters(frame).content_size
+    if declared != size_bytes:
+        raise MalformedError(f"compressed {what} declare {declared:#x} bytes, not {size_bytes:#x}")
+
+
+def require_one_frame(frame: memoryview) -> None:
+    """Raise MalformedError unless the bytes are one Zstandard frame and nothing behind it.
+
+    Follows the headers of its blocks (RFC 8878, 3.1.1.2); ZstdError if the frame's is damaged.
+    """
+    at, is_last = zstandard.frame_header_size(frame), False
+    while not is_last:
+        header = int.from_bytes(frame[at : at + _BLOCK_HEADER_BYTES], "little")
+        is_last, kind, size = bool(header & 1), header >> 1 & 3, header >> 3
+        at += _BLOCK_HEADER_BYTES + (1 if kind == _BLOCK_OF_ONE_BYTE else size)
+        if at > len(frame):
+            raise MalformedError("compressed data cannot be decompressed: a block is cut off")
+    at += _CHECKSUM_BYTES * zstandard.get_frame_parameters(frame).has_checksum
+    if at != len(frame):
+        raise MalformedError(
+            f"compressed data cannot be decompressed: {len(frame) - at:#x} bytes follow the frame"
+        )
 
 
 def _uniform(plane: NDArray[np.uint8], page_bytes: int) -> bytes | None:

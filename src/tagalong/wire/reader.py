@@ -236,7 +236,8 @@ class RecordReader:
         data = self._received_data
         if self._head.data_encoding is DataEncoding.ZSTD and not isinstance(data, NoBytes):
             with _Base(RECORD_HEADER.size + self._batch.data_at):
-                data = (self._tags.decode_data(self._batch, data[0]),)
+                landing = self.placement.data(self._batch)
+                data = self._tags.decode_data(self._batch, data[0], landing)
         return self._complete(Pages(self._batch.runs, data, self._received_tags))
 
     # --- every record ---
