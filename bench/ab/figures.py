@@ -1,4 +1,4 @@
-"""The figures that are guarded. They use what is public in every release, and no more."""
+"""The figures that are guarded; the worker measures them with what every release has."""
 
 from dataclasses import dataclass
 

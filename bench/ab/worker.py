@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import tagalong
+from tagalong.memory.reserve import reserve
 from tagalong.migrate import MigrationOptions, listen, migrate_to, parse_address, receive_from
 from tagalong.snapshot import restore, save
 from tagalong.soft import SoftMachine
@@ -41,10 +42,10 @@ def _machine(mib: int, filled_mib: int) -> SoftMachine:
     return machine
 
 
-def _seconds_of_a_move(machine: SoftMachine, channels: int, times: int) -> float:
-    """Return the shortest of several migrations to one process, which stays."""
+def _seconds_of_a_move(machine: SoftMachine, channels: int, times: int, ready_bytes: int) -> float:
+    """Return the shortest of several migrations to one process, with so much memory reserved."""
     ours, theirs = _SPAWN.Pipe()
-    process = _SPAWN.Process(target=_receive, args=(theirs, times))
+    process = _SPAWN.Process(target=_receive, args=(theirs, times, ready_bytes))
     process.start()
     seconds = []
     for _ in range(times):
@@ -56,8 +57,11 @@ def _seconds_of_a_move(machine: SoftMachine, channels: int, times: int) -> float
     return min(seconds)
 
 
-def _receive(peer: Connection, times: int) -> None:
+def _receive(peer: Connection, times: int, ready_bytes: int) -> None:
     for _ in range(times):
+        if ready_bytes:
+            reserve(ready_bytes, lambda: False)
+            reserve(ready_bytes // 32, lambda: False)
         with listen(parse_address("tcp:127.0.0.1:0")) as listener:
             peer.send(str(listener.address))
             receive_from(listener, SoftMachine.from_description).machine.close()
@@ -65,11 +69,11 @@ def _receive(peer: Connection, times: int) -> None:
 
 def _move(mib: int, channels: int) -> float:
     machine = _machine(mib, mib)
-    return mib * MIB / _seconds_of_a_move(machine, channels, 2) / 1e9
+    return mib * MIB / _seconds_of_a_move(machine, channels, 2, mib * MIB) / 1e9
 
 
 def _fixed() -> float:
-    return _seconds_of_a_move(_machine(64, 1), 1, _REPEATS) * 1e3
+    return _seconds_of_a_move(_machine(64, 1), 1, _REPEATS, 0) * 1e3
 
 
 def _dump(folder: Path) -> float:
