@@ -19,12 +19,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from tagalong.beside.monitor import ACTIVE, VmmMigration, VmmMonitor
-from tagalong.beside.pace import NOT_YET_MS, Pace
+from tagalong.beside.pace import Pace
 from tagalong.beside.switchover import NO_ROUND_S, WatchedDeparture, require_no_postcopy
 from tagalong.beside.vmm_settings import (
-    DOWNTIME_LIMIT,
     EVENTS,
-    MAX_BANDWIDTH,
     PARAMETERS,
     PAUSE_FIRST,
     RETURN_PATH,
@@ -97,7 +95,7 @@ class DrivenDeparture(WatchedDeparture):
         self.is_unsettled = False
         self._drive = drive
         self._has_begun = False
-        self._pace = Pace(monitor, None, drive.max_downtime_ms)
+        self._pace = Pace(monitor, {}, drive.max_downtime_ms)
         self._has_continued, self._continued_at = False, 0.0
         self._refusal: TagalongError | None = None
         self._before = VmmSettings()
@@ -120,10 +118,9 @@ class DrivenDeparture(WatchedDeparture):
             before, monitor.parameters(PARAMETERS)
         )
         self._drive.settings.write(self._before)
-        full = self._before.parameters.get(MAX_BANDWIDTH)
-        self._pace = Pace(monitor, full, self._drive.max_downtime_ms)
+        self._pace = Pace(monitor, self._before.parameters, self._drive.max_downtime_ms)
         try:
-            VmmSettings(wanted, {DOWNTIME_LIMIT: NOT_YET_MS}).apply(monitor)
+            VmmSettings(wanted).apply(monitor)
             self._pace.begin()
             monitor.ask("migrate", {"uri": self._drive.uri})
         except CommandError as error:

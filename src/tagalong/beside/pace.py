@@ -2,25 +2,30 @@
 
     COPYING   its first pass; slow while the tags of much RAM are due
     CATCHING  that is over: slow, while rounds of tags catch up with the guest
-    STOPPING  at full speed, and no round begins: one under way when the guest stops would add to
-              the downtime
+    STOPPING  at full speed, until little is left; no round begins: one under way when the guest
+              stops would add to the downtime
     URGENT    the guest changes too much to be stopped like that: it may be stopped for as long as
               the operator allows, and rounds keep few tags due
 
-A VMM stops its guest by itself once it needs less than `downtime-limit` for what is left: at the
-limit of the first three phases that is a guest whose changes it copies in 1 ms. Its passes after
-the first can be so short that no round of tags comes in between; slowed down, they cannot.
+QEMU stops its guest once what is left is less than `downtime-limit` times the bandwidth that it
+expects: `avail-switchover-bandwidth`, which QEMU has since 8.2, else what it has measured. At 0
+bytes it stops the guest in any case. (migration/migration.c: migration_update_counters,
+migration_iteration_run.)
 """
 
+from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Final
 
 from tagalong.beside.monitor import VmmMonitor
-from tagalong.beside.vmm_settings import DOWNTIME_LIMIT, MAX_BANDWIDTH
+from tagalong.beside.vmm_settings import DOWNTIME_LIMIT, MAX_BANDWIDTH, SWITCHOVER_BANDWIDTH
 
-NOT_YET_MS: Final = 1
-"""The `downtime-limit` of a VMM that is to copy on. At 0 it would stop its guest without another
-look at its dirty log, as soon as all that it knows of is sent."""
+# What is left when the guest is stopped, by a limit of 1 ms: nothing before STOPPING. (At a limit
+# of 0 QEMU would not look at its dirty log again before.) A VMM that expects what it has measured
+# may stop it before, if its passes are so short: then more tags are left.
+_LIMIT_MS: Final = 1
+_NOTHING_LEFT: Final = 1 * 1000
+_LITTLE_LEFT: Final = (256 << 10) * 1000
 
 # While tags of so much RAM are due, the VMM copies slowly: else it could be done before they are,
 # and its guest, which stops then, would wait for them. It makes pages due a GiB at a time.
@@ -38,7 +43,7 @@ _LEAST_ROUNDS: Final = 2
 
 _COPYING_EVERY_S: Final = 1.0
 _SLOW_EVERY_S: Final = 0.2
-_QUIET_S: Final = 0.5
+_QUIET_S: Final = 1.0
 _URGENT_EVERY_S: Final = 0.05
 
 
@@ -52,13 +57,12 @@ class _Phase(Enum):
 class Pace:
     """The pace of one migration; used by its thread. Methods raise as VmmMonitor's.
 
-    `full`: the VMM's own `max-bandwidth`, None if it has none. `limit_ms`: the downtime that the
-    operator allows.
+    `before`: the VMM's own parameters. `limit_ms`: the downtime that the operator allows.
     """
 
-    def __init__(self, monitor: VmmMonitor, full: int | None, limit_ms: int) -> None:
+    def __init__(self, monitor: VmmMonitor, before: Mapping[str, int], limit_ms: int) -> None:
         self._monitor = monitor
-        self._full = full
+        self._before = before
         self._limit_ms = limit_ms
         self._phase = _Phase.COPYING
         self._is_slow = False
@@ -67,6 +71,7 @@ class Pace:
 
     def begin(self) -> None:
         """Slow the VMM down: no tags were sent yet."""
+        self._set({DOWNTIME_LIMIT: _LIMIT_MS, SWITCHOVER_BANDWIDTH: _NOTHING_LEFT})
         self._go_slowly(True)
 
     @property
@@ -97,18 +102,17 @@ class Pace:
 
     def note_round(self) -> None:
         """Note that a round was sent, and that the guest could be stopped for what is left."""
-        if self._phase is _Phase.COPYING:
-            self._go_slowly(False)
-        elif self._phase is _Phase.CATCHING:
+        if self._phase is _Phase.CATCHING:
             self._rounds += 1
-            if self._has_caught_up:
-                self._phase = _Phase.STOPPING
-                self._go_slowly(False)
-        else:
-            self._go_slowly(False)
-            if self._phase is _Phase.STOPPING:
-                self._phase = _Phase.URGENT
-                self._monitor.ask("migrate-set-parameters", {DOWNTIME_LIMIT: self._limit_ms})
+            if not self._has_caught_up:
+                return
+            self._phase = _Phase.STOPPING
+            self._set({SWITCHOVER_BANDWIDTH: _LITTLE_LEFT})
+        elif self._phase is _Phase.STOPPING:
+            self._phase = _Phase.URGENT
+            expected = self._before.get(SWITCHOVER_BANDWIDTH, 0)
+            self._set({DOWNTIME_LIMIT: self._limit_ms, SWITCHOVER_BANDWIDTH: expected})
+        self._go_slowly(False)
 
     @property
     def _has_caught_up(self) -> bool:
@@ -117,9 +121,15 @@ class Pace:
         return self._rounds >= _LEAST_ROUNDS and (is_little or not is_much_less)
 
     def _go_slowly(self, is_slow: bool) -> None:
-        if self._full is None or is_slow is self._is_slow:
+        if is_slow is self._is_slow:
             return
         self._is_slow = is_slow
-        full = self._full
+        full = self._before.get(MAX_BANDWIDTH, 0)
         rate = min(full or _SLOWLY_BYTES_PER_S, _SLOWLY_BYTES_PER_S) if is_slow else full
-        self._monitor.ask("migrate-set-parameters", {MAX_BANDWIDTH: rate})
+        self._set({MAX_BANDWIDTH: rate})
+
+    def _set(self, wanted: Mapping[str, int]) -> None:
+        """Set those parameters that the VMM has."""
+        known = {name: value for name, value in wanted.items() if name in self._before}
+        if known:
+            self._monitor.ask("migrate-set-parameters", known)

@@ -21,8 +21,9 @@ EVENTS: Final = "events"
 RETURN_PATH: Final = "return-path"
 DOWNTIME_LIMIT: Final = "downtime-limit"
 MAX_BANDWIDTH: Final = "max-bandwidth"
+SWITCHOVER_BANDWIDTH: Final = "avail-switchover-bandwidth"
 
-PARAMETERS: Final = (DOWNTIME_LIMIT, MAX_BANDWIDTH)
+PARAMETERS: Final = (DOWNTIME_LIMIT, MAX_BANDWIDTH, SWITCHOVER_BANDWIDTH)
 
 _CAPABILITIES = (PAUSE_FIRST, EVENTS, RETURN_PATH)
 _MAX_BYTES = 4096

@@ -20,9 +20,15 @@ def monitor(tmp_path: Path) -> ScriptedMonitor:
     return ScriptedMonitor(tmp_path)
 
 
-def catching(monitor: ScriptedMonitor, full: int | None = FULL) -> Pace:
+def new_pace(monitor: ScriptedMonitor, **parameters: int) -> Pace:
+    """Return the pace of a VMM that has a limit of its own, and these parameters."""
+    before = {"downtime-limit": 300, **{k.replace("_", "-"): v for k, v in parameters.items()}}
+    return Pace(cast("VmmMonitor", monitor), before, LIMIT_MS)
+
+
+def catching(monitor: ScriptedMonitor, **parameters: int) -> Pace:
     """Return the pace of a migration whose VMM's first pass is just over."""
-    pace = Pace(cast("VmmMonitor", monitor), full, LIMIT_MS)
+    pace = new_pace(monitor, **(parameters or {"max_bandwidth": FULL}))
     pace.begin()
     pace.note_round()
     pace.note_syncs(2)
@@ -39,7 +45,7 @@ def play(pace: Pace, *due_pages: int) -> None:
 def test_vmm_is_slow_until_its_tags_are_there_and_again_while_many_are_due(
     monitor: ScriptedMonitor,
 ) -> None:
-    pace = Pace(cast("VmmMonitor", monitor), FULL, LIMIT_MS)
+    pace = new_pace(monitor, max_bandwidth=FULL)
     pace.begin()
     pace.note_round()
     pace.note_due(1 << 20)
@@ -52,7 +58,7 @@ def test_vmm_is_slow_until_its_tags_are_there_and_again_while_many_are_due(
 
 
 def test_first_pass_is_not_over_by_the_look_at_its_start(monitor: ScriptedMonitor) -> None:
-    pace = Pace(cast("VmmMonitor", monitor), FULL, LIMIT_MS)
+    pace = new_pace(monitor, max_bandwidth=FULL)
     pace.note_syncs(1)
     assert not pace.is_near_end
 
@@ -73,7 +79,7 @@ def test_rounds_follow_each_other_until_they_have_caught_up(monitor: ScriptedMon
 
     assert pace.next_round_s > 0.0
     assert monitor.values_of("max-bandwidth") == [SLOWLY, FULL, SLOWLY, FULL]
-    assert monitor.values_of("downtime-limit") == []
+    assert monitor.values_of("downtime-limit") == [1]
 
 
 def test_first_harvest_of_all_changes_is_sent_however_small_it_is(
@@ -94,25 +100,38 @@ def test_guest_that_changes_too_much_to_catch_up_with_is_stopped_all_the_same(
     pace = catching(monitor)
 
     play(pace, 3000, 1500, 1400)
-    assert monitor.values_of("downtime-limit") == []
+    assert monitor.values_of("downtime-limit") == [1]
     play(pace, 1400)  # it was not stopped at the limit of a millisecond
 
-    assert monitor.values_of("downtime-limit") == [LIMIT_MS]
+    assert monitor.values_of("downtime-limit") == [1, LIMIT_MS]
     assert 0.0 < pace.next_round_s < 0.1
     play(pace, 1400)
-    assert monitor.values_of("downtime-limit") == [LIMIT_MS]
+    assert monitor.values_of("downtime-limit") == [1, LIMIT_MS]
 
 
 def test_vmm_whose_speed_cannot_be_set_is_not_asked_for_it(monitor: ScriptedMonitor) -> None:
-    pace = catching(monitor, full=None)
+    pace = catching(monitor, x=1)
 
     play(pace, 1000, 40, 40)
 
     assert monitor.values_of("max-bandwidth") == []
-    assert monitor.values_of("downtime-limit") == [LIMIT_MS]
+    assert monitor.values_of("downtime-limit") == [1, LIMIT_MS]
 
 
 def test_vmm_without_a_limit_of_its_own_gets_that_back(monitor: ScriptedMonitor) -> None:
-    catching(monitor, full=0)
+    catching(monitor, max_bandwidth=0)
 
     assert monitor.values_of("max-bandwidth") == [SLOWLY, 0, SLOWLY]
+
+
+def test_vmm_stops_its_guest_with_little_left_and_not_before(monitor: ScriptedMonitor) -> None:
+    pace = catching(monitor, max_bandwidth=FULL, avail_switchover_bandwidth=7)
+    assert monitor.values_of("avail-switchover-bandwidth") == [1000]
+
+    play(pace, 1000, 40)
+
+    assert monitor.values_of("avail-switchover-bandwidth") == [1000, (256 << 10) * 1000]
+    assert monitor.values_of("max-bandwidth")[-1] == FULL
+    play(pace, 1000)  # it was not stopped
+    assert monitor.values_of("avail-switchover-bandwidth")[-1] == 7
+    assert monitor.values_of("downtime-limit") == [1, LIMIT_MS]
