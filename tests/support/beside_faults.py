@@ -200,3 +200,4 @@ async def _require_settled(scene: Scene, host: BesideHost) -> None:
         parameters = await qemu.execute("query-migrate-parameters")
         assert isinstance(parameters, dict)
         assert (parameters["downtime-limit"], parameters["max-bandwidth"]) == (300, 128 << 20)
+        assert parameters.get("avail-switchover-bandwidth", 0) == 0
