@@ -17,8 +17,10 @@ from tagalong.errors import ConvergenceError, UsageError
 from tagalong.machine import MAX_THROTTLE_PERCENT
 from tagalong.mte import PACKED_RATIO
 
-# A shorter round is mostly waiting for answers: it says little about the channel.
+# A shorter round is mostly waiting for answers: it says little about the channel. Of tags alone,
+# which take a thirty-second of their pages, hardly a round has as much.
 _SIGNIFICANT_BYTES = 1 << 20
+_SIGNIFICANT_TAG_BYTES = _SIGNIFICANT_BYTES // PACKED_RATIO
 
 # A page is expected to take as much as in the worst of so many rounds, with a margin, and never
 # less than this share of its size: a guest may stop clearing or retagging pages, and fill them.
@@ -140,13 +142,17 @@ class Estimate:
         """Note a round: its bytes on the wire and the time spent on them.
 
         Pages that are all zero take almost no time, and must not make the channel seem faster than
-        it is: only a round with nothing else is measured by `ram_bytes` in `duration_s`.
+        it is: only a round with nothing else is measured by `ram_bytes` in `duration_s`. Of tags
+        alone a short round counts if it was faster: the first ones have next to nothing to send.
         """
         self._rounds += 1
         if self._rounds > 1 and ram_bytes:
             self._taken_bytes.append(wire_bytes * self.page_size_bytes / ram_bytes)
-        if wire_bytes >= _SIGNIFICANT_BYTES or (self.rate is None and wire_bytes):
-            self.rate = wire_bytes / max(busy_s, 1e-6)
+        measured = wire_bytes / max(busy_s, 1e-6)
+        significant_bytes = _SIGNIFICANT_BYTES if self.has_data else _SIGNIFICANT_TAG_BYTES
+        is_faster = not self.has_data and measured > (self.rate or 0.0)
+        if wire_bytes >= significant_bytes or (self.rate is None and wire_bytes) or is_faster:
+            self.rate = measured
         elif self.rate is None and ram_bytes:
             self.rate = ram_bytes / max(duration_s, 1e-6)
 

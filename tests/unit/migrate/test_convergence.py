@@ -59,6 +59,21 @@ def test_estimate_keeps_its_rate_through_a_short_round() -> None:
     assert estimate.rate == pytest.approx(100 * MIB)
 
 
+def test_estimate_of_tags_alone_is_not_held_down_by_its_first_short_round() -> None:
+    estimate = Estimate(4096, has_data=False)
+
+    estimate.note_round(wire_bytes=5_000, busy_s=0.05, ram_bytes=1 << 20, duration_s=0.05)
+    assert estimate.rate == pytest.approx(1e5)
+    estimate.note_round(wire_bytes=20_000, busy_s=0.02, ram_bytes=8 << 20, duration_s=0.02)
+    assert estimate.rate == pytest.approx(1e6)
+    estimate.note_round(wire_bytes=5_000, busy_s=0.05, ram_bytes=1 << 20, duration_s=0.05)
+    assert estimate.rate == pytest.approx(1e6)
+
+    # As many as say something, and the channel is slower now.
+    estimate.note_round(wire_bytes=50_000, busy_s=0.5, ram_bytes=16 << 20, duration_s=0.5)
+    assert estimate.rate == pytest.approx(1e5)
+
+
 def test_estimate_counts_a_changed_page_as_rounds_of_changed_pages_say() -> None:
     estimate = Estimate(4096)
     estimate.note_round(wire_bytes=100 * MIB, busy_s=1.0, ram_bytes=200 * MIB, duration_s=1.0)
