@@ -2,8 +2,9 @@
 
     COPYING   its first pass; slow while the tags of much RAM are due
     CATCHING  that is over: slow, while rounds of tags catch up with the guest
-    STOPPING  at full speed, until little is left; no round begins: one under way when the guest
-              stops would add to the downtime
+    DRAINING  at full speed, so that the VMM's own rest is small, too; one more round of tags
+    STOPPING  until little is left; no round begins: one under way when the guest stops would add to
+              the downtime
     URGENT    the guest changes too much to be stopped like that: it may be stopped for as long as
               the operator allows, and rounds keep few tags due
 
@@ -50,6 +51,7 @@ _URGENT_EVERY_S: Final = 0.05
 class _Phase(Enum):
     COPYING = auto()
     CATCHING = auto()
+    DRAINING = auto()
     STOPPING = auto()
     URGENT = auto()
 
@@ -106,6 +108,8 @@ class Pace:
             self._rounds += 1
             if not self._has_caught_up:
                 return
+            self._phase = _Phase.DRAINING
+        elif self._phase is _Phase.DRAINING:
             self._phase = _Phase.STOPPING
             self._set({SWITCHOVER_BANDWIDTH: _LITTLE_LEFT})
         elif self._phase is _Phase.STOPPING:

@@ -76,6 +76,9 @@ def test_rounds_follow_each_other_until_they_have_caught_up(monitor: ScriptedMon
     play(pace, 300)  # much less than before: one more
     assert pace.next_round_s == 0.0
     play(pace, 40)
+    assert monitor.values_of("max-bandwidth")[-1] == FULL
+    assert pace.next_round_s == 0.0
+    play(pace, 60)  # one more, while the VMM sends its own rest
 
     assert pace.next_round_s > 0.0
     assert monitor.values_of("max-bandwidth") == [SLOWLY, FULL, SLOWLY, FULL]
@@ -88,10 +91,10 @@ def test_first_harvest_of_all_changes_is_sent_however_small_it_is(
     pace = catching(monitor)
 
     play(pace, 1)
-    assert pace.next_round_s == 0.0
+    assert monitor.values_of("max-bandwidth")[-1] == SLOWLY
     play(pace, 1)
 
-    assert pace.next_round_s > 0.0
+    assert monitor.values_of("max-bandwidth")[-1] == FULL
 
 
 def test_guest_that_changes_too_much_to_catch_up_with_is_stopped_all_the_same(
@@ -99,7 +102,7 @@ def test_guest_that_changes_too_much_to_catch_up_with_is_stopped_all_the_same(
 ) -> None:
     pace = catching(monitor)
 
-    play(pace, 3000, 1500, 1400)
+    play(pace, 3000, 1500, 1400, 1400)
     assert monitor.values_of("downtime-limit") == [1]
     play(pace, 1400)  # it was not stopped at the limit of a millisecond
 
@@ -112,7 +115,7 @@ def test_guest_that_changes_too_much_to_catch_up_with_is_stopped_all_the_same(
 def test_vmm_whose_speed_cannot_be_set_is_not_asked_for_it(monitor: ScriptedMonitor) -> None:
     pace = catching(monitor, x=1)
 
-    play(pace, 1000, 40, 40)
+    play(pace, 1000, 40, 40, 40)
 
     assert monitor.values_of("max-bandwidth") == []
     assert monitor.values_of("downtime-limit") == [1, LIMIT_MS]
@@ -128,7 +131,7 @@ def test_vmm_stops_its_guest_with_little_left_and_not_before(monitor: ScriptedMo
     pace = catching(monitor, max_bandwidth=FULL, avail_switchover_bandwidth=7)
     assert monitor.values_of("avail-switchover-bandwidth") == [1000]
 
-    play(pace, 1000, 40)
+    play(pace, 1000, 40, 40)
 
     assert monitor.values_of("avail-switchover-bandwidth") == [1000, (256 << 10) * 1000]
     assert monitor.values_of("max-bandwidth")[-1] == FULL
