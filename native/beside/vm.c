@@ -20,7 +20,9 @@
  * A protecting harvest clears the log itself first, so that a later one has few pages, however
  * rarely the VMM clears. That takes bits that the VMM has not seen, and so does our GET without
  * manual protection, which also clears: they are kept in `stolen` and added to what the VMM's next
- * GET returns.
+ * GET returns. Those that KVM's own log did not have at that GET are `returned`: the VMM's CLEAR
+ * leaves them out, because the page is protected already, or was stored to since and keeps its bit.
+ * So a page does not become owed for what the carrier has sent.
  */
 #define _GNU_SOURCE
 #include "beside.h"
@@ -52,8 +54,9 @@ struct slot {
     uint64_t gpa, size_bytes, hva;
     bool is_shared;
     uint64_t pages;
-    uint64_t *owed;   /* NULL without a log */
-    uint64_t *stolen; /* NULL unless bits were */
+    uint64_t *owed;     /* NULL without a log */
+    uint64_t *stolen;   /* NULL unless bits were */
+    uint64_t *returned; /* of the VMM's last GET; as `stolen` */
 };
 
 static struct {
@@ -169,7 +172,8 @@ static struct slot *slot_of(uint32_t id) {
 static void forget_bitmaps(struct slot *slot) {
     free(slot->owed);
     free(slot->stolen);
-    slot->owed = slot->stolen = NULL;
+    free(slot->returned);
+    slot->owed = slot->stolen = slot->returned = NULL;
 }
 
 static void owe_all(struct slot *slot) {
@@ -265,28 +269,64 @@ int tb_set_slot(int vm_fd, unsigned long request, void *argument) {
 
 /* --- dirty logs --- */
 
+/* Add the stolen bits to what KVM's log has. */
+static void give_back(struct slot *slot, uint64_t *bitmap) {
+    for (uint64_t i = 0; slot->stolen && i < words_of(slot->pages); i++) {
+        slot->returned[i] = slot->stolen[i] & ~bitmap[i];
+        bitmap[i] |= slot->stolen[i];
+        slot->stolen[i] = 0;
+    }
+}
+
 int tb_get_dirty_log(int vm_fd, unsigned long request, void *argument) {
     const struct kvm_dirty_log *log = argument;
     pthread_mutex_lock(&vm.lock);
     int result = tb_real_ioctl(vm_fd, request, argument);
     int error = errno;
     struct slot *slot = result == 0 && vm_fd == vm.fd ? slot_of(log->slot) : NULL;
-    uint64_t words = slot ? words_of(slot->pages) : 0;
     if (slot && slot->owed && !(vm.flags & TB_MANUAL_PROTECT))
-        or_words(slot->owed, log->dirty_bitmap, words);
-    if (slot && slot->stolen) {
-        or_words(log->dirty_bitmap, slot->stolen, words);
-        memset(slot->stolen, 0, words * sizeof(*slot->stolen));
-    }
+        or_words(slot->owed, log->dirty_bitmap, words_of(slot->pages));
+    if (slot)
+        give_back(slot, log->dirty_bitmap);
     pthread_mutex_unlock(&vm.lock);
     errno = error;
     return result;
 }
 
+/* The slot of a CLEAR, if that is sound and the slot has bits that were returned. The argument is
+ * not read in a VM that has none: it can be what has no address. */
+static struct slot *slot_with_returned(const struct kvm_clear_dirty_log *log) {
+    bool has_any = false;
+    for (uint32_t i = 0; i < vm.slot_count; i++)
+        has_any |= vm.slots[i].returned != NULL;
+    struct slot *slot = has_any ? slot_of(log->slot) : NULL;
+    bool is_sound = slot && slot->returned && log->first_page % WORD_BITS == 0 &&
+                    log->first_page < slot->pages &&
+                    log->num_pages <= slot->pages - log->first_page;
+    return is_sound ? slot : NULL;
+}
+
+/* Make the VMM's call without the pages that were returned; *left, which is malloc's, has the rest.
+ * Without memory for that: with them. */
+static int clear_left(int vm_fd, unsigned long request, struct kvm_clear_dirty_log *log,
+                      uint64_t **left) {
+    struct slot *slot = vm_fd == vm.fd ? slot_with_returned(log) : NULL;
+    if (!slot || !(*left = new_bitmap(log->num_pages, 0)))
+        return tb_real_ioctl(vm_fd, request, log);
+    const uint64_t *returned = slot->returned + log->first_page / WORD_BITS;
+    const uint64_t *wanted = log->dirty_bitmap;
+    for (uint64_t i = 0; i < words_of(log->num_pages); i++)
+        (*left)[i] = wanted[i] & ~returned[i];
+    struct kvm_clear_dirty_log own = *log;
+    own.dirty_bitmap = *left;
+    return tb_real_ioctl(vm_fd, request, &own);
+}
+
 int tb_clear_dirty_log(int vm_fd, unsigned long request, void *argument) {
     const struct kvm_clear_dirty_log *log = argument;
+    uint64_t *left = NULL;
     pthread_mutex_lock(&vm.lock);
-    int result = tb_real_ioctl(vm_fd, request, argument);
+    int result = clear_left(vm_fd, request, argument, &left);
     int error = errno;
     struct slot *slot = result == 0 && vm_fd == vm.fd ? slot_of(log->slot) : NULL;
     if (slot && slot->owed && log->first_page < slot->pages) {
@@ -294,9 +334,11 @@ int tb_clear_dirty_log(int vm_fd, unsigned long request, void *argument) {
         if (pages > log->num_pages)
             pages = log->num_pages;
         /* KVM demands a first page that is a multiple of 64. */
-        or_words(slot->owed + log->first_page / WORD_BITS, log->dirty_bitmap, words_of(pages));
+        or_words(slot->owed + log->first_page / WORD_BITS, left ? left : log->dirty_bitmap,
+                 words_of(pages));
     }
     pthread_mutex_unlock(&vm.lock);
+    free(left);
     errno = error;
     return result;
 }
@@ -335,6 +377,15 @@ static void steal(struct slot *slot, const uint64_t *bitmap) {
     or_words(slot->owed, bitmap, words_of(slot->pages)); /* they are protected from then on */
 }
 
+/* Make room for bits that are stolen; false without memory. */
+static bool can_steal(struct slot *slot) {
+    if (!slot->returned)
+        slot->returned = new_bitmap(slot->pages, 0);
+    if (slot->returned && !slot->stolen)
+        slot->stolen = new_bitmap(slot->pages, 0);
+    return slot->stolen != NULL;
+}
+
 static int clear_log(const struct slot *slot, uint64_t *bitmap) {
     struct kvm_clear_dirty_log log = {
         .slot = slot->id, .num_pages = (uint32_t)slot->pages, .dirty_bitmap = bitmap};
@@ -350,7 +401,7 @@ static int read_unprotected(struct slot *slot, bool protects, uint64_t *bitmap) 
     }
     bool is_manual = vm.flags & TB_MANUAL_PROTECT, steals = protects || !is_manual;
     /* First the memory to return them: else the VMM would lose bits. */
-    if (steals && !slot->stolen && !(slot->stolen = new_bitmap(slot->pages, 0)))
+    if (steals && !can_steal(slot))
         return -ENOMEM;
     struct kvm_dirty_log log = {.slot = slot->id, .dirty_bitmap = bitmap};
     if (tb_real_ioctl(vm.fd, KVM_GET_DIRTY_LOG, &log) < 0)

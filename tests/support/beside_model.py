@@ -43,6 +43,7 @@ class Omission(Enum):
     GET_MAKES_OWED = "without manual protection, a GET does not make its pages owed"
     BITS_OF_OURS_MAKE_OWED = "bits that we take from KVM's log make nothing owed"
     BITS_RETURNED = "bits that we took from KVM's log are kept from the VMM"
+    RETURNED_KEEP_THEIR_BITS = "a CLEAR clears the bits of pages that the VMM got from us, too"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class World:
     # the VMM
     vmm: int = 0
     got: bool = False  # the bit of its last GET
+    returned: bool = False  # got, and KVM's own log did not have it
     half_cleared: bool = False
     # the carrier
     carrier: str = "idle"
@@ -191,13 +193,17 @@ class Model:
     def _vmm_get(self, world: World) -> World:
         got = world.dirty or (world.stolen and self._without is not Omission.BITS_RETURNED)
         if world.is_manual:
-            return replace(world, got=got, stolen=False)
+            returned = world.stolen and not world.dirty
+            return replace(world, got=got, stolen=False, returned=returned)
         owed = world.owed or (world.dirty and self._without is not Omission.GET_MAKES_OWED)
         return replace(world, got=got, dirty=False, stolen=False, owed=owed)
 
     def _vmm_clear(self, world: World) -> World:
         if not world.got:
             return world
+        if world.returned:  # it is left out, and nothing becomes owed
+            loses = self._without is Omission.RETURNED_KEEP_THEIR_BITS
+            return replace(world, dirty=world.dirty and not loses, got=self._moves_data)
         cleared = replace(world, dirty=False, got=self._moves_data)  # it is sent after that
         if self._without is Omission.CLEAR_MAKES_OWED:
             return cleared

@@ -139,6 +139,18 @@ int main(void) {
     vmm_clears(); /* no bit is set any more, and its pages are owed all the same */
     REQUIRE(harvest(TB_LIVE) == 2);
 
+    REQUIRE(vmm_gets() == 2); /* what was taken last, and KVM's log has not */
+    guest_writes(9);
+    vmm_clears();
+    REQUIRE(count(dirty) == 1); /* what comes after the GET keeps its bit */
+    REQUIRE(harvest(TB_LIVE) == 0); /* and what was sent is not owed again */
+    REQUIRE(vmm_gets() == 1 && has(got, 9));
+    vmm_clears();
+    REQUIRE(count(dirty) == 0 && harvest(TB_LIVE) == 1 && has(taken, 9));
+
+    guest_writes(5);
+    guest_writes(9);
+    REQUIRE(harvest(TB_PROTECTING) == 2);
     guest_writes(3);
     REQUIRE(harvest(TB_FINAL) == 1 && has(taken, 3));
     REQUIRE(ask(TB_PROTECTING + 1) == -EINVAL);

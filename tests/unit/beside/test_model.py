@@ -45,6 +45,7 @@ _MISSED_IN = {
     Omission.GET_MAKES_OWED: "no manual protection",
     Omission.BITS_OF_OURS_MAKE_OWED: "as QEMU, with data",
     Omission.BITS_RETURNED: "as QEMU, with data",
+    Omission.RETURNED_KEEP_THEIR_BITS: "as QEMU, with data",
 }
 
 
