@@ -44,6 +44,7 @@ ZBOOT_HEADER: Final = Layout(
 )
 
 HEAD_BYTES: Final = IMAGE_HEADER.size
+"""How much of a file says whether it is an Image as it stands."""
 
 _IMAGE_MAGIC: Final = b"ARM\x64"
 _ZBOOT_MAGIC: Final = b"zimg"

@@ -76,10 +76,11 @@ def boot_linux(machine: Machine, boot: LinuxBoot) -> KernelForm:
 def prepared_linux(
     description: MachineDescription, boot: LinuxBoot
 ) -> Iterator[Callable[[Machine], KernelForm]]:
-    """Read and check all of `boot`, and yield what loads it into a machine, as boot_linux does.
+    """Check all of `boot`, and yield what loads it into a machine, as boot_linux does.
 
     So what is wrong with the files is known before the machine that is to start anew is touched.
-    Raises as boot_linux.
+    Only that a file cannot be read to its end, of those that are not packed, is found while it is
+    loaded. Raises as boot_linux.
     """
     with _planned(description, boot) as plan:
         yield partial(_load, plan)
