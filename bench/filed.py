@@ -72,7 +72,7 @@ def _run(
         saved = qemu.save(theirs, is_direct=is_direct)
         _add(samples.to_file, name, saved)
         _add(samples.to_file, f"{name}{SYNCED}", saved + _synced(theirs))
-        _make_cold(theirs)
+        make_cold(theirs)
         _add(samples.from_file, name, qemu_file.load(theirs, content, is_direct=is_direct))
         theirs.unlink()
 
@@ -95,8 +95,8 @@ def _synced(path: Path) -> float:
     return seconds
 
 
-def _make_cold(path: Path) -> None:
-    """Empty the page cache of a file; one that is memory stays."""
+def make_cold(path: Path) -> None:
+    """Empty the page cache of a file; one in tmpfs stays where it is."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -105,7 +105,7 @@ def _make_cold(path: Path) -> None:
 
 def _incoming(path: Path, content: Content) -> float:
     """Return how long a stream takes into memory that is there."""
-    _make_cold(path)
+    make_cold(path)
     reserve(content.ram_bytes, lambda: False)
     reserve(content.ram_bytes // TAGS_SHARE, lambda: False)
     began = time.perf_counter()
@@ -118,7 +118,7 @@ def _incoming(path: Path, content: Content) -> float:
 
 def _restored(path: Path) -> float:
     """Return how long it takes until all of a restored guest's RAM and tags were read."""
-    _make_cold(path)
+    make_cold(path)
     began = time.perf_counter()
     restored = restore(path, lambda what, sources: SoftMachine(what, sources=sources))
     region = restored.machine.memory.regions[0]
