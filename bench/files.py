@@ -24,8 +24,8 @@ def dump_rows(runs: int) -> Sequence[Row]:
         figures += _written(samples.to_file, name) + _loaded(samples.from_file, name)
     how = (
         f"{_RAM_BYTES // MIB} MiB of random RAM and tags in turn, medians of {runs} runs; QEMU "
-        "with mapped-ram and multifd 2, the better of with and without direct-io; on the disk all are "
-        "written up to the end of fsync, and loaded with an empty page cache"
+        "with mapped-ram and multifd 2, the better of with and without direct-io; on the disk all "
+        "are written up to the end of fsync, and loaded with an empty page cache"
     )
     return [Row(7, tuple(figures), how)]
 
