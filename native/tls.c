@@ -2,9 +2,9 @@
  *
  * OpenSSL works by records of at most 16 KiB. By itself it makes a system call for each record that
  * it sends and two for each that it receives, and Python adds a call of its own for each. Here a
- * portion of many records is encrypted into memory and leaves in one call; the caller has told
- * OpenSSL to read ahead (SSL_set_read_ahead), which it does by as much as its buffer holds. Both
- * portions fit into a second-level cache, and so does what page_stream.c hashes beside them.
+ * portion of many records is encrypted into memory and leaves in one call, and the caller has told
+ * OpenSSL to read ahead (SSL_set_read_ahead). Both portions fit into a second-level cache, and so
+ * does what page_stream.c hashes beside them.
  *
  * Nothing here knows the layout of anything of OpenSSL's: the caller passes addresses of functions
  * of that OpenSSL which made the connection. The numbers are those of its headers, which are part
@@ -29,14 +29,14 @@
 #define RECORD_BYTES (16 << 10) /* RFC 8446, 5.1 */
 #define PORTION_BYTES (16 * RECORD_BYTES)
 
-/* What BIO_new needs, and the OpenSSL that it belongs to: Python's, of which there is one. */
+/* What BIO_new needs, made once: there is one OpenSSL, Python's. */
 static void *collector;
-static const struct ta_openssl *openssl_of_collector;
+static void *(*data_of_bio)(void *bio);
 
 /* A BIO's write: appends to what is to leave. */
 static int collect(void *bio, const char *bytes, int size)
 {
-    struct ta_tls *tls = openssl_of_collector->bio_get_data(bio);
+    struct ta_tls *tls = data_of_bio(bio);
     if (size < 0 || (uint64_t)size > tls->outgoing_bytes - tls->encrypted)
         return -1;
     memcpy(tls->outgoing + tls->encrypted, bytes, (size_t)size);
@@ -59,7 +59,7 @@ int ta_tls_begin(struct ta_tls *tls)
             return -ENOMEM;
         openssl->bio_meth_set_write(method, collect);
         openssl->bio_meth_set_ctrl(method, control);
-        openssl_of_collector = openssl;
+        data_of_bio = openssl->bio_get_data;
         collector = method;
     }
     void *bio = openssl->bio_new(collector);

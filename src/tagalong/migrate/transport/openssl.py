@@ -167,10 +167,9 @@ class NativeTls:
         """Return where its `struct ta_tls` is."""
         return ctypes.addressof(self.stream)
 
-    def collect_outgoing(self) -> None:
-        """Let what is encrypted leave by `send`, where the kernel does not encrypt."""
-        if library().ta_tls_begin(ctypes.byref(self.stream)) < 0:
-            raise MemoryError("no memory for TLS")
+    def begin_sending(self) -> bool:
+        """Let what is encrypted leave by `send`; return whether there was memory for that."""
+        return bool(library().ta_tls_begin(ctypes.byref(self.stream)) == 0)
 
     def send(self, buffers: Sequence[memoryview]) -> int:
         """Send from the buffers; return how many bytes have left.

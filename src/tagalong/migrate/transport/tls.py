@@ -280,7 +280,7 @@ class TlsChannel(Channel):
         self._native = native_tls(sock)
         self._kernel_encrypts = self._native is not None and is_encrypted_by_kernel(sock)
         if self._native is not None and not self._kernel_encrypts:
-            self._native.collect_outgoing()
+            self._native = self._native if self._native.begin_sending() else None
 
     @property
     def outgoing_path(self) -> NativePath | None:
