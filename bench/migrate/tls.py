@@ -29,7 +29,7 @@ def measure(content: Content, runs: int, *, with_qemu: bool) -> dict[str, Figure
 
     Raises SystemExit if there is not enough memory, or no QEMU.
     """
-    require_room(4 if with_qemu else 2, content)
+    require_room(3 if with_qemu else 2, content)
     machine = ours.guest(content)
     with TemporaryDirectory(prefix="tagalong-bench-") as scratch:
         folder = Path(scratch)
