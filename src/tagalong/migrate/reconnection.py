@@ -59,16 +59,29 @@ class FurtherConnections:
 
         Raises as `Link.send` and `Link.receive`.
         """
-        for number in range(1, self.granted.channels):
-            session.add_sender(self._open_channel(session, number, rounds, deadline))
+        links: list[Link] = []
+        try:
+            for number in range(1, self.granted.channels):
+                links.append(  # noqa: PERF401 (those that have begun are closed if one fails)
+                    self._begin_channel(session, number, rounds, deadline)
+                )
+            # Asked for all at once: the destination answers them side by side.
+            for link in links:
+                with _ended_if_it_fails(link):
+                    link.expect(wire.ChannelRecord)
+        except BaseException:
+            for link in links:
+                link.close()
+            raise
+        for link in links:
+            session.add_sender(link)
 
-    def _open_channel(
+    def _begin_channel(
         self, session: SourceSession, number: int, rounds: int, deadline: float
     ) -> Link:
         link = self._link(session, rounds, deadline)
         with _ended_if_it_fails(link):
             link.send(wire.ChannelRecord(self.hello.migration_id, number))
-            link.expect(wire.ChannelRecord)
         return link
 
     def resume(self, session: SourceSession, rounds: int, deadline: float) -> Resumption:

@@ -29,9 +29,10 @@ from tagalong.wire.limits import MAX_BATCH_BYTES
 
 _LOOK_UP_S = 0.02
 
-# How long a batch should take, and its size before that is known.
+# How long a batch should take, and its size before that is known. No way within a host is slow.
 _BATCH_S = 0.1
 _FIRST_BYTES = 4 << 20
+_FIRST_LOCAL_BYTES = 16 << 20
 _LEAST_BYTES = 1 << 20
 
 ReportTally = Callable[[Tally], None]
@@ -60,7 +61,7 @@ class SenderGroup:
     ) -> None:
         self._page_bytes = page_bytes
         self._most_bytes = most_bytes
-        self._batch_pages = _FIRST_BYTES // page_bytes
+        self._first_pages = self._batch_pages = _FIRST_BYTES // page_bytes
         self._pace = pace
         self._interrupt = interrupt
         self._members: list[_Member] = []
@@ -68,6 +69,9 @@ class SenderGroup:
 
     def add(self, link: Link, sender: PageSender) -> None:
         """Add a connection."""
+        if link.shares_host:
+            self._first_pages = _FIRST_LOCAL_BYTES // self._page_bytes
+            self._batch_pages = max(self._batch_pages, self._first_pages)
         self._members.append(_Member(link, sender))
 
     @property
@@ -133,7 +137,7 @@ class SenderGroup:
     def _most_of(self, left: int) -> int:
         """Return how many pages the next batch should have, with so many left for all."""
         # The last ones are smaller, so that no connection works for long while others idle.
-        share = max(left // len(self._members), _FIRST_BYTES // self._page_bytes)
+        share = max(left // len(self._members), self._first_pages)
         return min(self._batch_pages, share, self._most_bytes() // self._page_bytes)
 
     def _lead(
