@@ -42,6 +42,7 @@ class PlaneCodec:
     def __init__(self) -> None:
         self._compressors: dict[int, zstandard.ZstdCompressor] = {}
         self._decompressor = zstandard.ZstdDecompressor()
+        self._spread = bytearray()  # data of several runs, before they are where they belong
 
     def encode_tags(
         self, tags: memoryview | NoBytes, page_bytes: int, features: int
@@ -115,10 +116,13 @@ class PlaneCodec:
     ) -> Sequence[memoryview]:
         """Return the data that a Zstandard frame holds; raises as `decode_tags`.
 
-        They are in `landing` if that is one piece of memory, else in new memory.
+        They are in `landing` if that is one piece of memory, else in one that the next batch uses
+        again.
         """
         if len(landing) != 1:
-            return (memoryview(self._decompress("data", frame, batch.ram_bytes)),)
+            if len(self._spread) < batch.ram_bytes:
+                self._spread = bytearray(batch.ram_bytes)
+            landing = (memoryview(self._spread)[: batch.ram_bytes],)
         self._decompress_into(landing[0], frame)
         return landing
 

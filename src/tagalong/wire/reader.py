@@ -61,6 +61,7 @@ class RecordReader:
         self.offset = 0
         self.record_start = 0
         self._awaits_data = False
+        self._frames = bytearray()
         self._received_data: Sequence[memoryview] | NoBytes = NoBytes.KEPT
         self._on_filled: Callable[[], Record | None] = self._stream_header
         self._expect(bytearray(STREAM_HEADER.size), self._stream_header)
@@ -189,7 +190,7 @@ class RecordReader:
         if encoding is DataEncoding.RAW:
             self._land_data()
         elif encoding is DataEncoding.ZSTD:
-            self._expect(bytearray(self._head.data_bytes), self._frame)
+            self._expect(self._frame_memory(self._head.data_bytes), self._frame)
         else:
             self._received_data = NoBytes.ZERO if encoding is DataEncoding.ZERO else NoBytes.KEPT
             self._expect_seal()
@@ -216,6 +217,12 @@ class RecordReader:
         self._digests = digests
         self._received_data = self._landing
         self._expect_seal()
+
+    def _frame_memory(self, size_bytes: int) -> memoryview:
+        """Return memory for a frame, the same for each: new memory would cost page faults."""
+        if len(self._frames) < size_bytes:
+            self._frames = bytearray(size_bytes)
+        return memoryview(self._frames)[:size_bytes]
 
     def _frame(self) -> None:
         self._digests = frame_digest(self._target)
