@@ -14,7 +14,6 @@ one.
 Parts of a file may be written again: two writes of the same bytes take effect in their order.
 """
 
-import contextlib
 import ctypes
 import errno
 import mmap
@@ -31,7 +30,6 @@ BUFFER_BYTES: Final = 2 << 20
 _BLOCK_BYTES: Final = 4096  # no disk that Linux mounts on every host has larger ones
 _SLACK_BYTES: Final = 64 << 10  # a page is never in two buffers
 _DIRECT_WRITERS: Final = 4
-_GROWTH_BYTES: Final = 1 << 30
 
 # Linux, include/uapi/linux/magic.h; struct statfs begins with the type.
 _IN_MEMORY: Final = (0x0102_1994, 0x8584_58F6)  # tmpfs, ramfs
@@ -53,10 +51,6 @@ class PageDigest(Protocol):
 class WriteBehind:
     r"""Writes to the regular file `fd`, which stays the caller's; used by one thread.
 
-    With `grows` the file is made longer ahead of what is written, because a disk is written to
-    side by side inside of a file, and one by one behind its end; `flush` then ends the file behind
-    the last byte that was written.
-
     Every method raises OSError as write(2) does, also for what was written before, and again each
     time after that: what is in the file then is not known. `close` raises nothing.
 
@@ -70,11 +64,9 @@ class WriteBehind:
     b'\x00\x00\x00guest'
     """
 
-    def __init__(self, fd: int, *, grows: bool = False) -> None:
+    def __init__(self, fd: int) -> None:
         self._fd = fd
         self._direct: int | None = None
-        self._grows = grows
-        self._end = self._reserved = 0
         self._at = self._fill = 0  # the buffer that is being filled: its place in the file
         self._buffer: NDArray[np.uint8] | None = None
         self._free: list[NDArray[np.uint8]] = []
@@ -155,7 +147,6 @@ class WriteBehind:
         self, content: NDArray[np.uint8], at: int, buffer: NDArray[np.uint8] | None = None
     ) -> None:
         """Let `content` be written, which lies in `buffer` if it is not somebody else's."""
-        self._grow(at, at + content.size)
         self._wait_for(at, at + content.size)
         self._start()
         assert self._pool is not None  # noqa: S101 (started)
@@ -167,15 +158,6 @@ class WriteBehind:
         if start < self._at + self._fill and self._at < stop:
             self._hand_over(self._fill)
         self._wait_for(start, stop)
-
-    def _grow(self, start: int, end: int) -> None:
-        self._end = max(self._end, end)
-        is_large = end - start > BUFFER_BYTES // 2
-        if self._grows and is_large and end > self._reserved:
-            self._reserved = end + _GROWTH_BYTES
-            # Where a file may not be so long, writing shows how long it may be.
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._reserved)
 
     def _start(self) -> None:
         if self._pool is None:
@@ -224,14 +206,11 @@ class WriteBehind:
             self._write_small()
         self._hand_over(self._fill)
         self._reap([*self._pending])
-        if self._reserved:
-            os.ftruncate(self._fd, self._end)
-            self._reserved = 0
 
     def _write_small(self) -> None:
         """Write what is less than a buffer in this thread: no other would make it sooner."""
         buffer, at, size = self._current(), self._at, self._fill
-        self._at, self._fill, self._end = at + size, 0, max(self._end, at + size)
+        self._at, self._fill = at + size, 0
         try:
             self._write_out(buffer[:size], at)
         except OSError as error:

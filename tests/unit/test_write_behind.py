@@ -42,7 +42,7 @@ def content_of(fd: int) -> bytes:
 
 def test_pieces_of_any_size_come_one_after_the_other(fd: int) -> None:
     whole, at = noise(3 * BUFFER_BYTES + 12345), 0
-    with closing(WriteBehind(fd, grows=True)) as behind:
+    with closing(WriteBehind(fd)) as behind:
         for size in (5, 4091, 1 << 20, 3 * PAGE, 2 * BUFFER_BYTES + 1, whole.size):
             behind.write(at, whole[at : at + size])
             at = min(at + size, whole.size)
@@ -99,7 +99,7 @@ def test_digests_are_of_the_pages_that_are_written(fd: int, at: int) -> None:
 def test_full_disk_is_told_by_a_later_call_and_by_each_after_it(fd: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with closing(WriteBehind(fd, grows=True)) as behind:
+    with closing(WriteBehind(fd)) as behind:
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, hard))
             behind.write(0, noise(BUFFER_BYTES))

@@ -73,7 +73,7 @@ class _Behind:
 
     def __init__(self, address: FileAddress, fd: int, at: int) -> None:
         self._address = address
-        self._behind = WriteBehind(fd, grows=True)
+        self._behind = WriteBehind(fd)
         self._at = at
 
     def write(self, data: memoryview) -> None:
