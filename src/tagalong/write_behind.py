@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 BUFFER_BYTES: Final = 2 << 20
 
-_BLOCK_BYTES: Final = 4096  # no disk that Linux mounts on every host has larger ones
+_BLOCK_BYTES: Final = 4096  # where blocks are larger, such a write goes through the cache, too
 _SLACK_BYTES: Final = 64 << 10  # a page is never in two buffers
 _DIRECT_WRITERS: Final = 4
 
