@@ -200,12 +200,14 @@ def reader(folder: Path) -> Iterator[Reader]:
 
 
 def _answers(path: Path) -> bool:
+    """Return whether a VM greets: its socket is there before what it was asked for has begun."""
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(TIMEOUT_S)
         try:
             probe.connect(os.path.relpath(path) if len(str(path)) > 100 else str(path))
+            return bool(probe.recv(1))
         except OSError:
             return False
-    return True
 
 
 def _free_port() -> int:
