@@ -126,6 +126,8 @@ class _VmProcess:
         self._calls.attach()
         self._handle_signals()
         try:
+            if not self._has_begun:
+                _load_what_serves()
             self._create_socket()
             self._serve()
             self._consoles.start()
@@ -343,3 +345,8 @@ def _reserve_bytes(origin: ArrivingVm) -> tuple[int, ...]:
     if not origin.prealloc or ram_bytes is None:
         return ()
     return (ram_bytes, ram_bytes // PACKED_RATIO)
+
+
+def _load_what_serves() -> None:
+    """Load it before the control socket is there: its file tells clients that the VM has begun."""
+    _ = service.VmService, device_queries.DeviceQueries, incoming.Incoming, transfer.listen
