@@ -2,7 +2,8 @@
  *
  * docs/formats/beside-link.md specifies what it says to the process beside it. The parts:
  *   interpose.c  libc's ioctl, and which of its calls concern a VM
- *   vm.c         the one VM: its slots and its dirty logs
+ *   vm.c         the one VM: its slots and its vCPUs
+ *   dirty_log.c  its dirty logs: whose tags are to be read again
  *   vcpus.c      vCPUs in the guest, and the hold that keeps them out
  *   registers.c  the registers of a vCPU that is out of the guest
  *   pagemap.c    which of the guest's pages are there
@@ -129,25 +130,31 @@ int tb_real_ioctl(int fd, unsigned long request, void *argument);
 void tb_vm_created(int fd);
 void tb_vcpu_created(int vm_fd, int vcpu_fd);
 void tb_capability_enabled(int vm_fd, const void *capability);
-/* These make the call themselves, under the VM's lock: see vm.c. */
+/* Makes the call itself, under the VM's lock. */
 int tb_set_slot(int vm_fd, unsigned long request, void *region);
-int tb_get_dirty_log(int vm_fd, unsigned long request, void *log);
-int tb_clear_dirty_log(int vm_fd, unsigned long request, void *log);
-int tb_copy_tags_of_vmm(int vm_fd, unsigned long request, void *copy);
 
 /* What the service asks. Those that return int: 0 or -errno. */
 void tb_read_state(struct tb_state *state);
 uint32_t tb_read_slots(struct tb_slot_entry *entries);
-int tb_start_log(void);
-void tb_stop_log(void);
-bool tb_is_logging(void);
-int tb_harvest(const struct tb_request *request, uint64_t *bitmap);
 int tb_populated(const struct tb_request *request, uint64_t *bitmap);
 /* Find the pages of a request; 0, or -errno if they are not all in one slot. */
 int tb_locate(const struct tb_request *request, struct tb_place *place);
 /* The descriptor of vCPU `number` in the order of creation, -1 if there is none. */
 int tb_vcpu_fd(uint32_t number);
 uint32_t tb_page_bytes(void);
+
+/* --- dirty_log.c --- */
+
+/* These make the VMM's call themselves, under the VM's lock. */
+int tb_get_dirty_log(int vm_fd, unsigned long request, void *log);
+int tb_clear_dirty_log(int vm_fd, unsigned long request, void *log);
+int tb_copy_tags_of_vmm(int vm_fd, unsigned long request, void *copy);
+
+/* What the service asks. Those that return int: 0 or -errno. */
+int tb_start_log(void);
+void tb_stop_log(void);
+bool tb_is_logging(void);
+int tb_harvest(const struct tb_request *request, uint64_t *bitmap);
 
 /* --- vcpus.c --- */
 

@@ -1,4 +1,4 @@
-/* Harvests of native/beside/vm.c beside a VMM's own GET and CLEAR, with a dirty log that is an array.
+/* Harvests of native/beside/dirty_log.c beside a VMM's own GET and CLEAR: KVM's log is an array.
  * Ends with 0, or names the line at which something was not as it should be. */
 #define _GNU_SOURCE
 #include "beside.h"

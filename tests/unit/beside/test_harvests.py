@@ -1,4 +1,4 @@
-"""Which pages the preloaded library takes, on any host: native/beside/vm.c, its log an array."""
+"""Which pages the preloaded library takes, on any host, with a dirty log that is an array."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = ROOT / "tests" / "programs" / "dirty_log"
 SOURCES = (
     PROGRAM / "harvests.c",
+    ROOT / "native" / "beside" / "dirty_log.c",
     ROOT / "native" / "beside" / "vm.c",
     ROOT / "native" / "beside" / "pagemap.c",
 )
