@@ -4,7 +4,7 @@
 
 Every figure is the median of --runs runs. Snapshots are written to FOLDER, by default
 /dev/shm; it takes 5 GiB there, or three times --ram if that is more. Migrations are measured
-by `python -m bench.migrate`; `make bench` does both.
+by `python -m bench.migrate`; `make bench` compares what matters most with its peers.
 """
 
 import argparse

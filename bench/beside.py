@@ -2,7 +2,7 @@
 
     tagalong lab run --with-vmm --ram 4G -- python3 -m bench.beside [--rate 500]
 
-A Linux guest on KVM changes tags at a rate: so many granules a second, at random among 8 MiB. It
+A Linux guest on KVM changes tags at a rate: so many granules per second, at random among 8 MiB. It
 moves from one QEMU to the next on the same host. `driven`: tagalong drives, and QEMU waits with
 its guest stopped for the last tags, which is what they add. `own`: the bench drives QEMU, whose
 hand-over the last tags run beside; they add the time for which the guest is held back at its

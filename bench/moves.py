@@ -23,7 +23,7 @@ def large_rows(runs: int) -> Sequence[Row]:
             Figure(f"{control}, auto, to our best", found["rate of auto, to the best number"])
         ]
         cpu += [Figure(control, found["CPU s/GiB, to QEMU's best"], at_most=0.7)]
-    how = f"2 GiB over loopback, all in turn, medians of {runs} runs for each congestion control"
+    how = f"2 GiB over loopback, all in turn, medians of {runs} runs per congestion control"
     return [
         Row(1, tuple(rates), how),
         Row(2, tuple(to_copies), how),
@@ -37,7 +37,7 @@ def small_rows(runs: int) -> Sequence[Row]:
     for control in CONTROLS:
         found = ratios(_measured(control, 256, runs, "--no-qemu"))
         to_copies += _to_plain_copies(found, control, 0.85)
-    how = f"0.25 GiB over loopback, in turn, medians of {runs} runs for each congestion control"
+    how = f"0.25 GiB over loopback, in turn, medians of {runs} runs per congestion control"
     return [Row(3, tuple(to_copies), how)]
 
 

@@ -164,8 +164,9 @@ int ta_send_pages(struct ta_page_stream *stream, uint32_t timeout_ms)
 #define HELD_BYTES (32 << 10)
 
 /* Makes the kernel wake this thread for a large portion, not for each packet. Never for more than
- * is still to come, or the last wait would not end; and for less than the receive window (migrate/transport/connector.py), or the sender
- * would wait for this reader and this reader for the sender. */
+ * is still to come, or the last wait would not end; and for less than the receive window
+ * (migrate/transport/connector.py), or the sender would wait for this reader and this reader for
+ * the sender. */
 static void ask_for(int fd, uint64_t bytes)
 {
     int mark = bytes < PORTION_BYTES ? (int)bytes : PORTION_BYTES;

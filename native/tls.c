@@ -1,10 +1,10 @@
 /* Bytes through a TLS connection of OpenSSL, by as few system calls as without TLS.
  *
- * OpenSSL works by records of at most 16 KiB. By itself it makes a system call for each record that
- * it sends and two for each that it receives, and Python adds a call of its own for each. Here a
- * portion of many records is encrypted into memory and leaves in one call, and the caller has told
- * OpenSSL to read ahead (SSL_set_read_ahead). Both portions fit into a second-level cache, and so
- * does what page_stream.c hashes beside them.
+ * OpenSSL works by records of at most 16 KiB. By itself it makes a system call per record that it
+ * sends and two per record that it receives, and Python adds a call of its own. Here a portion of
+ * many records is encrypted into memory and leaves in one call, and the caller has told OpenSSL to
+ * read ahead (SSL_set_read_ahead). Both portions fit into a second-level cache, and so does what
+ * page_stream.c hashes beside them.
  *
  * Nothing here knows the layout of anything of OpenSSL's: the caller passes addresses of functions
  * of that OpenSSL which made the connection. The numbers are those of its headers, which are part

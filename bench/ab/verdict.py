@@ -1,7 +1,7 @@
 """From samples of two trees that took turns to a verdict.
 
 Absolute figures say what the machine does in this hour. A round measures both trees right after
-each other, so its ratio stands what other processes take, and the rounds' spread says how well.
+each other, so its ratio bears what other processes take, and the rounds' spread says how well.
 """
 
 import statistics

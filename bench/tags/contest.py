@@ -27,7 +27,7 @@ _LEAST_PAGES = 1024  # or the calls from Python would be what is measured
 
 @dataclass(frozen=True)
 class Result:
-    """What one coding takes: bytes and nanoseconds a page."""
+    """What one coding takes: bytes and nanoseconds per page."""
 
     bytes_a_page: float
     encode_ns: float
@@ -151,9 +151,9 @@ def rows(runs: int) -> Sequence[Row]:
     ):  # fmt: skip
         ours, kernels = measure(pages, runs)
         for what, unit, mine, theirs in (
-            ("bytes", "bytes a page", ours.bytes_a_page, kernels.bytes_a_page),
-            ("encoding", "ns a page", ours.encode_ns, kernels.encode_ns),
-            ("decoding", "ns a page", ours.decode_ns, kernels.decode_ns),
+            ("bytes", "bytes per page", ours.bytes_a_page, kernels.bytes_a_page),
+            ("encoding", "ns per page", ours.encode_ns, kernels.encode_ns),
+            ("decoding", "ns per page", ours.decode_ns, kernels.decode_ns),
         ):
             figures += (
                 Figure(f"{name}, {what}", mine / theirs, at_most=1.0),

@@ -12,14 +12,25 @@ table for the interpreter (PEP 562):
 No module of such a package may have the name of something that the package offers: as soon as
 the module is loaded, the interpreter puts it in that place.
 
-A module that needs numpy in some of its functions only has
+What a VM loads before its guest runs is the guest's start, so the modules on that way load neither
+numpy nor what only some VMs, or some moments of a VM, need. What such a module needs in some of its
+functions is imported at its first use, and what only its annotations name is never imported:
 
     from __future__ import annotations
 
     if TYPE_CHECKING:
+        from collections.abc import Sequence
+
         import numpy as np
+
+        from tagalong.boot import program
     else:
         np = module_when_used("numpy")
+        program = module_when_used("tagalong.boot.program")
+
+A module of this package is then used by its own name (`program.parse_image`): a name that was
+imported out of it would have loaded it. tests/unit/cli/test_start.py says what must not be loaded.
+All other modules import as usual.
 """
 
 import sys

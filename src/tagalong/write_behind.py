@@ -39,7 +39,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class PageDigest(Protocol):
-    """Returns a digest for each page in a piece of memory."""
+    """Returns a digest per page of some memory."""
 
     def __call__(
         self, pages: NDArray[np.uint8], copy: NDArray[np.uint8] | None = None
@@ -126,7 +126,7 @@ class WriteBehind:
         return self._free.pop() if self._free else _new_buffer()
 
     def _take_turn(self) -> None:
-        """Wait until no more than two writes per writer are under way."""
+        """Wait until fewer than two writes per writer are under way."""
         self._reap([each for each in self._pending if each.done()])
         while len(self._pending) >= 2 * self._most_pending:
             self._reap(wait(self._pending, return_when=FIRST_COMPLETED).done)

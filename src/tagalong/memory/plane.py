@@ -148,7 +148,7 @@ class Plane:
         """Copy all of `data`, bytes, to byte `offset`; the caller has checked both.
 
         Much is written by the descriptor: the kernel fills pages that are holes without a fault
-        for each of them. Raises RunStateError after close().
+        per page. Raises RunStateError after close().
         """
         done = 0
         while data.nbytes - done >= _WRITTEN_BYTES:

@@ -6,9 +6,9 @@ earn back. So the source asks for as many as its processors, the link and the gu
 and the destination grants as many of them as it has processors (docs/formats/stream.md, section 6,
 `AUTO_CHANNELS`).
 
-    guest     one for each 128 MiB in use
+    guest     one per 128 MiB in use
     processors of both ends: one each, at most 8
-    link      no limit within a host; else one for each 10 Gbit/s, and at least 2: what is lost on
+    link      no limit within a host; else one per 10 Gbit/s, and at least 2: what is lost on
               one connection does not stop the other; 4 if the speed is not known
 """
 

@@ -125,7 +125,7 @@ class _Restore:
         except (MachineMismatchError, NotInCoreError, StateError, UsageError) as error:
             raise RestoreError(f"{self._path} cannot be restored here: {error}") from error
 
-    def _jobs(self, machine: Machine) -> "list[_Job]":
+    def _jobs(self, machine: Machine) -> list[_Job]:
         """Return what could not be mapped."""
         pages = self._source.pages
         jobs: list[_Job] = []
@@ -136,7 +136,7 @@ class _Restore:
                 jobs.append((number, pages.tag_pages(number), self._fill_tags))
         return jobs
 
-    def _fill(self, machine: Machine, jobs: "Sequence[_Job]") -> None:
+    def _fill(self, machine: Machine, jobs: Sequence[_Job]) -> None:
         page = self._source.pages.memory.page_size_bytes
         self._monitor.enter(SaveStage.COPY, sum(wanted.count() for _, wanted, _ in jobs) * page)
         for number, wanted, fill in jobs:

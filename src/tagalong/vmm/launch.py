@@ -287,7 +287,7 @@ class _VmProcess:
 
     @contextmanager
     def _signals_kept(self) -> Iterator[None]:
-        """Have signals end the VM in order once there is an event loop."""
+        """Let signals end the VM in order while there is no event loop: `LoopCalls` has them."""
 
         def keep(number: int, _: object) -> None:
             self._calls.call_soon(partial(self._end_by_signal, signal.Signals(number)))

@@ -1,7 +1,8 @@
 """A VM under an operator's control: its machine, its run state, its events.
 
-Everything here runs in the event loop's thread. The machine and a migration have threads
-of their own; their reports arrive through `call_soon_threadsafe`, in order.
+Everything here runs in the event loop's thread, or the one that does without a loop
+(loop_calls.py). The machine and a migration have threads of their own; their reports arrive
+through `LoopCalls`, in order.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ class Feature(IntFlag):
     RESUME = 1 << 2
     TAGS_ONLY = 1 << 4
     TAGS_IN_PLACE = 1 << 5
-    AUTO_CHANNELS = 1 << 7
     TAG_RUNS = 1 << 6
+    AUTO_CHANNELS = 1 << 7
 
 
 # A plain int: the complement of an IntFlag has none of the bits that have no name.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import stat
 import threading
 from pathlib import Path
@@ -24,13 +25,11 @@ from tagalong._lazy import module_when_used
 from tagalong.errors import HostError, UsageError
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
     from tagalong.migrate.transport import address as addresses
     from tagalong.migrate.transport.address import FdAddress
 else:
-    socket = module_when_used("socket")
     addresses = module_when_used("tagalong.migrate.transport.address")
 
 _DESCRIPTORS: Final = Path("/proc/self/fd")

@@ -355,7 +355,7 @@ class TlsChannel(Channel):
 class _Translated:
     """Turns the exceptions of a TLS connection into the channel's.
 
-    `event`: what native code waits for if it says no more than that it has to wait.
+    `event`: what native code waits for if it only says that it has to wait.
     """
 
     def __init__(self, name: str, event: int) -> None:
