@@ -168,7 +168,7 @@ def _summary(values: list[float]) -> str:
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rate", type=int, default=500, help="granules changed a second")
+    parser.add_argument("--rate", type=int, default=500, help="granules changed per second")
     parser.add_argument("--migrations", type=int, default=5)
     parser.add_argument("--own", action="store_true", help="drive QEMU by its own monitor")
     parser.add_argument("--json", action="store_true")
@@ -178,7 +178,7 @@ def main() -> None:
         print(json.dumps([asdict(cost) for cost in costs]))
         return
     own, tags = [each.own_ms for each in costs], [each.tags_ms for each in costs]
-    print(f"{len(costs)} migrations, {options.rate} granules changed a second")
+    print(f"{len(costs)} migrations, {options.rate} granules changed per second")
     print(f"QEMU's own downtime  {_summary(own)} ms")
     print(f"tags add             {_summary(tags)} ms")
     print(f"ratio of medians     {statistics.median(tags) / statistics.median(own):.2f}")

@@ -4,7 +4,6 @@ What reads all memory is measured beside the memory's bandwidth, which is a sum 
 with as many threads as the process may use cores; what does not, at two sizes of a guest.
 """
 
-import os
 import statistics
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from tagalong.core import CoreNotes, CoreSegment, CoreWriter, open_core
 from tagalong.core.check import check_core
 from tagalong.machine import MachinePages
 from tagalong.memory import Gpa
+from tagalong.migrate.channel_count import usable_cpus
 from tagalong.migrate.pages.digest import memory_digest
 from tagalong.soft import SoftMachine
 from tagalong.studies.race.options import RaceOptions, run_races
@@ -43,14 +43,9 @@ def rows(runs: int) -> Sequence[Row]:
     figures = [*_memory_figures(size, runs), *_check_figures(size, runs), *_race_figures(runs)]
     how = (
         f"{size // GIB} GiB of random data and tags; bandwidth: numpy's sum of 64-bit words over "
-        f"the same planes with {cores()} threads; in turn, medians of {runs} runs"
+        f"the same planes with {usable_cpus()} threads; in turn, medians of {runs} runs"
     )
     return [Row(13, tuple(figures), how)]
-
-
-def cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _memory_figures(size: int, runs: int) -> list[Figure]:
@@ -58,10 +53,10 @@ def _memory_figures(size: int, runs: int) -> list[Figure]:
     region, pages = machine.memory.regions[0], MachinePages(machine)
     actions = {
         "digest": lambda: memory_digest(pages, lambda: None, has_tags=True),
-        "sum": lambda: read_all(region.raw_data, cores()),
+        "sum": lambda: read_all(region.raw_data, usable_cpus()),
         "sum by one": lambda: read_all(region.raw_data, 1),
         "census": lambda: take_census(pages),
-        "sum of tags": lambda: read_all(region.raw_tags, cores()),
+        "sum of tags": lambda: read_all(region.raw_tags, usable_cpus()),
     }
     medians = _in_turn(actions, runs)
     machine.close()

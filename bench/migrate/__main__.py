@@ -39,8 +39,7 @@ CHURN_RUNS = 100
 Ratios = Callable[[dict[str, Figures]], dict[str, float]]
 
 
-def main() -> None:
-    """Parse the command line, measure, print."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,7 +54,12 @@ def main() -> None:
     parser.add_argument("--no-qemu", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--congestion", choices=("host", *CONTROLS, "both"), default="host")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    arguments = _arguments()
     # Ended as by Ctrl-C: with its processes, and with the RAM that QEMU was given as a file.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if arguments.congestion != "host":
@@ -82,6 +86,11 @@ def main() -> None:
         title = f"{arguments.ram} MiB, {runs} runs"
         _show({title: figures}, as_json=arguments.json, ratios_of=tls.ratios)
         return
+    _measure_sizes(arguments, runs)
+
+
+def _measure_sizes(arguments: argparse.Namespace, runs: int) -> None:
+    """Measure one size of a guest, or several that grow; each is printed as it is measured."""
     sizes = GROWING_MIB if arguments.grow else (arguments.ram,)
     results = {}
     for ram_mib in sizes:
@@ -98,7 +107,7 @@ def main() -> None:
 
 
 def _measure_with(congestion: str, *, as_json: bool) -> None:
-    """Run this command once for each control; the later --congestion counts."""
+    """Run this command once per control; the later --congestion counts."""
     controls = CONTROLS if congestion == "both" else (congestion,)
     texts = {
         control: run_with(control, [*sys.argv[1:], "--congestion", "host"]) for control in controls

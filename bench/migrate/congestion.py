@@ -6,7 +6,6 @@ the host lets users have namespaces of their own.
 """
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,17 +25,6 @@ exec "$@"
 """
 
 _AVAILABLE: Final = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
-_NAME_BYTES: Final = 16  # TCP_CA_NAME_MAX of Linux, include/net/tcp.h
-
-
-def current() -> str:
-    """Return the congestion control of connections that this process opens to itself."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname()) as sock,
-    ):
-        name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES)
-    return name.rstrip(b"\0").decode()
 
 
 def run_with(control: str, arguments: Sequence[str]) -> str:
