@@ -146,7 +146,10 @@ class CoreWriter:
         self._data[segment].copy(offset, source_fd, source_offset, length)
 
     def flush(self) -> None:
-        """Wait until all data and tags are in the file. Raises HostError if they cannot be."""
+        """Wait until all data and tags are in the file.
+
+        Raises HostError if they cannot be; `commit` raises it then, too.
+        """
         for extent in self._data:
             extent.flush()
 
