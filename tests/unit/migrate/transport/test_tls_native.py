@@ -150,7 +150,7 @@ def test_records_of_any_size_fill_pages(ours: TlsCredentials, size: int) -> None
 def test_end_of_a_batch_arrives_although_openssl_holds_a_part_of_its_record(
     ours: TlsCredentials,
 ) -> None:
-    """It may not wait for more bytes than the socket will ever have again."""
+    """It must not wait for more bytes than the socket will ever have again."""
     target = np.zeros(40 * PAGE, np.uint8)
     content = random_bytes(target.size).tobytes()
     channel, peer = channel_and_peer(ours, tcp_pair())
