@@ -41,7 +41,10 @@ void ta_start_apart(uint32_t number)
     cpu_set_t allowed;
     if (sched_getaffinity(0, sizeof allowed, &allowed))
         return;
-    uint32_t nth = number % (uint32_t)CPU_COUNT(&allowed);
+    int count = CPU_COUNT(&allowed);
+    if (count == 0) /* while a processor is taken offline */
+        return;
+    uint32_t nth = number % (uint32_t)count;
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET((size_t)cpu, &allowed) && nth-- == 0) {
             move_to(cpu);

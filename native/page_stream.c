@@ -35,13 +35,16 @@ static int64_t now_ms(void)
     return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
 }
 
-/* 1: ready; 0: not before the deadline; or -errno. */
+/* 1: ready before the deadline; 0: not, or it has passed; or -errno. So a peer that always has one
+ * more byte, or a record of TLS without any, keeps the caller from no look at its own limits. */
 static int wait_for(int fd, short event, int64_t deadline)
 {
     for (;;) {
         int64_t left = deadline - now_ms();
+        if (left <= 0)
+            return 0;
         struct pollfd poller = {.fd = fd, .events = event};
-        int ready = poll(&poller, 1, left > 0 ? (int)left : 0);
+        int ready = poll(&poller, 1, (int)left);
         if (ready >= 0)
             return ready;
         if (errno != EINTR)

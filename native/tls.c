@@ -29,14 +29,15 @@
 #define RECORD_BYTES (16 << 10) /* RFC 8446, 5.1 */
 #define PORTION_BYTES (16 * RECORD_BYTES)
 
-/* What BIO_new needs, made once: there is one OpenSSL, Python's. */
+/* What BIO_new needs, made once: there is one OpenSSL, Python's. Connections begin in several
+ * threads at once, so a thread sees `collector` only with all that belongs to it. */
 static void *collector;
 static void *(*data_of_bio)(void *bio);
 
 /* A BIO's write: appends to what is to leave. */
 static int collect(void *bio, const char *bytes, int size)
 {
-    struct ta_tls *tls = data_of_bio(bio);
+    struct ta_tls *tls = __atomic_load_n(&data_of_bio, __ATOMIC_RELAXED)(bio);
     if (size < 0 || (uint64_t)size > tls->outgoing_bytes - tls->encrypted)
         return -1;
     memcpy(tls->outgoing + tls->encrypted, bytes, (size_t)size);
@@ -50,19 +51,28 @@ static long control(void *bio, int command, long number, void *argument)
     return command == BIO_CTRL_FLUSH;
 }
 
+/* NULL without memory. */
+static void *collecting_method(const struct ta_openssl *openssl)
+{
+    void *known = __atomic_load_n(&collector, __ATOMIC_ACQUIRE);
+    if (known != NULL)
+        return known;
+    void *method = openssl->bio_meth_new(BIO_TYPE_SOURCE_SINK, "portion");
+    if (method == NULL)
+        return NULL;
+    openssl->bio_meth_set_write(method, collect);
+    openssl->bio_meth_set_ctrl(method, control);
+    __atomic_store_n(&data_of_bio, openssl->bio_get_data, __ATOMIC_RELAXED);
+    /* If another thread was faster, its method is used; ours is left, a few words of memory. */
+    __atomic_compare_exchange_n(&collector, &known, method, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    return known != NULL ? known : method;
+}
+
 int ta_tls_begin(struct ta_tls *tls)
 {
     const struct ta_openssl *openssl = tls->openssl;
-    if (collector == NULL) {
-        void *method = openssl->bio_meth_new(BIO_TYPE_SOURCE_SINK, "portion");
-        if (method == NULL)
-            return -ENOMEM;
-        openssl->bio_meth_set_write(method, collect);
-        openssl->bio_meth_set_ctrl(method, control);
-        data_of_bio = openssl->bio_get_data;
-        collector = method;
-    }
-    void *bio = openssl->bio_new(collector);
+    void *method = collecting_method(openssl);
+    void *bio = method != NULL ? openssl->bio_new(method) : NULL;
     if (bio == NULL)
         return -ENOMEM;
     openssl->bio_set_data(bio, tls);
@@ -180,8 +190,9 @@ int64_t ta_tls_send(struct ta_tls *tls, const struct iovec *pieces, size_t count
     int code = drain(tls);
     /* Until all has left, in proportion: a slow peer that takes some is not silent. */
     uint64_t left = code == 0 ? tls->accepted : tls->accepted * tls->sent / tls->encrypted;
-    uint64_t news = left - tls->reported;
-    tls->reported = left;
+    /* OpenSSL may have added an answer to the peer's KeyUpdate: then the proportion is smaller. */
+    uint64_t news = left > tls->reported ? left - tls->reported : 0;
+    tls->reported += news;
     if (code == 0)
         tls->accepted = tls->reported = 0;
     else if (code != -EAGAIN || news == 0)

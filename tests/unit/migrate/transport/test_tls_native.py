@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tagalong._native import OpenSsl, PageStream, TlsStream, library
 from tagalong.errors import AuthenticationError, HostError, MigrationCancelledError
 from tagalong.migrate import TlsCredentials
 from tagalong.migrate.pages.pump import (
@@ -243,6 +244,67 @@ def test_new_keys_in_the_middle_of_a_batch_change_nothing(
             assert near.receive_into(memoryview(answer)) == 6
 
     assert target.tobytes() == memory.tobytes()
+
+
+def test_new_keys_that_a_peer_asks_for_are_no_error_of_a_send_that_waits(
+    ours: TlsCredentials,
+) -> None:
+    """The answer joins what has not left: of that, a smaller part has left then."""
+    near, far = channels(ours)
+    functions = openssl._functions()
+    assert functions is not None
+    assert near._native is not None
+    assert far._native is not None
+    content = memoryview(random_bytes(4 << 20).tobytes())
+    with near, far:
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += near._native.send([content[sent:]])
+        assert functions.SSL_key_update(ctypes.c_void_p(far._native.stream.ssl), 1) == 1
+        far.send([b"asks for it"])
+        assert near.receive_into(memoryview(bytearray(20))) == 11
+        with pytest.raises(BlockingIOError):
+            near._native.send([content[sent:]])
+
+        received = bytearray()
+        target = memoryview(bytearray(1 << 20))
+        while len(received) < len(content):
+            with contextlib.suppress(BlockingIOError):
+                sent += near._native.send([content[sent:]]) if sent < len(content) else 0
+            received += target[: far.receive_into(target)]
+
+    assert received == content
+
+
+def test_peer_that_always_has_a_record_without_a_byte_does_not_keep_its_reader() -> None:
+    """Its reader looks at deadlines and at a cancellation every tenth of a second."""
+    wants_read, is_over, gives_up = 2, 6, time.monotonic() + 10
+    function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
+
+    read_nothing = function(lambda *_: -1)
+    say_why = function(lambda *_: wants_read if time.monotonic() < gives_up else is_over)
+
+    def address_of(each: object) -> int | None:
+        return ctypes.cast(each, ctypes.c_void_p).value  # type: ignore[arg-type]
+
+    functions = OpenSsl(
+        ssl_read=address_of(read_nothing),
+        ssl_get_error=address_of(say_why),
+        err_clear_error=address_of(read_nothing),
+    )
+    near, far = socket.socketpair()
+    target = np.zeros(PAGE, np.uint8)
+    array = np.array([(target.ctypes.data, PAGE)], np.uint64)
+    with near, far:
+        far.send(b"what poll tells of")
+        records = TlsStream(openssl=ctypes.pointer(functions), fd=near.fileno())
+        stream = PageStream(
+            fd=near.fileno(), page_bytes=PAGE, tls=ctypes.addressof(records),
+            segments=array.ctypes.data, segment_count=1, total_bytes=PAGE,
+        )  # fmt: skip
+
+        assert library().ta_receive_pages(ctypes.byref(stream), 50) == 0
 
 
 def test_key_is_replaced_before_it_has_encrypted_too_much(
