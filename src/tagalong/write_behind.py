@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 
 BUFFER_BYTES: Final = 2 << 20
 
-_BLOCK_BYTES: Final = 4096  # where blocks are larger, such a write goes through the cache, too
+# No page of the cache is also written past it. Where blocks are larger than a page, such a write
+# goes through the cache, too.
+_BLOCK_BYTES: Final = max(4096, mmap.PAGESIZE)
 _SLACK_BYTES: Final = 64 << 10  # a page is never in two buffers
 _DIRECT_WRITERS: Final = 4
 

@@ -1,8 +1,10 @@
 """What is written behind is in the file after a flush, in the order in which it was written."""
 
 import errno
+import mmap
 import os
 import resource
+import runpy
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tagalong import write_behind
 from tagalong.wire.integrity import page_digests
 from tagalong.write_behind import BUFFER_BYTES, WriteBehind
 
@@ -131,6 +134,15 @@ def test_short_writes_and_a_file_system_without_direct_ones_lose_nothing(
         behind.flush()
 
     assert content_of(fd) == whole.tobytes()
+
+
+def test_no_page_of_the_cache_is_also_written_past_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel could keep what was there before (it warns of possible data corruption)."""
+    monkeypatch.setattr(mmap, "PAGESIZE", 0x1_0000)
+
+    module = runpy.run_path(write_behind.__file__)
+
+    assert module["_BLOCK_BYTES"] == 0x1_0000
 
 
 def test_closing_without_a_flush_leaves_no_thread_and_no_descriptor(fd: int) -> None:
