@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -330,13 +330,14 @@ class _VmProcess:
         if self._is_released:
             return
         self._is_released = True
-        if self._vm.machine is not None:
-            self._vm.machine.close()
-        if self._socket is not None:
-            self._socket.socket.close()
-            self._socket.remove()
-            self._socket = None
-        self._consoles.close()
+        with ExitStack() as stack:  # each of them whatever becomes of the others
+            stack.callback(self._consoles.close)
+            if self._socket is not None:
+                stack.callback(self._socket.remove)
+                stack.callback(self._socket.socket.close)
+                self._socket = None
+            if self._vm.machine is not None:
+                stack.callback(self._vm.machine.close)
 
 
 def _reserve_bytes(origin: ArrivingVm) -> tuple[int, ...]:

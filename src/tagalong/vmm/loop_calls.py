@@ -15,9 +15,11 @@ from tagalong._lazy import module_when_used
 
 if TYPE_CHECKING:
     import asyncio
+    import logging
     from collections.abc import Callable
 else:
     asyncio = module_when_used("asyncio")
+    logging = module_when_used("logging")
 
 
 class LoopCalls:
@@ -48,9 +50,16 @@ class LoopCalls:
                 loop.call_soon(self._waiting.get())
 
     def serve(self, is_over: Callable[[], bool]) -> None:
-        """Make the calls in this thread, without an event loop, until `is_over`."""
+        """Make the calls in this thread, without an event loop, until `is_over`.
+
+        As in an event loop, a call that raises is logged, and does not take the VM with it.
+        """
         while not is_over():
-            self._waiting.get()()
+            call = self._waiting.get()
+            try:
+                call()
+            except Exception:  # noqa: BLE001 (logged)
+                logging.getLogger(__name__).exception("bug in tagalong, please report it")
 
     def call_soon(self, function: Callable[[], object]) -> None:
         """Call `function` in the loop's thread; from any thread, and from a signal's handler.

@@ -6,10 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from tagalong.vmm import launch
 from tagalong.vmm.loop_calls import LoopCalls
+from tagalong.vmm.options import NewVm, RunOptions
+from tests.support.fake_machine import FakeMachine, describe
 
 TOLD_TO_END_WHILE_IT_BEGINS = """
 import os, signal, sys
@@ -71,6 +75,42 @@ def test_serve_takes_calls_of_a_signal_that_comes_while_it_waits() -> None:
         sender.join()
 
     assert called == ["it"]
+
+
+def test_serve_logs_a_call_that_raises_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    calls, called = LoopCalls(), list[str]()
+
+    def fail() -> None:
+        raise AssertionError("this must not be")
+
+    calls.call_soon(fail)
+    calls.call_soon(lambda: called.append("it"))
+
+    calls.serve(lambda: bool(called))
+
+    assert "this must not be" in caplog.text
+
+
+class Unclosable(FakeMachine):
+    """A machine whose end its host objects to."""
+
+    def close(self) -> None:
+        super().close()
+        raise OSError("no")
+
+
+def test_machine_that_cannot_be_closed_leaves_no_control_socket(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    options = RunOptions(NewVm("churn"), machine="soft", console="null", control=control)
+    process = launch._VmProcess(options, lambda _: None)
+    process._vm.create(Unclosable(describe(0x1_0000)))
+    process._create_socket()
+    assert control.exists()
+
+    with pytest.raises(OSError, match="no"):
+        process._release()
+
+    assert not control.exists()
 
 
 def test_a_call_to_a_closed_loop_raises() -> None:
