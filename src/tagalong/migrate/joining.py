@@ -228,8 +228,12 @@ class JoinAcceptor:
 
     def _begin(self, channel: Channel) -> None:
         thread = threading.Thread(target=self._join, args=(channel,), name="join", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no thread can be had, and the others must be served
+            channel.close()
+            return
         self._threads.add(thread)
-        thread.start()
 
     def _join(self, channel: Channel) -> None:
         """Learn what a new connection is for, and serve it. Reject one that cannot say it."""

@@ -48,11 +48,15 @@ def keep(address: Address, *, idle_s: float) -> LocalChannel:
     try:
         channel = _KeptChannel(near, str(address), idle_s=idle_s)
         sink = open_sink(address, channel.look_up, idle_s=idle_s)
+        try:
+            channel.begin(sink, _Keeper(far, sink, channel))
+        except BaseException:  # no thread more can be had
+            sink.discard()
+            raise
     except BaseException:
         near.close()
         far.close()
         raise
-    channel.begin(sink, _Keeper(far, sink, channel))
     return channel
 
 

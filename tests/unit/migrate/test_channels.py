@@ -129,6 +129,50 @@ def test_channel_that_fails_of_anything_ends_the_migration_with_its_cause(
     assert time.monotonic() - began < PATIENT.answer_s / 2
 
 
+def test_thread_that_cannot_be_had_ends_the_migration_with_its_cause(
+    source: FakeMachine, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    channels: list[threading.Thread] = []
+
+    def start_few(thread: threading.Thread) -> None:
+        if thread.name == "channel":
+            channels.append(thread)
+            if len(channels) == 2:
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_few)
+    options = MigrationOptions(channels=4, max_downtime_s=BUSY_S, timeouts=PATIENT)
+    outcome = Migration(source, options).run()
+    outcomes.append(outcome)
+
+    assert "can't start new thread" in str(outcome.source_error)
+    assert source.run_state is RunState.RUNNING
+    assert not channels[0].is_alive()
+
+
+def test_destination_without_a_thread_for_a_channel_ends_the_migration_soon(
+    source: FakeMachine, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def start_others(thread: threading.Thread) -> None:
+        if thread.name == "join":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_others)
+    began = time.monotonic()
+    options = MigrationOptions(channels=4, max_downtime_s=BUSY_S, timeouts=PATIENT)
+    outcome = Migration(source, options).run()
+    outcomes.append(outcome)
+
+    assert isinstance(outcome.source_error, MigrationError)
+    assert source.run_state is RunState.RUNNING
+    assert time.monotonic() - began < PATIENT.answer_s / 2
+
+
 @pytest.mark.parametrize("step", [0, 5 << 20])
 def test_batches_are_large_in_one_run_and_bounded_in_several(
     outcomes: list[Outcome], step: int

@@ -76,9 +76,9 @@ def send_pages(
     `stage`: memory of whole pages that the data are copied to first, if the guest may write to
     them meanwhile; what is sent is then what was hashed. Raises as `Channel.send`.
     """
+    channel.is_mid_record = True
     if isinstance(channel, PageChannel):
         return _move_by(channel, segments)  # it copies them in any case
-    channel.is_mid_record = True
     return _sending(channel, deadline).move_pages(segments, stage)
 
 

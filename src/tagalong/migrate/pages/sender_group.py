@@ -114,10 +114,11 @@ class SenderGroup:
             for member, part in zip(self._members[1:], tallies[1:], strict=True)
         ]
         # For what one connection sends in one batch, threads would only cost time.
-        helpers = helpers if work.is_large else []
+        waiting, helpers = helpers if work.is_large else [], []
         try:
-            for helper in helpers:
+            for helper in waiting:
                 helper.start()
+                helpers.append(helper)
             self._start_apart(self._members[0])
             self._lead(work, tallies, report, is_live=is_live)
             while any(helper.is_alive() for helper in helpers):

@@ -93,7 +93,10 @@ class FileChannel(LocalChannel, PageChannel):
     def move_pages(
         self, pieces: Sequence[memoryview], page_bytes: int, digest: PageDigest
     ) -> list[NDArray[np.uint64]]:
-        """As PageChannel: fill all pieces from the file."""
+        """As PageChannel: fill all pieces from the file.
+
+        Once it has returned or raised, no thread writes to them any more.
+        """
         if self._pool is None:
             self._pool = ThreadPoolExecutor(os.cpu_count() or 1, "file-reader")
 
@@ -107,10 +110,14 @@ class FileChannel(LocalChannel, PageChannel):
             ahead = size + _AHEAD_BYTES
             os.posix_fadvise(self._descriptor, self._at, ahead, os.POSIX_FADV_WILLNEED)
         at, jobs = self._at, []
-        for group in _groups(pieces, page_bytes):
-            jobs.append(self._pool.submit(fill, at, group))
-            at += sum(len(piece) for piece in group)
-        wait(jobs)  # none may write to memory once this has returned
+        try:
+            for group in _groups(pieces, page_bytes):
+                jobs.append(self._pool.submit(fill, at, group))
+                at += sum(len(piece) for piece in group)
+            wait(jobs)
+        except BaseException:
+            self._end_reading()
+            raise
         digests = [each for job in jobs for each in job.result()]
         self._at = at
         return digests
@@ -130,11 +137,14 @@ class FileChannel(LocalChannel, PageChannel):
         except OSError as error:
             raise HostError(f"{self.name}: cannot be read: {error.strerror}") from error
 
+    def _end_reading(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
     def close(self) -> None:
         """As Channel."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        self._end_reading()
         if not self.is_closed:
             os.close(self._descriptor)
             self._far.close()

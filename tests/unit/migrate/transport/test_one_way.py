@@ -11,9 +11,11 @@ import tty
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tagalong.errors import (
     HandoverUncertainError,
@@ -29,11 +31,14 @@ from tagalong.migrate import (
     MigrationOptions,
     MigrationStage,
     SendProgress,
+    keeper,
     listen,
     migrate_to,
     parse_address,
     receive_from,
 )
+from tagalong.migrate.pages.pump import Segments, send_pages
+from tagalong.migrate.transport import replay, sink
 from tagalong.wire import RecordType
 from tests.support.fake_machine import RAM, FakeMachine, contents, describe
 from tests.support.migration import PATIENT
@@ -492,3 +497,79 @@ def test_listener_at_a_descriptor_gives_its_stream_once() -> None:
 
         with pytest.raises(HostError, match="there is one stream, and it was used"):
             listener.accept(idle_s=1)
+
+
+def whole(memory: NDArray[np.uint8], page_bytes: int = 4096) -> Segments:
+    return Segments(np.array([(memory.ctypes.data, memory.size)], np.uint64), page_bytes, memory)
+
+
+def test_threads_that_read_a_file_have_ended_when_the_read_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they would write to the memory of a machine that is gone."""
+    path, memory = tmp_path / "pages", np.zeros(16 << 20, np.uint8)
+    path.write_bytes(bytes(memory.size))
+    channel = replay.FileChannel(os.open(path, os.O_RDONLY), "the file")
+    has_begun, at_work = threading.Event(), list[int]()
+    nothing_to_hash: Any = None
+    preadv = os.preadv
+
+    def read_slowly(fd: int, targets: list[memoryview], at: int) -> int:
+        at_work.append(at)
+        has_begun.set()
+        time.sleep(0.05)
+        count = preadv(fd, targets, at)
+        at_work.remove(at)
+        return count
+
+    def interrupted(_jobs: object) -> None:
+        has_begun.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "preadv", read_slowly)
+    monkeypatch.setattr(replay, "wait", interrupted)
+    with channel:
+        with pytest.raises(KeyboardInterrupt):
+            channel.move_pages(whole(memory), 4096, nothing_to_hash)
+
+        assert not at_work
+
+
+def test_pipe_that_a_cancelled_batch_went_into_gets_no_other_record() -> None:
+    reader, writer = os.pipe()
+
+    def cancel() -> None:
+        raise MigrationCancelledError("cancelled")
+
+    memory = np.zeros(4 << 20, np.uint8)
+    channel = keeper.keep(parse_address(f"fd:{writer}"), idle_s=20)
+    channel.interrupt = cancel
+    try:
+        with channel, pytest.raises(MigrationCancelledError):
+            send_pages(channel, whole(memory), None, float("inf"))
+
+        assert channel.is_mid_record
+    finally:
+        os.close(reader)
+
+
+def test_stream_that_no_thread_can_be_had_for_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sinks: list[Any] = []
+
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def open_sink(*arguments: Any, **options: Any) -> Any:
+        sinks.append(sink.open_sink(*arguments, **options))
+        return sinks[-1]
+
+    monkeypatch.setattr(keeper, "open_sink", open_sink)
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+    with pytest.raises(RuntimeError, match="new thread"):
+        keeper.keep(parse_address(f"file:{tmp_path}/guest"), idle_s=20)
+
+    assert sinks[0]._file.is_closed
+    assert not list(tmp_path.iterdir())
