@@ -4,34 +4,15 @@
  * half of a run is what no compressor can shrink, and the other half is mostly one nibble. A
  * general compressor needs twice the bytes and three times the time for it.
  *
- * Both hosts (x86-64, arm64) are little-endian: the lowest nibble of a word is the granule at the
- * lowest address, or the nibble that comes first. */
+ * In a word of runs, as in one of tags, the lowest nibble comes first. */
+#include "tag_words.h"
 #include "tagalong.h"
 
 #include <string.h>
 
-enum { TAG_BITS = 4, TAG_MASK = 15, TAGS_PER_WORD = 16, WORD_BYTES = 8, BLOCK_WORDS = 4 };
+enum { WORD_BYTES = 8, BLOCK_WORDS = 4 };
 enum { GROUP_BITS = 3, GROUP_MASK = 7, MORE_GROUPS = 8, MAX_GROUPS = 14 };
 enum { SAMPLES = 16, SAMPLE_BYTES = 256, SAMPLED_FROM_BYTES = 2 * SAMPLES * SAMPLE_BYTES };
-
-#define EACH_TAG UINT64_C(0x1111111111111111)
-
-static uint64_t load_word(const uint8_t *bytes)
-{
-    uint64_t word;
-    memcpy(&word, bytes, sizeof word);
-    return word;
-}
-
-/* The lowest bit of each tag that differs from the tag below it; `before` is the tag below the
- * word's lowest one. */
-static uint64_t tag_edges(uint64_t word, uint64_t before)
-{
-    uint64_t changed = word ^ (word << TAG_BITS | before);
-    changed |= changed >> 2;
-    changed |= changed >> 1;
-    return changed & EACH_TAG;
-}
 
 /* Whether runs would take about as much as the tags themselves, by samples from all of the plane:
  * random tags must cost next to nothing. A run takes two nibbles or more. */

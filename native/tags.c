@@ -1,22 +1,11 @@
 /* Bulk kernels over packed tags. Plain loops over bytes and 64-bit words: the compiler turns
- * them into vector code for every target, and the hosts (x86-64, arm64) are little-endian,
- * so that the lowest nibble of a word is the granule at the lowest address. */
+ * them into vector code for every target. */
+#include "tag_words.h"
 #include "tagalong.h"
 
 #include <string.h>
 
-enum { TAG_BITS = 4, TAG_MASK = 15, TAGS_PER_BYTE = 2, TAGS_PER_WORD = 16, BLOCK_WORDS = 8 };
-enum { PREFETCH_PAGES = 32 };
-
-#define LOWEST_BIT_OF_EACH_TAG UINT64_C(0x1111111111111111)
-
-/* Planes may start at any address, so words are loaded through memcpy. */
-static uint64_t load_word(const uint8_t *bytes)
-{
-    uint64_t word;
-    memcpy(&word, bytes, sizeof word);
-    return word;
-}
+enum { TAGS_PER_BYTE = 2, BLOCK_WORDS = 8, PREFETCH_PAGES = 32 };
 
 void ta_tags_pack(const uint8_t *restrict tags, uint8_t *restrict packed, size_t granules)
 {
@@ -60,16 +49,6 @@ static uint64_t load_tags(const uint8_t *bytes, size_t granules)
     uint64_t word = 0;
     memcpy(&word, bytes, (granules + 1) / TAGS_PER_BYTE);
     return word;
-}
-
-/* The lowest bit of each tag that differs from the tag below it; `before` is the tag below
- * the word's lowest one. */
-static uint64_t tag_edges(uint64_t word, uint32_t before)
-{
-    uint64_t changed = word ^ (word << TAG_BITS | before);
-    changed |= changed >> 2;
-    changed |= changed >> 1;
-    return changed & LOWEST_BIT_OF_EACH_TAG;
 }
 
 size_t ta_tags_runs(const uint8_t *packed, size_t granules, struct ta_tag_run *runs,
