@@ -257,10 +257,12 @@ def test_new_keys_that_a_peer_asks_for_are_no_error_of_a_send_that_waits(
     assert far._native is not None
     content = memoryview(random_bytes(4 << 20).tobytes())
     with near, far:
+        near.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 50 << 10)
         sent = 0
         with contextlib.suppress(BlockingIOError):
             while True:
                 sent += near._native.send([content[sent:]])
+        assert near._native.stream.reported  # a part of a portion
         assert functions.SSL_key_update(ctypes.c_void_p(far._native.stream.ssl), 1) == 1
         far.send([b"asks for it"])
         assert near.receive_into(memoryview(bytearray(20))) == 11
