@@ -190,7 +190,7 @@ int64_t ta_tls_send(struct ta_tls *tls, const struct iovec *pieces, size_t count
     int code = drain(tls);
     /* Until all has left, in proportion: a slow peer that takes some is not silent. */
     uint64_t left = code == 0 ? tls->accepted : tls->accepted * tls->sent / tls->encrypted;
-    /* OpenSSL may have added an answer to the peer's KeyUpdate: then the proportion is smaller. */
+    /* OpenSSL may have added an alert or a KeyUpdate: then the proportion is smaller. */
     uint64_t news = left > tls->reported ? left - tls->reported : 0;
     tls->reported += news;
     if (code == 0)
