@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bench.migrate import ours, qemu_file
@@ -38,25 +39,28 @@ def ratio(seconds: Seconds, ours: str, theirs: str) -> float:
 def measure(folder: Path, content: Content, runs: int) -> FiledSamples:
     """Return samples of all contestants in `folder`, each run in turn.
 
-    Every file is loaded with an empty page cache where it is on a disk: QEMU's, too.
+    Every file is loaded with an empty page cache where it is on a disk: QEMU's, too. Each run
+    begins with another contestant: which blocks of a disk a file gets makes it faster or slower.
     """
     samples = FiledSamples()
     machine = ours.guest(content)
     with qemu_file.SavedQemu.of(content) as qemu:
-        for _ in range(runs):
-            _run(folder, content, machine, qemu, samples)
+        steps = [
+            partial(_snapshot_and_copy, folder, machine, samples),
+            partial(_stream, folder, machine, content, samples),
+            partial(_qemu, folder, qemu, content, samples, is_direct=False),
+            partial(_qemu, folder, qemu, content, samples, is_direct=True),
+        ]
+        for number in range(runs):
+            at = number % len(steps)
+            for step in steps[at:] + steps[:at]:
+                step()
     machine.close()
     return samples
 
 
-def _run(
-    folder: Path,
-    content: Content,
-    machine: SoftMachine,
-    qemu: qemu_file.SavedQemu,
-    samples: FiledSamples,
-) -> None:
-    core, stream, copy, theirs = (folder / name for name in ("core", "stream", "copy", "qemu"))
+def _snapshot_and_copy(folder: Path, machine: SoftMachine, samples: FiledSamples) -> None:
+    core, copy = folder / "core", folder / "copy"
     _add(samples.to_file, "snapshot", _seconds(lambda: save(machine, core)))
     copied = _seconds(lambda: subprocess.run(["cp", core, copy], check=True))
     _add(samples.to_file, "cp", copied)
@@ -64,17 +68,31 @@ def _run(
     copy.unlink()
     _add(samples.from_file, "restore, all read", _restored(core))
     core.unlink()
+
+
+def _stream(folder: Path, machine: SoftMachine, content: Content, samples: FiledSamples) -> None:
+    stream = folder / "stream"
     streamed = _seconds(lambda: migrate_to(f"file:{stream}", machine, MigrationOptions()))
     _add(samples.to_file, "migrate file:", streamed)
     _add(samples.from_file, "incoming file:", _incoming(stream, content))
     stream.unlink()
-    for name, is_direct in (("QEMU", False), ("QEMU, direct-io", True)):
-        saved = qemu.save(theirs, is_direct=is_direct)
-        _add(samples.to_file, name, saved)
-        _add(samples.to_file, f"{name}{SYNCED}", saved + _synced(theirs))
-        make_cold(theirs)
-        _add(samples.from_file, name, qemu_file.load(theirs, content, is_direct=is_direct))
-        theirs.unlink()
+
+
+def _qemu(
+    folder: Path,
+    qemu: qemu_file.SavedQemu,
+    content: Content,
+    samples: FiledSamples,
+    *,
+    is_direct: bool,
+) -> None:
+    name, file = "QEMU, direct-io" if is_direct else "QEMU", folder / "qemu"
+    saved, synced = qemu.save(file, is_direct=is_direct)
+    _add(samples.to_file, name, saved)
+    _add(samples.to_file, f"{name}{SYNCED}", synced)
+    make_cold(file)
+    _add(samples.from_file, name, qemu_file.load(file, content, is_direct=is_direct))
+    file.unlink()
 
 
 def _add(seconds: Seconds, name: str, value: float) -> None:
