@@ -25,7 +25,7 @@ from tagalong.machine import (
 )
 from tagalong.memory import Gpa, PageBitmap, run_pages
 from tagalong.mte import PACKED_RATIO
-from tagalong.mte.registers import MteVersion
+from tagalong.mte.version import MteVersion
 from tagalong.qemu.known import VIRT_DEVICES, VIRT_RAM
 
 _STOPPED: Final = 5  # KVM_MP_STATE_STOPPED

@@ -8,7 +8,7 @@ from tagalong.core.notes import CoreVcpu, other_system
 from tagalong.core.reader import Core
 from tagalong.core.thread_notes import AT_HWCAP2, HWCAP2_MTE
 from tagalong.errors import MalformedCoreError
-from tagalong.mte.registers import MteVersion
+from tagalong.mte.version import MteVersion
 
 Info = dict[str, object]
 

@@ -22,7 +22,8 @@ from tagalong.core.note_types import (
 from tagalong.machine import RegisterId
 from tagalong.machine import register_ids as ids
 from tagalong.machine.register_ids import GENERAL_REGISTERS, VECTOR_REGISTERS
-from tagalong.mte.registers import Gcr, MteVersion, Pstate, Sctlr, TagCheckMode, Tcr
+from tagalong.mte.registers import Gcr, Pstate, Sctlr, TagCheckMode, Tcr
+from tagalong.mte.version import MteVersion
 
 USER_PT_REGS = Layout(("x", GENERAL_REGISTERS * 8), ("sp", "u64"), ("pc", "u64"), ("pstate", "u64"))
 PRSTATUS = Layout(

@@ -29,14 +29,11 @@ from tagalong.machine import (
 )
 from tagalong.machine.cpu_match import is_identification
 from tagalong.memory import Gpa, GuestMemory, Region, RegionSource
+from tagalong.mte.version import version_in
 
 RAM_GPA: Final = Gpa(0x4000_0000)
 
 _DEFAULT_IPA_BITS: Final = 40
-
-# Where ID_AA64PFR1_EL1 has MTE.
-_MTE_SHIFT: Final = 8
-_MTE_MASK: Final = 0xF
 
 _REQUIRED: Final = {
     Cap.KVM_CAP_ARM_MTE: (
@@ -259,12 +256,8 @@ def identity_of_host(gic: GicDescription | None) -> Mapping[RegisterId, int]:
 
 def mte_version_of_host(gic: GicDescription | None) -> int:
     """Return the MTE version of this host's guests. Raises HostError naming what is missing."""
-    return _version_in(identity_of_host(gic)[register_ids.ID_AA64PFR1_EL1])
+    return int(version_in(identity_of_host(gic)[register_ids.ID_AA64PFR1_EL1]))
 
 
 def _mte_version(vcpu: VcpuDescriptor) -> int:
-    return _version_in(vcpu.get_register(register_ids.ID_AA64PFR1_EL1))
-
-
-def _version_in(features: int) -> int:
-    return features >> _MTE_SHIFT & _MTE_MASK
+    return int(version_in(vcpu.get_register(register_ids.ID_AA64PFR1_EL1)))

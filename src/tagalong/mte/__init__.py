@@ -8,8 +8,9 @@
 So a 4 KiB page has 256 granules and 128 bytes of packed tags: 1/32 of the memory.
 
 Submodules: `tags` (arrays of allocation tags), `pointers` (what the tag instructions
-compute), `registers` (the registers that control checking), `checks` (which accesses are
-checked). `numpy_kernels` holds the numpy twins of the native kernels that `tags` calls.
+compute), `registers` (the registers that control checking), `version` (what an ID register
+promises), `checks` (which accesses are checked). `numpy_kernels` holds the numpy twins of the
+native kernels that `tags` calls.
 """
 
 GRANULE_BYTES = 16

@@ -10,10 +10,11 @@ larger than its width, or `other_bits` that overlap a named field.
 
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
-from enum import Enum, IntEnum
+from enum import Enum
 from typing import Any, Self
 
 from tagalong.errors import UsageError
+from tagalong.mte.version import MteVersion
 
 REGISTER_BITS = 64
 
@@ -29,18 +30,6 @@ class TagCheckMode(Enum):
     """A bit in TFSR_EL1 or TFSRE0_EL1, to be looked at later."""
     ASYMMETRIC = 3
     """Reads as SYNC, writes as ASYNC."""
-
-
-class MteVersion(IntEnum):
-    """What ID_AA64PFR1_EL1.MTE promises; each version includes the ones before it."""
-
-    NONE = 0
-    INSTRUCTIONS = 1
-    """Instructions that make tagged pointers; no allocation tags in memory."""
-    MTE2 = 2
-    """Allocation tags, synchronous checks."""
-    MTE3 = 3
-    """Asymmetric checks as well."""
 
 
 def _bits(high: int, low: int, kind: Callable[[int], object] = int) -> Any:
@@ -189,13 +178,10 @@ class IdAa64pfr1(Register):
     def version(self) -> MteVersion:
         """Return the newest known version that this register promises.
 
-        The field is unsigned and a larger value includes all smaller ones (Arm ARM,
-        "Principles of the ID scheme for fields in ID registers").
-
         >>> IdAa64pfr1(mte=3).version.name
         'MTE3'
         """
-        return MteVersion(min(self.mte, max(MteVersion)))
+        return MteVersion.promised(self.mte)
 
     @property
     def has_async(self) -> bool:

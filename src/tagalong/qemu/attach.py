@@ -25,7 +25,7 @@ from tagalong.machine import (
 )
 from tagalong.memory import Gpa
 from tagalong.mte import PAGE_SIZES_BYTES
-from tagalong.mte.registers import MteVersion
+from tagalong.mte.version import MteVersion
 from tagalong.progress import CancelToken, ProgressCallback
 from tagalong.qemu.known import VIRT_DEVICES, VIRT_RAM
 from tagalong.qemu.monitor import QemuMonitor, connect

@@ -26,7 +26,7 @@ from tagalong.machine import (
 )
 from tagalong.memory import Gpa, PageBitmap, run_pages
 from tagalong.mte import PACKED_RATIO
-from tagalong.mte.registers import MteVersion
+from tagalong.mte.version import MteVersion
 from tagalong.qemu.known import BLOCK_OF_RAM, BLOCK_OF_TAGS, VIRT_DEVICES, VIRT_RAM, what_file
 from tagalong.qemu.ram import RamBlock, RamReader
 from tagalong.qemu.stream import SavedStream, read_stream

@@ -6,7 +6,7 @@ from tagalong.devices import DeviceBus
 from tagalong.errors import UsageError
 from tagalong.machine import MachineDescription
 from tagalong.memory import GuestMemory
-from tagalong.mte.registers import MteVersion
+from tagalong.mte.version import MteVersion
 from tagalong.soft.native import NativeMachine
 
 PAGE_BYTES: Final = 4096

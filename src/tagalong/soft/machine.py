@@ -39,7 +39,7 @@ from tagalong.machine.gic import gic_objections
 from tagalong.machine.lifecycle import MachineLifecycle
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
 from tagalong.mte import PACKED_RATIO
-from tagalong.mte.registers import MteVersion
+from tagalong.mte.version import MteVersion
 from tagalong.soft.build import PAGE_BYTES, map_all, refuse_foreign
 from tagalong.soft.clock import HostClock
 from tagalong.soft.dirty_log import SoftDirtyLog

@@ -11,7 +11,7 @@ from tagalong.core.thread_notes import (
     tagged_address_control,
 )
 from tagalong.machine import register_ids as ids
-from tagalong.mte.registers import MteVersion
+from tagalong.mte.version import MteVersion
 from tests.support.cores import SCTLR, TCR, notes, registers, write_core
 
 EL0 = 0x0

@@ -8,7 +8,6 @@ from tagalong.errors import UsageError
 from tagalong.mte.registers import (
     Gcr,
     IdAa64pfr1,
-    MteVersion,
     Pstate,
     Register,
     Rgsr,
@@ -17,6 +16,7 @@ from tagalong.mte.registers import (
     Tcr,
     Tfsr,
 )
+from tagalong.mte.version import MteVersion, version_in
 
 ALL_REGISTERS: tuple[type[Register], ...] = (Gcr, Rgsr, Tfsr, Sctlr, Tcr, Pstate, IdAa64pfr1)
 
@@ -113,7 +113,10 @@ def test_register_with_other_bits_of_a_named_field_is_refused() -> None:
 def test_version_of_id_field_is_the_newest_known_one_it_includes(
     mte: int, version: MteVersion
 ) -> None:
-    assert IdAa64pfr1(mte=mte).version is version
+    register = IdAa64pfr1(mte=mte, other_bits=0xF00F)
+
+    assert register.version is version
+    assert version_in(register.to_bits()) is version
 
 
 @pytest.mark.parametrize(
