@@ -88,6 +88,13 @@ INLINE void scramble(lanes *sum)
     *sum = (*sum ^ *sum >> 47 ^ key) * PRIME32_1;
 }
 
+INLINE void add_block(lanes *sum, const uint8_t *block)
+{
+    for (int i = 0; i < STRIPES; i++)
+        accumulate(sum, block + i * STRIPE_BYTES, secret + 8 * i);
+    scramble(sum);
+}
+
 static uint64_t folded_product(uint64_t left, uint64_t right)
 {
     unsigned __int128 product = (unsigned __int128)left * right;
@@ -130,11 +137,8 @@ INLINE uint64_t hash_page(const uint8_t *page, size_t size)
     lanes sum = START;
     const uint8_t *last_block = page + (size - 1) / BLOCK_BYTES * BLOCK_BYTES;
     const uint8_t *last_stripe = page + size - STRIPE_BYTES;
-    for (const uint8_t *block = page; block < last_block; block += BLOCK_BYTES) {
-        for (int i = 0; i < STRIPES; i++)
-            accumulate(&sum, block + i * STRIPE_BYTES, secret + 8 * i);
-        scramble(&sum);
-    }
+    for (const uint8_t *block = page; block < last_block; block += BLOCK_BYTES)
+        add_block(&sum, block);
     const uint8_t *key = secret;
     for (const uint8_t *stripe = last_block; stripe < last_stripe; stripe += STRIPE_BYTES, key += 8)
         accumulate(&sum, stripe, key);
@@ -182,11 +186,8 @@ INLINE void absorb(struct ta_digest *digest, const uint8_t *bytes, size_t size)
         bytes += STRIPE_BYTES;
         size -= STRIPE_BYTES;
     }
-    for (; size > BLOCK_BYTES; bytes += BLOCK_BYTES, size -= BLOCK_BYTES) {
-        for (int i = 0; i < STRIPES; i++)
-            accumulate(&sum, bytes + i * STRIPE_BYTES, secret + 8 * i);
-        scramble(&sum);
-    }
+    for (; size > BLOCK_BYTES; bytes += BLOCK_BYTES, size -= BLOCK_BYTES)
+        add_block(&sum, bytes);
     for (; size > STRIPE_BYTES; bytes += STRIPE_BYTES, size -= STRIPE_BYTES)
         add_stripe(digest, &sum, bytes);
     if (bytes != start)

@@ -45,6 +45,14 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def take_all_cpus(channels: int) -> bool:
+    """Return whether so many connections within a host keep all of its processors busy.
+
+    Then each receiver runs where its sender does (native/cpus.c); both ends decide by this.
+    """
+    return channels >= usable_cpus()
+
+
 def count_to_ask_for(machine: Machine, sock: socket.socket) -> int:
     """Return how many connections a source should ask for; `sock` is the first of them.
 

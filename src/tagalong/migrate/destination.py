@@ -20,14 +20,14 @@ from tagalong.machine_records import (
 )
 from tagalong.migrate.acceptance import Greeting, SourceAcceptor
 from tagalong.migrate.cancellation import check_cancelled
-from tagalong.migrate.channel_count import count_to_grant, usable_cpus
+from tagalong.migrate.channel_count import count_to_grant, take_all_cpus
 from tagalong.migrate.filling import Filling, FillPlan
 from tagalong.migrate.joining import Joins, Membership, accept_joins
 from tagalong.migrate.link import Link
 from tagalong.migrate.pages.receiver import PageInventory, PageReceiver
 from tagalong.migrate.takeover import begin_take_over
 from tagalong.migrate.timeouts import Timeouts
-from tagalong.migrate.transport.channel import Channel, PageChannel
+from tagalong.migrate.transport.channel import Channel
 from tagalong.migrate.transport.listener import Listener, SocketListener
 from tagalong.progress import CancelToken
 
@@ -219,9 +219,10 @@ class _Destination:
         version, features = self._link.version, self._link.features
 
         def new_receiver(channel: Channel) -> PageReceiver:
-            channel.follows_packets = channel.shares_host and granted.channels >= usable_cpus()
-            scatters = channel.incoming_path is not None or isinstance(channel, PageChannel)
-            return PageReceiver(machine, inventory, has_tags=has_tags, scatters=scatters)
+            channel.follows_packets = channel.shares_host and take_all_cpus(granted.channels)
+            return PageReceiver(
+                machine, inventory, has_tags=has_tags, scatters=channel.receives_pages
+            )
 
         def joining() -> wire.Joining:
             return wire.Joining(granted.migration_id, record, features, inventory.rounds, version)

@@ -40,7 +40,7 @@ from tagalong.migrate.pages.pump import (
     send_pages,
 )
 from tagalong.migrate.timeouts import Timeouts
-from tagalong.migrate.transport.channel import Channel, Interrupt, PageChannel
+from tagalong.migrate.transport.channel import Channel, Interrupt
 from tagalong.migrate.transport.replay import LocalChannel
 from tagalong.progress import CancelToken
 from tagalong.wire import (
@@ -87,8 +87,7 @@ class Link:
     @property
     def streams_pages(self) -> bool:
         """Return whether `stream_pages` is possible."""
-        channel = self._channel
-        return channel.outgoing_path is not None or isinstance(channel, PageChannel)
+        return self._channel.sends_pages
 
     @property
     def shares_host(self) -> bool:
@@ -316,9 +315,7 @@ class Link:
     def _receive_batch(self, deadline: float) -> bool:
         """Receive all data of a batch by native code, if they come next and that is possible."""
         landing = self._connection.awaited_data
-        channel = self._channel
-        has_way = channel.incoming_path is not None or isinstance(channel, PageChannel)
-        if not has_way or not isinstance(landing, Segments):
+        if not self._channel.receives_pages or not isinstance(landing, Segments):
             return False
         self._connection.data_received(receive_pages(self._channel, landing, deadline))
         return True

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,20 +59,16 @@ class FurtherConnections:
 
         Raises as `Link.send` and `Link.receive`.
         """
-        links: list[Link] = []
-        try:
-            for number in range(1, self.granted.channels):
-                links.append(  # noqa: PERF401 (those that have begun are closed if one fails)
-                    self._begin_channel(session, number, rounds, deadline)
-                )
+        with ExitStack() as begun:  # those that have begun are closed if one fails
+            links = [
+                begun.enter_context(closing(self._begin_channel(session, number, rounds, deadline)))
+                for number in range(1, self.granted.channels)
+            ]
             # Asked for all at once: the destination answers them side by side.
             for link in links:
                 with _ended_if_it_fails(link):
                     link.expect(wire.ChannelRecord)
-        except BaseException:
-            for link in links:
-                link.close()
-            raise
+            begun.pop_all()
         for link in links:
             session.add_sender(link)
 

@@ -24,7 +24,7 @@ class Bypass:
         self.has_prepare = False
         self._collected = bytearray()
         self._wanted = STREAM_HEADER.size
-        self._then: Callable[[], bytes | int | None] = self._stream_header
+        self._then: Callable[[], bytes | int | None] = self._next_record
         self._left = 0  # bytes of a batch that nobody has to see
         self._pages = 0
         self._payload_bytes = 0
@@ -52,9 +52,6 @@ class Bypass:
         """Note that so many bytes of a batch passed by; never its last ones, which are a seal."""
         assert size_bytes <= self._left  # noqa: S101 (the head of the batch came before)
         self._left -= size_bytes
-
-    def _stream_header(self) -> bytes:
-        return self._next_record()
 
     def _next_record(self) -> bytes:
         """Return what was collected, and begin anew."""

@@ -201,19 +201,16 @@ class PageSender:
 
     def _zero_pages(self, batch: "_Batch") -> NDArray[np.bool_]:
         """Return which pages are zero. Fills no hole."""
-        page, index = self._page_bytes, batch.index
-        if isinstance(index, slice) and batch.ram.has_known_data(index.start, batch.numbers.size):
-            return zero_rows(batch.ram.data[index.start * page : index.stop * page], page)
+        page, data = self._page_bytes, batch.in_place()
+        if data is not None:
+            return zero_rows(data, page)
         parts = [zero_rows(self._copy(part), page) for part in batch.parts(COPIED_BYTES)]
         return np.concatenate(parts)
 
     def _still(self, batch: "_Batch", *, is_paused: bool) -> NDArray[np.uint8]:
         """Return data that do not change: guest RAM itself where that is possible, or a copy."""
-        at, ram = batch.index, batch.ram
-        is_run = is_paused and not ram.is_routed and isinstance(at, slice)
-        if is_run and ram.has_known_data(int(batch.numbers[0]), batch.numbers.size):
-            return ram.data.reshape(-1, self._page_bytes)[at].reshape(-1)
-        return self._copy(batch)
+        data = batch.in_place() if is_paused and not batch.ram.is_routed else None
+        return self._copy(batch) if data is None else data
 
     def _send_looked_at(self, batch: "_Batch", data: NDArray[np.uint8], tally: Tally) -> None:
         """Send pages; of those with the data that were last sent only the tags."""
@@ -350,6 +347,16 @@ class _Batch:
     def index(self) -> slice | Pages:
         """Return what selects the pages from an array with one entry per page of the region."""
         return page_index(self.numbers)
+
+    def in_place(self) -> NDArray[np.uint8] | None:
+        """Return the data where they are in guest RAM, None if they are not one run without holes.
+
+        Only of RAM that is not routed.
+        """
+        at, page = self.index, self.ram.page_size_bytes
+        if not isinstance(at, slice) or not self.ram.has_known_data(at.start, self.numbers.size):
+            return None
+        return self.ram.data[at.start * page : at.stop * page]
 
     @cached_property
     def ranges(self) -> NDArray[np.int64]:

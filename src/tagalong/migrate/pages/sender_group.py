@@ -21,7 +21,7 @@ from tagalong import wire
 from tagalong._native import library
 from tagalong.errors import HostError, TagalongError
 from tagalong.memory import PageBitmap
-from tagalong.migrate.channel_count import usable_cpus
+from tagalong.migrate.channel_count import take_all_cpus
 from tagalong.migrate.link import Link
 from tagalong.migrate.pages.sender import Pages, PageSender, Tally, batches
 from tagalong.migrate.transport.channel import Interrupt, never
@@ -170,7 +170,7 @@ class SenderGroup:
 
         Both ends are on this host then, and the receivers come after their senders.
         """
-        if len(self._members) >= usable_cpus() and member.link.shares_host:
+        if take_all_cpus(len(self._members)) and member.link.shares_host:
             library().ta_start_apart(self._members.index(member))
 
     def _send(self, member: "_Member", region: int, numbers: Pages, tally: Tally) -> None:

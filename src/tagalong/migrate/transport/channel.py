@@ -133,6 +133,16 @@ class Channel:
         """Return how native code may receive, None if all must come through `receive_into`."""
         return NativePath(self._sock.fileno())
 
+    @property
+    def sends_pages(self) -> bool:
+        """Return whether pages of a batch can leave from where they are (pages/pump.py)."""
+        return self.outgoing_path is not None
+
+    @property
+    def receives_pages(self) -> bool:
+        """Return whether pages of a batch can be received to where they belong."""
+        return self.incoming_path is not None
+
     def native_error(self, code: int) -> HostError:
         """Return the error for the errno with which native code failed."""
         return HostError(f"{self.name}: cannot move pages: {os.strerror(code)}")
@@ -255,6 +265,8 @@ class Channel:
 
 class PageChannel(Channel):
     """A channel that moves the pages of a batch by itself, between memory and a file."""
+
+    sends_pages = receives_pages = True
 
     @property
     def outgoing_path(self) -> None:
