@@ -122,7 +122,7 @@ def make_cold(path: Path) -> None:
 
 
 def _incoming(path: Path, content: Content) -> float:
-    """Return how long a stream takes into memory that is there."""
+    """Return how long a stream takes to load, with the memory of the destination reserved."""
     make_cold(path)
     reserve(content.ram_bytes, lambda: False)
     reserve(content.ram_bytes // TAGS_SHARE, lambda: False)

@@ -13,7 +13,7 @@ def base_revision(asked: str | None, root: Path = ROOT) -> str:
     """Return the full name of the base's commit.
 
     It is the one asked for; else the newest tag; else the last commit that had another version.
-    Raises SystemExit if there is none of these.
+    Raises SystemExit if the repository has neither.
     """
     if asked:
         found = _git(root, "rev-parse", "--verify", "--quiet", f"{asked}^{{commit}}")

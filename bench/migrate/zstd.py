@@ -36,7 +36,7 @@ class LinuxImage:
 
     @classmethod
     def of_guest(cls, ram_bytes: int) -> "LinuxImage":
-        """Boot the guest and take what it has used."""
+        """Boot the guest, and copy the pages of RAM that it has used."""
         machine = linux_machine()
         (region,) = machine.memory.regions
         pages = machine.populated_pages()[0].pages()
