@@ -3,6 +3,7 @@
 qemu-img is turned away as well; it holds an image for too short a time to be the first.
 """
 
+import socket
 import subprocess
 from pathlib import Path
 from typing import Self
@@ -47,12 +48,19 @@ class QemuWithDisk:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
-        # It answers once all its devices are there, and their locks taken.
-        until(
-            lambda: self._monitor.is_socket() or self._process.poll() is not None, "QEMU's monitor"
-        )
+        # Its monitor is there before its devices, but answers once they have taken their locks.
+        until(lambda: self._answers() or self._process.poll() is not None, "QEMU's monitor")
         assert self._process.poll() is None, "QEMU has ended"
         return self
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.settimeout(TIMEOUT_S)
+            try:
+                monitor.connect(str(self._monitor))
+            except (FileNotFoundError, ConnectionRefusedError):
+                return False
+            return bool(monitor.recv(1))
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tagalong.errors import HandoverUncertainError, TagalongError
@@ -25,8 +26,10 @@ from tagalong.vmm.options import ExpectedMachine
 from tests.support.fake_machine import RAM, FakeMachine, describe
 from tests.support.fault_run import OPTIONS, TIMEOUTS, digest
 
-# What a destination under attack allows: short, so that a test of a time limit is short.
+# What a destination under attack allows: short, so that a test of a time limit is short. An
+# attack that is not about time meets one that a busy host does not make impatient.
 HURRIED = Timeouts(idle_s=0.5, record_s=1.5, answer_s=2.0, farewell_s=0.2)
+UNHURRIED = replace(HURRIED, idle_s=60.0, record_s=60.0, answer_s=60.0)
 HOSTILE_MAX_RAM_BYTES = 64 << 20
 
 Answer = dict[str, object]
@@ -62,7 +65,7 @@ def _send(path: str) -> Answer:
     return {"outcome": outcome, "runs": runs, "digest": digest(machine).hex(), "error": text}
 
 
-def _suffer(path: str, tell: Tell) -> Answer:
+def _suffer(path: str, tell: Tell, timeouts: Timeouts) -> Answer:
     """Receive from a hostile peer; tell what it led to, and what it cost."""
     machines: list[FakeMachine] = []
 
@@ -78,7 +81,7 @@ def _suffer(path: str, tell: Tell) -> Answer:
         began = time.monotonic()
         error: BaseException | None = None
         try:
-            receive_from(listener, build, timeouts=HURRIED)
+            receive_from(listener, build, timeouts=timeouts)
         except TagalongError as caught:
             error = caught
     return {
@@ -137,7 +140,9 @@ def _serve_one(connection: socket.socket) -> None:
         case "destination":
             tell(_receive(path, tell))
         case "victim":
-            tell(_suffer(path, tell))
+            tell(_suffer(path, tell, HURRIED))
+        case "patient victim":
+            tell(_suffer(path, tell, UNHURRIED))
 
 
 def main(path: str) -> None:
