@@ -11,6 +11,7 @@ from tagalong.qapi.json_fields import JsonFields, boolean, fields, integer, text
 
 _UNLIMITED: Final = ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")
 _CACHE: Final = {"writeback": True, "direct": False, "no-flush": False}
+_QOM_FOLDER: Final = "/machine/peripheral"
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class BlockInfo:
     """One disk: its name, the path of its image, and its sizes in bytes.
 
     `actual_bytes`: what the image takes on its own disk, less than `size_bytes` if it has holes.
+    `is_active`: the image is this process's to write, which it is not once the VM has left.
     """
 
     device: str
@@ -25,6 +27,7 @@ class BlockInfo:
     read_only: bool
     size_bytes: int
     actual_bytes: int
+    is_active: bool = True
 
     def to_qmp(self) -> dict[str, object]:
         """Return one element of what query-block answers."""
@@ -43,7 +46,7 @@ class BlockInfo:
             "encrypted": False,
             "detect_zeroes": "off",
             "write_threshold": 0,
-            "active": True,
+            "active": self.is_active,
             "cache": _CACHE,
             "image": image,
             **dict.fromkeys(_UNLIMITED, 0),
@@ -70,6 +73,7 @@ class BlockInfo:
             inserted.read("ro", boolean),
             image.read("virtual-size", integer),
             image.read("actual-size", integer),
+            inserted.read("active", boolean),
         )
 
 
@@ -100,6 +104,7 @@ class BlockIoError:
     def to_event(self) -> dict[str, object]:
         """Return the event's data."""
         return {
+            "qom-path": f"{_QOM_FOLDER}/{self.device}",
             "device": self.device,
             "node-name": self.device,
             "operation": self.operation,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from typing import Final
 
 from tagalong.errors import (
     HandoverUncertainError,
@@ -135,6 +136,17 @@ def _credentials(settings: MigrationSettings) -> TlsCredentials | None:
     return TlsCredentials(Path(settings.tls_creds), settings.tls_hostname or None)
 
 
+# QEMU's schema demands them: what a migration here does not do, or does not count apart.
+_NOT_COUNTED: Final = (
+    "duplicate",
+    "downtime-bytes",
+    "multifd-bytes",
+    "postcopy-bytes",
+    "postcopy-requests",
+    "dirty-sync-missed-zero-copy",
+)
+
+
 @dataclass(frozen=True)
 class RamInfo:
     """QMP's MigrationStats: how far the guest's RAM is. Rates are of guest RAM."""
@@ -176,6 +188,10 @@ class RamInfo:
             "mbps": self.megabits_per_s,
             "page-size": self.page_size_bytes,
             "pages-per-second": self.pages_per_s,
+            "normal": self.pages_sent,
+            "normal-bytes": self.pages_sent * self.page_size_bytes,
+            "precopy-bytes": self.transferred_bytes,
+            **dict.fromkeys(_NOT_COUNTED, 0),
             "x-pages": self.pages_sent,
         }
 

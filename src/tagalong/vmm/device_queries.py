@@ -56,4 +56,5 @@ class DeviceQueries:
             read_only=backing.read_only,
             size_bytes=disk_size_bytes(description),
             actual_bytes=actual_bytes,
+            is_active=self._vm.departure is None,
         )

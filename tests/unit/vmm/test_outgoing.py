@@ -155,6 +155,15 @@ def test_start_migration_that_succeeds_ends_in_postmigrate() -> None:
             "mbps": 8.0,
             "page-size": 4096,
             "pages-per-second": 244,
+            "normal": 7,
+            "normal-bytes": 7 * 4096,
+            "precopy-bytes": 400,
+            "duplicate": 0,
+            "downtime-bytes": 0,
+            "multifd-bytes": 0,
+            "postcopy-bytes": 0,
+            "postcopy-requests": 0,
+            "dirty-sync-missed-zero-copy": 0,
             "x-pages": 7,
         }
         assert active["x-stage"] == "pre-copy"
