@@ -38,6 +38,7 @@ class Image:
         self.path = path
         self.is_read_only = read_only
         self._what = f"image {path} of disk {name!r}"
+        self._flush_failure: OSError | None = None
         self._descriptor = self._open(path)
         try:
             self.size_bytes = self._checked_size()
@@ -100,9 +101,18 @@ class Image:
         source.write_file(self._descriptor, offset)
 
     def flush(self) -> None:
-        """Bring what was written to the disk. Raises OSError."""
-        if not self.is_read_only:
+        """Bring what was written to the disk. Raises OSError, and for ever once it has."""
+        if self.is_read_only:
+            return
+        if self._flush_failure is not None:
+            failure = self._flush_failure
+            raise OSError(failure.errno, f"{failure.strerror}, when it was flushed before")
+        try:
             os.fdatasync(self._descriptor)
+        except OSError as error:
+            # Linux tells of it once, and takes what was not written for written from then on.
+            self._flush_failure = error
+            raise
 
     def discard(self, offset: int, length_bytes: int) -> None:
         """Give the space of a range back, if the host can. Raises OSError."""

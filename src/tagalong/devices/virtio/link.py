@@ -37,6 +37,8 @@ Lost = Callable[[str], None]
 
 _SOCKET_BYTES: Final = 1 << 20
 _SEND_TIMEOUT_S: Final = 0.05
+_CONNECT_TIMEOUT_S: Final = 10.0
+_TIMEVAL: Final = struct.Struct("@ll")
 _TUNSETIFF: Final = 0x4004_54CA
 _IFREQ: Final = struct.Struct("16sH22x")
 _IFF_TAP_NO_PI: Final = 0x1002
@@ -131,11 +133,18 @@ class NetworkLink:
     def _run(self) -> None:
         try:
             while not self._is_closed:
-                select.select((self._channel.fileno(), self._wake), (), ())
+                self._wait()
                 while not self._is_closed and (row := self._channel.read()):
                     self._pass_on(row)
         except OSError as error:
             self._go_down(error)
+
+    def _wait(self) -> None:
+        """Wait until there is something to read, or the link is to be closed."""
+        poll = select.poll()  # takes descriptors of any number
+        for descriptor in (self._channel.fileno(), self._wake):
+            poll.register(descriptor, select.POLLIN)
+        poll.poll()
 
     def _pass_on(self, row: memoryview) -> None:
         """Give frames to the receiver as soon as it takes them, until the link is closed."""
@@ -270,8 +279,17 @@ def connect_stream(path: Path, name: str) -> StreamFrames:
     """Return the connection to what listens at a Unix socket. Raises HostError."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        # For a peer that listens and accepts no one: its backlog is full.
+        timeout = _TIMEVAL.pack(*divmod(int(_CONNECT_TIMEOUT_S * 1e6), 1_000_000))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
         connection.connect(str(path))
         return StreamFrames(connection)
+    except BlockingIOError as error:
+        connection.close()
+        raise HostError(
+            f"cannot connect network {name!r} to {path}: what listens there has not accepted the "
+            f"connection within {_CONNECT_TIMEOUT_S:g} s"
+        ) from error
     except OSError as error:
         connection.close()
         raise HostError(

@@ -507,6 +507,31 @@ def test_flush_that_fails_keeps_the_lock(tmp_path: Path, monkeypatch: pytest.Mon
     assert scene.device.is_active
 
 
+def test_flush_that_failed_once_never_succeeds_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, errors = started(an_image(tmp_path))
+    scene.bus.activate()
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        first, _ = request(scene.driver, RequestType.FLUSH)
+    second, _ = request(scene.driver, RequestType.FLUSH)
+    with pytest.raises(HostError) as caught:
+        scene.bus.inactivate()
+
+    assert (first, second) == (IOERR, IOERR)
+    assert [error.reason for error in errors] == [
+        "Input/output error",
+        "Input/output error, when it was flushed before",
+    ]
+    assert str(caught.value).endswith("to the disk: Input/output error, when it was flushed before")
+    assert scene.device.is_active
+
+
 def test_destination_refuses_by_name_what_is_not_the_vm_s_disk(tmp_path: Path) -> None:
     path, smaller = an_image(tmp_path), tmp_path / "small.img"
     smaller.write_bytes(bytes(SECTOR))

@@ -1,22 +1,26 @@
 """Network cards: frames both ways, a link that is slow or lost, and the arrival announced."""
 
+import fcntl
+import resource
 import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tagalong.devices.virtio import link
 from tagalong.devices.virtio.abi import Interrupt, Status, VirtioFeature
 from tagalong.devices.virtio.backing import NetworkBacking, VirtioBackings
 from tagalong.devices.virtio.frames import row_of
-from tagalong.devices.virtio.link import open_tap
+from tagalong.devices.virtio.link import NetworkLink, StreamFrames, connect_stream, open_tap
 from tagalong.devices.virtio.network import NetFeature, announcement_frame
 from tagalong.devices.virtio.passt import PasstFrames, start_passt
 from tagalong.errors import HostError, UsageError
+from tests.support.bare import wait_until
 from tests.support.frame_rows import frames_of
 from tests.support.virtio_driver import Buffer, VirtioDriver
 from tests.support.virtio_scene import VirtioScene, devices_scene, make_devices, no_failure
@@ -308,6 +312,47 @@ def test_networks_that_are_not_there_are_refused_by_name(
         open_tap("../lo", "net0")
     with pytest.raises(HostError, match="needs the program passt, which is not here"):
         start_passt("net0")
+
+
+def test_socket_whose_listener_accepts_no_one_is_refused_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "_CONNECT_TIMEOUT_S", 0.01)
+    path = tmp_path / "busy"
+    with socket.socket(socket.AF_UNIX) as listener, ExitStack() as waiting:
+        listener.bind(str(path))
+        listener.listen(0)
+        waiting.callback(connect_stream(path, "net0").close)  # the backlog is full now
+
+        with pytest.raises(HostError) as caught:
+            connect_stream(path, "net0")
+
+    assert str(caught.value) == (
+        f"cannot connect network 'net0' to {path}: what listens there has not accepted the "
+        "connection within 0.01 s"
+    )
+
+
+def test_link_reads_a_descriptor_of_any_number() -> None:
+    ours, theirs = socket.socketpair()
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    high = fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, min(1100, most - 1))
+    ours.close()
+    received: list[bytes] = []
+    network = NetworkLink(StreamFrames(socket.socket(fileno=high)), "net0")
+
+    def receive(row: memoryview) -> int:
+        received.append(bytes(row))
+        return len(row)
+
+    network.attach(receive, lambda _: None)
+    network.resume()
+    theirs.sendall(row_of(b"a frame of it."))
+    wait_until(lambda: bool(received), 10)
+    network.close()
+    theirs.close()
+
+    assert received == [bytes(row_of(b"a frame of it."))]
 
 
 def read_to_the_end(frames: PasstFrames) -> None:
