@@ -55,8 +55,11 @@ class QueuedWriter:
             self._waiting += data
             self._changed.notify()
 
-    def close(self, timeout_s: float = 1.0) -> bool:
-        """Write what waits, for at most `timeout_s`, and stop; return whether nothing waits."""
+    def close(self, timeout_s: float | None = 1.0) -> bool:
+        """Write what waits, for at most `timeout_s`, and stop; return whether nothing waits.
+
+        None: for as long as it takes.
+        """
         with self._changed:
             self._say_what_was_dropped()
             self._closing = True
@@ -103,4 +106,6 @@ def write_all(descriptor: int, data: bytes) -> None:
         try:
             view = view[os.write(descriptor, view) :]
         except BlockingIOError:
-            select.select((), (descriptor,), ())
+            poll = select.poll()  # unlike select, it also ends when the connection is shut down
+            poll.register(descriptor, select.POLLOUT)
+            poll.poll()

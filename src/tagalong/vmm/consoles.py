@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import tty
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -30,6 +31,8 @@ else:
 _STDIN: Final = 0
 _STDOUT: Final = 1
 _BACKLOG: Final = 1
+_LEAVING_TIMEOUT_S: Final = 0.1  # the event loop waits so long
+_END_TIMEOUT_S: Final = 1.0
 
 STDOUT: Final = "stdout"
 STDIO: Final = "stdio"
@@ -255,7 +258,7 @@ class SocketConsole:
         if self._typed is not None:
             asyncio.get_running_loop().remove_reader(self._file.socket)
             self._typed = None
-        self._drop_client()
+        self._drop_client(_END_TIMEOUT_S)
         self._file.remove()
         self._file.socket.close()
 
@@ -271,10 +274,10 @@ class SocketConsole:
             return
         self._client = _SocketClient(connection, self._typed, self._drop_client)
 
-    def _drop_client(self) -> None:
+    def _drop_client(self, timeout_s: float = _LEAVING_TIMEOUT_S) -> None:
         client, self._client = self._client, None
         if client is not None:
-            client.close()
+            client.close(timeout_s)
 
 
 class _SocketClient:
@@ -297,7 +300,13 @@ class _SocketClient:
         except OSError:
             return True
 
-    def close(self) -> None:
+    def close(self, timeout_s: float) -> None:
+        """Write what waits, for at most `timeout_s`, and hang up."""
         self._reader.stop()
-        self.output.close()
+        if not self.output.close(timeout_s):
+            # Its thread waits for a peer that reads nothing. Were the descriptor closed under it,
+            # it would write to what gets the same number next.
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+            self.output.close(None)
         self._connection.close()
