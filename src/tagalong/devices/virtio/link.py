@@ -301,7 +301,8 @@ def connect_stream(path: Path, name: str) -> StreamFrames:
 def open_tap(interface: str, name: str) -> TapFrames:
     """Return an existing tap device of the host. Raises UsageError, HostError."""
     what = f"cannot connect network {name!r} to tap device {interface!r}"
-    if not 1 <= len(interface.encode()) <= _MAX_INTERFACE_NAME or "/" in interface:
+    name_bytes = os.fsencode(interface)
+    if not 1 <= len(name_bytes) <= _MAX_INTERFACE_NAME or "/" in interface:
         raise UsageError(f"{what}: no network interface has such a name")
     # Not by /sys: that shows the namespace in which it was mounted, not ours.
     if interface not in {name for _, name in socket.if_nameindex()}:
@@ -313,8 +314,9 @@ def open_tap(interface: str, name: str) -> TapFrames:
     except OSError as error:
         raise HostError(f"{what}: cannot open /dev/net/tun: {error.strerror}") from error
     try:
-        fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(interface.encode(), _IFF_TAP_NO_PI))
+        fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name_bytes, _IFF_TAP_NO_PI))
     except OSError as error:
         os.close(descriptor)
-        raise HostError(f"{what}: {error.strerror}") from error
+        reason = "it is no tap device" if error.errno == errno.EINVAL else error.strerror
+        raise HostError(f"{what}: {reason}") from error
     return TapFrames(descriptor)
