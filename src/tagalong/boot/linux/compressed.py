@@ -25,10 +25,16 @@ _CHUNK_BYTES: Final = 1 << 20
 _MAX_WINDOW_BYTES: Final = 128 << 20
 
 
+GZIP_MAGIC: Final = b"\x1f\x8b"
+_GZIP_MEMBER: Final = GZIP_MAGIC + b"\x08"  # a size that a build appends could be the first two
+ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+
+
 def gunzip(packed: memoryview, most_bytes: int) -> bytes:
     """Return what the gzip member at the start of `packed` holds; what follows it is ignored.
 
-    Raises GuestImageError if it is damaged, cut short, or holds more than `most_bytes`.
+    Raises GuestImageError if it is damaged, cut short, or holds more than `most_bytes`, or if
+    another member follows.
     """
     unpacker = zlib.decompressobj(_GZIP_WINDOW)
     try:
@@ -40,6 +46,7 @@ def gunzip(packed: memoryview, most_bytes: int) -> bytes:
         raise GuestImageError(
             f"kernel: its gzip data end early, after {len(packed):#x} bytes; the file was cut short"
         )
+    _require_no_other(unpacker.unused_data, _GZIP_MEMBER, "gzip")
     return unpacked
 
 
@@ -50,13 +57,15 @@ def unzstd(packed: memoryview, most_bytes: int) -> bytes:
     """
     unpacked = bytearray()
     try:
-        frame = packed[: _frame_bytes(packed)]
+        end = _frame_bytes(packed)
+        frame = packed[:end]
         reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).stream_reader(frame)
         while chunk := reader.read(_CHUNK_BYTES):
             unpacked += chunk
             _require_at_most(len(unpacked), most_bytes)
     except zstandard.ZstdError as error:
         raise GuestImageError(f"kernel: cannot unpack it with zstd: {error}") from error
+    _require_no_other(packed[end : end + len(ZSTD_MAGIC)], ZSTD_MAGIC, "zstd")
     return bytes(unpacked)
 
 
@@ -80,6 +89,14 @@ def _require_bytes(packed: memoryview, needed: int) -> None:
     if len(packed) < needed:
         raise GuestImageError(
             f"kernel: its zstd data end early, after {len(packed):#x} bytes; the file was cut short"
+        )
+
+
+def _require_no_other(rest: bytes | memoryview, magic: bytes, program: str) -> None:
+    """Refuse what was packed in parts: the first of them alone would run, and fail silently."""
+    if rest[: len(magic)] == magic:
+        raise GuestImageError(
+            f"kernel: it is packed with {program} in several parts; unpack it, or pack it as one"
         )
 
 

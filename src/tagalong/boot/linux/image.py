@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 from tagalong.binary.layout import Layout
-from tagalong.boot.linux.compressed import gunzip, unzstd
+from tagalong.boot.linux.compressed import GZIP_MAGIC, ZSTD_MAGIC, gunzip, unzstd
 from tagalong.errors import GuestImageError
 
 MAX_KERNEL_BYTES: Final = 512 << 20
@@ -48,8 +48,6 @@ HEAD_BYTES: Final = IMAGE_HEADER.size
 
 _IMAGE_MAGIC: Final = b"ARM\x64"
 _ZBOOT_MAGIC: Final = b"zimg"
-_GZIP_MAGIC: Final = b"\x1f\x8b"
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _BIG_ENDIAN: Final = 1
 _PAGE_SIZE_SHIFT: Final = 1
 _PAGE_SIZES: Final = (None, 4 << 10, 16 << 10, 64 << 10)
@@ -116,9 +114,9 @@ def parse_kernel(content: bytes, most_bytes: int = MAX_KERNEL_BYTES) -> KernelIm
     says what the file is instead, or the offset of what is wrong.
     """
     view = memoryview(content)
-    if content.startswith(_GZIP_MAGIC):
+    if content.startswith(GZIP_MAGIC):
         return _packed(gunzip(view, most_bytes), most_bytes, KernelForm.GZIP)
-    if content.startswith(_ZSTD_MAGIC):
+    if content.startswith(ZSTD_MAGIC):
         return _packed(unzstd(view, most_bytes), most_bytes, KernelForm.ZSTD)
     return _unpacked(view, most_bytes)
 
@@ -130,7 +128,7 @@ def plain_kernel(head: bytes, file_bytes: int) -> KernelImage | None:
     what else it is: parse_kernel does that. Raises GuestImageError as that does.
     """
     view = memoryview(head)
-    is_packed = head.startswith((_GZIP_MAGIC, _ZSTD_MAGIC)) or _has(
+    is_packed = head.startswith((GZIP_MAGIC, ZSTD_MAGIC)) or _has(
         view, ZBOOT_HEADER.offsets["magic"], _ZBOOT_MAGIC
     )
     if is_packed or not _has(view, IMAGE_HEADER.offsets["magic"], _IMAGE_MAGIC):

@@ -149,6 +149,14 @@ def test_parse_kernel_of_damaged_data_names_the_format() -> None:
 
 
 @pytest.mark.parametrize("pack", [gz, zstd])
+def test_parse_kernel_packed_in_several_parts_is_refused(pack: Callable[[bytes], bytes]) -> None:
+    parts = pack(IMAGE[:1000]) + pack(IMAGE[1000:])
+
+    for content in (parts, zboot(parts, pack.__name__.replace("gz", "gzip").encode())):
+        assert message_of(content).endswith("in several parts; unpack it, or pack it as one")
+
+
+@pytest.mark.parametrize("pack", [gz, zstd])
 def test_parse_kernel_bomb_is_refused_at_the_limit(pack: object) -> None:
     assert callable(pack)
     bomb = pack(bytes(8 << 20))

@@ -309,7 +309,7 @@ def test_networks_that_are_not_there_are_refused_by_name(
         make_devices(VirtioBackings(), described)
     with pytest.raises(UsageError, match="to tap device 'tagalong9': there is none; make it first"):
         open_tap("tagalong9", "net0")
-    with pytest.raises(UsageError, match="to tap device '.udcff': there is none"):
+    with pytest.raises(UsageError, match=r"to tap device '.udcff': there is none"):
         open_tap(os.fsdecode(b"\xff"), "net0")
     with pytest.raises(UsageError, match="no network interface has such a name"):
         open_tap("../lo", "net0")
