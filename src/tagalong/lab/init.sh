@@ -2,6 +2,13 @@
 # PID 1 of the lab: makes a Linux host of the kernel and the root file system, runs
 # /lab/command (or a shell), and reports its exit status through a port.
 
+# The kernel's first root is no root to leave: pivot_root refuses it, and with anything mounted over
+# it a process in it counts as chrooted, which may make no user namespace. So a second mount of the
+# same files becomes the root, as switch_root does it; no file is copied.
+if [ "$1" != moved ] && busybox mount --bind / /mnt && cd /mnt && busybox mount --move . /; then
+	exec busybox chroot . /init moved
+fi
+
 export PATH=/opt/tagalong/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root LANG=C.UTF-8 TAGALONG_INSIDE_LAB=1
 export PYTHONPATH=/tagalong/src:/opt/tagalong/packages PYTHONUNBUFFERED=1

@@ -15,11 +15,21 @@ MODULES = "modules.cpio"
 # A folder in the lab; PID 1 loads the modules in the order of their names.
 MODULE_FOLDER = "lab/modules"
 
-NEEDED = ("virtio_pci", "virtio_console", "tls", "ghash_ce", "gcm", "ghash_generic")
+NEEDED = (
+    "virtio_pci",
+    "virtio_console",
+    "tls",
+    "ghash_ce",
+    "gcm",
+    "ghash_generic",
+    "tun",
+    "bridge",
+)
 """The modules that are loaded, besides what they depend on.
 
-The drivers of the lab's ports, which Debian builds into the kernel from 6.12 on; TLS in the kernel,
-and AES-GCM for it, which nothing in the lab would load when it is asked for.
+The drivers of the lab's ports, which Debian builds into the kernel from 6.12 on. What nothing in
+the lab would load when it is asked for: TLS in the kernel, and AES-GCM for it; tap devices and
+bridges.
 """
 
 # The drivers of what a machine of ours has. Some kernels have some of them built in.
@@ -35,7 +45,7 @@ _NEEDED_BY_GUEST = (
 
 _MODULE = re.compile(
     r".*/kernel/.*/(?P<name>virtio[^/.]*|(net_)?failover|rng-core|evdev|gpio_keys"
-    r"|tls|ghash-ce|gcm|ghash-generic|gf128mul|crypto_null)"
+    r"|tls|ghash-ce|gcm|ghash-generic|gf128mul|crypto_null|tun|bridge|stp|llc)"
     r"\.ko(?P<packed>\.xz)?"
 )
 _IMAGE = re.compile(r"(usr/)?(boot/vmlinuz-|lib/modules/[^/]+/vmlinuz).*")

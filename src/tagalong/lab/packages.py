@@ -18,10 +18,10 @@ NEXT_BACKPORTS = "trixie-backports"
 QEMU_SUITE = STABLE_BACKPORTS
 QEMU_PACKAGES = ("qemu-system-arm",)
 
-# numpy's wheels need libstdc++6 and do not include it.
+# numpy's wheels need libstdc++6 and do not include it; passt is the network of `--net user`.
 USERLAND_SUITE = STABLE
 BUSYBOX_PACKAGE = "busybox-static"
-USERLAND_PACKAGES = ("python3", BUSYBOX_PACKAGE, "libstdc++6")
+USERLAND_PACKAGES = ("python3", BUSYBOX_PACKAGE, "libstdc++6", "passt")
 
 KERNEL_PACKAGE = "linux-image-cloud-arm64"
 KERNELS = ("6.1", "6.12", "7.3")
