@@ -95,7 +95,7 @@ class SocketFile:
         try:
             # The mode of the file that bind(2) makes; the umask can only take bits from it.
             os.fchmod(listener.fileno(), _OWNER_ONLY)
-            listener.bind(self._in_folder(hidden))
+            listener.bind(_in_folder(self._folder, hidden))
             try:
                 # Held open, so that no other file can have the same inode number.
                 self._identity = os.open(
@@ -111,10 +111,6 @@ class SocketFile:
                 os.close(self._identity)
             raise
         return listener
-
-    def _in_folder(self, name: str) -> str:
-        """Return a path to `name` that is short whatever the folder's is."""
-        return f"/proc/self/fd/{self._folder}/{name}"
 
     def _take_name(self, hidden: str) -> None:
         for _ in range(_ATTEMPTS):
@@ -149,15 +145,42 @@ class SocketFile:
                 os.unlink(aside, dir_fd=folder)
 
     def _require_stale(self, name: str) -> None:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(_CONNECT_TIMEOUT_S)
-            try:
-                probe.connect(self._in_folder(name))
-            except ConnectionRefusedError:
-                return
-            except TimeoutError:
-                pass  # its backlog is full: a process is there
-        raise UsageError(f"another process listens on {self.path}: end it or choose another path")
+        if not _is_stale(self._folder, name):
+            raise UsageError(
+                f"another process listens on {self.path}: end it or choose another path"
+            )
+
+
+def remove_if_stale(path: Path) -> bool:
+    """Delete the socket file of a process that has ended; return whether nobody listens there."""
+    with suppress(OSError):
+        folder = _open_folder(path)
+        try:
+            with _turn(folder, path.name):
+                if not _is_stale(folder, path.name):
+                    return False
+                os.unlink(path.name, dir_fd=folder)
+        finally:
+            os.close(folder)
+    return True
+
+
+def _is_stale(folder: int, name: str) -> bool:
+    """Return whether no process listens at a socket file. Raises OSError if it is none."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_CONNECT_TIMEOUT_S)
+        try:
+            probe.connect(_in_folder(folder, name))
+        except ConnectionRefusedError:
+            return True
+        except TimeoutError:
+            pass  # its backlog is full: a process is there
+    return False
+
+
+def _in_folder(folder: int, name: str) -> str:
+    """Return a path to `name` that is short whatever the folder's is."""
+    return f"/proc/self/fd/{folder}/{name}"
 
 
 def _open_folder(path: Path) -> int:

@@ -33,8 +33,10 @@ class ServedInThread:
 
 
 @contextmanager
-def served_in_thread(path: Path, *, ends_at_quit: bool = False) -> Iterator[ServedInThread]:
-    """Serve a VM in prelaunch at `path` for the length of a `with` block.
+def served_in_thread(
+    path: Path, *, ends_at_quit: bool = False, is_awaited: bool = False
+) -> Iterator[ServedInThread]:
+    """Serve a VM in prelaunch, or one that is awaited, at `path` for a `with` block.
 
     `ends_at_quit`: the socket is closed when QMP's quit was executed, as that of a process is.
     """
@@ -42,7 +44,7 @@ def served_in_thread(path: Path, *, ends_at_quit: bool = False) -> Iterator[Serv
     done = threading.Event()
 
     async def serve() -> None:
-        async with served_vm(path) as served:
+        async with served_vm(path, is_awaited=is_awaited) as served:
             ready.set_result(ServedInThread(served, asyncio.get_running_loop()))
             while not (done.is_set() or (ends_at_quit and served.vm.ended.done())):
                 await asyncio.sleep(POLL_S)

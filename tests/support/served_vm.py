@@ -17,6 +17,7 @@ from tagalong.qmp.server import ControlServer
 from tagalong.vmm.commands import VmCommands
 from tagalong.vmm.device_queries import DeviceQueries
 from tagalong.vmm.outgoing import Outgoing
+from tagalong.vmm.record import MigrationRecord
 from tagalong.vmm.saving import SavedVm, Saving
 from tagalong.vmm.vm import Vm
 from tests.support.results import migration_result
@@ -76,9 +77,19 @@ class ServedVm:
     storing: ScriptedStorer
 
 
+class Arriving:
+    """The migration of a VM that does not come."""
+
+    record = MigrationRecord()
+
+    def recover(self, uri: str) -> None:
+        """Await it elsewhere."""
+        raise AssertionError(uri)
+
+
 @asynccontextmanager
-async def served_vm(path: Path) -> AsyncIterator[ServedVm]:
-    """Serve a VM in prelaunch at `path`."""
+async def served_vm(path: Path, *, is_awaited: bool = False) -> AsyncIterator[ServedVm]:
+    """Serve a VM in prelaunch at `path`, or one that is awaited."""
     servers: list[ControlServer] = []
 
     def emit(event: Event) -> None:
@@ -90,11 +101,18 @@ async def served_vm(path: Path) -> AsyncIterator[ServedVm]:
     saving = Saving(SavedVm(vm, storing.store), emit)
     servers.append(
         ControlServer(
-            VmCommands(vm, outgoing, lambda: None, saving, DeviceQueries(vm, VirtioBackings()))
+            VmCommands(
+                vm,
+                outgoing,
+                lambda: Arriving() if is_awaited else None,
+                saving,
+                DeviceQueries(vm, VirtioBackings()),
+            )
         )
     )
     await servers[0].start(path)
-    vm.create(machine)
+    if not is_awaited:
+        vm.create(machine)
     try:
         yield ServedVm(path, vm, machine, migration, storing)
     finally:

@@ -46,6 +46,7 @@ from tagalong.errors import (
 from tagalong.qapi.migration import MigrationStatus
 from tagalong.qmp.messages import Event
 from tagalong.qmp.server import ControlServer
+from tagalong.socket_files import remove_if_stale
 from tagalong.vmm.announcement import save_announcement
 from tagalong.vmm.record import MigrationRecord
 from tagalong.vmm.saving import Saving
@@ -87,7 +88,8 @@ def run_beside(command: Sequence[str], options: BesideOptions, announce: Announc
 def attach(pid: int, options: BesideOptions, announce: Announce) -> int:
     """Be the process beside a VMM that was started under the library, until the VMM ends.
 
-    Returns 0. Raises HostError if there is no such process, or its sockets are not there.
+    Returns 0. Raises HostError if there is no such process, or its sockets are not there,
+    UsageError if it has ended and another one is the VMM.
     """
     for path, what in _names(options):
         if not path.is_socket():
@@ -99,10 +101,19 @@ def attach(pid: int, options: BesideOptions, announce: Announce) -> int:
     try:
         return asyncio.run(_BesideProcess(options, lambda _: vmm, announce).run())
     finally:
-        if vmm.has_ended:  # no other process removes what it has left
-            for path, _ in _names(options):
-                path.unlink(missing_ok=True)
-            SettingsFile(beside(options.control, SETTINGS_SUFFIX)).remove()
+        if vmm.has_ended:
+            _remove_what_is_left(pid, options)
+
+
+def _remove_what_is_left(pid: int, options: BesideOptions) -> None:
+    """Remove the files of a VMM that has ended: no other process does. Raises UsageError."""
+    left = [path for path, _ in _names(options) if not remove_if_stale(path)]
+    if left:
+        raise UsageError(
+            f"process {pid} has ended, but a VMM still listens at {left[0]}: it is another "
+            "process; attach to that one"
+        )
+    SettingsFile(beside(options.control, SETTINGS_SUFFIX)).remove()
 
 
 def check_awaited(command: Sequence[str], *, awaits_tags: bool) -> None:

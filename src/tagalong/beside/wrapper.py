@@ -30,6 +30,8 @@ from tagalong.errors import HostError, UsageError
 SETTINGS_VARIABLE: Final = "TAGALONG_BESIDE_SETTINGS"
 DEFAULT_SETTINGS: Final = Path("/etc/tagalong/beside.toml")
 
+_MAX_BYTES: Final = 1 << 16
+
 _ASKS = frozenset(("-version", "-help", "-h", "-V"))
 _NAME = re.compile(r"(?:^|,)guest=([^,]*)|^([^=,]+)(?:,|$)")
 _SAFE = re.compile(r"[^A-Za-z0-9_.-]")
@@ -55,22 +57,32 @@ def read_settings(path: Path, *, is_required: bool) -> WrapperSettings:
     Raises UsageError naming what is wrong in it.
     """
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(_content(path))
     except FileNotFoundError:
         if is_required:
             raise UsageError(f"cannot read {path}: it does not exist") from None
         return WrapperSettings()
     except OSError as error:
         raise HostError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
     known = {each.name for each in fields(WrapperSettings)}
     for name, value in values.items():
-        if name not in known or not isinstance(value, str):
+        if name not in known or not isinstance(value, str) or "\0" in value:
             raise UsageError(
                 f"{path}: {name} is no setting, or no text; there are {', '.join(sorted(known))}"
             )
     return WrapperSettings(**values)
+
+
+def _content(path: Path) -> str:
+    """Return what a file of settings has. Raises OSError, ValueError."""
+    # A FIFO without a writer is empty.
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it has more than {_MAX_BYTES} bytes")
+    return content.decode()
 
 
 def settings_path(variables: Mapping[str, str]) -> tuple[Path, bool]:

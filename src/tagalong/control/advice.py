@@ -107,11 +107,26 @@ _REMEDIES: tuple[tuple[type[TagalongError], str], ...] = (
 )
 
 
+# For a VM that runs beside tagalong, before those above.
+_REMEDIES_BESIDE: tuple[tuple[type[TagalongError], str], ...] = (
+    (
+        ConvergenceError,
+        "Allow more downtime (--max-downtime), let the VMM slow its guest down (its own "
+        "auto-converge), compress (--compress auto) or use a faster link; then {again}",
+    ),
+    (
+        MachineMismatchError,
+        "Give the destination's VMM the source's machine, memory, vCPUs and devices: {again}",
+    ),
+)
+
+
 def _remedy(error: TagalongError, request: MigrationRequest) -> str:
     address = _address(request.uri)
-    again = _AGAIN if request.vmm_uri is None else _AGAIN_BESIDE
+    is_beside = request.vmm_uri is not None
+    again = _AGAIN_BESIDE if is_beside else _AGAIN
     again = again if _has_destination(address) else "migrate again"
-    for kind, remedy in _REMEDIES:
+    for kind, remedy in (*(_REMEDIES_BESIDE if is_beside else ()), *_REMEDIES):
         if issubclass(_class_of(error), kind):
             return remedy.format(again=again)
     stage = getattr(error, "stage", None)

@@ -93,10 +93,11 @@ async def quit_vm(control: Path) -> None:
 async def cancel_work(control: Path) -> str:
     """Cancel the migration, snapshot or dump under way; return in words what was cancelled.
 
-    Raises CommandError if there is none, or if it was too late.
+    Raises CommandError if there is none, if it was too late, or if the VM is one that arrives.
     """
     async with connect(control) as client:
         if await _is_migrating(client):
+            await _require_outgoing(client)
             await _cancel(client.cancel_migration(lambda _: None), "the migration")
             return "the migration"
         saving = await client.saving()
@@ -110,6 +111,16 @@ async def cancel_work(control: Path) -> str:
 async def _is_migrating(client: ControlClient) -> bool:
     status = (await client.migration()).status
     return status is not MigrationStatus.NONE and not status.is_final
+
+
+async def _require_outgoing(client: ControlClient) -> None:
+    """Raise CommandError if the migration is one to here, whose source decides about it."""
+    is_awaited = (await client.migration()).socket_address is not None
+    if is_awaited or await client.run_state() == "inmigrate":
+        raise CommandError(
+            "the VM is awaited here, or arrives: cancel its migration at the source, or end this "
+            "process (tagalong quit)"
+        )
 
 
 async def _cancel(cancelling: Awaitable[object], what: str) -> None:

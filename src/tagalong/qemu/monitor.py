@@ -94,7 +94,12 @@ class QemuMonitor:
                 paging=False, protocol=f"fd:{_FD_NAME}", begin=gpa, length=_PAGE_BYTES,
             )  # fmt: skip
             # QEMU has the descriptor, too: what we map must not be cut short by it.
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            try:
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            except OSError as error:
+                raise ControlError(
+                    f"QEMU's monitor at {self._path} has sealed the file that registers go into"
+                ) from error
             with open_core(f"/proc/self/fd/{fd}") as core:
                 return core.vcpus
         finally:

@@ -62,13 +62,13 @@ def open_process(pid: int) -> Iterator[QemuProcess]:
     Raises CoreError, with the way out, if it is no QEMU for arm64 or its RAM is not one shared
     memfd; HostError if there is no such process, or it is another user's.
     """
-    folder = _PROC / str(pid)
     try:
-        mappings = [*_mappings(folder)]
-        _require_qemu(folder, mappings, pid)
-        ram = _ram(mappings, pid)
-        links = [*_links(folder)]
-        fd = _open_memfd(folder, ram, pid)
+        with folder_of(pid) as folder:
+            mappings = [*_mappings(folder)]
+            _require_qemu(folder, mappings, pid)
+            ram = _ram(mappings, pid)
+            links = [*_links(folder)]
+            fd = _open_memfd(folder, ram, pid)
     except (ProcessLookupError, FileNotFoundError) as error:
         raise HostError(f"there is no process {pid}, or it has just ended") from error
     except PermissionError as error:
@@ -79,6 +79,16 @@ def open_process(pid: int) -> Iterator[QemuProcess]:
     try:
         vcpus = sum(link.startswith(_KVM_VCPU) for link in links)
         yield QemuProcess(pid, fd, ram.end - ram.start, ram.start, _KVM_VM in links, vcpus)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def folder_of(pid: int) -> Iterator[Path]:
+    """Yield the folder of a process: of this one, also if it ends and another gets its number."""
+    fd = os.open(_PROC / str(pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield _PROC / "self" / "fd" / str(fd)
     finally:
         os.close(fd)
 
@@ -132,7 +142,8 @@ def _open_memfd(folder: Path, ram: _MappedFile, pid: int) -> int:
         try:
             if not os.readlink(link).startswith(_MEMFD) or link.stat().st_ino != ram.inode:
                 continue
-            fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+            # By its name it may be a FIFO of a process that only looks like QEMU.
+            fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:  # closed meanwhile
             continue
         if os.fstat(fd).st_ino == ram.inode and os.fstat(fd).st_size == ram.end - ram.start:

@@ -1,4 +1,4 @@
-"""Guest RAM of another process as a source of pages: mapped, with PROT_MTE for its tags.
+"""Guest RAM of another process as a source of pages: its memfd, mapped with PROT_MTE for tags.
 
 A page that KVM has let the guest use keeps its tags in any mapping. One that the guest never
 touched has none: the kernel clears them at the first use of a mapping with PROT_MTE, as it would
@@ -6,6 +6,7 @@ for the guest. Holes are not touched: that would allocate memory in the guest's 
 """
 
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,13 +35,11 @@ class SharedRam:
         fd: int,
         memory: MemoryMap,
         offsets: tuple[int, ...],
-        data: mmap.mmap,
         tagged: mmap.mmap | None,
     ) -> None:
         self.memory = memory
         self._fd = fd
         self._offsets = offsets
-        self._data = np.frombuffer(data, np.uint8)
         self._tagged = None if tagged is None else np.frombuffer(tagged, np.uint8)
         self._used = [self._used_pages(number) for number in range(len(offsets))]
 
@@ -61,16 +60,27 @@ class SharedRam:
         return self.populated_pages()
 
     def data(self, number: int, runs: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """As PageSource: a copy; zeros for holes."""
+        """As PageSource: a copy; zeros for holes. Raises HostError if the RAM was cut short."""
         page, start, used = self.memory.page_size_bytes, self._offsets[number], self._used[number]
         out = np.zeros(int(runs[:, 1].sum()) * page, np.uint8)
         done = 0
         for first, count in runs.tolist():
             for low, many in _used_runs(used, first, count):
                 at, to = start + low * page, done + (low - first) * page
-                out[to : to + many * page] = self._data[at : at + many * page]
+                self._read(out[to : to + many * page], at)
             done += count * page
         return out
+
+    def _read(self, out: NDArray[np.uint8], at: int) -> None:
+        """Fill `out` from byte `at` on. A process that cuts its memfd short does not end ours."""
+        while out.size:
+            try:
+                count = os.preadv(self._fd, [out.data], at)
+            except OSError as error:
+                raise HostError(f"reading the guest's RAM failed: {error.strerror}") from error
+            if not count:
+                raise HostError(f"the guest's RAM ends at {at:#x}: its process has cut it short")
+            out, at = out[count:], at + count
 
     def tags(self, number: int, first: int, count: int) -> NDArray[np.uint8]:
         """As PageSource; zeros for holes. Raises HostError if LDG faults."""
@@ -114,7 +124,6 @@ def map_ram(
     """
     has_tags = any(each.has_tags for each in memory.ranges)
     try:
-        data = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ)
         tagged = (
             mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ | PROT_MTE)
             if has_tags
@@ -122,4 +131,4 @@ def map_ram(
         )
     except (OSError, ValueError) as error:
         raise HostError(f"the guest's RAM cannot be mapped: {error}") from error
-    yield SharedRam(fd, memory, offsets, data, tagged)
+    yield SharedRam(fd, memory, offsets, tagged)

@@ -75,6 +75,7 @@ class _Reader:
         self._description = description
         self._machine = ""
         self._capabilities: frozenset[str] = frozenset()
+        self._is_configured = False
         self._ram: RamSection | None = None
         self._ram_id = -1
         self._devices: dict[tuple[str, int], SavedDevice] = {}
@@ -126,6 +127,9 @@ class _Reader:
 
     def _read_configuration(self) -> None:
         cursor, start = self._cursor, self._cursor.at
+        if self._is_configured:
+            cursor.fail("a configuration for the second time", at=start)
+        self._is_configured = True
         node = self._description.configuration
         if node is None:  # not described before QEMU 2.12
             self._machine = self._machine_name(cursor.number(4))

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tagalong.beside.incoming import AwaitedTags
 from tagalong.beside.process import BesideOptions, attach, run_beside
+from tagalong.beside.vmm import LIBRARY_SUFFIX, MONITOR_SUFFIX, beside, socket_for
 from tagalong.errors import HostError, UsageError
 
 # Writes down its environment and what it inherited, then ends as its arguments say.
@@ -100,3 +102,17 @@ def test_signal_is_passed_on_to_the_vmm(vmm: Path, tmp_path: Path) -> None:
 def test_attaching_where_no_socket_is_names_it(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"c\.sock\.kvm \(the library's socket\) is missing"):
         attach(os.getpid(), BesideOptions(tmp_path / "c.sock"), ignore)
+
+
+def test_attaching_to_the_wrong_process_leaves_the_vmm_its_sockets(tmp_path: Path) -> None:
+    control = tmp_path / "c.sock"
+    paths = [beside(control, LIBRARY_SUFFIX), beside(control, MONITOR_SUFFIX)]
+    with ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(socket_for(path, "socket"))
+        wrong = stack.enter_context(subprocess.Popen(["true"]))
+
+        with pytest.raises(UsageError, match=f"process {wrong.pid} has ended, but a VMM still"):
+            attach(wrong.pid, BesideOptions(control), ignore)
+
+        assert all(path.is_socket() for path in paths)

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tagalong.beside.wrapper import guest_name, read_settings, runs_a_guest
+from tagalong.beside.wrapper import (
+    WrapperSettings,
+    guest_name,
+    read_settings,
+    runs_a_guest,
+)
 from tagalong.errors import UsageError
 
 # As libvirt probes an emulator (qemuProcessQMPLaunch), and asks it by hand.
@@ -129,6 +134,10 @@ def test_domain_runs_under_the_library_in_the_process_that_libvirt_knows(
         ("vmm = 5", "vmm is no setting, or no text"),
         ('emulator = "x"', "there are folder, incoming, tls_dir, vmm"),
         ("vmm = ", "cannot read"),
+        ("vmm = " + "[" * 10_000, "cannot read"),
+        ("vmm = " + "9" * 10_000, "cannot read"),
+        ('vmm = "a\\u0000b"', "vmm is no setting, or no text"),
+        ("#" * 100_000, "more than 65536 bytes"),
     ],
 )
 def test_settings_that_are_wrong_are_named(tmp_path: Path, text: str, words: str) -> None:
@@ -137,6 +146,13 @@ def test_settings_that_are_wrong_are_named(tmp_path: Path, text: str, words: str
 
     with pytest.raises(UsageError, match=words):
         read_settings(path, is_required=True)
+
+
+def test_settings_in_a_fifo_are_awaited_from_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    os.mkfifo(path)
+
+    assert read_settings(path, is_required=True) == WrapperSettings()
 
 
 @pytest.mark.parametrize(

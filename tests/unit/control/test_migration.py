@@ -194,6 +194,18 @@ def test_next_steps_say_where_the_vm_is_and_what_helps() -> None:
             assert next_steps(told, RUNNING, REQUEST) == f"{HERE} {remedy}", repr(told)
 
 
+def test_next_steps_of_a_vm_beside_another_vmm_are_what_that_vmm_has() -> None:
+    request = MigrationRequest("tcp:host.example:1", vmm_uri="tcp:host.example:2")
+
+    slow = next_steps(ConvergenceError("x"), RUNNING, request)
+    other = next_steps(MachineMismatchError("x"), RUNNING, request)
+
+    assert "let the VMM slow its guest down (its own auto-converge)" in slow
+    assert "Give the destination's VMM the source's machine, memory, vCPUs and devices" in other
+    assert "--auto-converge" not in slow
+    assert "--machine" not in other
+
+
 def test_next_steps_with_tls_speak_of_certificates() -> None:
     settings = MigrationSettings(tls_creds="/tls")
     request = MigrationRequest("tcp:host.example:1", settings)

@@ -3,8 +3,11 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tagalong.control.client import connect
-from tagalong.control.vm_control import follow_events, quit_vm
+from tagalong.control.vm_control import cancel_work, follow_events, quit_vm
+from tagalong.errors import CommandError
 from tagalong.qapi.events import VmEvent
 from tests.support.served_thread import served_in_thread
 
@@ -38,3 +41,17 @@ def test_events_are_all_there_when_the_connection_ends_right_after_them(tmp_path
         assert asyncio.run(run(vm.served.path)) is False
     assert seen[-1] == "SHUTDOWN"
     assert set(seen) == {"RESUME", "STOP", "SHUTDOWN"}
+
+
+def test_cancelling_a_migration_to_here_is_refused(tmp_path: Path) -> None:
+    """Its source decides, so the end of it would be waited for in vain."""
+
+    async def run(path: Path) -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            await cancel_work(path)
+
+    with (
+        served_in_thread(tmp_path / "vm.sock", is_awaited=True) as vm,
+        pytest.raises(CommandError, match="cancel its migration at the source, or end this"),
+    ):
+        asyncio.run(run(vm.served.path))

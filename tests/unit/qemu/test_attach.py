@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tagalong.core import Space, open_core
 from tagalong.core.check import check_core
 from tagalong.errors import CoreError, HostError, TagalongError, UsageError
+from tagalong.machine import MemoryMap, MemoryRange
 from tagalong.qemu import dump_process
-from tagalong.qemu.process import open_process
+from tagalong.qemu.process import folder_of, open_process
+from tagalong.qemu.shared_ram import map_ram
 from tagalong.snapshot import SaveOptions
 
 PLAYER = Path(__file__).parents[2] / "support" / "play_vmm.py"
@@ -91,6 +94,30 @@ def test_process_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(HostError, match=f"there is no process {process.pid}"):
         dump_process(process.pid, tmp_path / "vm.core")
+
+
+def test_folder_of_a_process_that_has_ended_is_no_other_process_s() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process, folder_of(process.pid) as folder:
+        assert (folder / "maps").read_text()
+        process.kill()
+        process.wait()
+
+        with pytest.raises((ProcessLookupError, FileNotFoundError)):
+            (folder / "maps").read_text()
+
+
+def test_ram_that_its_process_cuts_short_is_an_error_and_no_signal() -> None:
+    fd = os.memfd_create("ram")
+    os.ftruncate(fd, MIB)
+    os.pwrite(fd, bytes(MIB), 0)
+    memory = MemoryMap(4096, (MemoryRange(RAM, MIB, has_tags=False),))
+    with map_ram(fd, MIB, memory, (0,)) as pages:
+        os.ftruncate(fd, 4096)
+
+        with pytest.raises(HostError, match="the guest's RAM ends at 0x1000"):
+            pages.data(0, np.array([[0, MIB // 4096]]))
+
+    os.close(fd)
 
 
 def test_dump_of_a_process_by_virtual_addresses_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What QEMU's monitor says for people is read strictly."""
 
+import fcntl
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,3 +74,14 @@ def test_monitor_answers_that_make_no_sense_are_refused() -> None:
         CannedMonitor(ramblock=5, mtree=RANGES).ranges_of(ADDRESS, SIZE)
     with pytest.raises(ControlError, match="gives a status that makes no sense"):
         CannedMonitor(query_status={"running": "yes"}).is_running()
+
+
+def test_monitor_that_seals_the_file_for_registers_is_refused() -> None:
+    monitor = CannedMonitor(getfd={}, dump_guest_memory={})
+    monitor._client = SimpleNamespace(send_fd_scm=None)  # type: ignore[assignment]
+    monitor._loop = SimpleNamespace(  # type: ignore[assignment]
+        call_soon=lambda _, fd: fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)
+    )
+
+    with pytest.raises(ControlError, match="has sealed the file that registers go into"):
+        monitor.registers(0x4000_0000)

@@ -224,6 +224,11 @@ def test_convert_that_is_cancelled_leaves_no_file(tmp_path: Path) -> None:
     assert not core_path.exists()
 
 
+def configured_twice(builder: StreamBuilder) -> bytes:
+    part = b"\x07" + be(len(builder.machine)) + builder.machine.encode()
+    return builder.build().replace(part, 2 * part, 1)
+
+
 def no_end(content: bytes) -> bytes:
     return content[: content.rindex(b"\x06\x00\x00")]
 
@@ -313,6 +318,8 @@ def test_file_that_cannot_be_read_is_refused_by_name(
         ),
         (lambda: StreamBuilder(USUAL).build({"page_size": 1, "devices": []}), "pages of 0x1 bytes"),
         (lambda: StreamBuilder(USUAL).build({"page_size": PAGE}), "names no devices"),
+        # Each costs what is described, and a description is described once.
+        (lambda: configured_twice(StreamBuilder(USUAL)), "a configuration for the second time"),
     ],
 )  # fmt: skip
 def test_damaged_stream_is_refused_with_its_offset(
