@@ -14,7 +14,7 @@ WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); \
 	echo $$((cores < 3 ? cores + 1 : 4)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs examples lab kernels lint types bench ab beside explain long faults fuzz scan web clean
+.PHONY: help demo test docs examples lab kernels pages lint types bench ab beside explain long faults fuzz scan web clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -45,6 +45,13 @@ kernels: $(VENV)/.installed-dev ## run the tests inside the lab on Linux 6.1, 6.
 	@for kernel in 6.1 6.12 7.3; do $(BIN)/tagalong lab run --kernel $$kernel --with-guest --ram 3G -- \
 		env TAGALONG_LONG=1 python3 -m pytest -q tests/conformance/test_linux.py tests/conformance/test_linux_memory.py || exit 1; done
 	@$(BIN)/tagalong lab run -- python3 -m pytest -q tests/unit/soft/test_threaded.py tests/unit/soft/test_debug.py tests/unit/soft/test_system.py tests/unit/soft/test_timers.py
+
+PAGES = TAGALONG_LAB_KERNELS=7.3-16k
+pages: $(VENV)/.installed-dev ## run the tests inside the lab on Linux 7.3 with pages of 16 KiB, and move guests between it and hosts with 4 KiB
+	@$(PAGES) $(BIN)/python -m pytest tests/lab/inside.txt $(ARGS)
+	@TAGALONG_LONG=1 $(PAGES) $(BIN)/python -m pytest tests/lab/test_beside.py tests/lab/test_linux_seam.py tests/lab/test_pages.py $(ARGS)
+	@$(BIN)/tagalong lab run --kernel 7.3-16k --with-guest --ram 3G -- \
+		env TAGALONG_LONG=1 python3 -m pytest -q tests/conformance/test_linux.py tests/conformance/test_linux_memory.py
 
 lint: $(VENV)/.installed-dev ## check style and format
 	@$(BIN)/ruff check .

@@ -47,6 +47,12 @@ def machine_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def page(machine_name: str) -> int:
+    """Return the page size of a new machine, in bytes: on KVM the host's."""
+    return KINDS[machine_name].describe(ram_bytes=1 << 20).page_size_bytes
+
+
+@pytest.fixture
 def opened() -> Iterator[list[Machine]]:
     """Return a list of machines that are closed at the end."""
     machines: list[Machine] = []

@@ -108,7 +108,7 @@ def test_tags_lost_in_the_copy_guest_notices(boot: Boot) -> None:
     assert other.lines_with("FAIL")
 
 
-def test_one_granules_tag_changed_from_outside_guest_notices(boot: Boot) -> None:
+def test_one_granules_tag_changed_from_outside_guest_notices(boot: Boot, page: int) -> None:
     guest = boot("churn", "working-set=256K")
     guest.machine.resume()
     guest.wait_for("progress", 1)
@@ -116,7 +116,7 @@ def test_one_granules_tag_changed_from_outside_guest_notices(boot: Boot) -> None
     machine = guest.machine
     for region, pages in zip(machine.memory.regions, machine.populated_pages(), strict=True):
         for first, count in pages.runs().tolist():
-            gpa, length = Gpa(region.gpa + first * 4096), count * 4096
+            gpa, length = Gpa(region.gpa + first * page), count * page
             tags = machine.read_tags(gpa, length)
             machine.write_tags(gpa, np.where(tags, tags ^ 0x33, tags).astype(np.uint8))
 
@@ -126,19 +126,20 @@ def test_one_granules_tag_changed_from_outside_guest_notices(boot: Boot) -> None
     assert guest.lines_with("FAIL")
 
 
-def test_dirty_log_under_churn_copy_by_harvests_equals_memory(boot: Boot) -> None:
+def test_dirty_log_under_churn_copy_by_harvests_equals_memory(boot: Boot, page: int) -> None:
     guest = boot("churn", CHURN, vcpu_count=2)
     machine = guest.machine
     region = machine.memory.regions[0]
     machine.start_dirty_log()
     data, tags = np.zeros_like(region.data), np.zeros(len(region.data) // 32, np.uint8)
     for first, count in machine.populated_pages()[0].runs().tolist():
-        data[first * 4096 :][: count * 4096] = region.data[first * 4096 :][: count * 4096]
+        place, length = first * page, count * page
+        data[place:][:length] = region.data[place:][:length]
 
     def take() -> int:
         dirty = machine.harvest_dirty_log()[0]
         for first, count in dirty.runs().tolist():
-            place, length = first * 4096, count * 4096
+            place, length = first * page, count * page
             data[place:][:length] = region.data[place:][:length]
             gpa = Gpa(region.gpa + place)
             tags[place // 32 :][: length // 32] = machine.read_tags(gpa, length)
@@ -157,7 +158,7 @@ def test_dirty_log_under_churn_copy_by_harvests_equals_memory(boot: Boot) -> Non
     assert np.array_equal(tags, machine.read_tags(region.gpa, region.size_bytes))
 
 
-def test_populated_pages_small_guest_in_large_ram_most_stay_holes(boot: Boot) -> None:
+def test_populated_pages_small_guest_in_large_ram_most_stay_holes(boot: Boot, page: int) -> None:
     guest = boot("churn", "working-set=1M", ram_bytes=4 << 30)
     guest.machine.resume()
     guest.wait_for("progress", 2)
@@ -165,7 +166,7 @@ def test_populated_pages_small_guest_in_large_ram_most_stay_holes(boot: Boot) ->
 
     populated = guest.machine.populated_pages()[0]
 
-    assert 0 < populated.count() * 4096 < 8 << 20
+    assert 0 < populated.count() * page < 8 << 20
 
 
 def test_save_state_twice_gives_the_same(boot: Boot) -> None:
@@ -210,10 +211,11 @@ def test_threads_of_vcpus_are_of_this_process_once_the_machine_ran(boot: Boot) -
 
 def copy_all(source: Machine, target: Machine, *, with_tags: bool = True) -> None:
     """Copy memory, tags and state; the target has the same description."""
+    page = source.description.page_size_bytes
     for region, pages in zip(source.memory.regions, source.populated_pages(), strict=True):
         target.memory.write(region.gpa, region.data)
         for first, count in pages.runs().tolist():
-            gpa, length = Gpa(region.gpa + first * 4096), count * 4096
+            gpa, length = Gpa(region.gpa + first * page), count * page
             if with_tags:
                 target.write_tags(gpa, source.read_tags(gpa, length))
     target.load_state(source.save_state())

@@ -24,21 +24,20 @@ from tests.support.bare_program import Maker
 from tests.support.move import move
 from tests.support.running_guest import Boot
 
-PAGE = 4096
 MIB = 1 << 20
-DATA_PAGE = (DATA - RAM_GPA) // PAGE
+OFFSET = DATA - RAM_GPA
 
 Store = Callable[[int], object]
 
 
-def test_dirty_log_tag_only_change_is_in_it_and_a_load_is_not(bare: Maker) -> None:
+def test_dirty_log_tag_only_change_is_in_it_and_a_load_is_not(bare: Maker, page: int) -> None:
     loop = a64.b(0)
-    pointers = {1: tagged(DATA, 6), 2: DATA + PAGE, 3: DATA + 2 * PAGE, 4: 0}
+    pointers = {1: tagged(DATA, 6), 2: DATA + page, 3: DATA + 2 * page, 4: 0}
     words = [a64.stg(1, 1), a64.str_(1, 2), a64.ldr(4, 3), loop]
     program = bare(words, pointers)
     machine = program.machine
-    for page in range(4):  # all are there, and hold data, before the log begins
-        machine.memory.write(Gpa(DATA + page * PAGE), bytes([1]))
+    for number in range(4):  # all are there, and hold data, before the log begins
+        machine.memory.write(Gpa(DATA + number * page), bytes([1]))
     machine.start_dirty_log()
 
     program.run_to_loop()
@@ -47,46 +46,47 @@ def test_dirty_log_tag_only_change_is_in_it_and_a_load_is_not(bare: Maker) -> No
     machine.stop_dirty_log()
 
     pages = set(dirty.pages().tolist())
-    assert {DATA_PAGE, DATA_PAGE + 1} <= pages
-    assert not {DATA_PAGE + 2, DATA_PAGE + 3} & pages
+    assert {OFFSET // page, OFFSET // page + 1} <= pages
+    assert not {OFFSET // page + 2, OFFSET // page + 3} & pages
     assert again.count() == 0
-    assert machine.read_tags(Gpa(DATA), PAGE)[0] == 0x06
+    assert machine.read_tags(Gpa(DATA), page)[0] == 0x06
 
 
-def test_dirty_log_every_harvest_begins_anew(bare: Maker) -> None:
+def test_dirty_log_every_harvest_begins_anew(bare: Maker, page: int) -> None:
     words = [a64.stg(1, 1), a64.b(-4), a64.b(0)]
     program = bare(words, {1: tagged(DATA, 6)})
     machine = program.machine
     machine.start_dirty_log()
 
     for _ in range(5):
-        while DATA_PAGE not in machine.harvest_dirty_log()[0]:  # however late the guest gets a CPU
+        # However late the guest gets a CPU.
+        while OFFSET // page not in machine.harvest_dirty_log()[0]:
             machine.resume()
             machine.wait(0.02)
             machine.pause()
-        assert DATA_PAGE not in machine.harvest_dirty_log()[0]
+        assert OFFSET // page not in machine.harvest_dirty_log()[0]
 
 
-def test_write_tags_with_the_dirty_log_on_writes_and_loses_no_mark(bare: Maker) -> None:
+def test_write_tags_with_the_dirty_log_on_writes_and_loses_no_mark(bare: Maker, page: int) -> None:
     program = bare([a64.str_(1, 2), a64.b(0)], {1: 1, 2: DATA})
     machine = program.machine
     machine.start_dirty_log()
     program.run_to_loop()
-    packed = np.full(PAGE // 32, 0x99, np.uint8)
+    packed = np.full(page // 32, 0x99, np.uint8)
 
-    machine.write_tags(Gpa(DATA + 4 * PAGE), packed)
+    machine.write_tags(Gpa(DATA + 4 * page), packed)
 
-    assert np.array_equal(machine.read_tags(Gpa(DATA + 4 * PAGE), PAGE), packed)
-    assert DATA_PAGE in machine.harvest_dirty_log()[0]
+    assert np.array_equal(machine.read_tags(Gpa(DATA + 4 * page), page), packed)
+    assert OFFSET // page in machine.harvest_dirty_log()[0]
     machine.start_dirty_log()
 
 
-def test_tags_of_scattered_pages_are_those_that_the_guest_set(bare: Maker) -> None:
-    pointers = {1: tagged(DATA, 6), 2: tagged(DATA + 5 * PAGE, 9)}
+def test_tags_of_scattered_pages_are_those_that_the_guest_set(bare: Maker, page: int) -> None:
+    pointers = {1: tagged(DATA, 6), 2: tagged(DATA + 5 * page, 9)}
     program = bare([a64.stg(1, 1), a64.stg(2, 2), a64.b(0)], pointers)
     program.run_to_loop()
     machine = program.machine
-    pages = np.array([DATA_PAGE, DATA_PAGE + 1, DATA_PAGE + 5, DATA_PAGE + 9], np.int64)
+    pages = OFFSET // page + np.array([0, 1, 5, 9])
     before = machine.read_page_tags(0, pages)
     rows = np.zeros_like(before)
     rows[1:] = [[0x21], [0x43], [0x65]]
@@ -99,42 +99,42 @@ def test_tags_of_scattered_pages_are_those_that_the_guest_set(bare: Maker) -> No
     out = np.full_like(rows, 0xEE)
     assert machine.read_page_tags(0, pages, out) is out
     assert np.array_equal(out, rows)
-    packed = machine.read_tags(Gpa(DATA), 16 * PAGE).reshape(16, -1)
+    packed = machine.read_tags(Gpa(DATA), 16 * page).reshape(16, -1)
     assert np.array_equal(packed[[0, 1, 5, 9]], rows)
     assert not packed[[2, 3, 4, 6, 7, 8]].any()
 
 
-def test_write_page_tags_with_the_dirty_log_on_loses_no_mark(bare: Maker) -> None:
+def test_write_page_tags_with_the_dirty_log_on_loses_no_mark(bare: Maker, page: int) -> None:
     program = bare([a64.str_(1, 2), a64.b(0)], {1: 1, 2: DATA})
     machine = program.machine
     machine.start_dirty_log()
     program.run_to_loop()
-    pages = np.array([DATA_PAGE + 4, DATA_PAGE + 7], np.int64)
+    pages = OFFSET // page + np.array([4, 7])
 
-    machine.write_page_tags(0, pages, np.full((2, PAGE // 32), 0x99, np.uint8))
+    machine.write_page_tags(0, pages, np.full((2, page // 32), 0x99, np.uint8))
 
     assert (machine.read_page_tags(0, pages) == 0x99).all()
-    assert DATA_PAGE in machine.harvest_dirty_log()[0]
+    assert OFFSET // page in machine.harvest_dirty_log()[0]
 
 
-def test_populated_pages_are_those_that_were_used(bare: Maker) -> None:
-    program = bare([a64.str_(1, 2), a64.b(0)], {1: 1, 2: DATA + 8 * PAGE})
+def test_populated_pages_are_those_that_were_used(bare: Maker, page: int) -> None:
+    program = bare([a64.str_(1, 2), a64.b(0)], {1: 1, 2: DATA + 8 * page})
     program.run_to_loop()
-    tags = np.zeros(PAGE // 32, np.uint8)
+    tags = np.zeros(page // 32, np.uint8)
     tags[5] = 0x40
-    program.machine.write_tags(Gpa(DATA + 16 * PAGE), tags)
+    program.machine.write_tags(Gpa(DATA + 16 * page), tags)
 
     pages = set(program.machine.populated_pages()[0].pages().tolist())
 
-    used = {(gpa - RAM_GPA) // PAGE for gpa in (VECTORS, TABLES, CODE)}
-    assert pages == used | {DATA_PAGE + 8, DATA_PAGE + 16}
+    used = {(gpa - RAM_GPA) // page for gpa in (VECTORS, TABLES, CODE)}
+    assert pages == used | {OFFSET // page + 8, OFFSET // page + 16}
 
 
 def test_digest_and_census_are_those_of_the_core_that_was_saved(
-    bare: Maker, tmp_path: Path
+    bare: Maker, tmp_path: Path, page: int
 ) -> None:
     words = [a64.stg(1, 1), a64.str_(2, 3), a64.b(0)]
-    program = bare(words, {1: tagged(DATA, 6), 2: 0x1234, 3: DATA + 40 * PAGE})
+    program = bare(words, {1: tagged(DATA, 6), 2: 0x1234, 3: DATA + 40 * page})
     program.run_to_loop()
     path = tmp_path / "vm.core"
     save(program.machine, path)
@@ -171,7 +171,7 @@ def test_reading_all_of_a_mostly_empty_guest_does_not_fill_its_memory(bare: Make
 
 
 def test_migrating_a_mostly_empty_guest_does_not_fill_either_side(
-    boot: Boot, from_description: MachineBuilder
+    boot: Boot, from_description: MachineBuilder, page: int
 ) -> None:
     guest = boot("churn", "working-set=1M", ram_bytes=256 * MIB)
     guest.machine.resume()
@@ -182,7 +182,7 @@ def test_migrating_a_mostly_empty_guest_does_not_fill_either_side(
     arrived = move(guest.machine, from_description)
 
     assert used_bytes() - before < 60 * MIB
-    assert 0 < arrived.populated_pages()[0].count() * PAGE < 8 * MIB
+    assert 0 < arrived.populated_pages()[0].count() * page < 8 * MIB
 
 
 def used_bytes() -> int:
@@ -203,14 +203,16 @@ def _is_ram(path: str) -> bool:
         return False
 
 
-def test_dirty_log_has_every_store_of_the_host_by_any_access_strategy(bare: Maker) -> None:
+def test_dirty_log_has_every_store_of_the_host_by_any_access_strategy(
+    bare: Maker, page: int
+) -> None:
     machine = bare([a64.b(0)]).machine
-    packed, page = np.full(PAGE // 32, 0x99, np.uint8), np.full((1, PAGE), 7, np.uint8)
+    packed, data = np.full(page // 32, 0x99, np.uint8), np.full((1, page), 7, np.uint8)
     at = partial(np.array, dtype=np.int64)
     stores: list[Store] = [
-        lambda first: machine.memory.write(Gpa(RAM_GPA + first * PAGE + 9), b"ab"),
-        lambda first: machine.memory.regions[0].write_pages(at([first]), page),
-        lambda first: machine.write_tags(Gpa(RAM_GPA + first * PAGE), packed),
+        lambda first: machine.memory.write(Gpa(RAM_GPA + first * page + 9), b"ab"),
+        lambda first: machine.memory.regions[0].write_pages(at([first]), data),
+        lambda first: machine.write_tags(Gpa(RAM_GPA + first * page), packed),
         lambda first: machine.write_page_tags(0, at([first]), packed.reshape(1, -1)),
     ]
     works = [name for name in STRATEGIES if works_here(machine, name)]
@@ -220,30 +222,32 @@ def test_dirty_log_has_every_store_of_the_host_by_any_access_strategy(bare: Make
         machine.use_access(name)
         machine.start_dirty_log()
         for number, store in enumerate(stores):
-            store(DATA_PAGE + 2 * number)
+            store(OFFSET // page + 2 * number)
         found[name] = machine.harvest_dirty_log()[0].pages().tolist()
         assert machine.harvest_dirty_log()[0].count() == 0
         machine.stop_dirty_log()
 
     assert "ioctl" in works
-    assert found == {name: [DATA_PAGE + 2 * number for number in range(4)] for name in works}
+    assert found == {name: [OFFSET // page + 2 * number for number in range(4)] for name in works}
 
 
-def test_tags_of_a_few_bytes_are_read_and_written_by_any_access_strategy(bare: Maker) -> None:
+def test_tags_of_a_few_bytes_are_read_and_written_by_any_access_strategy(
+    bare: Maker, page: int
+) -> None:
     """A packed byte is the unit: ranges begin and end inside pages, and the rest stays."""
     machine = bare([a64.b(0)]).machine
-    base = DATA + 4 * PAGE
+    base = DATA + 4 * page
     for name in (name for name in STRATEGIES if works_here(machine, name)):
         machine.use_access(name)
-        machine.write_tags(base, np.full(2 * PAGE // 32, 0x11, np.uint8))
+        machine.write_tags(base, np.full(2 * page // 32, 0x11, np.uint8))
 
-        machine.write_tags(base + PAGE - 64, np.array([0x32, 0x54, 0x76], np.uint8))
+        machine.write_tags(base + page - 64, np.array([0x32, 0x54, 0x76], np.uint8))
 
-        expected = np.full(2 * PAGE // 32, 0x11, np.uint8)
-        expected[126:129] = (0x32, 0x54, 0x76)
-        assert np.array_equal(machine.read_tags(base, 2 * PAGE), expected), name
-        assert machine.read_tags(base + PAGE - 32, 32).tolist() == [0x54], name
-        assert machine.read_tags(base + PAGE - 96, 160).tolist() == [0x11, 0x32, 0x54, 0x76, 0x11]
+        expected = np.full(2 * page // 32, 0x11, np.uint8)
+        expected[page // 32 - 2 :][:3] = (0x32, 0x54, 0x76)
+        assert np.array_equal(machine.read_tags(base, 2 * page), expected), name
+        assert machine.read_tags(base + page - 32, 32).tolist() == [0x54], name
+        assert machine.read_tags(base + page - 96, 160).tolist() == [0x11, 0x32, 0x54, 0x76, 0x11]
         assert machine.read_tags(base + 32, 0).size == 0
         with pytest.raises(AddressError, match="is not a multiple of 0x20"):
             machine.read_tags(base + 16, 32)

@@ -302,18 +302,18 @@ def test_snapshot_goes_across_the_machines(
 
 
 def test_written_tags_are_in_the_core_and_zero_tags_are_holes(
-    machine_name: str, opened: list[Machine], tmp_path: Path
+    machine_name: str, opened: list[Machine], tmp_path: Path, page: int
 ) -> None:
     machine = KINDS[machine_name].create(ram_bytes=16 << 20)
     opened.append(machine)
     gpa = Gpa(machine.memory.regions[0].gpa + 0x10_0000)
-    machine.write_tags(gpa, np.full(128, 0x21, np.uint8))
+    machine.write_tags(gpa, np.full(page // 32, 0x21, np.uint8))
 
     report = save(machine, tmp_path / "vm.core")
 
     with open_core(tmp_path / "vm.core") as core:
-        assert core.tags(gpa, 0x1000).tolist() == [0x21] * 128
-        assert not core.tags(gpa + 0x1000, 0x1000).any()
+        assert core.tags(gpa, page).tolist() == [0x21] * (page // 32)
+        assert not core.tags(gpa + page, page).any()
     assert report.disk_bytes < 1 << 16
 
 

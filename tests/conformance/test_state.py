@@ -20,8 +20,9 @@ LOOP = a64.b(0)
 
 def copy_ram(source: BareProgram, target: BareProgram) -> None:
     region = source.machine.memory.regions[0]
+    page = region.page_size_bytes
     for first, count in source.machine.populated_pages()[0].runs().tolist():
-        gpa, length = Gpa(region.gpa + first * 4096), count * 4096
+        gpa, length = Gpa(region.gpa + first * page), count * page
         target.machine.memory.write(gpa, source.machine.memory.read(gpa, length))
         target.machine.write_tags(gpa, source.machine.read_tags(gpa, length))
 

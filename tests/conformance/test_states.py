@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tagalong.errors import RunStateError, TagalongError
 from tagalong.machine import Machine, MachineState, RunState
@@ -11,9 +12,7 @@ from tests.support import a64
 from tests.support.bare import DATA
 from tests.support.bare_program import Maker
 
-PAGE = 4096
 PAGES = np.array([1, 3], np.int64)
-ROWS = np.zeros((2, PAGE // 32), np.uint8)
 
 RUNNING = "the machine is running: pause it first"
 CLOSED = "the machine is closed"
@@ -27,6 +26,11 @@ def hold(machine: Machine) -> None:
         pass
 
 
+def rows(machine: Machine) -> NDArray[np.uint8]:
+    """Return zero tags for PAGES, a row each."""
+    return np.zeros((PAGES.size, machine.description.page_size_bytes // 32), np.uint8)
+
+
 def log_once(machine: Machine) -> None:
     machine.start_dirty_log()
     machine.harvest_dirty_log()
@@ -38,10 +42,10 @@ CALLS: dict[str, Call] = {
     "throttle": lambda machine, _: machine.throttle(0),
     "hold_if_paused": lambda machine, _: hold(machine),
     "read_tags": lambda machine, _: machine.read_tags(DATA, 64),
-    "write_tags": lambda machine, _: machine.write_tags(DATA, ROWS[0]),
-    "write_tags of a part": lambda machine, _: machine.write_tags(DATA, ROWS[0][:1]),
+    "write_tags": lambda machine, _: machine.write_tags(DATA, rows(machine)[0]),
+    "write_tags of a part": lambda machine, _: machine.write_tags(DATA, rows(machine)[0][:1]),
     "read_page_tags": lambda machine, _: machine.read_page_tags(0, PAGES),
-    "write_page_tags": lambda machine, _: machine.write_page_tags(0, PAGES, ROWS),
+    "write_page_tags": lambda machine, _: machine.write_page_tags(0, PAGES, rows(machine)),
     "use_access": lambda machine, _: machine.use_access("auto"),
     "populated_pages": lambda machine, _: machine.populated_pages(),
     "dirty log": lambda machine, _: log_once(machine),

@@ -23,9 +23,10 @@ from tests.support.lab_session import KERNELS, LabSession, collect, why_not
 collect_ignore: list[str] = []
 if {"TAGALONG_LAB_SAMPLES", "TAGALONG_INSIDE_LAB"}.isdisjoint(os.environ):
     collect_ignore += ["samples"]
-# Linux guests in an emulated host take minutes: `make kernels` and `make beside` run these.
+# They boot the lab several times, or Linux guests in it, which takes minutes: `make kernels` and
+# `make pages` run these.
 if "TAGALONG_LONG" not in os.environ:
-    collect_ignore += ["test_linux_seam.py", "test_looking.py"]
+    collect_ignore += ["test_linux_seam.py", "test_looking.py", "test_pages.py"]
 
 _sessions: dict[str, LabSession] = {}
 

@@ -15,10 +15,13 @@ PAGE = 4096
 
 
 class FakeVm:
-    """One slot of `pages` pages at gpa `base`; `calls` has what was asked for."""
+    """One slot of `pages` pages of the host at gpa `base`; `calls` has what was asked for."""
 
-    def __init__(self, pages: int, base: int = 0x4000_0000, *, manual: int = 3) -> None:
-        self.tags = np.zeros(pages * PAGE // 16, np.uint8)
+    def __init__(
+        self, pages: int, base: int = 0x4000_0000, *, manual: int = 3, page_bytes: int = PAGE
+    ) -> None:
+        self.tags = np.zeros(pages * page_bytes // 16, np.uint8)
+        self._page_bytes = page_bytes
         self.calls: list[tuple[str, int, int]] = []
         self.dirty = PageBitmap(pages)
         self.protected = PageBitmap(pages)
@@ -66,6 +69,8 @@ class FakeVm:
 
     def copy_tags(self, gpa: int, tags: NDArray[np.uint8], direction: int) -> None:
         self.calls.append(("copy", gpa - self._base, tags.size))
+        if (gpa | tags.size * 16) % self._page_bytes:
+            raise IoctlError(KvmIoctl.KVM_ARM_MTE_COPY_TAGS, 0, errno.EINVAL)
         place = self.tags[(gpa - self._base) // 16 :][: tags.size]
         if direction == KVM_ARM_TAGS_FROM_GUEST:
             tags[:] = place

@@ -78,11 +78,12 @@ def build(
 ) -> Parts:
     """Return a new VM with MTE whose vCPU 0 is on.
 
-    `sources`: one for each region; their data are mapped if KVM allows tags in such a
-    mapping, else RAM is new (`Region.has_file_data`). Raises UsageError for what KVM or this
-    host cannot be, HostError naming what is missing.
+    `page_size_bytes`: the machine's unit of dirty logs and tags, which may be another than the
+    host's if it came from elsewhere. `sources`: one for each region; their data are mapped if KVM
+    allows tags in such a mapping, else RAM is new (`Region.has_file_data`). Raises UsageError for
+    what KVM or this host cannot be, HostError naming what is missing.
     """
-    _check(regions, page_size_bytes)
+    check_regions(regions)
     with ExitStack() as stack:
         system = stack.enter_context(_open_system())
         _check_vcpu_count(system, vcpu_count)
@@ -121,13 +122,18 @@ def _open_system() -> KvmSystem:
     return system
 
 
-def _check(regions: Sequence[RegionDescription], page_size_bytes: int) -> None:
-    if page_size_bytes != mmap.PAGESIZE:
-        raise UsageError(
-            f"page size {page_size_bytes}: a KVM guest on this host has {mmap.PAGESIZE}"
-        )
+def check_regions(
+    regions: Sequence[RegionDescription], host_page_bytes: int = mmap.PAGESIZE
+) -> None:
+    """Raise UsageError for RAM that no VM on this host can have."""
     if not regions:
         raise UsageError("a machine needs at least one RAM region")
+    for region in regions:
+        if (region.gpa | region.size_bytes) % host_page_bytes:
+            raise UsageError(
+                f"RAM of {region.size_bytes:#x} bytes at gpa {region.gpa:#x}: KVM on this host "
+                f"maps whole pages of {host_page_bytes:#x} bytes"
+            )
 
 
 def _check_vcpu_count(system: KvmSystem, vcpu_count: int) -> None:

@@ -4,10 +4,14 @@ Where the kernel has KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, getting a log leaves the
 writable, and only those that were dirty are protected again, a stretch at a time; else
 getting it does everything under one lock. Either way a page that the guest writes to after
 the harvest has read its bit is in this harvest or in the next.
+
+KVM has a bit per page of the host. A machine that came from elsewhere may have pages of another
+size: of its larger ones any part counts, and smaller ones are marked together.
 """
 
 from __future__ import annotations
 
+import mmap
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -35,12 +39,20 @@ class KvmDirtyLog:
     """One log of all `slots`, and of what the host stores to `regions`, which lie in them.
 
     KVM logs the stores of vCPUs and nothing else; the region's own log has the others.
+    `host_page_bytes`: a page in KVM's logs.
     """
 
-    def __init__(self, vm: KvmVm, slots: Sequence[Slot], regions: Sequence[Region]) -> None:
+    def __init__(
+        self,
+        vm: KvmVm,
+        slots: Sequence[Slot],
+        regions: Sequence[Region],
+        host_page_bytes: int = mmap.PAGESIZE,
+    ) -> None:
         self._vm = vm
         self._slots = slots
         self._regions = regions
+        self._host_page_bytes = host_page_bytes
         self._lock = threading.Lock()
         self._pending: list[PageBitmap] | None = None
         cap = Cap.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
@@ -101,12 +113,14 @@ class KvmDirtyLog:
             self._vm.set_slot(slot, flags)
 
     def _take(self) -> list[PageBitmap]:
-        """Get every slot's log and make it begin anew."""
-        bitmaps = self._empty()
-        for slot, bitmap in zip(self._slots, bitmaps, strict=True):
+        """Get every slot's log and make it begin anew; return it in pages of the machine."""
+        host, bitmaps = self._host_page_bytes, []
+        for slot, region in zip(self._slots, self._regions, strict=True):
+            bitmap = PageBitmap(slot.size_bytes // host)
             self._vm.get_dirty_log(slot, bitmap.words)
             if self.is_manual:
                 self._clear(slot, bitmap)
+            bitmaps.append(bitmap.in_pages_of(region.page_size_bytes, host))
         return bitmaps
 
     def _clear(self, slot: Slot, bitmap: PageBitmap) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Self
 
 from tagalong.access import Direction
@@ -230,7 +230,7 @@ class KvmMachine(MachineLifecycle):
         self._refuse_closed()
         length, page = packed.size * PACKED_RATIO, self.description.page_size_bytes
         self.memory.locate(gpa, length)
-        with self._held_for_parts_of_pages(gpa, length):
+        with self._held_for_parts_of_pages(gpa, length, max(page, mmap.PAGESIZE)):
             write_tag_range(self._tags.read, self._tags.write, gpa, packed, page)
 
     def read_page_tags(
@@ -245,7 +245,10 @@ class KvmMachine(MachineLifecycle):
     ) -> None:
         """Set allocation tags of scattered pages, a row each."""
         self._refuse_closed()
-        self._tags.write_pages(region, pages, packed)
+        # A smaller page than the host's is a part of one, which is written as a whole.
+        has_parts = self.description.page_size_bytes % mmap.PAGESIZE
+        with self._held() if has_parts else nullcontext():
+            self._tags.write_pages(region, pages, packed)
 
     def use_access(self, name: str) -> AccessChoice:
         """Touch guest RAM by the strategy `name` from now on."""

@@ -9,12 +9,14 @@ the mapping without PROT_MTE), the data plane is used directly, without a copy.
 from __future__ import annotations
 
 import errno
+import mmap
 from typing import TYPE_CHECKING, Protocol
 
 from tagalong._lazy import module_when_used
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.descriptor import IoctlError
-from tagalong.mte import GRANULE_BYTES
+from tagalong.memory import page_runs, run_pages
+from tagalong.mte import GRANULE_BYTES, PACKED_RATIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,20 +52,51 @@ class IoctlPort:
 
     `suspend_log` is entered where KVM sets no tags with the dirty log on. Here is the
     edge between KVM's form, one tag a byte, and ours.
+
+    KVM copies the tags of whole pages of the host, `host_page_bytes`. Where a run begins or ends
+    inside one, as runs of a machine with smaller pages do, the tags around are read, too, and
+    written back: the caller sees to it that no vCPU changes them meanwhile, and no other thread.
     """
 
-    def __init__(self, vm: KvmVm, suspend_log: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(
+        self,
+        vm: KvmVm,
+        suspend_log: Callable[[], AbstractContextManager[None]],
+        host_page_bytes: int = mmap.PAGESIZE,
+    ) -> None:
         self._vm = vm
         self._suspend_log = suspend_log
+        self._host_page_bytes = host_page_bytes
 
     def read_runs(self, runs: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Ask KVM."""
+        if (runs % self._host_page_bytes).any():
+            around = self._pages_around(runs)
+            return self._read(around)[_places(runs, around)]
+        return self._read(runs)
+
+    def write_runs(self, runs: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
+        """Tell KVM."""
+        if (runs % self._host_page_bytes).any():
+            around = self._pages_around(runs)
+            whole = self._read(around)
+            whole[_places(runs, around)] = packed
+            runs, packed = around, whole
+        self._write(runs, packed)
+
+    def _pages_around(self, runs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the runs of whole pages of the host that `runs`, which ascend, touch."""
+        host = self._host_page_bytes
+        first, last = runs[:, 0] // host, (runs.sum(axis=1) - 1) // host
+        pages = run_pages(np.stack((first, last - first + 1), axis=1))
+        return page_runs(np.unique(pages)) * host
+
+    def _read(self, runs: NDArray[np.int64]) -> NDArray[np.uint8]:
         tags = np.empty(int(runs[:, 1].sum()) // GRANULE_BYTES, np.uint8)
         self._vm.copy_tags_of_runs(runs, tags, KVM_ARM_TAGS_FROM_GUEST)
         return mte_tags.pack(tags)
 
-    def write_runs(self, runs: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
-        """Tell KVM."""
+    def _write(self, runs: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
         tags = mte_tags.unpack(packed)
         try:
             self._vm.copy_tags_of_runs(runs, tags, KVM_ARM_TAGS_TO_GUEST)
@@ -73,3 +106,12 @@ class IoctlPort:
                 raise
             with self._suspend_log():
                 self._vm.copy_tags_of_runs(runs, tags, KVM_ARM_TAGS_TO_GUEST)
+
+
+def _places(runs: NDArray[np.int64], around: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where the packed tags of `runs` are in those of `around`, runs that cover them."""
+    holders = np.searchsorted(around[:, 0], runs[:, 0], "right") - 1
+    starts = np.cumsum(around[:, 1]) - around[:, 1]
+    places = runs.copy()
+    places[:, 0] += starts[holders] - around[holders, 0]
+    return run_pages(places // PACKED_RATIO)

@@ -6,19 +6,25 @@ from tagalong.lab.apt import Apt
 from tagalong.lab.observer import Observer
 
 
-def find_kernel(apt: Apt, wanted: str, observer: Observer) -> tuple[str, str]:
-    """Return version and suite of the newest kernel `wanted`, as in "6.12".
+def find_kernel(apt: Apt, name: str, observer: Observer) -> packages.DebianKernel:
+    """Return the newest kernel of a name, as in "6.12" or "7.3-16k".
 
-    Raises LabSetupError if the mirror has none.
+    Raises LabSetupError if it is no name, or if the mirror has none.
     """
+    named = packages.kernel_name(name)
+    if named is None:
+        raise LabSetupError(
+            f"cannot fetch Linux {name}: give a version, or one with the size of its pages: "
+            f"{', '.join(packages.KERNELS)}"
+        )
+    package, wanted = named
     for suites in (
         (packages.STABLE, packages.STABLE_BACKPORTS),
         (packages.NEXT, packages.NEXT_BACKPORTS),
     ):
         apt.update(suites, observer)
-        offered = apt.offered(packages.KERNEL_PACKAGE)
-        found = packages.choose_kernel(wanted, offered)
-        if found is not None:
-            return found
+        offered = apt.offered(package)
+        if (found := packages.choose_kernel(wanted, offered)) is not None:
+            return packages.DebianKernel(package, *found)
     there = ", ".join(f"{version} ({suite})" for version, suite in offered) or "none"
-    raise LabSetupError(f"cannot find Linux {wanted} for arm64 on the mirror; it has {there}")
+    raise LabSetupError(f"cannot find Linux {name} for arm64 on the mirror; it has {there}")

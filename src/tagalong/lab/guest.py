@@ -123,18 +123,16 @@ class _GuestSetup:
 
         def make(folder: Path) -> Record:
             self._observer.step(f"Fetching Linux {wanted} for the guest")
-            version, suite = find_kernel(self._apt, wanted, self._observer)
-            names = packages.kernel_parts(
-                self._apt.closure([f"{packages.KERNEL_PACKAGE}={version}"], suite)
-            )
-            debs = self._apt.download_only(names, suite, self._observer)
+            found = find_kernel(self._apt, wanted, self._observer)
+            names = packages.kernel_parts(self._apt.closure([found.exact], found.suite))
+            debs = self._apt.download_only(names, found.suite, self._observer)
             release = kernel.extract_for_guest(debs, folder, folder / _MODULES)
             self._observer.step("Fetching busybox for the guest")
             self._apt.update((packages.STABLE,), self._observer)
             busybox = self._apt.download_only(("busybox-static",), packages.STABLE, self._observer)
             _extract(busybox, _BUSYBOX, folder / _BUSYBOX)
             self._apt.clean()
-            return {"release": release, "version": version}
+            return {"release": release, "version": found.version}
 
         return self._cache.piece("guest-parts", {"form": _FORM, "version": wanted}, make)
 

@@ -23,9 +23,12 @@ USERLAND_SUITE = STABLE
 BUSYBOX_PACKAGE = "busybox-static"
 USERLAND_PACKAGES = ("python3", BUSYBOX_PACKAGE, "libstdc++6", "passt")
 
-KERNEL_PACKAGE = "linux-image-cloud-arm64"
-KERNELS = ("6.1", "6.12", "7.3")
+KERNELS = ("6.1", "6.12", "7.3", "7.3-16k")
 DEFAULT_KERNEL = "6.12"
+
+# A kernel is named by its version and, if they are not of 4 KiB, the size of its pages.
+_KERNEL_NAME = re.compile(r"(?P<version>\d+\.\d+)(-(?P<pages>16k))?")
+_KERNEL_PACKAGES = {None: "linux-image-cloud-arm64", "16k": "linux-image-arm64-16k"}
 
 # Its dependencies with the image and the modules; from 7.x on they are separate packages.
 _KERNEL_PARTS = re.compile(r"linux-(image|binary|modules)-\d.*")
@@ -51,6 +54,20 @@ class DebPackage:
     def file_name(self) -> str:
         """Return its file name in apt's download folder, which escapes the version's colon."""
         return f"{self.package}_{self.version.replace(':', '%3a')}_{self.architecture}.deb"
+
+
+@dataclass(frozen=True)
+class DebianKernel:
+    """A kernel that a suite of Debian offers: its package, and which version of it."""
+
+    package: str
+    version: str
+    suite: str
+
+    @property
+    def exact(self) -> str:
+        """Return it as apt is asked for it."""
+        return f"{self.package}={self.version}"
 
 
 @dataclass(frozen=True)
@@ -102,6 +119,16 @@ def parse_madison(text: str) -> list[tuple[str, str]]:
             suite = fields[2].split()[1].rpartition("/")[0]
             pairs.append((fields[1], suite))
     return pairs
+
+
+def kernel_name(name: str) -> tuple[str, str] | None:
+    """Return package and version of a kernel's name; None if it is no name of a kernel.
+
+    >>> kernel_name("6.12"), kernel_name("7.3-16k")
+    (('linux-image-cloud-arm64', '6.12'), ('linux-image-arm64-16k', '7.3'))
+    """
+    found = _KERNEL_NAME.fullmatch(name)
+    return (_KERNEL_PACKAGES[found["pages"]], found["version"]) if found else None
 
 
 def choose_kernel(wanted: str, offered: Iterable[tuple[str, str]]) -> tuple[str, str] | None:

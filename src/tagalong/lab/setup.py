@@ -9,7 +9,6 @@ needs with its C library; so the emulator runs on any distribution. And no emula
 it has read back a tag for each of the 256 granules of a page (selfcheck.py).
 """
 
-import re
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,15 +30,14 @@ from tagalong.lab.selfcheck import check_tags
 _FORM = 1
 
 _GUEST_ARCHITECTURE = "arm64"
-_DEBIAN_KERNEL = re.compile(r"\d+\.\d+")
 
 
 @dataclass(frozen=True)
 class LabRequest:
     """What to make the lab of. None selects Debian's, fetched with apt.
 
-    `kernel` is a version ("6.12") or the path of an arm64 image, `qemu` a program, `rootfs` a
-    folder or a tar archive with Python and busybox for arm64.
+    `kernel` is a name ("6.12", "7.3-16k") or the path of an arm64 image, `qemu` a program,
+    `rootfs` a folder or a tar archive with Python and busybox for arm64.
     """
 
     folder: Path
@@ -151,22 +149,23 @@ class _Setup:
     def _kernel(self) -> tuple[Path, tuple[Path, ...], str]:
         """Return the kernel's image, the archives with its modules, and its release."""
         wanted = self._request.kernel
-        if not _DEBIAN_KERNEL.fullmatch(wanted):
+        if packages.kernel_name(wanted) is None:
             image = Path(wanted)
             if not image.is_file():
                 raise LabSetupError(
-                    f"cannot use --kernel {wanted}: it is neither a version, as in 6.12, nor a file"
+                    f"cannot use --kernel {wanted}: it is neither one of Debian's "
+                    f"({', '.join(packages.KERNELS)}) nor a file"
                 )
             return image, (), str(image)
 
         def make(folder: Path) -> Record:
             self._observer.step(f"Fetching Linux {wanted}")
-            version, suite = find_kernel(self._apt, wanted, self._observer)
-            exact = f"{packages.KERNEL_PACKAGE}={version}"
-            parts = packages.kernel_parts(self._apt.closure([exact], suite))
-            release = kernel.extract(self._apt.download_only(parts, suite, self._observer), folder)
+            found = find_kernel(self._apt, wanted, self._observer)
+            parts = packages.kernel_parts(self._apt.closure([found.exact], found.suite))
+            debs = self._apt.download_only(parts, found.suite, self._observer)
+            release = kernel.extract(debs, folder)
             self._apt.clean()
-            return {"release": release, "version": version}
+            return {"release": release, "version": found.version}
 
         made_from: Record = {"form": _FORM, "version": wanted, "modules": list(kernel.NEEDED)}
         piece = self._cache.piece("kernel", made_from, make)

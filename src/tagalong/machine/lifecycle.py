@@ -336,13 +336,15 @@ class MachineLifecycle(ABC):
             with self._runner.holds.held():
                 yield
 
-    def _held_for_parts_of_pages(self, gpa: int, length_bytes: int) -> AbstractContextManager[None]:
+    def _held_for_parts_of_pages(
+        self, gpa: int, length_bytes: int, page_bytes: int
+    ) -> AbstractContextManager[None]:
         """Hold the vCPUs for a block that writes the tags of a range, if need be.
 
-        Tags of a part of a page are written with those around them, which a vCPU must not change
-        meanwhile.
+        Tags of a part of a page of `page_bytes` are written with those around them, which no vCPU
+        and no other thread must change meanwhile.
         """
-        is_whole = is_whole_pages(gpa, length_bytes, self.description.page_size_bytes)
+        is_whole = is_whole_pages(gpa, length_bytes, page_bytes)
         return nullcontext() if is_whole else self._held()
 
     @contextmanager

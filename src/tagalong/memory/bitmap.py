@@ -267,6 +267,25 @@ class PageBitmap:
         added = np.packbits(aligned, bitorder="little").view(np.uint64)
         self.words[head : head + word_count] |= added
 
+    def in_pages_of(self, page_bytes: int, own_bytes: int) -> Self:
+        """Return the pages of `page_bytes` that the pages of this bitmap, of `own_bytes`, touch.
+
+        The bitmap itself if both are of one size.
+
+        >>> PageBitmap.from_pages(8, [1, 6]).in_pages_of(0x4000, 0x1000).pages().tolist()
+        [0, 1]
+        >>> PageBitmap.from_pages(2, [1]).in_pages_of(0x1000, 0x4000).pages().tolist()
+        [4, 5, 6, 7]
+        """
+        if page_bytes == own_bytes:
+            return self
+        extents = self.runs() * own_bytes
+        extents[:, 1] += extents[:, 0]
+        first, stop = extents[:, 0] // page_bytes, -(-extents[:, 1] // page_bytes)
+        bitmap = type(self)(-(-self.page_count * own_bytes // page_bytes))
+        bitmap.set_runs(np.stack((first, stop - first), axis=1))
+        return bitmap
+
     def clear(self) -> None:
         """Unset every page, in place: `words` stays the same array."""
         self.words.fill(0)

@@ -10,14 +10,11 @@ from tagalong.mte.version import MteVersion
 from tagalong.soft.native import NativeMachine
 
 PAGE_BYTES: Final = 4096
+"""A page of a new machine, and of the interpreter's dirty log."""
 
 
 def refuse_foreign(description: MachineDescription) -> None:
     """Raise UsageError for what an embedded machine cannot be."""
-    if description.page_size_bytes != PAGE_BYTES:
-        raise UsageError(
-            f"page size {description.page_size_bytes}: the embedded machine has {PAGE_BYTES}"
-        )
     if description.mte_version != MteVersion.MTE3:
         raise UsageError(
             f"MTE version {description.mte_version}: the embedded machine has {MteVersion.MTE3}"

@@ -1,13 +1,15 @@
 """The dirty log of an embedded machine: what its vCPUs change, and what the host stores.
 
-The interpreter marks pages in bitmaps of this log; the host's stores are in the log of each
-region (`tagalong.memory.stores`), those of the access strategies' CPU among them.
+The interpreter marks pages of 4 KiB in bitmaps of this log, whatever the machine's pages are; the
+host's stores are in the log of each region (`tagalong.memory.stores`), those of the access
+strategies' CPU among them.
 """
 
 from collections.abc import Sequence
 
 from tagalong.errors import RunStateError
 from tagalong.memory import PageBitmap, Region
+from tagalong.soft.build import PAGE_BYTES
 from tagalong.soft.native import NativeMachine
 
 
@@ -23,7 +25,7 @@ class SoftDirtyLog:
         """Record changed pages from now on."""
         for region in self._regions:
             region.stores.start()
-        self._pages = [PageBitmap(region.page_count) for region in self._regions]
+        self._pages = [PageBitmap(region.size_bytes // PAGE_BYTES) for region in self._regions]
         self._attach(self._pages)
 
     def harvest(self) -> list[PageBitmap]:
@@ -31,7 +33,7 @@ class SoftDirtyLog:
         if self._pages is None:
             raise RunStateError("the dirty log was not started: call start_dirty_log first")
         harvest = [
-            bitmap | region.stores.harvest()
+            bitmap.in_pages_of(region.page_size_bytes, PAGE_BYTES) | region.stores.harvest()
             for bitmap, region in zip(self._pages, self._regions, strict=True)
         ]
         for bitmap in self._pages:

@@ -218,7 +218,8 @@ class SoftMachine(MachineLifecycle):
     def write_tags(self, gpa: int, packed: NDArray[np.uint8]) -> None:
         """Set the packed allocation tags from a gpa on."""
         self._refuse_closed()
-        with self._held_for_parts_of_pages(gpa, packed.size * PACKED_RATIO):
+        page = self.description.page_size_bytes
+        with self._held_for_parts_of_pages(gpa, packed.size * PACKED_RATIO, page):
             self._tags.write(gpa, packed)
 
     def read_page_tags(

@@ -14,7 +14,6 @@ from tagalong.machine import AccessChoice
 from tagalong.machine.tag_ranges import read_tag_range, write_tag_range
 from tagalong.memory import GuestMemory, page_runs, tag_rows
 from tagalong.mte import PACKED_RATIO
-from tagalong.soft.build import PAGE_BYTES
 
 
 class SoftTagAccess:
@@ -26,6 +25,7 @@ class SoftTagAccess:
 
     def __init__(self, memory: GuestMemory, host: Callable[[], Host]) -> None:
         self._memory = memory
+        self._page_bytes = memory.regions[0].page_size_bytes
         self._host = host
         self._accessor: Accessor | None = None
 
@@ -37,7 +37,7 @@ class SoftTagAccess:
                 region.route(None)
             return AccessChoice(Ioctl.name, "asked for" if name != AUTO else PREFERENCE[Ioctl])
         choice = choose(name, self._host())
-        accessor = Accessor(choice.strategy, PAGE_BYTES)
+        accessor = Accessor(choice.strategy, self._page_bytes)
         self._accessor = accessor
         for region in self._memory.regions:
             region.route(None if choice.strategy.view is View.PLAIN else accessor)
@@ -48,7 +48,7 @@ class SoftTagAccess:
         if self._accessor is None:
             return self._memory.read_tags(gpa, length_bytes)
         self._memory.locate(gpa, length_bytes)
-        return read_tag_range(self._accessor.read_range, gpa, length_bytes, PAGE_BYTES)
+        return read_tag_range(self._accessor.read_range, gpa, length_bytes, self._page_bytes)
 
     def write(self, gpa: int, packed: NDArray[np.uint8]) -> None:
         """Set allocation tags from a gpa on, a multiple of 32."""
@@ -57,7 +57,7 @@ class SoftTagAccess:
             return
         self._memory.locate(gpa, packed.size * PACKED_RATIO)
         write_tag_range(
-            self._accessor.read_range, self._accessor.write_tags, gpa, packed, PAGE_BYTES
+            self._accessor.read_range, self._accessor.write_tags, gpa, packed, self._page_bytes
         )
 
     def read_pages(
@@ -67,7 +67,7 @@ class SoftTagAccess:
         region = self._memory.region_of_pages(number, pages)
         if self._accessor is None:
             return region.read_page_tags(pages, out)
-        rows = tag_rows(pages.size, PAGE_BYTES, out)
+        rows = tag_rows(pages.size, self._page_bytes, out)
         rows.reshape(-1)[:] = self._accessor.read_runs(region.gpa_runs(page_runs(pages)))
         return rows
 

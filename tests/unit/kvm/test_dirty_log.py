@@ -118,3 +118,38 @@ def test_stores_of_the_host_are_in_the_harvest_beside_the_guest_s() -> None:
 
     assert first.pages().tolist() == [3, 5, 9]
     assert second.count() == log.harvest()[0].count() == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "machine", "dirty", "expected"),
+    [
+        (0x1000, 0x4000, [0, 5, 6, 255], [0, 1, 63]),
+        (0x1000, 0x10000, [15, 16], [0, 1]),
+        (0x4000, 0x1000, [2, 63], [8, 9, 10, 11, 252, 253, 254, 255]),
+        (0x10000, 0x1000, [1], [*range(16, 32)]),
+        (0x10000, 0x4000, [0, 15], [0, 1, 2, 3, 60, 61, 62, 63]),
+        (0x4000, 0x4000, [7], [7]),
+        (0x10000, 0x10000, [7], [7]),
+    ],
+)
+def test_harvest_is_in_pages_of_the_machine_and_kvm_is_asked_in_the_host_s(
+    host: int, machine: int, dirty: list[int], expected: list[int]
+) -> None:
+    size_bytes = 1 << 20
+    vm = FakeVm(size_bytes // host, page_bytes=host)
+    region = Region.create(Gpa(SLOT.gpa), size_bytes, page_size_bytes=machine)
+    slot = Slot(0, SLOT.gpa, size_bytes, 0)
+    log = KvmDirtyLog(cast("KvmVm", vm), (slot,), (region,), host)
+    log.start()
+    vm.guest_writes(dirty)
+    with log.suspended():
+        pass
+    again = dirty[:1]
+    vm.guest_writes(again)
+    region.write_data(size_bytes // 2, np.ones(1, np.uint8))
+
+    first, second = log.harvest()[0], log.harvest()[0]
+
+    assert first.pages().tolist() == sorted({*expected, size_bytes // 2 // machine})
+    assert second.count() == 0
+    assert vm.dirty.count() == 0

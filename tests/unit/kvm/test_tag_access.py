@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tagalong.errors import AddressError, UsageError
 from tagalong.kvm.ram import create_region
@@ -19,18 +20,19 @@ if TYPE_CHECKING:
     from tagalong.kvm.vm_fd import KvmVm
 
 BASE = Gpa(0x4000_0000)
-PAGES = 3000
+PAGES = 3008  # whole pages of any host
 
 
 class Fixture:
     """Tag access over a fake VM, with the times that the log was suspended."""
 
-    def __init__(self) -> None:
-        self.vm = FakeVm(PAGES)
+    def __init__(self, host_page_bytes: int = PAGE) -> None:
+        self.vm = FakeVm(PAGES * PAGE // host_page_bytes, page_bytes=host_page_bytes)
         region = create_region(RegionDescription(BASE, PAGES * PAGE), PAGE, shared=True)
         self.memory = GuestMemory([region])
         self.suspensions = 0
-        self.access = KvmTagAccess(IoctlPort(cast("KvmVm", self.vm), self.suspend), self.memory)
+        port = IoctlPort(cast("KvmVm", self.vm), self.suspend, host_page_bytes)
+        self.access = KvmTagAccess(port, self.memory)
 
     @contextmanager
     def suspend(self) -> Iterator[None]:
@@ -183,3 +185,51 @@ def test_write_pages_where_kvm_takes_no_tags_while_logging_suspends_the_log(tags
 def test_pages_outside_of_the_region_are_refused(tags: Fixture) -> None:
     with pytest.raises(AddressError, match="are not all in"):
         tags.access.read_pages(0, np.array([PAGES], np.int64))
+
+
+@pytest.fixture(params=[0x4000, 0x10000])
+def parts(request: pytest.FixtureRequest) -> Iterator[Fixture]:
+    """Return the tags of a machine with pages of 4 KiB on a host with larger ones."""
+    fixture = Fixture(request.param)
+    fixture.use(*range(PAGES))
+    fixture.vm.tags[:] = np.arange(fixture.vm.tags.size) % 13
+    yield fixture
+    fixture.memory.close()
+
+
+PARTS = np.array([1, 2, 3, 4, 21, 62, 63, 2999], np.int64)
+
+
+def unpacked(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.stack((rows & 15, rows >> 4), axis=-1).reshape(rows.shape[0], -1)
+
+
+def test_read_pages_smaller_than_the_host_s_asks_for_the_host_s(parts: Fixture) -> None:
+    rows = parts.access.read_pages(0, PARTS)
+
+    assert np.array_equal(unpacked(rows), parts.vm.tags.reshape(PAGES, -1)[PARTS])
+
+
+def test_write_pages_smaller_than_the_host_s_leaves_the_tags_around(parts: Fixture) -> None:
+    rows = np.full((PARTS.size, 128), 0xFE, np.uint8)
+    rows[:, 0] = np.arange(PARTS.size)
+    expected = parts.vm.tags.reshape(PAGES, -1).copy()
+    expected[PARTS] = unpacked(rows)
+
+    parts.access.write_pages(0, PARTS, rows)
+
+    assert np.array_equal(parts.vm.tags.reshape(PAGES, -1), expected)
+
+
+def test_write_of_a_part_of_the_host_s_page_where_kvm_takes_no_tags_while_logging(
+    parts: Fixture,
+) -> None:
+    parts.vm.flags, parts.vm.refuses_tags_while_logging = 1, True
+    before = parts.vm.tags[:256].copy()
+
+    parts.access.write(Gpa(BASE + PAGE), np.full(2 * 128, 0x11, np.uint8))
+
+    assert (parts.suspensions, parts.vm.flags) == (1, 1)
+    assert parts.vm.tags[:256].tolist() == before.tolist()
+    assert parts.vm.tags[256:768].tolist() == [1] * 512
+    assert parts.access.read(Gpa(BASE + 2 * PAGE), PAGE).tolist() == [0x11] * 128

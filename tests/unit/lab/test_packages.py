@@ -4,10 +4,12 @@ import pytest
 
 from tagalong.errors import LabSetupError
 from tagalong.lab.packages import (
+    KERNELS,
     AptIndex,
     DebPackage,
     choose_kernel,
     debian_mirror,
+    kernel_name,
     kernel_parts,
     parse_madison,
     parse_simulation,
@@ -69,6 +71,27 @@ def test_choose_kernel_takes_the_newest_of_a_version(
     wanted: str, found: tuple[str, str] | None
 ) -> None:
     assert choose_kernel(wanted, parse_madison(MADISON)) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("6.12", ("linux-image-cloud-arm64", "6.12")),
+        ("7.3-16k", ("linux-image-arm64-16k", "7.3")),
+        ("7.3-64k", None),
+        ("7", None),
+        ("16k", None),
+        ("./Image", None),
+    ],
+)
+def test_kernel_name_is_a_version_and_maybe_the_size_of_pages(
+    name: str, package: tuple[str, str] | None
+) -> None:
+    assert kernel_name(name) == package
+
+
+def test_every_kernel_of_the_lab_has_a_name_that_is_understood() -> None:
+    assert all(kernel_name(name) for name in KERNELS)
 
 
 def test_kernel_parts_are_image_and_modules_only() -> None:

@@ -47,7 +47,8 @@ def test_kernel_that_is_neither_version_nor_file_is_refused(tmp_path: Path, qemu
         set_up(LabRequest(tmp_path / "lab", kernel="newest", qemu=str(qemu)), SilentObserver())
 
     assert str(caught.value) == (
-        "cannot use --kernel newest: it is neither a version, as in 6.12, nor a file"
+        "cannot use --kernel newest: it is neither one of Debian's (6.1, 6.12, 7.3, 7.3-16k) nor a "
+        "file"
     )
 
 

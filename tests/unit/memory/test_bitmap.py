@@ -319,3 +319,18 @@ def test_difference_has_what_only_the_first_has() -> None:
     assert (first - PageBitmap.from_pages(100, [2, 3])).pages().tolist() == [1, 70]
     with pytest.raises(UsageError):
         first - PageBitmap(101)
+
+
+@modest
+@given(bitmaps(), st.sampled_from([1, 4, 16]), st.sampled_from([1, 4, 16]))
+def test_in_pages_of_has_the_pages_that_share_a_byte(
+    bitmap: PageBitmap, own: int, other: int
+) -> None:
+    found = bitmap.in_pages_of(other * 4096, own * 4096)
+
+    units = {page * own + part for page in pages_of(bitmap) for part in range(own)}
+    assert found.page_count == -(-bitmap.page_count * own // other)
+    assert pages_of(found) == {
+        page for page in range(found.page_count)
+        if units & set(range(page * other, page * other + other))
+    }  # fmt: skip

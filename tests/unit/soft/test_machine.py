@@ -56,7 +56,7 @@ def test_create_new_machine_is_paused_with_vcpu_0_on() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"page_size_bytes": 16384}, "page size 16384: the embedded machine has 4096"),
+        ({"page_size_bytes": 8192}, "page size 0x2000 is not one of 0x1000, 0x4000, 0x10000"),
         ({"mte_version": 2}, "MTE version 2: the embedded machine has 3"),
         ({"regions": ()}, "a machine needs at least one RAM region"),
         ({"vcpu_count": 0}, "cannot make 0 vCPUs: the embedded machine has 1 to 512"),
