@@ -47,6 +47,7 @@
 #define SPSR_IL (1ull << 20)
 #define SPSR_ALLINT (1ull << 13)
 #define SPSR_SSBS (1ull << 12)
+#define SPSR_BTYPE (3ull << 10)
 #define SPSR_DAIF (0xfull << 6)
 #define SPSR_MODE 0x1full
 #define MODE_EL0T 0x0u

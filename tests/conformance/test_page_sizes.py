@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tagalong.core import CorePages, Space, open_core
 from tagalong.machine import Machine, MachineDescription
 from tagalong.memory import Gpa
 from tagalong.migrate import MachineBuilder, MigrationOptions
 from tagalong.mte import PAGE_SIZES_BYTES
-from tagalong.snapshot import restore, save
+from tagalong.mte.tags import unpack
+from tagalong.snapshot import SaveOptions, restore, save
 from tagalong.soft import RAM_GPA
 from tests.conformance.conftest import KINDS
 from tests.support import a64
 from tests.support.bare import DATA, tagged
 from tests.support.bare_program import BareProgram
 from tests.support.move import move
-from tests.support.running_guest import Listener, RunningGuest
+from tests.support.running_guest import Boot, Listener, RunningGuest
 
 OTHERS = [size for size in PAGE_SIZES_BYTES if size != mmap.PAGESIZE]
 OFFSET = DATA - RAM_GPA
@@ -104,6 +106,30 @@ def test_tags_of_pages_are_written_while_the_guest_runs_and_it_loses_none(
         machine.write_page_tags(0, page, np.full((1, other // 32), value, np.uint8))
         assert (machine.read_page_tags(0, page) == value).all()
         assert machine.read_tags(DATA, 32)[0] in (0x06, 0x09)
+
+
+@pytest.mark.parametrize("space", [Space.KERNEL, Space.USER])
+def test_dump_of_virtual_addresses_has_the_guest_s_pages_whatever_the_machine_s(
+    create: Callable[..., Machine], boot: Boot, space: Space, tmp_path: Path
+) -> None:
+    found = []
+    for guest in (boot("paged"), RunningGuest(create, "paged")):
+        guest.machine.resume()
+        guest.wait_for("paged: granule", 1)
+        said = dict(part.split("=") for part in guest.lines[0].split()[1:])
+        window, pool, page = (int(said[name], 0) for name in ("window", "pool", "granule"))
+        first = window if space is Space.KERNEL else pool + 7 * page
+
+        save(guest.machine, tmp_path / "vm.core", SaveOptions(space=space))
+
+        with open_core(tmp_path / "vm.core") as core:
+            words = np.frombuffer(core.data(first, page).tobytes(), "<u8")[::2]
+            tags = words >> np.uint64(56) & np.uint64(15)
+            assert np.array_equal(unpack(core.tags(first, page)), tags)
+            ranges = CorePages(core, tmp_path / "vm.core").memory.ranges
+            found.append([(each.address, each.size_bytes, each.has_tags) for each in ranges])
+
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("other", OTHERS[:1], indirect=True)

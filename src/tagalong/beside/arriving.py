@@ -28,6 +28,12 @@ class ArrivingGuest(BesideGuest):
 
     def require_like(self, description: MachineDescription) -> None:
         """Raise MachineMismatchError naming what differs from the source's VM."""
+        here, there = self.description.page_size_bytes, description.page_size_bytes
+        if here != there:
+            raise MachineMismatchError(
+                f"the source's host has pages of {there:#x} bytes, this one of {here:#x}: tags "
+                "move beside a VMM between hosts with pages of one size"
+            )
         ours = {(it.gpa, it.size_bytes) for it in self.description.regions}
         theirs = {(it.gpa, it.size_bytes) for it in description.regions}
         parts = [

@@ -127,7 +127,8 @@ def _memory_of(core: Core) -> MemoryMap:
     notes = core.machine
     if notes is not None and notes.space is Space.PHYSICAL:
         return MemoryMap.of(notes.description)
-    page = notes.description.page_size_bytes if notes else _page_size(core)
+    # What a guest's own tables map is of its pages, which may be smaller than the machine's.
+    page = PAGE_SIZES_BYTES[0] if notes else _page_size(core)
     ranges = [_whole_pages(region, page) for region in core.regions if region.has_data]
     return MemoryMap(page, tuple(each for each in ranges if each.size_bytes > 0))
 

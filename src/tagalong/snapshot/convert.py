@@ -88,7 +88,7 @@ def dump_machine(
     with CoreWriter(
         path,
         layout.segments,
-        page_size_bytes=machine.description.page_size_bytes,
+        page_size_bytes=layout.page_size_bytes,
         overwrite=options.overwrite,
         compress=options.compress,
         notes_room_bytes=room_for_notes(machine.description, machine.state),

@@ -10,6 +10,7 @@ from tagalong.errors import TranslationError, UsageError
 from tagalong.machine import MachineDescription, MachineState, PageSource
 from tagalong.machine.page_source import read_bytes
 from tagalong.memory import Gpa
+from tagalong.mte import PAGE_SIZES_BYTES
 from tagalong.paging import Half, Mapping, Regime, walk
 
 _HALVES: Final = {Space.KERNEL: Half.KERNEL, Space.USER: Half.USER}
@@ -30,10 +31,13 @@ class RamPiece:
 class MemoryLayout:
     """The segments of a core and the pieces of guest RAM that fill them.
 
-    `unreadable_tables`: translation tables that are not in RAM, so that what they map is
-    missing; `not_ram_bytes`: what is mapped to devices or to nothing.
+    `page_size_bytes`: what segments and pieces are multiples of: the machine's page, and that of
+    the smallest granule where the guest's own tables say what is mapped. `unreadable_tables`:
+    translation tables that are not in RAM, so that what they map is missing; `not_ram_bytes`: what
+    is mapped to devices or to nothing.
     """
 
+    page_size_bytes: int
     segments: tuple[CoreSegment, ...]
     pieces: tuple[RamPiece, ...]
     unreadable_tables: tuple[Gpa, ...] = ()
@@ -48,7 +52,7 @@ def physical_layout(description: MachineDescription) -> MemoryLayout:
         RamPiece(number, 0, Gpa(region.gpa), region.size_bytes, has_tags)
         for number, region in enumerate(description.regions)
     ]
-    return MemoryLayout(tuple(segments), tuple(pieces))
+    return MemoryLayout(description.page_size_bytes, tuple(segments), tuple(pieces))
 
 
 def virtual_layout(
@@ -79,13 +83,14 @@ def virtual_layout(
             f"{register} of vCPU {vcpu}: the tables from gpa {regime.table:#x} on map no RAM; give "
             f"another --space, or another --vcpu"
         )
-    layout = _join(found.mappings, can_have_tags=description.mte_version != 0)
-    return MemoryLayout(
-        layout.segments, layout.pieces, tuple(found.unreadable_tables), found.not_ram_bytes
-    )
+    segments, pieces = _join(found.mappings, can_have_tags=description.mte_version != 0)
+    unreadable = tuple(found.unreadable_tables)
+    return MemoryLayout(PAGE_SIZES_BYTES[0], segments, pieces, unreadable, found.not_ram_bytes)
 
 
-def _join(mappings: Sequence[Mapping], *, can_have_tags: bool) -> MemoryLayout:
+def _join(
+    mappings: Sequence[Mapping], *, can_have_tags: bool
+) -> tuple[tuple[CoreSegment, ...], tuple[RamPiece, ...]]:
     segments: list[CoreSegment] = []
     pieces: list[RamPiece] = []
     start = 0
@@ -102,7 +107,7 @@ def _join(mappings: Sequence[Mapping], *, can_have_tags: bool) -> MemoryLayout:
         physical = segments[-1].physical if start == index else Gpa(0)
         size = offset + mapping.size_bytes
         segments[-1] = CoreSegment(segments[-1].address, physical, size, has_tags)
-    return MemoryLayout(tuple(segments), tuple(pieces))
+    return tuple(segments), tuple(pieces)
 
 
 def _continues(last: Mapping, mapping: Mapping) -> bool:

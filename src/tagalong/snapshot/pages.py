@@ -9,6 +9,7 @@ from tagalong.core import CoreWriter
 from tagalong.machine import PageSource
 from tagalong.machine.page_source import CHUNK_BYTES
 from tagalong.memory import PageBitmap
+from tagalong.mte import PACKED_RATIO
 from tagalong.snapshot.layout import RamPiece
 from tagalong.snapshot.vmcoreinfo_search import VmcoreinfoSearch
 
@@ -53,11 +54,11 @@ class PageCopier:
         found = 0
         for piece, number, offset in self._pieces:
             first, count = self._pages_of(piece, offset)
-            part = _overlapping(runs[number], first, count)
-            starts = np.maximum(part[:, 0], first)
-            stops = np.minimum(part[:, 0] + part[:, 1], first + count)
-            found += int((stops - starts).sum())
-        return found * self._page_bytes
+            places = _cut(runs[number], first, count) * self._page_bytes
+            skipped = offset % self._page_bytes
+            places = places.clip(skipped, skipped + piece.size_bytes)
+            found += int((places[:, 1] - places[:, 0]).sum())
+        return found
 
     def copy(self, pages: Sequence[PageBitmap]) -> None:
         """Copy those of `pages`, a bitmap for each range, that belong to a piece.
@@ -70,26 +71,36 @@ class PageCopier:
             first, count = self._pages_of(piece, offset)
             ranges = _cut(runs[number], first, count)
             for batch in _batches(ranges, CHUNK_BYTES // self._page_bytes, self._window_pages):
-                self._copy_batch(piece, number, first, batch)
+                self._copy_batch(piece, number, offset, batch)
 
-    def _copy_batch(self, piece: RamPiece, number: int, first: int, batch: PageRanges) -> None:
-        """Copy the data of pages [start, stop) of a piece, and all tags from first to last."""
+    def _copy_batch(self, piece: RamPiece, number: int, offset: int, batch: PageRanges) -> None:
+        """Copy the data of pages [start, stop) of a piece, and all tags from first to last.
+
+        A piece of smaller pages than the source's begins and ends inside of them: what is around
+        it is read as well, and left out.
+        """
+        first, skipped = divmod(offset, self._page_bytes)
         lengths = batch[:, 1] - batch[:, 0]
         runs = np.stack((first + batch[:, 0], lengths), axis=1)
         # Which plane is read first does not matter: a guest's change of either in between
         # marks the page dirty, and both are written again. So are tags of pages in between.
-        data, page = self._source.data(number, runs), self._page_bytes
+        data = self._source.data(number, runs)
         self._search.look(number, runs, data)
-        self._writer.write_pages(piece.segment, piece.offset + batch * page, data)
+        places = batch * self._page_bytes - skipped
+        before, behind = max(0, -int(places[0, 0])), max(0, int(places[-1, 1]) - piece.size_bytes)
+        places, data = places.clip(0, piece.size_bytes), data[before : data.size - behind]
+        self._writer.write_pages(piece.segment, piece.offset + places, data)
         if piece.has_tags:
             low, high = int(batch[0, 0]), int(batch[-1, 1])
             tags = self._source.tags(number, first + low, high - low)
-            self._writer.write_tags(piece.segment, piece.offset + low * page, tags)
-        self._tick(int(lengths.sum()) * page)
+            tags = tags[before // PACKED_RATIO : tags.size - behind // PACKED_RATIO]
+            self._writer.write_tags(piece.segment, piece.offset + int(places[0, 0]), tags)
+        self._tick(data.size)
 
     def _pages_of(self, piece: RamPiece, offset: int) -> tuple[int, int]:
-        """Return the first page of a piece in its range, and how many it has."""
-        return offset // self._page_bytes, piece.size_bytes // self._page_bytes
+        """Return the first page that a piece touches in its range, and how many it touches."""
+        first = offset // self._page_bytes
+        return first, -(-(offset + piece.size_bytes) // self._page_bytes) - first
 
 
 def _cut(runs: NDArray[np.int64], first: int, count: int) -> PageRanges:

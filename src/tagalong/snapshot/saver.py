@@ -110,7 +110,7 @@ class _Save:
         return CoreWriter(
             self._path,
             layout.segments,
-            page_size_bytes=self._machine.description.page_size_bytes,
+            page_size_bytes=layout.page_size_bytes,
             overwrite=self._options.overwrite,
             compress=self._options.compress,
             notes_room_bytes=room_for_notes(self._machine.description, self._machine.peek_state()),

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -462,3 +463,18 @@ def test_whole_vm_and_tags_are_refused_by_each_other(
 
     assert still_waits
     assert "cancelled" in str(errors[0])
+
+
+def test_guest_from_a_host_with_other_pages_is_refused_by_name(
+    libraries: tuple[FakeLibrary, FakeLibrary],
+) -> None:
+    with closing(ArrivingGuest(libraries[1].link(), {})) as guest:
+        described = replace(guest.description, page_size_bytes=0x4000)
+
+        with pytest.raises(MachineMismatchError) as caught:
+            guest.require_like(described)
+
+    assert str(caught.value) == (
+        "the source's host has pages of 0x4000 bytes, this one of 0x1000: tags move beside a VMM "
+        "between hosts with pages of one size"
+    )

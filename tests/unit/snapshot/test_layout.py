@@ -34,19 +34,20 @@ def test_physical_layout_of_machine_without_mte_has_no_tags() -> None:
 
 
 def test_join_of_scattered_neighbours_is_one_segment_without_a_physical_address() -> None:
-    layout = _join([mapping(0, 9), mapping(1, 4, 2)], can_have_tags=True)
+    segments, pieces = _join([mapping(0, 9), mapping(1, 4, 2)], can_have_tags=True)
 
-    assert layout.segments == (CoreSegment(VA, Gpa(0), 3 * PAGE, has_tags=True),)
-    assert layout.pieces == (
+    assert segments == (CoreSegment(VA, Gpa(0), 3 * PAGE, has_tags=True),)
+    assert pieces == (
         RamPiece(0, 0, Gpa(RAM + 9 * PAGE), PAGE, has_tags=True),
         RamPiece(0, PAGE, Gpa(RAM + 4 * PAGE), 2 * PAGE, has_tags=True),
     )
 
 
 def test_join_of_gap_or_another_type_begins_a_segment() -> None:
-    layout = _join([mapping(0, 0), mapping(2, 1), mapping(3, 2, tagged=False)], can_have_tags=True)
+    mappings = [mapping(0, 0), mapping(2, 1), mapping(3, 2, tagged=False)]
+    segments, _ = _join(mappings, can_have_tags=True)
 
-    assert [(s.address - VA, s.physical - RAM, s.has_tags) for s in layout.segments] == [
+    assert [(s.address - VA, s.physical - RAM, s.has_tags) for s in segments] == [
         (0, 0, True),
         (2 * PAGE, PAGE, True),
         (3 * PAGE, 2 * PAGE, False),
@@ -54,7 +55,9 @@ def test_join_of_gap_or_another_type_begins_a_segment() -> None:
 
 
 def test_join_for_machine_without_mte_has_no_tags() -> None:
-    assert not _join([mapping(0, 0)], can_have_tags=False).segments[0].has_tags
+    segments, _ = _join([mapping(0, 0)], can_have_tags=False)
+
+    assert not segments[0].has_tags
 
 
 def test_batches_keep_to_their_size_and_window() -> None:

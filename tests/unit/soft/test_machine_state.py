@@ -154,11 +154,21 @@ def test_load_state_other_vcpu_count_is_refused() -> None:
     two.close()
 
 
-def test_pstate_allint_of_a_cpu_with_nmi_is_taken_and_forgotten() -> None:
+@pytest.mark.parametrize(
+    ("pstate", "forgotten"),
+    [
+        (0x0200_23C5, 1 << 13),  # EL1h, DAIF and TCO set, ALLINT: inside an exception handler
+        (0x6000_0BC5, 2 << 10),  # BTYPE: behind a BLR of a CPU with FEAT_BTI
+        (0x6000_07C5, 1 << 10),
+        (0x6000_0FC5, 3 << 10),
+    ],
+)
+def test_pstate_of_a_cpu_with_nmi_or_bti_is_taken_and_what_means_nothing_is_forgotten(
+    pstate: int, forgotten: int
+) -> None:
     machine = bare.machine_with([a64.b(0)])
-    in_handler = 0x0200_23C5  # EL1h, DAIF and TCO set, ALLINT: inside an exception handler
 
-    machine.vcpus[0].set_register(register_ids.PSTATE, in_handler)
+    machine.vcpus[0].set_register(register_ids.PSTATE, pstate)
 
-    assert bare.get(machine, register_ids.PSTATE) == in_handler & ~(1 << 13)
+    assert bare.get(machine, register_ids.PSTATE) == pstate & ~forgotten
     machine.close()
