@@ -132,7 +132,6 @@ def test_dump_of_virtual_addresses_has_the_guest_s_pages_whatever_the_machine_s(
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("other", OTHERS[:1], indirect=True)
 def test_guest_moves_live_and_through_a_snapshot(
     create: Callable[..., Machine],
     from_description: MachineBuilder,

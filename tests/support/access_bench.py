@@ -4,6 +4,7 @@ What the tests set and look at goes past the strategies: data through the machin
 tags through the machine.
 """
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ class Bench:
 
 def native_bench() -> Bench:
     """Return a KVM guest's memory and this process."""
-    machine = KvmMachine.create(ram_bytes=RAM_PAGES * 4096)
+    machine = KvmMachine.create(ram_bytes=RAM_PAGES * mmap.PAGESIZE)
     page = machine.description.page_size_bytes
     bench = Bench(machine, machine.host, page, lambda number: _break(bench, number))
     return bench
