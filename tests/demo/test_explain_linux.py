@@ -1,6 +1,7 @@
 """`tagalong explain` on a Linux guest: on its cores, and while it runs, by its control socket.
 
 A fault that a handler holds, one that a system call made, and programs that crashed in known ways.
+Its kernel, dumped by the kernel's own addresses, is looked at in drgn and gdb.
 """
 
 from pathlib import Path
@@ -11,10 +12,13 @@ from tagalong.explain.analysis import explain
 from tagalong.explain.crash import CheckMode, CrashWorld
 from tagalong.explain.explanation import Cause, Explanation
 from tagalong.explain.readers import open_crashes
+from tests.support.debuggers import gdb
+from tests.support.fetch_debuggers import GDB, DebuggerMissingError
 from tests.support.held_guest import FIRST, SECOND, held_guest, written_cores
 from tests.support.measure import answers
-from tests.support.vm_processes import until, vm_process
+from tests.support.vm_processes import tagalong, until, vm_process
 
+BANNER = b"Linux version 6.12."
 PAGE = 4096
 SEEDS = (1011, 1014)
 
@@ -42,9 +46,13 @@ def test_faults_and_cores_of_a_linux_guest_are_explained(tmp_path: Path) -> None
 
         until(look, "both faults")
         cores = written_cores(tmp_path, vm.console)
+        kernel = tmp_path / "kernel.core"
+        dumped = tagalong("dump", str(vm.control), str(kernel), "--space", "kernel")
 
     check_cores(tmp_path, [each.cause for each in cores])
     check_held(found[True], found[False])
+    assert dumped.returncode == 0, dumped.stderr
+    check_kernel(kernel)
 
 
 def check_cores(folder: Path, causes: list[str]) -> None:
@@ -53,6 +61,21 @@ def check_cores(folder: Path, causes: list[str]) -> None:
     assert len(said) == len(SEEDS)
     assert [each.truth.value for each in said] == causes
     assert all(each.is_right for each in said)
+
+
+def check_kernel(core: Path) -> None:
+    """Require that drgn and gdb read a kernel at its own addresses, by its own names."""
+    drgn = pytest.importorskip("tagalong.drgn", reason="missing drgn")
+    program = drgn.open_program(core)
+    drgn.load_symbols(program)
+    address = program.symbol("linux_banner").address
+
+    assert program.read(address, len(BANNER)) == BANNER
+    try:
+        said = gdb(core, [f"x/s {address:#x}"])
+    except DebuggerMissingError as error:
+        pytest.skip(f"missing {GDB.program}: {error}")
+    assert f'{address:#x}:\t"{BANNER.decode()}' in said
 
 
 def check_held(handled: Explanation, called: Explanation) -> None:

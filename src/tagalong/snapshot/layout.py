@@ -1,18 +1,20 @@
 """Which guest memory goes into which segment of a core, for each kind of address space."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from tagalong.core import CoreSegment, Space
 from tagalong.errors import TranslationError, UsageError
-from tagalong.machine import MachineDescription, MachineState, PageSource
+from tagalong.machine import MachineDescription, MachineState, PageSource, register_ids
 from tagalong.machine.page_source import read_bytes
 from tagalong.memory import Gpa
 from tagalong.mte import PAGE_SIZES_BYTES
 from tagalong.paging import Half, Mapping, Regime, walk
+from tagalong.snapshot.vmcoreinfo_search import VmcoreinfoSearch
 
+_EL: Final = 0b1100  # of PSTATE.M
 _HALVES: Final = {Space.KERNEL: Half.KERNEL, Space.USER: Half.USER}
 
 
@@ -75,7 +77,7 @@ def virtual_layout(
         raise UsageError(
             f"there is no vCPU {vcpu}: the machine has {len(state.vcpus)}, the first is 0"
         )
-    regime = Regime.of(state.vcpus[vcpu].registers, _HALVES[space])
+    regime = _regime(state, source, space, vcpu)
     found = walk(partial(read_bytes, source), description.regions, regime)
     if not found.mappings:
         register = f"TTBR{regime.half.value}_EL1"
@@ -86,6 +88,23 @@ def virtual_layout(
     segments, pieces = _join(found.mappings, can_have_tags=description.mte_version != 0)
     unreadable = tuple(found.unreadable_tables)
     return MemoryLayout(PAGE_SIZES_BYTES[0], segments, pieces, unreadable, found.not_ram_bytes)
+
+
+def _regime(state: MachineState, source: PageSource, space: Space, vcpu: int) -> Regime:
+    """Return the regime to walk.
+
+    Linux can have other tables in TTBR1_EL1 while a program runs, which map hardly anything of the
+    kernel (KPTI): then VMCOREINFO says where the kernel's own are.
+    """
+    registers = state.vcpus[vcpu].registers
+    regime = Regime.of(registers, _HALVES[space])
+    runs_a_program = not registers.get(register_ids.PSTATE, _EL) & _EL
+    if space is Space.KERNEL and runs_a_program:
+        search = VmcoreinfoSearch(source)
+        search.look_everywhere()
+        if (kernel := search.chosen(state)) is not None:
+            return replace(regime, table=Gpa(kernel.kernel_table))
+    return regime
 
 
 def _join(

@@ -8,7 +8,7 @@ so a candidate must make sense, and the tables that it names must be in RAM. If 
 count whose tables a vCPU uses; if these still differ, none is taken.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from tagalong.binary.layout import MalformedError
 from tagalong.core.vmcoreinfo import MAX_BYTES, START, Vmcoreinfo
 from tagalong.errors import AddressError, CoreError
 from tagalong.machine import MachineState, PageSource, register_ids
-from tagalong.machine.page_source import read_bytes
+from tagalong.machine.page_source import CHUNK_BYTES, read_bytes
 from tagalong.memory import run_pages
 from tagalong.mte import PAGE_SIZES_BYTES
 
@@ -52,16 +52,28 @@ class VmcoreinfoSearch:
                 offset = int(pages[at // page]) * page + at % page
                 self._candidates[memory.ranges[number].address + offset] = None
 
+    def look_everywhere(self) -> None:
+        """Look at all pages that the guest has used. Raises HostError as the source does."""
+        most = CHUNK_BYTES // self._source.memory.page_size_bytes
+        for number, pages in enumerate(self._source.populated_pages()):
+            for runs in _batches(pages.runs(), most):
+                self.look(number, runs, self._source.data(number, runs))
+
     def result(self, state: MachineState) -> bytes | None:
         """Return the text of the guest's VMCOREINFO as it is now, None if there is none.
 
         `state`: of the guest, which is paused.
         """
+        chosen = self.chosen(state)
+        return chosen.text if chosen is not None else None
+
+    def chosen(self, state: MachineState) -> Vmcoreinfo | None:
+        """Return what `result` returns the text of."""
         found = {info.text: info for info in map(self._read, self._candidates) if info}
         in_use = set(_tables_in_use(state))
         used = [info for info in found.values() if info.kernel_table in in_use]
         chosen = used or [*found.values()]
-        return chosen[0].text if len(chosen) == 1 else None
+        return chosen[0] if len(chosen) == 1 else None
 
     def _read(self, gpa: int) -> Vmcoreinfo | None:
         try:
@@ -78,3 +90,20 @@ def _tables_in_use(state: MachineState) -> Iterable[int]:
     for vcpu in state.vcpus:
         if register_ids.TTBR1_EL1 in vcpu.registers:
             yield vcpu.registers[register_ids.TTBR1_EL1] & _TABLE_ADDRESS
+
+
+def _batches(runs: NDArray[np.int64], most: int) -> Iterator[NDArray[np.int64]]:
+    """Yield runs (first page, pages) in groups of at most `most` pages."""
+    batch: list[tuple[int, int]] = []
+    room = most
+    for first, count in runs.tolist():
+        at, end = first, first + count
+        while at < end:
+            part = min(end - at, room)
+            batch.append((at, part))
+            at, room = at + part, room - part
+            if not room:
+                yield np.array(batch)
+                batch, room = [], most
+    if batch:
+        yield np.array(batch)

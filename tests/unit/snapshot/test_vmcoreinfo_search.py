@@ -105,6 +105,33 @@ def test_save_of_user_addresses_is_no_core_of_a_kernel(tmp_path: Path) -> None:
         assert user.vmcoreinfo is None
 
 
+@pytest.mark.parametrize(("pstate", "mapped"), [(0x0, 8 * MIB), (0x3C5, 4096)])
+def test_dump_of_the_kernel_s_addresses_has_its_own_tables_while_a_program_runs(
+    pstate: int, mapped: int, tmp_path: Path
+) -> None:
+    machine = guest((PLACE, vmcoreinfo()))
+    isolated, second, third = (RAM + 0x10_0000 + 0x1000 * n for n in range(3))
+    entries = {
+        RAM + TABLE_OFFSET: RAM | 0x701,  # the first GiB
+        isolated: second | 3,
+        second: third | 3,
+        third: RAM | 0x703,  # the first page
+    }
+    for table, entry in entries.items():
+        machine.memory.write(Gpa(table), entry.to_bytes(8, "little"))
+    values = {"SCTLR_EL1": 1, "TCR_EL1": 25 << 16 | 2 << 30, "TTBR1_EL1": isolated}
+    for name, value in {**values, "PSTATE": pstate}.items():
+        machine.vcpus[0].set_register(getattr(register_ids, name), value)
+
+    report = save(machine, tmp_path / "kernel.core", SaveOptions(space=Space.KERNEL))
+
+    assert report.segments == 1
+    with open_core(tmp_path / "kernel.core") as core:
+        assert [(load.address, load.file_bytes) for load in core.loads] == [
+            ((1 << 64) - (1 << 39), mapped)
+        ]
+
+
 def test_dump_of_a_core_finds_it_again(tmp_path: Path) -> None:
     save(guest((PLACE, vmcoreinfo())), tmp_path / "a.core")
 
