@@ -26,7 +26,12 @@ if {"TAGALONG_LAB_SAMPLES", "TAGALONG_INSIDE_LAB"}.isdisjoint(os.environ):
 # They boot the lab several times, or Linux guests in it, which takes minutes: `make kernels` and
 # `make pages` run these.
 if "TAGALONG_LONG" not in os.environ:
-    collect_ignore += ["test_linux_seam.py", "test_looking.py", "test_pages.py"]
+    collect_ignore += [
+        "test_guest_networks.py",
+        "test_linux_seam.py",
+        "test_looking.py",
+        "test_pages.py",
+    ]
 
 _sessions: dict[str, LabSession] = {}
 

@@ -172,11 +172,12 @@ class VmProcess:
         """Wait for the end and return the exit status."""
         return self.process.wait(TIMEOUT_S)
 
-    def wait_for_console(self, text: str, times: int = 1) -> None:
+    def wait_for_console(self, text: str, times: int = 1, timeout_s: float = TIMEOUT_S) -> None:
         """Wait until the guest has said `text` so often."""
         until(
             lambda: self.console.count(text) >= times or self.has_ended(),
             f"{times} times {text!r} on the console; messages: {self.messages}",
+            timeout_s,
         )
         assert self.console.count(text) >= times, self.messages
 

@@ -146,7 +146,8 @@ class MachineAssembly:
         if origin.vcpu_count > LINUX_MAX_VCPUS:
             raise UsageError(
                 f"cannot make {origin.vcpu_count} vCPUs: a machine for a kernel has 1 to "
-                f"{LINUX_MAX_VCPUS}"
+                f"{LINUX_MAX_VCPUS}, whose redistributors lie below the UART at "
+                f"{LINUX_CONSOLE.gpa:#x}; give fewer with --vcpus"
             )
         return machine_factory(self._name).describe(
             ram_bytes=origin.ram_bytes,

@@ -17,4 +17,7 @@ def test_machine_for_a_kernel_with_more_vcpus_than_have_a_place_is_refused() -> 
     with pytest.raises(UsageError) as caught:
         assembly.linux(origin)
 
-    assert str(caught.value) == "cannot make 124 vCPUs: a machine for a kernel has 1 to 123"
+    assert str(caught.value) == (
+        "cannot make 124 vCPUs: a machine for a kernel has 1 to 123, whose redistributors lie "
+        "below the UART at 0x9000000; give fewer with --vcpus"
+    )
