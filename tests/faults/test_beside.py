@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.beside_faults import TABLE, Case, Stage, Strike, run_case
+from tests.support.beside_faults import (
+    TABLE,
+    Case,
+    Stage,
+    Strike,
+    run_case,
+    run_with_another_destination,
+)
 from tests.support.beside_scene import FAKE_GUEST, Scene
 
 SHORT = (
@@ -36,6 +43,7 @@ def test_guest_is_where_the_table_says_after_every_fault(tmp_path: Path) -> None
                 except AssertionError as error:
                     error.add_note(f"{case.name}\n{scene.last_words}")
                     raise
+            await run_with_another_destination(scene)
         finally:
             scene.close()
 

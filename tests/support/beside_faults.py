@@ -26,6 +26,8 @@ from tests.support.unix_relay import UnixRelay
 
 Hit = Callable[[], object]
 
+_WAITS = "waiting for tags"
+
 
 class Stage(Enum):
     """A record that is about to pass: who sends it, its type, and which of that type it is."""
@@ -190,6 +192,17 @@ async def _judge(scene: Scene, there: BesideHost, case: Case, failure: str) -> N
     await scene.require_alive(here)
     assert not there.progress, f"the guest ran at the destination, too: {there.last_words}"
     scene.end(there)
+
+
+async def run_with_another_destination(scene: Scene) -> None:
+    """The process beside a destination is killed while it waits: another one takes the tags."""
+    there = await scene.destination()
+    said = there.messages.count(_WAITS)
+    scene.kill_sidecar(there)
+    scene.attach(there, "--incoming", there.tags_uri)
+    await until(lambda: there.messages.count(_WAITS) > said, "another process to wait for tags")
+    await migrate_vm(scene.here.control, scene.request(there), quiet)
+    await scene.move_on(there)
 
 
 async def _require_settled(scene: Scene, host: BesideHost) -> None:

@@ -130,12 +130,12 @@ class Scene:
     def kill_vmm(self, host: BesideHost) -> None:
         os.kill(self.qemu_of(host), signal.SIGKILL)
 
-    def attach(self, host: BesideHost) -> None:
+    def attach(self, host: BesideHost, *options: str) -> None:
         """Put a new process beside the QEMU of `host`, whose own was killed."""
         with (self.folder / f"{host.name}.messages").open("ab") as messages:
             host.process = subprocess.Popen(
                 [sys.executable, "-m", "tagalong", "beside", "attach", "--control",
-                 str(host.control), str(self._orphans[host.name])],
+                 str(host.control), *options, str(self._orphans[host.name])],
                 stdin=subprocess.DEVNULL, stdout=messages, stderr=messages,
             )  # fmt: skip
 

@@ -26,7 +26,7 @@ from tagalong.errors import TagalongError
 from tagalong.qapi.migration import MigrationRequest, MigrationStatus
 from tagalong.qapi.settings import MigrationSettings
 from tests.support.beside_dumps import DUMPS
-from tests.support.beside_faults import SHORT, TABLE, run_case
+from tests.support.beside_faults import SHORT, TABLE, run_case, run_with_another_destination
 from tests.support.beside_modes import MODES, set_capabilities
 from tests.support.beside_scene import (
     SETTINGS,
@@ -199,6 +199,7 @@ TRIALS: tuple[Trial, ...] = (
     garbage_at_the_library_leaves_the_guest_alone,
     *DUMPS,
     order_that_waits_for_the_vmm_is_cancelled,
+    run_with_another_destination,
     last_tags_that_take_too_long_are_refused,
     tags_after_the_vmm_has_migrated_still_arrive,
     tags_follow_a_migration_that_somebody_else_drives,

@@ -25,7 +25,7 @@ _REFUSED: Final = (
     ),
     (
         _MACHINE_OPTIONS,
-        re.compile(r"(^|,)mte=(on|true|yes)"),
+        re.compile(r"(^|,)mte=(on|true|y)"),
         "QEMU refuses to migrate a VM that it gave tags to: leave mte=on out, the guest has tags "
         "all the same",
     ),

@@ -168,7 +168,6 @@ class _BesideProcess:
             )
         )
         with ExitStack() as stack:
-            await self._server.start(self._options.control)
             try:
                 if self._options.incoming is not None:
                     self._incoming = TagsIncoming(
@@ -177,6 +176,8 @@ class _BesideProcess:
                         self._migration_changed,
                         self._refused,
                     )
+                # Last, so that what waits for the socket (wrapper.py) knows that tags can come.
+                await self._server.start(self._options.control)
                 vmm = self._find(stack)
                 self._handle_signals(vmm)
                 self._announce(f"control socket (QMP): {self._options.control}")

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -31,6 +32,8 @@ SETTINGS_VARIABLE: Final = "TAGALONG_BESIDE_SETTINGS"
 DEFAULT_SETTINGS: Final = Path("/etc/tagalong/beside.toml")
 
 _MAX_BYTES: Final = 1 << 16
+_READY_S: Final = 60.0
+_POLL_S: Final = 0.01
 
 _ASKS = frozenset(("-version", "-help", "-h", "-V"))
 _NAME = re.compile(r"(?:^|,)guest=([^,]*)|^([^=,]+)(?:,|$)")
@@ -132,13 +135,17 @@ def _run_guest(
         beside,
         socket_for,
     )
+    from tagalong.socket_files import remove_if_stale  # noqa: PLC0415
 
     check_command(command)
     control, holds = Path(settings.folder) / f"{name}.sock", awaits_migration(command)
+    if not remove_if_stale(control):
+        raise UsageError(f"another process listens on {control}: is {name} running already?")
     with ExitStack() as stack:  # leaves only if QEMU cannot be started
         library = stack.enter_context(socket_for(beside(control, LIBRARY_SUFFIX), "socket"))
         monitor = stack.enter_context(socket_for(beside(control, MONITOR_SUFFIX), "monitor"))
-        _put_beside(control, settings.incoming.replace("{name}", name) if holds else "", settings)
+        incoming = settings.incoming.replace("{name}", name) if holds else ""
+        _require_beside(_put_beside(control, incoming, settings), control)
         for each in (library, monitor):
             os.set_inheritable(each.fileno(), True)
         _become(
@@ -147,17 +154,36 @@ def _run_guest(
         )
 
 
-def _put_beside(control: Path, incoming: str, settings: WrapperSettings) -> None:
+def _put_beside(
+    control: Path, incoming: str, settings: WrapperSettings
+) -> "subprocess.Popen[bytes]":
     """Start the process beside; it ends when this process, QEMU by then, does."""
     options = ["--control", str(control)]
     if incoming:
         options += ["--incoming", incoming]
         options += ["--tls-dir", settings.tls_dir] if settings.tls_dir else []
-    subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "tagalong", "beside", "attach", *options, str(os.getpid())],
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def _require_beside(process: "subprocess.Popen[bytes]", control: Path) -> None:
+    """Wait until the process beside is ready. Raises HostError if it is not.
+
+    A domain that arrives where its tags cannot would be held for ever.
+    """
+    until = time.monotonic() + _READY_S
+    while not control.is_socket():
+        status = process.poll()
+        if status is not None or time.monotonic() > until:
+            process.kill()
+            why = "is not ready" if status is None else f"has ended with status {status}"
+            raise HostError(
+                f"QEMU was not started: the process beside it {why}; its message above says why"
+            )
+        time.sleep(_POLL_S)
 
 
 def _become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:

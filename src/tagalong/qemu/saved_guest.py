@@ -121,9 +121,8 @@ def _blocks(stream: SavedStream, path: Path, name: str | None) -> tuple[RamBlock
         ram = others[0] if len(others) == 1 else None
     if ram is None:
         names = ", ".join(f"{b.name} ({b.size_bytes:#x} bytes)" for b in stream.blocks.values())
-        raise CoreError(
-            f"{path} does not say which block is the guest's RAM: {names}; name it with --ram-block"
-        )
+        lack = "does not say which block is the guest's RAM" if name is None else f"has no {name}"
+        raise CoreError(f"{path} {lack}: {names}; name it with --ram-block")
     if tags is not None and tags.size_bytes * PACKED_RATIO != ram.size_bytes:
         raise CoreError(
             f"{path}: block {ram.name} of {ram.size_bytes:#x} bytes cannot have the "

@@ -22,6 +22,7 @@ QEMU = ["qemu-system-aarch64", "-M", "virt,gic-version=3", "-accel", "kvm", "-m"
         (["-daemonize"], "-daemonize: this process stays beside"),
         (["-accel", "kvm,dirty-ring-size=4096"], "leave dirty-ring-size out"),
         (["-M", "virt,mte=on"], "leave mte=on out"),
+        (["-M", "virt,mte=y"], "leave mte=on out"),
         (["--machine", "virt,accel=tcg"], "use -accel kvm"),
         (["-accel", "tcg,thread=multi"], "use -accel kvm"),
     ],

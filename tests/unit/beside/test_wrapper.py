@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tagalong.beside.vmm import socket_for
 from tagalong.beside.wrapper import (
     WrapperSettings,
     guest_name,
     read_settings,
     runs_a_guest,
 )
-from tagalong.errors import UsageError
+from tagalong.errors import HostError, UsageError
 
 # As libvirt probes an emulator (qemuProcessQMPLaunch), and asks it by hand.
 PROBES = (
@@ -126,6 +127,17 @@ def test_domain_runs_under_the_library_in_the_process_that_libvirt_knows(
     assert is_beside
     assert status == 0
     assert [*control.parent.glob("arm_1.sock*")] == []
+
+
+def test_domain_whose_tags_cannot_be_awaited_is_not_started(settings: Path) -> None:
+    """As of two domains that arrive at the same time and share a port."""
+    with socket_for(settings.with_name("arm_1.in"), "socket"):
+        process = start(settings, [*DOMAIN, "-incoming", "defer"])
+
+        assert process.wait(60) == HostError.exit_code
+
+    assert not out(settings).exists()
+    assert [*settings.parent.glob("arm_1.sock*")] == []
 
 
 @pytest.mark.parametrize(

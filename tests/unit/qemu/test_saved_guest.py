@@ -186,6 +186,16 @@ def test_stream_with_a_memory_backend_is_found_by_elimination(tmp_path: Path) ->
         assert memory_of(machine)[PAGE : 2 * PAGE] == FIRST
 
 
+def test_block_that_the_stream_lacks_is_named_with_those_that_it_has(tmp_path: Path) -> None:
+    path = written(tmp_path, StreamBuilder(USUAL).build())
+
+    with (
+        pytest.raises(CoreError, match=r"has no other: mach-virt\.ram \(0x20000 bytes\), mach"),
+        open_saved(path, block="other"),
+    ):
+        pass
+
+
 def test_stream_begins_at_an_offset(tmp_path: Path) -> None:
     path = written(tmp_path, b"a header of somebody else" + StreamBuilder(USUAL).build())
 
