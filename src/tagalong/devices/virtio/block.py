@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import struct
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
@@ -36,6 +38,7 @@ QUEUE_SIZE: Final = 256
 SERIAL_BYTES: Final = 20
 
 _THREADS: Final = 4
+_REPEAT_S: Final = 1.0
 DISK_LAYOUT: Final = Layout(("sectors", "u64"), ("serial", SERIAL_BYTES))
 _HEADER: Final = struct.Struct("<IIQ")
 _SEGMENT: Final = struct.Struct("<QII")
@@ -137,6 +140,8 @@ class BlockFunction:
         _require_same(description.name, described, self._sectors, image)
         self.config = _config_space(self._sectors, described)
         self._port: Port | None = None
+        self._telling = threading.Lock()
+        self._told_at: dict[DiskError, float] = {}
         self._handlers: dict[int, Callable[[int, Buffers, Buffers], int]] = {
             RequestType.IN: self._read,
             RequestType.OUT: self._write,
@@ -185,14 +190,23 @@ class BlockFunction:
         except _RefusedError as refusal:
             return 0, refusal.status
         except OSError as error:
-            reason = error.strerror or str(error)
             operation = "read" if kind == RequestType.IN else "write"
-            logging.getLogger(__name__).warning(
-                "disk %s: %s failed: %s", self._name, operation, reason
-            )
             no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            self._report(DiskError(self._name, operation, reason, no_space))
+            reason = error.strerror or str(error)
+            self._tell(DiskError(self._name, operation, reason, no_space))
             return 0, RequestStatus.IOERR
+
+    def _tell(self, error: DiskError) -> None:
+        """Tell the operator of an error; of one that repeats, at most once a second."""
+        with self._telling:
+            now = time.monotonic()
+            if now - self._told_at.get(error, -_REPEAT_S) < _REPEAT_S:
+                return
+            self._told_at[error] = now
+        logging.getLogger(__name__).warning(
+            "disk %s: %s failed: %s", error.disk, error.operation, error.reason
+        )
+        self._report(error)
 
     def _read(self, sector: int, source: Buffers, target: Buffers) -> int:
         del source

@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -215,6 +216,27 @@ def test_errors_of_the_disk_reach_the_guest_and_the_operator(
         DiskError("disk0", "write", "No space left on device", no_space=True),
         DiskError("disk0", "write", "Input/output error", no_space=False),
     ]
+
+
+def test_error_that_repeats_is_told_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = an_image(tmp_path)
+    scene, errors = started(path)
+    os.truncate(path, SECTOR)
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def read() -> int:
+        return request(scene.driver, RequestType.IN, 1, room=SECTOR)[0]
+
+    statuses = [read() for _ in range(10)]
+    at_first = len(errors)
+    now += 1.0
+    statuses += [read()]
+
+    assert statuses == [IOERR] * 11
+    assert (at_first, len(errors)) == (1, 2)
 
 
 def test_image_that_was_cut_short_is_an_error_of_the_disk(tmp_path: Path) -> None:
