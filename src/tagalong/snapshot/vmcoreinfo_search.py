@@ -5,7 +5,8 @@ looked at on their way, ten bytes of each, and what looks like it is read again 
 the guest is paused: a live snapshot copies pages that change afterwards. A guest's memory can hold
 other texts of this kind, in a file of crash tools or of a kernel before this one, and it can lie;
 so a candidate must make sense, and the tables that it names must be in RAM. If several do, those
-count whose tables a vCPU uses; if these still differ, none is taken.
+count whose tables a vCPU uses; if these still differ, none is taken. What needs it before anything
+is copied has all pages looked at.
 """
 
 from collections.abc import Iterable, Iterator
