@@ -1,29 +1,39 @@
 """Measure what tags add to QEMU's downtime, inside the lab: python -m bench.beside.
 
-    tagalong lab run --with-vmm --ram 4G -- python3 -m bench.beside [--rate 500]
+    tagalong lab run --with-vmm --ram 4G -- python3 -m bench.beside [--rates 100,500] [--ways pause]
 
 A Linux guest on KVM changes tags at a rate: so many granules per second, at random among 8 MiB. It
-moves from one QEMU to the next on the same host. `driven`: tagalong drives, and QEMU waits with
-its guest stopped for the last tags, which is what they add. `own`: the bench drives QEMU, whose
-hand-over the last tags run beside; they add the time for which the guest is held back at its
-destination. Both by the events of one host's clock; medians, and the least and the most.
+moves from one QEMU to the next on the same host, in turn in each of these ways:
+
+    pause    tagalong drives, and QEMU waits with its guest stopped for the last tags
+    overlap  tagalong drives, and the last tags travel while QEMU hands over
+    other    another tool drives, as libvirt does; the last tags travel as above
+    floor    no tags travel: a client answers QEMU's pause at once, and does nothing else
+
+The tags add the pause (QEMU's events from `pre-switchover` to `device`) and the time for which the
+guest is held at its destination after QEMU would let it run. QEMU's own downtime is what QEMU says,
+without the pause. All by one host's clock; medians, and the least and the most.
 """
 
 import argparse
 import asyncio
 import json
+import socket
 import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tagalong.control.client import connect
+from tagalong.control.client import ControlClient, connect
 from tagalong.control.migration import await_migration, migrate_vm, start_migration
 from tagalong.qapi.events import VmEvent
-from tagalong.qapi.migration import MigrationInfo, MigrationRequest
+from tagalong.qapi.json_fields import JsonFields, anything
+from tagalong.qapi.migration import MigrationInfo, MigrationRequest, Switchover
+from tagalong.qapi.reports import ArrivalReport, MigrationResult
 from tagalong.qapi.settings import MigrationSettings
 from tagalong.studies.beside import QemuGuest
 from tagalong.studies.beside.host import BesideHost
@@ -34,55 +44,92 @@ _POLL_S = 0.02
 # The emulated host is slow, and no limit is to decide when the guest is stopped.
 _SETTINGS = MigrationSettings(downtime_limit=60_000)
 
+_WAYS = ("pause", "overlap", "other", "floor")
+
+_CONTINUE = b'{"execute": "migrate-continue", "arguments": {"state": "pre-switchover"}}\r\n'
+
 
 @dataclass(frozen=True)
 class Cost:
-    """One migration: QEMU's own downtime, what the tags added, pages left when it stopped."""
+    """One migration: QEMU's own downtime, what the tags added, pages left when it stopped.
 
+    `steps_ms`: when each step was, since the guest's stop.
+    """
+
+    rate: int
+    way: str
     own_ms: float
     tags_ms: float
     pages_left: int
+    steps_ms: Mapping[str, float]
 
 
 class _Moments:
-    """When events of a QMP socket came, by name and status; the first of each."""
+    """When events of a QMP socket came, by name and status, in s; the first of each."""
 
     def __init__(self) -> None:
-        self._ms: dict[str, float] = {}
+        self.at_s: dict[str, float] = {}
+        self.data: dict[str, Mapping[str, object]] = {}
 
     def note(self, event: VmEvent) -> None:
         name = f"{event.name} {event.data.get('status', '')}".strip()
-        self._ms.setdefault(name, event.time_s * 1000)
+        self.at_s.setdefault(name, event.time_s)
+        self.data.setdefault(name, event.data)
 
     async def when(self, name: str) -> float:
-        """Return when it came, in ms; wait for it."""
+        """Return when it came; wait for it."""
         async with asyncio.timeout(_WAIT_S):
-            while name not in self._ms:
+            while name not in self.at_s:
                 await asyncio.sleep(_POLL_S)
-        return self._ms[name]
+        return self.at_s[name]
 
 
 @asynccontextmanager
-async def _moments(control: Path) -> AsyncIterator[_Moments]:
+async def _moments(control: Path) -> AsyncIterator[tuple[ControlClient, _Moments]]:
     moments = _Moments()
     async with connect(control) as client:
-        if control.suffix == ".own":
-            events = {"capability": "events", "state": True}
-            await client.execute("migrate-set-capabilities", {"capabilities": [events]})
-
-        async def follow() -> None:
-            async for event in client.events():
-                moments.note(event)
-
-        task = asyncio.create_task(follow())
-        try:
-            yield moments
-        finally:
-            task.cancel()
+        client.tap_events(moments.note)
+        yield client, moments
 
 
 def _nothing(_: MigrationInfo) -> None:
     """Show no progress."""
+
+
+class _Answerer:
+    """A client of QEMU's that does nothing but end its pause, as soon as it hears of it."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(_WAIT_S)
+        self._socket.connect(str(path))
+        self._file = self._socket.makefile("rb")
+        self._file.readline()
+        self.execute("qmp_capabilities")
+        wanted = [
+            {"capability": name, "state": True} for name in ("pause-before-switchover", "events")
+        ]
+        self.execute("migrate-set-capabilities", {"capabilities": wanted})
+
+    def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> None:
+        message = {"execute": command, **({"arguments": arguments} if arguments else {})}
+        self._socket.sendall(json.dumps(message).encode() + b"\r\n")
+        while b'"return"' not in (line := self._file.readline()):
+            if b'"error"' in line or not line:
+                raise SystemExit(f"QEMU: {line.decode()}")
+
+    def start(self) -> None:
+        """Answer the pause of the migration that begins."""
+        threading.Thread(target=self._answer, daemon=True).start()
+
+    def _answer(self) -> None:
+        while b'"pre-switchover"' not in self._socket.recv(1 << 16):
+            pass
+        self._socket.send(_CONTINUE)
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
 
 
 class _Row:
@@ -97,20 +144,24 @@ class _Row:
     def _host(self, *, awaits: bool) -> BesideHost:
         name = f"host-{self._count}"
         self._count += 1
-        own = ["-qmp", f"unix:{self._folder / name}.own,server=on,wait=off"]
+        own = [
+            word
+            for suffix in ("own", "floor")
+            for word in ("-qmp", f"unix:{self._folder / name}.{suffix},server=on,wait=off")
+        ]
         return BesideHost(self._guest, self._folder, name, awaits=awaits, more=own)
 
-    def _own(self, host: BesideHost) -> Path:
-        return self._folder / f"{host.name}.own"
+    def _own(self, host: BesideHost, suffix: str = "own") -> Path:
+        return self._folder / f"{host.name}.{suffix}"
 
-    async def move(self, *, is_driven: bool) -> Cost:
+    async def move(self, rate: int, way: str) -> Cost:
         """Migrate once, and require that no granule is wrong."""
         before, there = self.here, self._host(awaits=True)
         try:
             await there.wait_until(
                 lambda: "waiting for tags" in there.messages, "waited for tags", _WAIT_S
             )
-            cost = await (self._driven(there) if is_driven else self._beside(there))
+            cost = await self._measured(rate, way, there)
             self.here = there
             before.stop()
             await there.wait_for_reports(2, _WAIT_S)
@@ -121,68 +172,132 @@ class _Row:
             raise SystemExit("\n".join(there.failures))
         return cost
 
-    async def _driven(self, there: BesideHost) -> Cost:
-        request = MigrationRequest(there.tags_uri, settings=_SETTINGS, vmm_uri=there.vmm_uri)
-        result = await migrate_vm(self.here.control, request, _nothing)
-        assert result.vmm is not None
-        return Cost(result.vmm.own_downtime_ms, result.vmm.tags_ms, result.report.rounds[-1].pages)
-
-    async def _beside(self, there: BesideHost) -> Cost:
-        request = MigrationRequest(there.tags_uri, settings=_SETTINGS)
-        await start_migration(self.here.control, request)
+    async def _measured(self, rate: int, way: str, there: BesideHost) -> Cost:
         async with AsyncExitStack() as stack:
-            own = await stack.enter_async_context(connect(self._own(self.here)))
-            source = await stack.enter_async_context(_moments(self.here.control))
-            resumed = await stack.enter_async_context(_moments(self._own(there)))
-            tags = await stack.enter_async_context(_moments(there.control))
-            await own.execute("migrate", {"uri": there.vmm_uri})
-            stopped_ms, resumed_ms = await source.when("STOP"), await resumed.when("RESUME")
-            released_ms = await tags.when("MIGRATION completed")
-            result = await await_migration(self.here.control, _nothing)
+            own, source = await stack.enter_async_context(_moments(self._own(self.here)))
+            if way in ("other", "floor"):
+                events = [{"capability": "events", "state": True}]
+                await own.execute("migrate-set-capabilities", {"capabilities": events})
+            _, resumed = await stack.enter_async_context(_moments(self._own(there)))
+            _, arrived = await stack.enter_async_context(_moments(there.control))
+            result = await self._move(way, there, own, source)
+            resumed_s = await resumed.when("RESUME")
+            await arrived.when("MIGRATION completed")
+            status = JsonFields(await own.execute("query-migrate"), "query-migrate")
+        arrival = JsonFields(arrived.data["MIGRATION completed"]["x-info"], "x-info")
+        there_s = arrival.read("x-report", ArrivalReport.from_json).moments_s
+        at_s = {**source.at_s, **(result.vmm.moments_s if result.vmm else {}), **there_s}
+        at_s["RESUME there"] = resumed_s
+        paused_ms = (at_s["MIGRATION device"] - at_s.get("MIGRATION pre-switchover", 1e12)) * 1000
+        paused_ms = max(0.0, paused_ms)
+        held_ms = 0.0 if way == "floor" else max(0.0, at_s["released"] - resumed_s) * 1000
+        downtime_ms = float(str(status.read("downtime", anything)))
         return Cost(
-            resumed_ms - stopped_ms,
-            max(0.0, released_ms - resumed_ms),
+            rate, way, downtime_ms - paused_ms, paused_ms + held_ms,
             result.report.rounds[-1].pages,
-        )
+            {name: (at - at_s["STOP"]) * 1000 for name, at in sorted(at_s.items(), key=_second)},
+        )  # fmt: skip
+
+    async def _move(
+        self, way: str, there: BesideHost, own: ControlClient, source: _Moments
+    ) -> MigrationResult:
+        control, vmm_uri = self.here.control, there.vmm_uri
+        tags = MigrationRequest(there.tags_uri, settings=_SETTINGS)
+        match way:
+            case "other":
+                await start_migration(control, tags)
+                await own.execute("migrate", {"uri": vmm_uri})
+                return await await_migration(control, _nothing)
+            case "floor":
+                answerer = await asyncio.to_thread(_Answerer, self._own(self.here, "floor"))
+                answerer.start()
+                await own.execute("migrate", {"uri": vmm_uri})
+                await source.when("MIGRATION completed")
+                answerer.close()
+                return await migrate_vm(control, tags, _nothing)
+        request = replace(tags, vmm_uri=vmm_uri, switchover=Switchover(way))
+        return await migrate_vm(control, request, _nothing)
 
 
-async def _measure(rate: int, migrations: int, *, is_driven: bool) -> list[Cost]:
+def _second(pair: tuple[str, float]) -> float:
+    return pair[1]
+
+
+async def _measure(
+    rate: int, ways: Sequence[str], migrations: int, show: Callable[[Cost], None]
+) -> None:
     guest = QemuGuest(_VMM / "qemu", _VMM / "Image", _VMM / "initrd", knobs=f"mib=8 rate={rate}")
     with tempfile.TemporaryDirectory() as folder:
         row = _Row(guest, Path(folder))
         try:
             await row.here.wait_for_reports(2, _WAIT_S)
-            costs = []
             for _ in range(migrations):
-                costs.append(await row.move(is_driven=is_driven))
-                print(costs[-1], file=sys.stderr, flush=True)
-            return costs
+                for way in ways:
+                    show(await row.move(rate, way))
         finally:
             row.here.stop()
 
 
-def _summary(values: list[float]) -> str:
+def _summary(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+
+
+def _print_way(way: str, costs: Sequence[Cost]) -> None:
+    own, tags = [each.own_ms for each in costs], [each.tags_ms for each in costs]
+    ratio = statistics.median(tags) / statistics.median(own)
+    print(
+        f"  {way:8} own {_summary(own)} ms, tags add {_summary(tags)} ms, ratio {ratio:.2f}, ",
+        end="",
+    )
+    print(f"pages left {_summary([float(each.pages_left) for each in costs])}")
+
+
+def _print_steps(way: str, costs: Sequence[Cost]) -> None:
+    """Print when the steps of the median migration were."""
+    names = [name for name in costs[-1].steps_ms if all(name in each.steps_ms for each in costs)]
+    medians = {name: statistics.median(each.steps_ms[name] for each in costs) for name in names}
+    print(f"  {way}, ms since the guest's stop, medians:")
+    for name, at_ms in sorted(medians.items(), key=_second):
+        print(f"    {at_ms:8.1f}  {name}")
+
+
+def _print_rate(rate: int, costs: Sequence[Cost], *, steps: bool) -> None:
+    print(f"{rate} granules changed per second")
+    for way in _WAYS:
+        chosen = [each for each in costs if (each.rate, each.way) == (rate, way)]
+        if chosen:
+            _print_way(way, chosen)
+            if steps:
+                _print_steps(way, chosen)
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
 
 
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rate", type=int, default=500, help="granules changed per second")
-    parser.add_argument("--migrations", type=int, default=5)
-    parser.add_argument("--own", action="store_true", help="drive QEMU by its own monitor")
+    parser.add_argument("--rates", type=_words, default=["500"], help="granules per second: N,N")
+    parser.add_argument("--ways", type=_words, default=list(_WAYS), help=",".join(_WAYS))
+    parser.add_argument("--migrations", type=int, default=5, help="in each way, at each rate")
+    parser.add_argument("--steps", action="store_true", help="print when each step was")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    costs = asyncio.run(_measure(options.rate, options.migrations, is_driven=not options.own))
+    if not set(options.ways) <= set(_WAYS):
+        parser.error(f"--ways: some of {','.join(_WAYS)}")
+    costs: list[Cost] = []
+
+    def show(cost: Cost) -> None:
+        costs.append(cost)
+        print(cost, file=sys.stderr, flush=True)
+
+    for rate in map(int, options.rates):
+        asyncio.run(_measure(rate, options.ways, options.migrations, show))
+        if not options.json:
+            _print_rate(rate, costs, steps=options.steps)
     if options.json:
         print(json.dumps([asdict(cost) for cost in costs]))
-        return
-    own, tags = [each.own_ms for each in costs], [each.tags_ms for each in costs]
-    print(f"{len(costs)} migrations, {options.rate} granules changed per second")
-    print(f"QEMU's own downtime  {_summary(own)} ms")
-    print(f"tags add             {_summary(tags)} ms")
-    print(f"ratio of medians     {statistics.median(tags) / statistics.median(own):.2f}")
-    print(f"pages left           {_summary([float(each.pages_left) for each in costs])}")
 
 
 if __name__ == "__main__":

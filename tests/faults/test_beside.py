@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tagalong.qapi.migration import Switchover
 from tests.support.beside_faults import (
     TABLE,
     Case,
@@ -27,6 +28,8 @@ SHORT = (
     Case(Stage.RUNNING, Strike.KILL_DESTINATION),
     Case(Stage.READY, Strike.KILL_VMM),
     Case(Stage.LAST_PAGES, Strike.CANCEL),
+    Case(Stage.PREPARE, Strike.CUT_TAGS, Switchover.OVERLAP),
+    Case(Stage.RUNNING, Strike.CUT_TAGS, Switchover.OVERLAP),
 )
 CASES = TABLE if "TAGALONG_LONG" in os.environ else SHORT
 

@@ -8,7 +8,7 @@ with its tags right; that includes what the operator was told to do.
 import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from tagalong.control.client import connect
 from tagalong.control.migration import migrate_vm
 from tagalong.errors import CommandError, TagalongError
-from tagalong.qapi.migration import MigrationRequest
+from tagalong.qapi.migration import MigrationRequest, Switchover
 from tagalong.studies.beside.host import BesideHost
 from tagalong.wire import Role
 from tagalong.wire.records import RecordType
@@ -73,17 +73,24 @@ def expected(stage: Stage, strike: Strike, *, has_completed: bool) -> Where:
 
 @dataclass(frozen=True)
 class Case:
-    """One place in the table."""
+    """One place in the table, while the VMM waits for the last tags, or hands over meanwhile."""
 
     stage: Stage
     strike: Strike
+    switchover: Switchover = Switchover.PAUSE
 
     @property
     def name(self) -> str:
-        return f"{self.strike.value}@{self.stage.name.lower()}"
+        way = "" if self.switchover is Switchover.PAUSE else f"+{self.switchover.value}"
+        return f"{self.strike.value}@{self.stage.name.lower()}{way}"
 
 
-TABLE = tuple(Case(stage, strike) for strike in Strike for stage in Stage)
+TABLE = tuple(
+    Case(stage, strike, switchover)
+    for switchover in Switchover
+    for strike in Strike
+    for stage in Stage
+)
 
 # The places at which the most hangs together: QEMU waits for a process that is gone; and all tags
 # are there when QEMU's own migration fails.
@@ -122,14 +129,19 @@ async def run_case(scene: Scene, case: Case) -> None:
     with ExitStack() as stack:
         vmm = stack.enter_context(UnixRelay(f"{there.name}.ram.via", there.vmm_uri, scene.folder))
         tags = stack.enter_context(_tags_proxy(scene, there, case, vmm))
-        request = MigrationRequest(tags.uri, settings=SETTINGS, vmm_uri=vmm.uri)
+        request = MigrationRequest(
+            tags.uri, settings=SETTINGS, vmm_uri=vmm.uri, switchover=case.switchover
+        )
         failure = await _outcome(here.control, request)
         assert tags.trigger.strikes, f"the migration never came to {case.name}: {failure}"
         await until(tags.trigger.has_struck.is_set, f"{case.strike.value} to be over")
         if case.strike is Strike.KILL_SOURCE:
             assert "tagalong beside attach" in failure, failure
             scene.attach(here)
-        await _judge(scene, there, case, failure)
+        if case.switchover is Switchover.OVERLAP:
+            await _judge_overlap(scene, there, case, failure)
+        else:
+            await _judge(scene, there, case, failure)
 
 
 class _TagsProxy(FaultProxy):
@@ -203,6 +215,71 @@ async def run_with_another_destination(scene: Scene) -> None:
     await until(lambda: there.messages.count(_WAITS) > said, "another process to wait for tags")
     await migrate_vm(scene.here.control, scene.request(there), quiet)
     await scene.move_on(there)
+
+
+async def _judge_overlap(scene: Scene, there: BesideHost, case: Case, failure: str) -> None:
+    """Require the guest at one side: where the VMM has brought it, or the operator does.
+
+    When the fault strikes, the VMM has handed its guest over or has not: it waits for nobody.
+    """
+    here = scene.here
+    if case.strike is Strike.KILL_DESTINATION:
+        scene.attach(there)
+    scene.prepare_destination()
+    has_moved = await _end_of_vmms_migration(scene, here) == "completed"
+    if not has_moved:
+        assert failure, "it completed"
+        await wait_for(
+            lambda: answers(here.control),
+            lambda: f"the guest to run at the source again; {here.last_words}",
+        )
+        await _require_settled(scene, here)
+        await scene.require_alive(here)
+        assert not there.progress, f"the guest ran at the destination, too: {there.last_words}"
+        scene.end(there)
+    elif case.strike is Strike.KILL_VMM or (failure and _is_held_for_good(case)):
+        scene.end(there)
+        async with connect(here.control) as client:
+            await client.execute("cont")
+        await scene.require_alive(here)
+    else:
+        if failure and case.stage is not Stage.RUNNING:  # it was let go before that
+            assert "paused here" in failure or case.strike is Strike.KILL_SOURCE, failure
+            assert not there.progress, "it ran without its tags"
+            await _send_again(scene, there)
+        await scene.move_on(there)
+
+
+def _is_held_for_good(case: Case) -> bool:
+    return case.strike is Strike.KILL_DESTINATION and case.stage is not Stage.RUNNING
+
+
+async def _end_of_vmms_migration(scene: Scene, host: BesideHost) -> str:
+    """Wait until the VMM's own migration is over, and return how it ended."""
+    ends: list[str] = []
+    async with connect(scene.own_monitor(host)) as own:
+
+        async def is_over() -> bool:
+            answer = await own.execute("query-migrate")
+            assert isinstance(answer, dict)
+            ends.append(str(answer.get("status")))
+            return ends[-1] in ("completed", "cancelled", "failed")
+
+        await wait_for(is_over, lambda: f"the VMM's migration to end; {host.last_words}")
+    return ends[-1]
+
+
+async def _send_again(scene: Scene, there: BesideHost) -> None:
+    """Send the tags again, as the operator is told; to a destination that listens soon."""
+    request = MigrationRequest(there.tags_uri, settings=SETTINGS)
+
+    async def is_sent() -> bool:
+        with suppress(TagalongError):
+            await migrate_vm(scene.here.control, request, quiet)
+            return True
+        return False
+
+    await wait_for(is_sent, lambda: f"the tags; {scene.last_words}")
 
 
 async def _require_settled(scene: Scene, host: BesideHost) -> None:

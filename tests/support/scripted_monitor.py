@@ -12,6 +12,34 @@ FULL = 128 << 20
 SLOWLY = 1 << 20
 
 
+class ScriptedOrder:
+    """A prepared command; `can_send`: whether it can leave at once."""
+
+    can_send = True
+
+    def __init__(self, monitor: "ScriptedMonitor", command: str, arguments: object) -> None:
+        self.is_closed = False
+        self._monitor = monitor
+        self._command, self._arguments = command, arguments
+        self._error: CommandError | None = None
+
+    def send(self) -> bool:
+        if not self.can_send:
+            return False
+        try:
+            self._monitor.ask(self._command, self._arguments)
+        except CommandError as error:
+            self._error = error
+        return True
+
+    def require_answer(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
 class ScriptedMonitor:
     """A VMM's answers: `states` is what it says, `asked` what it was told."""
 
@@ -51,6 +79,9 @@ class ScriptedMonitor:
         if command in self.after:
             self.state, self.status = self.after[command]
         return {}
+
+    def prepare(self, command: str, arguments: object) -> "ScriptedOrder":
+        return ScriptedOrder(self, command, arguments)
 
     def values_of(self, parameter: str) -> list[int]:
         """Return the values that a parameter was given, in order."""

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from tagalong.beside.guest import BesideGuest
 from tagalong.beside.link import LibraryLink
+from tagalong.beside.moments import Moments
 from tagalong.errors import MachineMismatchError, MigrationError
 from tagalong.machine import MachineDescription
 from tagalong.memory import PageBitmap, page_runs
@@ -25,6 +26,7 @@ class ArrivingGuest(BesideGuest):
         super().__init__(link)
         self.description = replace(self.description, tags_in_place=tags_in_place)
         self._touched = touched
+        self.moments = Moments()
 
     def require_like(self, description: MachineDescription) -> None:
         """Raise MachineMismatchError naming what differs from the source's VM."""
@@ -58,12 +60,14 @@ class ArrivingGuest(BesideGuest):
         """As BesideGuest; the pages count as touched from then on."""
         if self.description.tags_in_place:
             raise MigrationError("tags that are in place are compared, never written")
+        self.moments.note("arrived")
         slot = self._slots[region]
         count = self.memory.regions[region].page_count
         if slot.gpa not in self._touched:
             self._touched[slot.gpa] = PageBitmap(count)
         self._touched[slot.gpa].set_runs(page_runs(pages))
         super().write_page_tags(region, pages, packed)
+        self.moments.note("written")
 
     def populated_pages(self) -> list[PageBitmap]:
         """Return the pages that can have tags other than zero: those that were written to.

@@ -13,7 +13,7 @@ from tagalong.beside.monitor import VmmMonitor
 from tagalong.beside.outgoing import TagsOutgoing
 from tagalong.errors import RunStateError, UsageError
 from tagalong.migrate import TcpAddress, UnixAddress, parse_address
-from tagalong.qapi.migration import MigrationInfo, MigrationRequest
+from tagalong.qapi.migration import MigrationInfo, MigrationRequest, Switchover
 from tagalong.qapi.saving import SaveRequest
 from tagalong.qapi.settings import PARAMETER_SCHEMA, MigrationSettings
 from tagalong.qmp import messages
@@ -41,6 +41,7 @@ _MIGRATE_ARGUMENTS = {
     "x-drop-tags": _FLAG,
     "x-vmm-uri": _TEXT,
     "x-standing": _FLAG,
+    "x-switchover": _TEXT,
 }
 
 
@@ -135,6 +136,7 @@ class BesideCommands:
             drop_tags=arguments.get("x-drop-tags") is True,
             vmm_uri=None if vmm_uri is None else str(vmm_uri),
             standing=arguments.get("x-standing") is True,
+            switchover=_switchover(arguments),
         )
         request.check()
         _refuse(request)
@@ -142,6 +144,15 @@ class BesideCommands:
         if incoming is not None and incoming.is_holding:
             raise RunStateError("Guest is waiting for an incoming migration")
         self._outgoing().start(request)
+
+
+def _switchover(arguments: JsonObject) -> Switchover:
+    name = arguments.get("x-switchover", Switchover.PAUSE.value)
+    try:
+        return Switchover(name)
+    except ValueError:
+        known = ", ".join(each.value for each in Switchover)
+        raise UsageError(f"x-switchover {name!r}: it is one of {known}") from None
 
 
 def _refuse(request: MigrationRequest) -> None:

@@ -13,12 +13,12 @@ Every wait for the VMM ends when the VMM makes no progress (`Stall`).
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from tagalong.beside.monitor import ACTIVE, VmmMigration, VmmMonitor
+from tagalong.beside.monitor import ACTIVE, PreparedOrder, VmmMigration, VmmMonitor
 from tagalong.beside.pace import Pace
 from tagalong.beside.switchover import NO_ROUND_S, WatchedDeparture, require_no_postcopy
 from tagalong.beside.vmm_settings import (
@@ -36,6 +36,9 @@ from tagalong.progress import CancelToken
 STALLED_S: Final = 60.0
 
 _WAIT_S: Final = 0.05
+
+_CONTINUE: Final = "migrate-continue"
+_AT_PAUSE: Final = {"state": "pre-switchover"}
 
 # To these the VMM's stream is a conversation, in which the destination confirms its end.
 _WITH_RETURN_PATH = ("tcp:", "unix:", "vsock:")
@@ -97,6 +100,8 @@ class DrivenDeparture(WatchedDeparture):
         self._has_begun = False
         self._pace = Pace(monitor, {}, drive.max_downtime_ms)
         self._has_continued, self._continued_at = False, 0.0
+        self._order: PreparedOrder | None = None
+        self._is_answer_due = False
         self._refusal: TagalongError | None = None
         self._before = VmmSettings()
         self._stall = Stall("the VMM to copy its guest's memory")
@@ -106,7 +111,7 @@ class DrivenDeparture(WatchedDeparture):
         monitor = self._monitor
         require_no_postcopy(monitor)
         capabilities = monitor.capabilities()
-        if PAUSE_FIRST not in capabilities:
+        if self.waits_for_tags and PAUSE_FIRST not in capabilities:
             raise MigrationError(
                 f"the VMM cannot pause before it switches over ({PAUSE_FIRST}): its last tags "
                 "could not be sent in time"
@@ -122,10 +127,13 @@ class DrivenDeparture(WatchedDeparture):
         try:
             VmmSettings(wanted).apply(monitor)
             self._pace.begin()
+            self._order = monitor.prepare(_CONTINUE, _AT_PAUSE) if self.waits_for_tags else None
             monitor.ask("migrate", {"uri": self._drive.uri})
         except CommandError as error:
+            self._forget_order()
             self._restore()
             raise MigrationError(f"the VMM does not migrate: {error}") from error
+        monitor.news.hurries = True
         self._has_begun = True
         self._seen_at = 0.0
 
@@ -181,20 +189,20 @@ class DrivenDeparture(WatchedDeparture):
                 f"{self._drive.max_downtime_ms} ms): nothing was handed over"
             )
 
-    def _look(self) -> None:
-        if self._monitor.news.status != "pre-switchover":
-            super()._look()
-            return
-        # The guest is stopped, and each question would add to that.
-        self._status, self._run_state = VmmMigration("pre-switchover"), "finish-migrate"
+    @property
+    def _is_at_rest(self) -> bool:
+        """Return whether the VMM, whose guest is stopped, waits for us."""
+        return self._status.status == "pre-switchover"
 
     @property
     def is_final(self) -> bool:
         """As VmmDeparture: the guest is stopped and the VMM waits for us."""
-        return super().is_final and self._status.status == "pre-switchover"
+        return super().is_final and self._is_at_rest
 
     def thaw(self) -> None:
         """As Freezer: cancel the VMM's migration, so that its guest runs here again."""
+        self._forget_order()
+        self._monitor.news.hurries = False
         if not self._has_begun or self._has_continued:
             return
         self._has_begun = False
@@ -209,16 +217,28 @@ class DrivenDeparture(WatchedDeparture):
     def hand_over(self) -> None:
         """Let the VMM hand its guest over: all tags are there. Raises nothing."""
         self._has_continued, self._continued_at = True, time.monotonic()
+        self._monitor.news.hurries = False
+        self._is_answer_due = self._order is not None and self._order.send()
+        self.moments.note("continued")
+        if not self._is_answer_due:
+            self._refusal = self._error_of(lambda: self._monitor.ask(_CONTINUE, _AT_PAUSE))
+
+    @staticmethod
+    def _error_of(call: Callable[[], object]) -> TagalongError | None:
         try:
-            self._monitor.ask("migrate-continue", {"state": "pre-switchover"})
+            call()
         except TagalongError as error:
-            self._refusal = error
+            return error
+        return None
 
     def finish(self) -> VmmMigration:
         """Wait for the end of the VMM's migration, and return what it says of that.
 
         Raises MigrationError if it failed: its guest runs here again.
         """
+        if self._is_answer_due and self._order is not None:
+            self._refusal = self._error_of(self._order.require_answer)
+        self._forget_order()
         if self._refusal is not None:
             self._has_continued = False
             raise MigrationError(
@@ -240,6 +260,16 @@ class DrivenDeparture(WatchedDeparture):
         if told is not None or self.stopped_at is None:
             return told or 0.0
         return (self._continued_at - self.stopped_at) * 1000
+
+    @property
+    def held_ms(self) -> float:
+        """Return how long the guest was stopped beyond what the VMM knows of."""
+        return 0.0
+
+    def _forget_order(self) -> None:
+        if self._order is not None:
+            self._order.close()
+            self._order = None
 
     def _restore(self) -> None:
         """Leave the VMM's settings as they were."""

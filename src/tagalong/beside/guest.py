@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tagalong.beside.harvested import HarvestedTags
 from tagalong.beside.link import LibraryLink
 from tagalong.beside.link_format import MAX_SLOTS, Harvest, LinkState, MemorySlot, SlotFlag, VmFlag
+from tagalong.beside.moments import Moments
 from tagalong.errors import (
     AddressError,
     HostError,
@@ -49,7 +50,9 @@ _RAN_ON = (
 
 
 class VmmDeparture(Protocol):
-    """What the VMM does with a guest whose tags leave."""
+    """What the VMM does with a guest whose tags leave. `moments` notes when the last were taken."""
+
+    moments: Moments
 
     @property
     def run_state(self) -> RunState:
@@ -341,7 +344,9 @@ class DepartingGuest(BesideGuest):
         ):  # what was taken then is sent since, and nothing has changed
             return [PageBitmap(region.page_count) for region in self.memory.regions]
         self._final_runs = None
-        return self._harvest(Harvest.FINAL)
+        taken = self._harvest(Harvest.FINAL)
+        self._departure.moments.note("taken")
+        return taken
 
     def read_page_tags(
         self, region: int, pages: NDArray[np.int64], out: NDArray[np.uint8] | None = None

@@ -17,6 +17,7 @@ from tagalong import migrate
 from tagalong.beside.arriving import ArrivingGuest
 from tagalong.beside.link import LibraryLink
 from tagalong.beside.link_format import VmFlag
+from tagalong.beside.moments import Moments
 from tagalong.errors import HostError, TagalongError
 from tagalong.machine import Machine, MachineDescription
 from tagalong.memory import PageBitmap
@@ -59,6 +60,7 @@ class TagsIncoming:
         self._end = migrate.EndOrder()
         self._is_closed = False
         self._link: LibraryLink | None = None
+        self._moments = Moments()
         self._thread: threading.Thread | None = None
         self._listener = self._listen(awaited.uri)
         self.uri = str(self._listener.address)
@@ -143,6 +145,7 @@ class TagsIncoming:
             acknowledged=arrival.acknowledged,
             digest=arrival.digest,
             pages=arrival.pages,
+            moments_s=self._moments.all_s(),
         )
 
     def _build(self, description: MachineDescription) -> Machine:
@@ -156,12 +159,15 @@ class TagsIncoming:
             )
         guest = ArrivingGuest(self._link, self._touched, tags_in_place=description.tags_in_place)
         guest.require_like(description)
+        self._moments = guest.moments
         return guest
 
     def _take_over(self, _guest: Machine, _ran: bool) -> None:
         """Let the vCPUs into the guest: all of its tags are there."""
         assert self._link is not None  # noqa: S101 (the guest was built)
+        self._moments.note("committed")
         self._link.hold(False)
+        self._moments.note("released")
 
     # --- in the event loop's thread ---
 

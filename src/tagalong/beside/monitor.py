@@ -6,6 +6,7 @@ theirs. What the VMM answers is not trusted more than any peer.
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -57,6 +58,9 @@ class VmmMigration:
         )
 
 
+HEARD: Final = " heard"
+"""What the name of a step has behind it for the time at which its event had come."""
+
 _STOPS: Final = {"STOP": True, "RESUME": False}
 
 
@@ -65,14 +69,17 @@ class MigrationNews:
 
     `status` is the last one that an event told of since `begin`, None if none has; `dirty_syncs`:
     how often the VMM had looked at its dirty log by then. QEMU tells both with the capability
-    `events` only. `has_stopped`: whether the guest has, and was not continued.
+    `events` only. `has_stopped`: whether the guest has, and was not continued. `hurries`: whether
+    the waiting thread is to have the processor for itself once the guest has stopped.
     """
 
     def __init__(self) -> None:
         self.status: str | None = None
         self.dirty_syncs = 0
         self.has_stopped = False
+        self.hurries = False
         self._began_s: dict[str, float] = {}
+        self._heard_s: dict[str, float] = {}
         self._changed = threading.Condition()
         self._count = 0
         self._seen = 0
@@ -84,6 +91,7 @@ class MigrationNews:
             self.dirty_syncs = 0
             self.has_stopped = False
             self._began_s.clear()
+            self._heard_s.clear()
 
     def note(self, event: VmEvent) -> None:
         """Take in an event. From the event loop's thread."""
@@ -94,11 +102,26 @@ class MigrationNews:
                 self.dirty_syncs = syncs
             if isinstance(status, str):
                 self.status = status
-                self._began_s.setdefault(status, event.time_s)
+                self._keep(status, event)
             if event.name in _STOPS:
                 self.has_stopped = _STOPS[event.name]
+                self._keep(event.name, event)
             self._count += 1
             self._changed.notify_all()
+
+    @property
+    def is_urgent(self) -> bool:
+        """Return whether other work on the VMM's events has to wait."""
+        return self.hurries and self.has_stopped
+
+    def _keep(self, name: str, event: VmEvent) -> None:
+        self._began_s.setdefault(name, event.time_s)
+        self._heard_s.setdefault(f"{name}{HEARD}", time.time())
+
+    def moments_s(self) -> dict[str, float]:
+        """Return when the VMM's steps were, and when they were heard of, in seconds since 1970."""
+        with self._changed:
+            return {**self._began_s, **self._heard_s}
 
     def wait(self, timeout_s: float) -> None:
         """Wait for an event that came after the last wait, or until time is up."""
@@ -141,6 +164,10 @@ class VmmMonitor:
             self.execute(command, arguments), self._loop
         ).result()
 
+    def prepare(self, command: str, arguments: Mapping[str, object]) -> "PreparedOrder":
+        """Make a command ready that is to be sent without delay, by the calling thread."""
+        return PreparedOrder(self._client, self._loop, command, arguments)
+
     def run_state(self) -> str:
         """Return the VMM's run state."""
         return JsonFields(self.ask("query-status"), "query-status").read("status", text)
@@ -167,6 +194,39 @@ class VmmMonitor:
         """Return those of the named migration parameters that the VMM has; they are numbers."""
         members = JsonFields(self.ask("query-migrate-parameters"), "query-migrate-parameters")
         return {name: members.read(name, integer) for name in names if name in members}
+
+
+class PreparedOrder:
+    """A command of one thread that leaves without a detour through the event loop.
+
+    Methods raise as VmmMonitor's.
+    """
+
+    def __init__(
+        self,
+        client: ControlClient,
+        loop: asyncio.AbstractEventLoop,
+        command: str,
+        arguments: Mapping[str, object],
+    ) -> None:
+        self._client = client
+        self._loop = loop
+        self._command = command
+        made = asyncio.run_coroutine_threadsafe(client.prepare(command, arguments), loop)
+        self._prepared = made.result()
+
+    def send(self) -> bool:
+        """Send it; return whether that was possible."""
+        return self._prepared.send()
+
+    def require_answer(self) -> None:
+        """Wait for the VMM's answer. Raises CommandError if it refuses."""
+        answer = self._client.answered(self._command, self._prepared)
+        asyncio.run_coroutine_threadsafe(answer, self._loop).result()
+
+    def close(self) -> None:
+        """Forget it, sent or not."""
+        self._loop.call_soon_threadsafe(self._prepared.close)
 
 
 def read_capabilities(value: object) -> dict[str, bool]:

@@ -19,14 +19,15 @@ from typing import Final
 
 from tagalong import migrate
 from tagalong.beside.driving import Drive, DrivenDeparture
+from tagalong.beside.explained import explained
 from tagalong.beside.guest import DepartingGuest, require_usable
 from tagalong.beside.link import LibraryLink
 from tagalong.beside.monitor import VmmMigration, VmmMonitor
+from tagalong.beside.overlapping import OverlappingDeparture
 from tagalong.beside.staying import StayingGuest
 from tagalong.beside.switchover import BesideSteering, WatchedDeparture, require_no_postcopy
 from tagalong.beside.vmm_settings import SettingsFile
 from tagalong.errors import (
-    ConvergenceError,
     DigestMismatchError,
     GuestEndedError,
     HandoverUncertainError,
@@ -45,7 +46,7 @@ from tagalong.migrate import (
     UnixAddress,
     parse_address,
 )
-from tagalong.qapi.migration import MigrationRequest, MigrationStatus
+from tagalong.qapi.migration import MigrationRequest, MigrationStatus, Switchover
 from tagalong.qapi.reports import MigrationResult, VmmReport
 from tagalong.vmm.bugs import unexpected
 from tagalong.vmm.record import MigrationRecord
@@ -58,9 +59,6 @@ _SHOWN_ROUNDS: Final = 100
 # Between the attempts of a standing order, doubled after each.
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
-
-# Why we give a migration up ourselves.
-_GIVEN_UP: Final = (ConvergenceError, MigrationCancelledError)
 
 # A destination that has rejected a source is at its address again after a moment.
 _LISTENS_AGAIN_S: Final = 10.0
@@ -138,7 +136,9 @@ class TagsOutgoing:
             return WatchedDeparture(self._access.monitor, self._cancelled)
         limit_ms = request.settings.downtime_limit
         drive = Drive(request.vmm_uri, limit_ms, self._access.settings)
-        return DrivenDeparture(self._access.monitor, self._cancelled, drive)
+        overlaps = request.switchover is Switchover.OVERLAP
+        kind = OverlappingDeparture if overlaps else DrivenDeparture
+        return kind(self._access.monitor, self._cancelled, drive)
 
     # --- in the migration's thread ---
 
@@ -155,7 +155,7 @@ class TagsOutgoing:
             result = self._send(request, departure, cancelled)
         except Exception as error:  # noqa: BLE001 (a bug of ours must not lose the VM)
             failure = error if isinstance(error, TagalongError) else unexpected(error)
-            departure.thaw()
+            departure.abandon(has_committed=isinstance(failure, HandoverUncertainError))
             stands = request.standing and _may_stand(failure) and not cancelled.is_set()
             self._call(partial(self._failed, failure, departure, stands=stands))
             return stands
@@ -254,7 +254,7 @@ class TagsOutgoing:
 
     def _failed(self, error: TagalongError, departure: WatchedDeparture, *, stands: bool) -> None:
         if self.record is not None:
-            self.record.error = _explained(error, departure)
+            self.record.error = explained(error, departure)
         is_order = isinstance(error, MigrationCancelledError)
         status = MigrationStatus.CANCELLED if is_order else MigrationStatus.FAILED
         if not stands:
@@ -320,44 +320,15 @@ def _may_stand(error: TagalongError) -> bool:
     return not isinstance(error, HandoverUncertainError | GuestEndedError)
 
 
-def _explained(error: TagalongError, departure: WatchedDeparture) -> TagalongError:
-    """Return the error for the operator: where the guest is, and how to go on."""
-    driven = isinstance(departure, DrivenDeparture)
-    if isinstance(error, HandoverUncertainError) and driven:
-        # The VMM has handed nothing over, so its own cancellation settles it.
-        cause = error.__cause__
-        told = (each for each in _GIVEN_UP if isinstance(cause, each))
-        explained: TagalongError = next(told, MigrationError)(
-            f"the destination did not confirm the tags ({cause or error}); the VMM's migration was "
-            "cancelled, its guest stays here"
-        )
-    elif isinstance(departure, DrivenDeparture) and departure.is_unsettled:
-        explained = type(error)(
-            f"{error}. The VMM did not let its migration be cancelled: its guest may be paused "
-            "here until that is done (migrate_cancel, by a monitor of yours)"
-        )
-    elif driven or departure.stopped_at is None:
-        return error
-    else:
-        explained = type(error)(
-            f"{error}. If the VMM's migration has completed, its guest is paused here and held at "
-            "the destination, which does not run it without its tags: send them again (tagalong "
-            "migrate CONTROL URI), or end the destination and then continue the guest here (cont)"
-        )
-    explained.__cause__ = error.__cause__
-    if isinstance(explained, MigrationError):
-        explained.stage = getattr(error, "stage", None)
-    return explained
-
-
 def _vmm_report(end: VmmMigration | None, departure: WatchedDeparture) -> VmmReport | None:
     if end is None or not isinstance(departure, DrivenDeparture):
         return None
     return VmmReport(
         status=end.status,
         total_ms=end.total_ms or 0,
-        downtime_ms=end.downtime_ms or 0,
+        downtime_ms=round((end.downtime_ms or 0) + departure.held_ms),
         tags_ms=departure.tags_ms,
+        moments_s=departure.moments_s(),
         transferred_bytes=end.transferred_bytes or 0,
     )
 

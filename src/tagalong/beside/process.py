@@ -10,6 +10,7 @@ import asyncio
 import gc
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -55,6 +56,11 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CANCEL_TIMEOUT_S: Final = 5.0
 _CONNECT_AGAIN_S: Final = 0.1
 _SWITCH_S: Final = 0.0005
+_FIRST_S: Final = 1.0
+_LOOK_S: Final = 0.02
+
+# Collections look at what is young; after so many objects, because each one is downtime.
+_COLLECT_AFTER: Final = 50_000
 
 Announce = Callable[[str], None]
 
@@ -161,6 +167,7 @@ class _BesideProcess:
         sys.setswitchinterval(_SWITCH_S)
         # Nor for a collection that looks through all that is loaded.
         gc.freeze()
+        gc.set_threshold(_COLLECT_AFTER)
         self._saving = Saving(SavedBeside(self._saved_vm), self._save_ended)
         self._server = ControlServer(
             BesideCommands(
@@ -211,8 +218,9 @@ class _BesideProcess:
             try:
                 async with connect(self._monitor_path) as client:
                     self._begin(client)
+                    client.tap_events(self._require_monitor().news.note)
                     async for event in client.events():
-                        self._require_monitor().news.note(event)
+                        await self._let_migration_first()
                         self._has_said_shutdown |= event.name == "SHUTDOWN"
                         self._server.broadcast(Event(event.name, event.data))
             except ControlError as error:
@@ -221,6 +229,15 @@ class _BesideProcess:
                     self._announce(message)
                     said = message
             await asyncio.sleep(_CONNECT_AGAIN_S)
+
+    async def _let_migration_first(self) -> None:
+        """Wait while the guest is stopped for its last tags: they are in the other thread's hands.
+
+        For a moment only, so that no event is kept for long from those who wait for it.
+        """
+        until = time.monotonic() + _FIRST_S
+        while self._require_monitor().news.is_urgent and time.monotonic() < until:
+            await asyncio.sleep(_LOOK_S)
 
     def _begin(self, client: ControlClient) -> None:
         if self._monitor is not None:

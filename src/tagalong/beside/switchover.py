@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from tagalong.beside.moments import Moments
 from tagalong.beside.monitor import (
     ACTIVE,
     STOPPED_FOR_MIGRATION,
@@ -40,6 +41,10 @@ NO_ROUND_S: Final = 2.0
 _END_AFTER_MONITOR_S: Final = 2.0
 
 _ENDED = frozenset(("shutdown", "guest-panicked", "internal-error"))
+# Run states by what a VMM's events say of its migration, once its guest has stopped.
+_SWITCHING = {
+    "pre-switchover": "finish-migrate", "device": "finish-migrate", "completed": "postmigrate",
+}  # fmt: skip
 _NO_POSTCOPY = (
     "the VMM is set to post-copy (postcopy-ram), in which its guest runs at the destination before "
     "its memory, and its tags, are there: switch that off (migrate-set-capabilities)"
@@ -62,6 +67,7 @@ class WatchedDeparture:
     def __init__(self, monitor: VmmMonitor, cancel: CancelToken) -> None:
         self.stopped_at: float | None = None
         self.is_ready_for_switchover = False
+        self.moments = Moments()
         self._monitor = monitor
         self._cancel = cancel
         self._seen_at = 0.0
@@ -128,12 +134,17 @@ class WatchedDeparture:
         )
         if is_stopped and self.stopped_at is None:
             self.stopped_at = time.monotonic()
+            self.moments.note("woken")
         return is_stopped
 
     @property
     def keeps_memory(self) -> bool:
         """Return whether the VMM's successor takes the guest's memory over as it is."""
         return self._monitor.migration_mode() == UPDATE_IN_PLACE
+
+    def moments_s(self) -> dict[str, float]:
+        """Return when the steps of the switch-over were, the VMM's and ours, by name."""
+        return {**self._monitor.news.moments_s(), **self.moments.all_s()}
 
     # --- machine.Freezer ---
 
@@ -160,6 +171,10 @@ class WatchedDeparture:
 
     def hand_over(self) -> None:
         """Note that all tags are there."""
+
+    def abandon(self, *, has_committed: bool) -> None:  # noqa: ARG002 (see OverlappingDeparture)
+        """Give the migration up; `has_committed`: the destination may have all tags."""
+        self.thaw()
 
     def finish(self) -> VmmMigration | None:
         """Return what became of the VMM's migration; None: its driver knows."""
@@ -193,7 +208,13 @@ class WatchedDeparture:
         return _LOOK_ALTHOUGH_TOLD_S if is_told else LOOK_AGAIN_S
 
     def _look(self) -> None:
-        """Ask the VMM, unless that was a moment ago."""
+        """Ask the VMM, unless that was a moment ago, or its events have said what it is about."""
+        news = self._monitor.news
+        if news.has_stopped and news.status in _SWITCHING:
+            # The guest is stopped, and each question would add to that: a VMM that hands over
+            # answers none meanwhile.
+            self._status, self._run_state = VmmMigration(news.status), _SWITCHING[news.status]
+            return
         if time.monotonic() - self._seen_at >= self._look_again_s or self._is_outdated:
             self._told = self._monitor.news.status
             try:
@@ -257,8 +278,11 @@ class BesideSteering(Steering):
 
     def confirm_last(self) -> None:
         """As Steering."""
+        self._departure.moments.note("sent")
         self._confirm()
+        self._departure.moments.note("confirmed")
 
     def handed_over(self) -> None:
         """As Steering: the VMM may hand its guest over."""
+        self._departure.moments.note("answered")
         self._departure.hand_over()

@@ -40,17 +40,18 @@ class Layout:
         sizes = [struct.calcsize("<" + _code(kind)) for _, kind in fields]
         self.offsets = {name: sum(sizes[:place]) for place, name in enumerate(self._names)}
         self.size = self._struct.size
+        self._of_bytes = [(name, kind) for name, kind in fields if isinstance(kind, int)]
 
     def pack(self, **values: int | bytes) -> bytes:
         """Return the fields as bytes. Raises MalformedError for a value that does not fit."""
         if "reserved" in self.offsets:
             values["reserved"] = 0
-        for name, kind in self.fields:
+        for name, size in self._of_bytes:
             value = values[name]
-            if isinstance(value, bytes) and len(value) != kind:
-                raise MalformedError(f"{name} has {len(value):#x} bytes, not {kind:#x}")
+            if isinstance(value, bytes) and len(value) != size:
+                raise MalformedError(f"{name} has {len(value):#x} bytes, not {size:#x}")
         try:
-            return self._struct.pack(*(values[name] for name in self._names))
+            return self._struct.pack(*map(values.__getitem__, self._names))
         except struct.error as error:
             raise MalformedError(f"{values} do not fit their fields: {error}") from error
 

@@ -16,7 +16,7 @@ from tagalong.control.interrupt import run_interruptible
 from tagalong.control.migration import await_migration, migrate_vm, start_migration
 from tagalong.errors import UsageError
 from tagalong.migrate import parse_address
-from tagalong.qapi.migration import MigrationRequest
+from tagalong.qapi.migration import MigrationRequest, Switchover
 from tagalong.qapi.reports import MigrationResult
 from tagalong.qapi.settings import settings_of
 
@@ -29,6 +29,7 @@ Examples:
   tagalong migrate a.sock file:/srv/vm
   tagalong migrate a.sock tcp:192.0.2.7:4444 --json | jq .downtime_ms
   tagalong migrate a.sock tcp:192.0.2.7:4444 --auto-converge --detach
+  tagalong migrate a.sock tcp:192.0.2.7:4455 --vmm-uri tcp:192.0.2.7:4444
   tagalong migrate a.sock --wait
 """
 
@@ -42,6 +43,13 @@ Examples:
     "--vmm-uri",
     metavar="URI",
     help="For a VM that runs beside tagalong: where its own VMM waits; it migrates there.",
+)
+@click.option(
+    "--switchover",
+    type=click.Choice([each.value for each in Switchover]),
+    default=Switchover.PAUSE.value,
+    show_default=True,
+    help="With --vmm-uri: that VMM waits for the last tags, or hands over meanwhile.",
 )
 @click.option(
     "--standing",
@@ -80,7 +88,8 @@ def command(
     request = MigrationRequest(
         uri, verify=wishes.pop("verify"), drop_tags=wishes.pop("drop_tags"),
         access=wishes.pop("access"), vmm_uri=wishes.pop("vmm_uri"),
-        standing=wishes.pop("standing"), settings=settings_of(wishes),
+        standing=wishes.pop("standing"), switchover=Switchover(wishes.pop("switchover")),
+        settings=settings_of(wishes),
     )  # fmt: skip
     if detach:
         run_interruptible(partial(start_migration, control, request))

@@ -6,10 +6,13 @@ how a migration is followed. The VM at the other end is not trusted: see qapi/js
 
 import asyncio
 import logging
+import os
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from qemu.qmp import (
     EventListener,
@@ -49,6 +52,9 @@ logging.getLogger("qemu.qmp").propagate = False
 
 OnMigration = Callable[[MigrationInfo], None]
 OnSave = Callable[[SaveInfo], None]
+_T = TypeVar("_T")
+
+OnEvent = Callable[[VmEvent], None]
 
 
 class _News(EventListener):
@@ -79,9 +85,80 @@ class _News(EventListener):
 
 
 class _BoundedClient(QMPClient):
-    """The package's client with a bound on one message; twice as much is buffered at most."""
+    """The package's client with a bound on one message; twice as much is buffered at most.
+
+    And with messages that any thread can send by itself, between those of the package.
+    """
 
     readbuflen = 2 << 20
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._sending = threading.Lock()
+
+    def _do_send(self, msg: Message) -> None:
+        with self._sending:
+            super()._do_send(msg)
+
+    def encode(self, command: str, arguments: Mapping[str, object]) -> tuple[str, bytes]:
+        """Return a command's bytes and its id, by which `reply` knows what answers it."""
+        message = self.make_execute_msg(command, arguments)
+        message["id"] = name = self._get_exec_id()
+        self._pending[name] = asyncio.Queue(maxsize=1)
+        return name, bytes(message)
+
+    async def reply(self, name: str) -> Message:
+        """Wait for what answers the command that `encode` returned as `name`."""
+        return await self._reply(name)
+
+    def own_descriptor(self) -> int:
+        """Return a descriptor of the connection, which is the caller's to close."""
+        assert self._writer is not None  # noqa: S101 (connected)
+        return os.dup(self._writer.get_extra_info("socket").fileno())
+
+    def send_now(self, descriptor: int, data: bytes) -> bool:
+        """Send bytes from any thread; return whether they could leave at once, and as a whole."""
+        writer = self._writer
+        with self._sending:
+            if writer is None or writer.transport.get_write_buffer_size():
+                return False  # in the middle of another message
+            try:
+                return os.write(descriptor, data) == len(data)
+            except OSError:
+                return False
+
+
+class PreparedCommand:
+    """A command whose bytes are ready, so that any thread sends it in one system call; once."""
+
+    def __init__(self, qmp: _BoundedClient, name: str, data: bytes, descriptor: int) -> None:
+        self._qmp = qmp
+        self._name = name
+        self._data = data
+        self._descriptor = descriptor
+        self._reply = asyncio.ensure_future(qmp.reply(name))
+        self._reply.add_done_callback(_look_at)
+
+    def send(self) -> bool:
+        """Send it; return whether that was possible. From any thread."""
+        return self._qmp.send_now(self._descriptor, self._data)
+
+    async def answer(self) -> Message:
+        """Wait for the answer, a refusal too. Raises the package's exceptions."""
+        return await asyncio.shield(self._reply)
+
+    def close(self) -> None:
+        """Forget it, sent or not. In the event loop; safe to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self._reply.cancel()
+
+
+def _look_at(reply: "asyncio.Future[Message]") -> None:
+    """Take note of how a reply ended: nobody may ask for it any more."""
+    if not reply.cancelled():
+        reply.exception()
 
 
 class _EventQueue(EventListener):
@@ -111,6 +188,19 @@ class _EventQueue(EventListener):
         return [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
 
 
+class _EventTap(EventListener):
+    """Hands each event over as soon as it is read, before any task has its turn."""
+
+    def __init__(self, note: OnEvent) -> None:
+        super().__init__()
+        self._note = note
+
+    async def put(self, event: Message) -> None:
+        """Hand an event over. One that makes no sense ends `ControlClient.events`."""
+        with suppress(ControlError):
+            self._note(VmEvent.from_qmp(event))
+
+
 class ControlClient:
     """A negotiated connection to one VM; made by `connect`.
 
@@ -119,7 +209,7 @@ class ControlClient:
     the connection ends, so the client can tell what happened although nothing answers any more.
     """
 
-    def __init__(self, qmp: QMPClient, path: Path) -> None:
+    def __init__(self, qmp: _BoundedClient, path: Path) -> None:
         self._qmp = qmp
         self._path = path
         self._news = _News()
@@ -149,9 +239,27 @@ class ControlClient:
         Raises CommandError with the VM's reason if it refuses, ControlError if the connection is
         lost, or if the answer takes longer than `timeout_s`. None: wait for as long as it takes.
         """
+        return await self._run(command, self._qmp.execute(command, arguments), timeout_s)
+
+    async def prepare(self, command: str, arguments: Mapping[str, object]) -> PreparedCommand:
+        """Make a command ready to be sent by any thread. Raises ControlError without connection."""
+        return await self._run(command, self._prepare(command, arguments), ANSWER_TIMEOUT_S)
+
+    async def _prepare(self, command: str, arguments: Mapping[str, object]) -> PreparedCommand:
+        descriptor = self._qmp.own_descriptor()
+        return PreparedCommand(self._qmp, *self._qmp.encode(command, arguments), descriptor)
+
+    async def answered(self, command: str, prepared: PreparedCommand) -> None:
+        """Wait for the answer to a prepared command that was sent. Raises as `execute`."""
+        answer = await self._run(command, prepared.answer(), ANSWER_TIMEOUT_S)
+        if "error" in answer:
+            reason = JsonFields(answer["error"], command).read("desc", text)
+            raise CommandError(f"the VM refused {command}: {reason}")
+
+    async def _run(self, command: str, work: Awaitable[_T], timeout_s: float | None) -> _T:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._qmp.execute(command, arguments)
+                return await work
         except ExecuteError as error:
             reason = one_line(str(error))
             raise CommandError(f"the VM refused {command}: {reason}") from error
@@ -191,6 +299,10 @@ class ControlClient:
                     async with asyncio.timeout(_POLL_S):
                         event = await listener.get()
                     yield VmEvent.from_qmp(event)
+
+    def tap_events(self, note: OnEvent) -> None:
+        """Call `note` with each event from now on, in the event loop, before all who wait."""
+        self._qmp.register_listener(_EventTap(note))
 
     async def count_tags(self) -> TagCensus:
         """Return what x-query-tags says: how many granules carry a tag."""

@@ -81,7 +81,7 @@ class Link:
         self._channel = channel
         self._connection = connection
         self._timeouts = timeouts
-        self._seal: list[Buffer] = []
+        self._waiting: list[Buffer] = []
         self._last_sent = time.monotonic()
 
     @property
@@ -144,8 +144,8 @@ class Link:
         """Call `interrupt` with every record and during waits from now on; it may raise."""
         self._channel.interrupt = interrupt
 
-    def send(self, record: Record) -> None:
-        """Send a record.
+    def send(self, record: Record, *, has_more: bool = False) -> None:
+        """Send a record; with `has_more` it leaves with the next one, in the same system call.
 
         Raises HostError if the channel fails, or what `error_of` makes of an ABORT that explains
         why; the peer does not have the whole record then. Raises LocalProtocolError for a record
@@ -153,8 +153,11 @@ class Link:
         """
         self._channel.interrupt()  # before the record counts as sent
         buffers = self._connection.send(record)
+        if has_more:
+            self._waiting += buffers
+            return
         with self._sending():
-            self._send_behind_seal(buffers)
+            self._send_with_waiting(buffers)
 
     def stream_pages(
         self,
@@ -171,7 +174,7 @@ class Link:
         self._channel.interrupt()
         head = self._connection.begin_pages(runs, tags)
         with self._sending():
-            self._send_behind_seal(head)
+            self._send_with_waiting(head)
             digests = send_pages(self._channel, data, stage, self._within(self._timeouts.record_s))
         self._end_pages(digests)
         return digests
@@ -190,24 +193,24 @@ class Link:
         self._channel.interrupt()
         head = self._connection.begin_pages(runs, tags)
         with self._sending():
-            self._send_behind_seal([*head, data])
+            self._send_with_waiting([*head, data])
         self._end_pages(digests)
 
     def _end_pages(self, digests: NDArray[np.uint64]) -> None:
         # The seal leaves with the next record: eight bytes of their own would cost a system call
         # here and a wake-up there.
-        self._seal = [self._connection.end_pages(digests)]
+        self._waiting = [self._connection.end_pages(digests)]
         self._channel.is_mid_record = False
 
     def flush(self) -> None:
         """Complete the last batch for the peer. Raises as `send`."""
         with self._sending():
-            self._send_behind_seal([])
+            self._send_with_waiting([])
 
-    def _send_behind_seal(self, buffers: list[Buffer]) -> None:
+    def _send_with_waiting(self, buffers: list[Buffer]) -> None:
         deadline = self._within(self._timeouts.record_s)
-        self._channel.send([*self._seal, *buffers], deadline=deadline)
-        self._seal = []
+        self._channel.send([*self._waiting, *buffers], deadline=deadline)
+        self._waiting = []
         self._last_sent = time.monotonic()
 
     def _within(self, seconds: float) -> float:
@@ -338,7 +341,9 @@ class Link:
         self.cancel_with(None)
         if not self._channel.is_mid_record:
             try:
-                self._channel.send([*self._seal, *self._connection.send(abort)], deadline=deadline)
+                self._channel.send(
+                    [*self._waiting, *self._connection.send(abort)], deadline=deadline
+                )
             except (HostError, LocalProtocolError):
                 return
         self._channel.finish(deadline)

@@ -159,7 +159,8 @@ class SwitchOver:
     def _send_state(self) -> None:
         session = self._session
         session.monitor.update(stage=MigrationStage.STATE)
-        session.link.send(record_of_state(session.machine.save_state()))
+        # The next record follows at once: one wake-up of the destination for both.
+        session.link.send(record_of_state(session.machine.save_state()), has_more=True)
 
     def _verify(self) -> tuple[bytes, bytes]:
         session, link = self._session, self._session.link

@@ -100,6 +100,17 @@ def array_of(reader: JsonReader[T]) -> JsonReader[tuple[T, ...]]:
     return read
 
 
+def object_of(reader: JsonReader[T]) -> JsonReader[dict[str, T]]:
+    """Return a reader of objects whose members `reader` reads, whatever their names are."""
+
+    def read(value: object, what: str) -> dict[str, T]:
+        if not isinstance(value, Mapping) or len(value) > MAX_ELEMENTS:
+            raise _unexpected(what, f"an object of at most {MAX_ELEMENTS} members", value)
+        return {text(name, what): reader(value[name], f"{what}: '{name}'") for name in value}
+
+    return read
+
+
 def one_of(values: Mapping[str, T]) -> JsonReader[T]:
     """Return a reader of strings that name one of `values`."""
 

@@ -68,6 +68,16 @@ _FINAL = {MigrationStatus.CANCELLED, MigrationStatus.COMPLETED, MigrationStatus.
 _STATUSES = {status.value: status for status in MigrationStatus}
 
 
+class Switchover(Enum):
+    """What a VMM whose migration we drive does while the last tags travel; the values are QMP's.
+
+    PAUSE: it waits, so a failure costs nothing but the pause. OVERLAP: it hands its guest over.
+    """
+
+    PAUSE = "pause"
+    OVERLAP = "overlap"
+
+
 @dataclass(frozen=True)
 class MigrationRequest:
     """What the operator asks for, and how it is to be done.
@@ -77,7 +87,8 @@ class MigrationRequest:
     strategy by which the source accesses guest RAM from then on, None the present one.
     `vmm_uri`: where the VMM of a VM that runs beside tagalong is to migrate to; None: somebody
     else drives it. `standing`: then every migration of the VMM is meant, until one has succeeded.
-    Raises UsageError for `verify` and `drop_tags` at once, and for `standing` with `vmm_uri`.
+    Raises UsageError for `verify` and `drop_tags` at once, for `standing` with `vmm_uri`, and for
+    OVERLAP without it.
     """
 
     uri: str
@@ -87,8 +98,14 @@ class MigrationRequest:
     access: str | None = None
     vmm_uri: str | None = None
     standing: bool = False
+    switchover: Switchover = Switchover.PAUSE
 
     def __post_init__(self) -> None:
+        if self.switchover is Switchover.OVERLAP and self.vmm_uri is None:
+            raise UsageError(
+                "--switchover overlap is about a VMM's migration that tagalong drives: give "
+                "--vmm-uri, too"
+            )
         if self.standing and self.vmm_uri is not None:
             raise UsageError(
                 "a standing order is for migrations that another tool drives: leave out either "
@@ -124,8 +141,14 @@ class MigrationRequest:
             "x-drop-tags": self.drop_tags,
             **({} if self.vmm_uri is None else {"x-vmm-uri": self.vmm_uri}),
             **({"x-standing": True} if self.standing else {}),
+            **self._switchover_argument(),
             **access_to_argument(self.access),
         }
+
+    def _switchover_argument(self) -> Mapping[str, object]:
+        if self.switchover is Switchover.PAUSE:  # which a VM of an earlier release does unasked
+            return {}
+        return {"x-switchover": self.switchover.value}
 
 
 def _credentials(settings: MigrationSettings) -> TlsCredentials | None:

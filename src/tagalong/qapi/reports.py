@@ -3,7 +3,8 @@
 `to_json` is also what the commands print with --json: keys are stable, new ones may come.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tagalong.machine import AccessChoice
@@ -16,6 +17,7 @@ from tagalong.qapi.json_fields import (
     fields,
     integer,
     number,
+    object_of,
     text,
 )
 from tagalong.snapshot import SaveReport
@@ -28,7 +30,7 @@ class VmmReport:
     """What a VMM whose migration we drove says of it; times in milliseconds.
 
     `downtime_ms` is the guest's whole downtime, `tags_ms` the part of it in which the VMM waited
-    for the last tags.
+    for the last tags. `moments_s`: when its steps were, by name, in seconds since 1970.
     """
 
     status: str
@@ -36,6 +38,7 @@ class VmmReport:
     downtime_ms: int
     transferred_bytes: int
     tags_ms: float = 0.0
+    moments_s: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def own_downtime_ms(self) -> float:
@@ -44,7 +47,7 @@ class VmmReport:
 
     def to_json(self) -> dict[str, object]:
         """Return what `json.dumps` takes."""
-        return vars(self)
+        return dict(vars(self))
 
     @classmethod
     def from_json(cls, value: object, what: str) -> "VmmReport":
@@ -56,6 +59,7 @@ class VmmReport:
             downtime_ms=members.read("downtime_ms", integer),
             transferred_bytes=members.read("transferred_bytes", integer),
             tags_ms=members.read_optional("tags_ms", number) or 0.0,
+            moments_s=members.read_optional("moments_s", object_of(number)) or {},
         )
 
 
@@ -107,6 +111,7 @@ class ArrivalReport:
 
     `acknowledged`: the source was told. If it was not, its operator needs to know that this
     process took over `migration_id`. `digest`: of memory and tags, if they were verified.
+    `moments_s`: of a guest beside us, as in VmmReport.
     """
 
     migration_id: str
@@ -114,6 +119,7 @@ class ArrivalReport:
     acknowledged: bool
     digest: str | None
     pages: int
+    moments_s: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """Return what `json.dumps` takes."""
@@ -123,6 +129,7 @@ class ArrivalReport:
             "acknowledged": self.acknowledged,
             "digest": self.digest,
             "pages": self.pages,
+            **({"moments_s": dict(self.moments_s)} if self.moments_s else {}),
         }
 
     @classmethod
@@ -135,6 +142,7 @@ class ArrivalReport:
             acknowledged=members.read("acknowledged", boolean),
             digest=members.read_optional("digest", text),
             pages=members.read("pages", integer),
+            moments_s=members.read_optional("moments_s", object_of(number)) or {},
         )
 
 

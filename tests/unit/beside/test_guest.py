@@ -12,6 +12,7 @@ import pytest
 from tagalong.beside.arriving import ArrivingGuest
 from tagalong.beside.guest import DepartingGuest
 from tagalong.beside.link_format import LinkOperation, MemorySlot, SlotFlag, VmFlag
+from tagalong.beside.moments import Moments
 from tagalong.errors import (
     ConvergenceError,
     HandoverUncertainError,
@@ -40,6 +41,7 @@ class ScriptedDeparture:
 
     def __init__(self, library: FakeLibrary) -> None:
         self.library = library
+        self.moments = Moments()
         self.stopped_at: float | None = None
         self.is_final = False
         self.is_near_end = False

@@ -9,9 +9,10 @@ from typing import cast
 import pytest
 
 from tagalong.beside.driving import Drive, DrivenDeparture
+from tagalong.beside.explained import explained
 from tagalong.beside.link_format import VmFlag
 from tagalong.beside.monitor import VmmMigration, VmmMonitor
-from tagalong.beside.outgoing import TagsOutgoing, VmmAccess, _explained
+from tagalong.beside.outgoing import TagsOutgoing, VmmAccess
 from tagalong.beside.vmm_settings import SettingsFile
 from tagalong.errors import (
     ConvergenceError,
@@ -23,7 +24,7 @@ from tagalong.errors import (
     TagalongError,
     UsageError,
 )
-from tagalong.qapi.migration import MigrationRequest, MigrationStatus
+from tagalong.qapi.migration import MigrationRequest, MigrationStatus, Switchover
 from tests.support.fake_tag_server import FakeLibrary
 from tests.support.scripted_monitor import ScriptedMonitor
 
@@ -104,16 +105,29 @@ def test_commit_without_an_answer_is_settled_by_the_vmm_that_we_drive(
     error = HandoverUncertainError("uncertain")
     error.__cause__ = kind("no answer came")
 
-    explained = _explained(error, departure)
+    told = explained(error, departure)
 
-    assert type(explained) is (MigrationError if kind is HostError else kind)
-    assert not isinstance(explained, HandoverUncertainError)
-    assert "(no answer came); the VMM's migration was cancelled, its guest stays" in str(explained)
+    assert type(told) is (MigrationError if kind is HostError else kind)
+    assert not isinstance(told, HandoverUncertainError)
+    assert "(no answer came); the VMM's migration was cancelled, its guest stays" in str(told)
 
 
 def test_standing_order_for_a_migration_of_ours_is_refused() -> None:
     with pytest.raises(UsageError, match="leave out either --standing or --vmm-uri"):
         MigrationRequest("unix:/a", vmm_uri="unix:/b", standing=True)
+
+
+def test_order_says_what_the_vmm_does_meanwhile_only_if_it_does_not_wait() -> None:
+    pause = MigrationRequest("unix:/a", vmm_uri="unix:/b")
+    overlap = MigrationRequest("unix:/a", vmm_uri="unix:/b", switchover=Switchover.OVERLAP)
+
+    assert "x-switchover" not in pause.to_arguments()  # an earlier release does not know it
+    assert overlap.to_arguments()["x-switchover"] == "overlap"
+
+
+def test_switchover_of_a_vmm_that_another_tool_drives_is_refused() -> None:
+    with pytest.raises(UsageError, match="give --vmm-uri, too"):
+        MigrationRequest("unix:/a", switchover=Switchover.OVERLAP)
 
 
 @pytest.mark.parametrize("what", ["postcopy-ram", "dirty-ring-size"])

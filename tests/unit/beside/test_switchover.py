@@ -20,7 +20,13 @@ from tagalong.errors import (
 )
 from tagalong.machine import RunState
 from tagalong.qapi.events import VmEvent
-from tests.support.scripted_monitor import FULL, PAUSE, SLOWLY, ScriptedMonitor
+from tests.support.scripted_monitor import (
+    FULL,
+    PAUSE,
+    SLOWLY,
+    ScriptedMonitor,
+    ScriptedOrder,
+)
 
 
 @pytest.fixture
@@ -266,6 +272,50 @@ def test_handed_over_guest_is_what_the_vmm_says(monitor: ScriptedMonitor) -> Non
 
     assert monitor.told("migrate-continue") == [{"state": "pre-switchover"}]
     assert monitor.told("migrate_cancel") == []
+
+
+def test_order_to_go_on_that_cannot_leave_at_once_goes_the_long_way(
+    monitor: ScriptedMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ScriptedOrder, "can_send", False)
+    departure = driven(monitor)
+    departure.begin()
+    monitor.after["migrate-continue"] = ("postmigrate", VmmMigration("completed"))
+
+    departure.hand_over()
+
+    assert departure.finish().status == "completed"
+    assert monitor.told("migrate-continue") == [{"state": "pre-switchover"}]
+
+
+@pytest.mark.parametrize("can_send", [False, True])
+def test_vmm_that_does_not_go_on_has_its_guest_here(
+    monitor: ScriptedMonitor, monkeypatch: pytest.MonkeyPatch, can_send: bool
+) -> None:
+    monkeypatch.setattr(ScriptedOrder, "can_send", can_send)
+    departure = driven(monitor)
+    departure.begin()
+    monitor.refused = {"migrate-continue"}
+    departure.hand_over()
+
+    with pytest.raises(MigrationError, match="does not switch over: the VM refused"):
+        departure.finish()
+
+    monitor.after["migrate_cancel"] = ("running", VmmMigration("cancelled"))
+    departure.thaw()
+    assert len(monitor.told("migrate_cancel")) == 1
+
+
+def test_other_work_waits_only_while_the_guest_is_stopped(monitor: ScriptedMonitor) -> None:
+    departure = driven(monitor)
+    departure.begin()
+    assert not monitor.news.is_urgent
+    monitor.news.note(VmEvent("STOP", 1.0))
+    assert monitor.news.is_urgent
+
+    departure.hand_over()
+
+    assert not monitor.news.is_urgent
 
 
 def test_vmm_that_fails_after_its_tags_has_its_guest_here(monitor: ScriptedMonitor) -> None:

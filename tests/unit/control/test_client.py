@@ -240,3 +240,71 @@ def test_events_of_a_vm_that_floods_them_cost_no_memory() -> None:
         assert news.last == {"MIGRATION": {"number": 9999}}
 
     asyncio.run(run())
+
+
+def test_prepared_command_is_sent_by_another_thread(tmp_path: Path) -> None:
+    async def script(client: ControlClient, _: ServedVm) -> None:
+        prepared = await client.prepare("cont", {})
+        assert await client.run_state() == "prelaunch"  # nothing was sent so far
+
+        assert await asyncio.to_thread(prepared.send)
+
+        await client.answered("cont", prepared)
+        assert await client.run_state() == "running"
+        prepared.close()
+        prepared.close()
+
+    play(tmp_path, script)
+
+
+def test_prepared_command_that_is_refused_raises_the_reason(tmp_path: Path) -> None:
+    async def script(client: ControlClient, _: ServedVm) -> None:
+        prepared = await client.prepare("no-such-command", {})
+        assert prepared.send()
+
+        with pytest.raises(
+            CommandError, match=r"the VM refused no-such-command: .* not been found"
+        ):
+            await client.answered("no-such-command", prepared)
+        prepared.close()
+
+    play(tmp_path, script)
+
+
+def test_prepared_command_that_is_not_sent_leaves_the_connection_as_it_was(tmp_path: Path) -> None:
+    async def script(client: ControlClient, _: ServedVm) -> None:
+        prepared = await client.prepare("cont", {})
+        prepared.close()
+
+        assert await client.run_state() == "prelaunch"
+        assert not prepared.send()
+
+    play(tmp_path, script)
+
+
+def test_prepared_command_without_a_connection_is_not_sent(tmp_path: Path) -> None:
+    async def script(client: ControlClient, _: ServedVm) -> None:
+        prepared = await client.prepare("cont", {})
+        await client._qmp.disconnect()
+
+        assert not prepared.send()
+        with pytest.raises(ControlError, match="lost the control socket"):
+            await client.answered("cont", prepared)
+        prepared.close()
+
+    play(tmp_path, script)
+
+
+def test_tapped_events_come_before_those_that_are_waited_for(tmp_path: Path) -> None:
+    async def script(client: ControlClient, _: ServedVm) -> None:
+        tapped: list[str] = []
+        client.tap_events(lambda event: tapped.append(event.name))
+        events = client.events()
+        first = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        await client.execute("cont")
+
+        assert (await first).name == "RESUME"
+        assert tapped == ["RESUME"]
+
+    play(tmp_path, script)

@@ -25,8 +25,11 @@ from tagalong.wire import (
     Hello,
     KeepAlive,
     MachineRecord,
+    Power,
     RegionEntry,
     Role,
+    StateRecord,
+    VcpuEntry,
 )
 from tests.support.migration import channel_pair
 from tests.support.wire_session import MIGRATION_ID, joined
@@ -212,6 +215,34 @@ def test_send_that_is_interrupted_sends_nothing_and_abort_still_follows(
     aborting.start()
 
     assert hear(far, peer) == Abort(AbortReason.CANCELLED, "the migration was cancelled")
+    aborting.join(60)
+
+
+def test_record_that_has_more_behind_it_leaves_with_the_next_one(
+    ends: tuple[Link, Channel, Connection],
+) -> None:
+    link, far, peer = ends
+    state = StateRecord((VcpuEntry(Power.ON, {}),))
+    link.send(state, has_more=True)
+    assert not far.is_readable()
+
+    link.send(KeepAlive())
+
+    assert hear(far, peer) == state
+    assert peer.next_record() == KeepAlive()
+
+
+def test_abort_follows_a_record_that_waited(ends: tuple[Link, Channel, Connection]) -> None:
+    link, far, peer = ends
+    state = StateRecord((VcpuEntry(Power.ON, {}),))
+    link.send(state, has_more=True)
+    far.idle_s = 30.0
+    aborting = threading.Thread(target=link.abort, args=(HostError("no room"),))
+    aborting.start()
+
+    assert hear(far, peer) == state
+    assert peer.next_record() == Abort(AbortReason.HOST, "no room")
+    far.close()
     aborting.join(60)
 
 

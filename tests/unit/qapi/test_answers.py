@@ -31,6 +31,7 @@ from tagalong.qapi.migration import (
     RamInfo,
     SocketAddress,
 )
+from tagalong.qapi.reports import VmmReport
 from tagalong.qapi.saving import SaveInfo, SaveKind, SaveRequest, SaveStatus
 from tests.support.results import ARRIVAL, migration_result, save_result
 
@@ -51,6 +52,16 @@ MIGRATIONS = (
         MigrationStatus.COMPLETED, 99, report=migration_result(access=AccessChoice("sp", "asked")),
     ),
     MigrationInfo(MigrationStatus.COMPLETED, 99, report=ARRIVAL),
+    MigrationInfo(
+        MigrationStatus.COMPLETED, 99,
+        report=dataclasses.replace(ARRIVAL, moments_s={"released": 1.5}),
+    ),
+    MigrationInfo(
+        MigrationStatus.COMPLETED, 99,
+        report=dataclasses.replace(
+            migration_result(), vmm=VmmReport("completed", 9, 60, 4096, 7.5, {"STOP": 1e9})
+        ),
+    ),
     MigrationInfo(MigrationStatus.FAILED, 99, failure=FAILURE),
 )  # fmt: skip
 
