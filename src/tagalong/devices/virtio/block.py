@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import errno
 import struct
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
@@ -22,6 +20,7 @@ from tagalong.devices.virtio.abi import DeviceId
 from tagalong.devices.virtio.described import VirtioConfig, config_of
 from tagalong.devices.virtio.image import SECTOR_BYTES, Image
 from tagalong.devices.virtio.ram import RingError
+from tagalong.devices.virtio.telling import OnceASecond
 from tagalong.errors import UsageError
 from tagalong.machine.state import DISK_KIND
 
@@ -38,7 +37,6 @@ QUEUE_SIZE: Final = 256
 SERIAL_BYTES: Final = 20
 
 _THREADS: Final = 4
-_REPEAT_S: Final = 1.0
 DISK_LAYOUT: Final = Layout(("sectors", "u64"), ("serial", SERIAL_BYTES))
 _HEADER: Final = struct.Struct("<IIQ")
 _SEGMENT: Final = struct.Struct("<QII")
@@ -140,8 +138,7 @@ class BlockFunction:
         _require_same(description.name, described, self._sectors, image)
         self.config = _config_space(self._sectors, described)
         self._port: Port | None = None
-        self._telling = threading.Lock()
-        self._told_at: dict[DiskError, float] = {}
+        self._errors = OnceASecond()
         self._handlers: dict[int, Callable[[int, Buffers, Buffers], int]] = {
             RequestType.IN: self._read,
             RequestType.OUT: self._write,
@@ -198,11 +195,8 @@ class BlockFunction:
 
     def _tell(self, error: DiskError) -> None:
         """Tell the operator of an error; of one that repeats, at most once a second."""
-        with self._telling:
-            now = time.monotonic()
-            if now - self._told_at.get(error, -_REPEAT_S) < _REPEAT_S:
-                return
-            self._told_at[error] = now
+        if not self._errors.is_due(error):
+            return
         logging.getLogger(__name__).warning(
             "disk %s: %s failed: %s", error.disk, error.operation, error.reason
         )

@@ -25,6 +25,7 @@ from tagalong.devices.virtio.abi import (
 )
 from tagalong.devices.virtio.queue import QueueRegisters, Virtqueue
 from tagalong.devices.virtio.ram import GuestRam, RingError
+from tagalong.devices.virtio.telling import OnceASecond
 from tagalong.errors import StateError
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class VirtioMmio:
         self._ram: GuestRam | None = None
         self.interrupt_status = InterruptStatus()
         self._is_paused = True
+        self._stops = OnceASecond()
         self._work = work(self._step, description.name, function.threads)
         self._readers = self._register_readers()
         self._writers = self._register_writers()
@@ -320,9 +322,12 @@ class VirtioMmio:
 
     def _stop(self, error: RingError) -> None:
         """Stop the device for what its driver did; only a reset starts it again."""
-        logging.getLogger(__name__).warning(
-            "device %s stopped, its driver broke a rule of virtio: %s", self.description.name, error
-        )
+        if self._stops.is_due():
+            logging.getLogger(__name__).warning(
+                "device %s stopped, its driver broke a rule of virtio: %s",
+                self.description.name,
+                error,
+            )
         was_live = self._is_live
         self._status |= Status.DEVICE_NEEDS_RESET
         if was_live:

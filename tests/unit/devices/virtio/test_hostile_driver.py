@@ -1,5 +1,6 @@
 """Drivers that break the rules: the device stops and says so, and nothing else happens."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -178,6 +179,26 @@ def test_stopped_device_works_again_after_a_reset() -> None:
 
     assert (function.served, queue.used_index) == (1, 1)
     assert not scene.driver.status & Status.DEVICE_NEEDS_RESET
+
+
+def test_device_that_is_stopped_again_and_again_is_told_of_once_a_second(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, _ = echo_scene()
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def stop() -> int:
+        """Let the driver break a rule, and return how often that was told."""
+        scene.driver.start(2)
+        a_loop(Hostile(scene.driver, scene.driver.queues[0]))
+        return caplog.text.count("its driver broke a rule")
+
+    told = [stop() for _ in range(5)]
+    now += 1.0
+
+    assert told == [1] * 5
+    assert stop() == 2
 
 
 def test_stopped_device_cannot_be_started_by_its_status() -> None:
