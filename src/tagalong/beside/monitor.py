@@ -58,6 +58,11 @@ class VmmMigration:
         )
 
 
+TELLS_WITHIN_S: Final = 0.03
+"""From a VMM's event of a stop to the one that says what it is for."""
+
+_URGENT_S: Final = 1.0
+
 HEARD: Final = " heard"
 """What the name of a step has behind it for the time at which its event had come."""
 
@@ -78,6 +83,7 @@ class MigrationNews:
         self.dirty_syncs = 0
         self.has_stopped = False
         self.hurries = False
+        self._stopped_at = 0.0
         self._began_s: dict[str, float] = {}
         self._heard_s: dict[str, float] = {}
         self._changed = threading.Condition()
@@ -90,6 +96,7 @@ class MigrationNews:
             self.status = None
             self.dirty_syncs = 0
             self.has_stopped = False
+            self.hurries = False
             self._began_s.clear()
             self._heard_s.clear()
 
@@ -105,14 +112,29 @@ class MigrationNews:
                 self._keep(status, event)
             if event.name in _STOPS:
                 self.has_stopped = _STOPS[event.name]
+                self._stopped_at = time.monotonic()
                 self._keep(event.name, event)
             self._count += 1
             self._changed.notify_all()
 
     @property
+    def is_about_to_tell(self) -> bool:
+        """Return whether the VMM, which has stopped its guest, is about to say what for.
+
+        One that stops it for its migration tells of a new status at once, and answers no question
+        before that. If it says nothing, the stop was another one.
+        """
+        is_new = time.monotonic() - self._stopped_at < TELLS_WITHIN_S
+        return self.has_stopped and self.status == "active" and is_new
+
+    @property
     def is_urgent(self) -> bool:
-        """Return whether other work on the VMM's events has to wait."""
-        return self.hurries and self.has_stopped
+        """Return whether other work on the VMM's events has to wait: for a moment only.
+
+        A guest may be stopped for longer, by an operator or for many tags.
+        """
+        is_new = time.monotonic() - self._stopped_at < _URGENT_S
+        return self.hurries and self.has_stopped and is_new
 
     def _keep(self, name: str, event: VmEvent) -> None:
         self._began_s.setdefault(name, event.time_s)

@@ -10,7 +10,6 @@ import asyncio
 import gc
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -56,7 +55,6 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CANCEL_TIMEOUT_S: Final = 5.0
 _CONNECT_AGAIN_S: Final = 0.1
 _SWITCH_S: Final = 0.0005
-_FIRST_S: Final = 1.0
 _LOOK_S: Final = 0.02
 
 # Collections look at what is young; after so many objects, because each one is downtime.
@@ -231,12 +229,8 @@ class _BesideProcess:
             await asyncio.sleep(_CONNECT_AGAIN_S)
 
     async def _let_migration_first(self) -> None:
-        """Wait while the guest is stopped for its last tags: they are in the other thread's hands.
-
-        For a moment only, so that no event is kept for long from those who wait for it.
-        """
-        until = time.monotonic() + _FIRST_S
-        while self._require_monitor().news.is_urgent and time.monotonic() < until:
+        """Wait while the guest is stopped for its last tags, which another thread sends."""
+        while self._require_monitor().news.is_urgent:
             await asyncio.sleep(_LOOK_S)
 
     def _begin(self, client: ControlClient) -> None:

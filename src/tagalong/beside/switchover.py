@@ -16,6 +16,7 @@ from tagalong.beside.moments import Moments
 from tagalong.beside.monitor import (
     ACTIVE,
     STOPPED_FOR_MIGRATION,
+    TELLS_WITHIN_S,
     UPDATE_IN_PLACE,
     VmmMigration,
     VmmMonitor,
@@ -204,6 +205,8 @@ class WatchedDeparture:
 
     @property
     def _look_again_s(self) -> float:
+        if self._monitor.news.is_about_to_tell:
+            return TELLS_WITHIN_S
         is_told = self._monitor.news.status is not None
         return _LOOK_ALTHOUGH_TOLD_S if is_told else LOOK_AGAIN_S
 
@@ -214,6 +217,8 @@ class WatchedDeparture:
             # The guest is stopped, and each question would add to that: a VMM that hands over
             # answers none meanwhile.
             self._status, self._run_state = VmmMigration(news.status), _SWITCHING[news.status]
+            return
+        if news.is_about_to_tell:
             return
         if time.monotonic() - self._seen_at >= self._look_again_s or self._is_outdated:
             self._told = self._monitor.news.status

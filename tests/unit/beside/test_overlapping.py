@@ -87,6 +87,34 @@ def test_guest_is_final_once_the_vmm_hands_over_and_nothing_is_asked(
     assert not BesideSteering(departure).commits_ahead
 
 
+def test_vmm_that_is_about_to_say_why_its_guest_has_stopped_is_not_asked(
+    monitor: ScriptedMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tagalong.beside.monitor.TELLS_WITHIN_S", 1e6)
+    departure = begun(monitor)
+    monitor.news.note(VmEvent("MIGRATION", 1.0, {"status": "active"}))
+    departure.check()
+    monitor.news.note(VmEvent("STOP", 1.1))
+    with monkeypatch.context() as patch:
+        patch.setattr(monitor, "run_state", lambda: pytest.fail("it was asked"))
+        assert not departure.is_final
+    stop(monitor)
+
+    assert departure.is_final
+
+
+def test_vmm_that_says_no_more_about_a_stop_is_asked(
+    monitor: ScriptedMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tagalong.beside.monitor.TELLS_WITHIN_S", 0.0)
+    departure = begun(monitor)
+    monitor.news.note(VmEvent("MIGRATION", 1.0, {"status": "active"}))
+    monitor.news.note(VmEvent("STOP", 1.1))
+    monitor.state = "finish-migrate"
+
+    assert departure.is_final
+
+
 def test_guest_that_was_continued_after_a_completed_migration_is_asked_about(
     monitor: ScriptedMonitor,
 ) -> None:

@@ -318,6 +318,18 @@ def test_other_work_waits_only_while_the_guest_is_stopped(monitor: ScriptedMonit
     assert not monitor.news.is_urgent
 
 
+def test_other_work_does_not_wait_for_a_guest_that_stays_stopped(
+    monitor: ScriptedMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tagalong.beside.monitor._URGENT_S", 0.0)
+    departure = driven(monitor)
+    departure.begin()
+
+    monitor.news.note(VmEvent("STOP", 1.0))
+
+    assert not monitor.news.is_urgent
+
+
 def test_vmm_that_fails_after_its_tags_has_its_guest_here(monitor: ScriptedMonitor) -> None:
     departure = driven(monitor)
     departure.begin()
