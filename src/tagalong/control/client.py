@@ -94,21 +94,22 @@ class _BoundedClient(QMPClient):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._sending = threading.Lock()
+        self.sending = threading.Lock()
+        """Held while bytes leave."""
 
     def _do_send(self, msg: Message) -> None:
-        with self._sending:
+        with self.sending:
             super()._do_send(msg)
 
     def encode(self, command: str, arguments: Mapping[str, object]) -> tuple[str, bytes]:
-        """Return a command's bytes and its id, by which `reply` knows what answers it."""
+        """Return a command's id, by which `reply` knows what answers it, and its bytes."""
         message = self.make_execute_msg(command, arguments)
         message["id"] = name = self._get_exec_id()
         self._pending[name] = asyncio.Queue(maxsize=1)
         return name, bytes(message)
 
     async def reply(self, name: str) -> Message:
-        """Wait for what answers the command that `encode` returned as `name`."""
+        """Wait for what answers the command that has this id."""
         return await self._reply(name)
 
     def own_descriptor(self) -> int:
@@ -116,32 +117,34 @@ class _BoundedClient(QMPClient):
         assert self._writer is not None  # noqa: S101 (connected)
         return os.dup(self._writer.get_extra_info("socket").fileno())
 
-    def send_now(self, descriptor: int, data: bytes) -> bool:
-        """Send bytes from any thread; return whether they could leave at once, and as a whole."""
-        writer = self._writer
-        with self._sending:
-            if writer is None or writer.transport.get_write_buffer_size():
-                return False  # in the middle of another message
-            try:
-                return os.write(descriptor, data) == len(data)
-            except OSError:
-                return False
+    @property
+    def is_mid_message(self) -> bool:
+        """Return whether a part of a message is still to be sent."""
+        return self._writer is None or self._writer.transport.get_write_buffer_size() > 0
 
 
 class PreparedCommand:
-    """A command whose bytes are ready, so that any thread sends it in one system call; once."""
+    """A command whose bytes are ready, so that any thread sends it in one system call; once.
 
-    def __init__(self, qmp: _BoundedClient, name: str, data: bytes, descriptor: int) -> None:
+    Its descriptor is closed with the connection: a VMM takes the next one only then.
+    """
+
+    def __init__(self, qmp: _BoundedClient, name: str, data: bytes) -> None:
         self._qmp = qmp
-        self._name = name
         self._data = data
-        self._descriptor = descriptor
+        self._descriptor = qmp.own_descriptor()
         self._reply = asyncio.ensure_future(qmp.reply(name))
-        self._reply.add_done_callback(_look_at)
+        self._reply.add_done_callback(self._ended)
 
     def send(self) -> bool:
         """Send it; return whether that was possible. From any thread."""
-        return self._qmp.send_now(self._descriptor, self._data)
+        with self._qmp.sending:
+            if self._descriptor < 0 or self._qmp.is_mid_message:
+                return False
+            try:
+                return os.write(self._descriptor, self._data) == len(self._data)
+            except OSError:
+                return False
 
     async def answer(self) -> Message:
         """Wait for the answer, a refusal too. Raises the package's exceptions."""
@@ -149,16 +152,14 @@ class PreparedCommand:
 
     def close(self) -> None:
         """Forget it, sent or not. In the event loop; safe to call twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
         self._reply.cancel()
 
-
-def _look_at(reply: "asyncio.Future[Message]") -> None:
-    """Take note of how a reply ended: nobody may ask for it any more."""
-    if not reply.cancelled():
-        reply.exception()
+    def _ended(self, reply: "asyncio.Future[Message]") -> None:
+        with self._qmp.sending:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if not reply.cancelled():
+            reply.exception()  # nobody may ask for it any more
 
 
 class _EventQueue(EventListener):
@@ -246,8 +247,7 @@ class ControlClient:
         return await self._run(command, self._prepare(command, arguments), ANSWER_TIMEOUT_S)
 
     async def _prepare(self, command: str, arguments: Mapping[str, object]) -> PreparedCommand:
-        descriptor = self._qmp.own_descriptor()
-        return PreparedCommand(self._qmp, *self._qmp.encode(command, arguments), descriptor)
+        return PreparedCommand(self._qmp, *self._qmp.encode(command, arguments))
 
     async def answered(self, command: str, prepared: PreparedCommand) -> None:
         """Wait for the answer to a prepared command that was sent. Raises as `execute`."""
