@@ -5,12 +5,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from tagalong.errors import GuestImageError, HostError
-
-# Fits into caches: what was read is copied at once.
-_CHUNK_BYTES: Final = 256 << 10
 
 
 class BoundedFile:
@@ -26,21 +23,15 @@ class BoundedFile:
         with _named(self.doing):
             return os.pread(self._file.fileno(), most_bytes, 0)
 
-    def chunks(self) -> Iterator[memoryview]:
-        """Yield `size_bytes` in order, in parts that are valid until the next one.
-
-        Raises GuestImageError if the file has fewer.
-        """
-        buffer = memoryview(bytearray(min(_CHUNK_BYTES, self.size_bytes)))
+    def read_into(self, target: memoryview) -> None:
+        """Fill `target`, of `size_bytes`. Raises GuestImageError if the file has fewer."""
         done = 0
         while done < self.size_bytes:
-            part = buffer[: self.size_bytes - done]
             with _named(self.doing):
-                count = os.preadv(self._file.fileno(), [part], done)
+                count = os.preadv(self._file.fileno(), [target[done:]], done)
             if not count:
                 raise GuestImageError(f"{self.doing}: it was cut short while it was read")
             done += count
-            yield part[:count]
 
 
 @contextmanager
@@ -68,7 +59,9 @@ def read_bounded(path: Path, what: str, most_bytes: int) -> bytes:
 def read_all(file: BoundedFile) -> bytes:
     """Return the content of an open file. Raises as `read_bounded`."""
     try:
-        return b"".join(map(bytes, file.chunks()))
+        content = bytearray(file.size_bytes)
+        file.read_into(memoryview(content))
+        return bytes(content)
     except MemoryError as error:
         raise HostError(f"{file.doing}: no memory for it") from error
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
+from tagalong._lazy import module_when_used
 from tagalong.errors import UsageError
-from tagalong.memory import AnyPlane, Plane, PrivatePlane, Region, RegionSource
+from tagalong.memory import AnyPlane, Plane, Region
 from tagalong.memory.region import check_region
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tagalong.machine import RegionDescription
+    from tagalong.memory import RegionSource, private
+else:
+    private = module_when_used("tagalong.memory.private")
 
 
 class TagsInPages:
@@ -32,6 +36,7 @@ class TagsInPages:
     """
 
     was_reserved = False
+    is_of_file = False
 
     @property
     def fd(self) -> int:
@@ -56,6 +61,11 @@ class TagsInPages:
     def write(self, offset: int, data: memoryview) -> None:
         """Refuse: there is no plane."""
         del offset, data
+        self._refuse()
+
+    def expect(self, offset: int, length_bytes: int) -> None:
+        """Refuse: there is no plane."""
+        del offset, length_bytes
         self._refuse()
 
     def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
@@ -105,5 +115,5 @@ def create_region(
         data = Plane("tagalong-ram", description.size_bytes)
     else:
         content = source.data if source is not None else None
-        data = PrivatePlane("tagalong-ram", description.size_bytes, content)
+        data = private.PrivatePlane("tagalong-ram", description.size_bytes, content)
     return Region(description.gpa, page_size_bytes, data, TagsInPages())

@@ -81,6 +81,11 @@ class GuestMemory:
         region, offset = self.locate(gpa, source.nbytes)
         region.write_data(offset, source.cast("B") if source.nbytes else source)
 
+    def expect(self, gpa: int, length_bytes: int) -> None:
+        """Prepare for a range that is going to be written whole: see `Region.expect_data`."""
+        region, offset = self.locate(gpa, length_bytes)
+        region.expect_data(offset, length_bytes)
+
     def view(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return guest data without a copy, shape (length_bytes,), read-only.
 
@@ -96,6 +101,11 @@ class GuestMemory:
         """
         region, offset = self.locate(gpa, length_bytes)
         return region.storing(offset, length_bytes)
+
+    def storing_bytes(self, gpa: int, length_bytes: int) -> AbstractContextManager[memoryview]:
+        """Yield guest data as writable bytes: as `storing`, without loading numpy."""
+        region, offset = self.locate(gpa, length_bytes)
+        return region.storing_bytes(offset, length_bytes)
 
     def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:
         """Return a copy of the packed tags of a range, shape (length_bytes / 32,).

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 import weakref
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +19,7 @@ from tagalong._lazy import module_when_used
 from tagalong._native import library
 from tagalong.errors import HostError, RunStateError
 from tagalong.memory.extents import file_extents
+from tagalong.memory.huge_pages import allocate_huge_pages, map_shared
 from tagalong.memory.reserve import take_reserved
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ class AnyPlane(Protocol):
     was_reserved: bool
 
     @property
+    def is_of_file(self) -> bool:
+        """Return whether the plane began as the content of a file."""
+        ...
+
+    @property
     def fd(self) -> int:
         """Return the file that backs the plane. Raises HostError if no file does."""
         ...
@@ -70,6 +75,10 @@ class AnyPlane(Protocol):
 
     def write(self, offset: int, data: memoryview) -> None:
         """Copy all of `data`, bytes, to byte `offset`; the caller has checked both."""
+        ...
+
+    def expect(self, offset: int, length_bytes: int) -> None:
+        """Prepare for a range that is going to be written whole; the caller has checked it."""
         ...
 
     def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
@@ -114,13 +123,15 @@ class Plane:
             self._close_fd = weakref.finalize(self, os.close, self._fd)
             os.ftruncate(self._fd, size_bytes)
             fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
-            mapping = mapping or mmap.mmap(self._fd, size_bytes, mmap.MAP_SHARED)
+            buffer = memoryview(mapping) if mapping else map_shared(self._fd, size_bytes)
         except OSError as error:
             raise HostError(
                 f"cannot create {size_bytes:#x} bytes of shared memory for {name}: {error}"
             ) from error
-        self._buffer: memoryview | None = memoryview(mapping)
+        self._buffer: memoryview | None = buffer
         self._array: NDArray[np.uint8] | None = None
+
+    is_of_file = False
 
     @property
     def fd(self) -> int:
@@ -157,6 +168,17 @@ class Plane:
             except OSError:  # a limit on the size of files, which no mapping knows
                 break
         self._require_open()[offset + done : offset + data.nbytes] = data[done:]
+
+    def expect(self, offset: int, length_bytes: int) -> None:
+        """Allocate huge pages for a range of holes that is going to be written whole.
+
+        As far as the host has them, and not at all if some of the range is in use. The caller has
+        checked the range. Raises RunStateError after close(), HostError if the host cannot tell.
+        """
+        buffer = self._require_open()
+        used = self._seek_data(offset)
+        if used is None or used >= offset + length_bytes:
+            allocate_huge_pages(buffer, offset, offset + length_bytes)
 
     def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
         """Copy bytes from `offset` on until `target` is full; the caller has checked both.

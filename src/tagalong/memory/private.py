@@ -173,6 +173,9 @@ class PrivatePlane:
         """Copy all of `data`, bytes, to byte `offset`."""
         self.buffer[offset : offset + data.nbytes] = data
 
+    def expect(self, offset: int, length_bytes: int) -> None:
+        """Do nothing: this memory has no huge pages."""
+
     def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
         """Copy bytes from `offset` on until `target` is full; holes stay holes."""
         target.fill(0)

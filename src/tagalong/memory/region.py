@@ -17,7 +17,6 @@ from tagalong.errors import AddressError, UsageError
 from tagalong.memory.address import Gpa, check_range
 from tagalong.memory.bitmap import PageBitmap, page_index, page_runs
 from tagalong.memory.plane import AnyPlane, Plane
-from tagalong.memory.private import PrivatePlane, RegionSource
 from tagalong.memory.stores import HostStores
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
 
@@ -29,7 +28,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     import tagalong.mte.tags as mte_tags
+    from tagalong.memory import private
+    from tagalong.memory.private import RegionSource
 else:
+    private = module_when_used("tagalong.memory.private")  # of restored machines
     mte_tags = module_when_used("tagalong.mte.tags")
     np = module_when_used("numpy")
 
@@ -113,20 +115,20 @@ class Region:
         Raises as `create`, and UsageError for a source that cannot be mapped on this host.
         """
         check_region(gpa, size_bytes, page_size_bytes)
-        data = PrivatePlane(f"tagalong-{name}", size_bytes, source.data)
+        data = private.PrivatePlane(f"tagalong-{name}", size_bytes, source.data)
         tags_bytes = size_bytes // PACKED_RATIO
-        tags = PrivatePlane(f"tagalong-{name}-tags", tags_bytes, source.tags)
+        tags = private.PrivatePlane(f"tagalong-{name}-tags", tags_bytes, source.tags)
         return cls(gpa, page_size_bytes, data, tags)
 
     @property
     def has_file_data(self) -> bool:
         """Return whether the data began as the content of a file (see `map`)."""
-        return isinstance(self._data, PrivatePlane) and self._data.is_of_file
+        return self._data.is_of_file
 
     @property
     def has_file_tags(self) -> bool:
         """Return whether the tags began as the content of a file (see `map`)."""
-        return isinstance(self._tags, PrivatePlane) and self._tags.is_of_file
+        return self._tags.is_of_file
 
     @property
     def end(self) -> Gpa:
@@ -226,6 +228,15 @@ class Region:
         else:
             self._read_routed(self._route, target, offset)
 
+    def expect_data(self, offset: int, length_bytes: int) -> None:
+        """Prepare for data that are going to be written to the whole of a range.
+
+        Where the range is holes and the host has huge pages, it gets some (memory/huge_pages.py).
+        The caller has checked the range. Raises RunStateError after close(), HostError if the host
+        cannot tell what is a hole.
+        """
+        self._data.expect(offset, length_bytes)
+
     def write_data(self, offset: int, source: NDArray[np.uint8] | memoryview) -> None:
         """Write data, one row of bytes, from byte `offset` of the region on; tags stay.
 
@@ -247,6 +258,13 @@ class Region:
         The caller has checked the range. Raises RunStateError after close().
         """
         view = self._data.array[offset : offset + length_bytes]
+        with self._marking(offset, length_bytes):
+            yield view
+
+    @contextmanager
+    def storing_bytes(self, offset: int, length_bytes: int) -> Iterator[memoryview]:
+        """Yield data as writable bytes: as `storing`, without loading numpy."""
+        view = self._data.buffer[offset : offset + length_bytes]
         with self._marking(offset, length_bytes):
             yield view
 

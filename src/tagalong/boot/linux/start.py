@@ -21,12 +21,13 @@ from tagalong.boot.linux.placement import MAX_TREE_BYTES, BootPlacement, place
 from tagalong.boot.linux.tree import ChosenNode, device_tree
 from tagalong.errors import GuestImageError
 from tagalong.machine import Machine, MachineDescription, Vcpu, register_ids
-from tagalong.memory import Gpa
 
 if TYPE_CHECKING:
     import hashlib
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tagalong.memory import Gpa, GuestMemory
 else:
     hashlib = module_when_used("hashlib")
 
@@ -88,10 +89,14 @@ def prepared_linux(
 
 def _load(plan: _Plan, machine: Machine) -> KernelForm:
     _require_page_size(machine.vcpus[0], plan.kernel)
-    _write(machine, plan.placement.kernel, plan.kernel_parts())
+    memory = machine.memory
+    # All of it, because a kernel clears what it has behind its data.
+    memory.expect(plan.placement.kernel, plan.kernel.size_bytes)
+    _fill(memory, plan.placement.kernel, plan.kernel_file or plan.kernel.data)
     if plan.initrd is not None:
-        _write(machine, plan.placement.initrd, plan.initrd.chunks())
-    machine.memory.write(plan.placement.tree, plan.tree)
+        memory.expect(plan.placement.initrd, plan.initrd.size_bytes)
+        _fill(memory, plan.placement.initrd, plan.initrd)
+    memory.write(plan.placement.tree, plan.tree)
     vcpu = machine.vcpus[0]
     vcpu.set_register(register_ids.x(0), plan.placement.tree)
     for number in (1, 2, 3):
@@ -108,10 +113,13 @@ def linux_device_tree(description: MachineDescription, boot: LinuxBoot) -> bytes
 
 
 class _Plan(NamedTuple):
-    """What goes where; `initrd` is open, None without one. `kernel_parts`: the kernel's data."""
+    """What goes where; the files are open.
+
+    `kernel_file`: None if the kernel's data were unpacked. `initrd`: None without one.
+    """
 
     kernel: KernelImage
-    kernel_parts: Callable[[], Iterable[bytes | memoryview]]
+    kernel_file: BoundedFile | None
     placement: BootPlacement
     tree: bytes
     initrd: BoundedFile | None
@@ -122,11 +130,9 @@ def _planned(description: MachineDescription, boot: LinuxBoot) -> Iterator[_Plan
     command_line = _checked(boot.command_line)
     with ExitStack() as files:
         file = files.enter_context(opened(boot.kernel, "kernel", MAX_KERNEL_BYTES))
-        kernel = plain_kernel(file.head(HEAD_BYTES), file.size_bytes)
-        parts: Callable[[], Iterable[bytes | memoryview]] = file.chunks
+        kernel = plain = plain_kernel(file.head(HEAD_BYTES), file.size_bytes)
         if kernel is None:
             kernel = parse_kernel(read_all(file), min(MAX_KERNEL_BYTES, description.ram_bytes))
-            parts = partial(_only, kernel.data)
         initrd = None
         if boot.initrd is not None:
             initrd = files.enter_context(
@@ -140,7 +146,8 @@ def _planned(description: MachineDescription, boot: LinuxBoot) -> Iterator[_Plan
             boot.entropy[:_RNG_SEED_BYTES],
             boot.entropy[_RNG_SEED_BYTES:ENTROPY_BYTES],
         )
-        yield _Plan(kernel, parts, placement, _tree(description, chosen), initrd)
+        kernel_file = file if plain is not None else None
+        yield _Plan(kernel, kernel_file, placement, _tree(description, chosen), initrd)
 
 
 def _tree(description: MachineDescription, chosen: ChosenNode) -> bytes:
@@ -179,11 +186,9 @@ def _require_page_size(vcpu: Vcpu, kernel: KernelImage) -> None:
         )
 
 
-def _only(data: memoryview) -> tuple[memoryview]:
-    return (data,)
-
-
-def _write(machine: Machine, gpa: Gpa, parts: Iterable[bytes | memoryview]) -> None:
-    for part in parts:
-        machine.memory.write(gpa, part)
-        gpa = Gpa(gpa + len(part))
+def _fill(memory: GuestMemory, gpa: Gpa, content: BoundedFile | memoryview) -> None:
+    if isinstance(content, memoryview):
+        memory.write(gpa, content)
+        return
+    with memory.storing_bytes(gpa, content.size_bytes) as target:
+        content.read_into(target)
