@@ -10,7 +10,7 @@ from tagalong.access.host import Host, Need
 from tagalong.access.ioctl import Ioctl
 from tagalong.access.kernel import Kernel
 from tagalong.access.match import Match
-from tagalong.access.names import ACCESS_NAMES, AUTO
+from tagalong.access.names import ACCESS_NAMES, AUTO, IOCTL_REASON
 from tagalong.access.prctl import Prctl
 from tagalong.access.sp import Sp
 from tagalong.access.strategy import Strategy
@@ -20,7 +20,7 @@ from tagalong.errors import HostError, UsageError
 # From the best to the worst; docs/design/access.md says why.
 PREFERENCE: Final[Mapping[type[Strategy], str]] = MappingProxyType(
     {
-        Ioctl: "never faults, needs no mapping with PROT_MTE and no state of the thread",
+        Ioctl: IOCTL_REASON,
         Alias: "never faults and needs no state of the thread",
         Tco: "never faults; the thread's checking is off for one copy",
         Kernel: "never faults; a system call per copy, and no pointer to lend",

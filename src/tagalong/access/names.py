@@ -5,5 +5,10 @@ from typing import Final
 AUTO: Final = "auto"
 """The best of those that work on a host."""
 
-ACCESS_NAMES: Final = (AUTO, "ioctl", "alias", "tco", "kernel", "prctl", "sp", "match")
+IOCTL: Final = "ioctl"
+"""The best of all; a machine does it by itself, so one that needs no other loads none."""
+
+IOCTL_REASON: Final = "never faults, needs no mapping with PROT_MTE and no state of the thread"
+
+ACCESS_NAMES: Final = (AUTO, IOCTL, "alias", "tco", "kernel", "prctl", "sp", "match")
 """AUTO, and the names of all strategies in the order of `choice.PREFERENCE`."""

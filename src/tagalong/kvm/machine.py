@@ -7,8 +7,7 @@ import threading
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Self
 
-from tagalong.access import Direction
-from tagalong.access.native_host import NativeHost
+from tagalong._lazy import module_when_used
 from tagalong.devices import (
     DeviceBus,
     DeviceModels,
@@ -58,7 +57,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    import tagalong.access as strategies
+    from tagalong.access import native_host
     from tagalong.memory import Gpa, GuestMemory, PageBitmap, RegionSource
+else:  # of access strategies that are not KVM's own
+    strategies = module_when_used("tagalong.access")
+    native_host = module_when_used("tagalong.access.native_host")
 
 
 class KvmMachine(MachineLifecycle):
@@ -99,7 +103,7 @@ class KvmMachine(MachineLifecycle):
             for index, vcpu in enumerate(parts.vcpus)
         )
         self._log = KvmDirtyLog(parts.vm, parts.slots, parts.memory.regions)
-        self._host = NativeHost(parts.memory, self._copy_tags)
+        self._host: native_host.NativeHost | None = None
         port = IoctlPort(parts.vm, self._log_suspended)
         self._tags = KvmTagAccess(port, parts.memory)
 
@@ -207,8 +211,10 @@ class KvmMachine(MachineLifecycle):
         return self._vcpus
 
     @property
-    def host(self) -> NativeHost:
-        """Return what access strategies need of this process."""
+    def host(self) -> native_host.NativeHost:
+        """Return what access strategies need of this process, made when it is first asked for."""
+        if self._host is None:
+            self._host = native_host.NativeHost(self._parts.memory, self._copy_tags)
         return self._host
 
     @property
@@ -253,7 +259,7 @@ class KvmMachine(MachineLifecycle):
     def use_access(self, name: str) -> AccessChoice:
         """Touch guest RAM by the strategy `name` from now on."""
         self._refuse_closed()
-        return self._tags.use_access(name, self._host)
+        return self._tags.use_access(name, lambda: self.host)
 
     def use_clock(self, clock: Clock) -> None:
         """Let the guest's time follow `clock`, which can only be the host's."""
@@ -358,11 +364,12 @@ class KvmMachine(MachineLifecycle):
         for vcpu in self._parts.vcpus:
             vcpu.answer(statuses, self._bus.published)
 
-    def _copy_tags(self, gpa: Gpa, tags: NDArray[np.uint8], direction: Direction) -> None:
+    def _copy_tags(
+        self, gpa: Gpa, tags: NDArray[np.uint8], direction: strategies.Direction
+    ) -> None:
         """Do KVM_ARM_MTE_COPY_TAGS for the strategies."""
-        flags = (
-            KVM_ARM_TAGS_FROM_GUEST if direction is Direction.FROM_GUEST else KVM_ARM_TAGS_TO_GUEST
-        )
+        is_read = direction is strategies.Direction.FROM_GUEST
+        flags = KVM_ARM_TAGS_FROM_GUEST if is_read else KVM_ARM_TAGS_TO_GUEST
         self._parts.vm.copy_tags(gpa, tags, flags)
 
     def _reset_parts(self) -> None:
@@ -374,7 +381,8 @@ class KvmMachine(MachineLifecycle):
             self._parts.gic.reset()
 
     def _release(self) -> None:
-        self._host.close()
+        if self._host is not None:
+            self._host.close()
         self._parts.close()
 
     @contextmanager

@@ -10,9 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from tagalong._lazy import module_when_used
-from tagalong.access import Host, View, choose
-from tagalong.access.accessor import Accessor
-from tagalong.access.ioctl import Ioctl
+from tagalong.access.names import AUTO, IOCTL, IOCTL_REASON
 from tagalong.errors import AddressError, UsageError
 from tagalong.machine import AccessChoice
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region, page_runs, tag_rows
@@ -20,14 +18,18 @@ from tagalong.memory.bitmap import flag_runs
 from tagalong.mte import PACKED_RATIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    import tagalong.access as strategies
     import tagalong.mte.tags as mte_tags
+    from tagalong.access import accessor
     from tagalong.kvm.tag_port import TagPort
 else:
+    strategies = module_when_used("tagalong.access")
+    accessor = module_when_used("tagalong.access.accessor")
     mte_tags = module_when_used("tagalong.mte.tags")
     np = module_when_used("numpy")
 
@@ -49,14 +51,22 @@ class KvmTagAccess:
         """Return, for each region by its gpa, which pages are known to be no holes."""
         return {r.gpa: np.zeros(r.page_count, np.bool_) for r in self._memory.regions}
 
-    def use_access(self, name: str, host: Host) -> AccessChoice:
-        """Touch guest RAM by a strategy from now on; raises as Machine.use_access."""
-        choice = choose(name, host)
-        accessor = Accessor(choice.strategy, self._page_bytes)
-        self.port = self._ioctl if isinstance(choice.strategy, Ioctl) else accessor
+    def use_access(self, name: str, host: Callable[[], strategies.Host]) -> AccessChoice:
+        """Touch guest RAM by a strategy from now on; raises as Machine.use_access.
+
+        `host` is asked for if the strategy is another than `ioctl`, which every KVM machine has.
+        """
+        if name in (AUTO, IOCTL):
+            self.port = self._ioctl
+            for region in self._memory.regions:
+                region.route(None)
+            return AccessChoice(IOCTL, "asked for" if name != AUTO else IOCTL_REASON)
+        choice = strategies.choose(name, host())
+        self.port = route = accessor.Accessor(choice.strategy, self._page_bytes)
+        # The data planes are the plain view: strategies of that view copy them directly.
+        is_plain = choice.strategy.view is strategies.View.PLAIN
         for region in self._memory.regions:
-            # The data planes are the plain view: strategies of that view copy them directly.
-            region.route(None if choice.strategy.view is View.PLAIN else accessor)
+            region.route(None if is_plain else route)
         return AccessChoice(choice.strategy.name, choice.reason)
 
     def note_used(self, pages: Sequence[PageBitmap]) -> None:

@@ -7,9 +7,7 @@ from numpy.typing import NDArray
 
 from tagalong.access import Host, View, choose
 from tagalong.access.accessor import Accessor
-from tagalong.access.choice import PREFERENCE
-from tagalong.access.ioctl import Ioctl
-from tagalong.access.names import AUTO
+from tagalong.access.names import AUTO, IOCTL, IOCTL_REASON
 from tagalong.machine import AccessChoice
 from tagalong.machine.tag_ranges import read_tag_range, write_tag_range
 from tagalong.memory import GuestMemory, page_runs, tag_rows
@@ -31,11 +29,11 @@ class SoftTagAccess:
 
     def use_access(self, name: str) -> AccessChoice:
         """Touch guest RAM by a strategy from now on; raises as Machine.use_access."""
-        if name in (AUTO, Ioctl.name):
+        if name in (AUTO, IOCTL):
             self._accessor = None
             for region in self._memory.regions:
                 region.route(None)
-            return AccessChoice(Ioctl.name, "asked for" if name != AUTO else PREFERENCE[Ioctl])
+            return AccessChoice(IOCTL, "asked for" if name != AUTO else IOCTL_REASON)
         choice = choose(name, self._host())
         accessor = Accessor(choice.strategy, self._page_bytes)
         self._accessor = accessor
