@@ -1,15 +1,17 @@
 """Names and modules load when they are used, and what type checkers see is what loads."""
 
 import ast
+import gc
 import importlib
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import tagalong
-from tagalong._lazy import module_when_used, names_of
+from tagalong._lazy import loading, module_when_used, names_of
 
 SOURCE = Path(tagalong.__file__).parent
 
@@ -99,3 +101,19 @@ def test_module_when_used_loads_at_the_first_use_of_a_name(
     del sys.modules["loaded_late"]
     assert module.VALUE == 7  # kept: no second load
     assert "loaded_late" not in sys.modules
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_loading_collects_no_garbage_meanwhile_and_then_as_before(*, collects: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+
+        with suppress(KeyError), loading():
+            meanwhile = gc.isenabled()
+            raise KeyError
+
+        assert not meanwhile
+        assert gc.isenabled() is collects
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from tagalong import __version__
-from tagalong._lazy import module_when_used
+from tagalong._lazy import loading, module_when_used
 from tagalong.cli.failure import error_line, failure_json, wants_json
 from tagalong.cli.output import ONLY_REPORT_LOST, REPORT_LOST, ReportStream, guarded_streams
 from tagalong.control.interrupted import Interrupted
@@ -104,7 +104,8 @@ class _Subcommands(click.Group):
     ) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"tagalong.cli.{cmd_name}")
+        with loading():
+            module = importlib.import_module(f"tagalong.cli.{cmd_name}")
         return cast("click.Command", module.command)
 
     def format_commands(

@@ -1,13 +1,14 @@
 """Puts a VM together in the order that KVM asks for: capabilities, RAM, vCPUs, the GIC."""
 
+from __future__ import annotations
+
 import errno
 import mmap
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tagalong._native import library
 from tagalong.errors import HostError, UsageError
@@ -16,7 +17,6 @@ from tagalong.kvm.descriptor import IoctlError
 from tagalong.kvm.gic import KvmGic
 from tagalong.kvm.kvm_fd import KvmSystem
 from tagalong.kvm.ram import create_region
-from tagalong.kvm.vcpu_fd import VcpuDescriptor
 from tagalong.kvm.vm_fd import KvmVm, Slot
 from tagalong.machine import (
     DEFAULT_CONSOLE,
@@ -28,8 +28,14 @@ from tagalong.machine import (
     register_ids,
 )
 from tagalong.machine.cpu_match import is_identification
-from tagalong.memory import Gpa, GuestMemory, Region, RegionSource
+from tagalong.memory import Gpa, GuestMemory
 from tagalong.mte.version import version_in
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tagalong.kvm.vcpu_fd import VcpuDescriptor
+    from tagalong.memory import Region, RegionSource
 
 RAM_GPA: Final = Gpa(0x4000_0000)
 

@@ -7,8 +7,6 @@ reads input in the event loop (console_input.py).
 from __future__ import annotations
 
 import os
-import socket
-import tty
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +14,24 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tagalong._lazy import module_when_used
 from tagalong.errors import HostError, UsageError
-from tagalong.socket_files import SocketFile
 from tagalong.vmm.console import QueuedWriter
 from tagalong.vmm.console_input import ConsoleInput, InputReader
-from tagalong.vmm.console_keys import HELP, ConsoleKey, KeyFilter
-from tagalong.vmm.terminal import RawTerminal
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
+    import tty
     from collections.abc import Callable
-else:
+
+    from tagalong import socket_files
+    from tagalong.vmm import console_keys, terminal
+else:  # most consoles are standard output, and take no input
     asyncio = module_when_used("asyncio")
+    socket = module_when_used("socket")
+    tty = module_when_used("tty")
+    socket_files = module_when_used("tagalong.socket_files")
+    console_keys = module_when_used("tagalong.vmm.console_keys")
+    terminal = module_when_used("tagalong.vmm.terminal")
 
 _STDIN: Final = 0
 _STDOUT: Final = 1
@@ -141,7 +146,7 @@ class StdioConsole:
     def __init__(self, actions: ConsoleActions) -> None:
         self._output = QueuedWriter(_STDOUT, actions.announce)
         self._actions = actions
-        self._terminal: RawTerminal | None = None
+        self._terminal: terminal.RawTerminal | None = None
         self._reader: InputReader | None = None
 
     def write(self, data: bytes) -> None:
@@ -153,9 +158,9 @@ class StdioConsole:
         if not os.isatty(_STDIN):
             self._reader = InputReader(_STDIN, typed, typed.type)
             return
-        self._terminal = RawTerminal(_STDIN)
+        self._terminal = terminal.RawTerminal(_STDIN)
         self._terminal.enter()
-        keys = KeyFilter()
+        keys = console_keys.KeyFilter()
 
         def take(data: bytes) -> None:
             for each in keys.split(data):
@@ -167,14 +172,14 @@ class StdioConsole:
         self._reader = InputReader(_STDIN, typed, take)
         self._actions.announce("the terminal is the guest's; Ctrl-A x ends the VM, Ctrl-A h helps")
 
-    def _obey(self, key: ConsoleKey, typed: ConsoleInput) -> None:
+    def _obey(self, key: console_keys.ConsoleKey, typed: ConsoleInput) -> None:
         match key:
-            case ConsoleKey.QUIT:
+            case console_keys.ConsoleKey.QUIT:
                 self._actions.quit()
-            case ConsoleKey.BREAK:
+            case console_keys.ConsoleKey.BREAK:
                 typed.send_break()
-            case ConsoleKey.HELP:
-                self._actions.announce(HELP)
+            case console_keys.ConsoleKey.HELP:
+                self._actions.announce(console_keys.HELP)
 
     def close(self) -> None:
         """As Console.close."""
@@ -229,7 +234,7 @@ class SocketConsole:
     """A Unix socket with one client at a time; without one, output is dropped."""
 
     def __init__(self, path: Path, actions: ConsoleActions) -> None:
-        self._file = SocketFile(path, "console socket", _BACKLOG)
+        self._file = socket_files.SocketFile(path, "console socket", _BACKLOG)
         self._file.socket.setblocking(False)
         self._actions = actions
         self._client: _SocketClient | None = None

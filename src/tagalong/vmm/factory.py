@@ -1,11 +1,12 @@
 """The machines that a VM can be made of, by name; the seam to the implementations."""
 
-from collections.abc import Callable, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from tagalong.devices import DeviceModels
 from tagalong.errors import MachineMismatchError, UsageError
 from tagalong.machine import (
     DEFAULT_CONSOLE,
@@ -16,8 +17,13 @@ from tagalong.machine import (
     MachineDescription,
 )
 from tagalong.machine.cpu_match import STRICT, CpuPolicy
-from tagalong.memory import RegionSource
 from tagalong.vmm.machine_names import AUTO, MACHINE_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tagalong.devices import DeviceModels
+    from tagalong.memory import RegionSource
 
 ConsoleSink = Callable[[bytes], None]
 

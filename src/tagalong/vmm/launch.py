@@ -9,12 +9,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tagalong._lazy import module_when_used
+from tagalong._lazy import loading, module_when_used
 from tagalong.boot.linux import POWER_BUTTON_LINE
 from tagalong.devices import DiskError, Pl011, Pl061
 from tagalong.errors import MachineError, RunStateError, TagalongError
 from tagalong.mte import PACKED_RATIO
-from tagalong.qmp.control_socket import control_socket
 from tagalong.qmp.messages import Event
 from tagalong.vmm.assembly import MachineAssembly
 from tagalong.vmm.consoles import ConsoleActions
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from tagalong.boot import program
     from tagalong.machine import DeviceDescription, Machine, MachineDescription
     from tagalong.qapi import devices
+    from tagalong.qmp import control_socket
     from tagalong.socket_files import SocketFile
     from tagalong.vmm import announcement, device_queries, incoming, service, transfer
     from tagalong.vmm.record import MigrationRecord
@@ -42,6 +42,7 @@ else:  # they load much: the event loop, the control socket and migrations
     devices = module_when_used("tagalong.qapi.devices")
     files = module_when_used("tagalong.files")
     program = module_when_used("tagalong.boot.program")
+    control_socket = module_when_used("tagalong.qmp.control_socket")
     announcement = module_when_used("tagalong.vmm.announcement")
     device_queries = module_when_used("tagalong.vmm.device_queries")
     incoming = module_when_used("tagalong.vmm.incoming")
@@ -107,8 +108,9 @@ class _VmProcess:
         with self._signals_kept():
             try:
                 if self._is_first_to_begin:
-                    self._create_socket()
-                    self._begin()
+                    with loading():
+                        self._create_socket()
+                        self._begin()
                     if self._socket is None:
                         self._calls.serve(self._vm.ended.done)
                         return self._with_guest_status(self._vm.ended.result())
@@ -175,7 +177,7 @@ class _VmProcess:
     def _create_socket(self) -> None:
         """Create the control socket, unless there is none or it is there."""
         if self._options.control is not None and self._socket is None:
-            self._socket = control_socket(self._options.control)
+            self._socket = control_socket.control_socket(self._options.control)
             self._announce(f"control socket (QMP): {self._options.control}")
 
     def _serve(self) -> None:
