@@ -94,7 +94,7 @@ class MachineAssembly:
 
     def new(self, origin: NewVm) -> Machine:
         """Return a machine with the guest program loaded. Raises GuestImageError, HostError."""
-        with _prepared_program(origin) as load:
+        with _prepared_program(origin, is_new=True) as load:
             machine = machine_factory(self._name).create(
                 ram_bytes=origin.ram_bytes,
                 vcpu_count=origin.vcpu_count,
@@ -228,13 +228,19 @@ class MachineAssembly:
 
 
 @contextmanager
-def _prepared_program(origin: NewVm) -> Iterator[Callable[[Machine], None]]:
-    """Read a guest program, and yield what loads it into a machine whose RAM may be used."""
+def _prepared_program(
+    origin: NewVm, *, is_new: bool = False
+) -> Iterator[Callable[[Machine], None]]:
+    """Read a guest program, and yield what loads it into a machine.
+
+    `is_new`: nothing has used the machine's RAM. Otherwise it is cleared, which takes numpy.
+    """
     image = choice.read_guest(origin.guest)
     program.parse_image(image)
 
     def load(machine: Machine) -> None:
-        program.clear_ram(machine)
+        if not is_new:
+            program.clear_ram(machine)
         program.boot_guest(machine, image, command_line=origin.guest_arguments, seed=origin.seed)
 
     yield load

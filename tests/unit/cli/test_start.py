@@ -135,6 +135,18 @@ def test_run_and_the_kvm_machine_are_loaded_without_numbers_and_without_an_event
 
 
 @pytest.mark.lab
+def test_a_program_on_kvm_is_entered_before_numbers_or_an_event_loop_are_loaded() -> None:
+    order = ("run", "--machine", "kvm", "--guest", "selftest", "--console", "null")
+
+    ran = subprocess.run(
+        [sys.executable, "-c", ENTERING, " ".join(UNTIL_IT_RUNS), *order],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert (ran.stdout.split(), ran.returncode) == (["entered"], 0), ran.stderr
+
+
+@pytest.mark.lab
 def test_a_kernel_on_kvm_is_entered_before_numbers_or_an_event_loop_are_loaded(
     tmp_path: Path,
 ) -> None:
