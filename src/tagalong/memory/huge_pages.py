@@ -14,14 +14,13 @@ arch/arm64/kvm/mmu.c, fault_supports_stage2_huge_mapping.
 
 import ctypes
 import mmap
-import os
 from typing import Final
+
+from tagalong.memory.mapping import address_of, map_over
 
 # Linux, include/uapi/asm-generic/mman-common.h
 _MADV_COLLAPSE: Final = 25
-_MAP_FIXED: Final = 0x10
 _MAP_NORESERVE: Final = 0x4000
-_READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
 
 _TABLE_ENTRY_BYTES: Final = 8
 
@@ -29,12 +28,7 @@ HUGE_BYTES: Final = mmap.PAGESIZE * (mmap.PAGESIZE // _TABLE_ENTRY_BYTES)
 """What an entry of the host's tables maps that leads to a table of pages: 2 MiB, of 4 KiB each."""
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (
-    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
-)  # fmt: skip
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
 def map_shared(fd: int, size_bytes: int) -> memoryview:
@@ -46,13 +40,10 @@ def map_shared(fd: int, size_bytes: int) -> memoryview:
         return memoryview(mmap.mmap(fd, size_bytes, mmap.MAP_SHARED))
     # Addresses for it, of which the right ones are mapped; this object unmaps all of them.
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    view = memoryview(mmap.mmap(-1, size_bytes + HUGE_BYTES, flags=flags, prot=_READ_WRITE))
-    start = -_address_of(view) % HUGE_BYTES
+    view = memoryview(mmap.mmap(-1, size_bytes + HUGE_BYTES, flags=flags))
+    start = -address_of(view) % HUGE_BYTES
     aligned = view[start : start + size_bytes]
-    flags = mmap.MAP_SHARED | _MAP_FIXED
-    if _libc.mmap(_address_of(aligned), size_bytes, _READ_WRITE, flags, fd, 0) == _MAP_FAILED:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+    map_over(aligned, mmap.MAP_SHARED, fd)
     return aligned
 
 
@@ -69,8 +60,4 @@ def allocate_huge_pages(memory: memoryview, start: int, stop: int) -> None:
         return
     for at in range(first, last, HUGE_BYTES):
         memory[at] = 0  # the kernel collapses nothing that is wholly a hole
-    _libc.madvise(_address_of(memory) + first, last - first, _MADV_COLLAPSE)
-
-
-def _address_of(view: memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+    _libc.madvise(address_of(memory) + first, last - first, _MADV_COLLAPSE)

@@ -7,7 +7,6 @@ the file that it was restored from, not even in its size on disk.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from tagalong._lazy import module_when_used
 from tagalong.errors import HostError, RunStateError, UsageError
 from tagalong.memory.bitmap import flag_runs
 from tagalong.memory.extents import file_extents
+from tagalong.memory.mapping import map_over
 from tagalong.memory.pagemap import private_pages
 
 if TYPE_CHECKING:
@@ -35,15 +35,6 @@ _ENTRIES_AT_ONCE: Final = 1 << 18
 _MAX_MAPPINGS: Final = 4096
 
 _MAP_NORESERVE: Final = 0x4000
-_MAP_FIXED: Final = 0x10
-_READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (
-    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
-)  # fmt: skip
-_MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
 @dataclass(frozen=True)
@@ -114,7 +105,7 @@ class PrivatePlane:
         self._source = source
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         try:
-            mapping = mmap.mmap(-1, size_bytes, flags=flags, prot=_READ_WRITE)
+            mapping = mmap.mmap(-1, size_bytes, flags=flags)
             # A huge page would be filled whole at the first touch of any of its pages.
             mapping.madvise(mmap.MADV_NOHUGEPAGE)
         except OSError as error:
@@ -135,14 +126,15 @@ class PrivatePlane:
             self._map_pages(source, first * mmap.PAGESIZE, last * mmap.PAGESIZE)
 
     def _map_pages(self, source: FileRange, start: int, stop: int) -> None:
-        address = self.array.ctypes.data + start
-        flags = mmap.MAP_PRIVATE | _MAP_FIXED | _MAP_NORESERVE
-        length, offset = stop - start, source.offset + start
-        if _libc.mmap(address, length, _READ_WRITE, flags, source.fd, offset) == _MAP_FAILED:
-            reason = os.strerror(ctypes.get_errno())
+        offset = source.offset + start
+        try:
+            flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
+            map_over(self.buffer[start:stop], flags, source.fd, offset)
+        except OSError as error:
             raise HostError(
-                f"cannot map [{offset:#x}, {offset + length:#x}) of {source.path}: {reason}"
-            )
+                f"cannot map [{offset:#x}, {offset + stop - start:#x}) of {source.path}: "
+                f"{error.strerror}"
+            ) from error
 
     @property
     def is_of_file(self) -> bool:

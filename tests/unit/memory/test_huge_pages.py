@@ -1,7 +1,7 @@
 """Huge pages for memory that is about to be written."""
 
 import mmap
-from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,13 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         found.append((address, size_bytes))
         return -1  # as a kernel that has no huge page
 
-    class _Libc:
-        madvise: Callable[[int, int, int], int]
-        mmap = module._libc.mmap
-
-    libc = _Libc()
-    libc.madvise = madvise
-    monkeypatch.setattr(module, "_libc", libc)
+    monkeypatch.setattr(module, "_libc", SimpleNamespace(madvise=madvise))
     return found
 
 
