@@ -1,5 +1,6 @@
 """Guests go from a host with pages of 4 KiB to one with 16 KiB and back: streams and snapshots."""
 
+import gzip
 import json
 from typing import Any
 
@@ -8,11 +9,11 @@ import pytest
 from tests.support.lab_command import lab
 
 SCRIPT = """
-mkdir /tmp/from /tmp/to && tar -x -C /tmp/from && cd /tagalong &&
-python3 -m tests.support.page_route /tmp/from /tmp/to && tar -c -C /tmp/to .
+mkdir /tmp/from /tmp/to && tar -xz -C /tmp/from && cd /tagalong &&
+python3 -m tests.support.page_route /tmp/from /tmp/to && tar -cz -C /tmp/to .
 """
 # An archive with nothing in it: tar's two blocks of zeros.
-NOBODY = bytes(1024)
+NOBODY = gzip.compress(bytes(1024))
 
 
 def visit(kernel: str, guests: bytes) -> tuple[list[dict[str, Any]], bytes]:

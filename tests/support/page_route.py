@@ -17,7 +17,7 @@ from tagalong.kvm import KvmMachine
 from tagalong.machine import Machine, MachineDescription, MachinePages
 from tagalong.machine.cpu_match import CpuPolicy
 from tagalong.snapshot import restore, save
-from tests.support.running_guest import Listener, RunningGuest
+from tests.support.running_guest import MIB, Listener, RunningGuest
 
 CALM = "working-set=1M write-rate=10 report=256"
 
@@ -51,7 +51,7 @@ def leave(machine: Machine, folder: Path, name: str) -> None:
 
 def begin(folder: Path) -> None:
     """Boot a guest here and let it leave."""
-    guest = RunningGuest(KvmMachine.create, "churn", CALM, vcpu_count=2)
+    guest = RunningGuest(KvmMachine.create, "churn", CALM, vcpu_count=2, ram_bytes=16 * MIB)
     guest.machine.resume()
     guest.wait_for("progress", 2)
     guest.machine.pause()
