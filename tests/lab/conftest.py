@@ -30,6 +30,7 @@ if "TAGALONG_LONG" not in os.environ:
         "test_guest_networks.py",
         "test_linux_seam.py",
         "test_looking.py",
+        "test_many_vcpus.py",
         "test_pages.py",
     ]
 

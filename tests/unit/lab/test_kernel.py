@@ -69,6 +69,26 @@ def test_extract_new_layout_split_packages_and_packed_modules(
     assert entries["lab/modules/00-virtio_console.ko"].data == MODERN
 
 
+def test_extract_has_tap_devices_and_bridges(deb: DebBuilder, tmp_path: Path) -> None:
+    folder = "lib/modules/6.12.1-cloud-arm64/kernel"
+    package = deb(
+        {
+            "boot/vmlinuz-6.12.1-cloud-arm64": b"image",
+            f"{folder}/drivers/net/tun.ko": MODERN,
+            f"{folder}/net/bridge/bridge.ko": b"\0depends=stp,llc\0",
+            f"{folder}/net/802/stp.ko": b"\0depends=llc\0",
+            f"{folder}/net/llc/llc.ko": MODERN,
+        }
+    )
+
+    extract([package], tmp_path)
+
+    entries = read_by_path((tmp_path / "modules.cpio").read_bytes())
+    assert [Path(path).stem for path in entries if path.endswith(".ko")] == [
+        "00-tun", "01-llc", "02-stp", "03-bridge",
+    ]  # fmt: skip
+
+
 def test_extract_everything_built_in_gives_an_empty_archive(
     deb: DebBuilder, tmp_path: Path
 ) -> None:
