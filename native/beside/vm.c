@@ -196,8 +196,9 @@ static bool becomes_the_vm(int vm_fd, const struct kvm_userspace_memory_region *
 /* The VMM would say no more than "Invalid argument". */
 static void explain_refusal(int vm_fd, int error) {
     static const char text[] =
-        "tagalong: the kernel refused a memory slot of a VM with MTE: before Linux 6.2 its memory "
-        "must be private and anonymous, not a shared file or huge pages\n";
+        "tagalong: the kernel refused a memory slot of a VM with MTE: its memory must be anonymous, "
+        "or a memfd or a file on tmpfs; shared only since Linux 6.2, huge pages (hugetlbfs) only "
+        "since 6.13\n";
     struct candidate *here = candidate_of(vm_fd);
     uint32_t flags = here ? here->flags : vm_fd == tb_vm.fd ? tb_vm.flags : 0;
     if (error == EINVAL && flags & TB_HAS_MTE)

@@ -11,7 +11,7 @@ from socket import socket
 from typing import Final, Protocol
 
 from tagalong.beside.command import environment, library_path, with_monitor
-from tagalong.errors import HostError
+from tagalong.errors import HostError, UsageError
 from tagalong.socket_files import SocketFile
 
 LIBRARY_SUFFIX: Final = "kvm"
@@ -40,7 +40,9 @@ class Vmm(Protocol):
 
 
 def beside(control: Path, suffix: str) -> Path:
-    """Return the path of a socket that lies beside the control socket."""
+    """Return the path of a socket that lies beside the control socket. Raises UsageError."""
+    if control.name in ("", ".."):
+        raise UsageError(f"cannot create control socket {control}: it is a folder; give a name")
     return control.with_name(f"{control.name}.{suffix}")
 
 

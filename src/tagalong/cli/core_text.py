@@ -90,7 +90,9 @@ def _kernel(verdict: KernelVerdict | None) -> Iterator[tuple[str, str]]:
     yield DRGN, f"{'reads' if verdict.opens else 'does NOT read'} the kernel ({verdict.reason})"
     if verdict.opens:
         lack = verdict.crash_reason
-        yield CRASH, _CRASH_FINDS if lack is None else f"does NOT read the kernel ({lack})"
+        also = f", and {verdict.crash_options}" if verdict.crash_options else ""
+        finds = f"{_CRASH_FINDS}{also}"
+        yield CRASH, finds if lack is None else f"does NOT read the kernel ({lack})"
 
 
 def _list(reasons: Sequence[Rule]) -> str:

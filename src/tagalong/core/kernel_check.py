@@ -24,11 +24,13 @@ class KernelVerdict:
     """Whether drgn reads the guest's kernel at its virtual addresses, and why, or why not.
 
     `crash_reason`: why crash does not, although drgn does; None if it finds what it needs.
+    `crash_options`: what must be on its command line for that, besides the kernel's vmlinux.
     """
 
     opens: bool
     reason: str
     crash_reason: str | None = None
+    crash_options: str = ""
 
 
 def kernel_verdict(core: Core) -> KernelVerdict | None:
@@ -51,7 +53,9 @@ def kernel_verdict(core: Core) -> KernelVerdict | None:
             "core",
         )
     found = f"Linux {kernel.osrelease}, translation tables at gpa {table:#x}"
-    return KernelVerdict(True, found, _why_not_crash(core))
+    offset = kernel.crash_phys_offset
+    options = "" if offset is None else f"-m phys_offset={offset:#x}"
+    return KernelVerdict(True, found, _why_not_crash(core), options)
 
 
 def _why_none(space: Space) -> str:

@@ -35,6 +35,9 @@ _T1SZ_48_BITS: Final = 16
 _LARGEST_PAGE: Final = PAGE_SIZES_BYTES[-1]
 _LINUX_MEMORY_TYPES: Final = 0xFF | 0xF0 << 8  # Normal, Normal Tagged; the others have no tags
 
+_VERSION: Final = re.compile(r"(\d{1,4})\.(\d{1,4})")
+_WITHOUT_VABITS_ACTUAL: Final = (6, 9)
+
 _MAX_RELEASE: Final = 64  # struct new_utsname has 65 bytes for it, the zero byte included
 
 
@@ -111,6 +114,25 @@ class Vmcoreinfo:
         """Return the gpa of swapper_pg_dir, the first table of the kernel's half."""
         symbol = self._number("SYMBOL(swapper_pg_dir)", 16)
         return symbol - self._number("NUMBER(kimage_voffset)", 0) & _MASK
+
+    @property
+    def crash_phys_offset(self) -> int | None:
+        """Return the gpa that crash must be told as phys_offset, None if it finds that itself.
+
+        A kernel built for wider addresses than it uses counts PHYS_OFFSET from the wider half
+        (arch/arm64/mm/init.c, arm64_memblock_init). crash counts it from the one in use where the
+        kernel has no variable vabits_actual, as since Linux 6.9.
+        """
+        version = _VERSION.match(self.osrelease)
+        if version is None or (int(version[1]), int(version[2])) < _WITHOUT_VABITS_ACTUAL:
+            return None
+        try:
+            built = self._number("NUMBER(VA_BITS)", 10)
+            used = 64 - (self._number("NUMBER(TCR_EL1_T1SZ)", 0) & _T1SZ_MASK)
+            stated = self._number("NUMBER(PHYS_OFFSET)", 0)
+        except MalformedError:
+            return None
+        return stated + (1 << built) - (1 << used) & _MASK if used < built <= 64 else None
 
     @property
     def table_registers(self) -> Mapping[RegisterId, int]:

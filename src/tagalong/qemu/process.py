@@ -70,12 +70,12 @@ def open_process(pid: int) -> Iterator[QemuProcess]:
             links = [*_links(folder)]
             fd = _open_memfd(folder, ram, pid)
     except (ProcessLookupError, FileNotFoundError) as error:
-        raise HostError(f"there is no process {pid}, or it has just ended") from error
+        raise HostError(f"there is no process {pid}, or it has just ended") from _about(pid, error)
     except PermissionError as error:
         raise HostError(
             f"process {pid} may not be looked into: it is another user's, or protected; be its "
             "user, or root"
-        ) from error
+        ) from _about(pid, error)
     try:
         vcpus = sum(link.startswith(_KVM_VCPU) for link in links)
         yield QemuProcess(pid, fd, ram.end - ram.start, ram.start, _KVM_VM in links, vcpus)
@@ -91,6 +91,11 @@ def folder_of(pid: int) -> Iterator[Path]:
         yield _PROC / "self" / "fd" / str(fd)
     finally:
         os.close(fd)
+
+
+def _about(pid: int, error: OSError) -> OSError:
+    """Return the error with the name of the process's folder, and not of our descriptor."""
+    return OSError(error.errno, error.strerror, str(_PROC / str(pid)))
 
 
 def _mappings(folder: Path) -> Iterator[_MappedFile]:
@@ -112,12 +117,19 @@ def _require_qemu(folder: Path, mappings: list[_MappedFile], pid: int) -> None:
     programs = {Path(each.name.removesuffix(" (deleted)")).name for each in mappings}
     emulators = sorted(name for name in programs if name.startswith(("qemu-system-", "qemu-kvm")))
     if not emulators:
-        raise CoreError(f"process {pid} is no QEMU: its program is {os.readlink(folder / 'exe')}")
+        raise CoreError(f"process {pid} is no QEMU: its program is {_program(folder)}")
     if not emulators[0].endswith(("-aarch64", "qemu-kvm")):
         raise CoreError(f"process {pid} is {emulators[0]}: its guest is not one of arm64")
     with (folder / "exe").open("rb") as program:
         if program.read(_ELF_CLASS + 1)[_ELF_CLASS:] == bytes([_ELF_32]):
             raise CoreError(f"process {pid} is a QEMU of 32 bits, which is not read")
+
+
+def _program(folder: Path) -> str:
+    try:
+        return os.readlink(folder / "exe")
+    except FileNotFoundError:
+        return "none, as of a thread of the kernel or of a process that has ended"
 
 
 def _ram(mappings: list[_MappedFile], pid: int) -> _MappedFile:

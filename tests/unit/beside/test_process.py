@@ -65,6 +65,12 @@ def test_vmm_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_control_socket_that_is_a_folder_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="it is a folder; give a name"):
+        run_beside(["true"], BesideOptions(Path(name)), ignore)
+
+
 @pytest.mark.parametrize(
     ("more", "incoming", "words"),
     [

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tagalong.binary.layout import MalformedError
+from tagalong.cli.core_text import check_report
 from tagalong.core import Space, Vmcoreinfo, open_core
 from tagalong.core.check import check_core
 from tagalong.core.info import describe
@@ -46,6 +47,48 @@ def test_vmcoreinfo_says_what_the_kernel_is() -> None:
     assert info.kernel_offset == 0x2A73_BFC0_0000
     assert info.kernel_table == RAM + TABLE_OFFSET
     assert info.lines["NUMBER(VA_BITS)"] == "48"
+
+
+WIDER = b"NUMBER(PHYS_OFFSET)=0xfff1000040000000\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        # Debian's 6.12 on a CPU with addresses of 48 bits, and on one with 52.
+        (changed(b"NUMBER(VA_BITS)=48", b"NUMBER(VA_BITS)=52") + WIDER, RAM),
+        (
+            changed(b"NUMBER(VA_BITS)=48", b"NUMBER(VA_BITS)=52").replace(b"=0x10", b"=0xc")
+            + b"NUMBER(PHYS_OFFSET)=0x40000000\n",
+            None,
+        ),
+        (vmcoreinfo() + b"NUMBER(PHYS_OFFSET)=0x40000000\n", None),
+        # Its variable vabits_actual tells crash.
+        (vmcoreinfo(release="6.8.0").replace(b"BITS)=48", b"BITS)=52") + WIDER, None),
+        (changed(b"NUMBER(VA_BITS)=48", b"NUMBER(VA_BITS)=52"), None),
+        (changed(b"NUMBER(VA_BITS)=48", b"NUMBER(VA_BITS)=99999999999999") + WIDER, None),
+        (vmcoreinfo(release="next") + WIDER, None),
+    ],
+)
+def test_crash_is_told_where_memory_begins_if_the_kernel_uses_fewer_bits_than_it_is_built_for(
+    text: bytes, told: int | None
+) -> None:
+    assert Vmcoreinfo.parse(text).crash_phys_offset == told
+
+
+def test_check_says_what_crash_must_be_told(tmp_path: Path) -> None:
+    text = changed(b"NUMBER(VA_BITS)=48", b"NUMBER(VA_BITS)=52") + WIDER
+    path = tmp_path / "a.core"
+    content = usual_notes() + note(b"VMCOREINFO", 0, text)
+    memory = Segment(PT_LOAD, bytes(4 * PAGE), RAM, physical=RAM, flags=7, alignment=0)
+    path.write_bytes(CoreBuilder([memory], content).build())
+
+    with open_core(path) as core:
+        report = check_core(core)
+
+    assert report.kernel is not None
+    assert report.kernel.crash_options == "-m phys_offset=0x40000000"
+    assert "and -m phys_offset=0x40000000" in check_report(report, "a.core")
 
 
 def test_vmcoreinfo_gives_the_registers_that_lead_to_the_tables() -> None:

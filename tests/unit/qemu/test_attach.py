@@ -92,8 +92,18 @@ def test_process_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()
 
-    with pytest.raises(HostError, match=f"there is no process {process.pid}"):
+    with pytest.raises(HostError, match=f"there is no process {process.pid}") as caught:
         dump_process(process.pid, tmp_path / "vm.core")
+
+    assert str(caught.value.__cause__).endswith(f"'/proc/{process.pid}'")
+
+
+def test_process_that_has_ended_and_was_not_waited_for_is_no_qemu(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+        with pytest.raises(CoreError, match="is no QEMU: its program is none"):
+            dump_process(process.pid, tmp_path / "vm.core")
 
 
 def test_folder_of_a_process_that_has_ended_is_no_other_process_s() -> None:
