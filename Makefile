@@ -14,7 +14,7 @@ WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); \
 	echo $$((cores < 3 ? cores + 1 : 4)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs examples lab kernels pages lint types bench ab beside explain long faults fuzz scan web clean
+.PHONY: help demo test docs examples lab kernels pages lint types bench ab beside crash explain long faults fuzz scan web clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -71,6 +71,9 @@ beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a ro
 	@test -n "$(ARGS)" || $(BESIDE) tagalong beside demo --migrations 5 --vcpus 4 --knobs "mib=8 rate=500 threads=4" --max-downtime 60000
 	@test "$(ARGS)" = fifty || $(BESIDE) python3 -m tests.support.beside_trials $(ARGS)
 	@test -n "$(ARGS)" || $(BIN)/tagalong lab run --with-vmm --ram 3G --timeout 1800 -- python3 -m tests.support.libvirt_calls
+
+crash: $(VENV)/.installed-dev ## run the kernel's crash on a dump of a Linux guest (fetches 280 MB once; 3 minutes)
+	@$(BIN)/python -m tests.support.crash_run
 
 explain: $(VENV)/.installed-dev ## let a program crash 600 times in the lab, simulate 4000 crashes, and measure how often `explain` is right
 	@$(BIN)/python -m tests.support.mishaps build/mishaps --count 100 $(ARGS)
