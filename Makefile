@@ -72,7 +72,7 @@ beside: $(VENV)/.installed-dev ## migrate a Linux guest of QEMU 50 times in a ro
 	@test "$(ARGS)" = fifty || $(BESIDE) python3 -m tests.support.beside_trials $(ARGS)
 	@test -n "$(ARGS)" || $(BIN)/tagalong lab run --with-vmm --ram 3G --timeout 1800 -- python3 -m tests.support.libvirt_calls
 
-crash: $(VENV)/.installed-dev ## run the kernel's crash on a dump of a Linux guest (fetches 280 MB once; 3 minutes)
+crash: $(VENV)/.installed-dev ## run the kernel's crash on dumps of Linux guests (fetches 600 MB once; 4 minutes)
 	@$(BIN)/python -m tests.support.crash_run
 
 explain: $(VENV)/.installed-dev ## let a program crash 600 times in the lab, simulate 4000 crashes, and measure how often `explain` is right

@@ -54,6 +54,7 @@ from tagalong.vmm.saving import Saving
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CANCEL_TIMEOUT_S: Final = 5.0
 _CONNECT_AGAIN_S: Final = 0.1
+_SEES_END_S: Final = 1.0
 _SWITCH_S: Final = 0.0005
 _LOOK_S: Final = 0.02
 
@@ -202,6 +203,8 @@ class _BesideProcess:
             await self._saving.cancel_and_wait(_CANCEL_TIMEOUT_S)
             if self._outgoing is not None:
                 await self._outgoing.cancel_and_wait(_CANCEL_TIMEOUT_S)
+            if vmm.has_ended:  # which it sees by itself: cancelled, its connection ends untidily
+                await asyncio.wait((serving,), timeout=_SEES_END_S)
             serving.cancel()
             with suppress(asyncio.CancelledError, TagalongError):
                 await serving

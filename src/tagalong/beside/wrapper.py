@@ -145,7 +145,9 @@ def _run_guest(
         library = stack.enter_context(socket_for(beside(control, LIBRARY_SUFFIX), "socket"))
         monitor = stack.enter_context(socket_for(beside(control, MONITOR_SUFFIX), "monitor"))
         incoming = settings.incoming.replace("{name}", name) if holds else ""
-        _require_beside(_put_beside(control, incoming, settings), control)
+        process = _put_beside(control, incoming, settings)
+        if holds:
+            _require_beside(process, control)
         for each in (library, monitor):
             os.set_inheritable(each.fileno(), True)
         _become(

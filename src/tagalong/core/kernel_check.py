@@ -7,6 +7,7 @@ from tagalong.binary import elf
 from tagalong.core.note_types import SegmentType
 from tagalong.core.reader import Core
 from tagalong.core.space import Space
+from tagalong.core.vmcoreinfo import Vmcoreinfo
 from tagalong.errors import MalformedCoreError
 
 DRGN: Final = "drgn 0.3.0"
@@ -17,6 +18,9 @@ CRASH: Final = "crash 8.0.2"
 # netdump.c), and reads notes only in front of the first PT_LOAD. It takes all other segments for
 # memory at p_paddr, the first in the file first: those of tags must follow what they could hide.
 _NETDUMP_ALIGNMENT: Final = 4096
+
+# struct module has had its memory in an array since then (Linux 6.4, include/linux/module.h).
+_MODULE_MEMORY: Final = (6, 4)
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,15 @@ def kernel_verdict(core: Core) -> KernelVerdict | None:
             "core",
         )
     found = f"Linux {kernel.osrelease}, translation tables at gpa {table:#x}"
+    return KernelVerdict(True, found, _why_not_crash(core), _crash_options(kernel))
+
+
+def _crash_options(kernel: Vmcoreinfo) -> str:
     offset = kernel.crash_phys_offset
-    options = "" if offset is None else f"-m phys_offset={offset:#x}"
-    return KernelVerdict(True, found, _why_not_crash(core), options)
+    told = [] if offset is None else [f"-m phys_offset={offset:#x}"]
+    if kernel.version is not None and kernel.version >= _MODULE_MEMORY:
+        told.append("--no_modules")
+    return " ".join(told)
 
 
 def _why_none(space: Space) -> str:

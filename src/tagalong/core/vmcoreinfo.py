@@ -100,6 +100,12 @@ class Vmcoreinfo:
         return self.lines.get("OSRELEASE", "")
 
     @property
+    def version(self) -> tuple[int, int] | None:
+        """Return the first two numbers of the release, None if it has none."""
+        found = _VERSION.match(self.osrelease)
+        return (int(found[1]), int(found[2])) if found else None
+
+    @property
     def page_size_bytes(self) -> int:
         """Return the kernel's page size. Raises MalformedError."""
         return self._number("PAGESIZE", 10)
@@ -123,8 +129,7 @@ class Vmcoreinfo:
         (arch/arm64/mm/init.c, arm64_memblock_init). crash counts it from the one in use where the
         kernel has no variable vabits_actual, as since Linux 6.9.
         """
-        version = _VERSION.match(self.osrelease)
-        if version is None or (int(version[1]), int(version[2])) < _WITHOUT_VABITS_ACTUAL:
+        if (self.version or _WITHOUT_VABITS_ACTUAL) < _WITHOUT_VABITS_ACTUAL:
             return None
         try:
             built = self._number("NUMBER(VA_BITS)", 10)

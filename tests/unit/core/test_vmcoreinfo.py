@@ -68,6 +68,7 @@ WIDER = b"NUMBER(PHYS_OFFSET)=0xfff1000040000000\n"
         (changed(b"NUMBER(VA_BITS)=48", b"NUMBER(VA_BITS)=52"), None),
         (changed(b"NUMBER(VA_BITS)=48", b"NUMBER(VA_BITS)=99999999999999") + WIDER, None),
         (vmcoreinfo(release="next") + WIDER, None),
+        (vmcoreinfo(release="next").replace(b"BITS)=48", b"BITS)=52") + WIDER, RAM),
     ],
 )
 def test_crash_is_told_where_memory_begins_if_the_kernel_uses_fewer_bits_than_it_is_built_for(
@@ -87,8 +88,8 @@ def test_check_says_what_crash_must_be_told(tmp_path: Path) -> None:
         report = check_core(core)
 
     assert report.kernel is not None
-    assert report.kernel.crash_options == "-m phys_offset=0x40000000"
-    assert "and -m phys_offset=0x40000000" in check_report(report, "a.core")
+    assert report.kernel.crash_options == "-m phys_offset=0x40000000 --no_modules"
+    assert "and -m phys_offset=0x40000000 --no_modules" in check_report(report, "a.core")
 
 
 def test_vmcoreinfo_gives_the_registers_that_lead_to_the_tables() -> None:
