@@ -5,7 +5,7 @@
 Debian's crash for arm64 runs under qemu-aarch64. Debian's package of the kernel's debug information
 has the vmlinux that crash needs. All, 600 MB to download, is in a cache beside the lab's. The
 guests, whose tagkeeper keeps two vCPUs busy, run on the embedded machine. Fails unless crash says
-which kernel each is, and what the last words of its log are; and finds tagkeeper on both CPUs of
+which kernel each is, and what its log says of that; and finds tagkeeper on both CPUs of
 Linux 6.1. It cannot read the processes of 6.12, which is younger than crash 8.0.2.
 """
 
@@ -30,7 +30,7 @@ _SUITES = {"6.1": STABLE, "6.12": STABLE_BACKPORTS}
 _WITH_PROCESSES = "6.1"
 _FORM = 1
 _CRASH_S = 1200
-_COMMANDS = "sys\nlog | tail -3\nps\nquit\n"
+_COMMANDS = "sys\nlog | grep version\nps\nquit\n"
 _BUSY = "console=ttyAMA0 quiet -- tagkeeper mib=1 threads=2 rate=100"
 
 
@@ -111,7 +111,8 @@ def run_crash(core: Path, suite: str, folder: Path) -> str:
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", timeout=_CRASH_S, check=False,
     )  # fmt: skip
-    assert f"RELEASE: {kernel.osrelease}" in done.stdout, done.stdout
+    for words in (f"RELEASE: {kernel.osrelease}", f"Linux version {kernel.osrelease}"):
+        assert words in done.stdout, done.stdout
     return done.stdout
 
 
@@ -121,7 +122,6 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="crash-") as name:
             said = run_crash(dump_of_guest(kernel, Path(name)), suite, Path(name))
         print(said)
-        assert re.search(r"^\[ +\d+\.\d+\] .*\n.*\n.*\ncrash> ps", said, re.MULTILINE), "no log"
         found = re.findall(r"^> .* tagkeeper$", said, re.MULTILINE)
         assert len(found) == 2 or kernel != _WITH_PROCESSES, "tagkeeper is not on both CPUs"
 
