@@ -14,6 +14,8 @@ arch/arm64/kvm/mmu.c, fault_supports_stage2_huge_mapping.
 
 import ctypes
 import mmap
+import os
+from contextlib import suppress
 from typing import Final
 
 from tagalong.memory.mapping import address_of, map_over
@@ -47,17 +49,20 @@ def map_shared(fd: int, size_bytes: int) -> memoryview:
     return aligned
 
 
-def allocate_huge_pages(memory: memoryview, start: int, stop: int) -> None:
-    """Allocate, in huge pages, the whole ones in bytes [start, stop) of what map_shared returned.
+def allocate_huge_pages(fd: int, memory: memoryview, start: int, stop: int) -> None:
+    """Allocate, in huge pages, the whole ones in bytes [start, stop) of a memfd.
 
-    All of them must be holes, and the caller is to write all of them: what is not written is no
-    hole any more. Where the kernel has no huge page, for whatever reason, the holes stay, but for
-    their first page.
+    `memory`: what map_shared returned for it. All of the huge pages must be holes, and the caller
+    is to write all of them: what is not written is no hole any more. Where the kernel has no huge
+    page, for whatever reason, the holes stay, but for their first page.
     """
     first = -(-start // HUGE_BYTES) * HUGE_BYTES
     last = stop // HUGE_BYTES * HUGE_BYTES
     if first >= last:
         return
-    for at in range(first, last, HUGE_BYTES):
-        memory[at] = 0  # the kernel collapses nothing that is wholly a hole
-    _libc.madvise(address_of(memory) + first, last - first, _MADV_COLLAPSE)
+    with suppress(OSError):  # a limit on the size of files, which no mapping knows
+        for at in range(first, last, HUGE_BYTES):
+            # The kernel collapses nothing that is wholly a hole, and is quicker with what no
+            # process has mapped: so no store.
+            os.pwrite(fd, b"\0", at)
+        _libc.madvise(address_of(memory) + first, last - first, _MADV_COLLAPSE)

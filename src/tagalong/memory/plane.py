@@ -178,7 +178,7 @@ class Plane:
         buffer = self._require_open()
         used = self._seek_data(offset)
         if used is None or used >= offset + length_bytes:
-            allocate_huge_pages(buffer, offset, offset + length_bytes)
+            allocate_huge_pages(self._fd, buffer, offset, offset + length_bytes)
 
     def read_into(self, target: NDArray[np.uint8], offset: int) -> None:
         """Copy bytes from `offset` on until `target` is full; the caller has checked both.

@@ -1,6 +1,8 @@
 """Huge pages for memory that is about to be written."""
 
+import errno
 import mmap
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -54,6 +56,21 @@ def test_expect_data_without_a_huge_page_leaves_holes(asked: list[tuple[int, int
         assert asked
         assert region.data_pages().pages().tolist() == [0, BLOCK_PAGES]
         assert not region.data.any()
+
+
+def test_expect_data_under_a_limit_on_files_leaves_holes(
+    asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.EFBIG, f"{descriptor} {len(data)} {offset}")
+
+    with Region.create(BASE, SIZE, page_size_bytes=mmap.PAGESIZE) as region:
+        with monkeypatch.context() as limited:
+            limited.setattr(os, "pwrite", pwrite)
+            region.expect_data(0, SIZE)
+
+        assert not asked
+        assert not region.data_pages().count()
 
 
 @pytest.mark.parametrize(("start", "size_bytes"), [(0, HUGE_BYTES - 1), (1, HUGE_BYTES), (5, 0)])
