@@ -27,6 +27,7 @@ from tests.support.unix_relay import UnixRelay
 Hit = Callable[[], object]
 
 _WAITS = "waiting for tags"
+_LET_GO = "all tags are there"
 
 
 class Stage(Enum):
@@ -245,7 +246,6 @@ async def _judge_overlap(scene: Scene, there: BesideHost, case: Case, failure: s
     else:
         if failure and case.stage is not Stage.RUNNING:  # it was let go before that
             assert "paused here" in failure or case.strike is Strike.KILL_SOURCE, failure
-            assert not there.progress, "it ran without its tags"
             await _send_again(scene, there)
         await scene.move_on(there)
 
@@ -262,24 +262,25 @@ async def _end_of_vmms_migration(scene: Scene, host: BesideHost) -> str:
         async def is_over() -> bool:
             answer = await own.execute("query-migrate")
             assert isinstance(answer, dict)
-            ends.append(str(answer.get("status")))
-            return ends[-1] in ("completed", "cancelled", "failed")
+            ends.append(str(answer.get("status", "none")))  # none: it had not begun
+            return ends[-1] in ("none", "completed", "cancelled", "failed")
 
         await wait_for(is_over, lambda: f"the VMM's migration to end; {host.last_words}")
     return ends[-1]
 
 
 async def _send_again(scene: Scene, there: BesideHost) -> None:
-    """Send the tags again, as the operator is told; to a destination that listens soon."""
+    """Send the tags again, as the operator is told, unless the guest was let go with COMMIT."""
     request = MigrationRequest(there.tags_uri, settings=SETTINGS)
 
-    async def is_sent() -> bool:
-        with suppress(TagalongError):
-            await migrate_vm(scene.here.control, request, quiet)
+    async def is_let_go() -> bool:
+        if _LET_GO in there.messages:
             return True
-        return False
+        with suppress(TagalongError):  # a destination that was cut off listens again soon
+            await migrate_vm(scene.here.control, request, quiet)
+        return _LET_GO in there.messages
 
-    await wait_for(is_sent, lambda: f"the tags; {scene.last_words}")
+    await wait_for(is_let_go, lambda: f"the tags; {scene.last_words}")
 
 
 async def _require_settled(scene: Scene, host: BesideHost) -> None:
