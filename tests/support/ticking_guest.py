@@ -1,5 +1,6 @@
 """The guest `ticks` on a machine with a GICv3, and what a state shows of its interrupts."""
 
+import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,7 @@ _ISACTIVER0 = _SGI_FRAME + 0x300
 
 def described(vcpu_count: int) -> MachineDescription:
     """Return a machine with a GIC, to which the console's interrupt goes."""
-    return MachineDescription(4096, vcpu_count, 3, (RAM,), (CONSOLE,), GIC)
+    return MachineDescription(mmap.PAGESIZE, vcpu_count, 3, (RAM,), (CONSOLE,), GIC)
 
 
 def ticking(
