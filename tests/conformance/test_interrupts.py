@@ -18,6 +18,7 @@ from tagalong.access import STRATEGIES, Host
 from tagalong.access.choice import missing
 from tagalong.errors import StateError
 from tagalong.kvm import KvmMachine
+from tagalong.kvm.clock import VirtualTime
 from tagalong.machine import (
     Clock,
     Machine,
@@ -234,6 +235,39 @@ def test_time_that_passed_on_the_host_while_paused_does_not_pass_for_the_guest(
         elapsed_s += (after - before) / frequency
 
     assert 0 < elapsed_s <= ran_s
+
+
+def test_hours_that_pass_on_the_host_while_paused_do_not_pass_for_the_guest(start: Start) -> None:
+    guest = start(FOR_EVER)
+    machine = guest.machine
+    use_clock(machine, Clock.HOST)
+    machine.resume()
+    guest.wait_for(" Hz", 1)
+    frequency = int(guest.lines_with(" Hz")[0].split()[-2])
+    steps_s = []
+
+    for hours in (10, -5):
+        machine.pause()
+        before = machine.vcpus[1].get_register(register_ids.TIMER_COUNT)
+        move_host_counter(machine, hours * 3600 * frequency)
+        machine.resume()
+        machine.wait(0.02)
+        machine.pause()
+        after = machine.vcpus[1].get_register(register_ids.TIMER_COUNT)
+        steps_s.append((after - before) / frequency)
+        machine.resume()
+
+    assert all(0 < step_s < 3600 for step_s in steps_s), steps_s
+    assert guest.lines_with("FAIL") == []
+
+
+def move_host_counter(machine: Machine, ticks: int) -> None:
+    """Let the counter of a machine that is paused be one that went on; it is KVM's alone."""
+    if isinstance(machine, KvmMachine):
+        assert isinstance(machine._clock, VirtualTime)
+        descriptor = machine._clock._descriptor
+        counter = register_ids.TIMER_COUNT
+        descriptor.set_register(counter, descriptor.get_register(counter) + ticks & (1 << 64) - 1)
 
 
 def test_check_state_names_what_is_no_state_of_its_gic(start: Start) -> None:
