@@ -34,11 +34,14 @@ All other modules import as usual.
 """
 
 import gc
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
+from typing import Final
 
 
 def names_of(
@@ -87,20 +90,64 @@ def module_when_used(name: str) -> _ModuleWhenUsed:
     return _ModuleWhenUsed(name)
 
 
+class _Collections:
+    """Garbage collections, which are off while any thread loads modules.
+
+    A thread that begins or ends meanwhile must not switch them for another. Nor must a child have
+    none for ever that forked meanwhile: of this process's threads it has the one that forked.
+    """
+
+    def __init__(self) -> None:
+        self._loaders: set[int] = set()
+        self._were_on = False
+        # A signal's handler may load a module, too, in the midst of this.
+        self._lock = threading.RLock()
+        os.register_at_fork(after_in_child=self._forget_others)
+
+    def switch_off(self) -> bool:
+        """Switch them off for this thread; return whether it had not done so before."""
+        thread = threading.get_ident()
+        with self._lock:
+            if thread in self._loaders:
+                return False
+            if not self._loaders:
+                self._were_on = gc.isenabled()
+            self._loaders.add(thread)
+            gc.disable()
+            return True
+
+    def switch_back(self) -> None:
+        """Let them be as before, unless another thread still loads modules."""
+        thread = threading.get_ident()
+        with self._lock:
+            if self._loaders == {thread} and self._were_on:
+                gc.enable()
+            self._loaders.discard(thread)
+
+    def _forget_others(self) -> None:
+        self._lock = threading.RLock()
+        thread = threading.get_ident()
+        if self._loaders and thread not in self._loaders and self._were_on:
+            gc.enable()
+        self._loaders &= {thread}
+
+
+_collections: Final = _Collections()
+
+
 @contextmanager
 def loading() -> Iterator[None]:
     """Collect no garbage while the block loads modules: what they make stays.
 
     Python would look through all of it again and again, a fifteenth of the time that loading takes.
-    Modules that load when they are used do so by themselves.
+    Modules that load when they are used do so by themselves. For any number of threads at a time.
     """
-    was_collecting = gc.isenabled()
-    gc.disable()
+    is_first = _collections.switch_off()
     try:
         yield
     finally:
-        if was_collecting:
-            gc.enable()
+        if is_first:
+            _collections.switch_back()
 
 
 def _load(name: str) -> ModuleType:

@@ -3,8 +3,11 @@
 import ast
 import gc
 import importlib
+import os
 import sys
-from collections.abc import Iterator
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -117,3 +120,89 @@ def test_loading_collects_no_garbage_meanwhile_and_then_as_before(*, collects: b
         assert gc.isenabled() is collects
     finally:
         (gc.enable if before else gc.disable)()
+
+
+@pytest.fixture
+def collecting() -> Iterator[None]:
+    before = gc.isenabled()
+    gc.enable()
+    yield
+    (gc.enable if before else gc.disable)()
+
+
+class Loader(threading.Thread):
+    """A thread that loads modules from its start until `end`."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._began = threading.Event()
+        self._may_end = threading.Event()
+
+    def run(self) -> None:
+        with loading():
+            self._began.set()
+            self._may_end.wait()
+
+    def begin(self) -> None:
+        self.start()
+        self._began.wait()
+
+    def end(self) -> None:
+        self._may_end.set()
+        self.join()
+
+
+@pytest.mark.usefixtures("collecting")
+@pytest.mark.parametrize("first_ends_first", [True, False])
+def test_loading_in_two_threads_collects_again_when_the_last_has_ended(
+    *, first_ends_first: bool
+) -> None:
+    threads = [Loader(), Loader()]
+    for thread in threads:
+        thread.begin()
+    if not first_ends_first:
+        threads.reverse()
+
+    threads[0].end()
+    meanwhile = gc.isenabled()
+    threads[1].end()
+
+    assert not meanwhile
+    assert gc.isenabled()
+
+
+@pytest.mark.usefixtures("collecting")
+def test_loading_within_loading_collects_again_at_the_end_of_the_whole() -> None:
+    with loading():
+        with loading():
+            pass
+        assert not gc.isenabled()
+
+    assert gc.isenabled()
+
+
+@pytest.mark.usefixtures("collecting")
+@pytest.mark.parametrize("forks_while_it_loads", [True, False])
+def test_child_that_forked_while_another_thread_loads_collects(
+    *, forks_while_it_loads: bool
+) -> None:
+    other = Loader()
+    other.begin()
+
+    if forks_while_it_loads:
+        with loading():
+            status = status_of_child(lambda: not gc.isenabled())
+    else:
+        status = status_of_child(gc.isenabled)
+    other.end()
+
+    assert status == 0
+
+
+def status_of_child(is_right: Callable[[], bool]) -> int:
+    """Fork, and return the status of a child that ends with 0 if `is_right` there."""
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        child = os.fork()  # newer Pythons warn if there are threads, which is the point here
+    if not child:
+        os._exit(0 if is_right() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
