@@ -18,11 +18,10 @@ import os
 from contextlib import suppress
 from typing import Final
 
-from tagalong.memory.mapping import address_of, map_over
+from tagalong.memory.mapping import address_of, map_over, reserve_addresses
 
 # Linux, include/uapi/asm-generic/mman-common.h
 _MADV_COLLAPSE: Final = 25
-_MAP_NORESERVE: Final = 0x4000
 
 _TABLE_ENTRY_BYTES: Final = 8
 
@@ -40,9 +39,7 @@ def map_shared(fd: int, size_bytes: int) -> memoryview:
     """
     if size_bytes < HUGE_BYTES:
         return memoryview(mmap.mmap(fd, size_bytes, mmap.MAP_SHARED))
-    # Addresses for it, of which the right ones are mapped; this object unmaps all of them.
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    view = memoryview(mmap.mmap(-1, size_bytes + HUGE_BYTES, flags=flags))
+    view = reserve_addresses(size_bytes + HUGE_BYTES)
     start = -address_of(view) % HUGE_BYTES
     aligned = view[start : start + size_bytes]
     map_over(aligned, mmap.MAP_SHARED, fd)

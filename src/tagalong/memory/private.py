@@ -16,7 +16,7 @@ from tagalong._lazy import module_when_used
 from tagalong.errors import HostError, RunStateError, UsageError
 from tagalong.memory.bitmap import flag_runs
 from tagalong.memory.extents import file_extents
-from tagalong.memory.mapping import map_over
+from tagalong.memory.mapping import MAP_NORESERVE, map_over
 from tagalong.memory.pagemap import private_pages
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ _ENTRIES_AT_ONCE: Final = 1 << 18
 
 # Mappings that one plane may take of the 65530 that Linux allows a process (max_map_count).
 _MAX_MAPPINGS: Final = 4096
-
-_MAP_NORESERVE: Final = 0x4000
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class PrivatePlane:
         self._name = name
         self.size_bytes = size_bytes
         self._source = source
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
         try:
             mapping = mmap.mmap(-1, size_bytes, flags=flags)
             # A huge page would be filled whole at the first touch of any of its pages.
@@ -128,7 +126,7 @@ class PrivatePlane:
     def _map_pages(self, source: FileRange, start: int, stop: int) -> None:
         offset = source.offset + start
         try:
-            flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
+            flags = mmap.MAP_PRIVATE | MAP_NORESERVE
             map_over(self.buffer[start:stop], flags, source.fd, offset)
         except OSError as error:
             raise HostError(

@@ -3,6 +3,8 @@
 import errno
 import mmap
 import os
+import resource
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -38,6 +40,33 @@ def test_region_lies_where_a_huge_page_can_be_mapped(size_bytes: int) -> None:
         assert region.data_address % HUGE_BYTES == 0
         region.raw_data[size_bytes - 1] = 7
         assert region.read_data(size_bytes - 1, 1)[0] == 7
+
+
+def test_region_counts_against_no_limit_on_data() -> None:
+    words = Path("/proc/self/status").read_text().split()
+    data_bytes = int(words[words.index("VmData:") + 1]) << 10
+    limit = resource.getrlimit(resource.RLIMIT_DATA)
+    size_bytes = 1 << 40
+    try:
+        resource.setrlimit(resource.RLIMIT_DATA, (data_bytes + (1 << 30), limit[1]))
+        with Region.create(BASE, size_bytes, page_size_bytes=mmap.PAGESIZE) as region:
+            assert region.size_bytes == size_bytes
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limit)
+
+
+def test_region_is_unmapped_when_the_last_view_of_it_goes() -> None:
+    region = Region.create(BASE, SIZE, page_size_bytes=mmap.PAGESIZE, name="last-view")
+    part = region.data[HUGE_BYTES : 2 * HUGE_BYTES]
+    maps = Path("/proc/self/maps")
+
+    region.close()
+    before = maps.read_text().count("memfd:tagalong-last-view ")
+    assert not part.any()
+    del part, region
+
+    assert before == 1
+    assert "memfd:tagalong-last-view " not in maps.read_text()
 
 
 def test_expect_data_asks_for_the_huge_pages_that_are_wholly_in_the_range(
