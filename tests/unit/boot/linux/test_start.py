@@ -14,9 +14,10 @@ from tagalong.boot.linux import (
     linux_device_tree,
     prepared_linux,
 )
-from tagalong.boot.linux.image import KernelForm
+from tagalong.boot.linux.image import MAX_KERNEL_BYTES, KernelForm
 from tagalong.errors import GuestImageError
 from tagalong.machine import register_ids
+from tagalong.memory import plane
 from tagalong.soft import SoftMachine
 from tests.support.fdt_reader import read_fdt
 from tests.support.kernel_files import image
@@ -61,6 +62,21 @@ def test_boot_linux_puts_everything_where_the_registers_say(
     assert [vcpu.get_register(register_ids.x(n)) for n in (1, 2, 3)] == [0, 0, 0]
     assert vcpu.get_register(register_ids.PC) == BASE
     assert vcpu.get_register(register_ids.PSTATE) == 0x3C5
+
+
+def test_boot_linux_makes_no_more_huge_pages_than_a_kernel_can_fill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        plane, "allocate_huge_pages", lambda _fd, _memory, start, stop: made.append((start, stop))
+    )
+    kernel = tmp_path / "Image"
+    kernel.write_bytes(image(image_size=1000 * MIB))
+    with SoftMachine.create(ram_bytes=1 << 30, devices=(LINUX_CONSOLE,)) as machine:
+        boot_linux(machine, LinuxBoot(kernel))
+
+    assert made == [(0, MAX_KERNEL_BYTES)]
 
 
 def test_boot_linux_without_a_disk_has_none_in_the_tree(machine: SoftMachine, kernel: Path) -> None:
