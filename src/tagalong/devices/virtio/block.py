@@ -195,10 +195,11 @@ class BlockFunction:
 
     def _tell(self, error: DiskError) -> None:
         """Tell the operator of an error; of one that repeats, at most once a second."""
-        if not self._errors.is_due(error):
+        untold = self._errors.due(error)
+        if untold is None:
             return
         logging.getLogger(__name__).warning(
-            "disk %s: %s failed: %s", error.disk, error.operation, error.reason
+            "disk %s: %s failed: %s%s", error.disk, error.operation, error.reason, untold
         )
         self._report(error)
 

@@ -13,13 +13,20 @@ class OnceASecond:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._told_at: dict[Hashable, float] = {}
+        # When each was told, and how often it came since.
+        self._told: dict[Hashable, tuple[float, int]] = {}
 
-    def is_due(self, what: Hashable = None) -> bool:
-        """Return whether `what` was not told for a second; it counts as told then."""
+    def due(self, what: Hashable = None) -> str | None:
+        """Return what to say behind the message about `what`, which counts as told then.
+
+        That is how often it came untold since the last message, "" if it did not. None if that
+        message is less than a second old: say nothing.
+        """
         with self._lock:
             now = time.monotonic()
-            if now - self._told_at.get(what, now - _REPEAT_S) < _REPEAT_S:
-                return False
-            self._told_at[what] = now
-            return True
+            told_at, untold = self._told.get(what, (None, 0))
+            if told_at is not None and now - told_at < _REPEAT_S:
+                self._told[what] = (told_at, untold + 1)
+                return None
+            self._told[what] = (now, 0)
+            return f" (and {untold} times since the last message)" if untold else ""

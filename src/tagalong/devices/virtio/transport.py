@@ -322,11 +322,13 @@ class VirtioMmio:
 
     def _stop(self, error: RingError) -> None:
         """Stop the device for what its driver did; only a reset starts it again."""
-        if self._stops.is_due():
+        untold = self._stops.due()
+        if untold is not None:
             logging.getLogger(__name__).warning(
-                "device %s stopped, its driver broke a rule of virtio: %s",
+                "device %s stopped, its driver broke a rule of virtio: %s%s",
                 self.description.name,
                 error,
+                untold,
             )
         was_live = self._is_live
         self._status |= Status.DEVICE_NEEDS_RESET

@@ -199,6 +199,7 @@ def test_device_that_is_stopped_again_and_again_is_told_of_once_a_second(
 
     assert told == [1] * 5
     assert stop() == 2
+    assert caplog.messages[-1].endswith(" (and 4 times since the last message)")
 
 
 def test_stopped_device_cannot_be_started_by_its_status() -> None:
