@@ -4,13 +4,14 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tagalong.access import STRATEGIES
 from tagalong.core import CorePages, open_core
-from tagalong.errors import AddressError, HostError
+from tagalong.errors import AddressError, HostError, UsageError
 from tagalong.machine import Machine, MachinePages
 from tagalong.memory import Gpa
 from tagalong.migrate import MachineBuilder
@@ -102,6 +103,29 @@ def test_tags_of_scattered_pages_are_those_that_the_guest_set(bare: Maker, page:
     packed = machine.read_tags(Gpa(DATA), 16 * page).reshape(16, -1)
     assert np.array_equal(packed[[0, 1, 5, 9]], rows)
     assert not packed[[2, 3, 4, 6, 7, 8]].any()
+
+
+def test_write_page_tags_of_other_rows_than_those_of_the_pages_is_refused(
+    bare: Maker, page: int
+) -> None:
+    machine = bare([a64.b(0)]).machine
+    pages, row = np.array([4, 7]), page // 32
+    shapes = [(1, row), (3, row), (2, row - 1), (2, row + 1), (2 * row,), (row, 2)]
+    before = machine.read_page_tags(0, pages)
+
+    for name in (name for name in STRATEGIES if works_here(machine, name)):
+        machine.use_access(name)
+        for shape in shapes:
+            with pytest.raises(UsageError) as caught:
+                machine.write_page_tags(0, pages, np.full(shape, 0x11, np.uint8))
+            assert str(caught.value) == (
+                f"tags of 2 pages must be uint8 of shape (2, {row}), not uint8 of shape {shape}"
+            )
+        wide: Any = np.ones((2, row), np.uint16)
+        with pytest.raises(UsageError, match="not uint16 of shape"):
+            machine.write_page_tags(0, pages, wide)
+
+    assert np.array_equal(machine.read_page_tags(0, pages), before)
 
 
 def test_write_page_tags_with_the_dirty_log_on_loses_no_mark(bare: Maker, page: int) -> None:

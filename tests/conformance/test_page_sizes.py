@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tagalong.access.choice import choose
 from tagalong.core import CorePages, Space, open_core
 from tagalong.machine import Machine, MachineDescription
 from tagalong.memory import Gpa
@@ -87,6 +88,23 @@ def test_tags_of_scattered_pages_are_set_and_those_around_stay(
     assert packed[0, :3].tolist() == [6, 0, 0x77]
     assert not packed[0, 3:].any()
     assert not packed[[3, 4, 6, 7, 8, *range(10, 16)]].any()
+
+
+def test_strategy_ioctl_by_itself_takes_the_machine_s_pages(
+    create: Callable[..., Machine], other: int
+) -> None:
+    machine: Any = BareProgram(create, [a64.b(0)]).machine
+    strategy = choose("ioctl", machine.host).strategy
+    machine.write_tags(DATA, np.full(4 * other // 32, 0x11, np.uint8))
+    row, found = np.full(other // 32, 0x32, np.uint8), np.empty(4 * other // 32, np.uint8)
+
+    strategy.write_tags(Gpa(DATA + other), row)
+    strategy.read_tags(DATA, found)
+
+    expected = np.full((4, other // 32), 0x11)
+    expected[1] = row
+    assert np.array_equal(found.reshape(4, -1), expected)
+    assert np.array_equal(machine.read_tags(DATA, 4 * other), found)
 
 
 def test_tags_of_pages_are_written_while_the_guest_runs_and_it_loses_none(

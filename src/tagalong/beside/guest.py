@@ -35,7 +35,7 @@ from tagalong.machine import (
     VcpuState,
 )
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
-from tagalong.memory.region import tag_rows
+from tagalong.memory.region import check_tag_rows, tag_rows
 from tagalong.mte import PACKED_RATIO
 
 _AT_HWCAP2: Final = 26
@@ -187,6 +187,7 @@ class BesideGuest:
     ) -> None:
         """As Machine. Raises HostError, too, if the link broke or KVM refuses."""
         self.memory.region_of_pages(region, pages)
+        check_tag_rows(pages.size, self._page_bytes, packed)
         self.link.write_tags(self._slots[region].number, pages, self._page_bytes, packed)
 
     def read_tags(self, gpa: int, length_bytes: int) -> NDArray[np.uint8]:

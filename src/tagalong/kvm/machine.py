@@ -49,7 +49,7 @@ from tagalong.machine.cpu_match import STRICT, CpuPolicy
 from tagalong.machine.gic import gic_objections
 from tagalong.machine.lifecycle import MachineLifecycle
 from tagalong.machine.tag_ranges import read_tag_range, write_tag_range
-from tagalong.mte import PACKED_RATIO
+from tagalong.mte import GRANULE_BYTES, PACKED_RATIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -104,8 +104,8 @@ class KvmMachine(MachineLifecycle):
         )
         self._log = KvmDirtyLog(parts.vm, parts.slots, parts.memory.regions)
         self._host: native_host.NativeHost | None = None
-        port = IoctlPort(parts.vm, self._log_suspended)
-        self._tags = KvmTagAccess(port, parts.memory)
+        self._port = IoctlPort(parts.vm, self._log_suspended)
+        self._tags = KvmTagAccess(self._port, parts.memory)
 
     @classmethod
     def create(
@@ -368,9 +368,12 @@ class KvmMachine(MachineLifecycle):
         self, gpa: Gpa, tags: NDArray[np.uint8], direction: strategies.Direction
     ) -> None:
         """Do KVM_ARM_MTE_COPY_TAGS for the strategies."""
-        is_read = direction is strategies.Direction.FROM_GUEST
-        flags = KVM_ARM_TAGS_FROM_GUEST if is_read else KVM_ARM_TAGS_TO_GUEST
-        self._parts.vm.copy_tags(gpa, tags, flags)
+        if direction is strategies.Direction.FROM_GUEST:
+            self._port.copy(gpa, tags, KVM_ARM_TAGS_FROM_GUEST)
+            return
+        is_whole = self._port.is_whole(gpa, tags.size * GRANULE_BYTES)
+        with nullcontext() if is_whole else self._held():
+            self._port.copy(gpa, tags, KVM_ARM_TAGS_TO_GUEST)
 
     def _reset_parts(self) -> None:
         initialise_vcpus(self._parts.vm, self._parts.vcpus)

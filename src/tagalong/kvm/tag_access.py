@@ -13,7 +13,15 @@ from tagalong._lazy import module_when_used
 from tagalong.access.names import AUTO, IOCTL, IOCTL_REASON
 from tagalong.errors import AddressError, UsageError
 from tagalong.machine import AccessChoice
-from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region, page_runs, tag_rows
+from tagalong.memory import (
+    Gpa,
+    GuestMemory,
+    PageBitmap,
+    Region,
+    check_tag_rows,
+    page_runs,
+    tag_rows,
+)
 from tagalong.memory.bitmap import flag_runs
 from tagalong.mte import PACKED_RATIO
 
@@ -125,6 +133,7 @@ class KvmTagAccess:
     def write_pages(self, number: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
         """Set packed tags of pages of region `number`, one row each, as `write`."""
         region = self._memory.region_of_pages(number, pages)
+        check_tag_rows(pages.size, region.page_size_bytes, packed)
         wanted = self._find_used_pages(region, pages) | packed.any(axis=1)
         chosen = pages[wanted]
         with region.stores.storing_pages(chosen):

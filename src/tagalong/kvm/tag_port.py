@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from tagalong._lazy import module_when_used
 from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
 from tagalong.kvm.descriptor import IoctlError
+from tagalong.machine.tag_ranges import is_whole_pages
 from tagalong.memory import page_runs, run_pages
 from tagalong.mte import GRANULE_BYTES, PACKED_RATIO
 
@@ -83,6 +84,26 @@ class IoctlPort:
             whole[_places(runs, around)] = packed
             runs, packed = around, whole
         self._write(runs, packed)
+
+    def is_whole(self, gpa: int, length_bytes: int) -> bool:
+        """Return whether KVM takes the range as it is, and no tag around it is written."""
+        return is_whole_pages(gpa, length_bytes, self._host_page_bytes)
+
+    def copy(self, gpa: int, tags: NDArray[np.uint8], direction: int) -> None:
+        """Do KVM_ARM_MTE_COPY_TAGS, one tag per byte, also of parts of pages of the host.
+
+        `direction` is KVM_ARM_TAGS_FROM_GUEST or KVM_ARM_TAGS_TO_GUEST. What begins or ends inside
+        a byte of packed tags is KVM's to refuse. Raises IoctlError.
+        """
+        length = tags.size * GRANULE_BYTES
+        if self.is_whole(gpa, length) or (gpa | length) % PACKED_RATIO:
+            self._vm.copy_tags(gpa, tags, direction)
+            return
+        runs = np.array([[gpa, length]], np.int64)
+        if direction == KVM_ARM_TAGS_FROM_GUEST:
+            tags[:] = mte_tags.unpack(self.read_runs(runs))
+        else:
+            self.write_runs(runs, mte_tags.pack(tags))
 
     def _pages_around(self, runs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the runs of whole pages of the host that `runs`, which ascend, touch."""

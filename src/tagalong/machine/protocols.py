@@ -194,7 +194,8 @@ class Machine(Protocol):
     ) -> None:
         """Set the allocation tags of pages as read_page_tags returns them.
 
-        Raises AddressError; no tag has changed then. Recorded in the dirty log.
+        Raises AddressError, UsageError for `packed` of another shape; no tag has changed then.
+        Recorded in the dirty log.
         """
         ...
 

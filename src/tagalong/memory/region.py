@@ -8,7 +8,6 @@ without PROT_MTE) needs no route, so the data plane stays in direct use, without
 
 from __future__ import annotations
 
-import ctypes
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -16,6 +15,7 @@ from tagalong._lazy import module_when_used
 from tagalong.errors import AddressError, UsageError
 from tagalong.memory.address import Gpa, check_range
 from tagalong.memory.bitmap import PageBitmap, page_index, page_runs
+from tagalong.memory.mapping import address_of
 from tagalong.memory.plane import AnyPlane, Plane
 from tagalong.memory.stores import HostStores
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
@@ -178,7 +178,7 @@ class Region:
     @property
     def data_address(self) -> int:
         """Return where this process has the data; valid as long as a view of them is."""
-        return ctypes.addressof(ctypes.c_char.from_buffer(self._data.buffer))
+        return address_of(self._data.buffer)
 
     @property
     def was_reserved(self) -> bool:
@@ -476,6 +476,16 @@ def tag_rows(
             f"of shape {out.shape}"
         )
     return out
+
+
+def check_tag_rows(page_count: int, page_size_bytes: int, packed: NDArray[np.uint8]) -> None:
+    """Raise UsageError unless `packed` has the tags of pages, a row of uint8 per page."""
+    shape = (page_count, page_size_bytes // PACKED_RATIO)
+    if packed.shape != shape or packed.dtype != np.uint8:
+        raise UsageError(
+            f"tags of {page_count} pages must be uint8 of shape {shape}, not {packed.dtype} of "
+            f"shape {packed.shape}"
+        )
 
 
 def _whole_units(plane: AnyPlane, unit_bytes: int) -> Iterator[tuple[int, int]]:

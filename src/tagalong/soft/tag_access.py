@@ -10,7 +10,7 @@ from tagalong.access.accessor import Accessor
 from tagalong.access.names import AUTO, IOCTL, IOCTL_REASON
 from tagalong.machine import AccessChoice
 from tagalong.machine.tag_ranges import read_tag_range, write_tag_range
-from tagalong.memory import GuestMemory, page_runs, tag_rows
+from tagalong.memory import GuestMemory, check_tag_rows, page_runs, tag_rows
 from tagalong.mte import PACKED_RATIO
 
 
@@ -72,6 +72,7 @@ class SoftTagAccess:
     def write_pages(self, number: int, pages: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
         """Set allocation tags of scattered pages, a row each."""
         region = self._memory.region_of_pages(number, pages)
+        check_tag_rows(pages.size, self._page_bytes, packed)
         if self._accessor is None:
             region.write_page_tags(pages, packed)
             return

@@ -1,5 +1,6 @@
 """Tags between KVM's form and ours, and pages that were never used stay holes."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
@@ -8,7 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tagalong.access.host import Direction
+from tagalong.access.ioctl import Ioctl
+from tagalong.access.native_host import NativeHost
 from tagalong.errors import AddressError, UsageError
+from tagalong.kvm.abi import KVM_ARM_TAGS_FROM_GUEST, KVM_ARM_TAGS_TO_GUEST
+from tagalong.kvm.descriptor import IoctlError
 from tagalong.kvm.ram import create_region
 from tagalong.kvm.tag_access import KvmTagAccess
 from tagalong.kvm.tag_port import IoctlPort
@@ -31,8 +37,8 @@ class Fixture:
         region = create_region(RegionDescription(BASE, PAGES * PAGE), PAGE, shared=True)
         self.memory = GuestMemory([region])
         self.suspensions = 0
-        port = IoctlPort(cast("KvmVm", self.vm), self.suspend, host_page_bytes)
-        self.access = KvmTagAccess(port, self.memory)
+        self.port = IoctlPort(cast("KvmVm", self.vm), self.suspend, host_page_bytes)
+        self.access = KvmTagAccess(self.port, self.memory)
 
     @contextmanager
     def suspend(self) -> Iterator[None]:
@@ -182,6 +188,19 @@ def test_write_pages_where_kvm_takes_no_tags_while_logging_suspends_the_log(tags
     assert tags.vm.tags[:768].tolist() == [1] * 256 + [0] * 256 + [1] * 256
 
 
+@pytest.mark.parametrize("shape", [(1, 128), (3, 128), (2, 127), (2, 129), (256,)])
+def test_write_pages_of_other_rows_than_those_of_the_pages_is_refused(
+    tags: Fixture, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        tags.access.write_pages(0, np.array([4, 7], np.int64), np.full(shape, 0x11, np.uint8))
+
+    assert str(caught.value) == (
+        f"tags of 2 pages must be uint8 of shape (2, 128), not uint8 of shape {shape}"
+    )
+    assert tags.vm.calls == []
+
+
 def test_pages_outside_of_the_region_are_refused(tags: Fixture) -> None:
     with pytest.raises(AddressError, match="are not all in"):
         tags.access.read_pages(0, np.array([PAGES], np.int64))
@@ -233,3 +252,56 @@ def test_write_of_a_part_of_the_host_s_page_where_kvm_takes_no_tags_while_loggin
     assert parts.vm.tags[:256].tolist() == before.tolist()
     assert parts.vm.tags[256:768].tolist() == [1] * 512
     assert parts.access.read(Gpa(BASE + 2 * PAGE), PAGE).tolist() == [0x11] * 128
+
+
+@pytest.fixture
+def strategy(parts: Fixture) -> Ioctl:
+    """Return strategy `ioctl` as a program uses it by itself."""
+
+    def copy(gpa: Gpa, tags: NDArray[np.uint8], direction: Direction) -> None:
+        is_read = direction is Direction.FROM_GUEST
+        flags = KVM_ARM_TAGS_FROM_GUEST if is_read else KVM_ARM_TAGS_TO_GUEST
+        parts.port.copy(gpa, tags, flags)
+
+    return Ioctl(NativeHost(parts.memory, copy))
+
+
+def test_strategy_by_itself_reads_parts_of_pages_of_the_host(
+    parts: Fixture, strategy: Ioctl
+) -> None:
+    packed = np.empty(6 * 128, np.uint8)
+
+    strategy.read_tags(Gpa(BASE + 3 * PAGE), packed)
+
+    assert unpacked(packed.reshape(6, -1)).tolist() == (
+        parts.vm.tags.reshape(PAGES, -1)[3:9].tolist()
+    )
+
+
+def test_strategy_by_itself_writes_parts_of_pages_of_the_host_and_no_tags_around(
+    parts: Fixture, strategy: Ioctl
+) -> None:
+    packed = np.arange(6 * 128).astype(np.uint8)
+    expected = parts.vm.tags.reshape(PAGES, -1).copy()
+    expected[3:9] = unpacked(packed.reshape(6, -1))
+
+    strategy.write_tags(Gpa(BASE + 3 * PAGE), packed)
+
+    assert np.array_equal(parts.vm.tags.reshape(PAGES, -1), expected)
+
+
+def test_copy_of_whole_pages_of_the_host_is_one_call_of_kvm(parts: Fixture) -> None:
+    tags = np.empty(16 * 256, np.uint8)
+
+    parts.port.copy(BASE + 16 * PAGE, tags, KVM_ARM_TAGS_FROM_GUEST)
+
+    assert parts.vm.calls == [("copy", 16 * PAGE, 16 * 256)]
+    assert parts.port.is_whole(BASE + 16 * PAGE, 16 * PAGE)
+    assert not parts.port.is_whole(BASE + PAGE, 16 * PAGE)
+
+
+def test_copy_of_less_than_a_packed_byte_is_kvm_s_to_refuse(parts: Fixture) -> None:
+    with pytest.raises(IoctlError) as caught:
+        parts.port.copy(BASE + 16, np.empty(1, np.uint8), KVM_ARM_TAGS_FROM_GUEST)
+
+    assert caught.value.errno == errno.EINVAL
