@@ -42,7 +42,7 @@ lab: $(VENV)/.installed-dev ## set up the emulated Arm host and run the tests on
 kernels: $(VENV)/.installed-dev ## run the tests inside the lab on Linux 6.1, 6.12 and 7.3, and the interpreter's there, on arm64
 	@TAGALONG_LAB_KERNELS="6.1 6.12 7.3" $(BIN)/python -m pytest tests/lab/inside.txt $(ARGS)
 	@TAGALONG_LONG=1 TAGALONG_LAB_KERNELS="6.1 6.12 7.3" $(BIN)/python -m pytest tests/lab/test_beside.py tests/lab/test_linux_seam.py tests/lab/test_looking.py $(ARGS)
-	@for kernel in 6.1 6.12 7.3; do $(BIN)/tagalong lab run --kernel $$kernel --with-guest --ram 3G --timeout 1800 -- \
+	@for kernel in 6.1 6.12 7.3; do $(BIN)/tagalong lab run --kernel $$kernel --with-guest --ram 3G --timeout 3600 -- \
 		env TAGALONG_LONG=1 python3 -m pytest -q tests/conformance/test_linux.py tests/conformance/test_linux_memory.py \
 		tests/lab/test_guest_networks.py tests/lab/test_many_vcpus.py || exit 1; done
 	@$(BIN)/tagalong lab run -- python3 -m pytest -q tests/unit/soft/test_threaded.py tests/unit/soft/test_debug.py tests/unit/soft/test_system.py tests/unit/soft/test_timers.py
