@@ -35,7 +35,7 @@ from tagalong.machine import (
     VcpuState,
 )
 from tagalong.memory import Gpa, GuestMemory, PageBitmap, Region
-from tagalong.memory.region import check_tag_rows, tag_rows
+from tagalong.memory.rows import check_tag_rows, tag_rows
 from tagalong.mte import PACKED_RATIO
 
 _AT_HWCAP2: Final = 26

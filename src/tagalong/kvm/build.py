@@ -84,10 +84,10 @@ def build(
 ) -> Parts:
     """Return a new VM with MTE whose vCPU 0 is on.
 
-    `page_size_bytes`: the machine's unit of dirty logs and tags, which may be another than the
-    host's if it came from elsewhere. `sources`: one for each region; their data are mapped if KVM
-    allows tags in such a mapping, else RAM is new (`Region.has_file_data`). Raises UsageError for
-    what KVM or this host cannot be, HostError naming what is missing.
+    `page_size_bytes`: the machine's unit of dirty logs and tags, of any host. `sources`: one per
+    region; their data are mapped if KVM allows tags in such a mapping, else RAM is new
+    (`Region.has_file_data`). Raises UsageError for what KVM or this host cannot be, HostError
+    naming what is missing.
     """
     check_regions(regions)
     with ExitStack() as stack:

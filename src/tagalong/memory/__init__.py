@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from tagalong.memory.guest_memory import GuestMemory
     from tagalong.memory.plane import AnyPlane, Plane
     from tagalong.memory.private import FileRange, PrivatePlane, RegionSource
-    from tagalong.memory.region import DataRoute, Region, check_tag_rows, tag_rows
+    from tagalong.memory.region import DataRoute, Region
+    from tagalong.memory.rows import check_tag_rows, tag_rows
     from tagalong.memory.stores import HostStores
 else:
     __getattr__, __dir__ = names_of(
@@ -26,7 +27,8 @@ else:
             "tagalong.memory.guest_memory": ("GuestMemory",),
             "tagalong.memory.plane": ("AnyPlane", "Plane"),
             "tagalong.memory.private": ("FileRange", "PrivatePlane", "RegionSource"),
-            "tagalong.memory.region": ("DataRoute", "Region", "check_tag_rows", "tag_rows"),
+            "tagalong.memory.region": ("DataRoute", "Region"),
+            "tagalong.memory.rows": ("check_tag_rows", "tag_rows"),
             "tagalong.memory.stores": ("HostStores",),
         },
     )

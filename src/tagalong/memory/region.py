@@ -17,6 +17,7 @@ from tagalong.memory.address import Gpa, check_range
 from tagalong.memory.bitmap import PageBitmap, page_index, page_runs
 from tagalong.memory.mapping import address_of
 from tagalong.memory.plane import AnyPlane, Plane
+from tagalong.memory.rows import tag_rows
 from tagalong.memory.stores import HostStores
 from tagalong.mte import PACKED_RATIO, PAGE_SIZES_BYTES
 
@@ -457,35 +458,6 @@ def check_region(gpa: int, size_bytes: int, page_size_bytes: int) -> None:
     check_range(gpa, size_bytes, page_size_bytes)
     if size_bytes == 0:
         raise AddressError(f"a region at gpa {gpa:#x} must have at least one page")
-
-
-def tag_rows(
-    page_count: int, page_size_bytes: int, out: NDArray[np.uint8] | None
-) -> NDArray[np.uint8]:
-    """Return memory for the packed tags of pages, a row per page: `out`, or new if it is None.
-
-    Raises UsageError if `out` is not uint8, C-contiguous and of shape
-    (page_count, page_size_bytes / 32).
-    """
-    shape = (page_count, page_size_bytes // PACKED_RATIO)
-    if out is None:
-        return np.empty(shape, np.uint8)
-    if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
-        raise UsageError(
-            f"tags of {page_count} pages need contiguous uint8 of shape {shape}, not {out.dtype} "
-            f"of shape {out.shape}"
-        )
-    return out
-
-
-def check_tag_rows(page_count: int, page_size_bytes: int, packed: NDArray[np.uint8]) -> None:
-    """Raise UsageError unless `packed` has the tags of pages, a row of uint8 per page."""
-    shape = (page_count, page_size_bytes // PACKED_RATIO)
-    if packed.shape != shape or packed.dtype != np.uint8:
-        raise UsageError(
-            f"tags of {page_count} pages must be uint8 of shape {shape}, not {packed.dtype} of "
-            f"shape {packed.shape}"
-        )
 
 
 def _whole_units(plane: AnyPlane, unit_bytes: int) -> Iterator[tuple[int, int]]:
