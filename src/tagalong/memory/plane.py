@@ -112,6 +112,8 @@ class Plane:
     if the host lacks the memory.
     """
 
+    is_of_file = False
+
     def __init__(self, name: str, size_bytes: int) -> None:
         self._name = name
         self.size_bytes = size_bytes
@@ -130,8 +132,6 @@ class Plane:
             ) from error
         self._buffer: memoryview | None = buffer
         self._array: NDArray[np.uint8] | None = None
-
-    is_of_file = False
 
     @property
     def fd(self) -> int:
