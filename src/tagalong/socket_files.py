@@ -127,8 +127,7 @@ class SocketFile:
         """Remove a socket that nothing listens at. Raises UsageError for anything else."""
         name, folder = self.path.name, self._folder
         with suppress(FileNotFoundError):
-            mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-            if not stat.S_ISSOCK(mode):
+            if not stat.S_ISSOCK(_mode(folder, name)):
                 raise UsageError(f"{self.path} exists and is not a socket: choose another path")
             self._require_stale(name)
             aside = f".{os.urandom(8).hex()}.stale"
@@ -152,11 +151,17 @@ class SocketFile:
 
 
 def remove_if_stale(path: Path) -> bool:
-    """Delete the socket file of a process that has ended; return whether nobody listens there."""
+    """Delete the socket file of a process that has ended; return whether nobody listens there.
+
+    What is no socket stays.
+    """
     with suppress(OSError):
         folder = _open_folder(path)
         try:
             with _turn(folder, path.name):
+                # Linux says of any other file what it says of a socket that nobody listens at.
+                if not stat.S_ISSOCK(_mode(folder, path.name)):
+                    return True
                 if not _is_stale(folder, path.name):
                     return False
                 os.unlink(path.name, dir_fd=folder)
@@ -166,7 +171,7 @@ def remove_if_stale(path: Path) -> bool:
 
 
 def _is_stale(folder: int, name: str) -> bool:
-    """Return whether no process listens at a socket file. Raises OSError if it is none."""
+    """Return whether no process listens at a socket file. Raises OSError if it is not there."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(_CONNECT_TIMEOUT_S)
         try:
@@ -176,6 +181,10 @@ def _is_stale(folder: int, name: str) -> bool:
         except TimeoutError:
             pass  # its backlog is full: a process is there
     return False
+
+
+def _mode(folder: int, name: str) -> int:
+    return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
 
 
 def _in_folder(folder: int, name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tagalong.errors import HostError, UsageError
-from tagalong.socket_files import SocketFile
+from tagalong.socket_files import SocketFile, remove_if_stale
 
 
 @pytest.fixture
@@ -161,3 +161,29 @@ def test_remove_deletes_own_file_only(path: Path) -> None:
         second.remove()
         assert not path.exists()
         second.remove()
+
+
+def test_remove_if_stale_deletes_what_nobody_listens_at(path: Path) -> None:
+    leave_stale_socket(path)
+
+    assert remove_if_stale(path)
+    assert list(path.parent.iterdir()) == []
+    assert remove_if_stale(path)  # it is not there
+
+
+def test_remove_if_stale_leaves_what_somebody_listens_at(path: Path) -> None:
+    with socket_file(path).socket:
+        assert not remove_if_stale(path)
+        assert path.is_socket()
+
+
+def test_remove_if_stale_leaves_what_is_no_socket(path: Path, tmp_path: Path) -> None:
+    path.write_text("mine")
+    link = tmp_path / "link.sock"
+    link.symlink_to(path)
+
+    assert remove_if_stale(path)
+    assert remove_if_stale(link)
+
+    assert path.read_text() == "mine"
+    assert link.is_symlink()
