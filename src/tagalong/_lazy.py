@@ -93,8 +93,8 @@ def module_when_used(name: str) -> _ModuleWhenUsed:
 class _Collections:
     """Garbage collections, which are off while any thread loads modules.
 
-    A thread that begins or ends meanwhile must not switch them for another. Nor must a child have
-    none for ever that forked meanwhile: of this process's threads it has the one that forked.
+    A thread that begins or ends meanwhile must not switch them for another. A child that is forked
+    meanwhile lacks the threads that would switch them on again, so it does that itself.
     """
 
     def __init__(self) -> None:
