@@ -184,7 +184,6 @@ async def _outcome(control: Path, request: MigrationRequest) -> str:
 
 
 async def _judge(scene: Scene, there: BesideHost, case: Case, failure: str) -> None:
-    here = scene.here
     if expected(case.stage, case.strike, has_completed=not failure) is Where.THERE:
         assert not failure, failure
         if case.strike is Strike.KILL_DESTINATION:
@@ -197,6 +196,12 @@ async def _judge(scene: Scene, there: BesideHost, case: Case, failure: str) -> N
         return
     assert failure, "it completed"
     scene.prepare_destination()
+    await _require_here(scene, there)
+
+
+async def _require_here(scene: Scene, there: BesideHost) -> None:
+    """The guest runs at the source as before; end the destination."""
+    here = scene.here
     await wait_for(
         lambda: answers(here.control),
         lambda: f"the guest to run at the source again; {here.last_words}",
@@ -230,14 +235,7 @@ async def _judge_overlap(scene: Scene, there: BesideHost, case: Case, failure: s
     has_moved = await _end_of_vmms_migration(scene, here) == "completed"
     if not has_moved:
         assert failure, "it completed"
-        await wait_for(
-            lambda: answers(here.control),
-            lambda: f"the guest to run at the source again; {here.last_words}",
-        )
-        await _require_settled(scene, here)
-        await scene.require_alive(here)
-        assert not there.progress, f"the guest ran at the destination, too: {there.last_words}"
-        scene.end(there)
+        await _require_here(scene, there)
     elif case.strike is Strike.KILL_VMM or (failure and _is_held_for_good(case)):
         scene.end(there)
         async with connect(here.control) as client:
