@@ -99,7 +99,7 @@ def test_strategy_ioctl_by_itself_takes_the_machine_s_pages(
     row, found = np.full(other // 32, 0x32, np.uint8), np.empty(4 * other // 32, np.uint8)
 
     strategy.write_tags(Gpa(DATA + other), row)
-    strategy.read_tags(DATA, found)
+    strategy.read_tags(Gpa(DATA), found)
 
     expected = np.full((4, other // 32), 0x11)
     expected[1] = row
