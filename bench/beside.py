@@ -135,9 +135,10 @@ class _Answerer:
 class _Row:
     """A guest that moves again and again."""
 
-    def __init__(self, guest: QemuGuest, folder: Path) -> None:
+    def __init__(self, guest: QemuGuest, folder: Path, bandwidth_mb_s: int) -> None:
         self._guest = guest
         self._folder = folder
+        self._bandwidth_mb_s = bandwidth_mb_s
         self._count = 0
         self.here = self._host(awaits=False)
 
@@ -178,6 +179,8 @@ class _Row:
             if way in ("other", "floor"):
                 events = [{"capability": "events", "state": True}]
                 await own.execute("migrate-set-capabilities", {"capabilities": events})
+            limit = {"max-bandwidth": self._bandwidth_mb_s * 1_000_000}
+            await own.execute("migrate-set-parameters", limit)
             _, resumed = await stack.enter_async_context(_moments(self._own(there)))
             _, arrived = await stack.enter_async_context(_moments(there.control))
             result = await self._move(way, there, own, source)
@@ -223,16 +226,14 @@ def _second(pair: tuple[str, float]) -> float:
     return pair[1]
 
 
-async def _measure(
-    rate: int, ways: Sequence[str], migrations: int, show: Callable[[Cost], None]
-) -> None:
+async def _measure(rate: int, options: argparse.Namespace, show: Callable[[Cost], None]) -> None:
     guest = QemuGuest(_VMM / "qemu", _VMM / "Image", _VMM / "initrd", knobs=f"mib=8 rate={rate}")
     with tempfile.TemporaryDirectory() as folder:
-        row = _Row(guest, Path(folder))
+        row = _Row(guest, Path(folder), options.bandwidth)
         try:
             await row.here.wait_for_reports(2, _WAIT_S)
-            for _ in range(migrations):
-                for way in ways:
+            for _ in range(options.migrations):
+                for way in options.ways:
                     show(await row.move(rate, way))
         finally:
             row.here.stop()
@@ -281,6 +282,7 @@ def main() -> None:
     parser.add_argument("--rates", type=_words, default=["500"], help="granules per second: N,N")
     parser.add_argument("--ways", type=_words, default=list(_WAYS), help=",".join(_WAYS))
     parser.add_argument("--migrations", type=int, default=5, help="in each way, at each rate")
+    parser.add_argument("--bandwidth", type=int, default=134, help="of QEMU's stream, in MB/s")
     parser.add_argument("--steps", action="store_true", help="print when each step was")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -293,7 +295,7 @@ def main() -> None:
         print(cost, file=sys.stderr, flush=True)
 
     for rate in map(int, options.rates):
-        asyncio.run(_measure(rate, options.ways, options.migrations, show))
+        asyncio.run(_measure(rate, options, show))
         if not options.json:
             _print_rate(rate, costs, steps=options.steps)
     if options.json:
