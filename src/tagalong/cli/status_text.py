@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tagalong.cli.units import ms, rate, row, size
 from tagalong.control.vm_control import VmStatus
 from tagalong.qapi.migration import MigrationInfo, MigrationStatus
-from tagalong.qapi.reports import ArrivalReport, MigrationResult
+from tagalong.qapi.reports import MigrationResult
 from tagalong.qapi.saving import SaveInfo, SaveStatus
 
 _BITS_PER_BYTE = 8
@@ -38,7 +38,7 @@ def _migration(info: MigrationInfo) -> Iterator[str]:
         yield f"{info.status.value}: {info.failure.text}"
     elif isinstance(info.report, MigrationResult):
         yield f"{info.status.value}, downtime {ms(info.report.report.downtime.total_s)}"
-    elif info.socket_address is not None or isinstance(info.report, ArrivalReport):
+    elif info.is_incoming:
         yield _arrival(info)
     else:
         yield f"{info.status.value}{_progress(info)}"

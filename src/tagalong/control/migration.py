@@ -10,7 +10,7 @@ from tagalong.control.client import ControlClient, OnMigration, connect
 from tagalong.errors import CommandError, ControlError, TagalongError
 from tagalong.files import refuse_descriptor_name
 from tagalong.migrate import FileAddress, UnixAddress, parse_address
-from tagalong.qapi.migration import MigrationRequest, MigrationStatus
+from tagalong.qapi.migration import REPORTED_AT_ITS_SOURCE, MigrationRequest, MigrationStatus
 from tagalong.qapi.reports import MigrationResult
 
 
@@ -55,14 +55,18 @@ async def await_migration(control: Path, on_progress: OnMigration) -> MigrationR
     """Wait for the end of the VM's migration, and return the report.
 
     A migration that has ended already is reported in the same way. Cancelling the task ends the
-    waiting; the migration continues. Raises CommandError if the VM has not migrated at all,
-    RemoteError if the migration failed, ControlError if the socket cannot be reached.
+    waiting; the migration continues. Raises CommandError if the VM has not migrated at all, or
+    arrives or has arrived here, RemoteError if the migration failed, ControlError if the socket
+    cannot be reached.
     """
     async with connect(control) as client:
-        if (await client.migration()).status is MigrationStatus.NONE:
+        info = await client.migration()
+        if info.status is MigrationStatus.NONE:
             raise CommandError(
                 "there is no migration to wait for; start one with tagalong migrate CONTROL URI"
             )
+        if info.is_incoming and info.failure is None:
+            raise CommandError(REPORTED_AT_ITS_SOURCE)
         return await client.follow_migration(on_progress)
 
 

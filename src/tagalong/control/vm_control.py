@@ -115,7 +115,7 @@ async def _is_migrating(client: ControlClient) -> bool:
 
 async def _require_outgoing(client: ControlClient) -> None:
     """Raise CommandError if the migration is one to here, whose source decides about it."""
-    is_awaited = (await client.migration()).socket_address is not None
+    is_awaited = (await client.migration()).is_incoming
     if is_awaited or await client.run_state() == "inmigrate":
         raise CommandError(
             "the VM is awaited here, or arrives: cancel its migration at the source, or end this "

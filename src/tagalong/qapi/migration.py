@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tagalong.errors import (
+    CommandError,
     HandoverUncertainError,
     MigrationCancelledError,
     MigrationError,
@@ -63,6 +64,11 @@ class MigrationStatus(Enum):
         """Tell whether nothing more will happen."""
         return self in _FINAL
 
+
+REPORTED_AT_ITS_SOURCE: Final = (
+    "the VM's migration is one to here, and reported at its source: give the source's control "
+    "socket; tagalong status says whether the VM is here"
+)
 
 _FINAL = {MigrationStatus.CANCELLED, MigrationStatus.COMPLETED, MigrationStatus.FAILED}
 _STATUSES = {status.value: status for status in MigrationStatus}
@@ -289,6 +295,11 @@ class MigrationInfo:
     report: MigrationResult | ArrivalReport | None = None
     failure: Failure | None = None
 
+    @property
+    def is_incoming(self) -> bool:
+        """Return whether it is a migration to here, as far as the VM says."""
+        return self.socket_address is not None or isinstance(self.report, ArrivalReport)
+
     def to_qmp(self) -> dict[str, object]:
         """Return what query-migrate answers: nothing before the first migration."""
         if self.status is MigrationStatus.NONE:
@@ -342,8 +353,10 @@ class MigrationInfo:
 
         Raises RemoteError: with the VM's reason if it failed, as cancelled if it was, and as an
         uncertain hand-over if it completed without the source's report. So it does in a plain
-        QEMU, where the destination has the VM all the same.
+        QEMU, where the destination has the VM all the same. CommandError if it was one to here.
         """
+        if isinstance(self.report, ArrivalReport):
+            raise CommandError(REPORTED_AT_ITS_SOURCE)
         if self.status is MigrationStatus.COMPLETED and isinstance(self.report, MigrationResult):
             return self.report
         raise (self.failure or _WITHOUT_A_REASON[self.status]).to_error()

@@ -10,6 +10,7 @@ import pytest
 
 from tagalong.core import Space
 from tagalong.errors import (
+    CommandError,
     ControlError,
     CoreError,
     DigestMismatchError,
@@ -215,3 +216,8 @@ def test_every_field_of_an_answer_changes_what_is_sent() -> None:
         for each in dataclasses.fields(info):
             changed = dataclasses.replace(info, **{each.name: getattr(MigrationInfo(), each.name)})
             assert changed == info or changed.to_qmp() != info.to_qmp(), each.name
+
+
+def test_outcome_of_a_migration_to_here_is_no_report() -> None:
+    with pytest.raises(CommandError, match="give the source's control socket"):
+        MigrationInfo(MigrationStatus.COMPLETED, report=ARRIVAL).outcome()
