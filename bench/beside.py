@@ -123,8 +123,9 @@ class _Answerer:
         threading.Thread(target=self._answer, daemon=True).start()
 
     def _answer(self) -> None:
-        while b'"pre-switchover"' not in self._socket.recv(1 << 16):
-            pass
+        while b'"pre-switchover"' not in (line := self._file.readline()):
+            if not line:
+                raise SystemExit("QEMU has ended")
         self._socket.send(_CONTINUE)
 
     def close(self) -> None:
