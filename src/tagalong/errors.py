@@ -180,6 +180,7 @@ class MigrationStage(Enum):
 
     From LAST_PAGES on the guest is paused. In COMMIT the destination says whether it holds
     everything; with COMMITTED the right to run has left, and only the destination can return it.
+    VMM is not a stage of ours: another VMM's migration, beside which tags were sent, has failed.
     """
 
     CONNECT = "connecting"
@@ -191,6 +192,7 @@ class MigrationStage(Enum):
     DIGEST = "digest"
     COMMIT = "commit"
     COMMITTED = "committed"
+    VMM = "the VMM's migration"
 
 
 class MigrationError(TagalongError):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import cast
 
 from tagalong.beside.monitor import MigrationNews, VmmMigration
-from tagalong.errors import CommandError
+from tagalong.errors import CommandError, ControlError
 
 PAUSE = "pause-before-switchover"
 FULL = 128 << 20
@@ -21,14 +21,14 @@ class ScriptedOrder:
         self.is_closed = False
         self._monitor = monitor
         self._command, self._arguments = command, arguments
-        self._error: CommandError | None = None
+        self._error: ControlError | None = None
 
     def send(self) -> bool:
         if not self.can_send:
             return False
         try:
             self._monitor.ask(self._command, self._arguments)
-        except CommandError as error:
+        except ControlError as error:
             self._error = error
         return True
 
@@ -41,7 +41,10 @@ class ScriptedOrder:
 
 
 class ScriptedMonitor:
-    """A VMM's answers: `states` is what it says, `asked` what it was told."""
+    """A VMM's answers: `states` is what it says, `asked` what it was told.
+
+    A command in `refused` fails, the answer to one in `unanswered` is lost once.
+    """
 
     def __init__(self, settings: Path) -> None:
         self.settings = settings
@@ -52,6 +55,7 @@ class ScriptedMonitor:
         self.known = {PAUSE: False, "postcopy-ram": False}
         self.asked: list[tuple[str, object]] = []
         self.refused: set[str] = set()
+        self.unanswered: set[str] = set()
         self.after: dict[str, tuple[str, VmmMigration]] = {}
 
     def run_state(self) -> str:
@@ -78,6 +82,9 @@ class ScriptedMonitor:
         self.asked.append((command, arguments))
         if command in self.after:
             self.state, self.status = self.after[command]
+        if command in self.unanswered:
+            self.unanswered.remove(command)
+            raise ControlError(f"no answer to {command}")
         return {}
 
     def prepare(self, command: str, arguments: object) -> "ScriptedOrder":

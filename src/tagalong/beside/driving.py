@@ -18,7 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from tagalong.beside.monitor import ACTIVE, PreparedOrder, VmmMigration, VmmMonitor
+from tagalong.beside.monitor import (
+    ACTIVE,
+    STOPPED_FOR_MIGRATION,
+    PreparedOrder,
+    VmmMigration,
+    VmmMonitor,
+)
 from tagalong.beside.pace import Pace
 from tagalong.beside.switchover import NO_ROUND_S, WatchedDeparture, require_no_postcopy
 from tagalong.beside.vmm_settings import (
@@ -36,6 +42,9 @@ from tagalong.progress import CancelToken
 STALLED_S: Final = 60.0
 
 _WAIT_S: Final = 0.05
+
+# A connection to the VMM's monitor that has ended is there again within this.
+_RECONNECTS_S: Final = 5.0
 
 _CONTINUE: Final = "migrate-continue"
 _AT_PAUSE: Final = {"state": "pre-switchover"}
@@ -91,11 +100,16 @@ class Drive:
 
 
 class DrivenDeparture(WatchedDeparture):
-    """A guest whose VMM we drive. `is_unsettled`: the VMM did not let its migration be ended."""
+    """A guest whose VMM we drive.
+
+    `unsettled`: why the VMM did not let its migration be ended, or does not say how it has ended.
+    `has_moved`: it had handed its guest over before it could be cancelled.
+    """
 
     def __init__(self, monitor: VmmMonitor, cancel: CancelToken, drive: Drive) -> None:
         super().__init__(monitor, cancel)
-        self.is_unsettled = False
+        self.unsettled: TagalongError | None = None
+        self.has_moved = False
         self._drive = drive
         self._has_begun = False
         self._pace = Pace(monitor, {}, drive.max_downtime_ms)
@@ -128,13 +142,17 @@ class DrivenDeparture(WatchedDeparture):
             VmmSettings(wanted).apply(monitor)
             self._pace.begin()
             self._order = monitor.prepare(_CONTINUE, _AT_PAUSE) if self.waits_for_tags else None
+            self._has_begun = True  # also if no answer comes
             monitor.ask("migrate", {"uri": self._drive.uri})
         except CommandError as error:
+            self._has_begun = False
             self._forget_order()
             self._restore()
-            raise MigrationError(f"the VMM does not migrate: {error}") from error
+            self.has_vmm_failed = True
+            raise MigrationError(
+                f"the VMM does not migrate to {self._drive.uri}: {error}"
+            ) from error
         monitor.news.hurries = True
-        self._has_begun = True
         self._seen_at = 0.0
 
     def _wanted(self, capabilities: Mapping[str, bool]) -> dict[str, bool]:
@@ -208,10 +226,11 @@ class DrivenDeparture(WatchedDeparture):
         self._has_begun = False
         try:
             self._monitor.ask("migrate_cancel")
-            wait_for_end(self._monitor, "the VMM to cancel its migration")
-        except TagalongError:
-            self.is_unsettled = True
+            end = wait_for_end(self._monitor, "the VMM to cancel its migration")
+        except TagalongError as error:
+            self.unsettled = error
         else:
+            self.has_moved = end.status == "completed"
             self._restore()
 
     def hand_over(self) -> None:
@@ -234,24 +253,58 @@ class DrivenDeparture(WatchedDeparture):
     def finish(self) -> VmmMigration:
         """Wait for the end of the VMM's migration, and return what it says of that.
 
-        Raises MigrationError if it failed: its guest runs here again.
+        Raises MigrationError if it failed: its guest runs here again; ControlError if the VMM does
+        not say, which is `unsettled` then.
         """
         if self._is_answer_due and self._order is not None:
             self._refusal = self._error_of(self._order.require_answer)
         self._forget_order()
-        if self._refusal is not None:
+        if isinstance(self._refusal, CommandError) and not self._has_gone_on:
             self._has_continued = False
             raise MigrationError(
                 f"the VMM does not switch over: {self._refusal}"
             ) from self._refusal
-        end = wait_for_end(self._monitor, "the VMM to hand its guest over")
+        if self._refusal is not None:
+            self._tell_again(self._refusal)
+        try:
+            end = wait_for_end(self._monitor, "the VMM to hand its guest over")
+        except TagalongError as error:
+            self.unsettled = error
+            raise
         self._restore()
         if end.status != "completed":
-            raise MigrationError(
-                f"all tags had arrived, then the VMM's own migration was {end.status}"
-                f"{f': {end.error}' if end.error else ''}"
-            )
+            self.has_vmm_failed = True
+            raise MigrationError(f"all tags had arrived, then {self._end_in_words(end)}")
         return end
+
+    def _tell_again(self, refusal: TagalongError | None) -> None:
+        """Repeat the order to go on until it is answered: it may be lost, or be obeyed already.
+
+        In that case the VMM refuses the second one. It must not be cancelled: its guest may run at
+        the destination.
+        """
+        until = time.monotonic() + _RECONNECTS_S
+        while refusal is not None and not isinstance(refusal, CommandError):
+            if time.monotonic() > until:
+                return
+            time.sleep(_WAIT_S)
+            refusal = self._error_of(lambda: self._monitor.ask(_CONTINUE, _AT_PAUSE))
+
+    @property
+    def _has_gone_on(self) -> bool:
+        """Return whether the VMM, which refuses to go on, was told so by another client."""
+        with suppress(TagalongError):
+            return self._monitor.migration().status in ("device", "completed")
+        return False
+
+    @property
+    def has_handed_over(self) -> bool:
+        """Return whether the VMM was told to go on: all tags are at the destination."""
+        return self._has_continued
+
+    @property
+    def _vmm_uri(self) -> str | None:
+        return self._drive.uri
 
     @property
     def tags_ms(self) -> float:
@@ -287,7 +340,7 @@ def settle(monitor: VmmMonitor, settings: SettingsFile) -> str | None:
     before = settings.read()
     if before is None:
         return None
-    if monitor.migration().status in ACTIVE - {"device"}:
+    if _can_be_cancelled(monitor):
         with suppress(CommandError):  # it ends by itself just now
             monitor.ask("migrate_cancel")
     end = wait_for_end(monitor, "the end of a migration that an earlier process had begun")
@@ -303,3 +356,16 @@ def settle(monitor: VmmMonitor, settings: SettingsFile) -> str | None:
             "is held: then send them (tagalong migrate CONTROL URI)"
         )
     return f"{words}, and its guest is here ({monitor.run_state()})"
+
+
+def _can_be_cancelled(monitor: VmmMonitor) -> bool:
+    """Return whether a VMM's migration is under way, and its guest certainly not elsewhere.
+
+    All tags may be there once the VMM has stopped its guest without waiting (overlapping.py). Then
+    the destination may have its guest running before the source knows.
+    """
+    status = monitor.migration().status
+    if status == "pre-switchover":
+        return True
+    is_copying = status in ACTIVE - {"device"}
+    return is_copying and monitor.run_state() not in STOPPED_FOR_MIGRATION

@@ -68,6 +68,9 @@ HEARD: Final = " heard"
 
 _STOPS: Final = {"STOP": True, "RESUME": False}
 
+# Steps whose time is kept. A VMM can send any names.
+_STEPS: Final = ACTIVE | _STOPS.keys() | {"completed", "cancelled", "failed"}
+
 
 class MigrationNews:
     """What the VMM's events say of its migration, as they come; for one waiting thread.
@@ -137,6 +140,8 @@ class MigrationNews:
         return self.hurries and self.has_stopped and is_new
 
     def _keep(self, name: str, event: VmEvent) -> None:
+        if name not in _STEPS:
+            return
         self._began_s.setdefault(name, event.time_s)
         self._heard_s.setdefault(f"{name}{HEARD}", time.time())
 

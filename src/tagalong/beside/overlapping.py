@@ -11,24 +11,26 @@ nothing is cancelled: the destination may have let its guest go, and a cancellat
 the very end of the VMM's migration would let it run here, too.
 """
 
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 
-from tagalong.beside.driving import DrivenDeparture, wait_for_end
-from tagalong.beside.monitor import VmmMigration
+from tagalong.beside.driving import Drive, DrivenDeparture, wait_for_end
+from tagalong.beside.monitor import VmmMigration, VmmMonitor
 from tagalong.beside.vmm_settings import PAUSE_FIRST
 from tagalong.errors import CommandError, ConvergenceError, TagalongError
+from tagalong.progress import CancelToken
 
 
 class OverlappingDeparture(DrivenDeparture):
-    """A guest whose VMM we drive, and which hands over while the last tags are under way.
-
-    `has_moved`: it had handed its guest over before it could be cancelled.
-    """
+    """A guest whose VMM we drive, and which hands over while the last tags are under way."""
 
     waits_for_tags = False
-    has_moved = False
-    _end: VmmMigration | None = None
+
+    def __init__(self, monitor: VmmMonitor, cancel: CancelToken, drive: Drive) -> None:
+        super().__init__(monitor, cancel, drive)
+        self._end: VmmMigration | None = None
+        self._cancelling = threading.Lock()
 
     def _wanted(self, capabilities: Mapping[str, bool]) -> dict[str, bool]:
         wanted = super()._wanted(capabilities)
@@ -53,20 +55,16 @@ class OverlappingDeparture(DrivenDeparture):
                 raise
 
     def thaw(self) -> None:
-        """As Freezer: cancel the VMM's migration, unless it has completed: `has_moved`."""
+        """As Freezer: cancel the VMM's migration, unless it has completed: `has_moved`.
+
+        From any thread that sends: all of them find that the tags take too long.
+        """
         self._monitor.news.hurries = False
-        if not self._has_begun or self._has_continued:
-            return
-        self._has_begun = False
-        try:
-            with suppress(CommandError):  # it ends by itself just now
-                self._monitor.ask("migrate_cancel")
-            self._end = wait_for_end(self._monitor, "the VMM to cancel its migration")
-        except TagalongError:
-            self.is_unsettled = True
-        else:
-            self.has_moved = self._end.status == "completed"
-            self._restore()
+        with self._cancelling:
+            if not self._has_begun or self._has_continued:
+                return
+            self._has_begun = False
+            self._await_end("the VMM to cancel its migration", cancels=True)
 
     def abandon(self, *, has_committed: bool) -> None:
         """As WatchedDeparture. After COMMIT the VMM's migration takes its course."""
@@ -74,10 +72,16 @@ class OverlappingDeparture(DrivenDeparture):
             self.thaw()
             return
         self._monitor.news.hurries = False
+        self._await_end("the VMM to hand its guest over", cancels=False)
+
+    def _await_end(self, what: str, *, cancels: bool) -> None:
         try:
-            self._end = wait_for_end(self._monitor, "the VMM to hand its guest over")
-        except TagalongError:
-            self.is_unsettled = True
+            if cancels:
+                with suppress(CommandError):  # it ends by itself just now
+                    self._monitor.ask("migrate_cancel")
+            self._end = wait_for_end(self._monitor, what)
+        except TagalongError as error:
+            self.unsettled = error
         else:
             self.has_moved = self._end.status == "completed"
             self._restore()

@@ -46,6 +46,9 @@ _ENDED = frozenset(("shutdown", "guest-panicked", "internal-error"))
 _SWITCHING = {
     "pre-switchover": "finish-migrate", "device": "finish-migrate", "completed": "postmigrate",
 }  # fmt: skip
+_ENDS_IN_WORDS = {
+    "failed": "has failed", "cancelled": "was cancelled", "cancelling": "is being cancelled",
+}  # fmt: skip
 _NO_POSTCOPY = (
     "the VMM is set to post-copy (postcopy-ram), in which its guest runs at the destination before "
     "its memory, and its tags, are there: switch that off (migrate-set-capabilities)"
@@ -62,11 +65,13 @@ class WatchedDeparture:
     """A guest that another client migrates; implements guest.VmmDeparture and machine.Freezer.
 
     `is_ending` returns whether the VMM's process ends, `no_vcpu_runs` whether every vCPU is out of
-    the guest; both are set once its library can be asked.
+    the guest; both are set once its library can be asked. `has_vmm_failed`: the VMM's own migration
+    has, or did not begin.
     """
 
     def __init__(self, monitor: VmmMonitor, cancel: CancelToken) -> None:
         self.stopped_at: float | None = None
+        self.has_vmm_failed = False
         self.is_ready_for_switchover = False
         self.moments = Moments()
         self._monitor = monitor
@@ -97,10 +102,10 @@ class WatchedDeparture:
         self._look()
         if self._run_state in _ENDED:
             raise GuestEndedError("the guest has ended before it had moved")
-        if self._status.status in ("failed", "cancelled", "cancelling"):
-            why = f": {self._status.error}" if self._status.error else ""
-            kind = MigrationError if self._status.status == "failed" else MigrationCancelledError
-            raise kind(f"the VMM's own migration is {self._status.status}{why}")
+        if self._status.status in _ENDS_IN_WORDS:
+            self.has_vmm_failed = self._status.status == "failed"
+            kind = MigrationError if self.has_vmm_failed else MigrationCancelledError
+            raise kind(self._end_in_words(self._status))
         if self._status.status.startswith("postcopy"):
             raise MigrationError(_NO_POSTCOPY)
         if self._status.status not in ACTIVE and self._run_state not in STOPPED_FOR_MIGRATION:
@@ -108,6 +113,17 @@ class WatchedDeparture:
                 f"the VMM does not migrate any more ({self._status.status}), and its guest is "
                 f"{self._run_state}: the tags go nowhere without it"
             )
+
+    @property
+    def _vmm_uri(self) -> str | None:
+        """Return where the VMM migrates to, None if its driver knows."""
+        return None
+
+    def _end_in_words(self, end: VmmMigration) -> str:
+        to = f" to {self._vmm_uri}" if self._vmm_uri is not None else ""
+        why = f": {end.error}" if end.error else ""
+        words = _ENDS_IN_WORDS.get(end.status, f"has ended ({end.status})")
+        return f"the VMM's own migration{to} {words}{why}"
 
     def note_due(self, ram_bytes: int) -> None:
         """As VmmDeparture: how fast the VMM is, is up to who drives it."""

@@ -23,6 +23,24 @@ from tagalong.errors import (
 from tagalong.migrate import Address, ExecAddress, FdAddress, FileAddress, parse_address
 from tagalong.qapi.migration import MigrationRequest
 
+_MOVED = "postmigrate"
+_HELD = (
+    "The guest is paused at the source (postmigrate), whose VMM has handed it over, and held at "
+    "the destination until its tags are there. Send them again (tagalong migrate CONTROL URI, "
+    "without --vmm-uri), or end the destination and continue the guest at the source (tagalong "
+    "cont)."
+)
+_UNCERTAIN = (
+    "The source holds the VM paused, and the destination may be running it. Ask the destination "
+    "(query-status): if it has the VM, tell the source to quit; if it has not, the source's copy "
+    "is the VM: tell it x-reclaim and cont."
+)
+_UNCERTAIN_BESIDE = (
+    "Ask the process beside the destination (query-migrate): if it has completed, the guest has "
+    "its tags there, so end it at the source (tagalong quit); if it waits for tags, send them "
+    "again (tagalong migrate CONTROL URI, without --vmm-uri)."
+)
+
 _AGAIN = "start a new destination (tagalong run --incoming) and migrate again"
 _AGAIN_BESIDE = "start a new destination (tagalong beside --incoming) and migrate again"
 
@@ -41,15 +59,14 @@ class SourceState:
 
 def next_steps(error: TagalongError, source: SourceState, request: MigrationRequest) -> str:
     """Return two sentences for the operator: where the VM is, and what helps."""
+    is_beside = request.vmm_uri is not None
     if issubclass(_class_of(error), HandoverUncertainError):
-        return (
-            "The source holds the VM paused, and the destination may be running it. Ask the "
-            "destination (query-status): if it has the VM, tell the source to quit; if it has "
-            "not, the source's copy is the VM: tell it x-reclaim and cont."
-        )
+        return _UNCERTAIN_BESIDE if is_beside else _UNCERTAIN
     if source.shutdown_reason is not None:
-        return _after_the_end(error, source.shutdown_reason)
-    if source.run_state is None and request.vmm_uri is not None:
+        return _after_the_end(error, source.shutdown_reason, is_beside=is_beside)
+    if source.run_state == _MOVED:
+        return _HELD
+    if source.run_state is None and is_beside:
         return (
             "The process beside the VMM does not answer. Its guest is at the source, where it may "
             "be paused, unless it has moved already. Put a new process beside the VMM (tagalong "
@@ -70,8 +87,14 @@ def _class_of(error: TagalongError) -> type[TagalongError]:
     return type(error)
 
 
-def _after_the_end(error: TagalongError, reason: str) -> str:
+def _after_the_end(error: TagalongError, reason: str, *, is_beside: bool) -> str:
     """Return what is left to do when the source's process ended during the migration."""
+    if is_beside and not issubclass(_class_of(error), GuestEndedError):
+        return (
+            f"The VMM at the source has ended ({reason}). Ask the process beside the destination "
+            "(query-migrate): if it has completed, the guest may be there; if not, start the guest "
+            "again."
+        )
     if not isinstance(error, RemoteError):
         return (
             f"The source's process ended ({reason}) without saying how the migration ended. Ask "
@@ -122,15 +145,26 @@ _REMEDIES_BESIDE: tuple[tuple[type[TagalongError], str], ...] = (
 
 
 def _remedy(error: TagalongError, request: MigrationRequest) -> str:
-    address = _address(request.uri)
-    is_beside = request.vmm_uri is not None
+    address, stage = _address(request.uri), getattr(error, "stage", None)
+    is_beside = request.vmm_uri is not None or stage is MigrationStage.VMM
     again = _AGAIN_BESIDE if is_beside else _AGAIN
     again = again if _has_destination(address) else "migrate again"
     for kind, remedy in (*(_REMEDIES_BESIDE if is_beside else ()), *_REMEDIES):
         if issubclass(_class_of(error), kind):
             return remedy.format(again=again)
-    stage = getattr(error, "stage", None)
+    if stage is MigrationStage.VMM:
+        return _remedy_for_vmm(request, again)
     return _remedy_for_one_way(address, again) or _remedy_for_link(stage, request, again)
+
+
+def _remedy_for_vmm(request: MigrationRequest, again: str) -> str:
+    """Return what helps where the VMM's own migration failed."""
+    if request.vmm_uri is None:
+        return f"Look at what both VMMs print; then {again}"
+    return (
+        f"See that a VMM waits at {request.vmm_uri} (its own -incoming), and look at what both "
+        f"VMMs print; if that one has ended, {again}"
+    )
 
 
 def _remedy_for_one_way(address: Address | None, again: str) -> str | None:

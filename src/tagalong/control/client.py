@@ -142,6 +142,7 @@ class PreparedCommand:
             if self._descriptor < 0 or self._qmp.is_mid_message:
                 return False
             try:
+                # A Unix socket takes all of so few bytes, or none (net/unix/af_unix.c).
                 return os.write(self._descriptor, self._data) == len(self._data)
             except OSError:
                 return False

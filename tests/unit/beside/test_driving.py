@@ -96,6 +96,38 @@ def test_guest_that_had_moved_is_said_to_be_there(tmp_path: Path, settings: Sett
     assert monitor.told("migrate_cancel") == []
 
 
+def test_guest_that_may_run_elsewhere_is_not_cancelled(
+    tmp_path: Path, settings: SettingsFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU before 10 is "active" to its end if it does not pause; all tags may have arrived."""
+    monitor = ScriptedMonitor(tmp_path)
+    monitor.state, monitor.status = "finish-migrate", VmmMigration("active")
+    looks = iter([VmmMigration("active"), VmmMigration("active"), VmmMigration("completed")])
+    monkeypatch.setattr(monitor, "migration", lambda: next(looks))
+    settings.write(BEFORE)
+
+    words = settled(monitor, settings)
+
+    assert words is not None
+    assert "the guest is at the destination" in words
+    assert monitor.told("migrate_cancel") == []
+
+
+@pytest.mark.parametrize("state", ["running", "paused"])
+def test_guest_that_is_still_copied_is_cancelled(
+    tmp_path: Path, settings: SettingsFile, state: str
+) -> None:
+    monitor = ScriptedMonitor(tmp_path)
+    monitor.state = state
+    monitor.after["migrate_cancel"] = (state, VmmMigration("cancelled"))
+    settings.write(BEFORE)
+
+    words = settled(monitor, settings)
+
+    assert words is not None
+    assert f"its guest is here ({state})" in words
+
+
 def test_vmm_without_progress_ends_the_wait_with_what_it_was_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

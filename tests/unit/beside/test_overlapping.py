@@ -1,6 +1,7 @@
 """A VMM that hands its guest over while the last tags travel: when, and what a failure costs."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import cast
 
@@ -191,6 +192,35 @@ def test_tags_that_take_too_long_go_on_if_the_guest_has_been_handed_over(
     assert departure.finish() == COMPLETED[1]
 
 
+def test_tags_that_take_too_long_for_several_threads_are_given_up_by_none_if_it_is_too_late(
+    monitor: ScriptedMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    departure = begun(monitor, max_downtime_ms=0)
+    stop(monitor)
+    assert departure.is_final
+    monitor.after["migrate_cancel"] = COMPLETED
+    asked, answered = threading.Event(), threading.Event()
+    ask = monitor.ask
+
+    def ask_slowly(command: str, arguments: object = None) -> object:
+        asked.set()
+        assert answered.wait(60)
+        return ask(command, arguments)
+
+    monkeypatch.setattr(monitor, "ask", ask_slowly)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(departure.check_time)
+        assert asked.wait(60)
+        second = threads.submit(departure.check_time)
+        waited = wait((second,), 0.05).done
+        answered.set()
+        first.result()
+        second.result()
+
+    assert not waited
+    assert len(monitor.told("migrate_cancel")) == 1
+
+
 @pytest.mark.parametrize(
     ("end", "kind", "words"),
     [
@@ -235,6 +265,7 @@ def test_vmm_that_does_not_say_what_became_of_its_guest_is_named(
 
     told = explained(MigrationCancelledError("cancelled"), departure)
     assert isinstance(told, MigrationCancelledError)
+    assert "and it does not answer. So what became" in str(told)
     assert "look at both sides" in str(told)
 
 

@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 
 from tagalong.beside.driving import Drive, DrivenDeparture
+from tagalong.beside.explained import explained
 from tagalong.beside.monitor import VmmMigration, VmmMonitor
 from tagalong.beside.switchover import BesideSteering, WatchedDeparture
 from tagalong.beside.vmm_settings import SettingsFile, VmmSettings
@@ -15,8 +16,12 @@ from tagalong.errors import (
     ControlError,
     ConvergenceError,
     GuestEndedError,
+    HandoverUncertainError,
+    HostError,
     MigrationCancelledError,
     MigrationError,
+    MigrationStage,
+    TagalongError,
 )
 from tagalong.machine import RunState
 from tagalong.qapi.events import VmEvent
@@ -168,8 +173,8 @@ def test_last_tags_of_a_watched_guest_are_those_after_its_stop(
 @pytest.mark.parametrize(
     ("state", "status", "error", "words"),
     [
-        ("running", VmmMigration("failed", "no route"), MigrationError, "failed: no route"),
-        ("running", VmmMigration("cancelled"), MigrationCancelledError, "is cancelled"),
+        ("running", VmmMigration("failed", "no route"), MigrationError, "has failed: no route"),
+        ("running", VmmMigration("cancelled"), MigrationCancelledError, "was cancelled"),
         ("running", VmmMigration("postcopy-active"), MigrationError, "postcopy-ram"),
         ("shutdown", VmmMigration("active"), GuestEndedError, "ended before it had moved"),
         ("running", VmmMigration("completed"), MigrationError, "guest is running"),
@@ -223,7 +228,7 @@ def test_postcopy_is_refused_before_anything_moves(monitor: ScriptedMonitor) -> 
 def test_vmm_that_refuses_to_migrate_is_left_as_it_was(monitor: ScriptedMonitor) -> None:
     monitor.refused = {"migrate"}
 
-    with pytest.raises(MigrationError, match="the VMM does not migrate: the VM refused"):
+    with pytest.raises(MigrationError, match="does not migrate to unix:there: the VM refused"):
         driven(monitor).begin()
 
     assert not monitor.known[PAUSE]
@@ -304,6 +309,134 @@ def test_vmm_that_does_not_go_on_has_its_guest_here(
     monitor.after["migrate_cancel"] = ("running", VmmMigration("cancelled"))
     departure.thaw()
     assert len(monitor.told("migrate_cancel")) == 1
+
+
+@pytest.mark.parametrize("can_send", [False, True])
+@pytest.mark.parametrize("is_obeyed", [False, True])
+def test_order_to_go_on_without_an_answer_is_repeated_and_nothing_is_cancelled(
+    monitor: ScriptedMonitor, monkeypatch: pytest.MonkeyPatch, can_send: bool, is_obeyed: bool
+) -> None:
+    """The VMM may have got it: its guest may run at the destination."""
+    monkeypatch.setattr(ScriptedOrder, "can_send", can_send)
+    departure = driven(monitor)
+    departure.begin()
+    monitor.unanswered = {"migrate-continue"}
+    departure.hand_over()
+    end = ("postmigrate", VmmMigration("completed"))
+    if is_obeyed:
+        monitor.refused, (monitor.state, monitor.status) = {"migrate-continue"}, end
+    else:
+        monitor.after["migrate-continue"] = end
+
+    assert departure.finish().status == "completed"
+    departure.abandon(has_committed=False)
+
+    assert len(monitor.told("migrate-continue")) == (1 if is_obeyed else 2)
+    assert monitor.told("migrate_cancel") == []
+
+
+def test_vmm_that_another_client_told_to_go_on_is_not_cancelled(monitor: ScriptedMonitor) -> None:
+    departure = driven(monitor)
+    departure.begin()
+    monitor.refused = {"migrate-continue"}
+    monitor.state, monitor.status = "postmigrate", VmmMigration("completed")
+
+    departure.hand_over()
+
+    assert departure.finish().status == "completed"
+    departure.thaw()
+    assert monitor.told("migrate_cancel") == []
+
+
+def test_vmm_that_does_not_say_how_it_has_handed_over_leaves_both_sides_to_look_at(
+    monitor: ScriptedMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tagalong.beside.driving.STALLED_S", 0.0)
+    departure = driven(monitor)
+    departure.begin()
+    monitor.after["migrate-continue"] = ("finish-migrate", VmmMigration("device"))
+    departure.hand_over()
+
+    with pytest.raises(MigrationError, match="has made no progress") as caught:
+        departure.finish()
+    departure.abandon(has_committed=False)
+
+    told = explained(caught.value, departure)
+    assert isinstance(told, HandoverUncertainError)
+    assert "look at both sides before you let the guest run on either" in str(told)
+    assert monitor.told("migrate_cancel") == []
+
+
+def test_vmm_that_may_have_begun_to_migrate_is_cancelled(monitor: ScriptedMonitor) -> None:
+    """Else it would wait at its switch-over, with its guest stopped, for nobody."""
+    departure = driven(monitor)
+    monitor.unanswered = {"migrate"}
+    monitor.after["migrate_cancel"] = ("running", VmmMigration("cancelled"))
+
+    with pytest.raises(ControlError, match="no answer to migrate"):
+        departure.begin()
+    departure.thaw()
+
+    assert len(monitor.told("migrate_cancel")) == 1
+    assert not monitor.known[PAUSE]
+    assert not monitor.settings.exists()
+
+
+def test_failure_of_the_vmms_own_migration_names_its_destination(monitor: ScriptedMonitor) -> None:
+    departure = driven(monitor)
+    departure.begin()
+    monitor.status = VmmMigration("failed", "Connection refused")
+
+    with pytest.raises(MigrationError) as caught:
+        departure.check()
+
+    told = explained(caught.value, departure)
+    assert str(told) == "the VMM's own migration to unix:there has failed: Connection refused"
+    assert isinstance(told, MigrationError)
+    assert told.stage is MigrationStage.VMM
+
+
+def test_tags_that_a_watched_vmm_may_have_do_not_speak_of_a_held_guest_only(
+    monitor: ScriptedMonitor,
+) -> None:
+    error = HandoverUncertainError("reclaim it here (x-reclaim)")
+    error.__cause__ = HostError("no answer came")
+
+    told = explained(error, watched(monitor))
+
+    assert isinstance(told, HandoverUncertainError)
+    assert "(no answer came)" in str(told)
+    assert "If it runs at the destination, end it here (quit)" in str(told)
+    assert "x-reclaim" not in str(told)
+
+
+@pytest.mark.parametrize("is_uncertain", [False, True])
+def test_vmm_that_is_not_cancelled_is_said_so_whatever_failed(
+    monitor: ScriptedMonitor, is_uncertain: bool
+) -> None:
+    departure = driven(monitor)
+    departure.begin()
+    monitor.refused = {"migrate_cancel"}
+    error: TagalongError = HostError("no answer came")
+    if is_uncertain:
+        error = HandoverUncertainError("uncertain")
+        error.__cause__ = HostError("no answer came")
+
+    departure.abandon(has_committed=is_uncertain)
+
+    told = explained(error, departure)
+    assert str(told).startswith(
+        "no answer came. The VMM did not let its migration be cancelled (the VM refused "
+    )
+    assert not isinstance(told, HandoverUncertainError)
+
+
+def test_steps_of_any_name_are_not_kept(monitor: ScriptedMonitor) -> None:
+    for number in range(100):
+        monitor.news.note(VmEvent("MIGRATION", 1.0, {"status": f"step {number}"}))
+    monitor.news.note(VmEvent("MIGRATION", 2.0, {"status": "device"}))
+
+    assert monitor.news.moments_s().keys() == {"device", "device heard"}
 
 
 def test_other_work_waits_only_while_the_guest_is_stopped(monitor: ScriptedMonitor) -> None:

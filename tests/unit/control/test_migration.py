@@ -9,8 +9,8 @@ import pytest
 
 from tagalong.control.advice import SourceState, next_steps
 from tagalong.control.cancellation import follow_or_cancel
-from tagalong.control.client import connect
-from tagalong.control.migration import migrate_vm
+from tagalong.control.client import ControlClient, connect
+from tagalong.control.migration import await_migration, migrate_vm
 from tagalong.errors import (
     AuthenticationError,
     CommandError,
@@ -28,10 +28,15 @@ from tagalong.errors import (
     UsageError,
 )
 from tagalong.qapi.failure import Failure
-from tagalong.qapi.migration import MigrationInfo, MigrationRequest
+from tagalong.qapi.migration import (
+    MigrationInfo,
+    MigrationRequest,
+    MigrationStatus,
+    SocketAddress,
+)
 from tagalong.qapi.reports import MigrationResult
 from tagalong.qapi.settings import MigrationSettings
-from tests.support.results import migration_result
+from tests.support.results import ARRIVAL, migration_result
 from tests.support.served_vm import ServedVm, served_vm
 
 TIMEOUT_S = 60.0
@@ -268,3 +273,59 @@ def test_next_steps_uncertain_handover_sends_to_the_destination() -> None:
         "destination (query-status): if it has the VM, tell the source to quit; if it has "
         "not, the source's copy is the VM: tell it x-reclaim and cont."
     )
+
+
+BESIDE = MigrationRequest("tcp:host.example:1", vmm_uri="tcp:host.example:2")
+
+
+def test_next_steps_when_the_vmms_own_migration_failed_name_its_destination() -> None:
+    error = at(MigrationStage.VMM, MigrationError("x"))
+
+    for told in (error, remote(error)):
+        steps = next_steps(told, RUNNING, BESIDE)
+        assert "See that a VMM waits at tcp:host.example:2 (its own -incoming)" in steps
+        assert steps.endswith(
+            "start a new destination (tagalong beside --incoming) and migrate again."
+        )
+    assert "Look at what both VMMs print" in next_steps(remote(error), RUNNING, REQUEST)
+    saved = MigrationRequest("file:/srv/tags", vmm_uri="file:/srv/qemu")
+    assert "waits at file:/srv/qemu" in next_steps(remote(error), RUNNING, saved)
+
+
+def test_next_steps_after_the_vmms_hand_over_send_the_tags_and_start_no_destination() -> None:
+    steps = next_steps(remote(MigrationError("x")), SourceState("postmigrate"), BESIDE)
+
+    assert "held at the destination until its tags are there" in steps
+    assert "Send them again (tagalong migrate CONTROL URI, without --vmm-uri)" in steps
+    assert "new destination" not in steps
+    assert "nothing was started" not in steps
+
+
+def test_next_steps_uncertain_beside_another_vmm_have_no_command_that_it_lacks() -> None:
+    steps = next_steps(remote(HandoverUncertainError("x")), SourceState("postmigrate"), BESIDE)
+
+    assert "if it waits for tags, send them again" in steps
+    assert "x-reclaim" not in steps
+
+
+def test_next_steps_when_the_vmm_beside_has_ended_send_to_the_destination() -> None:
+    steps = next_steps(remote(MigrationError("x")), SourceState(None, "host-error"), BESIDE)
+
+    assert steps.startswith("The VMM at the source has ended (host-error). Ask the process beside")
+    assert "nothing was started" not in steps
+
+
+@pytest.mark.parametrize("info", [
+    MigrationInfo(MigrationStatus.COMPLETED, report=ARRIVAL),
+    MigrationInfo(MigrationStatus.SETUP, socket_address=SocketAddress("unix", {"path": "/in"})),
+])  # fmt: skip
+def test_await_migration_at_a_vm_that_arrives_says_where_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, info: MigrationInfo
+) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(TIMEOUT_S), served_vm(tmp_path / "vm.sock") as served:
+            monkeypatch.setattr(ControlClient, "migration", lambda _: asyncio.sleep(0, info))
+            await await_migration(served.path, ignore)
+
+    with pytest.raises(CommandError, match="is one to here, and reported at its source"):
+        asyncio.run(run())
