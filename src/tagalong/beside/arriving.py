@@ -21,15 +21,27 @@ class ArrivingGuest(BesideGuest):
     """
 
     def __init__(
-        self, link: LibraryLink, touched: dict[int, PageBitmap], *, tags_in_place: bool = False
+        self,
+        link: LibraryLink,
+        touched: dict[int, PageBitmap],
+        *,
+        tags_in_place: bool = False,
+        guest_id: bytes = b"",
     ) -> None:
-        super().__init__(link)
+        super().__init__(link, guest_id=guest_id)
         self.description = replace(self.description, tags_in_place=tags_in_place)
         self._touched = touched
         self.moments = Moments()
 
     def require_like(self, description: MachineDescription) -> None:
         """Raise MachineMismatchError naming what differs from the source's VM."""
+        name_here, name_there = self.description.guest_id, description.guest_id
+        if name_here and name_there and name_here != name_there:
+            raise MachineMismatchError(
+                "the source's VMM has another UUID than the one here, so these tags are of another "
+                "guest: give the address at which this guest's own destination awaits its tags, or "
+                "both VMMs the same UUID (-uuid)"
+            )
         here, there = self.description.page_size_bytes, description.page_size_bytes
         if here != there:
             raise MachineMismatchError(

@@ -137,10 +137,11 @@ def ram_slots(link: LibraryLink, state: LinkState) -> tuple[MemorySlot, ...]:
 class BesideGuest:
     """The VM behind a link as it is now; implements machine.Machine. Not started or stopped here.
 
-    Raises HostError if its tags cannot be carried, or the link broke.
+    `guest_id`: as in MachineDescription. Raises HostError if its tags cannot be carried, or the
+    link broke.
     """
 
-    def __init__(self, link: LibraryLink) -> None:
+    def __init__(self, link: LibraryLink, *, guest_id: bytes = b"") -> None:
         self.link = link
         state = link.state()
         require_usable(state)
@@ -156,6 +157,7 @@ class BesideGuest:
             regions=tuple(RegionDescription(Gpa(it.gpa), it.size_bytes) for it in self._slots),
             devices=(),
             has_data=False,
+            guest_id=guest_id,
         )
         self.memory = GuestMemory(
             [
@@ -301,8 +303,10 @@ class BesideGuest:
 class DepartingGuest(BesideGuest):
     """A guest whose tags leave, while the VMM moves the rest."""
 
-    def __init__(self, link: LibraryLink, departure: VmmDeparture) -> None:
-        super().__init__(link)
+    def __init__(
+        self, link: LibraryLink, departure: VmmDeparture, *, guest_id: bytes = b""
+    ) -> None:
+        super().__init__(link, guest_id=guest_id)
         self._departure = departure
         self._harvested = [HarvestedTags() for _ in self._slots]
         self._final_runs: int | None = None  # of the harvest that took all that was left

@@ -59,6 +59,7 @@ class TagsIncoming:
         self._touched = dict[int, PageBitmap]()
         self._end = migrate.EndOrder()
         self._is_closed = False
+        self._guest_id = b""
         self._link: LibraryLink | None = None
         self._moments = Moments()
         self._thread: threading.Thread | None = None
@@ -66,8 +67,11 @@ class TagsIncoming:
         self.uri = str(self._listener.address)
         self.record = self._new_record()
 
-    def start(self) -> None:
-        """Begin to wait."""
+    def start(self, guest_id: bytes = b"") -> None:
+        """Begin to wait, for the tags of the guest that is named so, if it is."""
+        if self._is_closed:
+            return
+        self._guest_id = guest_id
         self._emit(self.record)
         self._thread = threading.Thread(target=self._run, name="incoming-tags", daemon=True)
         self._thread.start()
@@ -157,7 +161,12 @@ class TagsIncoming:
                 "the guest here is not held: its VMM was started without --incoming, or its tags "
                 "have arrived already"
             )
-        guest = ArrivingGuest(self._link, self._touched, tags_in_place=description.tags_in_place)
+        guest = ArrivingGuest(
+            self._link,
+            self._touched,
+            tags_in_place=description.tags_in_place,
+            guest_id=self._guest_id,
+        )
         guest.require_like(description)
         self._moments = guest.moments
         return guest

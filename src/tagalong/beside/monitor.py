@@ -9,9 +9,13 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
+from uuid import UUID
 
 from tagalong.control.client import ControlClient
+from tagalong.errors import ControlError
+from tagalong.machine.state import GUEST_ID_BYTES
 from tagalong.qapi.events import VmEvent
 from tagalong.qapi.json_fields import JsonFields, array_of, boolean, fields, integer, text
 
@@ -184,6 +188,15 @@ class VmmMonitor:
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Run a command in the event loop and return its value."""
         return await self._client.execute(command, arguments, timeout_s=_ANSWER_S)
+
+    async def guest_id(self) -> bytes:
+        """Return eight bytes that name the guest, as MachineDescription; none without a UUID."""
+        try:
+            members = JsonFields(await self.execute("query-uuid"), "query-uuid")
+            uuid = UUID(members.read("UUID", text))
+        except (ControlError, ValueError):
+            return b""
+        return sha256(uuid.bytes).digest()[:GUEST_ID_BYTES] if uuid.int else b""
 
     def ask(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Run a command and wait for its value, in a thread that is not the event loop's."""

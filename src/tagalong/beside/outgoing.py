@@ -71,12 +71,14 @@ Emit = Callable[[MigrationRecord], None]
 class VmmAccess:
     """How to reach the VMM: its monitor, and the library in its process.
 
-    `settings`: where the VMM's own settings are noted while we drive it.
+    `settings`: where the VMM's own settings are noted while we drive it. `guest_id`: what names
+    its guest, as in MachineDescription.
     """
 
     monitor: VmmMonitor
     library: Path
     settings: SettingsFile
+    guest_id: bytes = b""
 
 
 class TagsOutgoing:
@@ -172,7 +174,7 @@ class TagsOutgoing:
             if _may_stay(request, departure):
                 report = self._compare_or_send(request, departure, cancelled, link)
             else:
-                guest = DepartingGuest(link, departure)
+                guest = DepartingGuest(link, departure, guest_id=self._access.guest_id)
                 report = self._migrate(request, departure, cancelled, guest)
         end = departure.finish()
         report = replace(report, rounds=_merged(report.rounds))
@@ -197,7 +199,7 @@ class TagsOutgoing:
         if its release cannot compare.
         """
         until = time.monotonic()
-        staying = StayingGuest(link, departure)
+        staying = StayingGuest(link, departure, guest_id=self._access.guest_id)
         if staying.is_shared:
             try:
                 return self._migrate(request, departure, cancelled, staying)
@@ -207,7 +209,7 @@ class TagsOutgoing:
             until = time.monotonic() + _LISTENS_AGAIN_S
         staying.close()
         while True:
-            guest = DepartingGuest(link, departure)
+            guest = DepartingGuest(link, departure, guest_id=self._access.guest_id)
             try:
                 return self._migrate(request, departure, cancelled, guest)
             except MigrationError as error:

@@ -157,6 +157,7 @@ class _BesideProcess:
         self._outgoing: TagsOutgoing | None = None
         self._monitor: VmmMonitor | None = None
         self._has_said_shutdown = False
+        self._guest_id = b""
         self._library = beside(options.control, LIBRARY_SUFFIX)
         self._monitor_path = beside(options.control, MONITOR_SUFFIX)
         self._settings = SettingsFile(beside(options.control, SETTINGS_SUFFIX))
@@ -241,13 +242,14 @@ class _BesideProcess:
             self._monitor.reconnected(client)
             return
         self._monitor = VmmMonitor(client, asyncio.get_running_loop())
-        access = self._access()
-        self._settling = asyncio.ensure_future(self._settle(access))
-        if self._incoming is not None:
-            self._incoming.start()
+        self._settling = asyncio.ensure_future(self._settle(self._monitor))
 
-    async def _settle(self, access: VmmAccess) -> None:
+    async def _settle(self, monitor: VmmMonitor) -> None:
         """End what an earlier process beside this VMM has left; then migrations may begin."""
+        self._guest_id = await monitor.guest_id()
+        if self._incoming is not None:
+            self._incoming.start(self._guest_id)
+        access = self._access()
         try:
             words = await asyncio.to_thread(settle, access.monitor, access.settings)
         except TagalongError as error:
@@ -260,7 +262,7 @@ class _BesideProcess:
         self._outgoing = TagsOutgoing(access, self._migration_changed)
 
     def _access(self) -> VmmAccess:
-        return VmmAccess(self._require_monitor(), self._library, self._settings)
+        return VmmAccess(self._require_monitor(), self._library, self._settings, self._guest_id)
 
     def _saved_vm(self) -> VmmAccess:
         """Return how to look at the guest. Raises RunStateError, HostError if that is not now."""

@@ -19,8 +19,10 @@ class StayingGuest(DepartingGuest):
     None of them is sent; both ends compare a digest of all of them once the guest has stopped.
     """
 
-    def __init__(self, link: LibraryLink, departure: VmmDeparture) -> None:
-        super().__init__(link, departure)
+    def __init__(
+        self, link: LibraryLink, departure: VmmDeparture, *, guest_id: bytes = b""
+    ) -> None:
+        super().__init__(link, departure, guest_id=guest_id)
         self.description = replace(self.description, tags_in_place=True)
 
     def _harvest(self, kind: Harvest) -> list[PageBitmap]:

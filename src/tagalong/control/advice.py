@@ -139,7 +139,7 @@ _REMEDIES_BESIDE: tuple[tuple[type[TagalongError], str], ...] = (
     ),
     (
         MachineMismatchError,
-        "Give the destination's VMM the source's machine, memory, vCPUs and devices: {again}",
+        "Give the destination's VMM the source's machine, memory, vCPUs, devices and UUID: {again}",
     ),
 )
 

@@ -90,6 +90,9 @@ DEFAULT_CONSOLE: Final = DeviceDescription("pl011", "pl011", Gpa(0x0900_0000), 0
 """The console of a machine whose description names no devices: no line, no choices."""
 
 
+GUEST_ID_BYTES: Final = 8
+
+
 @dataclass(frozen=True)
 class MachineDescription:
     """What a destination must know before it can hold a machine.
@@ -99,6 +102,8 @@ class MachineDescription:
     `has_data`: False for a VM of another VMM, which moves its data itself: only its tags are ours.
     `tags_in_place`: another VMM on this host takes its memory over as it is, so its tags are
     there already, and a migration only compares them.
+    `guest_id`: `GUEST_ID_BYTES` that name a guest of another VMM, the same at both ends; none if
+    it has no name there.
     `gic`: its interrupt controller; without one, lines of devices share an input of vCPU 0.
     Raises UsageError if two devices have one name, if a frame of the GIC overlaps RAM, a device or
     another frame, or if the GIC lacks the interrupt of a device.
@@ -112,6 +117,7 @@ class MachineDescription:
     gic: GicDescription | None = None
     has_data: bool = True
     tags_in_place: bool = False
+    guest_id: bytes = b""
 
     def __post_init__(self) -> None:
         counts = Counter(device.name for device in self.devices)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from tagalong import wire
 from tagalong.errors import MachineMismatchError, MigrationError, TagalongError, UsageError
 from tagalong.machine import Machine, MachineDescription
+from tagalong.machine.state import GUEST_ID_BYTES
 from tagalong.machine_records import (
     description_of_record,
     record_of_description,
@@ -196,7 +197,9 @@ class _Destination:
         granted = wire.Hello(
             wire.Role.DESTINATION,
             hello.migration_id,
-            compatible_features=wire.SUPPORTED_FEATURES | is_auto,
+            compatible_features=wire.SUPPORTED_FEATURES
+            | is_auto
+            | (wire.Feature.GUEST_ID if self._tags_only else 0),
             mandatory_features=self._granted_features(hello),
             channels=1 if is_alone else min(hello.channels, most),
             reconnect_s=0 if is_alone else hello.reconnect_s,
@@ -212,7 +215,7 @@ class _Destination:
     def _provide(self, granted: wire.Hello, listener: SocketListener | None) -> Filling:
         """Build the machine that is described, and make ready to fill it."""
         record = self._link.expect(wire.MachineRecord)
-        machine = self._build_machine(record)
+        machine = self._build_machine(record, granted.migration_id)
         machine.check_state(state_of_record(self._link.expect(wire.StateRecord)))
         inventory = PageInventory(machine, granted.channels)
         has_tags = record.mte_version != 0
@@ -245,7 +248,8 @@ class _Destination:
         self._link.interrupt_with(filling.check)
         return filling
 
-    def _build_machine(self, record: wire.MachineRecord) -> Machine:
+    def _build_machine(self, record: wire.MachineRecord, migration_id: bytes) -> Machine:
+        names_guest = bool(self._link.features & wire.Feature.GUEST_ID)
         try:
             description = description_of_record(record)
             machine = self._machine = self._build(
@@ -253,6 +257,7 @@ class _Destination:
                     description,
                     has_data=not self._tags_only,
                     tags_in_place=bool(self._link.features & wire.Feature.TAGS_IN_PLACE),
+                    guest_id=migration_id[-GUEST_ID_BYTES:] if names_guest else b"",
                 )
             )
         except UsageError as error:  # of a machine's own constructor: it cannot be like this

@@ -51,7 +51,9 @@ class SetUp:
         return wire.Hello(
             wire.Role.SOURCE,
             migration_id,
-            compatible_features=wire.SUPPORTED_FEATURES | is_auto,
+            compatible_features=wire.SUPPORTED_FEATURES
+            | is_auto
+            | (wire.Feature.GUEST_ID if session.machine.description.guest_id else 0),
             mandatory_features=_mandatory_features(session.machine.description),
             channels=channels if may_return else 1,
             reconnect_s=options.reconnect_s if may_return else 0,

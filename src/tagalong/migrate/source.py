@@ -136,7 +136,8 @@ class _Source:
 
     def __init__(self, session: SourceSession, connect_again: Connect | None) -> None:
         self._session = session
-        self._id = secrets.token_bytes(MIGRATION_ID_BYTES)
+        guest_id = session.machine.description.guest_id
+        self._id = secrets.token_bytes(MIGRATION_ID_BYTES - len(guest_id)) + guest_id
         self._began = time.monotonic()
         self._set_up = SetUp(session, connect_again)
         self._precopy = PreCopy(session)

@@ -69,12 +69,13 @@ class Feature(IntFlag):
     TAGS_IN_PLACE = 1 << 5
     TAG_RUNS = 1 << 6
     AUTO_CHANNELS = 1 << 7
+    GUEST_ID = 1 << 8
 
 
 # A plain int: the complement of an IntFlag has none of the bits that have no name.
 SUPPORTED_FEATURES = int(Feature.ZSTD | Feature.CHANNELS | Feature.RESUME | Feature.TAG_RUNS)
 KNOWN_FEATURES = SUPPORTED_FEATURES | int(
-    Feature.TAGS_ONLY | Feature.TAGS_IN_PLACE | Feature.AUTO_CHANNELS
+    Feature.TAGS_ONLY | Feature.TAGS_IN_PLACE | Feature.AUTO_CHANNELS | Feature.GUEST_ID
 )
 
 

@@ -118,8 +118,9 @@ def send(
     options: MigrationOptions,
     *,
     ahead: bool = False,
+    guest_id: bytes = b"",
 ) -> None:
-    with closing(DepartingGuest(source.link(), departure)) as guest:
+    with closing(DepartingGuest(source.link(), departure, guest_id=guest_id)) as guest:
         steering = ScriptedSteering(departure, guest)
         steering.commits_ahead = ahead
         migrate_to(uri, guest, options, steering=steering)
@@ -128,8 +129,9 @@ def send(
 class Destination:
     """Receives tags into a library, in a thread."""
 
-    def __init__(self, library: FakeLibrary, uri: str) -> None:
+    def __init__(self, library: FakeLibrary, uri: str, *, guest_id: bytes = b"") -> None:
         self.arrival: Arrival | None = None
+        self._guest_id = guest_id
         self.error: Exception | None = None
         self.touched = dict[int, PageBitmap]()
         self._link = library.link()
@@ -139,7 +141,12 @@ class Destination:
         self.thread.start()
 
     def _build(self, description: MachineDescription) -> Machine:
-        guest = ArrivingGuest(self._link, self.touched, tags_in_place=description.tags_in_place)
+        guest = ArrivingGuest(
+            self._link,
+            self.touched,
+            tags_in_place=description.tags_in_place,
+            guest_id=self._guest_id,
+        )
         guest.require_like(description)
         return guest
 
@@ -177,6 +184,44 @@ def test_tags_of_a_guest_that_changes_them_arrive_whole(
     assert source.tags[5, 0] == 0x99
     assert not destination.held
     assert awaited.arrival.digest is not None
+
+
+def test_tags_of_another_guest_are_refused_by_name(
+    libraries: tuple[FakeLibrary, FakeLibrary], tmp_path: Path
+) -> None:
+    """Two guests of one shape whose tags were given each other's addresses."""
+    source, destination = libraries
+    awaited = Destination(destination, f"unix:{tmp_path}/in", guest_id=b"guest  2")
+
+    with pytest.raises(MachineMismatchError, match="the source's VMM has another UUID"):
+        send(
+            source, awaited.uri, ScriptedDeparture(source), MigrationOptions(), guest_id=b"guest  1"
+        )
+    awaited.thread.join()
+
+    assert isinstance(awaited.error, MachineMismatchError)
+    assert destination.held
+    assert not awaited.touched
+
+
+@pytest.mark.parametrize(
+    ("there", "here"), [(b"guest  1", b"guest  1"), (b"", b"guest  1"), (b"guest  1", b"")]
+)
+def test_tags_of_a_guest_arrive_if_it_is_the_same_or_one_end_has_no_name_for_it(
+    libraries: tuple[FakeLibrary, FakeLibrary], tmp_path: Path, there: bytes, here: bytes
+) -> None:
+    """A VMM may have no UUID, and a peer of an earlier release does not tell."""
+    source, destination = libraries
+    awaited = Destination(destination, f"unix:{tmp_path}/in", guest_id=here)
+
+    send(
+        source, awaited.uri, ScriptedDeparture(source), MigrationOptions(channels=3), guest_id=there
+    )
+    awaited.thread.join()
+
+    assert awaited.arrival is not None
+    assert bytes.fromhex(awaited.arrival.migration_id).endswith(there)
+    assert np.array_equal(source.tags, destination.tags)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -206,7 +206,9 @@ def test_next_steps_of_a_vm_beside_another_vmm_are_what_that_vmm_has() -> None:
     other = next_steps(MachineMismatchError("x"), RUNNING, request)
 
     assert "let the VMM slow its guest down (its own auto-converge)" in slow
-    assert "Give the destination's VMM the source's machine, memory, vCPUs and devices" in other
+    assert (
+        "Give the destination's VMM the source's machine, memory, vCPUs, devices and UUID" in other
+    )
     assert "--auto-converge" not in slow
     assert "--machine" not in other
 
