@@ -87,6 +87,14 @@ def wait_for_end(monitor: VmmMonitor, what: str) -> VmmMigration:
     return now
 
 
+def has_left(monitor: VmmMonitor, end: VmmMigration) -> bool:
+    """Return whether a VMM's migration that ended so has taken its guest away.
+
+    A VMM says "completed" of the one that brought its guest, too, until it begins another.
+    """
+    return end.status == "completed" and monitor.run_state() in STOPPED_FOR_MIGRATION
+
+
 @dataclass(frozen=True)
 class Drive:
     """How to drive the VMM's migration: its URI, and the downtime that the operator allows.
@@ -227,10 +235,10 @@ class DrivenDeparture(WatchedDeparture):
         try:
             self._monitor.ask("migrate_cancel")
             end = wait_for_end(self._monitor, "the VMM to cancel its migration")
+            self.has_moved = has_left(self._monitor, end)
         except TagalongError as error:
             self.unsettled = error
         else:
-            self.has_moved = end.status == "completed"
             self._restore()
 
     def hand_over(self) -> None:
@@ -344,13 +352,14 @@ def settle(monitor: VmmMonitor, settings: SettingsFile) -> str | None:
         with suppress(CommandError):  # it ends by itself just now
             monitor.ask("migrate_cancel")
     end = wait_for_end(monitor, "the end of a migration that an earlier process had begun")
+    left = has_left(monitor, end)
     before.apply(monitor)
     settings.remove()
     words = (
         "the process beside this VMM was ended while it moved the guest: the VMM's migration is "
         f"{end.status}"
     )
-    if end.status == "completed":
+    if left:
         return (
             f"{words}, and the guest is at the destination; if its tags had not arrived there, it "
             "is held: then send them (tagalong migrate CONTROL URI)"

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 
-from tagalong.beside.driving import Drive, DrivenDeparture, wait_for_end
+from tagalong.beside.driving import Drive, DrivenDeparture, has_left, wait_for_end
 from tagalong.beside.monitor import VmmMigration, VmmMonitor
 from tagalong.beside.vmm_settings import PAUSE_FIRST
 from tagalong.errors import CommandError, ConvergenceError, TagalongError
@@ -80,10 +80,10 @@ class OverlappingDeparture(DrivenDeparture):
                 with suppress(CommandError):  # it ends by itself just now
                     self._monitor.ask("migrate_cancel")
             self._end = wait_for_end(self._monitor, what)
+            self.has_moved = has_left(self._monitor, self._end)
         except TagalongError as error:
             self.unsettled = error
         else:
-            self.has_moved = self._end.status == "completed"
             self._restore()
 
     def hand_over(self) -> None:

@@ -113,6 +113,20 @@ def test_guest_that_may_run_elsewhere_is_not_cancelled(
     assert monitor.told("migrate_cancel") == []
 
 
+def test_guest_that_a_migration_had_brought_here_is_not_said_to_be_elsewhere(
+    tmp_path: Path, settings: SettingsFile
+) -> None:
+    """The process was killed before it told the VMM to migrate."""
+    monitor = ScriptedMonitor(tmp_path)
+    monitor.status = VmmMigration("completed")
+    settings.write(BEFORE)
+
+    words = settled(monitor, settings)
+
+    assert words is not None
+    assert "its guest is here (running)" in words
+
+
 @pytest.mark.parametrize("state", ["running", "paused"])
 def test_guest_that_is_still_copied_is_cancelled(
     tmp_path: Path, settings: SettingsFile, state: str

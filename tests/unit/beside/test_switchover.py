@@ -382,6 +382,18 @@ def test_vmm_that_may_have_begun_to_migrate_is_cancelled(monitor: ScriptedMonito
     assert not monitor.settings.exists()
 
 
+def test_vmm_whose_guest_had_come_by_a_migration_has_not_handed_it_over(
+    monitor: ScriptedMonitor,
+) -> None:
+    departure = driven(monitor)
+    departure.begin()
+    monitor.status = VmmMigration("completed")
+
+    departure.thaw()
+
+    assert not departure.has_moved
+
+
 def test_failure_of_the_vmms_own_migration_names_its_destination(monitor: ScriptedMonitor) -> None:
     departure = driven(monitor)
     departure.begin()
