@@ -33,6 +33,7 @@ DEFAULT_SETTINGS: Final = Path("/etc/tagalong/beside.toml")
 
 _MAX_BYTES: Final = 1 << 16
 _READY_S: Final = 60.0
+_ENDS_S: Final = 5.0
 _POLL_S: Final = 0.01
 
 _ASKS = frozenset(("-version", "-help", "-h", "-V"))
@@ -135,12 +136,10 @@ def _run_guest(
         beside,
         socket_for,
     )
-    from tagalong.socket_files import remove_if_stale  # noqa: PLC0415
 
     check_command(command)
     control, holds = Path(settings.folder) / f"{name}.sock", awaits_migration(command)
-    if not remove_if_stale(control):
-        raise UsageError(f"another process listens on {control}: is {name} running already?")
+    _require_free(control, name)
     with ExitStack() as stack:  # leaves only if QEMU cannot be started
         library = stack.enter_context(socket_for(beside(control, LIBRARY_SUFFIX), "socket"))
         monitor = stack.enter_context(socket_for(beside(control, MONITOR_SUFFIX), "monitor"))
@@ -154,6 +153,20 @@ def _run_guest(
             with_monitor(command, monitor.fileno()),
             environment(variables, library_path(), library.fileno(), holds=holds),
         )
+
+
+def _require_free(control: Path, name: str) -> None:
+    """Raise UsageError if a process is beside a domain of that name.
+
+    That of a domain that has just ended, and is started again, ends within a moment.
+    """
+    from tagalong.socket_files import remove_if_stale  # noqa: PLC0415 (as above)
+
+    until = time.monotonic() + _ENDS_S
+    while not remove_if_stale(control):
+        if time.monotonic() > until:
+            raise UsageError(f"another process listens on {control}: is {name} running already?")
+        time.sleep(_POLL_S)
 
 
 def _put_beside(

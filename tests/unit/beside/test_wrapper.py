@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from tagalong.beside import wrapper
 from tagalong.beside.vmm import socket_for
 from tagalong.beside.wrapper import (
     WrapperSettings,
@@ -138,6 +140,20 @@ def test_domain_whose_tags_cannot_be_awaited_is_not_started(settings: Path) -> N
 
     assert not out(settings).exists()
     assert [*settings.parent.glob("arm_1.sock*")] == []
+
+
+def test_domain_whose_name_is_in_use_waits_for_the_end_of_a_process_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = tmp_path / "web.sock"
+    with socket_for(control, "socket") as before:
+        threading.Timer(0.1, before.close).start()
+        wrapper._require_free(control, "web")
+    assert not control.exists()
+
+    monkeypatch.setattr(wrapper, "_ENDS_S", 0.0)
+    with socket_for(control, "socket"), pytest.raises(UsageError, match="is web running already"):
+        wrapper._require_free(control, "web")
 
 
 @pytest.mark.parametrize(
