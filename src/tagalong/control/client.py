@@ -129,10 +129,10 @@ class PreparedCommand:
     Its descriptor is closed with the connection: a VMM takes the next one only then.
     """
 
-    def __init__(self, qmp: _BoundedClient, name: str, data: bytes) -> None:
+    def __init__(self, qmp: _BoundedClient, command: str, arguments: Mapping[str, object]) -> None:
         self._qmp = qmp
-        self._data = data
         self._descriptor = qmp.own_descriptor()
+        name, self._data = qmp.encode(command, arguments)
         self._reply = asyncio.ensure_future(qmp.reply(name))
         self._reply.add_done_callback(self._ended)
 
@@ -248,7 +248,7 @@ class ControlClient:
         return await self._run(command, self._prepare(command, arguments), ANSWER_TIMEOUT_S)
 
     async def _prepare(self, command: str, arguments: Mapping[str, object]) -> PreparedCommand:
-        return PreparedCommand(self._qmp, *self._qmp.encode(command, arguments))
+        return PreparedCommand(self._qmp, command, arguments)
 
     async def answered(self, command: str, prepared: PreparedCommand) -> None:
         """Wait for the answer to a prepared command that was sent. Raises as `execute`."""
