@@ -255,9 +255,10 @@ class TagsOutgoing:
         self._end(MigrationStatus.COMPLETED)
 
     def _failed(self, error: TagalongError, departure: WatchedDeparture, *, stands: bool) -> None:
+        told = explained(error, departure)
         if self.record is not None:
-            self.record.error = explained(error, departure)
-        is_order = isinstance(error, MigrationCancelledError)
+            self.record.error = told
+        is_order = isinstance(told, MigrationCancelledError)
         status = MigrationStatus.CANCELLED if is_order else MigrationStatus.FAILED
         if not stands:
             self._end(status)

@@ -25,6 +25,7 @@ from tagalong.errors import (
     UsageError,
 )
 from tagalong.qapi.migration import MigrationRequest, MigrationStatus, Switchover
+from tagalong.qapi.reports import MigrationResult
 from tests.support.fake_tag_server import FakeLibrary
 from tests.support.scripted_monitor import ScriptedMonitor
 
@@ -151,3 +152,27 @@ def test_order_that_cannot_be_kept_is_refused_before_the_vmm_migrates(
     assert record.status is MigrationStatus.FAILED
     assert what in str(record.error)
     assert not scene.monitor.told("migrate")
+
+
+def test_order_that_is_cancelled_while_its_answer_is_awaited_is_said_to_be_cancelled(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = HandoverUncertainError("uncertain")
+    error.__cause__ = MigrationCancelledError("the migration was cancelled")
+
+    def send(*_: object) -> MigrationResult:
+        raise error
+
+    monkeypatch.setattr(TagsOutgoing, "_send", send)
+
+    async def play() -> TagsOutgoing:
+        outgoing = scene.new()
+        outgoing.start(MigrationRequest(scene.uri, vmm_uri="unix:/b"))
+        await until(lambda: not outgoing.is_under_way)
+        return outgoing
+
+    record = asyncio.run(play()).record
+
+    assert record is not None
+    assert record.status is MigrationStatus.CANCELLED
+    assert isinstance(record.error, MigrationCancelledError)
