@@ -252,6 +252,7 @@ class FakeVmm:
 _COMMANDS: Mapping[str, Callable[[FakeVmm, JsonObject], object]] = {
     "qmp_capabilities": lambda _vmm, _arguments: {},
     "query-status": FakeVmm.query_status,
+    "query-uuid": lambda _vmm, _arguments: {"UUID": "2f1d5a3e-0000-4000-8000-0123456789ab"},
     "query-migrate": FakeVmm.query_migrate,
     "query-migrate-capabilities": FakeVmm.query_capabilities,
     "migrate-set-capabilities": FakeVmm.set_capabilities,
