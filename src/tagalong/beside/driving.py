@@ -261,8 +261,8 @@ class DrivenDeparture(WatchedDeparture):
     def finish(self) -> VmmMigration:
         """Wait for the end of the VMM's migration, and return what it says of that.
 
-        Raises MigrationError if it failed: its guest runs here again; ControlError if the VMM does
-        not say, which is `unsettled` then.
+        Raises MigrationError if it failed: its guest runs here again; as wait_for_end if the VMM
+        does not say, `unsettled` then.
         """
         if self._is_answer_due and self._order is not None:
             self._refusal = self._error_of(self._order.require_answer)
@@ -282,7 +282,7 @@ class DrivenDeparture(WatchedDeparture):
         self._restore()
         if end.status != "completed":
             self.has_vmm_failed = True
-            raise MigrationError(f"all tags had arrived, then {self._end_in_words(end)}")
+            raise MigrationError(f"all tags had arrived, then {self.in_words(end)}")
         return end
 
     def _tell_again(self, refusal: TagalongError | None) -> None:

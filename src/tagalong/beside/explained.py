@@ -95,11 +95,11 @@ def _told_of_overlap(
         return _unsettled(error, departure.unsettled, why, kind)
     if departure.has_moved:
         return _told_of_moved(error, why, is_uncertain=is_uncertain)
-    if not is_uncertain:
+    if not is_uncertain or departure.end is None:
         return error
     return MigrationError(
-        f"the destination did not confirm the tags ({why}), and the VMM's own migration has "
-        "failed: its guest stays here"
+        f"the destination did not confirm the tags ({why}), and {departure.in_words(departure.end)}"
+        "; its guest stays here"
     )
 
 

@@ -23,13 +23,16 @@ from tagalong.progress import CancelToken
 
 
 class OverlappingDeparture(DrivenDeparture):
-    """A guest whose VMM we drive, and which hands over while the last tags are under way."""
+    """A guest whose VMM we drive, and which hands over while the last tags are under way.
+
+    `end`: of the VMM's migration, if it was waited for because the tags had failed.
+    """
 
     waits_for_tags = False
 
     def __init__(self, monitor: VmmMonitor, cancel: CancelToken, drive: Drive) -> None:
         super().__init__(monitor, cancel, drive)
-        self._end: VmmMigration | None = None
+        self.end: VmmMigration | None = None
         self._cancelling = threading.Lock()
 
     def _wanted(self, capabilities: Mapping[str, bool]) -> dict[str, bool]:
@@ -79,8 +82,8 @@ class OverlappingDeparture(DrivenDeparture):
             if cancels:
                 with suppress(CommandError):  # it ends by itself just now
                     self._monitor.ask("migrate_cancel")
-            self._end = wait_for_end(self._monitor, what)
-            self.has_moved = has_left(self._monitor, self._end)
+            self.end = wait_for_end(self._monitor, what)
+            self.has_moved = has_left(self._monitor, self.end)
         except TagalongError as error:
             self.unsettled = error
         else:
@@ -93,8 +96,8 @@ class OverlappingDeparture(DrivenDeparture):
 
     def finish(self) -> VmmMigration:
         """As DrivenDeparture."""
-        if self._end is not None:
-            return self._end
+        if self.end is not None:
+            return self.end
         return super().finish()
 
     @property

@@ -105,7 +105,7 @@ class WatchedDeparture:
         if self._status.status in _ENDS_IN_WORDS:
             self.has_vmm_failed = self._status.status == "failed"
             kind = MigrationError if self.has_vmm_failed else MigrationCancelledError
-            raise kind(self._end_in_words(self._status))
+            raise kind(self.in_words(self._status))
         if self._status.status.startswith("postcopy"):
             raise MigrationError(_NO_POSTCOPY)
         if self._status.status not in ACTIVE and self._run_state not in STOPPED_FOR_MIGRATION:
@@ -119,7 +119,8 @@ class WatchedDeparture:
         """Return where the VMM migrates to, None if its driver knows."""
         return None
 
-    def _end_in_words(self, end: VmmMigration) -> str:
+    def in_words(self, end: VmmMigration) -> str:
+        """Return what became of the VMM's own migration, with its reason."""
         to = f" to {self._vmm_uri}" if self._vmm_uri is not None else ""
         why = f": {end.error}" if end.error else ""
         words = _ENDS_IN_WORDS.get(end.status, f"has ended ({end.status})")
