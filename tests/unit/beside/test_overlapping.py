@@ -225,7 +225,11 @@ def test_tags_that_take_too_long_for_several_threads_are_given_up_by_none_if_it_
     ("end", "kind", "words"),
     [
         (COMPLETED, HandoverUncertainError, "If it runs at the destination, end it here"),
-        (("running", VmmMigration("failed", "lost")), MigrationError, "has failed: lost; its guest"),
+        (
+            ("running", VmmMigration("failed", "lost")),
+            MigrationError,
+            "has failed: lost; its guest",
+        ),
     ],
 )
 def test_commit_without_an_answer_cancels_nothing(
