@@ -176,7 +176,7 @@ static bool set_pstate(struct vcpu *cpu, uint64_t value)
     /* ALLINT is accepted and forgotten: a CPU with FEAT_NMI sets it at each exception, also for a
      * guest to which KVM shows no such feature, and it means nothing while SCTLR_EL1.NMI is 0. So
      * is BTYPE: a CPU with FEAT_BTI has it for the one instruction behind an indirect branch, and
-     * it means nothing outside of guarded pages, of which there are none here. */
+     * it has no effect outside guarded pages, which this CPU does not implement. */
     uint64_t known = NZCV_MASK | SPSR_TCO | SPSR_DIT | SPSR_UAO | SPSR_PAN | SPSR_SS | SPSR_IL |
                      SPSR_ALLINT | SPSR_SSBS | SPSR_BTYPE | SPSR_DAIF | SPSR_MODE;
     if ((value & ~known) || (mode != MODE_EL0T && mode != MODE_EL1T && mode != MODE_EL1H))

@@ -1,15 +1,20 @@
 """A VMM's monitor that answers as a test says."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
-from tagalong.beside.monitor import MigrationNews, VmmMigration
+from tagalong.beside.driving import Drive, DrivenDeparture
+from tagalong.beside.monitor import MigrationNews, VmmMigration, VmmMonitor
+from tagalong.beside.vmm_settings import SettingsFile
 from tagalong.errors import CommandError, ControlError
 
 PAUSE = "pause-before-switchover"
 FULL = 128 << 20
 SLOWLY = 1 << 20
+
+_Kind = TypeVar("_Kind", bound=DrivenDeparture)
 
 
 class ScriptedOrder:
@@ -97,3 +102,9 @@ class ScriptedMonitor:
 
     def told(self, command: str) -> list[object]:
         return [arguments for name, arguments in self.asked if name == command]
+
+
+def departure_of(kind: type[_Kind], monitor: ScriptedMonitor, max_downtime_ms: int) -> _Kind:
+    """Return a departure whose VMM says what the script says."""
+    drive = Drive("unix:there", max_downtime_ms, SettingsFile(monitor.settings))
+    return kind(cast("VmmMonitor", monitor), threading.Event(), drive)

@@ -41,7 +41,7 @@ class OverlappingDeparture(DrivenDeparture):
 
     @property
     def _is_at_rest(self) -> bool:
-        return True  # the VMM has stopped its guest, and waits for nobody
+        return True  # the VMM has stopped its guest, and does not wait for us
 
     def check_time(self) -> None:
         """As VmmDeparture: the VMM's migration is cancelled if the last tags take too long.

@@ -3,16 +3,13 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from tagalong.beside.driving import Drive
 from tagalong.beside.explained import explained
-from tagalong.beside.monitor import VmmMigration, VmmMonitor
+from tagalong.beside.monitor import VmmMigration
 from tagalong.beside.overlapping import OverlappingDeparture
 from tagalong.beside.switchover import BesideSteering
-from tagalong.beside.vmm_settings import SettingsFile
 from tagalong.errors import (
     ConvergenceError,
     HandoverUncertainError,
@@ -23,7 +20,7 @@ from tagalong.errors import (
 )
 from tagalong.machine import RunState
 from tagalong.qapi.events import VmEvent
-from tests.support.scripted_monitor import PAUSE, ScriptedMonitor
+from tests.support.scripted_monitor import PAUSE, ScriptedMonitor, departure_of
 
 COMPLETED = ("postmigrate", VmmMigration("completed", downtime_ms=7))
 CANCELLED = ("running", VmmMigration("cancelled"))
@@ -36,8 +33,7 @@ def monitor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedMonitor:
 
 
 def overlapping(monitor: ScriptedMonitor, max_downtime_ms: int = 10_000) -> OverlappingDeparture:
-    drive = Drive("unix:there", max_downtime_ms, SettingsFile(monitor.settings))
-    return OverlappingDeparture(cast("VmmMonitor", monitor), threading.Event(), drive)
+    return departure_of(OverlappingDeparture, monitor, max_downtime_ms)
 
 
 def begun(monitor: ScriptedMonitor, max_downtime_ms: int = 10_000) -> OverlappingDeparture:

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from tagalong.beside.driving import Drive, DrivenDeparture
+from tagalong.beside.driving import DrivenDeparture
 from tagalong.beside.explained import explained
 from tagalong.beside.monitor import VmmMigration, VmmMonitor
 from tagalong.beside.switchover import BesideSteering, WatchedDeparture
@@ -31,6 +31,7 @@ from tests.support.scripted_monitor import (
     SLOWLY,
     ScriptedMonitor,
     ScriptedOrder,
+    departure_of,
 )
 
 
@@ -42,8 +43,7 @@ def monitor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedMonitor:
 
 
 def driven(monitor: ScriptedMonitor, max_downtime_ms: int = 10_000) -> DrivenDeparture:
-    drive = Drive("unix:there", max_downtime_ms, SettingsFile(monitor.settings))
-    return DrivenDeparture(cast("VmmMonitor", monitor), threading.Event(), drive)
+    return departure_of(DrivenDeparture, monitor, max_downtime_ms)
 
 
 def watched(monitor: ScriptedMonitor) -> WatchedDeparture:

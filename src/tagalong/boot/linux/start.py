@@ -90,7 +90,7 @@ def prepared_linux(
 def _load(plan: _Plan, machine: Machine) -> KernelForm:
     _require_page_size(machine.vcpus[0], plan.kernel)
     memory = machine.memory
-    # A kernel clears what it has behind its data. But a header may claim all of RAM for that.
+    # A kernel clears the memory after its data. But a header can claim all of RAM for that.
     memory.expect(plan.placement.kernel, min(plan.kernel.size_bytes, MAX_KERNEL_BYTES))
     _fill(memory, plan.placement.kernel, plan.kernel_file or plan.kernel.data)
     if plan.initrd is not None:
